@@ -1,0 +1,148 @@
+"""Everything that an operation can fail with, in one tree.
+
+    RunbookError                     says what, why and what to do; carries its data as attributes
+    ├── ParameterError               a notebook was given a parameter it does not have, or a value of another type
+    ├── NotebookError                there is no such notebook, or it lacks a part that every notebook has
+    ├── RunError                     a notebook ran and did not succeed
+    ├── PreflightError               something that must be so before anything changes is not so; lists all of it
+    ├── TargetError                  the place where the index runs refused or failed
+    │   ├── BusyError                another run holds the target
+    │   ├── PortTakenError           another program listens on the port that was asked for
+    │   ├── NotDeployedError         there is no index on the target
+    │   └── StartError               the server was started and did not answer
+    ├── IndexRequestError            the index refused a request, or could not be reached
+    ├── ClientError                  pip, uv or twine ended with another code than expected
+    ├── VerificationError            what was done cannot be seen from outside
+    └── ConfirmationError            something would be destroyed, and the parameter that names it does not
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class RunbookError(Exception):
+    """What went wrong, why, and what to do about it.
+
+    Parameters:
+        what: one sentence without a full stop: what was tried and failed.
+        why: the cause, as far as it is known.
+        todo: the next thing for a person to do.
+    """
+
+    def __init__(self, what: str, *, why: str = "", todo: str = "") -> None:
+        self.what = what
+        self.why = why
+        self.todo = todo
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        lines = [self.what.rstrip(".") + "."]
+        if self.why:
+            lines.append(f"Why: {self.why.rstrip('.')}.")
+        if self.todo:
+            lines.append(f"What to do: {self.todo.rstrip('.')}.")
+        return "\n".join(lines)
+
+
+class ParameterError(RunbookError):
+    """A notebook was given a parameter that it does not have, or a value of another type."""
+
+
+class NotebookError(RunbookError):
+    """There is no such notebook, or it lacks a part that every notebook has."""
+
+
+class RunError(RunbookError):
+    """A notebook ran and did not succeed."""
+
+
+class PreflightError(RunbookError):
+    """Something that must be so before anything changes is not so.
+
+    Parameters:
+        problems: every failed check as one sentence each, so that all can be mended at once.
+    """
+
+    def __init__(self, problems: Sequence[str], *, todo: str = "mend these and run the notebook again") -> None:
+        self.problems = tuple(problems)
+        super().__init__("the preflight failed", why="; ".join(self.problems), todo=todo)
+
+
+class TargetError(RunbookError):
+    """The place where the index runs refused or failed."""
+
+
+class BusyError(TargetError):
+    """Another run holds the target."""
+
+
+class PortTakenError(TargetError):
+    """Another program listens on the port that was asked for.
+
+    Parameters:
+        port: the TCP port.
+        holder: what is known of the program that has it, or an empty string.
+    """
+
+    def __init__(self, port: int, *, holder: str = "") -> None:
+        self.port = port
+        self.holder = holder
+        super().__init__(
+            f"port {port} is taken",
+            why=f"{holder or 'another program'} listens on it",
+            todo="name another port, or none to have a free one picked",
+        )
+
+
+class NotDeployedError(TargetError):
+    """There is no index on the target."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        super().__init__(
+            f"there is no index on the target {target!r}",
+            why="it was never provisioned, or it was torn down",
+            todo="run the notebook 01_provision first",
+        )
+
+
+class StartError(TargetError):
+    """The server was started and did not answer."""
+
+
+class IndexRequestError(RunbookError):
+    """The index refused a request, or could not be reached.
+
+    Parameters:
+        status: the HTTP status, or None when there was no answer.
+    """
+
+    def __init__(self, what: str, *, status: int | None = None, why: str = "", todo: str = "") -> None:
+        self.status = status
+        super().__init__(what, why=why, todo=todo)
+
+
+class ClientError(RunbookError):
+    """pip, uv or twine ended with another code than expected.
+
+    Parameters:
+        client: the program's name.
+        returncode: what it exited with.
+        output: what it printed, already free of secrets.
+    """
+
+    def __init__(self, what: str, *, client: str, returncode: int, output: str, todo: str = "") -> None:
+        self.client = client
+        self.returncode = returncode
+        self.output = output
+        last = [line for line in output.strip().splitlines() if line.strip()][-6:]
+        super().__init__(what, why=f"{client} exited with {returncode}: " + " | ".join(last), todo=todo)
+
+
+class VerificationError(RunbookError):
+    """What was done cannot be seen from outside."""
+
+
+class ConfirmationError(RunbookError):
+    """Something would be destroyed, and the parameter that must name it does not."""

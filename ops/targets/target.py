@@ -1,0 +1,129 @@
+"""What every place where an index can run does: the one interface that operations are written against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ops.secret import Secret
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a preflight looked at. It reads and never changes.
+
+    Parameters:
+        name: what was looked at, as a noun phrase.
+        passed: whether it is as it must be.
+        detail: what was found; when it did not pass, what to do about it.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A running index.
+
+    Parameters:
+        url: where the index answers, ending in a slash; ``{url}simple/`` is the index URL for pip and uv, ``{url}`` the
+            repository URL for twine and ``uv publish``.
+        admin_url: where the admin application answers, ending in a slash.
+        detail: one line for people: the process id, or the Modal app's version.
+        changed: whether this call started or altered it, or found it as it is.
+    """
+
+    url: str
+    admin_url: str
+    detail: str
+    changed: bool = False
+
+    @property
+    def index_url(self) -> str:
+        """The PEP 503 root, for ``index-url``."""
+        return f"{self.url}simple/"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One entry of a target's deployment history: *version* counts from 1, *when* is ISO 8601 in UTC."""
+
+    version: str
+    when: str
+    tag: str
+    detail: str
+
+
+class Target(Protocol):
+    """A place where an index runs. What a method cannot do is a ``TargetError`` that says what to do instead."""
+
+    @property
+    def name(self) -> str:
+        """``local`` or ``modal``: the value of the notebooks' parameter ``target``."""
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the target against other runs that change it.
+
+        Raises:
+            BusyError: another run still holds it after the waiting time, of which it told on stderr.
+        """
+
+    def checks(self) -> Sequence[Check]:
+        """The preflight: is everything here that the target needs? Reads only."""
+
+    def secret_exists(self, name: str) -> bool:
+        """Whether the target's secret store has a secret called *name*."""
+
+    def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
+        """Create the secret *name*, or replace it as a whole; servers take the new value at their next deployment."""
+
+    def recall_secret(self, name: str, key: str) -> Secret | None:
+        """The operator's own copy of a secret's value: from the environment variable *key*, else from the workspace."""
+
+    def delete_secret(self, name: str) -> bool:
+        """Delete the secret, and the operator's copy. False when there was none."""
+
+    def volume_exists(self, name: str) -> bool:
+        """Whether there is a volume called *name*."""
+
+    def create_volume(self, name: str) -> None:
+        """Make an empty volume. One that exists is left as it is."""
+
+    def delete_volume(self, name: str) -> bool:
+        """Delete the volume and all that lies on it. False when there was none."""
+
+    def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
+        """Every file of a volume: its path relative to the volume's root, with slashes, and its size in bytes."""
+
+    def download(self, volume: str, path: str, destination: Path) -> None:
+        """Copy one file of a volume to *destination*."""
+
+    def upload(self, volume: str, path: str, source: Path) -> None:
+        """Copy *source* onto a volume as *path*, in place of what is there."""
+
+    def deployment(self) -> Deployment | None:
+        """The index that answers now, or None."""
+
+    def deploy(self, *, tag: str = "") -> Deployment:
+        """Start the index, or bring the running one up to date; return when it answers.
+
+        Raises:
+            StartError: it did not answer in time; the message says where its log is.
+        """
+
+    def history(self) -> Sequence[Release]:
+        """Past deployments, newest first; empty where the target keeps none."""
+
+    def rollback(self, version: str) -> Deployment:
+        """Deploy what was deployed as *version*."""
+
+    def stop(self) -> bool:
+        """End the server and keep all data. False when none ran."""
+
+    def logs(self, lines: int = 50) -> str:
+        """The last lines of the server's log."""

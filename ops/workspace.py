@@ -1,0 +1,57 @@
+"""Where this machine keeps what an operator has: volumes of the local target, secrets, client files, records.
+
+    .runbook/
+      local/                    the local target
+        volumes/NAME/           one folder a volume
+        secrets/NAME.env        0600, one KEY=value a line
+        server.json, server.log
+      modal/secrets/…           the operator's copy of what Modal does not give back
+      users/TARGET/USER/        pip.conf, uv.toml, .pypirc, netrc, env.sh
+      records/RUN/              executed notebooks, reports, record.json
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME_VARIABLE = "PYPI_RUNBOOK_HOME"
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+"""The clone that this package was installed from (an editable install), where ``notebooks/`` lies."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One operator's folder; every path in it is derived from *home*."""
+
+    home: Path
+
+    @classmethod
+    def default(cls) -> Workspace:
+        """The folder that ``PYPI_RUNBOOK_HOME`` names, else ``.runbook`` in the clone."""
+        named = os.environ.get(HOME_VARIABLE)
+        return cls(Path(named).expanduser().resolve() if named else PROJECT_ROOT / ".runbook")
+
+    @property
+    def records(self) -> Path:
+        """One folder for each run."""
+        return self.home / "records"
+
+    def target(self, name: str) -> Path:
+        """The folder of the target *name*."""
+        return self.home / name
+
+    def secrets(self, target: str) -> Path:
+        """The folder of 0600 files with the secrets of a target."""
+        return self.home / target / "secrets"
+
+    def user(self, target: str, username: str) -> Path:
+        """The folder with the client configuration of one user of a target."""
+        return self.home / "users" / target / username
+
+    def create(self) -> Workspace:
+        """Make the folder, readable by its owner only, and return itself."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self
