@@ -1,0 +1,101 @@
+# Everything that a newcomer, an operator or a pipeline asks of this clone. `make` alone lists the targets.
+# Without make, README.md gives the same as plain lines.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The first Python of these that is 3.11 or newer; name another with PYTHON=…
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+UV := $(shell command -v uv 2>/dev/null)
+PORT ?=
+PARAMETERS := $(if $(PORT),-p port=$(PORT))
+
+.DEFAULT_GOAL := help
+.PHONY: help run stop status list lab test lint bench notebooks lock clean
+
+help:  ## list the targets
+	@echo "A private Python package index, run from notebooks. Start with:  make run"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@echo
+	@echo "PORT=8000 make run  asks for that port;  PYTHON=… and VENV=… name an interpreter and a folder"
+
+run: $(VENV)/.run  ## install what is needed, provision an index on this machine, add a user, prove that it works
+	@$(BIN)/runbook up $(PARAMETERS)
+
+stop:  ## stop the index; packages, users and secrets stay
+	@if [ -x $(BIN)/runbook ]; then $(BIN)/runbook stop; else echo "Nothing is installed in $(VENV): run 'make run' first."; fi
+
+status: $(VENV)/.run  ## say what runs, where, and for whom
+	@$(BIN)/runbook status
+
+list: $(VENV)/.run  ## list the notebooks with their parameters
+	@$(BIN)/runbook list
+
+lab: $(VENV)/.lab  ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+test: $(VENV)/.test  ## run every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test  ## check style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(VENV)/.test  ## measure the index beside its peers (installs them; takes some minutes)
+	@$(BIN)/runbook run 10_benchmark $(PARAMETERS)
+
+notebooks: $(VENV)/.test  ## run the notebooks afresh and store their outputs in them
+	@$(BIN)/python -m ops.runbook.store
+
+lock:  ## resolve the dependencies again into the requirements files (needs uv)
+	uv pip compile $(LOCK) pyproject.toml -o requirements.txt $(UPGRADE)
+	uv pip compile $(LOCK) -c requirements.txt --extra test pyproject.toml -o requirements-test.txt
+	uv pip compile $(LOCK) -c requirements.txt --extra lab pyproject.toml -o requirements-lab.txt
+	uv pip compile $(LOCK) -c requirements.txt deployments/requirements.in -o deployments/requirements.txt
+
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--no-header --no-annotate
+
+clean: stop  ## stop the index and remove what was installed; packages, users and secrets stay
+	rm -rf $(VENV)
+
+# --- installing -------------------------------------------------------------------------------------------------
+# Exact versions, checked by hash; then this clone itself, editable. With uv where there is one, else with pip.
+
+# An interpreter that was removed or upgraded leaves a folder that only looks like an environment; pyvenv.cfg is the
+# proof that it is one and nothing else, before it is removed.
+STALE := $(shell if [ -f $(VENV)/pyvenv.cfg ] && \
+	! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	rm -rf $(VENV); fi; [ -e $(BIN)/python ] || rm -f $(VENV)/.run $(VENV)/.test $(VENV)/.lab)
+
+ifneq ($(UV),)
+MAKE_VENV = uv venv --quiet --allow-existing $(if $(PYTHON),--python "$(PYTHON)") $(VENV)
+INSTALL = uv pip install --quiet --python $(BIN)/python
+else
+MAKE_VENV = $(PYTHON) -m venv $(VENV)
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)$(UV)" ]; then \
+		echo "No Python 3.11 or newer was found. Install one, or name it: make PYTHON=/path/to/python3.12 …" >&2; exit 1; fi
+	@echo "Making a virtual environment in $(VENV) with $(if $(PYTHON),$(PYTHON),uv's Python) …"
+	@$(MAKE_VENV) || { rm -rf $(VENV); \
+		echo "The environment could not be made. If '$(PYTHON) -m venv' is missing, install it (Debian and Ubuntu:" \
+			"the package python3-venv), or install uv." >&2; exit 1; }
+
+$(VENV)/.run: requirements.txt pyproject.toml | $(BIN)/python
+	@echo "Installing the runbook and the index into $(VENV) …"
+	@$(INSTALL) --require-hashes -r requirements.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: requirements-test.txt $(VENV)/.run
+	@echo "Installing what the tests need into $(VENV) …"
+	@$(INSTALL) --require-hashes -r requirements-test.txt
+	@touch $@
+
+$(VENV)/.lab: requirements-lab.txt $(VENV)/.run
+	@echo "Installing JupyterLab into $(VENV) …"
+	@$(INSTALL) --require-hashes -r requirements-lab.txt
+	@touch $@

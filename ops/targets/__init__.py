@@ -1,0 +1,52 @@
+"""Where an index runs: on this machine (``local``) or on Modal (``modal``), behind one interface."""
+
+from __future__ import annotations
+
+from ops.errors import ParameterError
+from ops.settings import Settings
+from ops.targets.target import Check, Deployment, Release, Target
+from ops.workspace import Workspace
+
+TARGETS = ("local", "modal")
+"""The values of the notebooks' parameter ``target``."""
+
+
+def open_target(
+    name: str,
+    *,
+    workspace: Workspace | None = None,
+    settings: Settings | None = None,
+    host: str | None = None,
+    port: int | None = None,
+) -> Target:
+    """The target called *name*, ready to be asked; nothing is contacted or changed yet.
+
+    Parameters:
+        name: ``local`` or ``modal``.
+        workspace: the operator's folder; the default one when not given.
+        settings: the names of the index; the documented ones when not given.
+        host: the address to listen on, local target only; loopback when not given.
+        port: the TCP port to listen on, local target only; None or 0 lets the target pick one.
+
+    Raises:
+        ParameterError: there is no target of that name.
+        TargetError: what the target needs is not installed, or the workspace cannot be used.
+    """
+    workspace = workspace or Workspace.default()
+    settings = settings or Settings()
+    if name == "local":
+        from ops.targets.local import LocalTarget
+
+        return LocalTarget(workspace, settings, host=host, port=port or None)
+    if name == "modal":
+        from ops.targets.modal import ModalTarget
+
+        return ModalTarget(workspace=workspace, settings=settings)
+    raise ParameterError(
+        f"there is no target {name!r}",
+        why=f"the targets are {' and '.join(TARGETS)}",
+        todo='give target="local" for this machine or target="modal" for Modal',
+    )
+
+
+__all__ = ["TARGETS", "Check", "Deployment", "Release", "Target", "open_target"]

@@ -1,0 +1,428 @@
+"""This machine as a target: folders for the volumes, 0600 files for the secrets, one detached server process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ops.errors import BusyError, NotDeployedError, PortTakenError, StartError, TargetError
+from ops.secret import Secret
+from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
+from ops.targets.process import ServerProcess, port_holder
+from ops.targets.target import Check, Deployment, Release
+from ops.workspace import PROJECT_ROOT, Workspace
+
+START_SECONDS = 30.0
+"""How long a server may take from its start to its first answer."""
+
+LOCK_SECONDS = 120.0
+"""How long a run waits for another one that changes the target."""
+
+PORTS_TRIED = 50
+"""How many ports after the usual one are tried when no port was asked for."""
+
+FREE_BYTES_NEEDED = 200 * 2**20
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class LocalTarget:
+    """An index on this machine, in the workspace's folder ``local``.
+
+    Parameters:
+        workspace: the operator's folder.
+        settings: the names of volumes and secrets.
+        host: the address to listen on. Anything but loopback is reachable from other machines, without TLS.
+        port: the TCP port; None takes the one of last time or the usual one, or the next that is free.
+    """
+
+    name = "local"
+
+    def __init__(
+        self, workspace: Workspace, settings: Settings, *, host: str | None = None, port: int | None = None
+    ) -> None:
+        if port is not None and not 0 < port < 65536:
+            raise TargetError(f"{port} is no TCP port", todo="give a number from 1 to 65535, or none")
+        self._workspace = workspace
+        self._settings = settings
+        self._host = host
+        self._port = port
+        self._folder = workspace.target(self.name)
+        self._secrets = workspace.secrets(self.name)
+        self._process_file = self._folder / "server.json"
+        self._log = self._folder / "server.log"
+
+    # --- the preflight ------------------------------------------------------------------------------------------
+
+    def checks(self) -> Sequence[Check]:
+        """Python's version, a workspace that can be written, room on its disk."""
+        version = ".".join(map(str, sys.version_info[:3]))
+        existing = self._workspace.home
+        while not existing.exists():
+            existing = existing.parent
+        writable = os.access(existing, os.W_OK | os.X_OK)
+        free = shutil.disk_usage(existing).free
+        return (
+            Check("Python", sys.version_info >= (3, 11), f"{version}; 3.11 or newer is needed"),
+            Check(
+                "workspace",
+                writable,
+                "can be written"
+                if writable
+                else f"{existing} cannot be written by this user: name another folder in PYPI_RUNBOOK_HOME",
+            ),
+            Check(
+                "disk",
+                free >= FREE_BYTES_NEEDED,
+                f"at least {FREE_BYTES_NEEDED // 2**20} MiB free"
+                if free >= FREE_BYTES_NEEDED
+                else f"{free // 2**20} MiB free of {FREE_BYTES_NEEDED // 2**20} MiB needed: make room",
+            ),
+        )
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the target against other runs on this machine; the system lets go of it when a run dies."""
+        with self._explained("lock the target"):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _wait_for(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    # --- secrets ------------------------------------------------------------------------------------------------
+
+    def secret_exists(self, name: str) -> bool:
+        """Whether there is a secret file for *name*."""
+        return self._secret_file(name).is_file()
+
+    def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
+        """Write the secret's file, in place of an earlier one."""
+        lines = []
+        for key, secret in values.items():
+            value = secret.reveal()
+            if not key.isidentifier() or "\n" in value or "\r" in value:
+                raise TargetError(
+                    f"the secret {name!r} cannot be kept",
+                    why="its file holds one KEY=value a line, so a value cannot contain a line break",
+                    todo="give a value on one line",
+                )
+            lines.append(f"{key}={value}\n")
+        path = self._secret_file(name)
+        with self._explained(f"write the secret {name!r}"):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as stream:
+                stream.writelines(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+
+    def recall_secret(self, name: str, key: str) -> Secret | None:
+        """The value of *key*: on this machine the file is the store, so the environment is not asked."""
+        try:
+            text = self._secret_file(name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise TargetError(
+                f"the secret {name!r} cannot be read", why=str(error), todo="make its file readable for this user"
+            ) from None
+        for line in text.splitlines():
+            found, _, value = line.partition("=")
+            if found == key and value:
+                return Secret(value)
+        return None
+
+    def delete_secret(self, name: str) -> bool:
+        """Remove the secret's file."""
+        try:
+            self._secret_file(name).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _secret_file(self, name: str) -> Path:
+        return self._secrets / f"{_checked(name)}.env"
+
+    # --- volumes ------------------------------------------------------------------------------------------------
+
+    def volume_exists(self, name: str) -> bool:
+        """Whether there is a folder for the volume *name*."""
+        return self.volume_folder(name).is_dir()
+
+    def create_volume(self, name: str) -> None:
+        """Make the folder of the volume *name*."""
+        with self._explained(f"make the volume {name!r}"):
+            self.volume_folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def delete_volume(self, name: str) -> bool:
+        """Delete the folder of the volume *name* and all in it."""
+        folder = self.volume_folder(name)
+        if not folder.is_dir():
+            return False
+        with self._explained(f"delete the volume {name!r}"):
+            shutil.rmtree(folder)
+        return True
+
+    def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
+        """Every file of a volume in the order of its paths, those of the index's own folder among them."""
+        root = self.volume_folder(volume)
+        for folder, folders, files in os.walk(root):
+            folders.sort()
+            for file in sorted(files):
+                path = Path(folder, file)
+                with contextlib.suppress(FileNotFoundError):
+                    yield path.relative_to(root).as_posix(), path.lstat().st_size
+
+    def download(self, volume: str, path: str, destination: Path) -> None:
+        """Copy one file of a volume to *destination*."""
+        with self._explained(f"copy {path!r} from the volume {volume!r}"):
+            shutil.copy2(self._inside(volume, path), destination)
+
+    def upload(self, volume: str, path: str, source: Path) -> None:
+        """Copy *source* onto a volume as *path*; whoever reads meanwhile sees the old file or the new one."""
+        target = self._inside(volume, path)
+        with self._explained(f"copy {path!r} onto the volume {volume!r}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copy2(source, temporary)
+            temporary.replace(target)
+
+    def volume_folder(self, name: str) -> Path:
+        """Where the volume *name* lies on this machine."""
+        return self._folder / "volumes" / _checked(name)
+
+    def _inside(self, volume: str, path: str) -> Path:
+        root = self.volume_folder(volume)
+        inside = (root / path).resolve()
+        if not inside.is_relative_to(root.resolve()):
+            raise TargetError(f"{path!r} is not on the volume {volume!r}", why="it leads out of the volume's folder")
+        return inside
+
+    # --- the server ---------------------------------------------------------------------------------------------
+
+    def deployment(self) -> Deployment | None:
+        """The index that answers now."""
+        process = ServerProcess.load(self._process_file)
+        if process is None or not process.alive() or not _healthy(process):
+            return None
+        return _deployment(process, changed=False)
+
+    def deploy(self, *, tag: str = "") -> Deployment:
+        """Start the server; one that runs with this very code and configuration is left alone.
+
+        *tag* is not kept: the code that runs is that of this clone.
+        """
+        del tag
+        running = ServerProcess.load(self._process_file)
+        fingerprint = self._fingerprint()
+        if running is not None and running.alive():
+            wanted = running.port if self._port is None else self._port
+            address = running.host if self._host is None else self._host
+            same = (running.port, running.host, running.fingerprint) == (wanted, address, fingerprint)
+            if same and _healthy(running):
+                return _deployment(running, changed=False)
+            running.stop()
+        return _deployment(self._start(running, fingerprint), changed=True)
+
+    def _start(self, last: ServerProcess | None, fingerprint: str) -> ServerProcess:
+        host = self._host or (last.host if last else LOCAL_HOST)
+        with self._explained("start the server"):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for port in self._candidates(host, last):
+                process = ServerProcess.start(
+                    self._command(host, port), log=self._log, host=host, port=port, fingerprint=fingerprint
+                )
+                process.save(self._process_file)
+                if self._answers(process):
+                    return process
+                if self._port is not None or _bindable(host, port):
+                    break
+                # Another program took the port between our look and the server's: the next one, then.
+        self._process_file.unlink(missing_ok=True)
+        raise StartError(
+            "the server was started and did not answer",
+            why=self.logs(5).replace("\n", " | ") or "it printed nothing",
+            todo=f"read its log, {self._log}",
+        )
+
+    def _candidates(self, host: str, last: ServerProcess | None) -> Iterator[int]:
+        """The ports to try: the one that was asked for, or that of last time and the usual one and those after it."""
+        if self._port is not None:
+            if not _bindable(host, self._port):
+                raise PortTakenError(self._port, holder=port_holder(self._port))
+            yield self._port
+            return
+        tried = [*([last.port] if last else []), *range(LOCAL_PORT, LOCAL_PORT + PORTS_TRIED)]
+        for port in dict.fromkeys(tried):
+            if _bindable(host, port):
+                yield port
+        raise TargetError(
+            "no free port was found",
+            why=f"all from {LOCAL_PORT} to {LOCAL_PORT + PORTS_TRIED - 1} are taken",
+            todo="name a free one",
+        )
+
+    def _command(self, host: str, port: int) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "ops.index",
+            "--packages",
+            str(self.volume_folder(self._settings.packages_volume)),
+            "--credentials",
+            str(self.volume_folder(self._settings.credentials_volume)),
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--admin-token-file",
+            str(self._secret_file(self._settings.secret_name)),
+        ]
+
+    def _answers(self, process: ServerProcess) -> bool:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if _healthy(process):
+                return process.alive()
+            if not process.alive():
+                return False
+            time.sleep(0.02)
+        process.stop(seconds=1)
+        return False
+
+    def _fingerprint(self) -> str:
+        """Of all that a restart would change: the server's code, the interpreter, the secret, the volumes' places."""
+        digest = hashlib.sha256()
+        for path in sorted((PROJECT_ROOT / "ops" / "index").rglob("*")):
+            if path.is_file() and path.suffix in {".py", ".html", ".css", ".js"}:
+                digest.update(path.read_bytes())
+        digest.update("\0".join([sys.version, *self._command("", 0)]).encode())
+        with contextlib.suppress(OSError):
+            digest.update(self._secret_file(self._settings.secret_name).read_bytes())
+        return digest.hexdigest()
+
+    def history(self) -> Sequence[Release]:
+        """None is kept: what runs is the code of this clone, and its history is git's."""
+        return ()
+
+    def rollback(self, version: str) -> NoReturn:
+        """Not here: the code that runs is that of this clone."""
+        raise TargetError(
+            f"the local target cannot go back to version {version!r}",
+            why="it runs the code of this clone and keeps no other",
+            todo="check out the commit that you want and run the notebook 01_provision",
+        )
+
+    def stop(self) -> bool:
+        """End the server; volumes and secrets stay."""
+        process = ServerProcess.load(self._process_file)
+        # The file stays: the next start takes the same port, so that the files of the clients go on being right.
+        return process is not None and process.stop()
+
+    def logs(self, lines: int = 50) -> str:
+        """The last lines of the server's log."""
+        try:
+            with self._log.open("rb") as stream:
+                stream.seek(max(0, self._log.stat().st_size - 400 * lines))
+                tail = stream.read().decode("utf-8", "replace")
+        except FileNotFoundError:
+            raise NotDeployedError(self.name) from None
+        return "\n".join(tail.splitlines()[-lines:])
+
+    @contextlib.contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError as error:
+            raise TargetError(
+                f"could not {doing}",
+                why=f"{error.filename or self._folder} cannot be written by this user",
+                todo="run as the user who owns it, or name another folder in PYPI_RUNBOOK_HOME",
+            ) from None
+        except OSError as error:
+            raise TargetError(
+                f"could not {doing}",
+                why=f"{error.strerror or error}: {error.filename or self._folder}",
+                todo="mend that and run it again; nothing was lost",
+            ) from None
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise TargetError(
+            f"{name!r} is no name for a volume or a secret", todo="use letters, digits, dots, hyphens and underscores"
+        )
+    return name
+
+
+def _wait_for(descriptor: int) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            if time.monotonic() > deadline:
+                raise BusyError(
+                    "another run holds the target",
+                    why=f"process {holder} has held it for more than {LOCK_SECONDS:.0f} s",
+                    todo="wait until it ends, or end it, and run this again",
+                ) from None
+            if not told:
+                print(f"Another run (process {holder}) is changing this target; waiting for it …", file=sys.stderr)  # noqa: T201
+                told = True
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _bindable(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _url(process: ServerProcess) -> str:
+    # A server on all addresses is asked over loopback.
+    host = {"0.0.0.0": LOCAL_HOST, "::": "::1"}.get(process.host, process.host)  # noqa: S104
+    return f"http://[{host}]:{process.port}/" if ":" in host else f"http://{host}:{process.port}/"
+
+
+def _healthy(process: ServerProcess) -> bool:
+    # No proxy of the environment stands between this machine and itself.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{_url(process)}health", timeout=3) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def _deployment(process: ServerProcess, *, changed: bool) -> Deployment:
+    url = _url(process)
+    return Deployment(url=url, admin_url=f"{url}admin/", detail=f"process {process.pid}", changed=changed)

@@ -1,0 +1,143 @@
+"""The server process of the local target: what is written down of it, and whether it is still the one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+STOP_SECONDS = 15.0
+"""How long a server may take to finish its requests after SIGTERM before it is killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerProcess:
+    """A detached server and where it listens.
+
+    Parameters:
+        pid: its process id.
+        created: when the process was started, in seconds since the epoch, as the system tells it. A process id alone is
+            used again by another program after a reboot.
+        host: the address that it listens on.
+        port: the TCP port.
+        fingerprint: of the code and configuration that it was started with.
+    """
+
+    pid: int
+    created: float
+    host: str
+    port: int
+    fingerprint: str
+
+    @classmethod
+    def start(cls, command: Sequence[str], *, log: Path, host: str, port: int, fingerprint: str) -> ServerProcess:
+        """Start *command* in a session of its own, so that it outlives the notebook's kernel and any Ctrl-C there.
+
+        Both of its outputs are appended to *log*.
+        """
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                cwd=log.parent,
+                env=_environment(),
+                start_new_session=True,
+            )
+        finally:
+            os.close(descriptor)
+        process.returncode = 0  # it is meant to outlive us: no ResourceWarning when the handle goes
+        try:
+            created = psutil.Process(process.pid).create_time()
+        except psutil.NoSuchProcess:
+            created = 0.0
+        return cls(pid=process.pid, created=created, host=host, port=port, fingerprint=fingerprint)
+
+    @classmethod
+    def load(cls, path: Path) -> ServerProcess | None:
+        """What *path* says of a server; None when it says nothing that can be used."""
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                pid=int(stored["pid"]),
+                created=float(stored["created"]),
+                host=str(stored["host"]),
+                port=int(stored["port"]),
+                fingerprint=str(stored["fingerprint"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, path: Path) -> None:
+        """Write it down for later runs, readable by the owner only."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(asdict(self), stream, indent=2)
+            stream.write("\n")
+        temporary.replace(path)
+
+    def alive(self) -> bool:
+        """Whether that very process still runs: same id, same start, and not a zombie."""
+        process = self._find()
+        return process is not None
+
+    def stop(self, *, seconds: float = STOP_SECONDS) -> bool:
+        """End it: SIGTERM, then SIGKILL after *seconds*. False when it did not run."""
+        process = self._find()
+        if process is None:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+            try:
+                process.wait(timeout=seconds)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(timeout=5)
+        return True
+
+    def _find(self) -> psutil.Process | None:
+        try:
+            process = psutil.Process(self.pid)
+            # The boot time from which the start is counted moves by a second or so when the clock is set.
+            if abs(process.create_time() - self.created) > 5 or process.status() == psutil.STATUS_ZOMBIE:
+                return None
+        except psutil.Error:
+            return None
+        return process
+
+
+def port_holder(port: int) -> str:
+    """What is known of the program that listens on *port*: its name and process id, or an empty string.
+
+    Programs of other users cannot always be seen.
+    """
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    except psutil.Error:
+        return ""
+    return ""
+
+
+def _environment() -> dict[str, str]:
+    """The server's environment: ours, less what belongs to a notebook's kernel or is a secret of the operator."""
+    dropped = ("JPY_", "MODAL_TOKEN", "RUNBOOK_", "TWINE_", "UV_PUBLISH_", "AUTH_TOKEN", "MPLBACKEND", "PYDEVD_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    kept["PYTHONUNBUFFERED"] = "1"
+    # `python -m ops.index` starts in the target's folder: it must find the package that this process runs.
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    kept["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    kept.setdefault("PATH", os.defpath)
+    kept["VIRTUAL_ENV"] = sys.prefix
+    return kept
