@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -17,18 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ops.errors import BusyError, NotDeployedError, PortTakenError, StartError, TargetError
+from ops.errors import NotDeployedError, PortTakenError, StartError, TargetError
 from ops.secret import Secret
 from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
+from ops.targets.lock import exclusive
 from ops.targets.process import ServerProcess, port_holder
 from ops.targets.target import Check, Deployment, Release
 from ops.workspace import PROJECT_ROOT, Workspace
 
 START_SECONDS = 30.0
 """How long a server may take from its start to its first answer."""
-
-LOCK_SECONDS = 120.0
-"""How long a run waits for another one that changes the target."""
 
 PORTS_TRIED = 50
 """How many ports after the usual one are tried when no port was asked for."""
@@ -97,14 +94,9 @@ class LocalTarget:
         """Hold the target against other runs on this machine; the system lets go of it when a run dies."""
         with self._explained("lock the target"):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            _wait_for(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            (self._folder / "lock").touch(mode=0o600)
+        with exclusive(self._folder / "lock", what="the local target"):
             yield
-        finally:
-            os.close(descriptor)
 
     # --- secrets ------------------------------------------------------------------------------------------------
 
@@ -372,28 +364,6 @@ def _checked(name: str) -> str:
             f"{name!r} is no name for a volume or a secret", todo="use letters, digits, dots, hyphens and underscores"
         )
     return name
-
-
-def _wait_for(descriptor: int) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
-    told = False
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            if time.monotonic() > deadline:
-                raise BusyError(
-                    "another run holds the target",
-                    why=f"process {holder} has held it for more than {LOCK_SECONDS:.0f} s",
-                    todo="wait until it ends, or end it, and run this again",
-                ) from None
-            if not told:
-                print(f"Another run (process {holder}) is changing this target; waiting for it …", file=sys.stderr)  # noqa: T201
-                told = True
-            time.sleep(0.1)
-        else:
-            return
 
 
 def _bindable(host: str, port: int) -> bool:

@@ -1,0 +1,174 @@
+"""The command ``runbook``: a thin face over the notebooks, their records and the local target."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ops import __version__
+from ops.errors import ParameterError, RunbookError
+from ops.workspace import PROJECT_ROOT, Workspace
+
+if TYPE_CHECKING:
+    from ops.runbook import Record
+
+NOTEBOOKS = PROJECT_ROOT / "notebooks"
+FIRST_RUN = ("01_provision", "02_onboard_user", "03_smoke_test")
+"""What `runbook up` runs, in this order."""
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with *arguments*, those of the process when not given; return its exit code.
+
+    0 is success, 1 a run that failed, 2 a call that makes no sense, 130 a run that was interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.call(options))
+    except ParameterError as error:
+        print(f"runbook: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except RunbookError as error:
+        print(f"runbook: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except PermissionError as error:
+        print(
+            f"runbook: {error.filename} cannot be used by this user.\n"
+            "What to do: run as the user who owns it, or name another folder in PYPI_RUNBOOK_HOME.",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("runbook: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output (head, say) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="runbook", description="Operate a private Python package index by its notebooks."
+    )
+    parser.add_argument("--version", action="version", version=f"runbook {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = commands.add_parser(
+        "run",
+        help="run notebooks headlessly, in order, and keep a record",
+        description="Run notebooks headlessly, in order, and keep a record. The first that fails ends the run.",
+    )
+    run.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="its name (01_provision), its number, or a path")
+    _add_parameter_option(run)
+    run.set_defaults(call=_run)
+
+    up = commands.add_parser(
+        "up",
+        help="from nothing to a working index with one user, on this machine",
+        description=f"Run {', '.join(FIRST_RUN)} and say how to use what is there now. Run again, it finds everything "
+        "in place.",
+    )
+    _add_parameter_option(up)
+    up.set_defaults(call=_up)
+
+    for name, call, text in (
+        ("status", _status, "say what runs, where, and for whom"),
+        ("stop", _stop, "stop the index on this machine; packages, users and secrets stay"),
+        ("list", _list, "list the notebooks with their parameters"),
+    ):
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(call=call)
+    return parser
+
+
+def _add_parameter_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the notebooks, of the type that they declare; may be given again. Never a secret: those "
+        "come from the environment, a file or a prompt",
+    )
+
+
+def _parameters(given: Sequence[str]) -> Mapping[str, str]:
+    parameters: dict[str, str] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals or not name.isidentifier():
+            raise ParameterError(
+                f"{item!r} is no parameter",
+                why="a parameter is given as NAME=VALUE",
+                todo="write it like -p target=local; `runbook list` names the parameters of each notebook",
+            )
+        parameters[name] = value
+    return parameters
+
+
+def _execute(notebooks: Sequence[str], parameters: Mapping[str, str], workspace: Workspace) -> Record:
+    from ops.runbook import find_notebook, run_notebooks
+
+    paths: list[Path] = [find_notebook(name, NOTEBOOKS).path for name in notebooks]
+    return run_notebooks(paths, parameters, workspace=workspace)
+
+
+def _run(options: argparse.Namespace) -> int:
+    record = _execute(options.notebooks, _parameters(options.parameter), Workspace.default())
+    print(f"\nReport: {record.report}")
+    return 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    from ops.installation import Installation
+
+    workspace = Workspace.default()
+    installation = Installation(workspace)
+    with installation.exclusive():
+        record = _execute(FIRST_RUN, _parameters(options.parameter), workspace)
+        print(f"\n{installation.summary(report=record.report)}")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    del options
+    from ops.installation import Installation
+
+    print(Installation(Workspace.default()).summary())
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    del options
+    from ops.targets import open_target
+
+    target = open_target("local")
+    with target.lock():
+        stopped = target.stop()
+    print("The index was stopped; its data stays." if stopped else "No index runs on this machine; nothing to stop.")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    del options
+    from ops.runbook import list_notebooks
+
+    for notebook in list_notebooks(NOTEBOOKS):
+        print(f"{notebook.name:<20} {notebook.title}")
+        for parameter in notebook.parameters:
+            print(f"    -p {parameter.name}={parameter.default!r:<12} {parameter.type}  {parameter.help}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What a newcomer has on this machine: the index, its users' files, and how to go on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ops.targets import open_target
+from ops.targets.lock import exclusive
+from ops.workspace import Workspace
+
+
+class Installation:
+    """The index of the local target and the files around it, seen as one thing.
+
+    Parameters:
+        workspace: the operator's folder.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._target = open_target("local", workspace=workspace)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the workspace against another `runbook up`: the second waits, and says so.
+
+        Apart from the target's own lock, which the notebooks take in processes of their own.
+
+        Raises:
+            BusyError: the other one did not end in time.
+        """
+        self._workspace.create()
+        with exclusive(self._workspace.home / "up.lock", what="the workspace"):
+            yield
+
+    def users(self) -> list[Path]:
+        """The folders with client configuration that were written here, one a user."""
+        folder = self._workspace.user("local", "x").parent
+        return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+    def summary(self, *, report: Path | None = None) -> str:
+        """Where the index answers, for whom, which files matter, and how to stop; no secret among it."""
+        deployment = self._target.deployment()
+        rows: list[tuple[str, str]] = []
+        if deployment:
+            rows.append(("Index", f"{deployment.index_url}   ({deployment.detail})"))
+        else:
+            rows.append(("Index", "does not run; start it with: make run"))
+        for folder in self.users():
+            rows.append(("User", folder.name))
+            rows.append(("Credentials", f"{_shown(folder)}/netrc"))
+            rows.append(("Client files", f"{_shown(folder)}/   (pip.conf, uv.toml, .pypirc, netrc)"))
+            rows.append(("Use them", f". {_shown(folder)}/env.sh   then pip, uv and twine know the index"))
+        if report is not None:
+            rows.append(("Report", _shown(report)))
+        if deployment:
+            rows.append(("Stop", "make stop   (or: runbook stop); the data stays"))
+        return "\n".join(f"{label:<13} {text}" for label, text in rows)
+
+
+def _shown(path: Path) -> str:
+    """The path as it can be typed here: relative when it lies below the current directory."""
+    with contextlib.suppress(ValueError, OSError):
+        return str(path.relative_to(Path.cwd()))
+    return os.fspath(path)

@@ -1,0 +1,33 @@
+"""What every test stands on: a home of its own, and no setting of this machine that a newcomer would not have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ops.workspace import HOME_VARIABLE, Workspace
+
+_FOREIGN = ("PIP_", "UV_", "TWINE_", "MODAL_", "JUPYTER", "IPYTHON", "NETRC", "AUTH_TOKEN", "RUNBOOK_", "INDEX_")
+_KEPT = ("PIP_CERT", "UV_CACHE_DIR", "PIP_CACHE_DIR")
+
+
+@pytest.fixture(autouse=True)
+def newcomer(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty HOME and a workspace in it; the clients' settings of whoever runs the tests do not reach them."""
+    home = tmp_path_factory.mktemp("home")
+    for name in os.environ:
+        if name.startswith(_FOREIGN) and name not in _KEPT:
+            monkeypatch.delenv(name)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv(HOME_VARIABLE, str(home / "runbook"))
+    return home
+
+
+@pytest.fixture
+def workspace(newcomer: Path) -> Workspace:
+    """The workspace that the environment names."""
+    return Workspace(newcomer / "runbook")

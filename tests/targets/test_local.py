@@ -1,0 +1,289 @@
+"""The local target, with the real server process on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ops.errors import BusyError, PortTakenError, StartError, TargetError
+from ops.secret import Secret
+from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
+from ops.targets import lock as lock_module
+from ops.targets import open_target
+from ops.targets.local import LocalTarget
+from ops.targets.process import ServerProcess
+from ops.workspace import Workspace
+
+
+@pytest.fixture
+def target(workspace: Workspace) -> Iterator[LocalTarget]:
+    """A local target with its volumes and secret in place and no server; stopped at the end."""
+    target = LocalTarget(workspace, Settings(), port=_free_port())
+    target.create_volume(PACKAGES_VOLUME)
+    target.create_volume(CREDENTIALS_VOLUME)
+    target.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
+    yield target
+    target.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _process(workspace: Workspace) -> ServerProcess:
+    process = ServerProcess.load(workspace.target("local") / "server.json")
+    assert process is not None
+    return process
+
+
+def test_a_deployed_index_answers_and_refuses_a_stranger(target: LocalTarget) -> None:
+    deployment = target.deploy()
+
+    assert deployment.changed
+    with urllib.request.urlopen(f"{deployment.url}health") as answer:
+        assert answer.status == 200
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(deployment.index_url)
+    refusal.value.close()
+    assert refusal.value.code == 401
+    assert "realm=" in refusal.value.headers["WWW-Authenticate"]
+
+
+def test_deploying_again_finds_the_same_process(target: LocalTarget, workspace: Workspace) -> None:
+    target.deploy()
+    first = _process(workspace)
+
+    again = target.deploy()
+
+    assert not again.changed
+    assert _process(workspace) == first
+
+
+def test_a_new_secret_restarts_the_server_on_the_same_port(target: LocalTarget, workspace: Workspace) -> None:
+    before = target.deploy()
+    first = _process(workspace)
+    target.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
+
+    after = target.deploy()
+
+    assert after.changed
+    assert after.url == before.url
+    assert _process(workspace).pid != first.pid
+
+
+def test_a_killed_server_is_not_a_deployment_and_is_repaired(target: LocalTarget, workspace: Workspace) -> None:
+    before = target.deploy()
+    os.kill(_process(workspace).pid, signal.SIGKILL)
+    psutil.Process(_process(workspace).pid).wait(timeout=5)
+
+    assert target.deployment() is None
+    assert target.deploy().url == before.url
+
+
+def test_a_server_that_hangs_is_replaced(target: LocalTarget, workspace: Workspace) -> None:
+    target.deploy()
+    hung = _process(workspace)
+    os.kill(hung.pid, signal.SIGSTOP)
+
+    assert target.deployment() is None
+    target.stop()  # a stopped process cannot act on SIGTERM: it is killed after the wait
+    assert target.deploy().changed
+    assert not psutil.pid_exists(hung.pid)
+
+
+def test_a_process_id_that_another_program_has_now_is_not_our_server(target: LocalTarget, workspace: Workspace) -> None:
+    """After a reboot the id in server.json may belong to anybody: that program is neither trusted nor stopped."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as bystander:
+        try:
+            stale = ServerProcess(
+                pid=bystander.pid, created=1_000_000.0, host="127.0.0.1", port=_free_port(), fingerprint=""
+            )
+            stale.save(workspace.target("local") / "server.json")
+
+            assert target.deployment() is None
+            assert target.stop() is False
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+
+
+def test_a_nonsense_process_file_is_no_server(target: LocalTarget, workspace: Workspace) -> None:
+    (workspace.target("local") / "server.json").write_text('{"pid": "nonsense"')
+
+    assert target.deployment() is None
+    assert target.deploy().changed
+
+
+def test_a_taken_port_that_was_asked_for_is_named_with_its_holder(workspace: Workspace) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+
+        with pytest.raises(PortTakenError) as refusal:
+            LocalTarget(workspace, Settings(), port=port).deploy()
+
+    assert str(port) in str(refusal.value)
+    assert str(os.getpid()) in str(refusal.value)
+
+
+def test_another_port_is_picked_when_none_was_asked_for(target: LocalTarget, workspace: Workspace) -> None:
+    first = target.deploy()
+    target.stop()
+    port = _process(workspace).port
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        anywhere = LocalTarget(workspace, Settings())
+
+        deployment = anywhere.deploy()
+
+    try:
+        assert deployment.url != first.url
+    finally:
+        anywhere.stop()
+
+
+def test_stopping_keeps_data_and_a_second_stop_says_that_nothing_ran(target: LocalTarget) -> None:
+    target.deploy()
+    kept = target.volume_folder(PACKAGES_VOLUME) / "kept.txt"
+    kept.write_text("kept")
+
+    assert target.stop() is True
+    assert target.stop() is False
+    assert target.deployment() is None
+    assert kept.read_text() == "kept"
+
+
+def test_the_server_outlives_the_process_that_started_it(workspace: Workspace, target: LocalTarget) -> None:
+    program = (
+        "from ops.targets import open_target\n"
+        f"print(open_target('local', port={target._port}).deploy().url)\n"  # the workspace comes by the environment
+    )
+    url = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    ).stdout.strip()
+
+    with urllib.request.urlopen(f"{url}health") as answer:
+        assert answer.status == 200
+
+
+def test_a_server_that_cannot_start_is_explained_with_its_log(target: LocalTarget, workspace: Workspace) -> None:
+    folder = target.volume_folder(PACKAGES_VOLUME)
+    folder.rmdir()
+    folder.write_text("a file where the volume should be")
+
+    with pytest.raises(StartError) as failure:
+        target.deploy()
+
+    assert str(workspace.target("local") / "server.log") in str(failure.value)
+
+
+def test_a_secret_lies_in_a_file_for_its_owner_only_and_comes_back(target: LocalTarget, workspace: Workspace) -> None:
+    target.put_secret("some-secret", {"KEY": Secret("a=b # c")})
+
+    path = workspace.secrets("local") / "some-secret.env"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert target.recall_secret("some-secret", "KEY") == Secret("a=b # c")
+    assert target.recall_secret("some-secret", "OTHER") is None
+    assert target.delete_secret("some-secret") is True
+    assert target.delete_secret("some-secret") is False
+
+
+def test_no_secret_is_written_down_with_the_process_or_shown_to_ps(target: LocalTarget, workspace: Workspace) -> None:
+    canary = "canary-of-the-admin-token-0123456789"
+    target.put_secret(SECRET_NAME, {SECRET_KEY: Secret(canary)})
+    target.deploy()
+    process = psutil.Process(_process(workspace).pid)
+
+    assert canary not in (workspace.target("local") / "server.json").read_text()
+    assert canary not in " ".join(process.cmdline())
+    assert canary not in json.dumps(process.environ())
+    assert canary not in target.logs()
+
+
+@pytest.mark.parametrize("name", ["..", "../other", "a/b", "", ".hidden", "a\nb"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(target: LocalTarget, name: str) -> None:
+    with pytest.raises(TargetError):
+        target.create_volume(name)
+    with pytest.raises(TargetError):
+        target.put_secret(name, {"KEY": Secret("x")})
+
+
+def test_files_go_onto_a_volume_and_come_back_but_never_out_of_it(target: LocalTarget, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"bytes")
+
+    target.upload(PACKAGES_VOLUME, "sub/file.whl", source)
+    target.download(PACKAGES_VOLUME, "sub/file.whl", tmp_path / "back")
+
+    assert (tmp_path / "back").read_bytes() == b"bytes"
+    assert ("sub/file.whl", 5) in list(target.list_files(PACKAGES_VOLUME))
+    with pytest.raises(TargetError):
+        target.upload(PACKAGES_VOLUME, "../outside", source)
+
+
+def test_a_second_run_waits_for_the_first_and_says_so(
+    target: LocalTarget, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entered = threading.Event()
+    waited = threading.Event()
+
+    def second() -> None:
+        with target.lock():
+            entered.set()
+
+    with target.lock():
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(0.5)
+        waited.set()
+    thread.join(5)
+
+    assert entered.is_set()
+    assert "waiting" in capsys.readouterr().err
+
+
+def test_a_run_that_waits_too_long_is_told_who_holds_the_target(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with lock_module.exclusive(path, what="the target"), pytest.raises(BusyError, match=str(os.getpid())):
+        with lock_module.exclusive(path, what="the target", seconds=0.2):
+            pass
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without write access")
+def test_a_user_without_write_access_gets_one_sentence(workspace: Workspace) -> None:
+    workspace.create()
+    program = (
+        "import os; os.setuid(65534)\n"
+        "from ops.targets import open_target; from ops.errors import TargetError\n"
+        "target = open_target('local')\n"
+        "assert not all(check.passed for check in target.checks())\n"
+        "try: target.create_volume('v')\n"
+        "except TargetError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
+
+    assert "cannot be written by this user" in done.stdout, done.stderr
+
+
+def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(Exception, match="local and modal"):
+        open_target("cloud")
