@@ -1,0 +1,263 @@
+"""Everything that the index refuses or fails with, in one tree, each with its HTTP status.
+
+PackageIndexError                 status, headers, and one line of plain text as body
+├── BadRequest              400   the request cannot be understood
+│   └── InvalidUpload       400   an upload that nobody may see
+│       ├── InvalidFilename 400   the file name is none that an installer could use
+│       ├── InvalidArchive  400   it is no wheel, sdist or egg that opens
+│       ├── FieldMismatch   400   form fields, file name and metadata do not agree
+│       └── DigestMismatch  400   the bytes that arrived are not those that were sent
+├── Unauthorized            401   with the realm that pip and uv need to ask for credentials (RFC 7617)
+├── Forbidden               403   known, but not allowed
+├── NotFound                404
+├── NotAcceptable           406   no content type that both sides know (PEP 691)
+├── Conflict                409   it contradicts what is there
+│   ├── FileTaken           409   a released file never changes; 400 for twine, which expects that
+│   └── ProjectClosed       409   the project is archived or quarantined (PEP 792)
+├── TooLarge                413
+├── TooManyAttempts         429   with Retry-After
+├── StorageError            500   the directory or the Volume failed; nothing was kept
+│   └── StorageFull         507   there is no room left
+└── Busy                    503   with Retry-After; another upload of this name is not finished
+"""
+
+# ruff: noqa: N818 - named as HTTP and the field name them
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class PackageIndexError(Exception):
+    """What the index answers instead of what was asked for.
+
+    Parameters:
+        message: one line, safe to show to the client: what, why, and what to do.
+    """
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str) -> None:
+        self.message = " ".join(message.split())
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers that the answer needs besides Content-Type."""
+        return {}
+
+    @property
+    def body(self) -> bytes:
+        """The answer's body: one line of plain text in UTF-8."""
+        return f"{self.message}\n".encode("utf-8", "replace")
+
+    def status_for(self, user_agent: str) -> int:  # noqa: ARG002 - one subclass needs it
+        """The status that this client understands best."""
+        return self.status
+
+
+class BadRequest(PackageIndexError):
+    """The request cannot be understood."""
+
+    status = 400
+
+
+class InvalidUpload(BadRequest):
+    """An upload that nobody may see; the file is dropped.
+
+    Parameters:
+        filename: as the client named it.
+    """
+
+    def __init__(self, filename: str, reason: str) -> None:
+        self.filename = filename
+        self.reason = reason
+        super().__init__(f"{filename[:200]!r} was refused: {reason}")
+
+
+class InvalidFilename(InvalidUpload):
+    """The file name is none that an installer could use."""
+
+
+class InvalidArchive(InvalidUpload):
+    """It is no wheel, sdist or egg that opens."""
+
+
+class FieldMismatch(InvalidUpload):
+    """Form fields, file name and metadata do not agree after normalization."""
+
+
+class DigestMismatch(InvalidUpload):
+    """The bytes that arrived are not those that were sent.
+
+    Parameters:
+        algorithm: ``md5``, ``sha256`` or ``blake2_256``.
+    """
+
+    def __init__(self, filename: str, *, algorithm: str, expected: str, actual: str) -> None:
+        self.algorithm = algorithm
+        self.expected = expected
+        self.actual = actual
+        super().__init__(filename, f"its {algorithm} is {actual}, the form says {expected[:200]!r}; send it again")
+
+
+class Unauthorized(PackageIndexError):
+    """No credentials, or wrong ones.
+
+    Parameters:
+        realm: what the client is asked to log in to.
+    """
+
+    status = 401
+
+    def __init__(self, message: str = "a user name and a password of this index are needed", *, realm: str) -> None:
+        self.realm = realm
+        super().__init__(message)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The challenge of RFC 7617."""
+        return {"WWW-Authenticate": f'Basic realm="{self.realm}", charset="UTF-8"'}
+
+
+class Forbidden(PackageIndexError):
+    """Known, but not allowed.
+
+    Parameters:
+        username: who asked.
+        action: what they may not do, as words that follow "may not".
+    """
+
+    status = 403
+
+    def __init__(self, username: str, action: str) -> None:
+        self.username = username
+        self.action = action
+        super().__init__(f"the user {username!r} may not {action}; ask the index's operator for the right")
+
+
+class NotFound(PackageIndexError):
+    """There is no such thing here, and no other index is asked for it."""
+
+    status = 404
+
+
+class NotAcceptable(PackageIndexError):
+    """No content type that both sides know."""
+
+    status = 406
+
+
+class Conflict(PackageIndexError):
+    """It contradicts what is there."""
+
+    status = 409
+
+
+class FileTaken(Conflict):
+    """Another file holds the name, or held it.
+
+    Parameters:
+        filename: what was to be uploaded.
+        existing: the file that is there; differs from *filename* when it is another spelling of the same name.
+    """
+
+    def __init__(self, filename: str, *, existing: str | None = None, removed: bool = False) -> None:
+        self.filename = filename
+        self.existing = existing or filename
+        self.removed = removed
+        if removed:
+            why = "a file of this name was released with other content and removed"
+        elif self.existing != filename:
+            why = f"it is another spelling of {self.existing!r}, which already exists"
+        else:
+            why = "it already exists with other content"
+        super().__init__(f"{filename!r} was refused: {why}. A released file never changes: upload a new version")
+
+    def status_for(self, user_agent: str) -> int:
+        """400 for twine, which knows PyPI's answer (twine#1265), else 409."""
+        return 400 if "twine" in user_agent.lower() else self.status
+
+
+class ProjectClosed(Conflict):
+    """The project takes no uploads (PEP 792).
+
+    Parameters:
+        project: normalized name.
+        project_status: ``archived`` or ``quarantined``.
+    """
+
+    def __init__(self, project: str, *, project_status: str) -> None:
+        self.project = project
+        self.project_status = project_status
+        super().__init__(f"the project {project!r} is {project_status} and takes no uploads; have it set active first")
+
+
+class TooLarge(PackageIndexError):
+    """More bytes than the index takes.
+
+    Parameters:
+        limit: bytes.
+    """
+
+    status = 413
+
+    def __init__(self, what: str, *, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"{what} is larger than the {limit} bytes that this index takes")
+
+
+class TooManyAttempts(PackageIndexError):
+    """Too many failed logins.
+
+    Parameters:
+        retry_after: seconds until the next attempt is looked at.
+    """
+
+    status = 429
+
+    def __init__(self, *, retry_after: float) -> None:
+        self.retry_after = max(1, int(-(-retry_after // 1)))
+        super().__init__(f"too many failed logins; try again in {self.retry_after} s")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Seconds, as RFC 9110 section 10.2.3 has them."""
+        return {"Retry-After": str(self.retry_after)}
+
+
+class StorageError(PackageIndexError):
+    """The directory or the Volume failed; what was asked for is not known to be kept."""
+
+    status = 500
+
+
+class StorageFull(StorageError):
+    """There is no room left for the file."""
+
+    status = 507
+
+
+class Busy(PackageIndexError):
+    """Another upload of the same name is not finished, or could not be undone yet.
+
+    Parameters:
+        filename: what was to be uploaded.
+        retry_after: seconds.
+    """
+
+    status = 503
+
+    def __init__(self, filename: str, *, retry_after: int = 5) -> None:
+        self.filename = filename
+        self.retry_after = retry_after
+        super().__init__(f"another upload of {filename!r} is not finished; try again in {retry_after} s")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Seconds, as RFC 9110 section 10.2.3 has them."""
+        return {"Retry-After": str(self.retry_after)}
