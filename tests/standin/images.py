@@ -1,0 +1,199 @@
+"""What a client ships: contents by hash, mounts, image definitions, blobs; and the HTTP side of it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from grpclib import GRPCError, Status
+from modal_proto import api_pb2
+
+from tests.standin.rpc import Caller, new_id, rpc
+
+if TYPE_CHECKING:
+    from tests.standin.control_plane import ControlPlane
+
+
+@dataclass
+class Image:
+    """An image as it was asked for, and its base."""
+
+    image_id: str
+    commands: list[str]
+    context_files: dict[str, bytes]
+    base_ids: list[str]
+    secret_ids: list[str]
+
+
+@dataclass
+class Mount:
+    """Files to be placed in a container: absolute path there, and the content's SHA-256."""
+
+    mount_id: str
+    files: dict[str, str] = field(default_factory=dict)
+
+
+class ContentStore:
+    """Contents that clients sent, by SHA-256; blobs; and the URLs under which both go over HTTP."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self._contents = plane.directory / "contents"
+        self._blobs = plane.directory / "blobs"
+        self._contents.mkdir()
+        self._blobs.mkdir()
+        self._blocks: dict[str, tuple[Path, int, int]] = {}
+
+    def path(self, sha256_hex: str) -> Path:
+        """Where the content with that hash lies, if it was sent."""
+        return self._contents / sha256_hex
+
+    def blob(self, blob_id: str) -> Path:
+        """Where a blob lies."""
+        return self._blobs / blob_id
+
+    def block_url(self, path: Path, begin: int, end: int) -> str:
+        """A URL that gives the bytes from *begin* to before *end* of a file, once."""
+        key = secrets.token_urlsafe()
+        self._blocks[key] = (path, begin, end)
+        return f"{self._plane.http_url}/blocks/{key}"
+
+    def routes(self) -> list[web.RouteDef]:
+        """The HTTP requests of clients to what would be object storage."""
+        return [
+            web.get("/blocks/{key}", self._get_block),
+            web.put("/blobs/{blob_id}", self._put_blob),
+            web.get("/blobs/{blob_id}", self._get_blob),
+        ]
+
+    async def _get_block(self, request: web.Request) -> web.Response:
+        block = self._blocks.get(request.match_info["key"])
+        if block is None:
+            return web.Response(status=404)
+        path, begin, end = block
+        with path.open("rb") as file:
+            file.seek(begin)
+            return web.Response(body=file.read(end - begin))
+
+    async def _put_blob(self, request: web.Request) -> web.Response:
+        digest = hashlib.md5(usedforsecurity=False)
+        with self.blob(request.match_info["blob_id"]).open("wb") as file:
+            async for piece in request.content.iter_chunked(1 << 20):
+                digest.update(piece)
+                file.write(piece)
+        return web.Response(headers={"ETag": f'"{digest.hexdigest()}"'})
+
+    async def _get_blob(self, request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(self.blob(request.match_info["blob_id"]))
+
+    @rpc("BlobCreate")
+    async def create_blob(self, _request: api_pb2.BlobCreateRequest, _: Caller) -> api_pb2.BlobCreateResponse:
+        blob_id = new_id("bl")
+        url = f"{self._plane.http_url}/blobs/{blob_id}"
+        return api_pb2.BlobCreateResponse(
+            blob_ids=[blob_id], upload_urls=api_pb2.UploadUrlList(items=[url]), blob_id=blob_id
+        )
+
+    @rpc("BlobGet")
+    async def get_blob(self, request: api_pb2.BlobGetRequest, _: Caller) -> api_pb2.BlobGetResponse:
+        return api_pb2.BlobGetResponse(download_url=f"{self._plane.http_url}/blobs/{request.blob_id}")
+
+    @rpc("MountPutFile")
+    async def put_file(self, request: api_pb2.MountPutFileRequest, _: Caller) -> api_pb2.MountPutFileResponse:
+        target = self.path(request.sha256_hex)
+        kind = request.WhichOneof("data_oneof")
+        if kind == "data":
+            self._check(request.data, request.sha256_hex)
+            target.write_bytes(request.data)
+        elif kind == "data_blob_id":
+            self.blob(request.data_blob_id).replace(target)
+        return api_pb2.MountPutFileResponse(exists=target.exists())
+
+    @rpc("MountBatchedCheckExistence")
+    async def check_existence(
+        self, request: api_pb2.MountBatchedCheckExistenceRequest, _: Caller
+    ) -> api_pb2.MountBatchedCheckExistenceResponse:
+        missing = [digest for digest in request.sha256_hex_hashes if not self.path(digest).exists()]
+        return api_pb2.MountBatchedCheckExistenceResponse(missing_sha256_hex_hashes=missing)
+
+    @staticmethod
+    def _check(data: bytes, sha256_hex: str) -> None:
+        if hashlib.sha256(data).hexdigest() != sha256_hex:
+            raise GRPCError(Status.INVALID_ARGUMENT, "the content does not have the hash that was announced")
+
+
+class Images:
+    """The calls about images and mounts. Nothing is built: the definition is kept for tests to look at."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self.images: dict[str, Image] = {}
+        self.mounts: dict[str, Mount] = {}
+
+    def lineage(self, image_id: str) -> list[Image]:
+        """The image's layers, base first."""
+        image = self.images[image_id]
+        return [layer for base in image.base_ids for layer in self.lineage(base)] + [image]
+
+    @rpc("MountGetOrCreate")
+    async def get_or_create_mount(
+        self, request: api_pb2.MountGetOrCreateRequest, _: Caller
+    ) -> api_pb2.MountGetOrCreateResponse:
+        content = hashlib.sha256()
+        files = {file.filename: file.sha256_hex for file in request.files}
+        for name in sorted(files):
+            content.update(f"{name}\0{files[name]}\0".encode())
+        checksum = content.hexdigest()
+        mount_id = next((m for m, known in self.mounts.items() if known.files == files), None) or new_id("mo")
+        self.mounts[mount_id] = Mount(mount_id, files)
+        return api_pb2.MountGetOrCreateResponse(
+            mount_id=mount_id,
+            handle_metadata=api_pb2.MountHandleMetadata(content_checksum_sha256_hex=checksum),
+        )
+
+    @rpc("ImageGetOrCreate")
+    async def get_or_create_image(
+        self, request: api_pb2.ImageGetOrCreateRequest, _: Caller
+    ) -> api_pb2.ImageGetOrCreateResponse:
+        asked = request.image
+        image = Image(
+            image_id="",
+            commands=list(asked.dockerfile_commands),
+            context_files={file.filename: file.data for file in asked.context_files},
+            base_ids=[base.image_id for base in asked.base_images],
+            secret_ids=list(asked.secret_ids),
+        )
+        for known in self.images.values():
+            if (known.commands, known.context_files, known.base_ids) == (
+                image.commands,
+                image.context_files,
+                image.base_ids,
+            ):
+                image = known
+        if not image.image_id:
+            image.image_id = new_id("im")
+            self.images[image.image_id] = image
+        return api_pb2.ImageGetOrCreateResponse(
+            image_id=image.image_id, result=self._success(), metadata=self._metadata(request.builder_version)
+        )
+
+    @rpc("ImageJoinStreaming")
+    async def join(
+        self, _request: api_pb2.ImageJoinStreamingRequest, _: Caller
+    ) -> AsyncIterator[api_pb2.ImageJoinStreamingResponse]:
+        yield api_pb2.ImageJoinStreamingResponse(result=self._success(), metadata=self._metadata("2025.06"), eof=True)
+
+    @staticmethod
+    def _success() -> api_pb2.GenericResult:
+        return api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS)
+
+    @staticmethod
+    def _metadata(builder_version: str) -> api_pb2.ImageMetadata:
+        return api_pb2.ImageMetadata(
+            python_version_info="Python 3.12.8", image_builder_version=builder_version, workdir="/root"
+        )
