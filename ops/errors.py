@@ -1,24 +1,25 @@
 """Everything that an operation can fail with, in one tree.
 
-    RunbookError                     says what, why and what to do; carries its data as attributes
-    ├── ParameterError               a notebook was given a parameter it does not have, or a value of another type
-    ├── NotebookError                there is no such notebook, or it lacks a part that every notebook has
-    ├── RunError                     a notebook ran and did not succeed
-    ├── PreflightError               something that must be so before anything changes is not so; lists all of it
-    ├── TargetError                  the place where the index runs refused or failed
-    │   ├── BusyError                another run holds the target
-    │   ├── PortTakenError           another program listens on the port that was asked for
-    │   ├── NotDeployedError         there is no index on the target
-    │   └── StartError               the server was started and did not answer
-    ├── IndexRequestError            the index refused a request, or could not be reached
-    ├── ClientError                  pip, uv or twine ended with another code than expected
-    ├── VerificationError            what was done cannot be seen from outside
-    └── ConfirmationError            something would be destroyed, and the parameter that names it does not
+RunbookError                     says what, why and what to do; carries its data as attributes
+├── ParameterError               a notebook was given a parameter it does not have, or a value of another type
+├── NotebookError                there is no such notebook, or it lacks a part that every notebook has
+├── RunError                     a notebook ran and did not succeed
+├── PreflightError               something that must be so before anything changes is not so; lists all of it
+├── TargetError                  the place where the index runs refused or failed
+│   ├── BusyError                another run holds the target
+│   ├── PortTakenError           another program listens on the port that was asked for
+│   ├── NotDeployedError         there is no index on the target
+│   └── StartError               the server was started and did not answer
+├── IndexRequestError            the index refused a request, or could not be reached
+├── ClientError                  pip, uv or twine ended with another code than expected
+├── VerificationError            what was done cannot be seen from outside
+└── ConfirmationError            something would be destroyed, and the parameter that names it does not
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class RunbookError(Exception):
@@ -54,7 +55,15 @@ class NotebookError(RunbookError):
 
 
 class RunError(RunbookError):
-    """A notebook ran and did not succeed."""
+    """A notebook ran and did not succeed.
+
+    Parameters:
+        record: the folder with all that the run left.
+    """
+
+    def __init__(self, what: str, *, record: Path | None = None, why: str = "", todo: str = "") -> None:
+        self.record = record
+        super().__init__(what, why=why, todo=todo)
 
 
 class PreflightError(RunbookError):

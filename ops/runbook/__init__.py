@@ -1,0 +1,32 @@
+"""Running notebooks: parameters, redaction, records, reports. Knows no operation.
+
+from ops.runbook import find_notebook, run_notebooks
+record = run_notebooks([find_notebook("01_provision", folder).path], {"target": "local"}, workspace=workspace)
+"""
+
+from __future__ import annotations
+
+from ops.runbook.notebook import Notebook, Step, find_notebook, list_notebooks
+from ops.runbook.parameters import Parameter
+from ops.runbook.progress import ConsoleProgress, Progress, silent
+from ops.runbook.record import Record, list_records, prune
+from ops.runbook.redaction import Redactor, SecretSource
+from ops.runbook.runner import RunInterruptedError, run_notebooks
+
+__all__ = [
+    "ConsoleProgress",
+    "Notebook",
+    "Parameter",
+    "Progress",
+    "Record",
+    "Redactor",
+    "RunInterruptedError",
+    "SecretSource",
+    "Step",
+    "find_notebook",
+    "list_notebooks",
+    "list_records",
+    "prune",
+    "run_notebooks",
+    "silent",
+]

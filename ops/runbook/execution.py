@@ -1,0 +1,247 @@
+"""Executing one notebook by papermill's client, masking at each save. Imported only when a notebook runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.util import ensure_async, run_sync
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NotebookExecutionManager
+
+from ops.runbook.kernel import kernel_environment, kernel_manager
+from ops.runbook.redaction import Redactor
+
+INTERRUPT_GRACE = 5
+"""Seconds that an interrupted cell has to end by itself before its kernel is ended."""
+
+IOPUB_TIMEOUT = 30
+"""Seconds to wait for a cell's last output after its code has ended; nbclient's 4 are short on a busy machine."""
+
+_LOG = logging.getLogger("papermill")
+_LOG.addHandler(logging.NullHandler())
+
+CellCallback = Callable[[Any, int, str], None]
+"""Called with the notebook, a cell's index and its status: ``running``, ``completed`` or ``failed``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How one notebook is executed; times in seconds, None for no limit."""
+
+    save_to: Path | None = None
+    environment: Mapping[str, str] | None = None
+    cwd: Path | None = None
+    scratch: Path | None = None
+    on_cell: CellCallback | None = None
+    start_timeout: int = 60
+    execution_timeout: int | None = None
+    progress_bar: bool | dict[str, Any] = False
+    log_output: bool = False
+    stdout_file: Any = None
+    stderr_file: Any = None
+    autosave_cell_every: int = 30
+
+
+def execute(notebook: Any, redactor: Redactor, options: Options) -> Any:
+    """Run all cells until one fails, and return the masked notebook.
+
+    A cell that fails, runs too long or loses its kernel ends the notebook and holds an error output.
+
+    Raises:
+        RuntimeError: the kernel did not start.
+        KeyboardInterrupt: after the cell was interrupted and the kernel ended; what there is has been saved.
+    """
+    with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
+        scratch = options.scratch or Path(folder)
+        manager = RedactingManager(notebook, redactor, options)
+        manager.notebook_start()
+        client = RedactingClient(manager, redactor, scratch, options)
+        kernel_log = scratch / "kernel.log"
+        try:
+            with kernel_log.open("ab") as stream, _masked_log(redactor):
+                start: dict[str, Any] = {
+                    "env": kernel_environment(
+                        scratch, os.environ if options.environment is None else options.environment
+                    ),
+                    # What the kernel's process itself writes would go around every mask to the terminal.
+                    "stdout": stream,
+                    "stderr": stream,
+                }
+                if options.cwd is not None:
+                    start["cwd"] = str(options.cwd)
+                client.execute(**start)
+        finally:
+            manager.cleanup_pbar()
+            manager.notebook_complete()
+        return redactor.notebook(manager.nb)
+
+
+@contextmanager
+def _masked_log(redactor: Redactor) -> Iterator[None]:
+    def mask(record: logging.LogRecord) -> bool:
+        record.msg, record.args = redactor.text(record.getMessage()), ()
+        return True
+
+    _LOG.addFilter(mask)
+    try:
+        yield
+    finally:
+        _LOG.removeFilter(mask)
+
+
+class RedactingManager(NotebookExecutionManager):  # type: ignore[misc]  # papermill is untyped
+    """Saves atomically, and only what was masked; tells the runner of each cell."""
+
+    def __init__(self, notebook: Any, redactor: Redactor, options: Options) -> None:
+        self.output_path: str | None
+        super().__init__(
+            notebook,
+            output_path=str(options.save_to) if options.save_to else None,
+            log_output=options.log_output,
+            progress_bar=options.progress_bar,
+            autosave_cell_every=options.autosave_cell_every,
+        )
+        self._redactor = redactor
+        self._on_cell = options.on_cell
+
+    def save(self, **arguments: Any) -> None:
+        """Write the masked notebook, so that a run killed at any moment leaves a whole and safe one."""
+        del arguments
+        if self.output_path:
+            write_notebook(self._redactor.notebook(self.nb), Path(self.output_path))
+        self.last_save_time = self.now()
+
+    def cell_start(self, cell: Any, cell_index: int | None = None, **arguments: Any) -> None:
+        """Note the start, save, and tell."""
+        super().cell_start(cell, cell_index, **arguments)
+        self._tell(cell, cell_index)
+
+    def cell_complete(self, cell: Any, cell_index: int | None = None, **arguments: Any) -> None:
+        """Note the end, save, and tell."""
+        super().cell_complete(cell, cell_index, **arguments)
+        self._tell(cell, cell_index)
+
+    def notebook_complete(self, **arguments: Any) -> None:
+        """Note the end and save. A cell that never ran stays ``pending``; papermill would call it completed."""
+        never_run = [cell for cell in self.nb.cells if cell.metadata.papermill["status"] == self.PENDING]
+        save, self.output_path = self.output_path, None
+        super().notebook_complete(**arguments)
+        for cell in never_run:
+            cell.metadata.papermill["status"] = self.PENDING
+        self.output_path = save
+        self.save()
+
+    def _tell(self, cell: Any, index: int | None) -> None:
+        if self._on_cell is not None and index is not None:
+            self._on_cell(self.nb, index, cell.metadata.papermill["status"])
+
+
+class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is untyped
+    """Ends a notebook at the first cell that is not completed, whatever the reason."""
+
+    def __init__(self, manager: RedactingManager, redactor: Redactor, scratch: Path, options: Options) -> None:
+        super().__init__(
+            manager,
+            timeout=options.execution_timeout,
+            startup_timeout=options.start_timeout,
+            iopub_timeout=IOPUB_TIMEOUT,
+            log=_LOG,
+            log_output=options.log_output,
+            stdout_file=options.stdout_file,
+            stderr_file=options.stderr_file,
+        )
+        self._redactor = redactor
+        self._scratch = scratch
+
+    def create_kernel_manager(self) -> AsyncKernelManager:
+        """Always this interpreter's kernel."""
+        self.km = kernel_manager(self._scratch, self.log)
+        return self.km
+
+    def execute(self, **start: Any) -> Any:
+        """Start the kernel, run the cells, end the kernel."""
+        self.reset_execution_trackers()
+        try:
+            with self.setup_kernel(**start):
+                self.papermill_execute_cells()
+                self.set_widgets_metadata()
+        finally:
+            # nbclient ends no kernel that was still starting when the run was interrupted.
+            if self.km is not None and self.km.has_kernel:
+                self._cleanup_kernel()
+        return self.nb
+
+    def papermill_execute_cells(self) -> None:
+        """Run cell by cell. papermill's own loop takes a cell that timed out or lost its kernel for completed."""
+        for index, cell in enumerate(self.nb.cells):
+            self.nb_man.cell_start(cell, index)
+            try:
+                self.execute_cell(cell, index)
+            except CellExecutionError as error:
+                self._failed(index, error)
+                return
+            except CellTimeoutError as error:
+                self._end_cell()
+                self._failed(index, error, "TimeoutError", f"the cell ran for longer than {self.timeout} seconds")
+                return
+            except DeadKernelError as error:
+                self._failed(
+                    index, error, "DeadKernelError", "the kernel ended while the cell ran" + self._last_words()
+                )
+                return
+            except BaseException as error:
+                self._end_cell()
+                name = type(error).__name__
+                self._failed(
+                    index, error, name, "the run was interrupted" if name == "KeyboardInterrupt" else str(error)
+                )
+                raise
+            finally:
+                self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+
+    def _failed(self, index: int, error: BaseException, ename: str = "", evalue: str = "") -> None:
+        cell = self.nb.cells[index]
+        if ename and not any(output.output_type == "error" for output in cell.outputs):
+            text = f"{ename}: {evalue}"
+            cell.outputs.append(
+                nbformat.from_dict({"output_type": "error", "ename": ename, "evalue": evalue, "traceback": [text]})
+            )
+        self.nb_man.cell_exception(cell, cell_index=index, exception=error)
+
+    def _end_cell(self) -> None:
+        """Interrupt the cell that runs, and let it end what it can; the kernel itself is ended afterwards."""
+        with suppress(Exception):
+            run_sync(self._interrupt)()
+
+    async def _interrupt(self) -> None:
+        await ensure_async(self.km.interrupt_kernel())
+        await ensure_async(self.kc.shell_channel.get_msg(timeout=INTERRUPT_GRACE))
+
+    def _last_words(self) -> str:
+        try:
+            lines = (self._scratch / "kernel.log").read_text("utf-8", "replace").strip().splitlines()
+        except OSError:
+            return ""
+        return ": " + " | ".join(lines[-3:]) if lines else ""
+
+    def log_output_message(self, output: Any) -> None:
+        """Pass an output on to papermill's log and files, masked."""
+        super().log_output_message(nbformat.from_dict(self._redactor.tree(output)))
+
+
+def write_notebook(notebook: Any, path: Path) -> None:
+    """Write a notebook so that *path* holds the one before or the whole new one, never a part."""
+    text = nbformat.writes(nbformat.from_dict(notebook))
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

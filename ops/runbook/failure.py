@@ -1,0 +1,90 @@
+"""Why a notebook did not succeed, read from what it left: the sentence that a person gets instead of a traceback."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ops.runbook.notebook import Step
+from ops.runbook.record import Failure
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_WHY = "Why: "
+_TODO = "What to do: "
+
+AGAIN = "mend the cause and run the notebook again; it finds in place what was done already"
+
+
+def failure_in(executed: Any, steps: tuple[Step, ...], *, name: str) -> Failure | None:
+    """The first thing in an executed notebook that keeps it from being good, or None.
+
+    Parameters:
+        executed: the notebook, masked, with papermill's status in each cell.
+        steps: its steps.
+        name: its name.
+
+    Returns:
+        a failure for an error output, for a cell that is not completed, and for one that was never executed.
+    """
+    for index, cell in enumerate(executed.cells):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        found = _error(cell) or _not_completed(cell)
+        if found is not None:
+            step = next((step.title for step in steps if index in step.cells), "")
+            found.notebook, found.step, found.cell = name, step, index
+            found.todo = found.todo or AGAIN
+            return found
+    return None
+
+
+def _error(cell: Any) -> Failure | None:
+    for output in cell.outputs:
+        if output.output_type == "error":
+            if output.ename == "SystemExit":
+                return _exited(output.evalue)
+            return explained(output.ename, output.evalue)
+    return None
+
+
+def _not_completed(cell: Any) -> Failure | None:
+    status = cell.metadata.get("papermill", {}).get("status")
+    if status == "completed" and cell.execution_count is not None:
+        return None
+    return Failure(
+        "a cell was not executed",
+        why=f"its status is {status}, with no error of its own" if status != "completed" else "it was skipped by a tag",
+        exception="NotExecuted",
+    )
+
+
+def _exited(code: str) -> Failure:
+    return Failure(
+        "a cell ended the notebook by sys.exit()",
+        why=f"it exited with {code or '0'}, so the cells after it were never run",
+        todo="let the cell raise an error instead, or simply end; a run is good only when every cell was run",
+        exception="SystemExit",
+    )
+
+
+def explained(ename: str, evalue: str) -> Failure:
+    """Take an exception's text apart into what, why and what to do, as :class:`ops.errors.RunbookError` wrote it.
+
+    Parameters:
+        ename: the exception's class.
+        evalue: its text; of any other exception the first line is all that there is.
+    """
+    text = _COLOUR.sub("", evalue).strip()
+    lines = text.splitlines()
+    failure = Failure(what="", exception=ename)
+    what: list[str] = []
+    for line in lines:
+        if line.startswith(_WHY):
+            failure.why = line.removeprefix(_WHY).rstrip(".")
+        elif line.startswith(_TODO):
+            failure.todo = line.removeprefix(_TODO).rstrip(".")
+        elif not failure.why and not failure.todo:
+            what.append(line)
+    explains_itself = bool(failure.why or failure.todo)
+    failure.what = (" ".join(what) if explains_itself else f"{ename}: {lines[0] if lines else ''}").rstrip(": .")
+    return failure

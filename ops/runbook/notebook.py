@@ -1,0 +1,242 @@
+"""A notebook as the runbook sees it: a title, parameters, headings and steps. Reading one runs nothing."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ops.errors import NotebookError
+from ops.runbook.parameters import Parameter, parse_parameters
+
+PARAMETERS_TAG = "parameters"
+INJECTED_TAG = "injected-parameters"
+
+_NUMBERED = re.compile(r"(?P<number>[0-9]{2})_(?P<rest>.+)")
+_HEADING = re.compile(r" {0,3}(?P<marks>#{1,6})[ \t]+(?P<text>.+?)[ \t]*#*[ \t]*")
+_FENCE = re.compile(r" {0,3}(```|~~~)")
+_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell, as stored."""
+
+    kind: str
+    source: str
+    tags: frozenset[str] = frozenset()
+    execution_count: int | None = None
+    outputs: Sequence[Mapping[str, Any]] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A Markdown heading: its level (1 to 6), its text without markup, and the cell that holds it."""
+
+    level: int
+    text: str
+    cell: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The code cells that stand under one heading."""
+
+    title: str
+    cells: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One operation of the runbook, read from its file.
+
+    Parameters:
+        path: the ``.ipynb`` file.
+        cells: its cells, in order.
+        metadata: the notebook's own metadata.
+    """
+
+    path: Path
+    cells: tuple[Cell, ...]
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Notebook:
+        """Read the file *path*, notebook format 4.
+
+        Raises:
+            NotebookError: there is no such file, or it is no notebook.
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            cells = tuple(_cell(cell) for cell in document["cells"])
+            return cls(path.resolve(), cells, document.get("metadata", {}))
+        except OSError as error:
+            raise NotebookError(
+                f"the notebook {path} cannot be read",
+                why=error.strerror or str(error),
+                todo="`runbook list` names the notebooks there are",
+            ) from None
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise NotebookError(
+                f"{path} is no notebook",
+                why="it does not hold JSON in the notebook format 4",
+                todo="open it in Jupyter, or restore it from version control",
+            ) from None
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending: ``01_provision``."""
+        return self.path.stem
+
+    @property
+    def number(self) -> str:
+        """The two digits that it starts with, or an empty string."""
+        match = _NUMBERED.fullmatch(self.name)
+        return match["number"] if match else ""
+
+    @cached_property
+    def headings(self) -> tuple[Heading, ...]:
+        """All Markdown headings, in order."""
+        return tuple(
+            Heading(level, text, index)
+            for index, cell in enumerate(self.cells)
+            if cell.kind == "markdown"
+            for level, text in headings(cell.source)
+        )
+
+    @property
+    def title(self) -> str:
+        """The text of its first heading of level 1, or its name."""
+        return next((heading.text for heading in self.headings if heading.level == 1), self.name)
+
+    @cached_property
+    def summary(self) -> str:
+        """The first sentence under the title: what the notebook does, in one line."""
+        for cell in self.cells:
+            if cell.kind == "markdown":
+                paragraphs = re.split(r"\n\s*\n", cell.source.strip())
+                for paragraph in paragraphs:
+                    lines = [line for line in paragraph.splitlines() if not _HEADING.fullmatch(line)]
+                    text = _plain(" ".join(" ".join(lines).split()))
+                    if text:
+                        return _SENTENCE_END.split(text, maxsplit=1)[0]
+                return ""
+        return ""
+
+    @property
+    def parameters_cell(self) -> Cell | None:
+        """The cell tagged ``parameters``."""
+        return next((cell for cell in self.cells if cell.kind == "code" and PARAMETERS_TAG in cell.tags), None)
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What can be set, in order; nothing when there is no parameters cell.
+
+        Raises:
+            NotebookError: the cell holds something else than parameters.
+        """
+        cell = self.parameters_cell
+        return parse_parameters(cell.source, notebook=self.name) if cell else ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Its code cells by heading."""
+        return steps(((cell.kind, cell.source) for cell in self.cells), title=self.title)
+
+
+def _cell(stored: Mapping[str, Any]) -> Cell:
+    source = stored["source"]
+    metadata = stored.get("metadata", {})
+    return Cell(
+        kind=stored["cell_type"],
+        source=source if isinstance(source, str) else "".join(source),
+        tags=frozenset(metadata.get("tags", ())),
+        execution_count=stored.get("execution_count"),
+        outputs=tuple(stored.get("outputs", ())),
+        metadata=metadata,
+    )
+
+
+def _plain(markdown: str) -> str:
+    return _LINK.sub(r"\1", markdown).replace("`", "").replace("**", "").strip("* ")
+
+
+def headings(markdown: str) -> Iterator[tuple[int, str]]:
+    """The ATX headings of a text (CommonMark 4.2), those in fenced code left out: level and plain text."""
+    fence = ""
+    for line in markdown.splitlines():
+        if match := _FENCE.match(line):
+            if not fence:
+                fence = match[1]
+            elif match[1] == fence:
+                fence = ""
+        elif not fence and (match := _HEADING.fullmatch(line)):
+            yield len(match["marks"]), _plain(match["text"])
+
+
+def steps(cells: Iterable[tuple[str, str]], *, title: str) -> tuple[Step, ...]:
+    """Group the code cells under the headings of level 2 and 3 that they follow; empty ones are left out.
+
+    Parameters:
+        cells: kind and source of each cell, in order.
+        title: what the step before the first heading is called.
+    """
+    found: list[Step] = []
+    current, members = title, list[int]()
+    for index, (kind, source) in enumerate(cells):
+        if kind == "markdown":
+            texts = [text for level, text in headings(source) if level in {2, 3}]
+            if texts:
+                if members:
+                    found.append(Step(current, tuple(members)))
+                current, members = texts[-1], []
+        elif kind == "code" and source.strip():
+            members.append(index)
+    if members:
+        found.append(Step(current, tuple(members)))
+    return tuple(found)
+
+
+def list_notebooks(folder: Path) -> tuple[Notebook, ...]:
+    """The notebooks of *folder* that belong to the runbook, those named ``NN_name.ipynb``, by their number."""
+    return tuple(Notebook.read(path) for path in _numbered(folder))
+
+
+def find_notebook(name: str, folder: Path) -> Notebook:
+    """The notebook that a person means by *name*: ``01_provision``, ``provision``, ``01``, ``1``, or a path.
+
+    Raises:
+        NotebookError: there is none, or more than one; the error lists those there are.
+    """
+    path = Path(name)
+    if path.suffix == ".ipynb" and (path.is_file() or path.name != name):
+        return Notebook.read(path)
+    candidates = _numbered(folder)
+    wanted = path.stem if path.suffix == ".ipynb" else name
+    matches = [candidate for candidate in candidates if wanted in _spellings(candidate)]
+    if len(matches) == 1:
+        return Notebook.read(matches[0])
+    names = [candidate.stem for candidate in candidates]
+    close = difflib.get_close_matches(wanted, [word for path in candidates for word in _spellings(path)], n=1)
+    raise NotebookError(
+        f"there is no notebook {name!r} in {folder}",
+        why=f"there are {', '.join(names) or 'none'}",
+        todo=f"did you mean {close[0]}?" if close else "use one of these names, a number, or a path",
+    )
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.ipynb") if _NUMBERED.fullmatch(path.stem))
+
+
+def _spellings(path: Path) -> tuple[str, ...]:
+    match = _NUMBERED.fullmatch(path.stem)
+    return (path.stem, match["rest"], match["number"], match["number"].lstrip("0")) if match else (path.stem,)

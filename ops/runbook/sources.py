@@ -1,0 +1,154 @@
+"""Where the runner learns secrets from: the environment, the register of the kernel, and files of the workspace.
+
+None of this knows an operation. It reads by form: a variable with a name like a secret's, a URL with a password in it,
+a line ``password = …`` in a client's configuration.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import stat
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from ops.runbook.redaction import SecretSource
+from ops.workspace import Workspace
+
+_STEMS = ("PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "APIKEY")
+_LAST_WORDS = frozenset({"KEY", "PAT", "AUTH", "PWD", "PW", "PASS"})
+_URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@'\"]*:([^\s/@'\"]+)@")
+_FILE_PASSWORD = re.compile(r"^\s*(?:password|passwd)\s*[=:]\s*(?P<value>.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+_NETRC_PASSWORD = re.compile(r"(?:^|\s)password\s+(?P<value>\"(?:[^\"\\]|\\.)*\"|[^\s=:]\S*)")
+_ASSIGNMENT = re.compile(r"^\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>.*?)\s*$", re.MULTILINE)
+
+MAXIMUM_SIZE = 1_000_000
+"""Bytes; a larger file is no file of secrets."""
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether a variable of this name holds a secret.
+
+    It does when one of its words ends in password, passwd, passphrase, secret, token, credential or apikey, also in
+    the plural (``PGPASSWORD``, ``MODAL_TOKEN_SECRET``, ``UV_INDEX_TEAM_PASSWORD``), or when the last of several words
+    is key, pat, auth, pwd, pw or pass (``AWS_ACCESS_KEY``). It does not when the last word says that the value is
+    something about one: ``TOKEN_FILE``, ``SECRET_NAME``.
+    """
+    words = name.upper().split("_")
+    if words[-1] in {
+        "FILE",
+        "PATH",
+        "DIR",
+        "NAME",
+        "URL",
+        "SOCK",
+        "HELPER",
+        "COMMAND",
+        "CMD",
+        "TYPE",
+        "VARIABLE",
+        "ENV",
+    }:
+        return False
+    stems = any(word.removesuffix("S").endswith(_STEMS) for word in words)
+    return stems or (len(words) > 1 and words[-1] in _LAST_WORDS)
+
+
+def passwords_in_urls(text: str) -> Iterator[str]:
+    """The passwords of all ``scheme://user:password@host`` in *text* (RFC 3986, section 3.2.1), quoted and unquoted."""
+    for match in _URL_PASSWORD.finditer(text):
+        yield match[1]
+        yield urllib.parse.unquote(match[1])
+
+
+def environment(variables: Mapping[str, str]) -> Iterable[str]:
+    """The values of variables named like secrets, and the passwords of URLs in all the others."""
+    for name, value in variables.items():
+        if is_secret_variable(name) and not value.startswith("/"):
+            yield value
+        else:
+            yield from passwords_in_urls(value)
+
+
+def register(path: Path) -> SecretSource:
+    """What :class:`ops.secret.Secret` noted in the file *path*: one value a line, in base64."""
+
+    def read(text: str) -> Iterator[str]:
+        for line in text.splitlines():
+            try:
+                yield base64.b64decode(line, validate=True).decode("utf-8", "surrogatepass")
+            except (binascii.Error, UnicodeDecodeError):
+                # The last line, while it is being written: the next look finds it whole.
+                continue
+
+    return _Files(lambda: (path,), read)
+
+
+def secret_files(workspace: Workspace) -> SecretSource:
+    """The values in the workspace's files of secrets: each line ``KEY=value``, or a whole line without a key."""
+
+    def paths() -> Iterator[Path]:
+        return workspace.home.glob("*/secrets/*")
+
+    def read(text: str) -> Iterator[str]:
+        for line in text.splitlines():
+            key, equals, value = line.partition("=")
+            if line.strip() and not line.lstrip().startswith("#"):
+                yield _unquoted(value) if equals and key.strip().isidentifier() else line
+
+    return _Files(paths, read)
+
+
+def client_files(workspace: Workspace) -> SecretSource:
+    """The passwords in the client configuration of the workspace's users: pip, uv, twine, netrc, a shell."""
+
+    def paths() -> Iterator[Path]:
+        return workspace.home.glob("users/*/*/*")
+
+    def read(text: str) -> Iterator[str]:
+        yield from passwords_in_urls(text)
+        for pattern in (_FILE_PASSWORD, _NETRC_PASSWORD):
+            yield from (_unquoted(match["value"]) for match in pattern.finditer(text))
+        for match in _ASSIGNMENT.finditer(text):
+            if is_secret_variable(match["name"]):
+                yield _unquoted(match["value"])
+
+    return _Files(paths, read)
+
+
+def workspace_sources(workspace: Workspace, variables: Mapping[str, str]) -> tuple[SecretSource, ...]:
+    """All that this machine knows without running anything."""
+    known = tuple(environment(variables))
+    return (lambda: known, secret_files(workspace), client_files(workspace))
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1]
+    return value
+
+
+class _Files:
+    """Reads files again only when they changed."""
+
+    def __init__(self, paths: Callable[[], Iterable[Path]], read: Callable[[str], Iterable[str]]) -> None:
+        self._paths = paths
+        self._read = read
+        self._seen: dict[Path, tuple[int, int, int]] = {}
+
+    def __call__(self) -> Iterable[str]:
+        for path in tuple(self._paths()):
+            try:
+                status = path.stat()
+                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                if not stat.S_ISREG(status.st_mode) or status.st_size > MAXIMUM_SIZE or self._seen.get(path) == stamp:
+                    continue
+                text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            except OSError:
+                # Gone in between, or another user's: then it cannot come out of our kernel either.
+                continue
+            self._seen[path] = stamp
+            yield from self._read(text)
