@@ -19,6 +19,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager
 
 from ops.runbook.kernel import kernel_environment, kernel_manager
+from ops.runbook.record import write_atomically
 from ops.runbook.redaction import Redactor
 
 INTERRUPT_GRACE = 5
@@ -241,7 +242,5 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
 
 def write_notebook(notebook: Any, path: Path) -> None:
     """Write a notebook so that *path* holds the one before or the whole new one, never a part."""
-    text = nbformat.writes(nbformat.from_dict(notebook))
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    # At each start and end of a cell: to outlive a kill, but not worth waiting for the disk.
+    write_atomically(path, nbformat.writes(nbformat.from_dict(notebook)), sync=False)

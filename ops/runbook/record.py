@@ -205,14 +205,21 @@ def _versions() -> Mapping[str, str]:
     return found
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write *text* to *path*, mode 0600, by a new file that takes its place."""
+def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write *text* to *path*, mode 0600, by a new file that takes its place.
+
+    Parameters:
+        path: the file.
+        text: all that it shall hold.
+        sync: whether to wait until it is on the disk, so that it also outlives a loss of power.
+    """
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
-        os.fsync(stream.fileno())
+        if sync:
+            os.fsync(stream.fileno())
     temporary.replace(path)
 
 

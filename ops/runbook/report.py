@@ -1,10 +1,160 @@
-"""The pages of a record."""
+"""The pages of a record, for reading: one a notebook, with a summary at its top, and an index over a run of several.
+
+Each is one file that loads nothing from anywhere: no script, no font, no style sheet; a Content-Security-Policy in it
+keeps it so, whatever a notebook displays.
+"""
 
 from __future__ import annotations
 
-from ops.runbook.record import Record
+import dataclasses
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nbformat
+from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
+
+from ops.runbook.record import Failure, Record, write_atomically
 from ops.runbook.redaction import Redactor
+
+TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE = "runbook_report"
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_NOTEBOOK_LINK = re.compile(
+    r"<a [^>]*href=\"(?P<name>[^\":/]+)\.ipynb(?P<rest>#[^\"]*)?\"[^>]*>(?P<text>.*?)</a>", re.DOTALL
+)
+_ASSET = re.compile(
+    r"<(?:script|iframe|object|embed|video|audio|source|track)\b"
+    r"|<link\b[^>]*\bhref"
+    r"|<(?:img|image|input|use)\b[^>]*\b(?:src|srcset|href|xlink:href)\s*=\s*[\"']?(?!data:|[\"'#])"
+    r"|@import\b"
+    r"|url\(\s*[\"']?(?!data:|#)",
+    re.IGNORECASE,
+)
 
 
 def write_reports(record: Record, redactor: Redactor) -> None:
-    """Write the HTML pages of *record*."""
+    """Write the page of each executed notebook of *record*, and ``index.html`` when there are several.
+
+    Parameters:
+        record: a run that has ended; ``report`` of its notebooks is set.
+        redactor: masks the finished pages once more.
+    """
+    for entry in record.notebooks:
+        if entry.executed and (record.folder / entry.executed).is_file():
+            entry.report = f"{entry.name}.html"
+    shown = _masked(record, redactor)
+    for number, entry in enumerate(shown.notebooks):
+        if entry.report:
+            page = _notebook_page(shown, number)
+            write_atomically(record.folder / entry.report, redactor.text(page))
+    if len(record.notebooks) != 1 or not record.notebooks[0].report:
+        write_atomically(record.folder / "index.html", redactor.text(_run_page(shown)))
+
+
+def external_assets(page: str) -> tuple[str, ...]:
+    """What in an HTML page would be run, or loaded from elsewhere; a report has nothing of it."""
+    return tuple(match[0] for match in _ASSET.finditer(page))
+
+
+def duration(seconds: float) -> str:
+    """A time for reading: ``0.4 s``, ``42 s``, ``3 min 5 s``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _masked(record: Record, redactor: Redactor) -> Record:
+    """A copy to show. The names of files stay: they are where the files are."""
+    notebooks = [
+        dataclasses.replace(
+            entry,
+            title=redactor.text(entry.title),
+            parameters=redactor.tree(entry.parameters),
+            steps=[dataclasses.replace(step, title=redactor.text(step.title)) for step in entry.steps],
+        )
+        for entry in record.notebooks
+    ]
+    error = Failure(**redactor.tree(dataclasses.asdict(record.error))) if record.error else None
+    return dataclasses.replace(record, notebooks=notebooks, error=error, parameters=redactor.tree(record.parameters))
+
+
+def _notebook_page(record: Record, number: int) -> str:
+    entry = record.notebooks[number]
+    node = nbformat.read(record.folder / entry.executed, as_version=4)
+    exporter = HTMLExporter(
+        extra_template_basedirs=[str(TEMPLATES)],
+        template_name=TEMPLATE,
+        filters={
+            "duration": duration,
+            "moment": _moment,
+            "plain": _plain,
+            "without_title": _without_title,
+        },
+        exclude_anchor_links=True,
+    )
+    longest = max((step.seconds for step in entry.steps), default=0.0) or 1.0
+    error = record.error if record.error and record.error.notebook == entry.name else None
+    page, _ = exporter.from_notebook_node(
+        node,
+        resources={
+            "runbook": {
+                "record": record,
+                "entry": entry,
+                "error": error,
+                "style": _style(),
+                "anchors": [_anchor(node, step.cells) for step in entry.steps],
+                "shares": [round(100 * step.seconds / longest) for step in entry.steps],
+                "before": record.notebooks[number - 1] if number else None,
+                "after": record.notebooks[number + 1] if number + 1 < len(record.notebooks) else None,
+            }
+        },
+    )
+    reports = {other.name: other.report for other in record.notebooks if other.report}
+    return _NOTEBOOK_LINK.sub(lambda match: _relinked(match, reports), page)
+
+
+def _run_page(record: Record) -> str:
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES / TEMPLATE), autoescape=True)
+    environment.filters.update({"duration": duration, "moment": _moment})
+    failed = [entry for entry in record.notebooks if record.error and entry.name == record.error.notebook]
+    link = failed[0].report if failed else ""
+    if link and record.error and record.error.cell is not None:
+        link += f"#cell-{record.error.cell}"
+    return environment.get_template("run.html.j2").render(record=record, style=_style(), error_link=link)
+
+
+def _style() -> str:
+    own = (TEMPLATES / TEMPLATE / "report.css").read_text(encoding="utf-8")
+    light = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{own}"
+
+
+def _anchor(node: Any, cells: Sequence[int]) -> int:
+    """The cell with the heading of a step: the last text before its code."""
+    return next((index for index in range(cells[0], -1, -1) if node.cells[index].cell_type == "markdown"), cells[0])
+
+
+def _relinked(match: re.Match[str], reports: dict[str, str]) -> str:
+    report = reports.get(match["name"])
+    return f'<a href="{report}">{match["text"]}</a>' if report else match["text"]
+
+
+def _moment(text: str) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _plain(text: str) -> str:
+    return _COLOUR.sub("", text)
+
+
+def _without_title(markdown: str) -> str:
+    """The first cell's text; its title stands in the summary already."""
+    return re.sub(r"\A\s*#[ \t]+.*\n?", "", markdown)
