@@ -1,0 +1,106 @@
+"""The private package index as a Modal app.
+
+    uvx modal deploy deployments/pypi_deploy.py
+
+from any directory, with nothing but ``modal`` installed. What runs in the containers is ``ops.index``, shipped from
+this clone; here stand only the images, volumes, secret and scaling. Settings are environment variables, explained in
+``ops/settings.py``; README.md beside this file says why each part is as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import modal
+
+HERE = Path(__file__).resolve().parent
+if modal.is_local():
+    sys.path.insert(0, str(HERE.parent))
+
+from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, Settings  # noqa: E402 - found by the line above
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+settings = Settings.from_environment(os.environ)
+hosting = Hosting.from_environment(os.environ)
+
+SHIPPED = ("__init__.py", "errors.py", "secret.py", "settings.py", "workspace.py", "index/", "targets/")
+"""What the containers need of ``ops``. Modal replaces containers when one of these files has changed."""
+
+
+def not_shipped(path: Path) -> bool:
+    """Whether a file of ``ops`` stays here."""
+    return not path.as_posix().startswith(SHIPPED) or "__pycache__" in path.parts
+
+
+image = (
+    modal.Image.debian_slim(python_version="3.12")
+    .uv_pip_install(requirements=[str(HERE / "requirements.txt")], extra_options="--require-hashes")
+    # Variables, so that the code inside the containers sees what was set at the deployment.
+    .env(settings.variables() | hosting.variables())
+    .add_local_dir(HERE.parent / "ops", "/root/ops", ignore=not_shipped)
+)
+
+app = modal.App(settings.app_name, image=image)
+
+# Volumes v1: Modal does not vouch for data on v2, which is in beta.
+packages = modal.Volume.from_name(settings.packages_volume, create_if_missing=True)
+credentials = modal.Volume.from_name(settings.credentials_volume, create_if_missing=True)
+credentials_to_read = credentials.with_mount_options(read_only=True)
+token = modal.Secret.from_name(settings.secret_name, required_keys=[settings.secret_key])
+claims = modal.Dict.from_name(f"{settings.app_name}-claims", create_if_missing=True)
+
+
+@app.function(
+    volumes={PACKAGES_PATH: packages, CREDENTIALS_PATH: credentials_to_read},
+    cpu=hosting.cpu,
+    memory=hosting.memory,
+    region=hosting.region or None,
+    min_containers=hosting.min_containers,
+    max_containers=hosting.max_containers,
+    scaledown_window=hosting.scaledown_seconds,
+    timeout=hosting.request_seconds,
+    startup_timeout=hosting.startup_seconds,
+)
+@modal.concurrent(max_inputs=hosting.max_requests, target_inputs=hosting.target_requests)
+@modal.asgi_app(custom_domains=[hosting.custom_domain] if hosting.custom_domain else None)
+def server() -> Any:
+    """The index. Has no secret, and cannot write credentials."""
+    from ops.index import Options, create_index
+    from ops.targets.volume import DictClaims, VolumeStorage
+
+    return create_index(
+        packages=VolumeStorage(packages, PACKAGES_PATH),
+        credentials=VolumeStorage(credentials_to_read, CREDENTIALS_PATH),
+        claims=DictClaims(claims),
+        # Modal names the client in the ASGI scope, and takes away X-Forwarded-For: no header is to be believed.
+        options=Options(trusted_proxies=()),
+    )
+
+
+@app.function(
+    volumes={CREDENTIALS_PATH: credentials},
+    secrets=[token],
+    region=hosting.region or None,
+    max_containers=1,
+    scaledown_window=60,
+    timeout=120,
+    startup_timeout=hosting.startup_seconds,
+)
+@modal.concurrent(max_inputs=20)
+@modal.asgi_app(requires_proxy_auth=bool(hosting.proxy_auth))
+def register_user() -> FastAPI:
+    """The admin application: the only function that has the token and writes credentials."""
+    from ops.index import Options
+    from ops.index.admin import create_admin
+    from ops.targets.volume import VolumeStorage
+
+    return create_admin(
+        credentials=VolumeStorage(credentials, CREDENTIALS_PATH),
+        token=os.environ[settings.secret_key],
+        options=Options(trusted_proxies=()),
+    )

@@ -1,0 +1,169 @@
+"""Inside a Modal container: a mounted Volume as storage, and claims on file names in a Modal Dict."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ops.index.storage import GuardedStorage
+
+if TYPE_CHECKING:
+    import modal
+
+LEASE_SECONDS = 30.0
+"""How long a claim lasts that its holder does not renew."""
+SKEW_SECONDS = 5.0
+"""How far the clocks of two containers may be apart."""
+SUCCESSION = "\0"
+"""Begins the keys by which containers settle who succeeds a dead holder; no file name contains it."""
+
+
+class VolumeStorage(GuardedStorage):
+    """A Volume at the place where the container has it.
+
+    Parameters:
+        volume: the Volume that is mounted there.
+        directory: the mount point.
+        cache_directory: where copies go that are served to clients; the container's own disk when None.
+        cache_bytes: how much of that disk they may take.
+    """
+
+    def __init__(
+        self,
+        volume: modal.Volume,
+        directory: Path | str,
+        *,
+        cache_directory: Path | None = None,
+        cache_bytes: int = 8 * 1024**3,
+    ) -> None:
+        super().__init__(directory, cache_directory=cache_directory, cache_bytes=cache_bytes)
+        self._volume = volume
+
+    def _commit(self) -> None:
+        self._volume.commit()
+
+    def _reload(self) -> None:
+        self._volume.reload()
+
+
+@dataclass(frozen=True)
+class _Lease:
+    """What a Dict has under a claimed name: a token of the holder's, and until when (Unix time) it holds."""
+
+    token: str
+    until: float
+
+    def over(self) -> bool:
+        return self.until + SKEW_SECONDS < time.time()
+
+
+class DictClaims:
+    """Claims among all containers, as entries of a Modal Dict. ``put`` with ``skip_if_exists`` is atomic there.
+
+    A claim is a lease, renewed by a thread while it is held. A container that dies stops renewing, and after the lease
+    another may take over: exactly one, as taking over is itself a claim on the dead holder's token. An entry that
+    nobody uses is also removed by Modal after 7 days, which no claim lives to see.
+
+    Parameters:
+        entries: the Dict.
+        lease_seconds: how long a claim outlives its holder.
+    """
+
+    def __init__(self, entries: modal.Dict, *, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._entries = entries
+        self._seconds = lease_seconds
+        self._lock = threading.Lock()
+        self._held: dict[str, _Lease] = {}
+        self._renewing: threading.Thread | None = None
+
+    def acquire(self, filename: str) -> bool:
+        """Take the claim on *filename*; False when another holds it."""
+        with self._lock:
+            if filename in self._held:
+                return False
+        lease = self._take(filename)
+        if lease is None:
+            return False
+        with self._lock:
+            self._held[filename] = lease
+            if self._renewing is None:
+                self._renewing = threading.Thread(target=self._renew, name="claims", daemon=True)
+                self._renewing.start()
+        return True
+
+    def held(self) -> AbstractSet[str]:
+        """All names that are claimed now, by one look at the Dict."""
+        return {
+            key
+            for key, value in self._entries.items()
+            if isinstance(key, str) and not key.startswith(SUCCESSION) and not _lease(value).over()
+        }
+
+    def release(self, filename: str) -> None:
+        """Give the claim back, unless it was lost to another meanwhile."""
+        with self._lock:
+            lease = self._held.pop(filename, None)
+        if lease is not None:
+            self._drop(filename, lease)
+
+    def _take(self, key: str) -> _Lease | None:
+        mine = self._new_lease()
+        if self._entries.put(key, _value(mine), skip_if_exists=True):
+            return mine
+        found = self._entries.get(key)
+        if found is None or not _lease(found).over():
+            return None
+        # Its holder is dead. Whoever claims the dead one's token is the one who may replace it.
+        succession = f"{SUCCESSION}{_lease(found).token}"
+        right = self._take(succession)
+        if right is None:
+            return None
+        try:
+            if self._entries.get(key) != found:
+                return None  # another succeeded before us
+            self._entries.put(key, _value(mine))
+            return mine
+        finally:
+            self._drop(succession, right)
+
+    def _drop(self, key: str, lease: _Lease) -> None:
+        found = self._entries.get(key)
+        if found is not None and _lease(found).token == lease.token:
+            self._entries.pop(key, None)
+
+    def _new_lease(self) -> _Lease:
+        return _Lease(secrets.token_hex(8), time.time() + self._seconds)
+
+    def _renew(self) -> None:
+        while True:
+            time.sleep(self._seconds / 3)
+            with self._lock:
+                held = dict(self._held)
+                if not held:
+                    self._renewing = None
+                    return
+            for filename, lease in held.items():
+                # A claim that ran out while this container was stopped may be another's by now.
+                if lease.until < time.time():
+                    continue
+                renewed = _Lease(lease.token, time.time() + self._seconds)
+                with contextlib.suppress(Exception), self._lock:
+                    if self._held.get(filename) == lease:
+                        self._entries.put(filename, _value(renewed))
+                        self._held[filename] = renewed
+
+
+def _value(lease: _Lease) -> tuple[str, float]:
+    # Plain types: a Dict outlives the code that wrote it.
+    return lease.token, lease.until
+
+
+def _lease(value: object) -> _Lease:
+    token, until = cast("tuple[str, float]", value)
+    return _Lease(token, until)
