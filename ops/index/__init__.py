@@ -1,0 +1,43 @@
+"""The server: packages, users and the admin application. Knows neither Modal nor Jupyter.
+
+What others may use stands in ``__all__``; each name is imported when it is first asked for, since whoever writes a
+``.htpasswd`` needs no server. The admin application by itself is :func:`ops.index.admin.create_admin`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ops.index.assembly import create_index
+    from ops.index.claims import Claims, FileClaims
+    from ops.index.options import Options
+    from ops.index.storage import DirectoryStorage, GuardedStorage, Storage
+
+__all__ = [
+    "Claims",
+    "DirectoryStorage",
+    "FileClaims",
+    "GuardedStorage",
+    "Options",
+    "Storage",
+    "create_index",
+]
+
+_HOMES = {
+    "Claims": "claims",
+    "DirectoryStorage": "storage",
+    "FileClaims": "claims",
+    "GuardedStorage": "storage",
+    "Options": "options",
+    "Storage": "storage",
+    "create_index": "assembly",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

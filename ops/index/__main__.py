@@ -1,0 +1,255 @@
+"""Runs the index by itself: ``python -m ops.index --packages DIR --credentials DIR``.
+
+The address is printed as one line on stdout as soon as the server answers; everything else goes to stderr. It ends well
+on SIGTERM and SIGINT. Exit codes: 0 ended as asked, 1 could not start, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import ipaddress
+import logging
+import os
+import re
+import socket
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ops.index.options import Options
+
+TOKEN_KEY = "AUTH_TOKEN"  # noqa: S105 - the name of a secret, not its value
+
+_BACKLOG = 2048
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+
+_logger = logging.getLogger(__name__)
+
+
+class CannotStartError(Exception):
+    """Why the server cannot start, and what to do, in one sentence."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve an index until told to stop, and return the exit code."""
+    asked = _parser().parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=asked.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        packages = _directory(asked.packages, "packages")
+        credentials = _directory(asked.credentials, "credentials")
+        token = _admin_token(asked.admin_token_file)
+        listener = _listen(asked.host, asked.port)
+    except CannotStartError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for a person at a terminal
+        return 1
+
+    options = Options(
+        realm=asked.realm,
+        bcrypt_rounds=asked.bcrypt_rounds,
+        max_upload_bytes=asked.max_upload_size,
+        refresh_seconds=asked.refresh_seconds,
+        trusted_proxies=tuple(asked.trusted_proxy),
+    )
+    with listener:
+        _serve(packages, credentials, token, options, listener)
+    return 0
+
+
+def _serve(packages: Path, credentials: Path, token: str | None, options: Options, listener: socket.socket) -> None:
+    # Imported here, so that --help and a wrong option cost nothing.
+    from ops.index import DirectoryStorage, create_index
+    from ops.index.server import Server
+
+    index = create_index(
+        packages=DirectoryStorage(packages),
+        credentials=DirectoryStorage(credentials),
+        options=options,
+        admin_token=token,
+    )
+    address = _address(listener)
+    _logger.info("serving %s with the users of %s at %s", packages, credentials, address)
+    Server(index, ready=lambda: print(address, flush=True)).run(sockets=[listener])  # noqa: T201 - read by programs
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ops.index",
+        description="A private Python package index: pypiserver underneath, HTTP Basic auth, PEP 503 to 792 in front.",
+        epilog=f"The admin application is served at /admin/ when there is a token for it: in --admin-token-file, or in "
+        f"the environment variable {TOKEN_KEY}. Without users every request but /health gets 401; create the first "
+        "one with the admin application, or with htpasswd -B.",
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--packages",
+        "--directory",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where the distributions lie; made when missing. A directory of stock pypiserver is served as it is",
+    )
+    files.add_argument(
+        "--credentials",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where .htpasswd and .htgroup lie; made when missing, and needs no file in it yet",
+    )
+    files.add_argument(
+        "--admin-token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"a file that only you can read, with a line {TOKEN_KEY}=… in it",
+    )
+    network = parser.add_argument_group("network")
+    network.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on; this machine only by default (%(default)s)"
+    )
+    network.add_argument(
+        "--port", type=_port, default=8765, help="the TCP port; 0 for any free one (default: %(default)s)"
+    )
+    network.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="believe X-Forwarded-For from this address; may be given more than once",
+    )
+    limits = parser.add_argument_group("limits and habits")
+    defaults = Options()
+    limits.add_argument(
+        "--max-upload-size",
+        type=_size,
+        default=defaults.max_upload_bytes,
+        metavar="SIZE",
+        help="the largest file that is taken, as 500M or 4G (default: 4G)",
+    )
+    limits.add_argument(
+        "--bcrypt-rounds",
+        type=int,
+        choices=range(10, 15),
+        default=defaults.bcrypt_rounds,
+        metavar="10-14",
+        help="the cost of new password hashes; each step doubles the time (default: %(default)s)",
+    )
+    limits.add_argument(
+        "--refresh-seconds",
+        type=_seconds,
+        default=defaults.refresh_seconds,
+        metavar="SECONDS",
+        help="how often changed users are looked for (default: %(default)s)",
+    )
+    limits.add_argument(
+        "--realm", default=defaults.realm, type=_realm, help="what clients are asked to log in to (%(default)s)"
+    )
+    limits.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="default: %(default)s"
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: use a number from 0 to 65535")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    matched = re.fullmatch(r"([0-9]{1,15})\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if matched is None or int(matched[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: use a number of bytes, or one with K, M, G or T")
+    return int(matched[1]) * _UNITS[matched[2]]
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or float(text) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: use a number of seconds above 0")
+    return float(text)
+
+
+def _realm(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9 ._:/-]{1,100}", text):
+        raise argparse.ArgumentTypeError("use letters, digits, spaces and . _ : / -")
+    return text
+
+
+def _directory(path: Path, what: str) -> Path:
+    """The directory, made when it is missing, and one that can be written."""
+    path = path.expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise CannotStartError(f"{path} is no directory, so no {what} can lie in it: name another one") from None
+    except OSError as error:
+        raise CannotStartError(
+            f"the directory {path} for the {what} cannot be made: {error.strerror or error}; "
+            "make it yourself or name another one"
+        ) from None
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise CannotStartError(
+            f"the directory {path} for the {what} cannot be read and written by this user: "
+            "change its owner or mode, or name another one"
+        )
+    return path
+
+
+def _admin_token(path: Path | None) -> str | None:
+    """The token of the admin application, from the file or else from the environment; None when there is none.
+
+    It is taken out of the environment, where programs that are started from here would find it.
+    """
+    token: str | None = os.environ.pop(TOKEN_KEY, None)
+    if path is not None:
+        try:
+            content = path.read_text("utf-8")
+            shared = path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise CannotStartError(f"the file {path} for the admin token cannot be read: {reason}") from None
+        if shared:
+            _logger.warning("%s can be read by others: chmod 600 it", path)
+        lines = (line.strip().removeprefix("export ").partition("=") for line in content.splitlines())
+        token = next((value.strip().strip("\"'") for key, _, value in lines if key.strip() == TOKEN_KEY), None)
+        if not token:
+            raise CannotStartError(f"there is no line {TOKEN_KEY}=… in {path}: write one, or leave out the option")
+    return token or None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise CannotStartError(f"{host!r} is no address of this machine: {error}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            why = f"port {port} of {host} is taken by another program: name another port, or 0 for any free one"
+        elif error.errno == errno.EACCES:
+            why = f"this user may not listen on port {port}: name one above 1023"
+        else:
+            why = f"cannot listen on port {port} of {host}: {error.strerror or error}"
+        raise CannotStartError(why) from None
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    """A URL that reaches the server from this machine."""
+    host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "::1" if ":" in host else "127.0.0.1"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

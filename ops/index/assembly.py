@@ -1,0 +1,98 @@
+"""How the parts of a server fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ops.index.application import Index
+from ops.index.audit import Audit
+from ops.index.authentication import Authenticator
+from ops.index.browse import Browser
+from ops.index.browsing import Browsing
+from ops.index.catalogue import Catalogue
+from ops.index.changes import Changes
+from ops.index.claims import Claims, FileClaims
+from ops.index.door import Door
+from ops.index.exchange import ASGIApp
+from ops.index.housekeeping import Housekeeping
+from ops.index.mount import AdminMount
+from ops.index.options import Options
+from ops.index.publishing import Publisher
+from ops.index.reading import Reading
+from ops.index.storage import Storage
+from ops.index.throttle import Throttle
+from ops.index.uploads import Upstream
+
+
+def create_index(
+    *,
+    packages: Storage,
+    credentials: Storage,
+    claims: Claims | None = None,
+    options: Options = Options(),  # noqa: B008 - frozen
+    admin_token: str | None = None,
+) -> Index:
+    """The index as one ASGI application.
+
+    Nothing is read before the server starts. The server should speak the lifespan protocol of ASGI; without it what
+    goes on beside the requests begins with the first one, and ends with the process.
+
+    Parameters:
+        packages: the volume of packages: a directory as pypiserver keeps it.
+        credentials: the volume with ``.htpasswd`` and ``.htgroup``, which need not exist yet.
+        claims: exclusive claims on file names, shared by all servers of the volume; None for files on this machine.
+        options: limits and habits.
+        admin_token: mounts the admin application at ``/admin/`` and opens it; None for no admin application.
+    """
+    claims = claims or FileClaims(packages.directory / ".index" / "claims")
+    audit = Audit(packages, options=options)
+    authenticator = Authenticator(credentials, options, audit)
+    catalogue = Catalogue(packages, claims, options)
+    publisher = Publisher(packages, claims, catalogue, options, audit=audit)
+    door = Door(authenticator, options)
+    reading = Reading(catalogue, packages, options)
+    browser = Browser(catalogue)
+
+    def upstream_app() -> Callable[..., Any]:
+        from ops.index.backend import create_wsgi
+
+        wsgi: Callable[..., Any] = create_wsgi(publisher, catalogue, authenticator, options)
+        return wsgi
+
+    def admin_app(prefix: str) -> ASGIApp:
+        from ops.index.admin import create_admin
+
+        return create_admin(
+            credentials=credentials,
+            token=admin_token or "",
+            options=options,
+            root_path=prefix,
+            claims=claims if credentials.shared else None,
+        )
+
+    throttle = Throttle(options.login_failures, options.login_window_seconds)
+    upstream = Upstream(upstream_app, options)
+    admin = AdminMount(admin_app, token=admin_token, throttle=throttle, door=door) if admin_token else None
+
+    def see_changed_credentials() -> None:
+        if credentials.shared:
+            credentials.reload()
+        authenticator.refresh()
+
+    housekeeping = Housekeeping(
+        start=[catalogue.start, publisher.start],
+        warm_up=[upstream.warm_up, *([admin.warm_up] if admin else []), browser.warm_up],
+        repeat=[see_changed_credentials, *([catalogue.refresh] if packages.shared else [])],
+        every=options.refresh_seconds,
+        stop=[publisher.close, catalogue.close, authenticator.close, audit.close, packages.commit],
+    )
+    return Index(
+        door=door,
+        reading=reading,
+        browsing=Browsing(browser, catalogue, reading, options),
+        upstream=upstream,
+        changes=Changes(publisher),
+        admin=admin,
+        housekeeping=housekeeping,
+    )

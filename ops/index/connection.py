@@ -1,0 +1,124 @@
+"""uvicorn's HTTP connection, with limits on what a stranger may send and a short way for what is ready."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+HEAD_BYTES = 64 * 1024
+"""The longest request line with headers. With this parser uvicorn takes any length."""
+
+IDLE_SECONDS = 75.0
+"""For how long a connection is kept for its next request: no shorter than clients keep theirs, lest one sends a request
+into a connection that is just being closed."""
+
+# How long a client may take for what it is at: uvicorn waits for ever.
+_HEAD = 30.0
+_BODY = 600.0  # of a request that has been refused already; most clients read no answer before they have sent it
+_IDLE = IDLE_SECONDS
+
+
+class _Answered:
+    """What uvicorn takes for the last request of a connection, when that was answered at once."""
+
+    response_complete = True
+    disconnected = False
+
+    def __init__(self) -> None:
+        self.message_event = self
+
+    def set(self) -> None:
+        """Nobody waits for it."""
+
+
+_ANSWERED: Any = _Answered()
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection.
+
+    A GET that the application can answer at once is answered before a scope, a task and an event are made for it, which
+    would take longer than the answer. Everything else goes its usual way.
+    """
+
+    _date: tuple[Any, bytes] = (None, b"")
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has come."""
+        super().connection_made(transport)
+        self._at_once = self.config.loaded_app.at_once
+        self._phase = _IDLE
+        self._head = 0
+        self._since = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """The client has sent something."""
+        if self._phase is _HEAD:
+            self._head += len(data)
+            if self._head > HEAD_BYTES:
+                self.send_400_response("The request line and the headers are longer than 64 KiB.")
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._phase = _HEAD
+        self._head = 0
+        self._since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        """All but the body of it is here."""
+        self._phase = _BODY
+        if not self._answered():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """All of it is here."""
+        self._phase = _IDLE
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """It has been answered the usual way."""
+        self._since = self.loop.time()
+        super().on_response_complete()
+
+    def overdue(self, now: float) -> bool:
+        """Whether the client was waited for long enough. Asked now and then by the server."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return False
+        return now - self._since > self._phase
+
+    def _answered(self) -> bool:
+        """Answer now, if it is a request that can be."""
+        cycle = self.cycle
+        if (
+            self.parser.get_method() != b"GET"
+            or (cycle is not None and not cycle.response_complete)
+            or self.flow.write_paused
+            or not self.parser.should_keep_alive()
+            or self.parser.get_http_version() != "1.1"
+            or self.parser.should_upgrade()
+        ):
+            return False
+        headers = dict(self.headers)
+        if len(headers) != len(self.headers) or b"content-length" in headers or b"transfer-encoding" in headers:
+            return False
+        answer = self._at_once(self.url.decode("latin-1"), headers, self.client)
+        if answer is None:
+            return False
+        self.cycle = _ANSWERED
+        self.server_state.total_requests += 1
+        self.transport.write(b"".join((STATUS_LINE[answer.status], self._date_line(), answer.wire)))
+        self._since = self.loop.time()
+        return True
+
+    def _date_line(self) -> bytes:
+        """The headers that uvicorn adds to every answer; it renews them every second."""
+        current = self.server_state.default_headers
+        known, line = Connection._date
+        if known is not current:
+            line = b"".join(b"%b: %b\r\n" % header for header in current)
+            Connection._date = (current, line)
+        return line

@@ -1,0 +1,66 @@
+"""uvicorn with the limits of a server that strangers can reach, for ``python -m ops.index``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from ops.index.connection import IDLE_SECONDS, Connection
+from ops.index.exchange import ASGIApp
+
+_GRACE = 10
+"""Seconds that requests get to end when the server is told to stop."""
+
+
+class Server(uvicorn.Server):
+    """One process, one event loop, one listening socket.
+
+    Parameters:
+        application: what answers.
+        ready: called once when requests are answered.
+    """
+
+    def __init__(self, application: ASGIApp, *, ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application,
+                http=Connection,
+                ws="none",
+                lifespan="on",
+                interface="asgi3",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=int(IDLE_SECONDS),
+                timeout_graceful_shutdown=_GRACE,
+            )
+        )
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and tell that it has started."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; every five seconds those are sent away who have been waited for too long."""
+        if counter % 50 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection) and connection.overdue(now):
+                    connection.transport.close()
+        return await super().on_tick(counter)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT, and end as if asked politely: uvicorn would raise the signal once more."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle_exit)
+        yield
