@@ -47,9 +47,10 @@ class _Record:
     """Attempts that are being looked at. They count as failures until they are known to be none."""
 
     def fade(self, now: float, window: float) -> None:
-        """Let half of what was counted fade in half a window, so that nothing is left of it after a few."""
-        if now > self.at:
-            share = 0.25 ** ((now - self.at) / window)
+        """Let what was counted fade to a quarter in each window, but not while a wait lasts: it would undo itself."""
+        since = max(self.at, self.until)
+        if now > since:
+            share = 0.25 ** ((now - since) / window)
             self.guesses *= share
             self.repeats *= share
             self.at = now
@@ -65,7 +66,7 @@ class Throttle:
 
     Parameters:
         failures: that are free for a user from one address.
-        window: seconds after which a failure counts for a quarter.
+        window: seconds without an attempt after which a failure counts for a quarter.
         clock: seconds, for instance ``time.monotonic``.
     """
 
