@@ -1,0 +1,265 @@
+"""The files that make pip, uv and twine know the index and one user of it."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import shlex
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ops.errors import RunbookError
+from ops.secret import Secret
+
+REPOSITORY = "private"
+"""What uv and twine call the index: ``uv publish --index private``, ``twine upload --repository private``."""
+
+_CLEARED = (
+    # Each would win over the files, or send a package or a credential elsewhere.
+    *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"),
+    *("UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX_STRATEGY", "UV_NO_INDEX"),
+    *("UV_PUBLISH_INDEX", "UV_PUBLISH_TOKEN", "UV_PUBLISH_USERNAME", "UV_PUBLISH_PASSWORD"),
+    *("TWINE_REPOSITORY",),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """An index, and who talks to it.
+
+    Parameters:
+        url: the root of the index, ending in a slash.
+        username: the user; None for a stranger, who has no password either.
+        password: the user's.
+        public_index: a second index for pip, searched beside ours, or an empty string. Read the warning in
+            :func:`pip_conf` first.
+
+    Raises:
+        RunbookError: a client could not send this name or password.
+    """
+
+    url: str
+    username: str | None = None
+    password: Secret | None = None
+    public_index: str = ""
+
+    def __post_init__(self) -> None:
+        if self.username is not None:
+            _require_sendable("the user name", self.username)
+        if self.password is not None:
+            _require_sendable("the password", self.password.reveal())
+
+    @property
+    def index_url(self) -> str:
+        """The PEP 503 root."""
+        return f"{self.url}simple/"
+
+
+@dataclass(frozen=True)
+class ClientFiles:
+    """One folder with the configuration of all clients."""
+
+    folder: Path
+
+    @property
+    def netrc(self) -> Path:
+        """The user's name and password, for pip and uv."""
+        return self.folder / "netrc"
+
+    @property
+    def pip_conf(self) -> Path:
+        """Where pip finds the index."""
+        return self.folder / "pip.conf"
+
+    @property
+    def uv_toml(self) -> Path:
+        """Where uv finds the index and publishes to."""
+        return self.folder / "uv.toml"
+
+    @property
+    def pypirc(self) -> Path:
+        """Where twine publishes to, and as whom."""
+        return self.folder / ".pypirc"
+
+    @property
+    def env_sh(self) -> Path:
+        """What a shell reads to use all of the above."""
+        return self.folder / "env.sh"
+
+    def contents(self, login: Login) -> dict[Path, str]:
+        """What each file says for *login*."""
+        return {
+            self.netrc: netrc(login),
+            self.pip_conf: pip_conf(login),
+            self.uv_toml: uv_toml(login),
+            self.pypirc: pypirc(login),
+            self.env_sh: env_sh(login, self),
+        }
+
+    def outdated(self, login: Login) -> list[Path]:
+        """The files that :meth:`write` would write: missing, other than they should be, or open to others."""
+        return [path for path, text in self.contents(login).items() if not _is(path, text)]
+
+    def write(self, login: Login) -> list[Path]:
+        """Write the files that are outdated, each at once and readable by their owner only; return those.
+
+        Raises:
+            RunbookError: the folder cannot be written.
+        """
+        outdated = self.outdated(login)
+        contents = self.contents(login)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+            for path in outdated:
+                _replace(path, contents[path])
+        except OSError as error:
+            raise RunbookError(
+                "the client configuration could not be written",
+                why=f"{error.strerror or error}: {error.filename or self.folder}",
+                todo="name a folder that you can write to, in the parameter `folder`",
+            ) from None
+        return outdated
+
+    def password(self) -> Secret | None:
+        """The password that was written here, or None when there is none or it cannot be read."""
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read_string(self.pypirc.read_text(encoding="utf-8"))
+            value = parser.get(REPOSITORY, "password", fallback="")
+        except (OSError, UnicodeDecodeError, configparser.Error):
+            return None
+        return Secret(value) if value else None
+
+
+def netrc(login: Login) -> str:
+    """The credentials as pip and uv read them from the file that ``NETRC`` names, apart from anybody's ``~/.netrc``.
+
+    Both read quotes and backslashes as Python's own netrc module has done since 3.11.
+    """
+    if login.username is None or login.password is None:
+        return ""
+    host = urlsplit(login.url).hostname
+    return f"machine {host}\nlogin {_token(login.username)}\npassword {_token(login.password.reveal())}\n"
+
+
+def pip_conf(login: Login) -> str:
+    """The index as pip's only one.
+
+    pip takes a project's newest version from whichever of its indexes has it, so that beside a public one anybody may
+    publish a newer release of a private name there and get it installed ("dependency confusion"). No server can prevent
+    that; hence there is no second index unless one was asked for.
+    """
+    lines = ["[global]", f"index-url = {login.index_url}"]
+    if login.public_index:
+        lines.append(f"extra-index-url = {login.public_index}")
+    return "\n".join(lines) + "\n"
+
+
+def uv_toml(login: Login) -> str:
+    """The index before uv's default one: uv takes a project from the first index that has it, and from no other."""
+    return (
+        f"publish-url = {json.dumps(login.url)}\n"
+        'trusted-publishing = "never"\n\n'
+        "[[index]]\n"
+        f'name = "{REPOSITORY}"\n'
+        f"url = {json.dumps(login.index_url)}\n"
+        f"publish-url = {json.dumps(login.url)}\n"
+        'authenticate = "always"\n'
+    )
+
+
+def pypirc(login: Login) -> str:
+    """The repository ``private`` for twine; its parser interpolates nothing, so that ``%`` stands for itself."""
+    lines = ["[distutils]", "index-servers =", f"    {REPOSITORY}", "", f"[{REPOSITORY}]", f"repository = {login.url}"]
+    if login.username is not None and login.password is not None:
+        lines += [f"username = {login.username}", f"password = {login.password.reveal()}"]
+    return "\n".join(lines) + "\n"
+
+
+def env_sh(login: Login, files: ClientFiles) -> str:
+    """What makes every pip, uv and twine that is started from a shell use the index.
+
+    uv is told by ``UV_INDEX`` and not by ``UV_CONFIG_FILE``, which would hide the ``[tool.uv]`` of every project. twine
+    has no variable that names its configuration file, so it alone gets the password from the environment.
+    """
+    variables = {
+        "NETRC": str(files.netrc),
+        "PIP_CONFIG_FILE": str(files.pip_conf),
+        "UV_INDEX": f"{REPOSITORY}={login.index_url}",
+        "UV_PUBLISH_URL": login.url,
+        "TWINE_REPOSITORY_URL": login.url,
+    }
+    if login.username is not None and login.password is not None:
+        variables |= {"TWINE_USERNAME": login.username, "TWINE_PASSWORD": login.password.reveal()}
+    return (
+        "# Source this file and pip, uv and twine use the index:  . env.sh\n"
+        "# A shell that has read it keeps the old password for twine until it reads it again.\n"
+        f"unset {' '.join(_CLEARED)}\n" + _exports(variables)
+    )
+
+
+def _exports(variables: Mapping[str, str]) -> str:
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def _token(value: str) -> str:
+    """A value as netrc takes it: as it is where that is safe, which older readers understand too, else quoted."""
+    if value.isascii() and value.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _require_sendable(what: str, value: str) -> None:
+    """Refuse what one of the clients cannot carry, never showing the value itself."""
+    problem = ""
+    if not value.isprintable():
+        problem = "it holds a line break, a tab or another character that cannot be seen"
+    elif value != value.strip():
+        problem = "it begins or ends with a space, which .pypirc does not keep"
+    elif not _survives_latin_1(value):
+        problem = "pip and twine send it in Latin-1, which lacks one of its characters or makes another of it"
+    if problem:
+        raise RunbookError(
+            f"{what} cannot be used with every client",
+            why=problem,
+            todo="choose one of ASCII letters, digits and signs",
+        )
+
+
+def _survives_latin_1(value: str) -> bool:
+    """Whether a server that takes UTF-8, or else Latin-1, reads the same from a client that sends Latin-1."""
+    try:
+        sent = value.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    try:
+        return sent.decode("utf-8") == value
+    except UnicodeDecodeError:
+        return True
+
+
+def _is(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode() and stat.S_IMODE(path.stat().st_mode) == 0o600
+    except OSError:
+        return False
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write the file under another name and move it into place; nobody ever sees half of it, or sees it at all."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

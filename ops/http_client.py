@@ -1,0 +1,119 @@
+"""HTTP as a visitor of the index: a stranger, a user, or the operator with the admin token."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from ops.clients import is_loopback
+from ops.errors import IndexRequestError
+from ops.secret import Secret
+
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 180.0
+"""Longer than the 150 s after which Modal sends a client round again while a container starts."""
+
+JSON = "application/vnd.pypi.simple.v1+json"
+"""The media type of PEP 691."""
+
+
+class HttpClient:
+    """One visitor of one application. Connections that fail are tried again, answers never are.
+
+    Parameters:
+        url: the root of the application, ending in a slash.
+        username: for HTTP Basic auth (RFC 7617); None for a stranger.
+        password: the user's.
+        token: for a Bearer header (RFC 6750), in place of a user.
+    """
+
+    def __init__(
+        self, url: str, *, username: str | None = None, password: Secret | None = None, token: Secret | None = None
+    ) -> None:
+        self.url = url
+        self._session = requests.Session()
+        # A user's ~/.netrc would log a stranger in, and replace a Bearer header.
+        self._session.auth = _Headers(username, password, token)
+        # Nor does a proxy of the environment stand between this machine and itself.
+        self._session.trust_env = not is_loopback(url)
+        retries = Retry(total=None, connect=3, read=0, redirect=20, status=0, other=0, backoff_factor=0.2)
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retries))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._session.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        data: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """Ask, and return whatever is answered.
+
+        Parameters:
+            method: the HTTP method.
+            path: below the root, without a leading slash.
+            headers: beside those that say who asks.
+            json: a body, sent as JSON.
+            data: a form, sent as one.
+
+        Raises:
+            IndexRequestError: there was no answer.
+        """
+        timeout = (CONNECT_SECONDS, ANSWER_SECONDS)
+        try:
+            return self._session.request(
+                method, self.url + path, headers=headers, json=json, data=data, timeout=timeout
+            )
+        except requests.RequestException as error:
+            raise IndexRequestError(
+                f"no answer came from {self.url}{path}",
+                why=_cause(error),
+                todo="see whether the index runs (the notebook 01_provision mends it) and can be reached from here",
+            ) from None
+
+
+class _Headers(requests.auth.AuthBase):
+    """Says who asks, and keeps requests from looking for credentials anywhere else."""
+
+    def __init__(self, username: str | None, password: Secret | None, token: Secret | None) -> None:
+        self._basic = (username, password) if username is not None and password is not None else None
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token.reveal()}"
+        elif self._basic is not None:
+            username, password = self._basic
+            # In UTF-8 (RFC 7617, section 2.1); requests itself would send Latin-1.
+            pair = base64.b64encode(f"{username}:{password.reveal()}".encode())
+            request.headers["Authorization"] = f"Basic {pair.decode()}"
+        return request
+
+
+def _cause(error: requests.RequestException) -> str:
+    """The innermost reason; the outer ones only repeat the address."""
+    reason: BaseException = error
+    if error.args and isinstance(error.args[0], BaseException):
+        reason = getattr(error.args[0], "reason", None) or error.args[0]
+    text = str(reason)
+    return text.rsplit(": ", 1)[-1] if text else type(error).__name__

@@ -1,0 +1,340 @@
+"""Onboarding: a user of the index, and the files with which that user's pip, uv and twine know it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bcrypt
+
+from ops.admin_api import ROLES, AdminApi, User
+from ops.clients import PROBE, ClientFiles, Login, Pip, Twine, Uv, write_refused_wheel
+from ops.errors import ParameterError, RunbookError
+from ops.http_client import HttpClient
+from ops.places import shown
+from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, preflight, proven
+from ops.secret import Secret
+from ops.settings import Settings
+from ops.table import Table, Text
+from ops.targets import Deployment, Target
+from ops.workspace import Workspace
+
+ROUNDS = 12
+"""The bcrypt cost: about a quarter of a second for each guess."""
+
+DEFAULT_ROLE = "publisher"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Onboarding:
+    """One user to be, as the notebook's parameters describe it.
+
+    Parameters:
+        target: where the index runs.
+        username: the user's name.
+        folder: where the client files go.
+        role: one of :data:`ROLES`, or empty to keep what a user has and to make a new one a publisher.
+        projects: the only ones that a publisher may upload to; empty keeps what was.
+        public_index: a second index for pip; see :func:`ops.clients.configuration.pip_conf`.
+        given: the password from the environment or a prompt; None when there was none.
+        reset_password: give a user whose password is unknown here a new one.
+        settings: the names of the admin secret.
+    """
+
+    target: Target
+    username: str
+    folder: Path
+    role: str = ""
+    projects: tuple[str, ...] = ()
+    public_index: str = ""
+    given: Secret | None = None
+    reset_password: bool = False
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def files(self) -> ClientFiles:
+        """The user's client files."""
+        return ClientFiles(self.folder)
+
+    def login(self, deployment: Deployment, password: Secret | None) -> Login:
+        """How this user logs in."""
+        return Login(url=deployment.url, username=self.username, password=password, public_index=self.public_index)
+
+
+def describe(
+    target: Target,
+    *,
+    username: str,
+    folder: str = "",
+    role: str = "",
+    projects: str = "",
+    public_index: str = "",
+    password_env: str = "",
+    ask_password: bool = False,
+    reset_password: bool = False,
+) -> Onboarding:
+    """Read the parameters of the notebook; nothing is contacted yet.
+
+    Parameters:
+        target: where the index runs.
+        username: the user's name.
+        folder: where the client files go; a folder in the workspace when empty.
+        role: ``reader``, ``publisher`` or ``admin``; empty keeps what there is.
+        projects: names separated by commas; empty keeps what there is.
+        public_index: a second index for pip.
+        password_env: the environment variable that may hold the password.
+        ask_password: prompt for the password, in JupyterLab.
+        reset_password: give a user whose password is unknown here a new one.
+
+    Raises:
+        ParameterError: one of them makes no sense.
+    """
+    if (
+        not username
+        or username != username.strip()
+        or any(sign in username for sign in ":#/\\")
+        or username in {".", ".."}
+    ):
+        raise ParameterError(
+            f"{username!r} is no user name",
+            why="a name has no colon, number sign, slash or backslash and neither begins nor ends with a space",
+            todo='give the parameter `username` a name like "alice"',
+        )
+    if role and role not in ROLES:
+        raise ParameterError(
+            f"there is no role {role!r}",
+            why=f"the roles are {', '.join(ROLES)}",
+            todo="give the parameter `role` one of them",
+        )
+    given = Secret(value) if password_env and (value := os.environ.get(password_env)) else None
+    if ask_password and given is None:
+        given = _prompted(username)
+    named = Path(folder).expanduser().absolute() if folder else Workspace.default().user(target.name, username)
+    return Onboarding(
+        target=target,
+        username=username,
+        folder=named,
+        role=role,
+        projects=tuple(name.strip() for name in projects.split(",") if name.strip()),
+        public_index=public_index,
+        given=given,
+        reset_password=reset_password,
+    )
+
+
+def plan(onboarding: Onboarding) -> Plan:
+    """What is there of this user, and what would be made. Reads only.
+
+    Raises:
+        NotDeployedError: there is no index.
+        PreflightError: this machine has no copy of the admin token.
+        RunbookError: the user exists and the password is unknown here.
+    """
+    deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
+    with admin:
+        user = admin.user(onboarding.username)
+    found = _Found.of(onboarding, deployment, user)
+    changes = [
+        _user_change(onboarding, user),
+        Change("password", found.password_now, found.password_then),
+        _files_change(onboarding, deployment, found),
+    ]
+    return Plan(f"Onboard {onboarding.username} on the target {onboarding.target.name}", tuple(changes))
+
+
+def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
+    """Register the user where something differs, and write the client files that are missing or outdated.
+
+    The index gets a bcrypt hash; the password itself stays on this machine, in files that only their owner reads.
+
+    Raises:
+        BusyError: another run holds the target for too long.
+        IndexRequestError: the index refused the user.
+        RunbookError: the password cannot be used, or the files cannot be written.
+    """
+    caption = f"Onboard {onboarding.username} on the target {onboarding.target.name}"
+    if dry_run:
+        return Outcome(caption, (), DRY_RUN)
+    done: list[tuple[str, str]] = []
+    with onboarding.target.lock():
+        deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
+        with admin:
+            user = admin.user(onboarding.username)
+            found = _Found.of(onboarding, deployment, user)
+            password = found.password or Secret.generate(24)
+            login = onboarding.login(deployment, password)
+            if found.password_then or _user_change(onboarding, user).then:
+                # The files first: were this run to end in between, the next one would find the password in them.
+                written = onboarding.files.write(login)
+                registered = admin.register(
+                    onboarding.username,
+                    password_hash=_hash(password) if found.password_then else None,
+                    role=onboarding.role or None,
+                    projects=onboarding.projects or None,
+                )
+                done.append((f"user {registered.username}", _described(registered, user)))
+            else:
+                written = onboarding.files.write(login)
+    if written:
+        done.append((f"{len(written)} files in {shown(onboarding.folder)}", "written, mode 0600"))
+    note = "" if done else "Everything was in place already. "
+    return Outcome(caption, tuple(done), f"{note}The client files are in {shown(onboarding.folder)}")
+
+
+def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
+    """Log in as the user with each client, by the files that were written, and see what the index answers.
+
+    For a project that no index has, 404 says "let in" and 401 "kept out". The clients that publish send a wheel that
+    contradicts itself: 400 says "let in, and this file is not taken", 403 "let in, and not allowed to publish".
+
+    Raises:
+        ClientError: a client got no answer.
+        VerificationError: the user was not let in.
+    """
+    deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
+    with admin:
+        user = admin.user(onboarding.username)
+    password = onboarding.files.password()
+    if dry_run and (user is None or password is None):
+        return Table.of("Logged in with each client", ("client", "seen"), [("all", "there is no such user yet")])
+    login = onboarding.login(deployment, password)
+    files = onboarding.files
+    with HttpClient(login.url, username=login.username, password=password) as http:
+        status = http.request("GET", "simple/").status_code
+    findings = [_finding("HTTP: the index", status, {200: "200, let in"})]
+    missing = {404: "404, let in: no such project", 200: "200, let in"}
+    findings.append(_finding("pip: a project's page", Pip(files, login).page_status(PROBE), missing))
+    findings.append(_finding("uv: a project's page", Uv(files, login).page_status(PROBE), missing))
+    refused = {400: "400, let in: the file contradicts itself", 403: "403, let in: a reader does not publish"}
+    if user is None or user.role != "reader":
+        refused[403] = "403, let in: may publish other projects"
+    with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
+        wheel = [write_refused_wheel(Path(folder))]
+        findings.append(
+            _finding("twine: an upload that must be refused", Twine(files, login).upload(wheel)[0], refused)
+        )
+        findings.append(_finding("uv publish: the same", Uv(files, login).publish(wheel)[0], refused))
+    return proven("Logged in with each client", findings, todo="run this notebook again with reset_password=true")
+
+
+def instructions(onboarding: Onboarding) -> Text:
+    """How the user uses the files; no secret among it."""
+    folder = shown(onboarding.folder)
+    return Text(
+        f"In any shell, once:\n\n"
+        f'    . "{folder}/env.sh"\n\n'
+        f"Then publish and install as ever:\n\n"
+        f"    twine upload dist/*\n"
+        f"    uv publish dist/*\n"
+        f"    pip install your-package\n"
+        f"    uv pip install your-package\n\n"
+        f"Or name the files, one client at a time:\n\n"
+        f'    twine upload --config-file "{folder}/.pypirc" --repository private dist/*\n'
+        f'    NETRC="{folder}/netrc" PIP_CONFIG_FILE="{folder}/pip.conf" pip install your-package\n'
+        f'    NETRC="{folder}/netrc" uv --config-file "{folder}/uv.toml" pip install your-package'
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The password to use, and how that is told in the plan."""
+
+    password: Secret | None
+    password_now: str
+    password_then: str
+
+    @classmethod
+    def of(cls, onboarding: Onboarding, deployment: Deployment, user: User | None) -> _Found:
+        kept = onboarding.files.password()
+        password = onboarding.given or kept
+        source = "given" if onboarding.given else "in the client files"
+        if password is not None:
+            onboarding.login(deployment, password)  # refuses what no client can send
+            if user is None:
+                return cls(password, source, "set it")
+            if _lets_in(onboarding, deployment, password):
+                return cls(password, f"{source}; lets in", "")
+            if onboarding.given:
+                return cls(password, "given; another than that of the index", "set it")
+        if user is None or onboarding.reset_password:
+            return cls(None, "none yet" if user is None else "not known here", "generate and set one")
+        # A kept password that lets nobody in may have been changed for a good reason: it is never set again unasked.
+        raise RunbookError(
+            f"the user {user.username!r} exists and the password is not known on this machine",
+            why=f"{'the one' if kept else 'there is none'} in {shown(onboarding.folder)}"
+            f"{' lets nobody in' if kept else ''}, and none was given",
+            todo="give it in the environment variable that `password_env` names, or set a new one with "
+            "reset_password=true: the old one then ends",
+        )
+
+
+def _lets_in(onboarding: Onboarding, deployment: Deployment, password: Secret) -> bool:
+    with HttpClient(deployment.url, username=onboarding.username, password=password) as http:
+        return http.request("GET", "simple/").status_code == 200
+
+
+def _user_change(onboarding: Onboarding, user: User | None) -> Change:
+    thing = f"user {onboarding.username}"
+    role = onboarding.role or DEFAULT_ROLE
+    limit = f" of {', '.join(onboarding.projects)}" if onboarding.projects else ""
+    if user is None:
+        return Change(thing, "unknown to the index", f"create as {role}{limit}")
+    wanted: list[str] = []
+    if onboarding.role and onboarding.role != user.role:
+        wanted.append(f"make a {onboarding.role}")
+    if onboarding.projects and set(onboarding.projects) != set(user.projects or ()):
+        wanted.append(f"limit to {', '.join(onboarding.projects)}")
+    return Change(thing, _role(user), " and ".join(wanted))
+
+
+def _files_change(onboarding: Onboarding, deployment: Deployment, found: _Found) -> Change:
+    thing = f"client files in {shown(onboarding.folder)}"
+    if found.password is None:
+        return Change(thing, "missing or outdated", "write 5 files, mode 0600")
+    login = onboarding.login(deployment, found.password)
+    outdated = [path.name for path in onboarding.files.outdated(login)]
+    if not outdated:
+        return Change(thing, "in place")
+    return Change(thing, f"missing or outdated: {', '.join(outdated)}", f"write {len(outdated)} files, mode 0600")
+
+
+def _described(registered: User, before: User | None) -> str:
+    return f"{'created' if before is None else 'changed'}: {_role(registered)}"
+
+
+def _role(user: User) -> str:
+    return user.role + (f" of {', '.join(user.projects)}" if user.projects else "")
+
+
+def _finding(question: str, status: int, good: dict[int, str]) -> Finding:
+    return Finding(question, " or ".join(good.values()), good.get(status, str(status)), status in good)
+
+
+def _hash(password: Secret) -> str:
+    value = password.reveal().encode()
+    if not 12 <= len(value) <= 72:
+        raise RunbookError(
+            "the password cannot be used",
+            why=f"it has {len(value)} bytes; bcrypt ignores what follows the 72nd, and fewer than 12 can be guessed",
+            todo="choose one of 12 to 72 bytes",
+        )
+    return bcrypt.hashpw(value, bcrypt.gensalt(ROUNDS)).decode("ascii")
+
+
+def _prompted(username: str) -> Secret | None:
+    try:
+        value = getpass.getpass(f"Password for {username} (empty: generate one): ")
+    except (RuntimeError, EOFError) as error:
+        # ipykernel's StdinNotImplementedError is a RuntimeError.
+        raise ParameterError(
+            "nobody can be asked for a password here",
+            why=f"ask_password=true in a run without a person ({type(error).__name__})",
+            todo="give it in the environment variable that `password_env` names, or leave it to be generated",
+        ) from None
+    return Secret(value) if value else None
+
+
+__all__ = ["Onboarding", "apply", "describe", "instructions", "plan", "preflight", "verify"]

@@ -1,0 +1,133 @@
+"""Provisioning: the admin secret, the two volumes and the server, from nothing or from whatever is there."""
+
+from __future__ import annotations
+
+from ops.admin_api import AdminApi
+from ops.errors import NotDeployedError
+from ops.http_client import HttpClient
+from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, preflight, proven
+from ops.secret import Secret
+from ops.settings import Settings
+from ops.table import Table
+from ops.targets import Deployment, Target
+
+_STRANGER = "nobody-of-this-name"
+_WRONG = "not-the-password-of-anybody"
+"""Always the same, so that the index takes a repeated check for a forgetful client and not for a guesser."""
+
+
+def plan(target: Target, settings: Settings | None = None) -> Plan:
+    """What is there, and what would be made. Reads only."""
+    settings = settings or Settings()
+    changes = [_secret(target, settings)]
+    for name, purpose in ((settings.packages_volume, "packages"), (settings.credentials_volume, "credentials")):
+        exists = target.volume_exists(name)
+        changes.append(
+            Change(
+                f"volume {name} ({purpose})", "in place" if exists else "missing", "" if exists else "create it, empty"
+            )
+        )
+    deployment = target.deployment()
+    changes.append(
+        Change(
+            "server", f"answers at {deployment.url}" if deployment else "does not run", "" if deployment else "start it"
+        )
+    )
+    return Plan(f"Provision the target {target.name}", tuple(changes))
+
+
+def apply(target: Target, *, dry_run: bool = False, settings: Settings | None = None) -> Outcome:
+    """Make what is missing, and bring the server up to date; what is in place is left alone.
+
+    The world is looked at again under the target's lock, so that of two runs at once only one changes anything.
+
+    Parameters:
+        target: where.
+        dry_run: change nothing.
+        settings: the names of secret and volumes.
+
+    Raises:
+        BusyError: another run holds the target for too long.
+        TargetError: the target refused or failed.
+    """
+    settings = settings or Settings()
+    caption = f"Provision the target {target.name}"
+    if dry_run:
+        return Outcome(caption, (), DRY_RUN)
+    done: list[tuple[str, str]] = []
+    with target.lock():
+        if not target.secret_exists(settings.secret_name):
+            given = target.recall_secret(settings.secret_name, settings.secret_key)
+            target.put_secret(settings.secret_name, {settings.secret_key: given or Secret.generate()})
+            done.append((f"secret {settings.secret_name}", "stored as given" if given else "generated and stored"))
+        for name in (settings.packages_volume, settings.credentials_volume):
+            if not target.volume_exists(name):
+                target.create_volume(name)
+                done.append((f"volume {name}", "created"))
+        ran = target.deployment() is not None
+        deployment = target.deploy()
+    if deployment.changed:
+        done.append(("server", "brought up to date and started again" if ran else "started"))
+    note = "" if done else "Everything was in place already. "
+    return Outcome(caption, tuple(done), f"{note}The index answers at {deployment.url}")
+
+
+def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = False) -> Table:
+    """Prove from outside that the index is up and lets nobody in who should stay out.
+
+    Parameters:
+        target: where.
+        settings: the names of the admin secret.
+        dry_run: that nothing was changed, so that an index that is not there is no failure.
+
+    Raises:
+        NotDeployedError: there is no index.
+        VerificationError: it answers other than it must; every wrong answer is named.
+    """
+    settings = settings or Settings()
+    deployment = target.deployment()
+    if deployment is None:
+        if dry_run:
+            return Table.of("Seen from outside", ("tried", "seen"), [("the index", "there is none yet")])
+        raise NotDeployedError(target.name)
+    findings = [*_as_a_visitor(deployment), *_as_the_operator(target, deployment, settings)]
+    return proven("Seen from outside", findings, todo="read the log of the server and run this notebook again")
+
+
+def _secret(target: Target, settings: Settings) -> Change:
+    thing = f"secret {settings.secret_name} (admin token)"
+    copy = target.recall_secret(settings.secret_name, settings.secret_key) is not None
+    if target.secret_exists(settings.secret_name):
+        return Change(thing, "in place" if copy else "in place; this machine has no copy")
+    return Change(thing, "missing", "store the given one" if copy else "generate and store it")
+
+
+def _as_a_visitor(deployment: Deployment) -> list[Finding]:
+    findings = []
+    with HttpClient(deployment.url) as stranger:
+        health = stranger.request("GET", "health")
+        refused = stranger.request("GET", "simple/")
+    findings.append(Finding("health, without credentials", "200", str(health.status_code), health.status_code == 200))
+    with HttpClient(deployment.url, username=_STRANGER, password=Secret(_WRONG)) as intruder:
+        wrong = intruder.request("GET", "simple/")
+    for question, answer in (("the index, without credentials", refused), ("the index, wrong password", wrong)):
+        realm = answer.headers.get("WWW-Authenticate", "")
+        seen = f"{answer.status_code}, {'asks for a login' if realm.startswith('Basic realm=') else 'without a realm'}"
+        findings.append(Finding(question, "401, asks for a login", seen, seen == "401, asks for a login"))
+    return findings
+
+
+def _as_the_operator(target: Target, deployment: Deployment, settings: Settings) -> list[Finding]:
+    findings = []
+    with AdminApi(deployment.admin_url, None) as stranger:
+        status = stranger.users_status()
+    findings.append(Finding("the list of users, without the admin token", "401", str(status), status == 401))
+    token = target.recall_secret(settings.secret_name, settings.secret_key)
+    if token is not None:
+        with AdminApi(deployment.admin_url, token) as operator:
+            status = operator.users_status()
+        findings.append(Finding("the list of users, with the admin token", "200", str(status), status == 200))
+    return findings
+
+
+__all__ = ["apply", "plan", "preflight", "verify"]

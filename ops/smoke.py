@@ -1,0 +1,237 @@
+"""The smoke test: what a team does with its index all day, once, with the real clients, and nothing of it left over."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urljoin
+
+from ops import sample
+from ops.clients import PROBE, Pip, Twine, Uv
+from ops.clients.command import environment, run
+from ops.errors import RunbookError
+from ops.http_client import JSON
+from ops.patience import until
+from ops.plan import Change, Finding, Plan, preflight, proven
+from ops.sample import PROJECT, Sample
+from ops.settings import Settings
+from ops.table import Table, Timings
+from ops.targets import Target
+from ops.throwaway import Throwaway
+
+
+def _step(call: Callable[[SmokeTest], Table]) -> Callable[[SmokeTest], Table]:
+    """A step that cleans up at once when it fails, however it fails."""
+
+    @functools.wraps(call)
+    def guarded(test: SmokeTest) -> Table:
+        if test.throwaway.ended:
+            raise RunbookError(
+                "this smoke test has ended", why="a step failed, or it is over", todo="run the notebook from its start"
+            )
+        try:
+            return call(test)
+        except BaseException:
+            with contextlib.suppress(RunbookError):
+                test.throwaway.end()
+            raise
+
+    return guarded
+
+
+class SmokeTest:
+    """Everything that clients do with an index, by one throwaway user with one throwaway release.
+
+    Parameters:
+        target: where the index runs.
+        settings: the names of the admin secret.
+    """
+
+    def __init__(self, target: Target, settings: Settings | None = None) -> None:
+        self._target = target
+        self.throwaway = Throwaway(target, settings)
+        self._timings: list[tuple[str, float]] = []
+        self._built: Sample | None = None
+
+    def plan(self) -> Plan:
+        """What will come and go; nothing is changed yet."""
+        user, version = self.throwaway.username, self.throwaway.version
+        changes = (
+            Change(f"user {user}", "not there", "register as admin, delete at the end"),
+            Change(f"release {PROJECT} {version}", "not there", "publish and install, remove at the end"),
+        )
+        return Plan(f"Smoke test of the target {self._target.name}", changes)
+
+    @_step
+    def start(self) -> Table:
+        """Register the throwaway user, and remove what a killed test left long ago.
+
+        Raises:
+            NotDeployedError: there is no index.
+            IndexRequestError: the index refused the user.
+        """
+        with self._timed("register the user"):
+            users, releases = self.throwaway.start()
+        rows = [
+            (f"user {self.throwaway.username}", "registered as admin"),
+            ("left over from killed tests", f"{users} users and {releases} releases removed"),
+        ]
+        return Table.of("Started", ("what", "done"), rows)
+
+    @_step
+    def refusals(self) -> Table:
+        """Knock without credentials and with a wrong password: with HTTP, pip and uv.
+
+        Raises:
+            VerificationError: somebody was let in who should not be.
+        """
+        findings = []
+        for who in ("a stranger", "a wrong password"):
+            login, files = self.throwaway.login(who), self.throwaway.files(who)
+            for client, ask in (
+                ("HTTP", functools.partial(self.throwaway.login_status, who)),
+                ("pip", functools.partial(Pip(files, login).page_status, PROBE)),
+                ("uv", functools.partial(Uv(files, login).page_status, PROBE)),
+            ):
+                with self._timed(f"{client}: {who}"):
+                    status = ask()
+                findings.append(Finding(f"{client}: {who}", "401", str(status), status == 401))
+        return _proven("Kept out", findings)
+
+    @_step
+    def build(self) -> Table:
+        """Build wheel and sdist of this project under the throwaway version.
+
+        Raises:
+            ClientError: the build failed.
+        """
+        with self._timed("build: wheel and sdist"):
+            self._built = sample.build(self.throwaway.version, self.throwaway.inside("sample"))
+        rows = [(path.name, "built") for path in (self._built.wheel, self._built.sdist)]
+        return Table.of("Built", ("file", "done"), rows)
+
+    @_step
+    def publish(self) -> Table:
+        """Publish with twine and ``uv publish``, once more the same, and then other bytes under the same names.
+
+        Raises:
+            VerificationError: something was taken or refused that should not be.
+        """
+        release = self._release
+        other = release.altered(self.throwaway.inside("altered"))
+        login, files = self.throwaway.user, self.throwaway.files("the user")
+        twine, uv = Twine(files, login).upload, Uv(files, login).publish
+        findings = []
+        for what, client, upload, path, taken in (
+            ("the wheel", "twine", twine, release.wheel, True),
+            ("the sdist", "uv publish", uv, release.sdist, True),
+            ("the same wheel again", "uv publish", uv, release.wheel, True),
+            ("other bytes as this wheel", "twine", twine, other.wheel, False),
+            ("other bytes as this sdist", "uv publish", uv, other.sdist, False),
+        ):
+            with self._timed(f"{client}: {what}"):
+                status, _ = upload([path])
+            expected = "taken (200)" if taken else "refused (409)"
+            seen = f"{'taken' if status == 200 else 'refused'} ({status})"
+            findings.append(Finding(f"{client}: {what}", expected, seen, status == (200 if taken else 409)))
+        return _proven("Published", findings)
+
+    @_step
+    def install(self) -> Table:
+        """Install with pip and with uv into fresh environments, import what was installed, and ask its version.
+
+        Raises:
+            ClientError: a client failed.
+            VerificationError: something else was installed.
+        """
+        login, files = self.throwaway.user, self.throwaway.files("the user")
+        findings = []
+        for client, install in (("pip", Pip(files, login).install), ("uv", Uv(files, login).install)):
+            folder = self.throwaway.inside(f"environment-{client}")
+            python = Uv(files, login).make_environment(folder)
+            with self._timed(f"{client}: install"):
+                result = install(self._release.requirement, python=python)
+            result.checked(f"{client} could not install {self._release.requirement}")
+            seen = _imported(python, folder)
+            expected = f"imported, version {self._release.version}"
+            findings.append(Finding(f"{client}: install", expected, seen, seen == expected))
+        return _proven("Installed", findings)
+
+    @_step
+    def compare(self) -> Table:
+        """Compare each file's SHA-256: as built, as the page says, and as downloaded.
+
+        Raises:
+            VerificationError: they differ.
+        """
+        findings = []
+        with self._timed("HTTP: the page and both files"), self.throwaway.http() as http:
+            page = http.request("GET", f"simple/{PROJECT}/", headers={"Accept": JSON})
+            listed = {file["filename"]: file for file in page.json()["files"]} if page.ok else {}
+            for name, built in self._release.hashes.items():
+                file = listed.get(name, {"url": name, "hashes": {}})
+                answer = http.request("GET", urljoin(page.url, file["url"]).removeprefix(http.url))
+                says = file["hashes"].get("sha256", "nothing")
+                sent = hashlib.sha256(answer.content).hexdigest() if answer.ok else str(answer.status_code)
+                same = built == says == sent
+                seen = "one hash, three times" if same else f"built {built}, page {says}, download {sent}"
+                findings.append(Finding(f"SHA-256 of {name}", "one hash, three times", seen, same))
+        return _proven("Built, listed and downloaded", findings)
+
+    @_step
+    def remove(self) -> Table:
+        """Remove the release and the user, and look whether they are gone.
+
+        Raises:
+            IndexRequestError: the index refused.
+            VerificationError: something is left.
+        """
+        with self._timed("remove release and user"):
+            release = self.throwaway.remove_release()
+            user = self.throwaway.delete_user()
+        status = until(self.throwaway.login_status, lambda status: status == 401)
+        self.throwaway.end()
+        findings = [
+            Finding(f"release {self.throwaway.version}", "removed", release, release == "removed"),
+            Finding(f"user {self.throwaway.username}", "deleted", user, user == "deleted"),
+            Finding("a login as that user", "401", str(status), status == 401),
+        ]
+        return _proven("Removed", findings)
+
+    def timings(self) -> Timings:
+        """How long each step took, in seconds of wall-clock time."""
+        return Timings("How long each step took", tuple(self._timings))
+
+    @property
+    def _release(self) -> Sample:
+        if self._built is None:
+            raise RunbookError("nothing was built yet", todo="run the notebook from its start")
+        return self._built
+
+    @contextlib.contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._timings.append((step, time.perf_counter() - started))
+
+
+def _imported(python: Path, folder: Path) -> str:
+    """What the interpreter of a fresh environment gets to see of this project."""
+    code = "import ops; print(ops.__version__, ops.__file__)"
+    result = run("python", [python, "-I", "-c", code], environment=environment("", {}), cwd=folder)
+    version, _, path = result.checked("the installed package could not be imported").output.strip().partition(" ")
+    inside = Path(path).resolve().is_relative_to(folder.resolve())
+    return f"imported, version {version}" if inside else "imported from elsewhere"
+
+
+def _proven(caption: str, findings: list[Finding]) -> Table:
+    return proven(caption, findings, todo="read the log of the server; nothing of this test was left behind")
+
+
+__all__ = ["SmokeTest", "preflight"]

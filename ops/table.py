@@ -1,0 +1,141 @@
+"""What a notebook displays: tables and bars that read the same as plain text and as HTML.
+
+Text carries the meaning, colour none of it. Every table has a caption and headers, so that a screen reader can say
+where it is (WCAG 2.2, success criterion 1.3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Self
+
+BAR_CELLS = 40
+"""How many characters the longest bar of a plain-text chart has."""
+
+_TABLE = "border-collapse:collapse;margin:0.5em 0;text-align:left"
+_CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0;overflow-wrap:anywhere"
+_CHART = "width:100%;max-width:50em"
+_CAPTION = "text-align:left;font-weight:bold;padding:0.2em 0;caption-side:top;color:inherit"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headers, with a caption that says what they are.
+
+    Parameters:
+        caption: one line, shown above.
+        header: the columns' names.
+        rows: as many cells each as there are columns; the first one names the row.
+        note: a sentence below the table, or an empty string.
+    """
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    @classmethod
+    def of(cls, caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, note: str = "") -> Self:
+        """A table of any values, each shown by its ``str``.
+
+        Raises:
+            ValueError: a row has more or fewer cells than there are columns.
+        """
+        cells = tuple(tuple(str(cell) for cell in row) for row in rows)
+        if any(len(row) != len(header) for row in cells):
+            raise ValueError(f"every row of {caption!r} needs {len(header)} cells")
+        return cls(caption, tuple(header), cells, note)
+
+    def __repr__(self) -> str:
+        table = [self.header, *self.rows]
+        widths = [max(len(row[column]) for row in table) for column in range(len(self.header))]
+        rule = tuple("─" * width for width in widths)
+        lines = [self.caption, ""]
+        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
+        lines.insert(3, "  ".join(rule))
+        return "\n".join([*lines, *(["", self.note] if self.note else [])])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col" style="{_CELL}">{escape(cell)}</th>' for cell in self.header)
+        body = "".join(
+            f'<tr><th scope="row" style="{_CELL};font-weight:normal">{escape(row[0])}</th>'
+            + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row[1:])
+            + "</tr>"
+            for row in self.rows
+        )
+        note = f"<p>{escape(self.note)}</p>" if self.note else ""
+        return _framed(self.caption, head, body) + note
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long each of several steps took, as a table whose last column is a bar.
+
+    Parameters:
+        caption: one line, shown above.
+        steps: what was done and the seconds that it took, in order.
+    """
+
+    caption: str
+    steps: tuple[tuple[str, float], ...]
+
+    @property
+    def total(self) -> float:
+        """The seconds of all steps together."""
+        return sum(seconds for _, seconds in self.steps)
+
+    def __repr__(self) -> str:
+        labels = [*(step for step, _ in self.steps), "in all"]
+        times = [*(f"{seconds:.2f} s" for _, seconds in self.steps), f"{self.total:.2f} s"]
+        bars = [*("█" * max(round(share * BAR_CELLS), 1) for share in self._shares()), ""]
+        width, span = max(map(len, labels)), max(map(len, times))
+        lines = [f"{label:<{width}}  {time:>{span}}  {bar}".rstrip() for label, time, bar in zip(labels, times, bars)]
+        return "\n".join([self.caption, "", *lines])
+
+    def _repr_html_(self) -> str:
+        head = "".join(
+            f'<th scope="col" style="{_CELL}">{cell}</th>' for cell in ("step", "time", "beside the longest")
+        )
+        body = "".join(
+            _bar(step, f"{seconds:.2f} s", share) for (step, seconds), share in zip(self.steps, self._shares())
+        )
+        return _framed(self.caption, head, body + _bar("in all", f"{self.total:.2f} s", None), style=_CHART)
+
+    def _shares(self) -> list[float]:
+        """Each step's time as a share of the longest."""
+        longest = max((seconds for _, seconds in self.steps), default=0.0) or 1.0
+        return [seconds / longest for _, seconds in self.steps]
+
+
+def _bar(step: str, time: str, share: float | None) -> str:
+    drawing = ""
+    if share is not None:
+        drawing = (
+            f'<div role="img" aria-label="{share:.0%} of the longest" style="width:{max(share * 100, 0.5):.1f}%;'
+            f'height:0.8em;margin-top:0.3em;background:#4c72b0"></div>'
+        )
+    return (
+        f'<tr><th scope="row" style="{_CELL};font-weight:normal">{escape(step)}</th>'
+        f'<td style="{_CELL};text-align:right;white-space:nowrap">{time}</td>'
+        f'<td style="{_CELL};width:50%">{drawing}</td></tr>'
+    )
+
+
+def _framed(caption: str, head: str, body: str, *, style: str = "") -> str:
+    """The whole of a table; on a narrow screen it scrolls by itself and leaves the page alone."""
+    return (
+        f'<div style="overflow-x:auto"><table style="{_TABLE};{style}"><caption style="{_CAPTION}">{escape(caption)}'
+        f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+@dataclass(frozen=True)
+class Text:
+    """Lines to read and to copy, shown as they are."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text

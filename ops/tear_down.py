@@ -1,0 +1,126 @@
+"""Tearing down: everything that provisioning and onboarding made, on one target, once it was named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ops.errors import ConfirmationError, TargetError
+from ops.places import shown
+from ops.plan import Change, Finding, Outcome, Plan, preflight, proven
+from ops.settings import Settings
+from ops.table import Table
+from ops.targets import Target
+from ops.workspace import Workspace
+
+
+def plan(target: Target, settings: Settings | None = None) -> Plan:
+    """What there is, and so would go. Reads only."""
+    settings = settings or Settings()
+    deployment = target.deployment()
+    changes = [
+        Change("server", f"answers at {deployment.url}" if deployment else "does not run", "stop it" * bool(deployment))
+    ]
+    for name in (settings.packages_volume, settings.credentials_volume):
+        exists = target.volume_exists(name)
+        changes.append(Change(f"volume {name}", _contents(target, name), "delete it with all its files" * exists))
+    secret = target.secret_exists(settings.secret_name)
+    changes.append(
+        Change(
+            f"secret {settings.secret_name}",
+            "in place" if secret else "missing",
+            "delete it, and the copy here" * secret,
+        )
+    )
+    changes += [Change(f"client files of {folder.name}", shown(folder), "delete them") for folder in _users(target)]
+    return Plan(f"Tear down the target {target.name}", tuple(changes))
+
+
+def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> Outcome:
+    """Delete all that the plan shows, when *confirm* is the target's name; nothing when it is empty.
+
+    Parameters:
+        target: what goes.
+        confirm: its name.
+        settings: the names of secret and volumes.
+
+    Raises:
+        ConfirmationError: *confirm* names something else.
+        BusyError: another run holds the target for too long.
+    """
+    settings = settings or Settings()
+    caption = f"Tear down the target {target.name}"
+    if not confirm:
+        return Outcome(caption, (), "Nothing was deleted, since the parameter `confirm` is empty.")
+    if confirm != target.name:
+        raise ConfirmationError(
+            "nothing was deleted",
+            why=f"the parameter `confirm` says {confirm!r}, and the target is {target.name!r}",
+            todo=f'give confirm="{target.name}" to delete everything on it',
+        )
+    done: list[tuple[str, str]] = []
+    with target.lock():
+        if target.stop():
+            done.append(("server", "stopped"))
+        volumes = (settings.packages_volume, settings.credentials_volume)
+        done.extend((f"volume {name}", "deleted") for name in volumes if target.delete_volume(name))
+        if target.delete_secret(settings.secret_name):
+            done.append((f"secret {settings.secret_name}", "deleted"))
+        for folder in _users(target):
+            _delete_folder(folder)
+            done.append((f"client files of {folder.name}", "deleted"))
+    return Outcome(caption, tuple(done))
+
+
+def verify(target: Target, *, confirm: str, settings: Settings | None = None) -> Table:
+    """Look whether all of it is gone.
+
+    Parameters:
+        target: what went.
+        confirm: as for :func:`apply`; empty when nothing was to go.
+        settings: the names of secret and volumes.
+
+    Raises:
+        VerificationError: something is left; all of it is named.
+    """
+    settings = settings or Settings()
+    if not confirm:
+        row = ("everything", f'left as it was; confirm="{target.name}" deletes it')
+        return Table.of("Looked for afterwards", ("what", "seen"), [row])
+    left = [("server", target.deployment() is not None)]
+    left += [
+        (f"volume {name}", target.volume_exists(name))
+        for name in (settings.packages_volume, settings.credentials_volume)
+    ]
+    left.append((f"secret {settings.secret_name}", target.secret_exists(settings.secret_name)))
+    left.append(("client files", bool(_users(target))))
+    findings = [Finding(what, "gone", "still there" if there else "gone", not there) for what, there in left]
+    return proven("Looked for afterwards", findings, todo="run this notebook again")
+
+
+def _contents(target: Target, volume: str) -> str:
+    if not target.volume_exists(volume):
+        return "missing"
+    sizes = [size for _, size in target.list_files(volume)]
+    return f"{len(sizes):,} files, {sum(sizes):,} bytes"
+
+
+def _users(target: Target) -> Sequence[Path]:
+    """The folders with client files of this target's users, in this workspace."""
+    folder = Workspace.default().user(target.name, "x").parent
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _delete_folder(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise TargetError(
+            f"{shown(folder)} could not be deleted",
+            why=f"{error.strerror or error}: {error.filename or folder}",
+            todo="delete it yourself, and run this notebook again",
+        ) from None
+
+
+__all__ = ["apply", "plan", "preflight", "verify"]
