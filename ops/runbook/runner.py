@@ -111,11 +111,7 @@ def run_notebooks(
             redactor,
             on_progress or ConsoleProgress(),
             options={
-                "environment": {
-                    **os.environ,
-                    HOME_VARIABLE: str(workspace.home),
-                    REGISTER_VARIABLE: str(secrets_file),
-                },
+                "environment": _environment(workspace, secrets_file),
                 "cwd": cwd,
                 "start_timeout": start_timeout,
                 "execution_timeout": cell_timeout,
@@ -143,6 +139,14 @@ def _named(notebooks: Sequence[Notebook]) -> dict[str, Notebook]:
         number = sum(key == notebook.name or key.startswith(f"{notebook.name}-") for key in named)
         named[f"{notebook.name}-{number + 1}" if number else notebook.name] = notebook
     return named
+
+
+def _environment(workspace: Workspace, secrets_file: Path) -> dict[str, str]:
+    variables = {**os.environ, REGISTER_VARIABLE: str(secrets_file)}
+    # Set only when it says something: notebooks show paths by it. Absolute, since they run in another directory.
+    if os.environ.get(HOME_VARIABLE) or workspace.home != Workspace.default().home:
+        variables[HOME_VARIABLE] = str(workspace.home)
+    return variables
 
 
 def _refuse_secrets(given: Mapping[str, object], redactor: Redactor) -> None:

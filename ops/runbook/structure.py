@@ -1,0 +1,200 @@
+"""What every notebook of the runbook must be like: its skeleton, its thinness, and what is stored in it.
+
+All problems of a notebook are found at once, each as a sentence that says where it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from ops.errors import NotebookError
+from ops.runbook.notebook import Cell, Notebook, headings
+from ops.runbook.parameters import is_secret_name
+
+SKELETON = ("Parameters", "Preflight", "Steps", "Verification", "What was done", "How to undo it")
+"""The headings of level 2, in this order. Before them stands one of level 1, with what the notebook does and when to
+run it; under *Steps* each step has one of level 3."""
+
+DESTRUCTIVE = re.compile(r"tear_?down|remove|delete|destroy|purge|restore|rollback", re.IGNORECASE)
+"""Names of notebooks that destroy something."""
+
+CONFIRMATION = re.compile(r"confirm")
+"""The parameter that must name what goes: of type str, and empty unless it is given."""
+
+_FILE_NAME = re.compile(r"[0-9]{2}_[a-z][a-z0-9_]*\.ipynb")
+_BRANCHING: dict[type[ast.AST], str] = {
+    ast.FunctionDef: "def", ast.AsyncFunctionDef: "async def", ast.ClassDef: "class", ast.Lambda: "lambda",
+    ast.For: "for", ast.AsyncFor: "async for", ast.While: "while", ast.If: "if", ast.IfExp: "if", ast.Match: "match",
+    ast.Try: "try", ast.TryStar: "try", ast.With: "with", ast.AsyncWith: "async with", ast.Raise: "raise",
+    ast.Assert: "assert", ast.ListComp: "a comprehension", ast.SetComp: "a comprehension",
+    ast.DictComp: "a comprehension", ast.GeneratorExp: "a comprehension", ast.Delete: "del", ast.Global: "global",
+    ast.Await: "await",
+}  # fmt: skip
+_FORBIDDEN_CALLS = frozenset(
+    {"input", "exit", "quit", "eval", "exec", "open", "getattr", "setattr", "compile", "print"}
+)
+_FORBIDDEN_MODULES = frozenset({"os", "sys", "subprocess", "shutil", "requests", "getpass", "time"})
+_OF_THIS_MACHINE = re.compile(r"(?<![\w/])/(?:tmp|root|work|home/\w+|Users/\w+|private/var|var/folders)/")
+
+
+def check(notebook: Notebook) -> tuple[str, ...]:
+    """Everything about *notebook* that is not as it must be; nothing when it is good."""
+    found = [*_skeleton(notebook), *_parameters(notebook), *_kernel(notebook), *_stored(notebook)]
+    for number, cell in enumerate(notebook.cells):
+        if cell.kind == "code" and cell is not notebook.parameters_cell:
+            found += [f"cell {number} {problem}" for problem in _thin(cell)]
+    return tuple(f"{notebook.name}: {problem}" for problem in found)
+
+
+def _skeleton(notebook: Notebook) -> Iterator[str]:
+    if not _FILE_NAME.fullmatch(notebook.path.name):
+        yield f"its file is named {notebook.path.name}, not like 01_provision.ipynb"
+    first = notebook.cells[0] if notebook.cells else None
+    titles = [heading for heading in notebook.headings if heading.level == 1]
+    if len(titles) != 1 or first is None or titles[0].cell != 0:
+        yield "it needs one heading of level 1, in its first cell"
+    if not notebook.summary:
+        yield "its first cell says nothing under the title: what it does and when to run it"
+    seconds = tuple(heading.text for heading in notebook.headings if heading.level == 2)
+    if seconds != SKELETON:
+        yield f"its headings of level 2 are {', '.join(seconds) or 'none'}, and must be {', '.join(SKELETON)}"
+        return
+    part = ""
+    under_steps = []
+    for heading in notebook.headings:
+        part = heading.text if heading.level == 2 else part
+        if heading.level == 3 and part == "Steps":
+            under_steps.append(heading.text)
+    if not under_steps:
+        yield "there is no heading of level 3 under Steps"
+    with_code = {step.title for step in notebook.steps}
+    for title in ("Preflight", "Verification", *under_steps):
+        if title not in with_code and not _has_code_below(notebook, title):
+            yield f"there is no code under {title}"
+    for title in ("What was done", "How to undo it"):
+        if not _text_below(notebook, title):
+            yield f"nothing is said under {title}"
+
+
+def _below(notebook: Notebook, title: str) -> Iterator[Cell]:
+    """The cells from the heading *title* to the next of the same or a higher level."""
+    start = next(heading for heading in notebook.headings if heading.text == title and heading.level in {2, 3})
+    end = next(
+        (h.cell for h in notebook.headings if h.cell > start.cell and h.level <= start.level), len(notebook.cells)
+    )
+    yield from notebook.cells[start.cell : end]
+
+
+def _has_code_below(notebook: Notebook, title: str) -> bool:
+    return any(cell.kind == "code" and cell.source.strip() for cell in _below(notebook, title))
+
+
+def _text_below(notebook: Notebook, title: str) -> bool:
+    for cell in _below(notebook, title):
+        if cell.kind == "code" and cell.source.strip():
+            return True
+        if cell.kind == "markdown":
+            lines = [line for line in cell.source.splitlines() if line.strip()]
+            if len(lines) > len(list(headings(cell.source))):
+                return True
+    return False
+
+
+def _parameters(notebook: Notebook) -> Iterator[str]:
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.tags]
+    if len(tagged) != 1 or tagged[0].kind != "code":
+        yield f"it has {len(tagged)} cells tagged parameters, and must have one, of code"
+        return
+    if any("injected-parameters" in cell.tags for cell in notebook.cells):
+        yield "it holds the cell that papermill injected: it was stored from a run's record"
+    try:
+        parameters = notebook.parameters
+    except NotebookError as error:
+        yield str(error).replace("\n", " ")
+        return
+    target = next((parameter for parameter in parameters if parameter.name == "target"), None)
+    if target is None or target.type != "str" or target.default != "local":
+        yield 'it has no parameter `target: str = "local"`'
+    for parameter in parameters:
+        if is_secret_name(parameter.name):
+            yield f"its parameter {parameter.name} would hold a secret, and papermill writes parameters down"
+        if not parameter.help:
+            yield f"its parameter {parameter.name} has no comment that says what it is"
+    lines = tagged[0].source.splitlines()
+    for parameter in parameters:
+        line = next(line for line in lines if line.startswith(parameter.name))
+        if line.count("=") > 1 or line.count("#") > 1:
+            yield f"the line of its parameter {parameter.name} has a second = or #, and papermill would not see it"
+    if DESTRUCTIVE.search(notebook.name) or notebook.metadata.get("runbook", {}).get("destructive"):
+        named = [parameter for parameter in parameters if CONFIRMATION.search(parameter.name)]
+        if not any(parameter.type == "str" and parameter.default == "" for parameter in named):
+            yield 'it destroys something, and has no parameter like `confirm: str = ""` that must name what goes'
+
+
+def _thin(cell: Cell) -> Iterator[str]:
+    try:
+        tree = ast.parse(cell.source)
+    except SyntaxError:
+        yield "is no plain Python: a magic, a shell command, or a mistake"
+        return
+    for kind in sorted({_BRANCHING[type(node)] for node in ast.walk(tree) if type(node) in _BRANCHING}):
+        yield f"has {kind}: branches, loops and functions live in ops/"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            for name in names:
+                if name.split(".")[0] in _FORBIDDEN_MODULES:
+                    yield f"imports {name}: what the machine has to do with it is decided in ops/"
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FORBIDDEN_CALLS:
+            yield f"calls {node.func.id}()"
+        elif isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "system"}:
+            yield f"reads or runs {node.attr}"
+    calls = [statement for statement in tree.body if any(isinstance(node, ast.Call) for node in ast.walk(statement))]
+    if len(calls) > 1:
+        yield f"makes {len(calls)} calls, and may make one: a cell is a step"
+
+
+def _kernel(notebook: Notebook) -> Iterator[str]:
+    kernelspec = notebook.metadata.get("kernelspec", {})
+    if kernelspec.get("name") != "python3":
+        yield f"its kernel is {kernelspec.get('name')!r}, and must be python3"
+    if "papermill" in notebook.metadata:
+        yield "it holds papermill's metadata: it was stored from a run's record"
+
+
+def _stored(notebook: Notebook) -> Iterator[str]:
+    """What is wrong with the outputs, if a person is to read them and nbval to compare them."""
+    expected = 0
+    for number, cell in enumerate(notebook.cells):
+        if {"execution", "papermill", "ExecuteTime"} & set(cell.metadata):
+            yield f"cell {number} holds times in its metadata"
+        if cell.kind != "code":
+            continue
+        if not cell.source.strip():
+            yield f"cell {number} is empty"
+            continue
+        expected += 1
+        if cell.execution_count != expected:
+            yield f"cell {number} has the execution count {cell.execution_count}, and {expected} after a clean run"
+        for output in cell.outputs:
+            if output["output_type"] == "error":
+                yield f"cell {number} holds an error: {output.get('ename')}"
+            if output.get("name") == "stderr":
+                yield f"cell {number} holds what was written to stderr"
+            if match := _OF_THIS_MACHINE.search(_text(output)):
+                yield f"cell {number} shows a path of the machine that it ran on, {match[0]}…"
+        if len(cell.outputs) > 1:
+            yield f"cell {number} has {len(cell.outputs)} outputs, and may have one: nbval compares their number"
+
+
+def _text(output: object) -> str:
+    """All text of a stored output, as one."""
+    if isinstance(output, str):
+        return output
+    if isinstance(output, dict):
+        return "\n".join(_text(value) for key, value in output.items() if not str(key).startswith("image/"))
+    if isinstance(output, list | tuple):
+        return "".join(_text(item) for item in output)
+    return ""
