@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Set as AbstractSet
@@ -10,8 +9,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, unquote
 
-ATTEMPTS = 20
-"""How often a claim is tried for when its file vanishes, or is looked at by another, in the same moment."""
+from ops.index.locking import is_locked, try_lock, unlock
 
 
 class Claims(Protocol):
@@ -85,7 +83,7 @@ class FileClaims:
             self._descriptors[filename] = -1  # ours among threads; the file decides among processes
         descriptor = None
         try:
-            descriptor = self._lock_file(self._path(filename))
+            descriptor = try_lock(self._path(filename))
         finally:
             with self._lock:
                 if descriptor is None:
@@ -104,7 +102,7 @@ class FileClaims:
             return names
         for entry in entries:
             name = unquote(entry)
-            if name not in names and self._is_locked(f"{self._directory}/{entry}"):
+            if name not in names and is_locked(f"{self._directory}/{entry}"):
                 names.add(name)
         return names
 
@@ -112,57 +110,9 @@ class FileClaims:
         """Give the claim back."""
         with self._lock:
             descriptor = self._descriptors.get(filename, -1)
-            if descriptor < 0:
-                return
-            # Removed while it is locked: whoever opened it before finds that it is no longer the file of that name.
-            try:
-                os.unlink(self._path(filename))  # noqa: PTH108
-            except FileNotFoundError:
-                pass
-            finally:
-                os.close(descriptor)
+            if descriptor >= 0:
+                unlock(self._path(filename), descriptor)
                 del self._descriptors[filename]
 
     def _path(self, filename: str) -> str:
         return f"{self._directory}/{quote(filename, safe='+!')}"
-
-    def _lock_file(self, path: str) -> int | None:
-        """A descriptor that holds the lock on *path*, or None when another has it."""
-        for _ in range(ATTEMPTS):
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:
-                os.makedirs(self._directory, exist_ok=True)  # noqa: PTH103
-                continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            if _is_file_of(descriptor, path):
-                return descriptor
-            os.close(descriptor)  # released, and removed, between our two calls
-        return None
-
-    def _is_locked(self, path: str) -> bool:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        else:
-            if _is_file_of(descriptor, path):
-                os.unlink(path)  # noqa: PTH108 - its holder is dead
-            return False
-        finally:
-            os.close(descriptor)
-
-
-def _is_file_of(descriptor: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116
-    except FileNotFoundError:
-        return False

@@ -1,0 +1,71 @@
+"""Locked files (``flock``) that may be removed, and that a dead process holds no longer."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+_ATTEMPTS = 20
+"""How often a lock is tried for when its file vanishes in the same moment."""
+
+
+def try_lock(path: str) -> int | None:
+    """A descriptor that holds the lock on *path*, made if need be, until it is closed; None when another holds it.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+            continue
+        if _lock(descriptor) and _is_at(descriptor, path):
+            return descriptor
+        held = _is_at(descriptor, path)
+        os.close(descriptor)
+        if held:
+            return None
+    return None
+
+
+def is_locked(path: str) -> bool:
+    """Whether somebody holds the lock on *path*. A file that nobody holds is removed: its holder is dead."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        if not _lock(descriptor):
+            return True
+        if _is_at(descriptor, path):
+            os.unlink(path)  # noqa: PTH108
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def unlock(path: str, descriptor: int) -> None:
+    """Let go of a lock, and remove its file first: who opened it before finds that it is no longer there."""
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116
+    except FileNotFoundError:
+        return False
