@@ -135,6 +135,7 @@ class Authenticator:
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         self._verified: dict[bytes, Account] = {}
         self._refused: dict[bytes, Account | None] = {}
         self._flights: dict[bytes, _Flight] = {}
@@ -187,6 +188,7 @@ class Authenticator:
 
     def close(self) -> None:
         """End the threads; who still waits for them is refused."""
+        self._closing.set()
         with self._lock:
             flights = list(self._flights.values())
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -225,7 +227,8 @@ class Authenticator:
         name, address = flight.login.username, flight.address
         guessed = False
         try:
-            time.sleep(flight.delay)
+            if self._closing.wait(flight.delay):
+                raise TooManyAttempts(retry_after=1)
             account, guessed = self._verify(flight)
             if account is None:
                 raise self._unauthorized()

@@ -170,7 +170,9 @@ class Roster:
         for now, before in zip(signature, self._signature or signature):
             if now is None or now == before or (before is not None and before[0] != now[0]):
                 continue
-            if 0 <= time.time_ns() - now[2] < _SETTLED * 1e9:
+            # Renaming touches the inode after the last write; its number alone may be that of an older file.
+            written_last = now[2] == now[3]
+            if written_last and 0 <= time.time_ns() - now[2] < _SETTLED * 1e9:
                 return True
         return False
 

@@ -30,6 +30,9 @@ _PACE: Final = 1.0
 _TURNS: Final = 4
 """How many attempts of such an address may wait for their turn."""
 
+_FADED: Final = 0.5
+"""What was counted fades from the first moment on: ten failures in a row are a little less than ten."""
+
 _TABLE: Final = 10_000
 """Users and addresses that are kept; each costs whoever wants to be forgotten a bcrypt."""
 
@@ -100,10 +103,10 @@ class Throttle:
             now = self._clock()
             pair, record = self._records(user, address, now)
             self._check(pair, now)
-            if pair.flying and pair.guesses + pair.flying >= self._free:
+            if pair.flying and pair.guesses + pair.flying > self._free - _FADED:
                 raise TooManyAttempts(retry_after=1)
             delay = 0.0
-            if record.guesses + record.flying >= self._free * _MANY:
+            if record.guesses + record.flying > self._free * _MANY - _FADED:
                 delay = max(0.0, record.until - now)
                 if delay > _PACE * _TURNS:
                     raise TooManyAttempts(retry_after=delay)
@@ -174,10 +177,9 @@ class Throttle:
 
     def _slow(self, pair: _Record, now: float) -> None:
         """Have the pair wait, if it has failed often enough."""
-        # What was counted fades from the first moment on, so a count of ten is a little less than ten.
-        if pair.guesses > self._free - 0.5:
-            pair.until = now + min(2.0 ** min(pair.guesses - self._free + 0.5, 30.0), _LONGEST)
-        elif pair.guesses + pair.repeats > self._free - 0.5:
+        if pair.guesses > self._free - _FADED:
+            pair.until = now + min(2.0 ** min(pair.guesses - self._free + _FADED, 30.0), _LONGEST)
+        elif pair.guesses + pair.repeats > self._free - _FADED:
             pair.until = now + _REPEATED
 
     @staticmethod
