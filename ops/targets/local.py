@@ -20,12 +20,15 @@ from ops.errors import NotDeployedError, PortTakenError, StartError, TargetError
 from ops.secret import Secret
 from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
 from ops.targets.lock import exclusive
-from ops.targets.process import ServerProcess, port_holder
+from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
 from ops.targets.target import Check, Deployment, Release
 from ops.workspace import PROJECT_ROOT, Workspace
 
 START_SECONDS = 30.0
 """How long a server may take from its start to its first answer."""
+
+HUNG_SECONDS = 2.0
+"""How long a server that no longer answers is given to end before it is killed."""
 
 PORTS_TRIED = 50
 """How many ports after the usual one are tried when no port was asked for."""
@@ -230,9 +233,10 @@ class LocalTarget:
             wanted = running.port if self._port is None else self._port
             address = running.host if self._host is None else self._host
             same = (running.port, running.host, running.fingerprint) == (wanted, address, fingerprint)
-            if same and _healthy(running):
+            healthy = _healthy(running)
+            if same and healthy:
                 return _deployment(running, changed=False)
-            running.stop()
+            running.stop(seconds=STOP_SECONDS if healthy else HUNG_SECONDS)
         return _deployment(self._start(running, fingerprint), changed=True)
 
     def _start(self, last: ServerProcess | None, fingerprint: str) -> ServerProcess:
