@@ -9,7 +9,14 @@ RunbookError                     says what, why and what to do; carries its data
 │   ├── BusyError                another run holds the target
 │   ├── PortTakenError           another program listens on the port that was asked for
 │   ├── NotDeployedError         there is no index on the target
-│   └── StartError               the server was started and did not answer
+│   ├── StartError               the server was started and did not answer
+│   ├── AuthenticationError      the platform was given no credentials, or wrong ones
+│   ├── PermissionDeniedError    the credentials are right and do not allow this
+│   ├── PlanError                the workspace's plan does not include this
+│   ├── QuotaError               a limit of the workspace is reached
+│   ├── RateLimitError           too many requests in too short a time
+│   ├── NetworkError             the platform cannot be reached, or has an outage
+│   └── TimeLimitError           it took longer than it was given
 ├── IndexRequestError            the index refused a request, or could not be reached
 ├── ClientError                  pip, uv or twine ended with another code than expected
 ├── VerificationError            what was done cannot be seen from outside
@@ -118,6 +125,42 @@ class NotDeployedError(TargetError):
 
 class StartError(TargetError):
     """The server was started and did not answer."""
+
+
+class AuthenticationError(TargetError):
+    """The platform was given no credentials, or wrong ones."""
+
+
+class PermissionDeniedError(TargetError):
+    """The credentials are right and do not allow this."""
+
+
+class PlanError(TargetError):
+    """The workspace's plan does not include this."""
+
+
+class QuotaError(TargetError):
+    """A limit of the workspace is reached."""
+
+
+class RateLimitError(TargetError):
+    """Too many requests in too short a time."""
+
+
+class NetworkError(TargetError):
+    """The platform cannot be reached, or has an outage."""
+
+
+class TimeLimitError(TargetError):
+    """It took longer than it was given.
+
+    Parameters:
+        seconds: what it was given.
+    """
+
+    def __init__(self, what: str, *, seconds: float, todo: str = "") -> None:
+        self.seconds = seconds
+        super().__init__(what, why=f"it was not done after {seconds:.0f} s", todo=todo)
 
 
 class IndexRequestError(RunbookError):

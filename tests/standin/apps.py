@@ -135,9 +135,7 @@ class Apps:
                 objects.append(api_pb2.Object(object_id=object_id, volume_metadata=metadata))
             else:
                 objects.append(api_pb2.Object(object_id=object_id))
-        return api_pb2.AppLayout(
-            objects=objects, function_ids={name: f.function_id for name, f in app.layout.items()}
-        )
+        return api_pb2.AppLayout(objects=objects, function_ids={name: f.function_id for name, f in app.layout.items()})
 
     @rpc("AppGetByDeploymentName")
     async def get_by_name(
@@ -156,16 +154,16 @@ class Apps:
         return api_pb2.AppGetByDeploymentNameResponse(environment_name=environment)
 
     @rpc("AppGetOrCreate")
-    async def get_or_create(
-        self, request: api_pb2.AppGetOrCreateRequest, _: Caller
-    ) -> api_pb2.AppGetOrCreateResponse:
+    async def get_or_create(self, request: api_pb2.AppGetOrCreateRequest, _: Caller) -> api_pb2.AppGetOrCreateResponse:
         environment = self._plane.environment(request.environment_name)
         app = self.by_id.get(request.app_name) or self.named(request.app_name, environment)
         if app is None:
-            raise GRPCError(
-                Status.NOT_FOUND, f"App '{request.app_name}' not found in environment '{environment}'"
-            )
-        return api_pb2.AppGetOrCreateResponse(app_id=app.app_id)
+            raise GRPCError(Status.NOT_FOUND, f"App '{request.app_name}' not found in environment '{environment}'")
+        return api_pb2.AppGetOrCreateResponse(app_id=app.app_id, handle_metadata=self._metadata(app))
+
+    @rpc("AppGetInfo")
+    async def get_info(self, request: api_pb2.AppGetInfoRequest, _: Caller) -> api_pb2.AppGetInfoResponse:
+        return api_pb2.AppGetInfoResponse(info=self._metadata(self.get(request.app_id)))
 
     @rpc("AppGetLifecycle")
     async def get_lifecycle(
@@ -365,12 +363,20 @@ class Apps:
         return api_pb2.AppCountLogsResponse(app_id=request.app_id, buckets=[bucket])
 
     @rpc("AppGetLogs")
-    async def stream_logs(
-        self, request: api_pb2.AppGetLogsRequest, _: Caller
-    ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
+    async def stream_logs(self, request: api_pb2.AppGetLogsRequest, _: Caller) -> AsyncIterator[api_pb2.TaskLogsBatch]:
         for line in list(self.get(request.app_id).log):
             yield _batch(line)
         yield api_pb2.TaskLogsBatch(app_done=True)
+
+    @staticmethod
+    def _metadata(app: App) -> api_pb2.AppHandleMetadata:
+        return api_pb2.AppHandleMetadata(
+            description=app.name,
+            app_id=app.app_id,
+            environment_name=app.environment,
+            lifecycle=app.lifecycle(),
+            functions={name: function.function_id for name, function in app.layout.items()},
+        )
 
     async def _roll(
         self,
@@ -384,9 +390,7 @@ class Apps:
     ) -> None:
         number = app.versions[-1].number + 1 if app.versions else 1
         app.versions.append(
-            Version(
-                number, layout, tag, client_version, time.time(), commit or api_pb2.CommitInfo(), rollback_of
-            )
+            Version(number, layout, tag, client_version, time.time(), commit or api_pb2.CommitInfo(), rollback_of)
         )
         await self._plane.publish(app)
 
@@ -427,11 +431,11 @@ def _canonical(definition: api_pb2.Function) -> bytes:
     mounts = sorted(copy.mount_ids)
     del copy.mount_ids[:]
     copy.mount_ids.extend(mounts)
-    return copy.SerializeToString(deterministic=True)
+    return bytes(copy.SerializeToString(deterministic=True))
 
 
 def _seconds(stamp: Timestamp) -> float:
-    return stamp.seconds + stamp.nanos / 1e9
+    return float(stamp.seconds + stamp.nanos / 1e9)
 
 
 def _batch(line: LogLine) -> api_pb2.TaskLogsBatch:

@@ -91,7 +91,7 @@ class Container:
 
     def mount_path(self, volume_id: str) -> str:
         """Where the container has that Volume."""
-        return next(m.mount_path for m in self.function.definition.volume_mounts if m.volume_id == volume_id)
+        return str(next(m.mount_path for m in self.function.definition.volume_mounts if m.volume_id == volume_id))
 
     async def start(self) -> None:
         """Lay out the container's files and start its process. Returns before it is ready."""

@@ -238,7 +238,10 @@ class ControlPlane:
     def log(self, app: str = "pypiserver", environment: str = "main") -> str:
         """All that the containers of an App have printed."""
         return "".join(
-            line.text for a in self.apps.by_id.values() if (a.name, a.environment) == (app, environment) for line in a.log
+            line.text
+            for a in self.apps.by_id.values()
+            if (a.name, a.environment) == (app, environment)
+            for line in a.log
         )
 
     # --- for the services ------------------------------------------------------------------------------------------
@@ -393,7 +396,6 @@ class ControlPlane:
         await asyncio.gather(*(container.gone.wait() for container in self.containers()))
         if self._grpc is not None:
             self._grpc.close()
-            await self._grpc.wait_closed()
         for runner in (self._functions, self._files):
             if runner is not None:
                 await runner.cleanup()

@@ -78,9 +78,7 @@ def command(
             lines += [f"mkdir -p .{quoted}", f"mount --rbind {quoted} .{quoted}"]
     lines += [f"mount -o remount,bind,ro .{shlex.quote(bind.target)}" for bind in binds if bind.read_only]
     lines += [
-        f"mount -t tmpfs none .{shlex.quote(str(path))}"
-        for path in hide
-        if path.parts[1] not in tops and path.is_dir()
+        f"mount -t tmpfs none .{shlex.quote(str(path))}" for path in hide if path.parts[1] not in tops and path.is_dir()
     ]
     died = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
     inner = f"cd {shlex.quote(binds[0].target)} && exec {shlex.join(arguments)}"

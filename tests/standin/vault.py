@@ -148,7 +148,9 @@ class Dicts:
         self.by_id: dict[str, StoredDict] = {}
 
     @rpc("DictGetOrCreate")
-    async def get_or_create(self, request: api_pb2.DictGetOrCreateRequest, _: Caller) -> api_pb2.DictGetOrCreateResponse:
+    async def get_or_create(
+        self, request: api_pb2.DictGetOrCreateRequest, _: Caller
+    ) -> api_pb2.DictGetOrCreateResponse:
         environment = self._plane.environment(request.environment_name)
         found = None
         for known in self.by_id.values():

@@ -133,18 +133,18 @@ class View:
     @contextlib.contextmanager
     def empty(self) -> Iterator[Path]:
         """Let the Volume look empty to the container; gives the directory where its files are meanwhile."""
-        for name in os.listdir(self.directory):
-            (self.directory / name).rename(self.hidden / name)
+        for entry in list(self.directory.iterdir()):
+            entry.rename(self.hidden / entry.name)
         try:
             yield self.hidden
         finally:
-            for name in os.listdir(self.hidden):
-                target = self.directory / name
+            for entry in list(self.hidden.iterdir()):
+                target = self.directory / entry.name
                 if target.is_dir():  # written into meanwhile, by someone who did not wait
-                    shutil.copytree(self.hidden / name, target, dirs_exist_ok=True)
-                    shutil.rmtree(self.hidden / name)
+                    shutil.copytree(entry, target, dirs_exist_ok=True)
+                    shutil.rmtree(entry)
                 else:
-                    (self.hidden / name).rename(target)
+                    entry.rename(target)
 
     def _take(self, root: Path) -> None:
         for path, revision in list(self.volume.revisions.items()):
@@ -227,9 +227,7 @@ class Volumes:
         environment = self._plane.environment(request.environment_name)
         found = [v for v in self.by_id.values() if v.environment == environment and not v.deleted and v.name]
         items = [
-            api_pb2.VolumeListItem(
-                label=v.name, volume_id=v.volume_id, created_at=v.created_at, metadata=v.metadata()
-            )
+            api_pb2.VolumeListItem(label=v.name, volume_id=v.volume_id, created_at=v.created_at, metadata=v.metadata())
             for v in found
         ]
         return api_pb2.VolumeListResponse(
@@ -282,9 +280,7 @@ class Volumes:
         return Empty()
 
     @rpc("VolumeGetFile2")
-    async def get_file(
-        self, request: api_pb2.VolumeGetFile2Request, _: Caller
-    ) -> api_pb2.VolumeGetFile2Response:
+    async def get_file(self, request: api_pb2.VolumeGetFile2Request, _: Caller) -> api_pb2.VolumeGetFile2Response:
         volume = self._get(request.volume_id)
         path = posixpath.normpath("/" + request.path).lstrip("/")
         if path not in volume.revisions:
@@ -337,7 +333,7 @@ class Volumes:
     async def background_commit(self, view: View) -> None:
         """What Modal does by itself every few seconds: no reload, nothing looks empty."""
         async with self._plane.volume_lock(view.volume.volume_id):
-            if not view.volume.deleted and not os.listdir(view.hidden):
+            if not view.volume.deleted and not any(view.hidden.iterdir()):
                 await asyncio.to_thread(view.commit, view.directory)
                 view.volume.background_commits += 1
 

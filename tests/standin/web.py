@@ -191,8 +191,9 @@ class Pool:
         future: asyncio.Future[Call | None] = asyncio.get_running_loop().create_future()
         self._idle.append((container, future))
         leaves = asyncio.ensure_future(container.draining.wait())
+        waited: set[asyncio.Future[Any]] = {future, leaves}
         try:
-            await asyncio.wait({future, leaves}, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             return future.result() if future.done() else None
         finally:
             leaves.cancel()
@@ -336,9 +337,7 @@ class Web:
 
     def _new_call(self, request: web.Request) -> Call:
         # Modal strips X-Forwarded-For and puts the client's address into the scope
-        headers = [
-            (name.lower(), value) for name, value in request.raw_headers if name.lower() != b"x-forwarded-for"
-        ]
+        headers = [(name.lower(), value) for name, value in request.raw_headers if name.lower() != b"x-forwarded-for"]
         client = request.transport.get_extra_info("peername") if request.transport else None
         call = Call(
             {

@@ -1,0 +1,194 @@
+"""Releases of the Modal app: deploying the file of this clone or of an earlier commit, and the history of it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+
+import modal
+import modal.exception
+
+from ops.errors import PlanError, TargetError
+from ops.settings import Settings
+from ops.targets.modal_session import ask, command_line, say
+from ops.targets.target import Release
+from ops.workspace import PROJECT_ROOT
+
+DEPLOYMENT = Path("deployments") / "pypi_deploy.py"
+DEPLOY_SECONDS = 900.0
+"""A first deployment builds the image, which takes some minutes."""
+_VARIABLES = threading.Lock()
+
+
+class Releases:
+    """The versions of one app in one environment.
+
+    Parameters:
+        settings: the names of the index.
+        environment: Modal's environment; empty for the workspace's default.
+        root: the clone whose deployment file is deployed.
+    """
+
+    def __init__(self, settings: Settings, environment: str, *, root: Path = PROJECT_ROOT) -> None:
+        self._settings = settings
+        self._environment = environment
+        self._root = root
+
+    @property
+    def file(self) -> Path:
+        """The deployment file."""
+        return self._root / DEPLOYMENT
+
+    def version(self) -> int:
+        """The number of the version that is deployed; 0 when none is."""
+
+        def look() -> int:
+            try:
+                app = modal.App.lookup(self._settings.app_name, environment_name=self._environment or None)
+                return app.info().lifecycle.version or 0
+            except modal.exception.NotFoundError:
+                return 0
+
+        return ask("look up the app", look)
+
+    def deploy(self, tag: str = "") -> None:
+        """Deploy this clone. Modal leaves an app alone that has not changed."""
+        if not self.file.is_file():
+            raise TargetError(
+                f"there is no {DEPLOYMENT}",
+                why=f"{self._root} is no clone of this project",
+                todo="run this from a clone, installed with: pip install -e .",
+            )
+
+        def run() -> None:
+            with _variables(self._settings.variables()):
+                app = _module(self.file).app
+                app.deploy(environment_name=self._environment or None, tag=tag)
+
+        ask("deploy the app", run, seconds=DEPLOY_SECONDS)
+
+    def rollover(self) -> None:
+        """Replace the running containers by new ones of the same version, which take secrets as they are now."""
+        command_line("replace the running containers", "app", "rollover", self._settings.app_name, *self._env())
+
+    def history(self) -> Sequence[Release]:
+        """Every version, newest first."""
+        return [release for release, _ in self._rows()]
+
+    def rollback(self, version: str) -> None:
+        """Deploy what was deployed as *version*: by Modal where the plan has it, else from that version's commit."""
+        number = version.removeprefix("v")
+        row = next((row for row in self._rows() if row[0].version == number), None)
+        if row is None:
+            known = ", ".join(release.version for release in self.history()) or "none"
+            raise TargetError(f"there is no version {version!r} of the app", why=f"the versions are: {known}")
+        try:
+            command_line("roll the app back", "app", "rollback", self._settings.app_name, f"v{number}", *self._env())
+        except PlanError as refused:
+            say(f"Modal's rollback is not part of this workspace's plan; deploying the commit of version {number}")
+            self._deploy_commit(number, row[1], refused)
+
+    def _deploy_commit(self, number: str, commit: str, refused: PlanError) -> None:
+        if not commit or commit.endswith("*"):
+            lacking = "it was deployed from a clone with uncommitted changes" if commit else "its commit is not known"
+            raise TargetError(
+                f"version {number} cannot be deployed again",
+                why=f"{refused.why}; and {lacking}",
+                todo="check out the commit that you want and run the notebook 01_provision",
+            ) from None
+        with _checkout(self._root, commit) as clone:
+            command_line(
+                "deploy the earlier commit",
+                "deploy",
+                str(clone / DEPLOYMENT),
+                "--tag",
+                f"rollback-to-{number}",
+                *self._env(),
+                environment=self._settings.variables(),
+                seconds=DEPLOY_SECONDS,
+            )
+
+    def _rows(self) -> list[tuple[Release, str]]:
+        if not self.version():
+            return []
+        printed = command_line(
+            "show the history of the app", "app", "history", self._settings.app_name, "--json", *self._env()
+        )
+        rows = []
+        for entry in json.loads(printed):
+            commit = entry.get("commit") or ""
+            by = entry.get("deployed_by") or ""
+            detail = ", ".join([*([f"commit {commit.rstrip('*')}"] if commit else []), *([f"by {by}"] if by else [])])
+            when = datetime.fromisoformat(entry["time_deployed"]).astimezone(UTC).isoformat(timespec="seconds")
+            release = Release(entry["version"].removeprefix("v"), when, entry.get("tag") or "", detail)
+            rows.append((release, commit))
+        return rows
+
+    def _env(self) -> list[str]:
+        return ["--env", self._environment] if self._environment else []
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    with _VARIABLES:
+        before = {name: os.environ.get(name) for name in values}
+        os.environ.update(values)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def _module(path: Path) -> ModuleType:
+    """The deployment file as a module of its own name, as the container imports it; afresh each time."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None  # noqa: S101 - for the type checker
+    assert spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    before = list(sys.path)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = before
+    return module
+
+
+@contextlib.contextmanager
+def _checkout(root: Path, commit: str) -> Iterator[Path]:
+    """The tree of *commit* in a temporary worktree of the clone *root*."""
+    if not re.fullmatch(r"[0-9a-f]{7,40}", commit):
+        raise TargetError(f"{commit!r} is no commit")
+    with tempfile.TemporaryDirectory(prefix="pypi-runbook-") as folder:
+        clone = Path(folder) / "clone"
+        _git(root, "worktree", "add", "--detach", "--quiet", str(clone), commit)
+        try:
+            yield clone
+        finally:
+            _git(root, "worktree", "remove", "--force", str(clone))
+
+
+def _git(root: Path, *arguments: str) -> None:
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        raise TargetError(
+            "git could not check out the earlier commit",
+            why=done.stderr.strip(),
+            todo="fetch it with: git fetch --unshallow --tags, and run this again",
+        )

@@ -1,0 +1,218 @@
+"""Asking Modal: with a limit to waiting, a word about progress, and errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from ops.errors import (
+    AuthenticationError,
+    NetworkError,
+    PermissionDeniedError,
+    PlanError,
+    QuotaError,
+    RateLimitError,
+    RunbookError,
+    TargetError,
+    TimeLimitError,
+)
+
+try:
+    import modal
+    import modal.exception
+except ImportError as missing:
+    raise TargetError(
+        'the target "modal" cannot be used',
+        why=f"the package modal is not installed ({missing})",
+        todo="install it with: pip install 'pypi-runbook[modal]', or in a clone: pip install -e '.[modal]'",
+    ) from None
+
+Result = TypeVar("Result")
+
+QUIET_SECONDS = 10.0
+"""How long something may take before it is told on stderr that it goes on."""
+ASK_SECONDS = 120.0
+SUPPORTED = ((1, 6, 4), (1, 7))
+"""The first version of the package modal that this was tested with, and the first that it was not."""
+
+_LOGIN = "set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or run: modal token new"
+_LATER = "wait a minute and run this again; what was done stays done"
+
+
+def ask(doing: str, work: Callable[[], Result], *, seconds: float = ASK_SECONDS) -> Result:
+    """What *work* returns, which may use Modal's blocking interface.
+
+    It runs in a thread of its own: a notebook's cells run inside an event loop, where Modal warns about blocking calls;
+    and a call that hangs can be given up.
+
+    Parameters:
+        doing: what is being done, as in "Modal could not DOING".
+        work: what to do.
+        seconds: how long it may take.
+
+    Raises:
+        RunbookError: what *work* raised, in our words.
+    """
+    outcome: list[Result] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name=f"modal: {doing}", daemon=True)
+    started = time.monotonic()
+    thread.start()
+    told = started
+    while thread.is_alive():
+        thread.join(0.5 if time.monotonic() - started > 1 else 0.02)
+        now = time.monotonic()
+        if now - started > seconds and thread.is_alive():
+            raise TimeLimitError(f"Modal did not {doing} in time", seconds=seconds, todo=_LATER)
+        if now - told > QUIET_SECONDS and thread.is_alive():
+            told = now
+            say(f"… waiting for Modal to {doing}: {now - started:.0f} s of at most {seconds:.0f} s")
+    if failure:
+        raise explained(failure[0], doing) from failure[0]
+    return outcome[0]
+
+
+def say(text: str) -> None:
+    """Tell whoever waits, without becoming part of a notebook's output."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def command_line(
+    doing: str, *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = ASK_SECONDS
+) -> str:
+    """What the ``modal`` command prints, for what the SDK has no call of its own.
+
+    Parameters:
+        doing: what is being done, as in "Modal could not DOING".
+        arguments: of the command. Never a secret: they can be seen in the list of processes.
+        environment: variables on top of this process's.
+        seconds: how long it may take.
+
+    Raises:
+        RunbookError: it ended with another code than 0.
+    """
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "modal", *arguments],
+            env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "500", **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+
+    done = ask(doing, run, seconds=seconds)
+    if done.returncode:
+        printed = re.sub(r"[│╭╮╰╯─]+", " ", done.stderr or done.stdout)
+        text = " ".join(printed.split()).removeprefix("Error ").removeprefix("Error: ")
+        raise told(f"Modal could not {doing}", text)
+    return done.stdout
+
+
+def explained(error: BaseException, doing: str) -> BaseException:
+    """*error* as one of ours, if it came from Modal or from the way to it."""
+    if isinstance(error, RunbookError) or not isinstance(error, Exception):
+        return error
+    text = " ".join(str(error).split()) or type(error).__name__
+    what = f"Modal could not {doing}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return TimeLimitError(what, seconds=error.timeout, todo=_LATER)
+    for kinds, make in _KINDS:
+        if isinstance(error, kinds):
+            return make(what, text)
+    return error
+
+
+def told(what: str, text: str) -> TargetError:
+    """An error of ours for what Modal said, when that is all there is.
+
+    Parameters:
+        what: what could not be done, as a sentence.
+        text: Modal's words.
+    """
+    lower = text.lower()
+    for pattern, make in _WORDS:
+        if re.search(pattern, lower):
+            return make(what, text)
+    return TargetError(what, why=text)
+
+
+def _credentials(what: str, text: str) -> TargetError:
+    return AuthenticationError(what, why=text, todo=_LOGIN)
+
+
+def _exhausted(what: str, text: str) -> TargetError:
+    if re.search(_RATE, text.lower()):
+        return RateLimitError(what, why=text, todo=_LATER)
+    return QuotaError(what, why=text, todo="look at the workspace's limits and usage on Modal's dashboard")
+
+
+def _denied(what: str, text: str) -> TargetError:
+    if re.search(r"\bplans?\b", text.lower()):
+        return PlanError(what, why=text, todo="use what needs no plan, or change the workspace's plan")
+    return PermissionDeniedError(
+        what, why=text, todo="use a token of somebody who may, or have the role changed on Modal's dashboard"
+    )
+
+
+def _unreachable(what: str, text: str) -> TargetError:
+    return NetworkError(
+        what, why=text, todo="look at the network and at status.modal.com, and run this again; what was done stays done"
+    )
+
+
+def _outdated(what: str, text: str) -> TargetError:
+    return TargetError(what, why=text, todo="install a newer version: pip install -U 'pypi-runbook[modal]'")
+
+
+def _no_secret(what: str, text: str) -> TargetError:
+    return TargetError(what, why=text, todo="run the notebook 01_provision, which creates the secret")
+
+
+def _no_environment(what: str, text: str) -> TargetError:
+    return TargetError(
+        what, why=text, todo="create it with: modal environment create NAME, or set MODAL_ENVIRONMENT to another"
+    )
+
+
+_RATE = r"rate.?limit|too many requests"
+_KINDS: Sequence[tuple[tuple[type[Exception], ...], Callable[[str, str], TargetError]]] = (
+    ((modal.exception.AuthError,), _credentials),
+    ((modal.exception.ResourceExhaustedError,), _exhausted),
+    ((modal.exception.PermissionDeniedError,), _denied),
+    (
+        (
+            modal.exception.ServiceError,
+            modal.exception.InternalError,
+            modal.exception.ConnectionError,
+            ConnectionError,
+        ),
+        _unreachable,
+    ),
+    ((modal.exception.Error, OSError, ValueError), told),
+)
+_WORDS: Sequence[tuple[str, Callable[[str, str], TargetError]]] = (
+    (r"token (missing|validation failed)|unauthenticated", _credentials),
+    (r"client version|please upgrade", _outdated),
+    (r"\bplans?\b.*|permission denied", _denied),
+    (_RATE, _exhausted),
+    (r"could not connect|unavailable", _unreachable),
+    (r"^secret .*(not found|missing key)", _no_secret),
+    (r"^environment .*not found", _no_environment),
+)
+"""What Modal's messages look like, for what its command prints and for errors of no kind of their own."""
