@@ -70,7 +70,7 @@ class LocalTarget:
         """Python's version, a workspace that can be written, room on its disk."""
         version = ".".join(map(str, sys.version_info[:3]))
         existing = self._workspace.home
-        while not existing.exists():
+        while not os.path.exists(existing):  # noqa: PTH110 - Path.exists raises where this user may not look
             existing = existing.parent
         writable = os.access(existing, os.W_OK | os.X_OK)
         free = shutil.disk_usage(existing).free

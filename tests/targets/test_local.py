@@ -259,9 +259,12 @@ def test_a_second_run_waits_for_the_first_and_says_so(target: LocalTarget, capsy
 
 def test_a_run_that_waits_too_long_is_told_who_holds_the_target(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with lock_module.exclusive(path, what="the target"), pytest.raises(BusyError, match=str(os.getpid())):
-        with lock_module.exclusive(path, what="the target", seconds=0.2):
-            pass
+    with (
+        lock_module.exclusive(path, what="the target"),
+        pytest.raises(BusyError, match=str(os.getpid())),
+        lock_module.exclusive(path, what="the target", seconds=0.2),
+    ):
+        pytest.fail("two runs hold one target")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without write access")
