@@ -136,6 +136,11 @@ class Catalogue:
         self._look()
         return len(self._listing)
 
+    @property
+    def directory(self) -> Path:
+        """Where the files are."""
+        return self._storage.directory
+
     def start(self) -> None:
         """Begin to compute, in a thread, the facts that are missing. Pages are served meanwhile."""
         if self._rebuilder is None:
