@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -154,39 +154,35 @@ class Users:
         username = validated_name(username)
         digest = self._digest(password, password_hash)
         limits = projects if isinstance(projects, Keep) else _validated_projects(projects)
+        who = {"actor": actor, "address": address}
         made: list[Registration] = []
 
         def note() -> None:
             self._note(
                 "user.created" if made[0].created else "user.changed",
                 username,
-                actor,
-                address,
+                who,
                 role=str(made[0].identity.role),
                 projects=None if made[0].identity.projects is None else sorted(made[0].identity.projects),
                 password_changed=digest is not None,
             )
 
-        try:
-            with self._vault.change(note) as draft:
-                passwords = PasswordFile(draft[PASSWORDS])
-                created = username not in passwords.entries()
-                if created and digest is None:
-                    raise InvalidCredentials(f"there is no user {username!r} yet: give a password or a password hash")
-                # A name that is new has no role, also when a removal by stock htpasswd left it in a group.
-                before = Identity(username) if created else Roles(draft[GROUPS]).identity(username)
-                identity = _changed(before, role, limits)
-                made.append(Registration(identity, created))
-                # The role first: a new reader must not be a publisher for the moment between the two files.
-                groups = GroupFile(draft[GROUPS])
-                groups.assign(username, memberships(identity))
-                draft[GROUPS] = bytes(groups)
-                if digest is not None:
-                    passwords.set(username, digest)
-                    draft[PASSWORDS] = bytes(passwords)
-        except StorageError as error:
-            self._note("user.change_failed", username, actor, address, reason=str(error))
-            raise
+        with self._vault.change(written=note, failed=lambda error: self._unchanged(error, username, who)) as draft:
+            passwords = PasswordFile(draft[PASSWORDS])
+            created = username not in passwords.entries()
+            if created and digest is None:
+                raise InvalidCredentials(f"there is no user {username!r} yet: give a password or a password hash")
+            # A name that is new has no role, also when a removal by stock htpasswd left it in a group.
+            before = Identity(username) if created else Roles(draft[GROUPS]).identity(username)
+            identity = _changed(before, role, limits)
+            made.append(Registration(identity, created))
+            # The role first: a new reader must not be a publisher for the moment between the two files.
+            groups = GroupFile(draft[GROUPS])
+            groups.assign(username, memberships(identity))
+            draft[GROUPS] = bytes(groups)
+            if digest is not None:
+                passwords.set(username, digest)
+                draft[PASSWORDS] = bytes(passwords)
         return made[0]
 
     def remove(self, username: str, *, actor: str = "", address: str = "") -> bool:
@@ -196,19 +192,19 @@ class Users:
             StorageError: nothing has changed.
         """
         username = unicodedata.normalize("NFC", username)
-        try:
-            with self._vault.change(lambda: self._note("user.removed", username, actor, address)) as draft:
-                passwords = PasswordFile(draft[PASSWORDS])
-                if not passwords.remove(username):
-                    return False
-                # The entry first: without its group, a reader who still had one would be a publisher for a moment.
-                draft[PASSWORDS] = bytes(passwords)
-                groups = GroupFile(draft[GROUPS])
-                groups.assign(username, ())
-                draft[GROUPS] = bytes(groups)
-        except StorageError as error:
-            self._note("user.change_failed", username, actor, address, reason=str(error))
-            raise
+        who = {"actor": actor, "address": address}
+        with self._vault.change(
+            written=lambda: self._note("user.removed", username, who),
+            failed=lambda error: self._unchanged(error, username, who),
+        ) as draft:
+            passwords = PasswordFile(draft[PASSWORDS])
+            if not passwords.remove(username):
+                return False
+            # The entry first: without its group, a reader who still had one would be a publisher for a moment.
+            draft[PASSWORDS] = bytes(passwords)
+            groups = GroupFile(draft[GROUPS])
+            groups.assign(username, ())
+            draft[GROUPS] = bytes(groups)
         return True
 
     def accounts(self) -> dict[str, Account]:
@@ -260,9 +256,12 @@ class Users:
             return validated_hash(password_hash, least_rounds=min(ROUNDS.start, self._options.bcrypt_rounds))
         return None
 
-    def _note(self, event: str, username: str, actor: str, address: str, **details: object) -> None:
+    def _note(self, event: str, username: str, who: Mapping[str, str], **details: object) -> None:
         if self._audit is not None:
-            self._audit.record(event, user=username, address=address, actor=actor, **details)
+            self._audit.record(event, user=username, address=who["address"], actor=who["actor"], **details)
+
+    def _unchanged(self, error: StorageError, username: str, who: Mapping[str, str]) -> None:
+        self._note("user.change_failed", username, who, reason=str(error))
 
 
 def _changed(identity: Identity, role: Role | None, projects: frozenset[str] | Keep | None) -> Identity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ops.index.claims import Claims
-from ops.index.errors import StorageError
+from ops.index.errors import StorageError, StorageFull
 from ops.index.storage import Storage
 
 PASSWORDS = ".htpasswd"
@@ -78,12 +79,15 @@ class Vault:
                 return None
 
     @contextmanager
-    def change(self, before_commit: Callable[[], None] = lambda: None) -> Iterator[Draft]:
+    def change(
+        self, *, written: Callable[[], None] = lambda: None, failed: Callable[[StorageError], None] = lambda _: None
+    ) -> Iterator[Draft]:
         """Change the files while no other writer can, on what the last one left; durable when it returns.
 
         Parameters:
-            before_commit: called when the files are written and not yet committed, so that what it writes to the same
-                volume goes with them.
+            written: called when the files are written and not yet committed, so that what it writes to the same volume
+                goes with them.
+            failed: called when that did not work, before the files from before are committed, likewise.
 
         Raises:
             StorageError: the change is not known to be durable; the files are as they were.
@@ -101,13 +105,13 @@ class Vault:
                 return
             try:
                 self._write(changed)
-                before_commit()
+                written()
                 self._storage.commit()
             except (OSError, StorageError) as error:
+                told = error if isinstance(error, StorageError) else _unwritten(error)
+                failed(told)
                 self._undo({name: draft.before[name] for name in changed})
-                if isinstance(error, StorageError):
-                    raise
-                raise StorageError(f"the credentials could not be written: {error.strerror or error}") from error
+                raise told from error
 
     def _write(self, contents: Mapping[str, bytes | None]) -> None:
         """Replace the files; None removes one. All are on the disk before the first takes its name: a full disk is met
@@ -169,6 +173,11 @@ class Vault:
             yield
         finally:
             os.close(descriptor)
+
+
+def _unwritten(error: OSError) -> StorageError:
+    kind = StorageFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
+    return kind(f"the credentials could not be written: {error.strerror or error}; nothing has changed")
 
 
 def _locked(descriptor: int) -> bool:
