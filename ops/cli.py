@@ -164,9 +164,11 @@ def _list(options: argparse.Namespace) -> int:
     from ops.runbook import list_notebooks
 
     for notebook in list_notebooks(NOTEBOOKS):
-        print(f"{notebook.name:<20} {notebook.title}")
-        for parameter in notebook.parameters:
-            print(f"    -p {parameter.name}={parameter.default!r:<12} {parameter.type}  {parameter.help}")
+        print(f"{notebook.name}   {notebook.title}")
+        rows = [(f"-p {each.name}={each.default!r}", each.type, each.help) for each in notebook.parameters]
+        width = max(len(row[0]) for row in rows)
+        for given, kind, text in rows:
+            print(f"    {given:<{width}}  {kind:<5}  {text}")
     return 0
 
 

@@ -1,0 +1,160 @@
+"""The command `runbook`, run as a newcomer runs it: as a process, from anywhere, with an empty HOME."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from ops.targets.process import ServerProcess
+from ops.workspace import PROJECT_ROOT, Workspace
+
+
+def runbook(*arguments: str, cwd: Path = PROJECT_ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-c", _MAIN, *arguments], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+# As the console script does, and findable from any directory.
+_MAIN = f"import sys; sys.path.insert(0, {str(PROJECT_ROOT)!r}); from ops.cli import main; sys.exit(main())"
+
+
+@pytest.fixture
+def stopped_afterwards(newcomer: Path) -> Iterator[None]:
+    yield
+    runbook("stop")
+
+
+def _server(workspace: Workspace) -> ServerProcess:
+    process = ServerProcess.load(workspace.target("local") / "server.json")
+    assert process is not None
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stopped_afterwards")
+def test_up_leads_from_nothing_to_a_working_index_and_a_second_one_changes_nothing(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    first = runbook("up", cwd=tmp_path)
+
+    assert first.returncode == 0, first.stdout + first.stderr
+    url = re.search(r"Index +(http://\S+/simple/)", first.stdout)
+    assert url is not None
+    for line in ("User ", "Credentials ", "Client files ", "Report ", "Stop "):
+        assert f"\n{line}" in first.stdout
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(url[1])
+    refusal.value.close()
+    assert refusal.value.code == 401
+    server = _server(workspace)
+    kept = _state(workspace)
+
+    second = runbook("up", cwd=tmp_path)
+
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert _server(workspace) == server
+    assert _state(workspace) == kept
+    assert "nothing" in second.stdout.lower()
+
+
+def _state(workspace: Workspace) -> dict[str, bytes]:
+    """All that must stay: users, secrets, client files and packages; not the log, the locks and the audit lines."""
+    kept: dict[str, bytes] = {}
+    for folder in (workspace.target("local"), workspace.home / "users"):
+        for path in sorted(folder.rglob("*")):
+            passing = {"lock", "server.log", ".lock"} & {path.name} or {"audit", ".audit", "staging"} & set(path.parts)
+            if path.is_file() and not passing and not path.name.endswith(".lock"):
+                kept[str(path.relative_to(workspace.home))] = path.read_bytes()
+    return kept
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stopped_afterwards")
+def test_a_killed_server_is_repaired_by_another_up_with_its_users_and_its_address(workspace: Workspace) -> None:
+    assert runbook("run", "01", "02").returncode == 0
+    before = _server(workspace)
+    os.kill(before.pid, signal.SIGKILL)
+
+    done = runbook("run", "01", "02")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert _server(workspace).port == before.port
+    assert _server(workspace).pid != before.pid
+
+
+def test_status_before_anything_says_how_to_start() -> None:
+    done = runbook("status")
+
+    assert done.returncode == 0
+    assert "make run" in done.stdout
+
+
+def test_stop_before_anything_is_no_error() -> None:
+    done = runbook("stop")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nothing to stop" in done.stdout
+
+
+def test_list_names_every_notebook_with_its_parameters() -> None:
+    done = runbook("list")
+
+    for notebook in (PROJECT_ROOT / "notebooks").glob("*.ipynb"):
+        assert notebook.stem in done.stdout
+    assert "-p target='local'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "01_provision", "-p", "prot=8000"), "port"),
+        (("run", "01_provision", "-p", "port=many"), "int"),
+        (("run", "01_provision", "-p", "dry_run=perhaps"), "bool"),
+        (("run", "01_provision", "-p", "nonsense"), "NAME=VALUE"),
+        (("run", "01_provision", "-p", "target=cloud"), "local"),
+        (("run", "01_provision", "-p", "port=99999999"), "65535"),
+        (("run", "77_nothing"), "01_provision"),
+    ],
+)
+def test_nonsense_is_answered_with_what_would_be_right(
+    arguments: tuple[str, ...], said: str, workspace: Workspace
+) -> None:
+    done = runbook(*arguments)
+
+    assert done.returncode in {EXIT_USAGE, EXIT_FAILED}
+    assert said in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (workspace.target("local") / "server.json").exists()
+
+
+def test_an_interrupted_run_ends_with_130_and_leaves_a_record(workspace: Workspace) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _MAIN, "run", "01_provision", "-p", "dry_run=true"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT_ROOT,
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not list(workspace.records.glob("*/record.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == EXIT_INTERRUPTED, errors
+    assert "Traceback" not in errors
+    (record,) = workspace.records.glob("*/record.json")
+    assert json.loads(record.read_text())["outcome"] == "interrupted"
