@@ -129,7 +129,7 @@ class Index:
             if len(path) > _LONGEST_PATH or not path.startswith("/") or "\0" in path:
                 raise NotFound("there is nothing under such a path")
             if exchange.method in {"GET", "HEAD"}:
-                await self._read(exchange, path)
+                await self._read(exchange, path, identity)
             elif exchange.method == "POST":
                 refuse_other_sites(exchange)
                 await self._change(exchange, path, identity)
@@ -144,7 +144,7 @@ class Index:
             refuse_other_sites(exchange)
         await self._admin.pass_on(exchange)
 
-    async def _read(self, exchange: Exchange, path: str) -> None:
+    async def _read(self, exchange: Exchange, path: str, identity: Identity) -> None:
         head, slash, rest = path[1:].partition("/")
         match head:
             case "":
@@ -156,7 +156,7 @@ class Index:
             case "simple":
                 await self._reading.project(exchange, rest.removesuffix("/"), slash=rest.endswith("/"))
             case "packages" if not rest:
-                await self._upstream.pass_on(exchange, path=path)
+                await self._upstream.pass_on(exchange, identity, path=path)
             case "packages":
                 await self._reading.file(exchange, rest)
             case "projects" if rest:
@@ -164,7 +164,7 @@ class Index:
             case "projects":
                 await exchange.redirect("../" if slash else "./")
             case _ if rest == "json":
-                await self._upstream.pass_on(exchange, path=path)
+                await self._upstream.pass_on(exchange, identity, path=path)
             case _ if not rest:
                 await self._reading.elsewhere(exchange, head, up="../" if slash else "")
             case _:
@@ -173,9 +173,9 @@ class Index:
     async def _change(self, exchange: Exchange, path: str, identity: Identity) -> None:
         parts = path.strip("/").split("/")
         if path in {"/", "/legacy", "/legacy/"}:
-            await self._upstream.pass_on(exchange, path="/")
+            await self._upstream.pass_on(exchange, identity, path="/")
         elif path == "/RPC2":
-            await self._upstream.pass_on(exchange, path=path)
+            await self._upstream.pass_on(exchange, identity, path=path)
         elif len(parts) == 3 and parts[0] == "projects" and parts[2] in ACTIONS:
             await self._changes.apply(exchange, self._reading.normalized(parts[1]), parts[2], identity)
         else:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from ops.index.application import Index
 from ops.index.audit import Audit
 from ops.index.authentication import Authenticator
@@ -22,7 +19,7 @@ from ops.index.publishing import Publisher
 from ops.index.reading import Reading
 from ops.index.storage import Storage
 from ops.index.throttle import Throttle
-from ops.index.uploads import Upstream
+from ops.index.uploads import Application, Upstream
 
 
 def create_index(
@@ -54,20 +51,19 @@ def create_index(
     reading = Reading(catalogue, packages, options)
     browser = Browser(catalogue)
 
-    def upstream_app() -> Callable[..., Any]:
-        from ops.index.backend import create_wsgi
+    def upstream_app() -> Application:
+        from ops.index.backend import create_wsgi  # imports pypiserver
+        from ops.index.receiving import Receiver
 
-        wsgi: Callable[..., Any] = create_wsgi(publisher, catalogue, authenticator, options)
-        return wsgi
+        return Receiver(create_wsgi(publisher, catalogue, authenticator, options), publisher, options)
 
-    def admin_app(prefix: str) -> ASGIApp:
+    def admin_app() -> ASGIApp:
         from ops.index.admin import create_admin
 
         return create_admin(
             credentials=credentials,
             token=admin_token or "",
             options=options,
-            root_path=prefix,
             claims=claims if credentials.shared else None,
         )
 
@@ -85,7 +81,7 @@ def create_index(
         warm_up=[upstream.warm_up, *([admin.warm_up] if admin else []), browser.warm_up],
         repeat=[see_changed_credentials, *([catalogue.refresh] if packages.shared else [])],
         every=options.refresh_seconds,
-        stop=[publisher.close, catalogue.close, authenticator.close, audit.close, packages.commit],
+        stop=[upstream.close, publisher.close, catalogue.close, authenticator.close, audit.close, packages.commit],
     )
     return Index(
         door=door,

@@ -46,18 +46,7 @@ class Changes:
             NotFound: there is no such project, version or file.
         """
         fields = await _fields(exchange, action)
-        who = {"identity": identity, "address": exchange.address}
-        answer: dict[str, Any]
-        if action == "status":
-            status = fields.pop("status", None)
-            if status is None:
-                raise BadRequest('the new status is missing: send {"status": "archived"}, for example')
-            await asyncio.to_thread(partial(self._publisher.set_status, project, status, **fields, **who))
-            answer = {"project": project, "status": status}
-        else:
-            change = self._publisher.yank if action == "yank" else self._publisher.unyank
-            files = await asyncio.to_thread(partial(change, project, **fields, **who))
-            answer = {"project": project, "files": list(files)}
+        answer = await asyncio.to_thread(self._apply, project, action, fields, identity, exchange.address)
         body = json.dumps(answer).encode() + b"\n"
         headers = [
             (b"content-type", b"application/json"),
@@ -65,6 +54,20 @@ class Changes:
             (b"cache-control", b"private, no-store"),
         ]
         await exchange.answer(200, headers, body)
+
+    def _apply(
+        self, project: str, action: str, fields: dict[str, str], identity: Identity, address: str
+    ) -> dict[str, Any]:
+        if action == "status":
+            status = fields["status"]
+            self._publisher.set_status(project, status, reason=fields.get("reason"), identity=identity, address=address)
+            return {"project": project, "status": status}
+        change = self._publisher.unyank
+        if action == "yank":
+            change = partial(self._publisher.yank, reason=fields.get("reason", ""))
+        version, filename = fields.get("version"), fields.get("filename")
+        files = change(project, version=version, filename=filename, identity=identity, address=address)
+        return {"project": project, "files": files}
 
 
 async def _fields(exchange: Exchange, action: str) -> dict[str, str]:
@@ -81,7 +84,10 @@ async def _fields(exchange: Exchange, action: str) -> dict[str, str]:
     for name, value in fields.items():
         if not isinstance(value, str) or len(value) > _LONGEST_REASON or not value.isprintable():
             raise BadRequest(f"{name} must be one line of text of at most {_LONGEST_REASON} characters")
-    if action != "status" and not {"version", "filename"} & fields.keys():
+    if action == "status":
+        if "status" not in fields:
+            raise BadRequest('the new status is missing: send {"status": "archived"}, for example')
+    elif not {"version", "filename"} & fields.keys():
         raise BadRequest("say what: a version or a filename")
     return fields
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -93,14 +94,13 @@ class Delivery:
                     path = await _entered(copy)
                     stack.push_async_callback(asyncio.to_thread, copy.__exit__, None, None, None)
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                descriptor = None
-            if descriptor is None:
+            except (FileNotFoundError, NotADirectoryError):
                 yield None
                 return
             stack.callback(os.close, descriptor)
             status = os.fstat(descriptor)
-            yield OpenFile(descriptor, status.st_size, status.st_mtime_ns, digest)
+            regular = stat.S_ISREG(status.st_mode)
+            yield OpenFile(descriptor, status.st_size, status.st_mtime_ns, digest) if regular else None
 
 
 class _Answering:

@@ -27,7 +27,7 @@ class AdminMount:
     """
 
     def __init__(
-        self, create: Callable[[str], ASGIApp], *, token: str, throttle: Throttle, door: Door, prefix: str = "/admin"
+        self, create: Callable[[], ASGIApp], *, token: str, throttle: Throttle, door: Door, prefix: str = "/admin"
     ) -> None:
         self._create = create
         self._token = token.encode()
@@ -41,7 +41,7 @@ class AdminMount:
         """Make it now. Blocks."""
         with self._making:
             if self._app is None:
-                self._app = self._create(self._prefix)
+                self._app = self._create()
 
     async def pass_on(self, exchange: Exchange) -> None:
         """Have the admin application answer.

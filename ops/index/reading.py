@@ -142,8 +142,8 @@ class Reading:
         """
         normalized = self.normalized(name)
 
-        async def look() -> Hashable | None:
-            return await asyncio.to_thread(self._catalogue.project_stamp, normalized)
+        async def look() -> bool | None:
+            return await asyncio.to_thread(self._catalogue.has, normalized) or None
 
         if not await self.found(look):
             raise NotFound(f"there is no project {normalized!r} in this index")

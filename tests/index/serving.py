@@ -1,0 +1,183 @@
+"""A real server process on loopback, and plain HTTP to it."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import bcrypt
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PASSWORD = "correct horse battery"
+TOKEN = "a-token-of-more-than-thirty-two-characters"
+
+JSON = "application/vnd.pypi.simple.v1+json"
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    def __getitem__(self, name: str) -> str:
+        return self.headers[name] or ""
+
+
+class Server:
+    """``python -m ops.index`` with three users: alice publishes, rea reads, adam administers."""
+
+    def __init__(self, folder: Path, *arguments: str, users: bool = True) -> None:
+        self.packages = folder / "packages"
+        self.credentials = folder / "credentials"
+        self.log = folder / "server.log"
+        self._arguments = arguments
+        self.packages.mkdir(parents=True, exist_ok=True)
+        self.credentials.mkdir(exist_ok=True)
+        if users:
+            entry = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+            lines = "".join(f"{name}:{entry}\n" for name in ("alice", "rea", "adam"))
+            (self.credentials / ".htpasswd").write_text(lines)
+            (self.credentials / ".htgroup").write_text("reader: rea\nadmin: adam\n")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start, and wait until it has told its address."""
+        command = [sys.executable, "-m", "ops.index", "--packages", str(self.packages)]
+        command += ["--credentials", str(self.credentials), "--port", "0", *self._arguments]
+        environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**environment, "AUTH_TOKEN": TOKEN},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        assert self.url, self.log.read_text()
+        self.host, self.port = "127.0.0.1", int(urlsplit(self.url).port or 0)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it, and return its exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def url_for(self, user: str = "alice") -> str:
+        """The address with the user's name and password in it."""
+        return f"http://{user}:{PASSWORD.replace(' ', '%20')}@{self.host}:{self.port}/"
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.host, self.port, timeout=20)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        user: str | None = "alice",
+        password: str = PASSWORD,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Response:
+        """Send one request on a connection of its own."""
+        with closing(self.connect()) as connection:
+            return exchange(connection, method, path, user=user, password=password, headers=headers, body=body)
+
+    def get(self, path: str, *, user: str | None = "alice", **headers: str) -> Response:
+        """GET with headers given as ``If_None_Match=…``."""
+        return self.request("GET", path, user=user, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    def raw(self, request: bytes, *, seconds: float = 20) -> bytes:
+        """Send bytes as they are, and read until the server closes or the answer's head is there."""
+        with socket.create_connection((self.host, self.port), timeout=seconds) as connection:
+            connection.sendall(request)
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                piece = connection.recv(65536)
+                if not piece:
+                    break
+                answer += piece
+            return answer
+
+    def memory(self) -> int:
+        """The largest resident set so far, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+
+    def open_files(self) -> list[str]:
+        """Which distributions the process holds open."""
+        found = []
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            try:
+                target = str(link.readlink())
+            except OSError:
+                continue
+            if target.startswith(str(self.packages.resolve())) and "/.index/" not in target:
+                found.append(target)
+        return found
+
+
+def authorization(user: str, password: str = PASSWORD) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    *,
+    user: str | None = "alice",
+    password: str = PASSWORD,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> Response:
+    """One request on a connection that may be used again."""
+    connection.putrequest(method, path, skip_accept_encoding=True)
+    if user is not None:
+        connection.putheader("Authorization", authorization(user, password))
+    for name, value in (headers or {}).items():
+        connection.putheader(name, value)
+    if body is not None and "Content-Length" not in (headers or {}):
+        connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    return Response(answer.status, answer.headers, answer.read())
+
+
+def eventually(check: object, *, seconds: float = 5) -> None:
+    """Wait until *check* is true."""
+    assert callable(check)
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not become true"
+        time.sleep(0.02)
