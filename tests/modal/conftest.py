@@ -90,7 +90,6 @@ def client(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterator[Map
 
 def forget_client() -> None:
     """The client of an earlier test, and what it knew of environments."""
-    if known := modal.client._Client._client_from_env:
-        modal.client.Client._set_env_client(None)
-        del known
+    if modal.client._Client._client_from_env is not None:
+        modal.client.Client.from_env().close()
     _environments.ENVIRONMENT_CACHE.clear()

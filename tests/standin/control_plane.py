@@ -396,6 +396,8 @@ class ControlPlane:
         await asyncio.gather(*(container.gone.wait() for container in self.containers()))
         if self._grpc is not None:
             self._grpc.close()
+            with contextlib.suppress(TimeoutError):  # a client that still holds its connection
+                await asyncio.wait_for(self._grpc.wait_closed(), 2)
         for runner in (self._functions, self._files):
             if runner is not None:
                 await runner.cleanup()
