@@ -14,6 +14,7 @@ from ops.admin_api import ROLES, AdminApi, User
 from ops.clients import PROBE, ClientFiles, Login, Pip, Twine, Uv, write_refused_wheel
 from ops.errors import ParameterError, RunbookError
 from ops.http_client import HttpClient
+from ops.patience import until
 from ops.places import shown
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, preflight, proven
 from ops.secret import Secret
@@ -26,6 +27,9 @@ ROUNDS = 12
 """The bcrypt cost: about a quarter of a second for each guess."""
 
 DEFAULT_ROLE = "publisher"
+
+PASSWORD_VARIABLE = "INDEX_PASSWORD"  # noqa: S105 - the name of a variable, not its value
+"""Where a given password is looked for, unless another variable is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,7 @@ class Onboarding:
         projects: the only ones that a publisher may upload to; empty keeps what was.
         public_index: a second index for pip; see :func:`ops.clients.configuration.pip_conf`.
         given: the password from the environment or a prompt; None when there was none.
-        reset_password: give a user whose password is unknown here a new one.
+        password_reset: give a user whose password is unknown here a new one.
         settings: the names of the admin secret.
     """
 
@@ -51,7 +55,7 @@ class Onboarding:
     projects: tuple[str, ...] = ()
     public_index: str = ""
     given: Secret | None = None
-    reset_password: bool = False
+    password_reset: bool = False
     settings: Settings = field(default_factory=Settings)
 
     @property
@@ -73,8 +77,8 @@ def describe(
     projects: str = "",
     public_index: str = "",
     password_env: str = "",
-    ask_password: bool = False,
-    reset_password: bool = False,
+    password_prompt: bool = False,
+    password_reset: bool = False,
 ) -> Onboarding:
     """Read the parameters of the notebook; nothing is contacted yet.
 
@@ -85,9 +89,9 @@ def describe(
         role: ``reader``, ``publisher`` or ``admin``; empty keeps what there is.
         projects: names separated by commas; empty keeps what there is.
         public_index: a second index for pip.
-        password_env: the environment variable that may hold the password.
-        ask_password: prompt for the password, in JupyterLab.
-        reset_password: give a user whose password is unknown here a new one.
+        password_env: the environment variable that may hold the password; :data:`PASSWORD_VARIABLE` when empty.
+        password_prompt: prompt for the password, in JupyterLab.
+        password_reset: give a user whose password is unknown here a new one.
 
     Raises:
         ParameterError: one of them makes no sense.
@@ -109,8 +113,9 @@ def describe(
             why=f"the roles are {', '.join(ROLES)}",
             todo="give the parameter `role` one of them",
         )
-    given = Secret(value) if password_env and (value := os.environ.get(password_env)) else None
-    if ask_password and given is None:
+    value = os.environ.get(password_env or PASSWORD_VARIABLE)
+    given = Secret(value) if value else None
+    if password_prompt and given is None:
         given = _prompted(username)
     named = Path(folder).expanduser().absolute() if folder else Workspace.default().user(target.name, username)
     return Onboarding(
@@ -121,7 +126,7 @@ def describe(
         projects=tuple(name.strip() for name in projects.split(",") if name.strip()),
         public_index=public_index,
         given=given,
-        reset_password=reset_password,
+        password_reset=password_reset,
     )
 
 
@@ -202,8 +207,7 @@ def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
         return Table.of("Logged in with each client", ("client", "seen"), [("all", "there is no such user yet")])
     login = onboarding.login(deployment, password)
     files = onboarding.files
-    with HttpClient(login.url, username=login.username, password=password) as http:
-        status = http.request("GET", "simple/").status_code
+    status = until(lambda: _status(login), lambda status: status == 200)
     findings = [_finding("HTTP: the index", status, {200: "200, let in"})]
     missing = {404: "404, let in: no such project", 200: "200, let in"}
     findings.append(_finding("pip: a project's page", Pip(files, login).page_status(PROBE), missing))
@@ -217,7 +221,8 @@ def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
             _finding("twine: an upload that must be refused", Twine(files, login).upload(wheel)[0], refused)
         )
         findings.append(_finding("uv publish: the same", Uv(files, login).publish(wheel)[0], refused))
-    return proven("Logged in with each client", findings, todo="run this notebook again with reset_password=true")
+    todo = "read the log of the server; where the login was refused, run this notebook with password_reset=true"
+    return proven("Logged in with each client", findings, todo=todo)
 
 
 def instructions(onboarding: Onboarding) -> Text:
@@ -255,25 +260,25 @@ class _Found:
             onboarding.login(deployment, password)  # refuses what no client can send
             if user is None:
                 return cls(password, source, "set it")
-            if _lets_in(onboarding, deployment, password):
+            if _status(onboarding.login(deployment, password)) == 200:
                 return cls(password, f"{source}; lets in", "")
             if onboarding.given:
                 return cls(password, "given; another than that of the index", "set it")
-        if user is None or onboarding.reset_password:
+        if user is None or onboarding.password_reset:
             return cls(None, "none yet" if user is None else "not known here", "generate and set one")
         # A kept password that lets nobody in may have been changed for a good reason: it is never set again unasked.
         raise RunbookError(
             f"the user {user.username!r} exists and the password is not known on this machine",
             why=f"{'the one' if kept else 'there is none'} in {shown(onboarding.folder)}"
             f"{' lets nobody in' if kept else ''}, and none was given",
-            todo="give it in the environment variable that `password_env` names, or set a new one with "
-            "reset_password=true: the old one then ends",
+            todo=f"give it in the environment variable {PASSWORD_VARIABLE}, or set a new one with password_reset=true: "
+            "the old one then ends",
         )
 
 
-def _lets_in(onboarding: Onboarding, deployment: Deployment, password: Secret) -> bool:
-    with HttpClient(deployment.url, username=onboarding.username, password=password) as http:
-        return http.request("GET", "simple/").status_code == 200
+def _status(login: Login) -> int:
+    with HttpClient(login.url, username=login.username, password=login.password) as http:
+        return http.request("GET", "simple/").status_code
 
 
 def _user_change(onboarding: Onboarding, user: User | None) -> Change:
@@ -331,8 +336,8 @@ def _prompted(username: str) -> Secret | None:
         # ipykernel's StdinNotImplementedError is a RuntimeError.
         raise ParameterError(
             "nobody can be asked for a password here",
-            why=f"ask_password=true in a run without a person ({type(error).__name__})",
-            todo="give it in the environment variable that `password_env` names, or leave it to be generated",
+            why=f"password_prompt=true in a run without a person ({type(error).__name__})",
+            todo=f"give it in the environment variable {PASSWORD_VARIABLE}, or leave it to be generated",
         ) from None
     return Secret(value) if value else None
 

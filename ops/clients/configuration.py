@@ -23,7 +23,7 @@ _CLEARED = (
     # Each would win over the files, or send a package or a credential elsewhere.
     *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"),
     *("UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX_STRATEGY", "UV_NO_INDEX"),
-    *("UV_PUBLISH_INDEX", "UV_PUBLISH_TOKEN", "UV_PUBLISH_USERNAME", "UV_PUBLISH_PASSWORD"),
+    *("UV_PUBLISH_INDEX", "UV_PUBLISH_TOKEN", "UV_PUBLISH_PASSWORD"),
     *("TWINE_REPOSITORY",),
 )
 
@@ -196,7 +196,12 @@ def env_sh(login: Login, files: ClientFiles) -> str:
         "TWINE_REPOSITORY_URL": login.url,
     }
     if login.username is not None and login.password is not None:
-        variables |= {"TWINE_USERNAME": login.username, "TWINE_PASSWORD": login.password.reveal()}
+        variables |= {
+            # uv takes the password from netrc; without the name it first tries trusted publishing, for seconds.
+            "UV_PUBLISH_USERNAME": login.username,
+            "TWINE_USERNAME": login.username,
+            "TWINE_PASSWORD": login.password.reveal(),
+        }
     return (
         "# Source this file and pip, uv and twine use the index:  . env.sh\n"
         "# A shell that has read it keeps the old password for twine until it reads it again.\n"
