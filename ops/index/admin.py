@@ -154,13 +154,12 @@ def create_admin(
         summary="Who may use the private package index, and for what",
         description=_DESCRIPTION,
         version="1",
-        root_path=root_path,
         docs_url=None,  # its page loads scripts from a public CDN
         redoc_url=None,
         strict_content_type=True,
         dependencies=[Depends(HTTPBearer(auto_error=False, description="the value of AUTH_TOKEN"))],
     )
-    app.add_middleware(_Gate, token=token, audit=audit, options=options)
+    app.add_middleware(_Gate, token=token, root_path=root_path, audit=audit, options=options)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(PackageIndexError, _refused)
     refusals: dict[int | str, dict[str, Any]] = {
@@ -220,8 +219,8 @@ def create_admin(
         return Health(status="ok")
 
     @app.get("/docs", include_in_schema=False)
-    def docs() -> HTMLResponse:
-        return HTMLResponse(reference_page(app.openapi()))
+    def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(reference_page(app.openapi(), root=request.scope.get("root_path", "")))
 
     return app
 
@@ -229,8 +228,9 @@ def create_admin(
 class _Gate:
     """Looks at token, content type and size before anything of a request is read."""
 
-    def __init__(self, app: ASGIApp, *, token: str, audit: Audit, options: Options) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, root_path: str, audit: Audit, options: Options) -> None:
         self._app = app
+        self._root = root_path
         self._token = token.encode()
         self._audit = audit
         self._throttle = Throttle(options.login_failures, options.login_window_seconds)
@@ -239,6 +239,8 @@ class _Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if not scope.get("root_path", "").endswith(self._root):  # whoever mounts it may have said so already
+            scope = {**scope, "root_path": scope.get("root_path", "") + self._root}
         request = Request(scope)
         refusal = self._refusal(request)
         if refusal is None:

@@ -17,14 +17,14 @@ th,td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem 0;border-bot
 """
 
 
-def reference_page(document: Mapping[str, Any]) -> str:
+def reference_page(document: Mapping[str, Any], *, root: str = "") -> str:
     """The page.
 
     Parameters:
         document: OpenAPI 3.1, as FastAPI makes it.
+        root: before every path, such as ``/admin``.
     """
     info = document["info"]
-    base = next((server["url"] for server in document.get("servers", ())), "")
     return "\n".join(
         [
             "<!doctype html>",
@@ -38,7 +38,7 @@ def reference_page(document: Mapping[str, Any]) -> str:
                 line
                 for path, methods in document["paths"].items()
                 for method, operation in methods.items()
-                for line in _operation(document, method.upper(), base + path, operation)
+                for line in _operation(document, method.upper(), root + path, operation)
             ),
             "</main></body></html>",
         ]
