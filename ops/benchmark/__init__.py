@@ -1,0 +1,9 @@
+"""The index measured beside its peers: nginx with static files, stock pypiserver, devpi-server."""
+
+from __future__ import annotations
+
+from ops.benchmark.benchmark import Benchmark
+from ops.benchmark.measurement import Entry, Row, Verdict
+from ops.benchmark.results import Report, Results
+
+__all__ = ["Benchmark", "Entry", "Report", "Results", "Row", "Verdict"]

@@ -1,0 +1,90 @@
+"""Answers as they arrive, and how many of which kind came."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ops.errors import IndexRequestError
+
+_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection:\s*close", re.IGNORECASE)
+_KEEP = re.compile(rb"\r\nconnection:\s*keep-alive", re.IGNORECASE)
+
+
+@dataclass
+class Tally:
+    """What came back: *answers* by HTTP status, *broken* connections, and the *seconds* until the last answer."""
+
+    answers: Counter[int] = field(default_factory=Counter)
+    broken: int = 0
+    seconds: float = 0.0
+    client: str = "built-in loader"
+
+    @property
+    def good(self) -> int:
+        """Answers with a status of 200 to 299."""
+        return sum(count for status, count in self.answers.items() if 200 <= status < 300)
+
+    def rate(self, what: str) -> float:
+        """Good answers a second.
+
+        Raises:
+            IndexRequestError: not all answers were good, so that the rate would not be of *what*.
+        """
+        bad = {status: count for status, count in self.answers.items() if not 200 <= status < 300}
+        if bad or self.broken or not self.good:
+            seen = ", ".join(f"{count} x {status}" for status, count in sorted(bad.items())) or "none of them refused"
+            raise IndexRequestError(
+                f"{what}: not every request succeeded",
+                status=min(bad, default=None),
+                why=f"{self.good} good answers, {seen}, {self.broken} broken connections",
+                todo="look into the server's log; a rate with failures in it means nothing",
+            )
+        return self.good / self.seconds
+
+
+class Answer:
+    """One HTTP/1.1 answer as its bytes arrive; only its status and its end matter."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.closes = False
+        self._head = b""
+        self._left: int | None = None
+        self._tail = b""
+        self._chunked = False
+
+    def feed(self, data: bytes) -> bool:
+        """Take the next bytes; True when the answer is complete."""
+        if not self.status:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                return False
+            data = self._head[end + 4 :]
+            self._read(self._head[:end])
+        if self._left is not None:
+            self._left -= len(data)
+            return self._left <= 0
+        if self._chunked:
+            # The last chunk ends so; nothing follows it, as the next request has not been sent.
+            self._tail = (self._tail + data)[-7:]
+            return self._tail.endswith(b"\r\n0\r\n\r\n") or self._tail == b"0\r\n\r\n"
+        return False
+
+    def feed_end(self) -> bool:
+        """The connection has ended; True when that completes the answer."""
+        return bool(self.status) and self._left is None and not self._chunked
+
+    def _read(self, head: bytes) -> None:
+        self.status = int(head[9:12])
+        length = _LENGTH.search(head)
+        self._chunked = bool(_CHUNKED.search(head))
+        if self.status in {204, 304}:
+            self._left = 0
+        elif length and not self._chunked:
+            self._left = int(length[1])
+        self.closes = bool(_CLOSE.search(head)) or (head.startswith(b"HTTP/1.0") and not _KEEP.search(head))

@@ -1,0 +1,138 @@
+"""One run of the benchmark, step by step as the notebook walks through it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from ops.benchmark import rows, sizes, wrk
+from ops.benchmark.field import Field, find_peers
+from ops.benchmark.machine import Machine, own_versions
+from ops.benchmark.measurement import Row
+from ops.benchmark.results import Report, Results
+from ops.benchmark.scale import MIB, find_scale
+from ops.benchmark.servers import Login
+from ops.errors import ParameterError, PreflightError
+from ops.table import Table
+from ops.targets.lock import exclusive
+from ops.workspace import Workspace
+
+
+class Benchmark:
+    """Our index beside its peers, on this machine, over loopback.
+
+    Each step starts the servers that it needs and ends them, whatever happens; figures gather in :meth:`report`.
+
+    Parameters:
+        target: must be ``local``: what is measured are servers on this machine, and never the index that is in use.
+        scale: ``quick`` or ``full``.
+        peers: names with commas between: ``nginx``, ``pypiserver``, ``devpi``.
+        workspace: the operator's folder; the default one when not given.
+
+    Raises:
+        ParameterError: one of these has another value.
+    """
+
+    def __init__(self, *, target: str, scale: str, peers: str, workspace: Workspace | None = None) -> None:
+        if target != "local":
+            raise ParameterError(
+                f"the benchmark cannot run on the target {target!r}",
+                why="it compares servers on one machine",
+                todo="run it with target=local",
+            )
+        self._workspace = (workspace or Workspace.default()).create()
+        self._folder = self._workspace.home / "benchmark"
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._field = Field(find_scale(scale), find_peers(peers), self._folder, Login.kept(self._folder))
+        self._machine = Machine.here(self._folder)
+        self._rows: list[Row] = []
+        # Two runs at once would measure each other. The system lets go of the lock when the process ends.
+        self._held = ExitStack()
+
+    def preflight(self) -> Table:
+        """What is there and what is not; changes nothing.
+
+        Raises:
+            PreflightError: the disk has too little room.
+        """
+        scale = self._field.scale
+        free = shutil.disk_usage(self._folder).free
+        if free < scale.free_bytes:
+            needed = f"{scale.free_bytes // MIB:,} MiB are needed"
+            raise PreflightError([f"{free // MIB:,} MiB are free on the disk of {self._folder}, {needed}"])
+        lines = [(peer.name, "missing" if peer.missing() else "there", peer.missing()) for peer in self._field.peers]
+        lines.append(("wrk", *(("there", "") if wrk.available() else ("missing", "the built-in loader is used"))))
+        lines.append(("disk", "enough", f"{free // MIB:,} MiB free, {scale.free_bytes // MIB:,} MiB needed at most"))
+        return Table.of(
+            "Preflight", ("What", "State", "Remark"), lines, note="Missing environments of peers are installed next."
+        )
+
+    def prepare(self) -> Table:
+        """Install the peers that are missing, write the corpus, and give each server its copy."""
+        self._held.close()
+        self._held.enter_context(exclusive(self._folder / "lock", what="the benchmark"))
+        installed = self._field.install()
+        corpus = self._field.prepare()
+        lines = [
+            ("corpus", f"{len(corpus.wheels):,} wheels of 21 kB in {len(corpus.projects)} projects"),
+            ("environments installed now", ", ".join(installed) or "none, they were there"),
+            *((peer.name, f"version {peer.version()}") for peer in self._field.present),
+            *((name, f"absent: {why}") for name, why in self._field.absent.items()),
+        ]
+        return Table.of("Prepared", ("What", "State"), lines)
+
+    def cold_install(self) -> Results:
+        """Cold installations, one at a time."""
+        return self._keep(rows.cold_install(self._field))
+
+    def installs_at_once(self) -> Results:
+        """Cold installations, several at once."""
+        return self._keep(rows.installs_at_once(self._field))
+
+    def page_rate(self) -> Results:
+        """Requests for a project's page."""
+        return self._keep(rows.page_rate(self._field))
+
+    def page_by_size(self) -> Results:
+        """The same with more files in the index."""
+        return self._keep(sizes.page_by_size(self._field))
+
+    def upload_rate(self) -> Results:
+        """Small uploads."""
+        return self._keep(rows.upload_rate(self._field))
+
+    def large_files(self) -> Results:
+        """Large files, and the servers' memory meanwhile."""
+        return self._keep(*sizes.large_files(self._field))
+
+    def starts(self) -> Results:
+        """How soon a server answers."""
+        return self._keep(*sizes.starts(self._field))
+
+    def report(self) -> Report:
+        """All that was measured so far."""
+        versions: Mapping[str, str] = {**self._field.versions(), **own_versions()}
+        return Report(scale=self._field.scale.name, machine=self._machine, versions=versions, rows=tuple(self._rows))
+
+    def goals(self) -> Table:
+        """Every goal with what was found; a goal that was missed says so and fails nothing."""
+        return self.report().goals()
+
+    def finish(self) -> Table:
+        """Keep the figures as JSON, remove the servers' data, and say on what machine all this was."""
+        report = self.report()
+        path = report.save(self._folder / "results")
+        self._field.remove()
+        self._held.close()
+        setting = report.setting()
+        return Table.of(
+            setting.caption,
+            setting.header,
+            [*setting.rows, ("figures as JSON", path.relative_to(self._workspace.home.parent))],
+        )
+
+    def _keep(self, *measured: Row) -> Results:
+        titles = {row.title for row in measured}
+        self._rows = [row for row in self._rows if row.title not in titles] + list(measured)
+        return Results(measured)

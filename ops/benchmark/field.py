@@ -1,0 +1,204 @@
+"""The contenders of one run with their data, and the clients that all of them meet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ops.benchmark import devpi, load, wrk
+from ops.benchmark.answers import Tally
+from ops.benchmark.corpus import Corpus
+from ops.benchmark.nginx import NGINX, Nginx
+from ops.benchmark.peers import Devpi, Ours, Peer, Stock
+from ops.benchmark.scale import Scale
+from ops.benchmark.servers import ANY_PAGE, Login, Server, free_port, running
+from ops.benchmark.toolbox import Set, Toolbox
+from ops.errors import ParameterError
+
+PEERS = ("nginx", "pypiserver", "devpi")
+"""What the parameter ``peers`` may name; ours always takes part."""
+
+_WARM_SECONDS = 2.0
+
+
+def find_peers(named: str) -> tuple[str, ...]:
+    """The names in a list with commas.
+
+    Raises:
+        ParameterError: one of them is no peer.
+    """
+    names = tuple(name.strip() for name in named.split(",") if name.strip())
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise ParameterError(
+            f"there is no peer {unknown[0]!r}",
+            why=f"the peers are {', '.join(PEERS)}",
+            todo="name some of these with commas between, or none for ours alone",
+        )
+    return names
+
+
+@dataclass
+class Field:
+    """All contenders, each with its own copy of one corpus.
+
+    Parameters:
+        scale: sizes.
+        named: the peers that were asked for.
+        folder: what stays between runs: the peers' environments, devpi's prepared data, the results.
+        login: the one user.
+    """
+
+    scale: Scale
+    named: tuple[str, ...]
+    folder: Path
+    login: Login
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.scratch = self.folder / "scratch"
+        self.toolbox = Toolbox(self.folder / "peers")
+        self.peers = self._peers()
+        self._slow: set[str] = set()
+
+    def install(self) -> list[str]:
+        """Install the programs of the peers that were asked for; the names of the sets that were not there yet."""
+        sets: list[Set] = []
+        if "pypiserver" in self.named:
+            sets.append("stock")
+        if "devpi" in self.named:
+            sets.append("devpi")
+        return [name for name in sets if self.toolbox.install(name)]
+
+    def prepare(self) -> Corpus:
+        """Write the corpus and give each contender its copy; those that cannot take part are noted as absent."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(parents=True)
+        scale = self.scale
+        self.corpus = Corpus.write(
+            self.scratch / "corpus", projects=scale.projects, versions=scale.versions, installed=scale.packages
+        )
+        for peer in self.peers:
+            missing = peer.missing()
+            if missing:
+                self.absent[peer.name] = missing
+            elif isinstance(peer, Devpi):
+                kept = self.folder / f"devpi-{scale.name}-{len(self.corpus.wheels)}"
+                if not (kept / "complete").exists():
+                    shutil.rmtree(kept, ignore_errors=True)
+                    peer.prepare(kept, self.corpus)
+                    (kept / "complete").touch()
+                devpi.copy(kept, self.place(peer))
+            else:
+                peer.prepare(self.place(peer), self.corpus)
+        return self.corpus
+
+    def remove(self) -> None:
+        """Remove what this run made; environments, devpi's data and results stay."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    @property
+    def present(self) -> list[Peer]:
+        """The contenders that can take part."""
+        return [peer for peer in self.peers if peer.name not in self.absent]
+
+    @property
+    def ours(self) -> Ours:
+        """Our index."""
+        return next(peer for peer in self.peers if isinstance(peer, Ours))
+
+    def names(self, *, server_kinds: Sequence[str] = ("wsgiref", "gunicorn"), rounds: int | None = None) -> list[str]:
+        """The names of stock pypiserver's variants, by server and bcrypt cost."""
+        return [
+            peer.name
+            for peer in self.peers
+            if isinstance(peer, Stock) and peer.server_kind in server_kinds and rounds in {None, peer.rounds}
+        ]
+
+    def place(self, peer: Peer) -> Path:
+        """Where a contender's data lies."""
+        return self.scratch / "".join(letter if letter.isalnum() else "-" for letter in peer.name)
+
+    @contextlib.contextmanager
+    def servers(self, names: Sequence[str] | None = None) -> Iterator[Mapping[str, Server]]:
+        """The servers of the contenders, running and warm, by their names.
+
+        Parameters:
+            names: of those wanted, all when not given.
+        """
+        found = {
+            peer.name: peer.server(self.place(peer), free_port())
+            for peer in self.present
+            if names is None or peer.name in names
+        }
+        with running(list(found.values())):
+            for server in found.values():
+                self.warm(server, list(self.corpus.projects))
+            yield found
+
+    def warm(self, server: Server, projects: Sequence[str]) -> None:
+        """Ask for every project's page once, for some seconds at most: nobody is measured on his first request."""
+        deadline = time.monotonic() + _WARM_SECONDS
+        for project in projects:
+            server.get(f"{server.index_path}{project}/")
+            if time.monotonic() > deadline:
+                return
+
+    def ask(self, server: Server, project: str) -> Tally:
+        """One project's page, over and over: with wrk when it is there, else with the own loader.
+
+        What is too slow for wrk, which forgets the requests under way at its end, is counted by the own loader.
+        """
+        url, scale = server.page_url(project), self.scale
+        if wrk.available() and server.name not in self._slow:
+            tally = wrk.fetch(
+                url,
+                authorization=server.authorization,
+                accept=ANY_PAGE,
+                connections=scale.connections,
+                seconds=scale.seconds,
+                folder=self.scratch,
+            )
+            if tally.good >= wrk.SLOW_ANSWERS or tally.broken or tally.good < sum(tally.answers.values()):
+                return tally
+            self._slow.add(server.name)
+        return load.fetch(
+            url,
+            authorization=server.authorization,
+            accept=ANY_PAGE,
+            connections=scale.connections,
+            seconds=scale.seconds,
+        )
+
+    def versions(self) -> Mapping[str, str]:
+        """Of the peers that take part, and of the client that asks for pages."""
+        found = {peer.name: peer.version() for peer in self.present}
+        if wrk.available():
+            found["page client"] = f"wrk; for fewer than {wrk.SLOW_ANSWERS} answers the built-in loader"
+        else:
+            found["page client"] = "built-in loader, as wrk is not on PATH"
+        return found
+
+    def _peers(self) -> list[Peer]:
+        peers: list[Peer] = []
+        if "nginx" in self.named:
+            peers.append(Nginx())
+        peers.append(Ours(self.login))
+        if "devpi" in self.named:
+            peers.append(Devpi(self.login, self.toolbox))
+        if "pypiserver" in self.named:
+            peers += [Stock(self.login, self.toolbox, kind, cost) for kind, cost in self.scale.stock]
+        return peers
+
+
+def flush() -> None:
+    """Wait until everything written so far is on the disk, so that nobody pays for his forerunner."""
+    os.sync()
+
+
+__all__ = ["NGINX", "PEERS", "Field", "find_peers", "flush"]

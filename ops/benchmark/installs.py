@@ -1,0 +1,102 @@
+"""Cold installations with the real uv: an empty cache, a fresh environment, everything over the wire."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from ops.benchmark.corpus import ROOT_PROJECT
+from ops.benchmark.servers import Server
+from ops.errors import ClientError
+
+INSTALL_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Installer:
+    """Installs the corpus's root project with its dependencies.
+
+    Parameters:
+        uv: the program.
+        folder: where caches and environments are made and removed again.
+        packages: how many distributions have to arrive besides the root.
+    """
+
+    uv: str
+    folder: Path
+    packages: int
+
+    def install(self, server: Server, *, at_once: int = 1) -> float:
+        """Seconds until the last of *at_once* simultaneous installations has ended.
+
+        Making the environments and removing everything is not counted.
+
+        Raises:
+            ClientError: uv failed, or not all distributions were installed.
+        """
+        place = self.folder / "installs"
+        shutil.rmtree(place, ignore_errors=True)
+        homes = [place / str(number) for number in range(at_once)]
+        for home in homes:
+            home.mkdir(parents=True)
+            command = [self.uv, "venv", "--quiet", "--python", sys.executable, str(home / "venv")]
+            subprocess.run(command, check=True, capture_output=True, env=self._environment(home, server))
+        begin = time.perf_counter()
+        running = [
+            subprocess.Popen(
+                [self.uv, "pip", "install", "--quiet", "--python", str(home / "venv"), ROOT_PROJECT],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=self._environment(home, server),
+                text=True,
+            )
+            for home in homes
+        ]
+        try:
+            errors = [process.communicate(timeout=INSTALL_SECONDS)[1] for process in running]
+        except subprocess.TimeoutExpired as error:
+            raise ClientError(
+                f"uv did not end in {INSTALL_SECONDS} s", client="uv", returncode=-1, output=server.log_tail()
+            ) from error
+        finally:
+            for process in running:
+                if process.poll() is None:
+                    process.kill()
+                    process.communicate()
+        seconds = time.perf_counter() - begin
+        for home, process, output in zip(homes, running, errors):
+            self._check(home, server, process.returncode, output)
+        shutil.rmtree(place)
+        return seconds
+
+    def _check(self, home: Path, server: Server, returncode: int, output: str) -> None:
+        arrived = len(list((home / "venv").glob("lib/python*/site-packages/bench_*.dist-info")))
+        if returncode or arrived != self.packages + 1:
+            raise ClientError(
+                f"uv installed {arrived} of {self.packages + 1} distributions from {server.name}",
+                client="uv",
+                returncode=returncode,
+                output=output.replace(server.login.password.reveal(), "********") if server.login else output,
+            )
+
+    def _environment(self, home: Path, server: Server) -> Mapping[str, str]:
+        """Nothing of this machine's settings; credentials in the environment, where other users cannot read them."""
+        login = server.login
+        user = f"{quote(login.username)}:{quote(login.password.reveal(), safe='')}@" if login else ""
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(home),
+            "UV_CACHE_DIR": str(home / "cache"),
+            "UV_NO_CONFIG": "1",
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_HTTP_TIMEOUT": str(INSTALL_SECONDS),
+            "UV_DEFAULT_INDEX": server.index_url.replace("://", f"://{user}"),
+        }

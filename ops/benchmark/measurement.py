@@ -1,0 +1,196 @@
+"""What was measured: repeated figures of each contender, goals, and the rows that hold them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ops.errors import RunbookError
+
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One contender's figures in one row.
+
+    Parameters:
+        name: the contender.
+        values: every figure, in the order in which it was measured; empty when there is none.
+        note: why there is none, or what else has to be known.
+        failed: whether it was tried and did not do what was asked, in contrast to not being tried.
+    """
+
+    name: str
+    values: tuple[float, ...] = ()
+    note: str = ""
+    failed: bool = False
+
+    @property
+    def median(self) -> float | None:
+        """The middle figure, or None without any."""
+        return statistics.median(self.values) if self.values else None
+
+    def text(self) -> str:
+        """Median and range, as a table shows them; a range needs two figures."""
+        if not self.values:
+            return "failed" if self.failed else "not measured"
+        if len(self.values) == 1:
+            return f"{figure(self.values[0])} (once)"
+        least, most = min(self.values), max(self.values)
+        return f"{figure(statistics.median(self.values))} ({figure(least)} to {figure(most)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A goal and whether it was reached; None when it could not be told."""
+
+    goal: str
+    found: str
+    met: bool | None
+
+    @property
+    def word(self) -> str:
+        """The verdict in one word or two."""
+        return {True: "met", False: "MISSED", None: "not measured"}[self.met]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One thing that was measured on several contenders.
+
+    Parameters:
+        title: what was done.
+        unit: of every figure.
+        better: whether the lower or the higher figure is the better one.
+        entries: one for each contender, in the order in which they took turns.
+        verdicts: on the goals that this row answers.
+        method: how it was measured, in a sentence or two.
+    """
+
+    title: str
+    unit: str
+    better: Better
+    entries: tuple[Entry, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    method: str = ""
+
+    def judged(self, *verdicts: Verdict) -> Row:
+        """This row with verdicts on its goals."""
+        return replace(self, verdicts=verdicts)
+
+    def median(self, name: str) -> float | None:
+        """The median of the contender *name*, or None."""
+        return next((entry.median for entry in self.entries if entry.name == name), None)
+
+    def best(self, names: Sequence[str]) -> tuple[str, float] | None:
+        """The contender among *names* with the best median, and that median."""
+        found = [(name, median) for name in names if (median := self.median(name)) is not None]
+        if not found:
+            return None
+        return (min if self.better == "lower" else max)(found, key=lambda pair: pair[1])
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], float]],
+    *,
+    rounds: int,
+    budget_seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Entry]:
+    """Let the contenders take turns (A B C A B C), so that what slows the machine slows all of them.
+
+    Parameters:
+        contenders: each measures once and returns its figure.
+        rounds: how often each is measured.
+        budget_seconds: a contender that has used this much is left out of the further rounds. Each is measured once.
+        clock: for the tests.
+
+    A contender that raises a :class:`~ops.errors.RunbookError` has failed, and says so in its entry; the others go on.
+    """
+    values: dict[str, list[float]] = {name: [] for name in contenders}
+    spent = dict.fromkeys(contenders, 0.0)
+    failures: dict[str, str] = {}
+    for _ in range(rounds):
+        for name, measure in contenders.items():
+            if name in failures or spent[name] >= budget_seconds:
+                continue
+            begin = clock()
+            try:
+                values[name].append(measure())
+            except RunbookError as error:
+                failures[name] = " ".join(str(error).split())
+            spent[name] += clock() - begin
+    return [
+        Entry(
+            name=name,
+            values=() if name in failures else tuple(found),
+            note=failures.get(name, ""),
+            failed=name in failures,
+        )
+        for name, found in values.items()
+    ]
+
+
+def at_most(row: Row, subject: str, peer: str, factor: float) -> Verdict:
+    """The goal that *subject* needs at most *factor* times what *peer* needs."""
+    ratio = _ratio(row, subject, [peer])
+    goal = f"at most {factor:g} times {peer}"
+    return _verdict(row, subject, goal, ratio, None if ratio is None else ratio[1] <= factor)
+
+
+def at_least(row: Row, subject: str, peers: Sequence[str], factor: float, *, called: str) -> Verdict:
+    """The goal that *subject* reaches at least *factor* times the best of *peers*, a rate or a speed.
+
+    Parameters:
+        called: what the peers together are called.
+    """
+    ratio = _ratio(row, subject, peers)
+    goal = f"at least {factor:g} times {called}" if factor >= 1 else f"at least {factor:.0%} of {called}"
+    return _verdict(row, subject, goal, ratio, None if ratio is None else ratio[1] >= factor)
+
+
+def times_faster(row: Row, subject: str, peers: Sequence[str], factor: float, *, called: str) -> Verdict:
+    """The goal that the best of *peers* needs at least *factor* times as long as *subject*."""
+    found = _ratio(row, subject, peers)
+    inverse = None if found is None else (found[0], 1 / found[1])
+    goal = f"at least {factor:g} times faster than {called}"
+    return _verdict(row, subject, goal, inverse, None if inverse is None else inverse[1] >= factor)
+
+
+def below(row: Row, subject: str, limit: float) -> Verdict:
+    """The goal that the worst figure of *subject* is at most *limit*, in the row's unit."""
+    entry = next((entry for entry in row.entries if entry.name == subject), None)
+    goal = f"{subject}: at most {limit:g} {row.unit}"
+    if entry is None or not entry.values:
+        return Verdict(goal=goal, found=entry.note if entry else "", met=False if entry and entry.failed else None)
+    worst = max(entry.values)
+    return Verdict(goal=goal, found=f"{figure(worst)} {row.unit}", met=worst <= limit)
+
+
+def figure(value: float) -> str:
+    """A number with three significant digits and thousands apart, never in powers of ten."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    if value >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def _ratio(row: Row, subject: str, peers: Sequence[str]) -> tuple[str, float] | None:
+    ours = row.median(subject)
+    best = row.best(peers)
+    if ours is None or best is None or not best[1] or not ours:
+        return None
+    return best[0], ours / best[1]
+
+
+def _verdict(row: Row, subject: str, goal: str, ratio: tuple[str, float] | None, met: bool | None) -> Verdict:
+    if ratio is None:
+        entry = next((entry for entry in row.entries if entry.name == subject), None)
+        # Ours failing is a goal missed; a peer that is not there leaves the goal open.
+        return Verdict(goal=goal, found=entry.note if entry else "", met=False if entry and entry.failed else None)
+    return Verdict(goal=goal, found=f"{ratio[1]:.3g} times {ratio[0]}", met=met)

@@ -1,0 +1,198 @@
+"""The contenders that take uploads: our index, stock pypiserver and devpi-server.
+
+Each prepares its data in a folder from the same corpus, and then makes servers over that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import bcrypt
+
+from ops.benchmark import devpi
+from ops.benchmark.corpus import Corpus, Wheel
+from ops.benchmark.machine import own_versions
+from ops.benchmark.servers import HOST, Login, Server
+from ops.benchmark.toolbox import Toolbox
+from ops.secret import Secret
+from ops.settings import SECRET_KEY
+from ops.workspace import PROJECT_ROOT
+
+OURS = "pypi-runbook"
+DEVPI = "devpi"
+
+
+class Peer(Protocol):
+    """One contender."""
+
+    @property
+    def name(self) -> str:
+        """As the tables have it."""
+
+    @property
+    def login(self) -> Login | None:
+        """The user, or None when it answers anyone."""
+
+    def missing(self) -> str:
+        """Why it cannot take part, as one sentence; empty when it can."""
+
+    def version(self) -> str:
+        """Of the program."""
+
+    def prepare(self, folder: Path, corpus: Corpus) -> None:
+        """Give it *folder*, which does not exist yet, with the corpus in it."""
+
+    def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
+        """Put one more file into a prepared folder whose server does not run."""
+
+    def server(self, folder: Path, port: int) -> Server:
+        """A server over a prepared folder, not yet started."""
+
+
+@dataclass(frozen=True)
+class Ours:
+    """This project's index: authentication for everything, bcrypt cost 12, uploads durable."""
+
+    login: Login
+    name: str = OURS
+    rounds: int = 12
+
+    def missing(self) -> str:
+        """Never."""
+        return ""
+
+    def version(self) -> str:
+        """This project's."""
+        return own_versions()["pypi-runbook"]
+
+    def prepare(self, folder: Path, corpus: Corpus) -> None:
+        """Hard links to the corpus, and a credentials folder with the one user."""
+        corpus.link(folder / "packages")
+        credentials = folder / "credentials"
+        credentials.mkdir(mode=0o700)
+        write_htpasswd(credentials / ".htpasswd", self.login, self.rounds)
+        token = folder / "admin.env"
+        token.touch(mode=0o600)
+        token.write_text(f"{SECRET_KEY}={Secret.generate().reveal()}\n")
+
+    def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
+        """Behind the server's back, as into any directory of packages."""
+        os.link(source, folder / "packages" / wheel.filename)
+
+    def server(self, folder: Path, port: int) -> Server:
+        """The command that the local target runs."""
+        command = [sys.executable, "-m", "ops.index", "--host", HOST, "--port", str(port)]
+        command += ["--packages", str(folder / "packages"), "--credentials", str(folder / "credentials")]
+        command += ["--admin-token-file", str(folder / "admin.env")]
+        return Server(
+            self.name,
+            command,
+            folder=folder / "run",
+            port=port,
+            upload_path="/",
+            login=self.login,
+            environment={"PYTHONPATH": str(PROJECT_ROOT)},  # also where the clone is run without being installed
+        )
+
+
+@dataclass(frozen=True)
+class Stock:
+    """pypiserver as it comes, with ``.htpasswd`` at one bcrypt cost, on one of its servers."""
+
+    login: Login
+    toolbox: Toolbox
+    server_kind: Literal["wsgiref", "gunicorn"]
+    rounds: int
+
+    @property
+    def name(self) -> str:
+        """With server and cost, which make all the difference."""
+        return f"pypiserver {self.server_kind}, cost {self.rounds}"
+
+    def missing(self) -> str:
+        """When it could not be installed."""
+        return self.toolbox.missing("stock")
+
+    def version(self) -> str:
+        """pypiserver's, and gunicorn's."""
+        version = self.toolbox.version("stock", "pypiserver")
+        if self.server_kind == "wsgiref":
+            return version
+        return f"{version}, gunicorn {self.toolbox.version('stock', 'gunicorn')} with 2 workers x 8 threads"
+
+    def prepare(self, folder: Path, corpus: Corpus) -> None:
+        """Hard links to the corpus, ``.htpasswd``, and the module that gunicorn imports."""
+        corpus.link(folder / "packages")
+        write_htpasswd(folder / "htpasswd", self.login, self.rounds)
+        (folder / "stock_application.py").write_text(
+            "import pypiserver\n"
+            f"application = pypiserver.app(roots=[{str(folder / 'packages')!r}], authenticate=['download', 'list',\n"
+            f"    'update'], password_file={str(folder / 'htpasswd')!r}, disable_fallback=True, verbosity=0)\n"
+        )
+
+    def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
+        """Into the directory that it walks."""
+        os.link(source, folder / "packages" / wheel.filename)
+
+    def server(self, folder: Path, port: int) -> Server:
+        """Single-threaded wsgiref is its default; gunicorn with 2 workers of 8 threads what its manual recommends."""
+        if self.server_kind == "wsgiref":
+            command = [self.toolbox.program("stock", "pypi-server"), "run", "--server", "wsgiref", "-i", HOST]
+            command += ["-p", str(port), "-P", str(folder / "htpasswd"), "-a", "download,list,update"]
+            command += ["--disable-fallback", str(folder / "packages")]
+        else:
+            command = [self.toolbox.program("stock", "gunicorn"), "--bind", f"{HOST}:{port}", "--workers", "2"]
+            command += ["--threads", "8", "--chdir", str(folder), "--timeout", "300", "--log-level", "warning"]
+            command += ["--no-control-socket", "stock_application:application"]
+        return Server(self.name, command, folder=folder / "run", port=port, upload_path="/", login=self.login)
+
+
+@dataclass(frozen=True)
+class Devpi:
+    """devpi-server with one index and no mirror; reading needs no user, as is its default."""
+
+    login: Login
+    toolbox: Toolbox
+    name: str = DEVPI
+
+    def missing(self) -> str:
+        """When it could not be installed."""
+        return self.toolbox.missing("devpi")
+
+    def version(self) -> str:
+        """devpi-server's."""
+        return self.toolbox.version("devpi", "devpi-server")
+
+    def prepare(self, folder: Path, corpus: Corpus) -> None:
+        """Files get into devpi by upload alone, some ten a second: the prepared data is kept for the next run."""
+        devpi.prepare(folder, corpus, self.login, self.toolbox, server=self.server)
+
+    def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
+        """Uploaded too."""
+        devpi.add(folder, wheel, source, self.login, server=self.server)
+
+    def server(self, folder: Path, port: int) -> Server:
+        """With core metadata (PEP 658), which it serves on request only, and without looking at the network."""
+        command = [self.toolbox.program("devpi", "devpi-server"), "--serverdir", str(folder / "data")]
+        command += ["--host", HOST, "--port", str(port), "--offline-mode", "--enable-core-metadata"]
+        command += ["--max-request-body-size", str(4 * 2**30)]
+        return Server(
+            self.name,
+            command,
+            folder=folder / "run",
+            port=port,
+            index_path=f"/{self.login.username}/{devpi.INDEX}/+simple/",
+            upload_path=f"/{self.login.username}/{devpi.INDEX}/",
+            login=self.login,
+        )
+
+
+def write_htpasswd(path: Path, login: Login, rounds: int) -> None:
+    """One user with a bcrypt hash of the given cost."""
+    digest = bcrypt.hashpw(login.password.reveal().encode(), bcrypt.gensalt(rounds)).decode()
+    path.touch(mode=0o600)
+    path.write_text(f"{login.username}:{digest}\n")

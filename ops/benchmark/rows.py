@@ -1,0 +1,143 @@
+"""What is measured: one function for each row of the goals, on the contenders of a field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ops.benchmark.field import NGINX, Field
+from ops.benchmark.installs import Installer
+from ops.benchmark.measurement import Better, Entry, Row, at_least, at_most, interleaved, times_faster
+from ops.benchmark.peers import OURS
+from ops.benchmark.servers import Server
+from ops.benchmark.uploads import Uploader, durable_writes
+
+JUST_STARTED = f"{OURS}, just started"
+DISK = "this disk alone"
+
+
+def cold_install(field: Field) -> Row:
+    """One cold installation at a time."""
+    installer = Installer(field.toolbox.uv, field.scratch, field.scale.packages)
+    with field.servers() as servers:
+        contenders = _each(servers, installer.install)
+        ours = servers[OURS]
+
+        def just_started() -> float:
+            ours.stop()
+            ours.start(until="/health")
+            return installer.install(ours)
+
+        # Last in each round: the next one is measured on a server that knows the user again, as all others are.
+        contenders[JUST_STARTED] = just_started
+        row = _row(
+            field,
+            contenders,
+            title=f"Cold uv pip install of {field.scale.packages} packages",
+            unit="s",
+            better="lower",
+            method="The real uv, empty cache, fresh environment; each server was asked before, except the one just "
+            "started, whose first login costs a whole bcrypt verification.",
+        )
+    cheap, dear = field.names(rounds=5), field.names(rounds=12)
+    return row.judged(
+        at_most(row, OURS, NGINX, 1.05),
+        times_faster(row, OURS, cheap, 10, called="stock at cost 5"),
+        times_faster(row, OURS, dear, 50, called="stock at cost 12"),
+    )
+
+
+def installs_at_once(field: Field) -> Row:
+    """Several cold installations at the same time."""
+    installer = Installer(field.toolbox.uv, field.scratch, field.scale.packages)
+    dear = field.names(rounds=12)
+    wanted = [peer.name for peer in field.present if peer.name not in dear]
+    with field.servers(wanted) as servers:
+        row = _row(
+            field,
+            _each(servers, lambda server: installer.install(server, at_once=field.scale.at_once)),
+            title=f"{field.scale.at_once} cold uv pip installs of {field.scale.packages} packages at once",
+            unit="s",
+            better="lower",
+            left_out=dict.fromkeys(dear, "left out: it verifies by bcrypt at every request, which takes minutes"),
+            method="Until the last one has ended, each with a cache and an environment of its own.",
+        )
+    return row.judged(at_most(row, OURS, NGINX, 1.2))
+
+
+def page_rate(field: Field) -> Row:
+    """One project page, asked for by several clients."""
+    project = next(iter(field.corpus.projects))
+    with field.servers() as servers:
+        row = _row(
+            field,
+            _each(servers, lambda server: field.ask(server, project).rate("project pages")),
+            title=f"Project page, {field.scale.connections} clients",
+            unit="requests/s",
+            better="higher",
+            method=f"Persistent connections, {field.scale.versions} files on the page, {len(field.corpus.wheels)} in "
+            f"the index, uncompressed. Page client: {field.versions()['page client']}.",
+        )
+    return row.judged(at_least(row, OURS, [NGINX], 0.5, called=NGINX))
+
+
+def upload_rate(field: Field) -> Row:
+    """Small uploads over several connections."""
+    scale = field.scale
+    takers = [peer.name for peer in field.present if peer.name != NGINX]
+    with field.servers(takers) as servers:
+        uploaders = {name: Uploader(server, most=_supply(field, name)) for name, server in servers.items()}
+
+        def measure(name: str) -> Callable[[], float]:
+            return lambda: uploaders[name].measure(connections=scale.connections, seconds=scale.seconds).rate("uploads")
+
+        contenders = {name: measure(name) for name in uploaders}
+        disk = field.scratch / "disk"
+        disk.mkdir(exist_ok=True)
+        contenders[DISK] = lambda: durable_writes(disk, threads=scale.connections, seconds=scale.seconds)
+        row = _row(
+            field,
+            contenders,
+            title=f"21 kB uploads, {scale.connections} connections",
+            unit="uploads/s",
+            better="higher",
+            left_out={NGINX: "takes no uploads"},
+            method=f"Multipart forms as twine sends them, persistent connections, each a new file. {OURS} answers when "
+            f"the file is on the disk; stock pypiserver does not wait for that. {DISK!r} writes and fsyncs the same "
+            "bytes without any server.",
+        )
+    stock = field.names()
+    return row.judged(at_least(row, OURS, stock, 10, called="the best of stock"))
+
+
+def _supply(field: Field, name: str) -> int:
+    """Uploads made beforehand: as many as the fastest could take for ours, far fewer for the others, to save memory."""
+    return field.scale.most_uploads if name == OURS else field.scale.most_uploads // 4
+
+
+def _each(servers: Mapping[str, Server], measure: Callable[[Server], float]) -> dict[str, Callable[[], float]]:
+    def bound(server: Server) -> Callable[[], float]:
+        return lambda: measure(server)
+
+    return {name: bound(server) for name, server in servers.items()}
+
+
+def _row(
+    field: Field,
+    contenders: Mapping[str, Callable[[], float]],
+    *,
+    title: str,
+    unit: str,
+    better: Better,
+    method: str,
+    left_out: Mapping[str, str] | None = None,
+) -> Row:
+    """Measure, and add the contenders that are not there with the reason."""
+    entries = interleaved(contenders, rounds=field.scale.rounds, budget_seconds=field.scale.budget_seconds)
+    return Row(title=title, unit=unit, better=better, entries=complete(field, entries, left_out or {}), method=method)
+
+
+def complete(field: Field, entries: Sequence[Entry], left_out: Mapping[str, str]) -> tuple[Entry, ...]:
+    """The entries, followed by one for each contender that was left out or is absent."""
+    absent = [Entry(name=name, note=why) for name, why in {**field.absent, **left_out}.items()]
+    there = {entry.name for entry in entries}
+    return (*entries, *(entry for entry in absent if entry.name not in there))

@@ -1,0 +1,98 @@
+"""How much is measured: enough to see a difference in two minutes, or all that the goals name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ops.errors import ParameterError
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The sizes of one run.
+
+    Parameters:
+        name: what the parameter ``scale`` says.
+        projects: of the corpus.
+        versions: of each project.
+        stock: stock pypiserver's variants, each a server and a bcrypt cost: 5 is what ``htpasswd -B`` writes, 12 ours.
+        packages: that a cold installation fetches.
+        at_once: simultaneous installations.
+        rounds: how often everything is measured.
+        seconds: how long a rate is measured.
+        budget_seconds: what one contender may use in one row before it is left out of the further rounds.
+        connections: persistent connections of the page and upload clients.
+        most_uploads: uploads that are made beforehand for each measurement.
+        index_files: numbers of files in the indexes whose pages are compared.
+        large_bytes: sizes of the large files.
+        start_files: files in the index that is started.
+        free_bytes: room needed on the disk.
+    """
+
+    name: str
+    projects: int
+    versions: int
+    stock: tuple[tuple[Literal["wsgiref", "gunicorn"], int], ...]
+    packages: int
+    at_once: int
+    rounds: int
+    seconds: float
+    budget_seconds: float
+    connections: int = 8
+    most_uploads: int
+    index_files: tuple[int, ...]
+    large_bytes: tuple[int, ...]
+    start_files: int
+    free_bytes: int
+
+
+QUICK = Scale(
+    name="quick",
+    projects=20,
+    versions=3,
+    stock=(("wsgiref", 5), ("gunicorn", 5), ("gunicorn", 12)),
+    packages=10,
+    at_once=8,
+    rounds=3,
+    seconds=1.5,
+    budget_seconds=4,
+    most_uploads=1_500,
+    index_files=(100, 1_000),
+    large_bytes=(50_000_000,),
+    start_files=1_000,
+    free_bytes=2_000 * MIB,
+)
+
+FULL = Scale(
+    name="full",
+    projects=60,
+    versions=10,
+    stock=(("wsgiref", 5), ("gunicorn", 5), ("wsgiref", 12), ("gunicorn", 12)),
+    packages=40,
+    at_once=8,
+    rounds=5,
+    seconds=5,
+    budget_seconds=40,
+    most_uploads=5_000,
+    index_files=(100, 1_000, 10_000, 100_000),
+    large_bytes=(200_000_000, 2_000_000_000),
+    start_files=10_000,
+    free_bytes=20_000 * MIB,
+)
+
+
+def find_scale(name: str) -> Scale:
+    """The scale called *name*.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    scales = {scale.name: scale for scale in (QUICK, FULL)}
+    if name not in scales:
+        raise ParameterError(
+            f"there is no scale {name!r}", why=f"the scales are {' and '.join(scales)}", todo="give one of these"
+        )
+    return scales[name]

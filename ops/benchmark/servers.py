@@ -1,0 +1,282 @@
+"""A server under measurement: started, waited for, watched, and ended by its process id."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from ops.errors import IndexRequestError, StartError
+from ops.secret import Secret
+
+HOST = "127.0.0.1"
+ANY_PAGE = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
+"""What uv accepts, sent by every client of the benchmark."""
+
+START_SECONDS = 120.0
+STOP_SECONDS = 15.0
+_POLL_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Login:
+    """The one user of a benchmark, known to its servers alone."""
+
+    username: str
+    password: Secret
+
+    @classmethod
+    def kept(cls, folder: Path) -> Login:
+        """The user of the last run in *folder*, whom devpi's prepared data knows, or a new one."""
+        path = folder / "password"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_urlsafe(18))
+        return cls("bench", Secret(path.read_text()))
+
+    def header(self) -> str:
+        """The value of ``Authorization`` (RFC 7617)."""
+        token = base64.b64encode(f"{self.username}:{self.password.reveal()}".encode()).decode()
+        return f"Basic {token}"
+
+
+class Server:
+    """One running server and where its index is.
+
+    Parameters:
+        name: the contender's name in tables.
+        command: what starts it in the foreground.
+        folder: its working directory; the log and its temporary files lie there, on one disk for all contenders.
+        port: the TCP port on loopback that *command* names.
+        index_path: of the PEP 503 root, with both slashes.
+        upload_path: where files are posted to, or empty.
+        login: None when it answers anyone.
+        environment: variables besides the few that every server gets.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        folder: Path,
+        port: int,
+        index_path: str = "/simple/",
+        upload_path: str = "",
+        login: Login | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.port = port
+        self.login = login
+        self.index_path = index_path
+        self.upload_path = upload_path
+        self._command = list(command)
+        self._folder = folder
+        self._environment = dict(environment or {})
+        self._process: psutil.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        """The server's root, without a slash at its end."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def index_url(self) -> str:
+        """The PEP 503 root."""
+        return self.url + self.index_path
+
+    @property
+    def upload_url(self) -> str:
+        """Where files are posted to."""
+        return self.url + self.upload_path
+
+    @property
+    def authorization(self) -> str:
+        """The header's value; empty when the server answers anyone."""
+        return self.login.header() if self.login else ""
+
+    def page_url(self, project: str) -> str:
+        """The page of one project."""
+        return f"{self.index_url}{project}/"
+
+    def start(self, *, until: str | None = None) -> float:
+        """Start it and return the seconds until its first good answer.
+
+        Parameters:
+            until: the path that has to answer with 200; the index's root when not given.
+
+        Raises:
+            StartError: it ended, or did not answer in time.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        scratch = self._folder / "tmp"
+        scratch.mkdir(exist_ok=True)
+        path = os.environ.get("PATH", os.defpath)
+        environment = {"PATH": path, "HOME": str(self._folder), "TMPDIR": str(scratch), "LANG": "C.UTF-8"}
+        begin = time.perf_counter()
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = psutil.Popen(
+                self._command,
+                stdin=-3,  # subprocess.DEVNULL
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env=environment | self._environment,
+                start_new_session=True,
+            )
+        try:
+            self._await_answer(until or self.index_path)
+        except BaseException:
+            self.stop()
+            raise
+        return time.perf_counter() - begin
+
+    def stop(self) -> None:
+        """End it and the processes that it started: asked first, then killed."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        family = [process, *_children(process)]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+        _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
+        for straggler in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                straggler.kill()
+        psutil.wait_procs(left, timeout=STOP_SECONDS)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def memory(self) -> int:
+        """Resident bytes of all of its processes together, now."""
+        if self._process is None:
+            return 0
+        total = 0
+        for process in [self._process, *_children(self._process)]:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                total += process.memory_info().rss
+        return total
+
+    def get(self, path: str, *, accept: str = ANY_PAGE) -> bytes:
+        """The body of one page.
+
+        Raises:
+            IndexRequestError: it was not answered with 200.
+        """
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=START_SECONDS)
+        with contextlib.closing(connection):
+            try:
+                status, body = _ask(connection, path, self.authorization, accept)
+            except (OSError, http.client.HTTPException) as error:
+                raise IndexRequestError(f"{self.name} did not answer {path}", why=repr(error)) from error
+        if status != 200:
+            raise IndexRequestError(f"{self.name} answered {path} with {status}", status=status, why=_excerpt(body))
+        return body
+
+    def log_tail(self) -> str:
+        """The last lines of its log in one line."""
+        try:
+            lines = (self._folder / "server.log").read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return " | ".join(line.strip() for line in lines[-4:])
+
+    def _await_answer(self, path: str) -> None:
+        assert self._process is not None  # noqa: S101 - set by start
+        begin = time.monotonic()
+        seen = "no answer"
+        # A page outside the index is for anyone; a login sent with it would be verified and known from then on.
+        asking = (self.authorization, ANY_PAGE) if path.startswith(self.index_path) else ("", "*/*")
+        while time.monotonic() < begin + START_SECONDS:
+            if self._process.poll() is not None:
+                raise StartError(f"{self.name} ended while it started", why=self.log_tail() or "it said nothing")
+            connection = http.client.HTTPConnection(HOST, self.port, timeout=START_SECONDS)
+            with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+                status, body = _ask(connection, path, *asking)
+                if status == 200:
+                    return
+                seen = f"{status} {_excerpt(body)}"
+            # Fine at first, as it is timed; one percent of what has passed later on, to leave it the machine.
+            time.sleep(max(_POLL_SECONDS, (time.monotonic() - begin) / 100))
+        raise StartError(f"{self.name} gave no good answer in {START_SECONDS:.0f} seconds", why=seen)
+
+
+class MemoryWatch:
+    """Samples a server's memory in a thread; *peak* is the most that was seen, in bytes."""
+
+    def __init__(self, server: Server, *, every_seconds: float = 0.02) -> None:
+        self.peak = 0
+        self._server = server
+        self._every = every_seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self.peak = max(self.peak, self._server.memory())
+            if self._over.wait(self._every):
+                return
+
+
+@contextlib.contextmanager
+def running(servers: Sequence[Server]) -> Iterator[None]:
+    """All of them started, and all of them ended whatever happens."""
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server)
+        yield
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _ask(connection: http.client.HTTPConnection, path: str, authorization: str, accept: str) -> tuple[int, bytes]:
+    headers = {"Accept": accept} | ({"Authorization": authorization} if authorization else {})
+    connection.request("GET", path, headers=headers)
+    with connection.getresponse() as answer:
+        return answer.status, answer.read()
+
+
+def _excerpt(body: bytes) -> str:
+    return " ".join(body[:200].decode(errors="replace").split())
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []

@@ -1,0 +1,245 @@
+"""What is measured on indexes and files of several sizes: pages, large files, and starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from ops.benchmark.corpus import Corpus, Wheel, write_large_wheel
+from ops.benchmark.field import NGINX, Field, flush
+from ops.benchmark.load import request, send, supply
+from ops.benchmark.measurement import Entry, Row, Verdict, at_least, below, figure, interleaved
+from ops.benchmark.peers import OURS, Peer, Stock
+from ops.benchmark.rows import complete
+from ops.benchmark.servers import ANY_PAGE, MemoryWatch, Server, free_port, running
+from ops.benchmark.transfers import download, file_path, upload
+
+VERSIONS = 10
+"""Of each project of an index of many files; its page is the same size however many projects there are."""
+
+STOCK_FILES = 10_000
+"""Stock pypiserver is not asked for pages of an index with more files than this: it needs half a second for each."""
+
+PRESENT = f"{OURS}, catalogue present"
+LOST = f"{OURS}, catalogue lost"
+
+_LARGE_ROUNDS = 3
+_ONCE_BYTES = 1_000_000_000
+
+
+def page_by_size(field: Field) -> Row:
+    """A project page of the same size, in indexes with ever more files."""
+    sizes = field.scale.index_files
+    stock = _cheap_stock(field)
+    contenders: dict[str, Callable[[], float]] = {}
+    left_out: dict[str, str] = {}
+    with ExitStack() as stack:
+        for files in sizes:
+            corpus = _many(field, files)
+            for peer in [field.ours, *stock]:
+                name = _sized(peer, files)
+                if isinstance(peer, Stock) and files > STOCK_FILES:
+                    left_out[name] = "left out: a page takes it seconds"
+                    continue
+                place = field.scratch / f"many-{files}-{field.place(peer).name}"
+                peer.prepare(place, corpus)
+                server = stack.enter_context(peer.server(place, free_port()))
+                project = next(iter(corpus.projects))
+                server.get(f"{server.index_path}{project}/")
+                contenders[name] = _page(field, server, project)
+        entries = interleaved(contenders, rounds=field.scale.rounds, budget_seconds=field.scale.budget_seconds)
+    row = Row(
+        title="Project page by the number of files in the index",
+        unit="requests/s",
+        better="higher",
+        entries=complete(field, entries, left_out) if stock else (*entries,),
+        method=f"{field.scale.connections} clients, a page of {VERSIONS} files; one server is asked at a time.",
+    )
+    return row.judged(_flat(row, [_sized(field.ours, files) for files in sizes]))
+
+
+def large_files(field: Field) -> tuple[Row, ...]:
+    """Upload, download and the server's memory, for each size of a large file."""
+    return tuple(row for size in field.scale.large_bytes for row in _large_file(field, size))
+
+
+def starts(field: Field) -> tuple[Row, Row]:
+    """From the start of the server to its first authenticated page, and until every page has been served."""
+    files = field.scale.start_files
+    corpus = _many(field, files)
+    peers: list[Peer] = [field.ours, *_cheap_stock(field)]
+    places = {peer.name: field.scratch / f"start-{field.place(peer).name}" for peer in peers}
+    for peer in peers:
+        peer.prepare(places[peer.name], corpus)
+    everything: dict[str, list[float]] = {PRESENT: [], LOST: []}
+    project = next(iter(corpus.projects))
+
+    def start(peer: Peer) -> float:
+        server = peer.server(places[peer.name], free_port())
+        try:
+            return server.start(until=f"{server.index_path}{project}/")
+        finally:
+            server.stop()
+
+    def start_ours(name: str) -> float:
+        index = places[OURS] / "packages/.index"
+        if name == LOST:
+            shutil.rmtree(index, ignore_errors=True)
+        server = field.ours.server(places[OURS], free_port())
+        try:
+            first = server.start(until=f"{server.index_path}{project}/")
+            everything[name].append(first + _ask_all(field, server, corpus))
+        finally:
+            server.stop()
+        return first
+
+    # The lost catalogue comes first in each round, and so leaves a whole one to the other.
+    contenders: dict[str, Callable[[], float]] = {
+        LOST: lambda: start_ours(LOST),
+        PRESENT: lambda: start_ours(PRESENT),
+    }
+    contenders.update({peer.name: partial(start, peer) for peer in _cheap_stock(field)})
+    entries = interleaved(contenders, rounds=field.scale.rounds, budget_seconds=field.scale.budget_seconds)
+    first = Row(
+        title=f"Start to the first authenticated page, {files:,} files",
+        unit="s",
+        better="lower",
+        entries=tuple(entries),
+        method="A new process each time, asked every few milliseconds; the login costs one bcrypt verification. The "
+        "files are in the system's cache.",
+    )
+    whole = Row(
+        title=f"Start until every project page was served once, {files:,} files",
+        unit="s",
+        better="lower",
+        entries=tuple(Entry(name=name, values=tuple(values)) for name, values in everything.items()),
+        method=f"{len(corpus.projects):,} pages over {field.scale.connections} connections, after the first page.",
+    )
+    return first.judged(below(first, PRESENT, 0.7)), whole.judged(below(whole, LOST, 15))
+
+
+def _large_file(field: Field, size: int) -> Iterator[Row]:
+    """Rows on a file of *size* bytes."""
+    rounds = 1 if size >= _ONCE_BYTES else min(field.scale.rounds, _LARGE_ROUNDS)
+    label = f"{size / 1e9:g} GB" if size >= _ONCE_BYTES else f"{size / 1e6:g} MB"
+    folder = field.scratch / "large"
+    folder.mkdir(exist_ok=True)
+    project = f"bench-large-{size // 1_000_000}"
+    wheels = [write_large_wheel(folder, project, f"1.{number}", size=size) for number in range(rounds)]
+    left_out = dict.fromkeys(field.names(rounds=12), "left out: as with cost 5")
+    peers = [peer for peer in field.present if peer.name not in left_out]
+    for peer in peers:
+        if peer.name == NGINX:
+            peer.add(field.place(peer), wheels[0], folder / wheels[0].filename)
+    servers = {peer.name: peer.server(field.place(peer), free_port()) for peer in peers}
+    memory = dict.fromkeys(servers, 0)
+    budget = field.scale.budget_seconds
+
+    def watched(name: str, measure: Callable[[], float]) -> Callable[[], float]:
+        def run() -> float:
+            flush()
+            with MemoryWatch(servers[name]) as watch:
+                seconds = measure()
+            memory[name] = max(memory[name], watch.peak)
+            return size / seconds / 1e6
+
+        return run
+
+    with running(list(servers.values())):
+        takers = [name for name in servers if name != NGINX]
+        sent = {name: watched(name, _next_upload(servers[name], folder, iter(wheels))) for name in takers}
+        uploads = interleaved(sent, rounds=rounds, budget_seconds=budget)
+        holders = [name for name in servers if name == NGINX] + [entry.name for entry in uploads if entry.values]
+        # The first download, checked byte for byte, is not counted.
+        fetched = {name: watched(name, _checked_download(servers[name], wheels[0])) for name in holders}
+        downloads = interleaved(fetched, rounds=max(rounds, _LARGE_ROUNDS), budget_seconds=budget)
+    shutil.rmtree(folder)
+    yield Row(
+        title=f"Upload of {label}",
+        unit="MB/s",
+        better="higher",
+        entries=complete(field, uploads, {NGINX: "takes no uploads", **left_out}),
+        method=f"One connection, until acknowledged, the disk flushed before. {OURS} answers when the file is durable.",
+    )
+    row = Row(
+        title=f"Download of {label}",
+        unit="MB/s",
+        better="higher",
+        entries=complete(field, downloads, left_out),
+        method="One connection over loopback, the file in the system's cache, every byte read; checked once before.",
+    )
+    yield row.judged(at_least(row, OURS, [NGINX], 0.5, called=NGINX))
+    row = Row(
+        title=f"Server memory during upload and download of {label}",
+        unit="MiB",
+        better="lower",
+        entries=tuple(Entry(name=name, values=(peak / 2**20,)) for name, peak in memory.items() if peak),
+        method="The most resident memory of all of the server's processes together, sampled every 20 ms.",
+    )
+    yield row.judged(below(row, OURS, 120))
+
+
+def _next_upload(server: Server, folder: Path, wheels: Iterator[Wheel]) -> Callable[[], float]:
+    """Each call uploads the next of the wheels."""
+
+    def measure() -> float:
+        wheel = next(wheels)
+        return upload(server, wheel, folder / wheel.filename)
+
+    return measure
+
+
+def _checked_download(server: Server, wheel: Wheel) -> Callable[[], float]:
+    path = ""
+
+    def measure() -> float:
+        nonlocal path
+        if not path:
+            path = file_path(server, wheel)
+            download(server, path, wheel, check=True)
+        return download(server, path, wheel)
+
+    return measure
+
+
+def _ask_all(field: Field, server: Server, corpus: Corpus) -> float:
+    """Seconds until every project's page was served once."""
+    messages = (
+        request(server.page_url(name), authorization=server.authorization, accept=ANY_PAGE) for name in corpus.projects
+    )
+    tally = send(server.url, supply(messages), connections=field.scale.connections, seconds=600)
+    tally.rate("every project's page")
+    return tally.seconds
+
+
+def _many(field: Field, files: int) -> Corpus:
+    """An index of *files* files as small as wheels can be, written once."""
+    return Corpus.write(field.scratch / f"many-{files}", projects=max(files // VERSIONS, 1), versions=VERSIONS, size=0)
+
+
+def _page(field: Field, server: Server, project: str) -> Callable[[], float]:
+    return lambda: field.ask(server, project).rate("project pages")
+
+
+def _cheap_stock(field: Field) -> list[Peer]:
+    """Stock pypiserver as it does best."""
+    names = field.names(server_kinds=["gunicorn"], rounds=5)
+    return [peer for peer in field.present if peer.name in names]
+
+
+def _sized(peer: Peer, files: int) -> str:
+    return f"{peer.name}, {files:,} files"
+
+
+def _flat(row: Row, names: list[str]) -> Verdict:
+    """The goal that the slowest of *names* is within 1.2 times of the fastest."""
+    rates = [row.median(name) for name in names]
+    failed = any(entry.failed for entry in row.entries if entry.name in names)
+    found = [rate for rate in rates if rate]
+    if failed or len(found) < len(names):
+        return Verdict(goal="flat: within 1.2 times", found="", met=False if failed else None)
+    ratio = max(found) / min(found)
+    return Verdict(goal="flat: within 1.2 times", found=f"{figure(ratio)} times between extremes", met=ratio <= 1.2)

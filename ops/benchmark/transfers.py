@@ -1,0 +1,116 @@
+"""Files too large for memory, sent and fetched over one connection each."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import time
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+from ops.benchmark.corpus import Wheel
+from ops.benchmark.servers import ANY_PAGE, Server
+from ops.benchmark.uploads import upload_frame
+from ops.errors import IndexRequestError
+
+ANSWER_SECONDS = 600.0
+_PIECE = 2**20
+
+
+def upload(server: Server, wheel: Wheel, source: Path) -> float:
+    """Send one file as its publisher does, and return the seconds until it was acknowledged.
+
+    Raises:
+        IndexRequestError: the server refused it, or broke the connection.
+    """
+    head, tail = upload_frame(server, wheel)
+    begin = time.perf_counter()
+    try:
+        with _connect(server) as connection, source.open("rb") as file:
+            connection.sendall(head)
+            connection.sendfile(file)
+            connection.sendall(tail)
+            status, rest = _read_head(connection)
+    except OSError as error:
+        raise IndexRequestError(f"{server.name} did not take {wheel.filename}", why=repr(error)) from error
+    seconds = time.perf_counter() - begin
+    if not 200 <= status < 300:
+        raise IndexRequestError(
+            f"{server.name} refused {wheel.filename}",
+            status=status,
+            why=f"{status} {rest[:200].decode(errors='replace')}",
+        )
+    return seconds
+
+
+def download(server: Server, path: str, wheel: Wheel, *, check: bool = False) -> float:
+    """Fetch one file, throw it away, and return the seconds that it took.
+
+    Parameters:
+        path: its URL's path, as the project's page gives it.
+        check: also compute the digest, which takes time of its own.
+
+    Raises:
+        IndexRequestError: the answer was not the whole file.
+    """
+    lines = [f"GET {path} HTTP/1.1", f"Host: {urlsplit(server.url).netloc}", "Accept: */*", "Connection: close"]
+    if server.authorization:
+        lines.append(f"Authorization: {server.authorization}")
+    buffer = memoryview(bytearray(_PIECE))
+    digest = hashlib.sha256()
+    begin = time.perf_counter()
+    try:
+        with _connect(server) as connection:
+            connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+            status, first = _read_head(connection)
+            got = len(first)
+            if check:
+                digest.update(first)
+            while got < wheel.size and (count := connection.recv_into(buffer)):
+                got += count
+                if check:
+                    digest.update(buffer[:count])
+    except OSError as error:
+        raise IndexRequestError(f"{server.name} did not send {wheel.filename}", why=repr(error)) from error
+    seconds = time.perf_counter() - begin
+    whole = status == 200 and got == wheel.size and (not check or digest.hexdigest() == wheel.sha256)
+    if not whole:
+        raise IndexRequestError(
+            f"{server.name} did not send {wheel.filename} whole",
+            status=status,
+            why=f"{status} with {got:,} of {wheel.size:,} bytes",
+        )
+    return seconds
+
+
+def file_path(server: Server, wheel: Wheel) -> str:
+    """The path under which the project's page offers the file, found as an installer finds it.
+
+    Raises:
+        IndexRequestError: the page does not answer, or does not list the file.
+    """
+    page: str = server.get(f"{server.index_path}{wheel.project}/", accept=ANY_PAGE).decode()
+    pattern = r'(?:href="|"url":\s*")([^"#]*' + re.escape(wheel.filename) + r')["#]'
+    found = re.search(pattern, page)
+    if found is None:
+        raise IndexRequestError(f"{server.name} does not list {wheel.filename}", why="its project page lacks it")
+    path: str = urlsplit(urljoin(server.page_url(wheel.project), found[1])).path
+    return path
+
+
+def _connect(server: Server) -> socket.socket:
+    parts = urlsplit(server.url)
+    return socket.create_connection((parts.hostname, parts.port or 80), timeout=ANSWER_SECONDS)
+
+
+def _read_head(connection: socket.socket) -> tuple[int, bytes]:
+    """Status, and what came of the body with the head."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionError("the connection ended before an answer")
+        data += piece
+    head, _, rest = data.partition(b"\r\n\r\n")
+    return int(head[9:12]), rest

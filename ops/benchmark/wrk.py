@@ -1,0 +1,64 @@
+"""Requests counted by wrk (https://github.com/wg/wrk), which costs little enough to find a fast server's limit."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+from ops.benchmark.answers import Tally
+from ops.errors import IndexRequestError
+
+SLOW_ANSWERS = 100
+"""Below this many answers wrk's figure is too coarse: it forgets the requests that are under way at its end."""
+
+
+def available() -> bool:
+    """Whether wrk is on PATH."""
+    return shutil.which("wrk") is not None
+
+
+_SCRIPT = """\
+wrk.method = "GET"
+wrk.headers["Accept"] = "{accept}"
+{login}
+done = function(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format("RESULT %d %d %d %d\\n", summary.requests, summary.duration, e.status,
+    e.connect + e.read + e.write + e.timeout))
+end
+"""
+
+
+def fetch(url: str, *, authorization: str, accept: str, connections: int, seconds: float, folder: Path) -> Tally:
+    """Ask for one page over and over.
+
+    Parameters:
+        connections: how many clients ask at once.
+        seconds: for how long, at least 1.
+        folder: where the script may lie that holds the credentials, out of sight of other users.
+
+    Raises:
+        IndexRequestError: wrk failed.
+    """
+    script = folder / "wrk.lua"
+    login = f'wrk.headers["Authorization"] = "{authorization}"' if authorization else ""
+    script.touch(mode=0o600)
+    script.write_text(_SCRIPT.format(accept=accept, login=login))
+    whole = max(1, round(seconds))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{whole}s", "--timeout", "60s", "-s", str(script), url]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=whole + 90)
+    found = re.search(r"^RESULT (\d+) (\d+) (\d+) (\d+)$", finished.stdout, re.MULTILINE)
+    if finished.returncode or not found:
+        raise IndexRequestError(
+            f"wrk could not ask {url}",
+            why=(finished.stderr or finished.stdout).strip().splitlines()[-1:][0] if finished.stderr else "no result",
+            todo="run the benchmark again, or without wrk on PATH",
+        )
+    answers, microseconds, refused, broken = map(int, found.groups())
+    counted = Counter({200: answers - refused})
+    if refused:
+        counted[400] = refused  # wrk says how many were 400 and above, and not which
+    return Tally(answers=counted, broken=broken, seconds=microseconds / 1e6, client="wrk")
