@@ -1,0 +1,125 @@
+"""Claims in a Modal Dict: one holder at a time, and none that is dead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import modal
+import pytest
+
+from ops.targets import volume
+from ops.targets.volume import DictClaims
+
+NAME = "package-1.0-py3-none-any.whl"
+
+
+@pytest.fixture
+def entries(client: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[modal.Dict]:
+    del client
+    monkeypatch.setattr(volume, "SKEW_SECONDS", 0.1)
+    entries = modal.Dict.from_name("claims", create_if_missing=True)
+    yield entries
+    entries.clear()
+
+
+def dead(entries: modal.Dict, name: str = NAME) -> DictClaims:
+    """A holder that took the claim and neither renews nor releases it."""
+    claims = DictClaims(entries, lease_seconds=0.1)
+    claims._renewing = volume.threading.current_thread()
+    assert claims.acquire(name)
+    return claims
+
+
+def test_of_many_that_ask_at_once_one_gets_the_claim(entries: modal.Dict) -> None:
+    containers = [DictClaims(entries) for _ in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: containers[n % 4].acquire(NAME), range(16)))
+    assert answers.count(True) == 1
+
+
+def test_a_claim_is_seen_by_all_until_it_is_released(entries: modal.Dict) -> None:
+    one, two = DictClaims(entries), DictClaims(entries)
+    assert one.acquire(NAME)
+    assert one.held() == two.held() == {NAME}
+    assert not two.acquire(NAME)
+    assert not one.acquire(NAME)
+    one.release(NAME)
+    assert two.held() == set()
+    assert two.acquire(NAME)
+
+
+def test_a_claim_that_is_not_ours_is_left_alone(entries: modal.Dict) -> None:
+    one, two = DictClaims(entries), DictClaims(entries)
+    assert one.acquire(NAME)
+    two.release(NAME)
+    assert one.held() == {NAME}
+
+
+def test_a_dead_holders_claim_frees_itself_after_the_lease(entries: modal.Dict) -> None:
+    dead(entries)
+    living = DictClaims(entries)
+    assert not living.acquire(NAME)
+    time.sleep(0.25)
+    assert living.held() == set()
+    assert living.acquire(NAME)
+    assert living.held() == {NAME}
+    assert len(list(entries.keys())) == 1, "what settled the succession is gone"
+
+
+def test_of_many_that_would_succeed_a_dead_holder_one_does(entries: modal.Dict) -> None:
+    for _ in range(5):
+        entries.clear()
+        dead(entries)
+        time.sleep(0.25)
+        containers = [DictClaims(entries) for _ in range(4)]
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda n, them=containers: them[n % 4].acquire(NAME), range(16)))
+        assert answers.count(True) == 1
+
+
+def test_a_successor_that_died_at_it_can_be_succeeded_too(entries: modal.Dict) -> None:
+    dead(entries)
+    token, _ = entries[NAME]
+    dead(entries, f"{volume.SUCCESSION}{token}")
+    time.sleep(0.25)
+    assert DictClaims(entries).acquire(NAME)
+
+
+def test_who_comes_too_late_to_succeed_finds_the_new_holder(entries: modal.Dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It saw the dead holder, and by the time that it may replace it another has done so and cleaned up."""
+    dead(entries)
+    time.sleep(0.25)
+    slow, quick = DictClaims(entries), DictClaims(entries)
+    take = slow._take
+
+    def late(key: str) -> object:
+        if key.startswith(volume.SUCCESSION):
+            assert quick.acquire(NAME)
+        return take(key)
+
+    monkeypatch.setattr(slow, "_take", late)
+    assert not DictClaims._take(slow, NAME)
+    assert quick.held() == {NAME}
+    assert not slow.acquire(NAME)
+
+
+def test_a_claim_that_is_held_for_longer_than_the_lease_is_renewed(entries: modal.Dict) -> None:
+    one, two = DictClaims(entries, lease_seconds=0.6), DictClaims(entries)
+    assert one.acquire(NAME)
+    for _ in range(10):
+        time.sleep(0.15)
+        assert two.held() == {NAME}
+        assert not two.acquire(NAME)
+    one.release(NAME)
+    assert two.acquire(NAME)
+
+
+def test_a_lost_claim_is_not_taken_back_and_not_released_for_its_new_holder(entries: modal.Dict) -> None:
+    lost = dead(entries)
+    time.sleep(0.25)
+    new = DictClaims(entries)
+    assert new.acquire(NAME)
+    lost.release(NAME)
+    assert new.held() == {NAME}
