@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import tempfile
@@ -22,7 +23,7 @@ from ops.runbook.kernel import kernel_environment, kernel_manager
 from ops.runbook.record import write_atomically
 from ops.runbook.redaction import Redactor
 
-INTERRUPT_GRACE = 5
+INTERRUPT_GRACE = 3
 """Seconds that an interrupted cell has to end by itself before its kernel is ended."""
 
 IOPUB_TIMEOUT = 30
@@ -91,7 +92,8 @@ def execute(notebook: Any, redactor: Redactor, options: Options) -> Any:
 def _masked_log(redactor: Redactor) -> Iterator[None]:
     def mask(record: logging.LogRecord) -> bool:
         record.msg, record.args = redactor.text(record.getMessage()), ()
-        return True
+        # At DEBUG nbclient logs each message of the kernel, so a secret flushed letter by letter too.
+        return record.levelno > logging.DEBUG
 
     _LOG.addFilter(mask)
     try:
@@ -163,6 +165,7 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
         )
         self._redactor = redactor
         self._scratch = scratch
+        self._unfinished: dict[str, str] = {}
 
     def create_kernel_manager(self) -> AsyncKernelManager:
         """Always this interpreter's kernel."""
@@ -208,15 +211,17 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
                 )
                 raise
             finally:
+                self._finish_lines()
                 self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
 
     def _failed(self, index: int, error: BaseException, ename: str = "", evalue: str = "") -> None:
         cell = self.nb.cells[index]
-        if ename and not any(output.output_type == "error" for output in cell.outputs):
+        errors = [number for number, output in enumerate(cell.outputs) if output.output_type == "error"]
+        if ename and not any(cell.outputs[number].ename == ename for number in errors):
             text = f"{ename}: {evalue}"
-            cell.outputs.append(
-                nbformat.from_dict({"output_type": "error", "ename": ename, "evalue": evalue, "traceback": [text]})
-            )
+            output = {"output_type": "error", "ename": ename, "evalue": evalue, "traceback": [text]}
+            # The cause before the KeyboardInterrupt that it led to, whose traceback says where the cell was.
+            cell.outputs.insert(errors[0] if errors else len(cell.outputs), nbformat.from_dict(output))
         self.nb_man.cell_exception(cell, cell_index=index, exception=error)
 
     def _end_cell(self) -> None:
@@ -226,7 +231,15 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
 
     async def _interrupt(self) -> None:
         await ensure_async(self.km.interrupt_kernel())
-        await ensure_async(self.kc.shell_channel.get_msg(timeout=INTERRUPT_GRACE))
+        # Ctrl-C stopped the event loop and left nbclient's tasks in it: they take the reply and the last output.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            _, late = await asyncio.wait(left, timeout=INTERRUPT_GRACE)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        else:
+            await ensure_async(self.kc.shell_channel.get_msg(timeout=INTERRUPT_GRACE))
 
     def _last_words(self) -> str:
         try:
@@ -236,8 +249,20 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
         return ": " + " | ".join(lines[-3:]) if lines else ""
 
     def log_output_message(self, output: Any) -> None:
-        """Pass an output on to papermill's log and files, masked."""
+        """Pass an output on to papermill's log and files: masked, and of a stream whole lines only."""
+        if output.output_type == "stream":
+            lines, end, rest = (self._unfinished.pop(output.name, "") + output.text).rpartition("\n")
+            self._unfinished[output.name] = rest
+            if not end:
+                return
+            output = {**output, "text": lines + end}
         super().log_output_message(nbformat.from_dict(self._redactor.tree(output)))
+
+    def _finish_lines(self) -> None:
+        for name, text in self._unfinished.items():
+            output = {"output_type": "stream", "name": name, "text": self._redactor.text(text)}
+            super().log_output_message(nbformat.from_dict(output))
+        self._unfinished.clear()
 
 
 def write_notebook(notebook: Any, path: Path) -> None:

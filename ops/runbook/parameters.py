@@ -97,7 +97,7 @@ def _parameter(statement: ast.stmt, helps: Mapping[int, str]) -> Parameter | Non
     except ValueError:
         return None
     kind = statement.annotation.id
-    value = _from_value(kind, default)
+    value = None if isinstance(default, tuple) else _from_value(kind, default)
     return None if value is None else Parameter(statement.target.id, kind, value, helps.get(statement.lineno, ""))
 
 

@@ -18,7 +18,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -47,7 +47,7 @@ class StepRecord:
     """One step of a notebook: its heading, the cells of the executed notebook that belong to it, and how it went."""
 
     title: str
-    cells: Sequence[int]
+    cells: list[int]
     outcome: str = SKIPPED
     seconds: float = 0.0
 

@@ -102,7 +102,7 @@ def run_notebooks(
                 key,
                 notebook.title,
                 parameters={parameter.name: parameter.default for parameter in notebook.parameters} | dict(values[key]),
-                steps=[StepRecord(step.title, step.cells) for step in notebook.steps],
+                steps=[StepRecord(step.title, list(step.cells)) for step in notebook.steps],
             )
             for key, notebook in opened.items()
         ]
@@ -307,7 +307,7 @@ class _Steps:
             # Only now the injected parameters are among the cells.
             cells = ((cell.cell_type, cell.source) for cell in notebook.cells)
             found = steps(cells, title=self._entry.title)
-            self._entry.steps = [StepRecord(step.title, step.cells) for step in found]
+            self._entry.steps = [StepRecord(step.title, list(step.cells)) for step in found]
             self._by_cell = {cell: number for number, step in enumerate(found) for cell in step.cells}
         number = self._by_cell.get(index)
         if number is None:
@@ -317,6 +317,7 @@ class _Steps:
             if self._open != number:
                 self._open, self._start = number, time.monotonic()
                 step.outcome = outcomes.RUNNING
+                self._record.save(self._redactor)
                 self._tell(step)
         elif status == "completed" and index == step.cells[-1]:
             self._end(outcomes.SUCCEEDED)

@@ -1,0 +1,322 @@
+"""Runs of real kernels over small notebooks: how they end, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+
+from ops.errors import NotebookError, ParameterError, RunError
+from ops.runbook import ConsoleProgress, Progress, Record, list_records, run_notebooks, silent
+from ops.workspace import PROJECT_ROOT, Workspace
+
+MakeNotebook = Callable[..., Path]
+
+SLOW_CELL = "import pathlib, time\npathlib.Path({mark!r}).touch()\ntime.sleep(60)"
+
+
+def outputs(record: Record | Path, name: str) -> str:
+    """All that the cells of an executed notebook wrote to standard output."""
+    folder = record.folder if isinstance(record, Record) else record
+    node = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+    return "".join(output.get("text", "") for cell in node.cells if cell.cell_type == "code" for output in cell.outputs)
+
+
+def wait_for(condition: Callable[[], Any], *, seconds: float = 30) -> Any:
+    """Wait until *condition* holds; its value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError("it did not come true in time")
+
+
+def test_a_run_leaves_the_executed_notebook_a_report_and_a_record_of_its_steps(
+    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_notebook(
+        "01_tiny",
+        "# Tiny\n\nDoes a thing.",
+        "## Steps",
+        "### Plan",
+        "import os, sys, sysconfig\nprint(os.getcwd(), sys.executable, target, repr(version), flag, sep='|')",
+        "### Apply",
+        "2",
+        "3",
+        parameters='target: str = "local"\nversion: str = "1.0"\nflag: bool = True',
+    )
+    seen: list[Progress] = []
+    monkeypatch.chdir(tmp_path)
+    record = run_notebooks([path], {"version": "1.10", "flag": "false"}, workspace=workspace, on_progress=seen.append)
+
+    assert outputs(record, "01_tiny").strip() == f"{PROJECT_ROOT}|{sys.executable}|local|'1.10'|False"
+    assert record.succeeded
+    assert record.report == record.folder / "01_tiny.html"
+    assert record.report.is_file()
+    assert record.folder.parent == workspace.records
+    assert stat.S_IMODE(record.folder.stat().st_mode) == 0o700
+    stored = json.loads((record.folder / "record.json").read_text())
+    assert stored["schema"] == 1
+    assert stored["outcome"] == "succeeded"
+    assert stored["parameters"] == {"version": "1.10", "flag": False}
+    assert stored["notebooks"][0]["parameters"] == {"target": "local", "version": "1.10", "flag": False}
+    assert set(stored["versions"]) >= {"python", "pypi-runbook", "papermill"}
+    assert stored["started"] <= stored["ended"]
+    steps = stored["notebooks"][0]["steps"]
+    assert [(step["title"], step["outcome"]) for step in steps] == [
+        ("Tiny", "succeeded"),
+        ("Plan", "succeeded"),
+        ("Apply", "succeeded"),
+    ]
+    executed = nbformat.read(record.folder / "01_tiny.ipynb", as_version=4)
+    assert [executed.cells[index].source for index in steps[2]["cells"]] == ["2", "3"]
+    assert [(p.step, p.steps, p.title, p.outcome) for p in seen] == [
+        (1, 3, "Tiny", "running"),
+        (1, 3, "Tiny", "succeeded"),
+        (2, 3, "Plan", "running"),
+        (2, 3, "Plan", "succeeded"),
+        (3, 3, "Apply", "running"),
+        (3, 3, "Apply", "succeeded"),
+    ]
+    assert Record.read(record.folder) == record
+
+
+def test_a_failing_cell_ends_the_run_and_the_error_says_what_why_and_what_to_do(
+    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path
+) -> None:
+    mark = tmp_path / "ran"
+    failing = make_notebook(
+        "01_fails",
+        "# Fails",
+        "### Plan",
+        "1",
+        "### Apply",
+        "from ops.errors import TargetError\n"
+        "raise TargetError('the server did not start', why='the port is taken', todo='free it')",
+        f"import pathlib\npathlib.Path({str(mark)!r}).touch()",
+        "### Verify",
+        "1",
+    )
+    after = make_notebook("02_after", "# After", f"import pathlib\npathlib.Path({str(mark)!r}).touch()")
+    with pytest.raises(RunError, match="01_fails failed in its step 'Apply'") as caught:
+        run_notebooks([failing, after], workspace=workspace, on_progress=silent, name="up")
+    assert caught.value.why == "the server did not start: the port is taken"
+    assert caught.value.todo.startswith("free it. The report is ")
+    assert not mark.exists(), "a cell after the failing one ran"
+    assert caught.value.record is not None
+    assert caught.value.record.name.endswith("-up")
+    record = Record.read(caught.value.record)
+    assert record.outcome == "failed"
+    assert record.report == record.folder / "index.html"
+    assert [notebook.outcome for notebook in record.notebooks] == ["failed", "skipped"]
+    assert [step.outcome for step in record.notebooks[0].steps] == ["succeeded", "failed", "skipped"]
+    assert record.error is not None
+    assert (record.error.notebook, record.error.step, record.error.exception) == ("01_fails", "Apply", "TargetError")
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("import sys; sys.exit(0)", "a cell ended the notebook by sys.exit()"),
+        ("import os; os._exit(0)", "DeadKernelError: the kernel ended while the cell ran"),
+    ],
+)
+def test_a_cell_that_ends_the_kernel_or_the_notebook_makes_the_run_fail(
+    make_notebook: MakeNotebook, workspace: Workspace, code: str, what: str
+) -> None:
+    path = make_notebook("01_exits", "# Exits", code, "1")
+    with pytest.raises(RunError, match="01_exits failed") as caught:
+        run_notebooks([path], workspace=workspace, on_progress=silent)
+    assert what in caught.value.why
+    assert caught.value.record is not None
+    assert Record.read(caught.value.record).outcome == "failed"
+
+
+def test_a_cell_that_is_skipped_by_a_tag_makes_the_run_fail(make_notebook: MakeNotebook, workspace: Workspace) -> None:
+    path = make_notebook("01_skips", "# Skips", "1", "2")
+    node = nbformat.read(path, as_version=4)
+    node.cells[1].metadata["tags"] = ["skip-execution"]
+    nbformat.write(node, path)
+    with pytest.raises(RunError) as caught:
+        run_notebooks([path], workspace=workspace, on_progress=silent)
+    assert caught.value.why == "a cell was not executed: it was skipped by a tag"
+
+
+def test_a_cell_that_runs_too_long_is_interrupted_and_the_run_fails(
+    make_notebook: MakeNotebook, workspace: Workspace
+) -> None:
+    path = make_notebook("01_hangs", "# Hangs", "### Wait", "import time; time.sleep(60)", "1")
+    start = time.monotonic()
+    with pytest.raises(RunError, match="failed in its step 'Wait'") as caught:
+        run_notebooks([path], workspace=workspace, on_progress=silent, cell_timeout=1)
+    assert time.monotonic() - start < 20
+    assert caught.value.why == "TimeoutError: the cell ran for longer than 1 seconds"
+
+
+def test_nothing_runs_when_a_parameter_or_a_notebook_is_wrong(
+    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_notebook("01_x", "# X", parameters="n: int = 1")
+    monkeypatch.setenv("TWINE_PASSWORD", "known-secret")
+    with pytest.raises(ParameterError, match="there is no parameter m in 01_x"):
+        run_notebooks([path], {"m": "1"}, workspace=workspace)
+    with pytest.raises(ParameterError, match="cannot be 'x'"):
+        run_notebooks([path], {"n": "x"}, workspace=workspace)
+    with pytest.raises(NotebookError):
+        run_notebooks([path, tmp_path / "gone.ipynb"], workspace=workspace)
+    with pytest.raises(NotebookError, match="no notebook was named"):
+        run_notebooks([], workspace=workspace)
+    named = make_notebook("02_x", "# X", parameters="name: str = 'x'")
+    with pytest.raises(ParameterError, match="the value of name is a secret") as caught:
+        run_notebooks([named], {"name": "known-secret"}, workspace=workspace)
+    assert "known-secret" not in str(caught.value)
+    assert not workspace.home.exists()
+
+
+def test_two_runs_in_the_same_second_and_a_notebook_given_twice_do_not_collide(
+    make_notebook: MakeNotebook, workspace: Workspace
+) -> None:
+    path = make_notebook("01_{odd} name", "# Odd", "print(n)", parameters="n: int = 1")
+    record = run_notebooks([path, path], {"n": 5}, workspace=workspace, on_progress=silent)
+    assert outputs(record, "01_{odd} name") == outputs(record, "01_{odd} name-2") == "5\n"
+    assert record.folder.name.endswith("-run")
+
+
+HOSTILE_KERNEL = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+
+
+def test_the_kernel_is_this_interpreter_whatever_the_home_of_the_user_holds(
+    make_notebook: MakeNotebook,
+    workspace: Workspace,
+    newcomer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for folder in (newcomer / ".local/share/jupyter/kernels/python3", tmp_path / "path/kernels/python3"):
+        folder.mkdir(parents=True)
+        (folder / "kernel.json").write_text(json.dumps(HOSTILE_KERNEL))
+    startup = newcomer / ".ipython/profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text("print('of the user')\nraise SystemExit")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "path"))
+    monkeypatch.setenv("PYTHONWARNINGS", "default")
+    path = make_notebook(
+        "01_x",
+        "# X",
+        "import shutil, sys\nprint(sys.executable, shutil.which('python'))",
+        kernelspec={"name": "julia", "display_name": "Julia"},
+    )
+    record = run_notebooks([path], workspace=workspace)
+    assert outputs(record, "01_x") == f"{sys.executable} {Path(sys.executable).parent / 'python'}\n"
+    captured = capfd.readouterr()
+    assert captured.out.startswith("01_x   1/1  X … ok ")
+    assert captured.err == "", "a warning was printed"
+    assert not (newcomer / ".jupyter").exists()
+
+
+def test_a_home_that_cannot_be_written_does_not_matter(make_notebook: MakeNotebook, tmp_path: Path) -> None:
+    path = make_notebook("01_x", "# X", "print('ran')")
+    code = textwrap.dedent(f"""
+        from pathlib import Path
+        from ops.runbook import run_notebooks
+        from ops.workspace import Workspace
+        run_notebooks([Path({str(path)!r})], workspace=Workspace(Path({str(tmp_path / "home")!r})))
+    """)
+    # /proc cannot be written by anyone, root included.
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": "/usr/bin:/bin", "HOME": "/proc", "PYTHONPATH": str(PROJECT_ROOT), "LANG": "C"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "01_x   1/1  X" in done.stdout
+
+
+def _start(path: Path, home: Path) -> subprocess.Popen[str]:
+    code = textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from ops.runbook import run_notebooks
+        from ops.workspace import Workspace
+        try:
+            run_notebooks([Path({str(path)!r})], workspace=Workspace(Path({str(home)!r})))
+        except KeyboardInterrupt as interrupted:
+            print(interrupted)
+            sys.exit(130)
+    """)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_its_kernel_and_says_so_in_its_record(
+    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path, number: int
+) -> None:
+    mark = tmp_path / "started"
+    path = make_notebook("01_x", "# X", "### First", "1", "### Slow", SLOW_CELL.format(mark=str(mark)), "### Last", "1")
+    process = _start(path, workspace.home)
+    wait_for(mark.exists)
+    (kernel,) = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "3  Slow … INTERRUPTED" in out
+    assert f"the run was interrupted; its record is {workspace.records}" in out
+    assert err == ""
+    assert not kernel.is_running()
+    (record,) = list_records(workspace.records)
+    assert record.outcome == "interrupted"
+    assert [step.outcome for step in record.notebooks[0].steps] == ["succeeded", "interrupted", "skipped"]
+    assert record.report.is_file()
+    executed = nbformat.read(record.folder / "01_x.ipynb", as_version=4)
+    assert executed.cells[4].outputs[-1].ename == "KeyboardInterrupt"
+
+
+def test_a_killed_run_leaves_a_whole_notebook_without_secrets_and_a_record(
+    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path
+) -> None:
+    mark = tmp_path / "started"
+    path = make_notebook(
+        "01_x",
+        "# X",
+        "### First",
+        "from ops.secret import Secret\nprint('is', Secret('canary-secret').reveal())",
+        "### Slow",
+        SLOW_CELL.format(mark=str(mark)),
+    )
+    process = _start(path, workspace.home)
+    wait_for(mark.exists)
+    (kernel,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate(timeout=30)
+    (record,) = list_records(workspace.records)
+    assert json.loads((record.folder / "record.json").read_text())["outcome"] == "running"
+    assert record.outcome == "interrupted", "its process is gone"
+    assert [step.outcome for step in record.notebooks[0].steps] == ["succeeded", "running"]
+    assert outputs(record, "01_x") == "is ********\n"
+    wait_for(lambda: not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_the_workspace_that_was_given_is_the_one_that_the_notebook_sees(
+    make_notebook: MakeNotebook, tmp_path: Path
+) -> None:
+    path = make_notebook("01_x", "# X", "from ops.workspace import Workspace\nprint(Workspace.default().home)")
+    record = run_notebooks([path], workspace=Workspace(tmp_path / "other"), on_progress=ConsoleProgress())
+    assert outputs(record, "01_x") == f"{tmp_path / 'other'}\n"
