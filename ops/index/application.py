@@ -147,7 +147,7 @@ class Index:
     async def _read(self, exchange: Exchange, path: str, identity: Identity) -> None:
         head, slash, rest = path[1:].partition("/")
         match head:
-            case "":
+            case "" if not slash:
                 await self._browsing.projects(exchange)
             case "simple" | "packages" if not slash:
                 await exchange.redirect(f"{head}/")

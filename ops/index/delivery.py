@@ -18,7 +18,7 @@ from ops.index.ranges import Part, UnsatisfiableRangeError, parts_of, range_appl
 from ops.index.representation import FILE_CACHING, Headers, entity_tags
 from ops.index.storage import Storage
 
-PIECE = 512 * 1024
+PIECE = 256 * 1024
 """Bytes that are read and handed over at a time. With 64 KiB three quarters of the speed are lost; a client that stops
 reading holds two pieces in memory."""
 

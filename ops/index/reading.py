@@ -81,7 +81,8 @@ class Reading:
             path: as the server decoded it.
             headers: of the request.
         """
-        page = self._shelf.ready((path, self._form[headers.get(b"accept")]))
+        form = None if path.endswith(".metadata") else self._form[headers.get(b"accept")]
+        page = self._shelf.ready((path, form))
         return None if page is None else self.variant(page, headers)
 
     def variant(self, page: Representation, headers: Mapping[bytes, bytes]) -> Answer:
@@ -156,18 +157,18 @@ class Reading:
             NotFound: there is no such file.
             Quarantined: its project is under quarantine, and must not be offered (PEP 792).
         """
-        status, _ = self._catalogue.status(project_of(path.rpartition("/")[2]) or "")
-        if status == "quarantined":
-            raise Quarantined("the project of this file is quarantined: nothing of it can be had for now")
-        if path.endswith(".metadata"):
+        filename = path.removesuffix(".metadata")
+        if filename != path:
             page = await self.found(lambda: self._metadata(path))
             if page is not None:
                 await exchange.ready(self.variant(page, exchange.headers))
                 return
         else:
             located = await self.found(lambda: self._located(path))
-            if located is not None and await self._delivery.deliver(exchange, located.path, digest=located.digest):
-                return
+            if located is not None:
+                self._check_quarantine(filename)
+                if await self._delivery.deliver(exchange, located.path, digest=located.digest):
+                    return
         raise NotFound(f"there is no file {path[:300]!r} in this index")
 
     async def found(self, look: Callable[[], Any]) -> Any:
@@ -189,6 +190,11 @@ class Reading:
             raise NotFound("no project can have this name")
         return normalize(name)
 
+    def _check_quarantine(self, path: str) -> None:
+        project = project_of(path.rpartition("/")[2].removesuffix(".asc"))
+        if project is not None and self._catalogue.status(project)[0] == "quarantined":
+            raise Quarantined("the project of this file is quarantined: nothing of it can be had for now")
+
     async def _located(self, path: str) -> _Located | None:
         return await asyncio.to_thread(self._locate, path) if self._shared else self._locate(path)
 
@@ -208,6 +214,7 @@ class Reading:
         def mark() -> Hashable:
             nonlocal metadata
             metadata = self._catalogue.metadata(filename)
+            self._check_quarantine(filename)
             return metadata
 
         def render() -> Representation | None:
