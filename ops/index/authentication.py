@@ -165,7 +165,7 @@ class Authenticator:
         login = Login.parse(authorization) if authorization is not None else None
         if login is None:
             raise Unauthorized(realm=self._realm)
-        if not self._roster.current():
+        if not self._roster.current() and not self._closing.is_set():
             await asyncio.shield(asyncio.wrap_future(self._threads.submit(self._roster.renew)))
         found = self._begin(login, address)
         # Others wait for the same verdict: one of them who goes away does not take it with him.
@@ -188,8 +188,8 @@ class Authenticator:
 
     def close(self) -> None:
         """End the threads; who still waits for them is refused."""
-        self._closing.set()
-        with self._lock:
+        with self._lock:  # whoever is about to take off either does so before, or not at all
+            self._closing.set()
             flights = list(self._flights.values())
         self._threads.shutdown(wait=True, cancel_futures=True)
         for flight in flights:
@@ -211,7 +211,7 @@ class Authenticator:
             with self._lock:
                 flight = self._flights.get(digest)
                 if flight is None:
-                    if len(self._flights) >= _FLIGHTS:
+                    if len(self._flights) >= _FLIGHTS or self._closing.is_set():
                         raise TooManyAttempts(retry_after=2)
                     began = self._clock()
                     delay = self._throttle.admit(login.username, address)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ops.index.passwords import InvalidCredentials, validated_name
@@ -97,6 +97,7 @@ def test_assigning_again_changes_no_byte() -> None:
     assert bytes(file) == once
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.text(max_size=30), st.sets(st.sampled_from(["reader", "admin", "project/a-b"])))
 @example(b'admin: "a\\', "a", {"admin"})
 @example(b"admin: alice\nadmin: alice", "alice", set())
@@ -116,6 +117,7 @@ def test_after_assigning_a_user_is_in_exactly_these_groups_and_others_are_where_
         assert before.get(group, set()) - {name} == after.get(group, set()) - {name}
 
 
+@settings(deadline=None)
 @given(st.sampled_from(Role), st.sets(st.sampled_from(["a", "b-c", "d"]), min_size=1))
 def test_what_is_stored_of_an_identity_is_read_back(role: Role, projects: set[str]) -> None:
     limited = Identity("alice", role, frozenset(projects) if role is Role.PUBLISHER else None)

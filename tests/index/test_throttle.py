@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops.index import throttle as module
@@ -133,6 +133,7 @@ def test_whoever_holds_an_ipv6_network_is_one() -> None:
     assert network("::ffff:192.0.2.1") == network("192.0.2.1")
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_address_will_do(address: str) -> None:
     assert isinstance(network(address), str)
