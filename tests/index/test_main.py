@@ -1,0 +1,259 @@
+"""``python -m ops.index`` as whoever starts it sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ops.index.__main__ import main
+from tests.index.archives import wheel, wheel_name
+from tests.index.serving import ROOT, TOKEN, Server, authorization
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ops.index", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Start in this process, which must fail at once; what it said."""
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    return err
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[str]:
+    return ["--packages", str(tmp_path / "packages"), "--credentials", str(tmp_path / "credentials")]
+
+
+def test_it_starts_with_nothing_at_all(tmp_path: Path) -> None:
+    """No folder, no users, no .htpasswd: it makes the folders and refuses everybody until the first user is there."""
+    folder = tmp_path / "not" / "there"
+    server = Server(tmp_path / "unused")
+    server.packages, server.credentials = folder / "packages", folder / "credentials"
+    with server:
+        assert server.get("/health", user=None).status == 200
+        assert server.get("/simple/").status == 401
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        body = json.dumps({"username": "alice", "password": "correct horse battery"}).encode()
+        assert server.request("POST", "/admin/register_user", user=None, headers=headers, body=body).status == 201
+        assert server.get("/simple/").status == 200
+
+
+def test_it_prints_its_address_and_nothing_else(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        assert re.fullmatch(r"http://127\.0\.0\.1:[1-9][0-9]*/", server.url)
+        assert server.get("/simple/").status == 200
+        server.get("/projects/nothing/")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.communicate(timeout=20)[0] == ""
+        assert server.process.returncode == 0
+        assert server.log.read_text() == ""
+        server.start()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_well_when_told_to(tmp_path: Path, number: signal.Signals) -> None:
+    server = Server(tmp_path)
+    server.start()
+    assert server.get("/simple/").status == 200
+    idle = socket.create_connection((server.host, server.port))
+    began = time.monotonic()
+    assert server.stop(number) == 0
+    assert time.monotonic() - began < 5
+    idle.close()
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_download_that_has_begun_is_finished_before_it_ends(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    size = 30 * 1024 * 1024
+    (server.packages / "big-1.0.tar.gz").write_bytes(bytes(size))
+    server.start()
+    with socket.create_connection((server.host, server.port), timeout=20) as connection:
+        head = f"GET /packages/big-1.0.tar.gz HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization('alice')}\r\n\r\n"
+        connection.sendall(head.encode())
+        received = len(connection.recv(1000))
+        ending = threading.Thread(target=server.stop)
+        ending.start()
+        time.sleep(0.3)
+        while piece := connection.recv(1024 * 1024):
+            received += len(piece)
+        ending.join()
+    assert received > size
+
+
+def test_without_a_token_there_is_no_admin_application(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    command = [sys.executable, "-m", "ops.index", "--packages", str(server.packages), "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--credentials", str(server.credentials)],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server.process:
+        assert server.process.stdout is not None
+        server.host, server.port = "127.0.0.1", int(server.process.stdout.readline().strip("/\n").rpartition(":")[2])
+        assert server.get("/admin/docs").status == 404
+        assert server.get("/admin/docs", user=None).status == 401
+        server.process.terminate()
+
+
+def test_the_token_comes_from_a_file_that_others_cannot_read(tmp_path: Path) -> None:
+    path = tmp_path / "token.env"
+    path.touch(mode=0o600)
+    path.write_text(f"# kept here\nOTHER=x\nexport AUTH_TOKEN='{TOKEN}-of-the-file'\n")
+    with Server(tmp_path, "--admin-token-file", str(path)) as server:
+        headers = {"Authorization": f"Bearer {TOKEN}-of-the-file"}
+        assert server.request("GET", "/admin/users", user=None, headers=headers).status == 200
+        environment = Path(f"/proc/{server.process.pid}/environ")
+        assert f"{TOKEN}-of-the-file" not in environment.read_text()
+    path.chmod(0o644)
+    with Server(tmp_path, "--admin-token-file", str(path)) as server:
+        assert "chmod 600" in server.log.read_text()
+
+
+def test_a_token_file_that_has_no_token_is_an_error(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "token.env"
+    assert "cannot be read" in refused(capsys, *folders, "--admin-token-file", str(path))
+    for content in (b"", b"AUTH_TOKEN=\n", b"TOKEN=x\n", b"\xff\xfe"):
+        path.write_bytes(content)
+        assert str(path) in refused(capsys, *folders, "--admin-token-file", str(path))
+
+
+def test_a_taken_port_is_told_in_one_sentence(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = refused(capsys, *folders, "--port", port)
+    assert port in said
+    assert "taken" in said
+
+
+def test_a_directory_that_cannot_be_used_is_told_in_one_sentence(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for unusable in (file, file / "below"):
+        said = refused(capsys, "--packages", str(unusable), "--credentials", str(tmp_path))
+        assert str(unusable) in said
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs another user to run as")
+def test_a_directory_of_somebody_else_is_told_in_one_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "mine").mkdir(mode=0o755)
+    for folder in (tmp_path / "mine", tmp_path / "mine" / "new"):
+        code = (
+            "import os, sys; from ops.index.__main__ import main\n"
+            "try: main(['--help'])\n"  # imports what the other user may not be able to read
+            "except SystemExit: os.setgid(65534); os.setuid(65534)\n"
+            f"sys.exit(main(['--packages', {str(folder)!r}, '--credentials', {str(folder)!r}]))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert str(folder) in done.stderr
+
+
+def test_an_address_that_is_none_is_told_in_one_sentence(
+    folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "192.0.2.1" in refused(capsys, *folders, "--host", "192.0.2.1", "--port", "0")
+    assert "a b" in refused(capsys, *folders, "--host", "a b", "--port", "0")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port", "x"],
+        ["--port", "70000"],
+        ["--max-upload-size", "much"],
+        ["--max-upload-size", "0"],
+        ["--refresh-seconds", "-1"],
+        ["--bcrypt-rounds", "4"],
+        ["--realm", 'a"b'],
+        ["--nonsense"],
+    ],
+)
+def test_a_wrong_option_is_explained(
+    folders: list[str], capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*folders, *arguments])
+    assert ended.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_the_help_names_every_option_without_importing_a_server() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for option in ("--packages", "--directory", "--credentials", "--host", "--port", "--admin-token-file"):
+        assert option in done.stdout
+    code = "import sys; from ops.index.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('uvicorn' in sys.modules or 'bcrypt' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_first_page_needs_none_of_the_heavy_parts(tmp_path: Path) -> None:
+    """FastAPI, pypiserver, Jinja2 and docutils come after the first requests, or when they are asked for."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / wheel_name("spam", "1.0")).write_bytes(wheel("spam", "1.0"))
+    code = f"""
+import sys, threading
+from ops.index import DirectoryStorage, create_index
+import ops.index.server
+create_index(packages=DirectoryStorage({str(tmp_path / "packages")!r}),
+             credentials=DirectoryStorage({str(tmp_path / "credentials")!r}), admin_token="x")
+print(sorted({{"fastapi", "pypiserver", "jinja2", "docutils", "pydantic", "requests"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_it_listens_to_another_address_when_asked(tmp_path: Path) -> None:
+    with Server(tmp_path, "--host", "::1") as server:
+        assert server.url.startswith("http://[::1]:")
+        server.host = "::1"
+        assert server.get("/simple/").status == 200
+    with Server(tmp_path, "--host", "0.0.0.0") as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        assert server.get("/simple/").status == 200
+
+
+def test_a_forwarded_address_counts_only_from_a_trusted_proxy(tmp_path: Path) -> None:
+    def logged(server: Server) -> str:
+        server.request("GET", "/simple/", password="wrong", headers={"X-Forwarded-For": "203.0.113.9, 198.51.100.7"})
+        server.stop()
+        return "".join(path.read_text() for path in (server.packages / ".index" / "audit").iterdir())
+
+    plain = Server(tmp_path / "plain")
+    plain.start()
+    assert '"address": "127.0.0.1"' in logged(plain)
+    proxied = Server(tmp_path / "proxied", "--trusted-proxy", "127.0.0.1")
+    proxied.start()
+    assert '"address": "198.51.100.7"' in logged(proxied)
