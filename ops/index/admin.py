@@ -147,6 +147,8 @@ def create_admin(
     """
     if not token:
         raise ValueError("the admin token is empty: set AUTH_TOKEN in the index's secret")
+    if len(token.encode()) < _GUESSABLE:
+        _log.warning("the admin token has fewer than %d bytes: generate a longer one", _GUESSABLE)
     audit = Audit(credentials, ADMIN_FOLDER, options=options)
     users = Users(credentials, options, audit=audit, claims=claims)
     app = FastAPI(

@@ -207,7 +207,6 @@ class Authenticator:
         if account is not None:
             return account.identity
         try:
-            self._throttle.check(login.username, address)
             with self._lock:
                 flight = self._flights.get(digest)
                 if flight is None:

@@ -130,22 +130,21 @@ class Roster:
                 self._gone = None
             elif self._vanished(signature):
                 return True
-            elif self._signature is not None and not self._storage.shared and self._unsettled(signature):
+            elif self._unsettled(signature) or not self._load(signature):
                 return False
-            elif not self._load():
-                return True
         self._generation = generation
         if self._storage.shared:
             self._next = self._clock() + self._interval
         return True
 
-    def _load(self) -> bool:
-        # Taken before: what changes while it is read is read again at the next look.
-        signature = self._users.signature()
+    def _load(self, signature: Signature) -> bool:
+        """Read the files, which had this signature. False when they could not be read, or changed meanwhile."""
         try:
             accounts = self._users.accounts()
         except OSError as error:
             self._failed(error)
+            return False
+        if self._users.signature() != signature:
             return False
         self._signature = signature
         self._gone = None
@@ -167,7 +166,9 @@ class Roster:
 
     def _unsettled(self, signature: Signature) -> bool:
         """Whether a file may be half written: changed a moment ago, and not by being replaced as a whole."""
-        for now, before in zip(signature, self._signature or signature):
+        if self._signature is None or self._storage.shared:  # on a Volume a file appears as it was committed
+            return False
+        for now, before in zip(signature, self._signature):
             if now is None or now == before or (before is not None and before[0] != now[0]):
                 continue
             # Renaming touches the inode after the last write; its number alone may be that of an older file.
