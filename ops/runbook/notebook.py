@@ -124,8 +124,8 @@ class Notebook:
             if cell.kind == "markdown":
                 paragraphs = re.split(r"\n\s*\n", cell.source.strip())
                 for paragraph in paragraphs:
-                    lines = [line for line in paragraph.splitlines() if not _HEADING.fullmatch(line)]
-                    text = _plain(" ".join(" ".join(lines).split()))
+                    prose = [line for line in paragraph.splitlines() if not _HEADING.fullmatch(line)]
+                    text = _plain(" ".join(" ".join(prose).split()))
                     if text:
                         return _SENTENCE_END.split(text, maxsplit=1)[0]
                 return ""
@@ -169,17 +169,28 @@ def _plain(markdown: str) -> str:
     return _LINK.sub(r"\1", markdown).replace("`", "").replace("**", "").strip("* ")
 
 
-def headings(markdown: str) -> Iterator[tuple[int, str]]:
-    """The ATX headings of a text (CommonMark 4.2), those in fenced code left out: level and plain text."""
+def lines(markdown: str) -> Iterator[tuple[int, str]]:
+    """Each line that is not blank, with the level of the ATX heading that it is (CommonMark 4.2), or 0.
+
+    A heading's text comes without its markup. In fenced code there are no headings.
+    """
     fence = ""
     for line in markdown.splitlines():
+        level, text = 0, line
         if match := _FENCE.match(line):
             if not fence:
                 fence = match[1]
             elif match[1] == fence:
                 fence = ""
         elif not fence and (match := _HEADING.fullmatch(line)):
-            yield len(match["marks"]), _plain(match["text"])
+            level, text = len(match["marks"]), _plain(match["text"])
+        if line.strip():
+            yield level, text
+
+
+def headings(markdown: str) -> Iterator[tuple[int, str]]:
+    """The headings of a text: level and plain text."""
+    return ((level, text) for level, text in lines(markdown) if level)
 
 
 def steps(cells: Iterable[tuple[str, str]], *, title: str) -> tuple[Step, ...]:

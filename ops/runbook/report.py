@@ -7,6 +7,8 @@ keeps it so, whatever a notebook displays.
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -36,6 +38,11 @@ _ASSET = re.compile(
     r"|url\(\s*[\"']?(?!data:|#)",
     re.IGNORECASE,
 )
+
+
+_LOG = logging.getLogger(__name__)
+_LOG.addHandler(logging.NullHandler())
+_LOG.propagate = False
 
 
 def write_reports(record: Record, redactor: Redactor) -> None:
@@ -91,12 +98,9 @@ def _notebook_page(record: Record, number: int) -> str:
     exporter = HTMLExporter(
         extra_template_basedirs=[str(TEMPLATES)],
         template_name=TEMPLATE,
-        filters={
-            "duration": duration,
-            "moment": _moment,
-            "plain": _plain,
-            "without_title": _without_title,
-        },
+        filters={**_FILTERS, "plain": _plain, "without_title": _without_title},
+        # It warns about pictures without a text, in HTML that a notebook displays.
+        log=_LOG,
         exclude_anchor_links=True,
     )
     longest = max((step.seconds for step in entry.steps), default=0.0) or 1.0
@@ -122,7 +126,7 @@ def _notebook_page(record: Record, number: int) -> str:
 
 def _run_page(record: Record) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES / TEMPLATE), autoescape=True)
-    environment.filters.update({"duration": duration, "moment": _moment})
+    environment.filters.update(_FILTERS)
     failed = [entry for entry in record.notebooks if record.error and entry.name == record.error.notebook]
     link = failed[0].report if failed else ""
     if link and record.error and record.error.cell is not None:
@@ -158,3 +162,10 @@ def _plain(text: str) -> str:
 def _without_title(markdown: str) -> str:
     """The first cell's text; its title stands in the summary already."""
     return re.sub(r"\A\s*#[ \t]+.*\n?", "", markdown)
+
+
+def _literal(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+_FILTERS = {"duration": duration, "moment": _moment, "literal": _literal}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from ops.errors import NotebookError
-from ops.runbook.notebook import Cell, Notebook, headings
+from ops.runbook.notebook import Cell, Notebook, lines
 from ops.runbook.parameters import is_secret_name
 
 SKELETON = ("Parameters", "Preflight", "Steps", "Verification", "What was done", "How to undo it")
@@ -61,45 +61,34 @@ def _skeleton(notebook: Notebook) -> Iterator[str]:
     if seconds != SKELETON:
         yield f"its headings of level 2 are {', '.join(seconds) or 'none'}, and must be {', '.join(SKELETON)}"
         return
-    part = ""
-    under_steps = []
-    for heading in notebook.headings:
-        part = heading.text if heading.level == 2 else part
-        if heading.level == 3 and part == "Steps":
-            under_steps.append(heading.text)
-    if not under_steps:
+    contents = _contents(notebook)
+    if not any(part == "Steps" and step for part, step in contents):
         yield "there is no heading of level 3 under Steps"
-    with_code = {step.title for step in notebook.steps}
-    for title in ("Preflight", "Verification", *under_steps):
-        if title not in with_code and not _has_code_below(notebook, title):
-            yield f"there is no code under {title}"
-    for title in ("What was done", "How to undo it"):
-        if not _text_below(notebook, title):
-            yield f"nothing is said under {title}"
+    for (part, step), kinds in contents.items():
+        if "code" not in kinds and (step if part == "Steps" else part in {"Preflight", "Verification"} and not step):
+            yield f"there is no code under {step or part}"
+    for part in ("What was done", "How to undo it"):
+        if not contents[part, ""]:
+            yield f"nothing is said under {part}"
 
 
-def _below(notebook: Notebook, title: str) -> Iterator[Cell]:
-    """The cells from the heading *title* to the next of the same or a higher level."""
-    start = next(heading for heading in notebook.headings if heading.text == title and heading.level in {2, 3})
-    end = next(
-        (h.cell for h in notebook.headings if h.cell > start.cell and h.level <= start.level), len(notebook.cells)
-    )
-    yield from notebook.cells[start.cell : end]
-
-
-def _has_code_below(notebook: Notebook, title: str) -> bool:
-    return any(cell.kind == "code" and cell.source.strip() for cell in _below(notebook, title))
-
-
-def _text_below(notebook: Notebook, title: str) -> bool:
-    for cell in _below(notebook, title):
-        if cell.kind == "code" and cell.source.strip():
-            return True
-        if cell.kind == "markdown":
-            lines = [line for line in cell.source.splitlines() if line.strip()]
-            if len(lines) > len(list(headings(cell.source))):
-                return True
-    return False
+def _contents(notebook: Notebook) -> dict[tuple[str, str], set[str]]:
+    """What stands under each heading of level 2, and under each of level 3 in it: text, code or nothing."""
+    part = step = ""
+    contents: dict[tuple[str, str], set[str]] = {}
+    for cell in notebook.cells:
+        found = lines(cell.source) if cell.kind == "markdown" else [(0, "")] * bool(cell.source.strip())
+        for level, text in found:
+            if level in {1, 2}:
+                part, step = text, ""
+            elif level == 3:
+                step = text
+            contents.setdefault((part, step), set())
+            if not level:
+                kind = "code" if cell.kind == "code" else "text"
+                contents[part, step].add(kind)
+                contents[part, ""].add(kind)
+    return contents
 
 
 def _parameters(notebook: Notebook) -> Iterator[str]:
@@ -122,9 +111,8 @@ def _parameters(notebook: Notebook) -> Iterator[str]:
             yield f"its parameter {parameter.name} would hold a secret, and papermill writes parameters down"
         if not parameter.help:
             yield f"its parameter {parameter.name} has no comment that says what it is"
-    lines = tagged[0].source.splitlines()
     for parameter in parameters:
-        line = next(line for line in lines if line.startswith(parameter.name))
+        line = next(line for line in tagged[0].source.splitlines() if line.startswith(parameter.name))
         if line.count("=") > 1 or line.count("#") > 1:
             yield f"the line of its parameter {parameter.name} has a second = or #, and papermill would not see it"
     if DESTRUCTIVE.search(notebook.name) or notebook.metadata.get("runbook", {}).get("destructive"):

@@ -1,0 +1,103 @@
+"""What the notebooks show is still true: run afresh by nbval, every output is compared with the stored one."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nbval.plugin import get_sanitize_patterns
+
+from ops.runbook import list_notebooks
+from ops.runbook.store import end_processes_of
+from ops.workspace import HOME_VARIABLE, PROJECT_ROOT
+
+SANITIZE = Path(__file__).with_name("sanitize.cfg")
+
+
+@pytest.fixture
+def fresh(newcomer: Path) -> Iterator[dict[str, str]]:
+    """The environment of a fresh state; what runs in it afterwards is stopped."""
+    home = newcomer / "runbook"
+    environment = {**os.environ, HOME_VARIABLE: str(home), "PYTHONPATH": str(PROJECT_ROOT)}
+    yield environment
+    stopped = subprocess.run(
+        [sys.executable, "-m", "ops.cli", "stop"],
+        env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    left = end_processes_of(home)
+    assert stopped.returncode == 0, stopped.stderr
+    assert left == (), "the server outlived `runbook stop`"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_output_of_every_notebook_is_what_is_stored(fresh: dict[str, str]) -> None:
+    notebooks = [str(notebook.path) for notebook in list_notebooks(PROJECT_ROOT / "notebooks")]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", "-c", os.devnull),
+            *("--rootdir", str(PROJECT_ROOT), "-p", "ops.runbook.nbval_stop", "--nbval", "--nbval-current-env"),
+            *("--nbval-sanitize-with", str(SANITIZE), "--nbval-cell-timeout", "300", *notebooks),
+        ],
+        env=fresh, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.fullmatch(r"[0-9]+ passed in .*", done.stdout.strip().splitlines()[-1]), done.stdout
+
+
+def sanitized(text: str) -> str:
+    """The text as nbval compares it."""
+    for regex, replacement in get_sanitize_patterns(SANITIZE.read_text()):
+        text = re.sub(regex, replacement, text)
+    return text
+
+
+def test_the_sanitise_file_is_read_whole() -> None:
+    lines = [line for line in SANITIZE.read_text().splitlines() if line.startswith("[")]
+    assert len(get_sanitize_patterns(SANITIZE.read_text())) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("in .runbook/users/local/alice", "in $PYPI_RUNBOOK_HOME/users/local/alice"),
+        ("in .runbook/users", "in /home/bob/clone/.runbook/users"),
+        ("a  .runbook/x        b\n─────", "a  $PYPI_RUNBOOK_HOME/x   b\n───────────"),
+        ("at http://127.0.0.1:8765/", "at http://127.0.0.1:40123/"),
+        ("port 8765 is free", "port 40123 is free"),
+        ("process 12", "process 93212"),
+        ("Python     3.12.1; 3.11 or newer", "Python     3.13.0; 3.11 or newer"),
+        ("pypi_runbook-0.1.0.dev20261123121631727-py3-none-any.whl", "pypi_runbook-0.2.0.dev1-py3-none-any.whl"),
+        ("user smoke-6b042e9f8cb2", "user smoke-9999999aaaaa"),
+        ("5 files, 1,833 bytes", "12 files, 9 bytes"),
+        ("in 0.41 s", "in 12.7 s"),
+        ("2026-01-02T03:04:05Z", "2026-11-12 13:14:15 UTC"),
+        ("a" * 64, "b" * 64),
+    ],
+)
+def test_what_differs_from_run_to_run_is_not_compared(one: str, other: str) -> None:
+    assert one != other
+    assert sanitized(one) == sanitized(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("seen 401", "seen 200"),
+        ("as it must be: yes", "as it must be: NO"),
+        ("user alice", "user bob"),
+        ("4 changes to make", "3 changes to make"),
+        ("write 5 files, mode 0600", "write 5 files, mode 0644"),
+        ("write 5 files, mode 0600", "write 4 files, mode 0600"),
+        ("volume pypiserver-data missing", "volume pypiserver-credentials missing"),
+        ("http://127.0.0.1:8765/", "http://0.0.0.0:8765/"),
+        ("refused (400)", "refused (409)"),
+    ],
+)
+def test_what_a_notebook_says_is_compared(one: str, other: str) -> None:
+    assert sanitized(one) != sanitized(other)

@@ -1,0 +1,171 @@
+"""Imports run one way: notebooks -> operations -> targets, clients -> index; and the house has the rooms as drawn."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.workspace import PROJECT_ROOT
+
+FOUNDATIONS = frozenset({"ops", "ops.errors", "ops.secret", "ops.settings", "ops.workspace"})
+"""Modules without a place of their own; each part may use those that it is allowed below."""
+
+SERVER_IMPORTS_ONLY_ITSELF = "ops.index"
+JUPYTER = frozenset(
+    {"IPython", "ipykernel", "jupyter_client", "jupyter_core", "nbclient", "nbconvert", "nbformat", "papermill", "zmq"}
+)
+
+
+def part(module: str) -> str:
+    """The part of the house that a module belongs to."""
+    names = module.split(".")
+    if module in FOUNDATIONS or len(names) == 1:
+        return "foundations"
+    if names[1] in {"index", "targets", "clients", "runbook", "benchmark"}:
+        return names[1]
+    return "cli" if names[1] == "cli" else "operations"
+
+
+ALLOWED = {
+    "foundations": {"foundations"},
+    "index": {"index"},
+    "targets": {"targets", "index", "foundations"},
+    "clients": {"clients", "foundations"},
+    "runbook": {"runbook", "foundations"},
+    "operations": {"operations", "targets", "clients", "foundations"},
+    "benchmark": {"benchmark", "operations", "targets", "clients", "index", "foundations"},
+    "cli": {"operations", "targets", "clients", "runbook", "foundations"},
+}
+"""Which parts each part may import. ``ops`` itself holds the version and nothing else, so that the index may not even
+import that; nobody imports the command."""
+
+
+def modules(package: Path) -> Iterator[tuple[str, Path]]:
+    """All modules below a package, by their dotted names."""
+    for path in sorted(package.rglob("*.py")):
+        names = path.relative_to(package.parent).with_suffix("").parts
+        yield ".".join(names[:-1] if names[-1] == "__init__" else names), path
+
+
+def imported(name: str, source: str, *, package: bool = False, known: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The modules that the module *name* imports, anywhere in it; relative imports resolved."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = name.split(".") if package else name.split(".")[:-1]
+                parents = parents[: len(parents) - node.level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
+            for alias in node.names:
+                # `from ops import provision` imports a module, `from ops import __version__` a name.
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base
+
+
+def violations(package: Path) -> list[str]:
+    """Every import in *package* that crosses a border the wrong way."""
+    found = []
+    every = dict(modules(package))
+    known = frozenset(every)
+    for name, path in every.items():
+        for target in imported(name, path.read_text(), package=path.name == "__init__.py", known=known):
+            top = target.split(".", maxsplit=1)[0]
+            if top == "ops" and not (target == "ops" and part(name) != "index"):
+                if part(target) not in ALLOWED[part(name)]:
+                    found.append(f"{name} imports {target}")
+            elif part(name) == "index" and (top == "modal" or top in JUPYTER):
+                found.append(f"{name} imports {target}, which has no place in the server")
+            elif part(name) != "targets" and top == "modal":
+                found.append(f"{name} imports modal, which only the targets know")
+            elif part(name) != "runbook" and top in JUPYTER and name != "ops.cli":
+                found.append(f"{name} imports {target}, which only the runner knows")
+    return found
+
+
+def test_no_import_crosses_a_border_the_wrong_way() -> None:
+    assert violations(PROJECT_ROOT / "ops") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("index/pages.py", "from ops.settings import APP_NAME"),
+        ("index/pages.py", "from ops import __version__"),
+        ("index/pages.py", "from .. import errors"),
+        ("index/pages.py", "def f():\n    import modal"),
+        ("index/pages.py", "import nbformat"),
+        ("targets/local.py", "from ops.provision import plan"),
+        ("targets/local.py", "from ..clients import pip"),
+        ("clients/pip.py", "from ops.targets.local import LocalTarget"),
+        ("clients/pip.py", "import ops.index.names"),
+        ("runbook/runner.py", "from ops import provision"),
+        ("runbook/runner.py", "from ops.index import names"),
+        ("runbook/runner.py", "from ops.cli import main"),
+        ("provision.py", "from ops.index.users import UserFile"),
+        ("provision.py", "from ops.runbook import run_notebooks"),
+        ("provision.py", "import modal"),
+        ("secret.py", "from ops.targets import open_target"),
+    ],
+)
+def test_an_import_across_a_border_is_found(tmp_path: Path, module: str, line: str) -> None:
+    package = tmp_path / "ops"
+    for name in (
+        "__init__.py", "cli.py", "errors.py", "settings.py", "secret.py", "provision.py",
+        "index/__init__.py", "index/pages.py", "index/names.py", "index/users.py",
+        "targets/__init__.py", "targets/local.py", "clients/__init__.py", "clients/pip.py",
+        "runbook/__init__.py", "runbook/runner.py",
+    ):  # fmt: skip
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("")
+    assert violations(package) == []
+    (package / module).write_text(line)
+    assert len(violations(package)) == 1, violations(package)
+
+
+def notebook_imports(path: Path) -> Iterator[str]:
+    """What the code cells of a notebook import."""
+    known = frozenset(name for name, _ in modules(PROJECT_ROOT / "ops"))
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            yield from imported("notebook", "".join(cell["source"]), known=known)
+
+
+def test_notebooks_import_operations_and_open_a_target_and_nothing_else() -> None:
+    for path in sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb")):
+        for target in notebook_imports(path):
+            assert part(target) == "operations" or target in {"ops.targets", "ops.settings"}, f"{path.name}: {target}"
+
+
+def test_the_foundations_and_the_settings_need_nothing_but_the_standard_library() -> None:
+    for module in FOUNDATIONS:
+        path = PROJECT_ROOT / "ops" / ("__init__.py" if module == "ops" else f"{module.split('.')[1]}.py")
+        for target in imported(module, path.read_text(), package=module == "ops"):
+            top = target.split(".", maxsplit=1)[0]
+            assert top == "ops" or top in sys.stdlib_module_names, f"{module} imports {target}"
+
+
+def test_no_module_is_named_for_being_of_use() -> None:
+    names = {name.rsplit(".", maxsplit=1)[-1] for name, _ in modules(PROJECT_ROOT / "ops")}
+    assert not names & {"utils", "util", "helpers", "helper", "common", "misc", "tools", "base"}
+
+
+def test_the_house_has_the_rooms_it_is_drawn_with() -> None:
+    rooms = {path.name for path in PROJECT_ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    assert rooms - {"__pycache__", "dist", "build", "node_modules"} <= {
+        "notebooks",
+        "deployments",
+        "ops",
+        "tests",
+        "docs",
+    }
+    assert {path.suffix for path in (PROJECT_ROOT / "notebooks").iterdir() if not path.name.startswith(".")} <= {
+        ".ipynb"
+    }
+    folders = {path.name for path in (PROJECT_ROOT / "ops").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders <= {"index", "targets", "clients", "runbook", "benchmark"}
