@@ -208,13 +208,13 @@ def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
     login = onboarding.login(deployment, password)
     files = onboarding.files
     status = until(lambda: _status(login), lambda status: status == 200)
-    findings = [_finding("HTTP: the index", status, {200: "200, let in"})]
-    missing = {404: "404, let in: no such project", 200: "200, let in"}
+    findings = [_finding("HTTP: the index", status, {200: "let in (200)"})]
+    missing = {404: "let in; no such project (404)", 200: "let in (200)"}
     findings.append(_finding("pip: a project's page", Pip(files, login).page_status(PROBE), missing))
     findings.append(_finding("uv: a project's page", Uv(files, login).page_status(PROBE), missing))
-    refused = {400: "400, let in: the file contradicts itself", 403: "403, let in: a reader does not publish"}
+    refused = {400: "let in; not this file (400)", 403: "let in; a reader does not publish (403)"}
     if user is None or user.role != "reader":
-        refused[403] = "403, let in: may publish other projects"
+        refused[403] = "let in; may publish other projects (403)"
     with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
         wheel = [write_refused_wheel(Path(folder))]
         findings.append(
@@ -257,6 +257,7 @@ class _Found:
         password = onboarding.given or kept
         source = "given" if onboarding.given else "in the client files"
         if password is not None:
+            _require_usable(password)
             onboarding.login(deployment, password)  # refuses what no client can send
             if user is None:
                 return cls(password, source, "set it")
@@ -315,18 +316,21 @@ def _role(user: User) -> str:
 
 
 def _finding(question: str, status: int, good: dict[int, str]) -> Finding:
-    return Finding(question, " or ".join(good.values()), good.get(status, str(status)), status in good)
+    return Finding(question, "let in", good.get(status, str(status)), status in good)
+
+
+def _require_usable(password: Secret) -> None:
+    length = len(password.reveal().encode())
+    if not 12 <= length <= 72:
+        raise RunbookError(
+            "the password cannot be used",
+            why=f"it has {length} bytes; bcrypt ignores what follows the 72nd, and fewer than 12 can be guessed",
+            todo="choose one of 12 to 72 bytes",
+        )
 
 
 def _hash(password: Secret) -> str:
-    value = password.reveal().encode()
-    if not 12 <= len(value) <= 72:
-        raise RunbookError(
-            "the password cannot be used",
-            why=f"it has {len(value)} bytes; bcrypt ignores what follows the 72nd, and fewer than 12 can be guessed",
-            todo="choose one of 12 to 72 bytes",
-        )
-    return bcrypt.hashpw(value, bcrypt.gensalt(ROUNDS)).decode("ascii")
+    return bcrypt.hashpw(password.reveal().encode(), bcrypt.gensalt(ROUNDS)).decode("ascii")
 
 
 def _prompted(username: str) -> Secret | None:

@@ -12,15 +12,15 @@ SECONDS = 10.0
 """Twice the time within which a change reaches every server of an index."""
 
 
-def until(ask: Callable[[], _T], wanted: Callable[[_T], bool], *, seconds: float = SECONDS) -> _T:
+def until(ask: Callable[[], _T], wanted: Callable[[_T], bool], *, seconds: float | None = None) -> _T:
     """Ask until the answer is as *wanted* or the time is up; return the last answer.
 
     Parameters:
         ask: what may be asked again without harm.
         wanted: whether an answer will do.
-        seconds: how long to go on asking, with a second between two questions.
+        seconds: how long to go on asking, with a second between two questions; :data:`SECONDS` when not given.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + (SECONDS if seconds is None else seconds)
     while True:
         answer = ask()
         if wanted(answer) or time.monotonic() > deadline:

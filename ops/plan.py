@@ -124,8 +124,8 @@ def proven(caption: str, findings: Sequence[Finding], *, todo: str) -> Table:
     if failed:
         why = "; ".join(f"{finding.question}: {finding.seen} instead of {finding.expected}" for finding in failed)
         raise VerificationError(f"{_counted(len(failed), 'check')} of {len(findings)} failed", why=why, todo=todo)
-    rows = [(finding.question, finding.seen, "yes") for finding in findings]
-    return Table.of(caption, ("tried", "seen", "as it should be"), rows)
+    rows = [(finding.question, finding.expected, finding.seen) for finding in findings]
+    return Table.of(caption, ("tried", "expected", "seen"), rows)
 
 
 def preflight(target: Target) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import re
 import shutil
@@ -39,11 +38,6 @@ class Sample:
     def requirement(self) -> str:
         """What a client installs."""
         return f"{PROJECT}=={self.version}"
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """The SHA-256 of each file in hexadecimal, by its name."""
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.wheel, self.sdist)}
 
     def altered(self, folder: Path) -> Sample:
         """The same release with other bytes under the same names, each still a good file of its kind."""

@@ -16,6 +16,7 @@ BAR_CELLS = 40
 
 _TABLE = "border-collapse:collapse;margin:0.5em 0;text-align:left"
 _CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0;overflow-wrap:anywhere"
+_HEAD = f"{_CELL};white-space:nowrap"
 _CHART = "width:100%;max-width:50em"
 _CAPTION = "text-align:left;font-weight:bold;padding:0.2em 0;caption-side:top;color:inherit"
 
@@ -58,7 +59,7 @@ class Table:
         return "\n".join([*lines, *(["", self.note] if self.note else [])])
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col" style="{_CELL}">{escape(cell)}</th>' for cell in self.header)
+        head = "".join(f'<th scope="col" style="{_HEAD}">{escape(cell)}</th>' for cell in self.header)
         body = "".join(
             f'<tr><th scope="row" style="{_CELL};font-weight:normal">{escape(row[0])}</th>'
             + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row[1:])
@@ -96,7 +97,7 @@ class Timings:
 
     def _repr_html_(self) -> str:
         head = "".join(
-            f'<th scope="col" style="{_CELL}">{cell}</th>' for cell in ("step", "time", "beside the longest")
+            f'<th scope="col" style="{_HEAD}">{cell}</th>' for cell in ("step", "time", "beside the longest")
         )
         body = "".join(
             _bar(step, f"{seconds:.2f} s", share) for (step, seconds), share in zip(self.steps, self._shares())

@@ -1,0 +1,79 @@
+"""HTTP as a visitor: who is said to ask, what is tried again, and how an error reads."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from ops.errors import IndexRequestError
+from ops.http_client import HttpClient
+from ops.secret import Secret
+from tests.fakes import FakeIndex
+
+pytest_plugins = ["tests.operations"]
+
+
+def test_a_stranger_stays_one_whatever_stands_in_the_users_netrc(
+    index: FakeIndex, newcomer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = newcomer / ".netrc"
+    netrc.write_text("machine 127.0.0.1\nlogin alice\npassword a-good-password\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    index.add_user("alice", "a-good-password")
+    with HttpClient(index.url) as stranger:
+        assert stranger.request("GET", "simple/").status_code == 401
+    with HttpClient(index.url, token=Secret(index.token)) as operator:
+        assert operator.request("GET", "admin/users").status_code == 200
+    assert index.logins == []
+
+
+def test_a_user_is_said_in_utf_8(index: FakeIndex) -> None:
+    index.add_user("李", "пароль-пароль")
+    with HttpClient(index.url, username="李", password=Secret("пароль-пароль")) as user:
+        assert user.request("GET", "simple/").status_code == 200
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+    index: FakeIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with HttpClient(index.url) as stranger:
+        assert stranger.request("GET", "health").status_code == 200
+
+
+def test_no_answer_is_an_error_with_the_reason_and_without_the_secret() -> None:
+    with (
+        HttpClient("http://127.0.0.1:9/", username="alice", password=Secret("a-good-password")) as user,
+        pytest.raises(IndexRequestError, match=r"no answer came from http://127\.0\.0\.1:9/simple/") as caught,
+    ):
+        user.request("GET", "simple/")
+    assert "refused" in str(caught.value)
+    assert caught.value.status is None
+    assert "a-good-password" not in str(caught.value)
+
+
+def test_a_request_that_may_have_arrived_is_not_sent_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connections: list[int] = []
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                connection.recv(65536)
+                connections.append(1)
+                connection.close()
+
+        thread = threading.Thread(target=hang_up, daemon=True)
+        thread.start()
+        with HttpClient(f"http://127.0.0.1:{server.getsockname()[1]}/") as user, pytest.raises(IndexRequestError):
+            user.request("POST", "admin/register_user", json={})
+        assert len(connections) == 1
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()

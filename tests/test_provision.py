@@ -1,0 +1,111 @@
+"""Provisioning: plan, apply and verify, on a fake target and a fake index that may misbehave."""
+
+from __future__ import annotations
+
+import pytest
+
+from ops import provision
+from ops.errors import NotDeployedError, VerificationError
+from ops.secret import Secret
+from tests.fakes import FakeIndex, FakeTarget
+
+pytest_plugins = ["tests.operations"]
+
+
+def test_a_plan_of_nothing_shows_four_changes_and_makes_none(target: FakeTarget) -> None:
+    plan = provision.plan(target)
+    assert [change.then for change in plan.changes] == [
+        "generate and store it",
+        "create it, empty",
+        "create it, empty",
+        "start it",
+    ]
+    assert (target.secrets, target.volumes, target.running) == ({}, {}, False)
+
+
+def test_applying_makes_all_of_it_and_the_second_time_nothing(target: FakeTarget) -> None:
+    first = provision.apply(target)
+    assert [what for what, _ in first.done] == [
+        "secret pypi-auth-token",
+        "volume pypiserver-data",
+        "volume pypiserver-credentials",
+        "server",
+    ]
+    token = target.recall_secret("pypi-auth-token", "AUTH_TOKEN")
+    assert provision.plan(target).pending == ()
+    second = provision.apply(target)
+    assert not second.changed
+    assert second.note.startswith("Everything was in place already.")
+    assert target.recall_secret("pypi-auth-token", "AUTH_TOKEN") == token
+    assert target.locked == 2
+
+
+def test_a_generated_token_is_long_and_in_no_output(target: FakeTarget) -> None:
+    outputs = [provision.plan(target).table(), provision.apply(target).table(), provision.verify(target)]
+    token = target.recall_secret("pypi-auth-token", "AUTH_TOKEN")
+    assert token is not None
+    assert len(token.reveal()) >= 43
+    for output in outputs:
+        assert token.reveal() not in repr(output) + output._repr_html_()
+
+
+def test_a_dry_run_changes_nothing_and_does_not_fail_for_what_is_not_there(target: FakeTarget) -> None:
+    assert provision.apply(target, dry_run=True).note == "A dry run: nothing was changed."
+    assert "none yet" in repr(provision.verify(target, dry_run=True))
+    assert (target.secrets, target.volumes, target.running) == ({}, {}, False)
+
+
+def test_only_what_is_missing_is_made_again(provisioned: FakeTarget) -> None:
+    provisioned.volumes["pypiserver-data"]["pkg-1.tar.gz"] = b"kept"
+    provisioned.delete_volume("pypiserver-credentials")
+    provisioned.stop()
+    assert [what for what, _ in provision.apply(provisioned).done] == ["volume pypiserver-credentials", "server"]
+    assert provisioned.volumes["pypiserver-data"] == {"pkg-1.tar.gz": b"kept"}
+
+
+def test_a_token_that_was_given_is_stored_as_it_is(target: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Secret("a-token-from-the-environment")
+    monkeypatch.setattr(target, "recall_secret", lambda *_: given)
+    assert "store the given one" in repr(provision.plan(target))
+    provision.apply(target)
+    assert target.secrets["pypi-auth-token"] == {"AUTH_TOKEN": given}
+
+
+def test_an_index_as_it_must_be_is_verified(provisioned: FakeTarget) -> None:
+    table = provision.verify(provisioned)
+    assert [(expected, seen) for _, expected, seen in table.rows] == [
+        ("200", "200"),
+        ("401, asks for a login", "401, asks for a login"),
+        ("401, asks for a login", "401, asks for a login"),
+        ("401", "401"),
+        ("200", "200"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("open", "the index, without credentials: 200"),
+        ("silent", "the index, wrong password: 401, without a realm"),
+        ("open admin", "the list of users, without the admin token: 200 instead of 401"),
+    ],
+)
+def test_an_index_that_lets_in_who_should_stay_out_fails_the_verification(
+    provisioned: FakeTarget, index: FakeIndex, fault: str, said: str
+) -> None:
+    index.faults.add(fault)
+    with pytest.raises(VerificationError, match=said):
+        provision.verify(provisioned)
+
+
+def test_an_index_with_another_token_than_ours_fails_the_verification(
+    provisioned: FakeTarget, index: FakeIndex
+) -> None:
+    index.token = "another-token-than-that-of-the-target"
+    with pytest.raises(VerificationError, match="with the admin token: 401 instead of 200"):
+        provision.verify(provisioned)
+
+
+def test_an_index_that_is_not_there_cannot_be_verified(target: FakeTarget) -> None:
+    with pytest.raises(NotDeployedError):
+        provision.verify(target)

@@ -1,0 +1,206 @@
+"""The smoke test itself: what it proves, what makes it fail, and that nothing of it is left however it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ops import onboard, provision, sample, tear_down
+from ops.admin_api import AdminApi
+from ops.errors import NotDeployedError, PreflightError, RunbookError, VerificationError
+from ops.sample import Sample
+from ops.smoke import SmokeTest
+from ops.table import Table
+from ops.targets import Target, open_target
+from ops.workspace import PROJECT_ROOT, Workspace
+from tests.fakes import FakeIndex, FakeTarget
+
+pytest_plugins = ["tests.operations"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """One build for all tests that only need some release."""
+    return sample.build("0.1.0.dev20260102030405678", tmp_path_factory.mktemp("sample"))
+
+
+@pytest.fixture
+def smoke(provisioned: FakeTarget, built: Sample, monkeypatch: pytest.MonkeyPatch) -> SmokeTest:
+    """A smoke test of the fake index, with the release that is built already."""
+    test = SmokeTest(provisioned)
+    test.throwaway.version = built.version
+    monkeypatch.setattr(sample, "build", lambda *_: built)
+    monkeypatch.setattr("ops.patience.SECONDS", 0.0)
+    return test
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder of its own, to see what is left in it."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def run(*steps: Callable[[], Table]) -> None:
+    for step in steps:
+        step()
+
+
+@pytest.mark.slow
+def test_the_whole_runbook_works_on_this_machine_and_leaves_nothing(workspace: Workspace, temporary: Path) -> None:
+    target: Target = open_target("local", workspace=workspace)
+    try:
+        provision.apply(target)
+        assert len(provision.verify(target).rows) == 5
+        onboarding = onboard.describe(target, username="al ice")
+        onboard.apply(onboarding)
+        assert len(onboard.verify(onboarding).rows) == 5
+        test = SmokeTest(target)
+        assert len(test.plan().pending) == 2
+        run(test.start, test.refusals, test.build, test.publish, test.install, test.compare, test.remove)
+        steps = [step for step, _ in test.timings().steps]
+        for client in ("HTTP", "pip", "uv", "build", "twine", "uv publish"):
+            assert any(step.startswith(f"{client}:") for step in steps), client
+        assert list(temporary.iterdir()) == []
+        _, admin = AdminApi.of(target)
+        with admin:
+            assert [user.username for user in admin.users()] == ["al ice"]
+        assert not provision.apply(target).changed
+        assert not onboard.apply(onboarding).changed
+        published = [path for path, _ in target.list_files("pypiserver-data") if not path.startswith(".index/")]
+        assert published == []
+        tear_down.apply(target, confirm="local")
+        assert {seen for _, _, seen in tear_down.verify(target, confirm="local").rows} == {"gone"}
+    finally:
+        target.stop()
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("open", "HTTP: a stranger: 200 instead of 401"),
+        ("overwrite", r"twine: other bytes as this wheel: taken \(200\) instead of refused"),
+        ("lying", "SHA-256 of the wheel: built"),
+        ("sticky", "the release: still there instead of removed; the user: still there instead of deleted"),
+    ],
+)
+def test_an_index_that_misbehaves_fails_the_test(
+    smoke: SmokeTest, index: FakeIndex, temporary: Path, fault: str, said: str
+) -> None:
+    smoke.start()
+    index.faults.add(fault)
+    if fault == "open":
+        steps = [smoke.refusals]
+    elif fault == "sticky":
+        steps = [smoke.remove]
+        index.files["pypi_runbook-0.1.0.dev20260102030405678.tar.gz"] = b"published"
+    else:
+        steps = [smoke.build, smoke.publish, smoke.compare]
+    with pytest.raises(VerificationError, match=said):
+        run(*steps)
+    assert list(temporary.iterdir()) == []
+    if fault != "sticky":
+        assert (index.users, index.files) == ({}, {})
+
+
+def test_after_a_failed_step_no_other_one_runs(smoke: SmokeTest, index: FakeIndex) -> None:
+    smoke.start()
+    index.faults.add("open")
+    with pytest.raises(VerificationError):
+        smoke.refusals()
+    with pytest.raises(RunbookError, match="this smoke test has ended"):
+        smoke.publish()
+
+
+def test_a_kernel_that_is_shut_down_half_way_leaves_nothing(
+    provisioned: FakeTarget, index: FakeIndex, temporary: Path
+) -> None:
+    token = provisioned.secrets["pypi-auth-token"]["AUTH_TOKEN"].reveal()
+    script = (
+        "import sys\n"
+        "from types import SimpleNamespace\n"
+        "from ops.secret import Secret\n"
+        "from ops.smoke import SmokeTest\n"
+        "from tests.fakes import FakeTarget\n"
+        "target = FakeTarget(SimpleNamespace(url=sys.argv[1], token=''))\n"
+        "target.secrets, target.running = {'pypi-auth-token': {'AUTH_TOKEN': Secret(input())}}, True\n"
+        "test = SmokeTest(target)\n"
+        "test.start()\n"
+        "print(test.throwaway.username)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, index.url],
+        input=f"{token}\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PROJECT_ROOT,
+    )
+    username = ended.stdout.strip()
+    assert username.startswith("smoke-")
+    assert any(login[0] == username for login in index.logins), "it never started"
+    assert index.users == {}
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_a_killed_test_left_long_ago_is_removed_and_what_is_fresh_or_of_others_stays(
+    smoke: SmokeTest, index: FakeIndex
+) -> None:
+    now = int(time.time())
+    old, fresh = f"smoke-{now - 7200:08x}abcd", f"smoke-{now - 60:08x}abcd"
+    for username in (old, fresh, "smoke-screen", "alice"):
+        index.add_user(username, "a-good-password")
+    moment = datetime.now(UTC)
+    releases = {
+        "old": f"0.1.0.dev{moment - timedelta(hours=2):%Y%m%d%H%M%S}000",
+        "fresh": f"0.1.0.dev{moment:%Y%m%d%H%M%S}000",
+        "others": "0.1.0",
+    }
+    for version in releases.values():
+        index.files[f"pypi_runbook-{version}.tar.gz"] = b"published"
+    assert ("left over from killed tests", "1 users and 1 releases removed") in smoke.start().rows
+    assert set(index.users) == {fresh, "smoke-screen", "alice", smoke.throwaway.username}
+    assert {name.split("-")[1].removesuffix(".tar.gz") for name in index.files} == {
+        releases["fresh"],
+        releases["others"],
+    }
+    smoke.throwaway.end()
+    smoke.throwaway.end()
+    assert smoke.throwaway.username not in index.users
+
+
+def test_without_an_index_nothing_is_left(target: FakeTarget, temporary: Path) -> None:
+    with pytest.raises(NotDeployedError):
+        SmokeTest(target).start()
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_step_before_the_start_says_so(provisioned: FakeTarget) -> None:
+    with pytest.raises(RunbookError, match="was not started"):
+        SmokeTest(provisioned).refusals()
+
+
+def test_a_build_has_the_version_that_was_asked_for_and_leaves_the_source_alone(built: Sample, tmp_path: Path) -> None:
+    assert built.wheel.name == "pypi_runbook-0.1.0.dev20260102030405678-py3-none-any.whl"
+    assert built.sdist.name == "pypi_runbook-0.1.0.dev20260102030405678.tar.gz"
+    assert "dev2026" not in (PROJECT_ROOT / "ops" / "__init__.py").read_text()
+    other = built.altered(tmp_path)
+    for mine, theirs in ((built.wheel, other.wheel), (built.sdist, other.sdist)):
+        assert mine.name == theirs.name
+        assert mine.read_bytes() != theirs.read_bytes()
+
+
+def test_without_the_source_there_is_nothing_to_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "PROJECT_ROOT", tmp_path)
+    with pytest.raises(PreflightError, match=r"pyproject\.toml"):
+        sample.build("1", tmp_path / "sample")
