@@ -71,15 +71,17 @@ claims = modal.Dict.from_name(f"{settings.app_name}-claims", create_if_missing=T
 def server() -> Any:
     """The index. Has no secret, and cannot write credentials."""
     from ops.index import Options, create_index
+    from ops.targets.runtime import for_modal
     from ops.targets.volume import DictClaims, VolumeStorage
 
-    return create_index(
+    index = create_index(
         packages=VolumeStorage(packages, PACKAGES_PATH),
         credentials=VolumeStorage(credentials_to_read, CREDENTIALS_PATH),
         claims=DictClaims(claims),
         # Modal names the client in the ASGI scope, and takes away X-Forwarded-For: no header is to be believed.
         options=Options(trusted_proxies=()),
     )
+    return for_modal(index)
 
 
 @app.function(

@@ -9,22 +9,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from ops.errors import NotDeployedError, RunbookError, StartError, TargetError
 from ops.secret import Secret
 from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Settings
 from ops.targets.lock import exclusive
 from ops.targets.modal_release import Releases
-from ops.targets.modal_session import SUPPORTED, ask, say
+from ops.targets.modal_session import SUPPORTED, ask, modal, say
 from ops.targets.target import Check, Deployment, Release
 from ops.workspace import Workspace
-
-import modal  # isort: skip - after the session, which says what to do when it is not installed
-import modal.config  # isort: skip
-import modal.exception  # isort: skip
-
-Result = TypeVar("Result")
 
 ENVIRONMENT_VARIABLE = "MODAL_ENVIRONMENT"
 TRANSFER_SECONDS = 4 * 3600.0

@@ -16,12 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
-import modal
-import modal.exception
-
 from ops.errors import PlanError, TargetError
 from ops.settings import Settings
-from ops.targets.modal_session import ask, command_line, say
+from ops.targets.modal_session import ask, command_line, modal, say
 from ops.targets.target import Release
 from ops.workspace import PROJECT_ROOT
 

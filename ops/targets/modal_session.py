@@ -23,8 +23,12 @@ from ops.errors import (
     TimeLimitError,
 )
 
+__all__ = ["SUPPORTED", "ask", "command_line", "modal", "say"]
+"""``modal`` is the package itself, for modules that want to be told what to do when it is not installed."""
+
 try:
     import modal
+    import modal.config
     import modal.exception
 except ImportError as missing:
     raise TargetError(

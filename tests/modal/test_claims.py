@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ def entries(client: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Itera
 def dead(entries: modal.Dict, name: str = NAME) -> DictClaims:
     """A holder that took the claim and neither renews nor releases it."""
     claims = DictClaims(entries, lease_seconds=0.1)
-    claims._renewing = volume.threading.current_thread()
+    claims._renewing = threading.current_thread()
     assert claims.acquire(name)
     return claims
 
@@ -87,7 +88,7 @@ def test_a_successor_that_died_at_it_can_be_succeeded_too(entries: modal.Dict) -
     assert DictClaims(entries).acquire(NAME)
 
 
-def test_who_comes_too_late_to_succeed_finds_the_new_holder(entries: modal.Dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_comes_too_late_finds_the_new_holder(entries: modal.Dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """It saw the dead holder, and by the time that it may replace it another has done so and cleaned up."""
     dead(entries)
     time.sleep(0.25)

@@ -133,7 +133,7 @@ def test_the_deployment_imports_nothing_but_modal_the_standard_library_and_the_s
     assert foreign == {"modal", "ops.settings"}
 
 
-def test_it_deploys_where_nothing_but_modal_is_installed_from_any_directory(plane: ControlPlane, tmp_path: Path) -> None:
+def test_it_deploys_where_only_modal_is_installed_from_any_directory(plane: ControlPlane, tmp_path: Path) -> None:
     """The packages that the container needs, and modal does not, cannot be imported here."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"

@@ -56,21 +56,21 @@ class Probe:
             case ["write", name]:
                 (DATA / name).write_bytes(body)
             case ["commit"]:
-                await data.commit.aio()
+                await asyncio.to_thread(data.commit)
             case ["reload"]:
-                await data.reload.aio()
+                await asyncio.to_thread(data.reload)
             case ["reload", "with", "open", "file"]:
                 with (DATA / "open").open("w"):
-                    await data.reload.aio()
+                    await asyncio.to_thread(data.reload)
             case ["reload", "inside"]:
                 os.chdir(DATA)
                 try:
-                    await data.reload.aio()
+                    await asyncio.to_thread(data.reload)
                 finally:
                     os.chdir("/root")
             case ["look", "while", "reloading"]:
                 before, during = len(list(DATA.iterdir())), []
-                reloading = asyncio.ensure_future(data.reload.aio())
+                reloading = asyncio.ensure_future(asyncio.to_thread(data.reload))
                 while not reloading.done():
                     during.append(len(list(DATA.iterdir())))
                     await asyncio.sleep(0.001)

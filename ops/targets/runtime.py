@@ -1,0 +1,30 @@
+"""What Modal's container runtime wants of an ASGI application that other servers do not."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+def for_modal(application: Application) -> Application:
+    """*application* with bodies of type ``bytes``.
+
+    The runtime puts each message into a protobuf, which takes nothing else; uvicorn also takes a ``bytearray``, and
+    the index uses one, as it spares a copy there.
+    """
+
+    async def call(scope: Message, receive: Receive, send: Send) -> None:
+        async def send_bytes(message: Message) -> None:
+            body = message.get("body")
+            if body is not None and type(body) is not bytes:
+                message["body"] = bytes(body)
+            await send(message)
+
+        await application(scope, receive, send_bytes)
+
+    return call

@@ -1,0 +1,219 @@
+"""The deployed index in the real container runtime: each failure of the system that this one replaces, mended."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
+from tests.index.archives import wheel, wheel_name
+from tests.modal.conftest import TOKEN, create_secret, deploy
+from tests.modal.traffic import JSON, PASSWORD, digests, eventually, register, upload, url, versions
+from tests.standin.control_plane import ControlPlane
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[ControlPlane]:
+    """An index that was just deployed: empty volumes, no user."""
+    with ControlPlane() as plane:
+        create_secret(plane)
+        deploy(plane)
+        yield plane
+        assert not plane.problems, plane.problems
+
+
+@pytest.fixture
+def served(fresh: ControlPlane) -> Iterator[ControlPlane]:
+    """The same with one user, one container and nothing in its way."""
+    if not fresh.live():
+        requests.get(f"{url(fresh)}/health", timeout=60).raise_for_status()
+    if register(fresh, "alice").status_code == 201:
+        eventually(lambda: can_log_in(fresh, "alice"))
+    yield fresh
+    pool = fresh.pool(fresh.function("server").function_id)
+    pool.scaled_to = 0
+    for container in fresh.live()[1:]:
+        fresh.run(container.drain())
+    fresh.volumes.failing.clear()
+
+
+def can_log_in(plane: ControlPlane, user: str, password: str = PASSWORD) -> bool:
+    return requests.get(f"{url(plane)}/simple/", auth=(user, password), timeout=30).status_code == 200
+
+
+def test_the_first_deployment_serves_with_empty_volumes_and_asks_for_a_login(fresh: ControlPlane) -> None:
+    assert requests.get(f"{url(fresh)}/health", timeout=60).status_code == 200
+    for path in ("/", "/simple/", "/simple/x/", "/packages/x.whl", "/nothing"):
+        for credentials in (None, ("alice", "wrong")):
+            answer = requests.get(f"{url(fresh)}{path}", auth=credentials, timeout=30)
+            assert answer.status_code == 401, path
+            assert answer.headers["WWW-Authenticate"].startswith("Basic realm=")
+
+
+def test_the_admin_application_wants_its_token_in_a_header_and_the_password_in_the_body(fresh: ControlPlane) -> None:
+    admin = f"{url(fresh, 'register_user')}/register_user"
+    body = {"username": "mallory", "password": PASSWORD}
+    assert requests.post(admin, json=body, timeout=60).status_code == 401
+    assert requests.post(admin, json=body, headers={"Authorization": "Bearer x"}, timeout=60).status_code == 401
+    assert requests.get(admin, params=body | {"token": TOKEN}, timeout=60).status_code in {401, 404, 405}
+    answer = requests.options(admin, headers={"Origin": "https://evil.example"}, timeout=60)
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_a_second_user_is_let_in_by_the_warm_container_at_once(served: ControlPlane) -> None:
+    container = served.live()[0]
+    assert register(served, "bob").status_code == 201
+    assert eventually(lambda: can_log_in(served, "bob"), seconds=5) < 5
+    assert served.live() == [container], "no restart was needed"
+
+
+def test_a_changed_password_ends_the_old_one_and_a_removed_user_is_out(served: ControlPlane) -> None:
+    register(served, "carol")
+    eventually(lambda: can_log_in(served, "carol"))
+    assert register(served, "carol", password="quite another password").status_code == 200
+    eventually(lambda: not can_log_in(served, "carol"), seconds=5)
+    assert can_log_in(served, "carol", "quite another password")
+    removed = requests.delete(
+        f"{url(served, 'register_user')}/users/carol", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60
+    )
+    assert removed.status_code == 204
+    eventually(lambda: not can_log_in(served, "carol", "quite another password"), seconds=5)
+
+
+def test_an_upload_that_was_answered_with_success_survives_a_kill_of_the_container(served: ControlPlane) -> None:
+    for number in range(3):
+        assert upload(served, "durable", f"1.{number}").status_code == 200
+        served.kill(served.live()[0])
+        assert f"1.{number}" in versions(served, "durable")
+
+
+def test_an_upload_survives_a_preemption_too(served: ControlPlane) -> None:
+    assert upload(served, "preempted", "1.0").status_code == 200
+    served.preempt(served.live()[0])
+    assert versions(served, "preempted") == ["1.0"]
+
+
+def test_every_warm_container_lists_a_new_upload_within_seconds(served: ControlPlane) -> None:
+    served.scale("server", 3)
+    assert upload(served, "everywhere", "1.0").status_code == 200
+    served.requests.clear()
+    eventually(lambda: all(versions(served, "everywhere") for _ in range(12)), seconds=8)
+    assert len({request.task_id for request in served.requests}) == 3
+
+
+def test_requests_are_served_side_by_side_in_one_container(served: ControlPlane) -> None:
+    upload(served, "parallel", "1.0")
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda _: versions(served, "parallel"), range(120)))
+    assert answers == [["1.0"]] * 120
+    assert len(served.live()) == 1
+
+
+def test_of_simultaneous_uploads_of_one_name_through_three_containers_one_wins(served: ControlPlane) -> None:
+    served.scale("server", 3)
+    for round_number in range(3):
+        version = f"1.{round_number}"
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda n, v=version: upload(served, "contested", v, payload=b"%d" % n), range(6)))
+        codes = sorted(answer.status_code for answer in answers)
+        assert codes[0] == 200, [answer.text for answer in answers]
+        assert all(code in {400, 409} for code in codes[1:]), codes
+    eventually(lambda: versions(served, "contested") == ["1.0", "1.1", "1.2"])
+    page = digests(served, "contested")
+    for name, digest in page.items():
+        for _ in range(6):
+            answer = requests.get(f"{url(served)}/packages/{name}", auth=("alice", PASSWORD), timeout=30)
+            assert requests_digest(answer) == digest
+
+
+def requests_digest(answer: requests.Response) -> str:
+    answer.raise_for_status()
+    return hashlib.sha256(answer.content).hexdigest()
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_an_upload_whose_commit_fails_is_no_success_and_shown_to_nobody(served: ControlPlane, committed: bool) -> None:
+    served.scale("server", 2)
+    name = f"unlucky-{committed}".lower()
+    served.fail_commits(PACKAGES_VOLUME, committed=committed)
+    answer = upload(served, name, "1.0")
+    assert answer.status_code >= 500
+    for _ in range(10):
+        assert versions(served, name) == []
+    assert upload(served, name, "1.0").status_code == 200
+    eventually(lambda: all(versions(served, name) == ["1.0"] for _ in range(6)))
+
+
+def test_a_large_file_passes_through_the_runtime_whole(served: ControlPlane) -> None:
+    payload = os.urandom(60 * 1024 * 1024)
+    assert upload(served, "large", "1.0", payload=payload, seconds=120).status_code == 200
+    ((name, digest),) = digests(served, "large").items()
+    answer = requests.get(f"{url(served)}/packages/{name}", auth=("alice", PASSWORD), timeout=120)
+    assert requests_digest(answer) == digest
+
+
+def test_no_container_ever_reloads_with_a_file_open(served: ControlPlane) -> None:
+    """Downloads go on for as long as the client likes, and reloads meanwhile work."""
+    with requests.get(
+        f"{url(served)}/packages/{next(iter(digests(served, 'large')))}",
+        auth=("alice", PASSWORD),
+        timeout=60,
+        stream=True,
+    ) as slow:
+        next(slow.iter_content(1000))
+        register(served, "dave")
+        eventually(lambda: can_log_in(served, "dave"), seconds=5)
+        assert upload(served, "meanwhile", "1.0").status_code == 200
+    assert [held for container in served.containers() for held in container.open_file_failures] == []
+
+
+def test_pages_are_told_not_to_be_kept_by_others_and_can_be_asked_for_again_cheaply(served: ControlPlane) -> None:
+    upload(served, "cached", "1.0")
+    first = requests.get(f"{url(served)}/simple/cached/", headers=JSON, auth=("alice", PASSWORD), timeout=30)
+    assert "private" in first.headers["Cache-Control"]
+    again = requests.get(
+        f"{url(served)}/simple/cached/",
+        headers={**JSON, "If-None-Match": first.headers["ETag"]},
+        auth=("alice", PASSWORD),
+        timeout=30,
+    )
+    assert again.status_code == 304
+
+
+def test_pip_installs_what_twine_published(served: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("dist")
+    file = folder / wheel_name("through-clients", "1.0")
+    file.write_bytes(wheel("through-clients", "1.0"))
+    common = {"capture_output": True, "text": True, "timeout": 120}
+    login = url(served).replace("http://", f"http://alice:{PASSWORD.replace(' ', '%20')}@")
+    twine = [sys.executable, "-m", "twine", "upload", "--non-interactive", "--disable-progress-bar"]
+    twine += ["--repository-url", f"{url(served)}/", "-u", "alice", "-p", PASSWORD, str(file)]
+    published = subprocess.run(twine, check=False, **common)  # type: ignore[call-overload]
+    assert published.returncode == 0, published.stdout + published.stderr
+    pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--no-cache-dir"]
+    pip += ["--target", str(folder / "site"), "--index-url", f"{login}/simple/", "through-clients"]
+    installed = subprocess.run(pip, check=False, **common)  # type: ignore[call-overload]
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    assert (folder / "site" / "through_clients" / "__init__.py").exists()
+
+
+def test_no_password_and_no_token_is_in_any_url_log_or_file_of_the_packages(served: ControlPlane) -> None:
+    basic = b64encode(f"alice:{PASSWORD}".encode()).decode()
+    assert any(request.target.startswith("/register_user") for request in served.requests)
+    seen = " ".join(request.target for request in served.requests) + served.log() + repr(served.secrets.by_id)
+    for name in (PACKAGES_VOLUME, CREDENTIALS_VOLUME):
+        volume = served.volumes.named(name, "main")
+        assert volume is not None
+        for path in volume.revisions:
+            seen += (volume.directory / path).read_text(errors="replace")
+    assert "audit" in " ".join(served.volumes.named(PACKAGES_VOLUME, "main").revisions)  # type: ignore[union-attr]
+    for secret in (TOKEN, PASSWORD, basic):
+        assert secret not in seen

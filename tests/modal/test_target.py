@@ -1,0 +1,527 @@
+"""The Modal target: all that the local target does, through Modal's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import importlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import modal
+import pytest
+import requests
+from grpclib import Status
+
+from ops.errors import (
+    AuthenticationError,
+    BusyError,
+    NetworkError,
+    NotDeployedError,
+    PermissionDeniedError,
+    PlanError,
+    QuotaError,
+    RateLimitError,
+    RunbookError,
+    StartError,
+    TargetError,
+    TimeLimitError,
+)
+from ops.secret import Secret
+from ops.settings import PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
+from ops.targets import lock as lock_module
+from ops.targets import modal as modal_target
+from ops.targets import open_target
+from ops.targets.modal import ModalTarget
+from ops.targets.modal_release import Releases
+from ops.targets.modal_session import SUPPORTED, ask, command_line
+from ops.workspace import PROJECT_ROOT, Workspace
+from tests.modal.conftest import forget_client
+from tests.modal.traffic import eventually
+from tests.standin.control_plane import ControlPlane
+
+PROBE = Path(__file__).parent / "probe" / "probe_deploy.py"
+
+
+@pytest.fixture
+def target(client: Mapping[str, str], workspace: Workspace) -> ModalTarget:
+    del client
+    return ModalTarget(workspace=workspace)
+
+
+@pytest.fixture
+def provisioned(target: ModalTarget) -> ModalTarget:
+    if not target.secret_exists(SECRET_NAME):
+        target.put_secret(SECRET_NAME, {SECRET_KEY: Secret("a-token-of-the-tests-that-is-long-enough")})
+    return target
+
+
+def by_name(target: ModalTarget) -> dict[str, Any]:
+    return {check.name: check for check in target.checks()}
+
+
+# --- the preflight -------------------------------------------------------------------------------------------------
+
+
+def test_the_preflight_finds_client_credentials_workspace_environment_and_file(target: ModalTarget) -> None:
+    checks = by_name(target)
+    assert list(checks) == ["client", "credentials", "workspace", "environment", "deployment file"]
+    assert all(check.passed for check in checks.values())
+    assert checks["environment"].detail == "main"
+
+
+def test_without_credentials_it_says_how_to_get_them_and_asks_modal_nothing(
+    target: ModalTarget, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MODAL_TOKEN_ID")
+    monkeypatch.delenv("MODAL_TOKEN_SECRET")
+    plane.called.clear()
+    check = by_name(target)["credentials"]
+    assert not check.passed
+    assert "modal token new" in check.detail
+    assert plane.called == []
+
+
+def test_wrong_credentials_are_found_out(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ControlPlane(tokens=[("ak-right", "as-right")]) as plane:
+        for name, value in plane.variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("MODAL_TOKEN_SECRET", "as-wrong")
+        forget_client()
+        check = by_name(ModalTarget(workspace=workspace))["workspace"]
+        forget_client()
+    assert not check.passed
+    assert "Token validation failed" in check.detail
+    assert "modal token new" in check.detail
+
+
+def test_an_environment_that_does_not_exist_is_found_out(
+    client: Mapping[str, str], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del client
+    monkeypatch.setenv("MODAL_ENVIRONMENT", "staging")
+    check = by_name(ModalTarget(workspace=workspace))["environment"]
+    assert not check.passed
+    assert "modal environment create staging" in check.detail
+
+
+def test_a_client_that_was_not_tested_is_named(target: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modal, "__version__", "1.7.0")
+    check = by_name(target)["client"]
+    assert not check.passed
+    assert "1.6.4" in check.detail
+
+
+def test_the_supported_versions_are_those_that_the_package_asks_for() -> None:
+    first, end = (".".join(map(str, bound)) for bound in SUPPORTED)
+    assert f'"modal>={first},<{end}"' in (PROJECT_ROOT / "pyproject.toml").read_text()
+
+
+# --- secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_goes_to_modal_and_a_copy_stays_here_for_its_owner_only(
+    target: ModalTarget, plane: ControlPlane, workspace: Workspace
+) -> None:
+    assert target.recall_secret("one", SECRET_KEY) is None
+    target.put_secret("one", {SECRET_KEY: Secret("the-first-value")})
+    stored = plane.secrets.named("one", "main")
+    assert stored is not None
+    assert stored.values == {SECRET_KEY: "the-first-value"}
+    assert target.recall_secret("one", SECRET_KEY) == Secret("the-first-value")
+    (copy,) = workspace.secrets("modal").iterdir()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+
+def test_a_secret_that_exists_gets_the_new_value_and_stays_the_same_secret(
+    target: ModalTarget, plane: ControlPlane
+) -> None:
+    target.put_secret("two", {SECRET_KEY: Secret("the-first-value")})
+    before = plane.secrets.named("two", "main")
+    target.put_secret("two", {SECRET_KEY: Secret("the-second-value")})
+    after = plane.secrets.named("two", "main")
+    assert before is not None
+    assert before is after, "deployed functions hold it by its id"
+    assert after.values == {SECRET_KEY: "the-second-value"}
+    assert target.recall_secret("two", SECRET_KEY) == Secret("the-second-value")
+
+
+def test_the_environment_variable_goes_before_the_copy(target: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.put_secret("three", {SECRET_KEY: Secret("from-the-file")})
+    monkeypatch.setenv(SECRET_KEY, "from-the-environment")
+    assert target.recall_secret("three", SECRET_KEY) == Secret("from-the-environment")
+
+
+def test_a_secret_that_modal_refused_leaves_the_old_copy(target: ModalTarget, plane: ControlPlane) -> None:
+    target.put_secret("four", {SECRET_KEY: Secret("the-old-value")})
+    plane.fail("SecretGetOrCreate", Status.PERMISSION_DENIED, "you may not")
+    with pytest.raises(PermissionDeniedError):
+        target.put_secret("four", {SECRET_KEY: Secret("the-new-value")})
+    assert target.recall_secret("four", SECRET_KEY) == Secret("the-old-value")
+
+
+def test_deleting_a_secret_deletes_the_copy_too(target: ModalTarget, workspace: Workspace) -> None:
+    target.put_secret("five", {SECRET_KEY: Secret("a-value")})
+    assert target.delete_secret("five")
+    assert not target.secret_exists("five")
+    assert list(workspace.secrets("modal").iterdir()) == []
+    assert not target.delete_secret("five")
+
+
+def test_environments_have_their_own_secrets_and_their_own_copies(
+    client: Mapping[str, str], plane: ControlPlane, workspace: Workspace
+) -> None:
+    del client
+    if "dev" not in plane.environments:
+        plane.environments.append("dev")
+    main, dev = ModalTarget(workspace=workspace), ModalTarget(workspace=workspace, environment="dev")
+    main.put_secret("six", {SECRET_KEY: Secret("of-the-default")})
+    assert not dev.secret_exists("six")
+    dev.put_secret("six", {SECRET_KEY: Secret("of-dev")})
+    assert main.recall_secret("six", SECRET_KEY) == Secret("of-the-default")
+    assert dev.recall_secret("six", SECRET_KEY) == Secret("of-dev")
+
+
+# --- volumes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_volume_is_made_once_and_deleted_once(target: ModalTarget) -> None:
+    assert not target.volume_exists("box")
+    target.create_volume("box")
+    target.create_volume("box")
+    assert target.volume_exists("box")
+    assert list(target.list_files("box")) == []
+    assert target.delete_volume("box")
+    assert not target.delete_volume("box")
+
+
+def test_files_travel_both_ways_unchanged_also_large_ones(
+    target: ModalTarget, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modal_target, "PROGRESS_BYTES", 10 * 1024**2)
+    target.create_volume("files")
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(b"small")
+    large.write_bytes(os.urandom(20_000_000) + bytes(5_000_000))
+    target.upload("files", ".htpasswd", small)
+    target.upload("files", "deep/er/large.whl", large)
+    assert list(target.list_files("files")) == [(".htpasswd", 5), ("deep/er/large.whl", 25_000_000)]
+    target.download("files", "deep/er/large.whl", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == large.read_bytes()
+    assert "MiB downloaded" in capsys.readouterr().err
+    target.upload("files", ".htpasswd", large)
+    assert dict(target.list_files("files"))[".htpasswd"] == 25_000_000, "what is there is replaced"
+
+
+def test_a_download_that_fails_leaves_no_file(target: ModalTarget, tmp_path: Path) -> None:
+    target.create_volume("files")
+    with pytest.raises(TargetError, match="not-there"):
+        target.download("files", "not-there", tmp_path / "back")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the app -------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_nothing_before_the_first_deployment(target: ModalTarget) -> None:
+    assert target.deployment() is None
+    assert target.history() == []
+    assert not target.stop()
+    with pytest.raises(NotDeployedError):
+        target.logs()
+
+
+def test_a_deployment_answers_and_a_second_one_changes_nothing(provisioned: ModalTarget, plane: ControlPlane) -> None:
+    first = provisioned.deploy(tag="v0.1.0")
+    assert first.changed
+    assert requests.get(f"{first.url}health", timeout=30).status_code == 200
+    assert requests.get(first.index_url, timeout=30).status_code == 401
+    assert requests.get(f"{first.admin_url}health", timeout=30).status_code == 200
+    again = provisioned.deploy()
+    assert not again.changed
+    found = provisioned.deployment()
+    assert found is not None
+    assert (found.url, found.admin_url) == (first.url, first.admin_url)
+    assert plane.function("server").web_url + "/" == first.url
+
+
+def test_the_history_tells_tag_commit_and_time_in_utc(provisioned: ModalTarget) -> None:
+    provisioned.deploy(tag="v0.1.1")
+    release = provisioned.history()[0]
+    assert release.tag == "v0.1.1"
+    assert release.when.endswith("+00:00")
+    assert "fake-user" in release.detail
+
+
+def test_after_a_rotation_the_next_deployment_replaces_the_containers(
+    provisioned: ModalTarget, plane: ControlPlane
+) -> None:
+    deployment = provisioned.deploy()
+
+    def admits(token: str) -> bool:
+        answer = requests.get(f"{deployment.admin_url}users", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        return answer.status_code == 200
+
+    provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("the-token-before-the-rotation-0123")})
+    provisioned.deploy()
+    eventually(lambda: admits("the-token-before-the-rotation-0123"), 30)
+    provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("the-token-after-the-rotation-01234")})
+    assert admits("the-token-before-the-rotation-0123"), "running containers keep the old value"
+    assert provisioned.deploy().changed
+    eventually(lambda: not admits("the-token-before-the-rotation-0123"), 30)
+    eventually(lambda: admits("the-token-after-the-rotation-01234"), 30)
+    assert not provisioned.deploy().changed, "and it is done once"
+
+
+def test_no_secret_stands_in_the_list_of_processes(provisioned: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    run = subprocess.run
+
+    def recorded(command: list[str], *args: Any, **options: Any) -> Any:
+        seen.extend(command)
+        return run(command, *args, **options)
+
+    monkeypatch.setattr(subprocess, "run", recorded)
+    provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("a-value-that-nobody-may-see-0123456")})
+    provisioned.deploy()
+    assert "rollover" in seen
+    assert not [word for word in seen if "nobody-may-see" in word]
+
+
+def test_the_plan_that_has_rollbacks_uses_modals(provisioned: ModalTarget, plane: ControlPlane) -> None:
+    plane.apps.plan = "team"
+    try:
+        provisioned.deploy(tag="one")
+        version = provisioned.history()[0].version
+        provisioned.deploy(tag="two")
+        assert provisioned.rollback(version).changed
+    finally:
+        plane.apps.plan = "starter"
+    app = plane.apps.named("pypiserver")
+    assert app is not None
+    assert app.versions[-1].rollback_of == int(version)
+
+
+def test_a_version_that_does_not_exist_is_answered_with_those_that_do(provisioned: ModalTarget) -> None:
+    provisioned.deploy(tag="only")
+    with pytest.raises(TargetError, match="there is no version '999'") as error:
+        provisioned.rollback("999")
+    assert provisioned.history()[0].version in error.value.why
+
+
+def clone(folder: Path) -> Path:
+    """A clone with two commits of a deployment: that of this tree, and one with another timeout."""
+    root = folder / "clone"
+    root.mkdir()
+    shutil.copytree(PROJECT_ROOT / "ops", root / "ops", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PROJECT_ROOT / "deployments", root / "deployments", ignore=shutil.ignore_patterns("__pycache__"))
+    git = [
+        "git",
+        "-C",
+        str(root),
+        "-c",
+        "user.name=T",
+        "-c",
+        "user.email=t@example.org",
+        "-c",
+        "init.defaultBranch=main",
+    ]
+    (root / ".gitignore").write_text("__pycache__/\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *command], check=True)
+    return root
+
+
+def test_the_plan_without_rollbacks_gets_the_commit_of_that_version_deployed(
+    provisioned: ModalTarget,
+    plane: ControlPlane,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = clone(tmp_path)
+    monkeypatch.chdir(root)
+    settings = Settings(app_name="elsewhere")
+    releases = Releases(settings, "", root=root)
+    releases.deploy("one")
+    file = root / "deployments" / "pypi_deploy.py"
+    file.write_text(file.read_text().replace("timeout=hosting.request_seconds", "timeout=77"))
+    git = ["git", "-C", str(root), "-c", "user.name=T", "-c", "user.email=t@example.org"]
+    subprocess.run([*git, "commit", "-q", "-a", "-m", "two"], check=True)
+    releases.deploy("two")
+    assert plane.function("server", app="elsewhere").definition.timeout_secs == 77
+    releases.rollback("1")
+    assert plane.function("server", app="elsewhere").definition.timeout_secs != 77
+    assert releases.history()[0].tag == "rollback-to-1"
+    assert "not part of this workspace's plan" in capsys.readouterr().err
+    listed = subprocess.run([*git, "worktree", "list"], check=True, capture_output=True, text=True).stdout
+    assert len(listed.splitlines()) == 1, "the temporary worktree is gone"
+
+
+def test_stopping_keeps_volumes_and_secrets_and_can_be_undone(provisioned: ModalTarget) -> None:
+    provisioned.deploy(tag="before")
+    assert provisioned.stop()
+    assert not provisioned.stop()
+    assert provisioned.deployment() is None
+    assert provisioned.volume_exists(PACKAGES_VOLUME)
+    assert provisioned.secret_exists(SECRET_NAME)
+    assert provisioned.deploy().changed
+
+
+def test_the_log_is_what_the_containers_printed(provisioned: ModalTarget, plane: ControlPlane) -> None:
+    provisioned.deploy(tag="log")
+    app = plane.apps.named("pypiserver")
+    assert app is not None
+    from tests.standin.apps import LogLine
+
+    app.log += [LogLine(time.time(), "ta-x", "fu-x", 1, f"line {number}\n") for number in range(100)]
+    assert provisioned.logs(3).splitlines() == ["line 97", "line 98", "line 99"]
+
+
+def test_an_index_that_does_not_answer_after_a_deployment_is_an_error_that_shows_its_log(
+    provisioned: ModalTarget, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modal_target, "ANSWER_SECONDS", 2.0)
+    provisioned.deploy(tag="broken")
+    monkeypatch.setattr(modal_target, "_healthy", lambda url, seconds: False)
+    with pytest.raises(StartError, match="does not answer"):
+        provisioned.deploy()
+
+
+def test_a_slow_cold_start_is_waited_for_and_told_of(
+    provisioned: ModalTarget, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provisioned.stop()
+    plane.cold_start_seconds = 3
+    try:
+        assert provisioned.deploy().changed
+    finally:
+        plane.cold_start_seconds = 0
+
+
+def test_one_run_at_a_time_changes_the_target(
+    target: ModalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "WAIT_SECONDS", 0.1)
+    other = ModalTarget(workspace=workspace)
+    with target.lock(), pytest.raises(BusyError):
+        lock_module.exclusive(workspace.target("modal") / "lock", what="the target modal", seconds=0.1).__enter__()
+    with other.lock():
+        pass
+
+
+def test_the_target_is_opened_by_its_name(client: Mapping[str, str], workspace: Workspace) -> None:
+    del client
+    assert open_target("modal", workspace=workspace).name == "modal"
+
+
+# --- errors --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "advice"),
+    [
+        (Status.UNAUTHENTICATED, "Token validation failed", AuthenticationError, "modal token new"),
+        (Status.PERMISSION_DENIED, "this role may not", PermissionDeniedError, "role"),
+        (Status.PERMISSION_DENIED, "custom domains need the Team plan", PlanError, "plan"),
+        (Status.RESOURCE_EXHAUSTED, "Rate limit exceeded", RateLimitError, "wait"),
+        (Status.RESOURCE_EXHAUSTED, "the workspace has reached its limit of volumes", QuotaError, "limits"),
+        (Status.FAILED_PRECONDITION, "The client version is too old, please upgrade", TargetError, "newer version"),
+    ],
+)
+def test_what_modal_refuses_becomes_an_error_that_says_what_why_and_what_to_do(
+    target: ModalTarget, plane: ControlPlane, status: Status, message: str, kind: type[RunbookError], advice: str
+) -> None:
+    plane.fail("VolumeGetOrCreate", status, message)
+    with pytest.raises(kind) as caught:
+        target.create_volume("refused")
+    error = caught.value
+    assert "create the volume" in error.what
+    assert message in error.why
+    assert advice in error.todo
+
+
+def test_a_short_outage_is_waited_out_and_a_long_one_is_a_network_error(
+    target: ModalTarget, plane: ControlPlane
+) -> None:
+    plane.fail("VolumeGetOrCreate", Status.UNAVAILABLE, "the server is going away", times=2)
+    target.create_volume("patient")
+    plane.fail("VolumeGetOrCreate", Status.UNAVAILABLE, "the server is going away", times=4)
+    with pytest.raises(NetworkError) as caught:
+        target.create_volume("impatient")
+    assert "status.modal.com" in caught.value.todo
+
+
+def test_a_secret_that_is_missing_at_the_deployment_leads_to_the_notebook_that_makes_it(
+    client: Mapping[str, str], workspace: Workspace
+) -> None:
+    del client
+    target = ModalTarget(workspace=workspace, settings=Settings(app_name="lost", secret_name="never-made"))
+    with pytest.raises(TargetError) as caught:
+        target.deploy()
+    assert "never-made" in caught.value.why
+    assert "01_provision" in caught.value.todo
+
+
+def test_the_command_lines_own_words_become_the_same_errors(plane: ControlPlane, target: ModalTarget) -> None:
+    del target
+    plane.fail("AppList", Status.RESOURCE_EXHAUSTED, "Rate limit exceeded")
+    with pytest.raises(RateLimitError, match="show the apps"):
+        command_line("show the apps", "app", "list")
+
+
+def test_waiting_has_a_limit_and_tells_that_it_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ops.targets.modal_session.QUIET_SECONDS", 0.2)
+    with pytest.raises(TimeLimitError) as caught:
+        ask("wait for ever", lambda: time.sleep(5), seconds=1)
+    assert caught.value.seconds == 1
+    assert "… waiting for Modal to wait for ever" in capsys.readouterr().err
+
+
+def test_it_can_be_asked_from_inside_an_event_loop_as_in_a_notebook(target: ModalTarget) -> None:
+    """Modal warns of blocking calls there, and warnings are errors here."""
+
+    async def cell() -> bool:
+        return target.volume_exists("anything")
+
+    assert asyncio.run(cell()) is False
+
+
+@pytest.fixture
+def without_modal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import_module = builtins.__import__
+
+    def absent(name: str, *args: Any, **options: Any) -> Any:
+        if name == "modal" or name.startswith("modal."):
+            raise ModuleNotFoundError("No module named 'modal'", name="modal")
+        return import_module(name, *args, **options)
+
+    kept = {name: module for name, module in sys.modules.items() if name.startswith("ops.targets.modal")}
+    for name in kept:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", absent)
+    yield
+    for name in list(sys.modules):
+        if name.startswith("ops.targets.modal") and name not in kept:
+            del sys.modules[name]
+    monkeypatch.undo()
+    sys.modules.update(kept)
+    importlib.invalidate_caches()
+
+
+def test_where_modal_is_not_installed_the_error_says_how_to_install_it(
+    without_modal: None, workspace: Workspace
+) -> None:
+    del without_modal
+    with pytest.raises(TargetError) as caught:
+        open_target("modal", workspace=workspace)
+    assert "pypi-runbook[modal]" in caught.value.todo

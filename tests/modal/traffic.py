@@ -1,0 +1,75 @@
+"""Clients of a deployed index: users, uploads, listings, over HTTP as pip and twine send them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+
+import requests
+
+from tests.index.archives import wheel, wheel_name
+from tests.modal.conftest import TOKEN
+from tests.standin.control_plane import ControlPlane
+
+PASSWORD = "correct horse battery staple"
+JSON = {"Accept": "application/vnd.pypi.simple.v1+json"}
+
+
+def url(plane: ControlPlane, function: str = "server") -> str:
+    return plane.function(function).web_url
+
+
+def register(plane: ControlPlane, username: str, password: str = PASSWORD, **more: object) -> requests.Response:
+    return requests.post(
+        f"{url(plane, 'register_user')}/register_user",
+        json={"username": username, "password": password, **more},
+        headers={"Authorization": f"Bearer {TOKEN}"},
+        timeout=60,
+    )
+
+
+def upload(
+    plane: ControlPlane, name: str, version: str, *, payload: bytes = b"", user: str = "alice", seconds: float = 60
+) -> requests.Response:
+    content = wheel(name, version, payload=payload)
+    return requests.post(
+        f"{url(plane)}/",
+        data={
+            ":action": "file_upload",
+            "protocol_version": "1",
+            "metadata_version": "2.4",
+            "name": name,
+            "version": version,
+            "filetype": "bdist_wheel",
+            "pyversion": "py3",
+            "sha256_digest": hashlib.sha256(content).hexdigest(),
+        },
+        files={"content": (wheel_name(name, version), content)},
+        auth=(user, PASSWORD),
+        timeout=seconds,
+    )
+
+
+def versions(plane: ControlPlane, name: str, *, user: str = "alice") -> list[str]:
+    answer = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=(user, PASSWORD), timeout=30)
+    if answer.status_code == 404:
+        return []
+    answer.raise_for_status()
+    return [str(version) for version in answer.json()["versions"]]
+
+
+def digests(plane: ControlPlane, name: str) -> dict[str, str]:
+    """File name: SHA-256, as the page says."""
+    answer = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=("alice", PASSWORD), timeout=30)
+    answer.raise_for_status()
+    return {file["filename"]: file["hashes"]["sha256"] for file in answer.json()["files"]}
+
+
+def eventually(holds: Callable[[], object], seconds: float = 10) -> float:
+    """Wait until something holds, and say how long it took."""
+    started = time.monotonic()
+    while not holds():
+        assert time.monotonic() - started < seconds, "it did not come about in time"
+        time.sleep(0.05)
+    return time.monotonic() - started
