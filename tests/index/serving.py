@@ -162,7 +162,7 @@ def exchange(
     body: bytes | None = None,
 ) -> Response:
     """One request on a connection that may be used again."""
-    connection.putrequest(method, path, skip_accept_encoding=True)
+    connection.putrequest(method, path, skip_host="Host" in (headers or {}), skip_accept_encoding=True)
     if user is not None:
         connection.putheader("Authorization", authorization(user, password))
     for name, value in (headers or {}).items():
