@@ -82,12 +82,13 @@ def test_a_change_is_on_the_disk_before_it_is_answered_and_a_refusal_is_not_wait
     monkeypatch.setattr(os, "fsync", synced.append)
     audit = Audit(storage)
     audit.record("upload", user="a", address="")
-    assert synced
+    audit.record("upload", user="b", address="")
+    assert len(synced) == 3  # the file, the folder that now has it, and the file again
     synced.clear()
     audit.record("login.refused", user="a", address="")
     audit.close()
     assert not synced
-    assert [entry["event"] for entry in entries(storage)] == ["upload", "login.refused"]
+    assert [entry["event"] for entry in entries(storage)] == ["upload", "upload", "login.refused"]
 
 
 def test_a_flood_of_refusals_becomes_a_few_lines_that_count_them(storage: DirectoryStorage) -> None:
@@ -215,3 +216,22 @@ def test_what_was_done_to_users_is_committed_with_it_and_a_failure_is_noted(tmp_
         ("user.removed", "alice", "admin token"),
     ]
     assert "correct horse" not in str(entries(theirs, ADMIN_FOLDER))
+
+
+def test_nothing_is_written_while_a_volume_is_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be lost, or make the reload fail."""
+    (ours,) = volumes(tmp_path, 1)
+    audit = Audit(ours, ADMIN_FOLDER)
+    writer = threading.Thread(target=lambda: audit.record("upload", user="a", address=""))
+    found: list[bool] = []
+
+    def slow_pull() -> None:
+        writer.start()
+        writer.join(0.1)
+        found.append((ours.directory / ADMIN_FOLDER).exists())
+
+    monkeypatch.setattr(ours, "pull", slow_pull)
+    ours.reload()
+    writer.join()
+    assert found == [False]
+    assert [entry["user"] for entry in entries(ours, ADMIN_FOLDER)] == ["a"]

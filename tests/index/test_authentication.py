@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from ops.index.options import Options
 from ops.index.passwords import hashed
 from ops.index.roles import Identity, Role
 from ops.index.storage import DirectoryStorage
-from ops.index.users import Users
+from ops.index.users import Signature, Users
 from ops.index.vault import GROUPS, PASSWORDS
 from tests.index.credentials_volume import volumes
 
@@ -614,6 +615,39 @@ def test_a_volume_that_cannot_be_reloaded_leaves_the_users_of_before(
     assert log_in(authenticator, basic("alice")).username == "alice"
     assert authenticator.remembered(basic("alice"), HERE) is not None
     authenticator.close()
+
+
+def test_the_files_are_looked_at_only_while_no_reload_can_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ours,) = volumes(tmp_path, 1)
+    Users(ours, CHEAP).register("alice", password_hash=DIGEST)
+    looks: list[bool] = []
+    held = 0
+    reading, look = ours.reading, Users.signature
+
+    @contextlib.contextmanager
+    def counted() -> Iterator[None]:
+        nonlocal held
+        with reading():
+            held += 1
+            yield
+            held -= 1
+
+    def signature(users: Users) -> Signature:
+        looks.append(held > 0)
+        return look(users)
+
+    monkeypatch.setattr(ours, "reading", counted)
+
+    monkeypatch.setattr(Users, "signature", signature)
+    authenticator = Authenticator(ours, SHARED)
+    log_in(authenticator, basic("alice"))
+    ours.reload()
+    authenticator.refresh()
+    authenticator.close()
+    assert looks
+    assert all(looks)
 
 
 def test_no_valid_login_is_refused_while_commits_and_reloads_go_on(tmp_path: Path) -> None:
