@@ -1,0 +1,148 @@
+"""What the tests of the index's storage and uploads stand on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.index.catalogue import Catalogue
+from ops.index.claims import Claims, FileClaims, MemoryClaims
+from ops.index.options import Options
+from ops.index.publishing import Publisher
+from ops.index.storage import DirectoryStorage, Storage
+from tests.index.volume import Remote, Volume
+
+with warnings.catch_warnings():
+    # On Python 3.11 and 3.12 its framework imports the standard library's cgi, which is deprecated there.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import pypiserver  # noqa: F401
+
+
+@dataclass
+class Person:
+    """A fake identity."""
+
+    username: str = "alice"
+    may_administer: bool = False
+    projects: frozenset[str] | None = None
+
+    def may_upload(self, project: str) -> bool:
+        return self.projects is None or project in self.projects
+
+
+@dataclass
+class FakeAudit:
+    """Remembers what it was told."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def record(self, event: str, *, user: str, address: str, **details: object) -> None:
+        self.events.append({"event": event, "user": user, "address": address, **details})
+
+
+@dataclass
+class House:
+    """One server's storage, claims, catalogue and publisher."""
+
+    storage: Storage
+    claims: Claims
+    options: Options
+    audit: FakeAudit = field(default_factory=FakeAudit)
+
+    def __post_init__(self) -> None:
+        self.catalogue = Catalogue(self.storage, self.claims, self.options)
+        self.publisher = Publisher(self.storage, self.claims, self.catalogue, self.options, audit=self.audit)
+
+    @property
+    def directory(self) -> Path:
+        return self.storage.directory
+
+    def listed(self) -> set[str]:
+        """The file names that a client finds on the pages."""
+        found = [self.catalogue.project(name) for name in self.catalogue.projects()]
+        return {file.filename for project in found if project is not None for file in project.files}
+
+    def close(self) -> None:
+        self.publisher.close()
+        self.catalogue.close()
+
+
+@pytest.fixture
+def options() -> Options:
+    return Options(claim_seconds=5.0, refresh_seconds=0.05)
+
+
+@pytest.fixture
+def house(tmp_path: Path, options: Options) -> Iterator[House]:
+    """A server on a directory of this machine."""
+    directory = tmp_path / "packages"
+    server = House(DirectoryStorage(directory), FileClaims(directory / ".index" / "claims"), options)
+    yield server
+    server.close()
+
+
+@dataclass
+class Town:
+    """Servers on one Volume."""
+
+    folder: Path
+    options: Options
+    remote: Remote
+    claims: Claims = field(default_factory=MemoryClaims)
+    houses: list[House] = field(default_factory=list)
+
+    def open(self, **settings: Any) -> House:
+        volume = Volume(self.remote, self.folder / f"view{len(self.houses)}", **settings)
+        server = House(volume, self.claims, self.options)
+        self.houses.append(server)
+        return server
+
+
+@pytest.fixture
+def town(tmp_path: Path, options: Options) -> Iterator[Town]:
+    """A Volume on which servers can be opened."""
+    place = Town(tmp_path, options, Remote(tmp_path / "remote"))
+    yield place
+    for server in place.houses:
+        server.close()
+        volume_of(server).kill()
+
+
+def volume_of(server: House) -> Volume:
+    assert isinstance(server.storage, Volume)
+    return server.storage
+
+
+@pytest.fixture
+def alice() -> Person:
+    """A publisher."""
+    return Person()
+
+
+@pytest.fixture
+def adam() -> Person:
+    """An admin."""
+    return Person("adam", may_administer=True)
+
+
+@pytest.fixture
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str], list[tuple[Any, ...]]]:
+    """Replace an attribute with one that notes its calls and passes them on."""
+
+    def count(owner: object, name: str) -> list[tuple[Any, ...]]:
+        calls: list[tuple[Any, ...]] = []
+        original = getattr(owner, name)
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            calls.append(arguments)
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+        return calls
+
+    return count
