@@ -52,7 +52,7 @@ packages = modal.Volume.from_name(settings.packages_volume, create_if_missing=Tr
 credentials = modal.Volume.from_name(settings.credentials_volume, create_if_missing=True)
 credentials_to_read = credentials.with_mount_options(read_only=True)
 token = modal.Secret.from_name(settings.secret_name, required_keys=[settings.secret_key])
-claims = modal.Dict.from_name(f"{settings.app_name}-claims", create_if_missing=True)
+claims = modal.Dict.from_name(settings.claims_dict, create_if_missing=True)
 
 
 @app.function(

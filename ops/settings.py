@@ -42,6 +42,11 @@ class Settings:
     secret_name: str = SECRET_NAME
     secret_key: str = SECRET_KEY
 
+    @property
+    def claims_dict(self) -> str:
+        """The Modal Dict in which containers claim file names of the packages volume. It comes and goes with that."""
+        return f"{self.packages_volume}-claims"
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """The names that variables such as ``PYPI_APP_NAME`` give, and the defaults for the others."""

@@ -203,13 +203,20 @@ class ModalTarget:
         )
 
     def delete_volume(self, name: str) -> bool:
-        """Delete the volume. An app that is deployed holds it by its id: stop the app first."""
+        """Delete the volume, and with that of the packages the claims on its file names.
+
+        An app that is deployed holds a volume by its id: stop the app first.
+        """
         if not self.volume_exists(name):
             return False
-        ask(
-            "delete the volume",
-            lambda: modal.Volume.objects.delete(name, allow_missing=True, environment_name=self._environment or None),
-        )
+
+        def delete() -> None:
+            environment = self._environment or None
+            modal.Volume.objects.delete(name, allow_missing=True, environment_name=environment)
+            if name == self._settings.packages_volume:
+                modal.Dict.objects.delete(self._settings.claims_dict, allow_missing=True, environment_name=environment)
+
+        ask("delete the volume", delete)
         return True
 
     def list_files(self, volume: str) -> Iterator[tuple[str, int]]:

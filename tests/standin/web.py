@@ -393,10 +393,9 @@ class Web:
             if request.transport is not None:
                 request.transport.abort()
             return web.Response(status=500)
-        except asyncio.CancelledError:
-            with contextlib.suppress(Exception):
-                self._plane.spawn(call.send(api_pb2.Asgi(http_disconnect=api_pb2.Asgi.HttpDisconnect())))
-            raise
+        except (asyncio.CancelledError, ConnectionResetError):
+            self._plane.spawn(self._tell_of_disconnect(call))
+            raise asyncio.CancelledError from None
         finally:
             if not kept:
                 feeder.cancel()
@@ -430,6 +429,12 @@ class Web:
                 request.transport.abort()  # the length that was announced will not come
         await response.write_eof()
         return response
+
+    @staticmethod
+    async def _tell_of_disconnect(call: Call) -> None:
+        with contextlib.suppress(TimeoutError):  # an application that takes no more messages
+            async with asyncio.timeout(5):
+                await call.send(api_pb2.Asgi(http_disconnect=api_pb2.Asgi.HttpDisconnect()))
 
     @staticmethod
     def _cancel(call: Call) -> None:
