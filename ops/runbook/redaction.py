@@ -179,7 +179,7 @@ class Redactor:
             # Halves with the other stream between them: joined only when that is what shows the secret.
             pieces = [output for output in outputs if output.get("name") == name]
             whole = "".join(output["text"] for output in pieces)
-            if len(pieces) > 1 and self.finds(whole) and not any(self.finds(output["text"]) for output in pieces):
+            if len(pieces) > 1 and self._mask(whole) != "".join(self._mask(output["text"]) for output in pieces):
                 pieces[0]["text"] = whole
                 outputs = [output for output in outputs if output is pieces[0] or output not in pieces[1:]]
         copied["outputs"] = [type(cell)(self._output(output)) for output in outputs]

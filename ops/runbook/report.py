@@ -104,7 +104,7 @@ def _notebook_page(record: Record, number: int) -> str:
         exclude_anchor_links=True,
     )
     longest = max((step.seconds for step in entry.steps), default=0.0) or 1.0
-    error = record.error if record.error and record.error.notebook == entry.name else None
+    error = record.error if record.error and record.error.notebook in {entry.name, ""} else None
     page, _ = exporter.from_notebook_node(
         node,
         resources={
@@ -112,6 +112,7 @@ def _notebook_page(record: Record, number: int) -> str:
                 "record": record,
                 "entry": entry,
                 "error": error,
+                "outcome": entry.outcome if len(record.notebooks) > 1 else record.outcome,
                 "style": _style(),
                 "anchors": [_anchor(node, step.cells) for step in entry.steps],
                 "shares": [round(100 * step.seconds / longest) for step in entry.steps],

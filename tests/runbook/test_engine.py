@@ -18,7 +18,7 @@ import nbformat
 import pytest
 
 from ops.errors import RunError
-from ops.runbook import execution, run_notebooks
+from ops.runbook import Redactor, execution, run_notebooks
 from ops.workspace import PROJECT_ROOT, Workspace
 
 MakeNotebook = Callable[..., Path]
@@ -164,6 +164,13 @@ def test_no_canary_is_found_in_a_record_in_any_form(
     assert_clean(caplog.text, "the log")
     assert_clean(str(caught.value), "the error")
     assert "401 for https://alice:********@index.example/" in str(caught.value)
+
+
+def test_papermills_log_is_masked_while_a_notebook_runs(caplog: pytest.LogCaptureFixture) -> None:
+    with execution._masked_log(Redactor([ENVIRONMENT])):
+        logging.getLogger("papermill").warning("it is %s", ENVIRONMENT)
+    logging.getLogger("papermill").warning("it is over")
+    assert caplog.messages == ["it is ********", "it is over"]
 
 
 ENTRY_POINT = "[papermill.engine]\nrunbook = ops.runbook.engine:RedactingEngine\n"

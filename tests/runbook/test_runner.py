@@ -217,7 +217,9 @@ def test_the_kernel_is_this_interpreter_whatever_the_home_of_the_user_holds(
     path = make_notebook(
         "01_x",
         "# X",
-        "import shutil, sys\nprint(sys.executable, shutil.which('python'))",
+        "import os, pathlib, shutil, sys\n"
+        "print(sys.executable, shutil.which('python'))\n"
+        "print(pathlib.Path(os.environ['IPYTHONDIR']).with_name('kernel.log').read_text(), end='')",
         kernelspec={"name": "julia", "display_name": "Julia"},
     )
     record = run_notebooks([path], workspace=workspace)
@@ -320,3 +322,39 @@ def test_the_workspace_that_was_given_is_the_one_that_the_notebook_sees(
     path = make_notebook("01_x", "# X", "from ops.workspace import Workspace\nprint(Workspace.default().home)")
     record = run_notebooks([path], workspace=Workspace(tmp_path / "other"), on_progress=ConsoleProgress())
     assert outputs(record, "01_x") == f"{tmp_path / 'other'}\n"
+
+
+def test_a_secret_that_a_notebook_writes_into_its_own_record_fails_the_run_and_is_taken_out(
+    make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWINE_PASSWORD", "written-into-the-record")
+    path = make_notebook(
+        "01_x",
+        "# X",
+        "import os\nfrom ops.workspace import Workspace\n"
+        "(folder,) = Workspace.default().records.iterdir()\n"
+        "(folder / 'upload.log').write_text('sent ' + os.environ['TWINE_PASSWORD'])\n"
+        "(folder / 'upload.bin').write_bytes(b'\\xff' + os.environb[b'TWINE_PASSWORD'])",
+    )
+    with pytest.raises(RunError, match="01_x failed") as caught:
+        run_notebooks([path], workspace=workspace, on_progress=silent)
+    assert caught.value.why == (
+        "a secret was found in the finished record and taken out of it: it stood in upload.bin, upload.log"
+    )
+    assert caught.value.record is not None
+    assert (caught.value.record / "upload.log").read_text() == "sent ********"
+    assert not (caught.value.record / "upload.bin").exists()
+    assert Record.read(caught.value.record).outcome == "failed"
+    assert "it stood in upload.bin" in (caught.value.record / "01_x.html").read_text()
+
+
+def test_a_kernel_that_does_not_start_fails_the_run_with_a_record(
+    make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_notebook("01_x", "# X", "1")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RunError, match="01_x failed") as caught:
+        run_notebooks([path], workspace=workspace, on_progress=silent, start_timeout=20)
+    assert caught.value.why.startswith("the notebook could not be run: RuntimeError: Kernel died")
+    assert caught.value.record is not None
+    assert (caught.value.record / "01_x.html").is_file()
