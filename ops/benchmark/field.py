@@ -16,7 +16,7 @@ from ops.benchmark.corpus import Corpus
 from ops.benchmark.nginx import NGINX, Nginx
 from ops.benchmark.peers import Devpi, Ours, Peer, Stock
 from ops.benchmark.scale import Scale
-from ops.benchmark.servers import ANY_PAGE, Login, Server, free_port, running
+from ops.benchmark.servers import ANY_PAGE, Login, Server, end_abandoned, free_port, running
 from ops.benchmark.toolbox import Set, Toolbox
 from ops.errors import ParameterError
 
@@ -77,6 +77,7 @@ class Field:
 
     def prepare(self) -> Corpus:
         """Write the corpus and give each contender its copy; those that cannot take part are noted as absent."""
+        end_abandoned(self.folder.resolve())
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir(parents=True)
         scale = self.scale

@@ -152,11 +152,12 @@ class Server:
         family = [process, *_children(process)]
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-        _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
-        for straggler in left:
+        psutil.wait_procs([process], timeout=STOP_SECONDS)
+        for survivor in family:
             with contextlib.suppress(psutil.NoSuchProcess):
-                straggler.kill()
-        psutil.wait_procs(left, timeout=STOP_SECONDS)
+                survivor.kill()
+        psutil.wait_procs(family, timeout=STOP_SECONDS)
+        process.poll()  # also when somebody else has waited for it: or its handle would warn of a child left alone
 
     def __enter__(self) -> Self:
         self.start()
@@ -255,6 +256,24 @@ def running(servers: Sequence[Server]) -> Iterator[None]:
         for server in servers:
             stack.enter_context(server)
         yield
+
+
+def end_abandoned(folder: Path) -> list[int]:
+    """End the servers that a run left behind when it was killed, and return their process ids.
+
+    The caller holds the lock on *folder*: a process that works in it and has it among its arguments is nobody's.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            arguments = process.cmdline()
+            if Path(process.cwd()).is_relative_to(folder) and any(str(folder) in part for part in arguments):
+                found += [process, *_children(process)]
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(found, timeout=STOP_SECONDS)
+    return [process.pid for process in found]
 
 
 def free_port() -> int:

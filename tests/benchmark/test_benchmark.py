@@ -1,0 +1,80 @@
+"""One run from preflight to the kept figures, at a scale of seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import psutil
+import pytest
+
+from ops.benchmark import Benchmark, benchmark
+from ops.benchmark.scale import QUICK, Scale, find_scale
+from ops.errors import ParameterError, PreflightError
+from ops.workspace import Workspace
+
+TINY = dataclasses.replace(
+    QUICK, projects=4, versions=2, packages=3, at_once=2, rounds=1, seconds=0.3, most_uploads=40,
+    index_files=(20, 40), large_bytes=(2_000_000,), start_files=20,
+)  # fmt: skip
+
+STEPS = ("cold_install", "installs_at_once", "page_rate", "page_by_size", "upload_rate", "large_files", "starts")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"target": "modal"}, "cannot run on the target 'modal'"),
+        ({"scale": "huge"}, "no scale 'huge'"),
+        ({"peers": "nginx,apache"}, "no peer 'apache'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_with_what_is_right(wrong: dict[str, str], sentence: str) -> None:
+    given = {"target": "local", "scale": "quick", "peers": "nginx"} | wrong
+    with pytest.raises(ParameterError, match=sentence):
+        Benchmark(target=given["target"], scale=given["scale"], peers=given["peers"])
+
+
+def test_too_little_room_is_found_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    vast = dataclasses.replace(QUICK, free_bytes=2**60)
+    monkeypatch.setattr(benchmark, "find_scale", lambda name: vast)
+    with pytest.raises(PreflightError, match="are needed"):
+        Benchmark(target="local", scale="quick", peers="").preflight()
+
+
+def test_the_full_scale_has_the_sizes_that_the_goals_name() -> None:
+    full = find_scale("full")
+    assert (full.packages, full.at_once, full.projects * full.versions) == (40, 8, 600)
+    assert full.index_files == (100, 1_000, 10_000, 100_000)
+    assert full.large_bytes == (200_000_000, 2_000_000_000)
+    assert full.start_files == 10_000
+
+
+@pytest.mark.slow
+def test_a_whole_run_measures_every_row_and_leaves_no_process(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiny(name: str) -> Scale:
+        assert name == "quick"
+        return TINY
+
+    monkeypatch.setattr(benchmark, "find_scale", tiny)
+    bench = Benchmark(target="local", scale="quick", peers="nginx", workspace=workspace)
+    bench.preflight()
+    bench.prepare()
+    for step in STEPS:
+        for row in getattr(bench, step)().rows:
+            for entry in row.entries:
+                if not entry.name.startswith("nginx"):
+                    assert entry.values, f"{row.title}: {entry}"
+                    assert min(entry.values) > 0
+
+    assert len(bench.goals().rows) == 11
+    assert any(name == "figures as JSON" for name, _ in bench.finish().rows)
+
+    results = list((workspace.home / "benchmark/results").iterdir())
+    assert len(results) == 1
+    assert len(json.loads(results[0].read_text())["rows"]) == 10
+    assert not (workspace.home / "benchmark/scratch").exists()
+    home = str(workspace.home)
+    assert not [p for p in psutil.process_iter(["cmdline"]) if any(home in part for part in p.info["cmdline"] or ())]

@@ -1,0 +1,159 @@
+"""The loader counts what it was answered, however a server frames its answers."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ops.benchmark import load, wrk
+from ops.benchmark.answers import Answer, Tally
+from ops.errors import IndexRequestError
+
+LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+EMPTY_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+CLOSED = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhello"
+CLOSED_WITH_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
+UNCHANGED = b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n"
+REFUSED = b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n"
+
+
+class FakeServer:
+    """Answers every request with the next of some prepared answers, and counts requests and connections."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.requests = 0
+        self.connections = 0
+        self._answers = itertools.cycle(answers)
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/simple/x/"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            thread = threading.Thread(target=self._serve, args=(connection,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(20)
+            data = b""
+            while True:
+                while b"\r\n\r\n" not in data:
+                    try:
+                        piece = connection.recv(4096)
+                    except OSError:
+                        return
+                    if not piece:
+                        return
+                    data += piece
+                data = data.partition(b"\r\n\r\n")[2]
+                with self._lock:
+                    self.requests += 1
+                    answer = next(self._answers)
+                if not answer:
+                    return
+                connection.sendall(answer)
+                if b"HTTP/1.0" in answer or b"Connection: close" in answer:
+                    return
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def server(*answers: bytes) -> Iterator[FakeServer]:
+    running = FakeServer(*answers)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def send(url: str, number: int, connections: int = 3) -> Tally:
+    return load.send(url, load.supply(itertools.repeat(load.request(url), number)), connections=connections, seconds=20)
+
+
+@pytest.mark.parametrize(
+    "answer", [LENGTH, CHUNKED, EMPTY_CHUNKED, CLOSED, CLOSED_WITH_LENGTH, b"HTTP/1.1 204 No Content\r\n\r\n"]
+)
+def test_each_request_is_counted_once_however_its_answer_ends(answer: bytes) -> None:
+    with server(answer) as running:
+        tally = send(running.url, 50)
+        assert tally.good == running.requests == 50
+        assert tally.broken == 0
+        assert tally.rate("pages") == pytest.approx(50 / tally.seconds)
+
+
+def test_connections_are_kept_where_the_server_keeps_them() -> None:
+    with server(LENGTH) as running:
+        send(running.url, 50, connections=3)
+        assert running.connections <= 3
+
+
+def test_a_rate_with_refusals_in_it_is_no_rate() -> None:
+    with server(LENGTH, REFUSED) as running:
+        tally = send(running.url, 10)
+    assert tally.answers == {200: 5, 409: 5}
+    with pytest.raises(IndexRequestError, match="5 good answers, 5 x 409") as error:
+        tally.rate("uploads")
+    assert error.value.status == 409
+
+
+def test_a_connection_that_ends_before_its_answer_is_broken() -> None:
+    with server(LENGTH, b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nhalf") as running:
+        tally = send(running.url, 9, connections=1)
+    assert tally.good == 3
+    assert tally.broken == 6
+
+
+def test_a_server_that_is_not_there_is_told_apart_from_a_slow_one() -> None:
+    with server(LENGTH) as running:
+        url = running.url
+    with pytest.raises(IndexRequestError, match="broken connections"):
+        send(url, 5).rate("pages")
+
+
+@pytest.mark.parametrize("answer", [LENGTH, CHUNKED, EMPTY_CHUNKED, CLOSED_WITH_LENGTH, UNCHANGED])
+def test_an_answer_is_complete_at_its_last_byte_and_not_before(answer: bytes) -> None:
+    parsed = Answer()
+    for byte in answer[:-1]:
+        assert not parsed.feed(bytes([byte]))
+    assert parsed.feed(answer[-1:])
+    assert Answer().feed(answer)
+
+
+def test_a_page_is_asked_for_until_the_time_is_over() -> None:
+    with server(LENGTH) as running:
+        tally = load.fetch(running.url, authorization="Basic eDp5", accept="text/html", connections=2, seconds=0.3)
+        assert tally.good == running.requests
+        assert tally.seconds >= 0.3
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not on PATH")
+def test_wrk_counts_good_answers_and_refusals_apart(tmp_path: Path) -> None:
+    with server(LENGTH, LENGTH, LENGTH, REFUSED) as running:
+        tally = wrk.fetch(
+            running.url, authorization="Basic eDp5", accept="*/*", connections=2, seconds=1, folder=tmp_path
+        )
+    assert tally.client == "wrk"
+    assert tally.good == pytest.approx(3 * tally.answers[400], abs=6)
+    assert (tmp_path / "wrk.lua").stat().st_mode & 0o777 == 0o600

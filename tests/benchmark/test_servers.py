@@ -1,0 +1,82 @@
+"""Servers are started, waited for, watched, and ended with all that they started."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ops.benchmark.servers import Login, MemoryWatch, Server, end_abandoned, free_port
+from ops.errors import IndexRequestError, StartError
+
+FAKE = """
+import http.server, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        good = self.path == "/simple/"
+        body = str(child.pid).encode()
+        self.send_response(200 if good else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    port = free_port()
+    return Server("fake", [sys.executable, "-c", FAKE, str(port)], folder=tmp_path / "run", port=port)
+
+
+def test_a_server_answers_when_it_has_started_and_nothing_of_it_is_left_when_it_was_stopped(server: Server) -> None:
+    with server:
+        child = int(server.get("/simple/"))
+        assert psutil.pid_exists(child)
+        assert server.memory() > 2**20
+    assert server.memory() == 0
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_page_that_is_refused_is_an_error(server: Server) -> None:
+    with server, pytest.raises(IndexRequestError) as error:
+        server.get("/simple/x/")
+    assert error.value.status == 404
+
+
+def test_a_server_that_ends_at_once_says_its_last_words(tmp_path: Path) -> None:
+    server = Server("bad", [sys.executable, "-c", "raise SystemExit('no such option')"], folder=tmp_path, port=1)
+    with pytest.raises(StartError, match="no such option"):
+        server.start()
+
+
+def test_the_peak_of_memory_is_seen(server: Server) -> None:
+    with server, MemoryWatch(server, every_seconds=0.01) as watch:
+        server.get("/simple/")
+    assert watch.peak > 2**20
+
+
+def test_the_user_is_the_same_in_the_next_run_and_his_password_is_for_his_owner_only(tmp_path: Path) -> None:
+    first, again = Login.kept(tmp_path), Login.kept(tmp_path)
+    assert first == again
+    assert (tmp_path / "password").stat().st_mode & 0o777 == 0o600
+    assert len(first.password.reveal()) >= 20
+
+
+def test_a_server_that_a_killed_run_left_is_ended_and_that_of_another_folder_is_not(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-c", FAKE, str(port), str(tmp_path / "run")]
+    left = Server("fake", command, folder=tmp_path / "run", port=port)
+    left.start()
+    try:
+        child = int(left.get("/simple/"))
+        assert end_abandoned(tmp_path / "elsewhere") == []
+        assert child in end_abandoned(tmp_path / "run")
+        with pytest.raises(IndexRequestError):
+            left.get("/simple/")
+        assert end_abandoned(tmp_path / "run") == []
+    finally:
+        left.stop()
