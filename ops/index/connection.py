@@ -17,6 +17,7 @@ into a connection that is just being closed."""
 _HEAD = 30.0
 _BODY = 600.0  # of a request that has been refused already; most clients read no answer before they have sent it
 _IDLE = IDLE_SECONDS
+_UNREAD = 600.0  # for the next piece of an answer
 
 
 class _Answered:
@@ -51,6 +52,7 @@ class Connection(HttpToolsProtocol):
         self._phase = _IDLE
         self._head = 0
         self._since = self.loop.time()
+        self._stuck_since: float | None = None
 
     def data_received(self, data: bytes) -> None:
         """The client has sent something."""
@@ -84,11 +86,22 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         super().on_response_complete()
 
-    def overdue(self, now: float) -> bool:
-        """Whether the client was waited for long enough. Asked now and then by the server."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            return False
-        return now - self._since > self._phase
+    def pause_writing(self) -> None:
+        """The client does not read what was sent."""
+        self._stuck_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._stuck_since = None
+        super().resume_writing()
+
+    def sweep(self, now: float) -> None:
+        """End the connection if the client was waited for long enough. Called now and then by the server."""
+        if self._stuck_since is not None and now - self._stuck_since > _UNREAD:
+            self.transport.abort()
+        elif (self.cycle is None or self.cycle.response_complete) and now - self._since > self._phase:
+            self.transport.close()
 
     def _answered(self) -> bool:
         """Answer now, if it is a request that can be."""

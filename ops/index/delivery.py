@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 
@@ -28,31 +26,23 @@ _TYPE = b"application/octet-stream"
 _NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 
-@dataclass(frozen=True, slots=True)
 class OpenFile:
     """A file that is held open while it is sent.
 
     Parameters:
         descriptor: of the open file.
-        size: in bytes, when it was opened.
-        modified: the time of its last change, in nanoseconds since 1970.
+        status: what the file system says of it.
         digest: its SHA-256 in hexadecimal, if it is known.
     """
 
-    descriptor: int
-    size: int
-    modified: int
-    digest: str | None = None
+    __slots__ = ("descriptor", "etag", "last_modified", "size")
 
-    @property
-    def etag(self) -> str:
-        """A strong entity tag, in quotes. Without a digest it is what the file system knows: no big file is read."""
-        return f'"{self.digest}"' if self.digest else f'"{self.size:x}-{self.modified:x}"'
-
-    @property
-    def last_modified(self) -> str:
-        """The time of its last change as an HTTP date."""
-        return formatdate(self.modified // 10**9, usegmt=True)
+    def __init__(self, descriptor: int, status: os.stat_result, digest: str | None) -> None:
+        self.descriptor = descriptor
+        self.size = status.st_size
+        # Without a digest the tag is what the file system knows: no big file is read to make one.
+        self.etag = f'"{digest}"' if digest else f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
+        self.last_modified = formatdate(status.st_mtime_ns // 10**9, usegmt=True)
 
     async def read(self, part: Part) -> bytes | bytearray:
         """Some of the bytes of *part*, from its start: at once when they are in memory, else from another thread."""
@@ -78,29 +68,32 @@ class Delivery:
         Returns:
             Whether there was such a file; when not, nothing has been sent.
         """
-        async with self._opened(path, digest) as file:
-            if file is None:
-                return False
-            await _Answering(exchange, file, None if self._storage.shared else path).answer()
-        return True
+        if not self._storage.shared:
+            return await _deliver(exchange, path, digest, by_path=True)
+        copy = self._storage.detached(path)
+        try:
+            detached = await _entered(copy)
+        except FileNotFoundError:
+            return False
+        try:
+            return await _deliver(exchange, detached, digest, by_path=False)
+        finally:
+            await asyncio.to_thread(copy.__exit__, None, None, None)
 
-    @contextlib.asynccontextmanager
-    async def _opened(self, path: Path, digest: str | None) -> AsyncIterator[OpenFile | None]:
-        """The file, held open. On shared storage a copy of it, made and opened in another thread."""
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                if self._storage.shared:
-                    copy = self._storage.detached(path)
-                    path = await _entered(copy)
-                    stack.push_async_callback(asyncio.to_thread, copy.__exit__, None, None, None)
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            except (FileNotFoundError, NotADirectoryError):
-                yield None
-                return
-            stack.callback(os.close, descriptor)
-            status = os.fstat(descriptor)
-            regular = stat.S_ISREG(status.st_mode)
-            yield OpenFile(descriptor, status.st_size, status.st_mtime_ns, digest) if regular else None
+
+async def _deliver(exchange: Exchange, path: Path, digest: str | None, *, by_path: bool) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        await _Answering(exchange, OpenFile(descriptor, status, digest), path if by_path else None).answer()
+    finally:
+        os.close(descriptor)
+    return True
 
 
 class _Answering:
@@ -187,26 +180,29 @@ class _Answering:
     async def _body(self, pieces: Sequence[bytes | Part]) -> None:
         """Send all pieces, and stop when the client is gone: a server may drop what is sent to nobody in silence."""
         exchange = self._exchange
-        if exchange.method != "HEAD":
-            gone: asyncio.Task[None] | None = None
-            try:
-                for piece in pieces:
-                    if isinstance(piece, bytes):
-                        await exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
-                        continue
-                    if gone is None and len(piece) > PIECE:
-                        gone = asyncio.ensure_future(_client_gone(exchange.receive))
-                    left = piece
-                    while len(left):
-                        content = await self._file.read(left)
-                        if not content or (gone is not None and gone.done()):
-                            return  # cut short under our hands, or nobody reads on: the server closes the connection
-                        left = Part(left.start + len(content), left.stop)
-                        await exchange.send({"type": "http.response.body", "body": content, "more_body": True})
-            finally:
-                if gone is not None:
-                    gone.cancel()
-        await exchange.send({"type": "http.response.body", "body": b""})
+        gone: asyncio.Task[None] | None = None
+        try:
+            for number, piece in enumerate(pieces if exchange.method != "HEAD" else (), start=1):
+                if isinstance(piece, bytes):
+                    await exchange.send(
+                        {"type": "http.response.body", "body": piece, "more_body": number < len(pieces)}
+                    )
+                    continue
+                if gone is None and len(piece) > PIECE:
+                    gone = asyncio.ensure_future(_client_gone(exchange.receive))
+                left = piece
+                while len(left):
+                    content = await self._file.read(left)
+                    if not content or (gone is not None and gone.done()):
+                        return  # cut short under our hands, or nobody reads on: the server closes the connection
+                    left = Part(left.start + len(content), left.stop)
+                    more = number < len(pieces) or len(left) > 0
+                    await exchange.send({"type": "http.response.body", "body": content, "more_body": more})
+        finally:
+            if gone is not None:
+                gone.cancel()
+        if exchange.method == "HEAD" or not self._file.size:
+            await exchange.send({"type": "http.response.body", "body": b""})
 
 
 async def _entered(copy: AbstractContextManager[Path]) -> Path:

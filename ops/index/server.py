@@ -54,8 +54,8 @@ class Server(uvicorn.Server):
         if counter % 50 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, Connection) and connection.overdue(now):
-                    connection.transport.close()
+                if isinstance(connection, Connection):
+                    connection.sweep(now)
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
