@@ -1,0 +1,113 @@
+"""The runbook on Modal: the same notebooks with one parameter changed, with real pip, uv and twine."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_NAME
+from ops.workspace import PROJECT_ROOT, Workspace
+from tests.modal.conftest import TOKEN
+from tests.standin.control_plane import ControlPlane
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield tmp_path_factory.mktemp("operator")
+
+
+def runbook(plane: ControlPlane, home: Path, *arguments: str, **variables: str) -> str:
+    """Run notebooks as an operator or a pipeline does; fail with what was printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ops.cli", "run", *arguments, "-p", "target=modal"],
+        cwd=PROJECT_ROOT,
+        env={
+            **os.environ,
+            **plane.variables,
+            "HOME": str(home),
+            "PYPI_RUNBOOK_HOME": str(home / "runbook"),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=290,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def records(home: Path) -> list[dict[str, object]]:
+    files = sorted((home / "runbook" / "records").glob("*/record.json"))
+    return [json.loads(file.read_text()) for file in files]
+
+
+def texts(home: Path) -> str:
+    return "".join(
+        path.read_text(errors="replace") for path in (home / "runbook" / "records").rglob("*") if path.is_file()
+    )
+
+
+def test_the_plan_alone_changes_nothing(plane: ControlPlane, home: Path) -> None:
+    runbook(plane, home, "01_provision", "-p", "dry_run=true")
+    assert plane.apps.by_id == {}
+    assert plane.volumes.by_id == {}
+    assert plane.secrets.by_id == {}
+
+
+def test_from_nothing_to_an_index_that_real_clients_have_used(plane: ControlPlane, home: Path) -> None:
+    runbook(plane, home, "01_provision", "02_onboard_user", "03_smoke_test")
+    assert {v.name for v in plane.volumes.by_id.values()} == {PACKAGES_VOLUME, CREDENTIALS_VOLUME}
+    assert plane.secrets.named(SECRET_NAME, "main") is not None
+    users = Workspace(home / "runbook").user("modal", "alice")
+    assert plane.function("server").web_url in (users / "pip.conf").read_text()
+    agents = {request.method for request in plane.requests}
+    assert {"GET", "POST"} <= agents
+    assert plane.exceptions == []
+
+
+def test_a_second_run_finds_everything_in_place(plane: ControlPlane, home: Path) -> None:
+    before = len(plane.apps.by_id[plane.function("server").app_id].versions)
+    runbook(plane, home, "01_provision", "02_onboard_user")
+    assert "Everything was in place already" in texts(home)
+    assert len(plane.apps.by_id[plane.function("server").app_id].versions) == before
+
+
+def test_no_secret_is_in_any_record_log_or_url(plane: ControlPlane, home: Path) -> None:
+    stored = plane.secrets.named(SECRET_NAME, "main")
+    assert stored is not None
+    (token,) = stored.values.values()
+    password = next(
+        line.split()[-1]
+        for line in (Workspace(home / "runbook").user("modal", "alice") / "netrc")
+        .read_text()
+        .replace("\n", " ")
+        .split("password")[1:]
+        for line in [line.split()[0]]
+    )
+    seen = texts(home) + plane.log() + " ".join(request.target for request in plane.requests)
+    for secret in (token, password, plane.variables["MODAL_TOKEN_SECRET"] + "-x"):
+        assert secret not in seen
+        assert base64.b64encode(f"alice:{secret}".encode()).decode() not in seen
+    assert token != TOKEN
+
+
+def test_tearing_down_leaves_nothing_on_modal(plane: ControlPlane, home: Path) -> None:
+    runbook(plane, home, "99_tear_down")
+    assert plane.apps.named("pypiserver") is not None, "nothing goes unless it is named"
+    runbook(plane, home, "99_tear_down", "-p", "confirm=modal")
+    assert plane.apps.named("pypiserver") is None
+    assert [v.name for v in plane.volumes.by_id.values() if not v.deleted] == []
+    assert plane.secrets.by_id == {}
+    assert plane.dicts.by_id == {}
+    assert plane.containers() == []
