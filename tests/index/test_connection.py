@@ -41,7 +41,7 @@ class Application:
         self.calls.append(f"{scope['method']} {scope['path']}")
         if scope["path"] == "/never":
             await asyncio.to_thread(self.release.wait, 20)
-        body = bytes(20_000_000) if scope["path"] == "/big" else b"slowly"
+        body = {"/big": bytes(20_000_000), "/ready": PAGE.body}.get(scope["path"], b"slowly")
         length = (b"content-length", str(len(body)).encode())
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
         await send({"type": "http.response.body", "body": body})
@@ -161,9 +161,7 @@ def test_a_request_behind_a_slow_one_waits_for_its_turn(running: Running) -> Non
         assert answer.index(b"slowly") < answer.index(PAGE.body)
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", b"GET / HTT", b"GET / HTTP/1.1\r\nX: ", b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"]
-)
+@pytest.mark.parametrize("sent", [b"", b"GET / H", b"GET / HTTP/1.1\r\nX: ", b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"])
 def test_a_client_that_sends_nothing_more_is_sent_away_after_a_while(running: Running, sent: bytes) -> None:
     with running.connect(sent):
         assert running.sweep(20) == 1
@@ -195,5 +193,4 @@ def test_a_head_that_is_too_long_is_refused(running: Running) -> None:
             connection.sendall(b"x" * 30_000)
             time.sleep(0.05)
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
-        assert connection.recv(1000) == b"" or True
     assert running.request("GET", "/a", X="x" * 50_000) == b"slowly"
