@@ -168,8 +168,12 @@ class Authenticator:
         if not self._roster.current() and not self._closing.is_set():
             await asyncio.shield(asyncio.wrap_future(self._threads.submit(self._roster.renew)))
         found = self._begin(login, address)
+        if isinstance(found, Identity):
+            return found
+        verdict = asyncio.wrap_future(found)
+        verdict.add_done_callback(lambda heard: heard.cancelled() or heard.exception())  # though nobody may be left
         # Others wait for the same verdict: one of them who goes away does not take it with him.
-        return found if isinstance(found, Identity) else await asyncio.shield(asyncio.wrap_future(found))
+        return await asyncio.shield(verdict)
 
     def check(self, username: str, password: str) -> bool:
         """Whether the password belongs to the user: for pypiserver's ``auther``, in a thread of its own.

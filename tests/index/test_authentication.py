@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import itertools
 import shutil
 import subprocess
@@ -223,6 +224,25 @@ def test_one_who_goes_away_does_not_take_the_verdict_from_the_others(authenticat
 
     assert asyncio.run(leave()).username == "alice"
     assert len(work.passwords) == 1
+
+
+def test_a_refusal_that_nobody_waits_for_any_more_is_no_error_in_the_log(
+    authenticator: Authenticator, work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave() -> None:
+        work.gate.clear()
+        task = asyncio.ensure_future(authenticator.authenticate(basic("alice", "wrong"), HERE))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        work.gate.set()
+        while authenticator._flights:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+
+    asyncio.run(leave())
+    gc.collect()
+    assert not caplog.records
 
 
 def test_pypiserver_s_question_works_without_the_front_too(authenticator: Authenticator) -> None:
