@@ -116,11 +116,13 @@ def _parameters(given: Sequence[str]) -> Mapping[str, str]:
     return parameters
 
 
-def _execute(notebooks: Sequence[str], parameters: Mapping[str, str], workspace: Workspace) -> Record:
+def _execute(
+    notebooks: Sequence[str], parameters: Mapping[str, str], workspace: Workspace, *, name: str = ""
+) -> Record:
     from ops.runbook import find_notebook, run_notebooks
 
     paths: list[Path] = [find_notebook(name, NOTEBOOKS).path for name in notebooks]
-    return run_notebooks(paths, parameters, workspace=workspace)
+    return run_notebooks(paths, parameters, workspace=workspace, name=name)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -135,7 +137,7 @@ def _up(options: argparse.Namespace) -> int:
     workspace = Workspace.default()
     installation = Installation(workspace)
     with installation.exclusive():
-        record = _execute(FIRST_RUN, _parameters(options.parameter), workspace)
+        record = _execute(FIRST_RUN, _parameters(options.parameter), workspace, name="up")
         print(f"\n{installation.summary(report=record.report)}")
     return 0
 
