@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import os
@@ -9,15 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import bcrypt
+
+from ops.index.server import Server as OneProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +45,47 @@ class Response:
         return self.headers[name] or ""
 
 
-class Server:
+class Http:
+    """Requests to a server on this machine."""
+
+    host = "127.0.0.1"
+    port: int
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.host, self.port, timeout=20)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        user: str | None = "alice",
+        password: str = PASSWORD,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Response:
+        """Send one request on a connection of its own."""
+        with closing(self.connect()) as connection:
+            return exchange(connection, method, path, user=user, password=password, headers=headers, body=body)
+
+    def get(self, path: str, *, user: str | None = "alice", **headers: str) -> Response:
+        """GET with headers given as ``If_None_Match=…``."""
+        return self.request("GET", path, user=user, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    def raw(self, request: bytes, *, seconds: float = 20) -> bytes:
+        """Send bytes as they are, and read until the server closes or the answer's head is there."""
+        with socket.create_connection((self.host, self.port), timeout=seconds) as connection:
+            connection.sendall(request)
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                piece = connection.recv(65536)
+                if not piece:
+                    break
+                answer += piece
+            return answer
+
+
+class Server(Http):
     """``python -m ops.index`` with three users: alice publishes, rea reads, adam administers."""
 
     def __init__(self, folder: Path, *arguments: str, users: bool = True) -> None:
@@ -81,7 +125,7 @@ class Server:
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         assert self.url, self.log.read_text()
-        self.host, self.port = "127.0.0.1", int(urlsplit(self.url).port or 0)
+        self.port = int(urlsplit(self.url).port or 0)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it, and return its exit code."""
@@ -94,39 +138,6 @@ class Server:
     def url_for(self, user: str = "alice") -> str:
         """The address with the user's name and password in it."""
         return f"http://{user}:{PASSWORD.replace(' ', '%20')}@{self.host}:{self.port}/"
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.host, self.port, timeout=20)
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        user: str | None = "alice",
-        password: str = PASSWORD,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-    ) -> Response:
-        """Send one request on a connection of its own."""
-        with closing(self.connect()) as connection:
-            return exchange(connection, method, path, user=user, password=password, headers=headers, body=body)
-
-    def get(self, path: str, *, user: str | None = "alice", **headers: str) -> Response:
-        """GET with headers given as ``If_None_Match=…``."""
-        return self.request("GET", path, user=user, headers={k.replace("_", "-"): v for k, v in headers.items()})
-
-    def raw(self, request: bytes, *, seconds: float = 20) -> bytes:
-        """Send bytes as they are, and read until the server closes or the answer's head is there."""
-        with socket.create_connection((self.host, self.port), timeout=seconds) as connection:
-            connection.sendall(request)
-            answer = b""
-            while b"\r\n\r\n" not in answer:
-                piece = connection.recv(65536)
-                if not piece:
-                    break
-                answer += piece
-            return answer
 
     def memory(self) -> int:
         """The largest resident set so far, in bytes."""
@@ -145,6 +156,34 @@ class Server:
             if target.startswith(str(self.packages.resolve())) and "/.index/" not in target:
                 found.append(target)
         return found
+
+
+class ThreadServer(Http):
+    """An application in a thread of this process, under the same server as ``python -m ops.index``."""
+
+    def __init__(self, application: Any) -> None:
+        self.listener = socket.create_server((self.host, 0))
+        self.port = self.listener.getsockname()[1]
+        self._started = threading.Event()
+        self.server = OneProcess(application, ready=self._started.set)
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._started.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            self.loop = asyncio.get_running_loop()
+            await self.server._serve([self.listener])  # without its signals, which only the main thread may catch
+
+        asyncio.run(serve())
 
 
 def authorization(user: str, password: str = PASSWORD) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import socket
 import threading
 import time
@@ -14,8 +13,7 @@ import pytest
 from ops.index.connection import Connection
 from ops.index.exchange import Receive, Scope, Send
 from ops.index.representation import Answer, Representation
-from ops.index.server import Server
-from tests.index.serving import eventually
+from tests.index.serving import ThreadServer, eventually
 
 PAGE = Representation(b"a page " * 200, content_type="text/plain")
 
@@ -47,33 +45,18 @@ class Application:
         await send({"type": "http.response.body", "body": body})
 
 
-class Running:
-    """A server in a thread of this process."""
+class Running(ThreadServer):
+    """A server with that application."""
 
     def __init__(self) -> None:
         self.application = Application()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        started = threading.Event()
-        self.server = Server(self.application, ready=started.set)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        assert started.wait(10)
+        super().__init__(self.application)
 
-    def _run(self) -> None:
-        async def serve() -> None:
-            self.loop = asyncio.get_running_loop()
-            await self.server._serve([self.listener])  # without its signals, which only the main thread may catch
-
-        asyncio.run(serve())
-
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.application.release.set()
-        self.server.should_exit = True
-        self._thread.join(20)
-        assert not self._thread.is_alive()
+        super().__exit__()
 
-    def connect(self, sent: bytes = b"") -> socket.socket:
+    def send(self, sent: bytes = b"") -> socket.socket:
         """Connect, and wait until the server has taken what was sent."""
         before = len(self.server.server_state.connections)
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
@@ -97,25 +80,17 @@ class Running:
         time.sleep(0.1)
         return len(self.server.server_state.connections)
 
-    def request(self, method: str, path: str, *, body: bytes | None = None, **headers: str) -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request(method, path, body=body, headers=headers)
-        content = connection.getresponse().read()
-        connection.close()
-        return content
-
 
 @pytest.fixture
 def running() -> Iterator[Running]:
-    running = Running()
-    yield running
-    running.stop()
+    with Running() as running:
+        yield running
 
 
 def test_what_is_ready_is_answered_without_the_application(running: Running) -> None:
-    assert running.request("GET", "/ready") == PAGE.body
+    assert running.get("/ready").body == PAGE.body
     assert running.application.calls == []
-    assert running.request("GET", "/other") == b"slowly"
+    assert running.get("/other").body == b"slowly"
     assert running.application.calls == ["GET /other"]
 
 
@@ -133,12 +108,12 @@ def test_what_is_ready_is_answered_without_the_application(running: Running) -> 
 def test_everything_else_goes_its_usual_way(
     running: Running, method: str, path: str, body: bytes | None, headers: dict[str, str]
 ) -> None:
-    running.request(method, path, body=body, **headers)
+    running.request(method, path, body=body, headers=headers)
     assert running.application.calls == [f"{method} /ready"]
 
 
 def test_both_ways_may_follow_each_other_on_one_connection(running: Running) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+    connection = running.connect()
     for path, content in (("/ready", PAGE.body), ("/a", b"slowly"), ("/ready", PAGE.body), ("/ready", PAGE.body)):
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -149,7 +124,7 @@ def test_both_ways_may_follow_each_other_on_one_connection(running: Running) -> 
 
 def test_a_request_behind_a_slow_one_waits_for_its_turn(running: Running) -> None:
     both = b"GET /never HTTP/1.1\r\nHost: x\r\n\r\nGET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
-    with running.connect(both) as connection:
+    with running.send(both) as connection:
         connection.setblocking(False)
         with pytest.raises(BlockingIOError):
             connection.recv(1000)
@@ -163,18 +138,18 @@ def test_a_request_behind_a_slow_one_waits_for_its_turn(running: Running) -> Non
 
 @pytest.mark.parametrize("sent", [b"", b"GET / H", b"GET / HTTP/1.1\r\nX: ", b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"])
 def test_a_client_that_sends_nothing_more_is_sent_away_after_a_while(running: Running, sent: bytes) -> None:
-    with running.connect(sent):
+    with running.send(sent):
         assert running.sweep(20) == 1
         assert running.sweep(80) == 0
 
 
 def test_a_client_whose_answer_is_being_made_is_not(running: Running) -> None:
-    with running.connect(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n"):
+    with running.send(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n"):
         assert running.sweep(100_000) == 1
 
 
 def test_a_client_that_still_sends_what_was_answered_already_has_some_minutes(running: Running) -> None:
-    with running.connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nxxx") as connection:
+    with running.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nxxx") as connection:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
         connection.sendall(b"x" * 200_000)
         assert running.sweep(80) == 1
@@ -182,15 +157,15 @@ def test_a_client_that_still_sends_what_was_answered_already_has_some_minutes(ru
 
 
 def test_a_client_that_does_not_read_its_answer_has_some_minutes(running: Running) -> None:
-    with running.connect(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n"):
+    with running.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n"):
         assert running.sweep(500) == 1
         assert running.sweep(1000) == 0
 
 
 def test_a_head_that_is_too_long_is_refused(running: Running) -> None:
-    with running.connect(b"GET / HTTP/1.1\r\nX: ") as connection:
+    with running.send(b"GET / HTTP/1.1\r\nX: ") as connection:
         for _ in range(3):
             connection.sendall(b"x" * 30_000)
             time.sleep(0.05)
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
-    assert running.request("GET", "/a", X="x" * 50_000) == b"slowly"
+    assert running.get("/a", X="x" * 50_000).body == b"slowly"

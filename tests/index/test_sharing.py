@@ -1,0 +1,171 @@
+"""Several whole servers on one Volume: what one does, the others show, and nobody is turned away meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from ops.index import Options, create_index
+from ops.index.claims import MemoryClaims
+from tests.index.archives import wheel, wheel_name
+from tests.index.serving import JSON, PASSWORD, TOKEN, Http, ThreadServer, authorization, eventually
+from tests.index.test_application import form
+from tests.index.volume import Remote, Volume
+
+BIG = "big-1.0.tar.gz"
+BIG_CONTENT = os.urandom(1024) * 8 * 1024
+
+
+class Container(ThreadServer):
+    """A server with its own snapshots of the two Volumes."""
+
+    def __init__(self, folder: Path, packages: Remote, credentials: Remote, claims: MemoryClaims) -> None:
+        folder.mkdir()
+        self.packages = Volume(packages, folder / "packages")
+        self.credentials = Volume(credentials, folder / "credentials")
+        application = create_index(
+            packages=self.packages,
+            credentials=self.credentials,
+            claims=claims,
+            options=Options(refresh_seconds=0.5, bcrypt_rounds=10, instance=folder.name),
+            admin_token=TOKEN,
+        )
+        super().__init__(application)
+
+
+@pytest.fixture
+def containers(tmp_path: Path) -> Iterator[list[Container]]:
+    packages, credentials = Remote(tmp_path / "packages"), Remote(tmp_path / "credentials")
+    entry = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    (credentials.directory / ".htpasswd").write_text(f"alice:{entry}\n")
+    (packages.directory / wheel_name("spam", "1.0")).write_bytes(wheel("spam", "1.0"))
+    (packages.directory / BIG).write_bytes(BIG_CONTENT)
+    claims = MemoryClaims()
+    first = Container(tmp_path / "first", packages, credentials, claims)
+    second = Container(tmp_path / "second", packages, credentials, claims)
+    with first, second:
+        yield [first, second]
+    for container in (first, second):
+        container.packages.kill()
+        container.credentials.kill()
+
+
+def publish(server: Http, name: str, version: str, *, payload: bytes = b"") -> int:
+    content = (wheel_name(name, version), wheel(name, version, payload=payload))
+    body = form(action="file_upload", name=name, version=version, content=content)
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    return server.request("POST", "/", headers=headers, body=body).status
+
+
+def test_a_file_that_one_took_is_sent_by_the_other_at_once(containers: list[Container]) -> None:
+    """A project or file that is not known is looked for on the Volume before anyone is told that it does not exist."""
+    first, second = containers
+    for number, path in enumerate(("/simple/new-{}/", "/packages/new_{}-1.0-py3-none-any.whl", "/projects/new-{}/")):
+        assert second.get("/simple/nothing/").status == 404
+        assert publish(first, f"new-{number}", "1.0") == 200
+        assert first.get(path.format(number)).status == 200
+        eventually(lambda path=path, number=number: second.get(path.format(number)).status == 200, seconds=1)
+
+
+def test_a_new_version_of_a_known_project_is_on_the_others_page_within_moments(containers: list[Container]) -> None:
+    first, second = containers
+    assert "1.0" in second.get("/simple/spam/").text
+    assert publish(first, "spam", "2.0") == 200
+    assert "2.0" in first.get("/simple/spam/").text
+    eventually(lambda: "2.0" in second.get("/simple/spam/").text, seconds=5)
+    assert publish(second, "spam", "2.0", payload=b"other") == 409
+
+
+def test_a_yank_through_one_is_seen_through_the_other(containers: list[Container]) -> None:
+    first, second = containers
+    body, headers = b'{"version": "1.0", "reason": "bad"}', {"Content-Type": "application/json"}
+    assert first.request("POST", "/projects/spam/yank", headers=headers, body=body).status == 200
+    eventually(lambda: b'"yanked":"bad"' in second.get("/simple/spam/", Accept=JSON).body, seconds=5)
+
+
+def test_a_user_who_is_registered_through_one_gets_in_at_the_other(containers: list[Container]) -> None:
+    first, second = containers
+    assert second.get("/simple/").status == 200
+
+    def register(password: str) -> int:
+        body = json.dumps({"username": "carol", "password": password}).encode()
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        return first.request("POST", "/admin/register_user", user=None, headers=headers, body=body).status
+
+    assert register("the first password") == 201
+    assert second.request("GET", "/simple/", user="carol", password="the first password").status == 200
+    assert register("the second password") == 200
+    assert second.request("GET", "/simple/", user="carol", password="the second password").status == 200
+    eventually(
+        lambda: second.request("GET", "/simple/", user="carol", password="the first password").status == 401, seconds=5
+    )
+
+
+def test_a_file_has_the_same_tag_everywhere_so_that_a_download_can_go_on_elsewhere(containers: list[Container]) -> None:
+    first, second = containers
+    begun = first.get(f"/packages/{BIG}", Range="bytes=0-999999")
+    rest = second.get(f"/packages/{BIG}", Range="bytes=1000000-", If_Range=begun["etag"])
+    assert (begun.status, rest.status) == (206, 206)
+    assert begun.body + rest.body == BIG_CONTENT
+    assert begun["etag"] == f'"{hashlib.sha256(BIG_CONTENT).hexdigest()}"'
+
+
+def test_the_volume_can_be_reloaded_and_committed_while_a_client_downloads(containers: list[Container]) -> None:
+    """Modal refuses both as long as any file of the Volume is open."""
+    server = containers[0]
+    connection = server.connect()
+    connection.request("GET", f"/packages/{BIG}", headers={"Authorization": authorization("alice")})
+    answer = connection.getresponse()
+    received = answer.read(1000)
+    assert server.packages.open_files() == []
+    server.packages.reload()
+    server.packages.commit()
+    assert received + answer.read() == BIG_CONTENT
+    connection.close()
+
+
+def test_nobody_is_turned_away_while_commits_and_reloads_go_on(containers: list[Container]) -> None:
+    """Not one false 401 or 404 in a thousand requests, and no failure."""
+    ending = threading.Event()
+    seen: list[tuple[int, str]] = []
+
+    def read(server: Container) -> None:
+        paths = ["/simple/spam/", f"/packages/{wheel_name('spam', '1.0')}", "/simple/", "/projects/spam/", "/"]
+        paths += [f"/packages/{wheel_name('spam', '1.0')}.metadata"]
+        number = 0
+        while not ending.is_set():
+            path = paths[number % len(paths)]
+            seen.append((server.get(path).status, path))
+            number += 1
+
+    def disturb(server: Container) -> None:
+        while not ending.is_set():
+            server.packages.reload()
+            server.credentials.reload()
+            server.packages.commit()
+            time.sleep(0.01)
+
+    threads = [threading.Thread(target=work, args=(server,)) for server in containers for work in (read, read, disturb)]
+    for thread in threads:
+        thread.start()
+    for number in range(6):
+        assert publish(containers[number % 2], f"while-{number}", "1.0") == 200
+    end = time.monotonic() + 25
+    while len(seen) < 1000 and time.monotonic() < end:
+        time.sleep(0.05)
+    ending.set()
+    for thread in threads:
+        thread.join(20)
+    assert [one for one in seen if one[0] != 200] == []
+    assert len(seen) > 300
+    for server in containers:
+        for number in range(6):
+            eventually(lambda server=server, number=number: server.get(f"/simple/while-{number}/").status == 200)
