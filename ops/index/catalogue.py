@@ -266,9 +266,15 @@ class Catalogue:
             if self._facts_of(path)[0].metadata_sha256 is None:
                 return None
             with self._storage.reading():
-                return self._facts.metadata(path)
+                found = self._facts.metadata(path)
+                status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116
+            if found is None:  # the sidecar is damaged
+                self._compute(path, status)
+                with self._storage.reading():
+                    found = self._facts.metadata(path)
         except OSError:
             return None
+        return found
 
     def refresh(self) -> None:
         """See what others have added to a shared storage, unless that was done a moment ago.

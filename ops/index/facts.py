@@ -6,6 +6,7 @@ that it tells, and is made anew from the file alone when it is lost.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -76,7 +77,7 @@ class FactsStore:
         return None if found is None else found[0]
 
     def metadata(self, path: str) -> bytes | None:
-        """The core metadata that is kept with the facts."""
+        """The core metadata that is kept with the facts; None when there is none, or it is damaged."""
         found = self._read(path, whole=True)
         return None if found is None or found[0].metadata_sha256 is None else found[1]
 
@@ -132,7 +133,7 @@ class FactsStore:
             if facts is None:
                 continue
             metadata = start.partition(b"\n")[2]
-            if whole and len(metadata) != facts.metadata_size:
+            if whole and facts.metadata_sha256 not in (None, hashlib.sha256(metadata).hexdigest()):
                 continue
             return facts, metadata
         return None

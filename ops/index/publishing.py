@@ -168,7 +168,7 @@ class Publisher:
                     facts = _facts(name, staged, contents)
                     self._commit_file(claim, filename, staged, facts, contents.metadata)
                     self._note("upload", identity, address, filename=filename, **details)
-                    self._confirm(claim, filename)
+                    self._confirm(claim, filename, identity, address)
                     outcome = Outcome.CREATED
                 self._catalogue.admit(filename)
             return outcome
@@ -206,7 +206,7 @@ class Publisher:
                     return Outcome.SAME
                 self._commit_file(claim, filename, staged, None, None)
                 self._note("upload", identity, address, filename=filename, sha256=staged.sha256, size=staged.size)
-                self._confirm(claim, filename)
+                self._confirm(claim, filename, identity, address)
                 return Outcome.CREATED
 
     def remove(
@@ -459,14 +459,18 @@ class Publisher:
             with self._storage.reading(), contextlib.suppress(OSError):
                 remove(scratch)
 
-    def _confirm(self, claim: _Claim, filename: str) -> None:
+    def _confirm(self, claim: _Claim, filename: str, identity: Uploader, address: str) -> None:
         """Have it confirmed that the file stays."""
-        with self._undone_when_it_fails(claim, filename):
-            if self._storage.shared:
-                self._storage.commit()
-            else:
-                with self._writing("the upload could not be kept"):
-                    self._sync()
+        try:
+            with self._undone_when_it_fails(claim, filename):
+                if self._storage.shared:
+                    self._storage.commit()
+                else:
+                    with self._writing("the upload could not be kept"):
+                        self._sync()
+        except PackageIndexError as error:
+            self._note("upload.undone", identity, address, filename=filename, why=error.message)
+            raise
 
     def _brought_near(self, staged: Staged) -> str:
         """A path on the storage's own file system that has the bytes, synced."""
@@ -534,7 +538,9 @@ class Publisher:
                 if not filename.endswith(".asc"):
                     self._catalogue.forget(filename)
                 if not self._storage.shared:
-                    sync_folder(self._directory)
+                    # A crash of the machine may bring it back, whole: no more than an answer that never arrived.
+                    with contextlib.suppress(OSError):
+                        sync_folder(self._directory)
             self._storage.commit()
         except (OSError, StorageError) as error:
             _log.warning("%s could not be taken away yet after its upload failed: %s", filename, error)

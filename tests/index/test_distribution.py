@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -183,7 +184,12 @@ def test_a_link_inside_an_sdist_is_fine() -> None:
 
 def test_a_link_in_the_place_of_the_metadata_is_not_followed() -> None:
     content = gzip.decompress(
-        sdist("x", "1", folder="y", members=[member("foo_bar-1.0/PKG-INFO", type=tarfile.SYMTYPE, linkname="../y/PKG-INFO")])
+        sdist(
+            "x",
+            "1",
+            folder="y",
+            members=[member("foo_bar-1.0/PKG-INFO", type=tarfile.SYMTYPE, linkname="../y/PKG-INFO")],
+        )
     )
     contents = inspected(SDIST, gzip.compress(content))
     assert contents.name == "x", "the only regular one"
@@ -193,9 +199,7 @@ def test_a_link_in_the_place_of_the_metadata_is_not_followed() -> None:
 def test_an_archive_bomb_is_refused_without_unpacking_it_all(filename: str, monkeypatch: pytest.MonkeyPatch) -> None:
     zeros = bytes(20 * 1024**2)
     monkeypatch.setattr(distribution, "BOMB_BYTES", 1024**2)
-    content = (
-        wheel("foo-bar", "1.0", payload=zeros) if filename == WHEEL else sdist("foo-bar", "1.0", payload=zeros)
-    )
+    content = wheel("foo-bar", "1.0", payload=zeros) if filename == WHEEL else sdist("foo-bar", "1.0", payload=zeros)
     del zeros
     tracemalloc.start()
     try:
@@ -310,12 +314,8 @@ def test_no_content_raises_anything_unexpected(data: st.DataObject) -> None:
         content = mutated(data, content)
     name = name_of(filename)
     look_into(io.BytesIO(content), name)
-    try:
-        contents = inspect(io.BytesIO(content), name)
-    except InvalidArchive as error:
-        assert "\n" not in str(error)
-    else:
-        assert contents.name
+    with contextlib.suppress(InvalidArchive):
+        assert inspect(io.BytesIO(content), name).name
 
 
 def mutated(data: st.DataObject, content: bytes) -> bytes:

@@ -37,7 +37,7 @@ def run_all(*actions: Callable[[], object]) -> list[BaseException | None]:
     def run(number: int, action: Callable[[], object]) -> None:
         try:
             action()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told to the test
             results[number] = error
 
     threads = [threading.Thread(target=run, args=pair) for pair in enumerate(actions)]
@@ -267,7 +267,9 @@ def test_a_file_that_is_replaced_is_copied_anew(tmp_path: Path) -> None:
         assert copy.read_bytes() == b"three"
 
 
-def test_a_copy_that_fails_leaves_nothing_and_the_next_may_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_fails_leaves_nothing_and_the_next_may_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cache").mkdir()
     path = tmp_path / "a.whl"
     path.write_bytes(b"bytes")

@@ -1,9 +1,9 @@
 """A fake Volume with Modal's rules, for one machine and many servers.
 
-Each server has a snapshot, taken when it starts. It sees its own writes at once, others' only after a reload; a reload is
-refused while a file is open; while a commit or reload runs the directory looks empty; a commit may fail, and may have
-happened all the same; whoever commits a file last wins; and commits also happen in the background, at any moment, of
-whatever is written by then.
+Each server has a snapshot, taken when it starts. It sees its own writes at once, others' only after a reload; a reload
+is refused while a file is open; while a commit or reload runs the directory looks empty; a commit may fail, and may
+have happened all the same; whoever commits a file last wins; and commits also happen in the background, at any moment,
+of whatever is written by then.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Fault = Literal["committed all the same", "not committed"]
 Identity = tuple[int, int, int]
 
 
-class CommitFault(Exception):
+class VolumeError(Exception):
     """What the real client raises, as far as anyone can tell."""
 
 
@@ -86,29 +86,30 @@ class Volume(GuardedStorage):
         self.commits += 1
         with self._looking_empty() as view:
             if fault == "not committed":
-                raise CommitFault("the commit was lost")
+                raise VolumeError("the commit was lost")
             self._push(view)
             if fault == "committed all the same":
-                raise CommitFault("there are open files preventing the operation")
+                raise VolumeError("there are open files preventing the operation")
             self._pull(view)
 
     def _reload(self) -> None:
         self.reloads += 1
         if self.reload_faults:
             self.reload_faults -= 1
-            raise CommitFault("the reload was lost")
-        open_files = self.open_files()
+            raise VolumeError("the reload was lost")
+        with self._moving:  # the background commit reads in this process too, which is none of the server's business
+            open_files = self.open_files()
         if open_files:
-            raise CommitFault(f"there are open files preventing the operation: {open_files}")
+            raise VolumeError(f"there are open files preventing the operation: {open_files}")
         with self._looking_empty() as view:
             self._pull(view)
 
     def open_files(self) -> list[str]:
         """The files of this snapshot that this process has open."""
         found = []
-        for link in os.listdir("/proc/self/fd"):
+        for link in Path("/proc/self/fd").iterdir():
             with contextlib.suppress(OSError):
-                target = os.readlink(f"/proc/self/fd/{link}")
+                target = str(link.readlink())
                 if target.startswith(f"{self.directory}/"):
                     found.append(target)
         return found

@@ -1,0 +1,355 @@
+"""Several servers on one Volume: what one took is seen by the others, never undone, and never twice."""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.index.claims import FileClaims, MemoryClaims
+from ops.index.errors import Busy, FileTaken, PackageIndexError, StorageError
+from ops.index.publishing import Outcome
+from tests.index.archives import wheel, wheel_name
+from tests.index.conftest import House, Person, Town, volume_of
+
+NAME = wheel_name("foo", "1.0")
+CONTENT = wheel("foo", "1.0", payload=b"first")
+OTHER = wheel("foo", "1.0", payload=b"other")
+
+
+def publish(house: House, name: str = NAME, content: bytes = CONTENT) -> Outcome:
+    return house.publisher.publish(name, io.BytesIO(content), identity=Person())
+
+
+def seen(house: House) -> set[str]:
+    house.catalogue.reload()
+    return house.listed()
+
+
+def together(*actions: Callable[[], Any]) -> list[Any]:
+    """What each action returned or raised, all of them begun at once."""
+    results: list[Any] = [None] * len(actions)
+    barrier = threading.Barrier(len(actions))
+
+    def run(number: int, action: Callable[[], Any]) -> None:
+        barrier.wait()
+        try:
+            results[number] = action()
+        except PackageIndexError as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(actions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return results
+
+
+@contextmanager
+def refreshing(town: Town) -> Iterator[None]:
+    """What each server does every refresh_seconds."""
+    stop = threading.Event()
+
+    def refresh(house: House) -> None:
+        while not stop.wait(town.options.refresh_seconds):
+            house.catalogue.refresh()
+
+    threads = [threading.Thread(target=refresh, args=(house,)) for house in town.houses]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_an_upload_is_committed_when_it_is_confirmed_and_others_see_it_after_a_refresh(town: Town) -> None:
+    one, two = town.open(), town.open()
+    assert not two.listed()
+    assert publish(one) is Outcome.CREATED
+    assert town.remote.names() == {NAME}
+    assert (town.remote.directory / NAME).read_bytes() == CONTENT
+    assert one.listed() == {NAME}
+    assert not two.listed()
+    assert seen(two) == {NAME}
+    assert two.catalogue.project("foo") == one.catalogue.project("foo")
+    assert two.catalogue.metadata(NAME) == one.catalogue.metadata(NAME)
+
+
+def test_a_killed_server_loses_nothing_that_it_confirmed(town: Town) -> None:
+    one = town.open()
+    publish(one)
+    volume_of(one).kill()
+    three = town.open()
+    assert three.listed() == {NAME}
+    assert (three.directory / NAME).read_bytes() == CONTENT
+
+
+def test_a_server_that_has_not_seen_a_file_yet_still_refuses_other_bytes(town: Town) -> None:
+    one, two = town.open(), town.open()
+    publish(one)
+    with pytest.raises(FileTaken):
+        publish(two, content=OTHER)
+    with pytest.raises(FileTaken):
+        publish(two, "Foo-1.0.0-py3-none-any.whl")
+    assert publish(two) is Outcome.SAME
+    assert two.listed() == {NAME}
+
+
+def test_of_uploads_of_one_name_through_three_servers_one_wins(town: Town) -> None:
+    houses = [town.open(background_seconds=0.01) for _ in range(3)]
+    for number in range(8):
+        version = f"1.{number}"
+        contents = [wheel("foo", version, payload=b"%d" % writer) for writer in range(3)]
+        results = together(
+            *(partial(publish, house, wheel_name("foo", version), content) for house, content in zip(houses, contents))
+        )
+        assert results.count(Outcome.CREATED) == 1
+        assert sum(isinstance(result, FileTaken) for result in results) == 2
+        winner = contents[results.index(Outcome.CREATED)]
+        for house in houses:
+            assert wheel_name("foo", version) in seen(house)
+            assert (house.directory / wheel_name("foo", version)).read_bytes() == winner
+
+
+def test_many_uploads_share_commits(town: Town) -> None:
+    house = town.open(empty_seconds=0.02)
+    names = [f"p{number}" for number in range(16)]
+    results = together(*(partial(publish, house, wheel_name(name, "1.0"), wheel(name, "1.0")) for name in names))
+    assert results == [Outcome.CREATED] * 16
+    assert volume_of(house).commits <= 6
+    assert len(town.remote.names()) == 16
+
+
+@pytest.mark.parametrize("fault", ["not committed", "committed all the same"])
+def test_when_a_commit_fails_nobody_ever_sees_the_file(town: Town, fault: Any) -> None:
+    one, two = town.open(), town.open()
+    two.listed()
+    stop = threading.Event()
+    sights: set[str] = set()
+
+    def watch(house: House) -> None:
+        while not stop.is_set():
+            sights.update(seen(house))
+
+    watchers = [threading.Thread(target=watch, args=(house,)) for house in (one, two)]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        for _ in range(5):
+            volume_of(one).faults.append(fault)
+            with pytest.raises(StorageError) as refused:
+                publish(one)
+            assert refused.value.status == 500
+            time.sleep(0.05)
+    finally:
+        stop.set()
+        for watcher in watchers:
+            watcher.join()
+    assert not sights
+    assert not town.remote.names()
+    assert [event["event"] for event in one.audit.events] == ["upload", "upload.undone"] * 5
+    assert publish(two, content=OTHER) is Outcome.CREATED
+    assert seen(one) == {NAME}
+    assert (one.directory / NAME).read_bytes() == OTHER
+
+
+def test_a_removal_that_cannot_be_committed_either_is_tried_until_it_can_while_the_file_stays_hidden(
+    town: Town,
+) -> None:
+    town.options = replace(town.options, claim_seconds=0.1)
+    one, two = town.open(), town.open()
+    volume_of(one).faults += ["committed all the same", "not committed", "not committed"]
+    with pytest.raises(StorageError):
+        publish(one)
+    assert town.remote.names() == {NAME}, "it became visible to others without being confirmed"
+    assert not seen(two)
+    assert two.catalogue.locate(NAME) is None
+    with pytest.raises(Busy):
+        publish(two)
+    deadline = time.monotonic() + 10
+    while (town.claims.held() or town.remote.names()) and time.monotonic() < deadline:
+        assert not seen(two)
+        time.sleep(0.02)
+    assert not town.remote.names()
+    assert publish(two) is Outcome.CREATED
+
+
+def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_were(town: Town) -> None:
+    one, two = town.open(), town.open()
+    publish(one)
+    assert seen(two) == {NAME}
+    volume_of(two).reload_faults = 1
+    with pytest.raises(StorageError):
+        publish(two, wheel_name("bar", "1.0"), wheel("bar", "1.0"))
+    time.sleep(0.3)  # refreshes that come too soon are left out
+    volume_of(two).reload_faults = 1
+    two.catalogue.refresh()
+    assert not volume_of(two).reload_faults
+    assert two.listed() == {NAME}
+    assert not two.claims.held()
+    assert publish(two, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is Outcome.CREATED
+
+
+def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_is_free_when_it_is_not(
+    town: Town,
+) -> None:
+    """Its background commit may have come before its end."""
+    one, two = town.open(), town.open()
+    volume = volume_of(one)
+    volume.faults += ["not committed"] * 50
+    with pytest.raises(StorageError):
+        publish(one)
+    (one.directory / NAME).write_bytes(CONTENT)
+    volume.commit_in_background()
+    assert not seen(two)
+    one.publisher.close()
+    volume.kill()
+    town.claims.release("foo-1-py3-none-any.whl")
+    assert seen(two) == {NAME}
+    assert publish(two) is Outcome.SAME
+    with pytest.raises(FileTaken):
+        publish(two, content=OTHER)
+
+
+def test_background_commits_never_publish_a_part_of_a_file(town: Town) -> None:
+    """They come at any moment, also in the middle of a write."""
+    one = town.open(background_seconds=0.001)
+    torn: list[str] = []
+    contents = {
+        wheel_name("foo", f"1.{number}"): wheel("foo", f"1.{number}", payload=random.Random(number).randbytes(200_000))
+        for number in range(25)
+    }
+
+    two = town.open()
+    for name, content in contents.items():
+        publish(one, name, content)
+        torn += [visible for visible in seen(two) if (two.directory / visible).read_bytes() != contents[visible]]
+    assert not torn
+    assert seen(two) == set(contents)
+
+
+def test_yanks_and_statuses_set_through_one_server_are_seen_through_the_others(town: Town) -> None:
+    one, two = town.open(), town.open()
+    publish(one)
+    seen(two)
+    stamp = two.catalogue.project_stamp("foo")
+    one.publisher.yank("foo", version="1.0", reason="bad", identity=Person())
+    one.publisher.set_status("foo", "archived", identity=Person())
+    seen(two)
+    found = two.catalogue.project("foo")
+    assert found is not None
+    assert (found.files[0].yanked, found.status) == ("bad", "archived")
+    assert two.catalogue.project_stamp("foo") != stamp
+    with pytest.raises(PackageIndexError, match="archived"):
+        publish(two, wheel_name("foo", "2.0"), wheel("foo", "2.0"))
+    two.publisher.unyank("foo", version="1.0", identity=Person())
+    seen(one)
+    assert one.catalogue.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
+
+
+def test_a_removal_through_one_server_is_seen_through_the_others_and_remembered(town: Town) -> None:
+    one, two = town.open(), town.open()
+    publish(one)
+    assert seen(two) == {NAME}
+    two.publisher.remove("foo", version="1.0", identity=Person("adam", may_administer=True))
+    assert not town.remote.names()
+    assert not seen(one)
+    with pytest.raises(FileTaken, match="removed"):
+        publish(one, content=OTHER)
+
+
+def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undone(town: Town) -> None:
+    """Commits, reloads and background commits go on; readers find what they know, always."""
+    houses = [town.open(background_seconds=0.03) for _ in range(3)]
+    known: dict[str, bytes] = {}
+    stop = threading.Event()
+    false_answers: list[str] = []
+    looks = Counter[str]()
+    slow: list[float] = []
+
+    def read(house: House) -> None:
+        own_known: set[str] = set()
+        generator = random.Random(1)
+        while not stop.is_set():
+            own_known |= house.listed()
+            name = generator.choice(sorted(own_known)) if own_known else None
+            if name is not None:
+                found = house.catalogue.locate(name)
+                if found is None:
+                    false_answers.append(name)
+                else:
+                    with house.storage.detached(found[0]) as path:
+                        if path.read_bytes() != known[name]:
+                            false_answers.append(name)
+                if house.catalogue.metadata(name) is None:
+                    false_answers.append(name)
+                looks["reads"] += 1
+
+    def write(house: House, writer: int) -> None:
+        for number in range(12):
+            name = wheel_name(f"p{writer}", f"1.{number}")
+            content = wheel(f"p{writer}", f"1.{number}", payload=b"%d" % number)
+            known[name] = content
+            publish(house, name, content)
+            confirmed = time.monotonic()
+            for other in houses:
+                while name not in other.listed():
+                    time.sleep(0.005)
+                    if time.monotonic() - confirmed > 5:
+                        break
+            slow.append(time.monotonic() - confirmed)
+
+    readers = [threading.Thread(target=read, args=(house,)) for house in houses]
+    with refreshing(town):
+        for reader in readers:
+            reader.start()
+        together(*(partial(write, house, number) for number, house in enumerate(houses)))
+        stop.set()
+        for reader in readers:
+            reader.join()
+    assert not false_answers
+    assert max(slow) < 5
+    assert looks["reads"] > 100
+    assert town.remote.names() == set(known)
+    for house in houses:
+        assert seen(house) == set(known)
+
+
+def test_no_file_of_the_volume_stays_open(town: Town) -> None:
+    house = town.open()
+    publish(house)
+    house.listed()
+    with house.storage.detached(house.directory / NAME) as path, path.open("rb") as file:
+        house.publisher.yank("foo", version="1.0", identity=Person())
+        assert not volume_of(house).open_files()
+        house.storage.reload()
+        assert file.read() == CONTENT
+
+
+@pytest.mark.parametrize("kind", ["memory", "files"])
+def test_servers_of_one_machine_may_share_claims_as_files(town: Town, tmp_path: Path, kind: str) -> None:
+    if kind == "files":
+        town.claims = FileClaims(tmp_path / "claims")
+    one = town.open()
+    town.claims = FileClaims(tmp_path / "claims") if kind == "files" else MemoryClaims()
+    two = town.open()
+    two.listed()
+    one.claims.acquire("foo-1-py3-none-any.whl")
+    (two.directory / NAME).write_bytes(CONTENT)
+    volume_of(two).commit()
+    assert seen(two) == (set() if kind == "files" else {NAME})
