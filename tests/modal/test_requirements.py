@@ -1,0 +1,72 @@
+"""What is pinned is enough: environments with just that, on both sides."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.modal.conftest import DEPLOYMENT, TOKEN, create_secret
+from tests.modal.traffic import PASSWORD, digests, eventually, register, upload, url
+from tests.standin.control_plane import ControlPlane
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+MODAL = f"modal=={version('modal')}"
+
+
+def environment(folder: Path, *installs: list[str]) -> Path:
+    """A virtual environment with just what is asked for; its interpreter."""
+    python = folder / "bin" / "python"
+    uv = [sys.executable, "-m", "uv", "--quiet"]
+    commands = [[*uv, "venv", "--python", sys.executable, str(folder)]]
+    commands += [[*uv, "pip", "install", "--python", str(python), *install] for install in installs]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+        assert done.returncode == 0, done.stderr
+    return python
+
+
+@pytest.fixture(scope="module")
+def lean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Containers that have what the image installs, and Modal's client, which Modal brings along."""
+    pinned = ["--require-hashes", "--requirements", str(DEPLOYMENT.parent / "requirements.txt")]
+    python = environment(tmp_path_factory.mktemp("container") / "venv", pinned, [MODAL])
+    with ControlPlane(python=python) as plane:
+        create_secret(plane)
+        yield plane
+        assert not plane.problems, plane.problems
+
+
+def test_an_operator_needs_nothing_but_modal_and_a_container_nothing_but_what_is_pinned(
+    lean: ControlPlane, tmp_path: Path
+) -> None:
+    operator = environment(tmp_path / "venv", [MODAL])
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "LANG"}}
+    done = subprocess.run(
+        [str(operator), "-m", "modal", "deploy", str(DEPLOYMENT)],
+        cwd="/",
+        env={**kept, **lean.variables, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert register(lean, "alice").status_code == 201
+    assert requests.get(f"{url(lean)}/health", timeout=60).status_code == 200
+    eventually(lambda: requests.get(f"{url(lean)}/", auth=("alice", PASSWORD), timeout=30).status_code == 200)
+    assert upload(lean, "pinned", "1.0").status_code == 200
+    ((name, _),) = digests(lean, "pinned").items()
+    for path in ("/", "/projects/pinned/", f"/packages/{name}", f"/packages/{name}.metadata"):
+        answer = requests.get(f"{url(lean)}{path}", auth=("alice", PASSWORD), timeout=60)
+        assert answer.status_code == 200, path
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    for path in ("/docs", "/openapi.json", "/users"):
+        assert requests.get(f"{url(lean, 'register_user')}{path}", headers=headers, timeout=60).status_code == 200
+    assert lean.exceptions == []
