@@ -41,8 +41,8 @@ test: $(VENV)/.test  ## run every test
 lint: $(VENV)/.test  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/.test  ## measure the index beside its peers (installs them; takes some minutes)
-	@$(BIN)/runbook run 10_benchmark $(PARAMETERS)
+bench: $(VENV)/.test  ## measure the index beside its peers (installs them; SCALE=full takes twenty minutes)
+	@$(BIN)/runbook run 10_benchmark $(if $(SCALE),-p scale=$(SCALE))
 
 notebooks: $(VENV)/.test  ## run the notebooks afresh and store their outputs in them
 	@$(BIN)/python -m ops.runbook.store

@@ -64,6 +64,7 @@ class Field:
         self.scratch = self.folder / "scratch"
         self.toolbox = Toolbox(self.folder / "peers")
         self.peers = self._peers()
+        self.many: dict[int, Corpus] = {}
         self._slow: set[str] = set()
 
     def install(self) -> list[str]:
@@ -80,6 +81,7 @@ class Field:
         end_abandoned(self.folder.resolve())
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir(parents=True)
+        self.many.clear()
         scale = self.scale
         self.corpus = Corpus.write(
             self.scratch / "corpus", projects=scale.projects, versions=scale.versions, installed=scale.packages

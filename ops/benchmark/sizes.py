@@ -216,8 +216,11 @@ def _ask_all(field: Field, server: Server, corpus: Corpus) -> float:
 
 
 def _many(field: Field, files: int) -> Corpus:
-    """An index of *files* files as small as wheels can be, written once."""
-    return Corpus.write(field.scratch / f"many-{files}", projects=max(files // VERSIONS, 1), versions=VERSIONS, size=0)
+    """An index of *files* files as small as wheels can be, written when it is first asked for."""
+    if files not in field.many:
+        folder = field.scratch / f"many-{files}"
+        field.many[files] = Corpus.write(folder, projects=max(files // VERSIONS, 1), versions=VERSIONS, size=0)
+    return field.many[files]
 
 
 def _page(field: Field, server: Server, project: str) -> Callable[[], float]:
