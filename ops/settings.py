@@ -92,7 +92,7 @@ class Hosting:
     request_seconds: int = 7200
     startup_seconds: int = 120
     cpu: float = 0.125
-    memory: int = 512
+    memory: int = 256
     region: str = ""
     custom_domain: str = ""
     proxy_auth: int = 0
