@@ -1,0 +1,139 @@
+"""A server is killed at random moments of its uploads; afterwards nothing is lost, and nothing is half there."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ops.index.claims import FileClaims
+from ops.index.options import Options
+from ops.index.publishing import Outcome
+from ops.index.storage import DirectoryStorage
+from tests.index.archives import sdist, wheel, wheel_name
+from tests.index.conftest import House, Person
+
+KILLS = int(os.environ.get("CRASH_TEST_KILLS", "40"))
+"""How many; 200 before a release."""
+
+WRITERS = 4
+
+
+def distribution(round_: int, writer: int, number: int) -> tuple[str, bytes]:
+    """A file that can be told from its name alone."""
+    name, version = f"p{writer}", f"{round_}.{number}"
+    payload = f"{round_} {writer} {number} ".encode() * (500 * (number % 7) + 1)
+    if number % 5 == 4:
+        return f"{name}-{version}.tar.gz", sdist(name, version, payload=payload)
+    return wheel_name(name, version), wheel(name, version, payload=payload)
+
+
+def open_house(directory: Path) -> House:
+    return House(DirectoryStorage(directory), FileClaims(directory / ".index" / "claims"), Options(claim_seconds=5))
+
+
+# Runs in a process of its own: forks a server for each round, and kills it.
+KILLER = """
+import io, os, random, signal, sys, threading, time
+from pathlib import Path
+from tests.index.test_crash import WRITERS, distribution, open_house
+from tests.index.conftest import Person
+from ops.index.names import canonical_version
+
+canonical_version("1.0")  # what the rounds would import, one by one
+
+directory, log, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+generator = random.Random(int(sys.argv[4]))
+
+def serve(round_):
+    house = open_house(directory)
+    house.publisher.start()
+    confirmed = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    def write(writer):
+        for number in range(10_000):
+            name, content = distribution(round_, writer, number)
+            house.publisher.publish(name, io.BytesIO(content), identity=Person())
+            os.write(confirmed, name.encode() + b"\\n")
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(WRITERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+for round_ in range(kills):
+    child = os.fork()
+    if not child:
+        try:
+            serve(round_)
+        finally:
+            os._exit(3)
+    if round_ % 5:  # else as it starts
+        size, deadline = os.path.getsize(log), time.monotonic() + 10
+        while os.path.getsize(log) == size and time.monotonic() < deadline:
+            time.sleep(0.001)
+    time.sleep(generator.uniform(0, 0.03))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), "it ended by itself"
+"""
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_after_kills_every_confirmed_file_is_whole_and_every_other_absent_or_whole(tmp_path: Path, seed: int) -> None:
+    directory, log = tmp_path / "packages", tmp_path / "confirmed"
+    log.touch()
+    subprocess.run(
+        [sys.executable, "-c", KILLER, str(directory), str(log), str(KILLS), str(seed)],
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    confirmed = log.read_text().split()
+    assert len(confirmed) == len(set(confirmed))
+    assert len(confirmed) > KILLS, "the kills came too early to mean anything"
+    contents = {}
+    for round_ in range(KILLS):
+        for writer in range(WRITERS):
+            number = 0
+            while True:
+                name, content = distribution(round_, writer, number)
+                if not (directory / name).exists():
+                    break
+                contents[name] = content
+                number += 1
+
+    there = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
+    assert set(confirmed) <= there
+    assert there <= set(contents)
+    for name in there:
+        assert (directory / name).read_bytes() == contents[name]
+
+    house = open_house(directory)
+    assert house.listed() == there
+    for project in house.catalogue.projects():
+        for file in house.catalogue.project(project).files:  # type: ignore[union-attr] # listed
+            assert file.size == len(contents[file.filename])
+            metadata = house.catalogue.metadata(file.path)
+            assert metadata is not None
+            assert metadata.startswith(b"Metadata-Version")
+
+    # The names of uploads that were cut off are free, and what they left is swept away.
+    house.publisher.start()
+    for writer in range(WRITERS):
+        number = sum(name.startswith(f"p{writer}-{KILLS - 1}.") for name in there)
+        name, content = distribution(KILLS - 1, writer, number)
+        assert house.publisher.publish(name, io.BytesIO(content), identity=Person()) is Outcome.CREATED
+    deadline = time.monotonic() + 5
+    while _left_over(directory) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _left_over(directory)
+    assert not house.claims.held()
+
+
+def _left_over(directory: Path) -> list[str]:
+    folder = directory / ".index" / "staging"
+    return [path.name for path in folder.iterdir() if not path.name.startswith(f"{os.getpid()}-")]
