@@ -19,12 +19,28 @@ import psutil
 import pytest
 
 from ops.errors import NotebookError, ParameterError, RunError
-from ops.runbook import ConsoleProgress, Progress, Record, list_records, run_notebooks, silent
+from ops.runbook import (
+    ConsoleProgress,
+    Progress,
+    Record,
+    RunInterruptedError,
+    execution,
+    list_records,
+    run_notebooks,
+    silent,
+)
 from ops.workspace import PROJECT_ROOT, Workspace
 
 MakeNotebook = Callable[..., Path]
 
-SLOW_CELL = "import pathlib, time\npathlib.Path({mark!r}).touch()\ntime.sleep(60)"
+SLOW_CELL = """
+import pathlib, time
+try:
+    pathlib.Path({mark!r}).touch()
+    time.sleep(60)
+finally:
+    pathlib.Path({mark!r} + ".cleaned").touch()
+"""
 
 
 def outputs(record: Record | Path, name: str) -> str:
@@ -250,10 +266,12 @@ def test_a_home_that_cannot_be_written_does_not_matter(make_notebook: MakeNotebo
 
 def _start(path: Path, home: Path) -> subprocess.Popen[str]:
     code = textwrap.dedent(f"""
-        import sys
+        import signal, sys
         from pathlib import Path
         from ops.runbook import run_notebooks
         from ops.workspace import Workspace
+        # Tests that run in the background of a shell inherit that it is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             run_notebooks([Path({str(path)!r})], workspace=Workspace(Path({str(home)!r})))
         except KeyboardInterrupt as interrupted:
@@ -283,12 +301,31 @@ def test_an_interrupted_run_ends_its_kernel_and_says_so_in_its_record(
     assert f"the run was interrupted; its record is {workspace.records}" in out
     assert err == ""
     assert not kernel.is_running()
+    assert mark.with_name("started.cleaned").exists(), "the cell could not clean up after itself"
     (record,) = list_records(workspace.records)
     assert record.outcome == "interrupted"
     assert [step.outcome for step in record.notebooks[0].steps] == ["succeeded", "interrupted", "skipped"]
     assert record.report.is_file()
     executed = nbformat.read(record.folder / "01_x.ipynb", as_version=4)
-    assert executed.cells[4].outputs[-1].ename == "KeyboardInterrupt"
+    error = executed.cells[4].outputs[-1]
+    assert error.ename == "KeyboardInterrupt"
+    assert "sleep" in "".join(error.traceback), "it does not say where the cell was"
+
+
+def test_a_run_that_is_interrupted_while_its_kernel_starts_leaves_no_kernel(
+    make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(client: execution.RedactingClient) -> None:
+        assert client.km.has_kernel
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execution.RedactingClient, "start_new_kernel_client", interrupted)
+    path = make_notebook("01_x", "# X", "1")
+    with pytest.raises(RunInterruptedError) as caught:
+        run_notebooks([path], workspace=workspace, on_progress=silent)
+    assert caught.value.record.outcome == "interrupted"
+    commands = [" ".join(child.cmdline()) for child in psutil.Process().children() if child.status() != "zombie"]
+    assert not [command for command in commands if "ipykernel" in command]
 
 
 def test_a_killed_run_leaves_a_whole_notebook_without_secrets_and_a_record(
