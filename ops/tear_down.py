@@ -52,7 +52,7 @@ def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> 
     settings = settings or Settings()
     caption = f"Tear down the target {target.name}"
     if not confirm:
-        return Outcome(caption, (), "Nothing was deleted, since the parameter `confirm` is empty.")
+        return Outcome(caption, (), "Nothing was deleted, since the parameter confirm is empty.")
     if confirm != target.name:
         raise ConfirmationError(
             "nothing was deleted",

@@ -128,7 +128,8 @@ class Throwaway:
             IndexRequestError: the index refused.
         """
         self._remove(self.version)
-        return "still there" if self.version in self.versions() else "removed"
+        left = until(self.versions, lambda versions: self.version not in versions)
+        return "still there" if self.version in left else "removed"
 
     def delete_user(self) -> str:
         """Delete the user; return what is then seen.

@@ -16,9 +16,11 @@ from tests.fakes import FakeIndex
 pytest_plugins = ["tests.operations"]
 
 
+@pytest.mark.parametrize("near", [True, False])
 def test_a_stranger_stays_one_whatever_stands_in_the_users_netrc(
-    index: FakeIndex, newcomer: Path, monkeypatch: pytest.MonkeyPatch
+    index: FakeIndex, newcomer: Path, monkeypatch: pytest.MonkeyPatch, near: bool
 ) -> None:
+    monkeypatch.setattr("ops.http_client.is_loopback", lambda _: near)
     netrc = newcomer / ".netrc"
     netrc.write_text("machine 127.0.0.1\nlogin alice\npassword a-good-password\n")
     netrc.chmod(0o600)

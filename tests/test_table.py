@@ -10,7 +10,7 @@ import pytest
 from ops.table import Table, Text, Timings
 
 TABLE = Table.of(
-    "Fruit <today>", ("what", "how many"), [("apple & pear", 2), ("a much longer name", 13)], note="Eat up."
+    "Fruit <today>", ("what", "how many"), [("apple & <b>pear", 2), ("a much longer name", 13)], note="Eat up."
 )
 
 
@@ -43,7 +43,7 @@ def test_a_table_reads_as_aligned_plain_text() -> None:
         "",
         "what                how many",
         "──────────────────  ────────",
-        "apple & pear        2",
+        "apple & <b>pear     2",
         "a much longer name  13",
         "",
         "Eat up.",
@@ -55,7 +55,7 @@ def test_a_table_in_html_has_a_caption_and_headers_and_escapes_what_it_shows() -
     assert outline.texts["caption"] == ["Fruit <today>"]
     assert outline.tags.count("th[scope=col]") == 2
     assert outline.tags.count("th[scope=row]") == 2
-    assert outline.texts["th"] == ["what", "how many", "apple & pear", "a much longer name"]
+    assert outline.texts["th"] == ["what", "how many", "apple & <b>pear", "a much longer name"]
     assert outline.texts["td"] == ["2", "13"]
     assert outline.texts["p"] == ["Eat up."]
 
