@@ -37,7 +37,9 @@ def prepare(folder: Path, corpus: Corpus, login: Login, toolbox: Toolbox, *, ser
     configuration.write_text(f'devpi-server:\n  root-passwd: "{login.password.reveal()}"\n')
     command = [toolbox.program("devpi", "devpi-init"), "-c", str(configuration)]
     command += ["--serverdir", str(folder / "data"), "--no-root-pypi"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    finished = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120
+    )
     if finished.returncode:
         raise StartError("devpi-init failed", why=(finished.stderr.strip() or "it said nothing").splitlines()[-1])
     running = server(folder, free_port())

@@ -47,7 +47,9 @@ class Installer:
         for home in homes:
             home.mkdir(parents=True)
             command = [self.uv, "venv", "--quiet", "--python", sys.executable, str(home / "venv")]
-            subprocess.run(command, check=True, capture_output=True, env=self._environment(home, server))
+            subprocess.run(
+                command, stdin=subprocess.DEVNULL, check=True, capture_output=True, env=self._environment(home, server)
+            )
         begin = time.perf_counter()
         running = [
             subprocess.Popen(

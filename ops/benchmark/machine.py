@@ -59,7 +59,9 @@ def own_versions() -> Mapping[str, str]:
 def program_version(command: list[str], pattern: str) -> str:
     """The version that a program prints, by a regular expression with one group; empty when it does not run."""
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        finished = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     found = re.search(pattern, finished.stdout + finished.stderr)

@@ -8,6 +8,7 @@ import http.client
 import os
 import secrets
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -130,7 +131,7 @@ class Server:
         with (self._folder / "server.log").open("ab") as log:
             self._process = psutil.Popen(
                 self._command,
-                stdin=-3,  # subprocess.DEVNULL
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,

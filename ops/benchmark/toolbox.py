@@ -80,6 +80,7 @@ class Toolbox:
         try:
             finished = subprocess.run(
                 [self.uv, *arguments],
+                stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 check=False,

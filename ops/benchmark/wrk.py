@@ -49,7 +49,9 @@ def fetch(url: str, *, authorization: str, accept: str, connections: int, second
     script.write_text(_SCRIPT.format(accept=accept, login=login))
     whole = max(1, round(seconds))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{whole}s", "--timeout", "60s", "-s", str(script), url]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=whole + 90)
+    finished = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=whole + 90
+    )
     found = re.search(r"^RESULT (\d+) (\d+) (\d+) (\d+)$", finished.stdout, re.MULTILINE)
     if finished.returncode or not found:
         raise IndexRequestError(
