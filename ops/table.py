@@ -14,7 +14,7 @@ from typing import Self
 BAR_CELLS = 40
 """How many characters the longest bar of a plain-text chart has."""
 
-_TABLE = "border-collapse:collapse;margin:0.5em 0;text-align:left"
+_TABLE = "table-layout:auto;border-collapse:collapse;margin:0.5em 0;text-align:left"
 _CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0;overflow-wrap:anywhere"
 _HEAD = f"{_CELL};white-space:nowrap"
 _CHART = "width:100%;max-width:50em"
@@ -119,8 +119,8 @@ def _bar(step: str, time: str, share: float | None) -> str:
         )
     return (
         f'<tr><th scope="row" style="{_CELL};font-weight:normal">{escape(step)}</th>'
-        f'<td style="{_CELL};text-align:right;white-space:nowrap">{time}</td>'
-        f'<td style="{_CELL};width:50%">{drawing}</td></tr>'
+        f'<td style="{_CELL};text-align:right;white-space:nowrap;width:1%">{time}</td>'
+        f'<td style="{_CELL};width:45%">{drawing}</td></tr>'
     )
 
 
