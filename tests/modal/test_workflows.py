@@ -21,6 +21,7 @@ from tests.standin.control_plane import ControlPlane
 WORKFLOWS = sorted((PROJECT_ROOT / ".github" / "workflows").glob("*.yaml"))
 SECRETS = {"MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "AUTH_TOKEN"}
 STEP_SECONDS = 280
+_NOT_INHERITED = ("MODAL_", "PYPI_", "PYTHON", "PYTEST", "VIRTUAL_ENV", "AUTH_TOKEN", "ARGS", "MAKE")
 
 
 def load(name: str) -> dict[Any, Any]:
@@ -118,14 +119,9 @@ def execute(clone: Path, steps: list[dict[str, Any]], home: Path, variables: Map
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
             cwd=clone,
             env={
+                **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 "HOME": str(home),
-                "LANG": "C.UTF-8",
-                **{
-                    name: os.environ[name]
-                    for name in ("UV_CACHE_DIR", "PIP_CACHE_DIR", "PIP_CERT")
-                    if name in os.environ
-                },
                 **secrets,
             },
             capture_output=True,
