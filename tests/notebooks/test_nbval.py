@@ -47,7 +47,8 @@ def test_every_output_of_every_notebook_is_what_is_stored(fresh: dict[str, str])
         env=fresh, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.fullmatch(r"[0-9]+ passed in .*", done.stdout.strip().splitlines()[-1]), done.stdout
+    # What is skipped are the cells that measure for minutes, tagged so in 10_benchmark: `make bench` runs them.
+    assert re.fullmatch(r"[0-9]+ passed, 10 skipped in .*", done.stdout.strip().splitlines()[-1]), done.stdout
 
 
 def sanitized(text: str) -> str:
