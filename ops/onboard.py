@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import bcrypt
 
 from ops.admin_api import ROLES, AdminApi, User
 from ops.clients import PROBE, ClientFiles, Login, Pip, Twine, Uv, write_refused_wheel
 from ops.errors import ParameterError, RunbookError
 from ops.http_client import HttpClient
+from ops.password import PASSWORD_VARIABLE, given_password, hashed, require_usable
 from ops.patience import until
 from ops.places import shown
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, preflight, proven
@@ -27,9 +24,6 @@ ROUNDS = 12
 """The bcrypt cost: about a quarter of a second for each guess."""
 
 DEFAULT_ROLE = "publisher"
-
-PASSWORD_VARIABLE = "INDEX_PASSWORD"  # noqa: S105 - the name of a variable, not its value
-"""Where a given password is looked for, unless another variable is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +83,7 @@ def describe(
         role: ``reader``, ``publisher`` or ``admin``; empty keeps what there is.
         projects: names separated by commas; empty keeps what there is.
         public_index: a second index for pip.
-        password_env: the environment variable that may hold the password; :data:`PASSWORD_VARIABLE` when empty.
+        password_env: the environment variable that may hold the password; ``INDEX_PASSWORD`` when empty.
         password_prompt: prompt for the password, in JupyterLab.
         password_reset: give a user whose password is unknown here a new one.
 
@@ -113,10 +107,7 @@ def describe(
             why=f"the roles are {', '.join(ROLES)}",
             todo="give the parameter `role` one of them",
         )
-    value = os.environ.get(password_env or PASSWORD_VARIABLE)
-    given = Secret(value) if value else None
-    if password_prompt and given is None:
-        given = _prompted(username)
+    given = given_password(username, variable=password_env, prompt=password_prompt)
     named = Path(folder).expanduser().absolute() if folder else Workspace.default().user(target.name, username)
     return Onboarding(
         target=target,
@@ -176,7 +167,7 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
                 written = onboarding.files.write(login)
                 registered = admin.register(
                     onboarding.username,
-                    password_hash=_hash(password) if found.password_then else None,
+                    password_hash=hashed(password, ROUNDS) if found.password_then else None,
                     role=onboarding.role or None,
                     projects=onboarding.projects or None,
                 )
@@ -257,7 +248,7 @@ class _Found:
         password = onboarding.given or kept
         source = "given" if onboarding.given else "in the client files"
         if password is not None:
-            _require_usable(password)
+            require_usable(password)
             onboarding.login(deployment, password)  # refuses what no client can send
             if user is None:
                 return cls(password, source, "set it")
@@ -317,33 +308,6 @@ def _role(user: User) -> str:
 
 def _finding(question: str, status: int, good: dict[int, str]) -> Finding:
     return Finding(question, "let in", good.get(status, str(status)), status in good)
-
-
-def _require_usable(password: Secret) -> None:
-    length = len(password.reveal().encode())
-    if not 12 <= length <= 72:
-        raise RunbookError(
-            "the password cannot be used",
-            why=f"it has {length} bytes; bcrypt ignores what follows the 72nd, and fewer than 12 can be guessed",
-            todo="choose one of 12 to 72 bytes",
-        )
-
-
-def _hash(password: Secret) -> str:
-    return bcrypt.hashpw(password.reveal().encode(), bcrypt.gensalt(ROUNDS)).decode("ascii")
-
-
-def _prompted(username: str) -> Secret | None:
-    try:
-        value = getpass.getpass(f"Password for {username} (empty: generate one): ")
-    except (RuntimeError, EOFError) as error:
-        # ipykernel's StdinNotImplementedError is a RuntimeError.
-        raise ParameterError(
-            "nobody can be asked for a password here",
-            why=f"password_prompt=true in a run without a person ({type(error).__name__})",
-            todo=f"give it in the environment variable {PASSWORD_VARIABLE}, or leave it to be generated",
-        ) from None
-    return Secret(value) if value else None
 
 
 __all__ = ["Onboarding", "apply", "describe", "instructions", "plan", "preflight", "verify"]

@@ -11,7 +11,6 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import bcrypt
 from packaging.version import Version
 
 from ops import __version__
@@ -19,6 +18,7 @@ from ops.admin_api import AdminApi
 from ops.clients import ClientFiles, Login
 from ops.errors import IndexRequestError, RunbookError
 from ops.http_client import JSON, HttpClient
+from ops.password import hashed
 from ops.patience import until
 from ops.sample import PROJECT
 from ops.secret import Secret
@@ -66,13 +66,12 @@ class Throwaway:
         # A kernel that is shut down half-way leaves nothing behind either.
         atexit.register(self._end_quietly)
         password = Secret.generate()
-        digest = bcrypt.hashpw(password.reveal().encode(), bcrypt.gensalt(_ROUNDS)).decode("ascii")
         deployment, admin = AdminApi.of(self._target, self._settings)
         with admin:
             stale = [user.username for user in admin.users() if _user_is_stale(user.username)]
             for username in stale:
                 admin.delete(username)
-            admin.register(self.username, password_hash=digest, role="admin")
+            admin.register(self.username, password_hash=hashed(password, _ROUNDS), role="admin")
         url = deployment.url
         self._logins = {
             "the user": Login(url=url, username=self.username, password=password),
