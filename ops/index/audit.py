@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from ops.index.options import Options
-from ops.index.storage import Storage
-from ops.index.vault import sync_directory
+from ops.index.storage import SharedRun, Storage
+from ops.index.writing import sync_folder
 
 SERVER_FOLDER: Final = ".index/audit"
 """On the packages volume; stock pypiserver ignores folders that begin with a dot."""
@@ -70,6 +70,8 @@ class Audit:
         self._clock = clock
         self._lock = threading.Lock()
         self._file = threading.Lock()  # held while a commit is waited for: never by who only sums up
+        self._unsynced: set[Path] = set()
+        self._sync = SharedRun(self._sync_files)
         self._failing = False
         self._refusals = _Refusals()
         self._wake = threading.Event()
@@ -127,6 +129,8 @@ class Audit:
         try:
             with self._file, self._storage.reading():
                 self._append_to_file(b"".join(lines), durable=durable)
+            if durable and not self._storage.shared:  # there, the commit of the change makes its line durable
+                self._sync()
             self._failing = False
         except OSError as error:
             if not self._failing:
@@ -147,12 +151,17 @@ class Audit:
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, size)
                 raise OSError(28, "the disk is full")
-            if durable:
-                os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if new and durable:
-            sync_directory(folder)
+        if durable:
+            self._unsynced.update({path, folder} if new else {path})
+
+    def _sync_files(self) -> None:
+        """One fsync for all lines that were written before: uploads that come together share it."""
+        with self._file:
+            paths, self._unsynced = self._unsynced, set()
+        for path in paths:
+            sync_folder(str(path))
 
 
 class _Refusals:
