@@ -36,6 +36,9 @@ from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
 CELL_TIMEOUT = 600
 """Seconds."""
 
+SKIP_TAG = "nbval-skip"
+"""Tags a cell that takes minutes and shows something else each time; nbval knows it too."""
+
 _NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "*.egg-info", "node_modules")
 _KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -43,17 +46,26 @@ _KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m ops.runbook.store", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="names or numbers; all when none is given")
+    parser.add_argument(
+        "notebooks",
+        nargs="*",
+        metavar="NOTEBOOK",
+        help="names or numbers; when none is given all but those that measure for minutes",
+    )
     options = parser.parse_args(arguments)
     folder = PROJECT_ROOT / "notebooks"
     try:
-        chosen = [find_notebook(name, folder) for name in options.notebooks] or list_notebooks(folder)
+        chosen = [find_notebook(name, folder) for name in options.notebooks] or _comparable(list_notebooks(folder))
         for path in store(chosen):
             sys.stdout.write(f"stored {path}\n")
     except RunbookError as error:
         sys.stderr.write(f"store: {error}\n")
         return 1
     return 0
+
+
+def _comparable(notebooks: Sequence[Notebook]) -> list[Notebook]:
+    return [notebook for notebook in notebooks if not any(SKIP_TAG in cell.tags for cell in notebook.cells)]
 
 
 def store(notebooks: Sequence[Notebook], *, project: Path = PROJECT_ROOT) -> tuple[Path, ...]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from ops.runbook import (
 from ops.workspace import PROJECT_ROOT, Workspace
 
 MakeNotebook = Callable[..., Path]
+Start = Callable[[Path, Path], subprocess.Popen[str]]
 
 SLOW_CELL = """
 import pathlib, time
@@ -264,6 +265,21 @@ def test_a_home_that_cannot_be_written_does_not_matter(make_notebook: MakeNotebo
     assert "01_x   1/1  X" in done.stdout
 
 
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts runs in processes of their own; what still runs after the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(path: Path, home: Path) -> subprocess.Popen[str]:
+        started.append(_start(path, home))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
 def _start(path: Path, home: Path) -> subprocess.Popen[str]:
     code = textwrap.dedent(f"""
         import signal, sys
@@ -287,11 +303,11 @@ def _start(path: Path, home: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_its_kernel_and_says_so_in_its_record(
-    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path, number: int
+    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path, start: Start, number: int
 ) -> None:
     mark = tmp_path / "started"
     path = make_notebook("01_x", "# X", "### First", "1", "### Slow", SLOW_CELL.format(mark=str(mark)), "### Last", "1")
-    process = _start(path, workspace.home)
+    process = start(path, workspace.home)
     wait_for(mark.exists)
     (kernel,) = psutil.Process(process.pid).children()
     process.send_signal(number)
@@ -329,7 +345,7 @@ def test_a_run_that_is_interrupted_while_its_kernel_starts_leaves_no_kernel(
 
 
 def test_a_killed_run_leaves_a_whole_notebook_without_secrets_and_a_record(
-    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path
+    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path, start: Start
 ) -> None:
     mark = tmp_path / "started"
     path = make_notebook(
@@ -340,7 +356,7 @@ def test_a_killed_run_leaves_a_whole_notebook_without_secrets_and_a_record(
         "### Slow",
         SLOW_CELL.format(mark=str(mark)),
     )
-    process = _start(path, workspace.home)
+    process = start(path, workspace.home)
     wait_for(mark.exists)
     (kernel,) = psutil.Process(process.pid).children()
     process.kill()
