@@ -315,6 +315,13 @@ def test_the_command_can_be_copied_with_the_address_that_the_browser_sees(server
     chromium.until("document.querySelector('[data-copy=pip-command]').textContent === 'Copied'")
     copied = chromium.run("navigator.clipboard.readText()")
     assert copied == f"pip install --index-url {origin}/simple/ acme-billing"
+    # Behind a proxy the server takes itself for another.
+    shown = "document.querySelector('#uv-command').textContent"
+    script = chromium.run("document.querySelector('script').textContent")
+    chromium.run("document.querySelectorAll('[data-url]').forEach(each => each.textContent = 'http://inside/simple/')")
+    assert "http://inside/simple/" in chromium.run(shown)
+    chromium.run("{" + script + "}")
+    assert chromium.run(shown) == f"uv pip install --default-index {origin}/simple/ acme-billing"
 
 
 @browser

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ops.index.delivery import Delivery
+from ops.index.delivery import PIECE, Delivery
 from ops.index.exchange import Exchange
 from ops.index.storage import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
@@ -218,6 +218,7 @@ def test_a_file_that_is_cut_while_it_is_sent_ends_the_connection(server: Server)
     """The client must not take the part that it got for the whole."""
     path = server.packages / "cut-1.0.tar.gz"
     path.write_bytes(bytes(20 * 1024 * 1024))
+    eventually(lambda: server.request("HEAD", f"/packages/{path.name}").status == 200)
     with socket.create_connection((server.host, server.port), timeout=20) as connection:
         request = f"GET /packages/{path.name} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization('alice')}\r\n\r\n"
         connection.sendall(request.encode())
@@ -232,7 +233,10 @@ def test_a_file_that_is_cut_while_it_is_sent_ends_the_connection(server: Server)
 class _Listener:
     """An ASGI server's side of one request, kept in memory."""
 
-    def __init__(self, method: str = "GET", *, extensions: tuple[str, ...] = (), **headers: str) -> None:
+    def __init__(
+        self, method: str = "GET", *, extensions: tuple[str, ...] = (), leaves_after: int = 1000, **headers: str
+    ) -> None:
+        self._leaves_after = leaves_after
         self.sent: list[MutableMapping[str, Any]] = []
         fields = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
         scope = {
@@ -245,11 +249,13 @@ class _Listener:
         self.exchange = Exchange(scope, self._receive, self._send, fields, "")
 
     async def _receive(self) -> MutableMapping[str, Any]:
-        await asyncio.sleep(3600)
-        return {}
+        while len(self.sent) < self._leaves_after:
+            await asyncio.sleep(0.001)
+        return {"type": "http.disconnect"}
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         self.sent.append(message)
+        await asyncio.sleep(0.002 if self._leaves_after < 1000 else 0)
 
     @property
     def body(self) -> bytes:
@@ -269,6 +275,15 @@ def test_a_server_that_sends_files_by_itself_is_told_the_path(tmp_path: Path) ->
     partial = _Listener(extensions=("http.response.pathsend",), range="bytes=1-2")
     assert deliver(path, partial)
     assert partial.body == b"pa"
+
+
+def test_nothing_more_is_read_for_a_client_who_has_gone(tmp_path: Path) -> None:
+    """The server drops what is sent to nobody without a word."""
+    path = tmp_path / "spam"
+    path.write_bytes(bytes(20 * PIECE))
+    listener = _Listener(leaves_after=3)
+    assert deliver(path, listener)
+    assert len(listener.body) < 6 * PIECE
 
 
 def test_what_is_no_file_is_not_delivered(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ BIG_CONTENT = os.urandom(1024) * 8 * 1024
 class Container(ThreadServer):
     """A server with its own snapshots of the two Volumes."""
 
-    def __init__(self, folder: Path, packages: Remote, credentials: Remote, claims: MemoryClaims) -> None:
+    def __init__(
+        self, folder: Path, packages: Remote, credentials: Remote, claims: MemoryClaims, refresh_seconds: float
+    ) -> None:
         folder.mkdir()
         self.packages = Volume(packages, folder / "packages")
         self.credentials = Volume(credentials, folder / "credentials")
@@ -35,22 +37,23 @@ class Container(ThreadServer):
             packages=self.packages,
             credentials=self.credentials,
             claims=claims,
-            options=Options(refresh_seconds=0.5, bcrypt_rounds=10, instance=folder.name),
+            options=Options(refresh_seconds=refresh_seconds, bcrypt_rounds=10, instance=folder.name),
             admin_token=TOKEN,
         )
         super().__init__(application)
 
 
 @pytest.fixture
-def containers(tmp_path: Path) -> Iterator[list[Container]]:
+def containers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[Container]]:
+    seconds: float = getattr(request, "param", 0.5)
     packages, credentials = Remote(tmp_path / "packages"), Remote(tmp_path / "credentials")
     entry = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
     (credentials.directory / ".htpasswd").write_text(f"alice:{entry}\n")
     (packages.directory / wheel_name("spam", "1.0")).write_bytes(wheel("spam", "1.0"))
     (packages.directory / BIG).write_bytes(BIG_CONTENT)
     claims = MemoryClaims()
-    first = Container(tmp_path / "first", packages, credentials, claims)
-    second = Container(tmp_path / "second", packages, credentials, claims)
+    first = Container(tmp_path / "first", packages, credentials, claims, seconds)
+    second = Container(tmp_path / "second", packages, credentials, claims, seconds)
     with first, second:
         yield [first, second]
     for container in (first, second):
@@ -65,6 +68,7 @@ def publish(server: Http, name: str, version: str, *, payload: bytes = b"") -> i
     return server.request("POST", "/", headers=headers, body=body).status
 
 
+@pytest.mark.parametrize("containers", [60.0], indirect=True)
 def test_a_file_that_one_took_is_sent_by_the_other_at_once(containers: list[Container]) -> None:
     """A project or file that is not known is looked for on the Volume before anyone is told that it does not exist."""
     first, second = containers
