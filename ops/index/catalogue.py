@@ -501,9 +501,11 @@ class Catalogue:
         """Compute the facts that are missing, resting as long as working so that pages come first."""
         try:
             self._look()
+            missing = set(self._listing)
             with self._storage.reading():
-                missing = set(self._listing) - self._facts.kept()
-            for path in sorted(missing):
+                for path in self._facts.kept():  # one by one: there may be as many as files
+                    missing.discard(path)
+            for path in missing:
                 began = time.monotonic()
                 self.file(path)
                 if self._stopping.wait(min(0.5, (time.monotonic() - began) / 4)):

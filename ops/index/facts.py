@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,9 +102,8 @@ class FactsStore:
         """Remove the sidecar of a file that is gone."""
         remove(f"{self._folder}/{path}")
 
-    def kept(self) -> set[str]:
+    def kept(self) -> Iterator[str]:
         """The paths of all files that have a sidecar in the directory."""
-        found: set[str] = set()
         folders = [""]
         while folders:
             prefix = folders.pop()
@@ -113,10 +113,9 @@ class FactsStore:
                         if entry.is_dir(follow_symlinks=False):
                             folders.append(f"{prefix}{entry.name}/")
                         else:
-                            found.add(prefix + entry.name)
+                            yield prefix + entry.name
             except OSError:
                 continue
-        return found
 
     def _read(self, path: str, *, whole: bool = False) -> tuple[Facts, bytes] | None:
         for folder in (self._folder, self._elsewhere):

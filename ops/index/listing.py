@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ops.index.names import project_of
@@ -44,12 +44,12 @@ FEW = 1000
 
 @dataclass(slots=True)
 class _Folder:
-    """One folder as it was last seen: its distribution files and folders by name."""
+    """One folder as it was last seen: how many files of it are listed, and the names of its folders."""
 
     mtime_ns: int = -1
     settled: bool = False
     looked_at: float = 0.0
-    names: set[str] = field(default_factory=set)
+    count: int = 0
     folders: tuple[str, ...] = ()
 
 
@@ -61,7 +61,7 @@ class Listing:
 
     Parameters:
         directory: to look through.
-        hidden: all paths' file names that may not be shown yet, asked for when names have appeared.
+        hidden: which of some file names may not be shown yet; asked after they were found, not before.
     """
 
     def __init__(self, directory: Path, hidden: Callable[[Iterable[str]], AbstractSet[str]]) -> None:
@@ -130,15 +130,16 @@ class Listing:
         if started < self._rest_until and not thoroughly:
             return
         with self._lock:
-            appeared = self._changed_folders(started, everything=thoroughly)
-            held = self._hide([path.rpartition("/")[2] for path, _ in appeared]) if appeared else frozenset()
-            for path, project in appeared:
-                if path.rpartition("/")[2] in held:
-                    self._hidden.add(path)
-                    self._hidden_again = started + HIDDEN_SECONDS
-                elif len(appeared) > FEW or os.path.lexists(f"{self._directory}/{path}"):
-                    # Else its upload failed: it was removed, and its claim released, after we had read the folder.
-                    self._add(path, project)
+            again = self._folders_with_hidden(started)
+            waiting = [""]
+            while waiting:
+                prefix = waiting.pop()
+                folder = self._folders.setdefault(prefix, _Folder())
+                mtime_ns = _mtime_ns(self._directory + "/" + prefix)
+                settled = folder.settled or _too_early(folder, started)
+                if thoroughly or mtime_ns != folder.mtime_ns or not settled or prefix in again:
+                    self._read_folder(prefix, folder, mtime_ns, started)
+                waiting += [f"{prefix}{name}/" for name in folder.folders]
             took = time.monotonic() - started
             self._rest_until = 0.0 if took < FREE_SECONDS else started + took * (1 + REST)
 
@@ -172,39 +173,41 @@ class Listing:
         with self._lock:
             self._remove(path)
 
-    def _changed_folders(self, now: float, *, everything: bool) -> list[tuple[str, str]]:
-        """Take what is gone out, and return what is new: paths and their projects."""
-        appeared: list[tuple[str, str]] = []
-        again = self._folders_with_hidden(now)
-        waiting = [""]
-        while waiting:
-            prefix = waiting.pop()
-            folder = self._folders.setdefault(prefix, _Folder())
-            mtime_ns = _mtime_ns(self._directory + "/" + prefix)
-            settled = folder.settled or _too_early(folder, now)
-            if everything or mtime_ns != folder.mtime_ns or not settled or prefix in again:
-                appeared += self._read_folder(prefix, folder, mtime_ns, now)
-            waiting += [f"{prefix}{name}/" for name in folder.folders]
-        return appeared
-
-    def _read_folder(self, prefix: str, folder: _Folder, mtime_ns: int, now: float) -> Iterable[tuple[str, str]]:
+    def _read_folder(self, prefix: str, folder: _Folder, mtime_ns: int, now: float) -> None:
         began_ns = time.time_ns()
-        files, folders = _read(self._directory + "/" + prefix)
+        names, folders = _read(self._directory + "/" + prefix)
         for gone in set(folder.folders) - set(folders):
             self._forget_folder(f"{prefix}{gone}/")
-        for name in folder.names - files:
-            self._remove(prefix + name)
-        self._hidden -= {path for path in self._hidden if _prefix(path) == prefix}
-        appeared = []
-        for name in files - folder.names:
-            project = project_of(name)
-            if project is not None:
-                appeared.append((prefix + name, project))
-        folder.mtime_ns = mtime_ns
         folder.folders = folders
+        self._hidden -= {path for path in self._hidden if _prefix(path) == prefix}
+        appeared = [name for name in names if prefix + name not in self._files]
+        if folder.count > len(names) - len(appeared):
+            kept = set(names)
+            for path in self._inside(prefix):
+                if path[len(prefix) :] not in kept:
+                    self._remove(path)
+        if appeared:
+            self._show(prefix, appeared, now)
+        folder.mtime_ns = mtime_ns
         folder.looked_at = now
         folder.settled = began_ns - mtime_ns > (TICK_NS if mtime_ns % 1_000_000_000 else COARSE_TICK_NS)
-        return appeared
+
+    def _show(self, prefix: str, names: list[str], now: float) -> None:
+        """List names that have appeared, except for those that somebody is still at work on."""
+        held = self._hide(names)
+        for name in names:
+            project = project_of(name)
+            if project is None:
+                continue
+            if name in held:
+                self._hidden.add(prefix + name)
+                self._hidden_again = now + HIDDEN_SECONDS
+            elif len(names) > FEW or os.path.lexists(f"{self._directory}/{prefix}{name}"):
+                # Else its upload failed: it was removed, and its claim released, after we had read the folder.
+                self._add(prefix + name, project)
+
+    def _inside(self, prefix: str) -> list[str]:
+        return [path for path in self._files if _prefix(path) == prefix]
 
     def _folders_with_hidden(self, now: float) -> set[str]:
         if not self._hidden or now < self._hidden_again:
@@ -212,20 +215,20 @@ class Listing:
         return {_prefix(path) for path in self._hidden}
 
     def _forget_folder(self, prefix: str) -> None:
-        folder = self._folders.pop(prefix, None)
+        folder = self._folders.get(prefix)
         if folder is None:
             return
-        for name in list(folder.names):
-            self._remove(prefix + name, from_folder=False)
+        for path in self._inside(prefix):
+            self._remove(path)
         for name in folder.folders:
             self._forget_folder(f"{prefix}{name}/")
+        del self._folders[prefix]
 
     def _add(self, path: str, project: str) -> None:
         self._hidden.discard(path)
         if path in self._files:
             return
-        prefix = _prefix(path)
-        self._folders[prefix].names.add(path[len(prefix) :])
+        self._folders[_prefix(path)].count += 1
         self._files[path] = project
         known = self._projects.get(project)
         if known is None:
@@ -235,14 +238,12 @@ class Listing:
             known.append(path)
         self.touch([project])
 
-    def _remove(self, path: str, *, from_folder: bool = True) -> None:
+    def _remove(self, path: str) -> None:
         self._hidden.discard(path)
         project = self._files.pop(path, None)
         if project is None:
             return
-        if from_folder:
-            prefix = _prefix(path)
-            self._folders[prefix].names.discard(path[len(prefix) :])
+        self._folders[_prefix(path)].count -= 1
         left = self._projects[project]
         left.remove(path)
         if not left:
@@ -256,9 +257,9 @@ def _prefix(path: str) -> str:
     return path[: path.rfind("/") + 1]
 
 
-def _read(path: str) -> tuple[set[str], tuple[str, ...]]:
+def _read(path: str) -> tuple[list[str], tuple[str, ...]]:
     """The names of the files and of the folders that may hold distributions; nothing when the folder is gone."""
-    files: set[str] = set()
+    files: list[str] = []
     folders: list[str] = []
     try:
         with os.scandir(path) as entries:
@@ -269,9 +270,9 @@ def _read(path: str) -> tuple[set[str], tuple[str, ...]]:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(name)
                 elif entry.is_file():
-                    files.add(name)
+                    files.append(name)
     except OSError:
-        return set(), ()
+        return [], ()
     return files, tuple(folders)
 
 

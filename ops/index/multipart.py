@@ -18,6 +18,8 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_PARTS = 10_000
 MAX_BOUNDARY_BYTES = 200
 
+# What twine, uv and browsers write before nearly every field.
+_PLAIN_FIELD = re.compile(rb'\r\nContent-Disposition: form-data; name="([a-z0-9_:]+)"')
 _PARAMETER = re.compile(r';\s*([A-Za-z0-9_.*-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))')
 
 
@@ -121,14 +123,19 @@ class FormParser:
             if len(self._buffer) > MAX_HEADER_BYTES:
                 raise BadRequest("the form cannot be read: the header of a part is too long")
             return False
-        header = self._buffer[:end].decode("utf-8", "replace").lstrip(" \t")
-        if header and not header.startswith("\r\n"):
-            raise BadRequest("the form cannot be read: its boundary occurs in it")
-        del self._buffer[: end + 4]
+        plain = _PLAIN_FIELD.fullmatch(self._buffer, 0, end)
+        if plain is not None:
+            part = Part(plain[1].decode(), None)
+        else:
+            header = self._buffer[:end].decode("utf-8", "replace").lstrip(" \t")
+            if header and not header.startswith("\r\n"):
+                raise BadRequest("the form cannot be read: its boundary occurs in it")
+            part = _part(header)
+        del plain, self._buffer[: end + 4]  # a match keeps the buffer as long as it is
         self._parts += 1
         if self._parts > MAX_PARTS:
             raise BadRequest("the form has too many parts")
-        self._open(_part(header))
+        self._open(part)
         self._state = self._pass_body
         return True
 

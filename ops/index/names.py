@@ -88,6 +88,7 @@ def parse(filename: str) -> Name | None:
     return (_parse_wheel(filename) if filename.endswith(".whl") else _parse_sdist(filename)) or _guess(filename)
 
 
+@lru_cache(maxsize=4096)
 def canonical_version(version: str) -> str:
     """The one spelling that all equal versions share; *version* itself when it is none (PEP 440)."""
     from packaging.utils import canonicalize_version  # not needed to list files

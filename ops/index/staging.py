@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,8 @@ from ops.index.storage import Storage
 from ops.index.writing import Workbench, remove, storage_error, write_all
 
 _PIECE = 1024**2
+_SMALL = 256 * 1024
+"""A file of no more bytes is kept in memory as well, to be looked at without being read again."""
 
 
 class _Digest(Protocol):
@@ -48,6 +51,7 @@ class Staged:
         self._descriptor = descriptor
         self._limit = limit
         self._sha256 = hashlib.sha256()
+        self._small: bytearray | None = bytearray()
 
     def write(self, piece: bytes | bytearray | memoryview) -> int:
         """Add bytes; how many there were.
@@ -60,6 +64,11 @@ class Staged:
         if self.size > self._limit:
             raise TooLarge("the file", limit=self._limit)
         self._sha256.update(piece)
+        if self._small is not None:
+            if self.size <= _SMALL:
+                self._small += piece
+            else:
+                self._small = None
         try:
             write_all(self._descriptor, piece)
         except OSError as error:
@@ -79,6 +88,9 @@ class Staged:
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The bytes from the first one, to be read."""
+        if self._small is not None:
+            yield io.BytesIO(self._small)
+            return
         with open(self.path, "rb") as file:
             yield file
 
@@ -88,17 +100,19 @@ class Staged:
         Raises:
             DigestMismatch: they differ.
         """
-        for algorithm, new in ALGORITHMS.items():
-            expected = form.get(f"{algorithm}_digest", "").strip().lower()
-            if not expected:
-                continue
-            actual = self.sha256
-            if algorithm != "sha256":
-                digest = new()
-                with self.open() as file:
-                    while piece := file.read(_PIECE):
-                        digest.update(piece)
-                actual = digest.hexdigest()
+        named = {algorithm: form.get(f"{algorithm}_digest", "").strip().lower() for algorithm in ALGORITHMS}
+        digests: dict[str, _Digest] = {
+            algorithm: ALGORITHMS[algorithm]() for algorithm, expected in named.items() if expected
+        }
+        if digests.keys() - {"sha256"}:
+            with self.open() as file:
+                while piece := file.read(_PIECE):
+                    for algorithm, digest in digests.items():
+                        if algorithm != "sha256":
+                            digest.update(piece)
+        for algorithm, digest in digests.items():
+            expected = named[algorithm]
+            actual = self.sha256 if algorithm == "sha256" else digest.hexdigest()
             if not hmac.compare_digest(expected.encode("utf-8", "replace"), actual.encode()):
                 raise DigestMismatch(filename, algorithm=algorithm, expected=expected, actual=actual)
 
