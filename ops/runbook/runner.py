@@ -195,10 +195,16 @@ class _Run:
         start = time.monotonic()
         self._record.save(self._redactor)
         outcome = outcomes.SUCCEEDED
-        for entry in self._record.notebooks:
-            outcome = self._one(notebooks[entry.name], entry, values[entry.name])
-            if outcome != outcomes.SUCCEEDED:
-                break
+        try:
+            for entry in self._record.notebooks:
+                outcome = self._one(notebooks[entry.name], entry, values[entry.name])
+                if outcome != outcomes.SUCCEEDED:
+                    break
+        except KeyboardInterrupt:  # before a notebook ran, while papermill was imported
+            outcome = outcomes.INTERRUPTED
+            self._record.error = self._record.error or Failure("the run was interrupted", todo=AGAIN)
+            for entry in self._record.notebooks:
+                entry.outcome = outcome if entry.outcome == outcomes.RUNNING else entry.outcome
         self._record.end(outcome, time.monotonic() - start)
         self._finish()
 
