@@ -15,7 +15,9 @@ from ops.index.reading import Reading
 from ops.index.representation import Representation
 from ops.index.shelf import Shelf
 
-_MEMORY = 8 * 1024**2
+_MEMORY = 16 * 1024**2
+"""Bytes for rendered pages: a list of 10,000 projects is one of 2.5 MiB."""
+
 _LONGEST_QUERY = 200
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
