@@ -15,11 +15,13 @@ from pypiserver.bottle_wrapper import HTTPError, HTTPResponse, request
 from pypiserver.config import Config, RunConfig
 from pypiserver.core import PkgFile
 
-from ops.index.catalogue import Catalogue, File
+from ops.index.catalogue import Catalogue
+from ops.index.curation import Uploader
 from ops.index.errors import NotFound, PackageIndexError, Unauthorized
 from ops.index.names import normalize, parse, same_version
 from ops.index.options import Options
-from ops.index.publishing import Publisher, Uploader
+from ops.index.project import File
+from ops.index.publishing import Publisher
 
 if TYPE_CHECKING:
     from ops.index.authentication import Authenticator

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import stat
@@ -13,84 +11,31 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ops.index.claims import Claims
-from ops.index.distribution import look_into
 from ops.index.errors import PackageIndexError
-from ops.index.facts import Facts, FactsStore
+from ops.index.facts import Facts
+from ops.index.keeping import FactsKeeper
 from ops.index.listing import Listing
-from ops.index.marks import Marks
+from ops.index.marks import Markings
 from ops.index.names import Name, parse, project_of, version_key
 from ops.index.options import Options
+from ops.index.project import CachedProject, File, Project, ProjectCache
 from ops.index.storage import SharedRun, Storage
 from ops.index.writing import Workbench
 
-STATUSES = ("active", "archived", "quarantined", "deprecated")
-"""The statuses that a project may have (PEP 792)."""
+__all__ = ["Catalogue", "File", "Project"]
 
 _RELOAD_REST = 4
 """After a reload, this many times its duration passes before the next that a mere miss asks for."""
 
 _LEAST_REST_SECONDS = 0.1
 _MARKS_SECONDS = 0.02
-_PIECE = 1024**2
-_LOCKS = 64
+_KEYS = 64
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """One distribution file.
-
-    Parameters:
-        filename: its last path component.
-        path: relative to the storage's directory, with ``/``.
-        project: normalized name (PEP 503).
-        version: as a version prints itself (PEP 440), or as found.
-        size: bytes.
-        sha256: hexadecimal.
-        upload_time: UTC (PEP 700).
-        requires_python: of the core metadata.
-        metadata_sha256: of the core metadata that is served beside the file, if it is (PEP 658).
-        yanked: None when it is not, else the reason, which may be empty (PEP 592).
-    """
-
-    filename: str
-    path: str
-    project: str
-    version: str
-    size: int
-    sha256: str
-    upload_time: datetime
-    requires_python: str | None = None
-    metadata_sha256: str | None = None
-    yanked: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Project:
-    """A project and its files, sorted by version, then by file name.
-
-    Parameters:
-        name: normalized (PEP 503).
-        files: all of them; also those of a quarantined project, which a page must not offer (PEP 792).
-        status: ``active``, ``archived``, ``quarantined`` or ``deprecated`` (PEP 792).
-        status_reason: free text, or None.
-    """
-
-    name: str
-    files: tuple[File, ...]
-    status: str = "active"
-    status_reason: str | None = None
-
-    @property
-    def versions(self) -> tuple[str, ...]:
-        """Each version once, oldest first (PEP 700)."""
-        return tuple(dict.fromkeys(file.version for file in self.files))
 
 
 class Catalogue:
@@ -112,11 +57,8 @@ class Catalogue:
         directory = storage.directory
         self._directory = str(directory)
         workbench = Workbench(directory, locked=not storage.shared)
-        self._facts = FactsStore(directory, workbench, scratch=options.scratch_directory)
-        self._yanked = Marks(directory, "yanked", workbench)
-        self._status = Marks(directory, "status", workbench)
-        self._removed = Marks(directory, "removed", workbench)
-        self._marks_lock = threading.Lock()
+        self._facts = FactsKeeper(storage, workbench, scratch=options.scratch_directory)
+        self.marks = Markings(directory, workbench)
         self._marks_again = 0.0
         self._listing = Listing(directory, self._to_hide)
         self._held_before: AbstractSet[str] = frozenset()
@@ -124,9 +66,9 @@ class Catalogue:
         self._open = False
         self._reloads = SharedRun(self._reload)
         self._rest_until = 0.0
-        self._cache = _Cache(options.cached_files)
-        self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._cache = ProjectCache(options.cached_files)
         self._checked: OrderedDict[str, float] = OrderedDict()
+        self._keys_lock = threading.Lock()
         self._keys: OrderedDict[str, tuple[int, dict[str, str]]] = OrderedDict()
         self._stopping = threading.Event()
         self._rebuilder: threading.Thread | None = None
@@ -186,7 +128,7 @@ class Catalogue:
         found.sort(key=lambda known: (version_key(known[0].version), known[0].filename, known[0].path))
         status, reason = self.status(name)
         project = Project(name, tuple(file for file, _ in found), status, reason)
-        self._cache.put(_Cached(version, project, tuple(mtime_ns for _, mtime_ns in found)))
+        self._cache.put(CachedProject(version, project, tuple(mtime_ns for _, mtime_ns in found)))
         return project
 
     def project_stamp(self, name: str) -> Hashable:
@@ -204,7 +146,7 @@ class Catalogue:
         if project is None:
             return None
         try:
-            facts, mtime_ns = self._facts_of(path)
+            facts, mtime_ns = self._facts.of(path)
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 _log.warning("%s cannot be read: %s", path, error)
@@ -219,7 +161,7 @@ class Catalogue:
             upload_time=datetime.fromtimestamp(facts.upload_time, UTC),
             requires_python=facts.requires_python,
             metadata_sha256=facts.metadata_sha256,
-            yanked=self._yanked.get(path),
+            yanked=self.marks.yanked(path),
         )
         return file, mtime_ns
 
@@ -231,18 +173,7 @@ class Catalogue:
     def status(self, name: str) -> tuple[str, str | None]:
         """The status of a project and the reason for it (PEP 792)."""
         self._look()
-        text = self._status.get(name)
-        if text is None:
-            return "active", None
-        try:
-            content = json.loads(text)
-            status, reason = content["status"], content.get("reason")
-        except (ValueError, TypeError, KeyError, AttributeError):
-            status, reason = "", None
-        if status not in STATUSES:
-            # Somebody meant to close the project: better too closed than too open, until it is set again.
-            return "archived", "its status cannot be read"
-        return status, reason if isinstance(reason, str) else None
+        return self.marks.status(name)
 
     def locate(self, path: str) -> tuple[Path, int] | None:
         """Where a listed file, or the ``.asc`` beside one, lies, and its size in bytes; None for anything else."""
@@ -263,18 +194,9 @@ class Catalogue:
         if path not in self._listing:
             return None
         try:
-            if self._facts_of(path)[0].metadata_sha256 is None:
-                return None
-            with self._storage.reading():
-                found = self._facts.metadata(path)
-                status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116
-            if found is None:  # the sidecar is damaged
-                self._compute(path, status)
-                with self._storage.reading():
-                    found = self._facts.metadata(path)
+            return self._facts.metadata(path)
         except OSError:
             return None
-        return found
 
     def refresh(self) -> None:
         """See what others have added to a shared storage, unless that was done a moment ago.
@@ -304,7 +226,7 @@ class Catalogue:
         began = time.monotonic()
         before = self._claims.held()
         self._storage.reload()
-        with self._storage.reading(), self._marks_lock:
+        with self._storage.reading():
             # A name that appears is shown when nobody held its claim, neither before the reload nor after it.
             self._held_before = before
             self._listing.look(thoroughly=True)
@@ -319,13 +241,13 @@ class Catalogue:
         """The path of the file that has this name, in whatever spelling; None when there is none."""
         self._look()
         version = self._listing.version_of(name.project)
-        known = self._keys.get(name.project)
-        if known is None or known[0] != version:
-            paths = self._listing.paths(name.project)
-            keys = {parsed.key: path for path in paths if (parsed := parse(path.rpartition("/")[2])) is not None}
-            known = self._keys[name.project] = (version, keys)
-            while len(self._keys) > _LOCKS:
-                with contextlib.suppress(KeyError):
+        with self._keys_lock:
+            known = self._keys.get(name.project)
+            if known is None or known[0] != version:
+                paths = self._listing.paths(name.project)
+                keys = {parsed.key: path for path in paths if (parsed := parse(path.rpartition("/")[2])) is not None}
+                known = self._keys[name.project] = (version, keys)
+                if len(self._keys) > _KEYS:
                     self._keys.popitem(last=False)
         found = known[1].get(name.key)
         if found is None:
@@ -340,11 +262,7 @@ class Catalogue:
         Raises:
             OSError: it cannot be read.
         """
-        return self._facts_of(path)[0].sha256
-
-    def removed(self, name: Name) -> str | None:
-        """The digest of the file that had this name, in whatever spelling, and was removed."""
-        return self._removed.get(name.key)
+        return self._facts.of(path)[0].sha256
 
     def changing(self) -> contextlib.AbstractContextManager[None]:
         """Hold around a change to the names at the top of the directory, and for no longer than that takes."""
@@ -352,46 +270,23 @@ class Catalogue:
 
     def keep(self, path: str, facts: Facts, metadata: bytes | None) -> None:
         """Keep the facts of a file that is about to be shown. Called inside ``Storage.reading``."""
-        self._facts.write(path, facts, metadata)
+        self._facts.keep(path, facts, metadata)
 
     def admit(self, path: str) -> None:
         """Show a file that is durable."""
-        name = parse(path)
-        project = project_of(path)
-        if name is None or project is None:
+        name = parse(path.rpartition("/")[2])
+        if name is None:
             return
-        version = self._listing.version_of(project)
-        self._listing.admit(path)
-        known = self._keys.get(project)
-        if known is not None and known[0] == version:
-            self._keys[project] = (self._listing.version_of(project), known[1] | {name.key: path})
+        before, after = self._listing.admit(path, name.project)
+        with self._keys_lock:
+            known = self._keys.get(name.project)
+            if known is not None and known[0] == before:
+                self._keys[name.project] = (after, known[1] | {name.key: path})
 
     def forget(self, path: str) -> None:
         """Show a file no longer that was removed. Called inside ``Storage.reading``."""
         self._facts.forget(path)
         self._listing.drop(path)
-
-    def bury(self, name: Name, sha256: str) -> None:
-        """Remember what a removed file was, so that its name never gets other bytes. Called inside ``reading``."""
-        with self._marks_lock:
-            self._removed.put(name.key, sha256)
-
-    def yank(self, paths: Iterable[str], reason: str | None) -> None:
-        """Mark files as yanked, or no longer when *reason* is None. Called inside ``Storage.reading``."""
-        with self._marks_lock:
-            for path in paths:
-                if reason is None:
-                    self._yanked.lift(path)
-                else:
-                    self._yanked.put(path, reason)
-
-    def set_status(self, project: str, status: str, reason: str | None) -> None:
-        """Set the status of a project (PEP 792). Called inside ``Storage.reading``."""
-        with self._marks_lock:
-            if status == "active" and reason is None:
-                self._status.lift(project)
-            else:
-                self._status.put(project, json.dumps({"status": status, "reason": reason}))
 
     def touch(self, project: str) -> None:
         """Let pages of a project be made anew: its marks have changed."""
@@ -409,17 +304,12 @@ class Catalogue:
         now = time.monotonic()
         if now >= self._marks_again:
             self._marks_again = now + _MARKS_SECONDS
-            with self._marks_lock:
-                self._see_marks()
+            self._see_marks()
         self._open = True
 
     def _see_marks(self, *, thoroughly: bool = False) -> None:
-        self._removed.look(thoroughly=thoroughly)
-        changed = self._status.look(thoroughly=thoroughly)
-        for path in self._yanked.look(thoroughly=thoroughly):
-            project = self._listing.project_of(path)
-            if project is not None:
-                changed.add(project)
+        paths, changed = self.marks.look(thoroughly=thoroughly)
+        changed.update(project for path in paths if (project := self._listing.project_of(path)) is not None)
         if changed:
             self._listing.touch(changed)
 
@@ -452,7 +342,7 @@ class Catalogue:
                 self._listing.touch([name])
         return self._listing.version_of(name)
 
-    def _still_holds(self, cached: _Cached) -> bool:
+    def _still_holds(self, cached: CachedProject) -> bool:
         with self._storage.reading():
             for file, mtime_ns in zip(cached.project.files, cached.mtimes_ns, strict=True):
                 try:
@@ -463,85 +353,14 @@ class Catalogue:
                     return False
         return True
 
-    def _facts_of(self, path: str) -> tuple[Facts, int]:
-        """The facts of a file, from its sidecar while they hold, else computed and kept; and when it was written."""
-        full = f"{self._directory}/{path}"
-        with self._locks[hash(path) % _LOCKS]:
-            with self._storage.reading():
-                status = os.stat(full)  # noqa: PTH116
-                facts = self._facts.read(path)
-            if facts is None or not facts.hold_for(status):
-                facts = self._compute(path, status)
-            return facts, status.st_mtime_ns
-
-    def _compute(self, path: str, status: os.stat_result) -> Facts:
-        name = parse(path.rpartition("/")[2])
-        assert name is not None  # noqa: S101 - only what has a name is listed
-        digest = hashlib.sha256()
-        with self._storage.detached(Path(self._directory, path)) as copy, copy.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-            contents = look_into(file, name)
-        metadata = contents.metadata
-        facts = Facts(
-            size=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-            sha256=digest.hexdigest(),
-            version=name.version,
-            upload_time=status.st_mtime_ns / 1e9,
-            requires_python=contents.requires_python,
-            metadata_sha256=None if metadata is None else hashlib.sha256(metadata).hexdigest(),
-            metadata_size=0 if metadata is None else len(metadata),
-        )
-        with self._storage.reading():
-            self._facts.write(path, facts, metadata)
-        return facts
-
     def _rebuild(self) -> None:
         """Compute the facts that are missing, resting as long as working so that pages come first."""
         try:
             self._look()
-            missing = set(self._listing)
-            with self._storage.reading():
-                for path in self._facts.kept():  # one by one: there may be as many as files
-                    missing.discard(path)
-            for path in missing:
+            for path in self._facts.missing(self._listing):
                 began = time.monotonic()
                 self.file(path)
                 if self._stopping.wait(min(0.5, (time.monotonic() - began) / 4)):
                     return
         except (PackageIndexError, OSError) as error:
             _log.warning("the facts of some files are computed when they are first asked for: %s", error)
-
-
-@dataclass(frozen=True, slots=True)
-class _Cached:
-    version: int
-    project: Project
-    mtimes_ns: tuple[int, ...]
-
-
-class _Cache:
-    """The projects that were asked for last, as many as have a given number of files together."""
-
-    def __init__(self, files: int) -> None:
-        self._limit = files
-        self._size = 0
-        self._lock = threading.Lock()
-        self._projects: OrderedDict[str, _Cached] = OrderedDict()
-
-    def get(self, name: str) -> _Cached | None:
-        return self._projects.get(name)
-
-    def put(self, cached: _Cached) -> None:
-        with self._lock:
-            self._drop(cached.project.name)
-            self._projects[cached.project.name] = cached
-            self._size += len(cached.project.files)
-            while self._size > self._limit and len(self._projects) > 1:
-                self._drop(next(iter(self._projects)))
-
-    def _drop(self, name: str) -> None:
-        before = self._projects.pop(name, None)
-        if before is not None:
-            self._size -= len(before.project.files)

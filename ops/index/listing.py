@@ -161,12 +161,12 @@ class Listing:
                         folder.settled = False
                         folder.looked_at = time.monotonic()
 
-    def admit(self, path: str) -> None:
-        """Show a file that we have put there."""
-        project = project_of(path)
-        if project is not None:
-            with self._lock:
-                self._add(path, project)
+    def admit(self, path: str, project: str) -> tuple[int, int]:
+        """Show a file that we have put there; the project's version right before, and right after."""
+        with self._lock:
+            before = self.version_of(project)
+            self._add(path, project)
+            return before, self.version_of(project)
 
     def drop(self, path: str) -> None:
         """Show a file no longer."""

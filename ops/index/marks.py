@@ -1,20 +1,104 @@
 """Small facts that people set: which files are yanked, and what status a project has.
 
-Each is a file of its own, so that two servers that set different ones do not overwrite each other's.
+Each is a file of its own in ``.index``, so that two servers that set different ones do not overwrite each other's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from ops.index.listing import COARSE_TICK_NS, TICK_NS
+from ops.index.project import STATUSES
 from ops.index.writing import INDEX_FOLDER, Workbench, remove, sync_folder
 
 _LONGEST = 64 * 1024
+
+
+class Markings:
+    """All marks of one directory: yanks (PEP 592), statuses (PEP 792), and what removed files were.
+
+    What writes is called inside ``Storage.reading``.
+
+    Parameters:
+        directory: of packages.
+        workbench: on the same file system.
+    """
+
+    def __init__(self, directory: Path, workbench: Workbench) -> None:
+        self._yanked = Marks(directory, "yanked", workbench)
+        self._status = Marks(directory, "status", workbench)
+        self._removed = Marks(directory, "removed", workbench)
+        self._lock = threading.Lock()
+
+    def look(self, *, thoroughly: bool = False) -> tuple[set[str], set[str]]:
+        """Notice what others have changed: the paths whose yanks did, and the projects whose statuses did."""
+        with self._lock:
+            self._removed.look(thoroughly=thoroughly)
+            return self._yanked.look(thoroughly=thoroughly), self._status.look(thoroughly=thoroughly)
+
+    def yanked(self, path: str) -> str | None:
+        """Why a file is yanked, which may be empty; None when it is not."""
+        return self._yanked.get(path)
+
+    def status(self, project: str) -> tuple[str, str | None]:
+        """The status of a project and the reason for it."""
+        text = self._status.get(project)
+        if text is None:
+            return "active", None
+        try:
+            content = json.loads(text)
+            status, reason = content["status"], content.get("reason")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            status, reason = "", None
+        if status not in STATUSES:
+            # Somebody meant to close the project: better too closed than too open, until it is set again.
+            return "archived", "its status cannot be read"
+        return status, reason if isinstance(reason, str) else None
+
+    def removed(self, key: str) -> str | None:
+        """The digest of the file that had this name, in whatever spelling, and was removed."""
+        return self._removed.get(key)
+
+    def yank(self, paths: Iterable[str], reason: str | None) -> None:
+        """Mark files as yanked, or no longer when *reason* is None.
+
+        Raises:
+            OSError: some may be marked as before.
+        """
+        with self._lock:
+            for path in paths:
+                if reason is None:
+                    self._yanked.lift(path)
+                else:
+                    self._yanked.put(path, reason)
+
+    def set_status(self, project: str, status: str, reason: str | None) -> None:
+        """Set the status of a project.
+
+        Raises:
+            OSError: it is as before.
+        """
+        with self._lock:
+            if status == "active" and reason is None:
+                self._status.lift(project)
+            else:
+                self._status.put(project, json.dumps({"status": status, "reason": reason}))
+
+    def bury(self, key: str, sha256: str) -> None:
+        """Remember what a removed file was, so that its name never gets other bytes.
+
+        Raises:
+            OSError: it is not remembered.
+        """
+        with self._lock:
+            self._removed.put(key, sha256)
 
 
 class Marks:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 import threading
-import weakref
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ops.index.copies import Copies, copy_bytes
 from ops.index.errors import StorageError
 
 SLICE_BYTES = 16 * 1024**2
@@ -134,7 +131,7 @@ class GuardedStorage(ABC):
         self._generation = 0
         self._commits = SharedRun(self._exclusive_commit)
         self._reloads = SharedRun(self._exclusive_reload)
-        self._copies = _Copies(cache_directory, cache_bytes)
+        self._copies = Copies(cache_directory, cache_bytes)
 
     @property
     def directory(self) -> Path:
@@ -212,7 +209,7 @@ class GuardedStorage(ABC):
                     if (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
                         raise FileNotFoundError(f"{path} was replaced while it was copied")
                     source.seek(done)
-                    done += _copy_bytes(source.fileno(), out.fileno(), SLICE_BYTES, done)
+                    done += copy_bytes(source.fileno(), out.fileno(), SLICE_BYTES, done)
 
 
 class SharedRun:
@@ -313,99 +310,6 @@ class _PhaseLock:
     def refuse_inside(self) -> None:
         if getattr(self._mine, "depth", 0):
             raise RuntimeError("a thread that reads the storage cannot commit or reload it: it would wait for itself")
-
-
-@dataclass(slots=True)
-class _Copy:
-    path: Path
-    size: int
-    users: int = 0
-    ready: threading.Event = field(default_factory=threading.Event)
-    failed: bool = False
-
-
-class _Copies:
-    """A bounded directory of copies, the least recently used go first; none goes while it is used."""
-
-    def __init__(self, parent: Path | None, limit: int) -> None:
-        self._parent = parent
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._directory: Path | None = None
-        self._copies: OrderedDict[str, _Copy] = OrderedDict()
-        self._number = 0
-
-    @contextmanager
-    def use(self, key: str, size: int, make: Callable[[Path], None]) -> Iterator[Path]:
-        copy = self._take(key, size, make)
-        try:
-            yield copy.path
-        finally:
-            with self._lock:
-                copy.users -= 1
-                self._shrink()
-
-    def _take(self, key: str, size: int, make: Callable[[Path], None]) -> _Copy:
-        while True:
-            with self._lock:
-                copy = self._copies.get(key)
-                maker = copy is None
-                if copy is None:
-                    self._number += 1
-                    copy = self._copies[key] = _Copy(self._home() / f"{self._number}", size)
-                copy.users += 1
-                self._copies.move_to_end(key)
-                if maker:
-                    self._shrink()
-            if maker:
-                self._make(key, copy, make)
-                return copy
-            copy.ready.wait()
-            if not copy.failed:
-                return copy
-
-    def _make(self, key: str, copy: _Copy, make: Callable[[Path], None]) -> None:
-        try:
-            make(copy.path)
-        except BaseException:
-            copy.failed = True
-            with self._lock:
-                del self._copies[key]
-            copy.path.unlink(missing_ok=True)
-            raise
-        finally:
-            copy.ready.set()
-
-    def _shrink(self) -> None:
-        total = sum(copy.size for copy in self._copies.values())
-        for key, copy in list(self._copies.items()):
-            if total <= self._limit:
-                break
-            if copy.users == 0:
-                del self._copies[key]
-                copy.path.unlink(missing_ok=True)
-                total -= copy.size
-
-    def _home(self) -> Path:
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="pypi-index-copies-", dir=self._parent))
-            weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
-        return self._directory
-
-
-def _copy_bytes(source: int, target: int, count: int, offset: int) -> int:
-    """Copy up to *count* bytes inside the kernel where it can; the number that were copied, at least one."""
-    if hasattr(os, "sendfile"):
-        with contextlib.suppress(OSError):
-            sent = os.sendfile(target, source, offset, count)
-            if sent:
-                return sent
-    piece = os.pread(source, min(count, 1024**2), offset)
-    if not piece:
-        raise FileNotFoundError("the file became shorter while it was copied")
-    os.pwrite(target, piece, offset)
-    os.lseek(target, offset + len(piece), os.SEEK_SET)
-    return len(piece)
 
 
 def _line(error: BaseException) -> str:

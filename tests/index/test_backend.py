@@ -459,7 +459,7 @@ def test_an_upload_that_is_slow_to_arrive_holds_no_thread(streaming: Client) -> 
 
         tasks = [asyncio.ensure_future(streaming.receiver(scope, receive, send)) for _ in range(50)]
         await asyncio.sleep(0.05)
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
         gate.set()
         await asyncio.gather(*tasks)
 

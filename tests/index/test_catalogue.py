@@ -21,10 +21,12 @@ from typing import Any
 import pytest
 
 from ops.index import listing
-from ops.index.catalogue import Catalogue, Project
+from ops.index.catalogue import Catalogue
 from ops.index.claims import MemoryClaims
+from ops.index.keeping import FactsKeeper
 from ops.index.listing import Listing
 from ops.index.options import Options
+from ops.index.project import Project
 from ops.index.storage import DirectoryStorage
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
@@ -264,7 +266,7 @@ def test_an_upload_to_one_project_leaves_the_stamp_of_another(house: House, dire
 
 def test_an_unchanged_file_is_never_hashed_twice(house: House, directory: Path, count_calls: Count) -> None:
     path = put(directory, "foo", "1.0")
-    hashed = count_calls(Catalogue, "_compute")
+    hashed = count_calls(FactsKeeper, "_compute")
     threads = [threading.Thread(target=house.catalogue.project, args=("foo",)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -278,7 +280,7 @@ def test_an_unchanged_file_is_never_hashed_twice(house: House, directory: Path, 
 
 
 def test_an_upload_is_never_read_again(house: House, alice: Person, count_calls: Count) -> None:
-    hashed = count_calls(Catalogue, "_compute")
+    hashed = count_calls(FactsKeeper, "_compute")
     content = wheel("foo", "1.0")
     house.publisher.publish(wheel_name("foo", "1.0"), io.BytesIO(content), identity=alice)
     (file,) = project(house, "foo").files
@@ -346,7 +348,7 @@ def test_a_directory_that_cannot_be_written_is_served_and_hashed_once(
 ) -> None:
     path = put(directory, "foo", "1.0", folder="sub")
     (directory / ".index").write_text("here no folder can be made")
-    hashed = count_calls(Catalogue, "_compute")
+    hashed = count_calls(FactsKeeper, "_compute")
     catalogue = Catalogue(
         house.storage, house.claims, replace(house.options, scratch_directory=tmp_path, cached_files=0)
     )
@@ -371,14 +373,14 @@ def test_a_file_that_cannot_be_read_costs_only_itself(
 ) -> None:
     put(directory, "foo", "1.0")
     put(directory, "foo", "2.0")
-    original = Catalogue._compute
+    original = FactsKeeper._compute
 
-    def fail(self: Catalogue, path: str, status: os.stat_result) -> Any:
+    def fail(self: FactsKeeper, path: str, status: os.stat_result) -> Any:
         if "1.0" in path:
             raise OSError(5, "Input/output error")
         return original(self, path, status)
 
-    monkeypatch.setattr(Catalogue, "_compute", fail)
+    monkeypatch.setattr(FactsKeeper, "_compute", fail)
     assert project(house, "foo").versions == ("2.0",)
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops.index import distribution
+from ops.index import archive
 from ops.index.distribution import Contents, check_agreement, header_fields, inspect, look_into
 from ops.index.errors import FieldMismatch, InvalidArchive
 from ops.index.names import Name, parse
@@ -198,7 +198,7 @@ def test_a_link_in_the_place_of_the_metadata_is_not_followed() -> None:
 @pytest.mark.parametrize("filename", [WHEEL, SDIST])
 def test_an_archive_bomb_is_refused_without_unpacking_it_all(filename: str, monkeypatch: pytest.MonkeyPatch) -> None:
     zeros = bytes(20 * 1024**2)
-    monkeypatch.setattr(distribution, "BOMB_BYTES", 1024**2)
+    monkeypatch.setattr(archive, "BOMB_BYTES", 1024**2)
     content = wheel("foo-bar", "1.0", payload=zeros) if filename == WHEEL else sdist("foo-bar", "1.0", payload=zeros)
     del zeros
     tracemalloc.start()
@@ -213,8 +213,8 @@ def test_an_archive_bomb_is_refused_without_unpacking_it_all(filename: str, monk
 
 def test_a_wheel_with_two_members_of_one_name_is_refused() -> None:
     buffer = io.BytesIO(wheel("foo-bar", "1.0"))
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(buffer, "a") as archive:
-        archive.writestr("foo_bar/__init__.py", "other")
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(buffer, "a") as opened:
+        opened.writestr("foo_bar/__init__.py", "other")
     with pytest.raises(InvalidArchive, match="two members"):
         inspected(WHEEL, buffer.getvalue())
 
@@ -236,7 +236,7 @@ def test_a_tar_file_with_an_endless_header_is_refused_before_it_is_read() -> Non
 
 
 def test_metadata_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distribution, "MAX_METADATA_BYTES", 1000)
+    monkeypatch.setattr(archive, "MAX_METADATA_BYTES", 1000)
     with pytest.raises(InvalidArchive, match="too long"):
         inspected(WHEEL, wheel("foo-bar", "1.0", body="x" * 2000))
     with pytest.raises(InvalidArchive, match="too long"):
@@ -244,7 +244,7 @@ def test_metadata_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_archive_with_too_many_members_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distribution, "MAX_MEMBERS", 50)
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 50)
     with pytest.raises(InvalidArchive, match="more than 50 members"):
         inspected(WHEEL, wheel("foo-bar", "1.0", more={f"a{n}": b"" for n in range(60)}))
     with pytest.raises(InvalidArchive, match="more than 50 members"):

@@ -17,7 +17,24 @@ likely = st.builds(
     lambda pieces, suffix: "".join(pieces) + suffix,
     st.lists(
         st.sampled_from(
-            ["foo", "Bar", "-", "_", ".", "1", "1.0", "2!", "+local", "rc1", "post", "py3", "none", "any", "x86_64", "-1"]
+            [
+                "foo",
+                "Bar",
+                "-",
+                "_",
+                ".",
+                "1",
+                "1.0",
+                "2!",
+                "+local",
+                "rc1",
+                "post",
+                "py3",
+                "none",
+                "any",
+                "x86_64",
+                "-1",
+            ]
         ),
         max_size=9,
     ),

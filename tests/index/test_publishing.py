@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ops.index import publishing, staging, writing
+from ops.index import placing, staging, writing
 from ops.index.claims import FileClaims
 from ops.index.errors import (
     BadRequest,
@@ -109,7 +109,7 @@ def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_before_it_is_sh
         return act
 
     monkeypatch.setattr(os, "fsync", noted(None, os.fsync))
-    monkeypatch.setattr(publishing, "place", noted("place", writing.place))
+    monkeypatch.setattr(placing, "place", noted("place", writing.place))
     monkeypatch.setattr(house.catalogue, "admit", noted("show", house.catalogue.admit))
     publish(house)
     assert steps == ["sync file", "place", "sync folder", "show"]
@@ -149,6 +149,7 @@ def test_a_file_that_stock_pypiserver_left_is_not_overwritten(house: House) -> N
     (house.directory / "sub" / NAME).write_bytes(OTHER)
     with pytest.raises(FileTaken):
         publish(house)
+    assert publish(house, content=OTHER) is Outcome.SAME
     assert house.listed() == {NAME}
     assert not (house.directory / NAME).exists()
 
@@ -160,7 +161,7 @@ def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(
         Path(path).write_bytes(OTHER)
         writing.place(scratch, path)
 
-    monkeypatch.setattr(publishing, "place", late)
+    monkeypatch.setattr(placing, "place", late)
     with pytest.raises(FileTaken):
         publish(house)
     assert (house.directory / NAME).read_bytes() == OTHER
@@ -500,7 +501,7 @@ def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
         return writing.remove(path)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(publishing, "remove", remove)
+    monkeypatch.setattr(placing, "remove", remove)
     with pytest.raises(StorageError):
         publish(house)
     other = House(DirectoryStorage(house.directory), FileClaims(house.directory / ".index" / "claims"), house.options)
