@@ -44,7 +44,7 @@ class OpenFile:
         self.etag = f'"{digest}"' if digest else f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
         self.last_modified = formatdate(status.st_mtime_ns // 10**9, usegmt=True)
 
-    async def read(self, part: Part) -> bytes | bytearray:
+    async def read(self, part: Part) -> bytes:
         """Some of the bytes of *part*, from its start: at once when they are in memory, else from another thread."""
         length = min(PIECE, len(part))
         piece = _read_at_once(self.descriptor, length, part.start)
@@ -220,15 +220,15 @@ async def _client_gone(receive: Receive) -> None:
         pass
 
 
-def _read_at_once(descriptor: int, length: int, offset: int) -> bytearray | None:
-    """What of it lies in the page cache, or None when a disk or another machine would have to be waited for."""
+def _read_at_once(descriptor: int, length: int, offset: int) -> bytes | None:
+    """The bytes when they are in the page cache, or None when a disk or another machine would have to be waited for.
+
+    Only the last byte is asked for: what a kernel reads ahead it reads in order.
+    """
     if _NO_WAIT is None:
         return None
-    buffer = bytearray(length)
     try:
-        count = os.preadv(descriptor, [buffer], offset, _NO_WAIT)
+        os.preadv(descriptor, [bytearray(1)], offset + length - 1, _NO_WAIT)
     except OSError:  # EAGAIN: not in memory; EOPNOTSUPP: this file system cannot tell
         return None
-    if count < length:
-        del buffer[count:]
-    return buffer
+    return os.pread(descriptor, length, offset)

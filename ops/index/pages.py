@@ -22,8 +22,8 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from ops.index.catalogue import File, Project
 from ops.index.negotiation import JSON_V1
+from ops.index.project import File, Project
 
 API_VERSION = "1.4"
 """1.1 is PEP 700, 1.4 is PEP 792; what lies between is optional and absent."""

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.index.browse import about, human_size, latest_of, releases_of, render_readme
-from ops.index.catalogue import File, Project
+from ops.index.browse import human_size, latest_of, releases_of
+from ops.index.project import File, Project
+from ops.index.readme import about, render_readme
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.chromium import PROGRAM, Chromium
 from tests.index.serving import Response, Server

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pypi_simple import ProjectPage, RepositoryPage
 from pypi_simple.pep691 import Project as JsonProject
 
-from ops.index.catalogue import File, Project
 from ops.index.negotiation import HTML, HTML_V1, JSON_V1
 from ops.index.pages import content_type, file_address, project_list, project_page, timestamp
+from ops.index.project import File, Project
 
 ADDRESS = "https://index.example/team/simple/spam/"
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
