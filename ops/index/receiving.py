@@ -159,6 +159,9 @@ class _Body:
         if self._parser is None:
             return
         self._parser.finish()
+        if (":action", "doc_upload") in self._parser.fields:
+            # pypiserver would look at it and drop it: an answer of success for nothing.
+            raise BadRequest("this index keeps no documentation, only wheels and sdists")
         form = FormsDict()
         form.recode_unicode = False
         for name, value in self._parser.fields:
