@@ -1,0 +1,32 @@
+"""What Modal's container runtime wants of an application."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from ops.targets.runtime import Message, Receive, Send, for_modal
+
+
+@pytest.mark.parametrize("body", [b"whole", bytearray(b"whole"), memoryview(b"whole")])
+def test_every_body_reaches_the_runtime_as_bytes(body: Any) -> None:
+    """The runtime puts it into a protobuf, which refuses everything else."""
+
+    async def application(scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(for_modal(application)({"type": "http"}, receive, send))
+    assert "body" not in sent[0]
+    assert type(sent[1]["body"]) is bytes
+    assert sent[1]["body"] == b"whole"
