@@ -137,7 +137,10 @@ def _up(options: argparse.Namespace) -> int:
     workspace = Workspace.default()
     installation = Installation(workspace)
     with installation.exclusive():
+        before = installation.state()
         record = _execute(FIRST_RUN, _parameters(options.parameter), workspace, name="up")
+        if installation.state() == before:
+            print("\nEverything was in place; nothing was changed.")
         print(f"\n{installation.summary(report=record.report)}")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,23 @@ class Installation:
         """The folders with client configuration that were written here, one a user."""
         folder = self._workspace.user("local", "x").parent
         return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+    def state(self) -> str:
+        """A digest of all that a run could change and that stays: the server, secrets, users, their files, packages.
+
+        Equal before and after a run, nothing was changed. What a smoke test puts there and takes away again is none.
+        """
+        digest = hashlib.sha256()
+        target = self._workspace.target("local")
+        folders = [self._workspace.secrets("local"), self._workspace.user("local", "x").parent]
+        for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(self._workspace.home)}\0".encode() + path.read_bytes())
+        for path in sorted((target / "volumes").glob("*/*")):
+            users = path.name in {".htpasswd", ".htgroup"}
+            if path.is_file() and (users or not path.name.startswith(".")):
+                digest.update(f"{path.relative_to(target)}\0".encode() + (path.read_bytes() if users else b""))
+        digest.update(repr(self._target.deployment()).encode())
+        return digest.hexdigest()
 
     def summary(self, *, report: Path | None = None) -> str:
         """Where the index answers, for whom, which files matter, and how to stop; no secret among it."""

@@ -1,13 +1,13 @@
 """Where this machine keeps what an operator has: volumes of the local target, secrets, client files, records.
 
-    .runbook/
-      local/                    the local target
-        volumes/NAME/           one folder a volume
-        secrets/NAME.env        0600, one KEY=value a line
-        server.json, server.log
-      modal/secrets/…           the operator's copy of what Modal does not give back
-      users/TARGET/USER/        pip.conf, uv.toml, .pypirc, netrc, env.sh
-      records/RUN/              executed notebooks, reports, record.json
+.runbook/
+  local/                    the local target
+    volumes/NAME/           one folder a volume
+    secrets/NAME.env        0600, one KEY=value a line
+    server.json, server.log
+  modal/secrets/…           the operator's copy of what Modal does not give back
+  users/TARGET/USER/        pip.conf, uv.toml, .pypirc, netrc, env.sh
+  records/RUN/              executed notebooks, reports, record.json
 """
 
 from __future__ import annotations
