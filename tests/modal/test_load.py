@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 import time
@@ -17,7 +18,7 @@ from tests.modal.conftest import create_secret, deploy, run_modal
 from tests.modal.traffic import JSON, PASSWORD, digests, eventually, register, upload, url, versions
 from tests.standin.control_plane import ControlPlane
 
-SECONDS = 12
+SECONDS = 9
 AUTH = ("alice", PASSWORD)
 
 pytestmark = pytest.mark.slow
@@ -120,8 +121,12 @@ def check_nothing_was_lost(plane: ControlPlane, ledger: Ledger) -> None:
         assert name in volume.revisions, f"{name} was acknowledged and is not on the Volume"
         assert hashlib.sha256((volume.directory / name).read_bytes()).hexdigest() == digest
     for client in range(2):
-        mine = {name: digest for name, digest in ledger.acknowledged.items() if name.startswith(f"team_{client}-")}
-        eventually(lambda c=client, m=mine: all(m.items() <= digests(plane, f"team-{c}").items() for _ in range(6)), 20)
+        eventually(functools.partial(_listed_everywhere, plane, ledger, client), 20)
+
+
+def _listed_everywhere(plane: ControlPlane, ledger: Ledger, client: int) -> bool:
+    mine = {name: digest for name, digest in ledger.acknowledged.items() if name.startswith(f"team_{client}-")}
+    return all(mine.items() <= digests(plane, f"team-{client}").items() for _ in range(6))
 
 
 def test_under_load_nothing_is_falsely_refused_or_missing_and_nothing_is_lost(

@@ -26,7 +26,10 @@ def test_every_body_reaches_the_runtime_as_bytes(body: Any) -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(for_modal(application)({"type": "http"}, receive, send))
+    async def request() -> None:
+        await for_modal(application)({"type": "http"}, receive, send)
+
+    asyncio.run(request())
     assert "body" not in sent[0]
     assert type(sent[1]["body"]) is bytes
     assert sent[1]["body"] == b"whole"
