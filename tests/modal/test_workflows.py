@@ -103,6 +103,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (source := PROJECT_ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, folder / name)
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)  # so that .gitignore counts
     return folder
 
 
