@@ -246,7 +246,7 @@ def test_a_bcrypt_hash_is_taken_instead_of_a_password(tmp_path: Path, prefix: st
 @pytest.mark.parametrize(
     "digest",
     ["", "x", PASSWORD, "$2x$12$" + "a" * 53, "$2y$12$" + "." * 52, "$2y$12$" + "a" * 53,
-     DIGEST + "\nroot:x", "$2y$09$" + "." * 53,
+     pytest.param(DIGEST + "\nroot:x", id="a hash and another line"), "$2y$09$" + "." * 53,
      "$2y$15$" + "." * 53, "{SHA}6dcfXufJLW3J6S/9rRe4vUlBj5g="],
 )  # fmt: skip
 def test_what_is_no_bcrypt_hash_of_a_fair_cost_is_refused_without_being_repeated(digest: str) -> None:
