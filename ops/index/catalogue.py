@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ops.index.claims import Claims
-from ops.index.errors import PackageIndexError
+from ops.index.errors import PackageIndexError, StorageError
 from ops.index.facts import Facts
 from ops.index.keeping import FactsKeeper
 from ops.index.listing import Listing
@@ -224,7 +224,7 @@ class Catalogue:
 
     def _reload(self) -> None:
         began = time.monotonic()
-        before = self._claims.held()
+        before = self._held()
         self._storage.reload()
         with self._storage.reading():
             # A name that appears is shown when nobody held its claim, neither before the reload nor after it.
@@ -313,8 +313,16 @@ class Catalogue:
         if changed:
             self._listing.touch(changed)
 
+    def _held(self) -> AbstractSet[str]:
+        try:
+            return self._claims.held()
+        except Exception as error:  # claims across servers raise what their client library raises
+            raise StorageError(
+                f"it cannot be told what others are at work on: {type(error).__name__}: {error}"
+            ) from error
+
     def _to_hide(self, filenames: Iterable[str]) -> AbstractSet[str]:
-        held = self._held_before | self._claims.held()
+        held = self._held_before | self._held()
         if not held:
             return frozenset()
         stems = {key.partition("-")[0] for key in held}

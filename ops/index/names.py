@@ -128,9 +128,9 @@ def _parse_sdist(filename: str) -> Name | None:
     from packaging.utils import InvalidSdistFilename, canonicalize_version, parse_sdist_filename
 
     suffix = next((suffix for suffix in SDIST_SUFFIXES if filename.endswith(suffix)), None)
-    if suffix is None:
+    stem = filename.removesuffix(suffix or "")
+    if suffix is None or not is_project(stem.rpartition("-")[0]):
         return None
-    stem = filename.removesuffix(suffix)
     try:
         project, version = parse_sdist_filename(f"{stem}.tar.gz")
     except InvalidSdistFilename:

@@ -101,13 +101,22 @@ class Placing:
             yield claim
         finally:
             if not claim.kept:
-                self._claims.release(key)
+                self._release(key)
 
     def _acquired(self, key: str) -> bool:
         try:
             return self._claims.acquire(key)
         except OSError as error:
             raise storage_error("the file's name could not be claimed", error) from error
+        except Exception as error:  # claims across servers raise what their client library raises
+            _log.exception("the claim on %s could not be taken", key)
+            raise StorageError("the file's name could not be claimed; try again") from error
+
+    def _release(self, key: str) -> None:
+        try:
+            self._claims.release(key)
+        except Exception:  # noqa: BLE001 - the upload has succeeded or failed already; the claim runs out
+            _log.exception("the claim on %s could not be given back", key)
 
     def put(self, claim: Claim, filename: str, staged: Staged, facts: Facts | None, metadata: bytes | None) -> None:
         """Give the file its name, while its claim hides it.
@@ -231,17 +240,17 @@ class Placing:
                 number += 1
                 if self._undo(filename):
                     self._rest()
-                    self._claims.release(key)
+                    self._release(key)
                     return
             if self._undo(filename):
-                self._claims.release(key)
+                self._release(key)
 
         self._in_background(work)
 
     def _release_later(self, key: str) -> None:
         def work() -> None:
             self._rest()
-            self._claims.release(key)
+            self._release(key)
 
         self._in_background(work)
 

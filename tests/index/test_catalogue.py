@@ -25,6 +25,7 @@ from ops.index.catalogue import Catalogue
 from ops.index.claims import MemoryClaims
 from ops.index.keeping import FactsKeeper
 from ops.index.listing import Listing
+from ops.index.names import parse
 from ops.index.options import Options
 from ops.index.project import Project
 from ops.index.storage import DirectoryStorage
@@ -241,6 +242,46 @@ def test_an_upload_of_ours_does_not_hide_anothers_of_the_same_moment(
     assert _soon(lambda: house.listed() == ours | outside, 3.0)
 
 
+def test_what_another_added_right_before_a_change_of_ours_is_seen_right_after_it(
+    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the second look that comes a little later anyway."""
+    monkeypatch.setattr(listing, "TICK_NS", 10**12)
+    monkeypatch.setattr(listing, "OVERDUE_SECONDS", 10**6)
+    put(directory, "first", "1.0")
+    house.listed()
+    time.sleep(0.03)
+    outside = put(directory, "outside", "1.0")
+    time.sleep(0.03)
+    with house.catalogue.changing():
+        inside = put(directory, "inside", "1.0")
+    house.catalogue.admit(inside.name)
+    assert {inside.name, outside.name} <= house.listed()
+
+
+def test_spellings_that_are_taken_at_the_same_moment_are_all_found(
+    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = parse(wheel_name("foo", "1.0")), parse(wheel_name("foo", "2.0"))
+    assert first is not None
+    assert second is not None
+    put(directory, "foo", "0.1")
+    assert house.catalogue.find(first) is None
+    admit = Listing.admit
+
+    def admit_both(self: Listing, path: str, project: str) -> tuple[int, int]:
+        admit(self, second.filename, project)
+        return admit(self, path, project)
+
+    monkeypatch.setattr(Listing, "admit", admit_both)
+    with house.catalogue.changing():
+        put(directory, "foo", "1.0")
+        put(directory, "foo", "2.0")
+    house.catalogue.admit(first.filename)
+    assert house.catalogue.find(first) == first.filename
+    assert house.catalogue.find(second) == second.filename
+
+
 def test_an_upload_to_one_project_leaves_the_stamp_of_another(house: House, directory: Path, alice: Person) -> None:
     put(directory, "foo", "1.0")
     put(directory, "bar", "1.0")
@@ -264,8 +305,17 @@ def test_an_upload_to_one_project_leaves_the_stamp_of_another(house: House, dire
 # Facts
 
 
-def test_an_unchanged_file_is_never_hashed_twice(house: House, directory: Path, count_calls: Count) -> None:
+def test_an_unchanged_file_is_never_hashed_twice(
+    house: House, directory: Path, count_calls: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = put(directory, "foo", "1.0")
+    compute = FactsKeeper._compute
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return compute(*arguments)
+
+    monkeypatch.setattr(FactsKeeper, "_compute", slow)
     hashed = count_calls(FactsKeeper, "_compute")
     threads = [threading.Thread(target=house.catalogue.project, args=("foo",)) for _ in range(8)]
     for thread in threads:

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ops.index import locking
 from ops.index.claims import Claims, FileClaims, MemoryClaims
 
 HOLDER = """
 import sys
 from pathlib import Path
+from ops.index import locking
 from ops.index.claims import FileClaims
 claims = FileClaims(Path(sys.argv[1]))
 print(claims.acquire(sys.argv[2]), flush=True)
@@ -140,6 +142,25 @@ def test_looking_at_claims_while_they_come_and_go_never_breaks_one(tmp_path: Pat
     for thread in lookers:
         thread.join()
     assert worst == 1
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening of the file and the lock on it, its holder releases it, and another takes a new one."""
+    before, after, ours = FileClaims(tmp_path), FileClaims(tmp_path), FileClaims(tmp_path)
+    before.acquire("a.whl")
+    lock = locking._lock
+    waiting = [True]
+
+    def lock_later(descriptor: int) -> bool:
+        if waiting:
+            waiting.clear()
+            before.release("a.whl")
+            assert after.acquire("a.whl")
+        return lock(descriptor)
+
+    monkeypatch.setattr(locking, "_lock", lock_later)
+    assert not ours.acquire("a.whl")
+    assert after.held() == {"a.whl"}
 
 
 def test_a_directory_that_does_not_exist_has_no_claims(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ WRITERS = 4
 def distribution(round_: int, writer: int, number: int) -> tuple[str, bytes]:
     """A file that can be told from its name alone."""
     name, version = f"p{writer}", f"{round_}.{number}"
-    payload = f"{round_} {writer} {number} ".encode() * (500 * (number % 7) + 1)
+    payload = random.Random(f"{round_} {writer} {number}").randbytes(500_000 if number % 3 == 1 else 2_000)
     if number % 5 == 4:
         return f"{name}-{version}.tar.gz", sdist(name, version, payload=payload)
     return wheel_name(name, version), wheel(name, version, payload=payload)

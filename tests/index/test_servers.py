@@ -205,6 +205,31 @@ def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_wer
     assert publish(two, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is Outcome.CREATED
 
 
+def test_when_claims_cannot_be_reached_uploads_are_refused_and_pages_stay(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NetworkError(Exception):
+        pass
+
+    def fail(*_: object) -> None:
+        raise NetworkError("the network is away")
+
+    house = town.open()
+    publish(house)
+    for broken in ("acquire", "held"):
+        with monkeypatch.context() as patch:
+            patch.setattr(house.claims, broken, fail)
+            with pytest.raises(StorageError):
+                publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0"))
+            time.sleep(0.3)
+            house.catalogue.refresh()
+            assert house.listed() == {NAME}
+    with monkeypatch.context() as patch:
+        patch.setattr(house.claims, "release", fail)
+        assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is Outcome.CREATED
+    assert house.listed() == {NAME, wheel_name("bar", "1.0")}
+
+
 def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_is_free_when_it_is_not(
     town: Town,
 ) -> None:
