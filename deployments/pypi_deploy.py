@@ -98,7 +98,7 @@ def server() -> Any:
 def register_user() -> FastAPI:
     """The admin application: the only function that has the token and writes credentials."""
     from ops.index import Options
-    from ops.index.admin import create_admin
+    from ops.index.admin.application import create_admin
     from ops.targets.volume import VolumeStorage
 
     return create_admin(

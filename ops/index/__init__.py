@@ -1,7 +1,7 @@
 """The server: packages, users and the admin application. Knows neither Modal nor Jupyter.
 
 What others may use stands in ``__all__``; each name is imported when it is first asked for, since whoever writes a
-``.htpasswd`` needs no server. The admin application by itself is :func:`ops.index.admin.create_admin`.
+``.htpasswd`` needs no server. The admin application by itself is :func:`ops.index.admin.application.create_admin`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ops.index.assembly import create_index
-    from ops.index.claims import Claims, FileClaims
+    from ops.index.disk.claims import Claims, FileClaims
+    from ops.index.disk.storage import DirectoryStorage, GuardedStorage, Storage
     from ops.index.options import Options
-    from ops.index.storage import DirectoryStorage, GuardedStorage, Storage
 
 __all__ = [
     "Claims",
@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Claims": "claims",
-    "DirectoryStorage": "storage",
-    "FileClaims": "claims",
-    "GuardedStorage": "storage",
+    "Claims": "disk.claims",
+    "DirectoryStorage": "disk.storage",
+    "FileClaims": "disk.claims",
+    "GuardedStorage": "disk.storage",
     "Options": "options",
-    "Storage": "storage",
+    "Storage": "disk.storage",
     "create_index": "assembly",
 }
 

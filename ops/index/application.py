@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 
-from ops.index.browsing import Browsing
-from ops.index.changes import ACTIONS, Changes
-from ops.index.door import Door, refuse_other_sites
+from ops.index.access.roles import Identity
+from ops.index.admin.mount import AdminMount
 from ops.index.errors import NotFound, PackageIndexError
-from ops.index.exchange import Exchange, Receive, Scope, Send
 from ops.index.housekeeping import Housekeeping
-from ops.index.mount import AdminMount
-from ops.index.reading import Reading
-from ops.index.representation import Answer
-from ops.index.roles import Identity
-from ops.index.uploads import Upstream
+from ops.index.upstream.uploads import Upstream
+from ops.index.web.browsing import Browsing
+from ops.index.web.changes import ACTIONS, Changes
+from ops.index.web.door import Door, refuse_other_sites
+from ops.index.web.exchange import Exchange, Receive, Scope, Send
+from ops.index.web.reading import Reading
+from ops.index.web.representation import Answer
 
 _LONGEST_PATH = 4096
 

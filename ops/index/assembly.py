@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from ops.index.access.audit import Audit
+from ops.index.access.authentication import Authenticator
+from ops.index.access.throttle import Throttle
+from ops.index.admin.mount import AdminMount
 from ops.index.application import Index
-from ops.index.audit import Audit
-from ops.index.authentication import Authenticator
-from ops.index.browse import Browser
-from ops.index.browsing import Browsing
-from ops.index.catalogue import Catalogue
-from ops.index.changes import Changes
-from ops.index.claims import Claims, FileClaims
-from ops.index.door import Door
-from ops.index.exchange import ASGIApp
+from ops.index.disk.claims import Claims, FileClaims
+from ops.index.disk.storage import Storage
 from ops.index.housekeeping import Housekeeping
-from ops.index.mount import AdminMount
 from ops.index.options import Options
-from ops.index.publishing import Publisher
-from ops.index.reading import Reading
-from ops.index.storage import Storage
-from ops.index.throttle import Throttle
-from ops.index.uploads import Application, Upstream
+from ops.index.packages.catalogue import Catalogue
+from ops.index.packages.publishing import Publisher
+from ops.index.upstream.uploads import Application, Upstream
+from ops.index.web.browse import Browser
+from ops.index.web.browsing import Browsing
+from ops.index.web.changes import Changes
+from ops.index.web.door import Door
+from ops.index.web.exchange import ASGIApp
+from ops.index.web.reading import Reading
 
 
 def create_index(
@@ -52,13 +52,13 @@ def create_index(
     browser = Browser(catalogue)
 
     def upstream_app() -> Application:
-        from ops.index.backend import create_wsgi  # imports pypiserver
-        from ops.index.receiving import Receiver
+        from ops.index.upstream.backend import create_wsgi  # imports pypiserver
+        from ops.index.upstream.receiving import Receiver
 
         return Receiver(create_wsgi(publisher, catalogue, authenticator, options), publisher, options)
 
     def admin_app() -> ASGIApp:
-        from ops.index.admin import create_admin
+        from ops.index.admin.application import create_admin
 
         return create_admin(
             credentials=credentials,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from ops.index.connection import IDLE_SECONDS, Connection
-from ops.index.exchange import ASGIApp
+from ops.index.web.exchange import ASGIApp
 
 _GRACE = 10
 """Seconds that requests get to end when the server is told to stop."""

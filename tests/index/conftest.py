@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from ops.index.catalogue import Catalogue
-from ops.index.claims import Claims, FileClaims, MemoryClaims
+from ops.index.disk.claims import Claims, FileClaims, MemoryClaims
+from ops.index.disk.storage import DirectoryStorage, Storage
 from ops.index.options import Options
-from ops.index.publishing import Publisher
-from ops.index.storage import DirectoryStorage, Storage
+from ops.index.packages.catalogue import Catalogue
+from ops.index.packages.publishing import Publisher
 from tests.index.volume import Remote, Volume
 
 with warnings.catch_warnings():

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from ops.index.connection import Connection
-from ops.index.exchange import Receive, Scope, Send
-from ops.index.representation import Answer, Representation
+from ops.index.web.exchange import Receive, Scope, Send
+from ops.index.web.representation import Answer, Representation
 from tests.index.serving import ThreadServer, eventually
 
 PAGE = Representation(b"a page " * 200, content_type="text/plain")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ops.index.claims import FileClaims
+from ops.index.disk.claims import FileClaims
+from ops.index.disk.storage import DirectoryStorage
 from ops.index.options import Options
-from ops.index.publishing import Outcome
-from ops.index.storage import DirectoryStorage
+from ops.index.packages.publishing import Outcome
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
 
@@ -44,7 +44,7 @@ import io, os, random, signal, sys, threading, time
 from pathlib import Path
 from tests.index.test_crash import WRITERS, distribution, open_house
 from tests.index.conftest import Person
-from ops.index.names import canonical_version
+from ops.index.packages.names import canonical_version
 
 canonical_version("1.0")  # what the rounds would import, one by one
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from ops.index.claims import FileClaims, MemoryClaims
+from ops.index.disk.claims import FileClaims, MemoryClaims
 from ops.index.errors import Busy, FileTaken, PackageIndexError, StorageError
-from ops.index.publishing import Outcome
+from ops.index.packages.publishing import Outcome
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
 

@@ -14,7 +14,7 @@ import bcrypt
 import pytest
 
 from ops.index import Options, create_index
-from ops.index.claims import MemoryClaims
+from ops.index.disk.claims import MemoryClaims
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import JSON, PASSWORD, TOKEN, Http, ThreadServer, authorization, eventually
 from tests.index.test_application import form

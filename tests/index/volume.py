@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from ops.index.storage import GuardedStorage
+from ops.index.disk.storage import GuardedStorage
 
 Fault = Literal["committed all the same", "not committed"]
 Identity = tuple[int, int, int]

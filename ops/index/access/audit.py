@@ -1,0 +1,239 @@
+"""Who did what, when and from where: append-only JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from ops.index.disk.storage import SharedRun, Storage
+from ops.index.disk.writing import sync_folder
+from ops.index.options import Options
+
+SERVER_FOLDER: Final = ".index/audit"
+"""On the packages volume; stock pypiserver ignores folders that begin with a dot."""
+
+ADMIN_FOLDER: Final = ".audit"
+"""On the credentials volume."""
+
+_REFUSALS: Final = frozenset({"login.refused", "login.throttled", "admin.refused"})
+"""What anybody can cause as often as they like, and what is therefore summed up."""
+
+_SECRET: Final = ("password", "authorization", "token", "secret", "hash")
+_LONGEST: Final = 500
+
+_WINDOW: Final = 60.0
+"""Seconds for which the refusals of one user from one address become one line."""
+
+_LINES: Final = 60
+"""Lines about refusals in one window, whoever they are about: at most some 30 MB a day, however many guess."""
+
+_log = logging.getLogger(__name__)
+
+
+class Audit:
+    """Appends to one file a day and server, so that no two servers of a Volume ever write the same file.
+
+    Recording never fails: when the disk is full, that is logged once, and the request goes on.
+
+    A change of packages or users is on the disk when :meth:`record` returns; on a shared storage the caller's next
+    commit makes it durable. It blocks: call it from a thread. A refused login is written by a thread of its own, soon.
+
+    Parameters:
+        storage: the volume that the folder lies on.
+        folder: below its directory, ``.index/audit`` or ``.audit``.
+        options: has the server's name.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        folder: str = SERVER_FOLDER,
+        *,
+        options: Options | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._storage = storage
+        self._folder = PurePosixPath(folder)
+        name = options.instance if options else ""
+        # The random part keeps apart two containers that were given one name.
+        self._instance = f"{_plain(name) or os.getpid()}-{secrets.token_hex(3)}"
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._file = threading.Lock()  # held while a commit is waited for: never by who only sums up
+        self._unsynced: set[Path] = set()
+        self._sync = SharedRun(self._sync_files)
+        self._failing = False
+        self._refusals = _Refusals()
+        self._wake = threading.Event()
+        self._writer: threading.Thread | None = None
+
+    def record(self, event: str, *, user: str, address: str, **details: object) -> None:
+        """Note one event. Never raises.
+
+        Parameters:
+            event: such as ``upload``, ``yank``, ``user.created`` or ``login.refused``.
+            user: who. For a login that was refused only a name that is known, see :func:`claimed`.
+            address: from where.
+            details: anything that JSON can say; never a secret.
+        """
+        now = self._clock()
+        if event in _REFUSALS:
+            with self._lock:
+                self._refusals.add(now, event, user, address, details)
+            self._start()
+        else:
+            self._append([_line(now, event, user, address, details)], durable=True)
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        with self._lock:
+            lines = self._refusals.take(self._clock(), everything=True)
+        self._append(lines, durable=False)
+
+    def close(self) -> None:
+        """Write what is waiting, and stop."""
+        writer, self._writer = self._writer, None
+        self._wake.set()
+        if writer is not None:
+            writer.join(5)
+        self.flush()
+
+    def _start(self) -> None:
+        if self._writer is None:
+            self._wake.clear()
+            self._writer = threading.Thread(target=self._write, name="audit", daemon=True)
+            self._writer.start()
+
+    def _write(self) -> None:
+        """Once a second, what the last second left."""
+        while not self._wake.wait(1.0):
+            with self._lock:
+                lines = self._refusals.take(self._clock())
+            self._append(lines, durable=False)
+
+    def _append(self, lines: list[bytes], *, durable: bool) -> None:
+        for line in lines:
+            _log.info("%s", line.decode().rstrip())
+        if not lines:
+            return
+        try:
+            with self._file, self._storage.reading():
+                self._append_to_file(b"".join(lines), durable=durable)
+            if durable and not self._storage.shared:  # there, the commit of the change makes its line durable
+                self._sync()
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                _log.error("the audit log cannot be written, events are lost until it can: %s", error)
+            self._failing = True
+
+    def _append_to_file(self, content: bytes, *, durable: bool) -> None:
+        folder = self._storage.directory / self._folder
+        folder.mkdir(parents=True, exist_ok=True)
+        day = datetime.fromtimestamp(self._clock(), UTC).date().isoformat()
+        path = folder / f"{day}.{self._instance}.jsonl"
+        new = not path.exists()
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            written = os.write(descriptor, content)
+            if written < len(content):  # a full disk: no line may be torn
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, size)
+                raise OSError(28, "the disk is full")
+        finally:
+            os.close(descriptor)
+        if durable:
+            self._unsynced.update({path, folder} if new else {path})
+
+    def _sync_files(self) -> None:
+        """One fsync for all lines that were written before: uploads that come together share it."""
+        with self._file:
+            paths, self._unsynced = self._unsynced, set()
+        for path in paths:
+            sync_folder(str(path))
+
+
+class _Refusals:
+    """Refused logins, summed up: the first of a user from an address at once, the rest as a number."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._lines: list[bytes] = []
+        self._written = 0
+        self._counts: dict[tuple[str, str, str], int] = {}
+        self._others = 0
+
+    def add(self, now: float, event: str, user: str, address: str, details: dict[str, object]) -> None:
+        if now >= self._until:
+            self._close(now)
+        key = (event, user, address)
+        if key in self._counts:
+            self._counts[key] += 1
+        elif self._written < _LINES:
+            self._counts[key] = 0
+            self._written += 1
+            self._lines.append(_line(now, event, user, address, details))
+        else:
+            self._others += 1
+
+    def take(self, now: float, *, everything: bool = False) -> list[bytes]:
+        if everything or now >= self._until:
+            self._close(now)
+        lines, self._lines = self._lines, []
+        return lines
+
+    def _close(self, now: float) -> None:
+        """Sum up the window that ends, and begin the next."""
+        for (event, user, address), count in self._counts.items():
+            if count:
+                self._lines.append(_line(now, event, user, address, {"more": count, "seconds": _WINDOW}))
+        if self._others:
+            self._lines.append(_line(now, "login.refused", "", "", {"others": self._others, "seconds": _WINDOW}))
+        self._counts.clear()
+        self._others = self._written = 0
+        self._until = now + _WINDOW
+
+
+def claimed(username: str) -> str:
+    """A name that no user has, as the log may show it: somebody may have typed a password or a token there."""
+    return f"{_shown(username[:2])}… (unknown, {len(username)} characters)" if username else ""
+
+
+def _line(now: float, event: str, user: str, address: str, details: dict[str, object]) -> bytes:
+    entry: dict[str, object] = {
+        "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "event": event,
+        "user": _shown(user),
+        "address": _shown(address),
+    }
+    for key, value in details.items():
+        if value is None or isinstance(value, bool | int | float):
+            entry[key] = value
+        elif any(word in key.lower() for word in _SECRET):
+            entry[key] = "********"
+        elif isinstance(value, list | tuple | set | frozenset):
+            entry[key] = [_shown(str(item)) for item in value]
+        else:
+            entry[key] = _shown(str(value))
+    return json.dumps(entry).encode("ascii") + b"\n"
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
+
+def _plain(name: str) -> str:
+    return "".join(
+        character if character.isascii() and (character.isalnum() or character in "-_") else "-" for character in name
+    )[:40]

@@ -1,0 +1,310 @@
+"""Who is asking: HTTP Basic credentials (RFC 7617), verified once by bcrypt and then remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from ops.index.access.audit import Audit, claimed
+from ops.index.access.lanes import Lanes
+from ops.index.access.passwords import NAME_BYTES, decoded, verify
+from ops.index.access.roles import Identity, Role
+from ops.index.access.roster import Roster
+from ops.index.access.throttle import Throttle
+from ops.index.access.users import Account
+from ops.index.disk.storage import Storage
+from ops.index.errors import PackageIndexError, TooManyAttempts, Unauthorized
+from ops.index.options import Options
+
+__all__ = ["Authenticator", "Identity", "Login", "Role"]
+
+_HEADER_BYTES: Final = 8192
+_REMEMBERED: Final = 10_000
+"""Verified logins that are kept, and as many refused ones; some 300 bytes each."""
+
+_FLIGHTS: Final = 64
+"""Logins that are looked at or wait for it; whoever comes then is asked to come again."""
+
+_NEVER: Final = object()
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a client says it is.
+
+    Parameters:
+        username: in Unicode NFC, as names are stored.
+        password: as sent.
+    """
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return "Login(********)"  # a password is typed as user name often enough
+
+    @classmethod
+    def parse(cls, authorization: bytes) -> Login | None:
+        """The credentials in an Authorization header, or None when there are none in it. Never raises."""
+        if len(authorization) > _HEADER_BYTES:
+            return None
+        scheme, _, token = authorization.strip().partition(b" ")
+        if scheme.lower() != b"basic":
+            return None
+        token = token.strip().rstrip(b"=")
+        try:
+            fields = base64.b64decode(token + b"=" * (-len(token) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            return None
+        try:
+            text = fields.decode()
+        except UnicodeDecodeError:
+            text = fields.decode("latin-1")
+        username, colon, password = text.partition(":")
+        return cls(decoded(username.encode()), password) if colon else None
+
+    @property
+    def header(self) -> bytes:
+        """The value of an Authorization header in the one form that is remembered, in UTF-8."""
+        fields = f"{self.username}:{self.password}".encode("utf-8", "surrogatepass")
+        return b"Basic " + base64.b64encode(fields)
+
+    @property
+    def plausible(self) -> bool:
+        """Whether anybody could have these: what nobody can have is refused without work."""
+        return (
+            0 < len(self.username.encode("utf-8", "surrogatepass")) <= NAME_BYTES
+            and ":" not in self.username
+            and self.password != ""
+        )
+
+
+@dataclass(slots=True)
+class _Flight:
+    """One login that is being looked at, for all requests that bring it.
+
+    Parameters:
+        digest: stands for the login.
+        address: of the request that came first.
+        began: when that was.
+        delay: seconds before it may be looked at.
+    """
+
+    digest: bytes
+    login: Login
+    address: str
+    began: float
+    delay: float
+    verdict: Future[Identity] = field(default_factory=Future)
+
+
+class Authenticator:
+    """Says who sent a request.
+
+    A password is verified by bcrypt in a thread, once for all requests that bring it at the same time; then a keyed
+    hash of the header stands for it in memory, until the user's entry or role changes. A refusal is remembered too.
+
+    Parameters:
+        credentials: the volume with ``.htpasswd`` and ``.htgroup``.
+        options: realm, cost of a refusal, limits.
+        audit: where refused logins are noted.
+        clock: seconds, for instance ``time.monotonic``.
+    """
+
+    def __init__(
+        self,
+        credentials: Storage,
+        options: Options,
+        audit: Audit | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._realm = options.realm
+        self._audit = audit
+        self._clock = clock
+        self._key = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._verified: dict[bytes, Account] = {}
+        self._refused: dict[bytes, Account | None] = {}
+        self._flights: dict[bytes, _Flight] = {}
+        self._throttle = Throttle(options.login_failures, options.login_window_seconds, clock=clock)
+        self._lanes = Lanes(self._throttle.suspicion)
+        self._threads = ThreadPoolExecutor(_FLIGHTS + 2, thread_name_prefix="login")
+        self._roster = Roster(credentials, options, changed=self._forget, clock=clock)
+
+    def remembered(self, authorization: bytes, address: str) -> Identity | None:  # noqa: ARG002 - the same from anywhere
+        """The user whom this header is known to belong to, or None, which says nothing. Takes some microseconds."""
+        if not self._roster.current():
+            return None
+        account = self._verified.get(self._digest(authorization))
+        return None if account is None else account.identity
+
+    async def authenticate(self, authorization: bytes | None, address: str) -> Identity:
+        """The user whom the header belongs to.
+
+        Parameters:
+            authorization: the header's value, or None when the request has none.
+            address: where the request comes from; failures are counted by it.
+
+        Raises:
+            Unauthorized: no or wrong credentials.
+            TooManyAttempts: too many wrong ones from there, or for this user from there.
+        """
+        login = Login.parse(authorization) if authorization is not None else None
+        if login is None:
+            raise Unauthorized(realm=self._realm)
+        if not self._roster.current() and not self._closing.is_set():
+            await asyncio.shield(asyncio.wrap_future(self._threads.submit(self._roster.renew)))
+        found = self._begin(login, address)
+        if isinstance(found, Identity):
+            return found
+        verdict = asyncio.wrap_future(found)
+        verdict.add_done_callback(lambda heard: heard.cancelled() or heard.exception())  # though nobody may be left
+        # Others wait for the same verdict: one of them who goes away does not take it with him.
+        return await asyncio.shield(verdict)
+
+    def check(self, username: str, password: str) -> bool:
+        """Whether the password belongs to the user: for pypiserver's ``auther``, in a thread of its own.
+
+        Whoever comes here has passed :meth:`authenticate`, so that it nearly always costs a look into the memory.
+        """
+        try:
+            found = self._begin(Login(decoded(username.encode("utf-8", "replace")), password), "")
+            return isinstance(found, Identity) or bool(found.result())
+        except PackageIndexError:
+            return False
+
+    def refresh(self) -> None:
+        """Read the files again if they have changed. After a reload of a shared volume, in a thread."""
+        self._roster.refresh()
+
+    def close(self) -> None:
+        """End the threads; who still waits for them is refused."""
+        with self._lock:  # whoever is about to take off either does so before, or not at all
+            self._closing.set()
+            flights = list(self._flights.values())
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for flight in flights:
+            flight.verdict.cancel()
+
+    def _digest(self, authorization: bytes) -> bytes:
+        return hashlib.blake2b(authorization, digest_size=16, key=self._key).digest()
+
+    def _begin(self, login: Login, address: str) -> Identity | Future[Identity]:
+        """The user, or what will become the user once a thread has found out."""
+        if not login.plausible:
+            raise self._unauthorized()
+        digest = self._digest(login.header)
+        account = self._verified.get(digest)
+        if account is not None:
+            return account.identity
+        try:
+            with self._lock:
+                flight = self._flights.get(digest)
+                if flight is None:
+                    if len(self._flights) >= _FLIGHTS or self._closing.is_set():
+                        raise TooManyAttempts(retry_after=2)
+                    began = self._clock()
+                    delay = self._throttle.admit(login.username, address)
+                    flight = self._flights[digest] = _Flight(digest, login, address, began, delay)
+                    self._threads.submit(self._fly, flight)
+        except TooManyAttempts:
+            self._note("login.throttled", login, address)
+            raise
+        return flight.verdict
+
+    def _fly(self, flight: _Flight) -> None:
+        """Find out, in a thread, and let everybody know who waits for it."""
+        name, address = flight.login.username, flight.address
+        guessed = False
+        try:
+            if self._closing.wait(flight.delay):
+                raise TooManyAttempts(retry_after=1)
+            account, guessed = self._verify(flight)
+            if account is None:
+                raise self._unauthorized()
+        except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it, whatever it is
+            if guessed:
+                self._throttle.failed(name, address)
+            else:
+                self._throttle.abandoned(name, address)
+            if isinstance(error, Unauthorized):
+                if not guessed:
+                    self._throttle.repeated(name, address)
+                self._note("login.refused", flight.login, address)
+            self._land(flight)
+            flight.verdict.set_exception(error)
+        else:
+            self._throttle.succeeded(name, address)
+            self._land(flight)
+            flight.verdict.set_result(account.identity)
+
+    def _verify(self, flight: _Flight) -> tuple[Account | None, bool]:
+        """The account, or None; and whether anything could be learnt from the attempt.
+
+        Nobody is refused by an old view: who was registered a moment ago gets in at once.
+        """
+        digest, login = flight.digest, flight.login
+        guessed = False
+        for fresh in (False, True, True, True):
+            if fresh:
+                self._roster.renew(flight.began)
+            account = self._roster.accounts.get(login.username)
+            if self._refused.get(digest, _NEVER) == account:
+                if fresh:
+                    break
+            elif account is not None or fresh:
+                with self._lanes.turn(flight.address):
+                    right = verify(login.password, account.digest if account else None, self._roster.level)
+                if not right or account is None:
+                    guessed = True
+                    self._keep(self._refused, digest, account)
+                elif self._remember(digest, account):
+                    return account, False
+        return None, guessed
+
+    def _remember(self, digest: bytes, account: Account) -> bool:
+        """Take the digest for the account from now on; False when the account has changed meanwhile."""
+        with self._lock:
+            if self._roster.accounts.get(account.identity.username) != account:
+                return False
+            self._keep(self._verified, digest, account)
+            self._refused.pop(digest, None)
+        return True
+
+    @staticmethod
+    def _keep(memory: dict[bytes, A], digest: bytes, account: A) -> None:
+        memory[digest] = account
+        while len(memory) > _REMEMBERED:
+            memory.pop(next(iter(memory)), None)
+
+    def _forget(self, accounts: Mapping[str, Account]) -> None:
+        """Forget the logins of accounts that have changed or gone."""
+        with self._lock:
+            for digest, account in list(self._verified.items()):
+                if accounts.get(account.identity.username) != account:
+                    del self._verified[digest]
+
+    def _land(self, flight: _Flight) -> None:
+        with self._lock:
+            self._flights.pop(flight.digest, None)
+
+    def _unauthorized(self) -> Unauthorized:
+        return Unauthorized("the user name or the password is wrong", realm=self._realm)
+
+    def _note(self, event: str, login: Login, address: str) -> None:
+        if self._audit is not None:
+            known = login.username in self._roster.accounts
+            self._audit.record(event, user=login.username if known else claimed(login.username), address=address)

@@ -1,0 +1,229 @@
+"""The files of the credentials volume, and the one way in which they are changed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ops.index.disk.claims import Claims
+from ops.index.disk.storage import Storage
+from ops.index.errors import StorageError, StorageFull
+
+PASSWORDS = ".htpasswd"
+GROUPS = ".htgroup"
+
+_PATIENCE = 20.0
+"""Seconds to wait for another server that is changing the files; far longer than a change takes."""
+
+_log = logging.getLogger(__name__)
+
+
+class Draft:
+    """The files as they are while nobody else can change them, and what they shall become.
+
+    Files are written in the order in which they were first set, so that the caller decides what a reader may see
+    between the two.
+    """
+
+    def __init__(self, before: dict[str, bytes | None]) -> None:
+        self.before = before
+        self.after: dict[str, bytes] = {}
+
+    def __getitem__(self, name: str) -> bytes:
+        return self.after[name] if name in self.after else self.before[name] or b""
+
+    def __setitem__(self, name: str, content: bytes) -> None:
+        self.after[name] = content
+
+
+class Vault:
+    """Reads and replaces ``.htpasswd`` and ``.htgroup``.
+
+    A reader finds the file from before or the file from after, never a part: a new file is written beside it, synced
+    and renamed over it. Writers take turns: on one machine by a lock on a file of its own (a lock on the file itself
+    would be on what is about to be replaced), across the servers of a Volume, which has no locks, by a claim.
+
+    Parameters:
+        storage: the credentials volume.
+        claims: what all writers of a shared volume have in common. Without it one process at a time may write.
+    """
+
+    def __init__(self, storage: Storage, claims: Claims | None = None) -> None:
+        self._storage = storage
+        self._claims = claims
+
+    @property
+    def storage(self) -> Storage:
+        """The credentials volume."""
+        return self._storage
+
+    def read(self, name: str) -> bytes | None:
+        """The content of one file, or None when it is not there.
+
+        Raises:
+            OSError: it is there and cannot be read.
+        """
+        with self._storage.reading():
+            try:
+                return (self._storage.directory / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    @contextmanager
+    def change(
+        self, *, written: Callable[[], None] = lambda: None, failed: Callable[[StorageError], None] = lambda _: None
+    ) -> Iterator[Draft]:
+        """Change the files while no other writer can, on what the last one left; durable when it returns.
+
+        Parameters:
+            written: called when the files are written and not yet committed, so that what it writes to the same volume
+                goes with them.
+            failed: called when that did not work, before the files from before are committed, likewise.
+
+        Raises:
+            StorageError: the change is not known to be durable; the files are as they were.
+        """
+        with self._turn():
+            if self._storage.shared:
+                self._storage.reload()
+            try:
+                draft = Draft({name: self.read(name) for name in (PASSWORDS, GROUPS)})
+            except OSError as error:
+                raise StorageError(f"the credentials could not be read: {error.strerror or error}") from error
+            yield draft
+            changed = {name: content for name, content in draft.after.items() if content != (draft.before[name] or b"")}
+            if not changed:
+                return
+            try:
+                self._write(changed)
+                written()
+                self._storage.commit()
+            except (OSError, StorageError) as error:
+                told = error if isinstance(error, StorageError) else _unwritten(error)
+                failed(told)
+                self._undo({name: draft.before[name] for name in changed})
+                raise told from error
+
+    def _write(self, contents: Mapping[str, bytes | None]) -> None:
+        """Replace the files; None removes one. All are on the disk before the first takes its name: a full disk is met
+        while nothing has changed.
+        """
+        directory = self._storage.directory
+        with self._storage.reading(), contextlib.ExitStack() as leftovers:
+            prepared = {}
+            for name, content in contents.items():
+                if content is not None:
+                    prepared[name] = _prepared(directory / name, content)
+                    leftovers.callback(prepared[name].unlink, missing_ok=True)
+            for name in contents:
+                if name in prepared:
+                    prepared[name].replace(directory / name)
+                else:
+                    (directory / name).unlink(missing_ok=True)
+            sync_directory(directory)
+
+    def _undo(self, before: Mapping[str, bytes | None]) -> None:
+        """Put back what was there. A commit that failed may have been seen all the same: commit again, if it goes."""
+        try:
+            self._write({name: content for name, content in before.items() if self.read(name) != content})
+            self._storage.commit()
+        except (OSError, StorageError) as error:
+            _log.error("a change of the credentials failed, and so did undoing it: %s", error)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock():
+            claims = self._claims if self._storage.shared else None
+            if claims is None:
+                yield
+                return
+            _wait_for(lambda: claims.acquire(PASSWORDS))
+            try:
+                yield
+            finally:
+                claims.release(PASSWORDS)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        directory = self._storage.directory
+        if self._storage.shared:
+            # An open file on a Volume would make its reload fail, so the lock lies outside of it.
+            key = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
+            path = Path(tempfile.gettempdir()) / f"pypi-runbook-{key}.lock"
+        else:
+            path = directory / f"{PASSWORDS}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError(
+                f"the credentials cannot be changed: {path.name} cannot be opened ({error.strerror})"
+            ) from error
+        try:
+            _wait_for(lambda: _locked(descriptor))
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _unwritten(error: OSError) -> StorageError:
+    kind = StorageFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
+    return kind(f"the credentials could not be written: {error.strerror or error}; nothing has changed")
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_for(turn: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not turn():
+        if time.monotonic() > deadline:
+            raise StorageError("somebody else has been changing the users for too long: try again in a minute")
+        time.sleep(0.01)
+
+
+def _prepared(path: Path, content: bytes) -> Path:
+    """A file beside *path* with the new content, on the disk, with the mode and, where allowed, the owner of the old.
+
+    A first file can be read by its owner only.
+    """
+    for abandoned in path.parent.glob(f"{path.name}.*.new"):  # by a writer that died; whoever holds the lock is alone
+        abandoned.unlink(missing_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
+                os.fchmod(descriptor, status.st_mode & 0o777)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return Path(temporary)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the directory's entries on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The admin application, which registers users with a bearer token."""

@@ -1,0 +1,374 @@
+"""What the index has: projects, their files, and what a page says of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ops.index.disk.claims import Claims
+from ops.index.disk.storage import SharedRun, Storage
+from ops.index.disk.writing import Workbench
+from ops.index.errors import PackageIndexError, StorageError
+from ops.index.options import Options
+from ops.index.packages.facts import Facts
+from ops.index.packages.keeping import FactsKeeper
+from ops.index.packages.listing import Listing
+from ops.index.packages.marks import Markings
+from ops.index.packages.names import Name, parse, project_of, version_key
+from ops.index.packages.project import CachedProject, File, Project, ProjectCache
+
+__all__ = ["Catalogue", "File", "Project"]
+
+_RELOAD_REST = 4
+"""After a reload, this many times its duration passes before the next that a mere miss asks for."""
+
+_LEAST_REST_SECONDS = 0.1
+_MARKS_SECONDS = 0.02
+_KEYS = 64
+
+_log = logging.getLogger(__name__)
+
+
+class Catalogue:
+    """Knows the files of a storage without reading them again.
+
+    On an event loop only ``stamp`` may be called, and while the storage is not shared ``projects``, ``locate`` and
+    ``project_stamp``. The rest may read or even hash files: call it in a thread.
+
+    Parameters:
+        storage: the volume of packages.
+        claims: which new names may not be shown yet.
+        options: ``cached_files``, ``refresh_seconds`` and ``scratch_directory``.
+    """
+
+    def __init__(self, storage: Storage, claims: Claims, options: Options) -> None:
+        self._storage = storage
+        self._claims = claims
+        self._options = options
+        directory = storage.directory
+        self._directory = str(directory)
+        workbench = Workbench(directory, locked=not storage.shared)
+        self._facts = FactsKeeper(storage, workbench, scratch=options.scratch_directory)
+        self.marks = Markings(directory, workbench)
+        self._marks_again = 0.0
+        self._listing = Listing(directory, self._to_hide)
+        self._held_before: AbstractSet[str] = frozenset()
+        self._opening = threading.Lock()
+        self._open = False
+        self._reloads = SharedRun(self._reload)
+        self._rest_until = 0.0
+        self._cache = ProjectCache(options.cached_files)
+        self._checked: OrderedDict[str, float] = OrderedDict()
+        self._keys_lock = threading.Lock()
+        self._keys: OrderedDict[str, tuple[int, dict[str, str]]] = OrderedDict()
+        self._stopping = threading.Event()
+        self._rebuilder: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        """How many files there are."""
+        self._look()
+        return len(self._listing)
+
+    @property
+    def directory(self) -> Path:
+        """Where the files are."""
+        return self._storage.directory
+
+    def start(self) -> None:
+        """Begin to compute, in a thread, the facts that are missing. Pages are served meanwhile."""
+        if self._rebuilder is None:
+            self._stopping.clear()
+            self._rebuilder = threading.Thread(target=self._rebuild, name="catalogue", daemon=True)
+            self._rebuilder.start()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        rebuilder, self._rebuilder = self._rebuilder, None
+        self._stopping.set()
+        if rebuilder is not None:
+            rebuilder.join(10)
+
+    def stamp(self) -> Hashable:
+        """Equal stamps: nothing visible has changed in between. Costs one or two looks at a directory's time."""
+        if not self._storage.shared:
+            self._look()
+        return self._listing.version
+
+    def projects(self) -> Sequence[str]:
+        """The normalized names of all projects that have a file, sorted."""
+        self._look()
+        return self._listing.projects()
+
+    def paths(self) -> list[str]:
+        """The relative paths of all files."""
+        self._look()
+        return list(self._listing)
+
+    def project(self, name: str) -> Project | None:
+        """All that is known of a project, by its normalized name; None when it has no file.
+
+        Facts that are missing are computed now, and kept.
+        """
+        version = self._version_of(name)
+        cached = self._cache.get(name)
+        if cached is not None and cached.version == version:
+            return cached.project
+        found = [known for path in self._listing.paths(name) if (known := self._known(path)) is not None]
+        if not found:
+            return None
+        found.sort(key=lambda known: (version_key(known[0].version), known[0].filename, known[0].path))
+        status, reason = self.status(name)
+        project = Project(name, tuple(file for file, _ in found), status, reason)
+        self._cache.put(CachedProject(version, project, tuple(mtime_ns for _, mtime_ns in found)))
+        return project
+
+    def project_stamp(self, name: str) -> Hashable:
+        """Equal stamps: nothing of this project has changed in between."""
+        return self._version_of(name)
+
+    def file(self, path: str) -> File | None:
+        """What is known of one listed file; None when it is not listed, or gone."""
+        known = self._known(path)
+        return None if known is None else known[0]
+
+    def _known(self, path: str) -> tuple[File, int] | None:
+        """A file, and when it was last written, in nanoseconds."""
+        project = self._listing.project_of(path)
+        if project is None:
+            return None
+        try:
+            facts, mtime_ns = self._facts.of(path)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                _log.warning("%s cannot be read: %s", path, error)
+            return None
+        file = File(
+            filename=path.rpartition("/")[2],
+            path=path,
+            project=project,
+            version=facts.version,
+            size=facts.size,
+            sha256=facts.sha256,
+            upload_time=datetime.fromtimestamp(facts.upload_time, UTC),
+            requires_python=facts.requires_python,
+            metadata_sha256=facts.metadata_sha256,
+            yanked=self.marks.yanked(path),
+        )
+        return file, mtime_ns
+
+    def has(self, name: str) -> bool:
+        """Whether there is a project of this normalized name."""
+        self._look()
+        return bool(self._listing.paths(name))
+
+    def status(self, name: str) -> tuple[str, str | None]:
+        """The status of a project and the reason for it (PEP 792)."""
+        self._look()
+        return self.marks.status(name)
+
+    def locate(self, path: str) -> tuple[Path, int] | None:
+        """Where a listed file, or the ``.asc`` beside one, lies, and its size in bytes; None for anything else."""
+        self._look()
+        if path not in self._listing and not (path.endswith(".asc") and path[:-4] in self._listing):
+            return None
+        full = f"{self._directory}/{path}"
+        try:
+            with self._storage.reading():
+                status = os.stat(full)  # noqa: PTH116 - on the way of every download
+        except (OSError, ValueError):
+            return None
+        return (Path(full), status.st_size) if stat.S_ISREG(status.st_mode) else None
+
+    def metadata(self, path: str) -> bytes | None:
+        """The core metadata of a listed file (PEP 658), if it is served."""
+        self._look()
+        if path not in self._listing:
+            return None
+        try:
+            return self._facts.metadata(path)
+        except OSError:
+            return None
+
+    def refresh(self) -> None:
+        """See what others have added to a shared storage, unless that was done a moment ago.
+
+        Never raises: a failed reload leaves the view as it was.
+        """
+        if not self._storage.shared:
+            self._look()
+            return
+        if time.monotonic() < self._rest_until:
+            return
+        try:
+            self.reload()
+        except (PackageIndexError, OSError) as error:
+            _log.warning("what others have added is not seen yet: %s", error)
+
+    def reload(self) -> None:
+        """See what others have added to a shared storage, now. Those who ask at the same time share one reload.
+
+        Raises:
+            StorageError: the view is the one from before.
+            OSError: likewise.
+        """
+        self._reloads()
+
+    def _reload(self) -> None:
+        began = time.monotonic()
+        before = self._held()
+        self._storage.reload()
+        with self._storage.reading():
+            # A name that appears is shown when nobody held its claim, neither before the reload nor after it.
+            self._held_before = before
+            self._listing.look(thoroughly=True)
+            self._see_marks(thoroughly=True)
+        self._open = True
+        now = time.monotonic()
+        self._rest_until = now + max(_LEAST_REST_SECONDS, _RELOAD_REST * (now - began))
+
+    # What follows is for the publisher.
+
+    def find(self, name: Name) -> str | None:
+        """The path of the file that has this name, in whatever spelling; None when there is none."""
+        self._look()
+        version = self._listing.version_of(name.project)
+        with self._keys_lock:
+            known = self._keys.get(name.project)
+            if known is None or known[0] != version:
+                paths = self._listing.paths(name.project)
+                keys = {parsed.key: path for path in paths if (parsed := parse(path.rpartition("/")[2])) is not None}
+                known = self._keys[name.project] = (version, keys)
+                if len(self._keys) > _KEYS:
+                    self._keys.popitem(last=False)
+        found = known[1].get(name.key)
+        if found is None:
+            # Its claim hides it, and the caller holds that: nobody is at work on it. It was finished, or left, before.
+            spellings = ((path, parse(path.rpartition("/")[2])) for path in self._listing.hidden())
+            found = next((path for path, parsed in spellings if parsed and parsed.key == name.key), None)
+        return found
+
+    def sha256_of(self, path: str) -> str:
+        """The digest of a file, listed or not.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return self._facts.of(path)[0].sha256
+
+    def changing(self) -> contextlib.AbstractContextManager[None]:
+        """Hold around a change to the names at the top of the directory, and for no longer than that takes."""
+        return self._listing.changing()
+
+    def keep(self, path: str, facts: Facts, metadata: bytes | None) -> None:
+        """Keep the facts of a file that is about to be shown. Called inside ``Storage.reading``."""
+        self._facts.keep(path, facts, metadata)
+
+    def admit(self, path: str) -> None:
+        """Show a file that is durable."""
+        name = parse(path.rpartition("/")[2])
+        if name is None:
+            return
+        before, after = self._listing.admit(path, name.project)
+        with self._keys_lock:
+            known = self._keys.get(name.project)
+            if known is not None and known[0] == before:
+                self._keys[name.project] = (after, known[1] | {name.key: path})
+
+    def forget(self, path: str) -> None:
+        """Show a file no longer that was removed. Called inside ``Storage.reading``."""
+        self._facts.forget(path)
+        self._listing.drop(path)
+
+    def touch(self, project: str) -> None:
+        """Let pages of a project be made anew: its marks have changed."""
+        self._listing.touch([project])
+
+    def _look(self) -> None:
+        """Notice what others have changed on this machine; read the names of a shared storage the first time."""
+        if self._storage.shared:
+            if not self._open:
+                with self._opening:
+                    if not self._open:
+                        self.reload()
+            return
+        self._listing.look()
+        now = time.monotonic()
+        if now >= self._marks_again:
+            self._marks_again = now + _MARKS_SECONDS
+            self._see_marks()
+        self._open = True
+
+    def _see_marks(self, *, thoroughly: bool = False) -> None:
+        paths, changed = self.marks.look(thoroughly=thoroughly)
+        changed.update(project for path in paths if (project := self._listing.project_of(path)) is not None)
+        if changed:
+            self._listing.touch(changed)
+
+    def _held(self) -> AbstractSet[str]:
+        try:
+            return self._claims.held()
+        except Exception as error:  # claims across servers raise what their client library raises
+            raise StorageError(
+                f"it cannot be told what others are at work on: {type(error).__name__}: {error}"
+            ) from error
+
+    def _to_hide(self, filenames: Iterable[str]) -> AbstractSet[str]:
+        held = self._held_before | self._held()
+        if not held:
+            return frozenset()
+        stems = {key.partition("-")[0] for key in held}
+        hidden = set()
+        for filename in filenames:
+            if filename in held:
+                hidden.add(filename)
+            elif (project_of(filename) or "").replace("-", "_") in stems:
+                name = parse(filename)
+                if name is not None and name.key in held:
+                    hidden.add(filename)
+        return hidden
+
+    def _version_of(self, name: str) -> int:
+        """The project's version, after a look at its files for changes made in place, now and then."""
+        self._look()
+        now = time.monotonic()
+        if now - self._checked.get(name, -1e9) > self._options.refresh_seconds:
+            cached = self._cache.get(name)
+            self._checked[name] = now
+            while len(self._checked) > self._options.cached_files:
+                with contextlib.suppress(KeyError):
+                    self._checked.popitem(last=False)
+            if cached is not None and not self._still_holds(cached):
+                self._listing.touch([name])
+        return self._listing.version_of(name)
+
+    def _still_holds(self, cached: CachedProject) -> bool:
+        with self._storage.reading():
+            for file, mtime_ns in zip(cached.project.files, cached.mtimes_ns, strict=True):
+                try:
+                    status = os.stat(f"{self._directory}/{file.path}")  # noqa: PTH116
+                except OSError:
+                    continue  # its folder's time tells that
+                if (status.st_size, status.st_mtime_ns) != (file.size, mtime_ns):
+                    return False
+        return True
+
+    def _rebuild(self) -> None:
+        """Compute the facts that are missing, resting as long as working so that pages come first."""
+        try:
+            self._look()
+            for path in self._facts.missing(self._listing):
+                began = time.monotonic()
+                self.file(path)
+                if self._stopping.wait(min(0.5, (time.monotonic() - began) / 4)):
+                    return
+        except (PackageIndexError, OSError) as error:
+            _log.warning("the facts of some files are computed when they are first asked for: %s", error)

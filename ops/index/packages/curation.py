@@ -1,0 +1,243 @@
+"""What people do to files that are there: remove them, yank them, and set the status of projects."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Protocol
+
+from ops.index.disk.storage import Storage
+from ops.index.disk.writing import remove, sync_folder
+from ops.index.errors import BadRequest, Forbidden, NotFound
+from ops.index.packages.catalogue import Catalogue
+from ops.index.packages.names import Name, normalize, parse, same_version
+from ops.index.packages.placing import Placing
+from ops.index.packages.project import STATUSES, File
+
+
+class Uploader(Protocol):
+    """Who sends something, as :class:`ops.index.access.roles.Identity` says it."""
+
+    @property
+    def username(self) -> str:
+        """The name."""
+
+    @property
+    def may_administer(self) -> bool:
+        """Whether deleting, and setting and lifting a quarantine, is allowed."""
+
+    def may_upload(self, project: str) -> bool:
+        """Whether uploads to the project are allowed."""
+
+
+class AuditLog(Protocol):
+    """Where changes are noted, as :class:`ops.index.access.audit.Audit` does it."""
+
+    def record(self, event: str, *, user: str, address: str, **details: object) -> None:
+        """Note one event. Never raises."""
+
+
+class Curator:
+    """Changes what is there already.
+
+    Parameters:
+        storage: the volume of packages.
+        catalogue: of the same storage.
+        placing: holds claims.
+        audit: where each change is noted, before it is confirmed.
+    """
+
+    def __init__(self, storage: Storage, catalogue: Catalogue, placing: Placing, audit: AuditLog | None) -> None:
+        self._storage = storage
+        self._catalogue = catalogue
+        self._placing = placing
+        self._audit = audit
+        self._directory = str(storage.directory)
+
+    def remove(
+        self,
+        project: str,
+        *,
+        version: str | None = None,
+        filename: str | None = None,
+        identity: Uploader,
+        address: str = "",
+    ) -> list[str]:
+        """Remove a release, or one file of it. Its names never get other bytes afterwards.
+
+        Parameters:
+            project: in any spelling.
+            version: of the release, in any spelling.
+            filename: of the one file.
+            identity: who asks; must be an admin.
+            address: from where, for the audit log.
+
+        Returns:
+            The names of the files that were removed.
+
+        Raises:
+            Forbidden: the user is no admin.
+            NotFound: there is no such file.
+            StorageError: it is not known to be gone for good.
+        """
+        if not identity.may_administer:
+            raise Forbidden(identity.username, f"remove files of {normalize(project)!r}, only yank them")
+        self._see_others()
+        files = self._files(project, version=version, filename=filename)
+        with contextlib.ExitStack() as stack:
+            for file in files:
+                name = parse(file.filename)
+                assert name is not None  # noqa: S101 - only what has a name is listed
+                stack.enter_context(self._placing.claimed(name.key, file.filename))
+                self._remove_file(name, file)
+            for file in files:
+                self._note(
+                    "remove",
+                    identity,
+                    address,
+                    filename=file.filename,
+                    project=file.project,
+                    version=file.version,
+                    sha256=file.sha256,
+                )
+            self._storage.commit()
+        return [file.filename for file in files]
+
+    def yank(
+        self,
+        project: str,
+        *,
+        version: str | None = None,
+        filename: str | None = None,
+        reason: str = "",
+        identity: Uploader,
+        address: str = "",
+    ) -> list[str]:
+        """Mark a release, or one file of it, as not to be picked unless it is asked for exactly (PEP 592).
+
+        Parameters:
+            project: in any spelling.
+            version: of the release, in any spelling.
+            filename: of the one file.
+            reason: shown to who installs it all the same.
+            identity: who asks.
+            address: from where, for the audit log.
+
+        Returns:
+            The names of the files that are yanked now.
+
+        Raises:
+            Forbidden: the user may not upload to the project.
+            NotFound: there is no such file.
+            StorageError: it is not known to be kept.
+        """
+        reason = " ".join(reason.split())
+        return self._mark(
+            project, version=version, filename=filename, reason=reason, identity=identity, address=address
+        )
+
+    def unyank(
+        self,
+        project: str,
+        *,
+        version: str | None = None,
+        filename: str | None = None,
+        identity: Uploader,
+        address: str = "",
+    ) -> list[str]:
+        """Take back a yank. Parameters, result and errors are those of :meth:`yank`."""
+        return self._mark(project, version=version, filename=filename, reason=None, identity=identity, address=address)
+
+    def set_status(
+        self, project: str, status: str, *, reason: str | None = None, identity: Uploader, address: str = ""
+    ) -> None:
+        """Set the status of a project (PEP 792).
+
+        Parameters:
+            project: in any spelling.
+            status: ``active``, ``archived``, ``quarantined`` or ``deprecated``.
+            reason: free text, or None.
+            identity: who asks; only an admin sets or lifts a quarantine.
+            address: from where, for the audit log.
+
+        Raises:
+            BadRequest: there is no such status.
+            Forbidden: the user may not.
+            NotFound: there is no such project.
+            StorageError: it is not known to be kept.
+        """
+        name = normalize(project)
+        if status not in STATUSES:
+            raise BadRequest(f"{status[:50]!r} is no status of a project; say one of {', '.join(STATUSES)} (PEP 792)")
+        self._see_others()
+        if not self._catalogue.has(name):
+            raise NotFound(f"there is no project {name[:200]!r}")
+        if not identity.may_upload(name):
+            raise Forbidden(identity.username, f"change the project {name!r}")
+        before, _ = self._catalogue.status(name)
+        if "quarantined" in (status, before) and status != before and not identity.may_administer:
+            raise Forbidden(identity.username, f"set or lift the quarantine of {name!r}")
+        with self._placing.writing("the status could not be kept"):
+            self._catalogue.marks.set_status(name, status, reason)
+        self._note("status", identity, address, project=name, status=status, before=before, reason=reason)
+        self._catalogue.touch(name)
+        self._storage.commit()
+
+    def _see_others(self) -> None:
+        """See the names that others have added until now."""
+        if self._storage.shared:
+            self._catalogue.reload()
+
+    def _files(self, project: str, *, version: str | None, filename: str | None) -> list[File]:
+        found = self._catalogue.project(normalize(project))
+        files = [
+            file
+            for file in (found.files if found else ())
+            if (filename is None or file.filename == filename)
+            and (version is None or same_version(file.version, version))
+            and (filename is not None or version is not None)
+        ]
+        if not files:
+            wanted = filename or f"{normalize(project)} {version or ''}".strip()
+            raise NotFound(f"there is no {wanted[:200]!r} here")
+        return files
+
+    def _mark(
+        self,
+        project: str,
+        *,
+        version: str | None,
+        filename: str | None,
+        reason: str | None,
+        identity: Uploader,
+        address: str,
+    ) -> list[str]:
+        name = normalize(project)
+        self._see_others()
+        files = self._files(project, version=version, filename=filename)
+        if not identity.may_upload(name):
+            raise Forbidden(identity.username, f"yank files of the project {name!r}")
+        with self._placing.writing("the yank could not be kept"):
+            self._catalogue.marks.yank([file.path for file in files], reason)
+        names = [file.filename for file in files]
+        event = "unyank" if reason is None else "yank"
+        self._note(event, identity, address, project=name, files=names, reason=reason)
+        self._catalogue.touch(name)
+        self._storage.commit()
+        return names
+
+    def _remove_file(self, name: Name, file: File) -> None:
+        with self._placing.writing("the file could not be removed"):
+            self._catalogue.marks.bury(name.key, file.sha256)
+            folder = os.path.dirname(f"{self._directory}/{file.path}")  # noqa: PTH120
+            with self._catalogue.changing() if "/" not in file.path else contextlib.nullcontext():
+                remove(f"{self._directory}/{file.path}")
+                remove(f"{self._directory}/{file.path}.asc")
+            sync_folder(folder)
+            self._catalogue.forget(file.path)
+            if file.yanked is not None:
+                self._catalogue.marks.yank([file.path], None)
+
+    def _note(self, event: str, identity: Uploader, address: str, **details: object) -> None:
+        if self._audit is not None:
+            self._audit.record(event, user=identity.username, address=address, **details)

@@ -1,0 +1,104 @@
+"""The facts of every file: kept, or computed when they are missing or hold no longer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from ops.index.disk.storage import Storage
+from ops.index.disk.writing import Workbench
+from ops.index.packages.distribution import look_into
+from ops.index.packages.facts import Facts, FactsStore
+from ops.index.packages.names import parse
+
+_PIECE = 1024**2
+_LOCKS = 64
+
+
+class FactsKeeper:
+    """Never reads a file twice that has not changed.
+
+    Parameters:
+        storage: the volume of packages.
+        workbench: on the same file system.
+        scratch: where sidecars go when the volume cannot be written; None for the system's temporary directory.
+    """
+
+    def __init__(self, storage: Storage, workbench: Workbench, *, scratch: Path | None) -> None:
+        self._storage = storage
+        self._directory = str(storage.directory)
+        self._store = FactsStore(storage.directory, workbench, scratch=scratch)
+        self._locks = [threading.Lock() for _ in range(_LOCKS)]
+
+    def of(self, path: str) -> tuple[Facts, int]:
+        """The facts of a file, from its sidecar while they hold, else computed and kept; and when it was written.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        with self._locks[hash(path) % _LOCKS]:
+            with self._storage.reading():
+                status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
+                facts = self._store.read(path)
+            if facts is None or not facts.hold_for(status):
+                facts = self._compute(path, status)
+            return facts, status.st_mtime_ns
+
+    def metadata(self, path: str) -> bytes | None:
+        """The core metadata that is served beside a file, if there is any.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if self.of(path)[0].metadata_sha256 is None:
+            return None
+        with self._storage.reading():
+            found = self._store.metadata(path)
+            status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
+        if found is None:  # the sidecar is damaged
+            self._compute(path, status)
+            with self._storage.reading():
+                found = self._store.metadata(path)
+        return found
+
+    def keep(self, path: str, facts: Facts, metadata: bytes | None) -> None:
+        """Keep the facts of a file whose bytes are known. Called inside ``Storage.reading``."""
+        self._store.write(path, facts, metadata)
+
+    def forget(self, path: str) -> None:
+        """Drop the facts of a file that is gone. Called inside ``Storage.reading``."""
+        self._store.forget(path)
+
+    def missing(self, paths: Iterable[str]) -> set[str]:
+        """Those of the paths that have no facts yet."""
+        missing = set(paths)
+        with self._storage.reading():
+            for path in self._store.kept():  # one by one: there may be as many as files
+                missing.discard(path)
+        return missing
+
+    def _compute(self, path: str, status: os.stat_result) -> Facts:
+        name = parse(path.rpartition("/")[2])
+        assert name is not None  # noqa: S101 - only what has a name is listed
+        digest = hashlib.sha256()
+        with self._storage.detached(Path(self._directory, path)) as copy, copy.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+            contents = look_into(file, name)
+        metadata = contents.metadata
+        facts = Facts(
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            sha256=digest.hexdigest(),
+            version=name.version,
+            upload_time=status.st_mtime_ns / 1e9,
+            requires_python=contents.requires_python,
+            metadata_sha256=None if metadata is None else hashlib.sha256(metadata).hexdigest(),
+            metadata_size=0 if metadata is None else len(metadata),
+        )
+        with self._storage.reading():
+            self._store.write(path, facts, metadata)
+        return facts

@@ -1,0 +1,273 @@
+"""Taking uploads in: checked first, then durable, then visible, and never changed again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import IO
+
+from ops.index.disk.claims import Claims
+from ops.index.disk.storage import Storage
+from ops.index.disk.writing import storage_error
+from ops.index.errors import (
+    FileTaken,
+    Forbidden,
+    InvalidArchive,
+    InvalidFilename,
+    NotFound,
+    PackageIndexError,
+    ProjectClosed,
+)
+from ops.index.options import Options
+from ops.index.packages.catalogue import Catalogue
+from ops.index.packages.curation import AuditLog, Curator, Uploader
+from ops.index.packages.distribution import Contents, check_agreement, inspect
+from ops.index.packages.facts import Facts
+from ops.index.packages.names import Name, is_safe, parse
+from ops.index.packages.placing import Claim, Placing
+from ops.index.packages.staging import Stage, Staged
+
+MAX_SIGNATURE_BYTES = 1024**2
+_ARMOUR = b"-----BEGIN PGP "
+
+
+class Outcome(StrEnum):
+    """What became of an upload."""
+
+    CREATED = "created"
+    SAME = "same"
+    """The same bytes were there already."""
+
+
+class Publisher(Curator):
+    """Takes files in so that each is either there, whole, durable and for good, or was never seen.
+
+    An upload waits in a scratch file, is checked there, and synced. Then its name is claimed, among all servers; what
+    others have added is looked at; the file gets its name at once, unless that is taken; the folder is synced and the
+    storage committed; only then it is shown, and the claim released. When anything fails after the file got its name,
+    it is removed again while the claim still hides it, and the claim is kept until that is durable too.
+
+    Parameters:
+        storage: the volume of packages.
+        claims: shared by all its servers.
+        catalogue: of the same storage.
+        options: limits.
+        audit: where each change is noted, before it is confirmed.
+    """
+
+    def __init__(
+        self, storage: Storage, claims: Claims, catalogue: Catalogue, options: Options, *, audit: AuditLog | None = None
+    ) -> None:
+        self._stage = Stage(storage, options)
+        super().__init__(storage, catalogue, Placing(storage, claims, catalogue, self._stage.workbench, options), audit)
+        self._options = options
+
+    def start(self) -> None:
+        """Remove what servers left in the folder of unfinished files that were killed."""
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+
+    def close(self) -> None:
+        """Let failed uploads be undone that still wait for it, for a few seconds."""
+        self._placing.close()
+
+    def stage(self) -> Staged:
+        """A file for an upload's bytes to wait in while they arrive. The caller discards it at the end.
+
+        Raises:
+            StorageError: none can be made.
+        """
+        return self._stage.new()
+
+    def publish(
+        self,
+        filename: str,
+        source: Staged | IO[bytes],
+        *,
+        form: Mapping[str, str] | None = None,
+        identity: Uploader,
+        address: str = "",
+    ) -> Outcome:
+        """Take in a distribution.
+
+        Parameters:
+            filename: as the client names it; becomes the name of the file.
+            source: the bytes, staged already or to be read to their end.
+            form: the fields of the legacy upload API: ``name``, ``version``, ``sha256_digest``, ``md5_digest``,
+                ``blake2_256_digest``; others are of no interest.
+            identity: who sends it.
+            address: from where, for the audit log.
+
+        Raises:
+            InvalidUpload: it is not what it says, or not what was sent.
+            Forbidden: the user may not upload to the project.
+            ProjectClosed: nobody may.
+            TooLarge: it is more than the index takes.
+            FileTaken: the name belongs to another file.
+            Busy: another upload of the same name does not end.
+            StorageError: it could not be made durable; nobody has seen it.
+        """
+        form = form or {}
+        name = self._name(filename)
+        self._check_rights(name, identity)
+        with self._staged(source) as staged:
+            staged.check(filename, form)
+            if self._has(name, staged):
+                return Outcome.SAME
+            contents = self._inspected(name, staged, form)
+            staged.sync()
+            details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
+            with self._placing.claimed(name.key, filename) as claim:
+                self._see_others()
+                self._check_status(name)
+                existing = self._compare(name, staged)
+                if existing is not None:
+                    self._placing.sync_names()  # who put it there may have been killed before
+                    self._catalogue.admit(existing)
+                    return Outcome.SAME
+                facts = _facts(name, staged, contents)
+                self._placing.put(claim, filename, staged, facts, contents.metadata)
+                self._note("upload", identity, address, filename=filename, **details)
+                self._confirm(claim, filename, identity, address)
+                self._catalogue.admit(filename)
+                return Outcome.CREATED
+
+    def publish_signature(
+        self, filename: str, source: Staged | IO[bytes], *, identity: Uploader, address: str = ""
+    ) -> Outcome:
+        """Take in the signature of a distribution that is there already.
+
+        Parameters:
+            filename: the distribution's, with ``.asc`` after it.
+            source: an OpenPGP signature in ASCII armour.
+            identity: who sends it.
+            address: from where, for the audit log.
+
+        Raises:
+            PackageIndexError: as of :meth:`publish`.
+        """
+        name = self._name(filename.removesuffix(".asc"))
+        self._check_rights(name, identity)
+        with self._staged(source) as staged:
+            with staged.open() as file:
+                armoured = file.read(len(_ARMOUR)) == _ARMOUR
+            if self._options.check_content and (not armoured or staged.size > MAX_SIGNATURE_BYTES):
+                raise InvalidArchive(filename, "it is no OpenPGP signature in ASCII armour")
+            staged.sync()
+            with self._placing.claimed(f"{name.key}.asc", filename) as claim:
+                self._see_others()
+                self._check_status(name)
+                if self._catalogue.locate(name.filename) is None:
+                    raise NotFound(f"there is no {name.filename!r} that {filename!r} could be the signature of")
+                if self._is_there(filename):
+                    if self._digest(filename) != staged.sha256:
+                        raise FileTaken(filename)
+                    return Outcome.SAME
+                self._placing.put(claim, filename, staged, None, None)
+                self._note("upload", identity, address, filename=filename, sha256=staged.sha256, size=staged.size)
+                self._confirm(claim, filename, identity, address)
+                return Outcome.CREATED
+
+    def _name(self, filename: str) -> Name:
+        name = parse(filename) if is_safe(filename) else None
+        if name is None:
+            raise InvalidFilename(filename, "it is no file name of a wheel or sdist")
+        if name.form == "other" and self._options.check_content:
+            raise InvalidFilename(filename, "it is no file name of a wheel (PEP 427) or an sdist (PEP 625)")
+        return name
+
+    def _check_rights(self, name: Name, identity: Uploader) -> None:
+        if not identity.may_upload(name.project):
+            raise Forbidden(identity.username, f"upload to the project {name.project!r}")
+        self._check_status(name)
+
+    def _check_status(self, name: Name) -> None:
+        status, _ = self._catalogue.status(name.project)
+        if status in ("archived", "quarantined"):
+            raise ProjectClosed(name.project, project_status=status)
+
+    @contextmanager
+    def _staged(self, source: Staged | IO[bytes]) -> Iterator[Staged]:
+        if isinstance(source, Staged):
+            yield source
+            return
+        staged = self.stage()
+        try:
+            self._stage.fill(staged, source)
+            yield staged
+        finally:
+            staged.discard()
+
+    def _inspected(self, name: Name, staged: Staged, form: Mapping[str, str]) -> Contents:
+        if not self._options.check_content:
+            return Contents()
+        with staged.open() as file:
+            contents = inspect(file, name)
+        check_agreement(name, contents, form)
+        return contents
+
+    def _has(self, name: Name, staged: Staged) -> bool:
+        """Whether everybody sees these bytes under this name already."""
+        known = self._catalogue.file(name.filename) if self._catalogue.find(name) == name.filename else None
+        return known is not None and known.sha256 == staged.sha256
+
+    def _compare(self, name: Name, staged: Staged) -> str | None:
+        """None when the name is free, or the path of the file that has it and the same bytes.
+
+        Raises:
+            FileTaken: other bytes have it, or had it.
+        """
+        existing = self._catalogue.find(name)
+        if existing is None and self._is_there(name.filename):
+            existing = name.filename
+        if existing is None:
+            buried = self._catalogue.marks.removed(name.key)
+            if buried is not None and buried != staged.sha256:
+                raise FileTaken(name.filename, removed=True)
+            return None
+        spelling = existing.rpartition("/")[2]
+        if spelling != name.filename or self._digest(existing) != staged.sha256:
+            raise FileTaken(name.filename, existing=spelling)
+        return existing
+
+    def _confirm(self, claim: Claim, filename: str, identity: Uploader, address: str) -> None:
+        try:
+            self._placing.confirm(claim, filename)
+        except PackageIndexError as error:
+            self._note("upload.undone", identity, address, filename=filename, why=error.message)
+            raise
+
+    def _is_there(self, filename: str) -> bool:
+        with self._storage.reading():
+            return os.path.lexists(f"{self._directory}/{filename}")
+
+    def _digest(self, path: str) -> str:
+        try:
+            if path.endswith(".asc"):
+                with self._storage.reading(), open(f"{self._directory}/{path}", "rb") as file:
+                    return hashlib.sha256(file.read(MAX_SIGNATURE_BYTES + 1)).hexdigest()
+            return self._catalogue.sha256_of(path)
+        except OSError as error:
+            raise storage_error(f"the {path!r} that exists could not be read", error) from error
+
+    def _sweep(self) -> None:
+        with self._storage.reading():
+            self._stage.workbench.sweep()
+
+
+def _facts(name: Name, staged: Staged, contents: Contents) -> Facts:
+    metadata = contents.metadata
+    return Facts(
+        size=staged.size,
+        mtime_ns=staged.mtime_ns,
+        sha256=staged.sha256,
+        version=name.version,
+        upload_time=time.time(),
+        requires_python=contents.requires_python,
+        metadata_sha256=None if metadata is None else hashlib.sha256(metadata).hexdigest(),
+        metadata_size=0 if metadata is None else len(metadata),
+    )

@@ -1,0 +1,175 @@
+"""Where an upload's bytes wait until they are checked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, BinaryIO, Protocol
+
+from ops.index.disk.storage import Storage
+from ops.index.disk.writing import Workbench, remove, storage_error, write_all
+from ops.index.errors import DigestMismatch, TooLarge
+from ops.index.options import Options
+
+_PIECE = 1024**2
+_SMALL = 256 * 1024
+"""A file of no more bytes is kept in memory as well, to be looked at without being read again."""
+
+
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+ALGORITHMS: dict[str, Callable[[], _Digest]] = {
+    "md5": lambda: hashlib.md5(usedforsecurity=False),
+    "sha256": hashlib.sha256,
+    "blake2_256": lambda: hashlib.blake2b(digest_size=32),
+}
+"""The digests that an upload's form may name, as ``md5_digest`` and so on."""
+
+
+class Staged:
+    """The bytes of one upload, in a file of their own that nobody else sees.
+
+    Parameters:
+        path: the file.
+        descriptor: it, open for writing and reading.
+        limit: bytes that it may have.
+    """
+
+    def __init__(self, path: str, descriptor: int, limit: int) -> None:
+        self.path = path
+        self.size = 0
+        self._descriptor = descriptor
+        self._limit = limit
+        self._sha256 = hashlib.sha256()
+        self._small: bytearray | None = bytearray()
+
+    def write(self, piece: bytes | bytearray | memoryview) -> int:
+        """Add bytes; how many there were.
+
+        Raises:
+            TooLarge: it is more than the index takes.
+            StorageError: the disk is full, or failed.
+        """
+        self.size += len(piece)
+        if self.size > self._limit:
+            raise TooLarge("the file", limit=self._limit)
+        self._sha256.update(piece)
+        if self._small is not None:
+            if self.size <= _SMALL:
+                self._small += piece
+            else:
+                self._small = None
+        try:
+            write_all(self._descriptor, piece)
+        except OSError as error:
+            raise storage_error("the upload could not be kept", error) from error
+        return len(piece)
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written until now, hexadecimal."""
+        return self._sha256.hexdigest()
+
+    @property
+    def mtime_ns(self) -> int:
+        """When the last byte was written, in nanoseconds."""
+        return os.fstat(self._descriptor).st_mtime_ns
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The bytes from the first one, to be read."""
+        if self._small is not None:
+            yield io.BytesIO(self._small)
+            return
+        with open(self.path, "rb") as file:
+            yield file
+
+    def check(self, filename: str, form: Mapping[str, str]) -> None:
+        """Compare the bytes with every digest that the form names.
+
+        Raises:
+            DigestMismatch: they differ.
+        """
+        named = {algorithm: form.get(f"{algorithm}_digest", "").strip().lower() for algorithm in ALGORITHMS}
+        digests: dict[str, _Digest] = {
+            algorithm: ALGORITHMS[algorithm]() for algorithm, expected in named.items() if expected
+        }
+        if digests.keys() - {"sha256"}:
+            with self.open() as file:
+                while piece := file.read(_PIECE):
+                    for algorithm, digest in digests.items():
+                        if algorithm != "sha256":
+                            digest.update(piece)
+        for algorithm, digest in digests.items():
+            expected = named[algorithm]
+            actual = self.sha256 if algorithm == "sha256" else digest.hexdigest()
+            if not hmac.compare_digest(expected.encode("utf-8", "replace"), actual.encode()):
+                raise DigestMismatch(filename, algorithm=algorithm, expected=expected, actual=actual)
+
+    def sync(self) -> None:
+        """Make the bytes durable.
+
+        Raises:
+            StorageError: they are not.
+        """
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise storage_error("the upload could not be kept", error) from error
+
+    def discard(self) -> None:
+        """Close and remove the file, wherever the upload got to. A second time it does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                remove(self.path)
+
+
+class Stage:
+    """Makes files for uploads to wait in: where they will stay if that is this machine, else on its own disk.
+
+    Parameters:
+        storage: where they will stay.
+        options: ``max_upload_bytes`` and ``scratch_directory``.
+    """
+
+    def __init__(self, storage: Storage, options: Options) -> None:
+        self._options = options
+        self._elsewhere = storage.shared
+        self.workbench = Workbench(storage.directory, locked=not storage.shared)
+
+    def new(self) -> Staged:
+        """An empty file. It must be discarded at the end, also after it was published.
+
+        Raises:
+            StorageError: none can be made.
+        """
+        try:
+            if self._elsewhere:
+                descriptor, path = tempfile.mkstemp(prefix="pypi-index-upload-", dir=self._options.scratch_directory)
+            else:
+                path, descriptor = self.workbench.create()
+        except OSError as error:
+            raise storage_error("the upload could not be kept", error) from error
+        return Staged(path, descriptor, self._options.max_upload_bytes)
+
+    def fill(self, staged: Staged, source: IO[bytes]) -> None:
+        """Copy all that *source* has.
+
+        Raises:
+            TooLarge: it is more than the index takes.
+            StorageError: the disk is full, or failed.
+        """
+        while piece := source.read(_PIECE):
+            staged.write(piece)

@@ -1,0 +1,1 @@
+"""pypiserver underneath: its upload API, fed by a form parser that streams."""

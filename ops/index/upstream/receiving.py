@@ -1,0 +1,242 @@
+"""Uploads, taken apart while they arrive, and handed to pypiserver without another copy.
+
+Left to itself, pypiserver's framework writes a body to a temporary file, then each file in it to a second one, line by
+line, before a ``Backend`` sees a byte. Here the parts go to where they will stay as they come in, and pypiserver finds
+a form that was read already: the framework keeps it in the request's environment, under a key of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+from pypiserver.bottle_wrapper import FileUpload, FormsDict
+
+from ops.index.errors import BadRequest, PackageIndexError, TooLarge
+from ops.index.options import Options
+from ops.index.packages.publishing import Publisher
+from ops.index.packages.staging import Staged
+from ops.index.upstream.backend import WSGIApp
+from ops.index.upstream.multipart import FormParser, Part, boundary_of
+
+PIECE_BYTES = 1024**2
+"""So much of a body is gathered before a thread takes it; a smaller upload needs only one."""
+
+FILES = ("content", "gpg_signature")
+"""The fields of the upload API that hold files. The bytes of others are dropped."""
+
+_FORM = "bottle.request.post"
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Answer: TypeAlias = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+_log = logging.getLogger(__name__)
+
+
+class Receiver:
+    """pypiserver's WSGI application as an ASGI application that streams uploads.
+
+    A client that is slow holds no thread: one works only while there are bytes to work on. What pypiserver answers is
+    sent as a whole, so its file downloads are not meant to come this way.
+
+    Parameters:
+        wsgi: made by :func:`ops.index.upstream.backend.create_wsgi`.
+        publisher: gives the files that uploads wait in.
+        options: limits, and ``upload_threads``.
+    """
+
+    def __init__(self, wsgi: WSGIApp, publisher: Publisher, options: Options) -> None:
+        self._wsgi = wsgi
+        self._publisher = publisher
+        self._options = options
+        self._threads = ThreadPoolExecutor(options.upload_threads, thread_name_prefix="upload")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; the scope is one of HTTP."""
+        loop = asyncio.get_running_loop()
+        body = _Body(self._publisher, self._options, _header(scope, b"content-type"))
+        try:
+            pieces: list[bytes] = []
+            size = 0
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                more = message.get("more_body", False)
+                piece = message.get("body", b"")
+                pieces.append(piece)
+                size += len(piece)
+                if more and size >= PIECE_BYTES:
+                    await loop.run_in_executor(self._threads, body.take, pieces)
+                    pieces, size = [], 0
+            answer = await loop.run_in_executor(self._threads, self._respond, scope, body, pieces)
+        finally:
+            if body.needs_discarding:
+                await asyncio.shield(loop.run_in_executor(self._threads, body.discard))
+        status, headers, content = answer
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    def close(self) -> None:
+        """End the threads, after what they do."""
+        self._threads.shutdown(wait=True)
+
+    def _respond(self, scope: Scope, body: _Body, pieces: list[bytes]) -> Answer:
+        try:
+            body.take(pieces)
+            environ = _environ(scope)
+            body.finish(environ)
+            return _call(self._wsgi, environ, head=scope["method"] == "HEAD")
+        except PackageIndexError as error:
+            headers = {"content-type": "text/plain; charset=utf-8", **error.headers}
+            user_agent = _header(scope, b"user-agent")
+            return _answer(error.status_for(user_agent), headers.items(), error.body)
+        finally:
+            body.discard()
+
+
+class _Body:
+    """What has arrived of a request's body. After an error the rest is dropped, and the error told at the end.
+
+    A client that is still sending does not read an answer.
+    """
+
+    def __init__(self, publisher: Publisher, options: Options, content_type: str) -> None:
+        self._publisher = publisher
+        self._options = options
+        self._content_type = content_type
+        self._files: list[tuple[Part, Staged]] = []
+        self._parser: FormParser | None = None
+        self._plain = bytearray()
+        self._error: PackageIndexError | None = None
+        try:
+            boundary = boundary_of(content_type)
+        except BadRequest as error:
+            self._error = error
+        else:
+            if boundary is not None:
+                self._parser = FormParser(boundary, self._file_for, max_form_bytes=options.max_form_bytes)
+
+    @property
+    def needs_discarding(self) -> bool:
+        return bool(self._files)
+
+    def take(self, pieces: list[bytes]) -> None:
+        if self._error is not None:
+            return
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        try:
+            if self._parser is not None:
+                self._parser.feed(piece)
+            else:
+                self._plain += piece
+                if len(self._plain) > self._options.max_form_bytes:
+                    raise TooLarge("the request", limit=self._options.max_form_bytes)
+        except PackageIndexError as error:
+            self._error = error
+            self._plain.clear()
+            self.discard()
+
+    def finish(self, environ: dict[str, Any]) -> None:
+        """Hand over what has arrived.
+
+        Raises:
+            PackageIndexError: that was no request that can be answered.
+        """
+        if self._error is not None:
+            raise self._error
+        environ["wsgi.input"] = io.BytesIO(self._plain)
+        environ["CONTENT_LENGTH"] = str(len(self._plain))
+        if self._parser is None:
+            return
+        self._parser.finish()
+        if (":action", "doc_upload") in self._parser.fields:
+            # pypiserver would look at it and drop it: an answer of success for nothing.
+            raise BadRequest("this index keeps no documentation, only wheels and sdists")
+        form = FormsDict()
+        form.recode_unicode = False
+        for name, value in self._parser.fields:
+            form.append(name, value)
+        for part, staged in self._files:
+            form.append(part.name, FileUpload(staged, part.name, part.filename))
+        environ[_FORM] = form
+
+    def discard(self) -> None:
+        files, self._files = self._files, []
+        for _, staged in files:
+            staged.discard()
+
+    def _file_for(self, part: Part) -> Staged | None:
+        if part.name not in FILES or any(part.name == other.name for other, _ in self._files):
+            return None
+        staged = self._publisher.stage()
+        self._files.append((part, staged))
+        return staged
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+def _environ(scope: Scope) -> dict[str, Any]:
+    """The request's environment (PEP 3333), without its body."""
+    server = scope.get("server") or ("localhost", 80)
+    client = scope.get("client") or ("", 0)
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": "",
+        "PATH_INFO": scope["path"].encode("utf-8", "surrogateescape").decode("latin-1"),
+        "QUERY_STRING": scope.get("query_string", b"").decode("latin-1"),
+        "SERVER_NAME": server[0],
+        "SERVER_PORT": str(server[1]),
+        "SERVER_PROTOCOL": f"HTTP/{scope.get('http_version', '1.1')}",
+        "REMOTE_ADDR": client[0],
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.get("scheme", "http"),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        **scope.get("ops.index.environ", {}),
+    }
+    for name, value in scope["headers"]:
+        key = name.decode("latin-1").upper().replace("-", "_")
+        if key not in ("CONTENT_LENGTH", "TRANSFER_ENCODING"):
+            environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value.decode("latin-1")
+    return environ
+
+
+def _call(wsgi: WSGIApp, environ: dict[str, Any], *, head: bool) -> Answer:
+    started: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:  # noqa: ARG001
+        started.append((status, headers))
+        return lambda piece: None  # noqa: ARG005 - pypiserver returns what it has to say
+
+    pieces = wsgi(environ, start_response)
+    try:
+        content = b"".join(pieces)
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()
+    status, headers = started[-1]
+    return _answer(int(status[:3]), headers, b"" if head else content)
+
+
+def _answer(status: int, headers: Iterable[tuple[str, str]], content: bytes) -> Answer:
+    kept = [
+        (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
+        for name, value in headers
+        if name.lower() != "content-length"
+    ]
+    return status, [*kept, (b"content-length", str(len(content)).encode())], content

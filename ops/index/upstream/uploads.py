@@ -1,0 +1,108 @@
+"""pypiserver inside the index: the upload API, and those of its pages that nothing here replaces."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from ops.index.access.roles import Identity
+from ops.index.errors import TooLarge
+from ops.index.options import Options
+from ops.index.web.exchange import Exchange, Message, Receive, Scope, Send
+
+_PATIENCE = 60.0
+"""Seconds for which a client may send nothing in the middle of an upload."""
+
+_PASSED_ON = frozenset({b"host", b"user-agent", b"accept", b"authorization", b"content-type", b"content-length"})
+"""What pypiserver needs. Others could make it believe things, such as a host that was forwarded."""
+
+
+class Application(Protocol):
+    """pypiserver as an ASGI application, such as :class:`ops.index.upstream.receiving.Receiver`."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+    def close(self) -> None:
+        """End its threads."""
+
+
+class Upstream:
+    """pypiserver's application, made when it is first needed: importing it takes as long as answering 5,000 pages.
+
+    Parameters:
+        create: imports and makes the application. Runs in a thread, once.
+        options: limits.
+    """
+
+    def __init__(self, create: Callable[[], Application], options: Options) -> None:
+        self._create = create
+        self._options = options
+        self._making = threading.Lock()
+        self._app: Application | None = None
+
+    def warm_up(self) -> None:
+        """Make it now. Blocks."""
+        with self._making:
+            if self._app is None:
+                self._app = self._create()
+
+    def close(self) -> None:
+        """End it, if it was made."""
+        if self._app is not None:
+            self._app.close()
+
+    async def pass_on(self, exchange: Exchange, identity: Identity, *, path: str) -> None:
+        """Have pypiserver answer.
+
+        Parameters:
+            exchange: the request; nothing of its body has been read.
+            identity: who sends it.
+            path: what pypiserver is asked for.
+
+        Raises:
+            TooLarge: the body says that it is longer than the index takes. Nothing of it is read.
+        """
+        length = exchange.header(b"content-length") or "0"
+        limit = self._options.max_upload_bytes + self._options.max_form_bytes
+        if len(length) > 18 or not (length.isascii() and length.isdecimal()) or int(length) > limit:
+            raise TooLarge("the upload", limit=self._options.max_upload_bytes)
+        if self._app is None:
+            await asyncio.to_thread(self.warm_up)
+        assert self._app is not None  # noqa: S101 - for the type checker
+        from ops.index.upstream.backend import ADDRESS, IDENTITY  # has been imported by now
+
+        scope = {
+            **exchange.scope,
+            "path": path,
+            "root_path": "",
+            "headers": [(name, value) for name, value in exchange.headers.items() if name in _PASSED_ON],
+            "client": (exchange.address, (exchange.scope.get("client") or ("", 0))[1]),
+            "ops.index.environ": {IDENTITY: identity, ADDRESS: exchange.address},
+        }
+        patient = _Patient(exchange)
+        await self._app(scope, patient.receive, patient.send)
+        if patient.gave_up and not exchange.started:
+            close = (b"connection", b"close")
+            await exchange.sentence(408, f"nothing was sent for {_PATIENCE:.0f} s in the middle of the upload", close)
+
+
+class _Patient:
+    """Receives a body, and gives up on a client that stops sending."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.gave_up = False
+
+    async def receive(self) -> Message:
+        try:
+            return await asyncio.wait_for(self._exchange.receive(), _PATIENCE)
+        except TimeoutError:
+            self.gave_up = True
+            return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self._exchange.started = True
+        await self._exchange.send(message)

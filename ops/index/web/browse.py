@@ -1,0 +1,257 @@
+"""The pages that a person reads: the projects of the index, and one project with its files and its README."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ops.index.packages.catalogue import Catalogue
+from ops.index.packages.names import normalize, version_key
+from ops.index.packages.project import File, Project
+from ops.index.web import pages
+from ops.index.web.readme import About, about
+from ops.index.web.representation import Representation
+
+if TYPE_CHECKING:
+    import jinja2
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+_MEANINGS = {
+    "archived": "It is no longer worked on and takes no uploads; what is here stays.",
+    "deprecated": "It is superseded; look for what its maintainers recommend instead.",
+    "quarantined": "It is under suspicion: nothing of it can be downloaded or uploaded.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One project in the list."""
+
+    name: str
+    latest: str | None
+    files: int
+    uploaded: datetime | None
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The files of one version."""
+
+    version: str
+    files: tuple[File, ...]
+
+    @property
+    def uploaded(self) -> datetime:
+        """When its first file came."""
+        return min(file.upload_time for file in self.files)
+
+    @property
+    def yanked(self) -> bool:
+        """Whether all of its files are yanked."""
+        return all(file.yanked is not None for file in self.files)
+
+    @property
+    def prerelease(self) -> bool:
+        """Whether installers pass it over unless asked (PEP 440)."""
+        known, version = version_key(self.version)
+        return known and bool(version.is_prerelease)
+
+
+class Browser:
+    """Makes the pages for people. Everything in it takes long enough to belong into a thread.
+
+    Parameters:
+        catalogue: what there is.
+        heading: what the list of projects is called.
+    """
+
+    def __init__(self, catalogue: Catalogue, *, heading: str = "Packages") -> None:
+        self._catalogue = catalogue
+        self._heading = heading
+        self._rows: dict[str, tuple[Any, Row]] = {}
+
+    def home(self, base: str, query: str = "") -> Representation:
+        """The list of all projects, or of those with *query* in their name.
+
+        Parameters:
+            base: the index's own address, ending in a slash.
+            query: what to search for; an empty string for everything.
+        """
+        names = self._catalogue.projects()
+        wanted = normalize(query.strip())
+        found = [name for name in names if wanted in name]
+        counted = _count(len(names), "project")
+        return self._page(
+            "home.html",
+            up="",
+            base=base,
+            heading=self._heading,
+            total=len(names),
+            rows=self._table(found),
+            query=query.strip(),
+            counted=f"{len(found)} of {counted}" if wanted else counted,
+        )
+
+    def project(self, name: str, base: str) -> Representation | None:
+        """The page of one project; None when there is none.
+
+        Parameters:
+            name: normalized.
+            base: the index's own address, ending in a slash.
+        """
+        project = self._catalogue.project(name)
+        if project is None:
+            return None
+        releases = releases_of(project)
+        latest = latest_of(releases)
+        about = self._about(latest) if latest is not None and pages.offered(project) else About()
+        return self._page(
+            "project.html",
+            up="../../",
+            base=base,
+            project=project,
+            releases=releases,
+            latest=latest.version if latest else None,
+            requires_python=next((file.requires_python for file in latest.files if file.requires_python), None)
+            if latest
+            else None,
+            downloadable=bool(pages.offered(project)),
+            meaning=_MEANINGS.get(project.status, ""),
+            summary=about.summary,
+            readme=about.readme,
+        )
+
+    def warm_up(self) -> None:
+        """Import what the first page needs."""
+        _ = self._environment
+
+    def _table(self, names: Iterable[str]) -> list[Row]:
+        rows = []
+        for name in names:
+            mark = self._catalogue.project_stamp(name)
+            known = self._rows.get(name)
+            if known is None or known[0] != mark:
+                project = self._catalogue.project(name)
+                if project is None:
+                    continue
+                self._rows[name] = known = (mark, _row(project))
+            rows.append(known[1])
+        return rows
+
+    def _about(self, release: Release) -> About:
+        """What the metadata of a version says of it; a wheel's if there is one."""
+        for file in sorted(release.files, key=lambda file: not file.filename.endswith(".whl")):
+            metadata = self._catalogue.metadata(file.path) if file.metadata_sha256 is not None else None
+            if metadata is not None:
+                return about(metadata)
+        return About()
+
+    def _page(self, template: str, **context: Any) -> Representation:
+        text = self._environment.get_template(template).render(**context)
+        return Representation(
+            text.encode("utf-8", "replace"),
+            content_type="text/html; charset=utf-8",
+            headers=[
+                (b"content-security-policy", self._policy),
+                (b"referrer-policy", b"no-referrer"),
+                (b"x-frame-options", b"DENY"),
+                (b"cross-origin-resource-policy", b"same-origin"),
+                (b"cross-origin-opener-policy", b"same-origin"),
+            ],
+        )
+
+    @cached_property
+    def _environment(self) -> jinja2.Environment:
+        import jinja2
+        from markupsafe import Markup
+
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_TEMPLATES),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+            auto_reload=False,
+        )
+        environment.globals["style"] = Markup(_asset("style.css"))  # noqa: S704 - ours, and named by its hash in the policy
+        environment.globals["script"] = Markup(_asset("script.js"))  # noqa: S704 - likewise
+        environment.filters["address"] = pages.file_address
+        environment.filters["iso"] = pages.timestamp
+        environment.filters["day"] = lambda moment: f"{moment:%Y-%m-%d}"
+        environment.filters["minute"] = lambda moment: f"{moment:%Y-%m-%d %H:%M} UTC"
+        environment.filters["size"] = human_size
+        return environment
+
+    @cached_property
+    def _policy(self) -> bytes:
+        """Nothing from elsewhere, no script but ours, whatever a README contains (CSP level 3)."""
+        return "; ".join(
+            (
+                "default-src 'none'",
+                f"script-src '{_fingerprint(_asset('script.js'))}'",
+                f"style-src '{_fingerprint(_asset('style.css'))}'",
+                "img-src 'self' data:",
+                "form-action 'self'",
+                "base-uri 'none'",
+                "frame-ancestors 'none'",
+            )
+        ).encode()
+
+
+def releases_of(project: Project) -> list[Release]:
+    """The versions of a project, newest first, each with its files."""
+    ordered = sorted(project.files, key=lambda file: (version_key(file.version), file.filename))
+    found = [Release(version, tuple(files)) for version, files in groupby(ordered, key=lambda file: file.version)]
+    return found[::-1]
+
+
+def latest_of(releases: list[Release]) -> Release | None:
+    """The version that an installer would pick: the newest one neither yanked nor a pre-release, if there is such."""
+    for release in releases:
+        if not release.yanked and not release.prerelease:
+            return release
+    return next((release for release in releases if not release.yanked), releases[0] if releases else None)
+
+
+def human_size(size: int) -> str:
+    """Bytes as a person reads them, in binary units."""
+    if size < 1024:
+        return _count(size, "byte")
+    value = float(size)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1000 or unit == "TiB":
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    raise AssertionError(size)
+
+
+def _row(project: Project) -> Row:
+    latest = latest_of(releases_of(project))
+    return Row(
+        name=project.name,
+        latest=latest.version if latest else None,
+        files=len(project.files),
+        uploaded=max((file.upload_time for file in project.files), default=None),
+        status=project.status,
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _asset(name: str) -> str:
+    return (_TEMPLATES / name).read_text("utf-8").strip()
+
+
+def _fingerprint(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,89 @@
+"""Answering people: the pages of :mod:`ops.index.web.browse`, kept while nothing changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from urllib.parse import parse_qs
+
+from ops.index.errors import NotFound
+from ops.index.options import Options
+from ops.index.packages.catalogue import Catalogue
+from ops.index.web.browse import Browser
+from ops.index.web.exchange import Exchange
+from ops.index.web.reading import Reading
+from ops.index.web.representation import Representation
+from ops.index.web.shelf import Shelf
+
+_MEMORY = 16 * 1024**2
+"""Bytes for rendered pages: a list of 10,000 projects is one of 2.5 MiB."""
+
+_LONGEST_QUERY = 200
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+
+
+class Browsing:
+    """Answers GET and HEAD for ``/`` and ``projects/``.
+
+    Parameters:
+        browser: makes the pages.
+        catalogue: what there is.
+        reading: finds what other servers have added, and chooses the form that a client takes.
+        options: how often files are looked at for a change made in place.
+    """
+
+    def __init__(self, browser: Browser, catalogue: Catalogue, reading: Reading, options: Options) -> None:
+        self._browser = browser
+        self._catalogue = catalogue
+        self._reading = reading
+        self._shelf: Shelf[tuple[str, str, str]] = Shelf(
+            catalogue.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds
+        )
+
+    async def projects(self, exchange: Exchange) -> None:
+        """The list of projects, or of those that fit to ``?q=``."""
+        text = exchange.scope.get("query_string", b"")[:4096].decode("latin-1")
+        query = parse_qs(text, encoding="utf-8", errors="replace").get("q", [""])[0][:_LONGEST_QUERY]
+        base = address_of(exchange)
+        page = await self._shelf.fetch(
+            ("", query, base), self._catalogue.stamp, lambda: self._browser.home(base, query)
+        )
+        assert page is not None  # noqa: S101 - there is always a list
+        await exchange.ready(self._reading.variant(page, exchange.headers))
+
+    async def project(self, exchange: Exchange, name: str, *, slash: bool) -> None:
+        """The page of one project; under another spelling of its name, the way to it.
+
+        Raises:
+            NotFound: there is no such project.
+        """
+        normalized = self._reading.normalized(name)
+        if normalized != name or not slash:
+            await exchange.redirect(("../" if slash else "") + normalized + "/")
+            return
+        base = address_of(exchange)
+
+        def mark() -> Hashable:
+            return self._catalogue.project_stamp(normalized)
+
+        async def look() -> Representation | None:
+            return await self._shelf.fetch(
+                (normalized, "", base), mark, lambda: self._browser.project(normalized, base)
+            )
+
+        page = await self._reading.found(look)
+        if page is None:
+            raise NotFound(f"there is no project {normalized!r} in this index")
+        await exchange.ready(self._reading.variant(page, exchange.headers))
+
+
+def address_of(exchange: Exchange) -> str:
+    """The index's address as the client wrote it, for the commands that a page shows.
+
+    Behind a proxy that changes it, the page's script puts in what the browser sees.
+    """
+    host = (exchange.header(b"host") or "").strip()
+    if _HOST.fullmatch(host) is None:
+        host = "localhost"
+    scheme = "https" if exchange.scope.get("scheme") == "https" else "http"
+    return f"{scheme}://{host}{exchange.scope.get('root_path') or ''}/"

@@ -1,0 +1,105 @@
+"""Yanking files and setting the status of projects, as JSON over POST."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from typing import Any
+
+from ops.index.access.roles import Identity
+from ops.index.errors import BadRequest, TooLarge
+from ops.index.packages.publishing import Publisher
+from ops.index.web.exchange import Exchange
+
+ACTIONS = ("yank", "unyank", "status")
+
+_LONGEST_BODY = 64 * 1024
+_LONGEST_REASON = 1000
+
+_FIELDS: dict[str, frozenset[str]] = {
+    "yank": frozenset({"version", "filename", "reason"}),
+    "unyank": frozenset({"version", "filename"}),
+    "status": frozenset({"status", "reason"}),
+}
+
+
+class Changes:
+    """Answers POST to ``projects/<name>/yank``, ``…/unyank`` and ``…/status``.
+
+    A yank (PEP 592) takes ``{"version": …}`` or ``{"filename": …}``, and a ``reason``; it answers ``{"files": […]}``. A
+    status (PEP 792) takes ``{"status": …, "reason": …}`` and answers the same.
+
+    Parameters:
+        publisher: does it.
+    """
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    async def apply(self, exchange: Exchange, project: str, action: str, identity: Identity) -> None:
+        """Do it and say what was done.
+
+        Raises:
+            BadRequest: the body is not what the action takes.
+            Forbidden: the user may not.
+            NotFound: there is no such project, version or file.
+        """
+        fields = await _fields(exchange, action)
+        answer = await asyncio.to_thread(self._apply, project, action, fields, identity, exchange.address)
+        body = json.dumps(answer).encode() + b"\n"
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"private, no-store"),
+        ]
+        await exchange.answer(200, headers, body)
+
+    def _apply(
+        self, project: str, action: str, fields: dict[str, str], identity: Identity, address: str
+    ) -> dict[str, Any]:
+        if action == "status":
+            status = fields["status"]
+            self._publisher.set_status(project, status, reason=fields.get("reason"), identity=identity, address=address)
+            return {"project": project, "status": status}
+        change = self._publisher.unyank
+        if action == "yank":
+            change = partial(self._publisher.yank, reason=fields.get("reason", ""))
+        version, filename = fields.get("version"), fields.get("filename")
+        files = change(project, version=version, filename=filename, identity=identity, address=address)
+        return {"project": project, "files": files}
+
+
+async def _fields(exchange: Exchange, action: str) -> dict[str, str]:
+    if (exchange.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
+        raise BadRequest("the body must be JSON: send Content-Type: application/json")
+    try:
+        content = json.loads(await _body(exchange))
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is no JSON") from None
+    known = _FIELDS[action]
+    if not isinstance(content, dict) or not known.issuperset(content):
+        raise BadRequest(f"the body must be a JSON object with no other fields than {', '.join(sorted(known))}")
+    fields = {name: value for name, value in content.items() if value is not None}
+    for name, value in fields.items():
+        if not isinstance(value, str) or len(value) > _LONGEST_REASON or not value.isprintable():
+            raise BadRequest(f"{name} must be one line of text of at most {_LONGEST_REASON} characters")
+    if action == "status":
+        if "status" not in fields:
+            raise BadRequest('the new status is missing: send {"status": "archived"}, for example')
+    elif not {"version", "filename"} & fields.keys():
+        raise BadRequest("say what: a version or a filename")
+    return fields
+
+
+async def _body(exchange: Exchange) -> bytes:
+    body = bytearray()
+    while True:
+        message = await exchange.receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the body ended early")
+        body += message.get("body", b"")
+        if len(body) > _LONGEST_BODY:
+            raise TooLarge("the body", limit=_LONGEST_BODY)
+        if not message.get("more_body", False):
+            return bytes(body)

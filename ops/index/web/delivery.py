@@ -1,0 +1,234 @@
+"""Sending files: whole or in parts, in big pieces, at the pace of the client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from email.utils import formatdate
+from pathlib import Path
+
+from ops.index.disk.storage import Storage
+from ops.index.web.exchange import Exchange, Receive
+from ops.index.web.ranges import Part, UnsatisfiableRangeError, parts_of, range_applies
+from ops.index.web.representation import FILE_CACHING, Headers, entity_tags
+
+PIECE = 256 * 1024
+"""Bytes that are read and handed over at a time. With 64 KiB three quarters of the speed are lost; a client that stops
+reading holds two pieces in memory."""
+
+_TYPE = b"application/octet-stream"
+"""Of every file: what a browser would take for more than bytes is not worth the risk."""
+
+_NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
+
+
+class OpenFile:
+    """A file that is held open while it is sent.
+
+    Parameters:
+        descriptor: of the open file.
+        status: what the file system says of it.
+        digest: its SHA-256 in hexadecimal, if it is known.
+    """
+
+    __slots__ = ("descriptor", "etag", "last_modified", "size")
+
+    def __init__(self, descriptor: int, status: os.stat_result, digest: str | None) -> None:
+        self.descriptor = descriptor
+        self.size = status.st_size
+        # Without a digest the tag is what the file system knows: no big file is read to make one.
+        self.etag = f'"{digest}"' if digest else f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
+        self.last_modified = formatdate(status.st_mtime_ns // 10**9, usegmt=True)
+
+    async def read(self, part: Part) -> bytes:
+        """Some of the bytes of *part*, from its start: at once when they are in memory, else from another thread."""
+        length = min(PIECE, len(part))
+        piece = _read_at_once(self.descriptor, length, part.start)
+        return piece if piece is not None else await asyncio.to_thread(os.pread, self.descriptor, length, part.start)
+
+
+class Delivery:
+    """Sends the files of one storage."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    async def deliver(self, exchange: Exchange, path: Path, *, digest: str | None = None) -> bool:
+        """Answer GET or HEAD for the file at *path* (RFC 9110, sections 13 and 14).
+
+        Parameters:
+            exchange: the request.
+            path: of the file.
+            digest: its SHA-256, which stands in its entity tag on a storage whose files are copied to be served.
+
+        Returns:
+            Whether there was such a file; when not, nothing has been sent.
+        """
+        if not self._storage.shared:
+            return await _deliver(exchange, path, digest, by_path=True)
+        copy = self._storage.detached(path)
+        try:
+            detached = await _entered(copy)
+        except FileNotFoundError:
+            return False
+        try:
+            return await _deliver(exchange, detached, digest, by_path=False)
+        finally:
+            await asyncio.to_thread(copy.__exit__, None, None, None)
+
+
+async def _deliver(exchange: Exchange, path: Path, digest: str | None, *, by_path: bool) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        await _Answering(exchange, OpenFile(descriptor, status, digest), path if by_path else None).answer()
+    finally:
+        os.close(descriptor)
+    return True
+
+
+class _Answering:
+    """The answer to one request for one open file."""
+
+    def __init__(self, exchange: Exchange, file: OpenFile, path: Path | None) -> None:
+        self._exchange = exchange
+        self._file = file
+        self._path = path
+        self._headers: Headers = [
+            (b"etag", file.etag.encode()),
+            (b"last-modified", file.last_modified.encode()),
+            (b"cache-control", FILE_CACHING),
+            (b"vary", b"Authorization"),
+            (b"accept-ranges", b"bytes"),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+
+    async def answer(self) -> None:
+        """Send it."""
+        exchange, file = self._exchange, self._file
+        if self._unchanged():
+            await exchange.answer(304, self._headers[:4])
+            return
+        wanted = exchange.header(b"range") if exchange.method == "GET" else None
+        if not range_applies(exchange.header(b"if-range"), etag=file.etag, last_modified=file.last_modified):
+            wanted = None
+        try:
+            parts = parts_of(wanted, file.size)
+        except UnsatisfiableRangeError:
+            await exchange.sentence(
+                416,
+                f"The file has {file.size} bytes, and no requested range lies inside",
+                (b"content-range", f"bytes */{file.size}".encode()),
+                *self._headers[4:5],
+            )
+            return
+        if parts is None:
+            await self._whole()
+        elif len(parts) == 1:
+            content_range = (b"content-range", parts[0].content_range(file.size).encode())
+            await self._start(206, len(parts[0]), (b"content-type", _TYPE), content_range)
+            await self._body(parts)
+        else:
+            await self._multipart(parts)
+
+    def _unchanged(self) -> bool:
+        """Whether the client has this file: If-None-Match, and only without it If-Modified-Since."""
+        named = self._exchange.header(b"if-none-match")
+        if named is not None:
+            return bool(entity_tags(named, (self._file.etag,)))
+        return self._exchange.header(b"if-modified-since") == self._file.last_modified
+
+    async def _start(self, status: int, length: int, *headers: tuple[bytes, bytes]) -> None:
+        exchange = self._exchange
+        exchange.started = True
+        every = [*self._headers, *headers, (b"content-length", str(length).encode())]
+        await exchange.send({"type": "http.response.start", "status": status, "headers": every})
+
+    async def _whole(self) -> None:
+        exchange, size = self._exchange, self._file.size
+        await self._start(200, size, (b"content-type", _TYPE))
+        offered = exchange.scope.get("extensions") or {}
+        if "http.response.pathsend" in offered and self._path is not None and size and exchange.method == "GET":
+            await exchange.send({"type": "http.response.pathsend", "path": str(self._path.absolute())})
+        else:
+            await self._body((Part(0, size),))
+
+    async def _multipart(self, parts: Sequence[Part]) -> None:
+        boundary = secrets.token_hex(12).encode()
+        size = self._file.size
+        pieces: list[bytes | Part] = []
+        for part in parts:
+            pieces.append(
+                b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: %b\r\n\r\n"
+                % (boundary, _TYPE, part.content_range(size).encode())
+            )
+            pieces.append(part)
+        pieces.append(b"\r\n--%b--\r\n" % boundary)
+        length = sum(len(piece) for piece in pieces)
+        await self._start(206, length, (b"content-type", b"multipart/byteranges; boundary=" + boundary))
+        await self._body(pieces)
+
+    async def _body(self, pieces: Sequence[bytes | Part]) -> None:
+        """Send all pieces, and stop when the client is gone: a server may drop what is sent to nobody in silence."""
+        exchange = self._exchange
+        gone: asyncio.Task[None] | None = None
+        try:
+            for number, piece in enumerate(pieces if exchange.method != "HEAD" else (), start=1):
+                if isinstance(piece, bytes):
+                    await exchange.send(
+                        {"type": "http.response.body", "body": piece, "more_body": number < len(pieces)}
+                    )
+                    continue
+                if gone is None and len(piece) > PIECE:
+                    gone = asyncio.ensure_future(_client_gone(exchange.receive))
+                left = piece
+                while len(left):
+                    content = await self._file.read(left)
+                    if not content or (gone is not None and gone.done()):
+                        return  # cut short under our hands, or nobody reads on: the server closes the connection
+                    left = Part(left.start + len(content), left.stop)
+                    more = number < len(pieces) or len(left) > 0
+                    await exchange.send({"type": "http.response.body", "body": content, "more_body": more})
+        finally:
+            if gone is not None:
+                gone.cancel()
+        if exchange.method == "HEAD" or not self._file.size:
+            await exchange.send({"type": "http.response.body", "body": b""})
+
+
+async def _entered(copy: AbstractContextManager[Path]) -> Path:
+    """Make a copy in another thread; if nobody waits for it any more when it is made, it is given back."""
+    entering = asyncio.ensure_future(asyncio.to_thread(copy.__enter__))
+    try:
+        return await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        entering.add_done_callback(lambda made: made.exception() or copy.__exit__(None, None, None))
+        raise
+
+
+async def _client_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _read_at_once(descriptor: int, length: int, offset: int) -> bytes | None:
+    """The bytes when they are in the page cache, or None when a disk or another machine would have to be waited for.
+
+    Only the last byte is asked for: what a kernel reads ahead it reads in order.
+    """
+    if _NO_WAIT is None:
+        return None
+    try:
+        os.preadv(descriptor, [bytearray(1)], offset + length - 1, _NO_WAIT)
+    except OSError:  # EAGAIN: not in memory; EOPNOTSUPP: this file system cannot tell
+        return None
+    return os.pread(descriptor, length, offset)

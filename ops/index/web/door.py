@@ -1,0 +1,92 @@
+"""Who is asking: what every request passes before anything else is looked at."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from ops.index.access.authentication import Authenticator
+from ops.index.access.roles import Identity
+from ops.index.errors import PackageIndexError
+from ops.index.options import Options
+from ops.index.web.exchange import Exchange
+
+
+class OtherSite(PackageIndexError):  # noqa: N818 - named as the errors of this package are
+    """A browser was made to send the request by a page of another origin."""
+
+    status = 403
+
+
+class Door:
+    """Lets those in whom the authenticator knows.
+
+    Parameters:
+        authenticator: verifies credentials.
+        options: says which proxies are believed.
+    """
+
+    def __init__(self, authenticator: Authenticator, options: Options) -> None:
+        self.remembered = authenticator.remembered
+        self._authenticator = authenticator
+        self._proxies = frozenset(options.trusted_proxies)
+
+    def address(self, client: tuple[str, int] | None, headers: Mapping[bytes, bytes]) -> str:
+        """Where the request comes from: the peer, or what a trusted proxy says of it in X-Forwarded-For.
+
+        Of several hops the last one counts that is no trusted proxy itself: everything before it can be made up.
+        """
+        peer = client[0] if client else ""
+        if not self._proxies or b"x-forwarded-for" not in headers or not self._trusted(peer):
+            return peer
+        for hop in reversed(headers[b"x-forwarded-for"].decode("latin-1").split(",")):
+            try:
+                address = str(ipaddress.ip_address(hop.strip()))
+            except ValueError:
+                return peer
+            if not self._trusted(address):
+                return address
+            peer = address
+        return peer
+
+    async def identify(self, exchange: Exchange) -> Identity:
+        """The user whose credentials the request has; from memory when they were verified before.
+
+        Raises:
+            Unauthorized: it has none, or wrong ones.
+            TooManyAttempts: too many wrong ones came from there.
+        """
+        authorization = exchange.headers.get(b"authorization")
+        identity = None if authorization is None else self.remembered(authorization, exchange.address)
+        return identity or await self._authenticator.authenticate(authorization, exchange.address)
+
+    def _trusted(self, address: str) -> bool:
+        return address in self._proxies or "*" in self._proxies
+
+
+def refuse_other_sites(exchange: Exchange) -> None:
+    """Refuse a request that another web site made a browser send.
+
+    A browser adds Basic credentials by itself, wherever the form or script comes from. pip, uv and twine send none of
+    these headers.
+
+    Raises:
+        OtherSite: the request comes from a page of another origin.
+    """
+    site = exchange.header(b"sec-fetch-site")
+    origin = exchange.header(b"origin")
+    if site is not None:
+        strange = site.strip().lower() not in {"same-origin", "none"}
+    else:  # a browser of before 2023
+        strange = origin is not None and _authority(origin) != (exchange.header(b"host") or "").strip().lower()
+    if strange:
+        raise OtherSite("nothing is changed at the request of another web site's page; use the index's own address")
+
+
+def _authority(origin: str) -> str | None:
+    """``host:port`` of an origin as a browser would put it into Host; None for what is none."""
+    try:
+        return urlsplit(origin.strip().lower()).netloc or None
+    except ValueError:
+        return None

@@ -1,0 +1,84 @@
+"""One request and the sending of its answer, over ASGI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+from ops.index.web.representation import Answer, Headers
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Exchange:
+    """A request, its headers by name, and what it takes to answer it.
+
+    Parameters:
+        scope: of an HTTP request.
+        receive: for the body and for the news that the client went away.
+        send: for the answer.
+    """
+
+    __slots__ = ("_path", "address", "headers", "method", "receive", "scope", "send", "started")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], address: str) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.headers = headers
+        self.method: str = scope["method"]
+        self.address = address
+        self.started = False
+        self._path: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The path below the root of the index, decoded as file names are, so that no byte is lost."""
+        if self._path is None:
+            raw: bytes | None = self.scope.get("raw_path")
+            decoded: str = self.scope["path"]
+            if raw and b"%" in raw:
+                decoded = os.fsdecode(unquote_to_bytes(raw.partition(b"?")[0]))
+            root: str = self.scope.get("root_path") or ""
+            self._path = decoded.removeprefix(root) if root and decoded.startswith(root + "/") else decoded
+        return self._path
+
+    def header(self, name: bytes) -> str | None:
+        """A header's value by its name in lower case."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    async def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Send a whole answer. The body of an answer to HEAD is left out, its length is told."""
+        self.started = True
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+
+    async def ready(self, answer: Answer) -> None:
+        """Send an answer that was made before."""
+        await self.answer(answer.status, answer.headers, answer.body)
+
+    async def sentence(self, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
+        """Send one line of plain text, which is what pip, uv and twine show of a refusal."""
+        body = text.encode("utf-8", "replace") + b"\n"
+        await self.answer(
+            status,
+            [
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", str(len(body)).encode()),
+                (b"cache-control", b"private, no-store"),
+                (b"x-content-type-options", b"nosniff"),
+                *headers,
+            ],
+            body,
+        )
+
+    async def redirect(self, location: str) -> None:
+        """Send the client on for good, to an address relative to this one."""
+        await self.sentence(301, f"This page is at {location}", (b"location", location.encode("ascii")))

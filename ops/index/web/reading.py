@@ -1,0 +1,246 @@
+"""What installers read: the simple pages, the files, and their metadata."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, quote
+
+from ops.index.disk.storage import Storage
+from ops.index.errors import NotAcceptable, NotFound, PackageIndexError
+from ops.index.options import Options
+from ops.index.packages.catalogue import Catalogue
+from ops.index.packages.names import is_project, normalize, project_of
+from ops.index.web import pages
+from ops.index.web.delivery import Delivery
+from ops.index.web.exchange import Exchange
+from ops.index.web.negotiation import HTML_V1, JSON_V1, accepts_gzip, simple_form
+from ops.index.web.representation import FILE_CACHING, Answer, Representation
+from ops.index.web.shelf import Shelf
+
+_MEMORY = 16 * 1024**2
+"""Bytes for rendered pages: those of some 3,000 projects with ten files each."""
+
+Header = TypeVar("Header")
+
+
+class Quarantined(PackageIndexError):  # noqa: N818 - named as the errors of this package are
+    """The project is under quarantine."""
+
+    status = 403
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """Where a file lies, and its SHA-256 where one is needed."""
+
+    path: Path
+    digest: str | None
+
+
+class Memo(dict[bytes | None, Header]):
+    """What a header's value means, for the few values that a server sees all day."""
+
+    def __init__(self, meaning: Callable[[str | None], Header]) -> None:
+        self._meaning = meaning
+        super().__init__()
+
+    def __missing__(self, value: bytes | None) -> Header:
+        if len(self) >= 500:
+            self.clear()
+        meaning = self[value] = self._meaning(None if value is None else value.decode("latin-1"))
+        return meaning
+
+
+class Reading:
+    """Answers GET and HEAD for ``simple/`` and ``packages/``.
+
+    Parameters:
+        catalogue: what there is.
+        storage: where the files are.
+        options: how often files are looked at for a change made in place.
+    """
+
+    def __init__(self, catalogue: Catalogue, storage: Storage, options: Options) -> None:
+        self._catalogue = catalogue
+        self._delivery = Delivery(storage)
+        self._shelf: Shelf[tuple[str, str | None]] = Shelf(
+            catalogue.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds
+        )
+        self._shared = storage.shared
+        self._form = Memo(simple_form)
+        self._gzip = Memo(accepts_gzip)
+
+    def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
+        """The answer to a request for a page that was made before: all that the fast path does.
+
+        Parameters:
+            path: as the server decoded it.
+            headers: of the request.
+        """
+        form = None if path.endswith(".metadata") else self._form[headers.get(b"accept")]
+        page = self._shelf.ready((path, form))
+        return None if page is None else self.variant(page, headers)
+
+    def variant(self, page: Representation, headers: Mapping[bytes, bytes]) -> Answer:
+        """*page* as this client wants it: not at all when it has it, gzipped when it takes that."""
+        if b"if-none-match" in headers:
+            unchanged = page.not_modified(headers[b"if-none-match"].decode("latin-1"))
+            if unchanged is not None:
+                return unchanged
+        return page.gzipped() if self._gzip[headers.get(b"accept-encoding")] else page.plain()
+
+    async def projects(self, exchange: Exchange) -> None:
+        """The list of all projects (PEP 503, PEP 691)."""
+        form = self._wanted_form(exchange)
+
+        def names() -> tuple[str, ...]:
+            return tuple(self._catalogue.projects())
+
+        def render() -> Representation:
+            return _page(pages.project_list(names(), form), form)
+
+        page = await self._shelf.fetch(("/simple/", form), names, render)
+        assert page is not None  # noqa: S101 - there is always a list
+        await exchange.ready(self.variant(page, exchange.headers))
+
+    async def project(self, exchange: Exchange, name: str, *, slash: bool) -> None:
+        """The page of one project; under another spelling of its name, the way to it (PEP 503).
+
+        Raises:
+            NotAcceptable: the client wants neither HTML nor JSON.
+            NotFound: there is no such project. No other index is named: who asks may be told about a stranger's.
+        """
+        normalized = self.normalized(name)
+        if normalized != name or not slash:
+            await exchange.redirect(("../" if slash else "") + normalized + "/" + _query(exchange))
+            return
+        form = self._wanted_form(exchange)
+
+        def mark() -> Hashable:
+            return self._catalogue.project_stamp(normalized)
+
+        def render() -> Representation | None:
+            project = self._catalogue.project(normalized)
+            return None if project is None else _page(pages.project_page(project, form), form)
+
+        async def look() -> Representation | None:
+            return await self._shelf.fetch((f"/simple/{normalized}/", form), mark, render)
+
+        page = await self.found(look)
+        if page is None:
+            raise NotFound(f"there is no project {normalized!r} in this index")
+        await exchange.ready(self.variant(page, exchange.headers))
+
+    async def elsewhere(self, exchange: Exchange, name: str, *, up: str) -> None:
+        """Send whoever asks for ``/<project>/`` on to its simple page, as stock pypiserver does, if it exists.
+
+        Raises:
+            NotFound: there is no such project.
+        """
+        normalized = self.normalized(name)
+
+        async def look() -> bool | None:
+            return await asyncio.to_thread(self._catalogue.has, normalized) or None
+
+        if not await self.found(look):
+            raise NotFound(f"there is no project {normalized!r} in this index")
+        await exchange.redirect(f"{up}simple/{normalized}/")
+
+    async def file(self, exchange: Exchange, path: str) -> None:
+        """A file, or with ``.metadata`` behind its name the metadata in it (PEP 658).
+
+        Raises:
+            NotFound: there is no such file.
+            Quarantined: its project is under quarantine, and must not be offered (PEP 792).
+        """
+        filename = path.removesuffix(".metadata")
+        if filename != path:
+            page = await self.found(lambda: self._metadata(path))
+            if page is not None:
+                await exchange.ready(self.variant(page, exchange.headers))
+                return
+        else:
+            located = await self.found(lambda: self._located(path))
+            if located is not None:
+                self._check_quarantine(filename)
+                if await self._delivery.deliver(exchange, located.path, digest=located.digest):
+                    return
+        raise NotFound(f"there is no file {path[:300]!r} in this index")
+
+    async def found(self, look: Callable[[], Any]) -> Any:
+        """What *look* finds; when that is nothing, what it finds after other servers' changes have been read."""
+        seen = await look()
+        if seen is None and self._shared:
+            await asyncio.to_thread(self._catalogue.refresh)
+            seen = await look()
+        return seen
+
+    @staticmethod
+    def normalized(name: str) -> str:
+        """The normalized form of what must be a project's name.
+
+        Raises:
+            NotFound: no project can have this name.
+        """
+        if not is_project(name):
+            raise NotFound("no project can have this name")
+        return normalize(name)
+
+    def _check_quarantine(self, path: str) -> None:
+        project = project_of(path.rpartition("/")[2].removesuffix(".asc"))
+        if project is not None and self._catalogue.status(project)[0] == "quarantined":
+            raise Quarantined("the project of this file is quarantined: nothing of it can be had for now")
+
+    async def _located(self, path: str) -> _Located | None:
+        return await asyncio.to_thread(self._locate, path) if self._shared else self._locate(path)
+
+    def _locate(self, path: str) -> _Located | None:
+        located = self._catalogue.locate(path)
+        if located is None:
+            return None
+        # Copies of a shared file have times of their own, so that its hash has to tell whether they are the same.
+        file = self._catalogue.file(path) if self._shared else None
+        return _Located(located[0], None if file is None else file.sha256)
+
+    async def _metadata(self, path: str) -> Representation | None:
+        filename = path.removesuffix(".metadata")
+
+        metadata: bytes | None = None
+
+        def mark() -> Hashable:
+            nonlocal metadata
+            metadata = self._catalogue.metadata(filename)
+            self._check_quarantine(filename)
+            return metadata
+
+        def render() -> Representation | None:
+            if metadata is None:
+                return None
+            return Representation(metadata, content_type="text/plain; charset=utf-8", caching=FILE_CACHING)
+
+        return await self._shelf.fetch((f"/packages/{path}", None), mark, render)
+
+    def _wanted_form(self, exchange: Exchange) -> str:
+        """The form that the request wants, by Accept or, from a person's browser, by ``?format=`` (PEP 691)."""
+        named = exchange.scope.get("query_string", b"")
+        if b"format=" in named:
+            form = simple_form(parse_qs(named.decode("latin-1")).get("format", [""])[0])
+        else:
+            form = self._form[exchange.headers.get(b"accept")]
+        if form is None:
+            raise NotAcceptable(f"the simple pages are {JSON_V1}, {HTML_V1} and text/html; accept one of them")
+        return form
+
+
+def _page(content: bytes, form: str) -> Representation:
+    policy = [] if form == JSON_V1 else [(b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
+    return Representation(content, content_type=pages.content_type(form), vary="Accept, Authorization", headers=policy)
+
+
+def _query(exchange: Exchange) -> str:
+    query: bytes = exchange.scope.get("query_string", b"")
+    return "?" + quote(query, safe="=&%/+.,;-_~") if query else ""

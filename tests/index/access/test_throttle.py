@@ -1,0 +1,209 @@
+"""Guessing gets slower with each guess, and nobody else is held up by it for long."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ops.index.access import throttle as module
+from ops.index.access.lanes import Lanes
+from ops.index.access.throttle import Throttle, network
+from ops.index.errors import TooManyAttempts
+
+HERE, THERE = "192.0.2.1", "198.51.100.7"
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def throttle(clock: FakeClock) -> Throttle:
+    return Throttle(5, 60.0, clock=clock)
+
+
+def fail(throttle: Throttle, user: str, address: str, times: int = 1) -> None:
+    for _ in range(times):
+        throttle.admit(user, address)
+        throttle.failed(user, address)
+
+
+def test_a_few_failures_are_free_and_then_the_wait_doubles_up_to_five_minutes(
+    throttle: Throttle, clock: FakeClock
+) -> None:
+    fail(throttle, "alice", HERE, 4)
+    throttle.check("alice", HERE)
+    waits = []
+    for _ in range(14):
+        fail(throttle, "alice", HERE)
+        with pytest.raises(TooManyAttempts) as caught:
+            throttle.admit("alice", HERE)
+        waits.append(caught.value.retry_after)
+        clock.now += caught.value.retry_after
+    assert waits[:3] == [2, 3, 6]
+    assert all(1.5 < later / earlier < 2.1 for earlier, later in itertools.pairwise(waits[1:9]))
+    assert waits[-3:] == [300, 300, 300]
+
+
+def test_a_correct_password_passes_after_the_wait_and_ends_it(throttle: Throttle, clock: FakeClock) -> None:
+    fail(throttle, "alice", HERE, 5)
+    with pytest.raises(TooManyAttempts) as caught:
+        throttle.admit("alice", HERE)
+    clock.now += caught.value.retry_after
+    throttle.admit("alice", HERE)
+    throttle.succeeded("alice", HERE)
+    fail(throttle, "alice", HERE, 4)
+    throttle.check("alice", HERE)
+
+
+def test_the_same_user_elsewhere_and_another_user_here_do_not_wait(throttle: Throttle) -> None:
+    fail(throttle, "alice", HERE, 5)
+    assert throttle.admit("alice", THERE) == 0
+    assert throttle.admit("bob", HERE) == 0
+
+
+def test_an_address_that_tries_many_names_gets_one_attempt_a_second(throttle: Throttle, clock: FakeClock) -> None:
+    for number in range(15):
+        fail(throttle, f"name{number}", HERE)
+    # The next attempt, whoever's it is, takes its turn, the one after it waits for a second, and so on.
+    assert [throttle.admit(f"more{number}", HERE) for number in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(TooManyAttempts) as caught:
+        throttle.admit("another", HERE)
+    assert caught.value.retry_after == 5
+    assert throttle.admit("another", THERE) == 0
+    clock.now += 6
+    assert throttle.admit("another", HERE) == 0
+
+
+def test_guesses_that_are_made_at_the_same_time_count_before_they_have_failed(throttle: Throttle) -> None:
+    for _ in range(5):
+        throttle.admit("alice", HERE)
+    with pytest.raises(TooManyAttempts):
+        throttle.admit("alice", HERE)
+    for _ in range(5):
+        throttle.abandoned("alice", HERE)
+    throttle.admit("alice", HERE)
+
+
+def test_the_same_wrong_password_again_and_again_makes_nobody_wait_long(throttle: Throttle, clock: FakeClock) -> None:
+    """A client with an old password in its configuration is no guesser: mended, it gets in within two seconds."""
+    fail(throttle, "alice", HERE)
+    for _ in range(50):
+        throttle.repeated("alice", HERE)
+    with pytest.raises(TooManyAttempts) as caught:
+        throttle.check("alice", HERE)
+    assert caught.value.retry_after == 2
+    clock.now += 2
+    throttle.check("alice", HERE)
+
+
+def test_what_was_counted_fades(throttle: Throttle, clock: FakeClock) -> None:
+    fail(throttle, "alice", HERE, 4)
+    clock.now += 300
+    fail(throttle, "alice", HERE, 4)
+    throttle.check("alice", HERE)
+    clock.now += 300
+    assert throttle.suspicion(HERE) < 0.1
+
+
+def test_memory_is_bounded(throttle: Throttle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TABLE", 100)
+    for number in range(1000):
+        fail(throttle, f"u{number}", f"192.0.{number // 256}.{number % 256}")
+    assert len(throttle._pairs) == len(throttle._addresses) == 100
+
+
+def test_whoever_holds_an_ipv6_network_is_one() -> None:
+    assert network("2001:db8:1:2::1") == network("2001:db8:1:2:ffff::9") != network("2001:db8:1:3::1")
+    assert network("::ffff:192.0.2.1") == network("192.0.2.1")
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_address_will_do(address: str) -> None:
+    assert isinstance(network(address), str)
+
+
+# --- lanes ------------------------------------------------------------------------------------------------------
+
+
+def in_thread(action: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=action)
+    thread.start()
+    return thread
+
+
+def test_who_has_not_failed_goes_before_who_has() -> None:
+    lanes = Lanes(lambda address: 3.0 if address == "guesser" else 0.0, turns=1)
+    order: list[str] = []
+
+    def take(address: str) -> None:
+        with lanes.turn(address):
+            order.append(address)
+
+    with lanes.turn("first"):
+        threads = []
+        for address in ("guesser", "guesser", "alice", "bob"):
+            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
+            while len(lanes._waiting) < len(threads):
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == ["alice", "bob", "guesser", "guesser"]
+
+
+def test_guessers_get_half_of_the_turns_at_most() -> None:
+    lanes = Lanes(lambda address: float(address == "guesser"), turns=2)
+    waiting = threading.Event()
+
+    def guess() -> None:
+        with lanes.turn("guesser"):
+            waiting.set()
+
+    with lanes.turn("guesser"):
+        thread = in_thread(guess)
+        while not lanes._waiting:
+            time.sleep(0.001)
+        with lanes.turn("alice"):  # would wait for ever if the second guesser had the other turn
+            assert not waiting.is_set()
+    thread.join()
+    assert waiting.is_set()
+
+
+def test_when_too_many_wait_the_most_suspicious_is_sent_away() -> None:
+    lanes = Lanes(lambda address: float(address == "guesser"), turns=1, waiting=2)
+    ended: list[str] = []
+
+    def take(address: str) -> None:
+        try:
+            with lanes.turn(address):
+                ended.append(address)
+        except TooManyAttempts:
+            ended.append(f"{address} sent away")
+
+    with lanes.turn("first"):
+        threads = []
+        for address, size in (("alice", 1), ("guesser", 2), ("bob", 2), ("carol", 2)):
+            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
+            deadline = time.monotonic() + 5
+            while len(lanes._waiting) + len(ended) < len(threads) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert len(lanes._waiting) == size
+    for thread in threads:
+        thread.join()
+    assert ended == ["guesser sent away", "carol sent away", "alice", "bob"]

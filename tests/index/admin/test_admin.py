@@ -1,0 +1,392 @@
+"""The admin application, over HTTP: who has the token may change users, and nobody learns a secret from it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import requests
+import uvicorn
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from passlib.apache import HtpasswdFile
+
+from ops.index.access.audit import ADMIN_FOLDER
+from ops.index.access.passwords import hashed
+from ops.index.access.vault import GROUPS, PASSWORDS
+from ops.index.admin.application import create_admin
+from ops.index.disk.storage import DirectoryStorage, Storage
+from ops.index.options import Options
+from tests.index.credentials_volume import volumes
+
+TOKEN = "token-of-the-operator-5d41402abc4b2a76"
+PASSWORD = "correct horse battery"
+CHEAP = Options(bcrypt_rounds=4)
+JSON = {"Content-Type": "application/json"}
+
+
+class Admin(requests.Session):
+    """The application on a real server, on a port of its own."""
+
+    def __init__(self, storage: Storage, *, token: str = TOKEN, options: Options = CHEAP, root_path: str = "") -> None:
+        super().__init__()
+        self.trust_env = False
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        app = create_admin(credentials=storage, token=token, options=options, root_path=root_path)
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_level="debug", lifespan="off", ws="none", log_config=None)
+        )
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.005)
+        self.headers["Authorization"] = f"Bearer {token}"
+
+    def request(self, method: str | bytes, url: str | bytes, *arguments: Any, **options: Any) -> requests.Response:
+        options["timeout"] = 10
+        return super().request(method, f"{self.url}{url!s}", *arguments, **options)
+
+    def register(self, **body: object) -> requests.Response:
+        return self.post("/register_user", json=body)
+
+    def stop(self) -> None:
+        self.close()
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> DirectoryStorage:
+    return DirectoryStorage(tmp_path / "credentials")
+
+
+@pytest.fixture
+def admin(storage: DirectoryStorage) -> Iterator[Admin]:
+    admin = Admin(storage)
+    yield admin
+    admin.stop()
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
+    """One server for tests that leave no user behind, and that never waits."""
+    options = Options(bcrypt_rounds=4, login_failures=10_000)
+    admin = Admin(DirectoryStorage(tmp_path_factory.mktemp("steady")), options=options)
+    yield admin
+    admin.stop()
+
+
+# --- users ------------------------------------------------------------------------------------------------------
+
+
+def test_a_user_is_created_then_changed_listed_and_removed(admin: Admin, storage: DirectoryStorage) -> None:
+    assert admin.get("/users").json() == []
+    created = admin.register(username="alice", password=PASSWORD)
+    assert (created.status_code, created.json()) == (
+        201,
+        {"username": "alice", "role": "publisher", "projects": None, "created": True},
+    )
+    changed = admin.register(username="alice", role="publisher", projects=["Spam_Eggs"])
+    assert (changed.status_code, changed.json()) == (
+        200,
+        {"username": "alice", "role": "publisher", "projects": ["spam-eggs"], "created": False},
+    )
+    admin.register(username="bob", password_hash=hashed(PASSWORD, 10), role="reader")
+    assert admin.get("/users").json() == [
+        {"username": "alice", "role": "publisher", "projects": ["spam-eggs"]},
+        {"username": "bob", "role": "reader", "projects": None},
+    ]
+    stock = HtpasswdFile(storage.directory / PASSWORDS)
+    assert stock.check_password("alice", PASSWORD)
+    assert stock.check_password("bob", PASSWORD)
+    assert admin.delete("/users/alice").status_code == 204
+    assert admin.delete("/users/alice").status_code == 404
+    assert [user["username"] for user in admin.get("/users").json()] == ["bob"]
+
+
+def test_what_is_left_out_stays_and_null_lifts_a_limit(admin: Admin) -> None:
+    admin.register(username="alice", password=PASSWORD, projects=["spam"])
+    assert admin.register(username="alice", password=PASSWORD).json()["projects"] == ["spam"]
+    assert admin.register(username="alice", projects=None).json()["projects"] is None
+    admin.register(username="alice", role="admin")
+    assert admin.register(username="alice", password=PASSWORD).json()["role"] == "admin"
+
+
+def test_a_name_with_spaces_and_umlauts_can_be_removed_by_its_url(admin: Admin) -> None:
+    assert admin.register(username="Zoë B", password=PASSWORD).status_code == 201
+    assert admin.delete("/users/Zo%C3%AB%20B").status_code == 204
+
+
+def test_a_name_that_only_stock_tools_would_write_can_be_removed_too(admin: Admin, storage: DirectoryStorage) -> None:
+    (storage.directory / PASSWORDS).write_text("team/ci:x\n")
+    assert admin.delete("/users/team%2Fci").status_code == 204
+
+
+# --- who may ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        TOKEN,
+        f"Basic {TOKEN}",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        "Bearer",
+        "Bearer \xff",
+        f"Bearer {TOKEN} x",
+    ],
+)
+def test_without_the_token_nothing_is_told(steady: Admin, header: str) -> None:
+    for method, path in (("GET", "/users"), ("POST", "/register_user"), ("DELETE", "/users/a"), ("GET", "/nothing")):
+        answer = steady.request(method, path, headers={"Authorization": header.encode("latin-1")}, data=b"{")
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+        assert answer.json() == {"detail": "the admin token is missing or wrong"}
+
+
+def test_health_and_documentation_need_no_token_and_load_nothing_from_elsewhere(steady: Admin) -> None:
+    nobody = {"Authorization": ""}
+    assert steady.get("/health", headers=nobody).json() == {"status": "ok"}
+    page = steady.get("/docs", headers=nobody).text
+    assert "Create or change a user" in page
+    assert "/register_user" in page
+    for foreign in ("http://", "https://", "//cdn", "<script", "<link"):
+        assert foreign not in page
+    schema = steady.get("/openapi.json", headers=nobody).json()
+    assert set(schema["paths"]) == {"/register_user", "/users", "/users/{username}", "/health"}
+
+
+def test_wrong_tokens_are_slowed_and_the_right_one_passes_all_the_same(storage: DirectoryStorage) -> None:
+    admin = Admin(storage, options=Options(bcrypt_rounds=4, login_failures=3))
+    answers = [admin.get("/users", headers={"Authorization": f"Bearer wrong{n}"}) for n in range(6)]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429, 429]
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    assert admin.get("/users").status_code == 200
+    admin.stop()
+
+
+def test_a_token_that_could_be_guessed_waits_like_every_other(storage: DirectoryStorage) -> None:
+    admin = Admin(storage, token="hunter2", options=Options(bcrypt_rounds=4, login_failures=3))
+    for number in range(3):
+        admin.get("/users", headers={"Authorization": f"Bearer wrong{number}"})
+    assert admin.get("/users").status_code == 429
+    admin.stop()
+
+
+def test_an_empty_token_opens_nothing(storage: DirectoryStorage) -> None:
+    with pytest.raises(ValueError, match="AUTH_TOKEN"):
+        create_admin(credentials=storage, token="")
+
+
+def test_no_web_page_of_another_origin_is_let_in(steady: Admin) -> None:
+    answer = steady.options(
+        "/register_user", headers={"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    )
+    assert not any(name.lower().startswith("access-control") for name in answer.headers)
+
+
+# --- what is taken ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "username"),
+        ({"username": "alice"}, "give a password"),
+        ({"username": "a:b", "password": PASSWORD}, "user name"),
+        ({"username": "a\nroot", "password": PASSWORD}, "U+000A"),
+        ({"username": "alice", "password": "short"}, "12 to 72"),
+        ({"username": "alice", "password": "x" * 73}, "12 to 72"),
+        ({"username": "alice", "password": PASSWORD + "\0"}, "control character"),
+        ({"username": "alice", "password": PASSWORD, "password_hash": hashed(PASSWORD, 10)}, "one of them"),
+        ({"username": "alice", "password_hash": hashed(PASSWORD, 4).replace("$04$", "$03$")}, "no"),
+        ({"username": "alice", "password_hash": "hunter2-hunter2"}, "bcrypt"),
+        ({"username": "alice", "password": PASSWORD, "role": "root"}, "'reader', 'publisher' or 'admin'"),
+        ({"username": "alice", "password": PASSWORD, "role": "reader", "projects": ["a"]}, "only a publisher"),
+        ({"username": "alice", "password": PASSWORD, "projects": []}, "empty"),
+        ({"username": "alice", "password": PASSWORD, "projects": ["../x"]}, "no project name"),
+        ({"username": "alice", "password": PASSWORD, "projects": "spam"}, "projects"),
+        ({"username": 5, "password": PASSWORD}, "username"),
+        ({"username": "alice", "password": [PASSWORD]}, "password"),
+        ({"username": "alice", "passwort": PASSWORD}, "not known"),
+        ([], "the body"),
+        ("alice", "the body"),
+        (None, "the body"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_in_a_sentence_that_repeats_no_secret(
+    steady: Admin, body: Any, said: str
+) -> None:
+    answer = steady.post("/register_user", data=json.dumps(body), headers=JSON)
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+    for secret in (PASSWORD, "hunter2", "x" * 73, "$2y$10$"):
+        assert secret not in answer.text
+    assert steady.get("/users").json() == []
+
+
+def test_credentials_are_taken_from_a_json_body_and_from_nowhere_else(admin: Admin, storage: DirectoryStorage) -> None:
+    fields = {"username": "alice", "password": PASSWORD}
+    assert admin.post("/register_user", params=fields).status_code == 415
+    assert admin.post("/register_user", data=fields).status_code == 415
+    assert admin.post("/register_user", data=json.dumps(fields)).status_code == 415
+    assert admin.post("/register_user", params=fields, headers=JSON).status_code == 422
+    assert admin.get("/register_user", params=fields).status_code == 405
+    assert not (storage.directory / PASSWORDS).exists()
+
+
+def test_a_body_that_is_too_long_is_refused_with_and_without_its_length(steady: Admin) -> None:
+    long = b'{"username": "alice", "password": "' + b"x" * 200_000 + b'"}'
+    assert steady.post("/register_user", data=long, headers=JSON).status_code == 413
+    assert steady.post("/register_user", data=iter([long[:100_000], long[100_000:]]), headers=JSON).status_code in {
+        400,
+        413,
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 60_000,
+        b'{"username":"\\ud800","password":"\\ud800aaaaaaaaaaaa"}',
+        b"NaN",
+        b'{"a":1e999}',
+    ],
+)
+def test_what_is_no_json_is_a_client_s_mistake(steady: Admin, body: bytes) -> None:
+    answer = steady.post("/register_user", data=body, headers=JSON)
+    assert answer.status_code in {400, 422}
+    assert "detail" in answer.json()
+
+
+hostile = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(max_size=100), st.lists(st.text(max_size=20), max_size=3)
+)
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.dictionaries(
+        st.one_of(st.sampled_from(["username", "password", "password_hash", "role", "projects"]), st.text(max_size=10)),
+        hostile,
+    ).map(lambda fields: {"username": "alice", "password": PASSWORD, **fields})
+)
+@example({"username": "a\0", "password": "\ud800" * 20})
+@example({"username": "x" * 10_000, "password": "y" * 10_000})
+@example({"username": "alice", "password": PASSWORD, "\ud800": 1})
+def test_no_body_is_the_server_s_fault(steady: Admin, body: dict[str, Any]) -> None:
+    answer = steady.post("/register_user", data=json.dumps(body), headers=JSON)
+    assert answer.status_code in {200, 201, 422}
+    if answer.status_code != 422:
+        assert steady.delete(f"/users/{quote(answer.json()['username'], safe='')}").status_code == 204
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300))
+@example(".")
+@example("a" * 5000)
+def test_no_name_in_a_url_is_the_server_s_fault(steady: Admin, name: str) -> None:
+    answer = steady.delete(f"/users/{quote(name, safe='')}")
+    assert answer.status_code in {404, 405, 422}
+
+
+def test_every_answer_is_one_that_the_schema_announces(admin: Admin) -> None:
+    schema = admin.get("/openapi.json").json()
+    said = {path: {method: set(op["responses"]) for method, op in ops.items()} for path, ops in schema["paths"].items()}
+    assert {"200", "201", "401", "413", "415", "422", "429", "500"} <= said["/register_user"]["post"]
+    assert {"204", "401", "404"} <= said["/users/{username}"]["delete"]
+    security = schema["components"]["securitySchemes"]
+    assert [scheme["scheme"] for scheme in security.values()] == ["bearer"]
+    for example_body in schema["components"]["schemas"]["Registration"]["examples"][:1]:
+        answer = admin.register(**example_body)
+        assert str(answer.status_code) in said["/register_user"]["post"]
+        model = schema["components"]["schemas"]["RegisteredUser"]
+        assert set(model["required"]) <= set(answer.json()) <= set(model["properties"])
+
+
+# --- where it runs ----------------------------------------------------------------------------------------------
+
+
+def test_below_a_path_it_knows_its_own_address(storage: DirectoryStorage) -> None:
+    admin = Admin(storage, root_path="/admin")
+    assert admin.get("/admin/health").json() == {"status": "ok"}
+    assert admin.get("/admin/users").json() == []
+    assert "/admin/register_user" in admin.get("/admin/docs").text
+    assert admin.get("/admin/openapi.json").json()["servers"] == [{"url": "/admin"}]
+    assert admin.get("/admin/users", headers={"Authorization": ""}).status_code == 401
+    admin.stop()
+
+
+def test_a_commit_that_fails_is_an_error_and_nobody_sees_the_user(tmp_path: Path) -> None:
+    ours, theirs = volumes(tmp_path, 2)
+    admin = Admin(ours)
+    assert admin.register(username="alice", password=PASSWORD).status_code == 201
+    ours.failures.append(RuntimeError("the volume is away"))
+    failed = admin.register(username="bob", password=PASSWORD)
+    assert failed.status_code == 500
+    assert "commit" in failed.json()["detail"]
+    assert [user["username"] for user in admin.get("/users").json()] == ["alice"]
+    theirs.reload()
+    assert b"bob:" not in (theirs.directory / PASSWORDS).read_bytes()
+    assert b"bob" not in (theirs.directory / GROUPS).read_bytes()
+    admin.stop()
+
+
+def test_eight_clients_registering_at_once_lose_nobody(admin: Admin) -> None:
+    def register(number: int) -> None:
+        for i in range(5):
+            assert admin.register(username=f"u{number}-{i}", password=PASSWORD).status_code == 201
+
+    threads = [threading.Thread(target=register, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(admin.get("/users").json()) == 40
+
+
+def test_no_secret_is_in_a_log_an_answer_or_the_audit(
+    storage: DirectoryStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    handled = io.StringIO()
+    logging.getLogger().addHandler(handler := logging.StreamHandler(handled))
+    admin = Admin(storage)
+    canary = "canary-2b7e151628aed2a6"
+    digest = hashed(canary, 10)
+    said = [
+        admin.register(username="alice", password=canary),
+        admin.register(username="alice", password_hash=digest),
+        admin.register(username="alice", password=canary, role=canary),
+        admin.register(username="alice", password=[canary]),
+        admin.register(username="alice", password=canary + "\0"),
+        admin.register(username="bob", password=canary, projects=[]),
+        admin.post("/register_user", data=f'{{"username": "x", "password": "{canary}"', headers=JSON),
+        admin.get("/users"),
+        admin.get("/users", headers={"Authorization": f"Bearer {canary}"}),
+        admin.get("/nothing"),
+    ]  # fmt: skip
+    admin.stop()
+    logging.getLogger().removeHandler(handler)
+    audit = "".join(path.read_text() for path in (storage.directory / ADMIN_FOLDER).iterdir())
+    assert '"user.created"' in audit
+    everything = [answer.text + str(answer.headers) for answer in said] + [audit, caplog.text, handled.getvalue()]
+    for secret in (canary, TOKEN, digest, base64.b64encode(canary.encode()).decode()[:-4]):
+        assert not any(secret in text for text in everything)

@@ -1,0 +1,185 @@
+"""One holder of a name at a time, among threads, processes and the dead."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ops.index.disk import locking
+from ops.index.disk.claims import Claims, FileClaims, MemoryClaims
+
+HOLDER = """
+import sys
+from pathlib import Path
+from ops.index.disk import locking
+from ops.index.disk.claims import FileClaims
+claims = FileClaims(Path(sys.argv[1]))
+print(claims.acquire(sys.argv[2]), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(params=["memory", "files"])
+def claims(request: pytest.FixtureRequest, tmp_path: Path) -> Claims:
+    return MemoryClaims() if request.param == "memory" else FileClaims(tmp_path / "claims")
+
+
+def hold(directory: Path, name: str) -> subprocess.Popen[str]:
+    """A process that holds a claim until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(directory), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "True"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_a_claim_is_taken_once_until_it_is_released(claims: Claims) -> None:
+    assert claims.acquire("a.whl")
+    assert not claims.acquire("a.whl")
+    assert claims.acquire("b.whl")
+    assert claims.held() == {"a.whl", "b.whl"}
+    claims.release("a.whl")
+    assert claims.held() == {"b.whl"}
+    assert claims.acquire("a.whl")
+
+
+def test_releasing_what_is_not_held_does_nothing(claims: Claims) -> None:
+    claims.release("a.whl")
+    assert not claims.held()
+
+
+def test_of_many_threads_one_gets_the_claim(claims: Claims) -> None:
+    for number in range(20):
+        barrier = threading.Barrier(6)
+        won: list[bool] = []
+
+        def take(name: str, barrier: threading.Barrier = barrier, won: list[bool] = won) -> None:
+            barrier.wait()
+            won.append(claims.acquire(name))
+
+        threads = [threading.Thread(target=take, args=(f"{number}.whl",)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert won.count(True) == 1
+
+
+def test_two_objects_on_one_directory_exclude_each_other(tmp_path: Path) -> None:
+    one, two = FileClaims(tmp_path / "claims"), FileClaims(tmp_path / "claims")
+    assert one.acquire("a.whl")
+    assert not two.acquire("a.whl")
+    assert two.held() == {"a.whl"}
+    one.release("a.whl")
+    assert not two.held()
+    assert two.acquire("a.whl")
+
+
+def test_another_process_holds_its_claim_until_it_is_killed(tmp_path: Path) -> None:
+    claims = FileClaims(tmp_path)
+    process = hold(tmp_path, "a.whl")
+    try:
+        assert not claims.acquire("a.whl")
+        assert claims.held() == {"a.whl"}
+    finally:
+        end(process)
+    assert not claims.held()
+    assert claims.acquire("a.whl")
+
+
+def test_what_a_killed_process_leaves_is_swept_away(tmp_path: Path) -> None:
+    end(hold(tmp_path, "a.whl"))
+    assert list(tmp_path.iterdir())
+    assert not FileClaims(tmp_path).held()
+    assert not list(tmp_path.iterdir())
+
+
+def test_looking_at_claims_while_they_come_and_go_never_breaks_one(tmp_path: Path) -> None:
+    done = threading.Event()
+    holders = 0
+
+    def look() -> None:
+        other = FileClaims(tmp_path)
+        while not done.is_set():
+            other.held()
+
+    lock = threading.Lock()
+    worst = 0
+
+    def work() -> None:
+        nonlocal holders, worst
+        own = FileClaims(tmp_path)
+        taken = 0
+        while taken < 150:
+            if own.acquire("a.whl"):
+                taken += 1
+                with lock:
+                    holders += 1
+                    worst = max(worst, holders)
+                with lock:
+                    holders -= 1
+                own.release("a.whl")
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for thread in lookers + workers:
+        thread.start()
+    for thread in workers:
+        thread.join()
+    done.set()
+    for thread in lookers:
+        thread.join()
+    assert worst == 1
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening of the file and the lock on it, its holder releases it, and another takes a new one."""
+    before, after, ours = FileClaims(tmp_path), FileClaims(tmp_path), FileClaims(tmp_path)
+    before.acquire("a.whl")
+    lock = locking._lock
+    waiting = [True]
+
+    def lock_later(descriptor: int) -> bool:
+        if waiting:
+            waiting.clear()
+            before.release("a.whl")
+            assert after.acquire("a.whl")
+        return lock(descriptor)
+
+    monkeypatch.setattr(locking, "_lock", lock_later)
+    assert not ours.acquire("a.whl")
+    assert after.held() == {"a.whl"}
+
+
+def test_a_directory_that_does_not_exist_has_no_claims(tmp_path: Path) -> None:
+    assert not FileClaims(tmp_path / "none").held()
+    assert not (tmp_path / "none").exists()
+
+
+@settings(max_examples=60, deadline=None)
+@given(names=st.sets(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=5))
+def test_any_name_can_be_claimed_and_stays_in_the_directory(
+    tmp_path_factory: pytest.TempPathFactory, names: set[str]
+) -> None:
+    parent = tmp_path_factory.mktemp("claims")
+    claims = FileClaims(parent / "claims")
+    for name in names:
+        assert claims.acquire(name)
+    assert claims.held() == names
+    assert FileClaims(parent / "claims").held() == names
+    assert {path.name for path in parent.iterdir()} <= {"claims"}
+    for name in names:
+        claims.release(name)
+    assert not claims.held()

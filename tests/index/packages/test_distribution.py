@@ -1,0 +1,334 @@
+"""Looking into distributions, and not believing them."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import tarfile
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ops.index.errors import FieldMismatch, InvalidArchive
+from ops.index.packages import archive
+from ops.index.packages.distribution import Contents, check_agreement, header_fields, inspect, look_into
+from ops.index.packages.names import Name, parse
+from tests.index.archives import core_metadata, sdist, sdist_zip, wheel, wheel_name
+
+WHEEL = "foo_bar-1.0-py3-none-any.whl"
+SDIST = "foo_bar-1.0.tar.gz"
+
+
+def name_of(filename: str) -> Name:
+    name = parse(filename)
+    assert name is not None
+    return name
+
+
+def inspected(filename: str, content: bytes) -> Contents:
+    return inspect(io.BytesIO(content), name_of(filename))
+
+
+def tar(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    return sdist("foo-bar", "1.0", members=list(members))
+
+
+def member(path: str, content: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(path)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, content
+
+
+def test_a_wheel_tells_its_metadata_byte_for_byte() -> None:
+    lines = "Requires-Python: >=3.8,\n        <4\nDynamic: License\n"
+    contents = inspected(WHEEL, wheel("foo-bar", "1.0", lines=lines, body="Über alles\n"))
+    assert contents.name == "foo-bar"
+    assert contents.version == "1.0"
+    assert contents.requires_python == ">=3.8, <4"
+    assert contents.metadata == core_metadata("foo-bar", "1.0", lines=lines, body="Über alles\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "lines", "static"),
+    [
+        ("2.2", "", True),
+        ("2.4", "", True),
+        ("10.0", "", True),
+        ("2.1", "", False),
+        ("1.2", "", False),
+        ("2.4", "Dynamic: Requires-Dist\n", False),
+        ("", "", False),
+        ("two", "", False),
+    ],
+)
+def test_the_metadata_of_an_sdist_is_served_only_when_it_is_static(version: str, lines: str, *, static: bool) -> None:
+    content = sdist("foo-bar", "1.0", lines=f"Requires-Python: >=3.9\n{lines}", metadata_version=version)
+    contents = inspected(SDIST, content)
+    assert contents.requires_python == ">=3.9"
+    assert (contents.metadata is not None) is static
+
+
+@pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])
+def test_other_compressions_of_an_sdist_open(compress: Callable[[bytes], bytes]) -> None:
+    suffix = "bz2" if compress is bz2.compress else "xz"
+    content = compress(gzip.decompress(sdist("foo-bar", "1.0")))
+    assert inspected(f"foo-bar-1.0.tar.{suffix}", content).name == "foo-bar"
+
+
+def test_an_sdist_may_be_a_zip_file_and_an_old_one_in_another_folder() -> None:
+    assert inspected("foo-bar-1.0.zip", sdist_zip("foo-bar", "1.0")).version == "1.0"
+    assert inspected(SDIST, sdist("foo-bar", "1.0", folder="anything")).name == "foo-bar"
+
+
+def test_an_egg_needs_no_metadata() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("foo/__init__.py", "")
+    assert inspected("foo_bar-1.0-py3.8.egg", buffer.getvalue()) == Contents()
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("EGG-INFO/PKG-INFO", core_metadata("other", "1.0"))
+    assert inspected("foo_bar-1.0-py3.8.egg", buffer.getvalue()).name == "other"
+
+
+@pytest.mark.parametrize("missing", ["METADATA", "WHEEL", "RECORD"])
+def test_a_wheel_that_installers_would_refuse_is_refused(missing: str) -> None:
+    with pytest.raises(InvalidArchive, match=missing if missing != "METADATA" else "no core metadata"):
+        inspected(WHEEL, wheel("foo-bar", "1.0", leave_out=missing))
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"", b"Name: foo-bar\n", b"Version: 1.0\n", b"\n\nName: foo-bar\nVersion: 1.0\n", b"\xff\xfe\x00"]
+)
+def test_metadata_without_name_or_version_is_refused(metadata: bytes) -> None:
+    with pytest.raises(InvalidArchive, match="lacks Name or Version"):
+        inspected(WHEEL, wheel("foo-bar", "1.0", metadata=metadata))
+
+
+def test_a_requires_python_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidArchive, match="Requires-Python"):
+        inspected(WHEEL, wheel("foo-bar", "1.0", lines="Requires-Python: three\n"))
+
+
+@pytest.mark.parametrize("filename", [WHEEL, SDIST, "foo-bar-1.0.zip", "foo-bar-1.0-py3.8.egg", "foo-1.0.tar.xz"])
+@pytest.mark.parametrize("content", [b"", b"text\n" * 100, b"PK\x03\x04", b"PK\x05\x06", b"PK\x05\x06" + b"\xff" * 18])
+def test_what_is_no_archive_is_refused(filename: str, content: bytes) -> None:
+    with pytest.raises(InvalidArchive, match="was refused"):
+        inspected(filename, content)
+
+
+@pytest.mark.parametrize(
+    ("filename", "content"),
+    [
+        (WHEEL, wheel("foo-bar", "1.0", payload=bytes(range(256)) * 8)),
+        (SDIST, sdist("foo-bar", "1.0", payload=bytes(range(256)) * 80)),
+        ("foo-bar-1.0.zip", sdist_zip("foo-bar", "1.0")),
+    ],
+)
+def test_an_archive_that_is_cut_short_anywhere_is_refused(filename: str, content: bytes) -> None:
+    inspected(filename, content)
+    for length in range(0, len(content), 7):
+        with pytest.raises(InvalidArchive):
+            inspected(filename, content[:length])
+    with pytest.raises(InvalidArchive):
+        inspected(filename, content[:-1])
+
+
+def test_a_wheel_with_a_damaged_member_is_refused() -> None:
+    content = bytearray(wheel("foo-bar", "1.0", payload=bytes(range(256)) * 20))
+    content[content.find(b"__init__.py") + 40] ^= 0xFF
+    with pytest.raises(InvalidArchive):
+        inspected(WHEEL, bytes(content))
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "a\\..\\x", "C:x"])
+def test_a_member_that_would_be_unpacked_elsewhere_is_refused(path: str) -> None:
+    with pytest.raises(InvalidArchive):
+        inspected(WHEEL, wheel("foo-bar", "1.0", more={path: b""}))
+    with pytest.raises(InvalidArchive, match="elsewhere"):
+        inspected(SDIST, tar(member(path)))
+
+
+def test_a_member_whose_name_goes_on_after_a_nul_is_refused() -> None:
+    content = wheel("foo-bar", "1.0", more={"nul-l": b""}).replace(b"nul-l", b"nul\0l")
+    with pytest.raises(InvalidArchive, match="elsewhere"):
+        inspected(WHEEL, content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        (tarfile.SYMTYPE, "/etc/passwd"),
+        (tarfile.SYMTYPE, "../../x"),
+        (tarfile.LNKTYPE, "../x"),
+        (tarfile.CHRTYPE, ""),
+        (tarfile.FIFOTYPE, ""),
+    ],
+)
+def test_links_to_elsewhere_and_devices_are_refused(kind: bytes, target: str) -> None:
+    with pytest.raises(InvalidArchive, match=r"elsewhere|neither"):
+        inspected(SDIST, tar(member("foo_bar-1.0/x", type=kind, linkname=target)))
+
+
+def test_a_link_inside_an_sdist_is_fine() -> None:
+    inspected(SDIST, tar(member("foo_bar-1.0/x", type=tarfile.SYMTYPE, linkname="data.bin")))
+
+
+def test_a_link_in_the_place_of_the_metadata_is_not_followed() -> None:
+    content = gzip.decompress(
+        sdist(
+            "x",
+            "1",
+            folder="y",
+            members=[member("foo_bar-1.0/PKG-INFO", type=tarfile.SYMTYPE, linkname="../y/PKG-INFO")],
+        )
+    )
+    contents = inspected(SDIST, gzip.compress(content))
+    assert contents.name == "x", "the only regular one"
+
+
+@pytest.mark.parametrize("filename", [WHEEL, SDIST])
+def test_an_archive_bomb_is_refused_without_unpacking_it_all(filename: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    zeros = bytes(20 * 1024**2)
+    monkeypatch.setattr(archive, "BOMB_BYTES", 1024**2)
+    content = wheel("foo-bar", "1.0", payload=zeros) if filename == WHEEL else sdist("foo-bar", "1.0", payload=zeros)
+    del zeros
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidArchive, match="far too much"):
+            inspected(filename, content)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 1024**2
+
+
+def test_a_wheel_with_two_members_of_one_name_is_refused() -> None:
+    buffer = io.BytesIO(wheel("foo-bar", "1.0"))
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(buffer, "a") as opened:
+        opened.writestr("foo_bar/__init__.py", "other")
+    with pytest.raises(InvalidArchive, match="two members"):
+        inspected(WHEEL, buffer.getvalue())
+
+
+def test_a_zip_file_that_claims_an_endless_directory_is_refused_before_it_is_read() -> None:
+    content = bytearray(wheel("foo-bar", "1.0"))
+    end = content.rfind(b"PK\x05\x06")
+    content[end + 12 : end + 16] = (2**31).to_bytes(4, "little")
+    with pytest.raises(InvalidArchive, match="too long"):
+        inspected(WHEEL, bytes(content))
+
+
+def test_a_tar_file_with_an_endless_header_is_refused_before_it_is_read() -> None:
+    info = tarfile.TarInfo("pax")
+    info.type = tarfile.XHDTYPE
+    info.size = 2**30
+    with pytest.raises(InvalidArchive, match="too long"):
+        inspected(SDIST, gzip.compress(info.tobuf() + bytes(4096)))
+
+
+def test_metadata_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_METADATA_BYTES", 1000)
+    with pytest.raises(InvalidArchive, match="too long"):
+        inspected(WHEEL, wheel("foo-bar", "1.0", body="x" * 2000))
+    with pytest.raises(InvalidArchive, match="too long"):
+        inspected(SDIST, sdist("foo-bar", "1.0", lines="Summary: " + "x" * 2000))
+
+
+def test_an_archive_with_too_many_members_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 50)
+    with pytest.raises(InvalidArchive, match="more than 50 members"):
+        inspected(WHEEL, wheel("foo-bar", "1.0", more={f"a{n}": b"" for n in range(60)}))
+    with pytest.raises(InvalidArchive, match="more than 50 members"):
+        inspected(SDIST, tar(*(member(f"foo_bar-1.0/a{n}") for n in range(60))))
+
+
+def test_metadata_for_another_project_is_not_taken_for_ours() -> None:
+    with pytest.raises(InvalidArchive, match="no core metadata"):
+        inspected(WHEEL, wheel("other", "1.0"))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"name": "foo-bar", "version": "1.0"},
+        {"name": "Foo.Bar", "version": "1.0.0"},
+        {"name": "foo_bar", "version": "v1.0"},
+        {"name": "", "version": ""},
+    ],
+)
+def test_names_and_versions_agree_in_any_spelling(form: dict[str, str]) -> None:
+    check_agreement(name_of(WHEEL), Contents(name="FOO--bar", version="1.0.0"), form)
+
+
+@pytest.mark.parametrize(
+    ("contents", "form"),
+    [
+        (Contents(), {"name": "foo-baz"}),
+        (Contents(), {"version": "1.1"}),
+        (Contents(), {"name": "../foo-bar"}),
+        (Contents(), {"name": "foo bar"}),
+        (Contents(), {"version": "one"}),
+        (Contents(name="foo", version="1.0"), {}),
+        (Contents(name="foo-bar", version="1.0+local"), {}),
+    ],
+)
+def test_a_disagreement_is_refused(contents: Contents, form: dict[str, str]) -> None:
+    with pytest.raises(FieldMismatch):
+        check_agreement(name_of(WHEEL), contents, form)
+
+
+def test_a_header_is_read_up_to_its_description() -> None:
+    fields = header_fields(b"A: 1\r\nb: 2\n  more\nB: 3\nno colon\n\nA: body\n")
+    assert fields == {"a": ["1"], "b": ["2\nmore", "3"]}
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_content_raises_anything_unexpected(data: st.DataObject) -> None:
+    """Bytes are changed, cut, doubled; whatever comes of it is read, or refused."""
+    filename, content = data.draw(
+        st.sampled_from(
+            [
+                (WHEEL, wheel("foo-bar", "1.0")),
+                (SDIST, sdist("foo-bar", "1.0")),
+                ("foo-bar-1.0.zip", sdist_zip("foo-bar", "1.0")),
+                ("foo-bar-1.0.tgz", gzip.compress(data.draw(st.binary(max_size=2000)))),
+                (wheel_name("foo-bar", "1.0"), data.draw(st.binary(max_size=300))),
+            ]
+        )
+    )
+    if filename == SDIST and data.draw(st.booleans()):
+        unpacked = mutated(data, gzip.decompress(content))
+        content = gzip.compress(unpacked, mtime=0)
+    else:
+        content = mutated(data, content)
+    name = name_of(filename)
+    look_into(io.BytesIO(content), name)
+    with contextlib.suppress(InvalidArchive):
+        assert inspect(io.BytesIO(content), name).name
+
+
+def mutated(data: st.DataObject, content: bytes) -> bytes:
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(0, 6))):
+        if not changed:
+            break
+        at = data.draw(st.integers(0, len(changed) - 1))
+        action = data.draw(st.sampled_from(["set", "cut", "insert"]))
+        if action == "set":
+            changed[at] = data.draw(st.integers(0, 255))
+        elif action == "cut":
+            del changed[at : at + data.draw(st.integers(1, 200))]
+        else:
+            changed[at:at] = data.draw(st.binary(max_size=20))
+    return bytes(changed)

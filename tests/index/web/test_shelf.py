@@ -1,0 +1,152 @@
+"""Rendered answers are kept as long as they are right, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from ops.index.web.representation import Representation
+from ops.index.web.shelf import Shelf
+
+
+class World:
+    """Something that pages tell of."""
+
+    def __init__(self) -> None:
+        self.stamp = 0
+        self.marks: dict[str, int] = {}
+        self.rendered: list[str] = []
+        self.shelf: Shelf[str] = Shelf(lambda: self.stamp, capacity=100_000, lifetime=60)
+
+    def change(self, name: str) -> None:
+        self.marks[name] = self.marks.get(name, 0) + 1
+        self.stamp += 1
+
+    async def fetch(self, name: str, size: int = 100) -> bytes | None:
+        def render() -> Representation | None:
+            self.rendered.append(name)
+            if name not in self.marks:
+                return None
+            return Representation(b"%d" % self.marks[name] + b" " * size, content_type="text/plain")
+
+        page = await self.shelf.fetch(name, lambda: self.marks.get(name), render)
+        return None if page is None else page.body.strip()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_what_did_not_change_is_rendered_once(world: World) -> None:
+    async def scenario() -> None:
+        world.change("spam")
+        assert world.shelf.ready("spam") is None
+        assert await world.fetch("spam") == b"1"
+        page = world.shelf.ready("spam")
+        assert page is not None
+        assert page.body.strip() == b"1"
+        assert await world.fetch("spam") == b"1"
+
+    asyncio.run(scenario())
+    assert world.rendered == ["spam"]
+
+
+def test_a_change_elsewhere_renders_nothing_anew(world: World) -> None:
+    async def scenario() -> None:
+        world.change("spam")
+        await world.fetch("spam")
+        world.change("eggs")
+        assert world.shelf.ready("spam") is None, "it has to be looked at first"
+        assert await world.fetch("spam") == b"1"
+        assert world.shelf.ready("spam") is not None
+
+    asyncio.run(scenario())
+    assert world.rendered == ["spam"]
+
+
+def test_a_change_is_seen_at_once(world: World) -> None:
+    async def scenario() -> None:
+        world.change("spam")
+        await world.fetch("spam")
+        world.change("spam")
+        assert world.shelf.ready("spam") is None
+        assert await world.fetch("spam") == b"2"
+
+    asyncio.run(scenario())
+
+
+def test_what_is_gone_is_forgotten(world: World) -> None:
+    async def scenario() -> None:
+        world.change("spam")
+        await world.fetch("spam")
+        del world.marks["spam"]
+        world.stamp += 1
+        assert await world.fetch("spam") is None
+        assert world.shelf.ready("spam") is None
+
+    asyncio.run(scenario())
+
+
+def test_many_who_ask_at_once_cause_one_rendering(world: World) -> None:
+    async def scenario() -> list[bytes | None]:
+        world.change("spam")
+        return await asyncio.gather(*(world.fetch("spam") for _ in range(20)))
+
+    assert asyncio.run(scenario()) == [b"1"] * 20
+    assert world.rendered == ["spam"]
+
+
+def test_who_asks_after_a_change_does_not_get_a_rendering_that_began_before_it(world: World) -> None:
+    """Whoever has uploaded a file must find it, also while somebody else's slow rendering is under way."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> Representation:
+        mark = world.marks["spam"]
+        begun.set()
+        go_on.wait(10)
+        return Representation(b"%d" % mark, content_type="text/plain")
+
+    async def scenario() -> None:
+        world.change("spam")
+        before = asyncio.ensure_future(world.shelf.fetch("spam", lambda: world.marks["spam"], slowly))
+        await asyncio.to_thread(begun.wait, 10)
+        world.change("spam")
+        assert await world.fetch("spam") == b"2"
+        go_on.set()
+        await before
+        assert await world.fetch("spam") == b"2", "the late rendering must not replace the newer one"
+
+    asyncio.run(scenario())
+
+
+def test_a_failure_reaches_all_who_wait_and_is_not_kept(world: World) -> None:
+    async def scenario() -> None:
+        world.change("spam")
+
+        def fail() -> Representation:
+            raise OSError("the disk is on fire")
+
+        failures = await asyncio.gather(
+            *(world.shelf.fetch("spam", lambda: 1, fail) for _ in range(3)), return_exceptions=True
+        )
+        assert [type(failure) for failure in failures] == [OSError] * 3
+        assert await world.fetch("spam") == b"1"
+
+    asyncio.run(scenario())
+
+
+def test_memory_is_bounded_and_what_is_asked_for_stays(world: World) -> None:
+    async def scenario() -> None:
+        for index in range(100):
+            world.change(f"p{index}")
+        await world.fetch("p0", size=5_000)
+        for index in range(1, 100):
+            await world.fetch(f"p{index}", size=5_000)
+            assert world.shelf.ready("p0") is not None
+        kept = [index for index in range(100) if world.shelf.ready(f"p{index}")]
+        assert 5 < len(kept) < 20
+
+    asyncio.run(scenario())
