@@ -99,10 +99,12 @@ def register_user() -> FastAPI:
     """The admin application: the only function that has the token and writes credentials."""
     from ops.index import Options
     from ops.index.admin.application import create_admin
-    from ops.targets.volume import VolumeStorage
+    from ops.targets.volume import DictClaims, VolumeStorage
 
     return create_admin(
         credentials=VolumeStorage(credentials, CREDENTIALS_PATH),
+        # During a rolling deployment there are two of these: one writes after the other.
+        claims=DictClaims(claims),
         token=os.environ[settings.secret_key],
         options=Options(trusted_proxies=()),
     )

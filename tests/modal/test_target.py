@@ -395,9 +395,7 @@ def test_an_index_that_does_not_answer_after_a_deployment_is_an_error_that_shows
         provisioned.deploy()
 
 
-def test_a_slow_cold_start_is_waited_for_and_told_of(
-    provisioned: ModalTarget, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_slow_cold_start_is_waited_for(provisioned: ModalTarget, plane: ControlPlane) -> None:
     provisioned.stop()
     plane.cold_start_seconds = 3
     try:
