@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import hashlib
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from urllib.parse import urljoin, urlsplit
 
+import bcrypt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -302,6 +304,21 @@ def test_an_uploaded_file_is_on_the_page_when_the_upload_is_answered(server: Ser
         assert upload(server, name, content, path=path).status == 200
         assert hashlib.sha256(content).hexdigest() in server.get("/simple/fresh/").text
         assert server.get(f"/packages/{name}").body == content
+
+
+def test_credentials_in_latin_1_as_twine_sends_them_may_upload_too(server: Server) -> None:
+    """What reads them for pypiserver knows UTF-8 only."""
+    entry = bcrypt.hashpw("pässword of zoë".encode(), bcrypt.gensalt(4)).decode()
+    with (server.credentials / ".htpasswd").open("a") as users:
+        users.write(f"zoe:{entry}\n")
+    credentials = base64.b64encode("zoe:pässword of zoë".encode("latin-1")).decode()
+
+    fields = {"Authorization": f"Basic {credentials}", "Content-Type": "multipart/form-data; boundary=b"}
+    body = form(
+        action="file_upload", name="latin", version="1.0", content=(wheel_name("latin", "1.0"), wheel("latin", "1.0"))
+    )
+
+    eventually(lambda: server.request("POST", "/", user=None, headers=fields, body=body).status == 200)
 
 
 def test_the_same_bytes_again_are_a_success_and_other_bytes_are_refused(server: Server) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from ops.index.access.authentication import Login
 from ops.index.access.roles import Identity
 from ops.index.errors import TooLarge
 from ops.index.options import Options
@@ -78,7 +79,11 @@ class Upstream:
             **exchange.scope,
             "path": path,
             "root_path": "",
-            "headers": [(name, value) for name, value in exchange.headers.items() if name in _PASSED_ON],
+            "headers": [
+                (name, _in_utf8(value) if name == b"authorization" else value)
+                for name, value in exchange.headers.items()
+                if name in _PASSED_ON
+            ],
             "client": (exchange.address, (exchange.scope.get("client") or ("", 0))[1]),
             "ops.index.environ": {IDENTITY: identity, ADDRESS: exchange.address},
         }
@@ -87,6 +92,12 @@ class Upstream:
         if patient.gave_up and not exchange.started:
             close = (b"connection", b"close")
             await exchange.sentence(408, f"nothing was sent for {_PATIENCE:.0f} s in the middle of the upload", close)
+
+
+def _in_utf8(authorization: bytes) -> bytes:
+    """The same credentials as pypiserver's framework reads them: pip and twine send Latin-1."""
+    login = Login.parse(authorization)
+    return authorization if login is None else login.header
 
 
 class _Patient:
