@@ -35,8 +35,8 @@ list: $(VENV)/.run  ## list the notebooks with their parameters
 lab: $(VENV)/.lab  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-test: $(VENV)/.test  ## run every test
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test  ## run every test (ARGS="tests/index -k upload" chooses)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.test  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
