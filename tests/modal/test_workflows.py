@@ -21,7 +21,7 @@ from tests.standin.control_plane import ControlPlane
 WORKFLOWS = sorted((PROJECT_ROOT / ".github" / "workflows").glob("*.yaml"))
 SECRETS = {"MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "AUTH_TOKEN"}
 STEP_SECONDS = 280
-_NOT_INHERITED = ("MODAL_", "PYPI_", "PYTHON", "PYTEST", "VIRTUAL_ENV", "AUTH_TOKEN", "ARGS", "MAKE")
+_NOT_INHERITED = ("MODAL_", "PYPI_", "PYTHON", "PYTEST", "VIRTUAL_ENV", "VENV", "AUTH_TOKEN", "ARGS", "MAKE")
 
 
 def load(name: str) -> dict[Any, Any]:
