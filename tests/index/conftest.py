@@ -18,8 +18,9 @@ from ops.index.packages.publishing import Publisher
 from tests.index.volume import Remote, Volume
 
 with warnings.catch_warnings():
-    # On Python 3.11 and 3.12 its framework imports the standard library's cgi, which is deprecated there.
-    warnings.simplefilter("ignore", DeprecationWarning)
+    # On Python 3.11 and 3.12 its framework imports the standard library's cgi, which is deprecated there, and on 3.11
+    # its import hook is of the old kind.
+    warnings.simplefilter("ignore")
     import pypiserver  # noqa: F401
 
 

@@ -115,4 +115,5 @@ class FileClaims:
                 del self._descriptors[filename]
 
     def _path(self, filename: str) -> str:
-        return f"{self._directory}/{quote(filename, safe='+!')}"
+        quoted = quote(filename, safe="+!")
+        return f"{self._directory}/{quoted.replace('.', '%2E', 1) if quoted.startswith('.') else quoted}"

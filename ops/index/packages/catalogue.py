@@ -233,7 +233,9 @@ class Catalogue:
             self._see_marks(thoroughly=True)
         self._open = True
         now = time.monotonic()
-        self._rest_until = now + max(_LEAST_REST_SECONDS, _RELOAD_REST * (now - began))
+        rest = max(_LEAST_REST_SECONDS, _RELOAD_REST * (now - began))
+        # Not so long that a timer that calls every refresh_seconds would be sent away.
+        self._rest_until = now + min(rest, self._options.refresh_seconds / 2)
 
     # What follows is for the publisher.
 

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ops.index.disk import locking
@@ -169,6 +169,8 @@ def test_a_directory_that_does_not_exist_has_no_claims(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(names={"."})
+@example(names={"..", "%2E"})
 @given(names=st.sets(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=5))
 def test_any_name_can_be_claimed_and_stays_in_the_directory(
     tmp_path_factory: pytest.TempPathFactory, names: set[str]
