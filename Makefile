@@ -64,9 +64,10 @@ clean: stop  ## stop the index and remove what was installed; packages, users an
 
 # An interpreter that was removed or upgraded leaves a folder that only looks like an environment; pyvenv.cfg is the
 # proof that it is one and nothing else, before it is removed.
-STALE := $(shell if [ -f $(VENV)/pyvenv.cfg ] && \
+STALE := $(shell if [ -f $(VENV)/pyvenv.cfg ] && [ -w $(VENV) ] && \
 	! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	rm -rf $(VENV); fi; [ -e $(BIN)/python ] || rm -f $(VENV)/.run $(VENV)/.test $(VENV)/.lab)
+	rm -rf $(VENV); fi; \
+	[ -e $(BIN)/python ] || [ ! -w $(VENV) ] || rm -f $(VENV)/.run $(VENV)/.test $(VENV)/.lab)
 
 ifneq ($(UV),)
 MAKE_VENV = uv venv --quiet --allow-existing $(if $(PYTHON),--python "$(PYTHON)") $(VENV)
@@ -77,6 +78,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
 $(BIN)/python:
+	@[ -w "$$(dirname "$(VENV)")" ] || { echo "$$(cd "$$(dirname "$(VENV)")" && pwd) cannot be written by $$(id -un):" \
+		"clone the repository into a folder of your own, or run as the user who owns this one." >&2; exit 1; }
 	@if [ -z "$(PYTHON)$(UV)" ]; then \
 		echo "No Python 3.11 or newer was found. Install one, or name it: make PYTHON=/path/to/python3.12 …" >&2; exit 1; fi
 	@echo "Making a virtual environment in $(VENV) with $(if $(PYTHON),$(PYTHON),uv's Python) …"
