@@ -192,8 +192,8 @@ def test_a_readme_cannot_bring_a_script_a_style_or_a_frame(server: Server) -> No
 
 
 def test_the_address_in_the_commands_is_the_clients_but_never_markup(server: Server) -> None:
-    page = server.get("/projects/old-tool/", Host="pypi.example:8443")
-    assert "http://pypi.example:8443/simple/" in page.text
+    page = server.get("/projects/old-tool/", Host="index.example:8443")
+    assert "http://index.example:8443/simple/" in page.text
     for host in ("<b>", 'x"onclick=', "a b", ""):
         assert "http://localhost/simple/" in server.get("/projects/old-tool/", Host=host).text
 
