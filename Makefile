@@ -41,7 +41,7 @@ test: $(VENV)/.test  ## run every test (ARGS="tests/index -k upload" chooses)
 lint: $(VENV)/.test  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/.test  ## measure the index beside its peers (installs them; SCALE=full takes twenty minutes)
+bench: $(VENV)/.test  ## measure the index beside its peers (installs them; SCALE=full takes half an hour)
 	@$(BIN)/runbook run 10_benchmark $(if $(SCALE),-p scale=$(SCALE))
 
 notebooks: $(VENV)/.test  ## run the notebooks afresh and store their outputs in them
