@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ops.index.disk.claims import Claims
 from ops.index.disk.storage import Storage
+from ops.index.disk.writing import sync_folder
 from ops.index.errors import StorageError, StorageFull
 
 PASSWORDS = ".htpasswd"
@@ -129,7 +130,7 @@ class Vault:
                     prepared[name].replace(directory / name)
                 else:
                     (directory / name).unlink(missing_ok=True)
-            sync_directory(directory)
+            sync_folder(str(directory))
 
     def _undo(self, before: Mapping[str, bytes | None]) -> None:
         """Put back what was there. A commit that failed may have been seen all the same: commit again, if it goes."""
@@ -218,12 +219,3 @@ def _prepared(path: Path, content: bytes) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return Path(temporary)
-
-
-def sync_directory(directory: Path) -> None:
-    """Have the directory's entries on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
