@@ -14,6 +14,7 @@ from ops.index.web.changes import ACTIONS, Changes
 from ops.index.web.door import Door, refuse_other_sites
 from ops.index.web.exchange import Exchange, Receive, Scope, Send
 from ops.index.web.reading import Reading
+from ops.index.web.repeats import Repeats
 from ops.index.web.representation import Answer
 
 _LONGEST_PATH = 4096
@@ -56,6 +57,7 @@ class Index:
         self._housekeeping = housekeeping
         self._remembered = door.remembered
         self._ready = reading.ready
+        self.repeats = Repeats(door, reading)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or go through the life of the server (ASGI 3)."""

@@ -18,16 +18,38 @@ from tests.index.serving import ThreadServer, eventually
 PAGE = Representation(b"a page " * 200, content_type="text/plain")
 
 
+class Memory:
+    """Keeps every message that it is given, and answers it."""
+
+    def __init__(self) -> None:
+        self.kept: dict[bytes, str] = {}
+        self.answered = 0
+
+    def answer(self, message: bytes) -> Answer | None:
+        if message not in self.kept:
+            return None
+        self.answered += 1
+        return PAGE.plain()
+
+    def keep(self, message: bytes, path: str, headers: dict[bytes, bytes]) -> None:
+        assert b"host" in headers
+        self.kept[message] = path
+
+
 class Application:
     """Answers ``/ready`` at once, everything else slowly, and ``/never`` when it is told to."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.release = threading.Event()
+        self.repeats = Memory()
+        self.parsed = 0
 
     def at_once(self, path: str, headers: dict[bytes, bytes], client: tuple[str, int] | None) -> Answer | None:
         assert client is not None
+        assert client[0] == "127.0.0.1"
         assert b"host" in headers
+        self.parsed += path == "/ready"
         return PAGE.plain() if path == "/ready" else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,6 +156,120 @@ def test_a_request_behind_a_slow_one_waits_for_its_turn(running: Running) -> Non
         while PAGE.body not in answer:
             answer += connection.recv(65536)
         assert answer.index(b"slowly") < answer.index(PAGE.body)
+
+
+READY = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def ask(connection: socket.socket, *pieces: bytes, answers: int = 1) -> None:
+    """Send pieces one after the other, and read so many whole answers with the page."""
+    for piece in pieces:
+        connection.sendall(piece)
+        time.sleep(0.02 if len(pieces) > 1 else 0)
+    received = b""
+    while received.count(PAGE.body) < answers:
+        piece = connection.recv(65536)
+        assert piece, received
+        received += piece
+    assert received.count(b"HTTP/1.1 200 OK") == answers
+    assert received.endswith(PAGE.body)
+
+
+def read_slowly(connection: socket.socket) -> None:
+    """Read the answer that the application makes at length."""
+    received = b""
+    while b"slowly" not in received:
+        piece = connection.recv(65536)
+        assert piece, received
+        received += piece
+
+
+def test_the_same_bytes_again_are_not_parsed(running: Running) -> None:
+    memory = running.application.repeats
+    with running.send() as connection, running.send() as another:
+        for client in (connection, another, connection, connection):
+            ask(client, READY)
+    assert memory.kept == {READY: "/ready"}
+    assert (running.application.parsed, memory.answered) == (1, 3)
+    assert running.server.server_state.total_requests == 4
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answers"),
+    [
+        ((READY + READY,), 2),
+        ((READY[:20], READY[20:]), 1),
+        ((READY + READY[:20], READY[20:]), 2),
+        ((READY.replace(b"/ready", b"/a"),), 0),
+        ((READY.replace(b"Host: x", b"Host: x\r\nX: " + b"y" * 4096),), 1),
+    ],
+    ids=["two at once", "one in two pieces", "one and a half", "not ready", "long"],
+)
+def test_what_is_no_single_whole_request_for_what_is_ready_is_not_kept(
+    running: Running, pieces: tuple[bytes, ...], answers: int
+) -> None:
+    with running.send() as connection:
+        if answers:
+            ask(connection, *pieces, answers=answers)
+        else:
+            connection.sendall(b"".join(pieces))
+            read_slowly(connection)
+        assert {len(message) for message in running.application.repeats.kept} <= {4096 + len(READY) + len("\r\nX: ")}
+        ask(connection, READY)
+        ask(connection, READY)
+    assert running.application.repeats.answered == 1
+
+
+def test_a_request_with_rubbish_behind_it_is_refused_each_time(running: Running) -> None:
+    for _ in range(3):
+        with running.send() as connection:
+            connection.sendall(READY + b"\0rubbish")
+            received = b""
+            while piece := connection.recv(65536):
+                received += piece
+            assert b" 400 " in received
+    assert running.application.repeats.kept == {}
+
+
+def test_known_bytes_behind_a_slow_request_wait_for_their_turn(running: Running) -> None:
+    with running.send() as connection:
+        ask(connection, READY)
+        connection.sendall(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.1)
+        connection.sendall(READY)
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1000)
+        connection.settimeout(10)
+        running.application.release.set()
+        answer = b""
+        while PAGE.body not in answer:
+            answer += connection.recv(65536)
+    assert answer.index(b"slowly") < answer.index(PAGE.body)
+    assert running.application.repeats.answered == 0
+
+
+def test_known_bytes_keep_the_connection_open_as_any_request_does(running: Running) -> None:
+    with running.send() as connection:
+        ask(connection, READY)
+        connection.sendall(READY.replace(b"/ready", b"/a"))
+        read_slowly(connection)
+        (served,) = running.server.server_state.connections
+        assert isinstance(served, Connection)
+        eventually(lambda: served.timeout_keep_alive_task is not None)
+        ask(connection, READY)
+        assert served.timeout_keep_alive_task is None
+
+
+def test_the_body_of_a_request_is_never_taken_for_known_bytes(running: Running) -> None:
+    with running.send() as connection:
+        ask(connection, READY)
+        connection.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(READY))
+        read_slowly(connection)
+        connection.sendall(READY)
+        time.sleep(0.1)
+        ask(connection, READY)
+    assert running.application.repeats.answered == 1
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / H", b"GET / HTTP/1.1\r\nX: ", b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"])

@@ -146,9 +146,13 @@ class Authenticator:
 
     def remembered(self, authorization: bytes, address: str) -> Identity | None:  # noqa: ARG002 - the same from anywhere
         """The user whom this header is known to belong to, or None, which says nothing. Takes some microseconds."""
+        return self.holder(self.digest(authorization))
+
+    def holder(self, digest: bytes) -> Identity | None:
+        """The user whom the header with this :meth:`digest` is known to belong to, or None, which says nothing."""
         if not self._roster.current():
             return None
-        account = self._verified.get(self._digest(authorization))
+        account = self._verified.get(digest)
         return None if account is None else account.identity
 
     async def authenticate(self, authorization: bytes | None, address: str) -> Identity:
@@ -199,14 +203,15 @@ class Authenticator:
         for flight in flights:
             flight.verdict.cancel()
 
-    def _digest(self, authorization: bytes) -> bytes:
-        return hashlib.blake2b(authorization, digest_size=16, key=self._key).digest()
+    def digest(self, secret: bytes) -> bytes:
+        """What may stand for a secret in memory: a hash of it, keyed with what this process alone knows."""
+        return hashlib.blake2b(secret, digest_size=16, key=self._key).digest()
 
     def _begin(self, login: Login, address: str) -> Identity | Future[Identity]:
         """The user, or what will become the user once a thread has found out."""
         if not login.plausible:
             raise self._unauthorized()
-        digest = self._digest(login.header)
+        digest = self.digest(login.header)
         account = self._verified.get(digest)
         if account is not None:
             return account.identity

@@ -41,8 +41,8 @@ _log = logging.getLogger(__name__)
 class Catalogue:
     """Knows the files of a storage without reading them again.
 
-    On an event loop only ``stamp`` may be called, and while the storage is not shared ``projects``, ``locate`` and
-    ``project_stamp``. The rest may read or even hash files: call it in a thread.
+    On an event loop only ``stamp`` may be called, and while the storage is not shared ``projects``, ``offers``,
+    ``locate``, ``written``, ``status`` and ``project_stamp``. The rest may read or hash files: call it in a thread.
 
     Parameters:
         storage: the volume of packages.
@@ -187,6 +187,21 @@ class Catalogue:
         except (OSError, ValueError):
             return None
         return (Path(full), status.st_size) if stat.S_ISREG(status.st_mode) else None
+
+    def offers(self, path: str) -> bool:
+        """Whether a file is listed and may be had: its project is not under quarantine (PEP 792)."""
+        self._look()
+        project = self._listing.project_of(path)
+        return project is not None and self.marks.status(project)[0] != "quarantined"
+
+    def written(self, path: str) -> Hashable:
+        """Equal answers: the file has not been written in between. None when it is not there."""
+        try:
+            with self._storage.reading():
+                status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - on the way of many requests
+        except (OSError, ValueError):
+            return None
+        return status.st_size, status.st_mtime_ns
 
     def metadata(self, path: str) -> bytes | None:
         """The core metadata of a listed file (PEP 658), if it is served."""

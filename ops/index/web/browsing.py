@@ -37,7 +37,7 @@ class Browsing:
         self._catalogue = catalogue
         self._reading = reading
         self._shelf: Shelf[tuple[str, str, str]] = Shelf(
-            catalogue.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds
+            catalogue.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=False
         )
 
     async def projects(self, exchange: Exchange) -> None:

@@ -29,6 +29,8 @@ class Door:
 
     def __init__(self, authenticator: Authenticator, options: Options) -> None:
         self.remembered = authenticator.remembered
+        self.holder = authenticator.holder
+        self.digest = authenticator.digest
         self._authenticator = authenticator
         self._proxies = frozenset(options.trusted_proxies)
 

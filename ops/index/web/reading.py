@@ -24,6 +24,11 @@ from ops.index.web.shelf import Shelf
 _MEMORY = 16 * 1024**2
 """Bytes for rendered pages: those of some 3,000 projects with ten files each."""
 
+_CONDITIONS = frozenset({b"range", b"if-none-match", b"if-modified-since", b"if-range"})
+
+DECISIVE = (b"accept", b"accept-encoding", *_CONDITIONS)
+"""The request headers that :meth:`Reading.ready` goes by."""
+
 Header = TypeVar("Header")
 
 
@@ -68,21 +73,25 @@ class Reading:
         self._catalogue = catalogue
         self._delivery = Delivery(storage)
         self._shelf: Shelf[tuple[str, str | None]] = Shelf(
-            catalogue.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds
+            catalogue.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=not storage.shared
         )
         self._shared = storage.shared
         self._form = Memo(simple_form)
         self._gzip = Memo(accepts_gzip)
 
     def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
-        """The answer to a request for a page that was made before: all that the fast path does.
+        """The answer to a request for a page that was made before, or for a small file: all that the fast path does.
 
         Parameters:
             path: as the server decoded it.
-            headers: of the request.
+            headers: of the request; those named in DECISIVE are enough.
         """
-        form = None if path.endswith(".metadata") else self._form[headers.get(b"accept")]
-        page = self._shelf.ready((path, form))
+        if path.endswith(".metadata"):
+            page = self._shelf.ready((path, None))
+        elif path.startswith("/packages/"):
+            return self._small_file(path.removeprefix("/packages/"), headers)
+        else:
+            page = self._shelf.ready((path, self._form[headers.get(b"accept")]))
         return None if page is None else self.variant(page, headers)
 
     def variant(self, page: Representation, headers: Mapping[bytes, bytes]) -> Answer:
@@ -206,18 +215,20 @@ class Reading:
         file = self._catalogue.file(path) if self._shared else None
         return _Located(located[0], None if file is None else file.sha256)
 
+    def _small_file(self, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
+        if self._shared or not _CONDITIONS.isdisjoint(headers) or not self._catalogue.offers(path):
+            return None
+        return self._delivery.at_once(path)
+
     async def _metadata(self, path: str) -> Representation | None:
         filename = path.removesuffix(".metadata")
 
-        metadata: bytes | None = None
-
         def mark() -> Hashable:
-            nonlocal metadata
-            metadata = self._catalogue.metadata(filename)
-            self._check_quarantine(filename)
-            return metadata
+            return self._catalogue.written(filename) if self._catalogue.offers(filename) else None
 
         def render() -> Representation | None:
+            self._check_quarantine(filename)
+            metadata = self._catalogue.metadata(filename)
             if metadata is None:
                 return None
             return Representation(metadata, content_type="text/plain; charset=utf-8", caching=FILE_CACHING)

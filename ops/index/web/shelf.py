@@ -14,22 +14,35 @@ from ops.index.web.representation import Representation
 Key = TypeVar("Key", bound=Hashable)
 
 
+_SMALL = 256 * 1024
+"""Bytes of an answer that tells of few enough things to look at on the way; some 500 files."""
+
+
 class _Entry:
     """What is kept of one answer.
 
     Parameters:
         stamp: of everything, when it was last found to be right.
-        mark: of what it tells of, when it was made.
+        look: gives the mark of what it tells of, now.
+        mark: the same when it was made.
         until: when its mark is to be compared once more, whatever the stamp says.
         representation: the answer.
     """
 
-    __slots__ = ("mark", "representation", "stamp", "until", "used")
+    __slots__ = ("look", "mark", "representation", "stamp", "until", "used")
 
-    def __init__(self, stamp: Hashable, mark: Hashable, until: float, representation: Representation) -> None:
+    def __init__(
+        self,
+        stamp: Hashable,
+        look: Callable[[], Hashable],
+        mark: Hashable,
+        until: float,
+        representation: Representation,
+    ) -> None:
         self.until = until
         self.used = False
         self.stamp = stamp
+        self.look = look
         self.mark = mark
         self.representation = representation
 
@@ -44,9 +57,11 @@ class Shelf(Generic[Key]):
         stamp: cheap, and equal as long as nothing visible has changed.
         capacity: of all answers together, in bytes, roughly.
         lifetime: seconds for which an equal stamp is enough. It does not tell of files that were changed in place.
+        near: whether marks can be looked at in microseconds, without waiting for another machine.
     """
 
-    def __init__(self, stamp: Callable[[], Hashable], *, capacity: int, lifetime: float) -> None:
+    def __init__(self, stamp: Callable[[], Hashable], *, capacity: int, lifetime: float, near: bool) -> None:
+        self._near = near
         self._lifetime = lifetime
         self._stamp = stamp
         self._capacity = capacity
@@ -56,10 +71,16 @@ class Shelf(Generic[Key]):
         self._rendering: dict[tuple[Key, Hashable], asyncio.Future[Representation | None]] = {}
 
     def ready(self, key: Key) -> Representation | None:
-        """The answer, if it lies here and nothing at all has changed since. Costs a look at the stamp."""
+        """The answer, if it lies here and can be told at once to be right: by its stamp, or by its mark."""
         entry = self._entries.get(key)
-        if entry is None or entry.stamp != self._stamp() or entry.until < time.monotonic():
+        if entry is None:
             return None
+        stamp = self._stamp()
+        if entry.stamp != stamp or entry.until < time.monotonic():
+            if not self._near or entry.representation.size > _SMALL or entry.look() != entry.mark:
+                return None
+            entry.stamp = stamp
+            entry.until = time.monotonic() + self._lifetime
         entry.used = True
         return entry.representation
 
@@ -73,7 +94,8 @@ class Shelf(Generic[Key]):
 
         Parameters:
             key: under which it is kept.
-            mark: what the answer depends on; equal as long as it is unchanged. Runs in the other thread too.
+            mark: what the answer depends on; equal as long as it is unchanged. Runs in the other thread too, and in
+                :meth:`ready` if marks are near.
             render: makes the answer; None when there is nothing to tell of.
         """
         stamp = self._stamp()
@@ -97,7 +119,7 @@ class Shelf(Generic[Key]):
         if representation is not None:
             representation.gzipped()  # here, where it holds up nobody
         until = time.monotonic() + self._lifetime
-        self._put(key, None if representation is None else _Entry(stamp, marked, until, representation))
+        self._put(key, None if representation is None else _Entry(stamp, mark, marked, until, representation))
         return representation
 
     def _put(self, key: Key, entry: _Entry | None) -> None:

@@ -291,7 +291,7 @@ def test_what_is_remembered_is_bounded_and_holds_no_password(
 
 def test_two_processes_remember_under_different_keys(storage: DirectoryStorage) -> None:
     one, two = Authenticator(storage, CHEAP), Authenticator(storage, CHEAP)
-    assert one._digest(basic("alice")) != two._digest(basic("alice"))
+    assert one.digest(basic("alice")) != two.digest(basic("alice"))
 
 
 # --- changes ----------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ from ops.index.web.shelf import Shelf
 class World:
     """Something that pages tell of."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, near: bool = False, lifetime: float = 60, capacity: int = 100_000) -> None:
         self.stamp = 0
         self.marks: dict[str, int] = {}
         self.rendered: list[str] = []
-        self.shelf: Shelf[str] = Shelf(lambda: self.stamp, capacity=100_000, lifetime=60)
+        self.shelf: Shelf[str] = Shelf(lambda: self.stamp, capacity=capacity, lifetime=lifetime, near=near)
 
     def change(self, name: str) -> None:
         self.marks[name] = self.marks.get(name, 0) + 1
@@ -61,6 +61,41 @@ def test_a_change_elsewhere_renders_nothing_anew(world: World) -> None:
         world.change("eggs")
         assert world.shelf.ready("spam") is None, "it has to be looked at first"
         assert await world.fetch("spam") == b"1"
+        assert world.shelf.ready("spam") is not None
+
+    asyncio.run(scenario())
+    assert world.rendered == ["spam"]
+
+
+@pytest.mark.parametrize("lifetime", [60, 0])
+def test_marks_that_are_near_are_looked_at_on_the_way(lifetime: float) -> None:
+    world = World(near=True, lifetime=lifetime)
+
+    async def scenario() -> None:
+        world.change("spam")
+        await world.fetch("spam")
+        world.change("eggs")
+        page = world.shelf.ready("spam")
+        assert page is not None
+        assert page.body.strip() == b"1"
+        world.change("spam")
+        assert world.shelf.ready("spam") is None
+        assert await world.fetch("spam") == b"2"
+
+    asyncio.run(scenario())
+    assert world.rendered == ["spam", "spam"]
+
+
+def test_what_tells_of_much_is_looked_at_elsewhere() -> None:
+    world = World(near=True, capacity=10**7)
+
+    async def scenario() -> None:
+        world.change("spam")
+        await world.fetch("spam", size=300_000)
+        assert world.shelf.ready("spam") is not None
+        world.change("eggs")
+        assert world.shelf.ready("spam") is None
+        await world.fetch("spam")
         assert world.shelf.ready("spam") is not None
 
     asyncio.run(scenario())
