@@ -43,6 +43,12 @@ class FakeAudit:
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def record(self, event: str, *, user: str, address: str, **details: object) -> None:
+        self.note(event, user=user, address=address, **details)
+
+    def sync(self) -> None:
+        """It is in memory."""
+
+    def note(self, event: str, *, user: str, address: str, **details: object) -> None:
         self.events.append({"event": event, "user": user, "address": address, **details})
 
 

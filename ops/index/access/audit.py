@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
 from typing import Final
 
-from ops.index.disk.storage import SharedRun, Storage
-from ops.index.disk.writing import sync_folder
+from ops.index.access.journal import Journal
+from ops.index.disk.storage import Storage
 from ops.index.options import Options
 
 SERVER_FOLDER: Final = ".index/audit"
@@ -40,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Audit:
-    """Appends to one file a day and server, so that no two servers of a Volume ever write the same file.
+    """Notes events in a :class:`~ops.index.access.journal.Journal`.
 
     Recording never fails: when the disk is full, that is logged once, and the request goes on.
 
@@ -62,17 +61,12 @@ class Audit:
         options: Options | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._storage = storage
-        self._folder = PurePosixPath(folder)
         name = options.instance if options else ""
         # The random part keeps apart two containers that were given one name.
-        self._instance = f"{_plain(name) or os.getpid()}-{secrets.token_hex(3)}"
+        self._journal = Journal(storage, folder, f"{_plain(name) or os.getpid()}-{secrets.token_hex(3)}")
         self._clock = clock
-        self._lock = threading.Lock()
-        self._file = threading.Lock()  # held while a commit is waited for: never by who only sums up
-        self._unsynced: set[Path] = set()
-        self._sync = SharedRun(self._sync_files)
-        self._failing = False
+        self._lock = threading.Lock()  # never held while a file is waited for
+        self._failing: set[str] = set()
         self._refusals = _Refusals()
         self._wake = threading.Event()
         self._writer: threading.Thread | None = None
@@ -86,19 +80,33 @@ class Audit:
             address: from where.
             details: anything that JSON can say; never a secret.
         """
+        self.note(event, user=user, address=address, **details)
+        if event not in _REFUSALS:
+            self.sync()
+
+    def note(self, event: str, *, user: str, address: str, **details: object) -> None:
+        """Note one event that is on the disk when the next :meth:`sync` returns. Never raises.
+
+        The parameters are those of :meth:`record`.
+        """
         now = self._clock()
         if event in _REFUSALS:
             with self._lock:
                 self._refusals.add(now, event, user, address, details)
             self._start()
         else:
-            self._append([_line(now, event, user, address, details)], durable=True)
+            self._append([_line(now, event, user, address, details)])
+
+    def sync(self) -> None:
+        """Have all on the disk that was noted before. Never raises."""
+        with self._told("made durable"):
+            self._journal.sync()
 
     def flush(self) -> None:
         """Write what is waiting."""
         with self._lock:
             lines = self._refusals.take(self._clock(), everything=True)
-        self._append(lines, durable=False)
+        self._append(lines)
 
     def close(self) -> None:
         """Write what is waiting, and stop."""
@@ -107,6 +115,8 @@ class Audit:
         if writer is not None:
             writer.join(5)
         self.flush()
+        with self._told("made durable"):
+            self._journal.close()
 
     def _start(self) -> None:
         if self._writer is None:
@@ -119,49 +129,27 @@ class Audit:
         while not self._wake.wait(1.0):
             with self._lock:
                 lines = self._refusals.take(self._clock())
-            self._append(lines, durable=False)
+            self._append(lines)
 
-    def _append(self, lines: list[bytes], *, durable: bool) -> None:
-        for line in lines:
-            _log.info("%s", line.decode().rstrip())
+    def _append(self, lines: list[bytes]) -> None:
         if not lines:
             return
+        if _log.isEnabledFor(logging.INFO):
+            for line in lines:
+                _log.info("%s", line.decode().rstrip())
+        with self._told("written"):
+            self._journal.append(_moment(self._clock())[:10], b"".join(lines))
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """A failure is told once, until the same works again."""
         try:
-            with self._file, self._storage.reading():
-                self._append_to_file(b"".join(lines), durable=durable)
-            if durable and not self._storage.shared:  # there, the commit of the change makes its line durable
-                self._sync()
-            self._failing = False
+            yield
+            self._failing.discard(what)
         except OSError as error:
-            if not self._failing:
-                _log.error("the audit log cannot be written, events are lost until it can: %s", error)
-            self._failing = True
-
-    def _append_to_file(self, content: bytes, *, durable: bool) -> None:
-        folder = self._storage.directory / self._folder
-        folder.mkdir(parents=True, exist_ok=True)
-        day = datetime.fromtimestamp(self._clock(), UTC).date().isoformat()
-        path = folder / f"{day}.{self._instance}.jsonl"
-        new = not path.exists()
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            size = os.fstat(descriptor).st_size
-            written = os.write(descriptor, content)
-            if written < len(content):  # a full disk: no line may be torn
-                with contextlib.suppress(OSError):
-                    os.ftruncate(descriptor, size)
-                raise OSError(28, "the disk is full")
-        finally:
-            os.close(descriptor)
-        if durable:
-            self._unsynced.update({path, folder} if new else {path})
-
-    def _sync_files(self) -> None:
-        """One fsync for all lines that were written before: uploads that come together share it."""
-        with self._file:
-            paths, self._unsynced = self._unsynced, set()
-        for path in paths:
-            sync_folder(str(path))
+            if what not in self._failing:
+                _log.error("the audit log cannot be %s, events are lost until it can: %s", what, error)
+            self._failing.add(what)
 
 
 class _Refusals:
@@ -212,7 +200,7 @@ def claimed(username: str) -> str:
 
 def _line(now: float, event: str, user: str, address: str, details: dict[str, object]) -> bytes:
     entry: dict[str, object] = {
-        "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": _moment(now),
         "event": event,
         "user": _shown(user),
         "address": _shown(address),
@@ -227,6 +215,11 @@ def _line(now: float, event: str, user: str, address: str, details: dict[str, ob
         else:
             entry[key] = _shown(str(value))
     return json.dumps(entry).encode("ascii") + b"\n"
+
+
+def _moment(now: float) -> str:
+    """Seconds since the epoch in UTC (RFC 3339)."""
+    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _shown(text: str) -> str:

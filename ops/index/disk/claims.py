@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import secrets
 import threading
+import weakref
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, unquote
 
 from ops.index.disk.locking import is_locked, try_lock, unlock
+from ops.index.disk.writing import UNLINKABLE
+
+_ATTEMPTS = 20
+"""How often a claim is tried for when its file, or the directory, vanishes in the same moment."""
 
 
 class Claims(Protocol):
@@ -58,9 +66,10 @@ class MemoryClaims:
 
 
 class FileClaims:
-    """Claims among all processes of one machine, as locked files (``flock``).
+    """Claims among all processes of one machine, as hard links to a file that its process keeps locked (``flock``).
 
-    The kernel lets go of a lock when its holder ends, however it ends: a dead process holds nothing.
+    The kernel lets go of a lock when its holder ends, however it ends: a dead process holds nothing. A file of its own
+    for each claim would do as well, and does where there are no hard links; to make and delete one costs more.
 
     Parameters:
         directory: where the files are; made when the first claim is taken.
@@ -69,7 +78,10 @@ class FileClaims:
     def __init__(self, directory: Path) -> None:
         self._directory = str(directory)
         self._lock = threading.Lock()
-        self._descriptors: dict[str, int] = {}
+        self._names: dict[str, int | None] = {}
+        """What is held or being taken, and the locked file that it has for itself if it has one."""
+        self._taken: set[str] = set()
+        self._own: str | None = None
 
     def acquire(self, filename: str) -> bool:
         """Take the claim on *filename*; False when another thread or process has it.
@@ -78,41 +90,82 @@ class FileClaims:
             OSError: the directory cannot be written.
         """
         with self._lock:
-            if filename in self._descriptors:
+            if filename in self._names:
                 return False
-            self._descriptors[filename] = -1  # ours among threads; the file decides among processes
-        descriptor = None
+            self._names[filename] = None  # ours among threads; the file decides among processes
+        taken = False
         try:
-            descriptor = try_lock(self._path(filename))
+            taken = self._take(filename, self._path(filename))
         finally:
             with self._lock:
-                if descriptor is None:
-                    del self._descriptors[filename]
+                if taken:
+                    self._taken.add(filename)
                 else:
-                    self._descriptors[filename] = descriptor
-        return descriptor is not None
+                    del self._names[filename]
+        return taken
 
     def held(self) -> AbstractSet[str]:
         """All names that are claimed now. Files that dead processes left are swept away."""
         with self._lock:
-            names = {name for name, descriptor in self._descriptors.items() if descriptor >= 0}
+            names = set(self._taken)
         try:
             entries = os.listdir(self._directory)  # noqa: PTH208 - on the way of every new file
         except OSError:
             return names
         for entry in entries:
+            path = f"{self._directory}/{entry}"
             name = unquote(entry)
-            if name not in names and is_locked(f"{self._directory}/{entry}"):
+            if path != self._own and name not in names and is_locked(path) and not entry.startswith("."):
                 names.add(name)
         return names
 
     def release(self, filename: str) -> None:
         """Give the claim back."""
         with self._lock:
-            descriptor = self._descriptors.get(filename, -1)
-            if descriptor >= 0:
+            if filename not in self._taken:
+                return
+            descriptor = self._names[filename]
+            if descriptor is None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path(filename))  # noqa: PTH108
+            else:
                 unlock(self._path(filename), descriptor)
-                del self._descriptors[filename]
+            self._taken.discard(filename)
+            del self._names[filename]
+
+    def _take(self, filename: str, path: str) -> bool:
+        for _ in range(_ATTEMPTS):
+            own = self._own or self._make_own()
+            try:
+                os.link(own, path)
+            except FileExistsError:
+                if is_locked(path):
+                    return False
+            except FileNotFoundError:  # somebody has emptied the directory
+                self._own = None
+            except OSError as error:
+                if error.errno not in UNLINKABLE:
+                    raise
+                descriptor = try_lock(path)
+                self._names[filename] = descriptor
+                return descriptor is not None
+            else:
+                return True
+        return False
+
+    def _make_own(self) -> str:
+        """The file that this process keeps locked. The descriptor is closed with it, and the file removed."""
+        with self._lock:
+            if self._own is not None:
+                return self._own
+            for _ in range(_ATTEMPTS):
+                path = f"{self._directory}/.{os.getpid()}-{secrets.token_hex(6)}"
+                descriptor = try_lock(path)
+                if descriptor is not None:  # else somebody who looks for dead ones looks at it just now
+                    weakref.finalize(self, unlock, path, descriptor)
+                    self._own = path
+                    return path
+            raise OSError(errno.EBUSY, "no file can be locked", self._directory)
 
     def _path(self, filename: str) -> str:
         quoted = quote(filename, safe="+!")

@@ -19,7 +19,8 @@ INDEX_FOLDER = ".index"
 """Where the index keeps what it adds to a directory of packages; stock pypiserver ignores it."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_UNLINKABLE = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+UNLINKABLE = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+"""What file systems say that have no hard links."""
 
 _FORGOTTEN_SECONDS = 24 * 3600.0
 
@@ -131,7 +132,7 @@ def place(scratch: str, path: str) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        if error.errno not in _UNLINKABLE:
+        if error.errno not in UNLINKABLE:
             raise
         # A file system without hard links. The claim on the name keeps every other server away meanwhile.
         if os.path.lexists(path):

@@ -34,7 +34,13 @@ class AuditLog(Protocol):
     """Where changes are noted, as :class:`ops.index.access.audit.Audit` does it."""
 
     def record(self, event: str, *, user: str, address: str, **details: object) -> None:
-        """Note one event. Never raises."""
+        """Note one event, durably. Never raises."""
+
+    def note(self, event: str, *, user: str, address: str, **details: object) -> None:
+        """Note one event; the next :meth:`sync` makes it durable. Never raises."""
+
+    def sync(self) -> None:
+        """Make what was noted durable. Never raises."""
 
 
 class Curator:

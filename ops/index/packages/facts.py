@@ -90,13 +90,13 @@ class FactsStore:
         """
         # Not dataclasses.asdict, which copies deeply: this is on the way of every upload.
         fields = {name: getattr(facts, name) for name in Facts.__slots__}
-        pieces = (json.dumps({"format": _FORMAT, **fields}).encode(), b"\n", metadata or b"")
+        content = b"".join((json.dumps({"format": _FORMAT, **fields}).encode(), b"\n", metadata or b""))
         try:
-            self._workbench.replace(f"{self._folder}/{path}", *pieces)
+            self._workbench.replace(f"{self._folder}/{path}", content)
         except OSError:
             target = Path(self._fallback(), path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(b"".join(pieces))
+            target.write_bytes(content)
 
     def forget(self, path: str) -> None:
         """Remove the sidecar of a file that is gone."""

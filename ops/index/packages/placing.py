@@ -50,10 +50,18 @@ class Placing:
         catalogue: of the same storage.
         workbench: where files are finished that come from another disk.
         options: ``claim_seconds`` and ``refresh_seconds``.
+        with_names: makes durable what has to be when names are; not needed on a shared storage, where a commit does.
     """
 
     def __init__(
-        self, storage: Storage, claims: Claims, catalogue: Catalogue, workbench: Workbench, options: Options
+        self,
+        storage: Storage,
+        claims: Claims,
+        catalogue: Catalogue,
+        workbench: Workbench,
+        options: Options,
+        *,
+        with_names: Callable[[], None] | None = None,
     ) -> None:
         self._storage = storage
         self._claims = claims
@@ -61,7 +69,8 @@ class Placing:
         self._workbench = workbench
         self._options = options
         self._directory = str(storage.directory)
-        self._sync = SharedRun(lambda: sync_folder(self._directory))
+        self._with_names = with_names
+        self._sync = SharedRun(self._sync_names)
         self._undoing: set[threading.Thread] = set()
         self._closing = threading.Event()
 
@@ -74,6 +83,11 @@ class Placing:
         if not self._storage.shared:
             with self.writing("the files' names could not be made durable"):
                 self._sync()
+
+    def _sync_names(self) -> None:
+        if self._with_names is not None:
+            self._with_names()
+        sync_folder(self._directory)
 
     def close(self) -> None:
         """Let failed uploads be undone that still wait for it, for a few seconds."""
@@ -147,8 +161,9 @@ class Placing:
                     status = os.stat(target)  # noqa: PTH116
                     self._catalogue.keep(filename, facts.at(status.st_mtime_ns), metadata)
         finally:
-            with self._storage.reading(), contextlib.suppress(OSError):
-                remove(scratch)
+            if scratch != staged.path:  # else its owner removes it
+                with self._storage.reading(), contextlib.suppress(OSError):
+                    remove(scratch)
 
     def confirm(self, claim: Claim, filename: str) -> None:
         """Have it confirmed that the file stays.

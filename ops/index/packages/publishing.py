@@ -64,7 +64,10 @@ class Publisher(Curator):
         self, storage: Storage, claims: Claims, catalogue: Catalogue, options: Options, *, audit: AuditLog | None = None
     ) -> None:
         self._stage = Stage(storage, options)
-        super().__init__(storage, catalogue, Placing(storage, claims, catalogue, self._stage.workbench, options), audit)
+        placing = Placing(
+            storage, claims, catalogue, self._stage.workbench, options, with_names=audit.sync if audit else None
+        )
+        super().__init__(storage, catalogue, placing, audit)
         self._options = options
 
     def start(self) -> None:
@@ -131,8 +134,7 @@ class Publisher(Curator):
                     return Outcome.SAME
                 facts = _facts(name, staged, contents)
                 self._placing.put(claim, filename, staged, facts, contents.metadata)
-                self._note("upload", identity, address, filename=filename, **details)
-                self._confirm(claim, filename, identity, address)
+                self._confirm(claim, filename, identity, address, **details)
                 self._catalogue.admit(filename)
                 return Outcome.CREATED
 
@@ -168,8 +170,7 @@ class Publisher(Curator):
                         raise FileTaken(filename)
                     return Outcome.SAME
                 self._placing.put(claim, filename, staged, None, None)
-                self._note("upload", identity, address, filename=filename, sha256=staged.sha256, size=staged.size)
-                self._confirm(claim, filename, identity, address)
+                self._confirm(claim, filename, identity, address, sha256=staged.sha256, size=staged.size)
                 return Outcome.CREATED
 
     def _name(self, filename: str) -> Name:
@@ -234,7 +235,10 @@ class Publisher(Curator):
             raise FileTaken(name.filename, existing=spelling)
         return existing
 
-    def _confirm(self, claim: Claim, filename: str, identity: Uploader, address: str) -> None:
+    def _confirm(self, claim: Claim, filename: str, identity: Uploader, address: str, **details: object) -> None:
+        """Make the file durable, with the line about it."""
+        if self._audit is not None:
+            self._audit.note("upload", user=identity.username, address=address, filename=filename, **details)
         try:
             self._placing.confirm(claim, filename)
         except PackageIndexError as error:

@@ -86,8 +86,10 @@ def test_a_change_is_on_the_disk_before_it_is_answered_and_a_refusal_is_not_wait
     assert len(synced) == 3  # the file, the folder that now has it, and the file again
     synced.clear()
     audit.record("login.refused", user="a", address="")
-    audit.close()
+    audit.flush()
     assert not synced
+    audit.close()
+    assert len(synced) == 1
     assert [entry["event"] for entry in entries(storage)] == ["upload", "upload", "login.refused"]
 
 

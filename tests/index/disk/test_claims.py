@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import os
 import subprocess
 import sys
 import threading
@@ -104,6 +107,81 @@ def test_what_a_killed_process_leaves_is_swept_away(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir())
     assert not FileClaims(tmp_path).held()
     assert not list(tmp_path.iterdir())
+
+
+def test_two_who_find_a_dead_ones_claim_do_not_both_get_it(tmp_path: Path) -> None:
+    for number in range(15):
+        name = f"{number}.whl"
+        end(hold(tmp_path, name))
+        barrier = threading.Barrier(4)
+        won: list[bool] = []
+
+        kept = [FileClaims(tmp_path) for _ in range(4)]
+
+        def take(
+            own: FileClaims, name: str = name, barrier: threading.Barrier = barrier, won: list[bool] = won
+        ) -> None:
+            barrier.wait()
+            won.append(own.acquire(name))
+
+        threads = [threading.Thread(target=take, args=(own,)) for own in kept]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert won.count(True) <= 1
+        assert any(own.acquire(name) for own in kept) or won.count(True) == 1
+
+
+def test_a_directory_that_was_emptied_is_no_hindrance(tmp_path: Path) -> None:
+    claims = FileClaims(tmp_path / "claims")
+    assert claims.acquire("a.whl")
+    for path in (tmp_path / "claims").iterdir():
+        path.unlink()
+    (tmp_path / "claims").rmdir()
+    assert claims.acquire("b.whl")
+    assert FileClaims(tmp_path / "claims").held() == {"b.whl"}
+    claims.release("a.whl")
+    claims.release("b.whl")
+    assert not claims.held()
+
+
+def test_without_hard_links_each_claim_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    one, two = FileClaims(tmp_path), FileClaims(tmp_path)
+    monkeypatch.setattr(os, "link", refuse)
+    assert one.acquire("a.whl")
+    assert not two.acquire("a.whl")
+    assert two.held() == {"a.whl"}
+    monkeypatch.undo()
+    assert not FileClaims(tmp_path).acquire("a.whl"), "also for one that could link"
+    one.release("a.whl")
+    assert two.acquire("a.whl")
+
+
+def test_what_the_system_refuses_is_said_and_nothing_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    claims = FileClaims(tmp_path)
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match="No space"):
+        claims.acquire("a.whl")
+    monkeypatch.undo()
+    assert not claims.held()
+    assert claims.acquire("a.whl")
+
+
+def test_claims_that_nobody_holds_any_more_leave_nothing_behind(tmp_path: Path) -> None:
+    claims = FileClaims(tmp_path)
+    claims.acquire("a.whl")
+    del claims
+    gc.collect()
+    another = FileClaims(tmp_path)
+    assert another.acquire("a.whl")
+    assert len(list(tmp_path.iterdir())) == 2  # the claim, and the locked file of who holds it
 
 
 def test_looking_at_claims_while_they_come_and_go_never_breaks_one(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def left_over(house: House) -> list[str]:
     """What an upload must not leave: scratch files, claims, facts of files that are not there."""
     index = house.directory / ".index"
     found = [str(path) for path in (index / "staging").glob("*") if not path.name.endswith("-lock")]
-    found += [str(path) for path in (index / "claims").glob("*")]
+    found += [str(path) for path in (index / "claims").glob("[!.]*")]
     found += [str(path) for path in (index / "facts").glob("*") if not (house.directory / path.name).exists()]
     return found
 

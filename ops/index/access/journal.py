@@ -1,0 +1,138 @@
+"""Files that only grow, one a day: what the audit log is written to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import weakref
+from dataclasses import dataclass
+
+from ops.index.disk.storage import SharedRun, Storage
+from ops.index.disk.writing import sync_folder
+
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A file that is held open: which, and how."""
+
+    path: str
+    descriptor: int
+
+
+class Journal:
+    """Appends to the files of one server, so that no two servers of a Volume ever write the same file.
+
+    On this machine the day's file stays open; on a shared storage it must not, and is opened for each write.
+
+    Parameters:
+        storage: the volume that the folder lies on.
+        folder: below its directory; made when the first line is written.
+        name: of the server, in the names of its files.
+    """
+
+    def __init__(self, storage: Storage, folder: str, name: str) -> None:
+        self._storage = storage
+        self._folder = f"{storage.directory}/{folder}"
+        self._name = name
+        self._lock = threading.Lock()  # held while a commit is waited for
+        self._files: list[_Open] = []  # the last one is today's; the others wait until they are durable
+        self._over = False
+        self._new = False
+        self._sync = SharedRun(self._sync_files)
+        weakref.finalize(self, _close_all, self._files)
+
+    def append(self, day: str, content: bytes) -> None:
+        """Add whole lines to a day's file: all of them or nothing.
+
+        Parameters:
+            day: such as ``2026-01-31``, which begins the file's name.
+            content: the lines.
+
+        Raises:
+            OSError: nothing was added.
+        """
+        path = f"{self._folder}/{day}.{self._name}.jsonl"
+        with self._lock, self._storage.reading():
+            if self._storage.shared:
+                descriptor = self._opened(path)
+                try:
+                    _append(descriptor, content, os.fstat(descriptor))
+                finally:
+                    os.close(descriptor)
+            else:
+                descriptor, status = self._today(path)
+                _append(descriptor, content, status)
+
+    def sync(self) -> None:
+        """Make all lines durable that were added before; those who ask together share the work.
+
+        On a shared storage it does nothing: the next commit does it.
+
+        Raises:
+            OSError: they are not known to be.
+        """
+        if not self._storage.shared:
+            self._sync()
+
+    def close(self) -> None:
+        """Make the lines durable, and let go of the files. More may be written later.
+
+        Raises:
+            OSError: they are not known to be durable.
+        """
+        self._over = True
+        self.sync()
+
+    def _today(self, path: str) -> tuple[int, os.stat_result]:
+        """The file that is held open for today, and how it is now."""
+        if self._files and self._files[-1].path == path:
+            descriptor = self._files[-1].descriptor
+            status = os.fstat(descriptor)
+            if status.st_nlink:  # else somebody has removed it
+                return descriptor, status
+        self._over = False
+        descriptor = self._opened(path)
+        self._files.append(_Open(path, descriptor))
+        return descriptor, os.fstat(descriptor)
+
+    def _opened(self, path: str) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, _FLAGS)
+        os.makedirs(self._folder, exist_ok=True)  # noqa: PTH103
+        self._new = True
+        return os.open(path, _FLAGS | os.O_CREAT, 0o600)
+
+    def _sync_files(self) -> None:
+        with self._lock:
+            files, new = list(self._files), self._new
+            self._new = False
+        try:
+            for file in files:
+                os.fsync(file.descriptor)
+            if new:
+                sync_folder(self._folder)
+        except OSError:
+            self._new = self._new or new
+            raise
+        with self._lock:
+            for file in files:
+                if self._over or file is not self._files[-1]:
+                    self._files.remove(file)
+                    os.close(file.descriptor)
+
+
+def _append(descriptor: int, content: bytes, before: os.stat_result) -> None:
+    if os.write(descriptor, content) < len(content):  # a full disk: no line may be torn
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, before.st_size)
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+
+def _close_all(files: list[_Open]) -> None:
+    """For a journal that nobody holds any more."""
+    for file in files:
+        os.close(file.descriptor)
