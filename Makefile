@@ -42,7 +42,7 @@ lint: $(VENV)/.test  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(VENV)/.test  ## measure the index beside its peers (installs them; SCALE=full takes half an hour)
-	@$(BIN)/runbook run 10_benchmark $(if $(SCALE),-p scale=$(SCALE))
+	@$(BIN)/runbook run 10_benchmark -p scale=$(or $(SCALE),quick)
 
 notebooks: $(VENV)/.test  ## run the notebooks afresh and store their outputs in them
 	@$(BIN)/python -m ops.runbook.store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -43,10 +43,11 @@ class AdminApi:
     Parameters:
         url: the root of the application, ending in a slash.
         token: the admin token; None to be refused.
+        headers: what the place where it runs wants besides, see :class:`~ops.targets.Deployment`.
     """
 
-    def __init__(self, url: str, token: Secret | None) -> None:
-        self._http = HttpClient(url, token=token)
+    def __init__(self, url: str, token: Secret | None, headers: Mapping[str, Secret] | None = None) -> None:
+        self._http = HttpClient(url, token=token, headers=headers)
 
     @classmethod
     def of(cls, target: Target, settings: Settings | None = None) -> tuple[Deployment, Self]:
@@ -66,7 +67,7 @@ class AdminApi:
                 [f"this machine has no copy of the admin token of the target {target.name!r}"],
                 todo=f"set the environment variable {settings.secret_key} to it, or work where it was provisioned",
             )
-        return deployment, cls(deployment.admin_url, token)
+        return deployment, cls(deployment.admin_url, token, deployment.admin_headers)
 
     def __enter__(self) -> Self:
         return self

@@ -31,15 +31,22 @@ class HttpClient:
         username: for HTTP Basic auth (RFC 7617); None for a stranger.
         password: the user's.
         token: for a Bearer header (RFC 6750), in place of a user.
+        headers: secret ones that every request carries besides.
     """
 
     def __init__(
-        self, url: str, *, username: str | None = None, password: Secret | None = None, token: Secret | None = None
+        self,
+        url: str,
+        *,
+        username: str | None = None,
+        password: Secret | None = None,
+        token: Secret | None = None,
+        headers: Mapping[str, Secret] | None = None,
     ) -> None:
         self.url = url
         self._session = requests.Session()
         # A user's ~/.netrc would log a stranger in, and replace a Bearer header.
-        self._session.auth = _Headers(username, password, token)
+        self._session.auth = _Headers(username, password, token, headers or {})
         # Nor does a proxy of the environment stand between this machine and itself.
         self._session.trust_env = not is_loopback(url)
         retries = Retry(total=None, connect=3, read=0, redirect=20, status=0, other=0, backoff_factor=0.2)
@@ -95,11 +102,16 @@ class HttpClient:
 class _Headers(requests.auth.AuthBase):
     """Says who asks, and keeps requests from looking for credentials anywhere else."""
 
-    def __init__(self, username: str | None, password: Secret | None, token: Secret | None) -> None:
+    def __init__(
+        self, username: str | None, password: Secret | None, token: Secret | None, more: Mapping[str, Secret]
+    ) -> None:
+        self._more = more
         self._basic = (username, password) if username is not None and password is not None else None
         self._token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        for name, value in self._more.items():
+            request.headers[name] = value.reveal()
         if self._token is not None:
             request.headers["Authorization"] = f"Bearer {self._token.reveal()}"
         elif self._basic is not None:

@@ -119,12 +119,12 @@ def _as_a_visitor(deployment: Deployment) -> list[Finding]:
 
 def _as_the_operator(target: Target, deployment: Deployment, settings: Settings) -> list[Finding]:
     findings = []
-    with AdminApi(deployment.admin_url, None) as stranger:
+    with AdminApi(deployment.admin_url, None, deployment.admin_headers) as stranger:
         status = stranger.users_status()
     findings.append(Finding("the list of users, without the admin token", "401", str(status), status == 401))
     token = target.recall_secret(settings.secret_name, settings.secret_key)
     if token is not None:
-        with AdminApi(deployment.admin_url, token) as operator:
+        with AdminApi(deployment.admin_url, token, deployment.admin_headers) as operator:
             status = operator.users_status()
         findings.append(Finding("the list of users, with the admin token", "200", str(status), status == 200))
     return findings

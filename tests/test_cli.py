@@ -70,7 +70,7 @@ def test_up_leads_from_nothing_to_a_working_index_and_a_second_one_changes_nothi
     assert "nothing" in second.stdout.lower()
 
 
-_GROWING = {"audit", ".audit", "staging", "removed"}
+_GROWING = {"audit", ".audit", "staging", "claims", "removed"}
 
 
 def _state(workspace: Workspace) -> dict[str, bytes]:

@@ -63,7 +63,8 @@ class Server:
         port: the TCP port on loopback that *command* names.
         index_path: of the PEP 503 root, with both slashes.
         upload_path: where files are posted to, or empty.
-        login: None when it answers anyone.
+        login: whom it wants to know before it answers; None when it answers anyone.
+        uploader: who may upload, if that is another; None for *login*.
         environment: variables besides the few that every server gets.
     """
 
@@ -77,11 +78,13 @@ class Server:
         index_path: str = "/simple/",
         upload_path: str = "",
         login: Login | None = None,
+        uploader: Login | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.port = port
         self.login = login
+        self._uploader = uploader or login
         self.index_path = index_path
         self.upload_path = upload_path
         self._command = list(command)
@@ -108,6 +111,11 @@ class Server:
     def authorization(self) -> str:
         """The header's value; empty when the server answers anyone."""
         return self.login.header() if self.login else ""
+
+    @property
+    def upload_authorization(self) -> str:
+        """The same for an upload."""
+        return self._uploader.header() if self._uploader else ""
 
     def page_url(self, project: str) -> str:
         """The page of one project."""

@@ -83,8 +83,8 @@ def upload_frame(server: Server, wheel: Wheel) -> tuple[bytes, bytes]:
         f"Content-Type: multipart/form-data; boundary={boundary}",
         f"Content-Length: {len(before) + wheel.size + len(after)}",
     ]
-    if server.authorization:
-        lines.append(f"Authorization: {server.authorization}")
+    if server.upload_authorization:
+        lines.append(f"Authorization: {server.upload_authorization}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + before, after
 
 

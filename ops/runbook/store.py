@@ -33,8 +33,8 @@ from ops.runbook.sources import register, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
 
-CELL_TIMEOUT = 600
-"""Seconds."""
+CELL_TIMEOUT = 30 * 60
+"""Seconds; some measurements take a quarter of an hour."""
 
 SKIP_TAG = "nbval-skip"
 """Tags a cell that takes minutes and shows something else each time; nbval knows it too."""

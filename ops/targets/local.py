@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import socket
 import sys
@@ -21,7 +20,10 @@ from ops.secret import Secret
 from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
 from ops.targets.lock import exclusive
 from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
+from ops.targets.refusal import explained
+from ops.targets.secret_files import SecretFiles
 from ops.targets.target import Check, Deployment, Release
+from ops.targets.volume_folders import VolumeFolders
 from ops.workspace import PROJECT_ROOT, Workspace
 
 START_SECONDS = 30.0
@@ -34,8 +36,6 @@ PORTS_TRIED = 50
 """How many ports after the usual one are tried when no port was asked for."""
 
 FREE_BYTES_NEEDED = 200 * 2**20
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class LocalTarget:
@@ -60,7 +60,8 @@ class LocalTarget:
         self._host = host
         self._port = port
         self._folder = workspace.target(self.name)
-        self._secrets = workspace.secrets(self.name)
+        self._secrets = SecretFiles(workspace.secrets(self.name))
+        self._volumes = VolumeFolders(self._folder / "volumes")
         self._process_file = self._folder / "server.json"
         self._log = self._folder / "server.log"
 
@@ -95,122 +96,57 @@ class LocalTarget:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the target against other runs on this machine; the system lets go of it when a run dies."""
-        with self._explained("lock the target"):
+        with explained("lock the target", self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self._folder / "lock").touch(mode=0o600)
         with exclusive(self._folder / "lock", what="the local target"):
             yield
 
-    # --- secrets ------------------------------------------------------------------------------------------------
+    # --- secrets and volumes ------------------------------------------------------------------------------------
 
     def secret_exists(self, name: str) -> bool:
         """Whether there is a secret file for *name*."""
-        return self._secret_file(name).is_file()
+        return self._secrets.path(name).is_file()
 
     def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
         """Write the secret's file, in place of an earlier one."""
-        lines = []
-        for key, secret in values.items():
-            value = secret.reveal()
-            if not key.isidentifier() or "\n" in value or "\r" in value:
-                raise TargetError(
-                    f"the secret {name!r} cannot be kept",
-                    why="its file holds one KEY=value a line, so a value cannot contain a line break",
-                    todo="give a value on one line",
-                )
-            lines.append(f"{key}={value}\n")
-        path = self._secret_file(name)
-        with self._explained(f"write the secret {name!r}"):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as stream:
-                stream.writelines(lines)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
+        self._secrets.put(name, values)
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
         """The value of *key*: on this machine the file is the store, so the environment is not asked."""
-        try:
-            text = self._secret_file(name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise TargetError(
-                f"the secret {name!r} cannot be read", why=str(error), todo="make its file readable for this user"
-            ) from None
-        for line in text.splitlines():
-            found, _, value = line.partition("=")
-            if found == key and value:
-                return Secret(value)
-        return None
+        return self._secrets.recall(name, key)
 
     def delete_secret(self, name: str) -> bool:
         """Remove the secret's file."""
-        try:
-            self._secret_file(name).unlink()
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _secret_file(self, name: str) -> Path:
-        return self._secrets / f"{_checked(name)}.env"
-
-    # --- volumes ------------------------------------------------------------------------------------------------
+        return self._secrets.delete(name)
 
     def volume_exists(self, name: str) -> bool:
         """Whether there is a folder for the volume *name*."""
-        return self.volume_folder(name).is_dir()
+        return self._volumes.path(name).is_dir()
 
     def create_volume(self, name: str) -> None:
         """Make the folder of the volume *name*."""
-        with self._explained(f"make the volume {name!r}"):
-            self.volume_folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._volumes.create(name)
 
     def delete_volume(self, name: str) -> bool:
         """Delete the folder of the volume *name* and all in it."""
-        folder = self.volume_folder(name)
-        if not folder.is_dir():
-            return False
-        with self._explained(f"delete the volume {name!r}"):
-            shutil.rmtree(folder)
-        return True
+        return self._volumes.delete(name)
 
     def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
         """Every file of a volume in the order of its paths, those of the index's own folder among them."""
-        root = self.volume_folder(volume)
-        for folder, folders, files in os.walk(root):
-            folders.sort()
-            for file in sorted(files):
-                path = Path(folder, file)
-                with contextlib.suppress(FileNotFoundError):
-                    yield path.relative_to(root).as_posix(), path.lstat().st_size
+        return self._volumes.files(volume)
 
     def download(self, volume: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*."""
-        with self._explained(f"copy {path!r} from the volume {volume!r}"):
-            shutil.copy2(self._inside(volume, path), destination)
+        self._volumes.download(volume, path, destination)
 
     def upload(self, volume: str, path: str, source: Path) -> None:
         """Copy *source* onto a volume as *path*; whoever reads meanwhile sees the old file or the new one."""
-        target = self._inside(volume, path)
-        with self._explained(f"copy {path!r} onto the volume {volume!r}"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.copy2(source, temporary)
-            temporary.replace(target)
+        self._volumes.upload(volume, path, source)
 
     def volume_folder(self, name: str) -> Path:
         """Where the volume *name* lies on this machine."""
-        return self._folder / "volumes" / _checked(name)
-
-    def _inside(self, volume: str, path: str) -> Path:
-        root = self.volume_folder(volume)
-        inside = (root / path).resolve()
-        if not inside.is_relative_to(root.resolve()):
-            raise TargetError(f"{path!r} is not on the volume {volume!r}", why="it leads out of the volume's folder")
-        return inside
+        return self._volumes.path(name)
 
     # --- the server ---------------------------------------------------------------------------------------------
 
@@ -241,7 +177,7 @@ class LocalTarget:
 
     def _start(self, last: ServerProcess | None, fingerprint: str) -> ServerProcess:
         host = self._host or (last.host if last else LOCAL_HOST)
-        with self._explained("start the server"):
+        with explained("start the server", self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for port in self._candidates(host, last):
                 process = ServerProcess.start(
@@ -283,15 +219,15 @@ class LocalTarget:
             "-m",
             "ops.index",
             "--packages",
-            str(self.volume_folder(self._settings.packages_volume)),
+            str(self._volumes.path(self._settings.packages_volume)),
             "--credentials",
-            str(self.volume_folder(self._settings.credentials_volume)),
+            str(self._volumes.path(self._settings.credentials_volume)),
             "--host",
             host,
             "--port",
             str(port),
             "--admin-token-file",
-            str(self._secret_file(self._settings.secret_name)),
+            str(self._secrets.path(self._settings.secret_name)),
         ]
 
     def _answers(self, process: ServerProcess) -> bool:
@@ -313,7 +249,7 @@ class LocalTarget:
                 digest.update(path.read_bytes())
         digest.update("\0".join([sys.version, *self._command("", 0)]).encode())
         with contextlib.suppress(OSError):
-            digest.update(self._secret_file(self._settings.secret_name).read_bytes())
+            digest.update(self._secrets.path(self._settings.secret_name).read_bytes())
         return digest.hexdigest()
 
     def history(self) -> Sequence[Release]:
@@ -343,31 +279,6 @@ class LocalTarget:
         except FileNotFoundError:
             raise NotDeployedError(self.name) from None
         return "\n".join(tail.splitlines()[-lines:])
-
-    @contextlib.contextmanager
-    def _explained(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except PermissionError as error:
-            raise TargetError(
-                f"could not {doing}",
-                why=f"{error.filename or self._folder} cannot be written by this user",
-                todo="run as the user who owns it, or name another folder in PYPI_RUNBOOK_HOME",
-            ) from None
-        except OSError as error:
-            raise TargetError(
-                f"could not {doing}",
-                why=f"{error.strerror or error}: {error.filename or self._folder}",
-                todo="mend that and run it again; nothing was lost",
-            ) from None
-
-
-def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise TargetError(
-            f"{name!r} is no name for a volume or a secret", todo="use letters, digits, dots, hyphens and underscores"
-        )
-    return name
 
 
 def _bindable(host: str, port: int) -> bool:

@@ -7,24 +7,26 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ops.errors import NotDeployedError, RunbookError, StartError, TargetError
+from ops.errors import NotDeployedError, RunbookError, StartError
 from ops.secret import Secret
 from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Settings
 from ops.targets.lock import exclusive
 from ops.targets.modal_release import Releases
-from ops.targets.modal_session import SUPPORTED, ask, modal, say
+from ops.targets.modal_session import SUPPORTED, ask, exists, modal, say
+from ops.targets.modal_volumes import Volumes
+from ops.targets.secret_files import SecretFiles
 from ops.targets.target import Check, Deployment, Release
 from ops.workspace import Workspace
 
 ENVIRONMENT_VARIABLE = "MODAL_ENVIRONMENT"
-TRANSFER_SECONDS = 4 * 3600.0
+PROXY_TOKEN = {"Modal-Key": "MODAL_PROXY_TOKEN_ID", "Modal-Secret": "MODAL_PROXY_TOKEN_SECRET"}
+"""The headers of a proxy token of the workspace, for an admin application behind Modal's proxy auth, and the variables
+that hold it."""
 ANSWER_SECONDS = 180.0
 """How long the index may take to answer after a deployment, the start of its container included."""
-PROGRESS_BYTES = 64 * 1024**2
-"""A transfer tells how far it is after each of these."""
 
 
 class ModalTarget:
@@ -45,6 +47,9 @@ class ModalTarget:
         self._settings = settings or Settings()
         self._environment = environment if environment is not None else os.environ.get(ENVIRONMENT_VARIABLE, "")
         self._folder = self._workspace.target(self.name)
+        # Environments have secrets of the same name: each has a copy of its own.
+        self._copies = SecretFiles(self._workspace.secrets(self.name), prefix=f"{self._environment or 'default'}.")
+        self._volumes = Volumes(self._environment)
         self._releases = Releases(self._settings, self._environment)
 
     # --- the preflight ------------------------------------------------------------------------------------------
@@ -107,7 +112,7 @@ class ModalTarget:
 
     def secret_exists(self, name: str) -> bool:
         """Whether Modal has a secret called *name* in this environment."""
-        return self._exists("look up the secret", lambda: self._secret(name).hydrate())
+        return exists("look up the secret", lambda: self._secret(name).hydrate())
 
     def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
         """Create the secret, or give its keys new values, and keep a copy here: Modal does not give values back.
@@ -116,7 +121,6 @@ class ModalTarget:
         with the old value until the next :meth:`deploy`, which replaces them.
         """
         revealed = {key: secret.reveal() for key, secret in values.items()}
-        draft = self._write_copy(name, revealed)
 
         def put() -> None:
             try:
@@ -124,31 +128,18 @@ class ModalTarget:
             except modal.exception.AlreadyExistsError:
                 self._secret(name).update(revealed)
 
-        try:
+        with self._copies.draft(name, values):
             ask("keep the secret", put)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        draft.replace(self._copy(name))
         self._stale.touch(mode=0o600)
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
         """The operator's copy: the environment variable *key*, else the 0600 file that :meth:`put_secret` wrote."""
-        if value := os.environ.get(key):
-            return Secret(value)
-        try:
-            lines = self._copy(name).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return None
-        for line in lines:
-            found, _, value = line.partition("=")
-            if found == key and value:
-                return Secret(value)
-        return None
+        value = os.environ.get(key)
+        return Secret(value) if value else self._copies.recall(name, key)
 
     def delete_secret(self, name: str) -> bool:
         """Delete the secret, and the copy here."""
-        self._copy(name).unlink(missing_ok=True)
+        self._copies.delete(name)
         if not self.secret_exists(name):
             return False
         ask(
@@ -160,28 +151,6 @@ class ModalTarget:
     def _secret(self, name: str) -> modal.Secret:
         return modal.Secret.from_name(name, environment_name=self._environment or None)
 
-    def _copy(self, name: str) -> Path:
-        # Environments have secrets of the same name: each has a copy of its own.
-        return self._workspace.secrets(self.name) / f"{self._environment or 'default'}.{name}.env"
-
-    def _write_copy(self, name: str, values: Mapping[str, str]) -> Path:
-        for key, value in values.items():
-            if not key.isidentifier() or "\n" in value or "\r" in value:
-                raise TargetError(
-                    f"the secret {name!r} cannot be kept",
-                    why="its copy holds one KEY=value a line, so a value cannot contain a line break",
-                    todo="give a value on one line",
-                )
-        target = self._copy(name)
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            stream.writelines(f"{key}={value}\n" for key, value in values.items())
-            stream.flush()
-            os.fsync(stream.fileno())
-        return draft
-
     @property
     def _stale(self) -> Path:
         """There while a secret is newer than the containers may be."""
@@ -191,75 +160,31 @@ class ModalTarget:
 
     def volume_exists(self, name: str) -> bool:
         """Whether Modal has a volume called *name* in this environment."""
-        return self._exists("look up the volume", lambda: self._volume(name).hydrate())
+        return self._volumes.exists(name)
 
     def create_volume(self, name: str) -> None:
-        """Make a Volume v1: Modal does not vouch for data on v2."""
-        ask(
-            "create the volume",
-            lambda: modal.Volume.objects.create(
-                name, version=1, allow_existing=True, environment_name=self._environment or None
-            ),
-        )
+        """Make the volume."""
+        self._volumes.create(name)
 
     def delete_volume(self, name: str) -> bool:
         """Delete the volume, and with that of the packages the claims on its file names.
 
         An app that is deployed holds a volume by its id: stop the app first.
         """
-        if not self.volume_exists(name):
-            return False
-
-        def delete() -> None:
-            environment = self._environment or None
-            modal.Volume.objects.delete(name, allow_missing=True, environment_name=environment)
-            if name == self._settings.packages_volume:
-                modal.Dict.objects.delete(self._settings.claims_dict, allow_missing=True, environment_name=environment)
-
-        ask("delete the volume", delete)
-        return True
+        claims = self._settings.claims_dict if name == self._settings.packages_volume else None
+        return self._volumes.delete(name, with_dict=claims)
 
     def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
         """Every file of a volume, in the order of its paths."""
-
-        def look() -> list[tuple[str, int]]:
-            found = self._volume(volume).listdir("/", recursive=True)
-            files = [entry for entry in found if entry.type.name == "FILE"]
-            return sorted((entry.path.lstrip("/"), entry.size) for entry in files)
-
-        yield from ask(f"list the files of {volume}", look, seconds=600)
+        return self._volumes.files(volume)
 
     def download(self, volume: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*, which appears only when it is whole."""
-        part = destination.with_name(f".{destination.name}.{os.getpid()}")
-
-        def copy() -> None:
-            told = done = 0
-            with part.open("wb") as out:
-                for piece in self._volume(volume).read_file(path):
-                    out.write(piece)
-                    done += len(piece)
-                    if done - told >= PROGRESS_BYTES:
-                        told = done
-                        say(f"… {path}: {done // 2**20} MiB downloaded")
-
-        try:
-            ask(f"download {path}", copy, seconds=TRANSFER_SECONDS)
-            part.replace(destination)
-        finally:
-            part.unlink(missing_ok=True)
+        self._volumes.download(volume, path, destination)
 
     def upload(self, volume: str, path: str, source: Path) -> None:
         """Copy *source* onto a volume as *path*; running servers see it at their next reload."""
-
-        def copy() -> None:
-            with self._volume(volume).batch_upload(force=True) as batch:
-                batch.put_file(source, f"/{path.lstrip('/')}")
-
-        ask(f"upload {path} ({source.stat().st_size // 2**20} MiB)", copy, seconds=TRANSFER_SECONDS)
-
-    def _volume(self, name: str) -> modal.Volume:
-        return modal.Volume.from_name(name, environment_name=self._environment or None)
+        self._volumes.upload(volume, path, source)
 
     # --- the app ------------------------------------------------------------------------------------------------
 
@@ -324,7 +249,17 @@ class ModalTarget:
             return None
         where = f" in the environment {self._environment}" if self._environment else ""
         detail = f"app {self._settings.app_name}, version {self._releases.version()}{where}"
-        return Deployment(url=f"{urls[0]}/", admin_url=f"{urls[1]}/", detail=detail, changed=changed)
+        return Deployment(
+            url=f"{urls[0]}/",
+            admin_url=f"{urls[1]}/",
+            detail=detail,
+            changed=changed,
+            admin_headers={
+                header: Secret(os.environ[variable])
+                for header, variable in PROXY_TOKEN.items()
+                if os.environ.get(variable)
+            },
+        )
 
     def _answering(self, *, changed: bool) -> Deployment:
         found = self._deployed(changed=changed)
@@ -337,16 +272,6 @@ class ModalTarget:
                 todo="read its log, by logs() of the target or with: modal app logs " + self._settings.app_name,
             )
         return found
-
-    def _exists(self, doing: str, hydrate: Callable[[], object]) -> bool:
-        def look() -> bool:
-            try:
-                hydrate()
-            except modal.exception.NotFoundError:
-                return False
-            return True
-
-        return ask(doing, look)
 
 
 def _healthy(url: str, seconds: float) -> bool:

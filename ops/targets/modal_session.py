@@ -23,7 +23,7 @@ from ops.errors import (
     TimeLimitError,
 )
 
-__all__ = ["SUPPORTED", "ask", "command_line", "modal", "say"]
+__all__ = ["SUPPORTED", "ask", "command_line", "exists", "modal", "say"]
 """``modal`` is the package itself, for modules that want to be told what to do when it is not installed."""
 
 try:
@@ -220,3 +220,20 @@ _WORDS: Sequence[tuple[str, Callable[[str, str], TargetError]]] = (
     (r"^environment .*not found", _no_environment),
 )
 """What Modal's messages look like, for what its command prints and for errors of no kind of their own."""
+
+
+def exists(doing: str, hydrate: Callable[[], object]) -> bool:
+    """Whether Modal has what *hydrate* looks up.
+
+    Parameters:
+        doing: as of :func:`ask`.
+    """
+
+    def look() -> bool:
+        try:
+            hydrate()
+        except modal.exception.NotFoundError:
+            return False
+        return True
+
+    return ask(doing, look)

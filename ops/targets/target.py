@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -36,12 +36,15 @@ class Deployment:
         admin_url: where the admin application answers, ending in a slash.
         detail: one line for people: the process id, or the Modal app's version.
         changed: whether this call started or altered it, or found it as it is.
+        admin_headers: what every request to the admin application has to carry besides its token, if something stands
+            in front of it.
     """
 
     url: str
     admin_url: str
     detail: str
     changed: bool = False
+    admin_headers: Mapping[str, Secret] = field(default_factory=dict)
 
     @property
     def index_url(self) -> str:

@@ -18,6 +18,7 @@ import pytest
 
 from ops.index.disk.claims import FileClaims, MemoryClaims
 from ops.index.errors import Busy, FileTaken, PackageIndexError, StorageError
+from ops.index.packages.names import parse
 from ops.index.packages.publishing import Outcome
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
@@ -296,6 +297,32 @@ def test_a_removal_through_one_server_is_seen_through_the_others_and_remembered(
     assert not seen(one)
     with pytest.raises(FileTaken, match="removed"):
         publish(one, content=OTHER)
+
+
+def test_removals_through_two_servers_at_once_are_both_remembered(town: Town) -> None:
+    one, two = town.open(), town.open()
+    names = [wheel_name("foo", f"1.{number}") for number in range(2000)]
+
+    def claim(name: str) -> str:
+        parsed = parse(name)
+        assert parsed is not None
+        return one.catalogue.tombstones.claim(parsed.key)
+
+    first, second = [name for name in names if claim(name) == claim(names[0])][:2]
+    adam = Person("adam", may_administer=True)
+    for name in (first, second):
+        publish(one, name, wheel("foo", name.split("-")[1]))
+    assert seen(two) == {first, second}
+    results = together(
+        lambda: one.publisher.remove("foo", filename=first, identity=adam),
+        lambda: two.publisher.remove("foo", filename=second, identity=adam),
+    )
+    assert results == [[first], [second]]
+    for house in (one, two, town.open()):
+        assert seen(house) == set()
+        for name in (first, second):
+            with pytest.raises(FileTaken, match="removed"):
+                publish(house, name, wheel("foo", name.split("-")[1], lines="Requires-Python: >=3.9\n"))
 
 
 def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undone(town: Town) -> None:

@@ -96,6 +96,24 @@ def test_no_secret_is_in_any_record_log_or_url(plane: ControlPlane, home: Path) 
     assert token != TOKEN
 
 
+def test_behind_modals_proxy_auth_the_notebooks_send_the_proxy_token_and_show_it_nowhere(
+    plane: ControlPlane, home: Path
+) -> None:
+    plane.proxy_tokens.add(("wk-the-identifier", "ws-the-proxy-secret"))
+    runbook(
+        plane,
+        home,
+        "01_provision",
+        "02_onboard_user",
+        PYPI_PROXY_AUTH="1",
+        MODAL_PROXY_TOKEN_ID="wk-the-identifier",
+        MODAL_PROXY_TOKEN_SECRET="ws-the-proxy-secret",
+    )
+    assert plane.function("register_user").definition.webhook_config.requires_proxy_auth
+    seen = texts(home) + plane.log() + " ".join(request.target for request in plane.requests)
+    assert "ws-the-proxy-secret" not in seen
+
+
 def test_tearing_down_leaves_nothing_on_modal(plane: ControlPlane, home: Path) -> None:
     runbook(plane, home, "99_tear_down")
     assert plane.apps.named("pypiserver") is not None, "nothing goes unless it is named"

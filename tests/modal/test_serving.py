@@ -6,16 +6,20 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import modal
 import pytest
 import requests
 
-from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
+from ops.index.access.vault import PASSWORDS
+from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, Settings
+from ops.targets.volume import DictClaims
 from tests.index.archives import wheel, wheel_name
-from tests.modal.conftest import TOKEN, create_secret, deploy
+from tests.modal.conftest import TOKEN, create_secret, deploy, forget_client
 from tests.modal.traffic import JSON, PASSWORD, digests, eventually, register, upload, url, versions
 from tests.standin.control_plane import ControlPlane
 
@@ -86,6 +90,23 @@ def test_a_changed_password_ends_the_old_one_and_a_removed_user_is_out(served: C
     )
     assert removed.status_code == 204
     eventually(lambda: not can_log_in(served, "carol", "quite another password"), seconds=5)
+
+
+def test_the_users_are_changed_by_one_container_at_a_time(
+    served: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in served.variables.items():
+        monkeypatch.setenv(name, value)
+    forget_client()
+    another = DictClaims(modal.Dict.from_name(Settings().claims_dict))
+    assert another.acquire(PASSWORDS)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(register, served, "dora")
+        time.sleep(2)
+        assert not waiting.done(), "somebody else is at work on them"
+        another.release(PASSWORDS)
+        assert waiting.result(60).status_code == 201
+    forget_client()
 
 
 def test_an_upload_that_was_answered_with_success_survives_a_kill_of_the_container(served: ControlPlane) -> None:

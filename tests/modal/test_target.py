@@ -38,7 +38,7 @@ from ops.secret import Secret
 from ops.settings import PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
 from ops.targets import lock as lock_module
 from ops.targets import modal as modal_target
-from ops.targets import open_target
+from ops.targets import modal_volumes, open_target
 from ops.targets.modal import ModalTarget
 from ops.targets.modal_release import Releases
 from ops.targets.modal_session import SUPPORTED, ask, command_line
@@ -205,7 +205,7 @@ def test_a_volume_is_made_once_and_deleted_once(target: ModalTarget) -> None:
 def test_files_travel_both_ways_unchanged_also_large_ones(
     target: ModalTarget, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modal_target, "PROGRESS_BYTES", 10 * 1024**2)
+    monkeypatch.setattr(modal_volumes, "PROGRESS_BYTES", 10 * 1024**2)
     target.create_volume("files")
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"small")

@@ -65,11 +65,14 @@ def test_every_action_is_pinned_and_no_expression_stands_in_a_command(file: Path
 
 def test_checks_need_no_secret_and_deploying_gives_secrets_to_just_the_steps_that_need_them() -> None:
     assert "secrets." not in (PROJECT_ROOT / ".github" / "workflows" / "ci.yaml").read_text()
-    (job,) = jobs("deploy-modal.yaml")
-    assert not SECRETS & set(job.get("env", {}))
-    having = [step["name"] for step in job["steps"] if SECRETS & set(step.get("env", {}))]
-    assert having == ["Provision", "Smoke test", "Look for secrets in the records"]
-    assert job["environment"] == "modal"
+    for name, environment, expected in (
+        ("deploy-modal.yaml", "modal", ["Provision", "Smoke test", "Look for secrets in the records"]),
+        ("smoke-test.yaml", "modal-smoke-test", ["Smoke test", "Look for secrets in the records"]),
+    ):
+        (job,) = jobs(name)
+        assert not SECRETS & set(job.get("env", {}))
+        assert [step["name"] for step in job["steps"] if SECRETS & set(step.get("env", {}))] == expected
+        assert job["environment"] == environment
 
 
 def test_a_deployment_is_never_cancelled_and_by_hand_only_shows_the_plan_unless_asked_otherwise() -> None:
@@ -80,8 +83,15 @@ def test_a_deployment_is_never_cancelled_and_by_hand_only_shows_the_plan_unless_
     assert triggers["workflow_dispatch"]["inputs"]["dry_run"]["default"] is True
 
 
-def test_nothing_is_uploaded_before_it_was_looked_through() -> None:
-    (job,) = jobs("deploy-modal.yaml")
+def test_the_daily_smoke_test_is_off_until_it_is_switched_on() -> None:
+    workflow = load("smoke-test.yaml")
+    assert workflow[True]["schedule"]
+    assert workflow["jobs"]["smoke-test"]["if"] == "github.event_name == 'workflow_dispatch' || vars.SMOKE_TEST == 'on'"
+
+
+@pytest.mark.parametrize("name", ["deploy-modal.yaml", "smoke-test.yaml"])
+def test_nothing_is_uploaded_before_it_was_looked_through(name: str) -> None:
+    (job,) = jobs(name)
     names = [step["name"] for step in job["steps"]]
     upload = next(step for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
     assert names.index("Look for secrets in the records") < names.index(upload["name"])
@@ -166,6 +176,9 @@ def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
     stored = plane.secrets.named("pypi-auth-token", "main")
     assert stored is not None
     assert stored.values == {"AUTH_TOKEN": TOKEN}
+    assert "| 03_smoke_test | Publish it | succeeded |" in summary.read_text()
+    summary.unlink()
+    execute(clone, jobs("smoke-test.yaml")[0]["steps"], tmp_path, variables)
     assert "| 03_smoke_test | Publish it | succeeded |" in summary.read_text()
     records = "".join(p.read_text(errors="replace") for p in (clone / ".runbook" / "records").rglob("*") if p.is_file())
     assert TOKEN not in records

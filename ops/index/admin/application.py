@@ -5,37 +5,25 @@ FastAPI takes half a second to import: nothing but what serves this application 
 
 from __future__ import annotations
 
-import hmac
 import logging
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, HTTPException, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ops.index.access.audit import ADMIN_FOLDER, Audit
 from ops.index.access.passwords import PASSWORD_BYTES, ROUNDS
 from ops.index.access.roles import Identity, Role
-from ops.index.access.throttle import Throttle
 from ops.index.access.users import KEEP, Users
+from ops.index.admin.gate import GUESSABLE, Gate, address_of, answer
 from ops.index.admin.reference import reference_page
 from ops.index.disk.claims import Claims
 from ops.index.disk.storage import Storage
-from ops.index.errors import PackageIndexError, TooManyAttempts
+from ops.index.errors import PackageIndexError
 from ops.index.options import Options
-
-_OPEN: Final = frozenset({"/health", "/docs", "/openapi.json"})
-"""Paths that need no token. They tell nothing of the users."""
-
-_BODY_BYTES: Final = 64 * 1024
-
-_GUESSABLE: Final = 32
-"""A token of fewer bytes may be found by trying. For a longer one no wait protects anything."""
-
-_REALM: Final = 'Bearer realm="pypi-admin"'
 
 _DESCRIPTION: Final = """\
 Creates, changes, lists and removes the users of a private package index.
@@ -147,8 +135,8 @@ def create_admin(
     """
     if not token:
         raise ValueError("the admin token is empty: set AUTH_TOKEN in the index's secret")
-    if len(token.encode()) < _GUESSABLE:
-        _log.warning("the admin token has fewer than %d bytes: generate a longer one", _GUESSABLE)
+    if len(token.encode()) < GUESSABLE:
+        _log.warning("the admin token has fewer than %d bytes: generate a longer one", GUESSABLE)
     audit = Audit(credentials, ADMIN_FOLDER, options=options)
     users = Users(credentials, options, audit=audit, claims=claims)
     app = FastAPI(
@@ -161,7 +149,7 @@ def create_admin(
         strict_content_type=True,
         dependencies=[Depends(HTTPBearer(auto_error=False, description="the value of AUTH_TOKEN"))],
     )
-    app.add_middleware(_Gate, token=token, root_path=root_path, audit=audit, options=options)
+    app.add_middleware(Gate, token=token, root_path=root_path, audit=audit, options=options)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(PackageIndexError, _refused)
     refusals: dict[int | str, dict[str, Any]] = {
@@ -194,7 +182,7 @@ def create_admin(
             role=registration.role,
             projects=registration.projects if "projects" in given else KEEP,
             actor="admin token",
-            address=_address(request),
+            address=address_of(request),
         )
         response.status_code = 201 if made.created else 200
         return RegisteredUser(**User.of(made.identity), created=made.created)
@@ -212,7 +200,7 @@ def create_admin(
     )
     def remove_user(username: Annotated[str, Path(max_length=1024)], request: Request) -> None:
         """Removes entry and roles. What the user uploaded stays."""
-        if not users.remove(username, actor="admin token", address=_address(request)):
+        if not users.remove(username, actor="admin token", address=address_of(request)):
             raise HTTPException(404, "there is no such user")
 
     @app.get("/health", summary="Tell that it answers", dependencies=[])
@@ -227,91 +215,9 @@ def create_admin(
     return app
 
 
-class _Gate:
-    """Looks at token, content type and size before anything of a request is read."""
-
-    def __init__(self, app: ASGIApp, *, token: str, root_path: str, audit: Audit, options: Options) -> None:
-        self._app = app
-        self._root = root_path
-        self._token = token.encode()
-        self._audit = audit
-        self._throttle = Throttle(options.login_failures, options.login_window_seconds)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if not scope.get("root_path", "").endswith(self._root):  # whoever mounts it may have said so already
-            scope = {**scope, "root_path": scope.get("root_path", "") + self._root}
-        request = Request(scope)
-        refusal = self._refusal(request)
-        if refusal is None:
-            await self._app(scope, _limited(receive), send)
-        else:
-            await refusal(scope, receive, send)
-
-    def _refusal(self, request: Request) -> Response | None:
-        root: str = request.scope.get("root_path", "")
-        path = request.scope["path"]
-        if (path.removeprefix(root) if path.startswith(f"{root}/") else path) in _OPEN:
-            return None
-        try:
-            if not self._right_token(request):
-                return _answer(401, "the admin token is missing or wrong", {"WWW-Authenticate": _REALM})
-        except TooManyAttempts as error:
-            return _answer(error.status, "too many wrong admin tokens; try again later", error.headers)
-        if request.method in {"POST", "PUT", "PATCH"}:
-            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-                return _answer(415, "the body must be JSON, with the header Content-Type: application/json")
-            length = request.headers.get("content-length", "0")
-            if not length.isdecimal() or int(length) > _BODY_BYTES:
-                return _answer(413, f"the body is longer than {_BODY_BYTES} bytes")
-        return None
-
-    def _right_token(self, request: Request) -> bool:
-        """Whether the token is right.
-
-        Raises:
-            TooManyAttempts: too many wrong ones came from there, and this one is wrong too or could be guessed.
-        """
-        address = _address(request)
-        header = request.headers.get("authorization", "").encode("latin-1")
-        scheme, _, given = header.strip().partition(b" ")
-        right = hmac.compare_digest(given.strip(), self._token) and scheme.lower() == b"bearer"
-        if not right or len(self._token) < _GUESSABLE:
-            self._throttle.check("", address)
-        if not right and header:
-            self._throttle.wrong("", address)
-            self._audit.record("admin.refused", user="", address=address)
-        return right
-
-
-def _limited(receive: Receive) -> Receive:
-    """The body, as far as it may go: one without Content-Length is cut, so that it cannot be read as JSON."""
-    read = 0
-
-    async def limited() -> Message:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        if read > _BODY_BYTES:
-            return {"type": "http.disconnect"}
-        return message
-
-    return limited
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else ""
-
-
-def _answer(status: int, detail: str, headers: Any = None) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status, {"Cache-Control": "no-store", **(headers or {})})
-
-
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, PackageIndexError)  # noqa: S101 - for the type checker
-    return _answer(error.status, str(error), error.headers)
+    return answer(error.status, str(error), error.headers)
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
@@ -328,4 +234,4 @@ async def _invalid(_request: Request, error: Exception) -> Response:
             )
         else:
             problems.append(f"{field or 'the body'}: {problem['msg']}")
-    return _answer(422, "; ".join(dict.fromkeys(problems)))
+    return answer(422, "; ".join(dict.fromkeys(problems)))

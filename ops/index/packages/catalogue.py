@@ -8,23 +8,26 @@ import os
 import stat
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ops.index.disk.claims import Claims
 from ops.index.disk.storage import SharedRun, Storage
 from ops.index.disk.writing import Workbench
-from ops.index.errors import PackageIndexError, StorageError
+from ops.index.errors import PackageIndexError
 from ops.index.options import Options
 from ops.index.packages.facts import Facts
+from ops.index.packages.freshness import Freshness
+from ops.index.packages.hiding import Hiding
 from ops.index.packages.keeping import FactsKeeper
 from ops.index.packages.listing import Listing
 from ops.index.packages.marks import Markings
-from ops.index.packages.names import Name, parse, project_of, version_key
+from ops.index.packages.names import Name, version_key
 from ops.index.packages.project import CachedProject, File, Project, ProjectCache
+from ops.index.packages.rebuilding import Rebuilder
+from ops.index.packages.spellings import Spellings
+from ops.index.packages.tombstones import Tombstones
 
 __all__ = ["Catalogue", "File", "Project"]
 
@@ -33,7 +36,6 @@ _RELOAD_REST = 4
 
 _LEAST_REST_SECONDS = 0.1
 _MARKS_SECONDS = 0.02
-_KEYS = 64
 
 _log = logging.getLogger(__name__)
 
@@ -52,26 +54,24 @@ class Catalogue:
 
     def __init__(self, storage: Storage, claims: Claims, options: Options) -> None:
         self._storage = storage
-        self._claims = claims
         self._options = options
         directory = storage.directory
         self._directory = str(directory)
         workbench = Workbench(directory, locked=not storage.shared)
         self._facts = FactsKeeper(storage, workbench, scratch=options.scratch_directory)
         self.marks = Markings(directory, workbench)
+        self.tombstones = Tombstones(directory, workbench)
         self._marks_again = 0.0
-        self._listing = Listing(directory, self._to_hide)
-        self._held_before: AbstractSet[str] = frozenset()
+        self._hiding = Hiding(claims)
+        self._listing = Listing(directory, self._hiding.among)
+        self._spellings = Spellings(self._listing)
         self._opening = threading.Lock()
         self._open = False
         self._reloads = SharedRun(self._reload)
         self._rest_until = 0.0
         self._cache = ProjectCache(options.cached_files)
-        self._checked: OrderedDict[str, float] = OrderedDict()
-        self._keys_lock = threading.Lock()
-        self._keys: OrderedDict[str, tuple[int, dict[str, str]]] = OrderedDict()
-        self._stopping = threading.Event()
-        self._rebuilder: threading.Thread | None = None
+        self._freshness = Freshness(storage, seconds=options.refresh_seconds, projects=options.cached_files)
+        self._rebuilder = Rebuilder(self._missing, self.file)
 
     def __len__(self) -> int:
         """How many files there are."""
@@ -85,17 +85,11 @@ class Catalogue:
 
     def start(self) -> None:
         """Begin to compute, in a thread, the facts that are missing. Pages are served meanwhile."""
-        if self._rebuilder is None:
-            self._stopping.clear()
-            self._rebuilder = threading.Thread(target=self._rebuild, name="catalogue", daemon=True)
-            self._rebuilder.start()
+        self._rebuilder.start()
 
     def close(self) -> None:
         """Stop the thread."""
-        rebuilder, self._rebuilder = self._rebuilder, None
-        self._stopping.set()
-        if rebuilder is not None:
-            rebuilder.join(10)
+        self._rebuilder.close()
 
     def stamp(self) -> Hashable:
         """Equal stamps: nothing visible has changed in between. Costs one or two looks at a directory's time."""
@@ -239,11 +233,10 @@ class Catalogue:
 
     def _reload(self) -> None:
         began = time.monotonic()
-        before = self._held()
+        before = self._hiding.held()
         self._storage.reload()
         with self._storage.reading():
-            # A name that appears is shown when nobody held its claim, neither before the reload nor after it.
-            self._held_before = before
+            self._hiding.before = before
             self._listing.look(thoroughly=True)
             self._see_marks(thoroughly=True)
         self._open = True
@@ -257,21 +250,7 @@ class Catalogue:
     def find(self, name: Name) -> str | None:
         """The path of the file that has this name, in whatever spelling; None when there is none."""
         self._look()
-        version = self._listing.version_of(name.project)
-        with self._keys_lock:
-            known = self._keys.get(name.project)
-            if known is None or known[0] != version:
-                paths = self._listing.paths(name.project)
-                keys = {parsed.key: path for path in paths if (parsed := parse(path.rpartition("/")[2])) is not None}
-                known = self._keys[name.project] = (version, keys)
-                if len(self._keys) > _KEYS:
-                    self._keys.popitem(last=False)
-        found = known[1].get(name.key)
-        if found is None:
-            # Its claim hides it, and the caller holds that: nobody is at work on it. It was finished, or left, before.
-            spellings = ((path, parse(path.rpartition("/")[2])) for path in self._listing.hidden())
-            found = next((path for path, parsed in spellings if parsed and parsed.key == name.key), None)
-        return found
+        return self._spellings.find(name)
 
     def sha256_of(self, path: str) -> str:
         """The digest of a file, listed or not.
@@ -291,14 +270,7 @@ class Catalogue:
 
     def admit(self, path: str) -> None:
         """Show a file that is durable."""
-        name = parse(path.rpartition("/")[2])
-        if name is None:
-            return
-        before, after = self._listing.admit(path, name.project)
-        with self._keys_lock:
-            known = self._keys.get(name.project)
-            if known is not None and known[0] == before:
-                self._keys[name.project] = (after, known[1] | {name.key: path})
+        self._spellings.admit(path)
 
     def forget(self, path: str) -> None:
         """Show a file no longer that was removed. Called inside ``Storage.reading``."""
@@ -325,67 +297,21 @@ class Catalogue:
         self._open = True
 
     def _see_marks(self, *, thoroughly: bool = False) -> None:
+        self.tombstones.look(thoroughly=thoroughly)
         paths, changed = self.marks.look(thoroughly=thoroughly)
         changed.update(project for path in paths if (project := self._listing.project_of(path)) is not None)
         if changed:
             self._listing.touch(changed)
 
-    def _held(self) -> AbstractSet[str]:
-        try:
-            return self._claims.held()
-        except Exception as error:  # claims across servers raise what their client library raises
-            raise StorageError(
-                f"it cannot be told what others are at work on: {type(error).__name__}: {error}"
-            ) from error
-
-    def _to_hide(self, filenames: Iterable[str]) -> AbstractSet[str]:
-        held = self._held_before | self._held()
-        if not held:
-            return frozenset()
-        stems = {key.partition("-")[0] for key in held}
-        hidden = set()
-        for filename in filenames:
-            if filename in held:
-                hidden.add(filename)
-            elif (project_of(filename) or "").replace("-", "_") in stems:
-                name = parse(filename)
-                if name is not None and name.key in held:
-                    hidden.add(filename)
-        return hidden
-
     def _version_of(self, name: str) -> int:
         """The project's version, after a look at its files for changes made in place, now and then."""
         self._look()
-        now = time.monotonic()
-        if now - self._checked.get(name, -1e9) > self._options.refresh_seconds:
+        if self._freshness.due(name):
             cached = self._cache.get(name)
-            self._checked[name] = now
-            while len(self._checked) > self._options.cached_files:
-                with contextlib.suppress(KeyError):
-                    self._checked.popitem(last=False)
-            if cached is not None and not self._still_holds(cached):
+            if cached is not None and not self._freshness.holds(cached):
                 self._listing.touch([name])
         return self._listing.version_of(name)
 
-    def _still_holds(self, cached: CachedProject) -> bool:
-        with self._storage.reading():
-            for file, mtime_ns in zip(cached.project.files, cached.mtimes_ns, strict=True):
-                try:
-                    status = os.stat(f"{self._directory}/{file.path}")  # noqa: PTH116
-                except OSError:
-                    continue  # its folder's time tells that
-                if (status.st_size, status.st_mtime_ns) != (file.size, mtime_ns):
-                    return False
-        return True
-
-    def _rebuild(self) -> None:
-        """Compute the facts that are missing, resting as long as working so that pages come first."""
-        try:
-            self._look()
-            for path in self._facts.missing(self._listing):
-                began = time.monotonic()
-                self.file(path)
-                if self._stopping.wait(min(0.5, (time.monotonic() - began) / 4)):
-                    return
-        except (PackageIndexError, OSError) as error:
-            _log.warning("the facts of some files are computed when they are first asked for: %s", error)
+    def _missing(self) -> set[str]:
+        self._look()
+        return self._facts.missing(self._listing)

@@ -10,7 +10,7 @@ from ops.index.disk.storage import Storage
 from ops.index.disk.writing import remove, sync_folder
 from ops.index.errors import BadRequest, Forbidden, NotFound
 from ops.index.packages.catalogue import Catalogue
-from ops.index.packages.names import Name, normalize, parse, same_version
+from ops.index.packages.names import normalize, parse, same_version
 from ops.index.packages.placing import Placing
 from ops.index.packages.project import STATUSES, File
 
@@ -90,12 +90,16 @@ class Curator:
             raise Forbidden(identity.username, f"remove files of {normalize(project)!r}, only yank them")
         self._see_others()
         files = self._files(project, version=version, filename=filename)
+        keys = {file.filename: name.key for file in files if (name := parse(file.filename)) is not None}
+        claims = {self._catalogue.tombstones.claim(key): filename for filename, key in keys.items()}
+        claims |= {key: filename for filename, key in keys.items()}
         with contextlib.ExitStack() as stack:
+            for claim in sorted(claims):  # in one order, lest two wait for each other
+                stack.enter_context(self._placing.claimed(claim, claims[claim]))
+            self._see_others()  # what they have removed until now
+            files = [file for file in self._files(project, version=version, filename=filename) if file.filename in keys]
             for file in files:
-                name = parse(file.filename)
-                assert name is not None  # noqa: S101 - only what has a name is listed
-                stack.enter_context(self._placing.claimed(name.key, file.filename))
-                self._remove_file(name, file)
+                self._remove_file(keys[file.filename], file)
             for file in files:
                 self._note(
                     "remove",
@@ -232,9 +236,9 @@ class Curator:
         self._storage.commit()
         return names
 
-    def _remove_file(self, name: Name, file: File) -> None:
+    def _remove_file(self, key: str, file: File) -> None:
         with self._placing.writing("the file could not be removed"):
-            self._catalogue.marks.bury(name.key, file.sha256)
+            self._catalogue.tombstones.put(key, file.sha256)
             folder = os.path.dirname(f"{self._directory}/{file.path}")  # noqa: PTH120
             with self._catalogue.changing() if "/" not in file.path else contextlib.nullcontext():
                 remove(f"{self._directory}/{file.path}")

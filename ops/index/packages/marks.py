@@ -18,11 +18,9 @@ from ops.index.disk.writing import INDEX_FOLDER, Workbench, remove, sync_folder
 from ops.index.packages.listing import COARSE_TICK_NS, TICK_NS
 from ops.index.packages.project import STATUSES
 
-_LONGEST = 64 * 1024
-
 
 class Markings:
-    """All marks of one directory: yanks (PEP 592), statuses (PEP 792), and what removed files were.
+    """All marks of one directory: yanks (PEP 592), and statuses (PEP 792).
 
     What writes is called inside ``Storage.reading``.
 
@@ -34,13 +32,11 @@ class Markings:
     def __init__(self, directory: Path, workbench: Workbench) -> None:
         self._yanked = Marks(directory, "yanked", workbench)
         self._status = Marks(directory, "status", workbench)
-        self._removed = Marks(directory, "removed", workbench)
         self._lock = threading.Lock()
 
     def look(self, *, thoroughly: bool = False) -> tuple[set[str], set[str]]:
         """Notice what others have changed: the paths whose yanks did, and the projects whose statuses did."""
         with self._lock:
-            self._removed.look(thoroughly=thoroughly)
             return self._yanked.look(thoroughly=thoroughly), self._status.look(thoroughly=thoroughly)
 
     def yanked(self, path: str) -> str | None:
@@ -61,10 +57,6 @@ class Markings:
             # Somebody meant to close the project: better too closed than too open, until it is set again.
             return "archived", "its status cannot be read"
         return status, reason if isinstance(reason, str) else None
-
-    def removed(self, key: str) -> str | None:
-        """The digest of the file that had this name, in whatever spelling, and was removed."""
-        return self._removed.get(key)
 
     def yank(self, paths: Iterable[str], reason: str | None) -> None:
         """Mark files as yanked, or no longer when *reason* is None.
@@ -91,15 +83,6 @@ class Markings:
             else:
                 self._status.put(project, json.dumps({"status": status, "reason": reason}))
 
-    def bury(self, key: str, sha256: str) -> None:
-        """Remember what a removed file was, so that its name never gets other bytes.
-
-        Raises:
-            OSError: it is not remembered.
-        """
-        with self._lock:
-            self._removed.put(key, sha256)
-
 
 class Marks:
     """The files of one folder in ``.index``, by the name that they mark.
@@ -107,9 +90,12 @@ class Marks:
     Parameters:
         directory: of packages.
         kind: the folder's name, such as ``yanked``.
+        workbench: on the same file system.
+        longest: bytes that are read of each.
     """
 
-    def __init__(self, directory: Path, kind: str, workbench: Workbench) -> None:
+    def __init__(self, directory: Path, kind: str, workbench: Workbench, *, longest: int = 64 * 1024) -> None:
+        self._longest = longest
         self._folder = f"{directory}/{INDEX_FOLDER}/{kind}"
         self._workbench = workbench
         self._marks: dict[str, str] = {}
@@ -120,6 +106,14 @@ class Marks:
     def get(self, name: str) -> str | None:
         """What a name is marked with; None when it is not marked."""
         return self._marks.get(name)
+
+    def fresh(self, name: str) -> str | None:
+        """What a name is marked with on the disk now, whatever was noticed of it."""
+        try:
+            with open(self._path(name), "rb") as file:
+                return file.read(self._longest).decode("utf-8", "replace")
+        except FileNotFoundError:
+            return None
 
     def look(self, *, thoroughly: bool = False) -> set[str]:
         """Notice what has changed; the names whose marks did."""
@@ -164,7 +158,7 @@ class Marks:
                     marks[name] = self._marks[name]
                 else:
                     with open(entry.path, "rb") as file:
-                        marks[name] = file.read(_LONGEST).decode("utf-8", "replace")
+                        marks[name] = file.read(self._longest).decode("utf-8", "replace")
                 times[name] = time_and_size
         changed = {name for name in marks.keys() | self._marks.keys() if marks.get(name) != self._marks.get(name)}
         self._marks, self._times = marks, times

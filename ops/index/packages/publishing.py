@@ -226,7 +226,7 @@ class Publisher(Curator):
         if existing is None and self._is_there(name.filename):
             existing = name.filename
         if existing is None:
-            buried = self._catalogue.marks.removed(name.key)
+            buried = self._catalogue.tombstones.get(name.key)
             if buried is not None and buried != staged.sha256:
                 raise FileTaken(name.filename, removed=True)
             return None

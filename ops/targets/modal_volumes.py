@@ -1,0 +1,92 @@
+"""Volumes of one Modal environment, as the operator sees them: made, filled, read and deleted from outside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ops.targets.modal_session import ask, exists, modal, say
+
+TRANSFER_SECONDS = 4 * 3600.0
+PROGRESS_BYTES = 64 * 1024**2
+"""A transfer tells how far it is after each of these."""
+
+
+class Volumes:
+    """The volumes of one environment.
+
+    Parameters:
+        environment: its name; empty for the workspace's default.
+    """
+
+    def __init__(self, environment: str) -> None:
+        self._environment = environment or None
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a volume called *name*."""
+        return exists("look up the volume", lambda: self._volume(name).hydrate())
+
+    def create(self, name: str) -> None:
+        """Make a Volume v1: Modal does not vouch for data on v2."""
+        ask(
+            "create the volume",
+            lambda: modal.Volume.objects.create(
+                name, version=1, allow_existing=True, environment_name=self._environment
+            ),
+        )
+
+    def delete(self, name: str, *, with_dict: str | None = None) -> bool:
+        """Delete a volume, and the Dict that belongs to it. False when there was none."""
+        if not self.exists(name):
+            return False
+
+        def delete() -> None:
+            modal.Volume.objects.delete(name, allow_missing=True, environment_name=self._environment)
+            if with_dict is not None:
+                modal.Dict.objects.delete(with_dict, allow_missing=True, environment_name=self._environment)
+
+        ask("delete the volume", delete)
+        return True
+
+    def files(self, name: str) -> Iterator[tuple[str, int]]:
+        """The path and size in bytes of every file, in the order of the paths."""
+
+        def look() -> list[tuple[str, int]]:
+            found = self._volume(name).listdir("/", recursive=True)
+            files = [entry for entry in found if entry.type.name == "FILE"]
+            return sorted((entry.path.lstrip("/"), entry.size) for entry in files)
+
+        yield from ask(f"list the files of {name}", look, seconds=600)
+
+    def download(self, name: str, path: str, destination: Path) -> None:
+        """Copy one file of a volume to *destination*, which appears only when it is whole."""
+        part = destination.with_name(f".{destination.name}.{os.getpid()}")
+
+        def copy() -> None:
+            told = done = 0
+            with part.open("wb") as out:
+                for piece in self._volume(name).read_file(path):
+                    out.write(piece)
+                    done += len(piece)
+                    if done - told >= PROGRESS_BYTES:
+                        told = done
+                        say(f"… {path}: {done // 2**20} MiB downloaded")
+
+        try:
+            ask(f"download {path}", copy, seconds=TRANSFER_SECONDS)
+            part.replace(destination)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def upload(self, name: str, path: str, source: Path) -> None:
+        """Copy *source* onto a volume as *path*; running servers see it at their next reload."""
+
+        def copy() -> None:
+            with self._volume(name).batch_upload(force=True) as batch:
+                batch.put_file(source, f"/{path.lstrip('/')}")
+
+        ask(f"upload {path} ({source.stat().st_size // 2**20} MiB)", copy, seconds=TRANSFER_SECONDS)
+
+    def _volume(self, name: str) -> modal.Volume:
+        return modal.Volume.from_name(name, environment_name=self._environment)

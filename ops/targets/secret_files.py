@@ -1,0 +1,99 @@
+"""Secrets in files of mode 0600 on this machine: the local target's own, and the operator's copies of Modal's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ops.errors import TargetError
+from ops.secret import Secret
+from ops.targets.refusal import checked, explained
+
+
+class SecretFiles:
+    """Secrets, each a file of ``KEY=value`` lines.
+
+    Parameters:
+        folder: where the files are; made when the first is written.
+        prefix: of the files' names, which tells apart secrets of one name.
+    """
+
+    def __init__(self, folder: Path, *, prefix: str = "") -> None:
+        self._folder = folder
+        self._prefix = prefix
+
+    def path(self, name: str) -> Path:
+        """The file of the secret *name*."""
+        return self._folder / f"{self._prefix}{checked(name)}.env"
+
+    def put(self, name: str, values: Mapping[str, Secret]) -> None:
+        """Write the secret's file, in place of an earlier one.
+
+        Raises:
+            TargetError: a value cannot stand in it, or it cannot be written.
+        """
+        with self.draft(name, values):
+            pass
+
+    @contextlib.contextmanager
+    def draft(self, name: str, values: Mapping[str, Secret]) -> Iterator[None]:
+        """Write the secret's file beside; it takes its place when the block ends well, and goes when it does not.
+
+        Raises:
+            TargetError: as of :meth:`put`.
+        """
+        lines = []
+        for key, secret in values.items():
+            value = secret.reveal()
+            if not key.isidentifier() or "\n" in value or "\r" in value:
+                raise TargetError(
+                    f"the secret {name!r} cannot be kept",
+                    why="its file holds one KEY=value a line, so a value cannot contain a line break",
+                    todo="give a value on one line",
+                )
+            lines.append(f"{key}={value}\n")
+        path = self.path(name)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with explained(f"write the secret {name!r}", path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as stream:
+                stream.writelines(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+        try:
+            yield
+            with explained(f"write the secret {name!r}", path):
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def recall(self, name: str, key: str) -> Secret | None:
+        """The value of *key*, or None when there is none.
+
+        Raises:
+            TargetError: the file cannot be read.
+        """
+        try:
+            text = self.path(name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise TargetError(
+                f"the secret {name!r} cannot be read", why=str(error), todo="make its file readable for this user"
+            ) from None
+        for line in text.splitlines():
+            found, _, value = line.partition("=")
+            if found == key and value:
+                return Secret(value)
+        return None
+
+    def delete(self, name: str) -> bool:
+        """Remove the secret's file. False when there was none."""
+        try:
+            self.path(name).unlink()
+        except FileNotFoundError:
+            return False
+        return True

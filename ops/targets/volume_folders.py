@@ -1,0 +1,88 @@
+"""Volumes of the local target: folders on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ops.errors import TargetError
+from ops.targets.refusal import checked, explained
+
+
+class VolumeFolders:
+    """Volumes, each a folder.
+
+    Parameters:
+        folder: where the folders are; made with the first volume.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, name: str) -> Path:
+        """The folder of the volume *name*."""
+        return self._folder / checked(name)
+
+    def create(self, name: str) -> None:
+        """Make the volume's folder.
+
+        Raises:
+            TargetError: it cannot be made.
+        """
+        with explained(f"make the volume {name!r}", self._folder):
+            self.path(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def delete(self, name: str) -> bool:
+        """Delete the volume's folder and all in it. False when there was none.
+
+        Raises:
+            TargetError: it cannot be deleted.
+        """
+        folder = self.path(name)
+        if not folder.is_dir():
+            return False
+        with explained(f"delete the volume {name!r}", folder):
+            shutil.rmtree(folder)
+        return True
+
+    def files(self, name: str) -> Iterator[tuple[str, int]]:
+        """The path and size in bytes of every file, in the order of the paths."""
+        root = self.path(name)
+        for folder, folders, files in os.walk(root):
+            folders.sort()
+            for file in sorted(files):
+                path = Path(folder, file)
+                with contextlib.suppress(FileNotFoundError):
+                    yield path.relative_to(root).as_posix(), path.lstat().st_size
+
+    def download(self, name: str, path: str, destination: Path) -> None:
+        """Copy one file of a volume to *destination*.
+
+        Raises:
+            TargetError: there is none, or it cannot be copied.
+        """
+        with explained(f"copy {path!r} from the volume {name!r}", self.path(name)):
+            shutil.copy2(self._inside(name, path), destination)
+
+    def upload(self, name: str, path: str, source: Path) -> None:
+        """Copy *source* onto a volume as *path*; whoever reads meanwhile sees the old file or the new one.
+
+        Raises:
+            TargetError: it cannot be copied.
+        """
+        target = self._inside(name, path)
+        with explained(f"copy {path!r} onto the volume {name!r}", self.path(name)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copy2(source, temporary)
+            temporary.replace(target)
+
+    def _inside(self, name: str, path: str) -> Path:
+        root = self.path(name)
+        inside = (root / path).resolve()
+        if not inside.is_relative_to(root.resolve()):
+            raise TargetError(f"{path!r} is not on the volume {name!r}", why="it leads out of the volume's folder")
+        return inside
