@@ -44,7 +44,7 @@ class HttpClient:
         headers: Mapping[str, Secret] | None = None,
     ) -> None:
         self.url = url
-        self._session = requests.Session()
+        self._session = _Session(headers or {})
         # A user's ~/.netrc would log a stranger in, and replace a Bearer header.
         self._session.auth = _Headers(username, password, token, headers or {})
         # Nor does a proxy of the environment stand between this machine and itself.
@@ -97,6 +97,21 @@ class HttpClient:
                 why=_cause(error),
                 todo="see whether the index runs (the notebook 01_provision mends it) and can be reached from here",
             ) from None
+
+
+class _Session(requests.Session):
+    """Takes secret headers no further than credentials when it is sent on to another host."""
+
+    def __init__(self, secret: Mapping[str, Secret]) -> None:
+        super().__init__()
+        self._secret = secret
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Called for each redirect, with the request that follows it."""
+        super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call] # requests is half typed
+        if self.should_strip_auth(response.request.url, prepared_request.url):  # type: ignore[no-untyped-call]
+            for name in self._secret:
+                prepared_request.headers.pop(name, None)
 
 
 class _Headers(requests.auth.AuthBase):

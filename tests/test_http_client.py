@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,37 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with HttpClient(index.url) as stranger:
         assert stranger.request("GET", "health").status_code == 200
+
+
+def test_secret_headers_go_to_the_host_that_they_are_for_and_to_no_other() -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Modal-Secret"]))
+            host = "localhost" if self.path == "/away" else "127.0.0.1"
+            there = f"http://{host}:{self.connection.getsockname()[1]}/there"
+            self.send_response(200 if self.path == "/there" else 303)
+            self.send_header("Location", there)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        with HttpClient(url, headers={"Modal-Secret": Secret("ws-a-proxy-secret")}) as client:
+            assert client.request("GET", "here").status_code == 200
+            assert client.request("GET", "away").status_code == 200
+        server.shutdown()
+    assert seen == [
+        ("/here", "ws-a-proxy-secret"),
+        ("/there", "ws-a-proxy-secret"),
+        ("/away", "ws-a-proxy-secret"),
+        ("/there", None),
+    ]
 
 
 def test_no_answer_is_an_error_with_the_reason_and_without_the_secret() -> None:

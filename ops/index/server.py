@@ -13,6 +13,9 @@ import uvicorn
 from ops.index.connection import IDLE_SECONDS, Connection
 from ops.index.web.exchange import ASGIApp
 
+_SETTLED_TICKS = 30
+"""Tenths of a second after which all that is imported in the background is there."""
+
 _GRACE = 10
 """Seconds that requests get to end when the server is told to stop."""
 
@@ -23,9 +26,12 @@ class Server(uvicorn.Server):
     Parameters:
         application: what answers.
         ready: called once when requests are answered.
+        settled: called once some seconds later, when what is imported in the background is there.
     """
 
-    def __init__(self, application: ASGIApp, *, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, application: ASGIApp, *, ready: Callable[[], None], settled: Callable[[], object] | None = None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 application,
@@ -42,6 +48,7 @@ class Server(uvicorn.Server):
             )
         )
         self._ready = ready
+        self._settled = settled
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell that it has started."""
@@ -51,6 +58,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; every five seconds those are sent away who have been waited for too long."""
+        if counter == _SETTLED_TICKS and self._settled is not None:
+            self._settled()
         if counter % 50 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):

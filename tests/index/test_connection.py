@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from ops.index.connection import Connection
+from ops.index.server import Server
 from ops.index.web.exchange import Receive, Scope, Send
 from ops.index.web.representation import Answer, Representation
 from tests.index.serving import ThreadServer, eventually
@@ -296,6 +297,19 @@ def test_a_client_that_does_not_read_its_answer_has_some_minutes(running: Runnin
     with running.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n"):
         assert running.sweep(500) == 1
         assert running.sweep(1000) == 0
+
+
+def test_a_server_tells_once_that_it_has_settled() -> None:
+    told: list[int] = []
+    server = Server(Application(), ready=lambda: None, settled=lambda: told.append(ticks))
+    server.config.load()
+
+    async def tick() -> None:
+        await server.on_tick(ticks)
+
+    for ticks in range(100):  # noqa: B007 - told above
+        asyncio.run(tick())
+    assert told == [30]
 
 
 def test_a_head_that_is_too_long_is_refused(running: Running) -> None:

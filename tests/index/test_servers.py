@@ -325,6 +325,20 @@ def test_removals_through_two_servers_at_once_are_both_remembered(town: Town) ->
                 publish(house, name, wheel("foo", name.split("-")[1], lines="Requires-Python: >=3.9\n"))
 
 
+def test_a_removal_that_was_not_committed_holds_its_claims_a_little_longer(town: Town) -> None:
+    """Its server's next commit may carry the list of what was removed: nobody may have written it anew by then."""
+    one = town.open()
+    publish(one)
+    volume_of(one).faults.append("not committed")
+    with pytest.raises(StorageError):
+        one.publisher.remove("foo", filename=NAME, identity=Person("adam", may_administer=True))
+    assert any(name.startswith("removed/") for name in town.claims.held())
+    deadline = time.monotonic() + 10
+    while town.claims.held() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not town.claims.held()
+
+
 def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undone(town: Town) -> None:
     """Commits, reloads and background commits go on; readers find what they know, always."""
     houses = [town.open(background_seconds=0.03) for _ in range(3)]

@@ -39,7 +39,8 @@ class Journal:
         self._folder = f"{storage.directory}/{folder}"
         self._name = name
         self._lock = threading.Lock()  # held while a commit is waited for
-        self._files: list[_Open] = []  # the last one is today's; the others wait until they are durable
+        self._files: list[_Open] = []  # all that are open: today's, and others until they are durable
+        self._today: _Open | None = None
         self._over = False
         self._new = False
         self._sync = SharedRun(self._sync_files)
@@ -64,7 +65,7 @@ class Journal:
                 finally:
                     os.close(descriptor)
             else:
-                descriptor, status = self._today(path)
+                descriptor, status = self._held_open(path)
                 _append(descriptor, content, status)
 
     def sync(self) -> None:
@@ -87,17 +88,18 @@ class Journal:
         self._over = True
         self.sync()
 
-    def _today(self, path: str) -> tuple[int, os.stat_result]:
+    def _held_open(self, path: str) -> tuple[int, os.stat_result]:
         """The file that is held open for today, and how it is now."""
-        if self._files and self._files[-1].path == path:
-            descriptor = self._files[-1].descriptor
-            status = os.fstat(descriptor)
-            if status.st_nlink:  # else somebody has removed it
-                return descriptor, status
+        today = self._today
+        if today is not None and today.path == path:
+            status = os.fstat(today.descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(status, os.stat(path)):  # noqa: PTH116 - else somebody has removed it
+                    return today.descriptor, status
+        today = self._today = _Open(path, self._opened(path))
+        self._files.append(today)
         self._over = False
-        descriptor = self._opened(path)
-        self._files.append(_Open(path, descriptor))
-        return descriptor, os.fstat(descriptor)
+        return today.descriptor, os.fstat(today.descriptor)
 
     def _opened(self, path: str) -> int:
         with contextlib.suppress(FileNotFoundError):
@@ -110,6 +112,9 @@ class Journal:
         with self._lock:
             files, new = list(self._files), self._new
             self._new = False
+            if self._over:
+                self._today = None
+            over = [file for file in files if file is not self._today]  # nothing is added to these any more
         try:
             for file in files:
                 os.fsync(file.descriptor)
@@ -119,10 +124,9 @@ class Journal:
             self._new = self._new or new
             raise
         with self._lock:
-            for file in files:
-                if self._over or file is not self._files[-1]:
-                    self._files.remove(file)
-                    os.close(file.descriptor)
+            for file in over:
+                self._files.remove(file)
+                os.close(file.descriptor)
 
 
 def _append(descriptor: int, content: bytes, before: os.stat_result) -> None:

@@ -297,7 +297,6 @@ class Catalogue:
         self._open = True
 
     def _see_marks(self, *, thoroughly: bool = False) -> None:
-        self.tombstones.look(thoroughly=thoroughly)
         paths, changed = self.marks.look(thoroughly=thoroughly)
         changed.update(project for path in paths if (project := self._listing.project_of(path)) is not None)
         if changed:

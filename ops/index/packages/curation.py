@@ -94,8 +94,9 @@ class Curator:
         claims = {self._catalogue.tombstones.claim(key): filename for filename, key in keys.items()}
         claims |= {key: filename for filename, key in keys.items()}
         with contextlib.ExitStack() as stack:
-            for claim in sorted(claims):  # in one order, lest two wait for each other
-                stack.enter_context(self._placing.claimed(claim, claims[claim]))
+            for key in sorted(claims):  # in one order, lest two wait for each other
+                claim = stack.enter_context(self._placing.claimed(key, claims[key]))
+                stack.enter_context(self._placing.outlasting(claim))
             self._see_others()  # what they have removed until now
             files = [file for file in self._files(project, version=version, filename=filename) if file.filename in keys]
             for file in files:

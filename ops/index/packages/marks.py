@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,12 @@ from urllib.parse import quote, unquote
 from ops.index.disk.writing import INDEX_FOLDER, Workbench, remove, sync_folder
 from ops.index.packages.listing import COARSE_TICK_NS, TICK_NS
 from ops.index.packages.project import STATUSES
+
+_LONGEST = 64 * 1024
+_UNREAD = -2
+"""The time of a folder that could not be read."""
+
+_log = logging.getLogger(__name__)
 
 
 class Markings:
@@ -35,9 +42,16 @@ class Markings:
         self._lock = threading.Lock()
 
     def look(self, *, thoroughly: bool = False) -> tuple[set[str], set[str]]:
-        """Notice what others have changed: the paths whose yanks did, and the projects whose statuses did."""
-        with self._lock:
+        """Notice what others have changed: the paths whose yanks did, and the projects whose statuses did.
+
+        While one is being set nothing is noticed, unless *thoroughly*: an event loop does not wait for a disk.
+        """
+        if not self._lock.acquire(blocking=thoroughly):
+            return set(), set()
+        try:
             return self._yanked.look(thoroughly=thoroughly), self._status.look(thoroughly=thoroughly)
+        finally:
+            self._lock.release()
 
     def yanked(self, path: str) -> str | None:
         """Why a file is yanked, which may be empty; None when it is not."""
@@ -91,11 +105,9 @@ class Marks:
         directory: of packages.
         kind: the folder's name, such as ``yanked``.
         workbench: on the same file system.
-        longest: bytes that are read of each.
     """
 
-    def __init__(self, directory: Path, kind: str, workbench: Workbench, *, longest: int = 64 * 1024) -> None:
-        self._longest = longest
+    def __init__(self, directory: Path, kind: str, workbench: Workbench) -> None:
         self._folder = f"{directory}/{INDEX_FOLDER}/{kind}"
         self._workbench = workbench
         self._marks: dict[str, str] = {}
@@ -107,14 +119,6 @@ class Marks:
         """What a name is marked with; None when it is not marked."""
         return self._marks.get(name)
 
-    def fresh(self, name: str) -> str | None:
-        """What a name is marked with on the disk now, whatever was noticed of it."""
-        try:
-            with open(self._path(name), "rb") as file:
-                return file.read(self._longest).decode("utf-8", "replace")
-        except FileNotFoundError:
-            return None
-
     def look(self, *, thoroughly: bool = False) -> set[str]:
         """Notice what has changed; the names whose marks did."""
         try:
@@ -123,9 +127,16 @@ class Marks:
             mtime_ns = -1
         if mtime_ns == self._mtime_ns and not thoroughly and (self._settled or _may_still_change(mtime_ns)):
             return set()
-        self._settled = mtime_ns == -1 or not _may_still_change(mtime_ns)
-        self._mtime_ns = mtime_ns
-        return self._read()
+        settled = mtime_ns == -1 or not _may_still_change(mtime_ns)
+        try:
+            changed = self._read()
+        except OSError as error:  # what was known of them still holds; the next look tries again
+            if self._mtime_ns != _UNREAD:
+                _log.warning("the marks in %s cannot be read: %s", self._folder, error)
+            self._mtime_ns = _UNREAD
+            return set()
+        self._settled, self._mtime_ns = settled, mtime_ns
+        return changed
 
     def put(self, name: str, text: str) -> None:
         """Mark a name, durably.
@@ -151,14 +162,14 @@ class Marks:
         times: dict[str, tuple[int, int]] = {}
         for entry in _files(self._folder):
             name = unquote(entry.name)
-            with contextlib.suppress(OSError):  # it was taken away just now
+            with contextlib.suppress(FileNotFoundError):  # it was taken away just now
                 status = entry.stat()
                 time_and_size = (status.st_mtime_ns, status.st_size)
                 if name in self._marks and self._times.get(name) == time_and_size:
                     marks[name] = self._marks[name]
                 else:
                     with open(entry.path, "rb") as file:
-                        marks[name] = file.read(self._longest).decode("utf-8", "replace")
+                        marks[name] = file.read(_LONGEST).decode("utf-8", "replace")
                 times[name] = time_and_size
         changed = {name for name in marks.keys() | self._marks.keys() if marks.get(name) != self._marks.get(name)}
         self._marks, self._times = marks, times
@@ -172,7 +183,7 @@ def _files(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if entry.is_file()]
-    except OSError:
+    except FileNotFoundError:
         return []
 
 

@@ -117,6 +117,21 @@ class Placing:
             if not claim.kept:
                 self._release(key)
 
+    @contextmanager
+    def outlasting(self, claim: Claim) -> Iterator[None]:
+        """Hold on to a claim for some seconds after a failure on a shared storage.
+
+        What was written may still be committed with the next change of this server: others see it before they write
+        the same file.
+        """
+        try:
+            yield
+        except BaseException:
+            if self._storage.shared:
+                claim.kept = True
+                self._release_later(claim.key)
+            raise
+
     def _acquired(self, key: str) -> bool:
         try:
             return self._claims.acquire(key)

@@ -226,7 +226,8 @@ class Publisher(Curator):
         if existing is None and self._is_there(name.filename):
             existing = name.filename
         if existing is None:
-            buried = self._catalogue.tombstones.get(name.key)
+            with self._placing.writing("it could not be told whether a removed file had the name"):
+                buried = self._catalogue.tombstones.get(name.key)
             if buried is not None and buried != staged.sha256:
                 raise FileTaken(name.filename, removed=True)
             return None

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from pathlib import Path
+from urllib.parse import quote
 
-from ops.index.disk.writing import Workbench
-from ops.index.packages.marks import Marks
-
-_LONGEST = 16 * 1024**2
-"""Bytes of one file: some 150,000 names."""
+from ops.index.disk.writing import INDEX_FOLDER, Workbench
 
 
 class Tombstones:
-    """The digest of each removed file by the key of its name.
+    """The digest of each removed file by the key of its name: a line in one of 256 files.
 
-    They lie in 256 files at most, however many there are, since a Volume has room for only so many files: an hourly
-    smoke test removes 17,000 a year. Whoever adds one holds the claim on its file (:meth:`claim`), so that two servers
-    that remove something at once do not overwrite each other's.
+    A file for each would be too many, since a Volume has room for only so many: an hourly smoke test removes 17,000 a
+    year. Nothing is kept in memory. Whoever asks or adds holds a claim, so that what is on the disk is what counts.
+    All is called inside ``Storage.reading``.
 
     Parameters:
         directory: of packages.
@@ -26,23 +22,27 @@ class Tombstones:
     """
 
     def __init__(self, directory: Path, workbench: Workbench) -> None:
-        self._marks = Marks(directory, "removed", workbench, longest=_LONGEST)
-        self._digests: dict[str, dict[str, str]] = {}
-        self._lock = threading.Lock()
+        self._folder = f"{directory}/{INDEX_FOLDER}/removed"
+        self._workbench = workbench
 
     def get(self, key: str) -> str | None:
-        """The SHA-256 in hexadecimal of the file that had this name, in whatever spelling, and was removed."""
-        return self._digests.get(_file_of(key), {}).get(key)
+        """The SHA-256 in hexadecimal of the file that had this name, in whatever spelling, and was removed.
 
-    def look(self, *, thoroughly: bool = False) -> None:
-        """Notice what others have removed."""
-        with self._lock:
-            for name in self._marks.look(thoroughly=thoroughly):
-                self._read(name)
+        The caller holds the claim on the name.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+        for line in self._read(_file_of(key)).splitlines():
+            sha256, _, buried = line.partition(" ")
+            if buried == key:
+                return sha256
+        # The first version kept each in a file of its own.
+        return self._read(quote(key, safe="+!")).strip() or None
 
     @staticmethod
     def claim(key: str) -> str:
-        """What has to be claimed while :meth:`put` is called, until that is committed."""
+        """What the caller of :meth:`put` holds a claim on, besides the name, until the change is committed."""
         return f"removed/{_file_of(key)}"
 
     def put(self, key: str, sha256: str) -> None:
@@ -51,16 +51,17 @@ class Tombstones:
         Raises:
             OSError: it is not remembered.
         """
-        name, line = _file_of(key), f"{sha256} {key}\n"
-        with self._lock:
-            before = self._marks.fresh(name) or ""
-            if line not in before.splitlines(keepends=True):
-                self._marks.put(name, before + line)
-                self._read(name)
+        before, line = self._read(_file_of(key)), f"{sha256} {key}\n"
+        if line not in before.splitlines(keepends=True):
+            content = (before + line).encode("utf-8", "surrogateescape")
+            self._workbench.replace(f"{self._folder}/{_file_of(key)}", content, durable=True)
 
-    def _read(self, name: str) -> None:
-        lines = (line.partition(" ") for line in (self._marks.get(name) or "").splitlines())
-        self._digests[name] = {key: sha256 for sha256, _, key in lines if key}
+    def _read(self, name: str) -> str:
+        try:
+            with open(f"{self._folder}/{name}", "rb") as file:
+                return file.read().decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            return ""
 
 
 def _file_of(key: str) -> str:

@@ -86,12 +86,15 @@ class Reading:
             path: as the server decoded it.
             headers: of the request; those named in DECISIVE are enough.
         """
-        if path.endswith(".metadata"):
-            page = self._shelf.ready((path, None))
-        elif path.startswith("/packages/"):
-            return self._small_file(path.removeprefix("/packages/"), headers)
-        else:
-            page = self._shelf.ready((path, self._form[headers.get(b"accept")]))
+        try:
+            if path.endswith(".metadata"):
+                page = self._shelf.ready((path, None))
+            elif path.startswith("/packages/"):
+                return self._small_file(path.removeprefix("/packages/"), headers)
+            else:
+                page = self._shelf.ready((path, self._form[headers.get(b"accept")]))
+        except (PackageIndexError, OSError):  # the long way says what is wrong
+            return None
         return None if page is None else self.variant(page, headers)
 
     def variant(self, page: Representation, headers: Mapping[bytes, bytes]) -> Answer:

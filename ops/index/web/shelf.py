@@ -14,8 +14,8 @@ from ops.index.web.representation import Representation
 Key = TypeVar("Key", bound=Hashable)
 
 
-_SMALL = 256 * 1024
-"""Bytes of an answer that tells of few enough things to look at on the way; some 500 files."""
+_SMALL = 64 * 1024
+"""Bytes of an answer that tells of few enough things to look at on the way; some 150 files."""
 
 
 class _Entry:
@@ -94,8 +94,8 @@ class Shelf(Generic[Key]):
 
         Parameters:
             key: under which it is kept.
-            mark: what the answer depends on; equal as long as it is unchanged. Runs in the other thread too, and in
-                :meth:`ready` if marks are near.
+            mark: what the answer depends on; equal as long as it is unchanged, and None when there is nothing. Runs in
+                the other thread too, and in :meth:`ready` if marks are near.
             render: makes the answer; None when there is nothing to tell of.
         """
         stamp = self._stamp()
@@ -119,7 +119,10 @@ class Shelf(Generic[Key]):
         if representation is not None:
             representation.gzipped()  # here, where it holds up nobody
         until = time.monotonic() + self._lifetime
-        self._put(key, None if representation is None else _Entry(stamp, mark, marked, until, representation))
+        if representation is None or marked is None:
+            self._put(key, None)
+        else:
+            self._put(key, _Entry(stamp, mark, marked, until, representation))
         return representation
 
     def _put(self, key: Key, entry: _Entry | None) -> None:

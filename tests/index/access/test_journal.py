@@ -76,6 +76,39 @@ def test_a_file_that_somebody_removes_is_begun_anew(storage: DirectoryStorage) -
     assert held_open(path.parent) == [path.name]
 
 
+def test_a_file_that_somebody_renames_is_left_to_them(storage: DirectoryStorage) -> None:
+    journal, path = Journal(storage, "log", "web"), storage.directory / "log" / f"{MONDAY}.web.jsonl"
+    journal.append(MONDAY, b"one\n")
+    path.rename(path.with_suffix(".old"))
+    journal.append(MONDAY, b"two\n")
+    journal.sync()
+    assert path.read_bytes() == b"two\n"
+    assert path.with_suffix(".old").read_bytes() == b"one\n"
+    assert held_open(path.parent) == [path.name]
+
+
+def test_a_line_that_comes_while_the_last_file_is_synced_is_synced_too(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(storage, "log", "web")
+    journal.append(MONDAY, b"one\n")
+    real, late = os.fsync, [(MONDAY, b"two\n"), (TUESDAY, b"three\n")]
+
+    def meanwhile(descriptor: int) -> None:
+        while late:
+            journal.append(*late.pop(0))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    journal.sync()
+    assert held_open(storage.directory / "log") == [f"{MONDAY}.web.jsonl", f"{TUESDAY}.web.jsonl"]
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink().name))
+    journal.sync()
+    assert synced == [f"{MONDAY}.web.jsonl", f"{TUESDAY}.web.jsonl", "log"]
+    assert held_open(storage.directory / "log") == [f"{TUESDAY}.web.jsonl"]
+
+
 def test_what_could_not_be_synced_is_synced_the_next_time(
     storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import io
@@ -23,7 +24,7 @@ import pytest
 from ops.index.disk.claims import MemoryClaims
 from ops.index.disk.storage import DirectoryStorage
 from ops.index.options import Options
-from ops.index.packages import listing
+from ops.index.packages import listing, marks
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.keeping import FactsKeeper
 from ops.index.packages.listing import Listing
@@ -476,10 +477,31 @@ def test_marks_that_another_server_sets_are_noticed(house: House, directory: Pat
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "open"}', '{"status": 1}', '"archived"', "\x00"])
 def test_a_status_that_cannot_be_read_closes_the_project(house: House, directory: Path, content: str) -> None:
     put(directory, "foo", "1.0")
-    marks = directory / ".index" / "status"
-    marks.mkdir(parents=True)
-    (marks / "foo").write_text(content)
+    folder = directory / ".index" / "status"
+    folder.mkdir(parents=True)
+    (folder / "foo").write_text(content)
     assert project(house, "foo").status == "archived"
+
+
+def test_marks_that_cannot_be_read_just_now_hold_on(
+    house: House, directory: Path, adam: Person, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(directory, "foo", "1.0")
+    house.publisher.set_status("foo", "quarantined", identity=adam)
+
+    def fail(_: str) -> list[os.DirEntry[str]]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(marks, "_files", fail)
+    os.utime(directory / ".index" / "status")
+    for _ in range(5):
+        time.sleep(0.03)
+        assert house.catalogue.status("foo")[0] == "quarantined"
+    assert sum("cannot be read" in record.getMessage() for record in caplog.records) == 1
+    monkeypatch.undo()
+    assert _soon(lambda: house.catalogue.status("foo")[0] == "quarantined")
+    house.publisher.set_status("foo", "active", identity=adam)
+    assert _soon(lambda: house.catalogue.status("foo")[0] == "active")
 
 
 # Many files

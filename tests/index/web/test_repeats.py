@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from ops.index import DirectoryStorage, create_index
 from ops.index.access.roles import Identity, Role
+from ops.index.packages.catalogue import Catalogue
 from ops.index.web.door import Door
 from ops.index.web.reading import Reading
 from ops.index.web.repeats import LONGEST, Repeats
@@ -163,6 +167,22 @@ def test_a_file_that_was_replaced_in_place_is_not_answered_from_memory(server: S
     eventually(lambda: b">=3.10" in metadata.again()[1], seconds=5)
     content.close()
     metadata.close()
+
+
+def test_what_fails_on_the_short_way_is_answered_on_the_long_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packages").mkdir()
+    index = create_index(
+        packages=DirectoryStorage(tmp_path / "packages"), credentials=DirectoryStorage(tmp_path / "credentials")
+    )
+    reading: Any = vars(index)["_reading"]
+
+    def fail() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Catalogue, "offers", lambda *_: fail())
+    assert reading.ready(f"/packages/{NAME}", {}) is None
 
 
 def test_neither_password_nor_token_is_left_in_the_log(server: Server) -> None:

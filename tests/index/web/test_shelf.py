@@ -86,6 +86,18 @@ def test_marks_that_are_near_are_looked_at_on_the_way(lifetime: float) -> None:
     assert world.rendered == ["spam", "spam"]
 
 
+def test_what_tells_of_nothing_is_not_kept() -> None:
+    """Something came between the look at the mark and the rendering; when it goes, the mark is None again."""
+    world = World(near=True)
+
+    async def scenario() -> None:
+        page = await world.shelf.fetch("spam", lambda: None, lambda: Representation(b"x", content_type="text/plain"))
+        assert page is not None
+        assert world.shelf.ready("spam") is None
+
+    asyncio.run(scenario())
+
+
 def test_what_tells_of_much_is_looked_at_elsewhere() -> None:
     world = World(near=True, capacity=10**7)
 
