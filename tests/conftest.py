@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from ops.workspace import HOME_VARIABLE, Workspace
 
 _FOREIGN = ("PIP_", "UV_", "TWINE_", "MODAL_", "JUPYTER", "IPYTHON", "NETRC", "AUTH_TOKEN", "RUNBOOK_", "INDEX_")
 _KEPT = ("PIP_CERT", "UV_CACHE_DIR", "PIP_CACHE_DIR")
+
+
+# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -170,6 +170,9 @@ class Container:
         with contextlib.suppress(FileNotFoundError):
             self._socket.unlink()
         self.gone.set()
+        for volume_id, view in self.views.items():
+            async with self.plane.volume_lock(volume_id):  # nobody is looking through its files now, or will
+                view.closed = True
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
         return self.returncode
 

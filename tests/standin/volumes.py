@@ -97,6 +97,7 @@ class View:
         self.volume = volume
         self.directory = directory
         self.hidden = hidden
+        self.closed = False
         self._revisions: dict[str, int] = {}
         self._fingerprints: dict[str, Fingerprint] = {}
         directory.mkdir(parents=True)
@@ -107,6 +108,8 @@ class View:
         """Make what was written or removed here since the last time part of the Volume."""
         if self.volume.deleted:
             raise GRPCError(Status.NOT_FOUND, f"Volume {self.volume.volume_id} not found")
+        if self.closed:  # its files are being removed, which is no wish of the container's
+            raise GRPCError(Status.FAILED_PRECONDITION, "the container is gone")
         present = set()
         for path in walk(root):
             try:
@@ -181,6 +184,7 @@ class Volumes:
         self._directory.mkdir()
         self.by_id: dict[str, Volume] = {}
         self.failing: list[FailingCommit] = []
+        self._working: set[asyncio.Future[None]] = set()
         self.window_seconds = 0.02
         """How long a Volume looks empty at least, during a commit and during a reload."""
 
@@ -333,7 +337,7 @@ class Volumes:
     async def background_commit(self, view: View) -> None:
         """What Modal does by itself every few seconds: no reload, nothing looks empty."""
         async with self._plane.volume_lock(view.volume.volume_id):
-            if not view.volume.deleted and not any(view.hidden.iterdir()):
+            if not view.closed and not view.volume.deleted and not any(view.hidden.iterdir()):
                 await asyncio.to_thread(view.commit, view.directory)
                 view.volume.background_commits += 1
 
@@ -345,7 +349,23 @@ class Volumes:
 
     async def _in_window(self, view: View, change: object) -> None:
         assert callable(change)
-        async with self._plane.volume_lock(view.volume.volume_id):
-            with view.empty() as root:
-                await asyncio.sleep(self.window_seconds)
-                await asyncio.to_thread(change, root)
+
+        async def work() -> None:
+            async with self._plane.volume_lock(view.volume.volume_id):
+                if view.closed:
+                    raise GRPCError(Status.FAILED_PRECONDITION, "the container is gone")
+                with view.empty() as root:
+                    await asyncio.sleep(self.window_seconds)
+                    await asyncio.to_thread(change, root)
+
+        # A container that is killed meanwhile cancels its call. What was begun is ended all the same: if its files were
+        # moved back while they are looked through, they would be taken for removed, and vanish from the Volume.
+        working = asyncio.ensure_future(work())
+        self._working.add(working)
+        working.add_done_callback(self._worked)
+        await asyncio.shield(working)
+
+    def _worked(self, done: asyncio.Future[None]) -> None:
+        self._working.discard(done)
+        if not done.cancelled():
+            done.exception()  # told to whoever waited, if anybody is left
