@@ -153,13 +153,21 @@ def test_a_request_behind_a_slow_one_waits_for_its_turn(running: Running) -> Non
             connection.recv(1000)
         connection.settimeout(10)
         running.application.release.set()
-        answer = b""
-        while PAGE.body not in answer:
-            answer += connection.recv(65536)
+        answer = read_until(connection, PAGE.body)
         assert answer.index(b"slowly") < answer.index(PAGE.body)
 
 
 READY = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def read_until(connection: socket.socket, wanted: bytes, *, times: int = 1) -> bytes:
+    """All that comes until something has come so often."""
+    received = b""
+    while received.count(wanted) < times:
+        piece = connection.recv(65536)
+        assert piece, received
+        received += piece
+    return received
 
 
 def ask(connection: socket.socket, *pieces: bytes, answers: int = 1) -> None:
@@ -167,22 +175,9 @@ def ask(connection: socket.socket, *pieces: bytes, answers: int = 1) -> None:
     for piece in pieces:
         connection.sendall(piece)
         time.sleep(0.02 if len(pieces) > 1 else 0)
-    received = b""
-    while received.count(PAGE.body) < answers:
-        piece = connection.recv(65536)
-        assert piece, received
-        received += piece
+    received = read_until(connection, PAGE.body, times=answers)
     assert received.count(b"HTTP/1.1 200 OK") == answers
     assert received.endswith(PAGE.body)
-
-
-def read_slowly(connection: socket.socket) -> None:
-    """Read the answer that the application makes at length."""
-    received = b""
-    while b"slowly" not in received:
-        piece = connection.recv(65536)
-        assert piece, received
-        received += piece
 
 
 def test_the_same_bytes_again_are_not_parsed(running: Running) -> None:
@@ -214,7 +209,7 @@ def test_what_is_no_single_whole_request_for_what_is_ready_is_not_kept(
             ask(connection, *pieces, answers=answers)
         else:
             connection.sendall(b"".join(pieces))
-            read_slowly(connection)
+            read_until(connection, b"slowly")
         assert {len(message) for message in running.application.repeats.kept} <= {4096 + len(READY) + len("\r\nX: ")}
         ask(connection, READY)
         ask(connection, READY)
@@ -243,9 +238,7 @@ def test_known_bytes_behind_a_slow_request_wait_for_their_turn(running: Running)
             connection.recv(1000)
         connection.settimeout(10)
         running.application.release.set()
-        answer = b""
-        while PAGE.body not in answer:
-            answer += connection.recv(65536)
+        answer = read_until(connection, PAGE.body)
     assert answer.index(b"slowly") < answer.index(PAGE.body)
     assert running.application.repeats.answered == 0
 
@@ -254,7 +247,7 @@ def test_known_bytes_keep_the_connection_open_as_any_request_does(running: Runni
     with running.send() as connection:
         ask(connection, READY)
         connection.sendall(READY.replace(b"/ready", b"/a"))
-        read_slowly(connection)
+        read_until(connection, b"slowly")
         (served,) = running.server.server_state.connections
         assert isinstance(served, Connection)
         eventually(lambda: served.timeout_keep_alive_task is not None)
@@ -266,7 +259,7 @@ def test_the_body_of_a_request_is_never_taken_for_known_bytes(running: Running) 
     with running.send() as connection:
         ask(connection, READY)
         connection.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(READY))
-        read_slowly(connection)
+        read_until(connection, b"slowly")
         connection.sendall(READY)
         time.sleep(0.1)
         ask(connection, READY)

@@ -257,3 +257,13 @@ def test_a_forwarded_address_counts_only_from_a_trusted_proxy(tmp_path: Path) ->
     proxied = Server(tmp_path / "proxied", "--trusted-proxy", "127.0.0.1")
     proxied.start()
     assert '"address": "198.51.100.7"' in logged(proxied)
+
+
+def test_what_lives_as_long_as_the_server_is_spared_by_the_collector() -> None:
+    """In a process of its own, as it is for good."""
+    code = (
+        "import gc; from ops.index import __main__ as main; main._spare_the_collector();"
+        "print(gc.get_freeze_count() > 1000, gc.get_threshold()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "10000"]

@@ -1,0 +1,67 @@
+"""The stand-in's Volumes: a container that is killed takes nothing of what was committed with it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from grpclib import GRPCError
+
+from tests.standin.volumes import View, Volume, Volumes
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    (tmp_path / "committed").mkdir()
+    return Volume("vo-1", "data", "main", tmp_path / "committed")
+
+
+@pytest.fixture
+def view(volume: Volume, tmp_path: Path) -> View:
+    view = View(volume, tmp_path / "visible", tmp_path / "hidden")
+    (view.directory / "a.whl").write_bytes(b"a")
+    view.commit(view.directory)
+    assert set(volume.revisions) == {"a.whl"}
+    return view
+
+
+def test_a_commit_whose_caller_is_killed_is_ended_and_removes_nothing(
+    volume: Volume, view: View, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        lock = asyncio.Lock()
+        plane: Any = SimpleNamespace(directory=tmp_path, volume_lock=lambda _: lock)
+        volumes = Volumes(cast("Any", plane))
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def slowly(root: Path) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            time.sleep(0.3)
+            view.commit(root)
+
+        call = asyncio.ensure_future(volumes._in_window(view, slowly))
+        await begun.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert lock.locked(), "it goes on"
+        async with lock:
+            pass
+
+    asyncio.run(scenario())
+    assert set(volume.revisions) == {"a.whl"}
+    assert (view.directory / "a.whl").read_bytes() == b"a"
+
+
+def test_a_view_whose_files_are_being_removed_commits_nothing(volume: Volume, view: View) -> None:
+    view.closed = True
+    shutil.rmtree(view.directory)
+    with pytest.raises(GRPCError, match="gone"):
+        view.commit(view.directory)
+    assert set(volume.revisions) == {"a.whl"}
