@@ -29,12 +29,10 @@ from ops.runbook.kernel import kernel_environment, kernel_manager
 from ops.runbook.notebook import Notebook, find_notebook, list_notebooks
 from ops.runbook.record import write_atomically
 from ops.runbook.redaction import Redactor
+from ops.runbook.runner import CELL_TIMEOUT
 from ops.runbook.sources import register, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
-
-CELL_TIMEOUT = 30 * 60
-"""Seconds; some measurements take a quarter of an hour."""
 
 SKIP_TAG = "nbval-skip"
 """Tags a cell that takes minutes and shows something else each time; nbval knows it too."""
