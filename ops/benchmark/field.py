@@ -18,6 +18,7 @@ from ops.benchmark.peers import Devpi, Ours, Peer, Stock
 from ops.benchmark.scale import Scale
 from ops.benchmark.servers import ANY_PAGE, Login, Server, end_abandoned, free_port, running
 from ops.benchmark.toolbox import Set, Toolbox
+from ops.benchmark.watch import await_rest
 from ops.errors import ParameterError
 
 PEERS = ("nginx", "pypiserver", "devpi")
@@ -129,7 +130,7 @@ class Field:
 
     @contextlib.contextmanager
     def servers(self, names: Sequence[str] | None = None) -> Iterator[Mapping[str, Server]]:
-        """The servers of the contenders, running and warm, by their names.
+        """The servers of the contenders, running, warm and at rest, by their names.
 
         Parameters:
             names: of those wanted, all when not given.
@@ -142,7 +143,18 @@ class Field:
         with running(list(found.values())):
             for server in found.values():
                 self.warm(server, list(self.corpus.projects))
+            await_rest(found.values())
             yield found
+
+    def fresh(self) -> Server:
+        """Another server of ours, not running, whose catalogue knows all files of the corpus from an earlier run."""
+        place = self.scratch / "fresh"
+        self.ours.prepare(place, self.corpus)
+        server = self.ours.server(place, free_port())
+        with server:
+            self.warm(server, list(self.corpus.projects))
+            await_rest([server])
+        return server
 
     def warm(self, server: Server, projects: Sequence[str]) -> None:
         """Ask for every project's page once, for some seconds at most: nobody is measured on his first request."""

@@ -101,7 +101,9 @@ def interleaved(
     budget_seconds: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Entry]:
-    """Let the contenders take turns (A B C A B C), so that what slows the machine slows all of them.
+    """Let the contenders take turns (A B C C B A), so that what slows the machine slows all of them.
+
+    Each second round goes backwards: whoever is next to a contender comes before it as often as after it.
 
     Parameters:
         contenders: each measures once and returns its figure.
@@ -114,8 +116,8 @@ def interleaved(
     values: dict[str, list[float]] = {name: [] for name in contenders}
     spent = dict.fromkeys(contenders, 0.0)
     failures: dict[str, str] = {}
-    for _ in range(rounds):
-        for name, measure in contenders.items():
+    for number in range(rounds):
+        for name, measure in list(contenders.items())[:: -1 if number % 2 else 1]:
             if name in failures or spent[name] >= budget_seconds:
                 continue
             begin = clock()

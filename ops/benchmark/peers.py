@@ -179,10 +179,13 @@ class Devpi:
         devpi.add(folder, wheel, source, self.login, server=self.server)
 
     def server(self, folder: Path, port: int) -> Server:
-        """With core metadata (PEP 658), which it serves on request only, and without looking at the network."""
+        """With core metadata (PEP 658), which it serves on request only, and without looking at the network.
+
+        Of its 100 connections, a second uv would wait for those that the first keeps open, and that takes minutes.
+        """
         command = [self.toolbox.program("devpi", "devpi-server"), "--serverdir", str(folder / "data")]
         command += ["--host", HOST, "--port", str(port), "--offline-mode", "--enable-core-metadata"]
-        command += ["--max-request-body-size", str(4 * 2**30)]
+        command += ["--max-request-body-size", str(4 * 2**30), "--connection-limit", "1000"]
         return Server(
             self.name,
             command,

@@ -18,25 +18,25 @@ DISK = "this disk alone"
 def cold_install(field: Field) -> Row:
     """One cold installation at a time."""
     installer = Installer(field.toolbox.uv, field.scratch, field.scale.packages)
+    fresh = field.fresh()
+
+    def just_started() -> float:
+        fresh.start(until="/health")
+        try:
+            return installer.install(fresh)
+        finally:
+            fresh.stop()
+
     with field.servers() as servers:
-        contenders = _each(servers, installer.install)
-        ours = servers[OURS]
-
-        def just_started() -> float:
-            ours.stop()
-            ours.start(until="/health")
-            return installer.install(ours)
-
-        # Last in each round: the next one is measured on a server that knows the user again, as all others are.
-        contenders[JUST_STARTED] = just_started
         row = _row(
             field,
-            contenders,
+            _each(servers, installer.install) | {JUST_STARTED: just_started},
+            rounds=field.scale.installs,
             title=f"Cold uv pip install of {field.scale.packages} packages",
             unit="s",
             better="lower",
-            method="The real uv, empty cache, fresh environment; each server was asked before, except the one just "
-            "started, whose first login costs a whole bcrypt verification.",
+            method="The real uv, empty cache, fresh environment; each server was asked before, except a second one of "
+            "ours, just started, whose first login costs a whole bcrypt verification.",
         )
     cheap, dear = field.names(rounds=5), field.names(rounds=12)
     return row.judged(
@@ -129,10 +129,11 @@ def _row(
     unit: str,
     better: Better,
     method: str,
+    rounds: int | None = None,
     left_out: Mapping[str, str] | None = None,
 ) -> Row:
     """Measure, and add the contenders that are not there with the reason."""
-    entries = interleaved(contenders, rounds=field.scale.rounds, budget_seconds=field.scale.budget_seconds)
+    entries = interleaved(contenders, rounds=rounds or field.scale.rounds, budget_seconds=field.scale.budget_seconds)
     return Row(title=title, unit=unit, better=better, entries=complete(field, entries, left_out or {}), method=method)
 
 

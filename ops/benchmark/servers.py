@@ -9,9 +9,8 @@ import os
 import secrets
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -179,13 +178,11 @@ class Server:
 
     def memory(self) -> int:
         """Resident bytes of all of its processes together, now."""
-        if self._process is None:
-            return 0
-        total = 0
-        for process in [self._process, *_children(self._process)]:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                total += process.memory_info().rss
-        return total
+        return int(self._total(lambda process: process.memory_info().rss))
+
+    def cpu_seconds(self) -> float:
+        """Seconds of CPU that all of its processes together have used until now."""
+        return self._total(lambda process: sum(process.cpu_times()[:2]))
 
     def get(self, path: str, *, accept: str = ANY_PAGE) -> bytes:
         """The body of one page.
@@ -211,6 +208,14 @@ class Server:
             return ""
         return " | ".join(line.strip() for line in lines[-4:])
 
+    def _total(self, figure: Callable[[psutil.Process], float]) -> float:
+        """A figure of all of its processes together; one that is gone meanwhile does not count."""
+        total = 0.0
+        for process in [self._process, *_children(self._process)] if self._process else []:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                total += figure(process)
+        return total
+
     def _await_answer(self, path: str) -> None:
         assert self._process is not None  # noqa: S101 - set by start
         begin = time.monotonic()
@@ -229,33 +234,6 @@ class Server:
             # Fine at first, as it is timed; one percent of what has passed later on, to leave it the machine.
             time.sleep(max(_POLL_SECONDS, (time.monotonic() - begin) / 100))
         raise StartError(f"{self.name} gave no good answer in {START_SECONDS:.0f} seconds", why=seen)
-
-
-class MemoryWatch:
-    """Samples a server's memory in a thread; *peak* is the most that was seen, in bytes."""
-
-    def __init__(self, server: Server, *, every_seconds: float = 0.02) -> None:
-        self.peak = 0
-        self._server = server
-        self._every = every_seconds
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            self.peak = max(self.peak, self._server.memory())
-            if self._over.wait(self._every):
-                return
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ from ops.benchmark.load import request, send, supply
 from ops.benchmark.measurement import Entry, Row, Verdict, at_least, below, figure, interleaved
 from ops.benchmark.peers import OURS, Peer, Stock
 from ops.benchmark.rows import complete
-from ops.benchmark.servers import ANY_PAGE, MemoryWatch, Server, free_port, running
+from ops.benchmark.servers import ANY_PAGE, Server, free_port, running
 from ops.benchmark.transfers import download, file_path, upload
+from ops.benchmark.watch import MemoryWatch, await_rest
 
 VERSIONS = 10
 """Of each project of an index of many files; its page is the same size however many projects there are."""
@@ -36,6 +37,7 @@ def page_by_size(field: Field) -> Row:
     stock = _cheap_stock(field)
     contenders: dict[str, Callable[[], float]] = {}
     left_out: dict[str, str] = {}
+    servers: list[Server] = []
     with ExitStack() as stack:
         for files in sizes:
             corpus = _many(field, files)
@@ -49,7 +51,9 @@ def page_by_size(field: Field) -> Row:
                 server = stack.enter_context(peer.server(place, free_port()))
                 project = next(iter(corpus.projects))
                 server.get(f"{server.index_path}{project}/")
+                servers.append(server)
                 contenders[name] = _page(field, server, project)
+        await_rest(servers)
         entries = interleaved(contenders, rounds=field.scale.rounds, budget_seconds=field.scale.budget_seconds)
     row = Row(
         title="Project page by the number of files in the index",
@@ -96,7 +100,7 @@ def starts(field: Field) -> tuple[Row, Row]:
             server.stop()
         return first
 
-    # The lost catalogue comes first in each round, and so leaves a whole one to the other.
+    # The lost catalogue comes first, and each run leaves a whole one to whatever comes after it.
     contenders: dict[str, Callable[[], float]] = {
         LOST: lambda: start_ours(LOST),
         PRESENT: lambda: start_ours(PRESENT),
@@ -149,6 +153,7 @@ def _large_file(field: Field, size: int) -> Iterator[Row]:
         return run
 
     with running(list(servers.values())):
+        await_rest(servers.values())
         takers = [name for name in servers if name != NGINX]
         sent = {name: watched(name, _next_upload(servers[name], folder, iter(wheels))) for name in takers}
         uploads = interleaved(sent, rounds=rounds, budget_seconds=budget)

@@ -14,7 +14,7 @@ from ops.errors import ParameterError, PreflightError
 from ops.workspace import Workspace
 
 TINY = dataclasses.replace(
-    QUICK, projects=4, versions=2, packages=3, at_once=2, rounds=1, seconds=0.3, most_uploads=40,
+    QUICK, projects=4, versions=2, packages=3, at_once=2, installs=1, rounds=1, seconds=0.3, most_uploads=40,
     index_files=(20, 40), large_bytes=(2_000_000,), start_files=20,
 )  # fmt: skip
 

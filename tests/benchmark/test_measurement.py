@@ -36,8 +36,8 @@ def test_contenders_take_turns() -> None:
 
     entries = interleaved({name: contender(name) for name in "ABC"}, rounds=3, budget_seconds=60)
 
-    assert "".join(turns) == "ABCABCABC"
-    assert [entry.values for entry in entries] == [(1, 4, 7), (2, 5, 8), (3, 6, 9)]
+    assert "".join(turns) == "ABCCBAABC"
+    assert [entry.values for entry in entries] == [(1, 6, 7), (2, 5, 8), (3, 4, 9)]
 
 
 def test_a_contender_that_has_used_its_time_is_left_out_of_the_further_rounds_and_still_measured_once() -> None:

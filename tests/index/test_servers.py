@@ -127,12 +127,20 @@ def test_of_uploads_of_one_name_through_three_servers_one_wins(town: Town) -> No
             assert (house.directory / wheel_name("foo", version)).read_bytes() == winner
 
 
-def test_many_uploads_share_commits(town: Town) -> None:
-    house = town.open(empty_seconds=0.02)
+def test_many_uploads_share_commits(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = town.open(empty_seconds=0.2)
+    written = threading.Barrier(16)
+    commit = house.storage.commit
+
+    def commit_together() -> None:
+        written.wait(20)  # the machine may be busy: what is measured is how they share, not when they come
+        commit()
+
+    monkeypatch.setattr(house.storage, "commit", commit_together)
     names = [f"p{number}" for number in range(16)]
     results = together(*(partial(publish, house, wheel_name(name, "1.0"), wheel(name, "1.0")) for name in names))
     assert results == [Outcome.CREATED] * 16
-    assert volume_of(house).commits <= 6
+    assert volume_of(house).commits <= 4
     assert len(town.remote.names()) == 16
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ops.index.disk.copies import copy_bytes
 from ops.index.disk.storage import DirectoryStorage, GuardedStorage, SharedRun
 from ops.index.errors import StorageError
 from tests.index.volume import Remote, Volume
@@ -28,6 +29,10 @@ class Mount(GuardedStorage):
 
     def _reload(self) -> None:
         self.act()
+
+    def has_waiting(self) -> bool:
+        """Whether a commit or reload waits for the readers to leave."""
+        return self._guard._waiting > 0
 
 
 def run_all(*actions: Callable[[], object]) -> list[BaseException | None]:
@@ -298,26 +303,30 @@ def test_a_missing_file_cannot_be_detached(tmp_path: Path) -> None:
 
 
 def test_a_long_copy_lets_commits_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ops.index.disk.storage.SLICE_BYTES", 1000)
     path = tmp_path / "a.whl"
-    path.write_bytes(os.urandom(500_000))
-    mount = Mount(tmp_path)
-    done = threading.Event()
-    commits = 0
+    path.write_bytes(os.urandom(8000))
+    committing = threading.Event()
+    mount = Mount(tmp_path, committing.set)
+    commits: list[threading.Thread] = []
+    committed: list[bool] = []
 
-    def copy() -> None:
-        with mount.detached(path) as detached:
-            assert detached.read_bytes() == path.read_bytes()
-        done.set()
+    def slice_by_slice(source: int, target: int, count: int, offset: int) -> int:
+        committed.append(committing.is_set())
+        committing.clear()
+        commit = threading.Thread(target=mount.commit)
+        commit.start()
+        commits.append(commit)
+        while not mount.has_waiting():
+            time.sleep(0.001)
+        return copy_bytes(source, target, count, offset)
 
-    def commit() -> None:
-        nonlocal commits
-        while not done.is_set():
-            mount.commit()
-            commits += 1
-
-    assert run_all(copy, commit) == [None, None]
-    assert commits > 3
+    monkeypatch.setattr("ops.index.disk.storage.SLICE_BYTES", 1000)
+    monkeypatch.setattr("ops.index.disk.storage.copy_bytes", slice_by_slice)
+    with mount.detached(path) as detached:
+        assert detached.read_bytes() == path.read_bytes()
+    for commit in commits:
+        commit.join(20)
+    assert committed == [False] + [True] * 7, "between two slices, who waits to commit gets its turn"
 
 
 def test_a_directory_of_this_machine_needs_neither_commit_nor_reload_nor_copies(tmp_path: Path) -> None:
