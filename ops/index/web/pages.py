@@ -3,9 +3,10 @@
     PEP 503   the HTML, and normalized names
     PEP 592   yanked files
     PEP 629   the version of the API
-    PEP 658   core metadata beside the file, under both of its spellings (PEP 714)
+    PEP 658   core metadata beside the file
     PEP 691   the JSON
     PEP 700   versions, sizes and upload times
+    PEP 714   the name of core metadata: in HTML the old one too, not in JSON, where older versions of pip fail on it
     PEP 792   project status
 
 All of them are pure functions from what the catalogue knows to bytes. Addresses are relative, so that the index works
@@ -104,7 +105,7 @@ def _file_json(file: File) -> dict[str, Any]:
     if file.requires_python is not None:
         entry["requires-python"] = file.requires_python
     if file.metadata_sha256 is not None:
-        entry["core-metadata"] = entry["data-dist-info-metadata"] = {"sha256": file.metadata_sha256}
+        entry["core-metadata"] = {"sha256": file.metadata_sha256}
     else:
         entry["core-metadata"] = False
     if file.yanked is not None:

@@ -69,14 +69,41 @@ def test_a_page_repeats_requires_python_as_it_was_written(form: str) -> None:
     assert package.requires_python == '>=3.8,!=3.9.*,<4;"&'
 
 
-def test_the_core_metadata_is_announced_under_both_names(form: str) -> None:
+def test_the_core_metadata_is_announced_with_its_digest(form: str) -> None:
     project = Project("spam", (file(metadata_sha256="cd" * 32),))
     (package,) = read(project, form).packages
     assert package.has_metadata is True
     assert package.metadata_digests == {"sha256": "cd" * 32}
-    content = project_page(project, form)
-    assert b"core-metadata" in content
-    assert b"dist-info-metadata" in content
+
+
+def test_the_json_has_the_core_metadata_under_its_new_name_only() -> None:
+    """Under the old one, pip 22.3 fails on every page (PEP 714)."""
+    files = (file(metadata_sha256="cd" * 32), file("spam-1.0.tar.gz"))
+    with_metadata, without = json.loads(project_page(Project("spam", files), JSON_V1))["files"]
+    assert with_metadata == {
+        "filename": "spam-1.0-py3-none-any.whl",
+        "url": "../../packages/spam-1.0-py3-none-any.whl",
+        "hashes": {"sha256": "ab" * 32},
+        "size": 1234,
+        "upload-time": "2026-01-02T03:04:05.000678Z",
+        "core-metadata": {"sha256": "cd" * 32},
+    }
+    assert without.keys() == with_metadata.keys()
+    assert without["core-metadata"] is False
+
+
+@pytest.mark.parametrize("form", [HTML, HTML_V1])
+def test_the_html_has_the_core_metadata_under_both_names(form: str) -> None:
+    files = (file(metadata_sha256="cd" * 32), file("spam-1.0.tar.gz"))
+    parser = _Strict()
+    parser.feed(project_page(Project("spam", files), form).decode())
+    with_metadata, without = (attributes for tag, attributes in parser.all if tag == "a")
+    assert with_metadata == {
+        "href": f"../../packages/spam-1.0-py3-none-any.whl#sha256={'ab' * 32}",
+        "data-core-metadata": f"sha256={'cd' * 32}",
+        "data-dist-info-metadata": f"sha256={'cd' * 32}",
+    }
+    assert without.keys() == {"href"}
 
 
 def test_a_file_without_metadata_announces_none(form: str) -> None:
@@ -154,14 +181,18 @@ def test_a_content_type_has_a_charset_only_where_it_means_something() -> None:
 
 
 class _Strict(HTMLParser):
-    """Collects the tags of a page."""
+    """Collects the tags of a page, with their attributes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tags: list[str] = []
+        self.all: list[tuple[str, dict[str, str | None]]] = []
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.tags.append(tag)
+    @property
+    def tags(self) -> list[str]:
+        return [tag for tag, _ in self.all]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.all.append((tag, dict(attrs)))
 
 
 @given(reason=_words, requires=_words, status=_words, path=_words)
