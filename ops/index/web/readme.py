@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import email.parser
 import email.policy
+import re
 from dataclasses import dataclass
 from typing import Any
 
 _README_LIMIT = 512 * 1024
 """Characters of a README that are rendered; what follows is left out."""
+
+_FOLD = re.compile(r"\n(?: {7}\|| {8})")
+"""How a line of a description begins that stands in the header: by the specification, and as distutils wrote it."""
+
+_LATIN_1 = {0xDC00 + byte: byte for byte in range(0x80, 0x100)}
+"""Bytes that are no UTF-8, as Python escapes them, and what they are in Latin-1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +32,22 @@ class About:
 
 
 def about(metadata: bytes) -> About:
-    """Read core metadata, and render its description as the public index does."""
+    """Read core metadata, and render its description as the public index does.
+
+    Parameters:
+        metadata: in UTF-8, as its specification says; a byte that is none, of a tool from before, is taken for Latin-1.
+    """
     from markupsafe import Markup
 
-    message = email.parser.BytesParser(policy=email.policy.compat32).parsebytes(metadata)
-    description = message.get("Description") or message.get_payload()
-    text = description if isinstance(description, str) else ""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:_README_LIMIT].strip()
-    summary = " ".join(str(message.get("Summary") or "").split())
+    # Decoded before it is parsed: a parser of bytes takes all that is not ASCII for damage.
+    source = metadata.decode("utf-8", "surrogateescape").translate(_LATIN_1)
+    message = email.parser.Parser(policy=email.policy.compat32).parsestr(source)
+    description = _FOLD.sub("\n", message.get("Description", "")) or message.get_payload()
+    text = description[:_README_LIMIT].strip() if isinstance(description, str) else ""
+    summary = " ".join(message.get("Summary", "").split())
     if text in {"", "UNKNOWN"}:
         return About(summary)
-    html = render_readme(text, str(message.get("Description-Content-Type") or ""))
+    html = render_readme(text, message.get("Description-Content-Type", ""))
     return About(summary, Markup(html))  # noqa: S704 - nh3 sanitised it
 
 

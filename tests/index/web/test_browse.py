@@ -12,12 +12,9 @@ from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ops.index.packages.project import File, Project
-from ops.index.web.browse import human_size, latest_of, releases_of
-from ops.index.web.readme import about, render_readme
+from ops.index.web.browse import Browser, human_size, latest_of, releases_of
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.chromium import PROGRAM, Chromium
 from tests.index.serving import Response, Server
@@ -225,30 +222,6 @@ def test_versions_are_ordered_as_versions_and_the_latest_is_what_an_installer_ta
 )
 def test_sizes_are_told_as_people_read_them(size: int, text: str) -> None:
     assert human_size(size) == text
-
-
-@pytest.mark.parametrize(
-    ("content_type", "text", "expected"),
-    [
-        ("text/markdown", "# Title", "<h1"),
-        ("text/markdown; variant=CommonMark", "*word*", "<em>word</em>"),
-        ("text/x-rst", "Title\n=====\n\n*word*", "<em>word</em>"),
-        ("", "*word*", "<em>word</em>"),
-        ("text/plain", "<b>*word*", "&lt;b&gt;*word*"),
-        ("text/x-rst", "broken `text <\n=", "broken"),
-        ("text/html", "<b>word", "&lt;b&gt;word"),
-    ],
-)
-def test_a_readme_is_rendered_by_its_type(content_type: str, text: str, expected: str) -> None:
-    assert expected in render_readme(text, content_type)
-
-
-@given(st.binary(max_size=300))
-def test_no_metadata_makes_the_page_fail(metadata: bytes) -> None:
-    for head in (b"", b"Metadata-Version: 2.1\nDescription-Content-Type: text/markdown\nSummary: "):
-        found = about(head + metadata)
-        assert "\n" not in found.summary
-        assert "<script" not in str(found.readme).lower()
 
 
 def _colours(css: str) -> dict[str, tuple[float, float, float]]:
