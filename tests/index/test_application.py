@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pypi_simple import ACCEPT_HTML_ONLY, ACCEPT_JSON_ONLY, NoSuchProjectError, PyPISimple
 
+from ops.index.packages.names import is_project
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.serving import JSON, PASSWORD, TOKEN, Response, Server, authorization, eventually, exchange
 
@@ -227,6 +228,14 @@ def test_other_spellings_lead_to_the_page(server: Server, path: str, location: s
         "//example.org/",
         "/simple/%E2%80%AEspam/",
         "/simple/spam/extra",
+        "/simple/%2E%2E/",
+        "/simple/.spam/",
+        "/simple/spam%0A/",
+        "/simple/spam%2B/",
+        "/simple/spam;x/",
+        "/projects/-/",
+        "/projects/-spam/",
+        "/-spam/",
         "/" + "a" * 5000,
     ],
 )
@@ -234,6 +243,30 @@ def test_what_is_not_here_is_not_found_and_nobody_is_sent_elsewhere(server: Serv
     response = server.get(path)
     assert response.status == 404
     assert response.headers["location"] is None
+
+
+def test_every_project_that_is_listed_has_its_pages(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Also those that only pypiserver takes for projects: it has filled many a directory."""
+    server = Server(tmp_path_factory.mktemp("names"))
+    add(server, "_private", "1.0")
+    for name in ("foo_-1.0.tar.gz", "foo+bar-1.0.tar.gz", "Foo!-1.0.tgz", "_-1.0.tar.gz", "a" * 245 + ".zip"):
+        (server.packages / name).write_bytes(sdist("x", "1.0"))
+    names = ["-", "-private", "a" * 245, "foo!", "foo+bar", "foo-"]
+    with server:
+        assert json.loads(server.get("/simple/", Accept=JSON).body)["projects"] == [{"name": name} for name in names]
+        for path in ("/", "/simple/"):
+            links = [link for link in re.findall(r'href="([^"#]+/)"', server.get(path).text) if link != "./"]
+            assert len(links) == len(names)
+            for link in links:
+                page = server.get(urljoin(path, link))
+                assert page.status == 200
+                assert "-1.0" in page.text or "a.zip" in page.text
+        for name in names:
+            assert server.get(f"/{name}/")["location"] == f"../simple/{name}/"
+            if not is_project(name):
+                assert "pip install" not in server.get(f"/projects/{name}/").text, "it would fail"
+        assert urljoin("/simple/Foo+Bar", server.get("/simple/Foo+Bar")["location"]) == "/simple/foo+bar/"
+        assert change(server, "/projects/-private/yank", {"version": "1.0"}).status == 200
 
 
 def test_the_form_of_a_page_is_negotiated(server: Server) -> None:

@@ -63,6 +63,11 @@ def is_project(name: str) -> bool:
     return _PROJECT.fullmatch(name) is not None
 
 
+def can_be_listed(name: str) -> bool:
+    """Whether a project of this name, normalized or not, can be listed; pypiserver knows more names than PEP 508."""
+    return _SAFE.fullmatch(name) is not None
+
+
 def is_safe(filename: str) -> bool:
     """Whether *filename* may become a file: no path, no dot first, plain characters, not too long."""
     return len(filename) <= MAX_FILENAME_BYTES and _SAFE.fullmatch(filename) is not None

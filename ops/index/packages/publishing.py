@@ -28,7 +28,7 @@ from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.curation import AuditLog, Curator, Uploader
 from ops.index.packages.distribution import Contents, check_agreement, inspect
 from ops.index.packages.facts import Facts
-from ops.index.packages.names import Name, is_safe, parse
+from ops.index.packages.names import Name, is_project, is_safe, parse
 from ops.index.packages.placing import Claim, Placing
 from ops.index.packages.staging import Stage, Staged
 
@@ -176,9 +176,19 @@ class Publisher(Curator):
     def _name(self, filename: str) -> Name:
         name = parse(filename) if is_safe(filename) else None
         if name is None:
-            raise InvalidFilename(filename, "it is no file name of a wheel or sdist")
-        if name.form == "other" and self._options.check_content:
-            raise InvalidFilename(filename, "it is no file name of a wheel (PEP 427) or an sdist (PEP 625)")
+            raise InvalidFilename(filename, "this is not the file name of a wheel or an sdist; send it as it was built")
+        if self._options.check_content:
+            if name.form == "other":
+                raise InvalidFilename(
+                    filename,
+                    "this is not the file name of a wheel (PEP 427) or an sdist (PEP 625); send it as it was built",
+                )
+            if not is_project(name.project):
+                raise InvalidFilename(
+                    filename,
+                    "a project's name must begin and end with a letter or digit, with only letters, digits, '.', '-' "
+                    "and '_' between (PEP 508); rename the project",
+                )
         return name
 
     def _check_rights(self, name: Name, identity: Uploader) -> None:

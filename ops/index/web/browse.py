@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ops.index.packages.catalogue import Catalogue
-from ops.index.packages.names import normalize, version_key
+from ops.index.packages.names import is_project, normalize, version_key
 from ops.index.packages.project import File, Project
 from ops.index.web import pages
 from ops.index.web.readme import About, about
@@ -124,6 +124,7 @@ class Browser:
             requires_python=next((file.requires_python for file in latest.files if file.requires_python), None)
             if latest
             else None,
+            installable=is_project(name),
             downloadable=bool(pages.offered(project)),
             meaning=_MEANINGS.get(project.status, ""),
             summary=about.summary,

@@ -13,7 +13,7 @@ from ops.index.disk.storage import Storage
 from ops.index.errors import NotAcceptable, NotFound, PackageIndexError
 from ops.index.options import Options
 from ops.index.packages.catalogue import Catalogue
-from ops.index.packages.names import is_project, normalize, project_of
+from ops.index.packages.names import can_be_listed, normalize, project_of
 from ops.index.web import pages
 from ops.index.web.delivery import Delivery
 from ops.index.web.exchange import Exchange
@@ -193,12 +193,12 @@ class Reading:
 
     @staticmethod
     def normalized(name: str) -> str:
-        """The normalized form of what must be a project's name.
+        """The normalized form of what must be the name of a project, be it one that only pypiserver takes for one.
 
         Raises:
             NotFound: no project can have this name.
         """
-        if not is_project(name):
+        if not can_be_listed(name):
             raise NotFound("no project can have this name")
         return normalize(name)
 

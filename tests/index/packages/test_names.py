@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from packaging.utils import canonicalize_name
 from pypiserver.pkg_helpers import guess_pkgname_and_version
 
-from ops.index.packages.names import is_project, is_safe, normalize, parse, project_of, same_version, version_key
+from ops.index.packages.names import (
+    can_be_listed,
+    is_project,
+    is_safe,
+    normalize,
+    parse,
+    project_of,
+    same_version,
+    version_key,
+)
 
 SUFFIXES = [".whl", ".tar.gz", ".zip", ".egg", ".tgz", ".tar.bz2", ".exe", ".asc", "-py3-none-any.whl", ""]
 likely = st.builds(
@@ -111,11 +120,16 @@ def test_different_files_have_different_keys(one: str, other: str) -> None:
 @example("foo-1.0-py3-none-any.whl")
 @example("foo-5.tar.gz")
 @example("foo-bar.x-5.tar.gz")
+@example("_foo-5-py3-none-any.whl")
+@example("foo+bar!-5.tar.gz")
+@example("_.zip")
+@example("a" * 250 + ".zip")
 def test_the_quick_look_finds_what_the_close_one_finds(filename: str) -> None:
     name = parse(filename)
     assert project_of(filename) == (None if name is None else name.project)
     if name is not None:
         assert name.project == normalize(name.project)
+        assert can_be_listed(name.project), "else its page could not be asked for"
 
 
 @settings(max_examples=1500, deadline=None)
@@ -130,6 +144,7 @@ def test_what_pypiserver_lists_is_listed(filename: str) -> None:
 @given(name=st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmatch=True))
 def test_normalization_is_that_of_packaging(name: str) -> None:
     assert is_project(name)
+    assert can_be_listed(name)
     assert normalize(name) == canonicalize_name(name)
 
 

@@ -214,6 +214,8 @@ def test_a_wrong_digest_is_refused_and_a_right_one_is_not(house: House, algorith
         ("foo_bar-1.0.win32-py2.7.exe", CONTENT, {}, InvalidFilename),
         ("foo_bar-one.tar.gz", sdist("foo-bar", "one"), {}, InvalidFilename),
         ("foo__bar-1.0-py3-none-any.whl", CONTENT, {}, InvalidFilename),
+        ("_foo-1.0-py3-none-any.whl", wheel("_foo", "1.0"), {}, InvalidFilename),
+        ("foo+bar-1.0-py3.8.egg", CONTENT, {}, InvalidFilename),
         ("x" * 250 + "-1.0.tar.gz", CONTENT, {}, InvalidFilename),
         ("", CONTENT, {}, InvalidFilename),
     ],
