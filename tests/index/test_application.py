@@ -274,6 +274,12 @@ def test_the_form_of_a_page_is_negotiated(server: Server) -> None:
     assert server.get("/simple/spam/", Accept=JSON)["content-type"] == JSON
     assert server.get("/simple/", Accept=JSON)["content-type"] == JSON
     assert server.get("/simple/spam/?format=" + JSON.replace("+", "%2B"))["content-type"] == JSON
+    assert server.get(f"/simple/spam/?format={JSON}")["content-type"] == JSON
+    assert server.get(f"/simple/?x=1&format={JSON}", Accept="text/html")["content-type"] == JSON
+    assert server.get("/simple/spam/?format=text/html", Accept=JSON)["content-type"].startswith("text/html")
+    assert server.get("/simple/spam/?format=image/png", Accept=JSON).status == 406
+    for query in ("xformat=text/html", "q=format=text/html", "format", "format="):
+        assert server.get(f"/simple/spam/?{query}", Accept=JSON)["content-type"] == JSON
     for path in ("/simple/", "/simple/spam/"):
         response = server.get(path, Accept="image/png")
         assert response.status == 406

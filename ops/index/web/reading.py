@@ -240,11 +240,10 @@ class Reading:
 
     def _wanted_form(self, exchange: Exchange) -> str:
         """The form that the request wants, by Accept or, from a person's browser, by ``?format=`` (PEP 691)."""
-        named = exchange.scope.get("query_string", b"")
-        if b"format=" in named:
-            form = simple_form(parse_qs(named.decode("latin-1")).get("format", [""])[0])
-        else:
-            form = self._form[exchange.headers.get(b"accept")]
+        # A plus sign in a query may stand for a space, which no media type has: here it is always itself.
+        query = exchange.scope.get("query_string", b"").decode("latin-1").replace("+", "%2B")
+        named = parse_qs(query).get("format")
+        form = simple_form(named[0]) if named else self._form[exchange.headers.get(b"accept")]
         if form is None:
             raise NotAcceptable(f"the simple pages are {JSON_V1}, {HTML_V1} and text/html; accept one of them")
         return form
