@@ -59,6 +59,7 @@ def sdist(
     version: str,
     *,
     lines: str = "",
+    body: str = "",
     metadata_version: str = "2.4",
     payload: bytes = b"",
     folder: str | None = None,
@@ -68,7 +69,7 @@ def sdist(
     folder = folder or f"{name.replace('-', '_').replace('.', '_')}-{version}"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        content = core_metadata(name, version, lines=lines, metadata_version=metadata_version)
+        content = core_metadata(name, version, lines=lines, metadata_version=metadata_version, body=body)
         for path, data in ((f"{folder}/PKG-INFO", content), (f"{folder}/data.bin", payload)):
             archive.addfile(_tar_member(path, len(data)), io.BytesIO(data))
         for member, data in members or []:

@@ -269,6 +269,17 @@ def test_every_project_that_is_listed_has_its_pages(tmp_path_factory: pytest.Tem
         assert change(server, "/projects/-private/yank", {"version": "1.0"}).status == 200
 
 
+def test_the_metadata_of_an_sdist_that_may_change_is_for_people_only(server: Server) -> None:
+    content = sdist("carrot", "1.0", lines="Dynamic: Requires-Dist\nSummary: Möhren\n")
+    (server.packages / "carrot-1.0.tar.gz").write_bytes(content)
+    eventually(lambda: server.get("/projects/carrot/").status == 200)
+    assert "Möhren" in server.get("/projects/carrot/").text
+    (entry,) = json.loads(server.get("/simple/carrot/", Accept=JSON).body)["files"]
+    assert entry["core-metadata"] is False
+    assert "metadata" not in server.get("/simple/carrot/").text
+    assert server.get("/packages/carrot-1.0.tar.gz.metadata").status == 404
+
+
 def test_the_form_of_a_page_is_negotiated(server: Server) -> None:
     assert server.get("/simple/spam/")["content-type"] == "text/html; charset=utf-8"
     assert server.get("/simple/spam/", Accept=JSON)["content-type"] == JSON

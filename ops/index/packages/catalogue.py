@@ -197,13 +197,13 @@ class Catalogue:
             return None
         return status.st_size, status.st_mtime_ns
 
-    def metadata(self, path: str) -> bytes | None:
-        """The core metadata of a listed file (PEP 658), if it is served."""
+    def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
+        """The core metadata of a listed file (PEP 658), if it is served; *unserved*: also what is for people only."""
         self._look()
         if path not in self._listing:
             return None
         try:
-            return self._facts.metadata(path)
+            return self._facts.metadata(path, unserved=unserved)
         except OSError:
             return None
 

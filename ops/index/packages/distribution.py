@@ -19,8 +19,9 @@ class Contents:
         name: as its author spells it; None when there is no metadata to read.
         version: likewise.
         requires_python: of ``Requires-Python``.
-        metadata: the file that is served beside it (PEP 658), byte for byte: of wheels always, of sdists when nothing
-            in it may change when it is built (PEP 643).
+        metadata: the file with all of this, byte for byte; None when there is none to read.
+        static: whether an installer may go by it: by that of wheels always, by that of sdists when nothing in it may
+            change when it is built (PEP 643).
     """
 
     name: str | None = None
@@ -29,6 +30,12 @@ class Contents:
     metadata: bytes | None = None
 
 
+    static: bool = False
+
+    @property
+    def served(self) -> bytes | None:
+        """The metadata as it is offered to installers beside the file (PEP 658), if it is."""
+        return self.metadata if self.static else None
 def look_into(file: BinaryIO, name: Name) -> Contents:
     """What can be read of a file that lies in the directory already, however broken it is. Never fails for its content.
 
@@ -128,7 +135,8 @@ def _contents(name: Name, metadata: bytes | None) -> Contents:
         name=first("name"),
         version=first("version"),
         requires_python=None if requires_python is None else " ".join(requires_python.split()),
-        metadata=metadata if name.form == "wheel" or (name.form == "sdist" and _is_static(fields)) else None,
+        metadata=metadata,
+        static=name.form == "wheel" or (name.form == "sdist" and _is_static(fields)),
     )
 
 

@@ -1,7 +1,7 @@
 """What was computed of a file once, kept beside it in ``.index/facts``.
 
-A sidecar is one line of JSON, then the core metadata byte for byte. It holds as long as the file has the size and time
-that it tells, and is made anew from the file alone when it is lost.
+A sidecar is one line of JSON, then the core metadata byte for byte, for installers or for people only. It holds as long
+as the file has the size and time that it tells, and is made anew from the file alone when it is lost.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Facts:
         upload_time: seconds since the epoch.
         requires_python: of the core metadata.
         metadata_sha256: of the core metadata; None when none is served.
-        metadata_size: its length in bytes.
+        metadata_size: the length in bytes of the core metadata that is kept, served or not.
     """
 
     size: int
@@ -77,10 +77,17 @@ class FactsStore:
         found = self._read(path)
         return None if found is None else found[0]
 
-    def metadata(self, path: str) -> bytes | None:
-        """The core metadata that is kept with the facts; None when there is none, or it is damaged."""
+    def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
+        """The core metadata that is kept with the facts; None when there is none, or it is damaged.
+
+        Parameters:
+            path: of the file.
+            unserved: also what installers may not go by, such as that of an sdist which says something else once built.
+        """
         found = self._read(path, whole=True)
-        return None if found is None or found[0].metadata_sha256 is None else found[1]
+        if found is None or (found[0].metadata_sha256 is None and not (unserved and found[0].metadata_size)):
+            return None
+        return found[1]
 
     def write(self, path: str, facts: Facts, metadata: bytes | None) -> None:
         """Keep the facts of a file. They need not be durable: they can be computed again.
@@ -132,7 +139,7 @@ class FactsStore:
             if facts is None:
                 continue
             metadata = start.partition(b"\n")[2]
-            if whole and facts.metadata_sha256 not in (None, hashlib.sha256(metadata).hexdigest()):
+            if whole and not _is_whole(metadata, facts):
                 continue
             return facts, metadata
         return None
@@ -142,6 +149,12 @@ class FactsStore:
             self._elsewhere = tempfile.mkdtemp(prefix="pypi-index-facts-", dir=self._scratch)
             weakref.finalize(self, shutil.rmtree, self._elsewhere, ignore_errors=True)
         return self._elsewhere
+
+
+def _is_whole(metadata: bytes, facts: Facts) -> bool:
+    if facts.metadata_sha256 is None:
+        return len(metadata) == facts.metadata_size
+    return hashlib.sha256(metadata).hexdigest() == facts.metadata_sha256
 
 
 def _parse(content: bytes) -> Facts | None:

@@ -47,21 +47,26 @@ class FactsKeeper:
                 facts = self._compute(path, status)
             return facts, status.st_mtime_ns
 
-    def metadata(self, path: str) -> bytes | None:
+    def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
         """The core metadata that is served beside a file, if there is any.
+
+        Parameters:
+            path: of the file.
+            unserved: also what is kept for people only.
 
         Raises:
             OSError: the file cannot be read.
         """
-        if self.of(path)[0].metadata_sha256 is None:
+        facts = self.of(path)[0]
+        if facts.metadata_sha256 is None and not (unserved and facts.metadata_size):
             return None
         with self._storage.reading():
-            found = self._store.metadata(path)
+            found = self._store.metadata(path, unserved=unserved)
             status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
         if found is None:  # the sidecar is damaged
             self._compute(path, status)
             with self._storage.reading():
-                found = self._store.metadata(path)
+                found = self._store.metadata(path, unserved=unserved)
         return found
 
     def keep(self, path: str, facts: Facts, metadata: bytes | None) -> None:
@@ -88,7 +93,7 @@ class FactsKeeper:
             while piece := file.read(_PIECE):
                 digest.update(piece)
             contents = look_into(file, name)
-        metadata = contents.metadata
+        metadata, served = contents.metadata, contents.served
         facts = Facts(
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
@@ -96,8 +101,8 @@ class FactsKeeper:
             version=name.version,
             upload_time=status.st_mtime_ns / 1e9,
             requires_python=contents.requires_python,
-            metadata_sha256=None if metadata is None else hashlib.sha256(metadata).hexdigest(),
-            metadata_size=0 if metadata is None else len(metadata),
+            metadata_sha256=None if served is None else hashlib.sha256(served).hexdigest(),
+            metadata_size=len(metadata or b""),
         )
         with self._storage.reading():
             self._store.write(path, facts, metadata)

@@ -275,7 +275,7 @@ class Publisher(Curator):
 
 
 def _facts(name: Name, staged: Staged, contents: Contents) -> Facts:
-    metadata = contents.metadata
+    served = contents.served
     return Facts(
         size=staged.size,
         mtime_ns=staged.mtime_ns,
@@ -283,6 +283,6 @@ def _facts(name: Name, staged: Staged, contents: Contents) -> Facts:
         version=name.version,
         upload_time=time.time(),
         requires_python=contents.requires_python,
-        metadata_sha256=None if metadata is None else hashlib.sha256(metadata).hexdigest(),
-        metadata_size=0 if metadata is None else len(metadata),
+        metadata_sha256=None if served is None else hashlib.sha256(served).hexdigest(),
+        metadata_size=len(contents.metadata or b""),
     )

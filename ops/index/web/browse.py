@@ -149,9 +149,11 @@ class Browser:
         return rows
 
     def _about(self, release: Release) -> About:
-        """What the metadata of a version says of it; a wheel's if there is one."""
-        for file in sorted(release.files, key=lambda file: not file.filename.endswith(".whl")):
-            metadata = self._catalogue.metadata(file.path) if file.metadata_sha256 is not None else None
+        """What the metadata of a version says of it; a wheel's if there is one, else what an sdist says for now."""
+        for file in sorted(
+            release.files, key=lambda file: (not file.filename.endswith(".whl"), file.metadata_sha256 is None)
+        ):
+            metadata = self._catalogue.metadata(file.path, unserved=True)
             if metadata is not None:
                 return about(metadata)
         return About()

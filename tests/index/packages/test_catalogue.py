@@ -30,7 +30,7 @@ from ops.index.packages.keeping import FactsKeeper
 from ops.index.packages.listing import Listing
 from ops.index.packages.names import parse
 from ops.index.packages.project import Project
-from tests.index.archives import sdist, wheel, wheel_name
+from tests.index.archives import core_metadata, sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
 
 Count = Callable[[object, str], list[tuple[Any, ...]]]
@@ -380,6 +380,48 @@ def test_a_damaged_sidecar_is_made_anew(house: House, directory: Path, damage: C
     other = reopened(house)
     assert other.metadata(path.name) == metadata
     assert other.project("foo") == first
+
+
+def test_metadata_that_installers_may_not_go_by_is_kept_for_people_only(
+    house: House, directory: Path, alice: Person, count_calls: Count
+) -> None:
+    dropped, uploaded = (sdist("foo", version, lines="Dynamic: Requires-Dist\n") for version in ("1.0", "2.0"))
+    (directory / "foo-1.0.tar.gz").write_bytes(dropped)
+    house.publisher.publish("foo-2.0.tar.gz", io.BytesIO(uploaded), identity=alice)
+    files = project(house, "foo").files
+    assert [file.version for file in files] == ["1.0", "2.0"]
+    computed = count_calls(FactsKeeper, "_compute")
+    for catalogue in (house.catalogue, reopened(house)):
+        assert catalogue.project("foo") == project(house, "foo")
+        for file in files:
+            assert file.metadata_sha256 is None
+            assert catalogue.metadata(file.path) is None
+            assert catalogue._facts._store.metadata(file.path) is None
+            kept = core_metadata("foo", file.version, lines="Dynamic: Requires-Dist\n")
+            assert catalogue.metadata(file.path, unserved=True) == kept
+    assert not computed
+    sidecar = directory / ".index" / "facts" / "foo-2.0.tar.gz"
+    sidecar.write_bytes(sidecar.read_bytes()[:-1])
+    assert house.catalogue.metadata("foo-2.0.tar.gz") is None
+    assert not computed
+    assert house.catalogue.metadata("foo-2.0.tar.gz", unserved=True) == kept
+    assert len(computed) == 1
+
+
+def test_a_sidecar_from_before_such_metadata_was_kept_is_still_read(
+    house: House, directory: Path, count_calls: Count
+) -> None:
+    (directory / "foo-1.0.tar.gz").write_bytes(sdist("foo", "1.0", metadata_version="2.1"))
+    first = project(house, "foo")
+    sidecar = directory / ".index" / "facts" / "foo-1.0.tar.gz"
+    fields = json.loads(sidecar.read_bytes().partition(b"\n")[0])
+    assert fields["metadata_size"] > 0
+    sidecar.write_bytes(json.dumps({**fields, "metadata_size": 0}).encode() + b"\n")
+    computed = count_calls(FactsKeeper, "_compute")
+    other = reopened(house)
+    assert other.project("foo") == first
+    assert other.metadata("foo-1.0.tar.gz", unserved=True) is None
+    assert not computed
 
 
 def test_everything_can_be_made_anew_from_the_files_alone(house: House, directory: Path, alice: Person) -> None:

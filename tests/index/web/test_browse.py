@@ -17,6 +17,7 @@ from ops.index.packages.project import File, Project
 from ops.index.web.browse import Browser, human_size, latest_of, releases_of
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.chromium import PROGRAM, Chromium
+from tests.index.conftest import House
 from tests.index.serving import Response, Server
 
 README = """# Billing
@@ -207,6 +208,39 @@ def test_versions_are_ordered_as_versions_and_the_latest_is_what_an_installer_ta
     assert latest(file("2.0rc1")) == "2.0rc1"
     assert latest(file("2.0", yanked="")) == "2.0"
     assert latest() is None
+
+
+def shown(browser: Browser, project: str) -> str:
+    page = browser.project(project, "http://localhost/")
+    assert page is not None
+    return page.plain().body.decode()
+
+
+@pytest.mark.parametrize(
+    ("metadata_version", "lines"), [("2.4", "Dynamic: Requires-Dist\n"), ("1.1", "")], ids=["dynamic", "old"]
+)
+def test_the_page_of_a_project_with_sdists_only_shows_what_they_say(
+    house: House, metadata_version: str, lines: str
+) -> None:
+    content = sdist(
+        "foo",
+        "1.0",
+        lines=f"{lines}Summary: Möhren in words\nDescription-Content-Type: text/markdown\n",
+        body="About *carrots*.",
+        metadata_version=metadata_version,
+    )
+    house.directory.mkdir(parents=True, exist_ok=True)
+    (house.directory / "foo-1.0.tar.gz").write_bytes(content)
+    page = shown(Browser(house.catalogue), "foo")
+    assert "Möhren in words" in page
+    assert "About <em>carrots</em>." in page
+
+
+def test_of_metadata_for_installers_and_for_people_only_the_former_is_shown(house: House) -> None:
+    house.directory.mkdir(parents=True, exist_ok=True)
+    for suffix, lines in ((".tar.gz", "Dynamic: License\nSummary: before\n"), (".tgz", "Summary: for good\n")):
+        (house.directory / f"foo-1.0{suffix}").write_bytes(sdist("foo", "1.0", lines=lines))
+    assert "for good" in shown(Browser(house.catalogue), "foo")
 
 
 @pytest.mark.parametrize(
