@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The files of one version."""
+    """The files of one version, however their names spell it."""
 
     version: str
     files: tuple[File, ...]
@@ -87,6 +86,7 @@ class Browser:
             query: what to search for; an empty string for everything.
         """
         names = self._catalogue.projects()
+        self._prune(names)
         wanted = normalize(query.strip())
         found = [name for name in names if wanted in name]
         counted = _count(len(names), "project")
@@ -147,6 +147,12 @@ class Browser:
                 self._rows[name] = known = (mark, _row(project))
             rows.append(known[1])
         return rows
+
+    def _prune(self, names: Sequence[str]) -> None:
+        """Forget projects that are gone as soon as there are more rows than projects."""
+        if len(self._rows) > len(names):
+            for gone in set(self._rows.copy()).difference(names):
+                self._rows.pop(gone, None)
 
     def _about(self, release: Release) -> About:
         """What the metadata of a version says of it; a wheel's if there is one, else what an sdist says for now."""
@@ -212,9 +218,10 @@ class Browser:
 
 def releases_of(project: Project) -> list[Release]:
     """The versions of a project, newest first, each with its files."""
-    ordered = sorted(project.files, key=lambda file: (version_key(file.version), file.filename))
-    found = [Release(version, tuple(files)) for version, files in groupby(ordered, key=lambda file: file.version)]
-    return found[::-1]
+    found: dict[tuple[bool, Any], list[File]] = {}
+    for file in sorted(project.files, key=lambda file: file.filename):
+        found.setdefault(version_key(file.version), []).append(file)
+    return [Release(files[0].version, tuple(files)) for _, files in sorted(found.items(), reverse=True)]
 
 
 def latest_of(releases: list[Release]) -> Release | None:

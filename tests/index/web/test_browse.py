@@ -7,6 +7,7 @@ import hashlib
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
@@ -210,6 +211,14 @@ def test_versions_are_ordered_as_versions_and_the_latest_is_what_an_installer_ta
     assert latest() is None
 
 
+def test_a_release_whose_files_spell_its_version_differently_is_one() -> None:
+    files = [file(version) for version in ("1", "1.0", "1.0.0", "2.0", "odd", "older")]
+    wheels = [replace(each, filename=wheel_name("spam", each.version)) for each in files[:2]]
+    releases = releases_of(Project("spam", (*files, *wheels)))
+    assert [release.version for release in releases] == ["2.0", "1", "older", "odd"]
+    assert [len(release.files) for release in releases] == [1, 5, 1, 1]
+
+
 def shown(browser: Browser, project: str) -> str:
     page = browser.project(project, "http://localhost/")
     assert page is not None
@@ -241,6 +250,20 @@ def test_of_metadata_for_installers_and_for_people_only_the_former_is_shown(hous
     for suffix, lines in ((".tar.gz", "Dynamic: License\nSummary: before\n"), (".tgz", "Summary: for good\n")):
         (house.directory / f"foo-1.0{suffix}").write_bytes(sdist("foo", "1.0", lines=lines))
     assert "for good" in shown(Browser(house.catalogue), "foo")
+
+
+def test_projects_that_are_gone_take_no_memory(house: House) -> None:
+    browser = Browser(house.catalogue)
+    house.directory.mkdir(parents=True, exist_ok=True)
+    for number in range(20):
+        path = house.directory / wheel_name(f"gone-{number}", "1.0")
+        path.write_bytes(wheel(f"gone-{number}", "1.0"))
+        house.catalogue.reload()
+        assert f"gone-{number}" in browser.home("http://localhost/").plain().body.decode()
+        path.unlink()
+        house.catalogue.reload()
+    browser.home("http://localhost/")
+    assert browser._rows == {}
 
 
 @pytest.mark.parametrize(
