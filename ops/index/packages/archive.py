@@ -35,6 +35,11 @@ BOMB_RATIO = 100
 TESTED_BYTES = 256 * 1024**2
 """A zip archive that unpacks to no more is unpacked (to nowhere) to test its checksums: about a second at most."""
 
+_BOMB = f"it would unpack to more than {BOMB_RATIO} times its size, as an archive bomb does; build it with less in it"
+_TOO_MANY_MEMBERS = f"it has more than {MAX_MEMBERS} members; build it with fewer"
+_TOO_LONG_A_LIST = f"its list of members takes more than {MAX_DIRECTORY_BYTES // 1024**2} MiB; build it with fewer"
+_TOO_MUCH_METADATA = f"its core metadata is longer than {MAX_METADATA_BYTES // 1024**2} MiB; shorten its description"
+
 _PIECE = 256 * 1024
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, b"L", b"K")
 BROKEN: tuple[type[Exception], ...] = (
@@ -78,7 +83,7 @@ def read_metadata(file: BinaryIO, name: Name, *, thorough: bool) -> bytes | None
 def _from_zip(file: BinaryIO, name: Name, *, thorough: bool) -> bytes | None:
     size = file.seek(0, io.SEEK_END)
     if _directory_bytes(file, size) > MAX_DIRECTORY_BYTES:
-        raise InvalidArchive(name.filename, "its list of members is too long")
+        raise InvalidArchive(name.filename, _TOO_LONG_A_LIST)
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if thorough:
@@ -88,7 +93,7 @@ def _from_zip(file: BinaryIO, name: Name, *, thorough: bool) -> bytes | None:
             return None
         wanted = archive.getinfo(found)
         if wanted.file_size > MAX_METADATA_BYTES:
-            raise InvalidArchive(name.filename, "its core metadata is too long")
+            raise InvalidArchive(name.filename, _TOO_MUCH_METADATA)
         if thorough and sum(member.file_size for member in members) <= TESTED_BYTES:
             for member in members:
                 if member is not wanted:
@@ -116,7 +121,7 @@ def _directory_bytes(file: BinaryIO, size: int) -> int:
     tail = file.read(tail_size)
     end = tail.rfind(b"PK\x05\x06")
     if end < 0 or len(tail) - end < 22:
-        raise zipfile.BadZipFile("it is no zip file, or it is cut short")
+        raise zipfile.BadZipFile("it is not a zip file, or is cut short")
     directory = int.from_bytes(tail[end + 12 : end + 16], "little")
     if directory == 0xFFFFFFFF and end >= 20:
         record = int.from_bytes(tail[end - 12 : end - 4], "little")  # the locator before it has the offset at 8
@@ -127,24 +132,24 @@ def _directory_bytes(file: BinaryIO, size: int) -> int:
 
 def _check_members(name: Name, members: list[zipfile.ZipInfo], size: int) -> None:
     if len(members) > MAX_MEMBERS:
-        raise InvalidArchive(name.filename, f"it has more than {MAX_MEMBERS} members")
+        raise InvalidArchive(name.filename, _TOO_MANY_MEMBERS)
     if len({member.filename for member in members}) < len(members):
-        raise InvalidArchive(name.filename, "it has two members of one name")
+        raise InvalidArchive(name.filename, "two of its members have the same name; build it again")
     unpacked = 0
     for member in members:
         _check_path(name, member.orig_filename)
         if member.flag_bits & 0x1:
-            raise InvalidArchive(name.filename, "it is encrypted")
+            raise InvalidArchive(name.filename, "it is encrypted, so installers cannot open it; build it without")
         if member.header_offset + member.compress_size > size:
-            raise InvalidArchive(name.filename, "it is cut short")
+            raise InvalidArchive(name.filename, "it is cut short; build it again, or send it again")
         unpacked += member.file_size
     if unpacked > max(BOMB_BYTES, BOMB_RATIO * size):
-        raise InvalidArchive(name.filename, "it would unpack to far too much")
+        raise InvalidArchive(name.filename, _BOMB)
 
 
 def _check_path(name: Name, path: str) -> None:
     if "\0" in path or "\\" in path or path.startswith("/") or ".." in path.split("/") or path[1:2] == ":":
-        raise InvalidArchive(name.filename, f"its member {path[:200]!r} would be unpacked elsewhere")
+        raise InvalidArchive(name.filename, f"its member {path[:200]!r} could be unpacked elsewhere; rename it")
 
 
 def _pick(name: Name, members: list[str]) -> str | None:
@@ -160,7 +165,7 @@ def _pick(name: Name, members: list[str]) -> str | None:
             return None
         for needed in ("WHEEL", "RECORD"):
             if name.form == "wheel" and f"{folders[0]}/{needed}" not in members:
-                raise InvalidArchive(name.filename, f"it has no {needed} (PEP 427); build it again")
+                raise InvalidArchive(name.filename, f"it has no {needed} file (PEP 427); build it again")
         return f"{folders[0]}/METADATA"
     return _pick_of_sdist(name, [member for member in members if _is_root_metadata(member)])
 
@@ -212,7 +217,7 @@ class _Measured(io.RawIOBase):
         piece = self._source.read(size if 0 <= size <= _PIECE else _PIECE)
         self._left -= len(piece)
         if self._left < 0:
-            raise InvalidArchive(self._name.filename, "it would unpack to far too much")
+            raise InvalidArchive(self._name.filename, _BOMB)
         return piece
 
 
@@ -235,7 +240,7 @@ def _from_tar(file: BinaryIO, name: Name, *, thorough: bool) -> bytes | None:
                     _check_tar_member(name, member)
                 if member.isreg() and _is_root_metadata(member.name) and len(found) < 16:
                     if member.size > MAX_METADATA_BYTES:
-                        raise InvalidArchive(name.filename, "its core metadata is too long")
+                        raise InvalidArchive(name.filename, _TOO_MUCH_METADATA)
                     content = archive.extractfile(member)
                     found[member.name] = content.read() if content is not None else b""
                     if not thorough and _is_of(name, PurePosixPath(member.name).parts[0]):
@@ -254,7 +259,7 @@ def _members(archive: tarfile.TarFile, name: Name) -> Iterator[tarfile.TarInfo]:
             return
         yield member
         kept.clear()
-    raise InvalidArchive(name.filename, f"it has more than {MAX_MEMBERS} members")
+    raise InvalidArchive(name.filename, _TOO_MANY_MEMBERS)
 
 
 def _check_tar_member(name: Name, member: tarfile.TarInfo) -> None:
@@ -263,6 +268,10 @@ def _check_tar_member(name: Name, member: tarfile.TarInfo) -> None:
         try:
             _check_place(member, "/-")
         except tarfile.FilterError:
-            raise InvalidArchive(name.filename, f"its link {member.name[:200]!r} points elsewhere") from None
+            raise InvalidArchive(
+                name.filename, f"its link {member.name[:200]!r} points outside the archive; leave it out"
+            ) from None
     elif not (member.isreg() or member.isdir()):
-        raise InvalidArchive(name.filename, f"its member {member.name[:200]!r} is neither file, folder nor link")
+        raise InvalidArchive(
+            name.filename, f"its member {member.name[:200]!r} is not a file, a folder or a link; leave it out"
+        )

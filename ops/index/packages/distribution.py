@@ -8,7 +8,9 @@ from typing import BinaryIO
 
 from ops.index.errors import FieldMismatch, InvalidArchive
 from ops.index.packages.archive import BROKEN, MAX_METADATA_BYTES, read_metadata
-from ops.index.packages.names import Name, is_project, normalize, same_version
+from ops.index.packages.names import Form, Name, is_project, normalize, same_version
+
+_KINDS: dict[Form, str] = {"wheel": "a wheel", "sdist": "an sdist", "egg": "an egg", "other": "a distribution"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +30,14 @@ class Contents:
     version: str | None = None
     requires_python: str | None = None
     metadata: bytes | None = None
-
-
     static: bool = False
 
     @property
     def served(self) -> bytes | None:
         """The metadata as it is offered to installers beside the file (PEP 658), if it is."""
         return self.metadata if self.static else None
+
+
 def look_into(file: BinaryIO, name: Name) -> Contents:
     """What can be read of a file that lies in the directory already, however broken it is. Never fails for its content.
 
@@ -66,17 +68,24 @@ def inspect(file: BinaryIO, name: Name) -> Contents:
     except InvalidArchive:
         raise
     except MemoryError:
-        raise InvalidArchive(name.filename, "it cannot be read in the memory that there is") from None
+        raise InvalidArchive(
+            name.filename, "reading it takes more memory than the server has; build it with less in it"
+        ) from None
     except BROKEN as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InvalidArchive(name.filename, f"it is no {name.form} that opens ({reason}); build it again") from error
+        raise InvalidArchive(
+            name.filename, f"it cannot be opened as {_KINDS[name.form]} ({reason}); build it again"
+        ) from error
     if metadata is None:
         if name.form == "egg":
             return Contents()
-        raise InvalidArchive(name.filename, "it has no core metadata (METADATA or PKG-INFO)")
+        raise InvalidArchive(
+            name.filename,
+            "it has no core metadata (METADATA or PKG-INFO) of the project and version in its name; build it again",
+        )
     contents = _contents(name, metadata)
     if contents.name is None or contents.version is None:
-        raise InvalidArchive(name.filename, "its core metadata lacks Name or Version")
+        raise InvalidArchive(name.filename, "its core metadata lacks Name or Version; build it again")
     if contents.requires_python is not None:
         _check_requires_python(name, contents.requires_python)
     return contents
@@ -96,10 +105,14 @@ def check_agreement(name: Name, contents: Contents, form: Mapping[str, str]) -> 
         ("the form", form.get("name"), form.get("version")),
     ):
         if project and (not is_project(project) or normalize(project) != name.project):
-            raise FieldMismatch(name.filename, f"its file name says {name.project!r}, {source} says {project[:200]!r}")
+            raise FieldMismatch(
+                name.filename,
+                f"its file name says project {name.project!r}, but {source} says {project[:200]!r}; make them agree",
+            )
         if version and not same_version(version, name.version):
             raise FieldMismatch(
-                name.filename, f"its file name says version {name.version!r}, {source} says {version[:200]!r}"
+                name.filename,
+                f"its file name says version {name.version!r}, but {source} says {version[:200]!r}; make them agree",
             )
 
 
@@ -155,5 +168,7 @@ def _check_requires_python(name: Name, requires_python: str) -> None:
         SpecifierSet(requires_python)
     except InvalidSpecifier:
         raise InvalidArchive(
-            name.filename, f"its Requires-Python {requires_python[:200]!r} is none (PEP 440)"
+            name.filename,
+            f"its Requires-Python {requires_python[:200]!r} is not a version specifier (PEP 440); "
+            "write one such as '>=3.9'",
         ) from None

@@ -158,13 +158,15 @@ class Publisher(Curator):
             with staged.open() as file:
                 armoured = file.read(len(_ARMOUR)) == _ARMOUR
             if self._options.check_content and (not armoured or staged.size > MAX_SIGNATURE_BYTES):
-                raise InvalidArchive(filename, "it is no OpenPGP signature in ASCII armour")
+                raise InvalidArchive(
+                    filename, "it is not an OpenPGP signature in ASCII armour; make one with gpg --armor --detach-sign"
+                )
             staged.sync()
             with self._placing.claimed(f"{name.key}.asc", filename) as claim:
                 self._see_others()
                 self._check_status(name)
                 if self._catalogue.locate(name.filename) is None:
-                    raise NotFound(f"there is no {name.filename!r} that {filename!r} could be the signature of")
+                    raise NotFound(f"there is no {name.filename!r} for {filename!r} to sign; upload the file first")
                 if self._is_there(filename):
                     if self._digest(filename) != staged.sha256:
                         raise FileTaken(filename)

@@ -118,14 +118,19 @@ def test_metadata_without_name_or_version_is_refused(metadata: bytes) -> None:
 
 
 def test_a_requires_python_that_is_none_is_refused() -> None:
-    with pytest.raises(InvalidArchive, match="Requires-Python"):
+    with pytest.raises(InvalidArchive) as refused:
         inspected(WHEEL, wheel("foo-bar", "1.0", lines="Requires-Python: three\n"))
+    assert str(refused.value) == (
+        f"'{WHEEL}' was refused: its Requires-Python 'three' is not a version specifier (PEP 440); "
+        "write one such as '>=3.9'"
+    )
 
 
 @pytest.mark.parametrize("filename", [WHEEL, SDIST, "foo-bar-1.0.zip", "foo-bar-1.0-py3.8.egg", "foo-1.0.tar.xz"])
 @pytest.mark.parametrize("content", [b"", b"text\n" * 100, b"PK\x03\x04", b"PK\x05\x06", b"PK\x05\x06" + b"\xff" * 18])
 def test_what_is_no_archive_is_refused(filename: str, content: bytes) -> None:
-    with pytest.raises(InvalidArchive, match="was refused"):
+    opened = r"it cannot be opened as an? (wheel|sdist|egg) \(.+\); build it again$"
+    with pytest.raises(InvalidArchive, match=f"was refused: ({opened}|its list of members takes more than 32 MiB)"):
         inspected(filename, content)
 
 
@@ -178,7 +183,7 @@ def test_a_member_whose_name_goes_on_after_a_nul_is_refused() -> None:
     ],
 )
 def test_links_to_elsewhere_and_devices_are_refused(kind: bytes, target: str) -> None:
-    with pytest.raises(InvalidArchive, match=r"elsewhere|neither"):
+    with pytest.raises(InvalidArchive, match=r"outside the archive|not a file, a folder or a link"):
         inspected(SDIST, tar(member("foo_bar-1.0/x", type=kind, linkname=target)))
 
 
@@ -207,7 +212,7 @@ def test_an_archive_bomb_is_refused_without_unpacking_it_all(filename: str, monk
     del zeros
     tracemalloc.start()
     try:
-        with pytest.raises(InvalidArchive, match="far too much"):
+        with pytest.raises(InvalidArchive, match="more than 100 times its size"):
             inspected(filename, content)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -219,7 +224,7 @@ def test_a_wheel_with_two_members_of_one_name_is_refused() -> None:
     buffer = io.BytesIO(wheel("foo-bar", "1.0"))
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(buffer, "a") as opened:
         opened.writestr("foo_bar/__init__.py", "other")
-    with pytest.raises(InvalidArchive, match="two members"):
+    with pytest.raises(InvalidArchive, match="two of its members"):
         inspected(WHEEL, buffer.getvalue())
 
 
@@ -227,7 +232,7 @@ def test_a_zip_file_that_claims_an_endless_directory_is_refused_before_it_is_rea
     content = bytearray(wheel("foo-bar", "1.0"))
     end = content.rfind(b"PK\x05\x06")
     content[end + 12 : end + 16] = (2**31).to_bytes(4, "little")
-    with pytest.raises(InvalidArchive, match="too long"):
+    with pytest.raises(InvalidArchive, match="its list of members takes more than 32 MiB"):
         inspected(WHEEL, bytes(content))
 
 
@@ -241,17 +246,17 @@ def test_a_tar_file_with_an_endless_header_is_refused_before_it_is_read() -> Non
 
 def test_metadata_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_METADATA_BYTES", 1000)
-    with pytest.raises(InvalidArchive, match="too long"):
+    with pytest.raises(InvalidArchive, match="its core metadata is longer"):
         inspected(WHEEL, wheel("foo-bar", "1.0", body="x" * 2000))
-    with pytest.raises(InvalidArchive, match="too long"):
+    with pytest.raises(InvalidArchive, match="its core metadata is longer"):
         inspected(SDIST, sdist("foo-bar", "1.0", lines="Summary: " + "x" * 2000))
 
 
 def test_an_archive_with_too_many_members_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_MEMBERS", 50)
-    with pytest.raises(InvalidArchive, match="more than 50 members"):
+    with pytest.raises(InvalidArchive, match="members; build it with fewer"):
         inspected(WHEEL, wheel("foo-bar", "1.0", more={f"a{n}": b"" for n in range(60)}))
-    with pytest.raises(InvalidArchive, match="more than 50 members"):
+    with pytest.raises(InvalidArchive, match="members; build it with fewer"):
         inspected(SDIST, tar(*(member(f"foo_bar-1.0/a{n}") for n in range(60))))
 
 

@@ -182,7 +182,7 @@ def test_the_same_bytes_again_are_200_and_other_bytes_409_or_400_for_twine(clien
 @pytest.mark.parametrize(
     ("filename", "content", "fields", "says"),
     [
-        (NAME, b"text", [], "no zip file"),
+        (NAME, b"text", [], "not a zip file"),
         (NAME, CONTENT, [("sha256_digest", "0" * 64)], "sha256"),
         (NAME, CONTENT, [("name", "other")], "the form says"),
         ("../" + NAME, CONTENT, [], "Bad filename"),
