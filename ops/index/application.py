@@ -13,6 +13,7 @@ from ops.index.web.browsing import Browsing
 from ops.index.web.changes import ACTIONS, Changes
 from ops.index.web.door import Door, refuse_other_sites
 from ops.index.web.exchange import Exchange, Receive, Scope, Send
+from ops.index.web.inventory import Inventory
 from ops.index.web.reading import Reading
 from ops.index.web.repeats import Repeats
 from ops.index.web.representation import Answer
@@ -31,7 +32,8 @@ class Index:
         door: knows who is asking.
         reading: answers installers.
         browsing: answers people.
-        upstream: pypiserver, for uploads and for those of its pages that nothing here replaces.
+        inventory: answers what stock pypiserver answers besides.
+        upstream: pypiserver, for uploads.
         changes: yanks, and sets the status of projects.
         admin: the admin application; None when there is no token for it.
         housekeeping: what goes on beside the requests.
@@ -43,6 +45,7 @@ class Index:
         door: Door,
         reading: Reading,
         browsing: Browsing,
+        inventory: Inventory,
         upstream: Upstream,
         changes: Changes,
         admin: AdminMount | None,
@@ -51,6 +54,7 @@ class Index:
         self._door = door
         self._reading = reading
         self._browsing = browsing
+        self._inventory = inventory
         self._upstream = upstream
         self._changes = changes
         self._admin = admin
@@ -131,7 +135,7 @@ class Index:
             if len(path) > _LONGEST_PATH or not path.startswith("/") or "\0" in path:
                 raise NotFound("there is nothing under such a path")
             if exchange.method in {"GET", "HEAD"}:
-                await self._read(exchange, path, identity)
+                await self._read(exchange, path)
             elif exchange.method == "POST":
                 refuse_other_sites(exchange)
                 await self._change(exchange, path, identity)
@@ -146,7 +150,7 @@ class Index:
             refuse_other_sites(exchange)
         await self._admin.pass_on(exchange)
 
-    async def _read(self, exchange: Exchange, path: str, identity: Identity) -> None:
+    async def _read(self, exchange: Exchange, path: str) -> None:
         head, slash, rest = path[1:].partition("/")
         match head:
             case "" if not slash:
@@ -158,7 +162,7 @@ class Index:
             case "simple":
                 await self._reading.project(exchange, rest.removesuffix("/"), slash=rest.endswith("/"))
             case "packages" if not rest:
-                await self._upstream.pass_on(exchange, identity, path=path)
+                await self._inventory.files(exchange)
             case "packages":
                 await self._reading.file(exchange, rest)
             case "projects" if rest:
@@ -166,7 +170,7 @@ class Index:
             case "projects":
                 await exchange.redirect("../" if slash else "./")
             case _ if rest == "json":
-                await self._upstream.pass_on(exchange, identity, path=path)
+                await self._inventory.project(exchange, head)
             case _ if not rest:
                 await self._reading.elsewhere(exchange, head, up="../" if slash else "")
             case _:
@@ -175,9 +179,9 @@ class Index:
     async def _change(self, exchange: Exchange, path: str, identity: Identity) -> None:
         parts = path.strip("/").split("/")
         if path in {"/", "/legacy", "/legacy/"}:
-            await self._upstream.pass_on(exchange, identity, path="/")
+            await self._upstream.pass_on(exchange, identity)
         elif path == "/RPC2":
-            await self._upstream.pass_on(exchange, identity, path=path)
+            await self._inventory.search(exchange)
         elif len(parts) == 3 and parts[0] == "projects" and parts[2] in ACTIONS:
             await self._changes.apply(exchange, self._reading.normalized(parts[1]), parts[2], identity)
         else:

@@ -19,6 +19,7 @@ from ops.index.web.browsing import Browsing
 from ops.index.web.changes import Changes
 from ops.index.web.door import Door
 from ops.index.web.exchange import ASGIApp
+from ops.index.web.inventory import Inventory
 from ops.index.web.reading import Reading
 
 
@@ -87,6 +88,7 @@ def create_index(
         door=door,
         reading=reading,
         browsing=Browsing(browser, catalogue, reading, options),
+        inventory=Inventory(catalogue, reading, options),
         upstream=upstream,
         changes=Changes(publisher),
         admin=admin,

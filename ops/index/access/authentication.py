@@ -22,7 +22,7 @@ from ops.index.access.roster import Roster
 from ops.index.access.throttle import Throttle
 from ops.index.access.users import Account
 from ops.index.disk.storage import Storage
-from ops.index.errors import PackageIndexError, TooManyAttempts, Unauthorized
+from ops.index.errors import TooManyAttempts, Unauthorized
 from ops.index.options import Options
 
 __all__ = ["Authenticator", "Identity", "Login", "Role"]
@@ -179,16 +179,19 @@ class Authenticator:
         # Others wait for the same verdict: one of them who goes away does not take it with him.
         return await asyncio.shield(verdict)
 
-    def check(self, username: str, password: str) -> bool:
-        """Whether the password belongs to the user: for pypiserver's ``auther``, in a thread of its own.
+    def confirm(self, username: str, password: str, address: str = "") -> Identity:
+        """The user to whom the password belongs now: for pypiserver's ``auther``, in a thread of its own.
 
-        Whoever comes here has passed :meth:`authenticate`, so that it nearly always costs a look into the memory.
+        Whoever comes here has passed :meth:`authenticate`, before the body of an upload arrived, which may have taken
+        minutes. So it nearly always costs a look into the memory.
+
+        Raises:
+            Unauthorized: the password belongs to nobody, or to nobody any more.
+            TooManyAttempts: too many wrong ones came from there.
         """
-        try:
-            found = self._begin(Login(decoded(username.encode("utf-8", "replace")), password), "")
-            return isinstance(found, Identity) or bool(found.result())
-        except PackageIndexError:
-            return False
+        self._roster.settle()
+        found = self._begin(Login(decoded(username.encode("utf-8", "replace")), password), address)
+        return found if isinstance(found, Identity) else found.result()
 
     def refresh(self) -> None:
         """Read the files again if they have changed. After a reload of a shared volume, in a thread."""

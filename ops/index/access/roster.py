@@ -88,6 +88,11 @@ class Roster:
         with self._loading:
             return self._look()
 
+    def settle(self) -> None:
+        """See what was stored until now; on a shared volume, a few seconds ago. Blocks; for a thread."""
+        if not self._storage.shared or not self.current():
+            self.renew()
+
     def renew(self, moment: float | None = None) -> None:
         """See everything that was stored before *moment*, on a shared volume too. Blocks; for a thread.
 

@@ -116,13 +116,19 @@ class Catalogue:
         cached = self._cache.get(name)
         if cached is not None and cached.version == version:
             return cached.project
-        found = [known for path in self._listing.paths(name) if (known := self._known(path)) is not None]
+        found: list[tuple[File, int]] = []
+        complete = True
+        for path in self._listing.paths(name):
+            try:
+                found.append(self._known(path))
+            except OSError as error:
+                complete = _is_gone(path, error) and complete
         if not found:
             return None
         found.sort(key=lambda known: (version_key(known[0].version), known[0].filename, known[0].path))
         status, reason = self.status(name)
         project = Project(name, tuple(file for file, _ in found), status, reason)
-        self._cache.put(CachedProject(version, project, tuple(mtime_ns for _, mtime_ns in found)))
+        self._cache.put(CachedProject(version, project, tuple(mtime_ns for _, mtime_ns in found), complete))
         return project
 
     def project_stamp(self, name: str) -> Hashable:
@@ -130,21 +136,23 @@ class Catalogue:
         return self._version_of(name)
 
     def file(self, path: str) -> File | None:
-        """What is known of one listed file; None when it is not listed, or gone."""
-        known = self._known(path)
-        return None if known is None else known[0]
+        """What is known of one listed file; None when it is not listed, gone, or cannot be read."""
+        try:
+            return self._known(path)[0]
+        except OSError as error:
+            _is_gone(path, error)
+            return None
 
-    def _known(self, path: str) -> tuple[File, int] | None:
-        """A file, and when it was last written, in nanoseconds."""
+    def _known(self, path: str) -> tuple[File, int]:
+        """A file, and when it was last written, in nanoseconds.
+
+        Raises:
+            OSError: it cannot be read; FileNotFoundError when it is gone, or not listed.
+        """
         project = self._listing.project_of(path)
         if project is None:
-            return None
-        try:
-            facts, mtime_ns = self._facts.of(path)
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError):
-                _log.warning("%s cannot be read: %s", path, error)
-            return None
+            raise FileNotFoundError(path)
+        facts, mtime_ns = self._facts.of(path)
         file = File(
             filename=path.rpartition("/")[2],
             path=path,
@@ -314,3 +322,11 @@ class Catalogue:
     def _missing(self) -> set[str]:
         self._look()
         return self._facts.missing(self._listing)
+
+
+def _is_gone(path: str, error: OSError) -> bool:
+    """Whether a file is there no longer, in contrast to one that cannot be read, which an operator should know of."""
+    gone = isinstance(error, FileNotFoundError)
+    if not gone:
+        _log.warning("%s cannot be read: %s", path, error)
+    return gone

@@ -18,6 +18,9 @@ from pathlib import Path
 
 from ops.index.disk.writing import INDEX_FOLDER, Workbench, remove
 
+LATEST = 253_402_300_799.0
+"""The last second of the year 9999, in seconds since the epoch: file systems keep later ones, calendars do not."""
+
 _FIRST_READ = 4096
 _FORMAT = 1
 
@@ -31,7 +34,7 @@ class Facts:
         mtime_ns: when the file was last written, in nanoseconds since the epoch.
         sha256: hexadecimal.
         version: of the release.
-        upload_time: seconds since the epoch.
+        upload_time: seconds since the epoch, from 0 to LATEST.
         requires_python: of the core metadata.
         metadata_sha256: of the core metadata; None when none is served.
         metadata_size: the length in bytes of the core metadata that is kept, served or not.
@@ -166,4 +169,5 @@ def _parse(content: bytes) -> Facts | None:
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     whole = isinstance(facts.size, int) and isinstance(facts.mtime_ns, int) and isinstance(facts.metadata_size, int)
-    return facts if whole and isinstance(facts.sha256, str) and isinstance(facts.upload_time, int | float) else None
+    dated = isinstance(facts.upload_time, int | float) and 0 <= facts.upload_time <= LATEST
+    return facts if whole and dated and isinstance(facts.sha256, str) else None

@@ -39,7 +39,9 @@ class Freshness:
         return True
 
     def holds(self, cached: CachedProject) -> bool:
-        """Whether the project's files are still those that it was made of."""
+        """Whether the project's files are still those that it was made of, and all that there are."""
+        if not cached.complete:
+            return False
         with self._storage.reading():
             for file, mtime_ns in zip(cached.project.files, cached.mtimes_ns, strict=True):
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Iterable
@@ -11,11 +12,13 @@ from pathlib import Path
 from ops.index.disk.storage import Storage
 from ops.index.disk.writing import Workbench
 from ops.index.packages.distribution import look_into
-from ops.index.packages.facts import Facts, FactsStore
+from ops.index.packages.facts import LATEST, Facts, FactsStore
 from ops.index.packages.names import parse
 
 _PIECE = 1024**2
 _LOCKS = 64
+
+_log = logging.getLogger(__name__)
 
 
 class FactsKeeper:
@@ -34,7 +37,8 @@ class FactsKeeper:
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
     def of(self, path: str) -> tuple[Facts, int]:
-        """The facts of a file, from its sidecar while they hold, else computed and kept; and when it was written.
+        """The facts of a file, from its sidecar while they hold, else computed and, if it can be, kept; and when it
+        was written.
 
         Raises:
             OSError: the file cannot be read.
@@ -44,7 +48,7 @@ class FactsKeeper:
                 status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
                 facts = self._store.read(path)
             if facts is None or not facts.hold_for(status):
-                facts = self._compute(path, status)
+                facts, _ = self._compute(path, status)
             return facts, status.st_mtime_ns
 
     def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
@@ -63,10 +67,10 @@ class FactsKeeper:
         with self._storage.reading():
             found = self._store.metadata(path, unserved=unserved)
             status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
-        if found is None:  # the sidecar is damaged
-            self._compute(path, status)
-            with self._storage.reading():
-                found = self._store.metadata(path, unserved=unserved)
+        if found is None:  # the sidecar is damaged, or could not be kept
+            facts, found = self._compute(path, status)
+            if facts.metadata_sha256 is None and not unserved:
+                return None
         return found
 
     def keep(self, path: str, facts: Facts, metadata: bytes | None) -> None:
@@ -85,7 +89,7 @@ class FactsKeeper:
                 missing.discard(path)
         return missing
 
-    def _compute(self, path: str, status: os.stat_result) -> Facts:
+    def _compute(self, path: str, status: os.stat_result) -> tuple[Facts, bytes | None]:
         name = parse(path.rpartition("/")[2])
         assert name is not None  # noqa: S101 - only what has a name is listed
         digest = hashlib.sha256()
@@ -99,11 +103,14 @@ class FactsKeeper:
             mtime_ns=status.st_mtime_ns,
             sha256=digest.hexdigest(),
             version=name.version,
-            upload_time=status.st_mtime_ns / 1e9,
+            upload_time=min(max(status.st_mtime_ns / 1e9, 0.0), LATEST),
             requires_python=contents.requires_python,
             metadata_sha256=None if served is None else hashlib.sha256(served).hexdigest(),
             metadata_size=len(metadata or b""),
         )
-        with self._storage.reading():
-            self._store.write(path, facts, metadata)
-        return facts
+        try:
+            with self._storage.reading():
+                self._store.write(path, facts, metadata)
+        except OSError as error:  # they hold all the same, and are computed again the next time
+            _log.warning("the facts of %s cannot be kept: %s", path, error)
+        return facts, metadata

@@ -8,6 +8,7 @@ made, and the folder is looked at again later, when that costs little in proport
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
@@ -40,6 +41,11 @@ HIDDEN_SECONDS = 0.05
 
 FEW = 1000
 """So many new names are worth a second look each."""
+
+_UNREAD = -2
+"""The time of a folder that could not be read: no folder has it."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -175,7 +181,13 @@ class Listing:
 
     def _read_folder(self, prefix: str, folder: _Folder, mtime_ns: int, now: float) -> None:
         began_ns = time.time_ns()
-        names, folders = _read(self._directory + "/" + prefix)
+        try:
+            names, folders = _read(self._directory + "/" + prefix)
+        except OSError as error:  # what was known of it still holds; the next look tries again
+            if folder.mtime_ns != _UNREAD:
+                _log.warning("the folder %r cannot be read: %s", prefix or ".", error)
+            folder.mtime_ns = _UNREAD
+            return
         for gone in set(folder.folders) - set(folders):
             self._forget_folder(f"{prefix}{gone}/")
         folder.folders = folders
@@ -258,22 +270,35 @@ def _prefix(path: str) -> str:
 
 
 def _read(path: str) -> tuple[list[str], tuple[str, ...]]:
-    """The names of the files and of the folders that may hold distributions; nothing when the folder is gone."""
+    """The names of the files and of the folders that may hold distributions; nothing when the folder is gone.
+
+    Raises:
+        OSError: it is there, and cannot be read.
+    """
     files: list[str] = []
     folders: list[str] = []
     try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                name = entry.name
-                if name[0] == ".":
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(name)
-                elif entry.is_file():
-                    files.append(name)
-    except OSError:
+        entries = os.scandir(path)
+    except (FileNotFoundError, NotADirectoryError):
         return [], ()
+    with entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] == ".":
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+            elif _is_file(entry):
+                files.append(name)
     return files, tuple(folders)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file or a link to one; a link in a circle, or to where we may not look, is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _too_early(folder: _Folder, now: float) -> bool:

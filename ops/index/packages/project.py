@@ -70,11 +70,13 @@ class CachedProject:
         version: of the listing, as far as it is about this project.
         project: the project.
         mtimes_ns: when each of its files was last written.
+        complete: False when some of its files could not be read, and have to be tried again.
     """
 
     version: int
     project: Project
     mtimes_ns: tuple[int, ...]
+    complete: bool = True
 
 
 class ProjectCache:

@@ -155,12 +155,7 @@ class Publisher(Curator):
         name = self._name(filename.removesuffix(".asc"))
         self._check_rights(name, identity)
         with self._staged(source) as staged:
-            with staged.open() as file:
-                armoured = file.read(len(_ARMOUR)) == _ARMOUR
-            if self._options.check_content and (not armoured or staged.size > MAX_SIGNATURE_BYTES):
-                raise InvalidArchive(
-                    filename, "it is not an OpenPGP signature in ASCII armour; make one with gpg --armor --detach-sign"
-                )
+            self.check_signature(filename, staged)
             staged.sync()
             with self._placing.claimed(f"{name.key}.asc", filename) as claim:
                 self._see_others()
@@ -174,6 +169,22 @@ class Publisher(Curator):
                 self._placing.put(claim, filename, staged, None, None)
                 self._confirm(claim, filename, identity, address, sha256=staged.sha256, size=staged.size)
                 return Outcome.CREATED
+
+    def check_signature(self, filename: str, staged: Staged) -> None:
+        """Refuse what cannot be a signature, before the distribution that came with it is published.
+
+        Raises:
+            InvalidUpload: its name or its content is none of a signature.
+        """
+        if not filename.endswith(".asc"):
+            raise InvalidFilename(filename, "the name of a signature is that of its file with .asc behind it")
+        self._name(filename.removesuffix(".asc"))
+        with staged.open() as file:
+            armoured = file.read(len(_ARMOUR)) == _ARMOUR
+        if self._options.check_content and (not armoured or staged.size > MAX_SIGNATURE_BYTES):
+            raise InvalidArchive(
+                filename, "it is not an OpenPGP signature in ASCII armour; make one with gpg --armor --detach-sign"
+            )
 
     def _name(self, filename: str) -> Name:
         name = parse(filename) if is_safe(filename) else None

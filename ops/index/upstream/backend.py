@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-IDENTITY = "ops.index.identity"
-"""The key of the WSGI environment under which a layer in front may leave who is asking."""
-
 ADDRESS = "ops.index.address"
-"""The key under which it may leave from where."""
+"""The key of the WSGI environment under which a layer in front may leave from where the request comes."""
+
+_CONFIRMED = "ops.index.identity"
 
 _PLAIN = "text/plain; charset=utf-8"
 _ERRORS = (400, 401, 403, 404, 405, 409, 413, 500)
@@ -50,16 +49,15 @@ def create_wsgi(publisher: Publisher, catalogue: Catalogue, authenticator: Authe
     """
 
     def auther(username: str, password: str) -> bool:
-        if authenticator.check(username, password):
-            return True
-        raise _answer(Unauthorized("the user name or the password is wrong", realm=options.realm))
+        # Asked after the body: who was removed or demoted while it arrived is not who came.
+        try:
+            request.environ[_CONFIRMED] = authenticator.confirm(username, password, _address())
+        except PackageIndexError as error:
+            raise _answer(error) from error
+        return True
 
     def identify() -> Uploader:
-        environ = request.environ
-        identity: Uploader | None = environ.get(IDENTITY)
-        if identity is None:
-            authorization = environ.get("HTTP_AUTHORIZATION", "").encode("latin-1", "replace")
-            identity = authenticator.remembered(authorization, _address())
+        identity: Uploader | None = request.environ.get(_CONFIRMED)
         if identity is None:
             raise _answer(Unauthorized(realm=options.realm))
         return identity
@@ -162,10 +160,10 @@ class CatalogueBackend(Backend):  # type: ignore[misc] # likewise
             yield self._package(file.project, file.version, file.path)
 
     def find_version(self, name: str, version: str) -> Iterator[PkgFile]:
-        """The files of one release, both in any spelling."""
-        for file in self._files(name):
-            if same_version(file.version, version):
-                yield self._package(file.project, file.version, file.path)
+        """The files of one release, both in any spelling; one of each name, as :meth:`remove_package` takes all."""
+        found = {file.filename: file for file in self._files(name) if same_version(file.version, version)}
+        for file in found.values():
+            yield self._package(file.project, file.version, file.path)
 
     def get_projects(self) -> Iterable[str]:
         """The normalized names of all projects."""

@@ -44,13 +44,16 @@ class Part:
 
 
 def boundary_of(content_type: str) -> bytes | None:
-    """The boundary of a ``multipart/form-data`` body; None for any other content type.
+    """The boundary of a ``multipart/form-data`` body; None for a content type that is not multipart.
 
     Raises:
-        BadRequest: it says multipart and has no boundary that can be used.
+        BadRequest: it is multipart of another kind, or has no boundary that can be used.
     """
-    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+    kind = content_type.partition(";")[0].strip().lower()
+    if not kind.startswith("multipart/"):
         return None
+    if kind != "multipart/form-data":
+        raise BadRequest("the form cannot be read: its Content-Type is not multipart/form-data")
     boundary = _parameters(content_type).get("boundary", "").encode("latin-1", "replace")
     if not 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
         raise BadRequest("the form cannot be read: its Content-Type has no boundary that can be used")

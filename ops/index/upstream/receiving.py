@@ -167,6 +167,8 @@ class _Body:
         for name, value in self._parser.fields:
             form.append(name, value)
         for part, staged in self._files:
+            if part.name == "gpg_signature":
+                self._publisher.check_signature(part.filename or "", staged)
             form.append(part.name, FileUpload(staged, part.name, part.filename))
         environ[_FORM] = form
 

@@ -1,4 +1,4 @@
-"""pypiserver inside the index: the upload API, and those of its pages that nothing here replaces."""
+"""pypiserver inside the index: the upload API."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ops.index.access.authentication import Login
-from ops.index.access.roles import Identity
-from ops.index.errors import TooLarge
+from ops.index.access.roles import Identity, Role
+from ops.index.errors import Forbidden, TooLarge
 from ops.index.options import Options
-from ops.index.web.exchange import Exchange, Message, Receive, Scope, Send
+from ops.index.web.exchange import PATIENCE, Exchange, Message, Receive, Scope, Send
 
-_PATIENCE = 60.0
-"""Seconds for which a client may send nothing in the middle of an upload."""
-
-_PASSED_ON = frozenset({b"host", b"user-agent", b"accept", b"authorization", b"content-type", b"content-length"})
+_PASSED_ON = frozenset({b"user-agent", b"accept", b"authorization", b"content-type", b"content-length"})
 """What pypiserver needs. Others could make it believe things, such as a host that was forwarded."""
 
 
@@ -55,17 +52,19 @@ class Upstream:
         if self._app is not None:
             self._app.close()
 
-    async def pass_on(self, exchange: Exchange, identity: Identity, *, path: str) -> None:
+    async def pass_on(self, exchange: Exchange, identity: Identity) -> None:
         """Have pypiserver answer.
 
         Parameters:
             exchange: the request; nothing of its body has been read.
             identity: who sends it.
-            path: what pypiserver is asked for.
 
         Raises:
-            TooLarge: the body says that it is longer than the index takes. Nothing of it is read.
+            Forbidden: the user may only read. Nothing of the body is read.
+            TooLarge: the body says that it is longer than the index takes. Likewise.
         """
+        if identity.role is Role.READER:
+            raise Forbidden(identity.username, "upload to this index")
         length = exchange.header(b"content-length") or "0"
         limit = self._options.max_upload_bytes + self._options.max_form_bytes
         if len(length) > 18 or not (length.isascii() and length.isdecimal()) or int(length) > limit:
@@ -73,11 +72,11 @@ class Upstream:
         if self._app is None:
             await asyncio.to_thread(self.warm_up)
         assert self._app is not None  # noqa: S101 - for the type checker
-        from ops.index.upstream.backend import ADDRESS, IDENTITY  # has been imported by now
+        from ops.index.upstream.backend import ADDRESS  # has been imported by now
 
         scope = {
             **exchange.scope,
-            "path": path,
+            "path": "/",
             "root_path": "",
             "headers": [
                 (name, _in_utf8(value) if name == b"authorization" else value)
@@ -85,13 +84,13 @@ class Upstream:
                 if name in _PASSED_ON
             ],
             "client": (exchange.address, (exchange.scope.get("client") or ("", 0))[1]),
-            "ops.index.environ": {IDENTITY: identity, ADDRESS: exchange.address},
+            "ops.index.environ": {ADDRESS: exchange.address},
         }
         patient = _Patient(exchange)
         await self._app(scope, patient.receive, patient.send)
         if patient.gave_up and not exchange.started:
             close = (b"connection", b"close")
-            await exchange.sentence(408, f"nothing was sent for {_PATIENCE:.0f} s in the middle of the upload", close)
+            await exchange.sentence(408, f"nothing was sent for {PATIENCE:.0f} s in the middle of the upload", close)
 
 
 def _in_utf8(authorization: bytes) -> bytes:
@@ -109,7 +108,7 @@ class _Patient:
 
     async def receive(self) -> Message:
         try:
-            return await asyncio.wait_for(self._exchange.receive(), _PATIENCE)
+            return await asyncio.wait_for(self._exchange.receive(), PATIENCE)
         except TimeoutError:
             self.gave_up = True
             return {"type": "http.disconnect"}

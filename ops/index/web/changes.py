@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ops.index.access.roles import Identity
-from ops.index.errors import BadRequest, TooLarge
+from ops.index.errors import BadRequest
 from ops.index.packages.publishing import Publisher
 from ops.index.web.exchange import Exchange
 
@@ -74,7 +74,7 @@ async def _fields(exchange: Exchange, action: str) -> dict[str, str]:
     if (exchange.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
         raise BadRequest("the body must be JSON: send Content-Type: application/json")
     try:
-        content = json.loads(await _body(exchange))
+        content = json.loads(await exchange.body(_LONGEST_BODY))
     except (ValueError, RecursionError):
         raise BadRequest("the body is no JSON") from None
     known = _FIELDS[action]
@@ -90,16 +90,3 @@ async def _fields(exchange: Exchange, action: str) -> dict[str, str]:
     elif not {"version", "filename"} & fields.keys():
         raise BadRequest("say what: a version or a filename")
     return fields
-
-
-async def _body(exchange: Exchange) -> bytes:
-    body = bytearray()
-    while True:
-        message = await exchange.receive()
-        if message["type"] == "http.disconnect":
-            raise BadRequest("the body ended early")
-        body += message.get("body", b"")
-        if len(body) > _LONGEST_BODY:
-            raise TooLarge("the body", limit=_LONGEST_BODY)
-        if not message.get("more_body", False):
-            return bytes(body)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import stat
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from email.utils import formatdate
+from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
 
 from ops.index.disk.storage import Storage
+from ops.index.packages.facts import LATEST
 from ops.index.web.exchange import Exchange, Receive
 from ops.index.web.ranges import Part, UnsatisfiableRangeError, parts_of, range_applies
 from ops.index.web.representation import FILE_CACHING, Answer, Headers, entity_tags
@@ -41,14 +43,15 @@ class OpenFile:
         digest: its SHA-256 in hexadecimal, if it is known.
     """
 
-    __slots__ = ("descriptor", "etag", "last_modified", "size")
+    __slots__ = ("descriptor", "etag", "last_modified", "modified", "size")
 
     def __init__(self, descriptor: int, status: os.stat_result, digest: str | None) -> None:
         self.descriptor = descriptor
         self.size = status.st_size
         # Without a digest the tag is what the file system knows: no big file is read to make one.
         self.etag = f'"{digest}"' if digest else f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
-        self.last_modified = _http_date(status.st_mtime_ns // 10**9)
+        self.modified = min(max(status.st_mtime_ns // 10**9, 0), int(LATEST))
+        self.last_modified = _http_date(self.modified)
 
     async def read(self, part: Part) -> bytes:
         """Some of the bytes of *part*, from its start: at once when they are in memory, else from another thread."""
@@ -138,6 +141,9 @@ class _Answering:
     async def answer(self) -> None:
         """Send it."""
         exchange, file = self._exchange, self._file
+        if self._another():
+            await exchange.sentence(412, "The file is not the one that was asked for", *self._headers[:2])
+            return
         if self._unchanged():
             await exchange.answer(304, self._headers[:4])
             return
@@ -162,6 +168,14 @@ class _Answering:
             await self._body(parts)
         else:
             await self._multipart(parts)
+
+    def _another(self) -> bool:
+        """Whether the client wants a file that this one is not: If-Match, and only without it If-Unmodified-Since."""
+        named = self._exchange.header(b"if-match")
+        if named is not None:
+            return not entity_tags(named, (self._file.etag,), strong=True)
+        since = self._exchange.header(b"if-unmodified-since")
+        return since is not None and since != self._file.last_modified and _moment(since) < self._file.modified
 
     def _unchanged(self) -> bool:
         """Whether the client has this file: If-None-Match, and only without it If-Modified-Since."""
@@ -231,6 +245,14 @@ class _Answering:
 @lru_cache(4096)
 def _http_date(seconds: int) -> str:
     return formatdate(seconds, usegmt=True)
+
+
+def _moment(date: str) -> float:
+    """An HTTP date in seconds since the epoch; what is no date is ignored, as if it were in the far future."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return math.inf
 
 
 def _headers(file: OpenFile) -> Headers:

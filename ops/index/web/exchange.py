@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
+from ops.index.errors import BadRequest, TooLarge
 from ops.index.web.representation import Answer, Headers
+
+PATIENCE = 60.0
+"""Seconds for which a client may send nothing in the middle of a body."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -53,6 +58,27 @@ class Exchange:
         """A header's value by its name in lower case."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
+
+    async def body(self, limit: int) -> bytes:
+        """All of a body that has to be short.
+
+        Raises:
+            TooLarge: it is longer than *limit* bytes.
+            BadRequest: it ended early, or the client sends nothing any more.
+        """
+        content = bytearray()
+        while True:
+            try:
+                message = await asyncio.wait_for(self.receive(), PATIENCE)
+            except TimeoutError:
+                raise BadRequest(f"nothing was sent for {PATIENCE:.0f} s in the middle of the body") from None
+            if message["type"] == "http.disconnect":
+                raise BadRequest("the body ended early")
+            content += message.get("body", b"")
+            if len(content) > limit:
+                raise TooLarge("the body", limit=limit)
+            if not message.get("more_body", False):
+                return bytes(content)
 
     async def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Send a whole answer. The body of an answer to HEAD is left out, its length is told."""

@@ -24,7 +24,9 @@ from ops.index.web.shelf import Shelf
 _MEMORY = 16 * 1024**2
 """Bytes for rendered pages: those of some 3,000 projects with ten files each."""
 
-_CONDITIONS = frozenset({b"range", b"if-none-match", b"if-modified-since", b"if-range"})
+_CONDITIONS = frozenset(
+    {b"range", b"if-range", b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since"}
+)
 
 DECISIVE = (b"accept", b"accept-encoding", *_CONDITIONS)
 """The request headers that :meth:`Reading.ready` goes by."""

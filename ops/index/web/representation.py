@@ -19,7 +19,7 @@ FILE_CACHING = b"private, max-age=31536000, immutable"
 _SMALLEST_GZIP = 512
 """Below it a gzipped body saves no packet."""
 
-_ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')
+_ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
 
 
 class Answer:
@@ -114,9 +114,15 @@ class Representation:
         return Answer(200, [*self._bare, (b"etag", etag.encode()), length, *more], body)
 
 
-def entity_tags(if_none_match: str, current: tuple[str, ...]) -> list[str]:
-    """Those of the *current* entity tags that If-None-Match names, by weak comparison; the first for ``*``."""
-    if if_none_match.strip() == "*":
+def entity_tags(named_by: str, current: tuple[str, ...], *, strong: bool = False) -> list[str]:
+    """Those of the *current* entity tags that a header names; the first for ``*``.
+
+    Parameters:
+        named_by: the value of If-None-Match or If-Match.
+        current: strong entity tags.
+        strong: whether a weak tag of the same text is another one: yes for If-Match (RFC 9110, section 8.8.3.2).
+    """
+    if named_by.strip() == "*":
         return list(current[:1])
-    named = set(_ENTITY_TAG.findall(if_none_match[:8192]))
+    named = {tag for weak, tag in _ENTITY_TAG.findall(named_by[:8192]) if not (weak and strong)}
     return [tag for tag in current if tag in named]

@@ -168,7 +168,8 @@ def test_no_header_raises_anything_but_a_refusal(authenticator: Authenticator, h
 def test_pypiserver_s_question_is_answered_no_whatever_it_asks(
     authenticator: Authenticator, username: str, password: str
 ) -> None:
-    assert not authenticator.check(username, password)
+    with pytest.raises(Unauthorized):
+        authenticator.confirm(username, password)
 
 
 def test_a_login_does_not_show_itself() -> None:
@@ -195,7 +196,7 @@ def test_fifty_connections_at_once_cost_one_bcrypt(authenticator: Authenticator,
     assert len(work.passwords) == 1
     for _ in range(10):
         assert authenticator.remembered(basic("alice"), HERE) is not None
-        assert authenticator.check("alice", PASSWORD)
+        assert authenticator.confirm("alice", PASSWORD).username == "alice"
     assert len(work.passwords) == 1
 
 
@@ -246,9 +247,11 @@ def test_a_refusal_that_nobody_waits_for_any_more_is_no_error_in_the_log(
 
 
 def test_pypiserver_s_question_works_without_the_front_too(authenticator: Authenticator) -> None:
-    assert authenticator.check("alice", PASSWORD)
-    assert not authenticator.check("alice", "wrong")
-    assert not authenticator.check("nobody", PASSWORD)
+    assert authenticator.confirm("alice", PASSWORD).username == "alice"
+    with pytest.raises(Unauthorized):
+        authenticator.confirm("alice", "wrong")
+    with pytest.raises(Unauthorized):
+        authenticator.confirm("nobody", PASSWORD)
     assert authenticator.remembered(basic("alice"), HERE) is not None
 
 

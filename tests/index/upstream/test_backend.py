@@ -9,7 +9,8 @@ import io
 import json
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,9 +18,9 @@ import pytest
 from urllib3.filepost import encode_multipart_formdata
 
 from ops.index.disk import writing
-from ops.index.errors import StorageFull
+from ops.index.errors import StorageFull, Unauthorized
 from ops.index.packages import staging
-from ops.index.upstream.backend import ADDRESS, IDENTITY, CatalogueBackend, create_wsgi
+from ops.index.upstream.backend import ADDRESS, CatalogueBackend, create_wsgi
 from ops.index.upstream.receiving import PIECE_BYTES, Receiver
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
@@ -37,13 +38,11 @@ class FakeAuthenticator:
     def __init__(self) -> None:
         self.people = {"alice": Person(), "adam": Person("adam", may_administer=True)}
 
-    def check(self, username: str, password: str) -> bool:
-        return username in self.people and password == PASSWORD
-
-    def remembered(self, authorization: bytes, address: str) -> Person | None:
-        _, _, encoded = authorization.partition(b" ")
-        username, _, password = base64.b64decode(encoded).decode().partition(":")
-        return self.people.get(username) if self.check(username, password) else None
+    def confirm(self, username: str, password: str, address: str = "") -> Person:
+        self.address = address
+        if username not in self.people or password != PASSWORD:
+            raise Unauthorized("the user name or the password is wrong", realm="pypi")
+        return self.people[username]
 
 
 class Answer:
@@ -62,7 +61,8 @@ class Client:
 
     def __init__(self, house: House, *, streamed: bool) -> None:
         self.house = house
-        self.wsgi = create_wsgi(house.publisher, house.catalogue, FakeAuthenticator(), house.options)  # type: ignore[arg-type] # a fake
+        self.authenticator = FakeAuthenticator()
+        self.wsgi = create_wsgi(house.publisher, house.catalogue, self.authenticator, house.options)  # type: ignore[arg-type] # a fake
         self.receiver = Receiver(self.wsgi, house.publisher, house.options)
         self.streamed = streamed
 
@@ -94,12 +94,12 @@ class Client:
             "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
             "client": ("192.0.2.1", 50000),
         }
-        waiting = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
-        waiting.append({"type": "http.request", "body": b"", "more_body": False})
+        whole = [{"type": "http.request", "body": b"", "more_body": False}]
+        waiting = chain(({"type": "http.request", "body": piece, "more_body": True} for piece in pieces), whole)
         sent: list[Any] = []
 
         async def receive() -> Any:
-            return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+            return next(waiting, {"type": "http.disconnect"})
 
         async def send(message: Any) -> None:
             sent.append(message)
@@ -414,7 +414,7 @@ def test_of_two_files_in_one_field_the_first_counts_and_strange_ones_are_dropped
     assert not staged_files(streaming.house)
 
 
-def test_a_layer_in_front_says_who_asks(streaming: Client) -> None:
+def test_a_layer_in_front_says_from_where_it_is_asked(streaming: Client) -> None:
     body, content_type = encode_multipart_formdata([(":action", "file_upload"), ("content", (NAME, CONTENT))])
     credentials = base64.b64encode(f"alice:{PASSWORD}".encode())
     scope = {
@@ -423,7 +423,7 @@ def test_a_layer_in_front_says_who_asks(streaming: Client) -> None:
         "path": "/",
         "headers": [(b"content-type", content_type.encode()), (b"authorization", b"Basic " + credentials)],
         "client": ("127.0.0.1", 1),
-        "ops.index.environ": {IDENTITY: Person("carol", projects=frozenset()), ADDRESS: "192.0.2.9"},
+        "ops.index.environ": {ADDRESS: "192.0.2.9"},
     }
     sent: list[Any] = []
 
@@ -434,8 +434,23 @@ def test_a_layer_in_front_says_who_asks(streaming: Client) -> None:
         sent.append(message)
 
     asyncio.run(streaming.receiver(scope, receive, send))
-    assert sent[0]["status"] == 403
-    assert b"carol" in sent[1]["body"]
+    assert sent[0]["status"] == 200
+    assert streaming.authenticator.address == "192.0.2.9"
+    assert streaming.house.audit.events[-1]["address"] == "192.0.2.9"
+
+
+def test_who_asks_is_looked_at_after_the_body_has_come(streaming: Client) -> None:
+    people = streaming.authenticator.people
+    body, content_type = encode_multipart_formdata([(":action", "file_upload"), ("content", (NAME, CONTENT))])
+
+    def slowly() -> Iterator[bytes]:
+        yield body[:100]
+        people["alice"] = Person(projects=frozenset())
+        yield body[100:]
+
+    answer = streaming.send("POST", "/", content_type=content_type, pieces=slowly())
+    assert answer.status == 403
+    assert not streaming.house.listed()
 
 
 def test_an_upload_that_is_slow_to_arrive_holds_no_thread(streaming: Client) -> None:

@@ -150,7 +150,7 @@ def test_fields_are_limited_together_and_parts_in_number(monkeypatch: pytest.Mon
         ('Multipart/Form-Data; charset=utf-8; boundary="a b"', b"a b"),
         ("application/json", None),
         ("", None),
-        ("multipart/mixed; boundary=abc", None),
+        ("application/x-www-form-urlencoded; boundary=abc", None),
     ],
 )
 def test_the_boundary_is_found(content_type: str, boundary: bytes | None) -> None:
@@ -159,7 +159,13 @@ def test_the_boundary_is_found(content_type: str, boundary: bytes | None) -> Non
 
 @pytest.mark.parametrize(
     "content_type",
-    ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=" + "x" * 300],
+    [
+        "multipart/form-data",
+        "multipart/mixed; boundary=b",
+        "multipart/x",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary=" + "x" * 300,
+    ],
 )
 def test_a_boundary_that_cannot_be_used_is_refused(content_type: str) -> None:
     with pytest.raises(BadRequest):

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ops.index.disk.storage import DirectoryStorage
-from ops.index.web.delivery import PIECE, Delivery
+from ops.index.web.delivery import PIECE, Delivery, OpenFile
 from ops.index.web.exchange import Exchange
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import Response, Server, authorization, eventually, exchange
@@ -169,6 +170,19 @@ def test_a_part_is_sent_only_of_the_file_that_the_client_has_begun(server: Serve
         assert get(server, "bytes=0-9", If_Range=other).status == 200
 
 
+def test_a_file_is_sent_only_if_it_is_the_one_that_was_asked_for(server: Server) -> None:
+    full = server.get(f"/packages/{SMALL}")
+    etag, modified = full["etag"], full["last-modified"]
+    earlier, later, none = "Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "yesterday"
+    for named in (etag, f'"other", {etag}', "*"):
+        assert server.get(f"/packages/{SMALL}", If_Match=named, If_Unmodified_Since=earlier).status == 200
+    for named in ('"other"', f"W/{etag}"):
+        refused = server.get(f"/packages/{SMALL}", If_Match=named)
+        assert (refused.status, refused["etag"]) == (412, etag)
+    for date, status in ((modified, 200), (later, 200), (none, 200), (earlier, 412)):
+        assert server.get(f"/packages/{SMALL}", If_Unmodified_Since=date).status == status
+
+
 def test_what_the_client_has_is_not_sent_again(server: Server) -> None:
     full = server.get(f"/packages/{SMALL}")
     for named in (full["etag"], "W/" + full["etag"], f'"other", {full["etag"]}', "*"):
@@ -284,6 +298,12 @@ def test_nothing_more_is_read_for_a_client_who_has_gone(tmp_path: Path) -> None:
     listener = _Listener(leaves_after=3)
     assert deliver(path, listener)
     assert len(listener.body) < 6 * PIECE
+
+
+@pytest.mark.parametrize("seconds", [-(10**15), 10**13])
+def test_a_file_of_another_age_has_a_date_all_the_same(seconds: int) -> None:
+    status: Any = SimpleNamespace(st_size=1, st_mtime_ns=seconds * 10**9)
+    assert OpenFile(0, status, None).last_modified.endswith(" GMT")
 
 
 def test_what_is_no_file_is_not_delivered(tmp_path: Path) -> None:

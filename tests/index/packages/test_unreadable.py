@@ -1,0 +1,141 @@
+"""What cannot be read, or kept, costs itself alone and no longer than it lasts."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.index.packages import listing
+from ops.index.packages.facts import LATEST, FactsStore
+from ops.index.packages.keeping import FactsKeeper
+from tests.index.archives import wheel, wheel_name
+from tests.index.conftest import House
+from tests.index.serving import eventually
+
+
+@pytest.fixture
+def directory(house: House) -> Path:
+    return house.directory
+
+
+@pytest.fixture(autouse=True)
+def look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine too."""
+    monkeypatch.setattr(listing, "FREE_SECONDS", 1e6)
+
+
+def put(directory: Path, name: str, version: str) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / wheel_name(name, version)
+    path.write_bytes(wheel(name, version))
+    return path
+
+
+def versions(house: House, name: str) -> tuple[str, ...]:
+    found = house.catalogue.project(name)
+    return () if found is None else found.versions
+
+
+def test_a_link_in_a_circle_hides_nothing_else(house: House, directory: Path) -> None:
+    path = put(directory, "foo", "1.0")
+    put(directory / "sub", "foo", "2.0")
+    for name in ("loop", "loop-1.0.tar.gz", "sub/loop-1.0.tar.gz"):
+        (directory / name).symlink_to(directory / name)
+    (directory / "through-1.0.tar.gz").symlink_to(path / "no-folder")
+    assert versions(house, "foo") == ("1.0", "2.0")
+    assert house.catalogue.projects() == ("foo",)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_a_folder_that_cannot_be_read_shows_what_was_known_of_it(
+    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(directory, "foo", "1.0")
+    put(directory / "sub", "bar", "1.0")
+    assert house.catalogue.projects() == ("bar", "foo")
+    scandir = os.scandir
+
+    def fail(path: Any) -> Any:
+        if str(path).startswith(str(directory)):
+            raise OSError(number, os.strerror(number))
+        return scandir(path)
+
+    put(directory, "foo", "2.0")
+    put(directory / "sub", "bar", "2.0")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "scandir", fail)
+        for _ in range(3):
+            assert versions(house, "foo") == ("1.0",)
+            assert versions(house, "bar") == ("1.0",)
+    assert len(caplog.records) == 2, "one line for each folder"
+    assert versions(house, "foo") == ("1.0", "2.0")
+    assert versions(house, "bar") == ("1.0", "2.0")
+
+
+def test_a_folder_that_is_gone_shows_nothing(house: House, directory: Path) -> None:
+    path = put(directory / "sub", "bar", "1.0")
+    assert versions(house, "bar") == ("1.0",)
+    path.unlink()
+    path.parent.rmdir()
+    assert versions(house, "bar") == ()
+
+
+def test_a_file_that_can_be_read_again_is_on_its_page_again(
+    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(directory, "foo", "1.0")
+    put(directory, "foo", "2.0")
+    of = FactsKeeper.of
+
+    def fail(self: FactsKeeper, path: str) -> Any:
+        if "2.0" in path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return of(self, path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FactsKeeper, "of", fail)
+        assert versions(house, "foo") == ("1.0",)
+    eventually(lambda: versions(house, "foo") == ("1.0", "2.0"))
+
+
+def test_facts_that_cannot_be_kept_hold_all_the_same(
+    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: FactsStore, path: str, facts: object, metadata: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FactsStore, "write", full)
+    path = put(directory, "foo", "1.0")
+    found = house.catalogue.project("foo")
+    assert found is not None
+    assert found.files[0].metadata_sha256 is not None
+    metadata = house.catalogue.metadata(path.name)
+    assert metadata is not None
+    assert metadata.startswith(b"Metadata-Version")
+
+
+@pytest.mark.parametrize("upload_time", [-1.0, 1e300, float("nan"), float("inf"), "now", None, LATEST + 1])
+def test_facts_with_an_impossible_date_are_computed_again(house: House, directory: Path, upload_time: object) -> None:
+    path = put(directory, "foo", "1.0")
+    assert versions(house, "foo") == ("1.0",)
+    sidecar = directory / ".index" / "facts" / path.name
+    first, _, rest = sidecar.read_bytes().partition(b"\n")
+    sidecar.write_bytes(json.dumps(json.loads(first) | {"upload_time": upload_time}).encode() + b"\n" + rest)
+    house.catalogue.touch("foo")
+    found = house.catalogue.project("foo")
+    assert found is not None
+    assert found.files[0].upload_time.timestamp() == pytest.approx(path.stat().st_mtime)
+
+
+@pytest.mark.parametrize("seconds", [-(10**9), 10**9])
+def test_a_file_of_any_age_is_on_its_page(house: House, directory: Path, seconds: int) -> None:
+    path = put(directory, "foo", "1.0")
+    os.utime(path, (seconds, seconds))
+    found = house.catalogue.project("foo")
+    assert found is not None
+    assert found.files[0].upload_time.timestamp() == max(seconds, 0)
