@@ -163,6 +163,10 @@ def _pick(name: Name, members: list[str]) -> str | None:
         ]
         if len(folders) != 1:
             return None
+        others = {top for member in members if (top := member.partition("/")[0]).endswith(".dist-info")} - {*folders}
+        if name.form == "wheel" and others:
+            second = min(others)[:200]
+            raise InvalidArchive(name.filename, f"it has a second folder of metadata, {second!r}; pip would refuse it")
         for needed in ("WHEEL", "RECORD"):
             if name.form == "wheel" and f"{folders[0]}/{needed}" not in members:
                 raise InvalidArchive(name.filename, f"it has no {needed} file (PEP 427); build it again")

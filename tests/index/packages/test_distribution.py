@@ -109,6 +109,12 @@ def test_a_wheel_that_installers_would_refuse_is_refused(missing: str) -> None:
         inspected(WHEEL, wheel("foo-bar", "1.0", leave_out=missing))
 
 
+def test_a_wheel_with_two_folders_of_metadata_is_refused_as_pip_does() -> None:
+    with pytest.raises(InvalidArchive, match=r"second folder of metadata, 'other-1\.0\.dist-info'"):
+        inspected(WHEEL, wheel("foo-bar", "1.0", more={"other-1.0.dist-info/x": b""}))
+    inspected(WHEEL, wheel("foo-bar", "1.0", more={"foo_bar/vendored/other-1.0.dist-info/METADATA": b""}))
+
+
 @pytest.mark.parametrize(
     "metadata", [b"", b"Name: foo-bar\n", b"Version: 1.0\n", b"\n\nName: foo-bar\nVersion: 1.0\n", b"\xff\xfe\x00"]
 )
