@@ -1,0 +1,107 @@
+"""A server as it is put together: what anybody does to it over HTTP is in its audit log."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+
+from ops.index.access.audit import ADMIN_FOLDER, SERVER_FOLDER
+from tests.index.archives import wheel, wheel_name
+from tests.index.serving import PASSWORD, TOKEN, Server, authorization, eventually
+from tests.index.test_application import change, form, upload
+
+NAME = wheel_name("spam", "1.0")
+CONTENT = wheel("spam", "1.0")
+
+MISTYPED = "correct horse batterie"
+CAROLS = "the first words of carol"
+WRONG_TOKEN = "a-token-that-has-been-replaced-last-week"
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The entries of an audit log, in the order of their files."""
+    return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def administer(server: Server, method: str, path: str, address: str, *, token: str = TOKEN, body: object = None) -> int:
+    """A request to the admin application, from an address; its status."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "X-Forwarded-For": address}
+    content = None if body is None else json.dumps(body).encode()
+    return server.request(method, f"/admin/{path}", user=None, headers=headers, body=content).status
+
+
+def log_in(server: Server, user: str, password: str, address: str) -> int:
+    headers = {"X-Forwarded-For": address}
+    return server.request("GET", "/simple/", user=user, password=password, headers=headers).status
+
+
+def test_each_change_and_each_refusal_is_one_line_that_says_when_who_what_and_from_where(tmp_path: Path) -> None:
+    """A change is there when it is answered; a refusal follows. Nothing that opens a door is in either log."""
+    server = Server(tmp_path, "--trusted-proxy", "127.0.0.1")
+    changes, users = server.packages / SERVER_FOLDER, server.credentials / ADMIN_FOLDER
+    digest = bcrypt.hashpw(b"the second words of carol", bcrypt.gensalt(10)).decode()
+    began = datetime.now(UTC) - timedelta(milliseconds=1)  # the log drops what is less
+    with server:
+        assert upload(server, NAME, CONTENT, X_Forwarded_For="192.0.2.1").status == 200
+        yank = {"version": "1.0", "reason": "loses money"}
+        assert change(server, "/projects/Spam/yank", yank, X_Forwarded_For="192.0.2.2").status == 200
+        assert change(server, "/projects/spam/unyank", {"filename": NAME}, X_Forwarded_For="192.0.2.3").status == 200
+        status = {"status": "deprecated", "reason": "use eggs"}
+        answer = change(server, "/projects/spam/status", status, user="adam", X_Forwarded_For="192.0.2.4")
+        assert answer.status == 200
+        headers = {"Content-Type": "multipart/form-data; boundary=b", "X-Forwarded-For": "192.0.2.5"}
+        body = form(action="remove_pkg", name="spam", version="1.0")
+        assert server.request("POST", "/", user="adam", headers=headers, body=body).status == 200
+
+        carol = {"username": "carol", "password": CAROLS, "projects": ["Spam"]}
+        assert administer(server, "POST", "register_user", "192.0.2.6", body=carol) == 201
+        rehashed = {"username": "carol", "password_hash": digest}
+        assert administer(server, "POST", "register_user", "192.0.2.7", body=rehashed) == 200
+        assert administer(server, "DELETE", "users/carol", "192.0.2.8") == 204
+        assert [entry["event"] for entry in logged(changes)] == ["upload", "yank", "unyank", "status", "remove"]
+        assert [entry["event"] for entry in logged(users)] == ["user.created", "user.changed", "user.removed"]
+
+        assert log_in(server, "alice", MISTYPED, "192.0.2.9") == 401
+        assert log_in(server, PASSWORD, "alice", "192.0.2.10") == 401
+        assert administer(server, "GET", "users", "192.0.2.11", token=WRONG_TOKEN) == 401
+        eventually(lambda: len(logged(changes)) == 7 and len(logged(users)) == 4, seconds=30)
+    ended = datetime.now(UTC)
+
+    file = {"project": "spam", "version": "1.0", "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    alice, adam = {"user": "alice"}, {"user": "adam"}
+    entries = logged(changes)
+    times = [entry.pop("time") for entry in entries]
+    assert entries == [
+        {"event": "upload", **alice, "address": "192.0.2.1", "filename": NAME, **file, "size": len(CONTENT)},
+        {"event": "yank", **alice, "address": "192.0.2.2", "project": "spam", "files": [NAME], "reason": "loses money"},
+        {"event": "unyank", **alice, "address": "192.0.2.3", "project": "spam", "files": [NAME], "reason": None},
+        {"event": "status", **adam, "address": "192.0.2.4", "project": "spam", "before": "active", **status},
+        {"event": "remove", **adam, "address": "192.0.2.5", "filename": NAME, **file},
+        {"event": "login.refused", **alice, "address": "192.0.2.9"},
+        {"event": "login.refused", "user": "co… (unknown, 21 characters)", "address": "192.0.2.10"},
+    ]
+    made = {"user": "carol", "actor": "admin token"}
+    limits = {"role": "publisher", "projects": ["spam"], "password_changed": True}
+    entries = logged(users)
+    times += [entry.pop("time") for entry in entries]
+    assert entries == [
+        {"event": "user.created", **made, "address": "192.0.2.6", **limits},
+        {"event": "user.changed", **made, "address": "192.0.2.7", **limits},
+        {"event": "user.removed", **made, "address": "192.0.2.8"},
+        {"event": "admin.refused", "user": "", "address": "192.0.2.11"},
+    ]
+    for moments in (times[:7], times[7:]):
+        assert all(moment.endswith("Z") for moment in moments)
+        known = [began, *map(datetime.fromisoformat, moments), ended]
+        assert known == sorted(known)
+
+    text = "".join(path.read_text() for folder in (changes, users) for path in folder.iterdir())
+    secrets = [PASSWORD, MISTYPED, CAROLS, TOKEN, WRONG_TOKEN, digest, "$2", "Basic ", "Bearer "]
+    secrets += [line.partition(":")[2] for line in (server.credentials / ".htpasswd").read_text().splitlines()]
+    secrets += [authorization(user, word).split()[1] for user, word in (("alice", PASSWORD), ("alice", MISTYPED))]
+    assert [secret for secret in secrets if secret in text] == []
