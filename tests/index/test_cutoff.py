@@ -1,0 +1,47 @@
+"""pip leaves out what was uploaded too late, by the upload times that a page says (PEP 700)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from tests.index.archives import wheel, wheel_name
+from tests.index.serving import JSON, Server
+from tests.index.test_application import upload
+from tests.index.test_clients import Client
+
+OPTION = "--uploaded-prior-to"
+
+
+@pytest.mark.skipif(
+    Version(importlib.metadata.version("pip")) < Version("26.0"),
+    reason=f"pip has {OPTION} from 26.0 on; uv's --exclude-newer is tested with the other clients",
+)
+def test_pip_picks_what_was_uploaded_before_a_moment_and_nothing_else(tmp_path: Path) -> None:
+    home = tmp_path / "machine"
+    home.mkdir()
+    with Server(tmp_path / "server") as server:
+        client = Client(server, home)
+        began = datetime.now(UTC)
+        for version in ("1.0", "2.0"):
+            assert upload(server, wheel_name("dated", version), wheel("dated", version)).status == 200
+        ended = datetime.now(UTC)
+        files = json.loads(server.get("/simple/dated/", Accept=JSON).body)["files"]
+        first, second = (file["upload-time"] for file in files)
+        assert began < datetime.fromisoformat(first) < datetime.fromisoformat(second) < ended
+
+        def download(moment: str, *, fails: bool = False) -> str:
+            options = ["--no-deps", "--dest", f"before-{moment}", OPTION, moment]
+            return client.pip("download", *options, "dated", fails=fails)
+
+        later = (ended + timedelta(seconds=1)).isoformat()
+        for moment, version in ((second, "1.0"), (later, "2.0")):
+            download(moment)
+            (got,) = (home / f"before-{moment}").iterdir()
+            assert got.name == f"dated-{version}-py3-none-any.whl"
+        assert "No matching distribution" in download(first, fails=True)
