@@ -162,4 +162,3 @@ def test_after_kills_of_a_server_process_clients_find_all_that_was_confirmed_and
             assert clients.send(name).status == 200
             clients.confirmed.add(name)
         check(server, clients)
-        check_audit(server, clients)
