@@ -29,7 +29,7 @@ from ops.index.packages.curation import AuditLog, Curator, Uploader
 from ops.index.packages.distribution import Contents, check_agreement, inspect
 from ops.index.packages.facts import Facts
 from ops.index.packages.names import Name, is_project, is_safe, parse
-from ops.index.packages.placing import Claim, Placing
+from ops.index.packages.placing import Placing
 from ops.index.packages.staging import Stage, Staged
 
 MAX_SIGNATURE_BYTES = 1024**2
@@ -133,8 +133,9 @@ class Publisher(Curator):
                     self._catalogue.admit(existing)
                     return Outcome.SAME
                 facts = _facts(name, staged, contents)
-                self._placing.put(claim, filename, staged, facts, contents.metadata)
-                self._confirm(claim, filename, identity, address, **details)
+                with self._noted(filename, identity, address, **details):
+                    self._placing.put(claim, filename, staged, facts, contents.metadata)
+                    self._placing.confirm(claim, filename)
                 self._catalogue.admit(filename)
                 return Outcome.CREATED
 
@@ -166,8 +167,9 @@ class Publisher(Curator):
                     if self._digest(filename) != staged.sha256:
                         raise FileTaken(filename)
                     return Outcome.SAME
-                self._placing.put(claim, filename, staged, None, None)
-                self._confirm(claim, filename, identity, address, sha256=staged.sha256, size=staged.size)
+                with self._noted(filename, identity, address, sha256=staged.sha256, size=staged.size):
+                    self._placing.put(claim, filename, staged, None, None)
+                    self._placing.confirm(claim, filename)
                 return Outcome.CREATED
 
     def check_signature(self, filename: str, staged: Staged) -> None:
@@ -259,12 +261,15 @@ class Publisher(Curator):
             raise FileTaken(name.filename, existing=spelling)
         return existing
 
-    def _confirm(self, claim: Claim, filename: str, identity: Uploader, address: str, **details: object) -> None:
-        """Make the file durable, with the line about it."""
+    @contextmanager
+    def _noted(self, filename: str, identity: Uploader, address: str, **details: object) -> Iterator[None]:
+        """Around what puts a file in place: the line about it comes first, so that whoever is killed leaves no file
+        without one; another follows when it does not succeed.
+        """
         if self._audit is not None:
             self._audit.note("upload", user=identity.username, address=address, filename=filename, **details)
         try:
-            self._placing.confirm(claim, filename)
+            yield
         except PackageIndexError as error:
             self._note("upload.undone", identity, address, filename=filename, why=error.message)
             raise
