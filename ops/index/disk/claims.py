@@ -87,7 +87,7 @@ class FileClaims:
         """Take the claim on *filename*; False when another thread or process has it.
 
         Raises:
-            OSError: the directory cannot be written.
+            OSError: the directory cannot be written, or it cannot be told whether another's claim is alive.
         """
         with self._lock:
             if filename in self._names:
@@ -105,17 +105,21 @@ class FileClaims:
         return taken
 
     def held(self) -> AbstractSet[str]:
-        """All names that are claimed now. Files that dead processes left are swept away."""
+        """All names that are claimed now. Files that dead processes left are swept away.
+
+        Raises:
+            OSError: it cannot be told.
+        """
         with self._lock:
             names = set(self._taken)
         try:
             entries = os.listdir(self._directory)  # noqa: PTH208 - on the way of every new file
-        except OSError:
+        except FileNotFoundError:
             return names
         for entry in entries:
             path = f"{self._directory}/{entry}"
             name = unquote(entry)
-            if path != self._own and name not in names and is_locked(path) and not entry.startswith("."):
+            if path != self._own and name not in names and _may_be_locked(path) and not entry.startswith("."):
                 names.add(name)
         return names
 
@@ -170,3 +174,11 @@ class FileClaims:
     def _path(self, filename: str) -> str:
         quoted = quote(filename, safe="+!")
         return f"{self._directory}/{quoted.replace('.', '%2E', 1) if quoted.startswith('.') else quoted}"
+
+
+def _may_be_locked(path: str) -> bool:
+    """Whether a claim may be alive: a file that stays hidden a moment longer does less harm than one shown early."""
+    try:
+        return is_locked(path)
+    except OSError:
+        return True

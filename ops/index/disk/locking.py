@@ -31,10 +31,14 @@ def try_lock(path: str) -> int | None:
 
 
 def is_locked(path: str) -> bool:
-    """Whether somebody holds the lock on *path*. A file that nobody holds is removed: its holder is dead."""
+    """Whether somebody holds the lock on *path*. A file that nobody holds is removed: its holder is dead.
+
+    Raises:
+        OSError: it cannot be told, for instance because too many files are open.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         if not _lock(descriptor):

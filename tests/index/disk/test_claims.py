@@ -241,6 +241,42 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, mon
     assert after.held() == {"a.whl"}
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES])
+def test_a_claim_that_cannot_be_looked_at_counts_as_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Else a file would be shown that nobody has confirmed, or two would write it."""
+    holder, other = FileClaims(tmp_path), FileClaims(tmp_path)
+    assert other.acquire("b.whl")
+    assert holder.acquire("a.whl")
+    real = os.open
+
+    def fail(path: str, *arguments: int) -> int:
+        if path.startswith(str(tmp_path)):
+            raise OSError(number, os.strerror(number))
+        return real(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        assert other.held() == {"a.whl", "b.whl"}
+        with pytest.raises(OSError, match=os.strerror(number)):
+            other.acquire("a.whl")
+    assert other.held() == {"a.whl", "b.whl"}
+    holder.release("a.whl")
+    assert other.acquire("a.whl")
+
+
+def test_claims_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = FileClaims(tmp_path)
+
+    def fail(_path: str) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", fail)
+    with pytest.raises(OSError, match="Too many"):
+        claims.held()
+
+
 def test_a_directory_that_does_not_exist_has_no_claims(tmp_path: Path) -> None:
     assert not FileClaims(tmp_path / "none").held()
     assert not (tmp_path / "none").exists()
