@@ -18,6 +18,7 @@ PackageIndexError                 status, headers, and one line of plain text as
 ├── TooManyAttempts         429   with Retry-After
 ├── StorageError            500   the directory or the Volume failed; nothing was kept
 │   └── StorageFull         507   there is no room left
+├── LoginDelayed            503   with Retry-After; nobody has failed, but it cannot be looked at in time
 └── Busy                    503   with Retry-After; another upload of this name is not finished
 """
 
@@ -230,6 +231,26 @@ class TooManyAttempts(PackageIndexError):
         return {"Retry-After": str(self.retry_after)}
 
 
+class LoginDelayed(PackageIndexError):
+    """A login that may well be right cannot be looked at in time. Unlike 429, pip and uv ask again by themselves.
+
+    Parameters:
+        why: words that precede "; try again".
+        retry_after: seconds.
+    """
+
+    status = 503
+
+    def __init__(self, why: str, *, retry_after: int = 5) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"{why}; try again in {retry_after} s")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Seconds, as RFC 9110 section 10.2.3 has them."""
+        return {"Retry-After": str(self.retry_after)}
+
+
 class StorageError(PackageIndexError):
     """The directory or the Volume failed; what was asked for is not known to be kept."""
 
@@ -243,10 +264,10 @@ class StorageFull(StorageError):
 
 
 class Busy(PackageIndexError):
-    """Another upload of the same name is not finished, or could not be undone yet.
+    """Another upload of the same name, or change of the same project, is not finished, or could not be undone yet.
 
     Parameters:
-        filename: what was to be uploaded.
+        filename: what was to be uploaded or changed.
         retry_after: seconds.
     """
 
@@ -255,7 +276,7 @@ class Busy(PackageIndexError):
     def __init__(self, filename: str, *, retry_after: int = 5) -> None:
         self.filename = filename
         self.retry_after = retry_after
-        super().__init__(f"another upload of {filename!r} is not finished; try again in {retry_after} s")
+        super().__init__(f"another upload or change of {filename!r} is not finished; try again in {retry_after} s")
 
     @property
     def headers(self) -> Mapping[str, str]:

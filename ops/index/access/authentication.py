@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import secrets
 import threading
@@ -16,78 +14,31 @@ from typing import Final, TypeVar
 
 from ops.index.access.audit import Audit, claimed
 from ops.index.access.lanes import Lanes
-from ops.index.access.passwords import NAME_BYTES, decoded, verify
+from ops.index.access.login import Login
+from ops.index.access.passwords import decoded, verify
 from ops.index.access.roles import Identity, Role
 from ops.index.access.roster import Roster
-from ops.index.access.throttle import Throttle
+from ops.index.access.throttle import Admission, Throttle
 from ops.index.access.users import Account
 from ops.index.disk.storage import Storage
-from ops.index.errors import TooManyAttempts, Unauthorized
+from ops.index.errors import LoginDelayed, PackageIndexError, TooManyAttempts, Unauthorized
 from ops.index.options import Options
 
 __all__ = ["Authenticator", "Identity", "Login", "Role"]
 
-_HEADER_BYTES: Final = 8192
 _REMEMBERED: Final = 10_000
 """Verified logins that are kept, and as many refused ones; some 300 bytes each."""
 
-_FLIGHTS: Final = 64
-"""Logins that are looked at or wait for it; whoever comes then is asked to come again."""
+_FLIGHTS: Final = 512
+"""Logins that are looked at or wait for it; whoever comes then is asked to come again. Each has a thread meanwhile."""
+
+_PATIENCE: Final = 10.0
+"""Seconds that a request waits for its login to be looked at: pip gives up after 15. The login keeps its place, and the
+request that comes next finds it there."""
 
 _NEVER: Final = object()
 
 A = TypeVar("A")
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """What a client says it is.
-
-    Parameters:
-        username: in Unicode NFC, as names are stored.
-        password: as sent.
-    """
-
-    username: str
-    password: str
-
-    def __repr__(self) -> str:
-        return "Login(********)"  # a password is typed as user name often enough
-
-    @classmethod
-    def parse(cls, authorization: bytes) -> Login | None:
-        """The credentials in an Authorization header, or None when there are none in it. Never raises."""
-        if len(authorization) > _HEADER_BYTES:
-            return None
-        scheme, _, token = authorization.strip().partition(b" ")
-        if scheme.lower() != b"basic":
-            return None
-        token = token.strip().rstrip(b"=")
-        try:
-            fields = base64.b64decode(token + b"=" * (-len(token) % 4), validate=True)
-        except (binascii.Error, ValueError):
-            return None
-        try:
-            text = fields.decode()
-        except UnicodeDecodeError:
-            text = fields.decode("latin-1")
-        username, colon, password = text.partition(":")
-        return cls(decoded(username.encode()), password) if colon else None
-
-    @property
-    def header(self) -> bytes:
-        """The value of an Authorization header in the one form that is remembered, in UTF-8."""
-        fields = f"{self.username}:{self.password}".encode("utf-8", "surrogatepass")
-        return b"Basic " + base64.b64encode(fields)
-
-    @property
-    def plausible(self) -> bool:
-        """Whether anybody could have these: what nobody can have is refused without work."""
-        return (
-            0 < len(self.username.encode("utf-8", "surrogatepass")) <= NAME_BYTES
-            and ":" not in self.username
-            and self.password != ""
-        )
 
 
 @dataclass(slots=True)
@@ -98,14 +49,14 @@ class _Flight:
         digest: stands for the login.
         address: of the request that came first.
         began: when that was.
-        delay: seconds before it may be looked at.
+        admission: how it may be looked at.
     """
 
     digest: bytes
     login: Login
     address: str
     began: float
-    delay: float
+    admission: Admission
     verdict: Future[Identity] = field(default_factory=Future)
 
 
@@ -163,21 +114,32 @@ class Authenticator:
             address: where the request comes from; failures are counted by it.
 
         Raises:
-            Unauthorized: no or wrong credentials.
+            Unauthorized: no or wrong credentials. Wrong ones have their line in the audit log; a request without any,
+                as pip sends it first, is no refused login.
             TooManyAttempts: too many wrong ones from there, or for this user from there.
+            LoginDelayed: nobody there has failed, but there are too many to be looked at in time; or nobody knows any
+                more who the users are.
         """
         login = Login.parse(authorization) if authorization is not None else None
         if login is None:
+            if authorization is not None and authorization.strip():
+                # What it holds may be a secret in the wrong place: none of it is written down.
+                self._record("login.refused", "", address, why="no user name and password (RFC 7617)")
             raise Unauthorized(realm=self._realm)
         if not self._roster.current() and not self._closing.is_set():
             await asyncio.shield(asyncio.wrap_future(self._threads.submit(self._roster.renew)))
+            if self._roster.outdated:
+                raise LoginDelayed("the index cannot find out who its users are", retry_after=10)
         found = self._begin(login, address)
         if isinstance(found, Identity):
             return found
         verdict = asyncio.wrap_future(found)
         verdict.add_done_callback(lambda heard: heard.cancelled() or heard.exception())  # though nobody may be left
         # Others wait for the same verdict: one of them who goes away does not take it with him.
-        return await asyncio.shield(verdict)
+        await asyncio.wait([verdict], timeout=_PATIENCE)
+        if not verdict.done():
+            raise LoginDelayed("many logins are waiting to be looked at, this one among them")
+        return verdict.result()
 
     def confirm(self, username: str, password: str, address: str = "") -> Identity:
         """The user to whom the password belongs now: for pypiserver's ``auther``, in a thread of its own.
@@ -202,6 +164,7 @@ class Authenticator:
         with self._lock:  # whoever is about to take off either does so before, or not at all
             self._closing.set()
             flights = list(self._flights.values())
+        self._lanes.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for flight in flights:
             flight.verdict.cancel()
@@ -211,8 +174,13 @@ class Authenticator:
         return hashlib.blake2b(secret, digest_size=16, key=self._key).digest()
 
     def _begin(self, login: Login, address: str) -> Identity | Future[Identity]:
-        """The user, or what will become the user once a thread has found out."""
+        """The user, or what will become the user once a thread has found out.
+
+        What nobody can have, such as an empty password, is refused without work, and not counted: it teaches a guesser
+        nothing, and whoever wants to have counted failures forgotten would have it for free.
+        """
         if not login.plausible:
+            self._note("login.refused", login, address, why="" if login.password else "an empty password")
             raise self._unauthorized()
         digest = self.digest(login.header)
         account = self._verified.get(digest)
@@ -223,10 +191,10 @@ class Authenticator:
                 flight = self._flights.get(digest)
                 if flight is None:
                     if len(self._flights) >= _FLIGHTS or self._closing.is_set():
-                        raise TooManyAttempts(retry_after=2)
+                        raise LoginDelayed("more logins are waiting than can be looked at now")
                     began = self._clock()
-                    delay = self._throttle.admit(login.username, address)
-                    flight = self._flights[digest] = _Flight(digest, login, address, began, delay)
+                    admission = self._throttle.admit(login.username, address)
+                    flight = self._flights[digest] = _Flight(digest, login, address, began, admission)
                     self._threads.submit(self._fly, flight)
         except TooManyAttempts:
             self._note("login.throttled", login, address)
@@ -238,8 +206,8 @@ class Authenticator:
         name, address = flight.login.username, flight.address
         guessed = False
         try:
-            if self._closing.wait(flight.delay):
-                raise TooManyAttempts(retry_after=1)
+            if self._closing.wait(flight.admission.delay):
+                raise LoginDelayed("the server is stopping", retry_after=1)
             account, guessed = self._verify(flight)
             if account is None:
                 raise self._unauthorized()
@@ -252,6 +220,8 @@ class Authenticator:
                 if not guessed:
                     self._throttle.repeated(name, address)
                 self._note("login.refused", flight.login, address)
+            elif isinstance(error, TooManyAttempts):
+                self._note("login.throttled", flight.login, address)
             self._land(flight)
             flight.verdict.set_exception(error)
         else:
@@ -275,6 +245,8 @@ class Authenticator:
                     break
             elif account is not None or fresh:
                 with self._lanes.turn(flight.address):
+                    if not flight.admission.paced:
+                        self._throttle.proceed(flight.address)
                     right = verify(login.password, account.digest if account else None, self._roster.level)
                 if not right or account is None:
                     guessed = True
@@ -312,7 +284,10 @@ class Authenticator:
     def _unauthorized(self) -> Unauthorized:
         return Unauthorized("the user name or the password is wrong", realm=self._realm)
 
-    def _note(self, event: str, login: Login, address: str) -> None:
+    def _note(self, event: str, login: Login, address: str, *, why: str = "") -> None:
+        known = login.username in self._roster.accounts
+        self._record(event, login.username if known else claimed(login.username), address, why=why)
+
+    def _record(self, event: str, user: str, address: str, *, why: str = "") -> None:
         if self._audit is not None:
-            known = login.username in self._roster.accounts
-            self._audit.record(event, user=login.username if known else claimed(login.username), address=address)
+            self._audit.record(event, user=user, address=address, **({"why": why} if why else {}))

@@ -14,6 +14,13 @@ from ops.index.disk.storage import Storage
 from ops.index.errors import StorageError
 from ops.index.options import Options
 
+_PROMISED: Final = 4.0
+"""Seconds after which a shared volume is reloaded before anybody else is let in, however seldom that is done otherwise:
+with the reload itself, who was removed is out within five."""
+
+_TRUSTED: Final = 300.0
+"""Seconds for which users are believed that cannot be read again, see :attr:`Roster.outdated`."""
+
 _LOOK: Final = 0.05
 """Seconds between two looks at the files of this machine."""
 
@@ -33,6 +40,9 @@ class Roster:
     """All accounts in memory; a change of the files is noticed within moments, on a shared volume after a reload.
 
     Nothing is read before the first question.
+
+    A volume that cannot be reloaded for a moment locks nobody out: the users of before stay for five minutes. After
+    that nobody is let in until a reload works again, for among them may be one who was removed since.
 
     Parameters:
         credentials: the volume with the files; they may be missing.
@@ -54,10 +64,11 @@ class Roster:
         self._least_level = options.bcrypt_rounds
         self._changed = changed
         self._clock = clock
-        self._interval = max(2 * options.refresh_seconds, _LOOK) if credentials.shared else _LOOK
+        self._interval = min(max(2 * options.refresh_seconds, _LOOK), _PROMISED) if credentials.shared else _LOOK
         self._loading = threading.Lock()
         self._reloading = threading.Lock()
         self._reloaded = float("-inf")
+        self._seen = clock()
         self._next = float("-inf")
         self._generation = -1
         self._signature: Signature | None = None
@@ -67,6 +78,11 @@ class Roster:
         """By user name."""
         self.level = options.bcrypt_rounds
         """The bcrypt cost that every refusal amounts to: no entry's is higher."""
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a shared volume could not be read for so long that its users are not to be believed any more."""
+        return self._storage.shared and self._clock() > self._seen + _TRUSTED
 
     def current(self) -> bool:
         """Whether the accounts may be relied on now. On this machine it looks, if it is time; called very often."""
@@ -84,9 +100,16 @@ class Roster:
         return True
 
     def refresh(self) -> bool:
-        """Read the files if they have changed. False when one of them is being written: look again in a moment."""
+        """Read the files if they have changed. False when one of them is being written: look again in a moment.
+
+        On a shared volume after a reload that worked.
+        """
         with self._loading:
-            return self._look()
+            looked = self._look()
+            if looked:
+                self._seen = self._clock()
+                self._failing = False
+            return looked
 
     def settle(self) -> None:
         """See what was stored until now; on a shared volume, a few seconds ago. Blocks; for a thread."""
@@ -120,8 +143,8 @@ class Roster:
                 self._storage.reload()
             except StorageError as error:
                 self._failed(error)
-                # Better the users of a moment ago than none.
-                self._next = self._clock() + _BELIEVED
+                if not self.outdated:  # better the users of a moment ago than none
+                    self._next = self._clock() + _BELIEVED
             else:
                 self.refresh()
 
@@ -184,5 +207,5 @@ class Roster:
 
     def _failed(self, error: Exception) -> None:
         if not self._failing:
-            _log.error("the users cannot be read, those from before stay: %s", error)
+            _log.error("the users cannot be read, those from before stay for now: %s", error)
         self._failing = True

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
-from ops.index.errors import TooManyAttempts
+from ops.index.errors import LoginDelayed, TooManyAttempts
 
 K = TypeVar("K")
 
@@ -30,6 +30,9 @@ _PACE: Final = 1.0
 _TURNS: Final = 4
 """How many attempts of such an address may wait for their turn."""
 
+_CROWD: Final = 256
+"""How many attempts of one address may be under way at once, also when none has failed: a team that logs in anew."""
+
 _FADED: Final = 0.5
 """What was counted fades from the first moment on: ten failures in a row are a little less than ten."""
 
@@ -47,7 +50,7 @@ class _Record:
     until: float = 0.0
     """Nothing is looked at before; of an address: its last turn that was given away."""
     flying: int = 0
-    """Attempts that are being looked at. They count as failures until they are known to be none."""
+    """Attempts that are under way. Those of one user count as failures until they are known to be none."""
 
     def fade(self, now: float, window: float) -> None:
         """Let what was counted fade to a quarter in each window, but not while a wait lasts: it would undo itself."""
@@ -59,13 +62,26 @@ class _Record:
             self.at = now
 
 
+class Admission(NamedTuple):
+    """An attempt that may be made.
+
+    Parameters:
+        delay: seconds to wait before it is looked at.
+        paced: whether it is one of the few that an address may make that has failed too often.
+    """
+
+    delay: float
+    paced: bool
+
+
 class Throttle:
     """Counts failed logins per user and address, and per address.
 
     A few failures are free. Then one user from one address waits twice as long after each failure; a correct password
     from there is looked at after the wait, from elsewhere at once. An address that fails with many users is not shut
-    out, since a team may be behind it, but its attempts are taken one a second. Who has logged in before and is
-    remembered never comes here.
+    out, since a team may be behind it, but its attempts are taken one a second. Users of an address that has not
+    failed may all come at once; when the first of them turn out to be guesses, :meth:`proceed` sends away the rest. Who
+    has logged in before and is remembered never comes here.
 
     Parameters:
         failures: that are free for a user from one address.
@@ -90,14 +106,12 @@ class Throttle:
         with self._lock:
             self._check(self._pairs.get((user, network(address))), self._clock())
 
-    def admit(self, user: str, address: str) -> float:
+    def admit(self, user: str, address: str) -> Admission:
         """Begin an attempt, which ends with one of :meth:`failed`, :meth:`succeeded` and :meth:`abandoned`.
-
-        Returns:
-            Seconds to wait before it is looked at.
 
         Raises:
             TooManyAttempts: not before some seconds.
+            LoginDelayed: likewise, though nobody there has failed: there are too many of them.
         """
         with self._lock:
             now = self._clock()
@@ -105,15 +119,30 @@ class Throttle:
             self._check(pair, now)
             if pair.flying and pair.guesses + pair.flying > self._free - _FADED:
                 raise TooManyAttempts(retry_after=1)
-            delay = 0.0
-            if record.guesses + record.flying > self._free * _MANY - _FADED:
-                delay = max(0.0, record.until - now)
-                if delay > _PACE * _TURNS:
-                    raise TooManyAttempts(retry_after=delay)
+            paced = self._fails(record)
+            delay = max(0.0, record.until - now) if paced else 0.0
+            if delay > _PACE * _TURNS:
+                raise TooManyAttempts(retry_after=delay)
+            if record.flying >= _CROWD:
+                if record.guesses > _FADED:
+                    raise TooManyAttempts(retry_after=_PACE)
+                raise LoginDelayed("too many users log in from one address at once")
+            if paced:
                 record.until = now + delay + _PACE
             pair.flying += 1
             record.flying += 1
-            return delay
+            return Admission(delay, paced)
+
+    def proceed(self, address: str) -> None:
+        """Whether an attempt that was admitted, and not paced, may still be looked at now that its turn has come.
+
+        Raises:
+            TooManyAttempts: its address has failed too often meanwhile.
+        """
+        with self._lock:
+            record = self._addresses.get(network(address))
+            if record is not None and self._fails(record):
+                raise TooManyAttempts(retry_after=max(_PACE, record.until - self._clock()))
 
     def failed(self, user: str, address: str) -> None:
         """End an attempt: the password was wrong."""
@@ -160,6 +189,10 @@ class Throttle:
                 return 0.0
             record.fade(self._clock(), self._window)
             return record.guesses
+
+    def _fails(self, record: _Record) -> bool:
+        """Whether an address has failed too often."""
+        return record.guesses > self._free * _MANY - _FADED
 
     def _records(self, user: str, address: str, now: float) -> tuple[_Record, _Record]:
         address = network(address)

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import gc
 import itertools
+import json
 import shutil
 import subprocess
 import threading
@@ -22,13 +23,14 @@ from hypothesis import strategies as st
 from ops.index.access import authentication
 from ops.index.access.audit import Audit
 from ops.index.access.authentication import Authenticator, Login
+from ops.index.access.lanes import processors
 from ops.index.access.passwords import hashed
 from ops.index.access.roles import Identity, Role
 from ops.index.access.users import Signature, Users
 from ops.index.access.vault import GROUPS, PASSWORDS
 from ops.index.disk.claims import MemoryClaims
 from ops.index.disk.storage import DirectoryStorage
-from ops.index.errors import PackageIndexError, StorageError, TooManyAttempts, Unauthorized
+from ops.index.errors import LoginDelayed, PackageIndexError, StorageError, TooManyAttempts, Unauthorized
 from ops.index.options import Options
 from tests.index.credentials_volume import volumes
 
@@ -575,6 +577,67 @@ def test_a_flood_of_guesses_does_not_hold_up_a_valid_login(users: Users, storage
     assert between < 10
 
 
+@pytest.mark.parametrize("addresses", [100, 1])
+def test_a_hundred_users_who_log_in_for_the_first_time_at_once_all_get_in_and_a_guesser_does_not(
+    users: Users, storage: DirectoryStorage, work: Work, addresses: int
+) -> None:
+    """As after a start of the server: nobody has failed, so nobody is refused, however long the queue is."""
+    with (storage.directory / PASSWORDS).open("a") as file:
+        file.writelines(f"u{number}:{DIGEST}\n" for number in range(100))
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=4))
+    guesser = "203.0.113.66"
+
+    async def start() -> tuple[list[Identity | BaseException], list[Identity | BaseException]]:
+        work.gate.clear()
+        guesses = [authenticator.authenticate(basic(f"u{n}", f"guess {n}"), guesser) for n in range(60)]
+        logins = [authenticator.authenticate(basic(f"u{n}"), f"192.0.2.{n % addresses}") for n in range(100)]
+        everything = asyncio.gather(*guesses, *logins, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        work.gate.set()
+        answers = await everything
+        return answers[:60], answers[60:]
+
+    guessed, logged_in = asyncio.run(start())
+    authenticator.close()
+    assert [one for one in logged_in if not isinstance(one, Identity)] == []
+    assert {type(answer) for answer in guessed} == {Unauthorized, TooManyAttempts}
+    assert sum(isinstance(answer, Unauthorized) for answer in guessed) <= 30 + processors()
+
+
+def test_who_has_waited_for_long_is_asked_to_come_again_and_finds_the_login_where_it_was(
+    authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503, which pip and uv take for a reason to come again; with 429 pip finds no matching distribution."""
+    monkeypatch.setattr(authentication, "_PATIENCE", 0.05)
+    work.gate.clear()
+    for _ in range(2):
+        with pytest.raises(LoginDelayed) as delayed:
+            log_in(authenticator, basic("alice"))
+        assert delayed.value.status == 503
+        assert int(delayed.value.headers["Retry-After"]) > 0
+    work.gate.set()
+    assert within(10, lambda: authenticator.remembered(basic("alice"), HERE) is not None)
+    assert len(work.passwords) == 1
+
+
+def test_when_no_more_logins_can_wait_the_next_is_asked_to_come_again(
+    users: Users, authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "_FLIGHTS", 2)
+
+    async def crowd() -> Identity:
+        work.gate.clear()
+        waiting = [asyncio.ensure_future(authenticator.authenticate(basic(f"n{n}"), HERE)) for n in range(2)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(LoginDelayed):
+            await authenticator.authenticate(basic("alice"), "198.51.100.7")
+        work.gate.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return await authenticator.authenticate(basic("alice"), "198.51.100.7")
+
+    assert asyncio.run(crowd()).username == "alice"
+
+
 # --- on a shared volume -----------------------------------------------------------------------------------------
 
 SHARED = Options(bcrypt_rounds=4, login_failures=1000, refresh_seconds=0.2)
@@ -722,6 +785,51 @@ def test_no_valid_login_is_refused_while_commits_and_reloads_go_on(tmp_path: Pat
     assert not failures
 
 
+def test_users_that_cannot_be_read_again_are_believed_for_five_minutes_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ours,) = volumes(tmp_path, 1)
+    Users(ours, CHEAP).register("alice", password_hash=DIGEST)
+    now = [1000.0]
+    authenticator = Authenticator(ours, SHARED, clock=lambda: now[0])
+    log_in(authenticator, basic("alice"))
+    working = ours.reload
+
+    def broken() -> None:
+        raise StorageError("the volume is away")
+
+    monkeypatch.setattr(ours, "reload", broken)
+    for _ in range(29):
+        now[0] += 10
+        assert log_in(authenticator, basic("alice")).username == "alice"
+    now[0] += 11
+    assert authenticator.remembered(basic("alice"), HERE) is None
+    for header in (basic("alice"), basic("alice", "wrong")):
+        now[0] += 1
+        with pytest.raises(LoginDelayed) as delayed:
+            log_in(authenticator, header)
+        assert delayed.value.status == 503
+    monkeypatch.setattr(ours, "reload", working)
+    now[0] += 1
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    assert authenticator.remembered(basic("alice"), HERE) is not None
+    authenticator.close()
+
+
+def test_a_removed_user_is_out_in_time_however_seldom_a_volume_is_reloaded(tmp_path: Path) -> None:
+    ours, theirs = volumes(tmp_path, 2)
+    Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
+    ours.reload()
+    now = [1000.0]
+    authenticator = Authenticator(ours, Options(bcrypt_rounds=4, refresh_seconds=600), clock=lambda: now[0])
+    log_in(authenticator, basic("alice"))
+    Users(theirs, CHEAP).remove("alice")
+    now[0] += 4.5
+    with pytest.raises(Unauthorized):
+        log_in(authenticator, basic("alice"))
+    authenticator.close()
+
+
 # --- secrets ----------------------------------------------------------------------------------------------------
 
 CANARY = "canary-9f3b-secret"
@@ -762,17 +870,74 @@ def test_a_refused_login_is_noted_with_who_and_from_where(users: Users, storage:
     for name in ("alice", "mallory"):
         with pytest.raises(Unauthorized):
             log_in(authenticator, basic(name, "wrong"))
-    with pytest.raises(Unauthorized):
-        log_in(authenticator, None)
     log_in(authenticator, basic("alice"))
     authenticator.close()
     assert audit.events == [("login.refused", "alice", HERE), ("login.refused", "ma… (unknown, 7 characters)", HERE)]
+
+
+@pytest.mark.parametrize(
+    ("header", "user"),
+    [
+        (basic("alice", ""), "alice"),  # curl -u alice: and an empty variable of a CI job
+        (basic(CANARY, ""), "ca… (unknown, 18 characters)"),
+        (basic("", CANARY), ""),
+        (basic("x" * 300, "y"), "xx… (unknown, 300 characters)"),
+        (b"Basic " + base64.b64encode(CANARY.encode()), ""),
+        (b"Basic " + CANARY.encode(), ""),
+        (b"Bearer " + CANARY.encode(), ""),
+        (CANARY.encode(), ""),
+        (b"Basic", ""),
+        (b"Basic " + b"A" * 20_000, ""),
+    ],
+)
+def test_a_login_that_nobody_can_have_is_noted_too_and_none_of_what_may_be_a_secret(
+    users: Users, storage: DirectoryStorage, tmp_path: Path, header: bytes, user: str
+) -> None:
+    packages = DirectoryStorage(tmp_path / "packages")
+    audit = Audit(packages)
+    authenticator = Authenticator(storage, CHEAP, audit)
+    for _ in range(3):
+        with pytest.raises(Unauthorized):
+            log_in(authenticator, header)
+    authenticator.close()
+    audit.close()
+    (file,) = packages.directory.rglob("*.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["event"], line["user"], line["address"]) for line in lines] == [("login.refused", user, HERE)] * 2
+    assert lines[1]["more"] == 2
+    assert CANARY not in file.read_text()
+
+
+@pytest.mark.parametrize("header", [None, b"", b"  "])
+def test_a_request_without_credentials_is_no_refused_login(
+    users: Users, storage: DirectoryStorage, tmp_path: Path, header: bytes | None
+) -> None:
+    packages = DirectoryStorage(tmp_path / "packages")
+    audit = Audit(packages)
+    authenticator = Authenticator(storage, CHEAP, audit)
+    with pytest.raises(Unauthorized):
+        log_in(authenticator, header)
+    authenticator.close()
+    audit.close()
+    assert not list(packages.directory.rglob("*.jsonl"))
+
+
+def test_empty_passwords_make_nobody_wait_who_has_the_right_one(users: Users, storage: DirectoryStorage) -> None:
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=2))
+    for _ in range(20):
+        with pytest.raises(Unauthorized):
+            log_in(authenticator, basic("alice", ""))
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    authenticator.close()
 
 
 def test_closing_does_not_wait_for_those_whose_turn_is_to_come(users: Users, storage: DirectoryStorage) -> None:
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=1))
 
     async def guess_and_close() -> float:
+        for number in range(3):
+            with pytest.raises(Unauthorized):
+                await authenticator.authenticate(basic(f"first{number}"), HERE)
         guesses = [asyncio.ensure_future(authenticator.authenticate(basic(f"n{n}"), HERE)) for n in range(8)]
         await asyncio.sleep(0.1)
         began = time.monotonic()

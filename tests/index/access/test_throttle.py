@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ops.index.access import throttle as module
 from ops.index.access.lanes import Lanes
 from ops.index.access.throttle import Throttle, network
-from ops.index.errors import TooManyAttempts
+from ops.index.errors import LoginDelayed, PackageIndexError, TooManyAttempts
 
 HERE, THERE = "192.0.2.1", "198.51.100.7"
 
@@ -73,21 +73,51 @@ def test_a_correct_password_passes_after_the_wait_and_ends_it(throttle: Throttle
 
 def test_the_same_user_elsewhere_and_another_user_here_do_not_wait(throttle: Throttle) -> None:
     fail(throttle, "alice", HERE, 5)
-    assert throttle.admit("alice", THERE) == 0
-    assert throttle.admit("bob", HERE) == 0
+    assert throttle.admit("alice", THERE) == (0, False)
+    assert throttle.admit("bob", HERE) == (0, False)
 
 
 def test_an_address_that_tries_many_names_gets_one_attempt_a_second(throttle: Throttle, clock: FakeClock) -> None:
     for number in range(15):
         fail(throttle, f"name{number}", HERE)
     # The next attempt, whoever's it is, takes its turn, the one after it waits for a second, and so on.
-    assert [throttle.admit(f"more{number}", HERE) for number in range(5)] == [0, 1, 2, 3, 4]
+    assert [throttle.admit(f"more{number}", HERE) for number in range(5)] == [(delay, True) for delay in range(5)]
     with pytest.raises(TooManyAttempts) as caught:
         throttle.admit("another", HERE)
     assert caught.value.retry_after == 5
-    assert throttle.admit("another", THERE) == 0
+    assert throttle.admit("another", THERE) == (0, False)
     clock.now += 6
-    assert throttle.admit("another", HERE) == 0
+    assert throttle.admit("another", HERE) == (0, True)
+
+
+def test_many_users_of_one_address_may_come_at_once_until_the_first_turn_out_to_be_guesses(throttle: Throttle) -> None:
+    for number in range(200):
+        assert throttle.admit(f"name{number}", HERE) == (0, False)
+    for number in range(14):
+        throttle.proceed(HERE)
+        throttle.succeeded(f"name{number}", HERE)
+    for number in range(14, 29):
+        throttle.proceed(HERE)
+        throttle.failed(f"name{number}", HERE)
+    with pytest.raises(TooManyAttempts):
+        throttle.proceed(HERE)
+    throttle.proceed(THERE)
+
+
+def test_one_address_never_has_all_the_attempts_that_can_be_under_way(
+    throttle: Throttle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CROWD", 3)
+    for number in range(3):
+        throttle.admit(f"name{number}", HERE)
+    with pytest.raises(LoginDelayed) as delayed:
+        throttle.admit("another", HERE)
+    assert delayed.value.status == 503
+    assert throttle.admit("another", THERE) == (0, False)
+    throttle.failed("name0", HERE)
+    throttle.admit("another", HERE)
+    with pytest.raises(TooManyAttempts):
+        throttle.admit("one more", HERE)
 
 
 def test_guesses_that_are_made_at_the_same_time_count_before_they_have_failed(throttle: Throttle) -> None:
@@ -148,6 +178,13 @@ def in_thread(action: Callable[[], None]) -> threading.Thread:
     return thread
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_who_has_not_failed_goes_before_who_has() -> None:
     lanes = Lanes(lambda address: 3.0 if address == "guesser" else 0.0, turns=1)
     order: list[str] = []
@@ -193,8 +230,8 @@ def test_when_too_many_wait_the_most_suspicious_is_sent_away() -> None:
         try:
             with lanes.turn(address):
                 ended.append(address)
-        except TooManyAttempts:
-            ended.append(f"{address} sent away")
+        except PackageIndexError as refusal:
+            ended.append(f"{address} sent away: {refusal.status}")
 
     with lanes.turn("first"):
         threads = []
@@ -206,4 +243,44 @@ def test_when_too_many_wait_the_most_suspicious_is_sent_away() -> None:
             assert len(lanes._waiting) == size
     for thread in threads:
         thread.join()
-    assert ended == ["guesser sent away", "carol sent away", "alice", "bob"]
+    assert ended == ["guesser sent away: 429", "carol sent away: 503", "alice", "bob"]
+
+
+def test_among_those_who_have_not_failed_the_address_that_has_most_of_them_gives_way() -> None:
+    lanes = Lanes(lambda address: 0.0, turns=1, waiting=3)
+    ended: list[str] = []
+
+    def take(address: str) -> None:
+        try:
+            with lanes.turn(address):
+                ended.append(address)
+        except LoginDelayed:
+            ended.append(f"{address} sent away")
+
+    with lanes.turn("first"):
+        threads = []
+        for address, size in (("crowd", 1), ("crowd", 2), ("crowd", 3), ("alice", 3), ("bob", 3)):
+            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
+            eventually(lambda: len(lanes._waiting) + len(ended) == len(threads))
+            assert len(lanes._waiting) == size
+    for thread in threads:
+        thread.join()
+    assert ended == ["crowd sent away", "crowd sent away", "crowd", "alice", "bob"]
+
+
+def test_who_waits_when_the_server_stops_is_sent_away_at_once() -> None:
+    lanes = Lanes(lambda address: 0.0, turns=1)
+    ended: list[int] = []
+
+    def take() -> None:
+        with pytest.raises(LoginDelayed) as delayed, lanes.turn("alice"):
+            pass
+        ended.append(delayed.value.status)
+
+    with lanes.turn("first"):
+        thread = in_thread(take)
+        eventually(lambda: len(lanes._waiting) == 1)
+        lanes.close()
+        thread.join(10)
+        take()
+    assert ended == [503, 503]
