@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ops.index.access.audit import Audit
 from ops.index.access.authentication import Authenticator
-from ops.index.access.throttle import Throttle
 from ops.index.admin.mount import AdminMount
 from ops.index.application import Index
 from ops.index.disk.claims import Claims, FileClaims
@@ -68,9 +67,10 @@ def create_index(
             claims=claims if credentials.shared else None,
         )
 
-    throttle = Throttle(options.login_failures, options.login_window_seconds)
     upstream = Upstream(upstream_app, options)
-    admin = AdminMount(admin_app, token=admin_token, throttle=throttle, door=door) if admin_token else None
+    admin = None
+    if admin_token:
+        admin = AdminMount(admin_app, token=admin_token, door=door, options=options, audit=audit)
 
     def see_changed_credentials() -> None:
         if credentials.shared:

@@ -1,4 +1,14 @@
-"""Who did what, when and from where: append-only JSON lines."""
+"""Who did what, when and from where: append-only JSON lines.
+
+A change has its line before it is made, so that no server that is killed takes one with it. What became of it is told
+when it is not what the line says: ``….undone`` when everything is as it was before, ``….unconfirmed`` when the change
+is not known to be kept, and ``user.change_failed`` for users. A line without a counterpart, about a change that is not
+there, is of a server that was killed between the two.
+
+A refused login has its line within a second, unless it repeats: of the refusals of one user from one address within a
+minute the first is written, and the rest is a number (``more``) in a line at the end of that minute. So is everything
+about refusals beyond 60 lines a minute (``others``): who guesses fills no disk.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +33,7 @@ SERVER_FOLDER: Final = ".index/audit"
 ADMIN_FOLDER: Final = ".audit"
 """On the credentials volume."""
 
-_REFUSALS: Final = frozenset({"login.refused", "login.throttled", "admin.refused"})
+_REFUSALS: Final = frozenset({"login.refused", "login.throttled", "admin.refused", "admin.throttled"})
 """What anybody can cause as often as they like, and what is therefore summed up."""
 
 _SECRET: Final = ("password", "authorization", "token", "secret", "hash")
@@ -68,8 +78,7 @@ class Audit:
         self._lock = threading.Lock()  # never held while a file is waited for
         self._failing: set[str] = set()
         self._refusals = _Refusals()
-        self._wake = threading.Event()
-        self._writer: threading.Thread | None = None
+        self._writer: _Writer | None = None
 
     def record(self, event: str, *, user: str, address: str, **details: object) -> None:
         """Note one event. Never raises.
@@ -93,7 +102,8 @@ class Audit:
         if event in _REFUSALS:
             with self._lock:
                 self._refusals.add(now, event, user, address, details)
-            self._start()
+                if self._writer is None:
+                    self._writer = _Writer(self._write)
         else:
             self._append([_line(now, event, user, address, details)])
 
@@ -110,26 +120,19 @@ class Audit:
 
     def close(self) -> None:
         """Write what is waiting, and stop."""
-        writer, self._writer = self._writer, None
-        self._wake.set()
+        with self._lock:
+            writer, self._writer = self._writer, None
         if writer is not None:
-            writer.join(5)
+            writer.stop()
         self.flush()
         with self._told("made durable"):
             self._journal.close()
 
-    def _start(self) -> None:
-        if self._writer is None:
-            self._wake.clear()
-            self._writer = threading.Thread(target=self._write, name="audit", daemon=True)
-            self._writer.start()
-
     def _write(self) -> None:
-        """Once a second, what the last second left."""
-        while not self._wake.wait(1.0):
-            with self._lock:
-                lines = self._refusals.take(self._clock())
-            self._append(lines)
+        """What the last second left."""
+        with self._lock:
+            lines = self._refusals.take(self._clock())
+        self._append(lines)
 
     def _append(self, lines: list[bytes]) -> None:
         if not lines:
@@ -150,6 +153,28 @@ class Audit:
             if what not in self._failing:
                 _log.error("the audit log cannot be %s, events are lost until it can: %s", what, error)
             self._failing.add(what)
+
+
+class _Writer:
+    """A thread that writes once a second, until it is stopped.
+
+    Parameters:
+        write: what it calls.
+    """
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(write,), name="audit", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it; what it is writing is written."""
+        self._stopping.set()
+        self._thread.join(5)
+
+    def _run(self, write: Callable[[], None]) -> None:
+        while not self._stopping.wait(1.0):
+            write()
 
 
 class _Refusals:

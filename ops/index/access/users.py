@@ -167,7 +167,7 @@ class Users:
                 password_changed=digest is not None,
             )
 
-        with self._vault.change(written=note, failed=lambda error: self._unchanged(error, username, who)) as draft:
+        with self._vault.change(noted=note, failed=lambda error: self._unchanged(error, username, who)) as draft:
             passwords = PasswordFile(draft[PASSWORDS])
             created = username not in passwords.entries()
             if created and digest is None:
@@ -194,7 +194,7 @@ class Users:
         username = unicodedata.normalize("NFC", username)
         who = {"actor": actor, "address": address}
         with self._vault.change(
-            written=lambda: self._note("user.removed", username, who),
+            noted=lambda: self._note("user.removed", username, who),
             failed=lambda error: self._unchanged(error, username, who),
         ) as draft:
             passwords = PasswordFile(draft[PASSWORDS])

@@ -81,13 +81,13 @@ class Vault:
 
     @contextmanager
     def change(
-        self, *, written: Callable[[], None] = lambda: None, failed: Callable[[StorageError], None] = lambda _: None
+        self, *, noted: Callable[[], None] = lambda: None, failed: Callable[[StorageError], None] = lambda _: None
     ) -> Iterator[Draft]:
         """Change the files while no other writer can, on what the last one left; durable when it returns.
 
         Parameters:
-            written: called when the files are written and not yet committed, so that what it writes to the same volume
-                goes with them.
+            noted: called right before the files are written, so that no change is there without what it writes, which
+                is committed with them if it is on the same volume.
             failed: called when that did not work, before the files from before are committed, likewise.
 
         Raises:
@@ -105,8 +105,8 @@ class Vault:
             if not changed:
                 return
             try:
+                noted()
                 self._write(changed)
-                written()
                 self._storage.commit()
             except (OSError, StorageError) as error:
                 told = error if isinstance(error, StorageError) else _unwritten(error)

@@ -82,11 +82,16 @@ class Gate:
             TooManyAttempts: too many wrong ones came from there, and this one is wrong too or could be guessed.
         """
         address = address_of(request)
-        header = request.headers.get("authorization", "").encode("latin-1")
-        scheme, _, given = header.strip().partition(b" ")
+        header = request.headers.get("authorization", "").strip().encode("latin-1")
+        scheme, _, given = header.partition(b" ")
         right = hmac.compare_digest(given.strip(), self._token) and scheme.lower() == b"bearer"
         if not right or len(self._token) < GUESSABLE:
-            self._throttle.check("", address)
+            try:
+                self._throttle.check("", address)
+            except TooManyAttempts:
+                if header:
+                    self._audit.record("admin.throttled", user="", address=address)
+                raise
         if not right and header:
             self._throttle.wrong("", address)
             self._audit.record("admin.refused", user="", address=address)

@@ -117,6 +117,43 @@ def test_a_refusal_is_written_soon_by_itself(storage: DirectoryStorage) -> None:
     assert [entry["user"] for entry in entries(storage)] == ["alice"]
 
 
+def test_refusals_that_come_at_once_start_one_writer(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    class SlowThread(threading.Thread):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            started.append(str(named.get("name")))
+            time.sleep(0.05)
+            super().__init__(*arguments, **named)
+
+    audit = Audit(storage)
+    barrier = threading.Barrier(8)
+
+    def refuse(number: int) -> None:
+        barrier.wait()
+        audit.record("login.refused", user=f"u{number}", address="")
+
+    threads = [threading.Thread(target=refuse, args=(number,)) for number in range(8)]
+    monkeypatch.setattr(threading, "Thread", SlowThread)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    audit.close()
+    assert started == ["audit"]
+    assert len(entries(storage)) == 8
+
+
+def test_after_it_was_closed_a_refusal_is_written_all_the_same(storage: DirectoryStorage) -> None:
+    audit = Audit(storage)
+    for user in ("a", "b"):
+        audit.record("login.refused", user=user, address="")
+        audit.close()
+    assert [entry["user"] for entry in entries(storage)] == ["a", "b"]
+
+
 def test_a_secret_that_is_handed_in_by_mistake_is_masked(storage: DirectoryStorage) -> None:
     audit = Audit(storage)
     audit.record(
@@ -218,6 +255,24 @@ def test_what_was_done_to_users_is_committed_with_it_and_a_failure_is_noted(tmp_
         ("user.removed", "alice", "admin token"),
     ]
     assert "correct horse" not in str(entries(theirs, ADMIN_FOLDER))
+
+
+def test_no_change_of_a_user_is_there_without_its_line(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the server is killed."""
+    users = Users(storage, Options(bcrypt_rounds=4), audit=Audit(storage, ADMIN_FOLDER))
+    seen: list[list[str]] = []
+    replace = Path.replace
+
+    def look_and_replace(path: Path, target: Path) -> Path:
+        seen.append([entry["event"] for entry in entries(storage, ADMIN_FOLDER)])
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", look_and_replace)
+    users.register("alice", password="correct horse battery")
+    users.remove("alice")
+    assert seen == [["user.created"]] * 2 + [["user.created", "user.removed"]] * 2
 
 
 def test_nothing_is_written_while_a_volume_is_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

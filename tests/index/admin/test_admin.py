@@ -179,6 +179,24 @@ def test_wrong_tokens_are_slowed_and_the_right_one_passes_all_the_same(storage: 
     admin.stop()
 
 
+def test_every_wrong_token_is_noted_also_while_it_is_slowed_and_no_token_is_none(storage: DirectoryStorage) -> None:
+    admin = Admin(storage, options=Options(bcrypt_rounds=4, login_failures=2))
+    assert admin.get("/users", headers={"Authorization": ""}).status_code == 401
+    answers = [admin.get("/users", headers={"Authorization": f"Bearer wrong{n}"}).status_code for n in range(5)]
+    assert answers == [401, 401, 429, 429, 429]
+    assert admin.get("/users", headers={"Authorization": ""}).status_code == 429
+    admin.stop()
+
+    def lines() -> list[str]:
+        return [line for path in storage.directory.rglob("*.jsonl") for line in path.read_text().splitlines()]
+
+    deadline = time.monotonic() + 10
+    while len(lines()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert [json.loads(line)["event"] for line in lines()] == ["admin.refused", "admin.throttled"]
+    assert "wrong" not in str(lines())
+
+
 def test_a_token_that_could_be_guessed_waits_like_every_other(storage: DirectoryStorage) -> None:
     admin = Admin(storage, token="hunter2", options=Options(bcrypt_rounds=4, login_failures=3))
     for number in range(3):
