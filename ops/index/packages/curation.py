@@ -8,11 +8,12 @@ from typing import Protocol
 
 from ops.index.disk.storage import Storage
 from ops.index.disk.writing import remove, sync_folder
-from ops.index.errors import BadRequest, Forbidden, NotFound
+from ops.index.errors import BadRequest, Forbidden, NotFound, PackageIndexError
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.names import normalize, parse, same_version
 from ops.index.packages.placing import Placing
 from ops.index.packages.project import STATUSES, File
+from ops.index.packages.settling import Settling, claim_on
 
 
 class Uploader(Protocol):
@@ -27,7 +28,7 @@ class Uploader(Protocol):
         """Whether deleting, and setting and lifting a quarantine, is allowed."""
 
     def may_upload(self, project: str) -> bool:
-        """Whether uploads to the project are allowed."""
+        """Whether uploads to the project are allowed, and yanks, and every status but a quarantine."""
 
 
 class AuditLog(Protocol):
@@ -46,11 +47,16 @@ class AuditLog(Protocol):
 class Curator:
     """Changes what is there already.
 
+    Each change has its line in the audit log before it is made. When it cannot be kept, a yank and a status are as they
+    were before, and a further line says so. A removal is not taken back: the bytes that were to go would have to be
+    kept somewhere. What is gone stays gone here and goes out with this server's next commit; a further line says that
+    it is not confirmed.
+
     Parameters:
         storage: the volume of packages.
         catalogue: of the same storage.
         placing: holds claims.
-        audit: where each change is noted, before it is confirmed.
+        audit: where each change is noted, before it is made.
     """
 
     def __init__(self, storage: Storage, catalogue: Catalogue, placing: Placing, audit: AuditLog | None) -> None:
@@ -58,6 +64,7 @@ class Curator:
         self._catalogue = catalogue
         self._placing = placing
         self._audit = audit
+        self._settling = Settling(storage, catalogue, placing)
         self._directory = str(storage.directory)
 
     def remove(
@@ -93,14 +100,13 @@ class Curator:
         keys = {file.filename: name.key for file in files if (name := parse(file.filename)) is not None}
         claims = {self._catalogue.tombstones.claim(key): filename for filename, key in keys.items()}
         claims |= {key: filename for filename, key in keys.items()}
+        claims[claim_on(normalize(project))] = normalize(project)
         with contextlib.ExitStack() as stack:
             for key in sorted(claims):  # in one order, lest two wait for each other
                 claim = stack.enter_context(self._placing.claimed(key, claims[key]))
                 stack.enter_context(self._placing.outlasting(claim))
             self._see_others()  # what they have removed until now
             files = [file for file in self._files(project, version=version, filename=filename) if file.filename in keys]
-            for file in files:
-                self._remove_file(keys[file.filename], file)
             for file in files:
                 self._note(
                     "remove",
@@ -111,7 +117,18 @@ class Curator:
                     version=file.version,
                     sha256=file.sha256,
                 )
-            self._storage.commit()
+            done: list[File] = []
+            try:
+                for file in files:
+                    self._remove_file(keys[file.filename], file)
+                    done.append(file)
+                self._storage.commit()
+            except PackageIndexError as error:
+                for file in files if self._storage.shared else files[len(done) :]:
+                    what = "undone" if self._is_there(file.path) else "unconfirmed"
+                    self._note(f"remove.{what}", identity, address, filename=file.filename, why=error.message)
+                self._settling.commit_later(stack)
+                raise
         return [file.filename for file in files]
 
     def yank(
@@ -185,14 +202,24 @@ class Curator:
             raise NotFound(f"there is no project {name[:200]!r}")
         if not identity.may_upload(name):
             raise Forbidden(identity.username, f"change the project {name!r}")
-        before, _ = self._catalogue.status(name)
-        if "quarantined" in (status, before) and status != before and not identity.may_administer:
-            raise Forbidden(identity.username, f"set or lift the quarantine of {name!r}")
-        with self._placing.writing("the status could not be kept"):
-            self._catalogue.marks.set_status(name, status, reason)
-        self._note("status", identity, address, project=name, status=status, before=before, reason=reason)
-        self._catalogue.touch(name)
-        self._storage.commit()
+        marks = self._catalogue.marks
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._placing.claimed(claim_on(name), name))
+            self._see_others()
+            before, former = self._catalogue.status(name)
+            if "quarantined" in (status, before) and status != before and not identity.may_administer:
+                raise Forbidden(identity.username, f"set or lift the quarantine of {name!r}")
+            self._note("status", identity, address, project=name, status=status, before=before, reason=reason)
+            try:
+                with self._placing.writing("the status could not be kept"):
+                    marks.set_status(name, status, reason)
+                self._catalogue.touch(name)
+                self._storage.commit()
+            except PackageIndexError as error:
+                what = self._settling.take_back(name, lambda: marks.set_status(name, before, former))
+                self._note(f"status.{what}", identity, address, project=name, status=status, why=error.message)
+                self._settling.commit_later(held)
+                raise
 
     def _see_others(self) -> None:
         """See the names that others have added until now."""
@@ -228,14 +255,35 @@ class Curator:
         files = self._files(project, version=version, filename=filename)
         if not identity.may_upload(name):
             raise Forbidden(identity.username, f"yank files of the project {name!r}")
-        with self._placing.writing("the yank could not be kept"):
-            self._catalogue.marks.yank([file.path for file in files], reason)
-        names = [file.filename for file in files]
         event = "unyank" if reason is None else "yank"
-        self._note(event, identity, address, project=name, files=names, reason=reason)
-        self._catalogue.touch(name)
-        self._storage.commit()
+        marks = self._catalogue.marks
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._placing.claimed(claim_on(name), name))
+            self._see_others()
+            files = self._files(project, version=version, filename=filename)
+            names = [file.filename for file in files]
+            before = {file.path: marks.yanked(file.path) for file in files}
+
+            def take_back() -> None:
+                for path, former in before.items():
+                    marks.yank([path], former)
+
+            self._note(event, identity, address, project=name, files=names, reason=reason)
+            try:
+                with self._placing.writing("the yank could not be kept"):
+                    marks.yank(before, reason)
+                self._catalogue.touch(name)
+                self._storage.commit()
+            except PackageIndexError as error:
+                what = self._settling.take_back(name, take_back)
+                self._note(f"{event}.{what}", identity, address, project=name, files=names, why=error.message)
+                self._settling.commit_later(held)
+                raise
         return names
+
+    def _is_there(self, path: str) -> bool:
+        with self._storage.reading():
+            return os.path.lexists(f"{self._directory}/{path}")
 
     def _remove_file(self, key: str, file: File) -> None:
         with self._placing.writing("the file could not be removed"):
