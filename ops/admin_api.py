@@ -17,7 +17,7 @@ from ops.settings import Settings
 from ops.targets import Deployment, Target
 
 ROLES = ("reader", "publisher", "admin")
-"""What a user may be: read; read and publish; also remove, yank and change a project's status."""
+"""What a user may be: read; also upload, yank and set a project's status; also remove, and quarantine a project."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ _BACKLOG = 2048
 _YOUNG_OBJECTS = 10_000
 """So many new objects are looked through for cycles at a time; Python's default is 700."""
 
+_OFTEN, _SELDOM = 0.1, 60.0
+"""Seconds: more often costs more than it shows, and less often surprises who has changed a file."""
+
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
 _logger = logging.getLogger(__name__)
@@ -158,7 +161,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=defaults.refresh_seconds,
         metavar="SECONDS",
-        help="how often changed users are looked for (default: %(default)s)",
+        help=f"how often files are looked at that were changed in place, without a new name, from {_OFTEN:g} to "
+        f"{_SELDOM:g}; changed users and new files are noticed at once (default: %(default)s)",
     )
     limits.add_argument(
         "--realm", default=defaults.realm, type=_realm, help="what clients are asked to log in to (%(default)s)"
@@ -183,8 +187,8 @@ def _size(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or float(text) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: use a number of seconds above 0")
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not _OFTEN <= float(text) <= _SELDOM:
+        raise argparse.ArgumentTypeError(f"{text!r} will not do: use {_OFTEN:g} to {_SELDOM:g} seconds")
     return float(text)
 
 

@@ -194,6 +194,8 @@ def test_an_address_that_is_none_is_told_in_one_sentence(
         ["--max-upload-size", "much"],
         ["--max-upload-size", "0"],
         ["--refresh-seconds", "-1"],
+        ["--refresh-seconds", "0.01"],
+        ["--refresh-seconds", "61"],
         ["--bcrypt-rounds", "4"],
         ["--realm", 'a"b'],
         ["--nonsense"],

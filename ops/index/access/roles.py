@@ -27,9 +27,10 @@ class Role(StrEnum):
     READER = "reader"
     """Download, list and look."""
     PUBLISHER = "publisher"
-    """Upload, and yank what was uploaded. Who is in no group is one, as with stock pypiserver."""
+    """Upload, yank, and set a project's status, all but quarantine. Who is in no group is one, as with stock
+    pypiserver."""
     ADMIN = "admin"
-    """Delete, and set a project's status."""
+    """Delete, and set and lift a quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,16 @@ class Identity:
         return True
 
     def may_upload(self, project: str) -> bool:
-        """Whether the user may upload to, and yank from, the project of that name, in any spelling (PEP 503)."""
+        """Whether the user may upload to the project of that name, in any spelling (PEP 503), yank from it, and set
+        its status, but for a quarantine.
+        """
         if self.role is Role.READER:
             return False
         return self.projects is None or canonicalize_name(project) in self.projects
 
     @property
     def may_administer(self) -> bool:
-        """Whether the user may delete files and set the status of projects."""
+        """Whether the user may delete files, and set and lift the quarantine of projects."""
         return self.role is Role.ADMIN
 
 
