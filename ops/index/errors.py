@@ -232,7 +232,7 @@ class TooManyAttempts(PackageIndexError):
 
 
 class LoginDelayed(PackageIndexError):
-    """A login that may well be right cannot be looked at in time. Unlike 429, pip and uv ask again by themselves.
+    """A login that may well be right cannot be looked at in time. pip and uv come again by themselves.
 
     Parameters:
         why: words that precede "; try again".

@@ -32,9 +32,10 @@ _REMEMBERED: Final = 10_000
 _FLIGHTS: Final = 512
 """Logins that are looked at or wait for it; whoever comes then is asked to come again. Each has a thread meanwhile."""
 
-_PATIENCE: Final = 10.0
+_PATIENCE: Final = 12.0
 """Seconds that a request waits for its login to be looked at: pip gives up after 15. The login keeps its place, and the
-request that comes next finds it there."""
+request that comes next finds it there. pip comes six times and waits as it is told, uv four times as it likes: together
+a minute and a half, and almost a minute."""
 
 _NEVER: Final = object()
 

@@ -607,7 +607,7 @@ def test_a_hundred_users_who_log_in_for_the_first_time_at_once_all_get_in_and_a_
 def test_who_has_waited_for_long_is_asked_to_come_again_and_finds_the_login_where_it_was(
     authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503, which pip and uv take for a reason to come again; with 429 pip finds no matching distribution."""
+    """503 with Retry-After, upon which pip and uv come again by themselves."""
     monkeypatch.setattr(authentication, "_PATIENCE", 0.05)
     work.gate.clear()
     for _ in range(2):
@@ -929,6 +929,31 @@ def test_empty_passwords_make_nobody_wait_who_has_the_right_one(users: Users, st
             log_in(authenticator, basic("alice", ""))
     assert log_in(authenticator, basic("alice")).username == "alice"
     authenticator.close()
+
+
+def test_who_waits_to_be_looked_at_when_the_server_stops_is_asked_to_come_again(
+    users: Users, storage: DirectoryStorage, work: Work
+) -> None:
+    """A minute of passwords may be waiting: nobody who stops a server waits for them."""
+    with (storage.directory / PASSWORDS).open("a") as file:
+        file.writelines(f"u{number}:{DIGEST}\n" for number in range(20))
+    authenticator = Authenticator(storage, CHEAP)
+
+    async def crowd_and_close() -> list[Identity | BaseException]:
+        work.gate.clear()
+        logins = asyncio.gather(
+            *(authenticator.authenticate(basic(f"u{n}"), HERE) for n in range(20)), return_exceptions=True
+        )
+        await asyncio.sleep(0.1)
+        closing = asyncio.ensure_future(asyncio.to_thread(authenticator.close))
+        await asyncio.sleep(0.1)
+        work.gate.set()
+        await closing
+        return await logins
+
+    answers = asyncio.run(crowd_and_close())
+    assert len(work.passwords) <= processors()
+    assert sum(isinstance(answer, LoginDelayed) for answer in answers) >= 20 - processors()
 
 
 def test_closing_does_not_wait_for_those_whose_turn_is_to_come(users: Users, storage: DirectoryStorage) -> None:

@@ -76,6 +76,29 @@ def test_what_was_not_committed_is_taken_back_everywhere_and_the_log_says_so(
     assert told(one) == told(two) == anew(town) != BEFORE
 
 
+def test_a_page_that_was_made_before_a_change_was_taken_back_is_made_anew(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = town.open()
+    fill(one)
+    between: list[dict[str, Any]] = []
+
+    def fail() -> None:
+        between.append(told(one))
+        raise StorageError("the commit was lost")
+
+    for change in CHANGES.values():
+        with monkeypatch.context() as patch:
+            patch.setattr(one.storage, "commit", fail)
+            patch.setattr(settling, "_RETRY_SECONDS", ())
+            with pytest.raises(StorageError):
+                change(one)
+        assert between[0] != BEFORE
+        assert told(one) == BEFORE
+        between.clear()
+        eventually(lambda: not town.claims.held())
+
+
 def test_nobody_changes_the_same_until_it_is_committed_that_it_was_taken_back(town: Town) -> None:
     """Its commit would come after the other's, and overwrite it."""
     town.options = replace(town.options, claim_seconds=0.1)
