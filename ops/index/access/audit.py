@@ -12,6 +12,7 @@ about refusals beyond 60 lines a minute (``others``): who guesses fills no disk.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -103,7 +104,8 @@ class Audit:
             with self._lock:
                 self._refusals.add(now, event, user, address, details)
                 if self._writer is None:
-                    self._writer = _Writer(self._write)
+                    with contextlib.suppress(RuntimeError):  # no thread can be had now: the next refusal asks again
+                        self._writer = _Writer(self._write)
         else:
             self._append([_line(now, event, user, address, details)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 import threading
@@ -21,7 +22,7 @@ from ops.index.access.roster import Roster
 from ops.index.access.throttle import Admission, Throttle
 from ops.index.access.users import Account
 from ops.index.disk.storage import Storage
-from ops.index.errors import LoginDelayed, PackageIndexError, TooManyAttempts, Unauthorized
+from ops.index.errors import LoginDelayed, TooManyAttempts, Unauthorized
 from ops.index.options import Options
 
 __all__ = ["Authenticator", "Identity", "Login", "Role"]
@@ -196,7 +197,8 @@ class Authenticator:
                     began = self._clock()
                     admission = self._throttle.admit(login.username, address)
                     flight = self._flights[digest] = _Flight(digest, login, address, began, admission)
-                    self._threads.submit(self._fly, flight)
+                    with contextlib.suppress(RuntimeError):  # no further thread can be had: one of those there takes it
+                        self._threads.submit(self._fly, flight)
         except TooManyAttempts:
             self._note("login.throttled", login, address)
             raise

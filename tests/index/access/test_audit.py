@@ -146,6 +146,20 @@ def test_refusals_that_come_at_once_start_one_writer(
     assert len(entries(storage)) == 8
 
 
+def test_a_refusal_stops_nobody_when_no_thread_can_be_started(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    audit = Audit(storage)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        audit.record("login.refused", user="a", address="")
+    audit.close()
+    assert [entry["user"] for entry in entries(storage)] == ["a"]
+
+
 def test_after_it_was_closed_a_refusal_is_written_all_the_same(storage: DirectoryStorage) -> None:
     audit = Audit(storage)
     for user in ("a", "b"):

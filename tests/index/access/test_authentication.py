@@ -620,6 +620,28 @@ def test_who_has_waited_for_long_is_asked_to_come_again_and_finds_the_login_wher
     assert len(work.passwords) == 1
 
 
+def test_a_login_waits_for_a_thread_when_no_further_one_can_be_started(
+    users: Users, authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users.register("bob", password_hash=DIGEST)
+
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def both() -> list[Identity]:
+        work.gate.clear()
+        first = asyncio.ensure_future(authenticator.authenticate(basic("alice"), HERE))
+        await asyncio.sleep(0.05)
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        second = asyncio.ensure_future(authenticator.authenticate(basic("bob"), HERE))
+        await asyncio.sleep(0.05)
+        work.gate.set()
+        return [await first, await second]
+
+    assert [identity.username for identity in asyncio.run(both())] == ["alice", "bob"]
+    monkeypatch.undo()
+
+
 def test_when_no_more_logins_can_wait_the_next_is_asked_to_come_again(
     users: Users, authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
