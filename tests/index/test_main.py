@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.index.__main__ import main
+from ops.index.__main__ import _parser, main
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import ROOT, TOKEN, Server, authorization
 
@@ -194,8 +194,6 @@ def test_an_address_that_is_none_is_told_in_one_sentence(
         ["--max-upload-size", "much"],
         ["--max-upload-size", "0"],
         ["--refresh-seconds", "-1"],
-        ["--refresh-seconds", "0.01"],
-        ["--refresh-seconds", "61"],
         ["--bcrypt-rounds", "4"],
         ["--realm", 'a"b'],
         ["--nonsense"],
@@ -208,6 +206,20 @@ def test_a_wrong_option_is_explained(
         main([*folders, *arguments])
     assert ended.value.code == 2
     assert arguments[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [("0.09", False), ("0.1", True), ("60", True), ("60.1", False)])
+def test_files_are_looked_at_neither_all_the_time_nor_next_to_never(
+    folders: list[str], capsys: pytest.CaptureFixture[str], seconds: str, taken: bool
+) -> None:
+    arguments = [*folders, "--refresh-seconds", seconds]
+    if taken:
+        assert _parser().parse_args(arguments).refresh_seconds == float(seconds)
+        return
+    with pytest.raises(SystemExit) as ended:
+        _parser().parse_args(arguments)
+    assert ended.value.code == 2
+    assert "0.1 to 60 seconds" in capsys.readouterr().err
 
 
 def test_the_help_names_every_option_without_importing_a_server() -> None:
