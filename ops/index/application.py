@@ -6,7 +6,7 @@ import logging
 
 from ops.index.access.roles import Identity
 from ops.index.admin.mount import AdminMount
-from ops.index.errors import NotFound, PackageIndexError
+from ops.index.errors import LoginDelayed, NotFound, PackageIndexError
 from ops.index.housekeeping import Housekeeping
 from ops.index.upstream.uploads import Upstream
 from ops.index.web.browsing import Browsing
@@ -120,7 +120,7 @@ class Index:
             if b"expect" in exchange.headers:
                 headers.append((b"connection", b"close"))  # the body that was announced must not be taken for a request
             status = error.status_for(exchange.header(b"user-agent") or "")
-            if status >= 500:
+            if status >= 500 and not isinstance(error, LoginDelayed):  # many come at once, and all come again
                 _logger.error("%s %s: %s", exchange.method, exchange.path, error)
             await exchange.sentence(status, error.message, *headers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ops.index.access.audit import Audit
+from ops.index.access.audit import ADMIN_FOLDER, Audit
 from ops.index.access.authentication import Authenticator
 from ops.index.admin.mount import AdminMount
 from ops.index.application import Index
@@ -44,6 +44,7 @@ def create_index(
     """
     claims = claims or FileClaims(packages.directory / ".index" / "claims")
     audit = Audit(packages, options=options)
+    admin_audit = Audit(credentials, ADMIN_FOLDER, options=options)
     authenticator = Authenticator(credentials, options, audit)
     catalogue = Catalogue(packages, claims, options)
     publisher = Publisher(packages, claims, catalogue, options, audit=audit)
@@ -65,6 +66,7 @@ def create_index(
             token=admin_token or "",
             options=options,
             claims=claims if credentials.shared else None,
+            audit=admin_audit,
         )
 
     upstream = Upstream(upstream_app, options)
@@ -82,7 +84,15 @@ def create_index(
         warm_up=[upstream.warm_up, *([admin.warm_up] if admin else []), browser.warm_up],
         repeat=[see_changed_credentials, *([catalogue.refresh] if packages.shared else [])],
         every=options.refresh_seconds,
-        stop=[upstream.close, publisher.close, catalogue.close, authenticator.close, audit.close, packages.commit],
+        stop=[
+            upstream.close,
+            publisher.close,
+            catalogue.close,
+            authenticator.close,
+            audit.close,
+            admin_audit.close,
+            packages.commit,
+        ],
     )
     return Index(
         door=door,

@@ -5,7 +5,10 @@ FastAPI takes half a second to import: nothing but what serves this application 
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, HTTPException, Path, Request, Response
@@ -119,6 +122,7 @@ def create_admin(
     options: Options = Options(),  # noqa: B008 - frozen
     root_path: str = "",
     claims: Claims | None = None,
+    audit: Audit | None = None,
 ) -> FastAPI:
     """The admin application.
 
@@ -129,6 +133,7 @@ def create_admin(
         root_path: where it is mounted, such as ``/admin``.
         claims: what all servers that may write to a shared volume have in common; without it they may overwrite each
             other's changes while two of them run, as they do in a rolling deployment.
+        audit: where changes and refusals are noted, closed with the server; None for one of the application's own.
 
     Raises:
         ValueError: the token is empty.
@@ -137,9 +142,16 @@ def create_admin(
         raise ValueError("the admin token is empty: set AUTH_TOKEN in the index's secret")
     if len(token.encode()) < GUESSABLE:
         _log.warning("the admin token has fewer than %d bytes: generate a longer one", GUESSABLE)
-    audit = Audit(credentials, ADMIN_FOLDER, options=options)
-    users = Users(credentials, options, audit=audit, claims=claims)
+    log = audit or Audit(credentials, ADMIN_FOLDER, options=options)
+
+    @asynccontextmanager
+    async def closing(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
+        yield
+        await asyncio.to_thread(log.close)
+
+    users = Users(credentials, options, audit=log, claims=claims)
     app = FastAPI(
+        lifespan=closing,
         title="Package index: users",
         summary="Who may use the private package index, and for what",
         description=_DESCRIPTION,
@@ -149,7 +161,7 @@ def create_admin(
         strict_content_type=True,
         dependencies=[Depends(HTTPBearer(auto_error=False, description="the value of AUTH_TOKEN"))],
     )
-    app.add_middleware(Gate, token=token, root_path=root_path, audit=audit, options=options)
+    app.add_middleware(Gate, token=token, root_path=root_path, audit=log, options=options)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(PackageIndexError, _refused)
     refusals: dict[int | str, dict[str, Any]] = {

@@ -114,7 +114,7 @@ class FileClaims:
             names = set(self._taken)
         try:
             entries = os.listdir(self._directory)  # noqa: PTH208 - on the way of every new file
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return names
         for entry in entries:
             path = f"{self._directory}/{entry}"

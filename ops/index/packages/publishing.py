@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -273,10 +272,6 @@ class Publisher(Curator):
         except PackageIndexError as error:
             self._note("upload.undone", identity, address, filename=filename, why=error.message)
             raise
-
-    def _is_there(self, filename: str) -> bool:
-        with self._storage.reading():
-            return os.path.lexists(f"{self._directory}/{filename}")
 
     def _digest(self, path: str) -> str:
         try:
