@@ -1,4 +1,8 @@
-"""What every test stands on: a home of its own, and no setting of this machine that a newcomer would not have."""
+"""What every test stands on: a home of its own, and no setting of this machine that a newcomer would not have.
+
+The examples that Hypothesis makes up are the same in each run, and may take as long as they take: a result says
+something of the code and nothing of the machine. ``pytest --hypothesis-profile=random`` looks for new ones.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,17 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ops.workspace import HOME_VARIABLE, Workspace
 
 _FOREIGN = ("PIP_", "UV_", "TWINE_", "MODAL_", "JUPYTER", "IPYTHON", "NETRC", "AUTH_TOKEN", "RUNBOOK_", "INDEX_")
 _KEPT = ("PIP_CERT", "UV_CACHE_DIR", "PIP_CACHE_DIR")
 
+
+settings.register_profile("random", deadline=None)
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.load_profile("same")
 
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -81,7 +81,7 @@ class House:
 
 @pytest.fixture
 def options() -> Options:
-    return Options(claim_seconds=5.0, refresh_seconds=0.05)
+    return Options(claim_seconds=60.0, refresh_seconds=0.05)
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ def exchange(
     return Response(answer.status, answer.headers, answer.read())
 
 
-def eventually(check: object, *, seconds: float = 5) -> None:
+def eventually(check: object, *, seconds: float = 30) -> None:
     """Wait until *check* is true."""
     assert callable(check)
     end = time.monotonic() + seconds

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from tests.index.serving import PASSWORD, Server
+from tests.index.serving import PASSWORD, Server, eventually
 
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv") or ""
 
@@ -148,6 +148,7 @@ class Client:
         """Lay files into the server's directory, for a test that is about what comes afterwards."""
         for file in files:
             shutil.copy(file, self.server.packages)
+            eventually(lambda name=file.name: name in self.server.get(f"/simple/{name.split('-')[0]}/").text)
 
     def pip(self, *arguments: str, fails: bool = False) -> str:
         """pip, with the index and an empty cache."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -73,6 +72,8 @@ class Running(ThreadServer):
 
     def __init__(self) -> None:
         self.application = Application()
+        self.sent = 0
+        self.taken = 0
         super().__init__(self.application)
 
     def __exit__(self, *_: object) -> None:
@@ -83,9 +84,28 @@ class Running(ThreadServer):
         """Connect, and wait until the server has taken what was sent."""
         before = len(self.server.server_state.connections)
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
-        connection.sendall(sent)
         eventually(lambda: len(self.server.server_state.connections) > before)
-        time.sleep(0.1)
+        self.give(connection, sent)
+        return connection
+
+    def give(self, connection: socket.socket, piece: bytes) -> None:
+        """Send, and wait until the server has taken it."""
+        self.sent += len(piece)
+        connection.sendall(piece)
+        eventually(lambda: self.taken >= self.sent)
+
+    def ask(self, connection: socket.socket, *pieces: bytes, answers: int = 1) -> None:
+        """Send pieces one after the other, and read so many whole answers with the page."""
+        for piece in pieces:
+            self.give(connection, piece)
+        received = read_until(connection, PAGE.body, times=answers)
+        assert received.count(b"HTTP/1.1 200 OK") == answers
+        assert received.endswith(PAGE.body)
+
+    def served(self) -> Connection:
+        """The server's end of the only connection."""
+        (connection,) = self.server.server_state.connections
+        assert isinstance(connection, Connection)
         return connection
 
     def sweep(self, later: float) -> int:
@@ -96,17 +116,23 @@ class Running(ThreadServer):
             for connection in list(self.server.server_state.connections):
                 assert isinstance(connection, Connection)
                 connection.sweep(self.loop.time() + later)
-            swept.set()
+            self.loop.call_soon(swept.set)  # behind the end of those that were closed
 
         self.loop.call_soon_threadsafe(work)
         assert swept.wait(10)
-        time.sleep(0.1)
         return len(self.server.server_state.connections)
 
 
 @pytest.fixture
-def running() -> Iterator[Running]:
+def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     with Running() as running:
+        take = Connection.data_received
+
+        def taken(self: Connection, data: bytes) -> None:
+            take(self, data)
+            running.taken += len(data)
+
+        monkeypatch.setattr(Connection, "data_received", taken)
         yield running
 
 
@@ -170,21 +196,11 @@ def read_until(connection: socket.socket, wanted: bytes, *, times: int = 1) -> b
     return received
 
 
-def ask(connection: socket.socket, *pieces: bytes, answers: int = 1) -> None:
-    """Send pieces one after the other, and read so many whole answers with the page."""
-    for piece in pieces:
-        connection.sendall(piece)
-        time.sleep(0.02 if len(pieces) > 1 else 0)
-    received = read_until(connection, PAGE.body, times=answers)
-    assert received.count(b"HTTP/1.1 200 OK") == answers
-    assert received.endswith(PAGE.body)
-
-
 def test_the_same_bytes_again_are_not_parsed(running: Running) -> None:
     memory = running.application.repeats
     with running.send() as connection, running.send() as another:
         for client in (connection, another, connection, connection):
-            ask(client, READY)
+            running.ask(client, READY)
     assert memory.kept == {READY: "/ready"}
     assert (running.application.parsed, memory.answered) == (1, 3)
     assert running.server.server_state.total_requests == 4
@@ -206,20 +222,20 @@ def test_what_is_no_single_whole_request_for_what_is_ready_is_not_kept(
 ) -> None:
     with running.send() as connection:
         if answers:
-            ask(connection, *pieces, answers=answers)
+            running.ask(connection, *pieces, answers=answers)
         else:
-            connection.sendall(b"".join(pieces))
+            running.give(connection, b"".join(pieces))
             read_until(connection, b"slowly")
         assert {len(message) for message in running.application.repeats.kept} <= {4096 + len(READY) + len("\r\nX: ")}
-        ask(connection, READY)
-        ask(connection, READY)
+        running.ask(connection, READY)
+        running.ask(connection, READY)
     assert running.application.repeats.answered == 1
 
 
 def test_a_request_with_rubbish_behind_it_is_refused_each_time(running: Running) -> None:
     for _ in range(3):
         with running.send() as connection:
-            connection.sendall(READY + b"\0rubbish")
+            running.give(connection, READY + b"\0rubbish")
             received = b""
             while piece := connection.recv(65536):
                 received += piece
@@ -229,12 +245,11 @@ def test_a_request_with_rubbish_behind_it_is_refused_each_time(running: Running)
 
 def test_known_bytes_behind_a_slow_request_wait_for_their_turn(running: Running) -> None:
     with running.send() as connection:
-        ask(connection, READY)
-        connection.sendall(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
-        time.sleep(0.1)
-        connection.sendall(READY)
-        connection.settimeout(0.3)
-        with pytest.raises(TimeoutError):
+        running.ask(connection, READY)
+        running.give(connection, b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+        running.give(connection, READY)
+        connection.setblocking(False)
+        with pytest.raises(BlockingIOError):
             connection.recv(1000)
         connection.settimeout(10)
         running.application.release.set()
@@ -245,24 +260,22 @@ def test_known_bytes_behind_a_slow_request_wait_for_their_turn(running: Running)
 
 def test_known_bytes_keep_the_connection_open_as_any_request_does(running: Running) -> None:
     with running.send() as connection:
-        ask(connection, READY)
-        connection.sendall(READY.replace(b"/ready", b"/a"))
+        running.ask(connection, READY)
+        running.give(connection, READY.replace(b"/ready", b"/a"))
         read_until(connection, b"slowly")
-        (served,) = running.server.server_state.connections
-        assert isinstance(served, Connection)
+        served = running.served()
         eventually(lambda: served.timeout_keep_alive_task is not None)
-        ask(connection, READY)
+        running.ask(connection, READY)
         assert served.timeout_keep_alive_task is None
 
 
 def test_the_body_of_a_request_is_never_taken_for_known_bytes(running: Running) -> None:
     with running.send() as connection:
-        ask(connection, READY)
-        connection.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(READY))
+        running.ask(connection, READY)
+        running.give(connection, b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(READY))
         read_until(connection, b"slowly")
-        connection.sendall(READY)
-        time.sleep(0.1)
-        ask(connection, READY)
+        running.give(connection, READY)
+        running.ask(connection, READY)
     assert running.application.repeats.answered == 1
 
 
@@ -281,13 +294,15 @@ def test_a_client_whose_answer_is_being_made_is_not(running: Running) -> None:
 def test_a_client_that_still_sends_what_was_answered_already_has_some_minutes(running: Running) -> None:
     with running.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nxxx") as connection:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
-        connection.sendall(b"x" * 200_000)
+        running.give(connection, b"x" * 200_000)
         assert running.sweep(80) == 1
         assert running.sweep(1000) == 0
 
 
 def test_a_client_that_does_not_read_its_answer_has_some_minutes(running: Running) -> None:
     with running.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n"):
+        served = running.served()
+        eventually(lambda: served._stuck_since is not None)
         assert running.sweep(500) == 1
         assert running.sweep(1000) == 0
 
@@ -307,8 +322,7 @@ def test_a_server_tells_once_that_it_has_settled() -> None:
 
 def test_a_head_that_is_too_long_is_refused(running: Running) -> None:
     with running.send(b"GET / HTTP/1.1\r\nX: ") as connection:
-        for _ in range(3):
-            connection.sendall(b"x" * 30_000)
-            time.sleep(0.05)
+        for length in (30_000, 30_000, 6_000):  # the last is taken whole: the server closes with nothing left unread
+            running.give(connection, b"x" * length)
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
     assert running.get("/a", X="x" * 50_000).body == b"slowly"

@@ -16,19 +16,39 @@ from ops.targets.volume import DictClaims
 NAME = "package-1.0-py3-none-any.whl"
 
 
+class Clock:
+    """A fake of the module ``time``, which goes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def time(self) -> float:
+        return self.now
+
+
+RENEW = DictClaims._renew
+
+
 @pytest.fixture
-def entries(client: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[modal.Dict]:
-    del client
-    monkeypatch.setattr(volume, "SKEW_SECONDS", 0.1)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which leases run out. Nobody renews one, but where a test says so."""
+    clock = Clock()
+    monkeypatch.setattr(volume, "time", clock)
+    monkeypatch.setattr(DictClaims, "_renew", lambda _: None)
+    return clock
+
+
+@pytest.fixture
+def entries(client: Mapping[str, str], clock: Clock) -> Iterator[modal.Dict]:
+    del client, clock
     entries = modal.Dict.from_name("claims", create_if_missing=True)
     yield entries
     entries.clear()
 
 
 def dead(entries: modal.Dict, name: str = NAME) -> DictClaims:
-    """A holder that took the claim and neither renews nor releases it."""
-    claims = DictClaims(entries, lease_seconds=0.1)
-    claims._renewing = threading.current_thread()
+    """A holder that took the claim and neither renews nor releases it: a minute later, others may have it."""
+    claims = DictClaims(entries)
     assert claims.acquire(name)
     return claims
 
@@ -58,40 +78,42 @@ def test_a_claim_that_is_not_ours_is_left_alone(entries: modal.Dict) -> None:
     assert one.held() == {NAME}
 
 
-def test_a_dead_holders_claim_frees_itself_after_the_lease(entries: modal.Dict) -> None:
+def test_a_dead_holders_claim_frees_itself_after_the_lease(entries: modal.Dict, clock: Clock) -> None:
     dead(entries)
     living = DictClaims(entries)
     assert not living.acquire(NAME)
-    time.sleep(0.25)
+    clock.now += 60
     assert living.held() == set()
     assert living.acquire(NAME)
     assert living.held() == {NAME}
     assert len(list(entries.keys())) == 1, "what settled the succession is gone"
 
 
-def test_of_many_that_would_succeed_a_dead_holder_one_does(entries: modal.Dict) -> None:
+def test_of_many_that_would_succeed_a_dead_holder_one_does(entries: modal.Dict, clock: Clock) -> None:
     for _ in range(5):
         entries.clear()
         dead(entries)
-        time.sleep(0.25)
+        clock.now += 60
         containers = [DictClaims(entries) for _ in range(4)]
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda n, them=containers: them[n % 4].acquire(NAME), range(16)))
         assert answers.count(True) == 1
 
 
-def test_a_successor_that_died_at_it_can_be_succeeded_too(entries: modal.Dict) -> None:
+def test_a_successor_that_died_at_it_can_be_succeeded_too(entries: modal.Dict, clock: Clock) -> None:
     dead(entries)
     token, _ = entries[NAME]
     dead(entries, f"{volume.SUCCESSION}{token}")
-    time.sleep(0.25)
+    clock.now += 60
     assert DictClaims(entries).acquire(NAME)
 
 
-def test_who_comes_too_late_finds_the_new_holder(entries: modal.Dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_comes_too_late_finds_the_new_holder(
+    entries: modal.Dict, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It saw the dead holder, and by the time that it may replace it another has done so and cleaned up."""
     dead(entries)
-    time.sleep(0.25)
+    clock.now += 60
     slow, quick = DictClaims(entries), DictClaims(entries)
     take = slow._take
 
@@ -106,20 +128,36 @@ def test_who_comes_too_late_finds_the_new_holder(entries: modal.Dict, monkeypatc
     assert not slow.acquire(NAME)
 
 
-def test_a_claim_that_is_held_for_longer_than_the_lease_is_renewed(entries: modal.Dict) -> None:
-    one, two = DictClaims(entries, lease_seconds=0.6), DictClaims(entries)
+def test_a_claim_that_is_held_for_longer_than_the_lease_is_renewed(
+    entries: modal.Dict, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = DictClaims(entries), DictClaims(entries)
+    later = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        if clock.now > begun + 10 * volume.LEASE_SECONDS:
+            raise TimeoutError
+
+    def renew_for_long(claims: DictClaims) -> None:
+        with pytest.raises(TimeoutError):
+            RENEW(claims)
+        later.set()
+
+    begun = clock.now
+    monkeypatch.setattr(clock, "sleep", sleep, raising=False)
+    monkeypatch.setattr(DictClaims, "_renew", renew_for_long)
     assert one.acquire(NAME)
-    for _ in range(10):
-        time.sleep(0.15)
-        assert two.held() == {NAME}
-        assert not two.acquire(NAME)
+    assert later.wait(60)
+    assert two.held() == {NAME}
+    assert not two.acquire(NAME)
     one.release(NAME)
     assert two.acquire(NAME)
 
 
-def test_a_lost_claim_is_not_taken_back_and_not_released_for_its_new_holder(entries: modal.Dict) -> None:
+def test_a_lost_claim_is_not_taken_back_and_not_released_for_its_new_holder(entries: modal.Dict, clock: Clock) -> None:
     lost = dead(entries)
-    time.sleep(0.25)
+    clock.now += 60
     new = DictClaims(entries)
     assert new.acquire(NAME)
     lost.release(NAME)

@@ -66,7 +66,7 @@ def digests(plane: ControlPlane, name: str) -> dict[str, str]:
     return {file["filename"]: file["hashes"]["sha256"] for file in answer.json()["files"]}
 
 
-def eventually(holds: Callable[[], object], seconds: float = 10) -> float:
+def eventually(holds: Callable[[], object], seconds: float = 60) -> float:
     """Wait until something holds, and say how long it took."""
     started = time.monotonic()
     while not holds():

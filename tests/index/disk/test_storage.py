@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ops.index.disk import storage
 from ops.index.disk.copies import copy_bytes
 from ops.index.disk.storage import DirectoryStorage, GuardedStorage, SharedRun
 from ops.index.errors import StorageError
+from tests.index.serving import eventually
 from tests.index.volume import Remote, Volume
 
 
@@ -49,7 +52,7 @@ def run_all(*actions: Callable[[], object]) -> list[BaseException | None]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive(), "it waits for ever"
     return results
 
@@ -72,28 +75,48 @@ def test_callers_share_a_run_that_began_after_the_last_of_them_called() -> None:
             assert any(called <= began and ended <= answered for began, ended in runs)
 
     assert run_all(*[call] * 8) == [None] * 8
-    assert len(runs) <= 12, "eight callers that wait together need one run, not eight"
 
 
-def test_every_caller_of_a_run_that_fails_hears_of_it() -> None:
+@pytest.fixture
+def followers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Event]:
+    """Has an entry for each caller that has come to wait for the run of another."""
+    followers: list[threading.Event] = []
+
+    class Noted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            followers.append(self)
+            return super().wait(timeout)
+
+    make = storage._Round
+    monkeypatch.setattr(storage, "_Round", lambda: make(done=Noted()))
+    return followers
+
+
+@pytest.mark.parametrize("outcome", [None, ValueError("no")])
+def test_callers_that_come_during_a_run_need_one_more_and_all_hear_how_it_ends(
+    followers: list[threading.Event], outcome: Exception | None
+) -> None:
     entered, leave = threading.Event(), threading.Event()
-    outcomes = iter([None, ValueError("no")])
+    runs: list[None] = []
 
     def act() -> None:
+        runs.append(None)
         entered.set()
-        leave.wait(5)
-        outcome = next(outcomes)
-        if outcome is not None:
+        leave.wait(20)
+        if outcome is not None and len(runs) > 1:
             raise outcome
+
+    def let_go() -> None:
+        eventually(lambda: len(followers) == 7)  # and the eighth leads
+        leave.set()
 
     shared = SharedRun(act)
     first = threading.Thread(target=shared)
     first.start()
-    entered.wait(5)
-    later = threading.Timer(0.1, leave.set)
-    later.start()
-    assert [type(error) for error in run_all(shared, shared, shared)] == [ValueError] * 3
+    assert entered.wait(20)
+    assert run_all(*[shared] * 8, let_go) == [outcome] * 8 + [None]
     first.join()
+    assert len(runs) == 2
 
 
 def test_a_commit_is_not_starved_by_readers_that_keep_coming(tmp_path: Path) -> None:
@@ -397,13 +420,21 @@ def test_the_last_commit_of_a_file_wins(pair: tuple[Volume, Volume]) -> None:
     assert (two.directory / "a").read_text() == "first"
 
 
-def test_the_directory_looks_empty_during_a_reload(tmp_path: Path) -> None:
-    volume = Volume(Remote(tmp_path / "remote"), tmp_path / "view", empty_seconds=0.05)
+def test_the_directory_looks_empty_during_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def pause(_: float) -> None:
+        begun.set()
+        go_on.wait(20)
+
+    monkeypatch.setattr("tests.index.volume.time", SimpleNamespace(sleep=pause))
+    volume = Volume(Remote(tmp_path / "remote"), tmp_path / "view")
     (volume.directory / "a").write_text("1")
     reloading = threading.Thread(target=volume.reload)
     reloading.start()
-    time.sleep(0.02)
+    assert begun.wait(20)
     assert not (volume.directory / "a").exists()
+    go_on.set()
     with volume.reading():
         assert (volume.directory / "a").exists()
     reloading.join()

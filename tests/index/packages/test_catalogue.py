@@ -36,6 +36,12 @@ from tests.index.conftest import House, Person
 Count = Callable[[object, str], list[tuple[Any, ...]]]
 
 
+@pytest.fixture(autouse=True)
+def free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, no look forbids the next."""
+    monkeypatch.setattr(listing, "FREE_SECONDS", 1e6)
+
+
 @pytest.fixture
 def directory(house: House) -> Path:
     return house.directory

@@ -25,6 +25,9 @@ secret = modal.Secret.from_name("probe-secret", required_keys=["PROBE_SECRET"])
 class Probe:
     """Does what the path says, and answers with JSON."""
 
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
     async def __call__(
         self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
     ) -> None:
@@ -68,13 +71,19 @@ class Probe:
                     await asyncio.to_thread(data.reload)
                 finally:
                     os.chdir("/root")
-            case ["look", "while", "reloading"]:
-                before, during = len(list(DATA.iterdir())), []
+            case ["look", "while", "reloading", name]:
+                path = DATA / name  # asked for by its name: to list the folder is to open it
+                before, during = path.exists(), []
                 reloading = asyncio.ensure_future(asyncio.to_thread(data.reload))
                 while not reloading.done():
-                    during.append(len(list(DATA.iterdir())))
+                    during.append(path.exists())
                     await asyncio.sleep(0.001)
-                return {"before": before, "least": min(during), "after": len(list(DATA.iterdir()))}
+                await reloading
+                return {"before": before, "always": all(during), "after": path.exists()}
+            case ["hold"]:
+                await asyncio.wait_for(self.go_on.wait(), 100)
+            case ["let", "go"]:
+                self.go_on.set()
             case ["write", "settings", name]:
                 Path("/credentials", name).write_bytes(body)
             case ["sleep", seconds]:
