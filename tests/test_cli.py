@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ops.benchmark.servers import free_port
 from ops.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from ops.targets.process import ServerProcess
 from ops.workspace import PROJECT_ROOT, Workspace
@@ -90,7 +91,7 @@ def _state(workspace: Workspace) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("stopped_afterwards")
 def test_a_killed_server_is_repaired_by_another_up_with_its_users_and_its_address(workspace: Workspace) -> None:
-    assert runbook("run", "01", "02").returncode == 0
+    assert runbook("run", "01", "02", "-p", f"port={free_port()}").returncode == 0
     before = _server(workspace)
     os.kill(before.pid, signal.SIGKILL)
 

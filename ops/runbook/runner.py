@@ -193,9 +193,9 @@ class _Run:
     def all(self, notebooks: Mapping[str, Notebook], values: Mapping[str, Mapping[str, Value]]) -> None:
         """Run them until one is not good, and finish the record."""
         start = time.monotonic()
-        self._record.save(self._redactor)
         outcome = outcomes.SUCCEEDED
         try:
+            self._record.save(self._redactor)
             for entry in self._record.notebooks:
                 outcome = self._one(notebooks[entry.name], entry, values[entry.name])
                 if outcome != outcomes.SUCCEEDED:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ops.benchmark.servers import Server, free_port
 from ops.benchmark.watch import MemoryWatch, await_rest
+from tests.index.serving import eventually
 
 FAKE = """
-import http.server, pathlib, subprocess, sys
-work = "import pathlib, sys, time\\nwhile not pathlib.Path(sys.argv[1]).exists(): pass\\ntime.sleep(600)"
-child = subprocess.Popen([sys.executable, "-c", work, sys.argv[2]])
+import http.server, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
@@ -25,24 +28,27 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 @pytest.fixture
-def enough(tmp_path: Path) -> Path:
-    """Once this file is there, the server's child stops working."""
-    return tmp_path / "enough"
-
-
-@pytest.fixture
-def busy(tmp_path: Path, enough: Path) -> Iterator[Server]:
+def busy(tmp_path: Path) -> Iterator[Server]:
     """A server with a child that works on its own account."""
     port = free_port()
-    command = [sys.executable, "-c", FAKE, str(port), str(enough)]
+    command = [sys.executable, "-c", FAKE, str(port)]
     with Server("fake", command, folder=tmp_path / "run", port=port) as server:
         yield server
 
 
-def test_servers_are_at_rest_when_none_of_their_processes_works(busy: Server, enough: Path) -> None:
-    assert not await_rest([busy], most_seconds=1, every_seconds=0.1)
-    enough.touch()
-    assert await_rest([busy], most_seconds=30, every_seconds=0.1)
+def fake_server(cpu_seconds: Callable[[], float]) -> Any:
+    return SimpleNamespace(cpu_seconds=cpu_seconds)
+
+
+def test_servers_are_at_rest_when_none_of_them_works() -> None:
+    works, rests = fake_server(time.monotonic), fake_server(lambda: 5.0)
+    assert not await_rest([rests, works], most_seconds=1, every_seconds=0.1)
+    assert await_rest([rests, rests], most_seconds=30, every_seconds=0.1)
+
+
+def test_what_a_child_of_a_server_does_is_work_of_the_server(busy: Server) -> None:
+    before = busy.cpu_seconds()
+    eventually(lambda: busy.cpu_seconds() > before + 0.5)
 
 
 def test_the_peak_of_memory_is_seen(busy: Server) -> None:

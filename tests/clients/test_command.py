@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,10 +20,9 @@ import pytest
 from ops.clients.command import Result, environment, is_loopback, masked, run
 from ops.errors import ClientError
 from ops.secret import Secret
+from tests.index.serving import eventually
 
-CHILD_THAT_STAYS = (
-    "import subprocess, sys, time; subprocess.Popen(['sleep', '61.25']); print('up', flush=True); time.sleep(60)"
-)
+SLEEP = ["sleep", f"600.{os.getpid()}"]
 
 
 def python(code: str, *, seconds: float = 30.0, text: str = "", secrets: tuple[Secret, ...] = ()) -> Result:
@@ -28,7 +31,31 @@ def python(code: str, *, seconds: float = 30.0, text: str = "", secrets: tuple[S
 
 
 def sleepers() -> list[psutil.Process]:
-    return [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == ["sleep", "61.25"]]
+    return [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == SLEEP]
+
+
+@dataclass
+class Staying:
+    """A client that stays, with a child that does so too. It is up before its time begins to count."""
+
+    code: str
+    when_up: Callable[[], None] = lambda: None
+
+
+@pytest.fixture
+def staying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staying:
+    mark = tmp_path / "up"
+    code = f"subprocess.Popen({SLEEP}); print('up', flush=True); pathlib.Path({str(mark)!r}).touch(); time.sleep(600)"
+    client = Staying(f"import pathlib, subprocess, time; {code}")
+    communicate = subprocess.Popen.communicate
+
+    def communicate_once_up(self: subprocess.Popen[bytes], *arguments: Any, **named: Any) -> tuple[bytes, bytes]:
+        eventually(mark.exists)
+        client.when_up()
+        return communicate(self, *arguments, **named)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", communicate_once_up)
+    return client
 
 
 def test_what_a_client_prints_on_both_streams_is_kept_in_order() -> None:
@@ -53,20 +80,25 @@ def test_a_secret_is_masked_as_it_is_quoted_and_in_base64() -> None:
     assert shown == "******** ******** ********"
 
 
-def test_a_client_that_does_not_end_is_ended_with_its_children() -> None:
+def test_a_client_that_does_not_end_is_ended_with_its_children(staying: Staying) -> None:
     with pytest.raises(ClientError, match=r"did not end within 1 s.*\n.*up"):
-        python(CHILD_THAT_STAYS, seconds=1)
+        python(staying.code, seconds=1)
     assert sleepers() == []
 
 
-def test_an_interrupt_ends_the_client_and_its_children_and_goes_on() -> None:
-    timer = threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+def test_an_interrupt_ends_the_client_and_its_children_and_goes_on(staying: Staying) -> None:
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+
+    def interrupt_once() -> None:
+        if timer.ident is None:
+            timer.start()
+
+    staying.when_up = interrupt_once
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        python(CHILD_THAT_STAYS)
+        python(staying.code, seconds=500)
     timer.join()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 300, "they were ended; they did not end by themselves"
     assert sleepers() == []
 
 

@@ -130,7 +130,7 @@ class Server(Http):
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it, and return its exit code."""
         self.process.send_signal(number)
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code

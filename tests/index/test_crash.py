@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from ops.index.options import Options
 from ops.index.packages.publishing import Outcome
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
+from tests.index.serving import eventually
 
 KILLS = int(os.environ.get("CRASH_TEST_KILLS", "40"))
 """How many; 200 before a release."""
@@ -35,7 +35,7 @@ def distribution(round_: int, writer: int, number: int) -> tuple[str, bytes]:
 
 
 def open_house(directory: Path) -> House:
-    return House(DirectoryStorage(directory), FileClaims(directory / ".index" / "claims"), Options(claim_seconds=5))
+    return House(DirectoryStorage(directory), FileClaims(directory / ".index" / "claims"), Options(claim_seconds=60))
 
 
 # Runs in a process of its own: forks a server for each round, and kills it.
@@ -74,7 +74,7 @@ for round_ in range(kills):
         finally:
             os._exit(3)
     if round_ % 5:  # else as it starts
-        size, deadline = os.path.getsize(log), time.monotonic() + 10
+        size, deadline = os.path.getsize(log), time.monotonic() + 60
         while os.path.getsize(log) == size and time.monotonic() < deadline:
             time.sleep(0.001)
     time.sleep(generator.uniform(0, 0.03))
@@ -95,7 +95,7 @@ def test_after_kills_every_confirmed_file_is_whole_and_every_other_absent_or_who
     )
     confirmed = log.read_text().split()
     assert len(confirmed) == len(set(confirmed))
-    assert len(confirmed) > KILLS, "the kills came too early to mean anything"
+    assert len(confirmed) >= KILLS - KILLS // 5, "the kills came too early to mean anything"
     contents = {}
     for round_ in range(KILLS):
         for writer in range(WRITERS):
@@ -128,10 +128,7 @@ def test_after_kills_every_confirmed_file_is_whole_and_every_other_absent_or_who
         number = sum(name.startswith(f"p{writer}-{KILLS - 1}.") for name in there)
         name, content = distribution(KILLS - 1, writer, number)
         assert house.publisher.publish(name, io.BytesIO(content), identity=Person()) is Outcome.CREATED
-    deadline = time.monotonic() + 5
-    while _left_over(directory) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _left_over(directory)
+    eventually(lambda: not _left_over(directory))
     assert not house.claims.held()
 
 

@@ -78,11 +78,9 @@ def test_it_ends_well_when_told_to(tmp_path: Path, number: signal.Signals) -> No
     server.start()
     assert server.get("/simple/").status == 200
     idle = socket.create_connection((server.host, server.port))
-    began = time.monotonic()
     assert server.stop(number) == 0
-    assert time.monotonic() - began < 5
     idle.close()
-    assert "Traceback" not in server.log.read_text()
+    assert server.log.read_text() == "", "nobody had to be waited for until the grace was over"
 
 
 def test_a_download_that_has_begun_is_finished_before_it_ends(tmp_path: Path) -> None:

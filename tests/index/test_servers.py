@@ -55,7 +55,7 @@ def together(*actions: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
         assert not thread.is_alive()
     return results
 
@@ -180,11 +180,13 @@ def test_when_a_commit_fails_nobody_ever_sees_the_file(town: Town, fault: Any) -
 
 
 def test_a_removal_that_cannot_be_committed_either_is_tried_until_it_can_while_the_file_stays_hidden(
-    town: Town,
+    town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(placing, "_RETRY_SECONDS", (0.02,))
     town.options = replace(town.options, claim_seconds=0.1)
     one, two = town.open(), town.open()
-    volume_of(one).faults += ["committed all the same", "not committed", "not committed"]
+    volume_of(one).faults.append("committed all the same")
+    volume_of(one).faults += ["not committed"] * 10_000
     with pytest.raises(StorageError):
         publish(one)
     assert town.remote.names() == {NAME}, "it became visible to others without being confirmed"
@@ -192,7 +194,8 @@ def test_a_removal_that_cannot_be_committed_either_is_tried_until_it_can_while_t
     assert two.catalogue.locate(NAME) is None
     with pytest.raises(Busy):
         publish(two)
-    deadline = time.monotonic() + 10
+    volume_of(one).faults.clear()
+    deadline = time.monotonic() + 30
     while (town.claims.held() or town.remote.names()) and time.monotonic() < deadline:
         assert not seen(two)
         time.sleep(0.02)
@@ -377,6 +380,7 @@ def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undon
                 if house.catalogue.metadata(name) is None:
                     false_answers.append(name)
                 looks["reads"] += 1
+            time.sleep(0.001)
 
     def write(house: House, writer: int) -> None:
         for number in range(12):
@@ -388,7 +392,7 @@ def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undon
             for other in houses:
                 while name not in other.listed():
                     time.sleep(0.005)
-                    if time.monotonic() - confirmed > 5:
+                    if time.monotonic() - confirmed > 60:
                         break
             slow.append(time.monotonic() - confirmed)
 
@@ -397,12 +401,12 @@ def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undon
         for reader in readers:
             reader.start()
         together(*(partial(write, house, number) for number, house in enumerate(houses)))
+        eventually(lambda: looks["reads"] > 100)
         stop.set()
         for reader in readers:
             reader.join()
     assert not false_answers
-    assert max(slow) < 5
-    assert looks["reads"] > 100
+    assert max(slow) < 60
     assert town.remote.names() == set(known)
     for house in houses:
         assert seen(house) == set(known)

@@ -40,7 +40,7 @@ def runbook(plane: ControlPlane, home: Path, *arguments: str, **variables: str) 
         },
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=1100,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -128,10 +128,7 @@ def test_a_volume_that_is_mounted_read_only_cannot_be_written(probe: ControlPlan
 
 def test_what_was_written_is_committed_by_itself_after_a_while(probe: ControlPlane) -> None:
     get(probe, "write/later", data=b"x")
-    deadline = time.monotonic() + 10
-    while "later" not in committed(probe):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    eventually(lambda: "later" in committed(probe))
 
 
 def test_a_commit_can_fail_with_and_without_having_committed(probe: ControlPlane) -> None:
@@ -190,10 +187,10 @@ def test_large_bodies_pass_in_both_directions(probe: ControlPlane) -> None:
 
 def test_a_rolling_deployment_keeps_the_old_containers_until_the_new_are_warm(probe: ControlPlane) -> None:
     old = get(probe, "x").json()["task"]
-    probe.overlap_seconds = 1.5
+    probe.overlap_seconds = 3
     assert run_modal(probe, "app", "rollover", "probe").returncode == 0
     seen = set()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while old in [container.task_id for container in probe.live()]:
         answer = get(probe, "x")
         assert answer.status_code == 200
@@ -232,9 +229,7 @@ def test_a_running_container_keeps_a_secrets_old_value_until_it_is_replaced(prob
     assert run_modal(probe, "secret", "create", "probe-secret", "--from-json", str(source), "--force").returncode == 0
     assert value() == before
     assert run_modal(probe, "app", "rollover", "probe").returncode == 0
-    deadline = time.monotonic() + 15
-    while value() != "another":
-        assert time.monotonic() < deadline
+    eventually(lambda: value() == "another")
 
 
 def test_values_of_secrets_are_shown_to_no_client(probe: ControlPlane) -> None:
@@ -282,4 +277,4 @@ def test_nothing_is_left_when_it_is_closed() -> None:
     assert not process.is_running()
     assert not folder.exists()
     assert str(folder) not in Path("/proc/mounts").read_text()
-    assert threading.active_count() <= threads
+    eventually(lambda: threading.active_count() <= threads)

@@ -271,12 +271,12 @@ def test_after_a_rotation_the_next_deployment_replaces_the_containers(
 
     provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("the-token-before-the-rotation-0123")})
     provisioned.deploy()
-    eventually(lambda: admits("the-token-before-the-rotation-0123"), 30)
+    eventually(lambda: admits("the-token-before-the-rotation-0123"), 120)
     provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("the-token-after-the-rotation-01234")})
     assert admits("the-token-before-the-rotation-0123"), "running containers keep the old value"
     assert provisioned.deploy().changed
-    eventually(lambda: not admits("the-token-before-the-rotation-0123"), 30)
-    eventually(lambda: admits("the-token-after-the-rotation-01234"), 30)
+    eventually(lambda: not admits("the-token-before-the-rotation-0123"), 120)
+    eventually(lambda: admits("the-token-after-the-rotation-01234"), 120)
     assert not provisioned.deploy().changed, "and it is done once"
 
 

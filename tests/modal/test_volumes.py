@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -37,12 +37,12 @@ def test_a_commit_whose_caller_is_killed_is_ended_and_removes_nothing(
         lock = asyncio.Lock()
         plane: Any = SimpleNamespace(directory=tmp_path, volume_lock=lambda _: lock)
         volumes = Volumes(cast("Any", plane))
-        begun = asyncio.Event()
+        begun, go_on = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
 
         def slowly(root: Path) -> None:
             loop.call_soon_threadsafe(begun.set)
-            time.sleep(0.3)
+            go_on.wait(20)
             view.commit(root)
 
         call = asyncio.ensure_future(volumes._in_window(view, slowly))
@@ -51,6 +51,7 @@ def test_a_commit_whose_caller_is_killed_is_ended_and_removes_nothing(
         with pytest.raises(asyncio.CancelledError):
             await call
         assert lock.locked(), "it goes on"
+        go_on.set()
         async with lock:
             pass
 
@@ -65,3 +66,13 @@ def test_a_view_whose_files_are_being_removed_commits_nothing(volume: Volume, vi
     with pytest.raises(GRPCError, match="gone"):
         view.commit(view.directory)
     assert set(volume.revisions) == {"a.whl"}
+
+
+def test_a_container_that_starts_goes_without_a_file_whose_removal_is_being_committed(
+    volume: Volume, view: View, tmp_path: Path
+) -> None:
+    (view.directory / "b.whl").write_bytes(b"b")
+    view.commit(view.directory)
+    (volume.directory / "a.whl").unlink()
+    another = View(volume, tmp_path / "another", tmp_path / "another hidden")
+    assert [path.name for path in another.directory.iterdir()] == ["b.whl"]

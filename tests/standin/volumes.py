@@ -155,7 +155,10 @@ class View:
                 continue
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             staged = root.parent / f".{root.name}.incoming"
-            shutil.copy2(self.volume.directory / path, staged, follow_symlinks=False)
+            try:
+                shutil.copy2(self.volume.directory / path, staged, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # its removal was committed just now, while a container starts
             staged.replace(root / path)
             self._revisions[path] = revision
             self._fingerprints[path] = fingerprint(root / path)

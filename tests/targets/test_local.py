@@ -10,10 +10,12 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -238,9 +240,17 @@ def test_files_go_onto_a_volume_and_come_back_but_never_out_of_it(target: LocalT
         target.upload(PACKAGES_VOLUME, "../outside", source)
 
 
-def test_a_second_run_waits_for_the_first_and_says_so(target: LocalTarget, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_waits_for_the_first_and_says_so(
+    target: LocalTarget, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     entered = threading.Event()
-    waited = threading.Event()
+    waits = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        waits.set()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(lock_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
 
     def second() -> None:
         with target.lock():
@@ -249,9 +259,9 @@ def test_a_second_run_waits_for_the_first_and_says_so(target: LocalTarget, capsy
     with target.lock():
         thread = threading.Thread(target=second)
         thread.start()
-        assert not entered.wait(0.5)
-        waited.set()
-    thread.join(5)
+        assert waits.wait(20)
+        assert not entered.is_set()
+    thread.join(20)
 
     assert entered.is_set()
     assert "waiting" in capsys.readouterr().err

@@ -231,7 +231,7 @@ def test_an_upload_of_ours_does_not_hide_anothers_of_the_same_moment(
 
     def others() -> None:
         number = 0
-        while not stop.is_set():
+        while not stop.is_set() and number < 500:
             outside.add(put(directory, "outside", f"1.{number}").name)
             number += 1
             time.sleep(0.003)

@@ -127,7 +127,7 @@ def test_who_loses_the_right_to_ask_is_refused_in_the_same_words(server: Server,
     for _ in range(5):
         assert talk.again()[0] == 200
     (server.credentials / ".htpasswd").write_text("")
-    eventually(lambda: talk.again()[0] == 401, seconds=5)
+    eventually(lambda: talk.again()[0] == 401)
     talk.close()
 
 
@@ -137,7 +137,7 @@ def test_what_is_gone_is_not_answered_in_the_same_words(server: Server, path: st
     for _ in range(5):
         assert talk.again()[0] == 200
     (server.packages / NAME).unlink()
-    eventually(lambda: talk.again()[0] == 404, seconds=1)
+    eventually(lambda: talk.again()[0] == 404)
     talk.close()
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_was_replaced_in_place_is_not_answered_from_memory(server: S
         file.write(newer)
         file.truncate()
     assert content.again() == (200, newer)
-    eventually(lambda: b">=3.10" in metadata.again()[1], seconds=5)
+    eventually(lambda: b">=3.10" in metadata.again()[1])
     content.close()
     metadata.close()
 
