@@ -17,6 +17,19 @@ from ops.workspace import HOME_VARIABLE, Workspace
 
 _FOREIGN = ("PIP_", "UV_", "TWINE_", "MODAL_", "JUPYTER", "IPYTHON", "NETRC", "AUTH_TOKEN", "RUNBOOK_", "INDEX_")
 _KEPT = ("PIP_CERT", "UV_CACHE_DIR", "PIP_CACHE_DIR")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_XDG = ("XDG_CONFIG_HOME", "XDG_DATA_HOME")
+_INDEXES = ("INDEX", "FIND_LINKS", "TRUSTED_HOST", "INSECURE_HOST", "CONFIG_FILE")
+
+DOWNLOADS = {
+    **{
+        name: value
+        for name, value in os.environ.items()
+        if name in _PROXIES or (name.startswith(("PIP_", "UV_")) and any(part in name for part in _INDEXES))
+    },
+    **{name: f"{os.environ.get(name, '')},127.0.0.1,localhost" for name in ("NO_PROXY", "no_proxy")},
+}
+"""How this machine reaches public packages, beside itself: for what a test runs that has to download some."""
 
 
 settings.register_profile("random", deadline=None)
@@ -34,7 +47,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     for name in os.environ:
         if name.startswith(_FOREIGN) and name not in _KEPT:
             monkeypatch.delenv(name)
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in (*_PROXIES, *_XDG):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv(HOME_VARIABLE, str(home / "runbook"))

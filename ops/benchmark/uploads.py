@@ -96,7 +96,7 @@ def durable_writes(folder: Path, *, threads: int, seconds: float) -> float:
     deadline = begin + seconds
 
     def run(thread: int) -> None:
-        while time.perf_counter() < deadline:
+        while not written[thread] or time.perf_counter() < deadline:
             _write_durably(folder / f"{thread}-{written[thread]}.whl", content)
             written[thread] += 1
 

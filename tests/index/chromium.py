@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from tests.index.serving import eventually
+
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
 
 _FLAGS = [
@@ -62,8 +64,9 @@ class Chromium:
         )
         os.close(child_in)
         os.close(child_out)
-        (page,) = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
-        self._session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+        eventually(self._pages)
+        (page,) = self._pages()
+        self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
@@ -78,6 +81,9 @@ class Chromium:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _pages(self) -> list[str]:
+        return [t["targetId"] for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
 
     def call(self, method: str, **parameters: Any) -> Any:
         """Send a command, and return what it answers."""

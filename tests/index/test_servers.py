@@ -245,9 +245,10 @@ def test_when_claims_cannot_be_reached_uploads_are_refused_and_pages_stay(
 
 
 def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_is_free_when_it_is_not(
-    town: Town,
+    town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its background commit may have come before its end."""
+    monkeypatch.setattr(placing, "_RETRY_SECONDS", (60,))
     one, two = town.open(), town.open()
     volume = volume_of(one)
     volume.faults += ["not committed"] * 50

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.conftest import DOWNLOADS
 from tests.modal.conftest import DEPLOYMENT, TOKEN, create_secret
 from tests.modal.traffic import PASSWORD, digests, eventually, register, upload, url
 from tests.standin.control_plane import ControlPlane
@@ -27,7 +28,8 @@ def environment(folder: Path, *installs: list[str]) -> Path:
     commands = [[*uv, "venv", "--python", sys.executable, str(folder)]]
     commands += [[*uv, "pip", "install", "--python", str(python), *install] for install in installs]
     for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+        variables = {**os.environ, **DOWNLOADS}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=variables)
         assert done.returncode == 0, done.stderr
     return python
 

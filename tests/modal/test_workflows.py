@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from ops.workspace import PROJECT_ROOT
+from tests.conftest import DOWNLOADS
 from tests.modal.conftest import TOKEN, deploy
 from tests.standin.control_plane import ControlPlane
 
@@ -131,6 +132,7 @@ def execute(clone: Path, steps: list[dict[str, Any]], home: Path, variables: Map
             cwd=clone,
             env={
                 **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
+                **DOWNLOADS,
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 "HOME": str(home),
                 **secrets,

@@ -37,7 +37,10 @@ def _nbval(folder: Path, *options: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--nbval", "--nbval-current-env", "-p", "no:cacheprovider",
          "-c", os.devnull, "--rootdir", str(folder), str(folder)],
-        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+        env={
+            **{name: value for name, value in os.environ.items() if name != "FORCE_COLOR"},
+            "PYTHONPATH": str(PROJECT_ROOT), "PYTEST_ADDOPTS": "", "PY_COLORS": "0", "NO_COLOR": "1",
+        },
         cwd=folder, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr

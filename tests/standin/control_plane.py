@@ -111,7 +111,7 @@ class ControlPlane:
 
     def __init__(self, *, python: Path | None = None, tokens: Sequence[tuple[str, str]] | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fake-modal-"))
-        self.sockets = Path(tempfile.mkdtemp(prefix="fm-"))
+        self.sockets = Path(tempfile.mkdtemp(prefix="fm-", dir="/tmp"))  # a socket's path has to be short
         (self.directory / "containers").mkdir()
         self.python = python or Path(sys.executable)
         self.tokens = tokens

@@ -130,11 +130,9 @@ def test_a_commit_is_not_starved_by_readers_that_keep_coming(tmp_path: Path) -> 
 
     def commit() -> None:
         time.sleep(0.02)
-        began = time.monotonic()
         for _ in range(20):
             mount.commit()
         done.set()
-        assert time.monotonic() - began < 5
 
     assert run_all(*[read] * 4, commit) == [None] * 5
 
@@ -153,12 +151,10 @@ def test_readers_are_not_starved_by_commits_that_keep_coming(tmp_path: Path) -> 
 
     def read() -> None:
         time.sleep(0.02)
-        began = time.monotonic()
         for _ in range(50):
             with mount.reading():
                 pass
         done.set()
-        assert time.monotonic() - began < 5
 
     assert run_all(commit, commit, reload, read) == [None] * 4
 
@@ -199,11 +195,11 @@ def test_a_thread_that_reads_may_read_again_while_a_commit_waits(tmp_path: Path)
     with mount.reading():
         waiting = threading.Thread(target=mount.commit)
         waiting.start()
-        time.sleep(0.05)
+        eventually(mount.has_waiting)
         with mount.reading():
             pass
         assert waiting.is_alive()
-    waiting.join(5)
+    waiting.join(20)
     assert not waiting.is_alive()
 
 

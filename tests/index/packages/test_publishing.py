@@ -46,6 +46,7 @@ from ops.index.packages import placing, staging
 from ops.index.packages.publishing import Outcome, Publisher
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
+from tests.index.serving import eventually
 
 NAME = "foo_bar-1.0-py3-none-any.whl"
 CONTENT = wheel("foo-bar", "1.0", payload=b"first")
@@ -479,10 +480,7 @@ def test_a_failing_fsync_is_an_error_and_nobody_ever_sees_the_file(
         assert not (house.directory / NAME).exists()
     assert not seen
     fail = False
-    deadline = time.monotonic() + 5
-    while left_over(house) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not left_over(house)
+    eventually(lambda: not left_over(house))
     assert publish(house) is Outcome.CREATED
     assert house.listed() == {NAME}
 
@@ -505,6 +503,7 @@ def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(placing, "remove", remove)
+    monkeypatch.setattr(placing, "_RETRY_SECONDS", (0.05,))
     with pytest.raises(StorageError):
         publish(house)
     other = House(DirectoryStorage(house.directory), FileClaims(house.directory / ".index" / "claims"), house.options)
@@ -515,9 +514,7 @@ def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
         assert house.catalogue.locate(NAME) is None
         time.sleep(0.02)
     broken = False
-    deadline = time.monotonic() + 5
-    while left_over(house) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    eventually(lambda: not left_over(house))
     assert_nothing_came(house)
     assert publish(other) is Outcome.CREATED
 
@@ -620,10 +617,7 @@ def test_what_killed_servers_left_is_swept_away_and_what_others_write_is_not(hou
     working.write(b"half")
     other = Publisher(DirectoryStorage(house.directory), house.claims, house.catalogue, house.options)
     other.start()
-    deadline = time.monotonic() + 5
-    while (folder / "123-0a1b2c3d4e5f-0").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not (folder / "123-0a1b2c3d4e5f-0").exists()
+    eventually(lambda: not (folder / "123-0a1b2c3d4e5f-0").exists())
     assert Path(working.path).exists()
     assert (folder / "unknown").exists()
     working.discard()
