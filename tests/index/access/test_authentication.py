@@ -601,7 +601,8 @@ def test_a_hundred_users_who_log_in_for_the_first_time_at_once_all_get_in_and_a_
     authenticator.close()
     assert [one for one in logged_in if not isinstance(one, Identity)] == []
     assert {type(answer) for answer in guessed} == {Unauthorized, TooManyAttempts}
-    assert sum(isinstance(answer, Unauthorized) for answer in guessed) <= 30 + processors()
+    # Thirty, those under way with the last of them, and what is forgiven while a busy machine takes its time.
+    assert sum(isinstance(answer, Unauthorized) for answer in guessed) < 50
 
 
 def test_who_has_waited_for_long_is_asked_to_come_again_and_finds_the_login_where_it_was(
