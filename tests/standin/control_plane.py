@@ -404,6 +404,7 @@ class ControlPlane:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.volumes.ended()
 
 
 def main() -> None:

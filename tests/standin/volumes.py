@@ -368,6 +368,11 @@ class Volumes:
         working.add_done_callback(self._worked)
         await asyncio.shield(working)
 
+    async def ended(self) -> None:
+        """Wait for commits and reloads that have outlived their containers."""
+        while self._working:
+            await asyncio.wait(self._working)
+
     def _worked(self, done: asyncio.Future[None]) -> None:
         self._working.discard(done)
         if not done.cancelled():
