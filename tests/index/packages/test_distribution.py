@@ -183,7 +183,10 @@ def test_a_member_whose_name_goes_on_after_a_nul_is_refused() -> None:
     [
         (tarfile.SYMTYPE, "/etc/passwd"),
         (tarfile.SYMTYPE, "../../x"),
+        (tarfile.SYMTYPE, "a/../../../x"),
+        (tarfile.SYMTYPE, "../.."),
         (tarfile.LNKTYPE, "../x"),
+        (tarfile.LNKTYPE, "/foo_bar-1.0/x"),
         (tarfile.CHRTYPE, ""),
         (tarfile.FIFOTYPE, ""),
     ],
@@ -193,8 +196,16 @@ def test_links_to_elsewhere_and_devices_are_refused(kind: bytes, target: str) ->
         inspected(SDIST, tar(member("foo_bar-1.0/x", type=kind, linkname=target)))
 
 
-def test_a_link_inside_an_sdist_is_fine() -> None:
-    inspected(SDIST, tar(member("foo_bar-1.0/x", type=tarfile.SYMTYPE, linkname="data.bin")))
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        (tarfile.SYMTYPE, "data.bin"),
+        (tarfile.SYMTYPE, "../foo_bar-1.0/..data/../data.bin"),
+        (tarfile.LNKTYPE, "foo_bar-1.0/data.bin"),
+    ],
+)
+def test_a_link_inside_an_sdist_is_fine(kind: bytes, target: str) -> None:
+    inspected(SDIST, tar(member("foo_bar-1.0/x", type=kind, linkname=target)))
 
 
 def test_a_link_in_the_place_of_the_metadata_is_not_followed() -> None:
