@@ -26,7 +26,7 @@ def part(module: str) -> str:
     names = module.split(".")
     if module in FOUNDATIONS or len(names) == 1:
         return "foundations"
-    if names[1] in {"index", "targets", "clients", "runbook", "benchmark"}:
+    if names[1] in {"index", "targets", "clients", "runbook"}:
         return names[1]
     return "cli" if names[1] == "cli" else "operations"
 
@@ -38,7 +38,6 @@ ALLOWED = {
     "clients": {"clients", "foundations"},
     "runbook": {"runbook", "foundations"},
     "operations": {"operations", "targets", "clients", "foundations"},
-    "benchmark": {"benchmark", "operations", "targets", "clients", "index", "foundations"},
     "cli": {"operations", "targets", "clients", "runbook", "foundations"},
 }
 """Which parts each part may import. ``ops`` itself holds the version and nothing else, so that the index may not even
@@ -79,6 +78,8 @@ def violations(package: Path) -> list[str]:
             if top == "ops" and not (target == "ops" and part(name) != "index"):
                 if part(target) not in ALLOWED[part(name)]:
                     found.append(f"{name} imports {target}")
+            elif top == "tests":
+                found.append(f"{name} imports {target}: tests use the package, never the other way round")
             elif part(name) == "index" and (top == "modal" or top in JUPYTER):
                 found.append(f"{name} imports {target}, which has no place in the server")
             elif part(name) != "targets" and top == "modal":
@@ -111,6 +112,7 @@ def test_no_import_crosses_a_border_the_wrong_way() -> None:
         ("provision.py", "from ops.runbook import run_notebooks"),
         ("provision.py", "import modal"),
         ("secret.py", "from ops.targets import open_target"),
+        ("provision.py", "from tests.benchmark import Benchmark"),
     ],
 )
 def test_an_import_across_a_border_is_found(tmp_path: Path, module: str, line: str) -> None:
@@ -139,7 +141,10 @@ def notebook_imports(path: Path) -> Iterator[str]:
 def test_notebooks_import_operations_and_open_a_target_and_nothing_else() -> None:
     for path in sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb")):
         for target in notebook_imports(path):
-            allowed = part(target) in {"operations", "benchmark"} or target in {"ops.targets", "ops.settings"}
+            if target == "tests.benchmark":  # developers measure with it; no part of what a team installs
+                assert path.name == "10_benchmark.ipynb", path.name
+                continue
+            allowed = part(target) == "operations" or target in {"ops.targets", "ops.settings"}
             assert allowed, f"{path.name}: {target}"
 
 
@@ -169,4 +174,4 @@ def test_the_house_has_the_rooms_it_is_drawn_with() -> None:
         ".ipynb"
     }
     folders = {path.name for path in (PROJECT_ROOT / "ops").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders <= {"index", "targets", "clients", "runbook", "benchmark"}
+    assert folders <= {"index", "targets", "clients", "runbook"}

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from ops.benchmark.servers import free_port
 from ops.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from ops.targets.process import ServerProcess
 from ops.workspace import PROJECT_ROOT, Workspace
+from tests.benchmark.servers import free_port
 
 
 def runbook(*arguments: str, cwd: Path = PROJECT_ROOT) -> subprocess.CompletedProcess[str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ops.benchmark.corpus import Corpus
-from ops.benchmark.nginx import Nginx
-from ops.benchmark.peers import Ours, Peer, Stock
-from ops.benchmark.servers import Login, Server, free_port
-from ops.benchmark.toolbox import Set, Toolbox
+from tests.benchmark.corpus import Corpus
+from tests.benchmark.nginx import Nginx
+from tests.benchmark.peers import Ours, Peer, Stock
+from tests.benchmark.servers import Login, Server, free_port
+from tests.benchmark.toolbox import Set, Toolbox
 
 
 class OwnPrograms(Toolbox):

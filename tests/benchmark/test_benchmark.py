@@ -8,10 +8,10 @@ import json
 import psutil
 import pytest
 
-from ops.benchmark import Benchmark, benchmark
-from ops.benchmark.scale import QUICK, Scale, find_scale
 from ops.errors import ParameterError, PreflightError
 from ops.workspace import Workspace
+from tests.benchmark import Benchmark, benchmark
+from tests.benchmark.scale import QUICK, Scale, find_scale
 
 TINY = dataclasses.replace(
     QUICK, projects=4, versions=2, packages=3, at_once=2, installs=1, rounds=1, seconds=0.3, most_uploads=40,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.benchmark.corpus import WHEEL_BYTES, Corpus, build_wheel, write_large_wheel
-from ops.benchmark.toolbox import Toolbox
+from tests.benchmark.corpus import WHEEL_BYTES, Corpus, build_wheel, write_large_wheel
+from tests.benchmark.toolbox import Toolbox
 
 
 def assert_record_is_right(path: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ops.benchmark import load, wrk
-from ops.benchmark.answers import Answer, Tally
 from ops.errors import IndexRequestError
+from tests.benchmark import load, wrk
+from tests.benchmark.answers import Answer, Tally
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ops.benchmark.measurement import (
+from ops.errors import IndexRequestError
+from tests.benchmark.measurement import (
     Entry,
     Row,
     at_least,
@@ -16,7 +17,6 @@ from ops.benchmark.measurement import (
     interleaved,
     times_faster,
 )
-from ops.errors import IndexRequestError
 
 
 def row(unit: str = "s", **medians: float | None) -> Row:

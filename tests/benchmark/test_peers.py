@@ -10,15 +10,15 @@ from urllib.parse import urljoin
 
 import pytest
 
-from ops.benchmark.corpus import Corpus, write_large_wheel
-from ops.benchmark.installs import Installer
-from ops.benchmark.nginx import NGINX
-from ops.benchmark.peers import Peer
-from ops.benchmark.servers import HOST, Server
-from ops.benchmark.toolbox import Toolbox
-from ops.benchmark.transfers import download, file_path, upload
-from ops.benchmark.uploads import Uploader, durable_writes
 from ops.errors import ClientError, IndexRequestError
+from tests.benchmark.corpus import Corpus, write_large_wheel
+from tests.benchmark.installs import Installer
+from tests.benchmark.nginx import NGINX
+from tests.benchmark.peers import Peer
+from tests.benchmark.servers import HOST, Server
+from tests.benchmark.toolbox import Toolbox
+from tests.benchmark.transfers import download, file_path, upload
+from tests.benchmark.uploads import Uploader, durable_writes
 
 Serve = Callable[[Peer], Server]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ops.benchmark.machine import Machine, own_versions
-from ops.benchmark.measurement import Entry, Row, Verdict
-from ops.benchmark.results import Report, Results
+from tests.benchmark.machine import Machine, own_versions
+from tests.benchmark.measurement import Entry, Row, Verdict
+from tests.benchmark.results import Report, Results
 
 ROW = Row(
     title="Project page",

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ops.benchmark.servers import Login, Server, end_abandoned, free_port
 from ops.errors import IndexRequestError, StartError
+from tests.benchmark.servers import Login, Server, end_abandoned, free_port
 
 FAKE = """
 import http.server, subprocess, sys

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ops.benchmark.servers import Server, free_port
-from ops.benchmark.watch import MemoryWatch, await_rest
+from tests.benchmark.servers import Server, free_port
+from tests.benchmark.watch import MemoryWatch, await_rest
 from tests.index.serving import eventually
 
 FAKE = """

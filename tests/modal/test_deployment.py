@@ -90,7 +90,7 @@ def test_the_containers_get_the_index_and_nothing_of_the_operators_side(index: C
     assert {"/root/pypi_deploy.py", "/root/ops/settings.py", "/root/ops/index/__init__.py"} <= files
     assert any(path.endswith(".html") for path in files), "templates are no Python files, and are needed"
     folders = {Path(path).parts[3] for path in files if path.startswith("/root/ops/")}
-    assert not folders & {"runbook", "clients", "benchmark"}
+    assert not folders & {"runbook", "clients"}
     assert not any("__pycache__" in path or path.endswith(".pyc") for path in files)
 
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
-from ops.benchmark.machine import Machine
-from ops.benchmark.measurement import Entry, Row
 from ops.table import Table
+from tests.benchmark.machine import Machine
+from tests.benchmark.measurement import Entry, Row
 
 BAR_CELLS = 30
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from ops.benchmark.answers import Answer, Tally
+from tests.benchmark.answers import Answer, Tally
 
 _ANSWER_SECONDS = 120.0
 

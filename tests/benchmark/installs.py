@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from ops.benchmark.corpus import ROOT_PROJECT
-from ops.benchmark.servers import Server
 from ops.errors import ClientError
+from tests.benchmark.corpus import ROOT_PROJECT
+from tests.benchmark.servers import Server
 
 INSTALL_SECONDS = 600
 

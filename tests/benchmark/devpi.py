@@ -10,13 +10,13 @@ from pathlib import Path
 
 import requests
 
-from ops.benchmark.corpus import Corpus, Wheel
-from ops.benchmark.load import send, supply
-from ops.benchmark.servers import Login, Server, free_port
-from ops.benchmark.toolbox import Toolbox
-from ops.benchmark.uploads import upload_request
 from ops.errors import IndexRequestError, StartError
 from ops.secret import Secret
+from tests.benchmark.corpus import Corpus, Wheel
+from tests.benchmark.load import send, supply
+from tests.benchmark.servers import Login, Server, free_port
+from tests.benchmark.toolbox import Toolbox
+from tests.benchmark.uploads import upload_request
 
 INDEX = "bench"
 

@@ -8,8 +8,8 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from ops.benchmark.answers import Tally
 from ops.errors import IndexRequestError
+from tests.benchmark.answers import Tally
 
 SLOW_ANSWERS = 100
 """Below this many answers wrk's figure is too coarse: it forgets the requests that are under way at its end."""

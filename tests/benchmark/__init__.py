@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ops.benchmark.benchmark import Benchmark
-from ops.benchmark.measurement import Entry, Row, Verdict
-from ops.benchmark.results import Report, Results
+from tests.benchmark.benchmark import Benchmark
+from tests.benchmark.measurement import Entry, Row, Verdict
+from tests.benchmark.results import Report, Results
 
 __all__ = ["Benchmark", "Entry", "Report", "Results", "Row", "Verdict"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from ops.benchmark.servers import Server
+from tests.benchmark.servers import Server
 
 REST_SECONDS = 300.0
 """How long a measurement waits for its servers to come to rest."""

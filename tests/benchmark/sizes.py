@@ -8,15 +8,15 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from ops.benchmark.corpus import Corpus, Wheel, write_large_wheel
-from ops.benchmark.field import NGINX, Field, flush
-from ops.benchmark.load import request, send, supply
-from ops.benchmark.measurement import Entry, Row, Verdict, at_least, below, figure, interleaved
-from ops.benchmark.peers import OURS, Peer, Stock
-from ops.benchmark.rows import complete
-from ops.benchmark.servers import ANY_PAGE, Server, free_port, running
-from ops.benchmark.transfers import download, file_path, upload
-from ops.benchmark.watch import MemoryWatch, await_rest
+from tests.benchmark.corpus import Corpus, Wheel, write_large_wheel
+from tests.benchmark.field import NGINX, Field, flush
+from tests.benchmark.load import request, send, supply
+from tests.benchmark.measurement import Entry, Row, Verdict, at_least, below, figure, interleaved
+from tests.benchmark.peers import OURS, Peer, Stock
+from tests.benchmark.rows import complete
+from tests.benchmark.servers import ANY_PAGE, Server, free_port, running
+from tests.benchmark.transfers import download, file_path, upload
+from tests.benchmark.watch import MemoryWatch, await_rest
 
 VERSIONS = 10
 """Of each project of an index of many files; its page is the same size however many projects there are."""

@@ -13,14 +13,14 @@ from typing import Literal, Protocol
 
 import bcrypt
 
-from ops.benchmark import devpi
-from ops.benchmark.corpus import Corpus, Wheel
-from ops.benchmark.machine import own_versions
-from ops.benchmark.servers import HOST, Login, Server
-from ops.benchmark.toolbox import Toolbox
 from ops.secret import Secret
 from ops.settings import SECRET_KEY
 from ops.workspace import PROJECT_ROOT
+from tests.benchmark import devpi
+from tests.benchmark.corpus import Corpus, Wheel
+from tests.benchmark.machine import own_versions
+from tests.benchmark.servers import HOST, Login, Server
+from tests.benchmark.toolbox import Toolbox
 
 OURS = "pypi-runbook"
 DEVPI = "devpi"

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.benchmark.corpus import Corpus, Wheel
-from ops.benchmark.machine import program_version
-from ops.benchmark.servers import HOST, Server
+from tests.benchmark.corpus import Corpus, Wheel
+from tests.benchmark.machine import program_version
+from tests.benchmark.servers import HOST, Server
 
 NGINX = "nginx"
 

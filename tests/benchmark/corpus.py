@@ -161,7 +161,7 @@ def _metadata(project: str, version: str, requires: Sequence[str]) -> bytes:
 
 def _archive(project: str, version: str, metadata: bytes, filling: int) -> bytes:
     """The wheel's bytes; one that is stored and not compressed grows by exactly *filling* bytes."""
-    letters = random.Random(f"{project} {version}").randbytes(filling // 2 + 1).hex()[:filling]  # noqa: S311 - filler
+    letters = random.Random(f"{project} {version}").randbytes(filling // 2 + 1).hex()[:filling]
     module = f'"""A module of the benchmark."""\n# {letters}\n'.encode()
     name = f"{_escaped(project)}/__init__.py"
     buffer = io.BytesIO()

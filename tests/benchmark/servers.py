@@ -217,7 +217,7 @@ class Server:
         return total
 
     def _await_answer(self, path: str) -> None:
-        assert self._process is not None  # noqa: S101 - set by start
+        assert self._process is not None
         begin = time.monotonic()
         seen = "no answer"
         # A page outside the index is for anyone; a login sent with it would be verified and known from then on.

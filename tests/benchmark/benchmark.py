@@ -6,17 +6,17 @@ import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from ops.benchmark import rows, sizes, wrk
-from ops.benchmark.field import Field, find_peers
-from ops.benchmark.machine import Machine, own_versions
-from ops.benchmark.measurement import Row
-from ops.benchmark.results import Report, Results
-from ops.benchmark.scale import MIB, find_scale
-from ops.benchmark.servers import Login
 from ops.errors import ParameterError, PreflightError
 from ops.table import Table
 from ops.targets.lock import exclusive
 from ops.workspace import Workspace
+from tests.benchmark import rows, sizes, wrk
+from tests.benchmark.field import Field, find_peers
+from tests.benchmark.machine import Machine, own_versions
+from tests.benchmark.measurement import Row
+from tests.benchmark.results import Report, Results
+from tests.benchmark.scale import MIB, find_scale
+from tests.benchmark.servers import Login
 
 
 class Benchmark:

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-from ops.benchmark.corpus import Wheel
-from ops.benchmark.servers import ANY_PAGE, Server
-from ops.benchmark.uploads import upload_frame
 from ops.errors import IndexRequestError
+from tests.benchmark.corpus import Wheel
+from tests.benchmark.servers import ANY_PAGE, Server
+from tests.benchmark.uploads import upload_frame
 
 ANSWER_SECONDS = 600.0
 _PIECE = 2**20

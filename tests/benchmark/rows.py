@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ops.benchmark.field import NGINX, Field
-from ops.benchmark.installs import Installer
-from ops.benchmark.measurement import Better, Entry, Row, at_least, at_most, interleaved, times_faster
-from ops.benchmark.peers import OURS
-from ops.benchmark.servers import Server
-from ops.benchmark.uploads import Uploader, durable_writes
+from tests.benchmark.field import NGINX, Field
+from tests.benchmark.installs import Installer
+from tests.benchmark.measurement import Better, Entry, Row, at_least, at_most, interleaved, times_faster
+from tests.benchmark.peers import OURS
+from tests.benchmark.servers import Server
+from tests.benchmark.uploads import Uploader, durable_writes
 
 JUST_STARTED = f"{OURS}, just started"
 DISK = "this disk alone"

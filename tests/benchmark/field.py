@@ -10,16 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ops.benchmark import devpi, load, wrk
-from ops.benchmark.answers import Tally
-from ops.benchmark.corpus import Corpus
-from ops.benchmark.nginx import NGINX, Nginx
-from ops.benchmark.peers import Devpi, Ours, Peer, Stock
-from ops.benchmark.scale import Scale
-from ops.benchmark.servers import ANY_PAGE, Login, Server, end_abandoned, free_port, running
-from ops.benchmark.toolbox import Set, Toolbox
-from ops.benchmark.watch import await_rest
 from ops.errors import ParameterError
+from tests.benchmark import devpi, load, wrk
+from tests.benchmark.answers import Tally
+from tests.benchmark.corpus import Corpus
+from tests.benchmark.nginx import NGINX, Nginx
+from tests.benchmark.peers import Devpi, Ours, Peer, Stock
+from tests.benchmark.scale import Scale
+from tests.benchmark.servers import ANY_PAGE, Login, Server, end_abandoned, free_port, running
+from tests.benchmark.toolbox import Set, Toolbox
+from tests.benchmark.watch import await_rest
 
 PEERS = ("nginx", "pypiserver", "devpi")
 """What the parameter ``peers`` may name; ours always takes part."""

@@ -10,10 +10,10 @@ import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ops.benchmark.answers import Tally
-from ops.benchmark.corpus import Wheel, build_wheel
-from ops.benchmark.load import send, supply
-from ops.benchmark.servers import Server
+from tests.benchmark.answers import Tally
+from tests.benchmark.corpus import Wheel, build_wheel
+from tests.benchmark.load import send, supply
+from tests.benchmark.servers import Server
 
 _PROJECTS = 50
 
