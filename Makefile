@@ -48,13 +48,20 @@ notebooks: $(VENV)/.test  ## run the notebooks afresh and store their outputs in
 	@$(BIN)/python -m ops.runbook.store
 
 lock:  ## resolve the dependencies again into the requirements files (needs uv)
-	uv pip compile $(LOCK) pyproject.toml -o requirements.txt $(UPGRADE)
-	uv pip compile $(LOCK) -c requirements.txt --extra test pyproject.toml -o requirements-test.txt
-	uv pip compile $(LOCK) -c requirements.txt --extra lab pyproject.toml -o requirements-lab.txt
-	uv pip compile $(LOCK) -c requirements.txt deployments/requirements.in -o deployments/requirements.txt
+	$(COMPILE) pyproject.toml -o requirements.txt $(UPGRADE)
+	$(COMPILE) -c requirements.txt deployments/requirements.in -o deployments/requirements.txt
+	@for extra in test lab; do $(additions) || exit 1; done
 
-LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	--no-header --no-annotate
+# What an extra needs beyond requirements.txt, so that each pin stands once; a package that the extra needs on further
+# platforms stands in both. The second compilation starts from the pins of the last one.
+additions = cp requirements-$$extra.txt requirements-$$extra.all && \
+	$(COMPILE) -c requirements.txt --extra $$extra pyproject.toml -o requirements-$$extra.all && \
+	awk 'NR == FNR { base[$$0]; next } /^\#/ { print; next } !start++ { print "-r requirements.txt" } \
+		/^[^ ]/ { known = $$0 in base } !known' requirements.txt requirements-$$extra.all > requirements-$$extra.txt && \
+	rm requirements-$$extra.all
+
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 clean: stop  ## stop the index and remove what was installed; packages, users and secrets stay
 	rm -rf $(VENV)

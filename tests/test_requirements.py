@@ -1,0 +1,48 @@
+"""Each pin is said once, and what containers install is what was tested here."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from ops.workspace import PROJECT_ROOT
+
+PIN = re.compile(r"^([a-z0-9-]+)==([^ ]+)(?: ; (.+?))? \\$", re.MULTILINE)
+IN_CONTAINERS = PROJECT_ROOT / "deployments" / "requirements.txt"
+
+
+def pins(path: Path) -> set[tuple[str, str, str]]:
+    """Name, version and marker of every pin in a requirements file."""
+    return set(PIN.findall(path.read_text()))
+
+
+def test_a_container_needs_no_other_range_of_a_package_than_the_project() -> None:
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
+    ranges = {Requirement(each).name: Requirement(each).specifier for each in project["dependencies"]}
+    lines = (PROJECT_ROOT / "deployments" / "requirements.in").read_text().splitlines()
+    for line in lines:
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            assert ranges.get(requirement.name) == requirement.specifier, requirement.name
+
+
+def test_a_container_installs_the_versions_that_are_tested() -> None:
+    tested = {name: version for name, version, _ in pins(PROJECT_ROOT / "requirements.txt")}
+    for name, version, _ in pins(IN_CONTAINERS):
+        assert tested.get(name, version) == version, name
+
+
+@pytest.mark.parametrize("extra", ["test", "lab"])
+def test_the_requirements_of_an_extra_repeat_no_pin(extra: str) -> None:
+    path = PROJECT_ROOT / f"requirements-{extra}.txt"
+    assert "-r requirements.txt" in path.read_text().splitlines()
+    assert not pins(path) & pins(PROJECT_ROOT / "requirements.txt")
+
+
+def test_every_requirements_file_says_that_it_is_generated() -> None:
+    for path in (*PROJECT_ROOT.glob("requirements*.txt"), IN_CONTAINERS):
+        assert "make lock" in path.read_text()[:200], path.name
