@@ -29,6 +29,13 @@ LOCAL_PORT = 8765
 """Tried first when no port was asked for; the next free one is taken when it is in use."""
 
 
+NONE = "none"
+"""The value of a variable that takes a region or a domain away; an empty variable says nothing."""
+
+LOWER_PROTECTION_VARIABLE = "PYPI_LOWER_PROTECTION"
+"""Names the protections that a deployment may lower, by commas; for the notebooks it is a parameter."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The names of one index. Two indexes beside each other differ in them or in their target.
@@ -61,7 +68,9 @@ class Settings:
 class Hosting:
     """How Modal runs the index: read from the environment when the app is deployed, never edited in the deployment.
 
-    Each field is set by a variable of its name, such as ``PYPI_MIN_CONTAINERS=1``. Prices are Modal's of August 2026.
+    Each field is set by a variable of its name, such as ``PYPI_MIN_CONTAINERS=1``. A deployment keeps what it is not told:
+    an absent or empty variable leaves the deployed value, and the word ``none`` takes a region or domain away. The
+    defaults are those of a first deployment. Prices are Modal's of August 2026.
 
     Parameters:
         min_containers: how many containers are kept warm. 0 costs nothing while nobody asks, and the first request
@@ -106,9 +115,27 @@ class Hosting:
         """
         return cls(**_read(cls, environment))
 
+    @classmethod
+    def told(cls, environment: Mapping[str, str]) -> dict[str, Any]:
+        """The fields for which *environment* has a variable, and their values.
+
+        Raises:
+            ValueError: as of :meth:`from_environment`.
+        """
+        return _read(cls, environment)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The fields, in order."""
+        return _names(cls)
+
     def variables(self) -> dict[str, str]:
         """The variables from which :meth:`from_environment` makes the same."""
         return {_variable(name): str(getattr(self, name)) for name in _names(type(self))}
+
+    def told_variables(self) -> dict[str, str]:
+        """The same, with the word ``none`` for what is empty, so that :meth:`told` finds every field."""
+        return {name: value or NONE for name, value in self.variables().items()}
 
 
 _CONVERTERS: Mapping[str, Callable[[str], str | int | float]] = {"str": str, "int": int, "float": float}
@@ -128,6 +155,8 @@ def _read(kind: type[Settings | Hosting], environment: Mapping[str, str]) -> dic
         value = environment.get(_variable(field.name), "")
         if not value:
             continue
+        if value == NONE and field.default == "":
+            value = ""
         try:
             found[field.name] = _CONVERTERS[str(field.type)](value)
         except ValueError:
