@@ -20,7 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops.index.options import Options
+from ops.index.options import REALM, Options
+from ops.index.web.forwarded import TrustedProxies
 
 TOKEN_KEY = "AUTH_TOKEN"  # noqa: S105 - the name of a secret, not its value
 
@@ -136,8 +137,10 @@ def _parser() -> argparse.ArgumentParser:
         "--trusted-proxy",
         action="append",
         default=[],
+        type=_proxy,
         metavar="ADDRESS",
-        help="believe X-Forwarded-For from this address; may be given more than once",
+        help="believe X-Forwarded-For, -Proto, -Host and -Prefix from this address or network (10.0.0.5, "
+        "172.16.0.0/12), or from everybody (*); may be given more than once",
     )
     limits = parser.add_argument_group("limits and habits")
     defaults = Options()
@@ -192,8 +195,16 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def _proxy(text: str) -> str:
+    try:
+        TrustedProxies([text])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def _realm(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9 ._:/-]{1,100}", text):
+    if REALM.fullmatch(text) is None:
         raise argparse.ArgumentTypeError("use letters, digits, spaces and . _ : / -")
     return text
 

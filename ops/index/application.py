@@ -74,7 +74,8 @@ class Index:
                     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
                     await send({"type": "http.response.body", "body": answer.body})
                     return
-            await self._respond(Exchange(scope, receive, send, headers, self._door.address(client, headers)))
+            address, hops = self._door.route(client, headers)
+            await self._respond(Exchange(scope, receive, send, headers, address, hops=hops))
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         else:  # a web socket: this server has none

@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Final
+
+from ops.index.web.forwarded import TrustedProxies
+
+_LEAST: Final[Mapping[str, float]] = {
+    "login_failures": 1,
+    "max_upload_bytes": 1,
+    "max_form_bytes": 1,
+    "upload_threads": 1,
+}
+"""Numbers below which nothing would work at all. 0 for all others."""
+
+_ROUNDS: Final = range(4, 18)
+"""The costs of bcrypt whose hashes can be verified here."""
+
+REALM: Final = re.compile(r"[A-Za-z0-9 ._:/-]{1,100}")
+"""What needs no escapes in a header, a keyring or a configuration file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +35,7 @@ class Options:
         bcrypt_rounds: cost of a new password's hash, as a power of two; each step doubles the time.
         login_failures: failed logins of one user or address before further ones are slowed.
         login_window_seconds: how long a failed login counts.
-        trusted_proxies: addresses whose ``X-Forwarded-*`` headers are believed; ``*`` for all.
+        trusted_proxies: addresses and networks (CIDR) whose ``X-Forwarded-*`` headers are believed; ``*`` for all.
         refresh_seconds: how often a shared storage is reloaded, and files of this machine are looked at for a change
             made in place.
         max_upload_bytes: the largest file that is taken.
@@ -29,6 +49,9 @@ class Options:
         cache_bytes: how much of that disk the copies may take.
         cached_files: how many files' facts are kept in memory.
         instance: this server's name in the audit log's file name. Empty for one made of host and process.
+
+    Raises:
+        ValueError: one of them cannot work; the sentence says which, why and what would.
     """
 
     realm: str = "pypi"
@@ -46,3 +69,38 @@ class Options:
     cache_bytes: int = 8 * 1024**3
     cached_files: int = 10_000
     instance: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, however it was set."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                _require(type(value) is int, field.name, value, "use a whole number")
+            elif field.type == "float":
+                _require(type(value) in {int, float} and math.isfinite(value), field.name, value, "use a number")
+            elif field.type in {"str", "bool"}:
+                _require(type(value).__name__ == field.type, field.name, value, f"use a {field.type}")
+            if field.type in {"int", "float"}:
+                least = _LEAST.get(field.name, 0)
+                _require(value >= least, field.name, value, f"use {least:g} or more")
+        for name in ("login_window_seconds", "refresh_seconds"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "use more than 0 seconds")
+        rounds = f"use {_ROUNDS.start} to {_ROUNDS.stop - 1}"
+        _require(self.bcrypt_rounds in _ROUNDS, "bcrypt_rounds", self.bcrypt_rounds, rounds)
+        realm = "use 1 to 100 letters, digits, spaces and . _ : / -"
+        _require(REALM.fullmatch(self.realm) is not None, "realm", self.realm, realm)
+        proxies = self.trusted_proxies
+        strings = isinstance(proxies, tuple) and all(isinstance(proxy, str) for proxy in proxies)
+        _require(strings, "trusted_proxies", proxies, 'use a tuple of strings, such as ("10.0.0.5",)')
+        try:
+            TrustedProxies(proxies)
+        except ValueError as error:
+            raise ValueError(f"trusted_proxies: {error}") from None
+        scratch = self.scratch_directory
+        usable = scratch is None or (isinstance(scratch, Path) and scratch.is_dir())
+        _require(usable, "scratch_directory", scratch, "use the path of a directory that is there, or None")
+
+
+def _require(condition: bool, name: str, value: Any, remedy: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} cannot be {value!r}: {remedy}")

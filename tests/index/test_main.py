@@ -194,6 +194,11 @@ def test_an_address_that_is_none_is_told_in_one_sentence(
         ["--refresh-seconds", "-1"],
         ["--bcrypt-rounds", "4"],
         ["--realm", 'a"b'],
+        ["--trusted-proxy", "proxy.internal"],
+        ["--trusted-proxy", "127.0.0.1:443"],
+        ["--trusted-proxy", "10.0.0.1/8"],
+        ["--trusted-proxy", "127.0.0.1,10.0.0.1"],
+        ["--trusted-proxy", ""],
         ["--nonsense"],
     ],
 )
@@ -271,6 +276,19 @@ def test_a_forwarded_address_counts_only_from_a_trusted_proxy(tmp_path: Path) ->
     proxied = Server(tmp_path / "proxied", "--trusted-proxy", "127.0.0.1")
     proxied.start()
     assert '"address": "198.51.100.7"' in logged(proxied)
+    network = Server(tmp_path / "network", "--trusted-proxy", "127.0.0.0/8", "--trusted-proxy", "198.51.100.0/24")
+    network.start()
+    assert '"address": "203.0.113.9"' in logged(network)
+    assert network.log.read_text() == ""
+
+
+def test_a_proxy_that_is_not_trusted_is_named_in_the_log_once(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        for _ in range(3):
+            server.get("/simple/nothing/", X_Forwarded_For="203.0.113.9")
+        said = server.log.read_text()
+    assert said.count("X-Forwarded-For") == 1
+    assert "--trusted-proxy 127.0.0.1" in said
 
 
 def test_what_lives_as_long_as_the_server_is_spared_by_the_collector() -> None:

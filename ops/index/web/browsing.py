@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable
 from urllib.parse import parse_qs
 
@@ -19,7 +18,6 @@ _MEMORY = 16 * 1024**2
 """Bytes for rendered pages: a list of 10,000 projects is one of 2.5 MiB."""
 
 _LONGEST_QUERY = 200
-_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
 
 class Browsing:
@@ -78,12 +76,8 @@ class Browsing:
 
 
 def address_of(exchange: Exchange) -> str:
-    """The index's address as the client wrote it, for the commands that a page shows.
+    """The index's address as the client wrote it, for addresses that leave the page: of files, and in commands.
 
-    Behind a proxy that changes it, the page's script puts in what the browser sees.
+    Behind a proxy that changes it and is not trusted, a page's script puts in what the browser sees.
     """
-    host = (exchange.header(b"host") or "").strip()
-    if _HOST.fullmatch(host) is None:
-        host = "localhost"
-    scheme = "https" if exchange.scope.get("scheme") == "https" else "http"
-    return f"{scheme}://{host}{exchange.scope.get('root_path') or ''}/"
+    return f"{exchange.scheme}://{exchange.host or 'localhost'}{exchange.root}/"

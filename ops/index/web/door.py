@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from ops.index.access.roles import Identity
 from ops.index.errors import PackageIndexError
 from ops.index.options import Options
 from ops.index.web.exchange import Exchange
+from ops.index.web.forwarded import TrustedProxies
 
 
 class OtherSite(PackageIndexError):  # noqa: N818 - named as the errors of this package are
@@ -32,25 +32,16 @@ class Door:
         self.holder = authenticator.holder
         self.digest = authenticator.digest
         self._authenticator = authenticator
-        self._proxies = frozenset(options.trusted_proxies)
+        self._proxies = TrustedProxies(options.trusted_proxies)
 
-    def address(self, client: tuple[str, int] | None, headers: Mapping[bytes, bytes]) -> str:
-        """Where the request comes from: the peer, or what a trusted proxy says of it in X-Forwarded-For.
+    def route(self, client: tuple[str, int] | None, headers: Mapping[bytes, bytes]) -> tuple[str, int]:
+        """The address that the request comes from, and the number of trusted proxies in between.
 
-        Of several hops the last one counts that is no trusted proxy itself: everything before it can be made up.
+        Parameters:
+            client: address and port of the peer.
+            headers: of the request, by name.
         """
-        peer = client[0] if client else ""
-        if not self._proxies or b"x-forwarded-for" not in headers or not self._trusted(peer):
-            return peer
-        for hop in reversed(headers[b"x-forwarded-for"].decode("latin-1").split(",")):
-            try:
-                address = str(ipaddress.ip_address(hop.strip()))
-            except ValueError:
-                return peer
-            if not self._trusted(address):
-                return address
-            peer = address
-        return peer
+        return self._proxies.route(client[0] if client else "", headers.get(b"x-forwarded-for"))
 
     async def identify(self, exchange: Exchange) -> Identity:
         """The user whose credentials the request has; from memory when they were verified before.
@@ -62,9 +53,6 @@ class Door:
         authorization = exchange.headers.get(b"authorization")
         identity = None if authorization is None else self.remembered(authorization, exchange.address)
         return identity or await self._authenticator.authenticate(authorization, exchange.address)
-
-    def _trusted(self, address: str) -> bool:
-        return address in self._proxies or "*" in self._proxies
 
 
 def refuse_other_sites(exchange: Exchange) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from ops.index.errors import BadRequest, TooLarge
+from ops.index.web.forwarded import chosen
 from ops.index.web.representation import Answer, Headers
 
 PATIENCE = 60.0
 """Seconds for which a client may send nothing in the middle of a body."""
+
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+_PREFIX: Final = re.compile(r"(/(?!\.\.?(/|$))([A-Za-z0-9._~@+=-]|%[0-9A-Fa-f]{2})+)+")
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -28,11 +33,23 @@ class Exchange:
         scope: of an HTTP request.
         receive: for the body and for the news that the client went away.
         send: for the answer.
+        headers: by name in lower case; those that came more than once are joined with commas.
+        address: where it comes from.
+        hops: how many trusted proxies it came through. With none, what it says of having been forwarded is ignored.
     """
 
-    __slots__ = ("_path", "address", "headers", "method", "receive", "scope", "send", "started")
+    __slots__ = ("_hops", "_path", "address", "headers", "method", "receive", "scope", "send", "started")
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], address: str) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: dict[bytes, bytes],
+        address: str,
+        *,
+        hops: int = 0,
+    ) -> None:
         self.scope = scope
         self.receive = receive
         self.send = send
@@ -40,6 +57,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.address = address
         self.started = False
+        self._hops = hops
         self._path: str | None = None
 
     @property
@@ -53,6 +71,31 @@ class Exchange:
             root: str = self.scope.get("root_path") or ""
             self._path = decoded.removeprefix(root) if root and decoded.startswith(root + "/") else decoded
         return self._path
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``, as the client wrote it; behind a trusted proxy by X-Forwarded-Proto."""
+        scheme = self._forwarded(b"x-forwarded-proto").lower()
+        return scheme if scheme in {"http", "https"} else str(self.scope.get("scheme") or "http")
+
+    @property
+    def host(self) -> str:
+        """Host and port as the client wrote them; behind a trusted proxy by X-Forwarded-Host. Empty if unknown."""
+        hosts = (self._forwarded(b"x-forwarded-host"), (self.header(b"host") or "").strip())
+        return next((host for host in hosts if _HOST.fullmatch(host)), "")
+
+    @property
+    def root(self) -> str:
+        """The path to the root of the index as the client wrote it, without a slash at its end. A trusted proxy says by
+        X-Forwarded-Prefix what it has taken away.
+        """
+        prefix = self._forwarded(b"x-forwarded-prefix").rstrip("/")
+        root: str = self.scope.get("root_path") or ""
+        return prefix + root if _PREFIX.fullmatch(prefix) else root
+
+    def _forwarded(self, name: bytes) -> str:
+        value = self.headers.get(name) if self._hops else None
+        return "" if value is None else chosen(value, self._hops)
 
     def header(self, name: bytes) -> str | None:
         """A header's value by its name in lower case."""

@@ -38,14 +38,14 @@ def test_the_address_is_the_last_one_that_no_trusted_proxy_has(
 ) -> None:
     door = Door(authenticator, Options(trusted_proxies=proxies))
     headers = {} if forwarded is None else {b"x-forwarded-for": forwarded.encode()}
-    assert door.address((peer, 1), headers) == address
+    assert door.route((peer, 1), headers)[0] == address
 
 
 @given(st.binary(max_size=200))
 def test_no_header_makes_the_address_fail(authenticator: Authenticator, forwarded: bytes) -> None:
     door = Door(authenticator, Options(trusted_proxies=("*",)))
-    assert door.address(("192.0.2.1", 1), {b"x-forwarded-for": forwarded})
-    assert door.address(None, {b"x-forwarded-for": forwarded}) is not None
+    assert door.route(("192.0.2.1", 1), {b"x-forwarded-for": forwarded})[0]
+    assert door.route(None, {b"x-forwarded-for": forwarded})[0] is not None
 
 
 @pytest.mark.parametrize(
