@@ -68,9 +68,9 @@ class Settings:
 class Hosting:
     """How Modal runs the index: read from the environment when the app is deployed, never edited in the deployment.
 
-    Each field is set by a variable of its name, such as ``PYPI_MIN_CONTAINERS=1``. A deployment keeps what it is not told:
-    an absent or empty variable leaves the deployed value, and the word ``none`` takes a region or domain away. The
-    defaults are those of a first deployment. Prices are Modal's of August 2026.
+    Each field is set by a variable of its name, such as ``PYPI_MIN_CONTAINERS=1``. A deployment keeps what it is not
+    told: an absent or empty variable leaves the deployed value, and the word ``none`` takes a region or domain away.
+    The defaults are those of a first deployment. Prices are Modal's of August 2026.
 
     Parameters:
         min_containers: how many containers are kept warm. 0 costs nothing while nobody asks, and the first request
