@@ -20,11 +20,13 @@ HERE = Path(__file__).resolve().parent
 if modal.is_local():
     sys.path.insert(0, str(HERE.parent))
 
-from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, Settings  # noqa: E402 - found by the line above
+from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, Settings, refuse_unknown  # noqa: E402 - found by the line above
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+if modal.is_local():
+    refuse_unknown(os.environ)
 settings = Settings.from_environment(os.environ)
 hosting = Hosting.from_environment(os.environ)
 

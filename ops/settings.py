@@ -5,9 +5,12 @@ Needs nothing but the standard library: the deployment imports it inside and out
 
 from __future__ import annotations
 
+import difflib
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 APP_NAME = "pypiserver"
 """The Modal app."""
@@ -41,6 +44,9 @@ class Settings:
     """The names of one index. Two indexes beside each other differ in them or in their target.
 
     Every field has the default that the documentation uses.
+
+    Raises:
+        ValueError: Modal takes no such name, or one name stands for two things.
     """
 
     app_name: str = APP_NAME
@@ -48,6 +54,15 @@ class Settings:
     credentials_volume: str = CREDENTIALS_VOLUME
     secret_name: str = SECRET_NAME
     secret_key: str = SECRET_KEY
+
+    def __post_init__(self) -> None:
+        """Refuse names that Modal would refuse, or that would mix two volumes up."""
+        for name in ("app_name", "packages_volume", "credentials_volume", "secret_name"):
+            _check_object_name(name, getattr(self, name), longest=57 if name == "packages_volume" else 64)
+        if not _KEY.fullmatch(self.secret_key):
+            raise _refusal("secret_key", self.secret_key, "a variable's name has letters, digits and _, no digit first")
+        if self.packages_volume == self.credentials_volume:
+            raise _refusal("credentials_volume", self.credentials_volume, "that is the volume of the packages")
 
     @property
     def claims_dict(self) -> str:
@@ -91,6 +106,9 @@ class Hosting:
         custom_domain: a domain of your own for the index, on Modal's Team plan or above. Empty for Modal's URL.
         proxy_auth: 1 puts the admin application behind a proxy token of the workspace as well as its own token. Never
             the index: pip, uv and twine cannot send one.
+
+    Raises:
+        ValueError: a value that Modal refuses or that would stop the index; the message names its variable.
     """
 
     min_containers: int = 0
@@ -106,12 +124,21 @@ class Hosting:
     custom_domain: str = ""
     proxy_auth: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, by itself or with the other values."""
+        for name in _names(type(self)):
+            _check_hosting(name, getattr(self, name))
+        for least, most in (("min_containers", "max_containers"), ("target_requests", "max_requests")):
+            low, high = getattr(self, least), getattr(self, most)
+            if low > high:
+                raise _refusal(least, low, f"use no more than {_variable(most)}, which is {high}")
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Hosting:
         """What variables such as ``PYPI_MIN_CONTAINERS`` say, and the defaults for the others.
 
         Raises:
-            ValueError: a variable that takes a number has something else; the message names it.
+            ValueError: a variable has a value that cannot work; the message names it.
         """
         return cls(**_read(cls, environment))
 
@@ -138,6 +165,72 @@ class Hosting:
         return {name: value or NONE for name, value in self.variables().items()}
 
 
+def refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Refuse a variable that looks like a setting of this project and is none: a slip would be taken in silence.
+
+    Raises:
+        ValueError: there is one; the message has the nearest name that is a setting.
+    """
+    known = {_variable(name) for kind in (Settings, Hosting) for name in _names(kind)} | {LOWER_PROTECTION_VARIABLE}
+    for name in sorted(environment):
+        if name.startswith("PYPI_") and name not in known | _OTHERS:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise ValueError(f"{name} is not a setting of the index: the nearest one is {near}; correct or unset it")
+
+
+_OTHERS: Final = frozenset(
+    {"PYPI_RUNBOOK_HOME"}
+    | {
+        f"PYPI_{name}"
+        for name in ("TOKEN", "API_TOKEN", "USER", "USERNAME", "PASSWORD", "URL", "INDEX_URL", "REPOSITORY")
+    }
+)
+"""Names that begin as ours do: the runbook's own, and those in which CI jobs keep what publishers need."""
+
+_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "min_containers": (0, 1000),
+    "max_containers": (1, 1000),
+    "scaledown_seconds": (2, 1200),
+    "target_requests": (1, 1000),
+    "max_requests": (1, 1000),
+    "request_seconds": (1, 86_400),
+    "startup_seconds": (1, 86_400),
+    "cpu": (0.125, 64),
+    "memory": (128, 344_064),
+    "proxy_auth": (0, 1),
+}
+"""What Modal takes, in the units of the fields."""
+
+_OBJECT: Final = re.compile(r"[A-Za-z0-9._-]+")
+_APP_ID: Final = re.compile(r"ap-[A-Za-z0-9]{22}")
+_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_REGION: Final = re.compile(r"[a-z]+[a-z0-9]*(-[a-z0-9]+)*")
+_DOMAIN: Final = re.compile(
+    r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]", re.IGNORECASE
+)
+
+
+def _refusal(name: str, value: object, remedy: str) -> ValueError:
+    return ValueError(f"{_variable(name)} is {value!r}, which cannot work: {remedy}")
+
+
+def _check_object_name(name: str, value: str, *, longest: int) -> None:
+    if not _OBJECT.fullmatch(value) or len(value) > longest or _APP_ID.fullmatch(value):
+        raise _refusal(name, value, f"use 1 to {longest} letters, digits, dots, dashes and underscores")
+
+
+def _check_hosting(name: str, value: str | float) -> None:
+    if name in _RANGES:
+        low, high = _RANGES[name]
+        whole = isinstance(value, int) or name == "cpu"
+        if not isinstance(value, (int, float)) or not (math.isfinite(value) and whole and low <= value <= high):
+            raise _refusal(name, value, f"use {low:g} or {high:g}" if high == 1 else f"use {low:g} to {high:g}")
+    elif name == "region" and value and not _REGION.fullmatch(str(value)):
+        raise _refusal(name, value, "name one region as Modal does, such as eu or us-east-1")
+    elif name == "custom_domain" and value and not _DOMAIN.fullmatch(str(value)):
+        raise _refusal(name, value, "use a host name such as packages.example.com, without scheme, port and path")
+
+
 _CONVERTERS: Mapping[str, Callable[[str], str | int | float]] = {"str": str, "int": int, "float": float}
 
 
@@ -152,7 +245,7 @@ def _names(kind: type[Settings | Hosting]) -> list[str]:
 def _read(kind: type[Settings | Hosting], environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in fields(kind):
-        value = environment.get(_variable(field.name), "")
+        value = environment.get(_variable(field.name), "").strip()
         if not value:
             continue
         if value == NONE and field.default == "":
@@ -161,4 +254,6 @@ def _read(kind: type[Settings | Hosting], environment: Mapping[str, str]) -> dic
             found[field.name] = _CONVERTERS[str(field.type)](value)
         except ValueError:
             raise ValueError(f"{_variable(field.name)} is {value!r}, which is no {field.type}") from None
+        if kind is Hosting:
+            _check_hosting(field.name, found[field.name])
     return found

@@ -181,9 +181,14 @@ def test_settings_of_the_environment_reach_modal_and_the_container(plane: Contro
     assert plane.image_environment(asked.image_id)["PYPI_APP_NAME"] == "pypiserver-two"
 
 
-def test_a_setting_that_is_no_number_is_named() -> None:
-    with pytest.raises(ValueError, match=r"PYPI_MAX_CONTAINERS is 'many', which is no int"):
-        Hosting.from_environment({"PYPI_MAX_CONTAINERS": "many"})
+@pytest.mark.parametrize(("name", "value"), [("PYPI_MAX_CONTAINERS", "0"), ("PYPI_MAX_CONTAINER", "1")])
+def test_a_setting_that_cannot_work_stops_the_deployment(plane: ControlPlane, name: str, value: str) -> None:
+    create_secret(plane)
+    before = plane.called.count("AppCreate")
+    done = run_modal(plane, "deploy", str(DEPLOYMENT), **{name: value})
+    assert done.returncode
+    assert f"{name} is " in done.stdout + done.stderr
+    assert plane.called.count("AppCreate") == before
 
 
 def test_settings_become_variables_and_the_same_settings_again() -> None:
