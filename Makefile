@@ -3,15 +3,17 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The first Python of these that is 3.11 or newer; name another with PYTHON=…
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+# The first Python of these that is 3.11 or newer and can make environments, else one that is new enough; name another
+# with PYTHON=…
+PYTHON ?= $(shell for needed in 'import sys, venv, ensurepip' 'import sys'; do \
+	for p in python3 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c "$$needed; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo "$$p" && exit; done; done)
 UV := $(shell command -v uv 2>/dev/null)
 PORT ?=
 PARAMETERS := $(if $(PORT),-p port=$(PORT))
 
 .DEFAULT_GOAL := help
-.PHONY: help run stop status list lab test lint bench notebooks lock clean
+.PHONY: help run stop status list lab test lint bench notebooks lock clean FORCE
 
 help:  ## list the targets
 	@echo "A private Python package index, run from notebooks. Start with:  make run"
@@ -24,16 +26,16 @@ run: $(VENV)/.run  ## install what is needed, provision an index on this machine
 	@$(BIN)/runbook up $(PARAMETERS)
 
 stop:  ## stop the index; packages, users and secrets stay
-	@if [ -x $(BIN)/runbook ]; then $(BIN)/runbook stop; else echo "Nothing is installed in $(VENV): run 'make run' first."; fi
+	@$(call INSTALLED,$(BIN)/runbook stop)
 
-status: $(VENV)/.run  ## say what runs, where, and for whom
-	@$(BIN)/runbook status
+status:  ## say what runs, where, and for whom
+	@$(call INSTALLED,$(BIN)/runbook status)
 
-list: $(VENV)/.run  ## list the notebooks with their parameters
-	@$(BIN)/runbook list
+list:  ## list the notebooks with their parameters
+	@$(call INSTALLED,$(BIN)/runbook list)
 
-lab: $(VENV)/.lab  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab notebooks
+lab: $(VENV)/.lab  ## open the notebooks in JupyterLab (ARGS="--no-browser --port 8889" passes options on)
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks
 
 test: $(VENV)/.test  ## run every test (ARGS="tests/index -k upload" chooses)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -64,17 +66,23 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 	--no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 clean: stop  ## stop the index and remove what was installed; packages, users and secrets stay
-	rm -rf $(VENV)
+	@if [ -e "$(VENV)/$(MADE)" ]; then rm -rf "$(VENV)"; \
+	elif [ -e "$(VENV)" ]; then echo "$(VENV) was not made by this Makefile: it is left alone." >&2; exit 1; fi
+
+# Looking and stopping install nothing, so that they replace nothing either.
+INSTALLED = if [ -z "$(UNUSABLE)" ] && [ -x "$(BIN)/runbook" ]; then $1; \
+	else echo "Nothing that can be used is installed in $(VENV): 'make run' installs it."; fi
 
 # --- installing -------------------------------------------------------------------------------------------------
 # Exact versions, checked by hash; then this clone itself, editable. With uv where there is one, else with pip.
 
-# An interpreter that was removed or upgraded leaves a folder that only looks like an environment; pyvenv.cfg is the
-# proof that it is one and nothing else, before it is removed.
-STALE := $(shell if [ -f $(VENV)/pyvenv.cfg ] && [ -w $(VENV) ] && \
-	! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	rm -rf $(VENV); fi; \
-	[ -e $(BIN)/python ] || [ ! -w $(VENV) ] || rm -f $(VENV)/.run $(VENV)/.test $(VENV)/.lab)
+# The mark of an environment that was made here: no other folder is ever removed.
+MADE := .made-by-make
+
+# An interpreter that was removed or upgraded leaves a folder that only looks like an environment. Looked at here,
+# replaced by the targets that install, and by no other.
+UNUSABLE := $(shell [ ! -e "$(VENV)" ] || \
+	"$(BIN)/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || echo FORCE)
 
 ifneq ($(UV),)
 MAKE_VENV = uv venv --quiet --allow-existing $(if $(PYTHON),--python "$(PYTHON)") $(VENV)
@@ -84,17 +92,24 @@ MAKE_VENV = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-$(BIN)/python:
+$(BIN)/python: $(UNUSABLE)
 	@[ -w "$$(dirname "$(VENV)")" ] || { echo "$$(cd "$$(dirname "$(VENV)")" && pwd) cannot be written by $$(id -un):" \
 		"clone the repository into a folder of your own, or run as the user who owns this one." >&2; exit 1; }
 	@if [ -z "$(PYTHON)$(UV)" ]; then \
 		echo "No Python 3.11 or newer was found. Install one, or name it: make PYTHON=/path/to/python3.12 …" >&2; exit 1; fi
+	@if [ -e "$(VENV)/$(MADE)" ]; then rm -rf "$(VENV)"; \
+	elif [ -n "$$(ls -A "$(VENV)" 2>/dev/null)" ]; then \
+		echo "$(VENV) is no environment of Python 3.11 or newer, and was not made here: it is left alone." \
+			"Name another folder with VENV=…, or remove that one." >&2; exit 1; fi
 	@echo "Making a virtual environment in $(VENV) with $(if $(PYTHON),$(PYTHON),uv's Python) …"
-	@$(MAKE_VENV) || { rm -rf $(VENV); \
-		echo "The environment could not be made. If '$(PYTHON) -m venv' is missing, install it (Debian and Ubuntu:" \
-			"the package python3-venv), or install uv." >&2; exit 1; }
+	@mkdir -p "$(VENV)" && touch "$(VENV)/$(MADE)"
+	@$(MAKE_VENV) || { rm -rf "$(VENV)"; $(NO_VENV); exit 1; }
 
-$(VENV)/.run: requirements.txt pyproject.toml | $(BIN)/python
+# Debian and Ubuntu leave out what `python3 -m venv` needs.
+NO_VENV = echo "The environment could not be made. Install what '$(PYTHON) -m venv' needs (Debian and Ubuntu:" \
+	"apt install python3-venv), or uv, and run make again." >&2
+
+$(VENV)/.run: requirements.txt pyproject.toml $(UNUSABLE) | $(BIN)/python
 	@echo "Installing the runbook and the index into $(VENV) …"
 	@$(INSTALL) --require-hashes -r requirements.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .

@@ -1,0 +1,83 @@
+"""The Makefile's targets, and what each of them leaves alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ops.workspace import PROJECT_ROOT
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", "--no-print-directory", "-C", PROJECT_ROOT, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A folder that looks like an environment whose interpreter was removed, made by nobody that is known."""
+    folder = tmp_path / "environment"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(tmp_path / "removed")
+    (folder / "bin" / "runbook").write_text("#!/removed/python\n")
+    (folder / "bin" / "runbook").chmod(0o755)
+    (folder / "pyvenv.cfg").write_text("home = /removed\n")
+    return folder
+
+
+def contents(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+@pytest.mark.parametrize("target", ["help", "stop", "status", "list"])
+def test_a_target_that_installs_nothing_deletes_nothing(broken: Path, target: str) -> None:
+    (broken / ".made-by-make").touch()
+    before = contents(broken)
+
+    done = make(target, f"VENV={broken}")
+
+    assert done.returncode == 0, done.stderr
+    assert contents(broken) == before
+
+
+@pytest.mark.parametrize("target", ["run", "test", "lint", "lab", "clean"])
+def test_an_unusable_environment_that_was_not_made_here_is_left_alone(broken: Path, target: str) -> None:
+    before = contents(broken)
+
+    done = make(target, f"VENV={broken}")
+
+    assert done.returncode != 0
+    assert "left alone" in done.stderr
+    assert contents(broken) == before
+
+
+def test_without_the_module_venv_it_says_what_to_install(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\nmkdir -p "$3/bin"\nexit 1\n')
+    python.chmod(0o755)
+
+    done = make("run", "UV=", f"PYTHON={python}", f"VENV={tmp_path / 'new'}")
+
+    assert done.returncode != 0
+    assert "apt install python3-venv" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_jupyterlab_is_told_that_root_may_run_it_and_gets_its_arguments(tmp_path: Path) -> None:
+    done = make("-n", "lab", "ARGS=--port 8889", f"VENV={tmp_path / 'new'}")
+
+    (command,) = [line for line in done.stdout.splitlines() if "jupyter lab" in line]
+    assert "--port 8889" in command
+    assert ("--allow-root" in command) == (os.getuid() == 0)
