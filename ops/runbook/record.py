@@ -265,6 +265,8 @@ def _masked_file(path: Path, text: str, redactor: Redactor) -> str | None:
         except ValueError:
             document = None
         if document is not None:
+            if redactor.is_clean(document):
+                return None
             masked = _lines_joined(document, redactor)
             return None if masked == document else json.dumps(masked, indent=1, ensure_ascii=False) + "\n"
     masked_text = redactor.text(text)

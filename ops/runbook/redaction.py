@@ -31,6 +31,8 @@ _BASE64_RUN = r"[A-Za-z0-9+/_-]*"
 _BETWEEN = re.compile(r"\x1b\[[0-9;:?]*[A-Za-z]|\r?\n[ \t]*")
 """What a terminal's colours, or a line's width, puts into the middle of a value."""
 
+_PERCENT = re.compile(r"%[0-9A-F]{2}")
+
 _FORMAT_WORDS = frozenset(
     """
     cells metadata nbformat nbformat_minor outputs source cell_type execution_count output_type name text data
@@ -65,43 +67,49 @@ def forms(secret: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(sorted(spelled, key=len, reverse=True)), tuple(sorted(cores, key=len, reverse=True))
 
 
-def _escaped(text: str) -> Iterator[str]:
+def _escaped(text: str) -> list[str]:
     data = text.encode("utf-8", "surrogatepass")
-    yield text
-    yield repr(text)[1:-1]
-    yield ascii(text)[1:-1]
-    yield repr(data)[2:-1]
-    yield json.dumps(text)[1:-1]
-    yield json.dumps(text, ensure_ascii=False)[1:-1]
-    yield json.dumps(text)[1:-1].replace("/", "\\/")
+    found = [
+        text,
+        repr(text)[1:-1],
+        ascii(text)[1:-1],
+        repr(data)[2:-1],
+        json.dumps(text)[1:-1],
+        json.dumps(text, ensure_ascii=False)[1:-1],
+        json.dumps(text)[1:-1].replace("/", "\\/"),
+        shlex.quote(text).removeprefix("'").removesuffix("'"),
+    ]
     for quoted in (
         urllib.parse.quote(data),
         urllib.parse.quote(data, safe=""),
         urllib.parse.quote_plus(data),
         urllib.parse.quote(data, safe="!$&'()*+,;="),  # RFC 3986, section 3.2.1: what userinfo may hold
     ):
-        yield quoted
-        yield re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), quoted)
+        found += [quoted, _PERCENT.sub(lambda match: match[0].lower(), quoted)]
     for quoted in (html.escape(text), html.escape(text, quote=False)):
-        yield quoted
-        yield quoted.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
-        yield quoted.replace("&#x27;", "&apos;")
-    yield shlex.quote(text).removeprefix("'").removesuffix("'")
+        found += [
+            quoted,
+            quoted.replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+            quoted.replace("&#x27;", "&apos;"),
+        ]
+    return found
 
 
-def _lines(secret: str) -> Iterator[str]:
+def _lines(secret: str) -> list[str]:
     # A key of several lines is shown line by line, indented or numbered.
-    if "\n" in secret:
-        yield from (line.strip() for line in secret.splitlines() if len(line.strip()) >= 2 * MINIMUM_LENGTH)
+    if "\n" not in secret:
+        return []
+    return [line.strip() for line in secret.splitlines() if len(line.strip()) >= 2 * MINIMUM_LENGTH]
 
 
-def _base64_cores(data: bytes) -> Iterator[str]:
+def _base64_cores(data: bytes) -> list[str]:
+    cores = []
     for offset in range(3):
         encoded = base64.b64encode(bytes(offset) + data).decode("ascii")
         # The sextets that hold no bit of what stands before and none of what comes after.
         core = encoded[-(-8 * offset // 6) : 8 * (offset + len(data)) // 6]
-        yield core
-        yield core.replace("+", "-").replace("/", "_")
+        cores += [core, core.replace("+", "-").replace("/", "_")]
+    return cores
 
 
 class Redactor:
@@ -114,15 +122,21 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = (), sources: Sequence[SecretSource] = ()) -> None:
         self._sources = tuple(sources)
+        self._given: set[str] = set()
         self._secrets: set[str] = set()
         self._spelled: tuple[str, ...] = ()
         self._cores: tuple[tuple[str, re.Pattern[str]], ...] = ()
-        self._known: dict[str, str] = {}
+        self._masks: dict[str, str] = {}
+        self._clean: set[str] = set()
         self.add(*secrets)
 
     def add(self, *secrets: str) -> None:
         """Learn more secrets; each also without the white space around it."""
-        new = {form for secret in secrets for form in (secret, secret.strip(), *_lines(secret))}
+        given = set(secrets) - self._given
+        if not given:
+            return
+        self._given |= given
+        new = {form for secret in given for form in (secret, secret.strip(), *_lines(secret))}
         new = {form for form in new if len(form) >= MINIMUM_LENGTH} - self._secrets
         if not new:
             return
@@ -138,7 +152,8 @@ class Redactor:
             (core, re.compile(_BASE64_RUN + re.escape(core) + _BASE64_RUN + "={0,2}"))
             for core in sorted(cores, key=lambda core: (-len(core), core))
         )
-        self._known.clear()
+        self._masks.clear()
+        self._clean.clear()
 
     def refresh(self) -> None:
         """Ask the sources again."""
@@ -155,26 +170,64 @@ class Redactor:
         return self._mask(text)
 
     def tree(self, value: Any) -> Any:
-        """A copy of a structure as JSON has them, with each secret masked in its strings and keys."""
+        """A structure as JSON has them, with each secret masked in its strings and keys; itself if there is none."""
         self.refresh()
-        return self._tree(value)
+        return value if self.is_clean(value) else self._tree(value)
 
     def notebook(self, node: Any) -> Any:
-        """A copy of a notebook (format 4), as a mapping of the same kind, with each secret masked wherever it stands.
+        """A notebook (format 4), as a mapping of the same kind, with each secret masked wherever it stands.
 
         Pieces of one stream that follow each other are joined first: a program that flushes in the middle of a line
         makes outputs of their own of its halves. An image or another binary output that holds a secret is taken out.
         """
         self.refresh()
+        cells = [_flowing(cell) if len(cell.get("outputs", ())) > 1 else cell for cell in node["cells"]]
+        streams = [
+            ["".join(output["text"] for output in cell["outputs"] if output.get("name") == name)]
+            for cell in cells
+            if len(cell.get("outputs", ())) > 1
+            for name in ("stdout", "stderr")
+        ]
+        whole = {**node, "cells": cells}
+        if self.is_clean([whole, streams]):
+            return type(node)(whole)
         copied = self._tree({**node, "cells": ()})
-        copied["cells"] = [self._cell(cell) for cell in node["cells"]]
+        copied["cells"] = [self._cell(cell) for cell in cells]
         return type(node)(copied)
+
+    def is_clean(self, value: Any) -> bool:
+        """Whether no string of a structure, and no list of lines as one text, holds a secret that is known by now.
+
+        Nearly every save of a notebook adds a few strings to those of the save before: only new ones are searched, all
+        of them at once.
+        """
+        texts: set[str] = set()
+        rest = [value]
+        while rest:
+            item = rest.pop()
+            if isinstance(item, str):
+                texts.add(item)
+            elif isinstance(item, Mapping):
+                rest += item.keys()
+                rest += item.values()
+            elif isinstance(item, list | tuple):
+                rest += item
+                if len(item) > 1 and isinstance(item[0], str) and all(type(line) is str for line in item):
+                    texts.add("".join(item))
+        new = [text for text in texts - self._clean - _FORMAT_WORDS if len(text) >= MINIMUM_LENGTH]
+        if not new:
+            return True
+        joined = "\0".join(new)
+        if self._masked_through(self._masked(joined)) != joined:
+            return False
+        self._clean.update(new)
+        return True
 
     def _cell(self, cell: Any) -> Any:
         if "outputs" not in cell:
             return self._tree(cell)
         copied = self._tree({**cell, "outputs": ()})
-        outputs = _joined(cell["outputs"])
+        outputs = [dict(output) for output in cell["outputs"]]
         for name in ("stdout", "stderr"):
             # Halves with the other stream between them: joined only when that is what shows the secret.
             pieces = [output for output in outputs if output.get("name") == name]
@@ -209,13 +262,10 @@ class Redactor:
     def _mask(self, text: str) -> str:
         if len(text) < MINIMUM_LENGTH:
             return text
-        known = self._known.get(text)
+        known = self._masks.get(text)
         if known is None:
-            known = self._masked(text)
-            if _BETWEEN.search(known):
-                known = self._masked_through(known)
             # A notebook is masked again at each save, and nearly all of its strings are those of the save before.
-            self._known[text] = known
+            known = self._masks[text] = self._masked_through(self._masked(text))
         return known
 
     def _masked(self, text: str) -> str:
@@ -230,7 +280,7 @@ class Redactor:
     def _masked_through(self, text: str) -> str:
         """Mask also what colours or line ends have cut in pieces."""
         whole = _BETWEEN.sub("", text)
-        if not any(form in whole for form in self._spelled) and not any(core in whole for core, _ in self._cores):
+        if whole == text or not any(form in whole for form in (*self._spelled, *(core for core, _ in self._cores))):
             return text
         kept: list[int] = []
         position = 0
@@ -261,14 +311,16 @@ class Redactor:
                 yield from (match.span() for match in pattern.finditer(text))
 
 
-def _joined(outputs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    joined: list[dict[str, Any]] = []
-    for output in outputs:
-        copied = dict(output)
-        if copied.get("output_type") == "stream":
-            copied["text"] = copied["text"] if isinstance(copied["text"], str) else "".join(copied["text"])
-            if joined and joined[-1].get("name") == copied["name"]:
-                joined[-1]["text"] += copied["text"]
+def _flowing(cell: Any) -> Any:
+    """The cell with the pieces of a stream joined that follow each other."""
+    joined: list[Any] = []
+    for output in cell["outputs"]:
+        if output["output_type"] == "stream":
+            text = output["text"] if isinstance(output["text"], str) else "".join(output["text"])
+            if joined and joined[-1].get("name") == output["name"]:
+                joined[-1]["text"] += text
                 continue
-        joined.append(copied)
-    return joined
+            joined.append(type(cell)({**output, "text": text}))
+        else:
+            joined.append(output)
+    return type(cell)({**cell, "outputs": joined})
