@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ops.index.access.audit import ADMIN_FOLDER, Audit
 from ops.index.access.authentication import Authenticator
+from ops.index.access.credential_check import CredentialCheck
 from ops.index.admin.mount import AdminMount
 from ops.index.application import Index
 from ops.index.disk.claims import Claims, FileClaims
@@ -46,6 +47,7 @@ def create_index(
     audit = Audit(packages, options=options)
     admin_audit = Audit(credentials, ADMIN_FOLDER, options=options)
     authenticator = Authenticator(credentials, options, audit)
+    credential_check = CredentialCheck(credentials, options)
     catalogue = Catalogue(packages, claims, options)
     publisher = Publisher(packages, claims, catalogue, options, audit=audit)
     door = Door(authenticator, options)
@@ -78,9 +80,10 @@ def create_index(
         if credentials.shared:
             credentials.reload()
         authenticator.refresh()
+        credential_check.look()
 
     housekeeping = Housekeeping(
-        start=[catalogue.start, publisher.start],
+        start=[catalogue.start, publisher.start, credential_check.start],
         warm_up=[upstream.warm_up, *([admin.warm_up] if admin else []), browser.warm_up],
         repeat=[see_changed_credentials, *([catalogue.refresh] if packages.shared else [])],
         every=options.refresh_seconds,

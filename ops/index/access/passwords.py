@@ -33,6 +33,10 @@ _OTHERS = re.compile(
 """Everything but plain text: passlib would take a locked entry such as ``!$2y$…`` for a password in the clear."""
 
 
+_LAST_OF_SALT: Final = ".Oeu"
+"""The last of 22 characters of a bcrypt salt has two bits."""
+
+
 class InvalidCredentials(BadRequest):
     """A user name, password, hash or project that cannot be stored. The sentence never holds the secret itself."""
 
@@ -140,9 +144,19 @@ def cost(digest: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def readable(digest: str) -> bool:
-    """Whether :func:`verify` can ever say yes for this entry."""
-    return _BCRYPT.fullmatch(digest) is not None or _OTHERS.fullmatch(digest) is not None
+def useless(digest: str) -> str | None:
+    """Why :func:`verify` can never say yes for this entry, and what to do; None when it can."""
+    found = _BCRYPT.fullmatch(digest)
+    if (found is not None and digest[28] in _LAST_OF_SALT) or _OTHERS.fullmatch(digest) is not None:
+        return None
+    remedy = "set the password anew, for instance with htpasswd -B"
+    if not digest:
+        return f"there is no password hash: {remedy}"
+    if digest[0] in "!*":
+        return f"the entry is locked by its first character: {remedy}, or remove the line"
+    if digest.startswith("$2"):
+        return f"the bcrypt hash is damaged, or its cost is not 4 to 17: {remedy}"
+    return f"the password is in the clear, or hashed in a form that is unknown here: {remedy}"
 
 
 def verify(password: str, digest: str | None, level: int) -> bool:

@@ -8,6 +8,7 @@ project/spam: dave            dave may upload spam and nothing else
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -76,7 +77,7 @@ class GroupFile:
     """
 
     def __init__(self, content: bytes) -> None:
-        self._lines = content.split(b"\n")
+        self._lines = content.removeprefix(BOM_UTF8).split(b"\n")
         if self._lines[-1] == b"":
             self._lines.pop()
 
@@ -141,17 +142,19 @@ def memberships(identity: Identity) -> set[str]:
     return {str(identity.role), *(PROJECT + project for project in identity.projects or ())}
 
 
-def _parsed(line: bytes) -> tuple[str | None, list[str]]:
-    """The group of a line and its members; no group for a line that means nothing here."""
+def group_of(line: bytes) -> tuple[str | None, list[str]]:
+    """The group of a line, whatever it may mean, and its members; no group for a comment or a line without a colon."""
     name, colon, rest = line.strip().partition(b":")
     group = decoded(name.strip())
-    if not colon or group.startswith("#"):
-        return None, []
-    if group.startswith(PROJECT) and len(group) > len(PROJECT):
-        group = PROJECT + canonicalize_name(group.removeprefix(PROJECT))
-    elif group not in set(Role):
-        return None, []
-    return group, [decoded(word) for word in _words(rest)]
+    return (None, []) if not colon or group.startswith("#") else (group, [decoded(word) for word in _words(rest)])
+
+
+def _parsed(line: bytes) -> tuple[str | None, list[str]]:
+    """The group of a line and its members; no group for a line that means nothing here."""
+    group, members = group_of(line)
+    if group is not None and group.startswith(PROJECT) and len(group) > len(PROJECT):
+        return PROJECT + canonicalize_name(group.removeprefix(PROJECT)), members
+    return (group, members) if group in set(Role) else (None, [])
 
 
 _WORD = re.compile(rb"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|(\S+))""")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -66,12 +67,15 @@ class Registration:
 class PasswordFile:
     """The text of an ``.htpasswd``. Comments, empty lines and whatever cannot be read stay as they are.
 
+    Read as nginx and Apache do: what follows a second colon, such as a comment, is no part of the hash. A byte order
+    mark, which some editors write, is dropped.
+
     Parameters:
         content: the file's bytes; any bytes will do.
     """
 
     def __init__(self, content: bytes) -> None:
-        self._lines = content.split(b"\n")
+        self._lines = content.removeprefix(BOM_UTF8).split(b"\n")
         if self._lines[-1] == b"":
             self._lines.pop()
 
@@ -94,7 +98,8 @@ class PasswordFile:
         if not places:
             self._lines.append(entry)
             return True
-        self._lines[places[0]] = entry
+        _, _, further = self._lines[places[0]].strip().partition(b":")[2].partition(b":")
+        self._lines[places[0]] = entry + (b":" + further if further else b"")
         for place in reversed(places[1:]):
             del self._lines[place]
         return False
@@ -287,12 +292,18 @@ def _validated_projects(projects: Iterable[str] | None) -> frozenset[str] | None
     return normalized
 
 
+def entry_of(line: bytes) -> tuple[bytes | None, str]:
+    """The user name of a line, as it stands there, and the hash. No name for a comment, or a line without a colon."""
+    name, colon, rest = line.strip().partition(b":")
+    if not colon or name.startswith(b"#"):
+        return None, ""
+    return name, rest.partition(b":")[0].decode("latin-1")
+
+
 def _parsed(line: bytes) -> tuple[str | None, str]:
     """The user of a line and the hash; no user for a line that is none."""
-    name, colon, digest = line.strip().partition(b":")
-    if not name or not colon or name.startswith(b"#") or b":" in digest:
-        return None, ""
-    return decoded(name), digest.decode("latin-1")
+    name, digest = entry_of(line)
+    return (decoded(name), digest) if name else (None, "")
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

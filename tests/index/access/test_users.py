@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import bcrypt
@@ -130,7 +131,7 @@ def test_comments_unknown_and_malformed_lines_stay_where_they_are(tmp_path: Path
     )
     (tmp_path / PASSWORDS).write_bytes(before)
     users = users_in(tmp_path)
-    assert sorted(users.accounts()) == ["alice", "bob"]
+    assert sorted(users.accounts()) == ["alice", "bob", "realm"]
     users.register("carol", password_hash=DIGEST)
     after = (tmp_path / PASSWORDS).read_bytes()
     assert after == before + b"\ncarol:" + DIGEST.encode() + b"\n"
@@ -165,13 +166,33 @@ def test_the_mode_of_the_file_is_kept(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=400))
 @example(b"a:b\r\n#\n::\n")
+@example(BOM_UTF8 + b"a:b")
 def test_no_bytes_in_the_file_are_an_error_and_none_are_lost(content: bytes) -> None:
     file = PasswordFile(content)
     entries = file.entries()
-    assert bytes(file).rstrip(b"\n") == content.rstrip(b"\n")
+    assert bytes(file).rstrip(b"\n") == content.removeprefix(BOM_UTF8).rstrip(b"\n")
     file.set("the new one", DIGEST)
     again = PasswordFile(bytes(file)).entries()
     assert again == {**entries, "the new one": DIGEST}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"alice:{DIGEST}:her comment: with colons\n",
+        f"alice:{DIGEST}:\n",
+        f"alice:{DIGEST}\r\n",
+        f"\ufeffalice:{DIGEST}\r\nbob:x\r\n",
+        f"alice:{DIGEST}",
+    ],
+)
+def test_what_other_tools_write_around_an_entry_is_no_part_of_it(content: str) -> None:
+    file = PasswordFile(content.encode())
+    assert file.entries()["alice"] == DIGEST
+    assert not file.set("alice", "new")
+    assert file.entries()["alice"] == "new"
+    assert ("comment" in content) == (b"her comment: with colons" in bytes(file))
+    assert file.remove("alice")
 
 
 # --- what may be stored -----------------------------------------------------------------------------------------
