@@ -19,6 +19,11 @@ PackageIndexError                 status, headers, and one line of plain text as
 ├── StorageError            500   the directory or the Volume failed; nothing was kept
 │   └── StorageFull         507   there is no room left
 ├── LoginDelayed            503   with Retry-After; nobody has failed, but it cannot be looked at in time
+├── SandboxError            503   with Retry-After; strangers' content could not be worked on in a child process
+│   ├── WorkFailed          400   the content made it crash, or reach a limit of time or memory
+│   ├── WorkCancelled       503   the client has left, or the server stops
+│   ├── SandboxBusy         503   too many are waiting for it
+│   └── SandboxUnavailable  503   there is no process to be had
 └── Busy                    503   with Retry-After; another upload of this name is not finished
 """
 
@@ -282,3 +287,68 @@ class Busy(PackageIndexError):
     def headers(self) -> Mapping[str, str]:
         """Seconds, as RFC 9110 section 10.2.3 has them."""
         return {"Retry-After": str(self.retry_after)}
+
+
+class SandboxError(PackageIndexError):
+    """Strangers' content could not be worked on in a child process.
+
+    Parameters:
+        why: words that precede "; try again".
+        retry_after: seconds.
+    """
+
+    status = 503
+
+    def __init__(self, why: str, *, retry_after: int = 5) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"{why}; try again in {retry_after} s")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Seconds, as RFC 9110 section 10.2.3 has them."""
+        return {"Retry-After": str(self.retry_after)}
+
+
+class WorkFailed(SandboxError):
+    """The content made the child process crash, raise an exception, or reach a limit. It would do so again.
+
+    Parameters:
+        reason: of the failure, such as "it needs more than 512 MiB of memory".
+    """
+
+    status = 400
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        PackageIndexError.__init__(self, f"the content cannot be worked on: {reason}")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """None: to try again is of no use."""
+        return {}
+
+
+class WorkCancelled(SandboxError):
+    """The client has left, or the server stops."""
+
+    def __init__(self) -> None:
+        super().__init__("the work was cancelled")
+
+
+class SandboxBusy(SandboxError):
+    """Too many are waiting for a child process."""
+
+    def __init__(self) -> None:
+        super().__init__("too many others are waiting for the same")
+
+
+class SandboxUnavailable(SandboxError):
+    """There is no child process to be had: of memory, processes or descriptors, the machine has none left.
+
+    Parameters:
+        reason: the system's.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the server cannot start a child process: {reason}", retry_after=30)
