@@ -22,13 +22,17 @@ if modal.is_local():
 
 from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, Settings, refuse_unknown  # noqa: E402 - found by the line above
 
+if modal.is_local():
+    from ops.targets.modal_hosting import hosting_to_deploy
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 if modal.is_local():
     refuse_unknown(os.environ)
 settings = Settings.from_environment(os.environ)
-hosting = Hosting.from_environment(os.environ)
+# Deploying keeps what it is not told; a container is told everything, by its image.
+hosting = hosting_to_deploy(settings) if modal.is_local() else Hosting.from_environment(os.environ)
 
 SHIPPED = ("__init__.py", "errors.py", "secret.py", "settings.py", "workspace.py", "index/", "targets/")
 """What the containers need of ``ops``. Modal replaces containers when one of these files has changed."""

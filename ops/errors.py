@@ -9,7 +9,9 @@ RunbookError                     says what, why and what to do; carries its data
 │   ├── BusyError                another run holds the target
 │   ├── PortTakenError           another program listens on the port that was asked for
 │   ├── NotDeployedError         there is no index on the target
+│   ├── NotAnsweringError        an index is deployed and does not answer
 │   ├── StartError               the server was started and did not answer
+│   ├── ProtectionError          a deployment would lower a protection, and nobody named it
 │   ├── AuthenticationError      the platform was given no credentials, or wrong ones
 │   ├── PermissionDeniedError    the credentials are right and do not allow this
 │   ├── PlanError                the workspace's plan does not include this
@@ -25,7 +27,7 @@ RunbookError                     says what, why and what to do; carries its data
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -125,6 +127,44 @@ class NotDeployedError(TargetError):
 
 class StartError(TargetError):
     """The server was started and did not answer."""
+
+
+class NotAnsweringError(TargetError):
+    """An index is deployed and does not answer.
+
+    Parameters:
+        target: its name.
+        url: where it should answer.
+        error: the last error in its log, or an empty string.
+    """
+
+    def __init__(self, target: str, *, url: str, error: str = "") -> None:
+        self.target = target
+        self.url = url
+        self.error = error
+        super().__init__(
+            f"the index on the target {target!r} is deployed and does not answer",
+            why=f"the last error in its log: {error}" if error else f"nothing at {url}, and no error in its log",
+            todo="mend that and run the notebook 01_provision; logs() of the target shows the whole log",
+        )
+
+
+class ProtectionError(TargetError):
+    """A deployment would lower a protection, and nobody named it.
+
+    Parameters:
+        changes: what would happen to each setting, in words, by its name.
+    """
+
+    def __init__(self, changes: Mapping[str, str]) -> None:
+        self.changes = dict(changes)
+        names = ",".join(self.changes)
+        super().__init__(
+            "the deployment would lower a protection",
+            why="; ".join(self.changes.values()),
+            todo="leave the variable out to keep the deployed value; or give the value and allow it, by the parameter "
+            f'lower_protection="{names}" of 01_provision, or PYPI_LOWER_PROTECTION={names} for a plain modal deploy',
+        )
 
 
 class AuthenticationError(TargetError):

@@ -16,8 +16,14 @@ _WRONG = "not-the-password-of-anybody"
 """Always the same, so that the index takes a repeated check for a forgetful client and not for a guesser."""
 
 
-def plan(target: Target, settings: Settings | None = None) -> Plan:
-    """What is there, and what would be made. Reads only."""
+def plan(target: Target, settings: Settings | None = None, *, lower_protection: str = "") -> Plan:
+    """What is there, and what would be made. Reads only.
+
+    Parameters:
+        target: where.
+        settings: the names of secret and volumes.
+        lower_protection: as of :func:`apply`.
+    """
     settings = settings or Settings()
     changes = [_secret(target, settings)]
     for name, purpose in ((settings.packages_volume, "packages"), (settings.credentials_volume, "credentials")):
@@ -33,10 +39,29 @@ def plan(target: Target, settings: Settings | None = None) -> Plan:
             "server", f"answers at {deployment.url}" if deployment else "does not run", "" if deployment else "start it"
         )
     )
+    changes += _hosting(target, lower_protection)
     return Plan(f"Provision the target {target.name}", tuple(changes))
 
 
-def apply(target: Target, *, dry_run: bool = False, settings: Settings | None = None) -> Outcome:
+def _hosting(target: Target, lower_protection: str) -> list[Change]:
+    hosting = target.hosting(lower_protection=lower_protection)
+    if hosting is None:
+        return []
+    if not hosting.changes:
+        return [Change("hosting", hosting.summary)]
+    return [
+        Change(
+            f"hosting {change.name}",
+            change.now,
+            f"{change.arrow}; refused: {change.refused}" if change.refused else change.arrow,
+        )
+        for change in hosting.changes
+    ]
+
+
+def apply(
+    target: Target, *, dry_run: bool = False, settings: Settings | None = None, lower_protection: str = ""
+) -> Outcome:
     """Make what is missing, and bring the server up to date; what is in place is left alone.
 
     The world is looked at again under the target's lock, so that of two runs at once only one changes anything.
@@ -45,9 +70,11 @@ def apply(target: Target, *, dry_run: bool = False, settings: Settings | None = 
         target: where.
         dry_run: change nothing.
         settings: the names of secret and volumes.
+        lower_protection: the protections of the hosting that may be lowered, by commas.
 
     Raises:
         BusyError: another run holds the target for too long.
+        ProtectionError: a protection would be lowered that was not named; nothing was changed.
         TargetError: the target refused or failed.
     """
     settings = settings or Settings()
@@ -56,6 +83,9 @@ def apply(target: Target, *, dry_run: bool = False, settings: Settings | None = 
         return Outcome(caption, (), DRY_RUN)
     done: list[tuple[str, str]] = []
     with target.lock():
+        hosting = target.hosting(lower_protection=lower_protection)
+        if hosting is not None:
+            hosting.require_allowed()
         if not target.secret_exists(settings.secret_name):
             given = target.recall_secret(settings.secret_name, settings.secret_key)
             target.put_secret(settings.secret_name, {settings.secret_key: given or Secret.generate()})
@@ -65,9 +95,11 @@ def apply(target: Target, *, dry_run: bool = False, settings: Settings | None = 
                 target.create_volume(name)
                 done.append((f"volume {name}", "created"))
         ran = target.deployment() is not None
-        deployment = target.deploy()
+        deployment = target.deploy(lower_protection=lower_protection)
     if deployment.changed:
         done.append(("server", "brought up to date and started again" if ran else "started"))
+    if hosting is not None:
+        done.extend((f"hosting {change.name}", change.arrow) for change in hosting.changes)
     note = "" if done else "Everything was in place already. "
     return Outcome(caption, tuple(done), f"{note}The index answers at {deployment.url}")
 

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote
 import bcrypt
 
 from ops.secret import Secret
-from ops.targets import Check, Deployment, Release
+from ops.targets import Check, Deployment, HostingDifferences, Release
 
 
 class FakeIndex:
@@ -217,6 +217,7 @@ class FakeTarget:
         self.running = False
         self.locked = 0
         self.problems: list[str] = []
+        self.hosted: HostingDifferences | None = None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -260,8 +261,12 @@ class FakeTarget:
     def deployment(self) -> Deployment | None:
         return self._deployment(changed=False) if self.running else None
 
-    def deploy(self, *, tag: str = "") -> Deployment:
-        del tag
+    def hosting(self, *, lower_protection: str = "") -> HostingDifferences | None:
+        del lower_protection
+        return self.hosted
+
+    def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
+        del tag, lower_protection
         changed, self.running = not self.running, True
         (secret,) = self.secrets.values()
         self.index.token = secret["AUTH_TOKEN"].reveal()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ops import provision
-from ops.errors import NotDeployedError, VerificationError
+from ops.errors import NotDeployedError, ProtectionError, VerificationError
 from ops.secret import Secret
+from ops.targets import HostingChange, HostingDifferences
 from tests.fakes import FakeIndex, FakeTarget
 
 pytest_plugins = ["tests.operations"]
@@ -109,3 +110,19 @@ def test_an_index_with_another_token_than_ours_fails_the_verification(
 def test_an_index_that_is_not_there_cannot_be_verified(target: FakeTarget) -> None:
     with pytest.raises(NotDeployedError):
         provision.verify(target)
+
+
+def test_each_difference_of_the_hosting_is_a_row_and_then_a_change(provisioned: FakeTarget) -> None:
+    provisioned.hosted = HostingDifferences("the defaults", (HostingChange("min_containers", "1", "0"),))
+    (row,) = (change for change in provision.plan(provisioned).changes if change.thing.startswith("hosting"))
+    assert (row.thing, row.now, row.then) == ("hosting min_containers", "1", "1 -> 0")
+    assert ("hosting min_containers", "1 -> 0") in provision.apply(provisioned).done
+
+
+def test_a_refused_change_of_the_hosting_stops_everything_before_the_first_change(target: FakeTarget) -> None:
+    change = HostingChange("proxy_auth", "1", "0", refused="it lowers a protection")
+    target.hosted = HostingDifferences("the defaults", (change,))
+    assert "refused" in repr(provision.plan(target))
+    with pytest.raises(ProtectionError, match="lower a protection"):
+        provision.apply(target)
+    assert (target.secrets, target.volumes, target.running) == ({}, {}, False)

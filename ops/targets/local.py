@@ -157,12 +157,16 @@ class LocalTarget:
             return None
         return _deployment(process, changed=False)
 
-    def deploy(self, *, tag: str = "") -> Deployment:
+    def hosting(self, *, lower_protection: str = "") -> None:
+        """None: a process on this machine has no hosting to choose."""
+        del lower_protection
+
+    def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
         """Start the server; one that runs with this very code and configuration is left alone.
 
-        *tag* is not kept: the code that runs is that of this clone.
+        *tag* is not kept: the code that runs is that of this clone. There is no protection to lower.
         """
-        del tag
+        del tag, lower_protection
         running = ServerProcess.load(self._process_file)
         fingerprint = self._fingerprint()
         if running is not None and running.alive():

@@ -18,7 +18,7 @@ from ops.targets.modal_release import Releases
 from ops.targets.modal_session import SUPPORTED, ask, exists, modal, say
 from ops.targets.modal_volumes import Volumes
 from ops.targets.secret_files import SecretFiles
-from ops.targets.target import Check, Deployment, Release
+from ops.targets.target import Check, Deployment, HostingDifferences, Release
 from ops.workspace import Workspace
 
 ENVIRONMENT_VARIABLE = "MODAL_ENVIRONMENT"
@@ -193,10 +193,14 @@ class ModalTarget:
         found = self._deployed(changed=False)
         return found if found is not None and _healthy(found.url, 60) else None
 
-    def deploy(self, *, tag: str = "") -> Deployment:
+    def hosting(self, *, lower_protection: str = "") -> HostingDifferences:
+        """The hosting as the next :meth:`deploy` would leave it: as this process is told, otherwise as deployed."""
+        return self._releases.hosting(lower_protection).differences()
+
+    def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
         """Deploy this clone, replace containers that have an old secret, and wait until the index answers."""
         before = self._releases.version()
-        self._releases.deploy(tag)
+        self._releases.deploy(tag, lower_protection=lower_protection)
         if before and self._stale.exists():
             self._releases.rollover()
         self._stale.unlink(missing_ok=True)

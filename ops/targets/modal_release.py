@@ -17,7 +17,9 @@ from pathlib import Path
 from types import ModuleType
 
 from ops.errors import PlanError, TargetError
-from ops.settings import Settings
+from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Settings
+from ops.targets.modal_deployed import deployed_hosting
+from ops.targets.modal_hosting import KEPT_OR_SAID, HostingPlan
 from ops.targets.modal_session import ask, command_line, modal, say
 from ops.targets.target import Release
 from ops.workspace import PROJECT_ROOT
@@ -59,8 +61,16 @@ class Releases:
 
         return ask("look up the app", look)
 
-    def deploy(self, tag: str = "") -> None:
-        """Deploy this clone. Modal leaves an app alone that has not changed."""
+    def hosting(self, lower_protection: str = "") -> HostingPlan:
+        """What a deployment from this process's variables would make of the hosting."""
+        return HostingPlan.of(self._settings, self._environment, os.environ, lower_protection)
+
+    def deploy(self, tag: str = "", *, lower_protection: str = "") -> None:
+        """Deploy this clone. Modal leaves an app alone that has not changed, and hosting that was not told stays.
+
+        Raises:
+            ProtectionError: it would lower a protection that *lower_protection* does not name.
+        """
         if not self.file.is_file():
             raise TargetError(
                 f"there is no {DEPLOYMENT}",
@@ -68,9 +78,21 @@ class Releases:
                 todo="run this from a clone, installed with: pip install -e .",
             )
 
+        plan = self.hosting(lower_protection)
+        plan.differences().require_allowed()
+        told = {
+            **self._settings.variables(),
+            **plan.hosting.told_variables(),
+            LOWER_PROTECTION_VARIABLE: ",".join(plan.lowered),
+            **({"MODAL_ENVIRONMENT": self._environment} if self._environment else {}),
+        }
+
         def run() -> None:
-            with _variables(self._settings.variables()):
-                app = _module(self.file).app
+            with _variables(told):
+                try:
+                    app = _module(self.file).app
+                except SystemExit as refused:
+                    raise TargetError("the deployment file refused to be deployed", why=str(refused)) from None
                 app.deploy(environment_name=self._environment or None, tag=tag)
 
         ask("deploy the app", run, seconds=DEPLOY_SECONDS)
@@ -84,27 +106,41 @@ class Releases:
         return [release for release, _ in self._rows()]
 
     def rollback(self, version: str) -> None:
-        """Deploy what was deployed as *version*: by Modal where the plan has it, else from that version's commit."""
+        """Deploy what was deployed as *version*: by Modal where the plan has it, else from that version's commit.
+
+        Its hosting comes back with it, except for protections, which stay as they are today.
+        """
         number = version.removeprefix("v")
         row = next((row for row in self._rows() if row[0].version == number), None)
         if row is None:
             known = ", ".join(release.version for release in self.history()) or "none"
             raise TargetError(f"there is no version {version!r} of the app", why=f"the versions are: {known}")
+        now = deployed_hosting(self._settings, self._environment) or {}
+        then = deployed_hosting(self._settings, self._environment, version=int(number)) or {}
+        # Protections stay as they are today, also when the version that comes back had none.
+        kept = {name: now[name] for name in KEPT_OR_SAID if now.get(name)}
+        hosting = Hosting(**{**(then or now), **kept})
+        lost = [name for name in kept if then.get(name) != kept[name]]
+        if lost:
+            say(f"version {number} had another {' and '.join(lost)}: deploying its commit, with that of today")
+            self._deploy_commit(number, row[1], hosting, f"Modal's rollback would change {' and '.join(lost)}")
+            return
         try:
             command_line("roll the app back", "app", "rollback", self._settings.app_name, f"v{number}", *self._env())
         except PlanError as refused:
             say(f"Modal's rollback is not part of this workspace's plan; deploying the commit of version {number}")
-            self._deploy_commit(number, row[1], refused)
+            self._deploy_commit(number, row[1], hosting, refused.why)
 
-    def _deploy_commit(self, number: str, commit: str, refused: PlanError) -> None:
+    def _deploy_commit(self, number: str, commit: str, hosting: Hosting, refused: str) -> None:
         if not commit or commit.endswith("*"):
             lacking = "it was deployed from a clone with uncommitted changes" if commit else "its commit is not known"
             raise TargetError(
                 f"version {number} cannot be deployed again",
-                why=f"{refused.why}; and {lacking}",
+                why=f"{refused}; and {lacking}",
                 todo="check out the commit that you want and run the notebook 01_provision",
             ) from None
         with _checkout(self._root, commit) as clone:
+            # An earlier deployment file keeps nothing by itself, and knows no word for none.
             command_line(
                 "deploy the earlier commit",
                 "deploy",
@@ -112,7 +148,7 @@ class Releases:
                 "--tag",
                 f"rollback-to-{number}",
                 *self._env(),
-                environment=self._settings.variables(),
+                environment={**self._settings.variables(), **hosting.variables()},
                 seconds=DEPLOY_SECONDS,
             )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ops.errors import ProtectionError
 from ops.secret import Secret
 
 
@@ -62,6 +63,52 @@ class Release:
     detail: str
 
 
+@dataclass(frozen=True)
+class HostingChange:
+    """One setting of the hosting that a deployment would change.
+
+    Parameters:
+        name: the field of :class:`~ops.settings.Hosting`.
+        now: as it is deployed, in words.
+        then: as it would be.
+        refused: why the next deployment will not do that, or an empty string.
+    """
+
+    name: str
+    now: str
+    then: str
+    refused: str = ""
+
+    @property
+    def arrow(self) -> str:
+        """Both values in one phrase."""
+        return f"{self.now} -> {self.then}"
+
+
+@dataclass(frozen=True)
+class HostingDifferences:
+    """The hosting after the next deployment, and how it differs from what is deployed.
+
+    Parameters:
+        summary: all that is not by default, in one line.
+        changes: what would be another than now.
+    """
+
+    summary: str
+    changes: tuple[HostingChange, ...]
+
+    def require_allowed(self) -> None:
+        """Refuse a deployment of which a change is refused.
+
+        Raises:
+            ProtectionError: one is; all of them are named.
+        """
+        if refused := [change for change in self.changes if change.refused]:
+            raise ProtectionError(
+                {change.name: f"hosting {change.name} {change.arrow}, and {change.refused}" for change in refused}
+            )
+
+
 class Target(Protocol):
     """A place where an index runs. What a method cannot do is a ``TargetError`` that says what to do instead."""
 
@@ -112,10 +159,24 @@ class Target(Protocol):
     def deployment(self) -> Deployment | None:
         """The index that answers now, or None."""
 
-    def deploy(self, *, tag: str = "") -> Deployment:
+    def hosting(self, *, lower_protection: str = "") -> HostingDifferences | None:
+        """The hosting as the next :meth:`deploy` would leave it; None where there is none to choose.
+
+        Parameters:
+            lower_protection: as of :meth:`deploy`.
+        """
+
+    def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
         """Start the index, or bring the running one up to date; return when it answers.
 
+        Hosting that this run was not told stays as it is deployed.
+
+        Parameters:
+            tag: a name for this deployment in the history.
+            lower_protection: the protections that may be lowered, by commas; see :meth:`hosting`.
+
         Raises:
+            ProtectionError: it would lower one that is not named.
             StartError: it did not answer in time; the message says where its log is.
         """
 

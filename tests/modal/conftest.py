@@ -54,11 +54,13 @@ def deploy(plane: ControlPlane, file: Path = DEPLOYMENT, **variables: str) -> No
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def create_secret(plane: ControlPlane, value: str = TOKEN) -> None:
+def create_secret(plane: ControlPlane, value: str = TOKEN, *, environment: str = "main") -> None:
     """Give the control plane the admin's secret, as the ``modal`` command would."""
     source = plane.directory / "secret.json"
     source.write_text(f'{{"{SECRET_KEY}": "{value}"}}')
-    done = run_modal(plane, "secret", "create", SECRET_NAME, "--from-json", str(source), "--force")
+    done = run_modal(
+        plane, "secret", "create", SECRET_NAME, "--from-json", str(source), "--force", "--env", environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -365,6 +365,26 @@ def test_the_plan_without_rollbacks_gets_the_commit_of_that_version_deployed(
     assert len(listed.splitlines()) == 1, "the temporary worktree is gone"
 
 
+def test_a_rollback_keeps_the_protections_of_today(
+    provisioned: ModalTarget, plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del provisioned
+    root = clone(tmp_path)
+    monkeypatch.chdir(root)
+    releases = Releases(Settings(app_name="protected"), "", root=root)
+    releases.deploy("open")
+    monkeypatch.setenv("PYPI_PROXY_AUTH", "1")
+    releases.deploy("closed")
+    monkeypatch.delenv("PYPI_PROXY_AUTH")
+    plane.apps.plan = "team"
+    try:
+        releases.rollback("1")
+    finally:
+        plane.apps.plan = "starter"
+    assert plane.function("register_user", app="protected").definition.webhook_config.requires_proxy_auth
+    assert releases.history()[0].tag == "rollback-to-1", "the commit, as Modal's own would open the application"
+
+
 def test_stopping_keeps_volumes_and_secrets_and_can_be_undone(provisioned: ModalTarget) -> None:
     provisioned.deploy(tag="before")
     assert provisioned.stop()

@@ -107,6 +107,7 @@ class Apps:
         self._plane = plane
         self.by_id: dict[str, App] = {}
         self._urls: dict[tuple[str, str], str] = {}
+        self._overrides: dict[str, api_pb2.AutoscalerSettings] = {}
         self.plan = "starter"
         """``starter`` refuses rollbacks, ``team`` allows them."""
 
@@ -239,13 +240,50 @@ class Apps:
     async def get_function(self, request: api_pb2.FunctionGetRequest, _: Caller) -> api_pb2.FunctionGetResponse:
         environment = self._plane.environment(request.environment_name)
         app = self.named(request.app_name, environment)
-        function = app.layout.get(request.object_tag) if app else None
+        layout = app.layout if app else {}
+        if app and request.app_version:
+            layout = next((version.layout for version in app.versions if version.number == request.app_version), {})
+        function = layout.get(request.object_tag)
         if function is None:
             what = f"Function '{request.object_tag}'" if app else f"App '{request.app_name}'"
             raise GRPCError(Status.NOT_FOUND, f"{what} not found in environment '{environment}'")
         return api_pb2.FunctionGetResponse(
             function_id=function.function_id, handle_metadata=function.handle(), function=_data(function)
         )
+
+    @rpc("FunctionGetSchedulingParams")
+    async def get_scheduling(
+        self, request: api_pb2.FunctionGetSchedulingParamsRequest, _: Caller
+    ) -> api_pb2.FunctionGetSchedulingParamsResponse:
+        static, override = self._scaling(request.function_id)
+        now = api_pb2.AutoscalerSettings()
+        now.MergeFrom(static)
+        now.MergeFrom(override)
+        return api_pb2.FunctionGetSchedulingParamsResponse(
+            autoscaler_configuration=api_pb2.AutoscalerConfiguration(
+                settings=now, static_settings=static, override_settings=override
+            )
+        )
+
+    @rpc("FunctionUpdateSchedulingParams")
+    async def update_scheduling(
+        self, request: api_pb2.FunctionUpdateSchedulingParamsRequest, _: Caller
+    ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
+        static, override = self._scaling(request.function_id)
+        override.MergeFrom(request.settings)
+        now = api_pb2.AutoscalerSettings()
+        now.MergeFrom(static)
+        now.MergeFrom(override)
+        return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=now)
+
+    def _scaling(self, function_id: str) -> tuple[api_pb2.AutoscalerSettings, api_pb2.AutoscalerSettings]:
+        """What the deployed definition asks for, and what was set since; the latter is told and not acted upon."""
+        for app in self.by_id.values():
+            for function in app.layout.values():
+                if function.function_id == function_id:
+                    override = self._overrides.setdefault(function.definition_id, api_pb2.AutoscalerSettings())
+                    return function.definition.autoscaler_settings, override
+        raise GRPCError(Status.NOT_FOUND, f"Function {function_id} not found")
 
     @rpc("AppPublish")
     async def publish(self, request: api_pb2.AppPublishRequest, caller: Caller) -> api_pb2.AppPublishResponse:
@@ -413,6 +451,7 @@ def _data(function: Function) -> api_pb2.FunctionData:
         web_url=told.web_url,
         webhook_config=told.webhook_config,
         timeout_secs=told.timeout_secs,
+        startup_timeout_secs=told.startup_timeout_secs,
         autoscaler_settings=told.autoscaler_settings,
         ranked_functions=[api_pb2.FunctionData.RankedFunction(rank=0, function=told)],
     )

@@ -1,0 +1,131 @@
+"""Hosting that a deployment would leave, compared with what is deployed.
+
+A deployment sends every setting. Without this, one that lacks the variables of the last would put proxy auth, region
+and scaling back to their defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ops.errors import ParameterError, RunbookError
+from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Settings
+from ops.targets.modal_deployed import deployed_hosting
+from ops.targets.modal_session import say
+from ops.targets.target import HostingChange, HostingDifferences
+
+PROTECTIONS = ("proxy_auth", "region")
+"""Settings that keep somebody or something out: a deployment lowers them only when they are named."""
+KEPT_OR_SAID = (*PROTECTIONS, "custom_domain")
+"""Settings that are never put to their default while the deployed value is not known."""
+NOT_KNOWN = "not known"
+
+
+@dataclass(frozen=True)
+class HostingPlan:
+    """What a deployment would make of the hosting.
+
+    Parameters:
+        deployed: as it is, by the names of the fields; None when nothing is deployed.
+        hosting: as it would be.
+        told: the fields that this run was told.
+        lowered: the protections that may be lowered.
+    """
+
+    deployed: Mapping[str, Any] | None
+    hosting: Hosting
+    told: Collection[str]
+    lowered: Collection[str]
+
+    @classmethod
+    def of(
+        cls, settings: Settings, environment: str, variables: Mapping[str, str], lower_protection: str = ""
+    ) -> HostingPlan:
+        """The plan of a deployment from *variables*: what they do not tell stays as it is deployed.
+
+        Parameters:
+            settings: the names of the index.
+            environment: as of :func:`deployed_hosting`.
+            variables: such as ``PYPI_MIN_CONTAINERS``.
+            lower_protection: names of :data:`KEPT_OR_SAID`, by commas, on top of those in the variable.
+
+        Raises:
+            ParameterError: a name or a value that makes no sense.
+        """
+        lowered = _named(f"{lower_protection},{variables.get(LOWER_PROTECTION_VARIABLE, '')}")
+        try:
+            told = Hosting.told(variables)
+            deployed = deployed_hosting(settings, environment)
+            hosting = Hosting(**{**(deployed or {}), **told})
+        except ValueError as error:
+            raise ParameterError(str(error), todo="correct the variable, or leave it out") from None
+        return cls(deployed, hosting, frozenset(told), lowered)
+
+    def differences(self) -> HostingDifferences:
+        """Every setting that would be another than before, and those of which the value before is not known."""
+        if self.deployed is None:
+            changes = [HostingChange(name, "not deployed", _shown(getattr(self.hosting, name))) for name in self.told]
+            return HostingDifferences(self.summary(), tuple(sorted(changes, key=lambda change: change.name)))
+        changes = [
+            self._change(name)
+            for name in Hosting.names()
+            if self.deployed.get(name, NOT_KNOWN) != getattr(self.hosting, name)
+        ]
+        return HostingDifferences(self.summary(), tuple(changes))
+
+    def _change(self, name: str) -> HostingChange:
+        assert self.deployed is not None  # noqa: S101 - as differences() has looked
+        known = name in self.deployed
+        before, then = self.deployed.get(name), getattr(self.hosting, name)
+        refused = ""
+        if name in PROTECTIONS and name not in self.lowered:
+            # A region is left for any other; proxy auth is lowered by being switched off.
+            if (known and before and (name != "proxy_auth" or not then)) or (not known and not then):
+                refused = "it lowers a protection"
+        elif name in KEPT_OR_SAID and not known and name not in self.told and name not in self.lowered:
+            refused = "Modal does not tell what it is, and it might be lost"
+        return HostingChange(name, _shown(before) if known else NOT_KNOWN, _shown(then), refused)
+
+    def summary(self) -> str:
+        """What is hosted otherwise than by default, or that all of it is by default; in one line."""
+        defaults = Hosting()
+        others = [name for name in Hosting.names() if getattr(self.hosting, name) != getattr(defaults, name)]
+        return ", ".join(f"{name} {_shown(getattr(self.hosting, name))}" for name in others) or "the defaults"
+
+
+def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = None) -> Hosting:
+    """The hosting for a plain ``modal deploy``, which ends with a sentence where it would lower a protection.
+
+    Tells each difference on stderr. The environment is the one that the command was given.
+
+    Parameters:
+        settings: the names of the index.
+        variables: of the process when not given.
+    """
+    try:
+        plan = HostingPlan.of(settings, "", os.environ if variables is None else variables)
+        differences = plan.differences()
+        for change in differences.changes if plan.deployed is not None else ():
+            say(f"hosting {change.name}: {change.arrow}")
+        differences.require_allowed()
+    except RunbookError as error:
+        raise SystemExit(f"Nothing was deployed: {error}") from None
+    return plan.hosting
+
+
+def _named(names: str) -> frozenset[str]:
+    found = frozenset(name.strip() for name in names.split(",") if name.strip())
+    if unknown := sorted(found - set(KEPT_OR_SAID)):
+        raise ParameterError(
+            f"{', '.join(unknown)} is no protection",
+            why=f"the protections of the hosting are {', '.join(KEPT_OR_SAID)}",
+            todo="name one of them in lower_protection, or leave it empty",
+        )
+    return found
+
+
+def _shown(value: object) -> str:
+    return "none" if value == "" else str(value)

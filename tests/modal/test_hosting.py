@@ -1,0 +1,209 @@
+"""Hosting across deployments: it stays as it is unless told, and no protection goes in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import modal
+import pytest
+from grpclib import Status
+
+from ops import provision
+from ops.errors import ParameterError, ProtectionError
+from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Hosting, Settings
+from ops.targets.modal import ModalTarget
+from ops.targets.modal_deployed import deployed_hosting
+from ops.targets.modal_hosting import HostingPlan
+from ops.workspace import Workspace
+from tests.modal.conftest import DEPLOYMENT, create_secret, deploy, run_modal
+from tests.standin.control_plane import ControlPlane
+
+HOSTED = {
+    "PYPI_PROXY_AUTH": "1",
+    "PYPI_MIN_CONTAINERS": "1",
+    "PYPI_MAX_CONTAINERS": "2",
+    "PYPI_REGION": "eu",
+    "PYPI_CUSTOM_DOMAIN": "packages.example.org",
+    "PYPI_STARTUP_SECONDS": "90",
+    "PYPI_MEMORY": "512",
+}
+AS_HOSTED = Hosting.from_environment(HOSTED)
+
+
+def as_hosted(plane: ControlPlane) -> bool:
+    """Whether the last test left it so."""
+    if plane.apps.named("pypiserver") is None:
+        return False
+    server, admin = (plane.function(name).definition for name in (SERVER_FUNCTION, ADMIN_FUNCTION))
+    domains = [domain.name for domain in server.webhook_config.custom_domains]
+    return (
+        admin.webhook_config.requires_proxy_auth,
+        server.autoscaler_settings.min_containers,
+        list(server.scheduler_placement.regions),
+        domains,
+    ) == (True, 1, ["eu"], ["packages.example.org"])
+
+
+@pytest.fixture
+def hosted(plane: ControlPlane) -> ControlPlane:
+    """An index that was deployed by the plain command, from a shell with variables."""
+    if not as_hosted(plane):
+        create_secret(plane)
+        deploy(plane, DEPLOYMENT, PYPI_LOWER_PROTECTION="region", **HOSTED)
+    return plane
+
+
+@pytest.fixture
+def target(client: Mapping[str, str], workspace: Workspace) -> ModalTarget:
+    del client
+    return ModalTarget(workspace=workspace)
+
+
+def plan(target: ModalTarget, lower_protection: str = "") -> dict[str, tuple[str, str]]:
+    """The rows of the plan about hosting: what is, and what would be done."""
+    changes = provision.plan(target, lower_protection=lower_protection).changes
+    return {change.thing: (change.now, change.then) for change in changes if change.thing.startswith("hosting")}
+
+
+def test_modal_tells_every_setting_of_a_deployment_that_somebody_else_made(
+    hosted: ControlPlane, target: ModalTarget
+) -> None:
+    del hosted, target
+    told = deployed_hosting(Settings(), "")
+    assert told is not None
+    assert Hosting(**told) == AS_HOSTED
+    assert set(told) == set(Hosting.names())
+
+
+def test_a_plain_deployment_without_variables_keeps_all_of_it(hosted: ControlPlane) -> None:
+    version = len(hosted.apps.by_id[hosted.function("server").app_id].versions)
+    deploy(hosted)
+    asked = hosted.function("server").definition
+    assert asked.autoscaler_settings.min_containers == 1
+    assert list(asked.scheduler_placement.regions) == ["eu"]
+    assert [domain.name for domain in asked.webhook_config.custom_domains] == ["packages.example.org"]
+    assert hosted.function("register_user").definition.webhook_config.requires_proxy_auth
+    assert len(hosted.apps.by_id[hosted.function("server").app_id].versions) == version, "nothing to deploy, even"
+
+
+def test_a_plain_deployment_says_what_it_changes(hosted: ControlPlane) -> None:
+    done = run_modal(hosted, "deploy", str(DEPLOYMENT), PYPI_MIN_CONTAINERS="0")
+    assert done.returncode == 0, done.stderr
+    assert "hosting min_containers: 1 -> 0" in done.stderr
+    assert hosted.function("register_user").definition.webhook_config.requires_proxy_auth
+
+
+def test_a_plain_deployment_that_lowers_a_protection_ends_with_a_sentence_and_deploys_nothing(
+    hosted: ControlPlane,
+) -> None:
+    done = run_modal(hosted, "deploy", str(DEPLOYMENT), PYPI_PROXY_AUTH="0", PYPI_MIN_CONTAINERS="0")
+    assert done.returncode == 1
+    assert "Nothing was deployed: the deployment would lower a protection." in done.stderr.replace("\n", " ")
+    assert "PYPI_LOWER_PROTECTION=proxy_auth" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert hosted.function("register_user").definition.webhook_config.requires_proxy_auth
+    assert hosted.function("server").definition.autoscaler_settings.min_containers == 1
+
+
+def test_a_plain_deployment_looks_at_the_environment_that_it_was_given(hosted: ControlPlane) -> None:
+    hosted.environments.append("staging")
+    create_secret(hosted, environment="staging")
+    done = run_modal(hosted, "deploy", "--env", "staging", str(DEPLOYMENT), PYPI_SCALEDOWN_SECONDS="60")
+    assert done.returncode == 0, done.stderr
+    staging = hosted.function("server", environment="staging").definition
+    assert list(staging.scheduler_placement.regions) == [], "staging is deployed for the first time"
+    done = run_modal(hosted, "deploy", "--env", "staging", str(DEPLOYMENT))
+    assert done.returncode == 0, done.stderr
+    staging = hosted.function("server", environment="staging").definition
+    assert staging.autoscaler_settings.scaledown_window == 60
+
+
+def test_the_plan_shows_the_hosting_that_stays(hosted: ControlPlane, target: ModalTarget) -> None:
+    del hosted
+    (row,) = plan(target).items()
+    assert row[0] == "hosting"
+    assert "proxy_auth 1" in row[1][0]
+    assert "region eu" in row[1][0]
+    assert row[1][1] == "", "nothing to do"
+
+
+def test_the_plan_shows_each_difference_as_a_row(
+    hosted: ControlPlane, target: ModalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del hosted
+    monkeypatch.setenv("PYPI_MIN_CONTAINERS", "0")
+    monkeypatch.setenv("PYPI_CUSTOM_DOMAIN", "none")
+    monkeypatch.setenv("PYPI_REGION", "")
+    assert plan(target) == {
+        "hosting min_containers": ("1", "1 -> 0"),
+        "hosting custom_domain": ("packages.example.org", "packages.example.org -> none"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name"), [("PYPI_PROXY_AUTH", "0", "proxy_auth"), ("PYPI_REGION", "us", "region")]
+)
+def test_a_protection_is_lowered_only_when_it_is_named(
+    hosted: ControlPlane, target: ModalTarget, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    (row,) = plan(target).values()
+    assert "refused: it lowers a protection" in row[1]
+    called = len(hosted.called)
+    with pytest.raises(ProtectionError) as caught:
+        provision.apply(target)
+    assert f'lower_protection="{name}"' in caught.value.todo
+    assert list(caught.value.changes) == [name]
+    assert "AppPublish" not in hosted.called[called:]
+    assert not plan(target, name)[f"hosting {name}"][1].count("refused")
+
+
+def test_a_name_that_is_no_protection_is_refused(target: ModalTarget, hosted: ControlPlane) -> None:
+    del hosted
+    with pytest.raises(ParameterError, match="proxy-auth is no protection"):
+        provision.plan(target, lower_protection="proxy-auth")
+
+
+def test_naming_a_protection_lowers_it_and_only_it(
+    hosted: ControlPlane, target: ModalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYPI_PROXY_AUTH", "0")
+    outcome = provision.apply(target, lower_protection="proxy_auth")
+    assert ("hosting proxy_auth", "1 -> 0") in outcome.done
+    assert not hosted.function("register_user").definition.webhook_config.requires_proxy_auth
+    assert list(hosted.function("server").definition.scheduler_placement.regions) == ["eu"]
+
+
+def test_scaling_that_was_set_since_the_deployment_is_kept_too(hosted: ControlPlane, target: ModalTarget) -> None:
+    del target
+    function = modal.Function.from_name("pypiserver", SERVER_FUNCTION)
+    function.autoscaler.update(max_containers=7)
+    told = deployed_hosting(Settings(), "")
+    assert told is not None
+    assert told["max_containers"] == 7
+    hosted.fail("FunctionGetSchedulingParams", Status.PERMISSION_DENIED, "you may not")
+    told = deployed_hosting(Settings(), "")
+    assert told is not None
+    assert told["max_containers"] == 2, "what was deployed, where the rest is not told"
+
+
+def test_what_modal_does_not_tell_is_shown_as_not_known_and_never_lost_unasked(
+    hosted: ControlPlane, target: ModalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del hosted, target
+    known = {name: value for name, value in vars(AS_HOSTED).items() if name not in {"proxy_auth", "custom_domain"}}
+    monkeypatch.setattr("ops.targets.modal_hosting.deployed_hosting", lambda *_: known)
+    changes = {change.name: change for change in HostingPlan.of(Settings(), "", {}).differences().changes}
+    assert changes["proxy_auth"].arrow == "not known -> 0"
+    assert set(changes) == {"proxy_auth", "custom_domain"}
+    assert all(change.refused for change in changes.values())
+    told = {"PYPI_PROXY_AUTH": "1", "PYPI_CUSTOM_DOMAIN": "none"}
+    assert not any(change.refused for change in HostingPlan.of(Settings(), "", told).differences().changes)
+
+
+def test_the_first_deployment_shows_what_it_was_told(target: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYPI_REGION", "eu")
+    differences = HostingPlan.of(Settings(app_name="not-yet"), "", {"PYPI_REGION": "eu"}).differences()
+    assert [(change.name, change.arrow) for change in differences.changes] == [("region", "not deployed -> eu")]
+    differences.require_allowed()
+    del target
