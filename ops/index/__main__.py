@@ -12,18 +12,15 @@ import functools
 import gc
 import ipaddress
 import logging
-import os
 import re
 import socket
-import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ops.index.options import REALM, Options
+from ops.index.startup import TOKEN_KEY, CannotStartError, admin_token, check_apart, served_directory
 from ops.index.web.forwarded import TrustedProxies
-
-TOKEN_KEY = "AUTH_TOKEN"  # noqa: S105 - the name of a secret, not its value
 
 _BACKLOG = 2048
 
@@ -38,10 +35,6 @@ _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _logger = logging.getLogger(__name__)
 
 
-class CannotStartError(Exception):
-    """Why the server cannot start, and what to do, in one sentence."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve an index until told to stop, and return the exit code."""
     asked = _parser().parse_args(arguments)
@@ -49,21 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream=sys.stderr, level=asked.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        packages = _directory(asked.packages, "packages")
-        credentials = _directory(asked.credentials, "credentials")
-        token = _admin_token(asked.admin_token_file)
+        packages = served_directory(asked.packages, "packages")
+        credentials = served_directory(asked.credentials, "credentials")
+        check_apart(packages, credentials)
+        token = admin_token(asked.admin_token_file)
+        options = Options(
+            realm=asked.realm,
+            bcrypt_rounds=asked.bcrypt_rounds,
+            max_upload_bytes=asked.max_upload_size,
+            refresh_seconds=asked.refresh_seconds,
+            trusted_proxies=tuple(asked.trusted_proxy),
+        )
         listener = _listen(asked.host, asked.port)
-    except CannotStartError as error:
+    except (CannotStartError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for a person at a terminal
         return 1
 
-    options = Options(
-        realm=asked.realm,
-        bcrypt_rounds=asked.bcrypt_rounds,
-        max_upload_bytes=asked.max_upload_size,
-        refresh_seconds=asked.refresh_seconds,
-        trusted_proxies=tuple(asked.trusted_proxy),
-    )
     with listener:
         _serve(packages, credentials, token, options, listener)
     return 0
@@ -111,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="DIR",
-        help="where the distributions lie; made when missing. A directory of stock pypiserver is served as it is",
+        help="where the distributions lie; made when missing. A directory of stock pypiserver is served as it is, "
+        "also one that cannot be written",
     )
     files.add_argument(
         "--credentials",
@@ -209,49 +204,9 @@ def _realm(text: str) -> str:
     return text
 
 
-def _directory(path: Path, what: str) -> Path:
-    """The directory, made when it is missing, and one that can be written."""
-    path = path.expanduser().absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise CannotStartError(f"{path} is no directory, so no {what} can lie in it: name another one") from None
-    except OSError as error:
-        raise CannotStartError(
-            f"the directory {path} for the {what} cannot be made: {error.strerror or error}; "
-            "make it yourself or name another one"
-        ) from None
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise CannotStartError(
-            f"the directory {path} for the {what} cannot be read and written by this user: "
-            "change its owner or mode, or name another one"
-        )
-    return path
-
-
-def _admin_token(path: Path | None) -> str | None:
-    """The token of the admin application, from the file or else from the environment; None when there is none.
-
-    It is taken out of the environment, where programs that are started from here would find it.
-    """
-    token: str | None = os.environ.pop(TOKEN_KEY, None)
-    if path is not None:
-        try:
-            content = path.read_text("utf-8")
-            shared = path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise CannotStartError(f"the file {path} for the admin token cannot be read: {reason}") from None
-        if shared:
-            _logger.warning("%s can be read by others: chmod 600 it", path)
-        lines = (line.strip().removeprefix("export ").partition("=") for line in content.splitlines())
-        token = next((value.strip().strip("\"'") for key, _, value in lines if key.strip() == TOKEN_KEY), None)
-        if not token:
-            raise CannotStartError(f"there is no line {TOKEN_KEY}=… in {path}: write one, or leave out the option")
-    return token or None
-
-
 def _listen(host: str, port: int) -> socket.socket:
+    if not host.strip():
+        raise CannotStartError("the address to listen on is empty: name one, such as 127.0.0.1, or 0.0.0.0 for all")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

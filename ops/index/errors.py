@@ -17,7 +17,8 @@ PackageIndexError                 status, headers, and one line of plain text as
 ├── TooLarge                413
 ├── TooManyAttempts         429   with Retry-After
 ├── StorageError            500   the directory or the Volume failed; nothing was kept
-│   └── StorageFull         507   there is no room left
+│   ├── StorageFull         507   there is no room left
+│   └── StorageReadOnly     403   the server may read the directory and not write it
 ├── LoginDelayed            503   with Retry-After; nobody has failed, but it cannot be looked at in time
 ├── SandboxError            503   with Retry-After; strangers' content could not be worked on in a child process
 │   ├── WorkFailed          400   the content made it crash, or reach a limit of time or memory
@@ -266,6 +267,12 @@ class StorageFull(StorageError):
     """There is no room left for the file."""
 
     status = 507
+
+
+class StorageReadOnly(StorageError):
+    """The server may read the directory and not write it; to try again does not help."""
+
+    status = 403
 
 
 class Busy(PackageIndexError):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ops.index.__main__ import _parser, main
+from ops.index.startup import admin_token, check_apart
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import ROOT, TOKEN, Server, authorization
 
@@ -140,6 +141,31 @@ def test_a_token_file_that_has_no_token_is_an_error(
     for content in (b"", b"AUTH_TOKEN=\n", b"TOKEN=x\n", b"\xff\xfe"):
         path.write_bytes(content)
         assert str(path) in refused(capsys, *folders, "--admin-token-file", str(path))
+    assert "directory" in refused(capsys, *folders, "--admin-token-file", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "token", ["too-short", "x" * 15, "with a space in it somewhere", "ümlauts-cannot-be-sent-at-all"]
+)
+def test_a_token_that_can_be_guessed_or_not_be_sent_is_an_error(
+    tmp_path: Path,
+    folders: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    token: str,
+) -> None:
+    path = tmp_path / "token.env"
+    path.touch(mode=0o600)
+    path.write_text(f"AUTH_TOKEN={token}\n")
+    said = refused(capsys, *folders, "--admin-token-file", str(path))
+    monkeypatch.setenv("AUTH_TOKEN", token)
+    assert token not in said + refused(capsys, *folders)
+    assert "AUTH_TOKEN" not in os.environ
+
+
+def test_a_line_break_after_the_token_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTH_TOKEN", f"{TOKEN}\n")
+    assert admin_token(None) == TOKEN
 
 
 def test_a_taken_port_is_told_in_one_sentence(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,10 +186,18 @@ def test_a_directory_that_cannot_be_used_is_told_in_one_sentence(
         assert str(unusable) in said
 
 
+def test_packages_and_credentials_lie_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    for packages, credentials in [(".", "."), (".", "link"), ("a", "."), (".", "a"), ("a/b", "a")]:
+        folders = ("--packages", str(tmp_path / packages), "--credentials", str(tmp_path / credentials))
+        assert "apart" in refused(capsys, *folders)
+    check_apart(tmp_path, tmp_path / ".credentials")
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs another user to run as")
 def test_a_directory_of_somebody_else_is_told_in_one_sentence(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    (tmp_path / "mine").mkdir(mode=0o755)
+    (tmp_path / "mine").mkdir(mode=0o700)
     for folder in (tmp_path / "mine", tmp_path / "mine" / "new"):
         code = (
             "import os, sys; from ops.index.__main__ import main\n"
@@ -182,6 +216,7 @@ def test_an_address_that_is_none_is_told_in_one_sentence(
 ) -> None:
     assert "192.0.2.1" in refused(capsys, *folders, "--host", "192.0.2.1", "--port", "0")
     assert "a b" in refused(capsys, *folders, "--host", "a b", "--port", "0")
+    assert "empty" in refused(capsys, *folders, "--host", "", "--port", "0")
 
 
 @pytest.mark.parametrize(

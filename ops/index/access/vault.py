@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ops.index.disk.claims import Claims
 from ops.index.disk.storage import Storage
-from ops.index.disk.writing import sync_folder
+from ops.index.disk.writing import storage_error, sync_folder
 from ops.index.errors import StorageError, StorageFull
 
 PASSWORDS = ".htpasswd"
@@ -166,9 +166,7 @@ class Vault:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StorageError(
-                f"the credentials cannot be changed: {path.name} cannot be opened ({error.strerror})"
-            ) from error
+            raise storage_error("the credentials cannot be changed", error) from error
         try:
             _wait_for(lambda: _locked(descriptor))
             yield

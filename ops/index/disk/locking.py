@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 
@@ -37,14 +39,15 @@ def is_locked(path: str) -> bool:
         OSError: it cannot be told, for instance because too many files are open.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = _opened(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         if not _lock(descriptor):
             return True
         if _is_at(descriptor, path):
-            os.unlink(path)  # noqa: PTH108
+            with contextlib.suppress(OSError):  # in a directory that cannot be written it stays
+                os.unlink(path)  # noqa: PTH108
         return False
     finally:
         os.close(descriptor)
@@ -58,6 +61,15 @@ def unlock(path: str, descriptor: int) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _lock(descriptor: int) -> bool:

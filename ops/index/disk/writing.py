@@ -13,12 +13,13 @@ import weakref
 from pathlib import Path
 
 from ops.index.disk.locking import is_locked, try_lock
-from ops.index.errors import StorageError, StorageFull
+from ops.index.errors import StorageError, StorageFull, StorageReadOnly
 
 INDEX_FOLDER = ".index"
 """Where the index keeps what it adds to a directory of packages; stock pypiserver ignores it."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 UNLINKABLE = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 """What file systems say that have no hard links."""
 
@@ -162,4 +163,9 @@ def storage_error(what: str, error: OSError) -> StorageError:
     """The answer to a client when the file system refused something."""
     if error.errno in _FULL:
         return StorageFull(f"{what}: there is no room left; ask the index's operator for more")
+    if error.errno in READ_ONLY:
+        return StorageReadOnly(
+            f"{what}: the server cannot write its directory ({error.strerror}); ask the index's operator, who can "
+            "change its owner or mode, or how it is mounted"
+        )
     return StorageError(f"{what}: {error.strerror or type(error).__name__}; try again, or ask the index's operator")

@@ -1,0 +1,130 @@
+"""Directories and token that a server is started with."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Final
+
+from ops.index.disk.writing import INDEX_FOLDER
+
+TOKEN_KEY: Final = "AUTH_TOKEN"  # noqa: S105 - the name of a secret, not its value
+
+_SHORTEST_TOKEN: Final = 16
+_LARGEST_TOKEN_FILE: Final = 64 * 1024
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+"""What can stand in a header without being quoted or encoded (RFC 9110, section 5.5)."""
+
+_READ_ONLY: Final = {
+    "packages": "uploads, yanks and deletions are refused; what is known of the files is computed anew after each "
+    "start; no audit log of uploads and logins is written",
+    "credentials": "the admin application cannot change users, and writes no audit log",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class CannotStartError(Exception):
+    """Why the server cannot start, and what to do, in one sentence."""
+
+
+def served_directory(path: Path, what: str) -> Path:
+    """The directory, made when it is missing. One that cannot be written is served; the log says what that means.
+
+    Parameters:
+        path: as the operator named it.
+        what: ``packages`` or ``credentials``.
+
+    Raises:
+        CannotStartError: it is not a directory that can be read.
+    """
+    path = path.expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise CannotStartError(f"{path} is no directory, so no {what} can lie in it: name another one") from None
+    except OSError as error:
+        raise CannotStartError(
+            f"the directory {path} for the {what} cannot be made: {error.strerror or error}; "
+            "make it yourself or name another one"
+        ) from None
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise CannotStartError(
+            f"the directory {path} for the {what} cannot be read by this user: "
+            "change its owner or mode, or name another one"
+        )
+    own = path / INDEX_FOLDER
+    if what == "packages" and os.access(path, os.W_OK) and own.exists():
+        if not os.access(own, os.R_OK | os.W_OK | os.X_OK):
+            _log.warning("%s cannot be read and written by this user: %s", own, _READ_ONLY[what])
+    elif not os.access(path, os.W_OK):
+        _log.warning("%s cannot be written by this user and is served read-only: %s", path, _READ_ONLY[what])
+    return path
+
+
+def check_apart(packages: Path, credentials: Path) -> None:
+    """Refuse packages and credentials in one place: one is handed over, backed up or emptied without the other.
+
+    Credentials may lie in a folder below the packages whose name begins with a dot: an index does not look into it.
+
+    Raises:
+        CannotStartError: they are not apart.
+    """
+    packages, credentials = packages.resolve(), credentials.resolve()
+    inside = credentials.is_relative_to(packages)
+    hidden = inside and any(part.startswith(".") for part in credentials.relative_to(packages).parts)
+    if packages.is_relative_to(credentials) or (inside and not hidden):
+        raise CannotStartError(
+            f"the packages in {packages} and the credentials in {credentials} do not lie apart: "
+            "name a directory for the credentials that is neither the other's nor around or inside it"
+        )
+
+
+def admin_token(path: Path | None) -> str | None:
+    """The token of the admin application, from the file or else from the environment; None when there is none.
+
+    It is taken out of the environment, where programs that are started from here would find it.
+
+    Raises:
+        CannotStartError: the file cannot be read or holds no token, or the token could be guessed or never be sent.
+    """
+    token = os.environ.pop(TOKEN_KEY, "").strip()
+    where = f"the environment variable {TOKEN_KEY}"
+    if path is not None:
+        token, where = _token_in(path), str(path)
+    if not token:
+        return None
+    make_one = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+    if not _TOKEN.fullmatch(token):
+        raise CannotStartError(
+            f"the admin token in {where} holds a space or a character that is not ASCII, and cannot be sent in "
+            f"a header: {make_one}"
+        )
+    if len(token) < _SHORTEST_TOKEN:
+        raise CannotStartError(
+            f"the admin token in {where} has fewer than {_SHORTEST_TOKEN} characters and could be guessed: {make_one}"
+        )
+    return token
+
+
+def _token_in(path: Path) -> str:
+    line = f"{TOKEN_KEY}=…"
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_TOKEN_FILE).decode("utf-8-sig")
+            shared = os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise CannotStartError(
+            f"the file {path} for the admin token cannot be read: {reason}; name a file with a line {line} in it"
+        ) from None
+    if shared:
+        _log.warning("%s can be read by others: chmod 600 it", path)
+    lines = (line.strip().removeprefix("export ").partition("=") for line in content.splitlines())
+    token = next((value.strip().strip("\"'") for key, _, value in lines if key.strip() == TOKEN_KEY), "")
+    if not token:
+        raise CannotStartError(f"there is no line {line} in {path}: write one, or leave out the option")
+    return token

@@ -1,0 +1,104 @@
+"""A server whose directories can be read and not written, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from urllib3.filepost import encode_multipart_formdata
+
+from tests.index.archives import wheel, wheel_name
+from tests.index.serving import JSON, ROOT, TOKEN, Server, eventually
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Mounted read-only where that is allowed, as to root nothing else is; else by mode."""
+    server = Server(tmp_path_factory.mktemp("read-only"))
+    name = wheel_name("spam", "1.0")
+    (server.packages / name).write_bytes(wheel("spam", "1.0"))
+    claims = server.packages / ".index" / "claims"
+    claims.mkdir(parents=True)
+    (claims / name).touch()  # of a server that was killed
+    folders = [str(server.packages), str(server.credentials)]
+    command = [sys.executable, "-m", "ops.index", "--packages", folders[0], "--credentials", folders[1], "--port", "0"]
+    if os.getuid() == 0:
+        mounts = "".join(
+            f"mount --bind '{folder}' '{folder}' && mount -o remount,ro,bind '{folder}' && " for folder in folders
+        )
+        command = ["unshare", "--mount", "sh", "-c", f'{mounts} exec "$@"', "sh", *command]
+        if subprocess.run([*command[:4], mounts + " true"], capture_output=True, check=False).returncode:
+            pytest.skip("nothing can be mounted here")
+    else:
+        for folder in folders:
+            Path(folder).chmod(0o555)
+    with server.log.open("ab") as log:
+        server.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "AUTH_TOKEN": TOKEN},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    assert server.process.stdout is not None
+    server.url = server.process.stdout.readline().strip()
+    assert server.url, server.log.read_text()
+    server.port = int(urlsplit(server.url).port or 0)
+    yield server
+    server.stop()
+    for folder in folders:
+        Path(folder).chmod(0o755)
+
+
+def test_its_log_says_at_the_start_what_does_not_work(server: Server) -> None:
+    lines = server.log.read_text().splitlines()
+    assert any(f"{server.packages} cannot be written" in line and "uploads" in line for line in lines)
+    assert any(f"{server.credentials} cannot be written" in line and "users" in line for line in lines)
+
+
+def test_everything_can_be_read(server: Server) -> None:
+    (file,) = json.loads(server.get("/simple/spam/", Accept=JSON).body)["files"]
+    assert server.get("/simple/").status == 200
+    assert server.get(f"/packages/{file['filename']}").body == wheel("spam", "1.0")
+    metadata = server.get(f"/packages/{file['filename']}.metadata")
+    assert (metadata.status, b"Name: spam" in metadata.body) == (200, True)
+    for path in ("/", "/projects/spam/", "/spam/json", "/packages/"):
+        assert server.get(path).status == 200
+
+
+def test_an_upload_is_refused_in_a_sentence_and_the_index_goes_on(server: Server) -> None:
+    file = (wheel_name("eggs", "1.0"), wheel("eggs", "1.0"))
+    body, content_type = encode_multipart_formdata(
+        [(":action", "file_upload"), ("name", "eggs"), ("version", "1.0"), ("content", file)]
+    )
+    answer = server.request("POST", "/", headers={"Content-Type": content_type}, body=body)
+    assert answer.status == 403
+    assert "cannot write its directory" in answer.text
+    assert server.get("/simple/eggs/").status == 404
+    assert server.get("/simple/spam/").status == 200
+
+
+def test_a_yank_and_a_new_user_are_refused_in_a_sentence(server: Server) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = server.request("POST", "/projects/spam/yank", headers=headers, body=b'{"version": "1.0"}')
+    assert (answer.status, "cannot write its directory" in answer.text) == (403, True)
+    body = json.dumps({"username": "bob", "password": "correct horse battery"}).encode()
+    headers["Authorization"] = f"Bearer {TOKEN}"
+    answer = server.request("POST", "/admin/register_user", user=None, headers=headers, body=body)
+    assert (answer.status, "cannot write its directory" in answer.text) == (403, True)
+
+
+def test_a_refused_login_is_refused_and_that_it_cannot_be_noted_is_told_once(server: Server) -> None:
+    for password in ("one", "two"):
+        assert server.request("GET", "/simple/", password=password).status == 401
+    eventually(lambda: "ops.index.access.audit" in server.log.read_text())
+    assert server.request("GET", "/simple/", password="three").status == 401
+    assert server.log.read_text().count("ops.index.access.audit") == 1
+    assert server.log.read_text().count("Traceback") == 0
