@@ -5,27 +5,18 @@ from __future__ import annotations
 import configparser
 import json
 import os
-import shlex
 import stat
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ops.clients.env_sh import env_sh
 from ops.errors import RunbookError
 from ops.secret import Secret
 
 REPOSITORY = "private"
 """What uv and twine call the index: ``uv publish --index private``, ``twine upload --repository private``."""
-
-_CLEARED = (
-    # Each would win over the files, or send a package or a credential elsewhere.
-    *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"),
-    *("UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX_STRATEGY", "UV_NO_INDEX"),
-    *("UV_PUBLISH_INDEX", "UV_PUBLISH_TOKEN", "UV_PUBLISH_PASSWORD"),
-    *("TWINE_REPOSITORY",),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +89,7 @@ class ClientFiles:
             self.pip_conf: pip_conf(login),
             self.uv_toml: uv_toml(login),
             self.pypirc: pypirc(login),
-            self.env_sh: env_sh(login, self),
+            self.env_sh: shell_script(login),
         }
 
     def outdated(self, login: Login) -> list[Path]:
@@ -182,35 +173,34 @@ def pypirc(login: Login) -> str:
     return "\n".join(lines) + "\n"
 
 
-def env_sh(login: Login, files: ClientFiles) -> str:
+def shell_script(login: Login) -> str:
     """What makes every pip, uv and twine that is started from a shell use the index.
 
     uv is told by ``UV_INDEX`` and not by ``UV_CONFIG_FILE``, which would hide the ``[tool.uv]`` of every project. twine
     has no variable that names its configuration file, so it alone gets the password from the environment.
     """
+    files = {"PIP_CONFIG_FILE": "pip.conf"}
+    needed = ["pip.conf", "uv.toml", ".pypirc"]
     variables = {
-        "NETRC": str(files.netrc),
-        "PIP_CONFIG_FILE": str(files.pip_conf),
+        "PIP_INDEX_URL": login.index_url,
+        # One space is pip's only way to say "none" over what other configuration files of the machine say.
+        "PIP_EXTRA_INDEX_URL": login.public_index or " ",
         "UV_INDEX": f"{REPOSITORY}={login.index_url}",
         "UV_PUBLISH_URL": login.url,
         "TWINE_REPOSITORY_URL": login.url,
     }
+    credentials = netrc(login)
     if login.username is not None and login.password is not None:
+        files["NETRC"] = "netrc"
+        needed.append("netrc")
         variables |= {
             # uv takes the password from netrc; without the name it first tries trusted publishing, for seconds.
             "UV_PUBLISH_USERNAME": login.username,
             "TWINE_USERNAME": login.username,
             "TWINE_PASSWORD": login.password.reveal(),
         }
-    return (
-        "# Source this file and pip, uv and twine use the index:  . env.sh\n"
-        "# A shell that has read it keeps the old password for twine until it reads it again.\n"
-        f"unset {' '.join(_CLEARED)}\n" + _exports(variables)
-    )
-
-
-def _exports(variables: Mapping[str, str]) -> str:
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    line = credentials.splitlines()[1] if credentials else ""
+    return env_sh(files=files, variables=variables, needed=needed, netrc_line=line)
 
 
 def _token(value: str) -> str:

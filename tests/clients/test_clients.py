@@ -126,7 +126,7 @@ def in_shell(files: ClientFiles, script: str, cwd: Path, newcomer: Path) -> subp
     """Run a script in a shell that has read ``env.sh``, with this environment's programs on PATH and little else."""
     path = os.pathsep.join([str(Path(sys.executable).parent), str(Path(find_uv_bin()).parent), "/usr/bin", "/bin"])
     return subprocess.run(
-        ["sh", "-c", f'. "$1"; {script}', "sh", files.env_sh],
+        ["bash", "-c", f'. "$1"; {script}', "bash", files.env_sh],
         check=False,
         capture_output=True,
         text=True,
