@@ -170,6 +170,8 @@ class Index:
                 await self._browsing.project(exchange, rest.removesuffix("/"), slash=rest.endswith("/"))
             case "projects":
                 await exchange.redirect("../" if slash else "./")
+            case "pypi" if "/json" in rest:
+                await self._inventory.bots(exchange, rest)
             case _ if rest == "json":
                 await self._inventory.project(exchange, head)
             case _ if not rest:

@@ -7,7 +7,7 @@ that it has the page already, and offer the files of a project under quarantine.
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import xmlrpc.client
 from collections.abc import Hashable, Iterable
 from html import escape
@@ -23,7 +23,8 @@ from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.names import normalize, project_of
 from ops.index.web.browsing import address_of
 from ops.index.web.exchange import Exchange
-from ops.index.web.pages import file_address, offered
+from ops.index.web.pages import offered
+from ops.index.web.project_json import project_json, release_json
 from ops.index.web.reading import Reading
 from ops.index.web.representation import Representation
 from ops.index.web.shelf import Shelf
@@ -33,6 +34,7 @@ MOST_HITS = 100
 
 _MEMORY = 16 * 1024**2
 _LONGEST_CALL = 16 * 1024
+_LONGEST_VERSION = 200
 
 _HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -43,7 +45,7 @@ _POLICY = [(b"content-security-policy", b"default-src 'none'; frame-ancestors 'n
 
 
 class Inventory:
-    """Answers ``packages/`` and ``<project>/json`` to GET and HEAD, and ``RPC2`` to POST.
+    """Answers ``packages/``, ``<project>/json`` and ``pypi/`` to GET and HEAD, and ``RPC2`` to POST.
 
     Parameters:
         catalogue: what there is.
@@ -63,27 +65,32 @@ class Inventory:
         await exchange.ready(self._reading.variant(page, exchange.headers))
 
     async def project(self, exchange: Exchange, name: str) -> None:
-        """The newest version of a project and the addresses of its files, as JSON.
+        """All releases of a project as JSON.
 
         Raises:
             NotFound: there is no such project.
         """
-        normalized = self._reading.normalized(name)
-        if normalized != name:
-            await exchange.redirect(f"../{quote(normalized)}/json")
+        await self._describe(exchange, name, None)
+
+    async def bots(self, exchange: Exchange, rest: str) -> None:
+        """What dependency bots ask for: ``<project>/json`` and ``<project>/<version>/json``.
+
+        Parameters:
+            rest: the path below ``pypi/``.
+
+        Raises:
+            NotFound: there is no such project, release or page.
+        """
+        if rest.endswith("/json/"):
+            await exchange.redirect("../json")
             return
-        base = address_of(exchange)
-
-        def mark() -> Hashable:
-            return self._catalogue.project_stamp(normalized)
-
-        async def look() -> Representation | None:
-            return await self._shelf.fetch(f"{normalized} {base}", mark, lambda: self._describe(normalized, base))
-
-        page = await self._reading.found(look)
-        if page is None:
-            raise NotFound(f"there is no project {normalized!r} in this index")
-        await exchange.ready(self._reading.variant(page, exchange.headers))
+        match rest.split("/"):
+            case [name, "json"]:
+                await self._describe(exchange, name, None)
+            case [name, version, "json"] if len(version) <= _LONGEST_VERSION:
+                await self._describe(exchange, name, version)
+            case _:
+                raise NotFound("there are pypi/<project>/json and pypi/<project>/<version>/json, and nothing else")
 
     async def search(self, exchange: Exchange) -> None:
         """The releases of projects whose names contain a text: what ``pip search`` asks for, over XML-RPC.
@@ -116,15 +123,34 @@ class Inventory:
             if not closed[project]:
                 yield path
 
-    def _describe(self, name: str, base: str) -> Representation | None:
-        project = self._catalogue.project(name)
-        if project is None:
-            return None
-        releases: dict[str, list[dict[str, str]]] = {}
-        for file in reversed(offered(project)):
-            releases.setdefault(file.version, []).append({"url": base + file_address(file)})
-        body = json.dumps({"info": {"version": project.versions[-1]}, "releases": releases}).encode()
-        return Representation(body, content_type="application/json", vary="Authorization, Host")
+    async def _describe(self, exchange: Exchange, name: str, version: str | None) -> None:
+        normalized = self._reading.normalized(name)
+        if normalized != name:
+            up, rest = ("../", "") if version is None else ("../../", f"/{quote(os.fsencode(version), safe='')}")
+            await exchange.redirect(f"{up}{quote(normalized)}{rest}/json")
+            return
+        base = address_of(exchange)
+
+        def mark() -> Hashable:
+            return self._catalogue.project_stamp(normalized)
+
+        def render() -> Representation | None:
+            project = self._catalogue.project(normalized)
+            if project is None:
+                return None
+            body = project_json(project, base) if version is None else release_json(project, version, base)
+            if body is None:
+                return None
+            return Representation(body, content_type="application/json", vary="Authorization, Host")
+
+        async def look() -> Representation | None:
+            return await self._shelf.fetch(f"{normalized} {version or ''} {base}", mark, render)
+
+        page = await self._reading.found(look)
+        if page is None:
+            release = f" {version}" if version else ""
+            raise NotFound(f"there is no {normalized}{release} in this index")
+        await exchange.ready(self._reading.variant(page, exchange.headers))
 
     def _hits(self, text: str) -> list[dict[str, str | int]]:
         wanted = normalize(text)
