@@ -2,6 +2,7 @@
 
 RunbookError                     says what, why and what to do; carries its data as attributes
 ├── ParameterError               a notebook was given a parameter it does not have, or a value of another type
+├── SettingError                 an environment variable or a setting has a value that cannot work
 ├── NotebookError                there is no such notebook, or it lacks a part that every notebook has
 ├── RunError                     a notebook ran and did not succeed
 ├── PreflightError               something that must be so before anything changes is not so; lists all of it
@@ -57,6 +58,10 @@ class RunbookError(Exception):
 
 class ParameterError(RunbookError):
     """A notebook was given a parameter that it does not have, or a value of another type."""
+
+
+class SettingError(RunbookError):
+    """An environment variable or a setting has a value that cannot work."""
 
 
 class NotebookError(RunbookError):

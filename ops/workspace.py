@@ -16,6 +16,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ops.errors import SettingError
+
 HOME_VARIABLE = "PYPI_RUNBOOK_HOME"
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -30,9 +32,22 @@ class Workspace:
 
     @classmethod
     def default(cls) -> Workspace:
-        """The folder that ``PYPI_RUNBOOK_HOME`` names, else ``.runbook`` in the clone."""
+        """The folder that ``PYPI_RUNBOOK_HOME`` names, else ``.runbook`` in the clone.
+
+        Raises:
+            SettingError: the variable names what is not a folder and cannot become one.
+        """
         named = os.environ.get(HOME_VARIABLE)
-        return cls(Path(named).expanduser().resolve() if named else PROJECT_ROOT / ".runbook")
+        if not named:
+            return cls(PROJECT_ROOT / ".runbook")
+        try:
+            home = Path(named).expanduser().resolve()
+        except RuntimeError as error:  # ~somebody, or a symbolic link to itself
+            raise _unusable(named, str(error)) from None
+        above = next(folder for folder in (home, *home.parents) if folder.exists())
+        if not above.is_dir():
+            raise _unusable(named, f"{above} is not a folder")
+        return cls(home)
 
     @property
     def records(self) -> Path:
@@ -53,5 +68,18 @@ class Workspace:
 
     def create(self) -> Workspace:
         """Make the folder, readable by its owner only, and return itself."""
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except PermissionError:
+            raise
+        except OSError as error:
+            raise _unusable(str(self.home), f"it cannot be made: {error.strerror or error}") from None
         return self
+
+
+def _unusable(named: str, why: str) -> SettingError:
+    return SettingError(
+        f"the runbook cannot keep its files in {named!r}",
+        why=why,
+        todo=f"name a folder of yours in {HOME_VARIABLE}, or unset it for .runbook in the clone",
+    )

@@ -1,0 +1,41 @@
+"""The operator's folder, and the variable that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ops.errors import SettingError
+from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
+
+
+def test_without_the_variable_it_is_in_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (None, ""):
+        monkeypatch.delenv(HOME_VARIABLE, raising=False) if value is None else monkeypatch.setenv(HOME_VARIABLE, value)
+        assert Workspace.default().home == PROJECT_ROOT / ".runbook"
+
+
+def test_a_folder_that_is_not_there_yet_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "a" / "b"))
+    home = Workspace.default().create().home
+    assert home == tmp_path / "a" / "b"
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_no_folder_and_cannot_become_one_is_refused_by_the_variables_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for named in (
+        tmp_path / "file",
+        tmp_path / "file" / "below",
+        "~nobody-of-this-name/x",
+        tmp_path / "loop",
+        "/proc/none",
+    ):
+        monkeypatch.setenv(HOME_VARIABLE, str(named))
+        with pytest.raises(SettingError) as caught:
+            Workspace.default().create()
+        assert HOME_VARIABLE in caught.value.todo
