@@ -21,6 +21,7 @@ from ops.index.web.door import Door
 from ops.index.web.exchange import ASGIApp
 from ops.index.web.inventory import Inventory
 from ops.index.web.reading import Reading
+from ops.index.web.readmes import Readmes
 
 
 def create_index(
@@ -52,7 +53,8 @@ def create_index(
     publisher = Publisher(packages, claims, catalogue, options, audit=audit)
     door = Door(authenticator, options)
     reading = Reading(catalogue, packages, options)
-    browser = Browser(catalogue)
+    readmes = Readmes()
+    browser = Browser(catalogue, readmes)
 
     def upstream_app() -> Application:
         from ops.index.upstream.backend import create_wsgi  # imports pypiserver
@@ -88,6 +90,7 @@ def create_index(
         repeat=[see_changed_credentials, *([catalogue.refresh] if packages.shared else [])],
         every=options.refresh_seconds,
         stop=[
+            readmes.close,
             upstream.close,
             publisher.close,
             catalogue.close,
@@ -100,7 +103,7 @@ def create_index(
     return Index(
         door=door,
         reading=reading,
-        browsing=Browsing(browser, catalogue, reading, options),
+        browsing=Browsing(browser, readmes, catalogue, reading, options),
         inventory=Inventory(catalogue, reading, options),
         upstream=upstream,
         changes=Changes(publisher),

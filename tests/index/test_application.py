@@ -20,7 +20,7 @@ from pypi_simple import ACCEPT_HTML_ONLY, ACCEPT_JSON_ONLY, NoSuchProjectError, 
 
 from ops.index.packages.names import is_project
 from tests.index.archives import sdist, wheel, wheel_name
-from tests.index.serving import JSON, PASSWORD, TOKEN, Response, Server, authorization, eventually, exchange
+from tests.index.serving import JSON, PASSWORD, TOKEN, Http, Response, Server, authorization, eventually, exchange
 
 TWINE = {"User-Agent": "twine/7.0.0 requests/2.34 Python/3.12"}
 
@@ -65,7 +65,7 @@ def form(boundary: str = "b", **fields: str | tuple[str, bytes]) -> bytes:
 
 
 def upload(
-    server: Server, filename: str, content: bytes, *, path: str = "/", user: str = "alice", **headers: str
+    server: Http, filename: str, content: bytes, *, path: str = "/", user: str = "alice", **headers: str
 ) -> Response:
     name, version = filename.split("-")[:2]
     body = form(action="file_upload", name=name, version=version, content=(filename, content))

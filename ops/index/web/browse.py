@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -15,7 +15,8 @@ from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.names import is_project, normalize, version_key
 from ops.index.packages.project import File, Project
 from ops.index.web import pages
-from ops.index.web.readme import About, about
+from ops.index.web.readme import About, describe
+from ops.index.web.readmes import NotRendered, Readmes
 from ops.index.web.representation import Representation
 
 if TYPE_CHECKING:
@@ -70,11 +71,13 @@ class Browser:
 
     Parameters:
         catalogue: what there is.
+        readmes: what was made of READMEs.
         heading: what the list of projects is called.
     """
 
-    def __init__(self, catalogue: Catalogue, *, heading: str = "Packages") -> None:
+    def __init__(self, catalogue: Catalogue, readmes: Readmes, *, heading: str = "Packages") -> None:
         self._catalogue = catalogue
+        self._readmes = readmes
         self._heading = heading
         self._rows: dict[str, tuple[Any, Row]] = {}
 
@@ -101,19 +104,23 @@ class Browser:
             counted=f"{len(found)} of {counted}" if wanted else counted,
         )
 
-    def project(self, name: str, base: str) -> Representation | None:
+    def project(self, name: str, base: str, abouts: Mapping[str, About] | None = None) -> Representation | None:
         """The page of one project; None when there is none.
 
         Parameters:
             name: normalized.
             base: the index's own address, ending in a slash.
+            abouts: what to show of READMEs, by the SHA-256 of their files, besides those that are known.
+
+        Raises:
+            NotRendered: it has a README that is in neither.
         """
         project = self._catalogue.project(name)
         if project is None:
             return None
         releases = releases_of(project)
         latest = latest_of(releases)
-        about = self._about(latest) if latest is not None and pages.offered(project) else About()
+        about = self._about(latest, abouts or {}) if latest is not None and pages.offered(project) else About()
         return self._page(
             "project.html",
             up="../../",
@@ -127,8 +134,7 @@ class Browser:
             installable=is_project(name),
             downloadable=bool(pages.offered(project)),
             meaning=_MEANINGS.get(project.status, ""),
-            summary=about.summary,
-            readme=about.readme,
+            about=about,
         )
 
     def warm_up(self) -> None:
@@ -154,14 +160,23 @@ class Browser:
             for gone in set(self._rows.copy()).difference(names):
                 self._rows.pop(gone, None)
 
-    def _about(self, release: Release) -> About:
+    def _about(self, release: Release, abouts: Mapping[str, About]) -> About:
         """What the metadata of a version says of it; a wheel's if there is one, else what an sdist says for now."""
         for file in sorted(
             release.files, key=lambda file: (not file.filename.endswith(".whl"), file.metadata_sha256 is None)
         ):
+            about = abouts.get(file.sha256) or self._readmes.known(file.sha256)
+            if about is not None:
+                return about
             metadata = self._catalogue.metadata(file.path, unserved=True)
-            if metadata is not None:
-                return about(metadata)
+            if metadata is None:
+                continue
+            description = describe(metadata)
+            if not description.plain:
+                raise NotRendered(file.sha256, description)
+            about = description.unrendered()
+            self._readmes.keep(file.sha256, about)
+            return about
         return About()
 
     def _page(self, template: str, **context: Any) -> Representation:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.parse import parse_qs
 
 from ops.index.errors import NotFound
@@ -11,11 +13,16 @@ from ops.index.packages.catalogue import Catalogue
 from ops.index.web.browse import Browser
 from ops.index.web.exchange import Exchange
 from ops.index.web.reading import Reading
+from ops.index.web.readme import About
+from ops.index.web.readmes import NotRendered, Readmes
 from ops.index.web.representation import Representation
 from ops.index.web.shelf import Shelf
 
 _MEMORY = 16 * 1024**2
 """Bytes for rendered pages: a list of 10,000 projects is one of 2.5 MiB."""
+
+_THREADS = 2
+"""For rendering pages, whatever Host headers and searches they come with; uploads and installers have others."""
 
 _LONGEST_QUERY = 200
 
@@ -25,17 +32,25 @@ class Browsing:
 
     Parameters:
         browser: makes the pages.
+        readmes: renders READMEs.
         catalogue: what there is.
         reading: finds what other servers have added, and chooses the form that a client takes.
         options: how often files are looked at for a change made in place.
     """
 
-    def __init__(self, browser: Browser, catalogue: Catalogue, reading: Reading, options: Options) -> None:
+    def __init__(
+        self, browser: Browser, readmes: Readmes, catalogue: Catalogue, reading: Reading, options: Options
+    ) -> None:
         self._browser = browser
+        self._readmes = readmes
         self._catalogue = catalogue
         self._reading = reading
         self._shelf: Shelf[tuple[str, str, str]] = Shelf(
-            catalogue.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=False
+            catalogue.stamp,
+            capacity=_MEMORY,
+            lifetime=options.refresh_seconds,
+            near=False,
+            executor=ThreadPoolExecutor(_THREADS, "pages"),
         )
 
     async def projects(self, exchange: Exchange) -> None:
@@ -65,14 +80,27 @@ class Browsing:
             return self._catalogue.project_stamp(normalized)
 
         async def look() -> Representation | None:
-            return await self._shelf.fetch(
-                (normalized, "", base), mark, lambda: self._browser.project(normalized, base)
-            )
+            abouts: dict[str, About] = {}
+            final = True
+            while True:
+                # A page without its README is shared by those who ask for it now, and not kept.
+                key = (normalized, "" if final else "unrendered", base)
+                render = partial(self._browser.project, normalized, base, abouts)
+                try:
+                    return await self._shelf.fetch(key, mark if final else _nothing, render)
+                except NotRendered as missing:
+                    about = await self._readmes.about(missing.digest, missing.description)
+                    abouts = {missing.digest: about}
+                    final = about.final
 
         page = await self._reading.found(look)
         if page is None:
             raise NotFound(f"there is no project {normalized!r} in this index")
         await exchange.ready(self._reading.variant(page, exchange.headers))
+
+
+def _nothing() -> None:
+    """The mark of a page that is not kept."""
 
 
 def address_of(exchange: Exchange) -> str:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
 from ops.index.web.representation import Representation
@@ -58,10 +59,20 @@ class Shelf(Generic[Key]):
         capacity: of all answers together, in bytes, roughly.
         lifetime: seconds for which an equal stamp is enough. It does not tell of files that were changed in place.
         near: whether marks can be looked at in microseconds, without waiting for another machine.
+        executor: renders; None for the threads that everything else uses too.
     """
 
-    def __init__(self, stamp: Callable[[], Hashable], *, capacity: int, lifetime: float, near: bool) -> None:
+    def __init__(
+        self,
+        stamp: Callable[[], Hashable],
+        *,
+        capacity: int,
+        lifetime: float,
+        near: bool,
+        executor: Executor | None = None,
+    ) -> None:
         self._near = near
+        self._executor = executor
         self._lifetime = lifetime
         self._stamp = stamp
         self._capacity = capacity
@@ -101,7 +112,8 @@ class Shelf(Generic[Key]):
         stamp = self._stamp()
         rendering = self._rendering.get((key, stamp))
         if rendering is None:
-            rendering = asyncio.ensure_future(asyncio.to_thread(self._renewed, key, stamp, mark, render))
+            loop = asyncio.get_running_loop()
+            rendering = loop.run_in_executor(self._executor, self._renewed, key, stamp, mark, render)
             self._rendering[key, stamp] = rendering
             rendering.add_done_callback(lambda done: self._finished(key, stamp, done))
         return await asyncio.shield(rendering)

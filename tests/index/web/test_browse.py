@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -16,6 +17,7 @@ import pytest
 
 from ops.index.packages.project import File, Project
 from ops.index.web.browse import Browser, human_size, latest_of, releases_of
+from ops.index.web.readmes import NotRendered, Readmes
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.chromium import PROGRAM, Chromium
 from tests.index.conftest import House
@@ -219,8 +221,20 @@ def test_a_release_whose_files_spell_its_version_differently_is_one() -> None:
     assert [len(release.files) for release in releases] == [1, 5, 1, 1]
 
 
-def shown(browser: Browser, project: str) -> str:
-    page = browser.project(project, "http://localhost/")
+@pytest.fixture(scope="module")
+def readmes() -> Iterator[Readmes]:
+    readmes = Readmes(patience=600)
+    yield readmes
+    readmes.close()
+
+
+def shown(house: House, readmes: Readmes, project: str) -> str:
+    browser = Browser(house.catalogue, readmes)
+    try:
+        page = browser.project(project, "http://localhost/")
+    except NotRendered as missing:
+        asyncio.run(readmes.about(missing.digest, missing.description))
+        page = browser.project(project, "http://localhost/")
     assert page is not None
     return page.plain().body.decode()
 
@@ -229,7 +243,7 @@ def shown(browser: Browser, project: str) -> str:
     ("metadata_version", "lines"), [("2.4", "Dynamic: Requires-Dist\n"), ("1.1", "")], ids=["dynamic", "old"]
 )
 def test_the_page_of_a_project_with_sdists_only_shows_what_they_say(
-    house: House, metadata_version: str, lines: str
+    house: House, readmes: Readmes, metadata_version: str, lines: str
 ) -> None:
     content = sdist(
         "foo",
@@ -240,20 +254,20 @@ def test_the_page_of_a_project_with_sdists_only_shows_what_they_say(
     )
     house.directory.mkdir(parents=True, exist_ok=True)
     (house.directory / "foo-1.0.tar.gz").write_bytes(content)
-    page = shown(Browser(house.catalogue), "foo")
+    page = shown(house, readmes, "foo")
     assert "Möhren in words" in page
     assert "About <em>carrots</em>." in page
 
 
-def test_of_metadata_for_installers_and_for_people_only_the_former_is_shown(house: House) -> None:
+def test_of_metadata_for_installers_and_for_people_only_the_former_is_shown(house: House, readmes: Readmes) -> None:
     house.directory.mkdir(parents=True, exist_ok=True)
     for suffix, lines in ((".tar.gz", "Dynamic: License\nSummary: before\n"), (".tgz", "Summary: for good\n")):
         (house.directory / f"foo-1.0{suffix}").write_bytes(sdist("foo", "1.0", lines=lines))
-    assert "for good" in shown(Browser(house.catalogue), "foo")
+    assert "for good" in shown(house, readmes, "foo")
 
 
-def test_projects_that_are_gone_take_no_memory(house: House) -> None:
-    browser = Browser(house.catalogue)
+def test_projects_that_are_gone_take_no_memory(house: House, readmes: Readmes) -> None:
+    browser = Browser(house.catalogue, readmes)
     house.directory.mkdir(parents=True, exist_ok=True)
     for number in range(20):
         path = house.directory / wheel_name(f"gone-{number}", "1.0")

@@ -1,0 +1,37 @@
+"""Markdown and reStructuredText as HTML that is safe to show. Runs in a sandbox: both renderers can be made to hang."""
+
+from __future__ import annotations
+
+import os
+
+_SAMPLES = (
+    b"text/markdown\n# A *title*\n\n| a |\n|---|\n| b |\n\n```python\nimport this\n```\n",
+    b"text/x-rst\nTitle\n=====\n\n*word* ``code``\n\n- item\n\n.. code-block:: python\n\n   import this\n",
+)
+
+
+def prepare() -> None:
+    """Import the renderers, and what they import only when they render."""
+    os.environ["DOCUTILSCONFIG"] = ""  # no settings from files of this machine
+    for sample in _SAMPLES:
+        render(sample)
+
+
+def render(payload: bytes) -> bytes:
+    """Render a README as the public index does, sanitised; empty when it is not valid.
+
+    No file is included and no raw HTML is taken from reStructuredText.
+
+    Parameters:
+        payload: a line with the content type, then the text.
+    """
+    from readme_renderer import markdown, rst
+
+    content_type, _, text = payload.decode().partition("\n")
+    html: str | None
+    if content_type.lower().startswith("text/markdown"):
+        variant = "CommonMark" if "commonmark" in content_type.lower() else "GFM"
+        html = markdown.render(text, variant=variant)
+    else:
+        html = rst.render(text)
+    return (html or "").encode()
