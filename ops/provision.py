@@ -10,6 +10,7 @@ from ops.secret import Secret
 from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Deployment, Target
+from ops.targets.admin_token import check_admin_token
 
 _STRANGER = "nobody-of-this-name"
 _WRONG = "not-the-password-of-anybody"
@@ -74,6 +75,7 @@ def apply(
 
     Raises:
         BusyError: another run holds the target for too long.
+        SettingError: the admin token that is given cannot be used; nothing was changed.
         ProtectionError: a protection would be lowered that was not named; nothing was changed.
         TargetError: the target refused or failed.
     """
@@ -87,7 +89,7 @@ def apply(
         if hosting is not None:
             hosting.require_allowed()
         if not target.secret_exists(settings.secret_name):
-            given = target.recall_secret(settings.secret_name, settings.secret_key)
+            given = _given_token(target, settings)
             target.put_secret(settings.secret_name, {settings.secret_key: given or Secret.generate()})
             done.append((f"secret {settings.secret_name}", "stored as given" if given else "generated and stored"))
         for name in (settings.packages_volume, settings.credentials_volume):
@@ -128,10 +130,23 @@ def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = 
 
 def _secret(target: Target, settings: Settings) -> Change:
     thing = f"secret {settings.secret_name} (admin token)"
-    copy = target.recall_secret(settings.secret_name, settings.secret_key) is not None
-    if target.secret_exists(settings.secret_name):
-        return Change(thing, "in place" if copy else "in place; this machine has no copy")
-    return Change(thing, "missing", "store the given one" if copy else "generate and store it")
+    if not target.secret_exists(settings.secret_name):
+        given = _given_token(target, settings)
+        return Change(thing, "missing", "store the given one" if given else "generate and store it")
+    copy = target.recall_secret(settings.secret_name, settings.secret_key)
+    return Change(thing, "in place" if copy else "in place; this machine has no copy")
+
+
+def _given_token(target: Target, settings: Settings) -> Secret | None:
+    """The admin token that the operator has chosen, if there is one.
+
+    Raises:
+        SettingError: it could be guessed, or never be sent.
+    """
+    given = target.recall_secret(settings.secret_name, settings.secret_key)
+    if given is not None:
+        check_admin_token(given, settings.secret_key)
+    return given
 
 
 def _as_a_visitor(deployment: Deployment) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ops import provision
-from ops.errors import NotDeployedError, ProtectionError, VerificationError
+from ops.errors import NotDeployedError, ProtectionError, SettingError, VerificationError
 from ops.secret import Secret
 from ops.targets import HostingChange, HostingDifferences
 from tests.fakes import FakeIndex, FakeTarget
@@ -70,6 +70,18 @@ def test_a_token_that_was_given_is_stored_as_it_is(target: FakeTarget, monkeypat
     assert "store the given one" in repr(provision.plan(target))
     provision.apply(target)
     assert target.secrets["pypi-auth-token"] == {"AUTH_TOKEN": given}
+
+
+@pytest.mark.parametrize("token", ["hunter2", "a token with spaces in it", "a-token-with-a-line-break\n"])
+def test_a_given_token_that_can_be_guessed_or_not_be_sent_is_refused_before_anything_is_made(
+    target: FakeTarget, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setattr(target, "recall_secret", lambda *_: Secret(token))
+    for step in (provision.plan, provision.apply):
+        with pytest.raises(SettingError, match="AUTH_TOKEN") as caught:
+            step(target)
+        assert token not in str(caught.value)
+    assert (target.secrets, target.volumes, target.running) == ({}, {}, False)
 
 
 def test_an_index_as_it_must_be_is_verified(provisioned: FakeTarget) -> None:

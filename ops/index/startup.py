@@ -24,6 +24,8 @@ _READ_ONLY: Final = {
     "credentials": "the admin application cannot change users, and writes no audit log",
 }
 
+MAKE_TOKEN_HINT: Final = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"  # noqa: S105 - a hint
+
 _log = logging.getLogger(__name__)
 
 
@@ -97,17 +99,19 @@ def admin_token(path: Path | None) -> str | None:
         token, where = _token_in(path), str(path)
     if not token:
         return None
-    make_one = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
-    if not _TOKEN.fullmatch(token):
-        raise CannotStartError(
-            f"the admin token in {where} holds a space or a character that is not ASCII, and cannot be sent in "
-            f"a header: {make_one}"
-        )
-    if len(token) < _SHORTEST_TOKEN:
-        raise CannotStartError(
-            f"the admin token in {where} has fewer than {_SHORTEST_TOKEN} characters and could be guessed: {make_one}"
-        )
+    problem = token_problem(token)
+    if problem is not None:
+        raise CannotStartError(f"the admin token in {where} {problem}: {MAKE_TOKEN_HINT}")
     return token
+
+
+def token_problem(token: str) -> str | None:
+    """Why a text cannot be the admin token, as the end of a sentence; None when it can."""
+    if not _TOKEN.fullmatch(token):
+        return "holds a space or a character that is not ASCII, and cannot be sent in a header"
+    if len(token) < _SHORTEST_TOKEN:
+        return f"has fewer than {_SHORTEST_TOKEN} characters, and could be guessed"
+    return None
 
 
 def _token_in(path: Path) -> str:
