@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 if modal.is_local():
     sys.path.insert(0, str(HERE.parent))
 
-from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, Settings, refuse_unknown  # noqa: E402 - found by the line above
+from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, Settings  # noqa: E402 - found by the line above
 
 if modal.is_local():
     from ops.targets.modal_hosting import hosting_to_deploy
@@ -28,8 +28,6 @@ if modal.is_local():
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-if modal.is_local():
-    refuse_unknown(os.environ)
 settings = Settings.from_environment(os.environ)
 # Deploying keeps what it is not told; a container is told everything, by its image.
 hosting = hosting_to_deploy(settings) if modal.is_local() else Hosting.from_environment(os.environ)

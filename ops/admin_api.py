@@ -60,11 +60,11 @@ class AdminApi:
         settings = settings or Settings()
         deployment = target.deployment()
         if deployment is None:
-            raise NotDeployedError(target.name)
+            raise NotDeployedError(target.place)
         token = target.recall_secret(settings.secret_name, settings.secret_key)
         if token is None:
             raise PreflightError(
-                [f"this machine has no copy of the admin token of the target {target.name!r}"],
+                [f"this machine has no copy of the admin token of the target {target.place!r}"],
                 todo=f"set the environment variable {settings.secret_key} to it, or work where it was provisioned",
             )
         return deployment, cls(deployment.admin_url, token, deployment.admin_headers)

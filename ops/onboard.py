@@ -18,7 +18,6 @@ from ops.secret import Secret
 from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Deployment, Target
-from ops.workspace import Workspace
 
 ROUNDS = 12
 """The bcrypt cost: about a quarter of a second for each guess."""
@@ -74,7 +73,7 @@ def describe(
     password_prompt: bool = False,
     password_reset: bool = False,
 ) -> Onboarding:
-    """Read the parameters of the notebook; nothing is contacted yet.
+    """Read the parameters of the notebook; the index is not contacted yet.
 
     Parameters:
         target: where the index runs.
@@ -108,7 +107,7 @@ def describe(
             todo="give the parameter `role` one of them",
         )
     given = given_password(username, variable=password_env, prompt=password_prompt)
-    named = Path(folder).expanduser().absolute() if folder else Workspace.default().user(target.name, username)
+    named = Path(folder).expanduser().absolute() if folder else target.client_folder(username)
     return Onboarding(
         target=target,
         username=username,
@@ -138,7 +137,7 @@ def plan(onboarding: Onboarding) -> Plan:
         Change("password", found.password_now, found.password_then),
         _files_change(onboarding, deployment, found),
     ]
-    return Plan(f"Onboard {onboarding.username} on the target {onboarding.target.name}", tuple(changes))
+    return Plan(f"Onboard {onboarding.username} on the target {onboarding.target.place}", tuple(changes))
 
 
 def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
@@ -151,7 +150,7 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
         IndexRequestError: the index refused the user.
         RunbookError: the password cannot be used, or the files cannot be written.
     """
-    caption = f"Onboard {onboarding.username} on the target {onboarding.target.name}"
+    caption = f"Onboard {onboarding.username} on the target {onboarding.target.place}"
     if dry_run:
         return Outcome(caption, (), DRY_RUN)
     done: list[tuple[str, str]] = []

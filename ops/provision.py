@@ -41,7 +41,7 @@ def plan(target: Target, settings: Settings | None = None, *, lower_protection: 
         )
     )
     changes += _hosting(target, lower_protection)
-    return Plan(f"Provision the target {target.name}", tuple(changes))
+    return Plan(f"Provision the target {target.place}", tuple(changes))
 
 
 def _hosting(target: Target, lower_protection: str) -> list[Change]:
@@ -80,7 +80,7 @@ def apply(
         TargetError: the target refused or failed.
     """
     settings = settings or Settings()
-    caption = f"Provision the target {target.name}"
+    caption = f"Provision the target {target.place}"
     if dry_run:
         return Outcome(caption, (), DRY_RUN)
     done: list[tuple[str, str]] = []
@@ -123,7 +123,7 @@ def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = 
     if deployment is None:
         if dry_run:
             return Table.of("Seen from outside", ("tried", "seen"), [("the index", "there is none yet")])
-        raise NotDeployedError(target.name)
+        raise NotDeployedError(target.place)
     findings = [*_as_a_visitor(deployment), *_as_the_operator(target, deployment, settings)]
     return proven("Seen from outside", findings, todo="read the log of the server and run this notebook again")
 

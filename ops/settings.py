@@ -156,6 +156,15 @@ class Hosting:
         """The fields, in order."""
         return _names(cls)
 
+    @staticmethod
+    def takes(name: str, value: str | float) -> bool:
+        """Whether the field *name* may have *value*, which somebody else may have chosen."""
+        try:
+            _check_hosting(name, value)
+        except ValueError:
+            return False
+        return True
+
     def variables(self) -> dict[str, str]:
         """The variables from which :meth:`from_environment` makes the same."""
         return {_variable(name): str(getattr(self, name)) for name in _names(type(self))}

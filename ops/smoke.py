@@ -64,7 +64,7 @@ class SmokeTest:
             Change(f"user {user}", "not there", "register as admin, delete at the end"),
             Change(f"release {PROJECT} {version}", "not there", "publish and install, remove at the end"),
         )
-        return Plan(f"Smoke test of the target {self._target.name}", changes)
+        return Plan(f"Smoke test of the target {self._target.place}", changes)
 
     @_step
     def start(self) -> Table:

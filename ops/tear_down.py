@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from ops.errors import ConfirmationError, TargetError
@@ -12,7 +11,6 @@ from ops.plan import Change, Finding, Outcome, Plan, preflight, proven
 from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Target
-from ops.workspace import Workspace
 
 
 def plan(target: Target, settings: Settings | None = None) -> Plan:
@@ -33,8 +31,10 @@ def plan(target: Target, settings: Settings | None = None) -> Plan:
             "delete it, and the copy here" * secret,
         )
     )
-    changes += [Change(f"client files of {folder.name}", shown(folder), "delete them") for folder in _users(target)]
-    return Plan(f"Tear down the target {target.name}", tuple(changes))
+    changes += [
+        Change(f"client files of {folder.name}", shown(folder), "delete them") for folder in target.client_folders()
+    ]
+    return Plan(f"Tear down the target {target.place}", tuple(changes))
 
 
 def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> Outcome:
@@ -50,24 +50,26 @@ def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> 
         BusyError: another run holds the target for too long.
     """
     settings = settings or Settings()
-    caption = f"Tear down the target {target.name}"
+    caption = f"Tear down the target {target.place}"
     if not confirm:
         return Outcome(caption, (), "Nothing was deleted, since the parameter confirm is empty.")
-    if confirm != target.name:
+    if not target.is_named(confirm):
         raise ConfirmationError(
             "nothing was deleted",
-            why=f"the parameter `confirm` says {confirm!r}, and the target is {target.name!r}",
-            todo=f'give confirm="{target.name}" to delete everything on it',
+            why=f"the parameter `confirm` says {confirm!r}, and the target is {target.place!r}",
+            todo=f'give confirm="{target.place}" to delete everything on it',
         )
     done: list[tuple[str, str]] = []
     with target.lock():
+        # Before the app goes: the files of an earlier layout are told apart by the index that they name.
+        folders = target.client_folders()
         if target.stop():
             done.append(("server", "stopped"))
         volumes = (settings.packages_volume, settings.credentials_volume)
         done.extend((f"volume {name}", "deleted") for name in volumes if target.delete_volume(name))
         if target.delete_secret(settings.secret_name):
             done.append((f"secret {settings.secret_name}", "deleted"))
-        for folder in _users(target):
+        for folder in folders:
             _delete_folder(folder)
             done.append((f"client files of {folder.name}", "deleted"))
     return Outcome(caption, tuple(done))
@@ -86,7 +88,7 @@ def verify(target: Target, *, confirm: str, settings: Settings | None = None) ->
     """
     settings = settings or Settings()
     if not confirm:
-        row = ("everything", f'left as it was; confirm="{target.name}" deletes it')
+        row = ("everything", f'left as it was; confirm="{target.place}" deletes it')
         return Table.of("Looked for afterwards", ("what", "seen"), [row])
     left = [("server", target.deployment() is not None)]
     left += [
@@ -94,7 +96,7 @@ def verify(target: Target, *, confirm: str, settings: Settings | None = None) ->
         for name in (settings.packages_volume, settings.credentials_volume)
     ]
     left.append((f"secret {settings.secret_name}", target.secret_exists(settings.secret_name)))
-    left.append(("client files", bool(_users(target))))
+    left.append(("client files", bool(target.client_folders())))
     findings = [Finding(what, "gone", "still there" if there else "gone", not there) for what, there in left]
     return proven("Looked for afterwards", findings, todo="run this notebook again")
 
@@ -104,12 +106,6 @@ def _contents(target: Target, volume: str) -> str:
         return "missing"
     sizes = [size for _, size in target.list_files(volume)]
     return f"{len(sizes):,} files, {sum(sizes):,} bytes"
-
-
-def _users(target: Target) -> Sequence[Path]:
-    """The folders with client files of this target's users, in this workspace."""
-    folder = Workspace.default().user(target.name, "x").parent
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def _delete_folder(folder: Path) -> None:

@@ -5,9 +5,12 @@
     volumes/NAME/           one folder a volume
     secrets/NAME.env        0600, one KEY=value a line
     server.json, server.log
-  modal/secrets/…           the operator's copy of what Modal does not give back
-  users/TARGET/USER/        pip.conf, uv.toml, .pypirc, netrc, env.sh
+  modal.ENVIRONMENT/        one Modal environment
+    secrets/NAME.env        the operator's copy of what Modal does not give back
+  users/PLACE/USER/         pip.conf, uv.toml, .pypirc, netrc, env.sh; the place is local or modal.ENVIRONMENT
   records/RUN/              executed notebooks, reports, record.json
+
+Earlier versions kept all environments of Modal in modal/ and users/modal/; what is there is still found.
 """
 
 from __future__ import annotations
@@ -54,17 +57,21 @@ class Workspace:
         """One folder for each run."""
         return self.home / "records"
 
-    def target(self, name: str) -> Path:
-        """The folder of the target *name*."""
-        return self.home / name
+    def target(self, place: str) -> Path:
+        """The folder of a target, or of one environment of it."""
+        return self.home / place
 
-    def secrets(self, target: str) -> Path:
-        """The folder of 0600 files with the secrets of a target."""
-        return self.home / target / "secrets"
+    def secrets(self, place: str) -> Path:
+        """The folder of 0600 files with the secrets of a place."""
+        return self.home / place / "secrets"
 
-    def user(self, target: str, username: str) -> Path:
-        """The folder with the client configuration of one user of a target."""
-        return self.home / "users" / target / username
+    def users(self, place: str) -> Path:
+        """The folder with those of all users of a place."""
+        return self.home / "users" / place
+
+    def user(self, place: str, username: str) -> Path:
+        """The folder with the client configuration of one user of a place."""
+        return self.users(place) / username
 
     def create(self) -> Workspace:
         """Make the folder, readable by its owner only, and return itself."""

@@ -20,6 +20,7 @@ import bcrypt
 
 from ops.secret import Secret
 from ops.targets import Check, Deployment, HostingDifferences, Release
+from ops.workspace import Workspace
 
 
 class FakeIndex:
@@ -208,7 +209,7 @@ def _form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, byt
 class FakeTarget:
     """A target that keeps everything in memory, with a fake index as its server."""
 
-    name = "local"
+    name = place = "local"
 
     def __init__(self, index: FakeIndex) -> None:
         self.index = index
@@ -223,6 +224,16 @@ class FakeTarget:
     def lock(self) -> Iterator[None]:
         self.locked += 1
         yield
+
+    def is_named(self, word: str) -> bool:
+        return word == self.name
+
+    def client_folder(self, username: str) -> Path:
+        return Workspace.default().user(self.place, username)
+
+    def client_folders(self) -> Sequence[Path]:
+        folder = Workspace.default().users(self.place)
+        return sorted(folder.iterdir()) if folder.is_dir() else []
 
     def checks(self) -> Sequence[Check]:
         return [Check("fake", True, "in memory"), *(Check("fault", False, problem) for problem in self.problems)]

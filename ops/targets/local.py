@@ -48,7 +48,7 @@ class LocalTarget:
         port: the TCP port; None takes the one of last time or the usual one, or the next that is free.
     """
 
-    name = "local"
+    name = place = "local"
 
     def __init__(
         self, workspace: Workspace, settings: Settings, *, host: str | None = None, port: int | None = None
@@ -101,6 +101,19 @@ class LocalTarget:
             (self._folder / "lock").touch(mode=0o600)
         with exclusive(self._folder / "lock", what="the local target"):
             yield
+
+    def is_named(self, word: str) -> bool:
+        """Whether *word* is ``local``."""
+        return word == self.name
+
+    def client_folder(self, username: str) -> Path:
+        """Where the client files of one user are, or go."""
+        return self._workspace.user(self.place, username)
+
+    def client_folders(self) -> Sequence[Path]:
+        """The folders with client files that are in the workspace."""
+        folder = self._workspace.users(self.place)
+        return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
     # --- secrets and volumes ------------------------------------------------------------------------------------
 

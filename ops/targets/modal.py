@@ -14,6 +14,7 @@ from ops.errors import NotDeployedError, RunbookError, StartError
 from ops.secret import Secret
 from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Settings
 from ops.targets.lock import exclusive
+from ops.targets.modal_environment import ClientFolders, ModalEnvironment
 from ops.targets.modal_release import Releases
 from ops.targets.modal_session import SUPPORTED, ask, exists, modal, say
 from ops.targets.modal_volumes import Volumes
@@ -25,6 +26,8 @@ ENVIRONMENT_VARIABLE = "MODAL_ENVIRONMENT"
 PROXY_TOKEN = {"Modal-Key": "MODAL_PROXY_TOKEN_ID", "Modal-Secret": "MODAL_PROXY_TOKEN_SECRET"}
 """The headers of a proxy token of the workspace, for an admin application behind Modal's proxy auth, and the variables
 that hold it."""
+PROXY_SECRET = "modal-proxy-token"  # noqa: S105 - the name of a secret, not its value
+"""The copy of a proxy token that an environment may have beside those of its secrets, with the same names as keys."""
 ANSWER_SECONDS = 180.0
 """How long the index may take to answer after a deployment, the start of its container included."""
 
@@ -46,11 +49,34 @@ class ModalTarget:
         self._workspace = workspace or Workspace.default()
         self._settings = settings or Settings()
         self._environment = environment if environment is not None else os.environ.get(ENVIRONMENT_VARIABLE, "")
-        self._folder = self._workspace.target(self.name)
-        # Environments have secrets of the same name: each has a copy of its own.
-        self._copies = SecretFiles(self._workspace.secrets(self.name), prefix=f"{self._environment or 'default'}.")
+        self._whole = ModalEnvironment(self._environment)
+        self._clients = ClientFolders(self._workspace, self._whole, self._settings, self._url)
         self._volumes = Volumes(self._environment)
         self._releases = Releases(self._settings, self._environment)
+
+    @property
+    def place(self) -> str:
+        """``modal.`` and the environment's name, which Modal is asked for once. Files are kept apart by it."""
+        return self._whole.place
+
+    def is_named(self, word: str) -> bool:
+        """Whether *word* names this target: ``modal``, or that with the environment, as in ``modal.staging``."""
+        return word in {self.name, self.place}
+
+    @property
+    def _folder(self) -> Path:
+        return self._workspace.target(self.place)
+
+    @property
+    def _copies(self) -> SecretFiles:
+        return SecretFiles(self._workspace.secrets(self.place))
+
+    @property
+    def _earlier_copies(self) -> list[SecretFiles]:
+        folder = self._workspace.secrets(self.name)
+        return (
+            [SecretFiles(folder, prefix=prefix) for prefix in self._whole.earlier_prefixes] if folder.is_dir() else []
+        )
 
     # --- the preflight ------------------------------------------------------------------------------------------
 
@@ -89,23 +115,18 @@ class ModalTarget:
         return Check("workspace", passed=True, detail=name or "reached")
 
     def _check_environment(self) -> Check:
-        def look() -> str | None:
-            if self._environment:
-                return modal.Environment.from_name(self._environment).hydrate().name
-            return modal.Environment.from_context().hydrate().name
-
         try:
-            name = ask("look up the environment", look, seconds=60)
+            name = self._whole.name
         except RunbookError as error:
             todo = f"create it with: modal environment create {self._environment}"
             return Check("environment", passed=False, detail=f"{error.why or error.what}; {todo}")
-        return Check("environment", passed=True, detail=name or "the default")
+        return Check("environment", passed=True, detail=name)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the target against other runs of this workspace's operator. Modal itself has no lock."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with exclusive(self._folder / "lock", what="the target modal"):
+        with exclusive(self._folder / "lock", what=f"the target {self.place}"):
             yield
 
     # --- secrets ------------------------------------------------------------------------------------------------
@@ -130,16 +151,20 @@ class ModalTarget:
 
         with self._copies.draft(name, values):
             ask("keep the secret", put)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._stale.touch(mode=0o600)
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
         """The operator's copy: the environment variable *key*, else the 0600 file that :meth:`put_secret` wrote."""
-        value = os.environ.get(key)
-        return Secret(value) if value else self._copies.recall(name, key)
+        if value := os.environ.get(key):
+            return Secret(value)
+        found = (files.recall(name, key) for files in (self._copies, *self._earlier_copies))
+        return next((secret for secret in found if secret is not None), None)
 
     def delete_secret(self, name: str) -> bool:
         """Delete the secret, and the copy here."""
-        self._copies.delete(name)
+        for files in (self._copies, *self._earlier_copies):
+            files.delete(name)
         if not self.secret_exists(name):
             return False
         ask(
@@ -154,7 +179,23 @@ class ModalTarget:
     @property
     def _stale(self) -> Path:
         """There while a secret is newer than the containers may be."""
-        return self._folder / f"{self._environment or 'default'}.{self._settings.app_name}.stale"
+        return self._folder / f"{self._settings.app_name}.stale"
+
+    @property
+    def _stale_files(self) -> list[Path]:
+        earlier = self._workspace.target(self.name)
+        prefixes = self._whole.earlier_prefixes if earlier.is_dir() else ()
+        return [self._stale, *(earlier / f"{prefix}{self._settings.app_name}.stale" for prefix in prefixes)]
+
+    # --- client files -------------------------------------------------------------------------------------------
+
+    def client_folder(self, username: str) -> Path:
+        """Where the client files of one user of this environment are, or go."""
+        return self._clients.of(username)
+
+    def client_folders(self) -> Sequence[Path]:
+        """The folders with client files of this environment's users."""
+        return self._clients.all()
 
     # --- volumes ------------------------------------------------------------------------------------------------
 
@@ -201,9 +242,11 @@ class ModalTarget:
         """Deploy this clone, replace containers that have an old secret, and wait until the index answers."""
         before = self._releases.version()
         self._releases.deploy(tag, lower_protection=lower_protection)
-        if before and self._stale.exists():
+        stale = [file for file in self._stale_files if file.exists()]
+        if before and stale:
             self._releases.rollover()
-        self._stale.unlink(missing_ok=True)
+        for file in stale:
+            file.unlink(missing_ok=True)
         return self._answering(changed=self._releases.version() != before)
 
     def history(self) -> Sequence[Release]:
@@ -236,34 +279,41 @@ class ModalTarget:
     def _app(self) -> modal.App:
         return modal.App.lookup(self._settings.app_name, environment_name=self._environment or None)
 
+    def _url(self) -> str | None:
+        found = self._deployed(changed=False)
+        return found.url if found else None
+
     def _deployed(self, *, changed: bool) -> Deployment | None:
-        def look() -> list[str | None] | None:
+        """The index that is deployed, whether or not it answers."""
+
+        def look() -> tuple[str | None, str | None, bool] | None:
+            server, admin = (
+                modal.Function.from_name(self._settings.app_name, function, environment_name=self._environment or None)
+                for function in (SERVER_FUNCTION, ADMIN_FUNCTION)
+            )
             try:
-                return [
-                    modal.Function.from_name(
-                        self._settings.app_name, function, environment_name=self._environment or None
-                    ).get_web_url()
-                    for function in (SERVER_FUNCTION, ADMIN_FUNCTION)
-                ]
+                urls = server.get_web_url(), admin.get_web_url()
             except modal.exception.NotFoundError:
                 return None
+            web = admin.info().web_info
+            return *urls, web is not None and not web.unauthenticated
 
-        urls = ask("look up the app", look)
-        if urls is None or not all(urls):
+        found = ask("look up the app", look)
+        if found is None or not found[0] or not found[1]:
             return None
-        where = f" in the environment {self._environment}" if self._environment else ""
-        detail = f"app {self._settings.app_name}, version {self._releases.version()}{where}"
+        url, admin_url, behind_proxy_auth = found
         return Deployment(
-            url=f"{urls[0]}/",
-            admin_url=f"{urls[1]}/",
-            detail=detail,
+            url=f"{url}/",
+            admin_url=f"{admin_url}/",
+            detail=f"app {self._settings.app_name}, version {self._releases.version()}, environment {self._whole.name}",
             changed=changed,
-            admin_headers={
-                header: Secret(os.environ[variable])
-                for header, variable in PROXY_TOKEN.items()
-                if os.environ.get(variable)
-            },
+            admin_headers=self._proxy_headers() if behind_proxy_auth else {},
         )
+
+    def _proxy_headers(self) -> Mapping[str, Secret]:
+        """The proxy token, for an admin application that is behind proxy auth and for no other."""
+        recalled = {header: self.recall_secret(PROXY_SECRET, key) for header, key in PROXY_TOKEN.items()}
+        return {header: secret for header, secret in recalled.items() if secret is not None}
 
     def _answering(self, *, changed: bool) -> Deployment:
         found = self._deployed(changed=changed)

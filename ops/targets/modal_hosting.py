@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ops.errors import ParameterError, RunbookError
-from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Settings
+from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Settings, refuse_unknown
 from ops.targets.modal_deployed import deployed_hosting
 from ops.targets.modal_session import say
 from ops.targets.target import HostingChange, HostingDifferences
@@ -57,9 +57,11 @@ class HostingPlan:
         """
         lowered = _named(f"{lower_protection},{variables.get(LOWER_PROTECTION_VARIABLE, '')}")
         try:
+            refuse_unknown(variables)
             told = Hosting.told(variables)
             deployed = deployed_hosting(settings, environment)
-            hosting = Hosting(**{**(deployed or {}), **told})
+            kept = {name: value for name, value in (deployed or {}).items() if Hosting.takes(name, value)}
+            hosting = Hosting(**{**kept, **told})
         except ValueError as error:
             raise ParameterError(str(error), todo="correct the variable, or leave it out") from None
         return cls(deployed, hosting, frozenset(told), lowered)
@@ -105,8 +107,9 @@ def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = 
         settings: the names of the index.
         variables: of the process when not given.
     """
+    variables = os.environ if variables is None else variables
     try:
-        plan = HostingPlan.of(settings, "", os.environ if variables is None else variables)
+        plan = HostingPlan.of(settings, "", variables)
         differences = plan.differences()
         for change in differences.changes if plan.deployed is not None else ():
             say(f"hosting {change.name}: {change.arrow}")

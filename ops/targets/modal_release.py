@@ -119,7 +119,9 @@ class Releases:
         then = deployed_hosting(self._settings, self._environment, version=int(number)) or {}
         # Protections stay as they are today, also when the version that comes back had none.
         kept = {name: now[name] for name in KEPT_OR_SAID if now.get(name)}
-        hosting = Hosting(**{**(then or now), **kept})
+        hosting = Hosting(
+            **{name: value for name, value in ((then or now) | kept).items() if Hosting.takes(name, value)}
+        )
         lost = [name for name in kept if then.get(name) != kept[name]]
         if lost:
             say(f"version {number} had another {' and '.join(lost)}: deploying its commit, with that of today")

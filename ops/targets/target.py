@@ -116,6 +116,19 @@ class Target(Protocol):
     def name(self) -> str:
         """``local`` or ``modal``: the value of the notebooks' parameter ``target``."""
 
+    @property
+    def place(self) -> str:
+        """The target and, where it has them, its environment: what files on this machine are kept apart by."""
+
+    def is_named(self, word: str) -> bool:
+        """Whether *word* names this target, for a parameter that has to before something is destroyed."""
+
+    def client_folder(self, username: str) -> Path:
+        """Where the client files of one user of this target are, or go."""
+
+    def client_folders(self) -> Sequence[Path]:
+        """The folders with client files of this target's users that are on this machine."""
+
     def lock(self) -> AbstractContextManager[None]:
         """Hold the target against other runs that change it.
 

@@ -69,7 +69,7 @@ def test_from_nothing_to_an_index_that_real_clients_have_used(plane: ControlPlan
     runbook(plane, home, "01_provision", "02_onboard_user", "03_smoke_test")
     assert {v.name for v in plane.volumes.by_id.values()} == {PACKAGES_VOLUME, CREDENTIALS_VOLUME}
     assert plane.secrets.named(SECRET_NAME, "main") is not None
-    users = Workspace(home / "runbook").user("modal", "alice")
+    users = Workspace(home / "runbook").user("modal.main", "alice")
     assert plane.function("server").web_url in (users / "pip.conf").read_text()
     agents = {request.method for request in plane.requests}
     assert {"GET", "POST"} <= agents
@@ -87,7 +87,7 @@ def test_no_secret_is_in_any_record_log_or_url(plane: ControlPlane, home: Path) 
     stored = plane.secrets.named(SECRET_NAME, "main")
     assert stored is not None
     (token,) = stored.values.values()
-    hosts = netrc.netrc(Workspace(home / "runbook").user("modal", "alice") / "netrc").hosts
+    hosts = netrc.netrc(Workspace(home / "runbook").user("modal.main", "alice") / "netrc").hosts
     ((_, _, password),) = hosts.values()
     seen = texts(home) + plane.log() + " ".join(request.target for request in plane.requests)
     for secret in (token, password):

@@ -136,7 +136,7 @@ def test_a_secret_goes_to_modal_and_a_copy_stays_here_for_its_owner_only(
     assert stored is not None
     assert stored.values == {SECRET_KEY: "the-first-value"}
     assert target.recall_secret("one", SECRET_KEY) == Secret("the-first-value")
-    (copy,) = workspace.secrets("modal").iterdir()
+    (copy,) = workspace.secrets("modal.main").iterdir()
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
 
@@ -171,7 +171,7 @@ def test_deleting_a_secret_deletes_the_copy_too(target: ModalTarget, workspace: 
     target.put_secret("five", {SECRET_KEY: Secret("a-value")})
     assert target.delete_secret("five")
     assert not target.secret_exists("five")
-    assert list(workspace.secrets("modal").iterdir()) == []
+    assert list(workspace.secrets("modal.main").iterdir()) == []
     assert not target.delete_secret("five")
 
 
@@ -430,7 +430,7 @@ def test_one_run_at_a_time_changes_the_target(
     monkeypatch.setattr(lock_module, "WAIT_SECONDS", 0.1)
     other = ModalTarget(workspace=workspace)
     with target.lock(), pytest.raises(BusyError):
-        lock_module.exclusive(workspace.target("modal") / "lock", what="the target modal", seconds=0.1).__enter__()
+        lock_module.exclusive(workspace.target("modal.main") / "lock", what="the target modal", seconds=0.1).__enter__()
     with other.lock():
         pass
 
