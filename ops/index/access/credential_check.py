@@ -117,6 +117,9 @@ def password_problems(content: bytes) -> Iterator[Problem]:
     for number, line in enumerate(_lines(content), 1):
         if not line.strip() or line.strip().startswith(b"#"):
             continue
+        if b"\r" in line.strip():
+            yield Problem(number, _JOINED)
+            continue
         name, digest = entry_of(line)
         if name is None:
             yield Problem(number, "there is no colon after a user name: write NAME:HASH, as htpasswd -B does")
@@ -145,7 +148,9 @@ def group_problems(content: bytes, users: Collection[str]) -> Iterator[Problem]:
             continue
         name, members = group_of(line)
         unknown = [member for member in members if member not in users]
-        if name is None:
+        if b"\r" in line.strip():
+            yield Problem(number, _JOINED)
+        elif name is None:
             yield Problem(number, "there is no colon after a group's name: write GROUP: NAME NAME")
         elif name not in set(Role) and not is_project(name.removeprefix(PROJECT) if name.startswith(PROJECT) else ""):
             yield Problem(number, f"the group means nothing here: use {', '.join(Role)} or {PROJECT}NAME")
@@ -157,7 +162,8 @@ def group_problems(content: bytes, users: Collection[str]) -> Iterator[Problem]:
             )
 
 
-_UTF_16: Final = "the file is UTF-16, and nothing in it can be read: save it as UTF-8"
+_JOINED: Final = "lines end in a carriage return alone, and are read as one: end them in a line feed"
+_UTF_16: Final = "the file is in UTF-16 or UTF-32, and nothing in it can be read: save it as UTF-8"
 
 
 def _is_utf_16(content: bytes) -> bool:

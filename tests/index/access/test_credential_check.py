@@ -43,6 +43,7 @@ def test_a_line_that_lets_somebody_in_or_is_a_comment_is_no_problem(line: str) -
     ("line", "reason"),
     [
         ("alice", "no colon"),
+        (f"alice:{HASH}\rcarol:{HASH}", "carriage return"),
         (f":{HASH}", "no user name"),
         ("alice:", "no password hash"),
         ("alice::comment", "no password hash"),
