@@ -39,6 +39,14 @@ class Options:
         refresh_seconds: how often a shared storage is reloaded, and files of this machine are looked at for a change
             made in place.
         max_upload_bytes: the largest file that is taken.
+        project_quota_bytes: what the files of one project may take together, with their signatures. 0 for no limit.
+        total_quota_bytes: the same of all projects together.
+        least_free_bytes: what uploads leave free on the disk of the packages. 0 takes all of it; None is 64 MiB, or a
+            twentieth of a disk for which that is less. Does not count on a shared storage, which cannot tell it.
+        uploads_per_user: how many uploads of one user may be under way at once. Further ones wait a few seconds for
+            their turn, unread, before they are refused. 0 for no limit.
+        audit_days: for how many days the audit log is kept. 0 for ever.
+        audit_bytes: what its files may take before the oldest go. 0 for no limit. Files of today and yesterday stay.
         max_form_bytes: the most that the other fields of one upload may hold together.
         check_content: whether an upload must be a wheel, sdist or egg that opens and agrees with its form fields. Off
             only to compare with stock pypiserver, which takes anything.
@@ -61,6 +69,12 @@ class Options:
     trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     refresh_seconds: float = 2.0
     max_upload_bytes: int = 4 * 1024**3
+    project_quota_bytes: int = 0
+    total_quota_bytes: int = 0
+    least_free_bytes: int | None = None
+    uploads_per_user: int = 32
+    audit_days: int = 400
+    audit_bytes: int = 1024**3
     max_form_bytes: int = 8 * 1024**2
     check_content: bool = True
     claim_seconds: float = 20.0
@@ -85,6 +99,12 @@ class Options:
                 _require(value >= least, field.name, value, f"use {least:g} or more")
         for name in ("login_window_seconds", "refresh_seconds"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "use more than 0 seconds")
+        least_free = self.least_free_bytes
+        usable = least_free is None or (type(least_free) is int and least_free >= 0)
+        _require(usable, "least_free_bytes", least_free, "use a whole number from 0, or None")
+        total = self.total_quota_bytes
+        remedy = f"it would never apply beside a total_quota_bytes of {total}; lower it or leave it out"
+        _require(not 0 < total < self.project_quota_bytes, "project_quota_bytes", self.project_quota_bytes, remedy)
         rounds = f"use {_ROUNDS.start} to {_ROUNDS.stop - 1}"
         _require(self.bcrypt_rounds in _ROUNDS, "bcrypt_rounds", self.bcrypt_rounds, rounds)
         realm = "use 1 to 100 letters, digits, spaces and . _ : / -"

@@ -15,6 +15,7 @@ from ops.index.disk.storage import DirectoryStorage, Storage
 from ops.index.options import Options
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.publishing import Publisher
+from tests.index.full_disk import mounted
 from tests.index.volume import Remote, Volume
 
 with warnings.catch_warnings():
@@ -47,6 +48,9 @@ class FakeAudit:
 
     def sync(self) -> None:
         """It is in memory."""
+
+    def hold_back(self) -> None:
+        """Likewise."""
 
     def note(self, event: str, *, user: str, address: str, **details: object) -> None:
         self.events.append({"event": event, "user": user, "address": address, **details})
@@ -123,6 +127,13 @@ def town(tmp_path: Path, options: Options) -> Iterator[Town]:
 def volume_of(server: House) -> Volume:
     assert isinstance(server.storage, Volume)
     return server.storage
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes."""
+    with mounted(tmp_path / "disk", "2m") as folder:
+        yield folder
 
 
 @pytest.fixture

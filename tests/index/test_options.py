@@ -48,6 +48,8 @@ def test_a_whole_number_has_no_fraction(name: str) -> None:
         ("check_content", "no"),
         ("instance", None),
         ("scratch_directory", Path("/nowhere/at/all")),
+        ("least_free_bytes", -1),
+        ("least_free_bytes", 1.5),
         ("scratch_directory", "/tmp"),
         ("trusted_proxies", "127.0.0.1"),
         ("trusted_proxies", ["127.0.0.1"]),
@@ -63,3 +65,10 @@ def test_what_works_is_taken(tmp_path: Path) -> None:
     assert (
         Options(refresh_seconds=2, trusted_proxies=("10.0.0.0/8", "*"), scratch_directory=tmp_path).refresh_seconds == 2
     )
+
+
+def test_a_quota_of_a_project_that_never_applies_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^project_quota_bytes cannot be 20: it would never apply"):
+        Options(project_quota_bytes=20, total_quota_bytes=10)
+    Options(project_quota_bytes=20)
+    Options(project_quota_bytes=20, total_quota_bytes=20)

@@ -8,6 +8,9 @@ there, is of a server that was killed between the two.
 A refused login has its line within a second, unless it repeats: of the refusals of one user from one address within a
 minute the first is written, and the rest is a number (``more``) in a line at the end of that minute. So is everything
 about refusals beyond 60 lines a minute (``others``): who guesses fills no disk.
+
+Files older than the option ``audit_days``, and the oldest of more than ``audit_bytes``, are removed by a server that
+writes its first line of a day to the same folder. A line (``audit.expired``) names them before.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from ops.index.access.journal import Journal
+from ops.index.access.retention import expired
 from ops.index.disk.storage import Storage
 from ops.index.options import Options
 
@@ -52,7 +56,8 @@ _log = logging.getLogger(__name__)
 class Audit:
     """Notes events in a :class:`~ops.index.access.journal.Journal`.
 
-    Recording never fails: when the disk is full, that is logged once, and the request goes on.
+    Recording never fails: when it cannot be written, that is logged once, and the request goes on. Room is held back
+    for it, so that a full disk loses no line about a change.
 
     A change of packages or users is on the disk when :meth:`record` returns; on a shared storage the caller's next
     commit makes it durable. It blocks: call it from a thread. A refused login is written by a thread of its own, soon.
@@ -60,7 +65,7 @@ class Audit:
     Parameters:
         storage: the volume that the folder lies on.
         folder: below its directory, ``.index/audit`` or ``.audit``.
-        options: has the server's name.
+        options: has the server's name, ``audit_days`` and ``audit_bytes``.
         clock: seconds since the epoch.
     """
 
@@ -72,7 +77,8 @@ class Audit:
         options: Options | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        name = options.instance if options else ""
+        self._options = options or Options()
+        name = self._options.instance
         # The random part keeps apart two containers that were given one name.
         self._journal = Journal(storage, folder, f"{_plain(name) or os.getpid()}-{secrets.token_hex(3)}")
         self._clock = clock
@@ -80,6 +86,11 @@ class Audit:
         self._failing: set[str] = set()
         self._refusals = _Refusals()
         self._writer: _Writer | None = None
+        self._day = ""
+
+    def hold_back(self) -> None:
+        """Hold room back on the disk for lines to come. Never raises."""
+        self._journal.hold_back()
 
     def record(self, event: str, *, user: str, address: str, **details: object) -> None:
         """Note one event. Never raises.
@@ -118,7 +129,7 @@ class Audit:
         """Write what is waiting."""
         with self._lock:
             lines = self._refusals.take(self._clock(), everything=True)
-        self._append(lines)
+        self._append(lines, reserved=False)
 
     def close(self) -> None:
         """Write what is waiting, and stop."""
@@ -134,16 +145,34 @@ class Audit:
         """What the last second left."""
         with self._lock:
             lines = self._refusals.take(self._clock())
-        self._append(lines)
+        self._append(lines, reserved=False)
 
-    def _append(self, lines: list[bytes]) -> None:
+    def _append(self, lines: list[bytes], *, reserved: bool = True) -> None:
         if not lines:
             return
         if _log.isEnabledFor(logging.INFO):
             for line in lines:
                 _log.info("%s", line.decode().rstrip())
         with self._told("written"):
-            self._journal.append(_moment(self._clock())[:10], b"".join(lines))
+            today = _moment(self._clock())[:10]
+            self._journal.append(today, b"".join(lines), reserved=reserved)
+            with self._lock:
+                first, self._day = today != self._day, today
+            if first:
+                self._expire(today)
+
+    def _expire(self, today: str) -> None:
+        """Remove files that have been kept for long enough."""
+        days, limit = self._options.audit_days, self._options.audit_bytes
+        try:
+            old = expired(self._journal.files(), today=today, days=days, limit=limit)
+            if old:
+                names = [file.name for file in old]
+                self.record("audit.expired", user="", address="", files=names, days=days, bytes=limit)
+            for file in old:
+                self._journal.remove(file.name)
+        except OSError as error:
+            _log.warning("old files of the audit log stay: %s", error)
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import threading
 import weakref
 from dataclasses import dataclass
 
+from ops.index.disk.reserve import Reserve
 from ops.index.disk.storage import SharedRun, Storage
-from ops.index.disk.writing import sync_folder
+from ops.index.disk.writing import FULL, remove, sync_folder
 
+_NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\..+\.jsonl")
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -23,10 +26,29 @@ class _Open:
     descriptor: int
 
 
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """One file of a journal, by whatever server.
+
+    Parameters:
+        name: begins with its day.
+        size: bytes.
+    """
+
+    name: str
+    size: int
+
+    @property
+    def day(self) -> str:
+        """Such as ``2026-01-31``."""
+        return self.name[:10]
+
+
 class Journal:
     """Appends to the files of one server, so that no two servers of a Volume ever write the same file.
 
-    On this machine the day's file stays open; on a shared storage it must not, and is opened for each write.
+    On this machine the day's file stays open; on a shared storage it must not, and is opened for each write. When the
+    disk is full, lines go where room was held back for them.
 
     Parameters:
         storage: the volume that the folder lies on.
@@ -44,29 +66,59 @@ class Journal:
         self._over = False
         self._new = False
         self._sync = SharedRun(self._sync_files)
+        self._reserve = Reserve(storage, f"{folder}.reserve")
+        self._scarce = False
         weakref.finalize(self, _close_all, self._files)
 
-    def append(self, day: str, content: bytes) -> None:
+    def append(self, day: str, content: bytes, *, reserved: bool = True) -> None:
         """Add whole lines to a day's file: all of them or nothing.
 
         Parameters:
             day: such as ``2026-01-31``, which begins the file's name.
             content: the lines.
+            reserved: whether they may take the room that was held back.
 
         Raises:
             OSError: nothing was added.
         """
         path = f"{self._folder}/{day}.{self._name}.jsonl"
         with self._lock, self._storage.reading():
-            if self._storage.shared:
-                descriptor = self._opened(path)
+            while True:
                 try:
-                    _append(descriptor, content, os.fstat(descriptor))
-                finally:
-                    os.close(descriptor)
-            else:
-                descriptor, status = self._held_open(path)
-                _append(descriptor, content, status)
+                    self._append(path, content)
+                except OSError as error:
+                    if not reserved or error.errno not in FULL or not self._reserve.spend():
+                        raise
+                    self._scarce = True
+                else:
+                    break
+
+    def hold_back(self) -> None:
+        """Hold room back on the disk for lines to come, as far as there is any. Never raises."""
+        self._reserve.fill()
+
+    def files(self) -> list[LogFile]:
+        """The files of all servers in the folder, the oldest first.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+        found = []
+        with self._storage.reading(), contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                if _NAME.fullmatch(entry.name):
+                    with contextlib.suppress(FileNotFoundError):  # another server has removed it just now
+                        found.append(LogFile(entry.name, entry.stat(follow_symlinks=False).st_size))
+        return sorted(found, key=lambda file: file.name)
+
+    def remove(self, name: str) -> None:
+        """Remove one of the files; it may be gone already.
+
+        Raises:
+            OSError: it stays.
+        """
+        with self._storage.reading():
+            remove(f"{self._folder}/{name}")
 
     def sync(self) -> None:
         """Make all lines durable that were added before; those who ask together share the work.
@@ -78,6 +130,9 @@ class Journal:
         """
         if not self._storage.shared:
             self._sync()
+            if self._scarce:
+                self._scarce = False
+                self._reserve.fill()
 
     def close(self) -> None:
         """Make the lines durable, and let go of the files. More may be written later.
@@ -87,6 +142,17 @@ class Journal:
         """
         self._over = True
         self.sync()
+
+    def _append(self, path: str, content: bytes) -> None:
+        if self._storage.shared:
+            descriptor = self._opened(path)
+            try:
+                _append(descriptor, content, os.fstat(descriptor))
+            finally:
+                os.close(descriptor)
+        else:
+            descriptor, status = self._held_open(path)
+            _append(descriptor, content, status)
 
     def _held_open(self, path: str) -> tuple[int, os.stat_result]:
         """The file that is held open for today, and how it is now."""

@@ -130,6 +130,12 @@ class Users:
         self._audit = audit
         self._vault = Vault(credentials, claims)
 
+    def hold_back(self) -> None:
+        """Hold room back on the disk, so that users can be changed when it is full. Never raises."""
+        self._vault.hold_back()
+        if self._audit is not None:
+            self._audit.hold_back()
+
     def register(
         self,
         username: str,

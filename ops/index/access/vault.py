@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ops.index.disk.claims import Claims
+from ops.index.disk.reserve import Reserve
 from ops.index.disk.storage import Storage
 from ops.index.disk.writing import storage_error, sync_folder
 from ops.index.errors import StorageError, StorageFull
 
 PASSWORDS = ".htpasswd"
 GROUPS = ".htgroup"
+_RESERVE = ".reserve"
 
 _PATIENCE = 20.0
 """Seconds to wait for another server that is changing the files; far longer than a change takes."""
@@ -61,11 +63,16 @@ class Vault:
     def __init__(self, storage: Storage, claims: Claims | None = None) -> None:
         self._storage = storage
         self._claims = claims
+        self._reserve = Reserve(storage, _RESERVE)
 
     @property
     def storage(self) -> Storage:
         """The credentials volume."""
         return self._storage
+
+    def hold_back(self) -> None:
+        """Hold room back on the disk, so that users can be changed when it is full. Never raises."""
+        self._reserve.fill()
 
     def read(self, name: str) -> bytes | None:
         """The content of one file, or None when it is not there.
@@ -93,7 +100,7 @@ class Vault:
         Raises:
             StorageError: the change is not known to be durable; the files are as they were.
         """
-        with self._turn():
+        with self._reserve.lent(), self._turn():
             if self._storage.shared:
                 self._storage.reload()
             try:

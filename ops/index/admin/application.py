@@ -150,6 +150,7 @@ def create_admin(
         await asyncio.to_thread(log.close)
 
     users = Users(credentials, options, audit=log, claims=claims)
+    users.hold_back()
     app = FastAPI(
         lifespan=closing,
         title="Package index: users",

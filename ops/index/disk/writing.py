@@ -18,7 +18,7 @@ from ops.index.errors import StorageError, StorageFull, StorageReadOnly
 INDEX_FOLDER = ".index"
 """Where the index keeps what it adds to a directory of packages; stock pypiserver ignores it."""
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 UNLINKABLE = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 """What file systems say that have no hard links."""
@@ -161,7 +161,7 @@ def sync_folder(path: str) -> None:
 
 def storage_error(what: str, error: OSError) -> StorageError:
     """The answer to a client when the file system refused something."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return StorageFull(f"{what}: there is no room left; ask the index's operator for more")
     if error.errno in READ_ONLY:
         return StorageReadOnly(

@@ -6,8 +6,9 @@ import contextlib
 import os
 from typing import Protocol
 
+from ops.index.disk.reserve import Reserve
 from ops.index.disk.storage import Storage
-from ops.index.disk.writing import remove, sync_folder
+from ops.index.disk.writing import INDEX_FOLDER, remove, sync_folder
 from ops.index.errors import BadRequest, Forbidden, NotFound, PackageIndexError
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.names import normalize, parse, same_version
@@ -43,6 +44,9 @@ class AuditLog(Protocol):
     def sync(self) -> None:
         """Make what was noted durable. Never raises."""
 
+    def hold_back(self) -> None:
+        """Hold room back on the disk for lines to come. Never raises."""
+
 
 class Curator:
     """Changes what is there already.
@@ -51,6 +55,8 @@ class Curator:
     were before, and a further line says so. A removal is not taken back: the bytes that were to go would have to be
     kept somewhere. What is gone stays gone here and goes out with this server's next commit; a further line says that
     it is not confirmed.
+
+    On a full disk all of this still works: room is held back for the few bytes that each change writes.
 
     Parameters:
         storage: the volume of packages.
@@ -66,6 +72,7 @@ class Curator:
         self._audit = audit
         self._settling = Settling(storage, catalogue, placing)
         self._directory = str(storage.directory)
+        self._reserve = Reserve(storage, f"{INDEX_FOLDER}/reserve")
 
     def remove(
         self,
@@ -101,7 +108,7 @@ class Curator:
         claims = {self._catalogue.tombstones.claim(key): filename for filename, key in keys.items()}
         claims |= {key: filename for filename, key in keys.items()}
         claims[claim_on(normalize(project))] = normalize(project)
-        with contextlib.ExitStack() as stack:
+        with self._reserve.lent(), contextlib.ExitStack() as stack:
             for key in sorted(claims):  # in one order, lest two wait for each other
                 claim = stack.enter_context(self._placing.claimed(key, claims[key]))
                 stack.enter_context(self._placing.outlasting(claim))
@@ -203,7 +210,7 @@ class Curator:
         if not identity.may_upload(name):
             raise Forbidden(identity.username, f"change the project {name!r}")
         marks = self._catalogue.marks
-        with contextlib.ExitStack() as held:
+        with self._reserve.lent(), contextlib.ExitStack() as held:
             held.enter_context(self._placing.claimed(claim_on(name), name))
             self._see_others()
             before, former = self._catalogue.status(name)
@@ -257,7 +264,7 @@ class Curator:
             raise Forbidden(identity.username, f"yank files of the project {name!r}")
         event = "unyank" if reason is None else "yank"
         marks = self._catalogue.marks
-        with contextlib.ExitStack() as held:
+        with self._reserve.lent(), contextlib.ExitStack() as held:
             held.enter_context(self._placing.claimed(claim_on(name), name))
             self._see_others()
             files = self._files(project, version=version, filename=filename)

@@ -7,11 +7,9 @@ import hashlib
 import io
 import os
 import random
-import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -554,22 +552,6 @@ def test_whatever_the_disk_refuses_becomes_a_clear_error(
     assert publish(house) is Outcome.CREATED
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("only root may mount a small file system")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
-
-
 def test_a_full_disk_refuses_what_does_not_fit_and_keeps_the_rest(small_disk: Path, options: Options) -> None:
     directory = small_disk / "packages"
     house = House(DirectoryStorage(directory), FileClaims(directory / ".index" / "claims"), options)
@@ -613,7 +595,7 @@ def test_what_killed_servers_left_is_swept_away_and_what_others_write_is_not(hou
     (folder / "123-0a1b2c3d4e5f-0").write_bytes(b"left")
     (folder / "123-0a1b2c3d4e5f-lock").write_bytes(b"")
     (folder / "unknown").write_bytes(b"recent")
-    working = house.publisher.stage()
+    working = house.publisher.stage(NAME)
     working.write(b"half")
     other = Publisher(DirectoryStorage(house.directory), house.claims, house.catalogue, house.options)
     other.start()
