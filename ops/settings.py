@@ -174,13 +174,61 @@ class Hosting:
         return {name: value or NONE for name, value in self.variables().items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds on what the index on Modal takes in and keeps, read from the environment when the app is deployed.
+
+    Modal does not tell them again, so that each deployment has to be told: what it is not told has its default.
+
+    Parameters:
+        project_quota_bytes: what the files of one project may take together. 0 for no limit.
+        total_quota_bytes: the same of all projects together.
+        uploads_per_user: uploads of one user at once, in each container. 0 for no limit.
+        audit_days: how long the audit log is kept. 0 for ever.
+        audit_bytes: what its files on one volume may take before the oldest go. 0 for no limit.
+
+    Raises:
+        ValueError: a value that cannot work; the message names its variable.
+    """
+
+    project_quota_bytes: int = 0
+    total_quota_bytes: int = 0
+    uploads_per_user: int = 32
+    audit_days: int = 400
+    audit_bytes: int = 1024**3
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, by itself or with the other values."""
+        for name in _names(type(self)):
+            if not 0 <= getattr(self, name) <= _LARGEST:
+                raise _refusal(name, getattr(self, name), f"use 0, which is no limit, to {_LARGEST}")
+        if 0 < self.total_quota_bytes < self.project_quota_bytes:
+            remedy = f"use no more than {_variable('total_quota_bytes')}, which is {self.total_quota_bytes}"
+            raise _refusal("project_quota_bytes", self.project_quota_bytes, remedy)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Limits:
+        """What variables such as ``PYPI_TOTAL_QUOTA_BYTES`` say, and the defaults for the others.
+
+        Raises:
+            ValueError: a variable has a value that cannot work; the message names it.
+        """
+        return cls(**_read(cls, environment))
+
+    def variables(self) -> dict[str, str]:
+        """The variables from which :meth:`from_environment` makes the same."""
+        return {_variable(name): str(getattr(self, name)) for name in _names(type(self))}
+
+
 def refuse_unknown(environment: Mapping[str, str]) -> None:
     """Refuse a variable that looks like a setting of this project and is none: a slip would be taken in silence.
 
     Raises:
         ValueError: there is one; the message has the nearest name that is a setting.
     """
-    known = {_variable(name) for kind in (Settings, Hosting) for name in _names(kind)} | {LOWER_PROTECTION_VARIABLE}
+    known = {_variable(name) for kind in (Settings, Hosting, Limits) for name in _names(kind)} | {
+        LOWER_PROTECTION_VARIABLE
+    }
     for name in sorted(environment):
         if name.startswith("PYPI_") and name not in known | _OTHERS:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
@@ -209,6 +257,9 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "proxy_auth": (0, 1),
 }
 """What Modal takes, in the units of the fields."""
+
+_LARGEST: Final = 2**60
+"""No limit that is meant to be one is larger."""
 
 _OBJECT: Final = re.compile(r"[A-Za-z0-9._-]+")
 _APP_ID: Final = re.compile(r"ap-[A-Za-z0-9]{22}")
@@ -247,11 +298,11 @@ def _variable(name: str) -> str:
     return f"PYPI_{name.upper()}"
 
 
-def _names(kind: type[Settings | Hosting]) -> list[str]:
+def _names(kind: type[Settings | Hosting | Limits]) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def _read(kind: type[Settings | Hosting], environment: Mapping[str, str]) -> dict[str, Any]:
+def _read(kind: type[Settings | Hosting | Limits], environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in fields(kind):
         value = environment.get(_variable(field.name), "").strip()

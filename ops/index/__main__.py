@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ops.index.options import REALM, Options
-from ops.index.startup import TOKEN_KEY, CannotStartError, admin_token, check_apart, served_directory
+from ops.index.startup import TOKEN_KEY, CannotStartError, admin_token, check_apart, check_least_free, served_directory
 from ops.index.web.forwarded import TrustedProxies
 
 _BACKLOG = 2048
@@ -45,11 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         packages = served_directory(asked.packages, "packages")
         credentials = served_directory(asked.credentials, "credentials")
         check_apart(packages, credentials)
+        check_least_free(packages, asked.least_free)
         token = admin_token(asked.admin_token_file)
         options = Options(
             realm=asked.realm,
             bcrypt_rounds=asked.bcrypt_rounds,
             max_upload_bytes=asked.max_upload_size,
+            project_quota_bytes=asked.project_quota,
+            total_quota_bytes=asked.total_quota,
+            least_free_bytes=asked.least_free,
+            uploads_per_user=asked.uploads_per_user,
+            audit_days=asked.audit_days,
+            audit_bytes=asked.audit_size,
             refresh_seconds=asked.refresh_seconds,
             trusted_proxies=tuple(asked.trusted_proxy),
         )
@@ -168,7 +175,55 @@ def _parser() -> argparse.ArgumentParser:
     limits.add_argument(
         "--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="default: %(default)s"
     )
+    _add_room(parser.add_argument_group("room"), defaults)
     return parser
+
+
+def _add_room(room: argparse._ArgumentGroup, defaults: Options) -> None:
+    room.add_argument(
+        "--project-quota",
+        type=_size_or_none,
+        metavar="SIZE",
+        default=defaults.project_quota_bytes,
+        help="what the files of one project may take together, as 10G; 0 for no limit (default)",
+    )
+    room.add_argument(
+        "--total-quota",
+        type=_size_or_none,
+        metavar="SIZE",
+        default=defaults.total_quota_bytes,
+        help="what the files of all projects may take together; 0 for no limit (default)",
+    )
+    room.add_argument(
+        "--least-free",
+        type=_size_or_none,
+        metavar="SIZE",
+        default=defaults.least_free_bytes,
+        help="what uploads leave free on the disk of the packages; 0 to let them fill it (default: 64M, or a twentieth "
+        "of a smaller disk)",
+    )
+    room.add_argument(
+        "--uploads-per-user",
+        type=_count,
+        default=defaults.uploads_per_user,
+        metavar="NUMBER",
+        help="uploads of one user at once; further ones wait five seconds, then get 429; 0 for no limit "
+        "(default: %(default)s)",
+    )
+    room.add_argument(
+        "--audit-days",
+        type=_count,
+        default=defaults.audit_days,
+        metavar="DAYS",
+        help="how long the audit log is kept; 0 for ever (default: %(default)s)",
+    )
+    room.add_argument(
+        "--audit-size",
+        type=_size_or_none,
+        metavar="SIZE",
+        default=defaults.audit_bytes,
+        help="what its files in a directory may take before the oldest go; 0 for no limit (default: 1G)",
+    )
 
 
 def _port(text: str) -> int:
@@ -182,6 +237,16 @@ def _size(text: str) -> int:
     if matched is None or int(matched[1]) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: use a number of bytes, or one with K, M, G or T")
     return int(matched[1]) * _UNITS[matched[2]]
+
+
+def _size_or_none(text: str) -> int:
+    return 0 if text.strip() == "0" else _size(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} will not do: use a whole number, or 0 for no limit")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

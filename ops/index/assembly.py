@@ -73,7 +73,7 @@ def create_index(
             audit=admin_audit,
         )
 
-    upstream = Upstream(upstream_app, options)
+    upstream = Upstream(upstream_app, options, publisher.quotas)
     admin = None
     if admin_token:
         admin = AdminMount(admin_app, token=admin_token, door=door, options=options, audit=audit)

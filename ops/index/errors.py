@@ -15,7 +15,9 @@ PackageIndexError                 status, headers, and one line of plain text as
 │   ├── FileTaken           409   a released file never changes; 400 for twine, which expects that
 │   └── ProjectClosed       409   the project is archived or quarantined (PEP 792)
 ├── TooLarge                413
+├── QuotaExceeded           507   the project, or the index, has no room for the file (RFC 4331)
 ├── TooManyAttempts         429   with Retry-After
+├── TooManyUploads          429   with Retry-After
 ├── StorageError            500   the directory or the Volume failed; nothing was kept
 │   ├── StorageFull         507   there is no room left
 │   └── StorageReadOnly     403   the server may read the directory and not write it
@@ -218,6 +220,32 @@ class TooLarge(PackageIndexError):
         super().__init__(f"{what} is larger than the {limit} bytes that this index takes")
 
 
+class QuotaExceeded(PackageIndexError):
+    """The file would exceed a quota. RFC 4331 section 6 has 507 for that; twine and uv do not try it again.
+
+    Parameters:
+        what: which quota, as words that follow "the quota of".
+        limit: bytes.
+        used: bytes that other files have, and uploads that are under way.
+        size: bytes of the file that are known so far.
+        complete: whether *size* is all of it.
+    """
+
+    status = 507
+
+    def __init__(self, what: str, *, limit: int, used: int, size: int, complete: bool) -> None:
+        self.what = what
+        self.limit = limit
+        self.used = used
+        self.size = size
+        more = "" if complete else "at least "
+        advice = "" if size > limit else "have an admin remove files, or "
+        super().__init__(
+            f"the file has {more}{size} bytes, and {used} of the {limit} bytes in the quota of {what} are used: "
+            f"{advice}ask the index's operator for a larger quota"
+        )
+
+
 class TooManyAttempts(PackageIndexError):
     """Too many failed logins.
 
@@ -230,6 +258,32 @@ class TooManyAttempts(PackageIndexError):
     def __init__(self, *, retry_after: float) -> None:
         self.retry_after = max(1, int(-(-retry_after // 1)))
         super().__init__(f"too many failed logins; try again in {self.retry_after} s")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Seconds, as RFC 9110 section 10.2.3 has them."""
+        return {"Retry-After": str(self.retry_after)}
+
+
+class TooManyUploads(PackageIndexError):
+    """One user has as many uploads under way as one user may.
+
+    Parameters:
+        username: who.
+        limit: uploads at once.
+        retry_after: seconds.
+    """
+
+    status = 429
+
+    def __init__(self, username: str, *, limit: int, retry_after: int = 5) -> None:
+        self.username = username
+        self.limit = limit
+        self.retry_after = retry_after
+        super().__init__(
+            f"the user {username!r} has {limit} uploads under way, as many as one user may have at once: wait for one "
+            f"of them to end, and try again in {retry_after} s"
+        )
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -264,7 +318,7 @@ class StorageError(PackageIndexError):
 
 
 class StorageFull(StorageError):
-    """There is no room left for the file."""
+    """There is no room left on the disk for the file."""
 
     status = 507
 

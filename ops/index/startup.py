@@ -85,6 +85,25 @@ def check_apart(packages: Path, credentials: Path) -> None:
         )
 
 
+def check_least_free(packages: Path, least: int | None) -> None:
+    """Refuse a least free space that would let no upload in.
+
+    Parameters:
+        packages: the directory.
+        least: bytes that uploads leave free; None for the default.
+
+    Raises:
+        CannotStartError: the whole disk is no larger.
+    """
+    disk = os.statvfs(packages)
+    size = disk.f_blocks * disk.f_frsize
+    if least and 0 < size <= least:
+        raise CannotStartError(
+            f"the disk of {packages} has {size} bytes, and {least} are to stay free, so no upload would be taken: name "
+            "a smaller --least-free"
+        )
+
+
 def admin_token(path: Path | None) -> str | None:
     """The token of the admin application, from the file or else from the environment; None when there is none.
 

@@ -28,6 +28,7 @@ from ops.index.packages.project import CachedProject, File, Project, ProjectCach
 from ops.index.packages.rebuilding import Rebuilder
 from ops.index.packages.spellings import Spellings
 from ops.index.packages.tombstones import Tombstones
+from ops.index.packages.usage import Usage
 
 __all__ = ["Catalogue", "File", "Project"]
 
@@ -49,7 +50,7 @@ class Catalogue:
     Parameters:
         storage: the volume of packages.
         claims: which new names may not be shown yet.
-        options: ``cached_files``, ``refresh_seconds`` and ``scratch_directory``.
+        options: ``cached_files``, ``refresh_seconds`` and ``scratch_directory``; with a quota, bytes are counted.
     """
 
     def __init__(self, storage: Storage, claims: Claims, options: Options) -> None:
@@ -63,7 +64,8 @@ class Catalogue:
         self.tombstones = Tombstones(directory, workbench)
         self._marks_again = 0.0
         self._hiding = Hiding(claims)
-        self._listing = Listing(directory, self._hiding.among)
+        self.usage = Usage(storage) if options.project_quota_bytes or options.total_quota_bytes else None
+        self._listing = Listing(directory, self._hiding.among, self.usage)
         self._spellings = Spellings(self._listing)
         self._opening = threading.Lock()
         self._open = False
@@ -317,6 +319,8 @@ class Catalogue:
             cached = self._cache.get(name)
             if cached is not None and not self._freshness.holds(cached):
                 self._listing.touch([name])
+                if self.usage is not None:
+                    self.usage.changed(self._listing.paths(name))
         return self._listing.version_of(name)
 
     def _missing(self) -> set[str]:

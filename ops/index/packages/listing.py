@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.index.packages.names import project_of
+from ops.index.packages.usage import Usage
 
 TICK_NS = 20_000_000
 """Two changes this close together may leave one time: a kernel's clock moves in steps of up to 10 ms."""
@@ -68,11 +69,15 @@ class Listing:
     Parameters:
         directory: to look through.
         hidden: which of some file names may not be shown yet; asked after they were found, not before.
+        usage: told of each file that comes and goes.
     """
 
-    def __init__(self, directory: Path, hidden: Callable[[Iterable[str]], AbstractSet[str]]) -> None:
+    def __init__(
+        self, directory: Path, hidden: Callable[[Iterable[str]], AbstractSet[str]], usage: Usage | None = None
+    ) -> None:
         self._directory = str(directory)
         self._hide = hidden
+        self._usage = usage
         self._lock = threading.RLock()
         self._folders: dict[str, _Folder] = {"": _Folder()}
         self._files: dict[str, str] = {}
@@ -248,6 +253,8 @@ class Listing:
             self._sorted = None
         else:
             known.append(path)
+        if self._usage is not None:
+            self._usage.appeared(path, project)
         self.touch([project])
 
     def _remove(self, path: str) -> None:
@@ -261,6 +268,8 @@ class Listing:
         if not left:
             del self._projects[project]
             self._sorted = None
+        if self._usage is not None:
+            self._usage.vanished(path)
         self.touch([project])
 
 

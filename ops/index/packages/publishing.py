@@ -29,6 +29,7 @@ from ops.index.packages.distribution import Contents, check_agreement, inspect
 from ops.index.packages.facts import Facts
 from ops.index.packages.names import Name, is_project, is_safe, parse
 from ops.index.packages.placing import Placing
+from ops.index.packages.quotas import Quotas
 from ops.index.packages.staging import Stage, Staged
 
 MAX_SIGNATURE_BYTES = 1024**2
@@ -63,6 +64,7 @@ class Publisher(Curator):
         self, storage: Storage, claims: Claims, catalogue: Catalogue, options: Options, *, audit: AuditLog | None = None
     ) -> None:
         self._stage = Stage(storage, options)
+        self.quotas = Quotas(storage, catalogue, options)
         placing = Placing(
             storage, claims, catalogue, self._stage.workbench, options, with_names=audit.sync if audit else None
         )
@@ -70,20 +72,31 @@ class Publisher(Curator):
         self._options = options
 
     def start(self) -> None:
-        """Remove what servers left in the folder of unfinished files that were killed."""
+        """Remove what servers left in the folder of unfinished files that were killed, and hold room back."""
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
     def close(self) -> None:
         """Let failed uploads be undone that still wait for it, for a few seconds."""
         self._placing.close()
 
-    def stage(self) -> Staged:
+    def stage(self, filename: str, *, announced: int = 0, identity: Uploader | None = None) -> Staged:
         """A file for an upload's bytes to wait in while they arrive. The caller discards it at the end.
 
+        Parameters:
+            filename: as the client names it, which tells the project; also that of a signature.
+            announced: bytes that it has at least.
+            identity: who sends it, if that is known already.
+
         Raises:
+            Forbidden: the user may not upload to the project.
+            ProjectClosed: nobody may.
+            QuotaExceeded: there is no room for it.
             StorageError: none can be made.
         """
-        return self._stage.new()
+        name = parse(filename.removesuffix(".asc")) if identity is not None and is_safe(filename) else None
+        if identity is not None and name is not None:
+            self._check_rights(name, identity)
+        return self._stage.new(self.quotas.reservation(filename, announced))
 
     def publish(
         self,
@@ -109,6 +122,7 @@ class Publisher(Curator):
             Forbidden: the user may not upload to the project.
             ProjectClosed: nobody may.
             TooLarge: it is more than the index takes.
+            QuotaExceeded: there is no room for it.
             FileTaken: the name belongs to another file.
             Busy: another upload of the same name does not end.
             StorageError: it could not be made durable; nobody has seen it.
@@ -116,7 +130,7 @@ class Publisher(Curator):
         form = form or {}
         name = self._name(filename)
         self._check_rights(name, identity)
-        with self._staged(source) as staged:
+        with self._staged(filename, source) as staged:
             staged.check(filename, form)
             if self._has(name, staged):
                 return Outcome.SAME
@@ -131,10 +145,12 @@ class Publisher(Curator):
                     self._placing.sync_names()  # who put it there may have been killed before
                     self._catalogue.admit(existing)
                     return Outcome.SAME
+                staged.room.confirm(name, staged.size)
                 facts = _facts(name, staged, contents)
                 with self._noted(filename, identity, address, **details):
                     self._placing.put(claim, filename, staged, facts, contents.metadata)
                     self._placing.confirm(claim, filename)
+                staged.room.settle(filename, staged.size)
                 self._catalogue.admit(filename)
                 return Outcome.CREATED
 
@@ -154,7 +170,7 @@ class Publisher(Curator):
         """
         name = self._name(filename.removesuffix(".asc"))
         self._check_rights(name, identity)
-        with self._staged(source) as staged:
+        with self._staged(filename, source) as staged:
             self.check_signature(filename, staged)
             staged.sync()
             with self._placing.claimed(f"{name.key}.asc", filename) as claim:
@@ -166,9 +182,11 @@ class Publisher(Curator):
                     if self._digest(filename) != staged.sha256:
                         raise FileTaken(filename)
                     return Outcome.SAME
+                staged.room.confirm(name, staged.size)
                 with self._noted(filename, identity, address, sha256=staged.sha256, size=staged.size):
                     self._placing.put(claim, filename, staged, None, None)
                     self._placing.confirm(claim, filename)
+                staged.room.settle(filename, staged.size)
                 return Outcome.CREATED
 
     def check_signature(self, filename: str, staged: Staged) -> None:
@@ -216,11 +234,11 @@ class Publisher(Curator):
             raise ProjectClosed(name.project, project_status=status)
 
     @contextmanager
-    def _staged(self, source: Staged | IO[bytes]) -> Iterator[Staged]:
+    def _staged(self, filename: str, source: Staged | IO[bytes]) -> Iterator[Staged]:
         if isinstance(source, Staged):
             yield source
             return
-        staged = self.stage()
+        staged = self.stage(filename)
         try:
             self._stage.fill(staged, source)
             yield staged
@@ -285,6 +303,10 @@ class Publisher(Curator):
     def _sweep(self) -> None:
         with self._storage.reading():
             self._stage.workbench.sweep()
+        self._reserve.fill()
+        if self._audit is not None:
+            self._audit.hold_back()
+        self.quotas.measure()
 
 
 def _facts(name: Name, staged: Staged, contents: Contents) -> Facts:

@@ -16,6 +16,7 @@ from ops.index.disk.storage import Storage
 from ops.index.disk.writing import Workbench, remove, storage_error, write_all
 from ops.index.errors import DigestMismatch, TooLarge
 from ops.index.options import Options
+from ops.index.packages.quotas import Reservation
 
 _PIECE = 1024**2
 _SMALL = 256 * 1024
@@ -43,13 +44,15 @@ class Staged:
         path: the file.
         descriptor: it, open for writing and reading.
         limit: bytes that it may have.
+        room: is asked before bytes are written.
     """
 
-    def __init__(self, path: str, descriptor: int, limit: int) -> None:
+    def __init__(self, path: str, descriptor: int, limit: int, room: Reservation) -> None:
         self.path = path
         self.size = 0
         self._descriptor = descriptor
         self._limit = limit
+        self.room = room
         self._sha256 = hashlib.sha256()
         self._small: bytearray | None = bytearray()
 
@@ -58,11 +61,13 @@ class Staged:
 
         Raises:
             TooLarge: it is more than the index takes.
+            QuotaExceeded: there is no room for it.
             StorageError: the disk is full, or failed.
         """
         self.size += len(piece)
         if self.size > self._limit:
             raise TooLarge("the file", limit=self._limit)
+        self.room.require(len(piece), self.size)
         self._sha256.update(piece)
         if self._small is not None:
             if self.size <= _SMALL:
@@ -129,6 +134,7 @@ class Staged:
 
     def discard(self) -> None:
         """Close and remove the file, wherever the upload got to. A second time it does nothing."""
+        self.room.release()
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -149,8 +155,11 @@ class Stage:
         self._elsewhere = storage.shared
         self.workbench = Workbench(storage.directory, locked=not storage.shared)
 
-    def new(self) -> Staged:
+    def new(self, room: Reservation) -> Staged:
         """An empty file. It must be discarded at the end, also after it was published.
+
+        Parameters:
+            room: for it; released with it, and when none can be made.
 
         Raises:
             StorageError: none can be made.
@@ -161,8 +170,9 @@ class Stage:
             else:
                 path, descriptor = self.workbench.create()
         except OSError as error:
+            room.release()
             raise storage_error("the upload could not be kept", error) from error
-        return Staged(path, descriptor, self._options.max_upload_bytes)
+        return Staged(path, descriptor, self._options.max_upload_bytes, room)
 
     def fill(self, staged: Staged, source: IO[bytes]) -> None:
         """Copy all that *source* has.

@@ -17,18 +17,23 @@ from typing import Any, TypeAlias
 
 from pypiserver.bottle_wrapper import FileUpload, FormsDict
 
-from ops.index.errors import BadRequest, PackageIndexError, TooLarge
+from ops.index.errors import BadRequest, PackageIndexError, QuotaExceeded, StorageFull, TooLarge
 from ops.index.options import Options
+from ops.index.packages.curation import Uploader
 from ops.index.packages.publishing import Publisher
 from ops.index.packages.staging import Staged
 from ops.index.upstream.backend import WSGIApp
 from ops.index.upstream.multipart import FormParser, Part, boundary_of
+from ops.index.upstream.refusing import refuse_early
 
 PIECE_BYTES = 1024**2
 """So much of a body is gathered before a thread takes it; a smaller upload needs only one."""
 
 FILES = ("content", "gpg_signature")
 """The fields of the upload API that hold files. The bytes of others are dropped."""
+
+IDENTITY = "ops.index.identity"
+"""The key of the scope under which a layer in front may leave who sends the request."""
 
 _FORM = "bottle.request.post"
 
@@ -62,7 +67,7 @@ class Receiver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; the scope is one of HTTP."""
         loop = asyncio.get_running_loop()
-        body = _Body(self._publisher, self._options, _header(scope, b"content-type"))
+        body = _Body(self._publisher, self._options, scope)
         try:
             pieces: list[bytes] = []
             size = 0
@@ -78,6 +83,9 @@ class Receiver:
                 if more and size >= PIECE_BYTES:
                     await loop.run_in_executor(self._threads, body.take, pieces)
                     pieces, size = [], 0
+                    if isinstance(body.error, QuotaExceeded | StorageFull):
+                        await refuse_early(body.error, _header(scope, b"user-agent"), receive, send)
+                        return
             answer = await loop.run_in_executor(self._threads, self._respond, scope, body, pieces)
         finally:
             if body.needs_discarding:
@@ -107,21 +115,25 @@ class Receiver:
 class _Body:
     """What has arrived of a request's body. After an error the rest is dropped, and the error told at the end.
 
-    A client that is still sending does not read an answer.
+    A client that is still sending does not read an answer. Where there is no room it is told at once all the same: the
+    rest may be gigabytes.
     """
 
-    def __init__(self, publisher: Publisher, options: Options, content_type: str) -> None:
+    def __init__(self, publisher: Publisher, options: Options, scope: Scope) -> None:
         self._publisher = publisher
         self._options = options
-        self._content_type = content_type
+        self._identity: Uploader | None = scope.get(IDENTITY)
+        length = _header(scope, b"content-length")
+        self._announced = publisher.quotas.least_size(int(length)) if length.isdecimal() else 0
+        content_type = _header(scope, b"content-type")
         self._files: list[tuple[Part, Staged]] = []
         self._parser: FormParser | None = None
         self._plain = bytearray()
-        self._error: PackageIndexError | None = None
+        self.error: PackageIndexError | None = None
         try:
             boundary = boundary_of(content_type)
         except BadRequest as error:
-            self._error = error
+            self.error = error
         else:
             if boundary is not None:
                 self._parser = FormParser(boundary, self._file_for, max_form_bytes=options.max_form_bytes)
@@ -131,7 +143,7 @@ class _Body:
         return bool(self._files)
 
     def take(self, pieces: list[bytes]) -> None:
-        if self._error is not None:
+        if self.error is not None:
             return
         piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         try:
@@ -142,7 +154,7 @@ class _Body:
                 if len(self._plain) > self._options.max_form_bytes:
                     raise TooLarge("the request", limit=self._options.max_form_bytes)
         except PackageIndexError as error:
-            self._error = error
+            self.error = error
             self._plain.clear()
             self.discard()
 
@@ -152,8 +164,8 @@ class _Body:
         Raises:
             PackageIndexError: that was no request that can be answered.
         """
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         environ["wsgi.input"] = io.BytesIO(self._plain)
         environ["CONTENT_LENGTH"] = str(len(self._plain))
         if self._parser is None:
@@ -180,7 +192,8 @@ class _Body:
     def _file_for(self, part: Part) -> Staged | None:
         if part.name not in FILES or any(part.name == other.name for other, _ in self._files):
             return None
-        staged = self._publisher.stage()
+        announced = self._announced if part.name == "content" else 0
+        staged = self._publisher.stage(part.filename or "", announced=announced, identity=self._identity)
         self._files.append((part, staged))
         return staged
 

@@ -9,8 +9,11 @@ from typing import Protocol
 
 from ops.index.access.authentication import Login
 from ops.index.access.roles import Identity, Role
-from ops.index.errors import Forbidden, TooLarge
+from ops.index.errors import Forbidden, QuotaExceeded, StorageFull, TooLarge, TooManyUploads
 from ops.index.options import Options
+from ops.index.packages.quotas import Quotas
+from ops.index.upstream.refusing import refuse_early
+from ops.index.upstream.turns import Turns
 from ops.index.web.exchange import PATIENCE, Exchange, Message, Receive, Scope, Send
 
 _PASSED_ON = frozenset({b"user-agent", b"accept", b"authorization", b"content-type", b"content-length"})
@@ -33,10 +36,13 @@ class Upstream:
     Parameters:
         create: imports and makes the application. Runs in a thread, once.
         options: limits.
+        quotas: whether there is room.
     """
 
-    def __init__(self, create: Callable[[], Application], options: Options) -> None:
+    def __init__(self, create: Callable[[], Application], options: Options, quotas: Quotas) -> None:
         self._create = create
+        self._quotas = quotas
+        self._turns = Turns(options.uploads_per_user)
         self._options = options
         self._making = threading.Lock()
         self._app: Application | None = None
@@ -62,6 +68,9 @@ class Upstream:
         Raises:
             Forbidden: the user may only read. Nothing of the body is read.
             TooLarge: the body says that it is longer than the index takes. Likewise.
+            QuotaExceeded: it says that it is longer than any file may be now. Likewise.
+            StorageFull: it says that it is longer than the disk has room for. Likewise.
+            TooManyUploads: the user has too many under way. Likewise.
         """
         if identity.role is Role.READER:
             raise Forbidden(identity.username, "upload to this index")
@@ -69,10 +78,31 @@ class Upstream:
         limit = self._options.max_upload_bytes + self._options.max_form_bytes
         if len(length) > 18 or not (length.isascii() and length.isdecimal()) or int(length) > limit:
             raise TooLarge("the upload", limit=self._options.max_upload_bytes)
+        patient = _Patient(exchange)
+        try:
+            await self._expect(int(length))
+            async with self._turns.turn(identity.username):
+                await self._answer(exchange, identity, patient)
+        except (QuotaExceeded, StorageFull, TooManyUploads) as error:
+            if exchange.started or exchange.header(b"expect"):
+                raise
+            await refuse_early(error, exchange.header(b"user-agent") or "", patient.receive, patient.send)
+        if patient.gave_up and not exchange.started:
+            close = (b"connection", b"close")
+            await exchange.sentence(408, f"nothing was sent for {PATIENCE:.0f} s in the middle of the upload", close)
+
+    async def _expect(self, length: int) -> None:
+        size = self._quotas.least_size(length)
+        if size:
+            await asyncio.to_thread(self._quotas.expect, size)
+
+    async def _answer(self, exchange: Exchange, identity: Identity, patient: _Patient) -> None:
         if self._app is None:
             await asyncio.to_thread(self.warm_up)
         assert self._app is not None  # noqa: S101 - for the type checker
-        from ops.index.upstream.backend import ADDRESS  # has been imported by now
+        # These have been imported by now.
+        from ops.index.upstream.backend import ADDRESS
+        from ops.index.upstream.receiving import IDENTITY
 
         scope = {
             **exchange.scope,
@@ -85,12 +115,9 @@ class Upstream:
             ],
             "client": (exchange.address, (exchange.scope.get("client") or ("", 0))[1]),
             "ops.index.environ": {ADDRESS: exchange.address},
+            IDENTITY: identity,
         }
-        patient = _Patient(exchange)
         await self._app(scope, patient.receive, patient.send)
-        if patient.gave_up and not exchange.started:
-            close = (b"connection", b"close")
-            await exchange.sentence(408, f"nothing was sent for {PATIENCE:.0f} s in the middle of the upload", close)
 
 
 def _in_utf8(authorization: bytes) -> bytes:

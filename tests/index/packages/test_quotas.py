@@ -1,0 +1,235 @@
+"""A quota is never exceeded by one server, is told with its numbers, and never stands in the way of the same bytes."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.index.disk.claims import FileClaims
+from ops.index.disk.storage import DirectoryStorage
+from ops.index.errors import Forbidden, PackageIndexError, QuotaExceeded
+from ops.index.options import Options
+from ops.index.packages.publishing import Outcome
+from ops.index.packages.usage import Usage
+from tests.index.archives import wheel, wheel_name
+from tests.index.conftest import House, Person, Town, volume_of
+from tests.index.serving import eventually
+
+SIGNATURE = b"-----BEGIN PGP SIGNATURE-----\n\n=abcd\n-----END PGP SIGNATURE-----\n"
+
+
+def content(project: str, version: str, size: int) -> bytes:
+    return wheel(project, version, payload=b"x" * size)
+
+
+SIZE = len(content("spam", "1.0", 10))
+
+
+def publish(house: House, project: str, version: str, size: int = 10, **more: Any) -> Outcome:
+    source = io.BytesIO(content(project, version, size))
+    return house.publisher.publish(wheel_name(project, version), source, identity=Person(), **more)
+
+
+def opened(directory: Path, options: Options) -> House:
+    return House(DirectoryStorage(directory), FileClaims(directory / ".index" / "claims"), options)
+
+
+@pytest.fixture
+def small(tmp_path: Path, options: Options) -> Iterator[House]:
+    """A server on which a project has room for two small files, and all projects for three."""
+    house = opened(
+        tmp_path / "packages",
+        replace(options, project_quota_bytes=2 * SIZE + 100, total_quota_bytes=3 * SIZE + 100),
+    )
+    yield house
+    house.close()
+
+
+def test_what_exceeds_the_quota_of_a_project_is_refused_with_the_numbers(small: House) -> None:
+    publish(small, "spam", "1.0")
+    publish(small, "spam", "1.1")
+    with pytest.raises(QuotaExceeded) as refused:
+        publish(small, "spam", "1.2")
+    assert refused.value.status == 507
+    used = sum(path.stat().st_size for path in small.directory.glob("*.whl"))
+    size = len(content("spam", "1.2", 10))
+    assert (refused.value.limit, refused.value.used, refused.value.size) == (2 * SIZE + 100, used, size)
+    for number in (refused.value.limit, refused.value.used, refused.value.size):
+        assert str(number) in refused.value.message
+    assert "project 'spam'" in refused.value.message
+    assert "remove files" in refused.value.message
+    assert small.listed() == {wheel_name("spam", "1.0"), wheel_name("spam", "1.1")}
+    assert not [path for path in (small.directory / ".index/staging").iterdir() if not path.name.endswith("-lock")]
+
+
+def test_what_exceeds_the_quota_of_all_projects_is_refused(small: House) -> None:
+    for project, version in (("spam", "1.0"), ("spam", "1.1"), ("eggs", "1.0")):
+        publish(small, project, version)
+    with pytest.raises(QuotaExceeded, match="this index"):
+        publish(small, "eggs", "1.1")
+
+
+def test_the_same_bytes_succeed_when_the_quota_is_full(small: House) -> None:
+    for version in ("1.0", "1.1"):
+        assert publish(small, "spam", version) is Outcome.CREATED
+    assert publish(small, "spam", "1.0") is Outcome.SAME
+    lowered = opened(small.directory, replace(small.options, project_quota_bytes=10, total_quota_bytes=10))
+    assert publish(lowered, "spam", "1.0") is Outcome.SAME
+    with pytest.raises(QuotaExceeded):
+        publish(lowered, "spam", "1.2")
+    lowered.close()
+
+
+def test_a_removal_makes_room_at_once_and_what_it_leaves_does_not_count(small: House, adam: Person) -> None:
+    for version in ("1.0", "1.1"):
+        publish(small, "spam", version)
+    small.publisher.remove("spam", version="1.0", identity=adam)
+    assert publish(small, "spam", "1.2") is Outcome.CREATED
+    with pytest.raises(QuotaExceeded):
+        publish(small, "spam", "1.0")  # the name is known, but the bytes are gone
+
+
+def test_files_that_were_there_before_count_and_so_do_those_that_come_by_other_ways(small: House) -> None:
+    (small.directory / wheel_name("spam", "1.0")).write_bytes(content("spam", "1.0", 10))
+    (small.directory / "folder").mkdir()
+    (small.directory / "folder" / wheel_name("spam", "1.1")).write_bytes(content("spam", "1.1", 10))
+    with pytest.raises(QuotaExceeded):
+        publish(small, "spam", "1.2")
+    (small.directory / "folder" / wheel_name("spam", "1.1")).unlink()
+    assert publish(small, "spam", "1.2") is Outcome.CREATED
+
+
+def test_a_file_that_is_written_anew_in_place_counts_with_its_new_size(small: House) -> None:
+    path = small.directory / wheel_name("spam", "1.0")
+    path.write_bytes(content("spam", "1.0", 10))
+    publish(small, "spam", "1.1")
+    assert small.catalogue.project("spam") is not None
+    path.write_bytes(b"")
+
+    def publishes() -> bool:
+        small.catalogue.project("spam")
+        try:
+            return publish(small, "spam", "1.2") is Outcome.CREATED
+        except QuotaExceeded:
+            return False
+
+    eventually(publishes)
+
+
+def test_signatures_count(small: House) -> None:
+    publish(small, "spam", "1.0")
+    publish(small, "spam", "1.1")
+    name = wheel_name("spam", "1.1")
+    signature = SIGNATURE + b"x" * 200
+    with pytest.raises(QuotaExceeded):
+        small.publisher.publish_signature(f"{name}.asc", io.BytesIO(signature), identity=Person())
+    assert small.publisher.publish_signature(f"{name}.asc", io.BytesIO(SIGNATURE), identity=Person())
+    with pytest.raises(QuotaExceeded) as refused:
+        publish(small, "spam", "1.2")
+    assert refused.value.used == sum(path.stat().st_size for path in small.directory.glob("*.whl*"))
+
+
+def test_uploads_that_arrive_at_once_do_not_exceed_the_quota_together(tmp_path: Path, options: Options) -> None:
+    house = opened(tmp_path / "packages", replace(options, project_quota_bytes=5 * SIZE + 100))
+    barrier = threading.Barrier(20)
+
+    def upload(number: int) -> bool:
+        barrier.wait(30)
+        try:
+            publish(house, "spam", f"1.{number}")
+        except QuotaExceeded:
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as threads:
+        came = sum(threads.map(upload, range(10, 30)))
+    files = list(house.directory.glob("*.whl"))
+    assert 1 <= came == len(files) <= 5
+    for number in range(30, 30 + 5 - came):  # nothing is held back for those that were refused
+        publish(house, "spam", f"1.{number}")
+    with pytest.raises(QuotaExceeded):
+        publish(house, "spam", "1.40")
+    house.close()
+
+
+def test_what_is_refused_for_another_reason_gives_its_room_back(small: House) -> None:
+    with pytest.raises(PackageIndexError):
+        publish(small, "spam", "1.0", form={"sha256_digest": "0" * 64})
+    for version in ("1.0", "1.1"):
+        publish(small, "spam", version)
+
+
+def test_an_upload_is_refused_while_it_arrives_as_soon_as_there_is_no_room(small: House) -> None:
+    staged = small.publisher.stage(wheel_name("spam", "1.0"))
+    staged.write(b"x" * 2 * SIZE)
+    with pytest.raises(QuotaExceeded, match="at least"):
+        staged.write(b"x" * 200)
+    staged.discard()
+    with pytest.raises(QuotaExceeded):
+        small.publisher.stage(wheel_name("spam", "1.0"), announced=3 * SIZE)
+    publish(small, "spam", "1.0")
+
+
+def test_who_may_not_upload_to_a_project_holds_none_of_its_room(small: House) -> None:
+    with pytest.raises(Forbidden):
+        small.publisher.stage(wheel_name("spam", "1.0"), identity=Person(projects=frozenset({"eggs"})))
+
+
+def test_a_size_that_no_project_has_room_for_is_refused_before_anything_arrives(small: House) -> None:
+    quotas = small.publisher.quotas
+    quotas.expect(2 * SIZE)
+    with pytest.raises(QuotaExceeded, match="a project"):
+        quotas.expect(2 * SIZE + 101)
+    # Unless it may be a file that is here.
+    (small.directory / wheel_name("spam", "1.0")).write_bytes(content("spam", "1.0", 10 * SIZE) + b"x" * 10 * SIZE)
+    quotas.expect(2 * SIZE + 101)
+
+
+def test_each_file_is_looked_at_once(tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    real = Usage._size
+
+    def size(self: Usage, path: str) -> int:
+        looked.append(path)
+        return real(self, path)
+
+    monkeypatch.setattr(Usage, "_size", size)
+    house = opened(tmp_path / "packages", replace(options, total_quota_bytes=10**6))
+    for number in range(5):
+        (house.directory / wheel_name("spam", f"1.{number}")).write_bytes(content("spam", f"1.{number}", 10))
+    for number in range(5):
+        publish(house, "eggs", f"1.{number}")
+    assert sorted(looked) == [wheel_name("spam", f"1.{number}") for number in range(5)]
+    house.close()
+
+
+def test_without_a_quota_nothing_is_counted(house: House) -> None:
+    assert house.catalogue.usage is None
+    assert publish(house, "spam", "1.0") is Outcome.CREATED
+
+
+def test_files_of_other_servers_of_a_volume_count_once_they_are_committed(town: Town) -> None:
+    town.options = replace(town.options, project_quota_bytes=2 * SIZE + 100)
+    one, two = town.open(), town.open()
+    publish(one, "spam", "1.0")
+    publish(two, "spam", "1.1")
+    with pytest.raises(QuotaExceeded):
+        publish(one, "spam", "1.2")
+    assert town.remote.names() == {wheel_name("spam", "1.0"), wheel_name("spam", "1.1")}
+    assert publish(one, "spam", "1.1") is Outcome.SAME, "another server has the same bytes"
+    two.publisher.remove("spam", version="1.0", identity=Person("adam", may_administer=True))
+    assert publish(one, "spam", "1.3") is Outcome.CREATED
+
+
+def test_what_a_volume_says_of_its_free_space_is_not_believed(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    town.options = replace(town.options, least_free_bytes=2**60)
+    server = town.open()
+    assert publish(server, "spam", "1.0") is Outcome.CREATED
+    assert volume_of(server).shared
