@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 if modal.is_local():
     sys.path.insert(0, str(HERE.parent))
 
-from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, Settings  # noqa: E402 - found by the line above
+from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, Limits, Settings  # noqa: E402 - found by the line above
 
 if modal.is_local():
     from ops.targets.modal_hosting import hosting_to_deploy
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 settings = Settings.from_environment(os.environ)
 # Deploying keeps what it is not told; a container is told everything, by its image.
 hosting = hosting_to_deploy(settings) if modal.is_local() else Hosting.from_environment(os.environ)
+limits = Limits.from_environment(os.environ)
 
 SHIPPED = ("__init__.py", "errors.py", "secret.py", "settings.py", "workspace.py", "index/", "targets/")
 """What the containers need of ``ops``. Modal replaces containers when one of these files has changed."""
@@ -45,7 +46,7 @@ image = (
     modal.Image.debian_slim(python_version="3.12")
     .uv_pip_install(requirements=[str(HERE / "requirements.txt")], extra_options="--require-hashes")
     # Variables, so that the code inside the containers sees what was set at the deployment.
-    .env(settings.variables() | hosting.variables())
+    .env(settings.variables() | hosting.variables() | limits.variables())
     .add_local_dir(HERE.parent / "ops", "/root/ops", ignore=not_shipped)
 )
 
@@ -82,8 +83,15 @@ def server() -> Any:
         packages=VolumeStorage(packages, PACKAGES_PATH),
         credentials=VolumeStorage(credentials_to_read, CREDENTIALS_PATH),
         claims=DictClaims(claims),
-        # Modal names the client in the ASGI scope, and takes away X-Forwarded-For: no header is to be believed.
-        options=Options(trusted_proxies=()),
+        options=Options(
+            # Modal names the client in the ASGI scope, and takes away X-Forwarded-For: no header is to be believed.
+            trusted_proxies=(),
+            project_quota_bytes=limits.project_quota_bytes,
+            total_quota_bytes=limits.total_quota_bytes,
+            uploads_per_user=limits.uploads_per_user,
+            audit_days=limits.audit_days,
+            audit_bytes=limits.audit_bytes,
+        ),
     )
     return for_modal(index)
 
@@ -110,5 +118,5 @@ def register_user() -> FastAPI:
         # During a rolling deployment there are two of these: one writes after the other.
         claims=DictClaims(claims),
         token=os.environ[settings.secret_key],
-        options=Options(trusted_proxies=()),
+        options=Options(trusted_proxies=(), audit_days=limits.audit_days, audit_bytes=limits.audit_bytes),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ops.settings import Hosting, Settings, refuse_unknown
+from ops.settings import Hosting, Limits, Settings, refuse_unknown
 
 
 def test_the_defaults_work_and_so_does_everything_that_modal_takes() -> None:
@@ -106,6 +106,7 @@ def test_space_around_a_value_is_no_part_of_it() -> None:
         ("PYPI_MAX_CONTAINER", "PYPI_MAX_CONTAINERS"),
         ("PYPI_PROXYAUTH", "PYPI_PROXY_AUTH"),
         ("PYPI_APPNAME", "PYPI_APP_NAME"),
+        ("PYPI_TOTAL_QUOTA", "PYPI_TOTAL_QUOTA_BYTES"),
         ("PYPI_", "PYPI_"),
     ],
 )
@@ -116,4 +117,27 @@ def test_an_unknown_name_is_refused_with_the_nearest_that_is_known(name: str, ne
 
 def test_names_that_belong_to_others_are_left_alone() -> None:
     refuse_unknown({"PYPI_RUNBOOK_HOME": "/x", "PYPI_TOKEN": "x", "PYPISERVER_X": "1", "PATH": "/bin"})
-    refuse_unknown({**Settings().variables(), **Hosting().variables(), "PYPI_LOWER_PROTECTION": ""})
+    refuse_unknown(
+        {**Settings().variables(), **Hosting().variables(), **Limits().variables(), "PYPI_LOWER_PROTECTION": ""}
+    )
+
+
+def test_limits_come_from_variables_and_back() -> None:
+    assert Limits.from_environment({}) == Limits()
+    limits = Limits(project_quota_bytes=10, total_quota_bytes=20, uploads_per_user=0, audit_days=1, audit_bytes=2)
+    assert Limits.from_environment(limits.variables()) == limits
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYPI_PROJECT_QUOTA_BYTES": "-1"},
+        {"PYPI_TOTAL_QUOTA_BYTES": "10G"},
+        {"PYPI_UPLOADS_PER_USER": "1.5"},
+        {"PYPI_AUDIT_DAYS": "-5"},
+        {"PYPI_PROJECT_QUOTA_BYTES": "20", "PYPI_TOTAL_QUOTA_BYTES": "10"},
+    ],
+)
+def test_a_limit_that_cannot_work_is_refused_by_the_name_of_its_variable(variables: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=next(iter(variables))):
+        Limits.from_environment(variables)
