@@ -34,6 +34,7 @@ class FactsKeeper:
         self._storage = storage
         self._directory = str(storage.directory)
         self._store = FactsStore(storage.directory, workbench, scratch=scratch)
+        self._failing = False
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
     def of(self, path: str) -> tuple[Facts, int]:
@@ -112,5 +113,9 @@ class FactsKeeper:
             with self._storage.reading():
                 self._store.write(path, facts, metadata)
         except OSError as error:  # they hold all the same, and are computed again the next time
-            _log.warning("the facts of %s cannot be kept: %s", path, error)
+            if not self._failing:  # where nothing can be written, no file's can
+                _log.warning("the facts of %s cannot be kept, nor, until that is mended, of others: %s", path, error)
+            self._failing = True
+        else:
+            self._failing = False
         return facts, metadata

@@ -464,6 +464,22 @@ def test_a_directory_that_cannot_be_written_is_served_and_hashed_once(
     assert (directory / ".index").is_file()
 
 
+def test_where_nothing_at_all_can_be_written_files_are_served_and_the_log_says_so_once(
+    house: House, directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for version in ("1.0", "2.0", "3.0"):
+        put(directory, "foo", version)
+    (directory / ".index").write_text("here no folder can be made")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    options = replace(house.options, scratch_directory=scratch)
+    scratch.rmdir()
+    found = Catalogue(house.storage, house.claims, options).project("foo")
+    assert found is not None
+    assert found.versions == ("1.0", "2.0", "3.0")
+    assert caplog.text.count("cannot be kept") == 1
+
+
 def replace_version(catalogue: Catalogue) -> Any:
     """The cached project as one that is out of date."""
     cached = catalogue._cache.get("foo")
