@@ -207,6 +207,23 @@ def test_no_container_ever_reloads_with_a_file_open(served: ControlPlane) -> Non
     assert [held for container in served.containers() for held in container.open_file_failures] == []
 
 
+def test_readmes_are_rendered_in_the_container_and_what_they_crash_is_not_the_container(served: ControlPlane) -> None:
+    hostile = "|" + "a|" * 1000 + "\n|" + "-|" * 1000 + "\n" + "a\n" * 100_000
+    for name, readme in (("good-readme", "some *words*"), ("bad-readme", hostile)):
+        assert upload(served, name, "1.0", readme=readme).status_code == 200
+    container = served.live()[0]
+
+    def page(name: str) -> str:
+        return requests.get(f"{url(served)}/projects/{name}/", auth=("alice", PASSWORD), timeout=60).text
+
+    eventually(lambda: "some <em>words</em>" in page("good-readme"))
+    eventually(lambda: "could not be rendered" in page("bad-readme"))
+    register(served, "erin")
+    eventually(lambda: can_log_in(served, "erin"))
+    assert served.live()[0] == container
+    assert [held for each in served.containers() for held in each.open_file_failures] == []
+
+
 def test_pages_are_told_not_to_be_kept_by_others_and_can_be_asked_for_again_cheaply(served: ControlPlane) -> None:
     upload(served, "cached", "1.0")
     first = requests.get(f"{url(served)}/simple/cached/", headers=JSON, auth=("alice", PASSWORD), timeout=30)

@@ -30,9 +30,17 @@ def register(plane: ControlPlane, username: str, password: str = PASSWORD, **mor
 
 
 def upload(
-    plane: ControlPlane, name: str, version: str, *, payload: bytes = b"", user: str = "alice", seconds: float = 60
+    plane: ControlPlane,
+    name: str,
+    version: str,
+    *,
+    payload: bytes = b"",
+    readme: str = "",
+    user: str = "alice",
+    seconds: float = 60,
 ) -> requests.Response:
-    content = wheel(name, version, payload=payload)
+    lines = "Description-Content-Type: text/markdown\n" if readme else ""
+    content = wheel(name, version, payload=payload, lines=lines, body=f"\n{readme}" if readme else "")
     return requests.post(
         f"{url(plane)}/",
         data={

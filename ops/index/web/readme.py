@@ -33,6 +33,12 @@ RENDERED = frozenset({"text/markdown", "text/x-rst", ""})
 """The types of descriptions that are rendered; no type means reStructuredText."""
 
 
+_OTHER_TYPE = (
+    "This description is not rendered: its type is neither text/markdown, text/x-rst nor text/plain. "
+    "Its text is shown as it is."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class About:
     """What the page of a project shows of a version's metadata.
@@ -84,6 +90,8 @@ class Description:
             final: see :class:`About`.
         """
         text = self.text[:_TEXT_LIMIT]
+        if text and self.kind not in RENDERED | {"text/plain"}:
+            note = _OTHER_TYPE
         if len(text) < len(self.text):
             note = f"{note} Only the first {_TEXT_LIMIT:,} characters are shown.".strip()
         return About(self.summary, text=text, note=note, final=final)

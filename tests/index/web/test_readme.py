@@ -92,6 +92,15 @@ def test_megabytes_made_to_be_slow_are_read(metadata: bytes) -> None:
     assert len(found.text) <= 512 * 1024
 
 
+def test_a_readme_of_a_type_that_is_not_rendered_says_so() -> None:
+    def note(content_type: str) -> str:
+        return describe(f"Description-Content-Type: {content_type}\n\n<b>".encode()).unrendered().note
+
+    assert "text/markdown" in note("text/html")
+    assert note("text/plain; charset=UTF-8") == note("") == ""
+    assert describe(b"Description-Content-Type: text/html\n\n").unrendered().note == ""
+
+
 def test_of_a_long_readme_that_is_not_rendered_the_beginning_is_shown() -> None:
     about = describe(b"Summary: x\n\n" + b"y" * 200_000).unrendered("Why.")
     assert about.text == "y" * 100_000
