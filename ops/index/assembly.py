@@ -13,6 +13,7 @@ from ops.index.housekeeping import Housekeeping
 from ops.index.options import Options
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.publishing import Publisher
+from ops.index.startup import check_sendable
 from ops.index.upstream.uploads import Application, Upstream
 from ops.index.web.browse import Browser
 from ops.index.web.browsing import Browsing
@@ -43,7 +44,12 @@ def create_index(
         claims: exclusive claims on file names, shared by all servers of the volume; None for files on this machine.
         options: limits and habits.
         admin_token: mounts the admin application at ``/admin/`` and opens it; None for no admin application.
+
+    Raises:
+        ValueError: the admin token can never be sent.
     """
+    if admin_token:
+        check_sendable(admin_token)
     claims = claims or FileClaims(packages.directory / ".index" / "claims")
     audit = Audit(packages, options=options)
     admin_audit = Audit(credentials, ADMIN_FOLDER, options=options)

@@ -26,6 +26,8 @@ _READ_ONLY: Final = {
 
 MAKE_TOKEN_HINT: Final = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"  # noqa: S105 - a hint
 
+_UNSENDABLE: Final = "holds a space or a character that is not ASCII, and cannot be sent in a header"
+
 _log = logging.getLogger(__name__)
 
 
@@ -124,10 +126,20 @@ def admin_token(path: Path | None) -> str | None:
     return token
 
 
+def check_sendable(token: str) -> None:
+    """Refuse an admin token, given in code or by a secret, that no client can send.
+
+    Raises:
+        ValueError: it holds a space or a character that is not ASCII.
+    """
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"the admin token {_UNSENDABLE}: {MAKE_TOKEN_HINT}")
+
+
 def token_problem(token: str) -> str | None:
     """Why a text cannot be the admin token, as the end of a sentence; None when it can."""
     if not _TOKEN.fullmatch(token):
-        return "holds a space or a character that is not ASCII, and cannot be sent in a header"
+        return _UNSENDABLE
     if len(token) < _SHORTEST_TOKEN:
         return f"has fewer than {_SHORTEST_TOKEN} characters, and could be guessed"
     return None

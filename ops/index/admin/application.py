@@ -27,6 +27,7 @@ from ops.index.disk.claims import Claims
 from ops.index.disk.storage import Storage
 from ops.index.errors import PackageIndexError
 from ops.index.options import Options
+from ops.index.startup import check_sendable
 
 _DESCRIPTION: Final = """\
 Creates, changes, lists and removes the users of a private package index.
@@ -136,10 +137,12 @@ def create_admin(
         audit: where changes and refusals are noted, closed with the server; None for one of the application's own.
 
     Raises:
-        ValueError: the token is empty.
+        ValueError: the token is empty, or can never be sent.
     """
+    token = token.strip()
     if not token:
         raise ValueError("the admin token is empty: set AUTH_TOKEN in the index's secret")
+    check_sendable(token)
     if len(token.encode()) < GUESSABLE:
         _log.warning("the admin token has fewer than %d bytes: generate a longer one", GUESSABLE)
     log = audit or Audit(credentials, ADMIN_FOLDER, options=options)

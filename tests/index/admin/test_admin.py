@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from passlib.apache import HtpasswdFile
 
+from ops.index import create_index
 from ops.index.access.audit import ADMIN_FOLDER
 from ops.index.access.passwords import hashed
 from ops.index.access.vault import GROUPS, PASSWORDS
@@ -207,7 +208,18 @@ def test_a_token_that_could_be_guessed_waits_like_every_other(storage: Directory
 
 def test_an_empty_token_opens_nothing(storage: DirectoryStorage) -> None:
     with pytest.raises(ValueError, match="AUTH_TOKEN"):
-        create_admin(credentials=storage, token="")
+        create_admin(credentials=storage, token=" \n")
+
+
+@pytest.mark.parametrize("token", ["two words", "a line\nbreak", "ümlaut", "nul\0"])
+def test_a_token_that_no_client_can_send_is_refused_and_not_told(storage: DirectoryStorage, token: str) -> None:
+    for create in (
+        lambda: create_admin(credentials=storage, token=token),
+        lambda: create_index(packages=storage, credentials=storage, admin_token=token),
+    ):
+        with pytest.raises(ValueError, match="cannot be sent in a header") as caught:
+            create()
+        assert token not in str(caught.value)
 
 
 def test_no_web_page_of_another_origin_is_let_in(steady: Admin) -> None:
