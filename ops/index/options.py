@@ -16,6 +16,8 @@ _LEAST: Final[Mapping[str, float]] = {
     "max_upload_bytes": 1,
     "max_form_bytes": 1,
     "upload_threads": 1,
+    "max_connections": 1,
+    "max_connections_per_address": 1,
 }
 """Numbers below which nothing would work at all. 0 for all others."""
 
@@ -56,6 +58,8 @@ class Options:
             served; on the server's own disk. None for the system's.
         cache_bytes: how much of that disk the copies may take.
         cached_files: how many files' facts are kept in memory.
+        max_connections: the most connections at once; fewer where the limit of open files leaves no room for them.
+        max_connections_per_address: the most of them from one address that is no trusted proxy.
         instance: this server's name in the audit log's file name. Empty for one made of host and process.
 
     Raises:
@@ -82,6 +86,8 @@ class Options:
     scratch_directory: Path | None = None
     cache_bytes: int = 8 * 1024**3
     cached_files: int = 10_000
+    max_connections: int = 4096
+    max_connections_per_address: int = 2048
     instance: str = ""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,124 @@
+"""Limits on connections: whose connection is closed for whose."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import pytest
+
+from ops.index.connection_limits import ConnectionLimits
+
+
+@dataclass(eq=False)
+class FakeConnection:
+    """A fake connection that only remembers that it was closed."""
+
+    address: str = "192.0.2.1"
+    logged_in: bool = False
+    busy: bool = False
+    since: float = 0.0
+    ended: bool = field(default=False, init=False)
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def full(limits: ConnectionLimits, *connections: FakeConnection) -> tuple[FakeConnection, ...]:
+    """The connections, which the limits have admitted."""
+    assert all(limits.admit(connection) for connection in connections)
+    return connections
+
+
+def ended(*connections: FakeConnection) -> list[bool]:
+    return [connection.ended for connection in connections]
+
+
+def test_the_oldest_that_has_not_logged_in_is_closed_for_a_new_one() -> None:
+    limits = ConnectionLimits(3, 3)
+    held = full(limits, FakeConnection(logged_in=True), FakeConnection(), FakeConnection())
+    full(limits, FakeConnection())
+    assert ended(*held) == [False, True, False]
+
+
+def test_a_login_that_is_being_looked_at_is_closed_after_those_that_ask_nothing() -> None:
+    limits = ConnectionLimits(3, 3)
+    held = full(limits, FakeConnection(busy=True), FakeConnection(busy=True), FakeConnection())
+    new = full(limits, FakeConnection(busy=True))
+    assert ended(*held) == [False, False, True]
+    full(limits, FakeConnection())
+    assert ended(*held, *new) == [True, False, True, False]
+
+
+def test_a_user_who_has_been_idle_for_longest_is_closed_when_all_have_logged_in() -> None:
+    limits = ConnectionLimits(3, 3)
+    held = full(limits, *(FakeConnection(logged_in=True, busy=busy, since=since) for busy, since in USERS))
+    full(limits, FakeConnection())
+    assert ended(*held) == [False, False, True]
+
+
+USERS = [(True, 1.0), (False, 3.0), (False, 2.0)]
+
+
+def test_nobody_is_admitted_when_all_users_are_being_answered() -> None:
+    limits = ConnectionLimits(2, 2)
+    held = full(limits, FakeConnection(logged_in=True, busy=True), FakeConnection(logged_in=True, busy=True))
+    assert not limits.admit(FakeConnection())
+    limits.release(held[0])
+    assert limits.admit(FakeConnection())
+    assert ended(*held) == [False, False]
+
+
+def test_one_address_makes_room_among_its_own_connections() -> None:
+    limits = ConnectionLimits(10, 2)
+    others = full(limits, FakeConnection("192.0.2.7"))
+    held = full(limits, FakeConnection(), FakeConnection())
+    full(limits, FakeConnection())
+    assert ended(*others, *held) == [False, True, False]
+
+
+def test_an_exempt_address_has_no_limit_of_its_own() -> None:
+    limits = ConnectionLimits(4, 2, exempt=lambda address: address == "192.0.2.1")
+    held = full(limits, *(FakeConnection() for _ in range(4)))
+    assert ended(*held) == [False] * 4
+    full(limits, FakeConnection())
+    assert ended(*held) == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("", "", True),
+    ],
+)
+def test_addresses_of_one_client_are_counted_together(first: str, second: str, *, together: bool) -> None:
+    limits = ConnectionLimits(10, 1)
+    (held,) = full(limits, FakeConnection(first))
+    full(limits, FakeConnection(second))
+    assert held.ended is together
+
+
+def test_a_connection_that_has_gone_is_counted_no_longer() -> None:
+    limits = ConnectionLimits(2, 1)
+    for _ in range(5):
+        (connection,) = full(limits, FakeConnection())
+        limits.release(connection)
+        limits.release(connection)
+        assert not connection.ended
+
+
+def test_a_flood_is_told_of_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    limits = ConnectionLimits(1, 1, clock=lambda: now[0])
+    with caplog.at_level(logging.WARNING):
+        full(limits, *(FakeConnection(f"192.0.2.{number}") for number in range(50)))
+        assert len(caplog.records) == 1
+        assert "raise --max-connections" in caplog.text
+        now[0] = 61.0
+        full(limits, FakeConnection())
+        assert len(caplog.records) == 2
