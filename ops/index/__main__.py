@@ -18,11 +18,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ops.index.descriptors import FEWEST_CONNECTIONS, shared_out
 from ops.index.options import REALM, Options
 from ops.index.startup import TOKEN_KEY, CannotStartError, admin_token, check_apart, check_least_free, served_directory
 from ops.index.web.forwarded import TrustedProxies
 
 _BACKLOG = 2048
+"""The most connections that wait to be accepted, if there are descriptors enough: they are accepted all at once."""
 
 _YOUNG_OBJECTS = 10_000
 """So many new objects are looked through for cycles at a time; Python's default is 700."""
@@ -47,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_apart(packages, credentials)
         check_least_free(packages, asked.least_free)
         token = admin_token(asked.admin_token_file)
+        total, per_address = shared_out(asked.max_connections, asked.max_connections_per_address)
         options = Options(
             realm=asked.realm,
             bcrypt_rounds=asked.bcrypt_rounds,
@@ -59,8 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             audit_bytes=asked.audit_size,
             refresh_seconds=asked.refresh_seconds,
             trusted_proxies=tuple(asked.trusted_proxy),
+            max_connections=total,
+            max_connections_per_address=per_address,
         )
-        listener = _listen(asked.host, asked.port)
+        listener = _listen(asked.host, asked.port, min(_BACKLOG, total))
     except (CannotStartError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for a person at a terminal
         return 1
@@ -73,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(packages: Path, credentials: Path, token: str | None, options: Options, listener: socket.socket) -> None:
     # Imported here, so that --help and a wrong option cost nothing.
     from ops.index import DirectoryStorage, create_index
+    from ops.index.connection_limits import ConnectionLimits
     from ops.index.server import Server
 
     index = create_index(
@@ -84,7 +90,14 @@ def _serve(packages: Path, credentials: Path, token: str | None, options: Option
     address = _address(listener)
     _logger.info("serving %s with the users of %s at %s", packages, credentials, address)
     announce = functools.partial(print, address, flush=True)  # read by programs
-    Server(index, ready=announce, settled=_spare_the_collector).run(sockets=[listener])
+    limits = ConnectionLimits(
+        options.max_connections,
+        options.max_connections_per_address,
+        exempt=TrustedProxies(options.trusted_proxies).__contains__,
+    )
+    backlog = min(_BACKLOG, options.max_connections)
+    server = Server(index, ready=announce, settled=_spare_the_collector, limits=limits, backlog=backlog)
+    server.run(sockets=[listener])
 
 
 def _spare_the_collector() -> None:
@@ -152,6 +165,21 @@ def _parser() -> argparse.ArgumentParser:
         default=defaults.max_upload_bytes,
         metavar="SIZE",
         help="the largest file that is taken, as 500M or 4G (default: 4G)",
+    )
+    limits.add_argument(
+        "--max-connections",
+        type=_connections,
+        metavar="NUMBER",
+        help="the most connections at once. When they are taken, the oldest that has not logged in is closed for a new "
+        f"one (default: {defaults.max_connections}, or as many as the hard limit of open files leaves room for: each "
+        "takes two)",
+    )
+    limits.add_argument(
+        "--max-connections-per-address",
+        type=_connections,
+        metavar="NUMBER",
+        help="the most connections from one IPv4 address or IPv6 /64 network; does not apply to trusted proxies "
+        "(default: half of --max-connections)",
     )
     limits.add_argument(
         "--bcrypt-rounds",
@@ -263,13 +291,19 @@ def _proxy(text: str) -> str:
     return text
 
 
+def _connections(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,7}", text) or int(text) < FEWEST_CONNECTIONS:
+        raise argparse.ArgumentTypeError(f"{text!r} will not do: use a number of {FEWEST_CONNECTIONS} or more")
+    return int(text)
+
+
 def _realm(text: str) -> str:
     if REALM.fullmatch(text) is None:
         raise argparse.ArgumentTypeError("use letters, digits, spaces and . _ : / -")
     return text
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, backlog: int) -> socket.socket:
     if not host.strip():
         raise CannotStartError("the address to listen on is empty: name one, such as 127.0.0.1, or 0.0.0.0 for all")
     try:
@@ -282,7 +316,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        listener.listen(backlog)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
+import enum
+from functools import partial
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from ops.index.connection_limits import ConnectionLimits
+from ops.index.reason_phrase import status_line, with_reasons
+from ops.index.request_limits import (
+    FRAMING_RATIO,
+    HEAD_BYTES,
+    HEADERS,
+    SHORT_HEAD_BYTES,
+    RefusedRequest,
+    Trailers,
+    check_headers,
+    head_size,
+    head_too_long,
+    is_host,
+)
+from ops.index.web.exchange import LOGGED_IN
 from ops.index.web.repeats import LONGEST
 from ops.index.web.representation import Answer
 
-HEAD_BYTES = 64 * 1024
-"""The longest request line with headers. With this parser uvicorn takes any length."""
+FIRST_REQUEST_SECONDS = 10.0
+"""For how long a new connection is kept until the head of its first request is there."""
 
 IDLE_SECONDS = 75.0
 """For how long a connection is kept for its next request: no shorter than clients keep theirs, lest one sends a request
 into a connection that is just being closed."""
 
-# How long a client may take for what it is at: uvicorn waits for ever.
-_HEAD = 30.0
-_BODY = 600.0  # of a request that has been refused already; most clients read no answer before they have sent it
-_IDLE = IDLE_SECONDS
-_UNREAD = 600.0  # for the next piece of an answer
+_UNREAD_SECONDS = 600.0
+"""How long a client may take to read the next piece of an answer."""
+
+
+class Phase(enum.Enum):
+    """What is awaited from the client; the value is for how many seconds, where uvicorn would wait for ever."""
+
+    IDLE = IDLE_SECONDS
+    """The next request."""
+    HEAD = 30.0
+    """The rest of a request line with headers."""
+    BODY = 600.0
+    """The rest of a body whose request has been answered: most clients read no answer before they have sent it all."""
+
+
+# Looked at with every piece that arrives, and twice as fast so as through the class.
+_IDLE, _HEAD, _BODY = Phase
 
 
 class _Answered:
@@ -39,6 +69,12 @@ class _Answered:
 
 _ANSWERED: Any = _Answered()
 
+_NOT_HTTP = "this is not a request of HTTP/1.1; use http:// and not https:// for this port, or ask its operator"
+_TOO_MUCH_FRAMING = RefusedRequest(
+    f"the body's chunks come with more than {HEAD_BYTES} bytes of extensions or trailers; send larger chunks without"
+)
+_PLAIN = b"content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
+
 
 class Connection(HttpToolsProtocol):
     """One client's connection.
@@ -49,6 +85,34 @@ class Connection(HttpToolsProtocol):
     """
 
     _date: tuple[Any, bytes] = (None, b"")
+
+    def __init__(self, *arguments: Any, limits: ConnectionLimits, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._limits = limits
+
+    @property
+    def address(self) -> str:
+        """The peer's IP address; empty if it is gone already."""
+        return self.client[0] if self.client else ""
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether a request on this connection came with credentials that were right."""
+        return self._logged_in or self.cycle is _ANSWERED
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered, or the client has not read all of the answer."""
+        return not self._complete() or self.transport.get_write_buffer_size() > 0
+
+    @property
+    def since(self) -> float:
+        """When it was last used, on the event loop's clock."""
+        return self._since
+
+    def end(self) -> None:
+        """Close it at once, whatever it is at."""
+        self.transport.abort()
 
     def connection_made(self, transport: Any) -> None:
         """A client has come.
@@ -67,21 +131,27 @@ class Connection(HttpToolsProtocol):
         self._requests = 0
         self._asked: tuple[str, dict[bytes, bytes]] | None = None
         self._phase = _IDLE
-        self._head = 0
-        self._since = self.loop.time()
+        self._framing = 0  # bytes of the current message that are not its body
+        self._piece = 0  # bytes that were received when no message was under way
+        self._host: bytes | None = None  # the last one that was looked at and found to be one
+        self._logged_in = False
+        self._since = self._came = self.loop.time()
         self._stuck_since: float | None = None
+        if not self._limits.admit(self):
+            self._refuse(503, "all connections of this index are taken by users; try again in a few seconds")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or was closed."""
+        self._limits.release(self)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """The client has sent something."""
         if self._phase is _IDLE:
             self._begin(data)
-            return
-        if self._phase is _HEAD:
-            self._head += len(data)
-            if self._head > HEAD_BYTES:
-                self.send_400_response("The request line and the headers are longer than 64 KiB.")
-                return
-        super().data_received(data)
+        else:
+            self._framing += len(data)
+            self._feed(data)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -89,14 +159,29 @@ class Connection(HttpToolsProtocol):
         self._requests += 1
         self._asked = None
         self._phase = _HEAD
-        self._head = 0
+        self._framing = self._piece
+        self._piece = 0
         self._since = self.loop.time()
 
     def on_headers_complete(self) -> None:
         """All but the body of it is here."""
+        if self._answered():
+            self._phase = _BODY
+            return
+        if self._framing > SHORT_HEAD_BYTES or len(self.headers) > HEADERS:
+            self._framing = max(0, self._framing - head_size(self.url, self.headers))
+        chunked = check_headers(self.headers, self.parser.get_http_version())
         self._phase = _BODY
-        if not self._answered():
-            super().on_headers_complete()
+        if self.cycle is _ANSWERED:
+            self._logged_in = True
+        super().on_headers_complete()
+        if chunked:
+            self.headers = Trailers()
+
+    def on_body(self, body: bytes) -> None:
+        """Some of the body is here."""
+        self._framing = max(0, self._framing - FRAMING_RATIO * len(body))
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """All of it is here."""
@@ -119,10 +204,23 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def sweep(self, now: float) -> None:
-        """End the connection if the client was waited for long enough. Called now and then by the server."""
-        if self._stuck_since is not None and now - self._stuck_since > _UNREAD:
+        """End the connection if the client was waited for long enough. Called now and then by the server.
+
+        Parameters:
+            now: on the event loop's clock.
+        """
+        if self._stuck_since is not None:
+            expired = now - self._stuck_since > _UNREAD_SECONDS
+        elif self._complete():
+            silent = now - self._since > self._phase.value
+            expired = now - self._came > FIRST_REQUEST_SECONDS if self.cycle is None else silent
+        else:
+            expired = False
+        if not expired:
+            return
+        if self._stuck_since is not None or self.transport.is_closing():  # it does not even read that it is over
             self.transport.abort()
-        elif (self.cycle is None or self.cycle.response_complete) and now - self._since > self._phase:
+        else:
             self.transport.close()
 
     def _begin(self, data: bytes) -> None:
@@ -134,9 +232,57 @@ class Connection(HttpToolsProtocol):
                 self._write(answer)
                 return
         before = self._requests
-        super().data_received(data)
+        self._piece = len(data)
+        self._feed(data)
         if self._requests == before + 1 and self._asked is not None:
             self._repeats.keep(data, *self._asked)
+
+    def _feed(self, data: bytes) -> None:
+        """Have the parser read; what it cannot read is refused.
+
+        All that the base class does, except that nothing is logged: strangers would fill the log.
+        """
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+            if self._framing > HEAD_BYTES and self._phase is not _IDLE:
+                raise head_too_long() if self._phase is _HEAD else _TOO_MUCH_FRAMING
+        except httptools.HttpParserUpgrade:
+            pass  # the request is answered as if it had not asked for that
+        except (httptools.HttpParserError, RefusedRequest) as error:
+            refused = error if isinstance(error, RefusedRequest) else error.__context__
+            self._refuse(400, refused.sentence if isinstance(refused, RefusedRequest) else _NOT_HTTP)
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Answer what never becomes a request, in its turn, and close the connection."""
+        if self.transport.is_closing():
+            return
+        if not self._complete():
+            if self._phase is not _BODY:  # the requests before it are answered first
+                self.cycle.keep_alive = False
+                return
+            if self.pipeline or self.cycle.response_started:
+                self.transport.close()
+                return
+        body = f"{sentence}\n".encode("ascii")
+        head = [status_line(status, sentence), self._date_line(), _PLAIN, b"content-length: %d\r\n" % len(body)]
+        if status == 503:
+            head.append(b"retry-after: 5\r\n")
+        self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", body]))
+        self.transport.close()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Have the application answer."""
+        cycle.scope["extensions"] = {LOGGED_IN: self._log_in}
+        super()._start_asgi_task(cycle, partial(with_reasons, cycle, app))
+
+    def _log_in(self) -> None:
+        """Note that the application has found the credentials of a request to be right."""
+        self._logged_in = True
+
+    def _complete(self) -> bool:
+        """Whether every request has been answered."""
+        return self.cycle is None or self.cycle.response_complete
 
     def _free(self) -> bool:
         """Whether an answer may be written now: none before it is awaited, and the client reads."""
@@ -155,6 +301,13 @@ class Connection(HttpToolsProtocol):
             return False
         headers = dict(self.headers)
         if len(headers) != len(self.headers) or b"content-length" in headers or b"transfer-encoding" in headers:
+            return False
+        host = headers.get(b"host")
+        if host != self._host or host is None:
+            if host is None or not is_host(host):
+                return False
+            self._host = host
+        if len(headers) > HEADERS or self._framing > HEAD_BYTES:
             return False
         path = self.url.decode("latin-1")
         answer = self._at_once(path, headers, self.client)

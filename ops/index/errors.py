@@ -11,6 +11,7 @@ PackageIndexError                 status, headers, and one line of plain text as
 ├── Forbidden               403   known, but not allowed
 ├── NotFound                404
 ├── NotAcceptable           406   no content type that both sides know (PEP 691)
+├── RequestTimeout          408   the body did not come in time; the connection is closed
 ├── Conflict                409   it contradicts what is there
 │   ├── FileTaken           409   a released file never changes; 400 for twine, which expects that
 │   └── ProjectClosed       409   the project is archived or quarantined (PEP 792)
@@ -159,6 +160,17 @@ class NotAcceptable(PackageIndexError):
     """No content type that both sides know."""
 
     status = 406
+
+
+class RequestTimeout(PackageIndexError):
+    """The body of a request did not come in time."""
+
+    status = 408
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The rest of the body is not waited for, so no other request can follow."""
+        return {"Connection": "close"}
 
 
 class Conflict(PackageIndexError):

@@ -7,11 +7,18 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import uvicorn
 
 from ops.index.connection import IDLE_SECONDS, Connection
+from ops.index.connection_limits import ConnectionLimits
+from ops.index.options import Options
 from ops.index.web.exchange import ASGIApp
+
+BACKLOG = 2048
+"""The most connections that wait to be accepted, if there are descriptors enough."""
 
 _SETTLED_TICKS = 30
 """Tenths of a second after which all that is imported in the background is there."""
@@ -27,15 +34,27 @@ class Server(uvicorn.Server):
         application: what answers.
         ready: called once when requests are answered.
         settled: called once some seconds later, when what is imported in the background is there.
+        limits: how many connections there may be.
+        backlog: the most connections that wait to be accepted; they are accepted all at once.
     """
 
     def __init__(
-        self, application: ASGIApp, *, ready: Callable[[], None], settled: Callable[[], object] | None = None
+        self,
+        application: ASGIApp,
+        *,
+        ready: Callable[[], None],
+        settled: Callable[[], object] | None = None,
+        limits: ConnectionLimits | None = None,
+        backlog: int = BACKLOG,
     ) -> None:
+        options = Options()
+        limits = limits or ConnectionLimits(options.max_connections, options.max_connections_per_address)
+        connection: Any = partial(Connection, limits=limits)
         super().__init__(
             uvicorn.Config(
                 application,
-                http=Connection,
+                http=connection,
+                backlog=backlog,
                 ws="none",
                 lifespan="on",
                 interface="asgi3",
@@ -57,10 +76,10 @@ class Server(uvicorn.Server):
             self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second; every five seconds those are sent away who have been waited for too long."""
+        """Ten times a second; once a second connections are closed whose client was waited for too long."""
         if counter == _SETTLED_TICKS and self._settled is not None:
             self._settled()
-        if counter % 50 == 0:
+        if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection):

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import bcrypt
 
+from ops.index.connection_limits import ConnectionLimits
 from ops.index.server import Server as OneProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,11 +162,11 @@ class Server(Http):
 class ThreadServer(Http):
     """An application in a thread of this process, under the same server as ``python -m ops.index``."""
 
-    def __init__(self, application: Any) -> None:
+    def __init__(self, application: Any, limits: ConnectionLimits | None = None) -> None:
         self.listener = socket.create_server((self.host, 0))
         self.port = self.listener.getsockname()[1]
         self._started = threading.Event()
-        self.server = OneProcess(application, ready=self._started.set)
+        self.server = OneProcess(application, ready=self._started.set, limits=limits)
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:

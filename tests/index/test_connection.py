@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from ops.index.connection import Connection
+from ops.index.connection_limits import ConnectionLimits
 from ops.index.server import Server
-from ops.index.web.exchange import Receive, Scope, Send
+from ops.index.web.exchange import Receive, Scope, Send, note_login
 from ops.index.web.representation import Answer, Representation
 from tests.index.serving import ThreadServer, eventually
 
@@ -41,6 +42,7 @@ class Application:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.hosts: list[list[bytes]] = []
         self.release = threading.Event()
         self.repeats = Memory()
         self.parsed = 0
@@ -59,6 +61,11 @@ class Application:
             await send({"type": "lifespan.shutdown.complete"})
             return
         self.calls.append(f"{scope['method']} {scope['path']}")
+        if scope["path"] == "/login":
+            note_login(scope)
+        while scope["method"] == "POST" and scope["path"] == "/read" and (await receive()).get("more_body"):
+            pass
+        self.hosts.append([value for name, value in scope["headers"] if name == b"host"])
         if scope["path"] == "/never":
             await asyncio.to_thread(self.release.wait, 20)
         body = {"/big": bytes(20_000_000), "/ready": PAGE.body}.get(scope["path"], b"slowly")
@@ -70,11 +77,11 @@ class Application:
 class Running(ThreadServer):
     """A server with that application."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: ConnectionLimits | None = None) -> None:
         self.application = Application()
         self.sent = 0
         self.taken = 0
-        super().__init__(self.application)
+        super().__init__(self.application, limits)
 
     def __exit__(self, *_: object) -> None:
         self.application.release.set()
@@ -82,10 +89,11 @@ class Running(ThreadServer):
 
     def send(self, sent: bytes = b"") -> socket.socket:
         """Connect, and wait until the server has taken what was sent."""
-        before = len(self.server.server_state.connections)
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
-        eventually(lambda: len(self.server.server_state.connections) > before)
-        self.give(connection, sent)
+        name = connection.getsockname()
+        eventually(lambda: name in [connection.client for connection in self.connections()])
+        if sent:
+            self.give(connection, sent)
         return connection
 
     def give(self, connection: socket.socket, piece: bytes) -> None:
@@ -102,11 +110,20 @@ class Running(ThreadServer):
         assert received.count(b"HTTP/1.1 200 OK") == answers
         assert received.endswith(PAGE.body)
 
+    def ask_plainly(self, connection: socket.socket) -> None:
+        """Ask for the page, and read it."""
+        connection.sendall(READY)
+        read_until(connection, PAGE.body)
+
     def served(self) -> Connection:
         """The server's end of the only connection."""
-        (connection,) = self.server.server_state.connections
-        assert isinstance(connection, Connection)
+        (connection,) = self.connections()
         return connection
+
+    def connections(self) -> list[Connection]:
+        """The server's ends of all connections."""
+        held = list(self.server.server_state.connections)
+        return [connection for connection in held if isinstance(connection, Connection)]
 
     def sweep(self, later: float) -> int:
         """Look after all connections, as if *later* seconds had passed; how many are left."""
@@ -279,10 +296,21 @@ def test_the_body_of_a_request_is_never_taken_for_known_bytes(running: Running) 
     assert running.application.repeats.answered == 1
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / H", b"GET / HTTP/1.1\r\nX: ", b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"])
-def test_a_client_that_sends_nothing_more_is_sent_away_after_a_while(running: Running, sent: bytes) -> None:
-    with running.send(sent):
-        assert running.sweep(20) == 1
+@pytest.mark.parametrize("sent", [b"", b"GET / H", b"GET / HTTP/1.1\r\nX: "])
+def test_a_client_without_a_first_request_is_sent_away_after_ten_seconds(running: Running, sent: bytes) -> None:
+    with running.send(sent) as connection:
+        assert running.sweep(9) == 1
+        if sent:
+            running.give(connection, b"TTP/1.1\r\nX: ")
+        assert running.sweep(15) == 0
+
+
+@pytest.mark.parametrize(("sent", "kept"), [(b"", 70), (b"GET / H", 25)])
+def test_a_client_that_sends_nothing_more_is_sent_away_after_a_while(running: Running, sent: bytes, kept: int) -> None:
+    with running.send() as connection:
+        running.ask(connection, READY)
+        running.give(connection, sent)
+        assert running.sweep(kept) == 1
         assert running.sweep(80) == 0
 
 
@@ -326,3 +354,145 @@ def test_a_head_that_is_too_long_is_refused(running: Running) -> None:
             running.give(connection, b"x" * length)
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
     assert running.get("/a", X="x" * 50_000).body == b"slowly"
+
+
+GOOD = b"POST /a HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = GOOD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        GOOD + b"X: " + b"y" * 70_000 + b"\r\n\r\n",
+        b"GET /ready HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
+        GOOD + b"X: y\r\n" * 100 + b"\r\n",
+        b"GET /" + b"y" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["one piece", "one piece for what is ready", "many lines", "a long path"],
+)
+def test_a_head_that_comes_at_once_has_the_same_bounds(running: Running, sent: bytes) -> None:
+    assert status_of(running, sent) == 400
+    assert running.application.calls == []
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"0\r\n" + b"X: " + b"y" * 70_000 + b"\r\n\r\n",
+        b"0\r\n" + b"X: y\r\n" * 101 + b"\r\n",
+        b"1;" + b"y" * 70_000,
+        b"0\r\nX: " + b"y" * 70_000,
+    ],
+    ids=["long trailers", "many trailers", "a long extension", "a trailer without an end"],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_what_stands_around_a_body_is_bounded(running: Running, rest: bytes, *, together: bool) -> None:
+    pieces = [CHUNKED.replace(b"/a", b"/never") + rest] if together else [CHUNKED.replace(b"/a", b"/never"), rest]
+    with running.send() as connection:
+        for piece in pieces:
+            running.give(connection, piece)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_in_many_small_chunks_with_a_trailer_is_taken(running: Running) -> None:
+    sent = CHUNKED.replace(b"/a", b"/read") + b"1\r\ny\r\n" * 50_000 + b"0\r\nHost: other\r\n\r\n"
+    assert status_of(running, sent) == 200
+    assert running.application.hosts == [[b"x"]]
+
+
+@pytest.mark.parametrize("path", [b"/ready", b"/a"])
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        b"",
+        b"Host: x\r\nHost: x\r\n",
+        b"Host: x\r\nhost: y\r\n",
+        b"Host: \r\n",
+        b"Host: a b\r\n",
+        b"Host: x/y\r\n",
+        b"Host: u@x\r\n",
+        b"Host: x:y\r\n",
+        b"Host: x, y:1\r\n",
+        b"Host: [::1\r\n",
+        b"Host: <x>\r\n",
+        b"Host: %zz\r\n",
+        b"Host: " + b"x" * 400 + b"\r\n",
+    ],
+)
+def test_a_request_without_exactly_one_host_is_refused(running: Running, path: bytes, hosts: bytes) -> None:
+    for _ in range(2):
+        assert status_of(running, b"GET " + path + b" HTTP/1.1\r\n" + hosts + b"\r\n") == 400
+    assert running.application.calls == []
+
+
+@pytest.mark.parametrize("host", [b"x", b"x:80", b"[::1]:8080", b"[fe80::1]", b"10.0.0.1", b"a-b_c.example.", b"x:"])
+@pytest.mark.parametrize("path", [b"/ready", b"/a"])
+def test_a_host_with_or_without_a_port_is_taken(running: Running, path: bytes, host: bytes) -> None:
+    assert status_of(running, b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n") == 200
+
+
+def test_http_1_0_needs_no_host(running: Running) -> None:
+    assert status_of(running, b"GET /a HTTP/1.0\r\n\r\n") == 200
+    assert status_of(running, b"GET /a HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n") == 400
+
+
+def status_of(running: Running, sent: bytes) -> int:
+    return int(running.raw(sent).split()[1])
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01\x00", b"hello\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"]
+)
+def test_what_is_not_http_is_refused_with_a_sentence_and_not_logged(
+    running: Running, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = running.raw(sent)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request: this is not a request of HTTP/1.1; use http://")
+    assert caplog.text == ""
+
+
+def test_garbage_behind_a_request_does_not_take_the_place_of_its_answer(running: Running) -> None:
+    with running.send(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\nrubbish\r\n\r\n") as connection:
+        running.application.release.set()
+        assert read_until(connection, b"slowly").startswith(b"HTTP/1.1 200 OK\r\n")
+        assert connection.recv(1000) == b""
+
+
+def test_a_client_that_closes_its_half_is_let_go(running: Running) -> None:
+    with running.send(b"GET / H") as connection:
+        connection.shutdown(socket.SHUT_WR)
+        eventually(lambda: not running.server.server_state.connections)
+        assert connection.recv(1000) == b""
+
+
+def test_the_oldest_connection_without_a_login_makes_room() -> None:
+    with Running(ConnectionLimits(3, 3)) as running, running.send() as user, running.send() as silent:
+        running.ask_plainly(user)
+        with running.send() as dribbling, running.send() as new:
+            dribbling.sendall(b"GET / H")
+            assert silent.recv(1000) == b""
+            for connection in (user, new, user):
+                running.ask_plainly(connection)
+            dribbling.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                dribbling.recv(1000)
+
+
+def test_a_login_that_the_application_finds_right_counts_as_one() -> None:
+    with Running(ConnectionLimits(2, 2)) as running, running.send() as user, running.send() as silent:
+        user.sendall(b"GET /login HTTP/1.1\r\nHost: x\r\n\r\n")
+        read_until(user, b"slowly")
+        with running.send() as new:
+            assert silent.recv(1000) == b""
+            running.ask_plainly(new)
+
+
+def test_a_new_connection_is_refused_when_users_have_all_of_them() -> None:
+    with Running(ConnectionLimits(1, 1)) as running, running.send() as user:
+        user.sendall(READY + b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+        read_until(user, PAGE.body)
+        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as refused:
+            answer = read_until(refused, b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable: all connections of this index are taken")
+        running.application.release.set()
+        read_until(user, b"slowly")

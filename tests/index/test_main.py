@@ -234,6 +234,9 @@ def test_an_address_that_is_none_is_told_in_one_sentence(
         ["--trusted-proxy", "10.0.0.1/8"],
         ["--trusted-proxy", "127.0.0.1,10.0.0.1"],
         ["--trusted-proxy", ""],
+        ["--max-connections", "15"],
+        ["--max-connections", "many"],
+        ["--max-connections-per-address", "0"],
         ["--nonsense"],
     ],
 )
@@ -244,6 +247,34 @@ def test_a_wrong_option_is_explained(
         main([*folders, *arguments])
     assert ended.value.code == 2
     assert arguments[0] in capsys.readouterr().err
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
+from ops.index.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "arguments", "sentence"),
+    [
+        (128, [], "this process may open 128 files, too few for 16 connections: raise its hard limit to 8320"),
+        (1024, ["--max-connections", "1000"], "or ask for --max-connections 448 or fewer"),
+        (1024, ["--max-connections", "100", "--max-connections-per-address", "101"], "more than the 100 connections"),
+        (1024, ["--max-connections-per-address", "449"], "more than the 448 connections in total"),
+    ],
+)
+def test_more_connections_than_there_is_room_for_are_refused(
+    folders: list[str], limit: int, arguments: list[str], sentence: str
+) -> None:
+    code = LIMITED.format(limit=limit)
+    command = [sys.executable, "-c", code, *folders, "--port", "0", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert sentence in done.stderr
 
 
 @pytest.mark.parametrize(("seconds", "taken"), [("0.09", False), ("0.1", True), ("60", True), ("60.1", False)])

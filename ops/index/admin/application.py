@@ -180,6 +180,7 @@ def create_admin(
         responses={
             200: {"model": RegisteredUser, "description": "The user was changed"},
             201: {"model": RegisteredUser, "description": "The user was created"},
+            408: {"model": Refusal, "description": "The body did not arrive in time"},
             413: {"model": Refusal, "description": "More than a registration can be"},
             415: {"model": Refusal, "description": "The body is not application/json"},
             422: {"model": Refusal, "description": "Something of it cannot be stored; the password is not repeated"},

@@ -11,11 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ops.index.access.audit import Audit
 from ops.index.access.throttle import Throttle
-from ops.index.errors import TooManyAttempts
+from ops.index.errors import PackageIndexError, TooLarge, TooManyAttempts
 from ops.index.options import Options
+from ops.index.web.exchange import note_login, short_body
 
 _OPEN: Final = frozenset({"/health", "/docs", "/openapi.json"})
 """Paths that need no token. They tell nothing of the users."""
+
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 _BODY_BYTES: Final = 64 * 1024
 
@@ -52,10 +55,14 @@ class Gate:
             scope = {**scope, "root_path": scope.get("root_path", "") + self._root}
         request = Request(scope)
         refusal = self._refusal(request)
-        if refusal is None:
-            await self._app(scope, _limited(receive), send)
-        else:
-            await refusal(scope, receive, send)
+        if refusal is None and request.method in _WITH_BODY:
+            try:
+                body = await short_body(receive, _BODY_BYTES)
+            except PackageIndexError as error:
+                refusal = answer(error.status, error.message, error.headers)
+            else:
+                receive = _arrived(body, receive)
+        await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
         root: str = request.scope.get("root_path", "")
@@ -67,12 +74,13 @@ class Gate:
                 return answer(401, "the admin token is missing or wrong", {"WWW-Authenticate": _REALM})
         except TooManyAttempts as error:
             return answer(error.status, "too many wrong admin tokens; try again later", error.headers)
-        if request.method in {"POST", "PUT", "PATCH"}:
+        if request.method in _WITH_BODY:
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
                 return answer(415, "the body must be JSON, with the header Content-Type: application/json")
             length = request.headers.get("content-length", "0")
             if not length.isdecimal() or int(length) > _BODY_BYTES:
-                return answer(413, f"the body is longer than {_BODY_BYTES} bytes")
+                return answer(413, str(TooLarge("the body", limit=_BODY_BYTES)))
+        note_login(request.scope)
         return None
 
     def _right_token(self, request: Request) -> bool:
@@ -98,19 +106,18 @@ class Gate:
         return right
 
 
-def _limited(receive: Receive) -> Receive:
-    """The body, as far as it may go: one without Content-Length is cut, so that it cannot be read as JSON."""
-    read = 0
+def _arrived(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that is here as a whole, then whatever else the server says."""
+    given = False
 
-    async def limited() -> Message:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        if read > _BODY_BYTES:
-            return {"type": "http.disconnect"}
-        return message
+    async def arrived() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
 
-    return limited
+    return arrived
 
 
 def address_of(request: Request) -> str:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ops.index.access.authentication import Login
 from ops.index.access.roles import Identity, Role
-from ops.index.errors import Forbidden, QuotaExceeded, StorageFull, TooLarge, TooManyUploads
+from ops.index.errors import Forbidden, QuotaExceeded, RequestTimeout, StorageFull, TooLarge, TooManyUploads
 from ops.index.options import Options
 from ops.index.packages.quotas import Quotas
 from ops.index.upstream.refusing import refuse_early
@@ -18,6 +18,9 @@ from ops.index.web.exchange import PATIENCE, Exchange, Message, Receive, Scope, 
 
 _PASSED_ON = frozenset({b"user-agent", b"accept", b"authorization", b"content-type", b"content-length"})
 """What pypiserver needs. Others could make it believe things, such as a host that was forwarded."""
+
+_LEAST_RATE = 500
+"""Bytes a second below which an upload is given up after a minute, as Apache's mod_reqtimeout does by default."""
 
 
 class Application(Protocol):
@@ -87,9 +90,8 @@ class Upstream:
             if exchange.started or exchange.header(b"expect"):
                 raise
             await refuse_early(error, exchange.header(b"user-agent") or "", patient.receive, patient.send)
-        if patient.gave_up and not exchange.started:
-            close = (b"connection", b"close")
-            await exchange.sentence(408, f"nothing was sent for {PATIENCE:.0f} s in the middle of the upload", close)
+        if patient.late is not None and not exchange.started:
+            raise patient.late
 
     async def _expect(self, length: int) -> None:
         size = self._quotas.least_size(length)
@@ -127,18 +129,30 @@ def _in_utf8(authorization: bytes) -> bytes:
 
 
 class _Patient:
-    """Receives a body, and gives up on a client that stops sending."""
+    """Receives an upload, and gives up on a client that stops sending, or sends next to nothing."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self.gave_up = False
+        self._clock = asyncio.get_running_loop().time
+        self._received = 0
+        self._waited = 0.0
+        self.late: RequestTimeout | None = None
 
     async def receive(self) -> Message:
+        began = self._clock()
+        allowed = PATIENCE + self._received / _LEAST_RATE
         try:
-            return await asyncio.wait_for(self._exchange.receive(), PATIENCE)
+            async with asyncio.timeout(min(PATIENCE, allowed - self._waited)):
+                message = await self._exchange.receive()
         except TimeoutError:
-            self.gave_up = True
+            self.late = RequestTimeout(
+                f"nothing was sent for {PATIENCE:.0f} s in the middle of the upload, or less than {_LEAST_RATE} bytes "
+                "a second; send it again"
+            )
             return {"type": "http.disconnect"}
+        self._received += len(message.get("body", b""))
+        self._waited += self._clock() - began
+        return message
 
     async def send(self, message: Message) -> None:
         self._exchange.started = True

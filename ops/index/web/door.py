@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from ops.index.access.authentication import Authenticator
+from ops.index.access.login import Login
 from ops.index.access.roles import Identity
 from ops.index.errors import PackageIndexError
 from ops.index.options import Options
@@ -52,7 +54,25 @@ class Door:
         """
         authorization = exchange.headers.get(b"authorization")
         identity = None if authorization is None else self.remembered(authorization, exchange.address)
-        return identity or await self._authenticator.authenticate(authorization, exchange.address)
+        if identity is None:
+            identity = await self._authenticator.authenticate(authorization, exchange.address)
+        exchange.logged_in()
+        return identity
+
+    async def confirm(self, exchange: Exchange) -> Identity:
+        """The user whose credentials the request has, by what is stored now: for a change whose body has come.
+
+        While it came, which may have taken long, the user may have been removed, or lost a right.
+
+        Raises:
+            Unauthorized: the credentials are wrong by now.
+            TooManyAttempts: too many wrong ones came from there.
+        """
+        login = Login.parse(exchange.headers.get(b"authorization", b""))
+        if login is None:
+            return await self.identify(exchange)  # which says what is missing
+        confirm = self._authenticator.confirm
+        return await asyncio.to_thread(confirm, login.username, login.password, exchange.address)
 
 
 def refuse_other_sites(exchange: Exchange) -> None:

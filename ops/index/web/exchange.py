@@ -9,12 +9,18 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from ops.index.errors import BadRequest, TooLarge
+from ops.index.errors import BadRequest, RequestTimeout, TooLarge
 from ops.index.web.forwarded import chosen
 from ops.index.web.representation import Answer, Headers
 
 PATIENCE = 60.0
-"""Seconds for which a client may send nothing in the middle of a body."""
+"""Seconds for which a client may send nothing in the middle of an upload."""
+
+SHORT_BODY_SECONDS = 30.0
+"""Seconds in which all of a body must come that has to be short."""
+
+LOGGED_IN = "ops.index.logged_in"
+"""An extension of the scope by our own server: called once the credentials of a request were found to be right."""
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _PREFIX: Final = re.compile(r"(/(?!\.\.?(/|$))([A-Za-z0-9._~@+=-]|%[0-9A-Fa-f]{2})+)+")
@@ -107,21 +113,14 @@ class Exchange:
 
         Raises:
             TooLarge: it is longer than *limit* bytes.
-            BadRequest: it ended early, or the client sends nothing any more.
+            RequestTimeout: it is not there within :data:`SHORT_BODY_SECONDS`.
+            BadRequest: it ended early.
         """
-        content = bytearray()
-        while True:
-            try:
-                message = await asyncio.wait_for(self.receive(), PATIENCE)
-            except TimeoutError:
-                raise BadRequest(f"nothing was sent for {PATIENCE:.0f} s in the middle of the body") from None
-            if message["type"] == "http.disconnect":
-                raise BadRequest("the body ended early")
-            content += message.get("body", b"")
-            if len(content) > limit:
-                raise TooLarge("the body", limit=limit)
-            if not message.get("more_body", False):
-                return bytes(content)
+        return await short_body(self.receive, limit)
+
+    def logged_in(self) -> None:
+        """Tell the server that the credentials of the request are right."""
+        note_login(self.scope)
 
     async def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Send a whole answer. The body of an answer to HEAD is left out, its length is told."""
@@ -151,3 +150,30 @@ class Exchange:
     async def redirect(self, location: str) -> None:
         """Send the client on for good, to an address relative to this one."""
         await self.sentence(301, f"This page is at {location}", (b"location", location.encode("ascii")))
+
+
+async def short_body(receive: Receive, limit: int) -> bytes:
+    """All of a body that has to be short, as :meth:`Exchange.body`."""
+    content = bytearray()
+    try:
+        async with asyncio.timeout(SHORT_BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise BadRequest("the body ended early; send the request again")
+                content += message.get("body", b"")
+                if len(content) > limit:
+                    raise TooLarge("the body", limit=limit)
+                if not message.get("more_body", False):
+                    return bytes(content)
+    except TimeoutError:
+        raise RequestTimeout(
+            f"the body did not arrive within {SHORT_BODY_SECONDS:.0f} s; send the request again"
+        ) from None
+
+
+def note_login(scope: Scope) -> None:
+    """Tell the server that the credentials of a request are right, if it wants to know."""
+    tell = (scope.get("extensions") or {}).get(LOGGED_IN)
+    if tell is not None:
+        tell()

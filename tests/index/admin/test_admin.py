@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
@@ -282,10 +282,16 @@ def test_credentials_are_taken_from_a_json_body_and_from_nowhere_else(admin: Adm
 def test_a_body_that_is_too_long_is_refused_with_and_without_its_length(steady: Admin) -> None:
     long = b'{"username": "alice", "password": "' + b"x" * 200_000 + b'"}'
     assert steady.post("/register_user", data=long, headers=JSON).status_code == 413
-    assert steady.post("/register_user", data=iter([long[:100_000], long[100_000:]]), headers=JSON).status_code in {
-        400,
-        413,
-    }
+    assert steady.post("/register_user", data=iter([long[:100_000], long[100_000:]]), headers=JSON).status_code == 413
+
+
+def test_a_body_that_does_not_come_in_time_is_refused(steady: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ops.index.web.exchange.SHORT_BODY_SECONDS", 0.1)
+    head = f"POST /register_user HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", urlsplit(steady.url).port or 0), timeout=10) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize(
