@@ -184,11 +184,11 @@ class Index:
         if path in {"/", "/legacy", "/legacy/"}:
             await self._upstream.pass_on(exchange, identity)
         elif path == "/RPC2":
-            await self._inventory.search(exchange)
+            await self._inventory.search(exchange, confirm=self._door.confirm)
         elif len(parts) == 3 and parts[0] == "projects" and parts[2] in ACTIONS:
-            await self._changes.apply(exchange, self._reading.normalized(parts[1]), parts[2], identity)
+            await self._changes.apply(exchange, self._reading.normalized(parts[1]), parts[2])
         else:
-            await _not_allowed(exchange, "GET, HEAD", "; upload to the root of the index")
+            await _not_allowed(exchange, "GET, HEAD", "; upload to the root of the index, POST /")
 
 
 async def _not_allowed(exchange: Exchange, methods: str, more: str = "") -> None:

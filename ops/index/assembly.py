@@ -112,7 +112,7 @@ def create_index(
         browsing=Browsing(browser, readmes, catalogue, reading, options),
         inventory=Inventory(catalogue, reading, options),
         upstream=upstream,
-        changes=Changes(publisher),
+        changes=Changes(publisher, door.confirm),
         admin=admin,
         housekeeping=housekeeping,
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from ops.index.access.roles import Identity
 from ops.index.errors import BadRequest
 from ops.index.packages.publishing import Publisher
 from ops.index.web.exchange import Exchange
+
+Confirm: TypeAlias = Callable[[Exchange], Awaitable[Identity]]
 
 ACTIONS = ("yank", "unyank", "status")
 
@@ -32,20 +35,27 @@ class Changes:
 
     Parameters:
         publisher: does it.
+        confirm: says who sends a request, by what is stored now.
     """
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, confirm: Confirm) -> None:
         self._publisher = publisher
+        self._confirm = confirm
 
-    async def apply(self, exchange: Exchange, project: str, action: str, identity: Identity) -> None:
+    async def apply(self, exchange: Exchange, project: str, action: str) -> None:
         """Do it and say what was done.
+
+        Its user is asked for again once the body is here, which may have taken longer than the user had the right.
 
         Raises:
             BadRequest: the body is not what the action takes.
+            RequestTimeout: the body did not come in time.
+            Unauthorized: there is no such user any more.
             Forbidden: the user may not.
             NotFound: there is no such project, version or file.
         """
         fields = await _fields(exchange, action)
+        identity = await self._confirm(exchange)
         answer = await asyncio.to_thread(self._apply, project, action, fields, identity, exchange.address)
         body = json.dumps(answer).encode() + b"\n"
         headers = [
@@ -76,7 +86,7 @@ async def _fields(exchange: Exchange, action: str) -> dict[str, str]:
     try:
         content = json.loads(await exchange.body(_LONGEST_BODY))
     except (ValueError, RecursionError):
-        raise BadRequest("the body is no JSON") from None
+        raise BadRequest("the body is not JSON: send an object in UTF-8") from None
     known = _FIELDS[action]
     if not isinstance(content, dict) or not known.issuperset(content):
         raise BadRequest(f"the body must be a JSON object with no other fields than {', '.join(sorted(known))}")
@@ -88,5 +98,5 @@ async def _fields(exchange: Exchange, action: str) -> dict[str, str]:
         if "status" not in fields:
             raise BadRequest('the new status is missing: send {"status": "archived"}, for example')
     elif not {"version", "filename"} & fields.keys():
-        raise BadRequest("say what: a version or a filename")
+        raise BadRequest(f"there is nothing to {action}: send a version or a filename")
     return fields

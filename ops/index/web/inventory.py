@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import xmlrpc.client
-from collections.abc import Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from html import escape
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, ParseError
@@ -92,14 +92,19 @@ class Inventory:
             case _:
                 raise NotFound("there are pypi/<project>/json and pypi/<project>/<version>/json, and nothing else")
 
-    async def search(self, exchange: Exchange) -> None:
+    async def search(self, exchange: Exchange, *, confirm: Callable[[Exchange], Awaitable[object]]) -> None:
         """The releases of projects whose names contain a text: what ``pip search`` asks for, over XML-RPC.
+
+        Parameters:
+            exchange: the request.
+            confirm: raises once its user is there no more. Called when the body has come.
 
         Raises:
             BadRequest: it is no XML, or asks for anything else.
             TooLarge: nobody searches for so much.
         """
         text = _sought(await exchange.body(_LONGEST_CALL))
+        await confirm(exchange)
         hits = await asyncio.to_thread(self._hits, text)
         body = xmlrpc.client.dumps((hits,), methodresponse=True).encode()
         headers = [
@@ -171,10 +176,10 @@ def _sought(call: bytes) -> str:
     try:
         root: Element = fromstring(call, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError, LookupError):  # the last: an unknown encoding
-        raise BadRequest("the call cannot be read: it is no XML-RPC") from None
+        raise BadRequest("the call cannot be read: it is not XML-RPC; pip search sends what is right") from None
     if root.tag != "methodCall" or (root.findtext("methodName") or "").strip() != "search":
         raise BadRequest("the only XML-RPC method here is search; packages are uploaded to the root of the index")
     text = next((found.text for found in root.iter("string") if found.text and found.text.strip()), None)
     if text is None:
-        raise BadRequest("the search does not say for what")
+        raise BadRequest("the search does not say for what: send the text as a string")
     return text.strip()
