@@ -82,7 +82,8 @@ class CredentialCheck:
             try:
                 contents[name] = self._vault.read(name) or b""
             except OSError as error:
-                _log.warning("%s cannot be read: %s", self._path(name), error.strerror or error)
+                meanwhile = "nobody can log in" if name == PASSWORDS else "all users can only read"
+                _log.warning("%s cannot be read, and %s: %s", self._path(name), meanwhile, error.strerror or error)
                 return
         content = hashlib.sha256(b"\0\0".join(contents.values())).digest()
         if content == self._told:

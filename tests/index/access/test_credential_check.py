@@ -149,10 +149,12 @@ def test_a_content_is_told_once_and_a_change_after_it_has_settled(
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / PASSWORDS).mkdir()
-    with caplog.at_level(logging.WARNING):
-        CredentialCheck(DirectoryStorage(tmp_path), Options()).look()
-    assert f"{tmp_path / PASSWORDS} cannot be read" in caplog.text
+    for name, consequence in ((GROUPS, "only read"), (PASSWORDS, "nobody can log in")):
+        (tmp_path / name).mkdir()
+        with caplog.at_level(logging.WARNING):
+            CredentialCheck(DirectoryStorage(tmp_path), Options()).look()
+        assert f"{tmp_path / name} cannot be read, and" in caplog.text
+        assert consequence in caplog.text
 
 
 def test_the_server_tells_at_its_start_and_after_a_change_and_never_the_secret(tmp_path: Path) -> None:
