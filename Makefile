@@ -20,7 +20,7 @@ help:  ## list the targets
 	@echo
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 	@echo
-	@echo "PORT=8000 make run  asks for that port;  PYTHON=… and VENV=… name an interpreter and a folder"
+	@echo "PORT=8000 make run  moves the index to that port, and says who must be told;  PYTHON=… and VENV=… name an interpreter and a folder"
 
 run: $(VENV)/.run  ## install what is needed, provision an index on this machine, add a user, prove that it works
 	@$(BIN)/runbook up $(PARAMETERS)

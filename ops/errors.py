@@ -8,7 +8,7 @@ RunbookError                     says what, why and what to do; carries its data
 ├── PreflightError               something that must be so before anything changes is not so; lists all of it
 ├── TargetError                  the place where the index runs refused or failed
 │   ├── BusyError                another run holds the target
-│   ├── PortTakenError           another program listens on the port that was asked for
+│   ├── PortTakenError           another program listens on the port that was asked for, or had last time
 │   ├── NotDeployedError         there is no index on the target
 │   ├── NotAnsweringError        an index is deployed and does not answer
 │   ├── StartError               the server was started and did not answer
@@ -101,21 +101,30 @@ class BusyError(TargetError):
 
 
 class PortTakenError(TargetError):
-    """Another program listens on the port that was asked for.
+    """Another program listens on the port that was asked for, or that the index had last time.
 
     Parameters:
         port: the TCP port.
         holder: what is known of the program that has it, or an empty string.
+        known: whether clients know the index at this port.
     """
 
-    def __init__(self, port: int, *, holder: str = "") -> None:
+    def __init__(self, port: int, *, holder: str = "", known: bool = False) -> None:
         self.port = port
         self.holder = holder
-        super().__init__(
-            f"port {port} is taken",
-            why=f"{holder or 'another program'} listens on it",
-            todo="name another port, or none to have a free one picked",
-        )
+        self.known = known
+        listens = f"{holder or 'another program, perhaps of another user,'} listens on it"
+        if known:
+            super().__init__(
+                f"port {port}, where the index answered last time, is taken",
+                why=f"{listens}, and is sent the passwords of clients that know the index there",
+                todo=f"end that program, or move the index to a free port: make run PORT={port + 1} "
+                f"(runbook run 01_provision -p port={port + 1}), which says who must be told",
+            )
+        else:
+            super().__init__(
+                f"port {port} is taken", why=listens, todo="name another port, or none to have a free one picked"
+            )
 
 
 class NotDeployedError(TargetError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ops.admin_api import AdminApi
+from ops.client_folders import ClientFolders, who_must_be_told
 from ops.errors import NotDeployedError
 from ops.http_client import HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, preflight, proven
@@ -24,6 +25,9 @@ def plan(target: Target, settings: Settings | None = None, *, lower_protection: 
         target: where.
         settings: the names of secret and volumes.
         lower_protection: as of :func:`apply`.
+
+    Raises:
+        PortTakenError: another program has the port where clients know the index, or that was asked for.
     """
     settings = settings or Settings()
     changes = [_secret(target, settings)]
@@ -34,12 +38,12 @@ def plan(target: Target, settings: Settings | None = None, *, lower_protection: 
                 f"volume {name} ({purpose})", "in place" if exists else "missing", "" if exists else "create it, empty"
             )
         )
-    deployment = target.deployment()
-    changes.append(
-        Change(
-            "server", f"answers at {deployment.url}" if deployment else "does not run", "" if deployment else "start it"
-        )
-    )
+    deployment, move = target.deployment(), target.move()
+    start = f"start it at {move.after}" if move else "" if deployment else "start it"
+    known = f"does not run; clients know it at {move.before}" if move else "does not run"
+    changes.append(Change("server", f"answers at {deployment.url}" if deployment else known, start))
+    if url := move.after if move else deployment.url if deployment else "":
+        changes += ClientFolders.of(target).changes(url)
     changes += _hosting(target, lower_protection)
     return Plan(f"Provision the target {target.place}", tuple(changes))
 
@@ -96,14 +100,19 @@ def apply(
             if not target.volume_exists(name):
                 target.create_volume(name)
                 done.append((f"volume {name}", "created"))
-        ran = target.deployment() is not None
+        ran, move = target.deployment() is not None, target.move()
         deployment = target.deploy(lower_protection=lower_protection)
+        folders = ClientFolders.of(target)
+        before = move.before if move else folders.another_address(deployment.url)
+        written = folders.readdress(deployment.url)
     if deployment.changed:
         done.append(("server", "brought up to date and started again" if ran else "started"))
+    done += written
     if hosting is not None:
         done.extend((f"hosting {change.name}", change.arrow) for change in hosting.changes)
     note = "" if done else "Everything was in place already. "
-    return Outcome(caption, tuple(done), f"{note}The index answers at {deployment.url}")
+    told = f". {who_must_be_told(target, before, settings)}" if before else ""
+    return Outcome(caption, tuple(done), f"{note}The index answers at {deployment.url}{told}")
 
 
 def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = False) -> Table:

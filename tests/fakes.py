@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote
 import bcrypt
 
 from ops.secret import Secret
-from ops.targets import Check, Deployment, HostingDifferences, Release
+from ops.targets import Check, Deployment, HostingDifferences, Move, Release
 from ops.workspace import Workspace
 
 
@@ -218,6 +218,7 @@ class FakeTarget:
         self.running = False
         self.locked = 0
         self.problems: list[str] = []
+        self.moving: Move | None = None
         self.hosted: HostingDifferences | None = None
 
     @contextlib.contextmanager
@@ -271,6 +272,9 @@ class FakeTarget:
 
     def deployment(self) -> Deployment | None:
         return self._deployment(changed=False) if self.running else None
+
+    def move(self) -> Move | None:
+        return self.moving
 
     def hosting(self, *, lower_protection: str = "") -> HostingDifferences | None:
         del lower_protection

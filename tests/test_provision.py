@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ops import provision
+from ops.clients import ClientFiles, Login
 from ops.errors import NotDeployedError, ProtectionError, SettingError, VerificationError
 from ops.secret import Secret
-from ops.targets import HostingChange, HostingDifferences
+from ops.targets import HostingChange, HostingDifferences, Move
+from ops.workspace import Workspace
 from tests.fakes import FakeIndex, FakeTarget
 
 pytest_plugins = ["tests.operations"]
@@ -138,3 +140,38 @@ def test_a_refused_change_of_the_hosting_stops_everything_before_the_first_chang
     with pytest.raises(ProtectionError, match="lower a protection"):
         provision.apply(target)
     assert (target.secrets, target.volumes, target.running) == ({}, {}, False)
+
+
+def test_a_move_rewrites_the_client_files_and_names_who_must_be_told(
+    provisioned: FakeTarget, index: FakeIndex, workspace: Workspace
+) -> None:
+    old = "http://127.0.0.1:1/"
+    files = ClientFiles(workspace.user("local", "alice"))
+    public = "https://index.example/simple"
+    files.write(Login(url=old, username="alice", password=Secret("a-good-password"), public_index=public))
+    for username in ("alice", "bob"):
+        index.add_user(username, "a-good-password")
+    provisioned.moving = Move(old, index.url)
+
+    plan = {change.thing: (change.now, change.then) for change in provision.plan(provisioned).changes}
+    assert index.url in plan["server"][1]
+    assert plan["client files of alice"] == (f"name {old}", f"write them for {index.url}")
+    outcome = provision.apply(provisioned)
+
+    assert ("client files of alice", f"written for {index.url}") in outcome.done
+    assert f"It moved from {old}. Tell its users (alice, bob)" in outcome.note
+    login = Login(url=index.url, username="alice", password=Secret("a-good-password"), public_index=public)
+    assert files.login() == login
+    assert files.outdated(login) == []
+
+
+def test_client_files_are_mended_also_when_the_old_address_is_forgotten(
+    provisioned: FakeTarget, index: FakeIndex, workspace: Workspace
+) -> None:
+    files = ClientFiles(workspace.user("local", "alice"))
+    files.write(Login(url="http://127.0.0.1:1/", username="alice", password=Secret("a-good-password")))
+    index.add_user("alice", "a-good-password")
+
+    assert "It moved from http://127.0.0.1:1/" in provision.apply(provisioned).note
+    assert "It moved" not in provision.apply(provisioned).note
+    assert provision.plan(provisioned).pending == ()

@@ -119,13 +119,32 @@ class ClientFiles:
 
     def password(self) -> Secret | None:
         """The password that was written here, or None when there is none or it cannot be read."""
-        parser = configparser.RawConfigParser()
+        login = self.login()
+        return login.password if login else None
+
+    def login(self) -> Login | None:
+        """What :meth:`write` was last given, as the files tell it; None when they do not."""
+        repository = _section(self.pypirc, REPOSITORY)
+        password = repository.get("password")
         try:
-            parser.read_string(self.pypirc.read_text(encoding="utf-8"))
-            value = parser.get(REPOSITORY, "password", fallback="")
-        except (OSError, UnicodeDecodeError, configparser.Error):
+            return Login(
+                url=repository["repository"],
+                username=repository.get("username"),
+                password=Secret(password) if password else None,
+                public_index=_section(self.pip_conf, "global").get("extra-index-url", ""),
+            )
+        except (KeyError, RunbookError):
             return None
-        return Secret(value) if value else None
+
+
+def _section(path: Path, name: str) -> dict[str, str]:
+    """One section of an INI file; empty when there is none or it cannot be read."""
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"))
+        return dict(parser[name])
+    except (OSError, UnicodeDecodeError, configparser.Error, KeyError):
+        return {}
 
 
 def netrc(login: Login) -> str:

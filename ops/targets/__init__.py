@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ops.errors import ParameterError
 from ops.settings import Settings
-from ops.targets.target import Check, Deployment, HostingChange, HostingDifferences, Release, Target
+from ops.targets.target import Check, Deployment, HostingChange, HostingDifferences, Move, Release, Target
 from ops.workspace import Workspace
 
 TARGETS = ("local", "modal")
@@ -49,4 +49,14 @@ def open_target(
     )
 
 
-__all__ = ["TARGETS", "Check", "Deployment", "HostingChange", "HostingDifferences", "Release", "Target", "open_target"]
+__all__ = [
+    "TARGETS",
+    "Check",
+    "Deployment",
+    "HostingChange",
+    "HostingDifferences",
+    "Move",
+    "Release",
+    "Target",
+    "open_target",
+]

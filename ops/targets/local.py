@@ -22,7 +22,7 @@ from ops.targets.lock import exclusive
 from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
 from ops.targets.refusal import explained
 from ops.targets.secret_files import SecretFiles
-from ops.targets.target import Check, Deployment, Release
+from ops.targets.target import Check, Deployment, Move, Release
 from ops.targets.volume_folders import VolumeFolders
 from ops.workspace import PROJECT_ROOT, Workspace
 
@@ -45,7 +45,7 @@ class LocalTarget:
         workspace: the operator's folder.
         settings: the names of volumes and secrets.
         host: the address to listen on. Anything but loopback is reachable from other machines, without TLS.
-        port: the TCP port; None takes the one of last time or the usual one, or the next that is free.
+        port: the TCP port; None takes the one of last time, or at first the usual one or the next that is free.
     """
 
     name = place = "local"
@@ -92,6 +92,16 @@ class LocalTarget:
                 else f"{free // 2**20} MiB free of {FREE_BYTES_NEEDED // 2**20} MiB needed: make room",
             ),
         )
+
+    def _taken_port(self) -> PortTakenError | None:
+        """Why the port cannot be had that was asked for, or that clients know; None when it can, or any will do."""
+        last = ServerProcess.load(self._process_file)
+        port = self._port or (last.port if last else None)
+        if port is None or (last is not None and last.port == port and last.alive()):
+            return None
+        if _bindable(self._host or (last.host if last else LOCAL_HOST), port):
+            return None
+        return PortTakenError(port, holder=port_holder(port), known=last is not None and last.port == port)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -170,6 +180,20 @@ class LocalTarget:
             return None
         return _deployment(process, changed=False)
 
+    def move(self) -> Move | None:
+        """The move to another port or host than that of last time.
+
+        Raises:
+            PortTakenError: another program has the port that was asked for, or that clients know.
+        """
+        if taken := self._taken_port():
+            raise taken
+        last = ServerProcess.load(self._process_file)
+        if last is None:
+            return None
+        before, after = _url(last.host, last.port), _url(self._host or last.host, self._port or last.port)
+        return None if before == after else Move(before, after)
+
     def hosting(self, *, lower_protection: str = "") -> None:
         """None: a process on this machine has no hosting to choose."""
         del lower_protection
@@ -189,6 +213,8 @@ class LocalTarget:
             healthy = _healthy(running)
             if same and healthy:
                 return _deployment(running, changed=False)
+            if taken := self._taken_port():
+                raise taken  # before the server is stopped that would have to go there
             running.stop(seconds=STOP_SECONDS if healthy else HUNG_SECONDS)
         return _deployment(self._start(running, fingerprint), changed=True)
 
@@ -203,10 +229,15 @@ class LocalTarget:
                 process.save(self._process_file)
                 if self._answers(process):
                     return process
-                if self._port is not None or _bindable(host, port):
+                if last is None:
+                    self._process_file.unlink(missing_ok=True)
+                else:
+                    last.save(self._process_file)  # the port that clients know is not forgotten
+                if _bindable(host, port):
                     break
-                # Another program took the port between our look and the server's: the next one, then.
-        self._process_file.unlink(missing_ok=True)
+                # Another program took the port between our look and the server's: the next one, if any will do.
+                if taken := self._taken_port():
+                    raise taken
         raise StartError(
             "the server was started and did not answer",
             why=self.logs(5).replace("\n", " | ") or "it printed nothing",
@@ -214,14 +245,14 @@ class LocalTarget:
         )
 
     def _candidates(self, host: str, last: ServerProcess | None) -> Iterator[int]:
-        """The ports to try: the one that was asked for, or that of last time and the usual one and those after it."""
-        if self._port is not None:
-            if not _bindable(host, self._port):
-                raise PortTakenError(self._port, holder=port_holder(self._port))
-            yield self._port
+        """The port that was asked for or that of last time, which clients know; else the usual one and the next."""
+        port = self._port or (last.port if last else None)
+        if port is not None:
+            if taken := self._taken_port():
+                raise taken
+            yield port
             return
-        tried = [*([last.port] if last else []), *range(LOCAL_PORT, LOCAL_PORT + PORTS_TRIED)]
-        for port in dict.fromkeys(tried):
+        for port in range(LOCAL_PORT, LOCAL_PORT + PORTS_TRIED):
             if _bindable(host, port):
                 yield port
         raise TargetError(
@@ -309,22 +340,22 @@ def _bindable(host: str, port: int) -> bool:
     return True
 
 
-def _url(process: ServerProcess) -> str:
+def _url(host: str, port: int) -> str:
     # A server on all addresses is asked over loopback.
-    host = {"0.0.0.0": LOCAL_HOST, "::": "::1"}.get(process.host, process.host)  # noqa: S104
-    return f"http://[{host}]:{process.port}/" if ":" in host else f"http://{host}:{process.port}/"
+    host = {"0.0.0.0": LOCAL_HOST, "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def _healthy(process: ServerProcess) -> bool:
     # No proxy of the environment stands between this machine and itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{_url(process)}health", timeout=3) as answer:
+        with opener.open(f"{_url(process.host, process.port)}health", timeout=3) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
         return False
 
 
 def _deployment(process: ServerProcess, *, changed: bool) -> Deployment:
-    url = _url(process)
+    url = _url(process.host, process.port)
     return Deployment(url=url, admin_url=f"{url}admin/", detail=f"process {process.pid}", changed=changed)

@@ -234,6 +234,9 @@ class ModalTarget:
         found = self._deployed(changed=False)
         return found if found is not None and _healthy(found.url, 60) else None
 
+    def move(self) -> None:
+        """None: what the address will be is known when Modal has deployed."""
+
     def hosting(self, *, lower_protection: str = "") -> HostingDifferences:
         """The hosting as the next :meth:`deploy` would leave it: as this process is told, otherwise as deployed."""
         return self._releases.hosting(lower_protection).differences()

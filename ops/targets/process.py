@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -117,18 +119,42 @@ class ServerProcess:
 
 
 def port_holder(port: int) -> str:
-    """What is known of the program that listens on *port*: its name and process id, or an empty string.
+    """What is known of the program that listens on *port*: process id, command and user, or an empty string.
 
-    Programs of other users cannot always be seen.
+    Programs of other users cannot always be seen. Of a command's arguments only the script or module is told, since a
+    password may be among the others.
     """
+    for process, connections in _listeners():
+        if any(getattr(each.laddr, "port", None) == port for each in connections if each.status == psutil.CONN_LISTEN):
+            return _described(process)
+    return ""
+
+
+def _listeners() -> Iterator[tuple[psutil.Process, Sequence[Any]]]:
     try:
         for connection in psutil.net_connections("tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
-            if listens and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
-    except psutil.Error:
-        return ""
-    return ""
+            if connection.pid:
+                with contextlib.suppress(psutil.Error):
+                    yield psutil.Process(connection.pid), [connection]
+    except psutil.AccessDenied:
+        # macOS shows a user their own programs only, one by one.
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                yield process, process.net_connections("tcp")
+
+
+def _described(process: psutil.Process) -> str:
+    command, user = "", ""
+    with contextlib.suppress(psutil.Error):
+        command = process.name()
+        arguments = process.cmdline()
+        if arguments[1:2] == ["-m"]:
+            command = shlex.join([command, *arguments[1:3]])
+        elif len(arguments) > 1 and Path(process.cwd(), arguments[1]).is_file():
+            command = shlex.join([command, arguments[1]])
+    with contextlib.suppress(psutil.Error, KeyError):
+        user = f" of the user {process.username()}"
+    return f"process {process.pid}{f' ({command})' if command else ''}{user}"
 
 
 def _environment() -> dict[str, str]:

@@ -64,6 +64,19 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Move:
+    """A change of the index's address.
+
+    Parameters:
+        before: the address that its clients know, ending in a slash.
+        after: the one that it would have.
+    """
+
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class HostingChange:
     """One setting of the hosting that a deployment would change.
 
@@ -171,6 +184,13 @@ class Target(Protocol):
 
     def deployment(self) -> Deployment | None:
         """The index that answers now, or None."""
+
+    def move(self) -> Move | None:
+        """The move to another address that the next :meth:`deploy` would make; None when the index stays.
+
+        Raises:
+            PortTakenError: the address cannot be had.
+        """
 
     def hosting(self, *, lower_protection: str = "") -> HostingDifferences | None:
         """The hosting as the next :meth:`deploy` would leave it; None where there is none to choose.

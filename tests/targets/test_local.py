@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -23,8 +24,8 @@ import pytest
 from ops.errors import BusyError, PortTakenError, StartError, TargetError
 from ops.secret import Secret
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
+from ops.targets import Move, open_target
 from ops.targets import lock as lock_module
-from ops.targets import open_target
 from ops.targets.local import LocalTarget
 from ops.targets.process import ServerProcess
 from ops.workspace import Workspace
@@ -143,22 +144,91 @@ def test_a_taken_port_that_was_asked_for_is_named_with_its_holder(workspace: Wor
     assert str(os.getpid()) in str(refusal.value)
 
 
-def test_another_port_is_picked_when_none_was_asked_for(target: LocalTarget, workspace: Workspace) -> None:
-    first = target.deploy()
+@contextlib.contextmanager
+def listener(port: int) -> Iterator[subprocess.Popen[str]]:
+    """Another program that listens on *port*, with a word among its arguments that nobody else is to see."""
+    program = (
+        "import socket, sys, time\n"
+        "s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+        f"s.bind(('127.0.0.1', {port})); s.listen(); print('listens', flush=True); time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", program, "--password=a-canary"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_port_of_last_time_is_not_left_when_another_program_has_it(
+    target: LocalTarget, workspace: Workspace
+) -> None:
+    """Shells that know the index there would go on to send their passwords to whoever took the port."""
+    target.deploy()
     target.stop()
     port = _process(workspace).port
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the old server may linger
-        other.bind(("127.0.0.1", port))
-        other.listen()
-        anywhere = LocalTarget(workspace, Settings())
+    anywhere = LocalTarget(workspace, Settings())
+    with listener(port) as other:
+        for attempt in (anywhere.move, anywhere.deploy, target.deploy):
+            with pytest.raises(PortTakenError) as refusal:
+                attempt()
+            for known in (f"port {port}", f"process {other.pid}", psutil.Process().username(), "PORT="):
+                assert known in str(refusal.value)
+            assert "canary" not in str(refusal.value)
 
-        deployment = anywhere.deploy()
+    assert anywhere.deploy().url == f"http://127.0.0.1:{port}/"
 
-    try:
-        assert deployment.url != first.url
-    finally:
-        anywhere.stop()
+
+def test_a_server_keeps_running_when_the_port_it_should_move_to_is_taken(
+    target: LocalTarget, workspace: Workspace
+) -> None:
+    target.deploy()
+    deployment = target.deployment()
+    port = _free_port()
+    with listener(port), pytest.raises(PortTakenError):
+        LocalTarget(workspace, Settings(), port=port).deploy()
+
+    assert target.deployment() == deployment
+
+
+def test_a_start_that_fails_does_not_forget_the_port_that_clients_know(
+    target: LocalTarget, workspace: Workspace
+) -> None:
+    target.deploy()
+    target.stop()
+    folder = target.volume_folder(PACKAGES_VOLUME)
+    folder.rename(folder.with_name("aside"))
+    folder.write_text("a file where the volume should be")
+
+    with pytest.raises(StartError):
+        LocalTarget(workspace, Settings(), port=_free_port()).deploy()
+
+    assert _process(workspace).port == target._port
+
+
+def test_another_port_than_that_of_last_time_is_a_move(target: LocalTarget, workspace: Workspace) -> None:
+    assert target.move() is None
+    before = target.deploy().url
+    port = _free_port()
+
+    assert target.move() is None
+    assert LocalTarget(workspace, Settings()).move() is None
+    assert LocalTarget(workspace, Settings(), port=port).move() == Move(before, f"http://127.0.0.1:{port}/")
+
+
+def test_a_first_start_takes_the_next_port_when_the_usual_one_is_taken(
+    target: LocalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = _free_port()
+    monkeypatch.setattr("ops.targets.local.LOCAL_PORT", port)
+    first = LocalTarget(workspace, Settings())
+    with listener(port):
+        try:
+            assert first.deploy().url != f"http://127.0.0.1:{port}/"
+        finally:
+            first.stop()
 
 
 def test_stopping_keeps_data_and_a_second_stop_says_that_nothing_ran(target: LocalTarget) -> None:
