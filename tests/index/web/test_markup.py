@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.index.web.markup import render
+from ops.index.web.markup import prepare, render
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,12 @@ def test_no_file_is_included_and_no_raw_html_is_taken(tmp_path: Path, directive:
     html = render(f"text/x-rst\nTitle\n=====\n\n{directive.format(path=secret)}\n".encode())
     assert b"secret of this machine" not in html
     assert b"<b>" not in html
+
+
+def test_settings_of_this_machine_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".docutils").write_text("[general]\nraw_enabled: yes\ndoctitle_xform: yes\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DOCUTILSCONFIG", str(tmp_path / ".docutils"))
+    prepare()
+    assert b"<h1" in render(b"text/x-rst\nTitle\n=====\n\nword")
+    assert b"bold" not in render(b"text/x-rst\nword\n\n.. raw:: html\n\n   <b>bold</b>")
