@@ -125,3 +125,9 @@ def test_the_address_of_the_index_is_what_a_trusted_proxy_says(
     scope = {"method": "GET", "path": "/", "scheme": "http"}
     exchange = Exchange(scope, None, None, {b"host": b"inner:1", **fields}, "", hops=hops)  # type: ignore[arg-type]  # unused
     assert address_of(exchange) == address
+
+
+def test_without_a_host_that_is_one_the_address_is_this_machines() -> None:
+    for host in (b"<b>", b'x"onclick=', b"a b", b""):
+        exchange = Exchange({"method": "GET", "path": "/"}, None, None, {b"host": host}, "")  # type: ignore[arg-type]  # unused
+        assert address_of(exchange) == "http://localhost/"
