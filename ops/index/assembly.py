@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 from ops.index.access.audit import ADMIN_FOLDER, Audit
 from ops.index.access.authentication import Authenticator
 from ops.index.access.credential_check import CredentialCheck
+from ops.index.access.users import Users
 from ops.index.admin.mount import AdminMount
 from ops.index.application import Index
 from ops.index.disk.claims import Claims, FileClaims
@@ -84,6 +87,10 @@ def create_index(
     if admin_token:
         admin = AdminMount(admin_app, token=admin_token, door=door, options=options, audit=audit)
 
+    def hold_back() -> None:
+        users = Users(credentials, options, audit=admin_audit)
+        threading.Thread(target=users.hold_back, name="reserve", daemon=True).start()
+
     def see_changed_credentials() -> None:
         if credentials.shared:
             credentials.reload()
@@ -91,7 +98,7 @@ def create_index(
         credential_check.look()
 
     housekeeping = Housekeeping(
-        start=[catalogue.start, publisher.start, credential_check.start],
+        start=[catalogue.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
         warm_up=[upstream.warm_up, *([admin.warm_up] if admin else []), browser.warm_up],
         repeat=[see_changed_credentials, *([catalogue.refresh] if packages.shared else [])],
         every=options.refresh_seconds,

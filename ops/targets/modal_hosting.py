@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ops.errors import ParameterError, RunbookError
-from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Settings, refuse_unknown
+from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Limits, Settings, refuse_unknown
 from ops.targets.modal_deployed import deployed_hosting
 from ops.targets.modal_session import say
 from ops.targets.target import HostingChange, HostingDifferences
@@ -58,6 +58,7 @@ class HostingPlan:
         lowered = _named(f"{lower_protection},{variables.get(LOWER_PROTECTION_VARIABLE, '')}")
         try:
             refuse_unknown(variables)
+            Limits.from_environment(variables)
             told = Hosting.told(variables)
             deployed = deployed_hosting(settings, environment)
             kept = {name: value for name, value in (deployed or {}).items() if Hosting.takes(name, value)}

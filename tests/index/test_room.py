@@ -100,6 +100,23 @@ def test_a_full_disk_serves_logs_in_and_lets_an_admin_make_room(
         assert upload(server, "spam", "1.1", 400_000).status == 409, "its name is never free again"
 
 
+def test_a_disk_that_was_full_before_the_server_started_lets_an_admin_remove_a_file(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "4m") as disk:
+        server = Server(disk)
+        server.log = tmp_path / "server.log"
+        for version in ("1.0", "1.1"):
+            content = wheel("spam", version, payload=random.Random(version).randbytes(500_000))
+            (server.packages / wheel_name("spam", version)).write_bytes(content)
+        fill(disk)
+        with server:
+            assert remove(server, "spam", "1.0").status == 200
+            assert wheel_name("spam", "1.0") not in server.get("/simple/spam/").text
+            assert events(server.packages / ".index" / "audit") == ["remove"]
+            assert change(server, "yank", version="1.1", reason="broken").status == 200
+            assert upload(server, "spam", "1.0").status == 409, "its name is never free again"
+        assert (server.packages / wheel_name("spam", "1.1")).stat().st_size > 500_000
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     with Server(tmp_path, "--project-quota", "1M", "--total-quota", "20M", "--uploads-per-user", "2") as server:

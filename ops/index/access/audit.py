@@ -50,6 +50,9 @@ _WINDOW: Final = 60.0
 _LINES: Final = 60
 """Lines about refusals in one window, whoever they are about: at most some 30 MB a day, however many guess."""
 
+_WAITING: Final = 1000
+"""Lines that wait in memory for room on the disk."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +60,8 @@ class Audit:
     """Notes events in a :class:`~ops.index.access.journal.Journal`.
 
     Recording never fails: when it cannot be written, that is logged once, and the request goes on. Room is held back
-    for it, so that a full disk loses no line about a change.
+    for it, so that a full disk loses no line about a change; what does not even fit there is kept in memory until there
+    is room, as long as it is no more than 1,000 lines.
 
     A change of packages or users is on the disk when :meth:`record` returns; on a shared storage the caller's next
     commit makes it durable. It blocks: call it from a thread. A refused login is written by a thread of its own, soon.
@@ -87,6 +91,7 @@ class Audit:
         self._refusals = _Refusals()
         self._writer: _Writer | None = None
         self._day = ""
+        self._unwritten: list[bytes] = []
 
     def hold_back(self) -> None:
         """Hold room back on the disk for lines to come. Never raises."""
@@ -122,6 +127,8 @@ class Audit:
 
     def sync(self) -> None:
         """Have all on the disk that was noted before. Never raises."""
+        if self._unwritten:
+            self._append([])
         with self._told("made durable"):
             self._journal.sync()
 
@@ -148,14 +155,21 @@ class Audit:
         self._append(lines, reserved=False)
 
     def _append(self, lines: list[bytes], *, reserved: bool = True) -> None:
-        if not lines:
+        with self._lock:
+            waiting, self._unwritten = self._unwritten, []
+        if not lines and not waiting:
             return
         if _log.isEnabledFor(logging.INFO):
             for line in lines:
                 _log.info("%s", line.decode().rstrip())
         with self._told("written"):
             today = _moment(self._clock())[:10]
-            self._journal.append(today, b"".join(lines), reserved=reserved)
+            try:
+                self._journal.append(today, b"".join([*waiting, *lines]), reserved=reserved)
+            except OSError:
+                with self._lock:
+                    self._unwritten = [*waiting, *(lines if reserved else []), *self._unwritten][:_WAITING]
+                raise
             with self._lock:
                 first, self._day = today != self._day, today
             if first:
@@ -182,7 +196,7 @@ class Audit:
             self._failing.discard(what)
         except OSError as error:
             if what not in self._failing:
-                _log.error("the audit log cannot be %s, events are lost until it can: %s", what, error)
+                _log.error("the audit log cannot be %s, and its lines wait in memory, up to a number: %s", what, error)
             self._failing.add(what)
 
 

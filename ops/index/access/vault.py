@@ -182,8 +182,10 @@ class Vault:
 
 
 def _unwritten(error: OSError) -> StorageError:
-    kind = StorageFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
-    return kind(f"the credentials could not be written: {error.strerror or error}; nothing has changed")
+    told = f"the credentials could not be written: {error.strerror or error}; nothing has changed"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageFull(f"{told}. Make room on their disk, for instance by removing files, and try again")
+    return StorageError(told)
 
 
 def _locked(descriptor: int) -> bool:

@@ -16,7 +16,10 @@ _FILES = 8
 """More than one, as a disk may also have no room for the name of a new file."""
 
 _FILE_BYTES = 128 * 1024
-_SMALLEST_BYTES = 4096
+_SHARE = 512
+"""Each file has so many bytes, or that part of a disk for which this is less."""
+
+_BLOCK_BYTES = 4096
 
 
 _log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class Reserve:
         self._absent = storage.shared
         self._lock = threading.Lock()
         self._wanted = False
+        self._told = False
         self._lent = 0
 
     def fill(self) -> None:
@@ -52,7 +56,8 @@ class Reserve:
                 if not self._lent:
                     self._fill()
             except OSError as error:
-                if error.errno in FULL:
+                if error.errno in FULL and not self._told:
+                    self._told = True
                     _log.warning("%s: the disk is so full that removals and changes of users may fail", self._directory)
 
     @contextmanager
@@ -85,9 +90,10 @@ class Reserve:
 
     def _fill(self) -> None:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)  # noqa: PTH103
+        size = _file_bytes(self._folder)
         for path in self._paths():
             if not os.path.exists(path):  # noqa: PTH110
-                _write(path)
+                _write(path, size)
 
     def _paths(self) -> list[str]:
         return [f"{self._folder}/{number}" for number in range(_FILES)]
@@ -100,8 +106,14 @@ def _removed(path: str) -> bool:
         return False
 
 
-def _write(path: str) -> None:
-    """Write a file.
+def _file_bytes(folder: str) -> int:
+    disk = os.statvfs(folder)
+    share = disk.f_blocks * disk.f_frsize // _SHARE // _BLOCK_BYTES * _BLOCK_BYTES
+    return min(_FILE_BYTES, max(_BLOCK_BYTES, share))
+
+
+def _write(path: str, size: int) -> None:
+    """Write a file of so many bytes.
 
     Raises:
         OSError: not all of it fits; it is as large as it can be.
@@ -111,17 +123,18 @@ def _write(path: str) -> None:
     except FileExistsError:  # another server did it
         return
     try:
-        size, piece = 0, _FILE_BYTES
-        while size < _FILE_BYTES:
+        done, piece = 0, size
+        while done < size:
+            piece = min(piece, size - done)
             try:
                 write_all(descriptor, bytes(piece))
             except OSError as error:
-                os.ftruncate(descriptor, size)
-                os.lseek(descriptor, size, os.SEEK_SET)
+                os.ftruncate(descriptor, done)
+                os.lseek(descriptor, done, os.SEEK_SET)
                 piece //= 2
-                if error.errno not in FULL or piece < _SMALLEST_BYTES:
+                if error.errno not in FULL or piece < _BLOCK_BYTES:
                     raise
             else:
-                size += piece
+                done += piece
     finally:
         os.close(descriptor)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ops.index.disk.reserve import Reserve
 from ops.index.disk.storage import Storage
-from ops.index.disk.writing import INDEX_FOLDER, remove, sync_folder
+from ops.index.disk.writing import FULL, INDEX_FOLDER, remove, sync_folder
 from ops.index.errors import BadRequest, Forbidden, NotFound, PackageIndexError
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.names import normalize, parse, same_version
@@ -129,6 +129,8 @@ class Curator:
                 for file in files:
                     self._remove_file(keys[file.filename], file)
                     done.append(file)
+                if self._audit is not None:
+                    self._audit.sync()  # where the disk was full before, the lines have room now
                 self._storage.commit()
             except PackageIndexError as error:
                 for file in files if self._storage.shared else files[len(done) :]:
@@ -294,9 +296,14 @@ class Curator:
 
     def _remove_file(self, key: str, file: File) -> None:
         with self._placing.writing("the file could not be removed"):
-            self._catalogue.tombstones.put(key, file.sha256)
             folder = os.path.dirname(f"{self._directory}/{file.path}")  # noqa: PTH120
             with self._catalogue.changing() if "/" not in file.path else contextlib.nullcontext():
+                try:
+                    self._catalogue.tombstones.put(key, file.sha256)
+                except OSError as error:
+                    if error.errno not in FULL or self._storage.shared:
+                        raise
+                    self._catalogue.tombstones.put_in_place_of(f"{self._directory}/{file.path}", key, file.sha256)
                 remove(f"{self._directory}/{file.path}")
                 remove(f"{self._directory}/{file.path}.asc")
             sync_folder(folder)

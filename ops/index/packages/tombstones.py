@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from pathlib import Path
 from urllib.parse import quote
 
-from ops.index.disk.writing import INDEX_FOLDER, Workbench
+from ops.index.disk.writing import INDEX_FOLDER, Workbench, sync_folder, write_all
 
 
 class Tombstones:
@@ -37,7 +40,7 @@ class Tombstones:
             sha256, _, buried = line.partition(" ")
             if buried == key:
                 return sha256
-        # The first version kept each in a file of its own.
+        # The first version kept each in a file of its own, and so does a full disk.
         return self._read(quote(key, safe="+!")).strip() or None
 
     @staticmethod
@@ -55,6 +58,31 @@ class Tombstones:
         if line not in before.splitlines(keepends=True):
             content = (before + line).encode("utf-8", "surrogateescape")
             self._workbench.replace(f"{self._folder}/{_file_of(key)}", content, durable=True)
+
+    def put_in_place_of(self, path: str, key: str, sha256: str) -> None:
+        """Remember what a removed file was where there is no room: the file itself becomes what is remembered.
+
+        It gets another name first and other bytes then. Whoever is killed in between leaves a name that is taken. A
+        client that is downloading the file gets an error.
+
+        Raises:
+            OSError: nothing has changed, or only that nobody finds the file any more. Links are refused: others may
+                have their bytes as well.
+        """
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        os.makedirs(self._folder, exist_ok=True)  # noqa: PTH103
+        grave = f"{self._folder}/{quote(key, safe='+!')}"
+        os.rename(path, grave)  # noqa: PTH104
+        descriptor = os.open(grave, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            write_all(descriptor, sha256.encode())
+            os.ftruncate(descriptor, len(sha256))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_folder(self._folder)
 
     def _read(self, name: str) -> str:
         try:

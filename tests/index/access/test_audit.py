@@ -197,10 +197,11 @@ def test_a_full_disk_is_told_once_and_stops_nobody(
 
     monkeypatch.setattr(os, "write", full)
     for _ in range(3):
-        audit.record("upload", user="lost", address="")
+        audit.record("upload", user="late", address="")
+    assert [entry["user"] for entry in entries(storage)] == ["first"]
     monkeypatch.undo()
     audit.record("upload", user="after", address="")
-    assert [entry["user"] for entry in entries(storage)] == ["first", "after"]
+    assert [entry["user"] for entry in entries(storage)] == ["first", "late", "late", "late", "after"]
     assert sum("cannot be written" in record.getMessage() for record in caplog.records) == 1
 
 
@@ -212,9 +213,10 @@ def test_a_line_that_does_not_fit_leaves_no_part_of_itself(
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, content: real(descriptor, content[:10]))
     audit.record("upload", user="torn", address="")
+    assert [entry["user"] for entry in entries(storage)] == ["first"]
     monkeypatch.undo()
     audit.record("upload", user="after", address="")
-    assert [entry["user"] for entry in entries(storage)] == ["first", "after"]
+    assert [entry["user"] for entry in entries(storage)] == ["first", "torn", "after"]
 
 
 def test_a_folder_that_cannot_be_made_stops_nobody(storage: DirectoryStorage) -> None:

@@ -39,7 +39,7 @@ def test_who_holds_nothing_back_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_is_no_error_and_what_there_is_is_taken(small_disk: Path) -> None:
-    left = 64 * 1024
+    left = 16 * 1024
     fill(small_disk, leave=left)
     reserve = Reserve(DirectoryStorage(small_disk), "reserve")
     reserve.fill()
@@ -70,3 +70,9 @@ def test_a_directory_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypa
     reserve.fill()
     with reserve.lent():
         pass
+
+
+def test_a_small_disk_keeps_most_of_its_room_for_packages(small_disk: Path) -> None:
+    before = free(small_disk)
+    Reserve(DirectoryStorage(small_disk), "reserve").fill()
+    assert before // 100 < before - free(small_disk) < before // 20

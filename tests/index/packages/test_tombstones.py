@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -72,3 +73,39 @@ def test_what_cannot_be_read_is_not_taken_for_nothing(tmp_path: Path) -> None:
     (tmp_path / INDEX_FOLDER / "removed" / ours.claim("spam-1.tar.gz").partition("/")[2]).mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
         ours.get("spam-1.tar.gz")
+
+
+def test_where_there_is_no_room_a_file_becomes_what_is_remembered_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "spam-1.0.tar.gz"
+    path.write_bytes(b"x" * 100_000)
+    tombstones(tmp_path).put_in_place_of(str(path), path.name, digest(1))
+    assert not path.exists()
+    assert tombstones(tmp_path).get(path.name) == digest(1)
+    left = list((tmp_path / INDEX_FOLDER / "removed").iterdir())
+    assert [file.stat().st_size for file in left] == [64]
+
+
+def test_the_bytes_of_a_link_are_left_alone(tmp_path: Path) -> None:
+    path, other, link = tmp_path / "spam-1.0.tar.gz", tmp_path / "elsewhere", tmp_path / "spam-1.1.tar.gz"
+    path.write_bytes(b"bytes")
+    os.link(path, other)
+    link.symlink_to(other)
+    for each in (path, link):
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            tombstones(tmp_path).put_in_place_of(str(each), each.name, digest(1))
+    assert other.read_bytes() == path.read_bytes() == b"bytes"
+
+
+def test_a_name_is_taken_when_the_file_was_moved_and_not_yet_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "spam-1.0.tar.gz"
+    path.write_bytes(b"\xff" * 1000)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "ftruncate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tombstones(tmp_path).put_in_place_of(str(path), path.name, digest(1))
+    assert tombstones(tmp_path).get(path.name) not in {None, digest(2)}
