@@ -16,6 +16,12 @@ Form = Literal["wheel", "sdist", "egg", "other"]
 MAX_FILENAME_BYTES = 240
 """The longest name that is taken: file systems end at 255, and ours may be followed by ``.asc``."""
 
+MAX_VERSION_CHARACTERS = 255
+"""A longer version, which no file name can have, is none: Python cannot read numbers of more than 4,300 digits."""
+
+_MAX_NAME_CHARACTERS = 255
+"""No file system has longer names."""
+
 SDIST_SUFFIXES = (".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tgz")
 
 _SEPARATORS = re.compile(r"[-_.]+")
@@ -75,27 +81,35 @@ def is_safe(filename: str) -> bool:
 
 def project_of(filename: str) -> str | None:
     """The project that :func:`parse` finds in *filename*, at a fraction of the cost; None if it is no distribution."""
-    clear = _CLEAR.fullmatch(filename)
+    clear = _CLEAR.fullmatch(filename) if len(filename) <= _MAX_NAME_CHARACTERS else None
     if clear is not None:
         return _SEPARATORS.sub("-", clear["wheel"] or clear["sdist"]).lower()
     name = parse(filename)
     return None if name is None else name.project
 
 
-@lru_cache(maxsize=1024)
 def parse(filename: str) -> Name | None:
     """What *filename* says, or None when neither a standard nor pypiserver takes it for a distribution.
 
     A signature (``.asc``) is none: it is not installable.
     """
+    return None if len(filename) > _MAX_NAME_CHARACTERS else _parse(filename)
+
+
+@lru_cache(maxsize=1024)
+def _parse(filename: str) -> Name | None:
     if filename.endswith(".asc") or _SAFE.fullmatch(filename) is None:
         return None
     return (_parse_wheel(filename) if filename.endswith(".whl") else _parse_sdist(filename)) or _guess(filename)
 
 
-@lru_cache(maxsize=4096)
 def canonical_version(version: str) -> str:
     """The one spelling that all equal versions share; *version* itself when it is none (PEP 440)."""
+    return version if len(version) > MAX_VERSION_CHARACTERS else _canonical_version(version)
+
+
+@lru_cache(maxsize=4096)
+def _canonical_version(version: str) -> str:
     from packaging.utils import canonicalize_version  # not needed to list files
 
     return canonicalize_version(version)
@@ -105,6 +119,8 @@ def version_key(version: str) -> tuple[bool, Any]:
     """A key to sort versions by: what is no version comes first."""
     from packaging.version import InvalidVersion, Version  # not needed to list files
 
+    if len(version) > MAX_VERSION_CHARACTERS:
+        return False, version
     try:
         return True, Version(version)
     except InvalidVersion:

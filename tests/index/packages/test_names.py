@@ -180,3 +180,14 @@ def test_ten_thousand_names_are_read_at_once() -> None:
     began = time.process_time()
     assert all(project_of(name) is not None for name in names)
     assert time.process_time() - began < 1
+
+
+def test_a_version_or_name_that_is_too_long_is_none_and_costs_nothing() -> None:
+    """Python cannot read numbers of more than 4,300 digits: a request that names one must not fail."""
+    digits = "9" * 5000
+    assert not same_version(digits, "1.0")
+    assert same_version(digits, digits)
+    assert version_key(digits) == (False, digits)
+    for filename in (f"foo-{digits}.tar.gz", f"foo-{digits}-py3-none-any.whl", f"foo-1.0-{digits}-py3-none-any.whl"):
+        assert parse(filename) is None
+        assert project_of(filename) is None
