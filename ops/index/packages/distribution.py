@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from ops.index.errors import FieldMismatch, InvalidArchive
-from ops.index.packages.archive import BROKEN, MAX_METADATA_BYTES, read_metadata
+from ops.index.packages import sdist, wheel
+from ops.index.packages.archive import (
+    BROKEN,
+    Bounds,
+    OutOfBoundsError,
+    Zip,
+    check_tree,
+    is_tar,
+    is_zip,
+    open_zip,
+    read_tar,
+)
+from ops.index.packages.core_metadata import (
+    Header,
+    InvalidMetadataError,
+    quoted,
+    read_header,
+    requires_python,
+    validate,
+)
 from ops.index.packages.names import Form, Name, is_project, normalize, same_version
+
+_EGG_METADATA = "EGG-INFO/PKG-INFO"
 
 _KINDS: dict[Form, str] = {"wheel": "a wheel", "sdist": "an sdist", "egg": "an egg", "other": "a distribution"}
 
@@ -46,49 +67,43 @@ def look_into(file: BinaryIO, name: Name) -> Contents:
         name: what its file name says.
     """
     try:
-        return _contents(name, read_metadata(file, name, thorough=False))
+        metadata = _found(file, name)
     except InvalidArchive:
         return Contents()
     except BROKEN:
         return Contents()
+    return Contents() if metadata is None else _contents(name, metadata, read_header(metadata))
 
 
-def inspect(file: BinaryIO, name: Name) -> Contents:
+def inspect(file: BinaryIO, name: Name, *, bounds: Bounds | None = None) -> Contents:
     """Look at an upload to its end.
 
     Parameters:
         file: open for reading, and seekable.
         name: what its file name says.
+        bounds: of the work; None for those of any archive.
 
     Raises:
-        InvalidArchive: it does not open, is cut short, is built to do harm, or lacks what installers need.
+        InvalidArchive: it does not open, is cut short, is built to do harm, or pip or uv could not install it.
+        OutOfBoundsError: it is more work than the bounds allow.
     """
     try:
-        metadata = read_metadata(file, name, thorough=True)
-    except InvalidArchive:
+        if is_zip(name):
+            return _inspect_zip(file, name, bounds)
+        return _inspect_tar(file, name, bounds)
+    except (InvalidArchive, OutOfBoundsError):
         raise
+    except InvalidMetadataError as error:
+        raise InvalidArchive(name.filename, str(error)) from None
     except MemoryError:
         raise InvalidArchive(
             name.filename, "reading it takes more memory than the server has; build it with less in it"
         ) from None
     except BROKEN as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = quoted(" ".join(str(error).split()))[1:-1] or type(error).__name__
         raise InvalidArchive(
             name.filename, f"it cannot be opened as {_KINDS[name.form]} ({reason}); build it again"
         ) from error
-    if metadata is None:
-        if name.form == "egg":
-            return Contents()
-        raise InvalidArchive(
-            name.filename,
-            "it has no core metadata (METADATA or PKG-INFO) of the project and version in its name; build it again",
-        )
-    contents = _contents(name, metadata)
-    if contents.name is None or contents.version is None:
-        raise InvalidArchive(name.filename, "its core metadata lacks Name or Version; build it again")
-    if contents.requires_python is not None:
-        _check_requires_python(name, contents.requires_python)
-    return contents
 
 
 def check_agreement(name: Name, contents: Contents, form: Mapping[str, str]) -> None:
@@ -107,68 +122,116 @@ def check_agreement(name: Name, contents: Contents, form: Mapping[str, str]) -> 
         if project and (not is_project(project) or normalize(project) != name.project):
             raise FieldMismatch(
                 name.filename,
-                f"its file name says project {name.project!r}, but {source} says {project[:200]!r}; make them agree",
+                f"its file name says project {name.project!r}, but {source} says {quoted(project)}; make them agree",
             )
         if version and not same_version(version, name.version):
             raise FieldMismatch(
                 name.filename,
-                f"its file name says version {name.version!r}, but {source} says {version[:200]!r}; make them agree",
+                f"its file name says version {name.version!r}, but {source} says {quoted(version)}; make them agree",
             )
 
 
-def header_fields(metadata: bytes) -> dict[str, list[str]]:
-    """The header of core metadata as lists of values by lower-case field name; the description below it is left out."""
-    fields: dict[str, list[str]] = {}
-    values: list[str] | None = None
-    for line in metadata[:MAX_METADATA_BYTES].decode("utf-8", "replace").split("\n"):
-        text = line.rstrip("\r")
-        if not text:
-            break
-        if text[0] in " \t":
-            if values:
-                values[-1] += "\n" + text.strip()
-            continue
-        field, colon, value = text.partition(":")
-        if colon:
-            values = fields.setdefault(field.strip().lower(), [])
-            values.append(value.strip())
-    return fields
+def _inspect_zip(file: BinaryIO, name: Name, bounds: Bounds | None) -> Contents:
+    with open_zip(file, name, strict=name.form != "egg", bounds=bounds) as archive:
+        archive.check()
+        if name.form == "wheel":
+            return _inspect_wheel(archive, name, bounds)
+        if name.form == "egg":
+            archive.test()
+            if _EGG_METADATA not in archive.paths:
+                return Contents()
+            metadata = archive.read(_EGG_METADATA)
+            return _with_name(_contents(name, metadata, read_header(metadata)), name)
+        archive.test()
+        files = {path: archive.read(path) for path in archive.paths if sdist.is_root_file(path)}
+        pyprojects = [path for path in archive.paths if sdist.is_root_file(path, sdist.PYPROJECT)]
+        files |= {path: archive.read(path, limit=sdist.MAX_PYPROJECT_BYTES) for path in pyprojects[:1]}
+        return _inspect_sdist(files, archive.paths, name, bounds)
 
 
-def _contents(name: Name, metadata: bytes | None) -> Contents:
-    if metadata is None:
-        return Contents()
-    fields = header_fields(metadata)
+def _inspect_wheel(archive: Zip, name: Name, bounds: Bounds | None) -> Contents:
+    folder = wheel.info_folder(name, archive.paths)
+    wheel.check_presence(name, folder, archive.paths)
+    read = [f"{folder}/{file}" for file in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")]
+    archive.test(but=read)
+    contents = _validated(name, archive.read(read[0]), read[0], bounds)
+    wheel.check_wheel(name, archive.read(read[1], limit=wheel.MAX_WHEEL_BYTES))
+    wheel.check_record(name, archive.read(read[2], limit=wheel.MAX_RECORD_BYTES))
+    if read[3] in archive.paths:
+        wheel.check_entry_points(name, archive.read(read[3], limit=wheel.MAX_ENTRY_POINTS_BYTES))
+    return contents
 
-    def first(field: str) -> str | None:
-        return next((value for value in fields.get(field, ()) if value), None)
 
-    requires_python = first("requires-python")
+def _inspect_tar(file: BinaryIO, name: Name, bounds: Bounds | None) -> Contents:
+    def wanted(path: str) -> bool:
+        return sdist.is_root_file(path) or sdist.is_root_file(path, sdist.PYPROJECT)
+
+    tar = read_tar(file, name, wanted, bounds=bounds)
+    return _inspect_sdist(tar.files, tar.paths, name, bounds)
+
+
+def _inspect_sdist(files: Mapping[str, bytes], paths: Sequence[str], name: Name, bounds: Bounds | None) -> Contents:
+    path = sdist.pick_metadata(name, [path for path in files if sdist.is_root_file(path)])
+    if path is None:
+        raise InvalidArchive(
+            name.filename, "it has no core metadata (PKG-INFO) of the project and version in its name; build it again"
+        )
+    check_tree(name, paths)
+    sdist.check_root(name, paths)
+    contents = _validated(name, files[path], path, bounds)
+    pyproject = files.get(f"{path.rpartition('/')[0]}/{sdist.PYPROJECT}")
+    if pyproject is not None and len(pyproject) <= sdist.MAX_PYPROJECT_BYTES:
+        if bounds is not None:
+            bounds.admit(bounds.examined_bytes, len(pyproject))
+        sdist.check_pyproject(name, pyproject)
+    return contents
+
+
+def _validated(name: Name, metadata: bytes, path: str, bounds: Bounds | None) -> Contents:
+    header = read_header(metadata)
+    if bounds is not None:
+        bounds.admit(bounds.examined_bytes, header.examined_bytes)
+    validate(metadata, header, member=quoted(path), built=name.form == "wheel")
+    return _with_name(_contents(name, metadata, header), name)
+
+
+def _with_name(contents: Contents, name: Name) -> Contents:
+    if contents.name is None or contents.version is None:
+        raise InvalidArchive(name.filename, "its core metadata lacks Name or Version; build it again")
+    return contents
+
+
+def _found(file: BinaryIO, name: Name) -> bytes | None:
+    """The core metadata in an archive that nobody looks at closely; None if it has none."""
+    if is_tar(name):
+        tar = read_tar(file, name, sdist.is_root_file, last=lambda path: sdist.is_of(name, path.split("/")[-2]))
+        picked = sdist.pick_metadata(name, list(tar.files))
+        return None if picked is None else tar.files[picked]
+    if not is_zip(name):
+        return None
+    with open_zip(file, name, strict=False) as archive:
+        if name.form == "egg":
+            path = _EGG_METADATA if _EGG_METADATA in archive.paths else None
+        elif name.filename.endswith(".whl"):
+            found = [path for path in archive.paths if path.count("/") == 1 and path.endswith(".dist-info/METADATA")]
+            folders = {path: path.removesuffix(".dist-info/METADATA") for path in found}
+            found = [path for path in found if wheel.is_of(name, folders[path]) or sdist.is_of(name, folders[path])]
+            path = found[0] if len(found) == 1 else None
+        else:
+            path = sdist.pick_metadata(name, [path for path in archive.paths if sdist.is_root_file(path)])
+        return None if path is None else archive.read(path)
+
+
+def _contents(name: Name, metadata: bytes, header: Header) -> Contents:
     return Contents(
-        name=first("name"),
-        version=first("version"),
-        requires_python=None if requires_python is None else " ".join(requires_python.split()),
+        name=header.first("name"),
+        version=header.first("version"),
+        requires_python=requires_python(header),
         metadata=metadata,
-        static=name.form == "wheel" or (name.form == "sdist" and _is_static(fields)),
+        static=name.form == "wheel" or (name.form == "sdist" and _is_static(header)),
     )
 
 
-def _is_static(fields: Mapping[str, list[str]]) -> bool:
+def _is_static(header: Header) -> bool:
     """Whether an sdist's metadata is what its wheels will have (PEP 643)."""
-    major, _, minor = next(iter(fields.get("metadata-version", ())), "").partition(".")
-    if not (major.isdecimal() and minor.isdecimal()):
-        return False
-    return (int(major), int(minor)) >= (2, 2) and "dynamic" not in fields
-
-
-def _check_requires_python(name: Name, requires_python: str) -> None:
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    try:
-        SpecifierSet(requires_python)
-    except InvalidSpecifier:
-        raise InvalidArchive(
-            name.filename,
-            f"its Requires-Python {requires_python[:200]!r} is not a version specifier (PEP 440); "
-            "write one such as '>=3.9'",
-        ) from None
+    return header.version >= (2, 2) and "dynamic" not in header.fields

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from ops.index.errors import FieldMismatch, InvalidArchive
 from ops.index.packages import archive
-from ops.index.packages.distribution import Contents, check_agreement, header_fields, inspect, look_into
+from ops.index.packages.core_metadata import read_header
+from ops.index.packages.distribution import Contents, check_agreement, inspect, look_into
 from ops.index.packages.names import Name, parse
 from tests.index.archives import core_metadata, sdist, sdist_zip, wheel, wheel_name
 
@@ -63,12 +64,10 @@ def test_a_wheel_tells_its_metadata_byte_for_byte() -> None:
     [
         ("2.2", "", True),
         ("2.4", "", True),
-        ("10.0", "", True),
+        ("2.9", "", True),
         ("2.1", "", False),
         ("1.2", "", False),
         ("2.4", "Dynamic: Requires-Dist\n", False),
-        ("", "", False),
-        ("two", "", False),
     ],
 )
 def test_the_metadata_of_an_sdist_is_served_only_when_it_is_static(version: str, lines: str, *, static: bool) -> None:
@@ -116,7 +115,14 @@ def test_a_wheel_with_two_folders_of_metadata_is_refused_as_pip_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "metadata", [b"", b"Name: foo-bar\n", b"Version: 1.0\n", b"\n\nName: foo-bar\nVersion: 1.0\n", b"\xff\xfe\x00"]
+    "metadata",
+    [
+        b"",
+        b"Name: foo-bar\n",
+        b"Version: 1.0\n",
+        b"\n\nName: foo-bar\nVersion: 1.0\n",
+        b"no field\nName: foo-bar\nVersion: 1.0",
+    ],
 )
 def test_metadata_without_name_or_version_is_refused(metadata: bytes) -> None:
     with pytest.raises(InvalidArchive, match="lacks Name or Version"):
@@ -127,8 +133,8 @@ def test_a_requires_python_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidArchive) as refused:
         inspected(WHEEL, wheel("foo-bar", "1.0", lines="Requires-Python: three\n"))
     assert str(refused.value) == (
-        f"'{WHEEL}' was refused: its Requires-Python 'three' is not a version specifier (PEP 440); "
-        "write one such as '>=3.9'"
+        f"'{WHEEL}' was refused: the line 'Requires-Python: three' in 'foo_bar-1.0.dist-info/METADATA' is not valid "
+        "(Invalid specifier: 'three'); write a version specifier (PEP 440) such as '>=3.9'"
     )
 
 
@@ -217,8 +223,9 @@ def test_a_link_in_the_place_of_the_metadata_is_not_followed() -> None:
             members=[member("foo_bar-1.0/PKG-INFO", type=tarfile.SYMTYPE, linkname="../y/PKG-INFO")],
         )
     )
-    contents = inspected(SDIST, gzip.compress(content))
-    assert contents.name == "x", "the only regular one"
+    assert look_into(io.BytesIO(gzip.compress(content)), name_of(SDIST)).name == "x", "the only regular one"
+    with pytest.raises(InvalidArchive, match="two folders at its root"):
+        inspected(SDIST, gzip.compress(content))
 
 
 @pytest.mark.parametrize("filename", [WHEEL, SDIST])
@@ -278,7 +285,7 @@ def test_an_archive_with_too_many_members_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_metadata_for_another_project_is_not_taken_for_ours() -> None:
-    with pytest.raises(InvalidArchive, match="no core metadata"):
+    with pytest.raises(InvalidArchive, match=r"is 'other-1\.0\.dist-info', where installers look for 'foo_bar-1\.0\."):
         inspected(WHEEL, wheel("other", "1.0"))
 
 
@@ -314,8 +321,8 @@ def test_a_disagreement_is_refused(contents: Contents, form: dict[str, str]) -> 
 
 
 def test_a_header_is_read_up_to_its_description() -> None:
-    fields = header_fields(b"A: 1\r\nb: 2\n  more\nB: 3\nno colon\n\nA: body\n")
-    assert fields == {"a": ["1"], "b": ["2\nmore", "3"]}
+    fields = read_header(b"A: 1\r\nb: 2\n  more\nB: 3\nno colon\n\nA: body\n").fields
+    assert fields == {"a": ["1"], "b": ["2\n  more", "3"]}
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,0 +1,270 @@
+"""Core metadata (METADATA, PKG-INFO): its header as installers read it, and its validation.
+
+The header is split here and not by the standard library's email parser, which takes quadratic time for folded lines and
+nested MIME. ``packaging`` validates the values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+MAX_HEADER_BYTES = 2 * 1024**2
+"""Of a header without its description."""
+MAX_FIELDS = 10_000
+MAX_EXAMINED_BYTES = 256 * 1024
+"""Of all fields together whose values are parsed."""
+MAX_VALUE_CHARACTERS = 64 * 1024
+"""Of one such value."""
+MAX_REQUIRES_PYTHON_CHARACTERS = 1024
+"""It stands on the page of a project, once for each file."""
+MAX_NUMBER_DIGITS = 255
+"""Python, and with it pip, fails on numbers of more than 4,300 digits."""
+
+_FIELD = re.compile(rb"(?P<name>[!-9;-~]++):(?P<value>[^\r\n]*+(?:\r\n|\r|\n|\Z)(?:[ \t][^\r\n]*+(?:\r\n|\r|\n|\Z))*+)")
+"""A field with the lines that it is folded over, as email.parser finds it. Linear: nothing is given back."""
+
+_METADATA_VERSION = re.compile(r"(?P<major>[0-9]{1,4})\.(?P<minor>[0-9]{1,4})", re.ASCII)
+_LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_NUMBER_DIGITS + 1}}}", re.ASCII)
+
+_REQUIRED = ("metadata-version", "name", "version")
+
+_SINGLE = frozenset(
+    {
+        *_REQUIRED,
+        *("summary", "description", "description-content-type", "keywords", "home-page", "download-url"),
+        *("author", "author-email", "maintainer", "maintainer-email", "license", "license-expression"),
+        "requires-python",
+    }
+)
+"""Fields that may come once."""
+
+_SINGLE_FOR_INSTALLERS = frozenset((*_REQUIRED, "requires-python"))
+
+_EXAMINED = {
+    "name": "name",
+    "version": "version",
+    "requires-python": "requires_python",
+    "requires-dist": "requires_dist",
+    "dynamic": "dynamic",
+}
+"""Fields that installers go by, and their names in ``packaging``."""
+
+_EXAMINED_SINCE_2_1 = {"provides-extra": "provides_extra"}
+_EXAMINED_SINCE_2_4 = {
+    "summary": "summary",
+    "description-content-type": "description_content_type",
+    "license-expression": "license_expression",
+    "license-file": "license_files",
+    "import-name": "import_names",
+    "import-namespace": "import_namespaces",
+}
+"""Fields that no installer looks at. The public index has looked at them since about the time of this version: what was
+built before is taken as installers take it.
+"""
+
+_LISTS = frozenset({"requires_dist", "dynamic", "provides_extra", "license_files", "import_names", "import_namespaces"})
+"""Those that ``packaging`` takes as lists."""
+
+_LIMITS = {"requires-python": MAX_REQUIRES_PYTHON_CHARACTERS, "description-content-type": 1024}
+
+_ADVICE = {
+    "requires-python": "write a version specifier (PEP 440) such as '>=3.9'",
+    "requires-dist": "write a requirement (PEP 508) such as 'example>=1.0'",
+    "provides-extra": "use letters, digits, '.', '-' and '_'",
+    "license-expression": "write an SPDX expression such as 'MIT'",
+    "description-content-type": "write text/plain, text/x-rst or text/markdown",
+    "dynamic": "name a field of core metadata, but not Name, Version or Metadata-Version",
+}
+
+
+class InvalidMetadataError(ValueError):
+    """Core metadata that installers cannot read, or that says a thing twice. Its text says what, why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fields above the description.
+
+    Parameters:
+        fields: values by field name in lower case; those of folded lines have the line ends in them.
+        examined_bytes: the length of those fields that validation parses.
+        excess: why it was not read to its end; None when it was.
+    """
+
+    fields: Mapping[str, list[str]]
+    examined_bytes: int = 0
+    excess: str | None = None
+
+    def first(self, field: str) -> str | None:
+        """The first value of a field that is not empty, without the space around it."""
+        return next((value.strip() for value in self.fields.get(field, ()) if value.strip()), None)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The version of the metadata; (0, 0) when it is none."""
+        found = _METADATA_VERSION.fullmatch(self.first("metadata-version") or "")
+        return (int(found["major"]), int(found["minor"])) if found else (0, 0)
+
+
+def read_header(metadata: bytes) -> Header:
+    """Split a header as email.parser does, in linear time, up to its bounds and the first line that is no field."""
+    fields: dict[str, list[str]] = {}
+    counted = examined = size = 0
+    excess = None
+    position = metadata.find(b"\n") + 1 if metadata.startswith(b"From ") else 0
+    while field := _FIELD.match(metadata, position):
+        position = field.end()
+        name = field["name"].decode("ascii").lower()
+        counted += 1
+        size += len(field["value"]) if name != "description" else 0
+        if counted > MAX_FIELDS:
+            excess = f"it has more than {MAX_FIELDS} fields"
+        elif size > MAX_HEADER_BYTES:
+            excess = f"its fields take more than {MAX_HEADER_BYTES // 1024**2} MiB"
+        if excess:
+            break
+        if name in _EXAMINED or name in _EXAMINED_SINCE_2_1 or name in _EXAMINED_SINCE_2_4:
+            examined += len(field["value"])
+        value = field["value"].decode("utf-8", "replace").lstrip(" \t").rstrip("\r\n")
+        fields.setdefault(name, []).append(value)
+    return Header(fields, examined, excess)
+
+
+def requires_python(header: Header) -> str | None:
+    """Requires-Python as a page shows it: on one line; None when it is missing, or too long for installers."""
+    value = header.first("requires-python")
+    if value is None or len(value) > MAX_REQUIRES_PYTHON_CHARACTERS or _LONG_NUMBER.search(value):
+        return None
+    return " ".join(value.split())
+
+
+def validate(metadata: bytes, header: Header, *, member: str, built: bool) -> None:
+    """Refuse what installers, or the public index for them, refuse.
+
+    A field that came with a later version of metadata is taken under an earlier one, as installers take it, and so are
+    fields and minor versions that are not known yet.
+
+    Parameters:
+        metadata: all of it.
+        header: of it.
+        member: its path in the archive, for the sentence.
+        built: it belongs to a wheel. That of an sdist before version 2.2 is made anew when it is built.
+
+    Raises:
+        InvalidMetadataError: with the line that is wrong.
+    """
+    if header.excess:
+        raise InvalidMetadataError(f"{member} is too long: {header.excess}; shorten it")
+    strict = built or header.version >= (2, 2)
+    if strict:
+        _check_encoding(metadata, member)
+    _check_required(header, member)
+    for field, values in header.fields.items():
+        once = field in _SINGLE if strict else field in _SINGLE_FOR_INSTALLERS
+        if once and len(values) > 1:
+            lines = " and ".join(quoted(line_of(field, value)) for value in values[:2])
+            raise InvalidMetadataError(f"{member} has {_titled(field)} {len(values)} times: {lines}; keep one of them")
+    if header.examined_bytes > MAX_EXAMINED_BYTES:
+        raise InvalidMetadataError(
+            f"the requirements and other fields in {member} that installers parse take more than "
+            f"{MAX_EXAMINED_BYTES // 1024} KiB; shorten them"
+        )
+    examined = dict(_EXAMINED)
+    if header.version >= (2, 1):
+        examined |= _EXAMINED_SINCE_2_1
+    if header.version >= (2, 4):
+        examined |= _EXAMINED_SINCE_2_4
+    _examine({key: header.fields[key] for key in examined if key in header.fields}, examined, member)
+
+
+def line_of(field: str, value: str) -> str:
+    """A line of a header."""
+    return f"{_titled(field)}: {value}"
+
+
+def quoted(text: str, length: int = 200) -> str:
+    """A stranger's text for a sentence of ours: in quotes, on one line, in ASCII, not too long."""
+    return ascii(text if len(text) <= length else text[:length] + "...")
+
+
+def _check_encoding(metadata: bytes, member: str) -> None:
+    if metadata.startswith(b"\xef\xbb\xbf"):
+        raise InvalidMetadataError(
+            f"{member} begins with a byte order mark, which hides its first field; save it without"
+        )
+    try:
+        metadata.decode("utf-8")
+    except UnicodeDecodeError as error:
+        start = metadata.rfind(b"\n", 0, error.start) + 1
+        line = metadata[max(start, error.start - 100) : error.start + 20].split(b"\n")[0].decode("latin-1")
+        number = metadata.count(b"\n", 0, start) + 1
+        raise InvalidMetadataError(
+            f"line {number} of {member} is not UTF-8, so pip cannot read it: {quoted(line)}; save it as UTF-8"
+        ) from None
+
+
+def _check_required(header: Header, member: str) -> None:
+    missing = [field for field in _REQUIRED if header.first(field) is None]
+    if "name" in missing or "version" in missing:
+        raise InvalidMetadataError(
+            "its core metadata lacks Name or Version, or has them below a line that is no field; build it again"
+        )
+    if missing:
+        raise InvalidMetadataError(f"{member} lacks Metadata-Version; build it again with a current build tool")
+    if header.version == (0, 0) or header.version[0] > 2:
+        line = quoted(line_of("metadata-version", header.fields["metadata-version"][0]))
+        raise InvalidMetadataError(f"{line} in {member} is no version that installers know; build it with 2.4 or lower")
+
+
+def _examine(fields: Mapping[str, list[str]], names: Mapping[str, str], member: str) -> None:
+    for field, values in fields.items():
+        limit = _LIMITS.get(field, MAX_VALUE_CHARACTERS)
+        for value in values:
+            short = len(value) <= MAX_NUMBER_DIGITS
+            if not short and (len(value) > limit or _LONG_NUMBER.search(value)):
+                why = f"has more than {limit} characters" if len(value) > limit else "has a number of too many digits"
+                raise InvalidMetadataError(f"{quoted(line_of(field, value))} in {member} {why}; shorten it")
+            problem = _known_problem(names[field], value) if short else _problem(names[field], value)
+            if problem is not None:
+                advice = _ADVICE.get(field, "correct it")
+                raise InvalidMetadataError(
+                    f"the line {quoted(line_of(field, value))} in {member} is not valid ({problem}); {advice}"
+                )
+
+
+def _problem(name: str, value: str) -> str | None:
+    """What ``packaging`` says against a value, or None."""
+    from packaging.metadata import InvalidMetadata, Metadata, RawMetadata  # not needed to list files
+
+    raw: str | list[str] = value
+    if name in _LISTS:
+        raw = [] if not value and name == "import_names" else [value]
+    # Not validated as a whole, which refuses a field under a version of metadata that did not know it yet.
+    metadata = Metadata.from_raw(cast("RawMetadata", {name: raw}), validate=False)
+    try:
+        getattr(metadata, name)
+    except InvalidMetadata as error:
+        cause: Any = error.__cause__ or error
+        return _brief(str(cause).splitlines())
+    except RecursionError:
+        return "it is nested too deeply"
+    except (ValueError, LookupError, AttributeError) as error:  # what the standard library raises for strange values
+        return _brief([str(error) or type(error).__name__])
+    return None
+
+
+_known_problem = lru_cache(maxsize=4096)(_problem)
+"""The same for short values: releases of a project repeat them."""
+
+
+def _brief(lines: Iterable[str]) -> str:
+    text = next((line.strip() for line in lines if line.strip()), "it cannot be parsed")
+    return ascii(text[:160])[1:-1]
+
+
+def _titled(field: str) -> str:
+    return "-".join(part.capitalize() for part in field.split("-")).replace("Url", "URL")

@@ -1,0 +1,103 @@
+"""The files that an sdist must have for installers (PEP 517, PEP 518, PEP 625)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ops.index.errors import InvalidArchive
+from ops.index.packages.core_metadata import quoted
+from ops.index.packages.names import Name, canonical_version, normalize
+
+MAX_PYPROJECT_BYTES = 256 * 1024
+
+PYPROJECT = "pyproject.toml"
+METADATA = "PKG-INFO"
+
+
+def is_root_file(path: str, file: str = METADATA) -> bool:
+    """Whether a member is this file in a folder at the root of the archive."""
+    return path.endswith(f"/{file}") and path.removeprefix("./").count("/") == 1
+
+
+def pick_metadata(name: Name, candidates: Sequence[str]) -> str | None:
+    """The PKG-INFO in the folder ``name-version``, or the only one there is."""
+    named = [path for path in candidates if is_of(name, path.removeprefix("./").removesuffix(f"/{METADATA}"))]
+    found = named or candidates
+    return found[0] if len(found) == 1 else None
+
+
+def is_of(name: Name, folder: str) -> bool:
+    """Whether a folder's name is a spelling of the project and the version."""
+    project, _, version = folder.rpartition("-")
+    return normalize(project) == name.project and canonical_version(version) == canonical_version(name.version)
+
+
+def check_root(name: Name, paths: Iterable[str]) -> None:
+    """Refuse what is not one folder: pip looks for the project in the only folder at the root of the archive.
+
+    Raises:
+        InvalidArchive: so it is.
+    """
+    first = None
+    for path in paths:
+        if path in {"./", "."}:
+            continue
+        root, slash, _ = path.partition("/")
+        if root == ".":
+            why = f"its member {quoted(path)} begins with a dot"
+        elif not slash:
+            why = f"its member {quoted(path)} is in no folder"
+        elif first is not None and root != first:
+            why = f"it has two folders at its root, {quoted(first)} and {quoted(root)}"
+        else:
+            first = root
+            continue
+        raise InvalidArchive(
+            name.filename,
+            f"{why}, so pip does not find the project in it; build it again, with everything in one folder "
+            "'name-version' (PEP 625)",
+        )
+
+
+def check_pyproject(name: Name, content: bytes) -> None:
+    """Refuse a pyproject.toml that pip and uv cannot build from.
+
+    Raises:
+        InvalidArchive: so it is.
+    """
+    try:
+        settings = tomllib.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise InvalidArchive(
+            name.filename, f"its {PYPROJECT} is not TOML that installers can read ({quoted(why)[1:-1]}); correct it"
+        ) from None
+    build_system: Any = settings.get("build-system")
+    if build_system is None:
+        return
+    requires = build_system.get("requires") if isinstance(build_system, dict) else None
+    if not isinstance(requires, list) or not all(isinstance(entry, str) for entry in requires):
+        raise InvalidArchive(
+            name.filename,
+            f"the table [build-system] in its {PYPROJECT} has no list of strings 'requires' (PEP 518), so it cannot be "
+            "built; name its build backend there",
+        )
+    for entry in requires[:1000]:
+        if (problem := _requirement_problem(entry)) is not None:
+            raise InvalidArchive(
+                name.filename,
+                f"{quoted(entry)} in build-system.requires of its {PYPROJECT} is no requirement (PEP 508): {problem}; "
+                "write one such as 'hatchling>=1.27'",
+            )
+
+
+def _requirement_problem(text: str) -> str | None:
+    from packaging.requirements import InvalidRequirement, Requirement  # not needed to list files
+
+    try:
+        Requirement(text)
+    except (InvalidRequirement, RecursionError, ValueError) as error:
+        return quoted((str(error).splitlines() or ["nested too deeply"])[0])[1:-1]
+    return None

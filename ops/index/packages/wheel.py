@@ -1,0 +1,188 @@
+"""The files that a wheel must have for installers, and what they must say (binary distribution format)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+
+from ops.index.errors import InvalidArchive
+from ops.index.packages.core_metadata import quoted, read_header
+from ops.index.packages.names import Name, canonical_version, normalize
+
+MAX_WHEEL_BYTES = 256 * 1024
+MAX_ENTRY_POINTS_BYTES = 1024**2
+MAX_RECORD_BYTES = 64 * 1024**2
+
+_INFO = ".dist-info"
+_SCHEMES = ("purelib", "platlib", "headers", "scripts", "data")
+_SCRIPTS = ("console_scripts", "gui_scripts")
+_WHEEL_VERSION = re.compile(r"(?P<major>[0-9]{1,9})(\.[0-9]{1,9})+", re.ASCII)
+_SIZE = re.compile(r"[0-9]{0,19}", re.ASCII)
+
+_SCRIPT = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*(\s*\[\s*[\w-]+(=\w+)?(,\s*\w+(=\w+)?)*\s*\])?")
+"""What pip and uv both take for the reference of a script. Linear: each repetition begins with its own character."""
+
+
+def info_folder(name: Name, paths: Iterable[str]) -> str:
+    """The folder of metadata, ``{distribution}-{version}.dist-info``.
+
+    Dots and capitals in it are fine, and any spelling of the version. A dash in the name is not: pip unpacks such a
+    wheel, and can neither read nor remove it afterwards.
+
+    Raises:
+        InvalidArchive: there is none, more than one, or one that belongs to another project or version.
+    """
+    folders = sorted({top for path in paths if (top := path.partition("/")[0]).endswith(_INFO)})
+    ours = [folder for folder in folders if is_of(name, folder)]
+    if not folders:
+        raise InvalidArchive(
+            name.filename, "it has no core metadata (METADATA in a folder *.dist-info, PEP 427); build it again"
+        )
+    if not ours:
+        expected = "-".join(name.filename.split("-")[:2]) + _INFO
+        raise InvalidArchive(
+            name.filename,
+            f"its folder of metadata is {quoted(folders[0])}, where installers look for {quoted(expected)} (PEP 427); "
+            "build it again with a current build tool",
+        )
+    if len(folders) > 1:
+        second = next(folder for folder in folders if folder != ours[0])
+        raise InvalidArchive(
+            name.filename, f"it has a second folder of metadata, {quoted(second)}; pip would refuse it"
+        )
+    return ours[0]
+
+
+def is_of(name: Name, folder: str) -> bool:
+    """Whether a folder of metadata is that of a project and version, as pip takes it apart."""
+    project, _, version = folder.removesuffix(_INFO).partition("-")
+    return normalize(project) == name.project and canonical_version(version) == canonical_version(name.version)
+
+
+def check_presence(name: Name, folder: str, paths: Sequence[str]) -> None:
+    """Refuse a wheel that lacks what installers need, or has data that they do not know where to put.
+
+    Raises:
+        InvalidArchive: so it is.
+    """
+    known = frozenset(paths)
+    if f"{folder}/METADATA" not in known:
+        raise InvalidArchive(name.filename, f"it has no core metadata ({folder}/METADATA, PEP 427); build it again")
+    for needed in ("WHEEL", "RECORD"):
+        if f"{folder}/{needed}" not in known:
+            raise InvalidArchive(name.filename, f"it has no {needed} file (PEP 427); build it again")
+    for path in paths:
+        top, _, rest = path.partition("/")
+        if top.endswith(".data") and rest and not path.endswith("/"):
+            scheme, slash, _ = rest.partition("/")
+            if not slash or scheme not in _SCHEMES:
+                raise InvalidArchive(
+                    name.filename,
+                    f"its member {quoted(path)} is not in one of the folders {', '.join(_SCHEMES)} of {quoted(top)}, "
+                    "so installers cannot place it; move it",
+                )
+
+
+def check_wheel(name: Name, content: bytes) -> None:
+    """Refuse a WHEEL file that pip or uv refuse.
+
+    Raises:
+        InvalidArchive: they do.
+    """
+    _text(name, "WHEEL", content)
+    values = read_header(content).fields.get("wheel-version")
+    if not values:
+        raise InvalidArchive(name.filename, "its WHEEL file has no Wheel-Version in its first lines; build it again")
+    found = _WHEEL_VERSION.fullmatch(values[0].strip())
+    if found is None or int(found["major"]) > 1:
+        raise InvalidArchive(
+            name.filename,
+            f"the line {quoted(f'Wheel-Version: {values[0]}')} in its WHEEL file is no version that installers know; "
+            "build it with version 1.0",
+        )
+
+
+def check_record(name: Name, content: bytes) -> None:
+    """Refuse a RECORD file that pip or uv cannot parse. Neither compares it with the archive.
+
+    Raises:
+        InvalidArchive: so it is.
+    """
+    lines = csv.reader(io.StringIO(_text(name, "RECORD", content), newline=""))
+    try:
+        for row in lines:
+            if len(row) != 3 or _SIZE.fullmatch(row[2]) is None:
+                why = "is empty" if not row else f"is {quoted(','.join(row))}"
+                raise InvalidArchive(
+                    name.filename,
+                    f"line {lines.line_num} of its RECORD {why}, not a path, a digest and a size with commas between; "
+                    "build it again",
+                )
+    except csv.Error as error:
+        raise InvalidArchive(
+            name.filename, f"line {lines.line_num} of its RECORD cannot be parsed ({error}); build it again"
+        ) from None
+
+
+def check_entry_points(name: Name, content: bytes) -> None:
+    """Refuse an entry_points.txt that pip or uv cannot parse, or that has scripts which they cannot make.
+
+    Read here and not by the standard library's configparser, which takes quadratic time for some lines.
+
+    Raises:
+        InvalidArchive: so it is.
+    """
+    group, key = "", ""
+    indent = 0
+    seen: set[tuple[str, str]] = set()
+    for number, line in enumerate(_text(name, "entry_points.txt", content).splitlines(), 1):
+        text = line.strip()
+        if not text or text[0] in "#;":
+            continue
+        deeper = len(line) - len(line.lstrip()) > indent
+        continued = bool(key) and deeper
+        if not continued:
+            indent = len(line) - len(line.lstrip())
+        why = ""
+        if text[0] == "[" and not continued:
+            group, key = text[1:-1], ""
+            why = "" if text.endswith("]") else "it has no closing bracket"
+        elif not group:
+            why = "it stands above the first group"
+        elif "=" not in text:
+            why = "it has no '='"
+        elif continued:
+            why = "it is indented more than the one above, which makes it a part of that" if group in _SCRIPTS else ""
+        else:
+            key, _, value = (part.strip() for part in text.partition("="))
+            why = _script_problem(key, value) if group in _SCRIPTS else ""
+        if not why and not continued:
+            why = "it is there twice" if (group, key) in seen else ""
+            seen.add((group, key))
+        if why:
+            raise InvalidArchive(
+                name.filename,
+                f"installers refuse line {number} of its entry_points.txt, {quoted(text)}: {why}; correct it",
+            )
+
+
+def _script_problem(key: str, value: str) -> str:
+    if not key or key in {".", ".."} or "/" in key or "\\" in key or "\0" in key:
+        return "a script cannot have this name"
+    if _SCRIPT.fullmatch(value) is None:
+        return "a script is written as 'name = package.module:function'"
+    return ""
+
+
+def _text(name: Name, file: str, content: bytes) -> str:
+    if file == "entry_points.txt" and content.startswith(b"\xef\xbb\xbf"):
+        raise InvalidArchive(name.filename, f"its {file} begins with a byte order mark; save it without")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise InvalidArchive(
+            name.filename, f"line {number} of its {file} is not UTF-8, so installers cannot read it; build it again"
+        ) from None

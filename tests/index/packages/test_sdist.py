@@ -1,0 +1,88 @@
+"""An sdist that neither pip nor uv can install is refused."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import pytest
+
+from ops.index.errors import InvalidArchive
+from ops.index.packages.distribution import Contents, inspect
+from ops.index.packages.names import parse
+from tests.index.archives import core_metadata, sdist
+
+SDIST = "foo_bar-1.0.tar.gz"
+
+
+def inspected(content: bytes) -> Contents:
+    name = parse(SDIST)
+    assert name is not None
+    return inspect(io.BytesIO(content), name)
+
+
+def with_files(files: dict[str, bytes]) -> bytes:
+    members = []
+    for path, content in files.items():
+        info = tarfile.TarInfo(path)
+        info.size = len(content)
+        members.append((info, content))
+    return sdist("foo-bar", "1.0", members=members)
+
+
+@pytest.mark.parametrize("path", ["other/setup.py", "setup.py", "._foo_bar-1.0", "./foo_bar-1.0/setup.py"])
+def test_a_second_root_hides_the_project_from_pip(path: str) -> None:
+    with pytest.raises(InvalidArchive, match="pip does not find the project"):
+        inspected(with_files({path: b""}))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[build-system\n",
+        b"x = 1\nx = 2\n",
+        b"# \xe9\n",
+        b"\xef\xbb\xbf[project]\n",
+        b"x = " + b"[" * 5000,
+        b"[build-system]\nbuild-backend = 'x'\n",
+        b"[build-system]\nrequires = 'hatchling'\n",
+        b"[build-system]\nrequires = ['hatch ling']\n",
+        b"x = " + b"9" * 5000,
+    ],
+)
+def test_a_pyproject_that_pip_cannot_read_is_refused(content: bytes) -> None:
+    with pytest.raises(InvalidArchive, match=r"pyproject\.toml"):
+        inspected(with_files({"foo_bar-1.0/pyproject.toml": content}))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[tool.black]\nline-length = 100\n",
+        b"[build-system]\nrequires = ['setuptools>=40; python_version>\"3\"']\n",
+    ],
+)
+def test_a_pyproject_that_says_little_is_taken(content: bytes) -> None:
+    inspected(with_files({"foo_bar-1.0/pyproject.toml": content}))
+    inspected(with_files({"foo_bar-1.0/tests/pyproject.toml": b"[broken"}))
+
+
+def test_a_file_that_is_also_a_folder_is_refused() -> None:
+    with pytest.raises(InvalidArchive, match="both a file and a folder"):
+        inspected(with_files({"foo_bar-1.0/a": b"", "foo_bar-1.0/a/b": b""}))
+
+
+def test_requirements_are_looked_at_in_sdists_too() -> None:
+    with pytest.raises(InvalidArchive, match=r"the line 'Requires-Dist: demo = 1' in 'foo_bar-1\.0/PKG-INFO'"):
+        inspected(sdist("foo-bar", "1.0", lines="Requires-Dist: demo = 1\n", metadata_version="2.1"))
+
+
+def test_the_metadata_of_an_old_sdist_may_be_in_any_encoding() -> None:
+    content = core_metadata("foo-bar", "1.0", metadata_version="1.1") + b"Author: J\xf6rg\n"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        info = tarfile.TarInfo("foo-bar-1.0/PKG-INFO")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    assert inspected(buffer.getvalue()).name == "foo-bar"
