@@ -105,14 +105,17 @@ class DigestMismatch(InvalidUpload):
     """The bytes that arrived are not those that were sent.
 
     Parameters:
-        algorithm: ``md5``, ``sha256`` or ``blake2_256``.
+        algorithm: ``md5``, ``sha256``, ``blake2_256`` or ``blake2_512``.
     """
 
     def __init__(self, filename: str, *, algorithm: str, expected: str, actual: str) -> None:
         self.algorithm = algorithm
         self.expected = expected
         self.actual = actual
-        super().__init__(filename, f"its {algorithm} is {actual}, the form says {expected[:200]!r}; send it again")
+        says = ascii(expected[:200])
+        if len(expected) != len(actual) or not (expected.isascii() and expected.isalnum()):
+            says += f", which is not a digest of {len(actual)} hexadecimal digits"
+        super().__init__(filename, f"its {algorithm} is {actual}, but the form says {says}; send it again")
 
 
 class Unauthorized(PackageIndexError):

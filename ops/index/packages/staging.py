@@ -9,8 +9,9 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from typing import IO, BinaryIO, Protocol
+from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
 
 from ops.index.disk.storage import Storage
 from ops.index.disk.writing import Workbench, remove, storage_error, write_all
@@ -18,9 +19,14 @@ from ops.index.errors import DigestMismatch, TooLarge
 from ops.index.options import Options
 from ops.index.packages.quotas import Reservation
 
+if TYPE_CHECKING:
+    from ops.index.packages.distribution import Contents
+
 _PIECE = 1024**2
 _SMALL = 256 * 1024
 """A file of no more bytes is kept in memory as well, to be looked at without being read again."""
+
+_BLAKE2_512_DIGITS = 128
 
 
 class _Digest(Protocol):
@@ -33,8 +39,11 @@ ALGORITHMS: dict[str, Callable[[], _Digest]] = {
     "md5": lambda: hashlib.md5(usedforsecurity=False),
     "sha256": hashlib.sha256,
     "blake2_256": lambda: hashlib.blake2b(digest_size=32),
+    "blake2_512": lambda: hashlib.blake2b(digest_size=64),
 }
-"""The digests that an upload's form may name, as ``md5_digest`` and so on."""
+"""The digests that an upload's form may name, as ``md5_digest`` and so on; the last in ``blake2_256_digest`` as well:
+setuptools sends it there.
+"""
 
 
 class Staged:
@@ -45,16 +54,20 @@ class Staged:
         descriptor: it, open for writing and reading.
         limit: bytes that it may have.
         room: is asked before bytes are written.
+
+    ``contents`` is what a long inspection has seen in them, if there was one.
     """
 
     def __init__(self, path: str, descriptor: int, limit: int, room: Reservation) -> None:
         self.path = path
         self.size = 0
+        self.contents: Contents | None = None
         self._descriptor = descriptor
         self._limit = limit
         self.room = room
         self._sha256 = hashlib.sha256()
         self._small: bytearray | None = bytearray()
+        self._digests: dict[str, str] = {}
 
     def write(self, piece: bytes | bytearray | memoryview) -> int:
         """Add bytes; how many there were.
@@ -103,23 +116,28 @@ class Staged:
         """Compare the bytes with every digest that the form names.
 
         Raises:
-            DigestMismatch: they differ.
+            DigestMismatch: they differ, or what the form names is no digest.
         """
-        named = {algorithm: form.get(f"{algorithm}_digest", "").strip().lower() for algorithm in ALGORITHMS}
-        digests: dict[str, _Digest] = {
-            algorithm: ALGORITHMS[algorithm]() for algorithm, expected in named.items() if expected
-        }
-        if digests.keys() - {"sha256"}:
-            with self.open() as file:
-                while piece := file.read(_PIECE):
-                    for algorithm, digest in digests.items():
-                        if algorithm != "sha256":
-                            digest.update(piece)
-        for algorithm, digest in digests.items():
-            expected = named[algorithm]
-            actual = self.sha256 if algorithm == "sha256" else digest.hexdigest()
+        named = {field: form.get(f"{field}_digest", "").strip().lower() for field in ("md5", "sha256", "blake2_256")}
+        if len(named["blake2_256"]) == _BLAKE2_512_DIGITS:
+            named["blake2_512"] = named.pop("blake2_256")
+        named = {algorithm: expected for algorithm, expected in named.items() if expected}
+        self._compute(named.keys() - self._digests.keys() - {"sha256"})
+        for algorithm, expected in named.items():
+            actual = self.sha256 if algorithm == "sha256" else self._digests[algorithm]
             if not hmac.compare_digest(expected.encode("utf-8", "replace"), actual.encode()):
                 raise DigestMismatch(filename, algorithm=algorithm, expected=expected, actual=actual)
+
+    def _compute(self, algorithms: AbstractSet[str]) -> None:
+        """Compute digests and remember them: a large file is checked again after it was inspected."""
+        digests = {algorithm: ALGORITHMS[algorithm]() for algorithm in algorithms}
+        if not digests:
+            return
+        with self.open() as file:
+            while piece := file.read(_PIECE):
+                for digest in digests.values():
+                    digest.update(piece)
+        self._digests.update((algorithm, digest.hexdigest()) for algorithm, digest in digests.items())
 
     def sync(self) -> None:
         """Make the bytes durable.
