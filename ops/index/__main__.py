@@ -96,7 +96,14 @@ def _serve(packages: Path, credentials: Path, token: str | None, options: Option
         exempt=TrustedProxies(options.trusted_proxies).__contains__,
     )
     backlog = min(_BACKLOG, options.max_connections)
-    server = Server(index, ready=announce, settled=_spare_the_collector, limits=limits, backlog=backlog)
+    server = Server(
+        index,
+        ready=announce,
+        settled=_spare_the_collector,
+        stopping=index.stop,
+        limits=limits,
+        backlog=backlog,
+    )
     server.run(sockets=[listener])
 
 

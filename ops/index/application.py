@@ -97,6 +97,10 @@ class Index:
             return None
         return self._ready(path, headers)
 
+    def stop(self) -> None:
+        """End what a request would go on with for long: the server is stopping. Does not block."""
+        self._upstream.stop()
+
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()

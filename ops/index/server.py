@@ -36,6 +36,7 @@ class Server(uvicorn.Server):
         settled: called once some seconds later, when what is imported in the background is there.
         limits: how many connections there may be.
         backlog: the most connections that wait to be accepted; they are accepted all at once.
+        stopping: called once when the server is told to stop, before requests get the time to end.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Server(uvicorn.Server):
         settled: Callable[[], object] | None = None,
         limits: ConnectionLimits | None = None,
         backlog: int = BACKLOG,
+        stopping: Callable[[], object] | None = None,
     ) -> None:
         options = Options()
         limits = limits or ConnectionLimits(options.max_connections, options.max_connections_per_address)
@@ -68,12 +70,19 @@ class Server(uvicorn.Server):
         )
         self._ready = ready
         self._settled = settled
+        self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell that it has started."""
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, after the requests that are being answered."""
+        if self._stopping is not None:
+            self._stopping()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; once a second connections are closed whose client was waited for too long."""

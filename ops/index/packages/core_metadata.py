@@ -15,8 +15,8 @@ from typing import Any, cast
 MAX_HEADER_BYTES = 2 * 1024**2
 """Of a header without its description."""
 MAX_FIELDS = 10_000
-MAX_EXAMINED_BYTES = 256 * 1024
-"""Of all fields together whose values are parsed."""
+MAX_EXAMINED_BYTES = 512 * 1024
+"""Of all fields together whose values are parsed; see ``Header.examined_bytes``."""
 MAX_VALUE_CHARACTERS = 64 * 1024
 """Of one such value."""
 MAX_REQUIRES_PYTHON_CHARACTERS = 1024
@@ -26,6 +26,9 @@ MAX_NUMBER_DIGITS = 255
 
 _FIELD = re.compile(rb"(?P<name>[!-9;-~]++):(?P<value>[^\r\n]*+(?:\r\n|\r|\n|\Z)(?:[ \t][^\r\n]*+(?:\r\n|\r|\n|\Z))*+)")
 """A field with the lines that it is folded over, as email.parser finds it. Linear: nothing is given back."""
+
+_FIELD_COST = 32
+"""Bytes for which a field counts besides those of its value, however short that is."""
 
 _METADATA_VERSION = re.compile(r"(?P<major>[0-9]{1,4})\.(?P<minor>[0-9]{1,4})", re.ASCII)
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_NUMBER_DIGITS + 1}}}", re.ASCII)
@@ -91,7 +94,7 @@ class Header:
 
     Parameters:
         fields: values by field name in lower case; those of folded lines have the line ends in them.
-        examined_bytes: the length of those fields that validation parses.
+        examined_bytes: a measure of the work of validation: the length of the fields that it parses.
         excess: why it was not read to its end; None when it was.
     """
 
@@ -128,7 +131,7 @@ def read_header(metadata: bytes) -> Header:
         if excess:
             break
         if name in _EXAMINED or name in _EXAMINED_SINCE_2_1 or name in _EXAMINED_SINCE_2_4:
-            examined += len(field["value"])
+            examined += len(field["value"]) + _FIELD_COST
         value = field["value"].decode("utf-8", "replace").lstrip(" \t").rstrip("\r\n")
         fields.setdefault(name, []).append(value)
     return Header(fields, examined, excess)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from ops.index.disk.claims import Claims
 from ops.index.disk.storage import Storage
@@ -25,12 +25,16 @@ from ops.index.errors import (
 from ops.index.options import Options
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.curation import AuditLog, Curator, Uploader
-from ops.index.packages.distribution import Contents, check_agreement, inspect
+from ops.index.packages.distribution import Contents, check_agreement
 from ops.index.packages.facts import Facts
+from ops.index.packages.inspection import DeferredError, Inspector
 from ops.index.packages.names import Name, is_project, is_safe, parse
 from ops.index.packages.placing import Placing
 from ops.index.packages.quotas import Quotas
 from ops.index.packages.staging import Stage, Staged
+
+if TYPE_CHECKING:
+    from ops.index.sandbox.sandbox import Cancellation
 
 MAX_SIGNATURE_BYTES = 1024**2
 _ARMOUR = b"-----BEGIN PGP "
@@ -65,6 +69,7 @@ class Publisher(Curator):
     ) -> None:
         self._stage = Stage(storage, options)
         self.quotas = Quotas(storage, catalogue, options)
+        self._inspector = Inspector()
         placing = Placing(
             storage, claims, catalogue, self._stage.workbench, options, with_names=audit.sync if audit else None
         )
@@ -75,8 +80,13 @@ class Publisher(Curator):
         """Remove what servers left in the folder of unfinished files that were killed, and hold room back."""
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
+    def stop(self) -> None:
+        """End inspections that go on at length: the server is stopping. Does not block."""
+        self._inspector.close()
+
     def close(self) -> None:
         """Let failed uploads be undone that still wait for it, for a few seconds."""
+        self.stop()
         self._placing.close()
 
     def stage(self, filename: str, *, announced: int = 0, identity: Uploader | None = None) -> Staged:
@@ -106,6 +116,7 @@ class Publisher(Curator):
         form: Mapping[str, str] | None = None,
         identity: Uploader,
         address: str = "",
+        deferring: bool = False,
     ) -> Outcome:
         """Take in a distribution.
 
@@ -116,8 +127,11 @@ class Publisher(Curator):
                 ``blake2_256_digest``; others are of no interest.
             identity: who sends it.
             address: from where, for the audit log.
+            deferring: do not inspect at length here, in a thread that other uploads wait for: raise for the caller to
+                have that done by :meth:`inspect`, and to publish the same file again.
 
         Raises:
+            DeferredError: see *deferring*.
             InvalidUpload: it is not what it says, or not what was sent.
             Forbidden: the user may not upload to the project.
             ProjectClosed: nobody may.
@@ -134,7 +148,7 @@ class Publisher(Curator):
             staged.check(filename, form)
             if self._has(name, staged):
                 return Outcome.SAME
-            contents = self._inspected(name, staged, form)
+            contents = self._inspected(name, staged, form, deferring=deferring)
             staged.sync()
             details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
             with self._placing.claimed(name.key, filename) as claim:
@@ -153,6 +167,17 @@ class Publisher(Curator):
                 staged.room.settle(filename, staged.size)
                 self._catalogue.admit(filename)
                 return Outcome.CREATED
+
+    def inspect(self, deferred: DeferredError, cancellation: Cancellation) -> None:
+        """Inspect an upload at length, and keep with it what was seen.
+
+        Raises:
+            InvalidArchive: nobody could install it.
+            SandboxError: it could not be looked at.
+            StorageError: it could not be read.
+        """
+        staged = deferred.staged
+        staged.contents = self._inspector.at_length(deferred.name, staged, cancellation)
 
     def publish_signature(
         self, filename: str, source: Staged | IO[bytes], *, identity: Uploader, address: str = ""
@@ -245,11 +270,18 @@ class Publisher(Curator):
         finally:
             staged.discard()
 
-    def _inspected(self, name: Name, staged: Staged, form: Mapping[str, str]) -> Contents:
+    def _inspected(self, name: Name, staged: Staged, form: Mapping[str, str], *, deferring: bool) -> Contents:
         if not self._options.check_content:
             return Contents()
-        with staged.open() as file:
-            contents = inspect(file, name)
+        contents = staged.contents
+        if contents is None:
+            check_agreement(name, Contents(), form)  # costs nothing, so before what may cost much
+            try:
+                contents = self._inspector.at_once(name, staged)
+            except DeferredError:
+                if deferring:
+                    raise
+                contents = self._inspector.at_length(name, staged)
         check_agreement(name, contents, form)
         return contents
 

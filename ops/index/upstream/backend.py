@@ -19,9 +19,11 @@ from ops.index.errors import NotFound, PackageIndexError, Unauthorized
 from ops.index.options import Options
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.curation import Uploader
+from ops.index.packages.inspection import DeferredError
 from ops.index.packages.names import normalize, parse, same_version
 from ops.index.packages.project import File
 from ops.index.packages.publishing import Publisher
+from ops.index.packages.staging import Staged
 
 if TYPE_CHECKING:
     from ops.index.access.authentication import Authenticator
@@ -30,6 +32,9 @@ WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 ADDRESS = "ops.index.address"
 """The key of the WSGI environment under which a layer in front may leave from where the request comes."""
+
+DEFERRED = "ops.index.deferred"
+"""The key under which is found why nothing was answered: the upload has to be inspected at length first."""
 
 _CONFIRMED = "ops.index.identity"
 
@@ -127,7 +132,17 @@ class CatalogueBackend(Backend):  # type: ignore[misc] # likewise
                 self._publisher.publish_signature(filename, stream, identity=identity, address=address)
             else:
                 form = _Form(request.forms)
-                self._publisher.publish(filename, stream, form=form, identity=identity, address=address)
+                self._publisher.publish(
+                    filename,
+                    stream,
+                    form=form,
+                    identity=identity,
+                    address=address,
+                    deferring=isinstance(stream, Staged),
+                )
+        except DeferredError as deferred:
+            request.environ[DEFERRED] = deferred
+            raise HTTPResponse("", 503) from None
         except PackageIndexError as error:
             raise _answer(error) from error
 

@@ -20,14 +20,19 @@ from pypiserver.bottle_wrapper import FileUpload, FormsDict
 from ops.index.errors import BadRequest, PackageIndexError, QuotaExceeded, StorageFull, TooLarge
 from ops.index.options import Options
 from ops.index.packages.curation import Uploader
+from ops.index.packages.inspection import DeferredError
 from ops.index.packages.publishing import Publisher
 from ops.index.packages.staging import Staged
-from ops.index.upstream.backend import WSGIApp
+from ops.index.sandbox.sandbox import Cancellation
+from ops.index.upstream.backend import DEFERRED, WSGIApp
 from ops.index.upstream.multipart import FormParser, Part, boundary_of
 from ops.index.upstream.refusing import refuse_early
 
 PIECE_BYTES = 1024**2
 """So much of a body is gathered before a thread takes it; a smaller upload needs only one."""
+
+_LONG_INSPECTIONS = 64
+"""Uploads that wait at once for a long inspection, each in a thread of its own that does nothing."""
 
 FILES = ("content", "gpg_signature")
 """The fields of the upload API that hold files. The bytes of others are dropped."""
@@ -63,6 +68,7 @@ class Receiver:
         self._publisher = publisher
         self._options = options
         self._threads = ThreadPoolExecutor(options.upload_threads, thread_name_prefix="upload")
+        self._waiting = ThreadPoolExecutor(_LONG_INSPECTIONS, thread_name_prefix="inspection")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; the scope is one of HTTP."""
@@ -87,6 +93,14 @@ class Receiver:
                         await refuse_early(body.error, _header(scope, b"user-agent"), receive, send)
                         return
             answer = await loop.run_in_executor(self._threads, self._respond, scope, body, pieces)
+            while isinstance(answer, DeferredError):
+                try:
+                    if not await self._inspect(answer, receive):
+                        return
+                except PackageIndexError as error:
+                    answer = _refusal(scope, error)
+                else:
+                    answer = await loop.run_in_executor(self._threads, self._respond, scope, body, [])
         finally:
             if body.needs_discarding:
                 await asyncio.shield(loop.run_in_executor(self._threads, body.discard))
@@ -94,22 +108,51 @@ class Receiver:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
+    def stop(self) -> None:
+        """End inspections that go on at length; their clients get 503. Does not block."""
+        self._publisher.stop()
+
     def close(self) -> None:
         """End the threads, after what they do."""
+        self.stop()
+        self._waiting.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=True)
 
-    def _respond(self, scope: Scope, body: _Body, pieces: list[bytes]) -> Answer:
+    async def _inspect(self, deferred: DeferredError, receive: Receive) -> bool:
+        """Have an upload inspected, for as long as its client is there; whether it still is.
+
+        Raises:
+            PackageIndexError: nobody could install it, or it could not be looked at.
+        """
+        cancellation = Cancellation()
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._waiting, self._publisher.inspect, deferred, cancellation)
+        leaving = asyncio.ensure_future(_disconnect(receive))
+        try:
+            await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                return False
+            work.result()
+            return True
+        finally:
+            cancellation.cancel()
+            leaving.cancel()
+            work.add_done_callback(_see)
+
+    def _respond(self, scope: Scope, body: _Body, pieces: list[bytes]) -> Answer | DeferredError:
+        deferred: DeferredError | None = None
         try:
             body.take(pieces)
             environ = _environ(scope)
             body.finish(environ)
-            return _call(self._wsgi, environ, head=scope["method"] == "HEAD")
+            answer = _call(self._wsgi, environ, head=scope["method"] == "HEAD")
+            deferred = environ.get(DEFERRED)
+            return deferred or answer
         except PackageIndexError as error:
-            headers = {"content-type": "text/plain; charset=utf-8", **error.headers}
-            user_agent = _header(scope, b"user-agent")
-            return _answer(error.status_for(user_agent), headers.items(), error.body)
+            return _refusal(scope, error)
         finally:
-            body.discard()
+            if deferred is None:
+                body.discard()
 
 
 class _Body:
@@ -130,6 +173,7 @@ class _Body:
         self._parser: FormParser | None = None
         self._plain = bytearray()
         self.error: PackageIndexError | None = None
+        self._finished = False
         try:
             boundary = boundary_of(content_type)
         except BadRequest as error:
@@ -143,7 +187,7 @@ class _Body:
         return bool(self._files)
 
     def take(self, pieces: list[bytes]) -> None:
-        if self.error is not None:
+        if self.error is not None or not pieces:
             return
         piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         try:
@@ -170,7 +214,9 @@ class _Body:
         environ["CONTENT_LENGTH"] = str(len(self._plain))
         if self._parser is None:
             return
-        self._parser.finish()
+        if not self._finished:
+            self._parser.finish()
+            self._finished = True
         if (":action", "doc_upload") in self._parser.fields:
             # pypiserver would look at it and drop it: an answer of success for nothing.
             raise BadRequest("this index keeps no documentation, only wheels and sdists")
@@ -196,6 +242,22 @@ class _Body:
         staged = self._publisher.stage(part.filename or "", announced=announced, identity=self._identity)
         self._files.append((part, staged))
         return staged
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _see(work: asyncio.Future[None]) -> None:
+    """Look at an error that nobody waits for any more, so that asyncio does not log it."""
+    if not work.cancelled():
+        work.exception()
+
+
+def _refusal(scope: Scope, error: PackageIndexError) -> Answer:
+    headers = {"content-type": "text/plain; charset=utf-8", **error.headers}
+    return _answer(error.status_for(_header(scope, b"user-agent")), headers.items(), error.body)
 
 
 def _header(scope: Scope, name: bytes) -> str:

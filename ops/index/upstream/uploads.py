@@ -29,6 +29,9 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
 
+    def stop(self) -> None:
+        """End what goes on at length."""
+
     def close(self) -> None:
         """End its threads."""
 
@@ -55,6 +58,11 @@ class Upstream:
         with self._making:
             if self._app is None:
                 self._app = self._create()
+
+    def stop(self) -> None:
+        """End what goes on at length: the server is stopping. Does not block."""
+        if self._app is not None:
+            self._app.stop()
 
     def close(self) -> None:
         """End it, if it was made."""
@@ -136,9 +144,12 @@ class _Patient:
         self._clock = asyncio.get_running_loop().time
         self._received = 0
         self._waited = 0.0
+        self._ended = False
         self.late: RequestTimeout | None = None
 
     async def receive(self) -> Message:
+        if self._ended:  # the next news is that the client has left, and may be long in coming
+            return await self._exchange.receive()
         began = self._clock()
         allowed = PATIENCE + self._received / _LEAST_RATE
         try:
@@ -152,6 +163,7 @@ class _Patient:
             return {"type": "http.disconnect"}
         self._received += len(message.get("body", b""))
         self._waited += self._clock() - began
+        self._ended = not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:

@@ -139,8 +139,10 @@ def test_a_header_with_one_field_folded_over_many_lines_is_read_in_one_go() -> N
         b"a:b\n" * 10_001,
         b"License: " + b"x" * 2**21 + b"\n",
         b"Requires-Dist: " + b"a" * 70_000 + b"\n",
-        b"Provides-Extra: abcdefgh\n" * 20_000,
-        b"".join(b"Requires-Dist: demo%d>=1\n" % number for number in range(9_900)) + b"Dynamic:" + b" " * 150_000,
+        (b"Provides-Extra: " + b"a" * 60_000 + b"\n") * 9,
+        b"".join(b"Requires-Dist: demo%d>=1\n" % number for number in range(9_900))
+        + b"Requires-Dist: "
+        + b"a" * 140_000,
     ],
     ids=["fields", "bytes", "value", "extras", "examined"],
 )
