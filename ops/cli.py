@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ops import __version__
 from ops.errors import ParameterError, RunbookError
+from ops.private_files import UMASK
 from ops.workspace import PROJECT_ROOT, Workspace
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 1 a run that failed, 2 a call that makes no sense, 130 a run that was interrupted.
     """
     options = _parser().parse_args(arguments)
+    os.umask(UMASK)  # what this process and its kernels write is the operator's alone
     try:
         return int(options.call(options))
     except ParameterError as error:

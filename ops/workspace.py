@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.errors import SettingError
+from ops.private_files import private_folder
 
 HOME_VARIABLE = "PYPI_RUNBOOK_HOME"
 
@@ -76,7 +77,7 @@ class Workspace:
     def create(self) -> Workspace:
         """Make the folder, readable by its owner only, and return itself."""
         try:
-            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self.home)
         except PermissionError:
             raise
         except OSError as error:

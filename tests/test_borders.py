@@ -12,7 +12,7 @@ import pytest
 
 from ops.workspace import PROJECT_ROOT
 
-FOUNDATIONS = frozenset({"ops", "ops.errors", "ops.secret", "ops.settings", "ops.workspace"})
+FOUNDATIONS = frozenset({"ops", "ops.errors", "ops.private_files", "ops.secret", "ops.settings", "ops.workspace"})
 """Modules without a place of their own; each part may use those that it is allowed below."""
 
 SERVER_IMPORTS_ONLY_ITSELF = "ops.index"

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from ops.clients.env_sh import env_sh
 from ops.errors import RunbookError
+from ops.private_files import private_folder
 from ops.secret import Secret
 
 REPOSITORY = "private"
@@ -105,7 +106,7 @@ class ClientFiles:
         outdated = self.outdated(login)
         contents = self.contents(login)
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self.folder)
             self.folder.chmod(0o700)
             for path in outdated:
                 _replace(path, contents[path])
@@ -267,8 +268,9 @@ def _is(path: Path, text: str) -> bool:
 
 def _replace(path: Path, text: str) -> None:
     """Write the file under another name and move it into place; nobody ever sees half of it, or sees it at all."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
+        os.fchmod(descriptor, 0o600)  # the umask may have taken away more
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(text.encode())
             stream.flush()

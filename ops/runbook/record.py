@@ -27,6 +27,7 @@ from typing import Any, Self
 
 from ops import __version__
 from ops.errors import RunbookError
+from ops.private_files import private_file, private_folder
 from ops.runbook.redaction import Redactor
 
 SCHEMA = 1
@@ -110,11 +111,12 @@ class Record:
         moment = (now or datetime.now(UTC)).astimezone(UTC)
         stem = f"{moment.strftime(_STAMP)}-{name}"
         try:
-            records.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(records)
             for number in range(1, 1000):
                 folder = records / (stem if number == 1 else f"{stem}-{number}")
                 try:
                     folder.mkdir(mode=0o700)
+                    folder.chmod(0o700)
                 except FileExistsError:
                     # Another run that started within the same second.
                     continue
@@ -214,7 +216,7 @@ def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:
         sync: whether to wait until it is on the disk, so that it also outlives a loss of power.
     """
     temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = private_file(temporary, os.O_WRONLY | os.O_TRUNC)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()

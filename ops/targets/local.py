@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ops.errors import NotDeployedError, PortTakenError, StartError, TargetError
+from ops.private_files import private_file, private_folder
 from ops.secret import Secret
 from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
 from ops.targets.lock import exclusive
@@ -107,8 +108,8 @@ class LocalTarget:
     def lock(self) -> Iterator[None]:
         """Hold the target against other runs on this machine; the system lets go of it when a run dies."""
         with explained("lock the target", self._folder):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self._folder / "lock").touch(mode=0o600)
+            private_folder(self._folder)
+            os.close(private_file(self._folder / "lock", os.O_WRONLY))
         with exclusive(self._folder / "lock", what="the local target"):
             yield
 
@@ -221,7 +222,7 @@ class LocalTarget:
     def _start(self, last: ServerProcess | None, fingerprint: str) -> ServerProcess:
         host = self._host or (last.host if last else LOCAL_HOST)
         with explained("start the server", self._folder):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self._folder)
             for port in self._candidates(host, last):
                 process = ServerProcess.start(
                     self._command(host, port), log=self._log, host=host, port=port, fingerprint=fingerprint

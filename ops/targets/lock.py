@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ops.errors import BusyError
+from ops.private_files import private_file
 
 WAIT_SECONDS = 120.0
 
@@ -27,7 +28,7 @@ def exclusive(path: Path, *, what: str, seconds: float = WAIT_SECONDS) -> Iterat
     Raises:
         BusyError: the other holder did not let go in time.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = private_file(path, os.O_RDWR)
     try:
         _wait(descriptor, what, seconds)
         os.ftruncate(descriptor, 0)

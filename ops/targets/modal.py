@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ops.errors import NotDeployedError, RunbookError, StartError
+from ops.private_files import private_file, private_folder
 from ops.secret import Secret
 from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Settings
 from ops.targets.lock import exclusive
@@ -125,7 +126,7 @@ class ModalTarget:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the target against other runs of this workspace's operator. Modal itself has no lock."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._folder)
         with exclusive(self._folder / "lock", what=f"the target {self.place}"):
             yield
 
@@ -151,8 +152,8 @@ class ModalTarget:
 
         with self._copies.draft(name, values):
             ask("keep the secret", put)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._stale.touch(mode=0o600)
+        private_folder(self._folder)
+        os.close(private_file(self._stale, os.O_WRONLY))
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
         """The operator's copy: the environment variable *key*, else the 0600 file that :meth:`put_secret` wrote."""

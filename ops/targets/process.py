@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from ops.private_files import UMASK, private_file
+
 STOP_SECONDS = 15.0
 """How long a server may take to finish its requests after SIGTERM before it is killed."""
 
@@ -44,7 +46,7 @@ class ServerProcess:
 
         Both of its outputs are appended to *log*.
         """
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = private_file(log, os.O_WRONLY | os.O_APPEND)
         try:
             process = subprocess.Popen(
                 command,
@@ -54,6 +56,7 @@ class ServerProcess:
                 cwd=log.parent,
                 env=_environment(),
                 start_new_session=True,
+                umask=UMASK,
             )
         finally:
             os.close(descriptor)
@@ -82,7 +85,7 @@ class ServerProcess:
     def save(self, path: Path) -> None:
         """Write it down for later runs, readable by the owner only."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = private_file(temporary, os.O_WRONLY | os.O_TRUNC)
         with open(descriptor, "w", encoding="utf-8") as stream:
             json.dump(asdict(self), stream, indent=2)
             stream.write("\n")

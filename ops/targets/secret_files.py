@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ops.errors import TargetError
+from ops.private_files import private_file, private_folder
 from ops.secret import Secret
 from ops.targets.refusal import checked, explained
 
@@ -57,8 +58,8 @@ class SecretFiles:
         path = self.path(name)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         with explained(f"write the secret {name!r}", path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            private_folder(path.parent)
+            descriptor = private_file(temporary, os.O_WRONLY | os.O_TRUNC)
             with open(descriptor, "w", encoding="utf-8") as stream:
                 stream.writelines(lines)
                 stream.flush()

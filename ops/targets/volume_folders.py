@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ops.errors import TargetError
+from ops.private_files import private_folder
 from ops.targets.refusal import checked, explained
 
 
@@ -33,7 +34,7 @@ class VolumeFolders:
             TargetError: it cannot be made.
         """
         with explained(f"make the volume {name!r}", self._folder):
-            self.path(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self.path(name))
 
     def delete(self, name: str) -> bool:
         """Delete the volume's folder and all in it. False when there was none.
@@ -75,9 +76,10 @@ class VolumeFolders:
         """
         target = self._inside(name, path)
         with explained(f"copy {path!r} onto the volume {name!r}", self.path(name)):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(target.parent)
             temporary = target.with_name(f".{target.name}.{os.getpid()}")
             shutil.copy2(source, temporary)
+            temporary.chmod(0o600)
             temporary.replace(target)
 
     def _inside(self, name: str, path: str) -> Path:

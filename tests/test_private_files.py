@@ -1,0 +1,81 @@
+"""What the runbook writes is its owner's alone, whatever the umask."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.clients import ClientFiles, Login
+from ops.private_files import private_file, private_folder
+from ops.runbook.record import Record
+from ops.runbook.redaction import Redactor
+from ops.secret import Secret
+from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
+from ops.targets.local import LocalTarget
+from ops.workspace import Workspace
+from tests.benchmark.servers import free_port
+
+UMASKS = (0o000, 0o022, 0o077, 0o277, 0o777)
+
+
+@pytest.fixture(params=UMASKS, ids=lambda umask: f"{umask:03o}")
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def open_to_others_or_closed_to_us(folder: Path) -> list[str]:
+    """Every folder that is not 0700, and every file that is not 0600, from *folder* down."""
+    wanted = {True: 0o700, False: 0o600}
+    found = [(path, stat.S_IMODE(path.stat().st_mode)) for path in (folder, *folder.rglob("*"))]
+    return [f"{path} {mode:o}" for path, mode in found if mode != wanted[path.is_dir()]]
+
+
+@pytest.mark.usefixtures("umask")
+def test_folders_are_made_with_all_above_them_and_files_are_mended(tmp_path: Path) -> None:
+    private_folder(tmp_path / "a" / "b" / "c")
+    (tmp_path / "a" / "old").touch()
+    (tmp_path / "a" / "old").chmod(0o666)
+    for name in ("old", "b/new"):
+        os.close(private_file(tmp_path / "a" / name, os.O_WRONLY))
+
+    assert open_to_others_or_closed_to_us(tmp_path / "a") == []
+
+
+def test_a_folder_that_exists_is_left_as_it_is_and_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o755)
+    private_folder(tmp_path / "shared" / "own")
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o755
+
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        private_folder(tmp_path / "file")
+
+
+@pytest.mark.usefixtures("umask")
+def test_all_that_a_target_its_server_its_users_and_a_run_write_is_private(workspace: Workspace) -> None:
+    target = LocalTarget(workspace, Settings(), port=free_port())
+    try:
+        with target.lock():
+            target.create_volume(PACKAGES_VOLUME)
+            target.create_volume(CREDENTIALS_VOLUME)
+            target.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
+            deployment = target.deploy()
+        source = workspace.home.parent / "source"
+        source.write_bytes(b"bytes")
+        source.chmod(0o644)
+        target.upload(PACKAGES_VOLUME, "sub/file.txt", source)
+        ClientFiles(workspace.user("local", "alice")).write(
+            Login(url=deployment.url, username="alice", password=Secret("a-good-password"))
+        )
+        Record.create(workspace.records, "01_provision").save(Redactor())
+    finally:
+        target.stop()
+
+    assert open_to_others_or_closed_to_us(workspace.home) == []
