@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -10,14 +10,18 @@ from urllib.parse import quote
 
 import requests
 
-from ops.errors import IndexRequestError, NotDeployedError, PreflightError
+from ops.errors import IndexRequestError, PreflightError, TargetError
 from ops.http_client import HttpClient
 from ops.secret import Secret
 from ops.settings import Settings
 from ops.targets import Deployment, Target
+from ops.targets.log_lines import last_error
 
 ROLES = ("reader", "publisher", "admin")
 """What a user may be: read; also upload, yank and set a project's status; also remove, and quarantine a project."""
+
+_PROXY_AUTH = "proxy authorization"
+"""What Modal's proxy says when it does not let a request through to the application."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,20 @@ class AdminApi:
         url: the root of the application, ending in a slash.
         token: the admin token; None to be refused.
         headers: what the place where it runs wants besides, see :class:`~ops.targets.Deployment`.
+        advice: what to do about a 401 or a failure, by the status; see :func:`advice_for`.
     """
 
-    def __init__(self, url: str, token: Secret | None, headers: Mapping[str, Secret] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: Secret | None,
+        headers: Mapping[str, Secret] | None = None,
+        *,
+        advice: Callable[[int], str] | None = None,
+    ) -> None:
         self._http = HttpClient(url, token=token, headers=headers)
+        self._behind_proxy_auth = bool(headers)
+        self._advice = advice
 
     @classmethod
     def of(cls, target: Target, settings: Settings | None = None) -> tuple[Deployment, Self]:
@@ -55,19 +69,19 @@ class AdminApi:
 
         Raises:
             NotDeployedError: there is no index.
+            NotAnsweringError: there is one, and it does not answer.
             PreflightError: this machine has no copy of the token.
         """
         settings = settings or Settings()
-        deployment = target.deployment()
-        if deployment is None:
-            raise NotDeployedError(target.place)
+        deployment = target.state().require(target.place)
         token = target.recall_secret(settings.secret_name, settings.secret_key)
         if token is None:
             raise PreflightError(
                 [f"this machine has no copy of the admin token of the target {target.place!r}"],
                 todo=f"set the environment variable {settings.secret_key} to it, or work where it was provisioned",
             )
-        return deployment, cls(deployment.admin_url, token, deployment.admin_headers)
+        advice = advice_for(target, settings)
+        return deployment, cls(deployment.admin_url, token, deployment.admin_headers, advice=advice)
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +119,7 @@ class AdminApi:
         if projects is not None:
             body["projects"] = list(projects)
         answer = self._http.request("POST", "register_user", json=body)
-        _require(answer, (200, 201), f"the user {username!r} could not be registered")
+        self._require(answer, (200, 201), f"the user {username!r} could not be registered")
         return _user(answer.json())
 
     def users(self) -> list[User]:
@@ -115,7 +129,7 @@ class AdminApi:
             IndexRequestError: refused, or no answer.
         """
         answer = self._http.request("GET", "users")
-        _require(answer, (200,), "the users could not be listed")
+        self._require(answer, (200,), "the users could not be listed")
         return sorted((_user(entry) for entry in answer.json()), key=lambda user: user.username)
 
     def user(self, username: str) -> User | None:
@@ -133,7 +147,7 @@ class AdminApi:
             IndexRequestError: refused, or no answer.
         """
         answer = self._http.request("DELETE", f"users/{quote(username, safe='')}")
-        _require(answer, (204, 404), f"the user {username!r} could not be deleted")
+        self._require(answer, (204, 404), f"the user {username!r} could not be deleted")
         return answer.status_code == 204
 
     def users_status(self) -> int:
@@ -144,6 +158,57 @@ class AdminApi:
         """
         return self._http.request("GET", "users").status_code
 
+    def refusal(self) -> str:
+        """What to do about a refused request for the list of users, by its cause; empty when it is not refused.
+
+        Raises:
+            IndexRequestError: no answer.
+        """
+        answer = self._http.request("GET", "users")
+        return "" if answer.ok else self._todo(answer)
+
+    def _require(self, answer: requests.Response, accepted: tuple[int, ...], what: str) -> None:
+        if answer.status_code in accepted:
+            return
+        raise IndexRequestError(
+            what,
+            status=answer.status_code,
+            why=f"{answer.status_code} {answer.reason}: {said(answer)}",
+            todo=self._todo(answer),
+        )
+
+    def _todo(self, answer: requests.Response) -> str:
+        if answer.status_code == 401 and _PROXY_AUTH in answer.text:
+            if self._behind_proxy_auth:
+                return (
+                    "the proxy token in MODAL_PROXY_TOKEN_ID and MODAL_PROXY_TOKEN_SECRET is not accepted: give one of "
+                    "this workspace that has not been revoked, made with: modal workspace proxy-tokens create"
+                )
+            return (
+                "the admin application is behind Modal's proxy auth: make a proxy token with modal workspace "
+                "proxy-tokens create, and give it in MODAL_PROXY_TOKEN_ID and MODAL_PROXY_TOKEN_SECRET"
+            )
+        if self._advice is not None and (answer.status_code == 401 or answer.status_code >= 500):
+            return self._advice(answer.status_code)
+        if answer.status_code == 401:
+            return "use the token that the index was provisioned with, or run the notebook 01_provision again"
+        return "mend that and run it again" if answer.status_code < 500 else "see the log of the index"
+
+
+def advice_for(target: Target, settings: Settings) -> Callable[[int], str]:
+    """What to do when the admin application of *target* refuses the operator's token, or fails."""
+
+    def advice(status: int) -> str:
+        if status == 401:
+            return target.refused_secret(settings.secret_name, settings.secret_key)
+        try:
+            error = last_error(target.logs(200).splitlines())
+        except TargetError:
+            error = ""
+        return f"the last error in its log: {error}" if error else "see the log of the index"
+
+    return advice
+
 
 def _user(entry: dict[str, Any]) -> User:
     projects = entry.get("projects")
@@ -152,19 +217,6 @@ def _user(entry: dict[str, Any]) -> User:
         role=entry["role"],
         projects=None if projects is None else tuple(sorted(projects)),
         created=bool(entry.get("created", False)),
-    )
-
-
-def _require(answer: requests.Response, accepted: tuple[int, ...], what: str) -> None:
-    if answer.status_code in accepted:
-        return
-    todo = "see the log of the index"
-    if answer.status_code == 401:
-        todo = "use the token that the index was provisioned with, or run the notebook 01_provision again"
-    elif 400 <= answer.status_code < 500:
-        todo = "mend that and run it again"
-    raise IndexRequestError(
-        what, status=answer.status_code, why=f"{answer.status_code} {answer.reason}: {said(answer)}", todo=todo
     )
 
 

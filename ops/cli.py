@@ -82,8 +82,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_parameter_option(up)
     up.set_defaults(call=_up)
 
+    status = commands.add_parser(
+        "status",
+        help="say what runs, where, and for whom",
+        description="Say what runs, where, and for whom.",
+    )
+    status.add_argument("--target", default="local", metavar="TARGET", help="local (the default) or modal")
+    status.add_argument(
+        "--environment", metavar="NAME", help="of Modal; MODAL_ENVIRONMENT, or Modal's own default, when not given"
+    )
+    status.set_defaults(call=_status)
+
     for name, call, text in (
-        ("status", _status, "say what runs, where, and for whom"),
         ("stop", _stop, "stop the index on this machine; packages, users and secrets stay"),
         ("list", _list, "list the notebooks with their parameters"),
     ):
@@ -148,10 +158,21 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    del options
-    from ops.installation import Installation
+    if options.target == "local":
+        if options.environment:
+            raise ParameterError(
+                "the local target has no environments",
+                why=f"--environment {options.environment} was given without --target modal",
+                todo=f"write: runbook status --target modal --environment {options.environment}",
+            )
+        from ops.installation import Installation
 
-    print(Installation(Workspace.default()).summary())
+        print(Installation(Workspace.default()).summary())
+        return 0
+    from ops.status import status
+    from ops.targets import open_target
+
+    print(status(open_target(options.target, environment=options.environment)))
     return 0
 
 

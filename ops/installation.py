@@ -61,10 +61,13 @@ class Installation:
 
     def summary(self, *, report: Path | None = None) -> str:
         """Where the index answers, for whom, which files matter, and how to stop; no secret among it."""
-        deployment = self._target.deployment()
+        state = self._target.state()
+        deployment = state.deployment if state.answers else None
         rows: list[tuple[str, str]] = []
         if deployment:
             rows.append(("Index", f"{deployment.index_url}   ({deployment.detail})"))
+        elif state.deployment:
+            rows.append(("Index", f"{state}; start it anew with: make run"))
         else:
             rows.append(("Index", "does not run; start it with: make run"))
         for folder in self.users():

@@ -101,12 +101,14 @@ class Finding:
         expected: what should be seen.
         seen: what was seen.
         passed: whether that is as it should be.
+        todo: what to do when it is not, if its cause is known.
     """
 
     question: str
     expected: str
     seen: str
     passed: bool
+    todo: str = ""
 
 
 def proven(caption: str, findings: Sequence[Finding], *, todo: str) -> Table:
@@ -115,7 +117,7 @@ def proven(caption: str, findings: Sequence[Finding], *, todo: str) -> Table:
     Parameters:
         caption: what they prove.
         findings: in order.
-        todo: what to do when one is not.
+        todo: what to do when one is not and says nothing itself.
 
     Raises:
         VerificationError: at least one is not; all of those are named.
@@ -123,7 +125,9 @@ def proven(caption: str, findings: Sequence[Finding], *, todo: str) -> Table:
     failed = [finding for finding in findings if not finding.passed]
     if failed:
         why = "; ".join(f"{finding.question}: {finding.seen} instead of {finding.expected}" for finding in failed)
-        raise VerificationError(f"{_counted(len(failed), 'check')} of {len(findings)} failed", why=why, todo=todo)
+        known = "; ".join(dict.fromkeys(finding.todo for finding in failed if finding.todo))
+        what = f"{_counted(len(failed), 'check')} of {len(findings)} failed"
+        raise VerificationError(what, why=why, todo=known or todo)
     rows = [(finding.question, finding.expected, finding.seen) for finding in findings]
     return Table.of(caption, ("tried", "expected", "seen"), rows)
 

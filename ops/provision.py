@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ops.admin_api import AdminApi
+from ops.admin_api import AdminApi, advice_for
 from ops.client_folders import ClientFolders, who_must_be_told
-from ops.errors import NotDeployedError
 from ops.http_client import HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, preflight, proven
 from ops.secret import Secret
@@ -38,11 +37,11 @@ def plan(target: Target, settings: Settings | None = None, *, lower_protection: 
                 f"volume {name} ({purpose})", "in place" if exists else "missing", "" if exists else "create it, empty"
             )
         )
-    deployment, move = target.deployment(), target.move()
-    start = f"start it at {move.after}" if move else "" if deployment else "start it"
-    known = f"does not run; clients know it at {move.before}" if move else "does not run"
-    changes.append(Change("server", f"answers at {deployment.url}" if deployment else known, start))
-    if url := move.after if move else deployment.url if deployment else "":
+    state, move = target.state(), target.move()
+    start = "" if state.answers else "bring it up to date" if state.deployment else "start it"
+    known = f"{state}; clients know it at {move.before}" if move and not state.answers else str(state)
+    changes.append(Change("server", known, f"start it at {move.after}" if move else start))
+    if url := move.after if move else state.deployment.url if state.deployment else "":
         changes += ClientFolders.of(target).changes(url)
     changes += _hosting(target, lower_protection)
     return Plan(f"Provision the target {target.place}", tuple(changes))
@@ -100,7 +99,7 @@ def apply(
             if not target.volume_exists(name):
                 target.create_volume(name)
                 done.append((f"volume {name}", "created"))
-        ran, move = target.deployment() is not None, target.move()
+        ran, move = target.state().deployment is not None, target.move()
         deployment = target.deploy(lower_protection=lower_protection)
         folders = ClientFolders.of(target)
         before = move.before if move else folders.another_address(deployment.url)
@@ -125,14 +124,15 @@ def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = 
 
     Raises:
         NotDeployedError: there is no index.
+        NotAnsweringError: there is one, and it does not answer.
         VerificationError: it answers other than it must; every wrong answer is named.
     """
     settings = settings or Settings()
-    deployment = target.deployment()
-    if deployment is None:
-        if dry_run:
-            return Table.of("Seen from outside", ("tried", "seen"), [("the index", "there is none yet")])
-        raise NotDeployedError(target.place)
+    state = target.state()
+    if dry_run and not state.answers:
+        seen = str(state) if state.deployment else "there is none yet"
+        return Table.of("Seen from outside", ("tried", "seen"), [("the index", seen)])
+    deployment = state.require(target.place)
     findings = [*_as_a_visitor(deployment), *_as_the_operator(target, deployment, settings)]
     return proven("Seen from outside", findings, todo="read the log of the server and run this notebook again")
 
@@ -180,9 +180,12 @@ def _as_the_operator(target: Target, deployment: Deployment, settings: Settings)
     findings.append(Finding("the list of users, without the admin token", "401", str(status), status == 401))
     token = target.recall_secret(settings.secret_name, settings.secret_key)
     if token is not None:
-        with AdminApi(deployment.admin_url, token, deployment.admin_headers) as operator:
+        advice = advice_for(target, settings)
+        with AdminApi(deployment.admin_url, token, deployment.admin_headers, advice=advice) as operator:
             status = operator.users_status()
-        findings.append(Finding("the list of users, with the admin token", "200", str(status), status == 200))
+            todo = "" if status == 200 else operator.refusal()
+        question = "the list of users, with the admin token"
+        findings.append(Finding(question, "200", str(status), status == 200, todo))
     return findings
 
 

@@ -16,10 +16,8 @@ from ops.targets import Target
 def plan(target: Target, settings: Settings | None = None) -> Plan:
     """What there is, and so would go. Reads only."""
     settings = settings or Settings()
-    deployment = target.deployment()
-    changes = [
-        Change("server", f"answers at {deployment.url}" if deployment else "does not run", "stop it" * bool(deployment))
-    ]
+    state = target.state()
+    changes = [Change("server", str(state), "stop it" if state.deployment else "")]
     for name in (settings.packages_volume, settings.credentials_volume):
         exists = target.volume_exists(name)
         changes.append(Change(f"volume {name}", _contents(target, name), "delete it with all its files" * exists))
@@ -90,7 +88,7 @@ def verify(target: Target, *, confirm: str, settings: Settings | None = None) ->
     if not confirm:
         row = ("everything", f'left as it was; confirm="{target.place}" deletes it')
         return Table.of("Looked for afterwards", ("what", "seen"), [row])
-    left = [("server", target.deployment() is not None)]
+    left = [("server", target.state().deployment is not None)]
     left += [
         (f"volume {name}", target.volume_exists(name))
         for name in (settings.packages_volume, settings.credentials_volume)

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote
 import bcrypt
 
 from ops.secret import Secret
-from ops.targets import Check, Deployment, HostingDifferences, Move, Release
+from ops.targets import Check, Deployment, HostingDifferences, Move, Release, State
 from ops.workspace import Workspace
 
 
@@ -219,6 +219,7 @@ class FakeTarget:
         self.locked = 0
         self.problems: list[str] = []
         self.moving: Move | None = None
+        self.failure: str | None = None
         self.hosted: HostingDifferences | None = None
 
     @contextlib.contextmanager
@@ -270,8 +271,17 @@ class FakeTarget:
     def upload(self, volume: str, path: str, source: Path) -> None:
         self.volumes[volume][path] = source.read_bytes()
 
+    def state(self) -> State:
+        if not self.running:
+            return State(None)
+        return State(self._deployment(changed=False), answers=self.failure is None, error=self.failure or "")
+
     def deployment(self) -> Deployment | None:
-        return self._deployment(changed=False) if self.running else None
+        state = self.state()
+        return state.deployment if state.answers else None
+
+    def refused_secret(self, name: str, key: str) -> str:
+        return f"another value of {key} is needed in {name}"
 
     def move(self) -> Move | None:
         return self.moving

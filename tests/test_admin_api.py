@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ops.admin_api import AdminApi, User
-from ops.errors import IndexRequestError, NotDeployedError, PreflightError
+from ops.errors import IndexRequestError, NotAnsweringError, NotDeployedError, PreflightError
 from ops.secret import Secret
 from tests.fakes import FakeIndex, FakeTarget
 
@@ -51,3 +51,18 @@ def test_without_an_index_or_a_token_nobody_is_asked(target: FakeTarget) -> None
     with pytest.raises(PreflightError, match="no copy of the admin token") as caught:
         AdminApi.of(target)
     assert "AUTH_TOKEN" in caught.value.todo
+
+
+def test_an_index_that_does_not_answer_is_an_error_of_its_own(provisioned: FakeTarget) -> None:
+    provisioned.failure = "OSError: no room"
+    with pytest.raises(NotAnsweringError) as caught:
+        AdminApi.of(provisioned)
+    assert caught.value.error == "OSError: no room"
+
+
+def test_a_refused_token_is_answered_with_the_targets_own_advice(provisioned: FakeTarget) -> None:
+    provisioned.secrets["pypi-auth-token"]["AUTH_TOKEN"] = Secret("changed-elsewhere")
+    _, admin = AdminApi.of(provisioned)
+    with admin, pytest.raises(IndexRequestError) as caught:
+        admin.users()
+    assert caught.value.todo == "another value of AUTH_TOKEN is needed in pypi-auth-token"

@@ -6,7 +6,7 @@ import pytest
 
 from ops import provision
 from ops.clients import ClientFiles, Login
-from ops.errors import NotDeployedError, ProtectionError, SettingError, VerificationError
+from ops.errors import NotAnsweringError, NotDeployedError, ProtectionError, SettingError, VerificationError
 from ops.secret import Secret
 from ops.targets import HostingChange, HostingDifferences, Move
 from ops.workspace import Workspace
@@ -175,3 +175,22 @@ def test_client_files_are_mended_also_when_the_old_address_is_forgotten(
     assert "It moved from http://127.0.0.1:1/" in provision.apply(provisioned).note
     assert "It moved" not in provision.apply(provisioned).note
     assert provision.plan(provisioned).pending == ()
+
+
+def test_an_index_that_does_not_answer_is_told_apart_from_one_that_is_not_there(provisioned: FakeTarget) -> None:
+    provisioned.failure = "ModuleNotFoundError: No module named 'fastapi'"
+    change = next(change for change in provision.plan(provisioned).changes if change.thing == "server")
+    assert change.now.startswith("deployed at ")
+    assert change.now.endswith("does not answer: ModuleNotFoundError: No module named 'fastapi'")
+    assert change.then == "bring it up to date"
+    with pytest.raises(NotAnsweringError, match="deployed and does not answer") as caught:
+        provision.verify(provisioned)
+    assert "No module named 'fastapi'" in caught.value.why
+    assert "No module named" in repr(provision.verify(provisioned, dry_run=True))
+
+
+def test_a_refused_admin_token_leads_to_advice_about_it(provisioned: FakeTarget) -> None:
+    provisioned.secrets["pypi-auth-token"]["AUTH_TOKEN"] = Secret("changed-elsewhere")
+    with pytest.raises(VerificationError) as caught:
+        provision.verify(provisioned)
+    assert "another value of AUTH_TOKEN is needed" in caught.value.todo

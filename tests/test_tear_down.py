@@ -70,3 +70,11 @@ def test_the_targets_name_deletes_everything_and_the_second_time_nothing(
 def test_what_is_left_fails_the_verification(used: FakeTarget) -> None:
     with pytest.raises(VerificationError, match="volume pypiserver-data: still there instead of gone"):
         tear_down.verify(used, confirm="local")
+
+
+def test_an_index_that_does_not_answer_is_shown_and_stopped_too(used: FakeTarget) -> None:
+    used.failure = "OSError: no room"
+    rows = {row[0]: row[1:] for row in tear_down.plan(used).table().rows}
+    assert rows["server"][0].endswith("does not answer: OSError: no room")
+    assert rows["server"][1] == "stop it"
+    assert ("server", "stopped") in tear_down.apply(used, confirm="local").done

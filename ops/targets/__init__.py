@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ops.errors import ParameterError
 from ops.settings import Settings
-from ops.targets.target import Check, Deployment, HostingChange, HostingDifferences, Move, Release, Target
+from ops.targets.target import Check, Deployment, HostingChange, HostingDifferences, Move, Release, State, Target
 from ops.workspace import Workspace
 
 TARGETS = ("local", "modal")
@@ -18,6 +18,7 @@ def open_target(
     settings: Settings | None = None,
     host: str | None = None,
     port: int | None = None,
+    environment: str | None = None,
 ) -> Target:
     """The target called *name*, ready to be asked; nothing is contacted or changed yet.
 
@@ -27,6 +28,7 @@ def open_target(
         settings: the names of the index; the documented ones when not given.
         host: the address to listen on, local target only; loopback when not given.
         port: the TCP port to listen on, local target only; None or 0 lets the target pick one.
+        environment: of Modal, that target only; ``MODAL_ENVIRONMENT``, or Modal's own default, when not given.
 
     Raises:
         ParameterError: there is no target of that name.
@@ -41,7 +43,7 @@ def open_target(
     if name == "modal":
         from ops.targets.modal import ModalTarget
 
-        return ModalTarget(workspace=workspace, settings=settings)
+        return ModalTarget(workspace=workspace, settings=settings, environment=environment)
     raise ParameterError(
         f"there is no target {name!r}",
         why=f"the targets are {' and '.join(TARGETS)}",
@@ -57,6 +59,7 @@ __all__ = [
     "HostingDifferences",
     "Move",
     "Release",
+    "State",
     "Target",
     "open_target",
 ]

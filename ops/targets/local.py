@@ -20,10 +20,11 @@ from ops.private_files import private_file, private_folder
 from ops.secret import Secret
 from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
 from ops.targets.lock import exclusive
+from ops.targets.log_lines import last_error
 from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
 from ops.targets.refusal import explained
 from ops.targets.secret_files import SecretFiles
-from ops.targets.target import Check, Deployment, Move, Release
+from ops.targets.target import Check, Deployment, Move, Release, State
 from ops.targets.volume_folders import VolumeFolders
 from ops.workspace import PROJECT_ROOT, Workspace
 
@@ -140,6 +141,10 @@ class LocalTarget:
         """The value of *key*: on this machine the file is the store, so the environment is not asked."""
         return self._secrets.recall(name, key)
 
+    def refused_secret(self, name: str, key: str) -> str:
+        """Advice: on this machine the server and the operator read the same file, the server when it starts."""
+        return f"{key} in {self._secrets.path(name)} changed since the server started: run the notebook 01_provision"
+
     def delete_secret(self, name: str) -> bool:
         """Remove the secret's file."""
         return self._secrets.delete(name)
@@ -174,12 +179,20 @@ class LocalTarget:
 
     # --- the server ---------------------------------------------------------------------------------------------
 
+    def state(self) -> State:
+        """Whether the server runs, and whether it answers."""
+        process = ServerProcess.load(self._process_file)
+        if process is None or not process.alive():
+            return State(None)
+        deployment = _deployment(process, changed=False)
+        if _healthy(process):
+            return State(deployment, answers=True)
+        return State(deployment, error=last_error(self.logs(200).splitlines()) if self._log.is_file() else "")
+
     def deployment(self) -> Deployment | None:
         """The index that answers now."""
-        process = ServerProcess.load(self._process_file)
-        if process is None or not process.alive() or not _healthy(process):
-            return None
-        return _deployment(process, changed=False)
+        state = self.state()
+        return state.deployment if state.answers else None
 
     def move(self) -> Move | None:
         """The move to another port or host than that of last time.

@@ -15,12 +15,13 @@ from ops.private_files import private_file, private_folder
 from ops.secret import Secret
 from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Settings
 from ops.targets.lock import exclusive
+from ops.targets.log_lines import as_lines, last_error
 from ops.targets.modal_environment import ClientFolders, ModalEnvironment
 from ops.targets.modal_release import Releases
 from ops.targets.modal_session import SUPPORTED, ask, exists, modal, say
 from ops.targets.modal_volumes import Volumes
 from ops.targets.secret_files import SecretFiles
-from ops.targets.target import Check, Deployment, HostingDifferences, Release
+from ops.targets.target import Check, Deployment, HostingDifferences, Release, State
 from ops.workspace import Workspace
 
 ENVIRONMENT_VARIABLE = "MODAL_ENVIRONMENT"
@@ -31,6 +32,12 @@ PROXY_SECRET = "modal-proxy-token"  # noqa: S105 - the name of a secret, not its
 """The copy of a proxy token that an environment may have beside those of its secrets, with the same names as keys."""
 ANSWER_SECONDS = 180.0
 """How long the index may take to answer after a deployment, the start of its container included."""
+LOOK_SECONDS = 60.0
+"""How long it may take to answer when it is only looked at."""
+REFUSED_SECONDS = 15.0
+"""How long answers may then say that it failed, before they are believed."""
+ERROR_LINES = 500
+"""How far back in the log an error is looked for."""
 
 
 class ModalTarget:
@@ -162,6 +169,27 @@ class ModalTarget:
         found = (files.recall(name, key) for files in (self._copies, *self._earlier_copies))
         return next((secret for secret in found if secret is not None), None)
 
+    def refused_secret(self, name: str, key: str) -> str:
+        """Advice: the copy is another environment's, or the secret was changed from elsewhere."""
+        copy = self.recall_secret(name, key)
+        source = f"the environment variable {key}" if os.environ.get(key) else "this machine's copy"
+        for place in self._other_places():
+            if copy is not None and SecretFiles(self._workspace.secrets(place)).recall(name, key) == copy:
+                own = place.removeprefix(f"{self.name}.")
+                return (
+                    f"{source} is the one of the environment {own}, and this is {self._whole.name}: "
+                    f"set MODAL_ENVIRONMENT={own}, or give the value of {self._whole.name}"
+                )
+        return (
+            f"{source} is not what the index has: the secret {name} was changed elsewhere, or is that of another "
+            f"environment than {self._whole.name}. Set {key} to what it is now; if nobody has that, unset {key}, run "
+            f"modal secret delete {name} --env {self._whole.name}, and the notebook 01_provision, which makes a new one"
+        )
+
+    def _other_places(self) -> list[str]:
+        folders = self._workspace.home.glob(f"{self.name}.*/") if self._workspace.home.is_dir() else ()
+        return sorted(folder.name for folder in folders if folder.name != self.place)
+
     def delete_secret(self, name: str) -> bool:
         """Delete the secret, and the copy here."""
         for files in (self._copies, *self._earlier_copies):
@@ -230,10 +258,19 @@ class ModalTarget:
 
     # --- the app ------------------------------------------------------------------------------------------------
 
+    def state(self) -> State:
+        """Whether the app is deployed, and whether the index answers; this starts a container where none is warm."""
+        found = self._deployed(changed=False)
+        if found is None:
+            return State(None)
+        if _healthy(found.url, LOOK_SECONDS, refused_seconds=REFUSED_SECONDS):
+            return State(found, answers=True)
+        return State(found, error=self._last_error())
+
     def deployment(self) -> Deployment | None:
         """The index that answers now. Where nothing is kept warm this starts a container, which takes some seconds."""
-        found = self._deployed(changed=False)
-        return found if found is not None and _healthy(found.url, 60) else None
+        state = self.state()
+        return state.deployment if state.answers else None
 
     def move(self) -> None:
         """None: what the address will be is known when Modal has deployed."""
@@ -271,14 +308,22 @@ class ModalTarget:
 
     def logs(self, lines: int = 50) -> str:
         """The last lines that the containers printed, of all versions."""
+        return "\n".join(as_lines(entry.message for entry in self._log(lines))[-lines:])
 
-        def tail() -> str:
+    def _last_error(self) -> str:
+        """The last error that containers of the version that is deployed have printed."""
+        deployed = self._releases.deployed_at()
+        entries = [entry.message for entry in self._log(ERROR_LINES) if entry.timestamp.timestamp() >= deployed]
+        return last_error(as_lines(entries))
+
+    def _log(self, entries: int) -> list[modal.types.LogEntry]:
+        def tail() -> list[modal.types.LogEntry]:
             try:
-                return "".join(entry.message for entry in self._app().logs.tail(lines))
+                return list(self._app().logs.tail(entries))
             except modal.exception.NotFoundError:
-                raise NotDeployedError(self.name) from None
+                raise NotDeployedError(self.place) from None
 
-        return "\n".join(ask("show the log", tail).splitlines()[-lines:])
+        return ask("show the log", tail)
 
     def _app(self) -> modal.App:
         return modal.App.lookup(self._settings.app_name, environment_name=self._environment or None)
@@ -322,27 +367,34 @@ class ModalTarget:
     def _answering(self, *, changed: bool) -> Deployment:
         found = self._deployed(changed=changed)
         if found is None:
-            raise NotDeployedError(self.name)
+            raise NotDeployedError(self.place)
         if not _healthy(found.url, ANSWER_SECONDS):
             raise StartError(
                 "the app was deployed and the index does not answer",
-                why=self.logs(5).replace("\n", " | ") or "it printed nothing",
-                todo="read its log, by logs() of the target or with: modal app logs " + self._settings.app_name,
+                why=self._last_error() or self.logs(5).replace("\n", " | ") or "it printed nothing",
+                todo="mend that and run this again; the whole log: modal app logs "
+                f"{self._settings.app_name} --env {self._whole.name}",
             )
         return found
 
 
-def _healthy(url: str, seconds: float) -> bool:
-    """Whether the index at *url* answers within *seconds*; tells that it waits."""
-    deadline = time.monotonic() + seconds
-    told = time.monotonic()
+def _healthy(url: str, seconds: float, *, refused_seconds: float = ANSWER_SECONDS) -> bool:
+    """Whether the index at *url* answers within *seconds*; tells that it waits.
+
+    Parameters:
+        url: ending in a slash.
+        seconds: for an answer of any kind, so that a container can start.
+        refused_seconds: for answers that say that it failed, as they come while containers are replaced.
+    """
+    begun = told = time.monotonic()
+    deadline = begun + seconds
     while (left := deadline - time.monotonic()) > 0:
         try:
             with urllib.request.urlopen(f"{url}health", timeout=left) as answer:  # noqa: S310 - the URL is Modal's
                 return bool(answer.status == 200)
         except urllib.error.HTTPError as refused:
             refused.close()
-            if refused.code < 500:
+            if refused.code < 500 or time.monotonic() - begun >= refused_seconds:
                 return False
         except (OSError, urllib.error.URLError):
             pass

@@ -51,13 +51,21 @@ class Releases:
 
     def version(self) -> int:
         """The number of the version that is deployed; 0 when none is."""
+        found = self._lifecycle()
+        return (found.version or 0) if found else 0
 
-        def look() -> int:
+    def deployed_at(self) -> float:
+        """When that was deployed, in seconds since the epoch; 0 when that is not known."""
+        found = self._lifecycle()
+        return found.deployed_at.timestamp() if found and found.deployed_at else 0.0
+
+    def _lifecycle(self) -> modal.types.AppLifecycle | None:
+        def look() -> modal.types.AppLifecycle | None:
             try:
                 app = modal.App.lookup(self._settings.app_name, environment_name=self._environment or None)
-                return app.info().lifecycle.version or 0
+                return app.info().lifecycle
             except modal.exception.NotFoundError:
-                return 0
+                return None
 
         return ask("look up the app", look)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ops.errors import ProtectionError
+from ops.errors import NotAnsweringError, NotDeployedError, ProtectionError
 from ops.secret import Secret
 
 
@@ -51,6 +51,44 @@ class Deployment:
     def index_url(self) -> str:
         """The PEP 503 root, for ``index-url``."""
         return f"{self.url}simple/"
+
+
+@dataclass(frozen=True)
+class State:
+    """An index as it is found now: there and answering, there and not answering, or not there.
+
+    Parameters:
+        deployment: what is deployed, whether or not it answers; None when nothing is.
+        answers: whether it does.
+        error: the last error in the log of one that does not; empty when the log has none.
+    """
+
+    deployment: Deployment | None
+    answers: bool = False
+    error: str = ""
+
+    def __str__(self) -> str:
+        if self.deployment is None:
+            return "does not run"
+        if self.answers:
+            return f"answers at {self.deployment.url}"
+        return f"deployed at {self.deployment.url}, and does not answer: {self.error or 'no error in its log'}"
+
+    def require(self, target: str) -> Deployment:
+        """The index, when it answers.
+
+        Parameters:
+            target: its name, for the error.
+
+        Raises:
+            NotDeployedError: there is none.
+            NotAnsweringError: there is one, and it does not answer.
+        """
+        if self.deployment is None:
+            raise NotDeployedError(target)
+        if not self.answers:
+            raise NotAnsweringError(target, url=self.deployment.url, error=self.error)
+        return self.deployment
 
 
 @dataclass(frozen=True)
@@ -161,6 +199,9 @@ class Target(Protocol):
     def recall_secret(self, name: str, key: str) -> Secret | None:
         """The operator's own copy of a secret's value: from the environment variable *key*, else from the workspace."""
 
+    def refused_secret(self, name: str, key: str) -> str:
+        """Advice for when the index refuses the value that :meth:`recall_secret` gives."""
+
     def delete_secret(self, name: str) -> bool:
         """Delete the secret, and the operator's copy. False when there was none."""
 
@@ -181,6 +222,9 @@ class Target(Protocol):
 
     def upload(self, volume: str, path: str, source: Path) -> None:
         """Copy *source* onto a volume as *path*, in place of what is there."""
+
+    def state(self) -> State:
+        """Whether there is an index, and whether it answers. Reads only."""
 
     def deployment(self) -> Deployment | None:
         """The index that answers now, or None."""
