@@ -226,6 +226,7 @@ def instructions(onboarding: Onboarding) -> Text:
         f"    uv publish dist/*\n"
         f"    pip install your-package\n"
         f"    uv pip install your-package\n\n"
+        f"If twine does not say why a file was refused, as on Modal, add --verbose; uv publish always says it.\n\n"
         f"Or name the files, one client at a time:\n\n"
         f'    twine upload --config-file "{folder}/.pypirc" --repository private dist/*\n'
         f'    NETRC="{folder}/netrc" PIP_CONFIG_FILE="{folder}/pip.conf" pip install your-package\n'
