@@ -138,7 +138,7 @@ class Index:
         else:
             identity = await self._door.identify(exchange)
             if len(path) > _LONGEST_PATH or not path.startswith("/") or "\0" in path:
-                raise NotFound("there is nothing under such a path")
+                raise NotFound("there is nothing under such a path; the index is at simple/")
             if exchange.method in {"GET", "HEAD"}:
                 await self._read(exchange, path)
             elif exchange.method == "POST":
@@ -150,7 +150,9 @@ class Index:
     async def _administer(self, exchange: Exchange) -> None:
         if self._admin is None:
             await self._door.identify(exchange)
-            raise NotFound("this server has no admin application: it was started without a token for it")
+            raise NotFound(
+                "this server has no admin application: it was started without a token; its operator sets AUTH_TOKEN"
+            )
         if exchange.method not in {"GET", "HEAD"}:
             refuse_other_sites(exchange)
         await self._admin.pass_on(exchange)

@@ -127,7 +127,12 @@ class Unauthorized(PackageIndexError):
 
     status = 401
 
-    def __init__(self, message: str = "a user name and a password of this index are needed", *, realm: str) -> None:
+    def __init__(
+        self,
+        message: str = "a user name and a password of this index are needed; its operator hands them out",
+        *,
+        realm: str,
+    ) -> None:
         self.realm = realm
         super().__init__(message)
 
@@ -232,7 +237,9 @@ class TooLarge(PackageIndexError):
 
     def __init__(self, what: str, *, limit: int) -> None:
         self.limit = limit
-        super().__init__(f"{what} is larger than the {limit} bytes that this index takes")
+        super().__init__(
+            f"{what} is larger than the {limit} bytes that this index takes: send less, or ask its operator for more"
+        )
 
 
 class QuotaExceeded(PackageIndexError):
@@ -272,7 +279,7 @@ class TooManyAttempts(PackageIndexError):
 
     def __init__(self, *, retry_after: float) -> None:
         self.retry_after = max(1, int(-(-retry_after // 1)))
-        super().__init__(f"too many failed logins; try again in {self.retry_after} s")
+        super().__init__(f"too many failed logins; check the password, and try again in {self.retry_after} s")
 
     @property
     def headers(self) -> Mapping[str, str]:

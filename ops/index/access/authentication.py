@@ -285,7 +285,10 @@ class Authenticator:
             self._flights.pop(flight.digest, None)
 
     def _unauthorized(self) -> Unauthorized:
-        return Unauthorized("the user name or the password is wrong", realm=self._realm)
+        return Unauthorized(
+            "the user name or the password is wrong; ask the index's operator for a new one if it is lost",
+            realm=self._realm,
+        )
 
     def _note(self, event: str, login: Login, address: str, *, why: str = "") -> None:
         known = login.username in self._roster.accounts

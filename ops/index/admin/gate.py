@@ -71,9 +71,15 @@ class Gate:
             return None
         try:
             if not self._right_token(request):
-                return answer(401, "the admin token is missing or wrong", {"WWW-Authenticate": _REALM})
+                return answer(
+                    401,
+                    "the admin token is missing or wrong",
+                    {"WWW-Authenticate": _REALM},
+                )
         except TooManyAttempts as error:
-            return answer(error.status, "too many wrong admin tokens; try again later", error.headers)
+            return answer(
+                error.status, "too many wrong admin tokens; check the token, and try again later", error.headers
+            )
         if request.method in _WITH_BODY:
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
                 return answer(415, "the body must be JSON, with the header Content-Type: application/json")

@@ -208,7 +208,7 @@ class Curator:
             raise BadRequest(f"{status[:50]!r} is no status of a project; say one of {', '.join(STATUSES)} (PEP 792)")
         self._see_others()
         if not self._catalogue.has(name):
-            raise NotFound(f"there is no project {name[:200]!r}")
+            raise NotFound(f"there is no project {name[:200]!r}; those that there are stand at simple/")
         if not identity.may_upload(name):
             raise Forbidden(identity.username, f"change the project {name!r}")
         marks = self._catalogue.marks
@@ -246,7 +246,7 @@ class Curator:
         ]
         if not files:
             wanted = filename or f"{normalize(project)} {version or ''}".strip()
-            raise NotFound(f"there is no {wanted[:200]!r} here")
+            raise NotFound(f"there is no {wanted[:200]!r} here; the project's page below simple/ lists its files")
         return files
 
     def _mark(

@@ -151,7 +151,7 @@ class CatalogueBackend(Backend):  # type: ignore[misc] # likewise
         name = parse((pkg.relfn_unix or "").rpartition("/")[2])
         try:
             if name is None:
-                raise NotFound("there is no such file here")
+                raise NotFound("there is no such file here; the project's page below simple/ lists its files")
             self._publisher.remove(name.project, filename=name.filename, identity=self._identify(), address=_address())
         except PackageIndexError as error:
             raise _answer(error) from error

@@ -53,10 +53,14 @@ def boundary_of(content_type: str) -> bytes | None:
     if not kind.startswith("multipart/"):
         return None
     if kind != "multipart/form-data":
-        raise BadRequest("the form cannot be read: its Content-Type is not multipart/form-data")
+        raise BadRequest(
+            "the form cannot be read: its Content-Type is not multipart/form-data; upload with twine or uv"
+        )
     boundary = _parameters(content_type).get("boundary", "").encode("latin-1", "replace")
     if not 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
-        raise BadRequest("the form cannot be read: its Content-Type has no boundary that can be used")
+        raise BadRequest(
+            "the form cannot be read: its Content-Type has no boundary that can be used; upload with twine or uv"
+        )
     return boundary
 
 
@@ -124,7 +128,7 @@ class FormParser:
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0 or end > MAX_HEADER_BYTES:
             if len(self._buffer) > MAX_HEADER_BYTES:
-                raise BadRequest("the form cannot be read: the header of a part is too long")
+                raise BadRequest("the form cannot be read: the header of a part is too long; upload with twine or uv")
             return False
         plain = _PLAIN_FIELD.fullmatch(self._buffer, 0, end)
         if plain is not None:
@@ -132,12 +136,12 @@ class FormParser:
         else:
             header = self._buffer[:end].decode("utf-8", "replace").lstrip(" \t")
             if header and not header.startswith("\r\n"):
-                raise BadRequest("the form cannot be read: its boundary occurs in it")
+                raise BadRequest("the form cannot be read: its boundary occurs in it; upload with twine or uv")
             part = _part(header)
         del plain, self._buffer[: end + 4]  # a match keeps the buffer as long as it is
         self._parts += 1
         if self._parts > MAX_PARTS:
-            raise BadRequest("the form has too many parts")
+            raise BadRequest("the form has too many parts; upload one file with its metadata at a time")
         self._open(part)
         self._state = self._pass_body
         return True
@@ -184,7 +188,7 @@ def _part(header: str) -> Part:
             parameters = _parameters(value)
             if "name" in parameters:
                 return Part(parameters["name"], parameters.get("filename"))
-    raise BadRequest("the form cannot be read: one of its parts has no name")
+    raise BadRequest("the form cannot be read: one of its parts has no name; upload with twine or uv")
 
 
 def _parameters(value: str) -> dict[str, str]:

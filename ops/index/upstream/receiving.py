@@ -219,7 +219,7 @@ class _Body:
             self._finished = True
         if (":action", "doc_upload") in self._parser.fields:
             # pypiserver would look at it and drop it: an answer of success for nothing.
-            raise BadRequest("this index keeps no documentation, only wheels and sdists")
+            raise BadRequest("this index keeps no documentation, only wheels and sdists; host it elsewhere")
         form = FormsDict()
         form.recode_unicode = False
         for name, value in self._parser.fields:

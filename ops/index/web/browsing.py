@@ -95,7 +95,7 @@ class Browsing:
 
         page = await self._reading.found(look)
         if page is None:
-            raise NotFound(f"there is no project {normalized!r} in this index")
+            raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
         await exchange.ready(self._reading.variant(page, exchange.headers))
 
 

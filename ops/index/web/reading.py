@@ -146,7 +146,7 @@ class Reading:
 
         page = await self.found(look)
         if page is None:
-            raise NotFound(f"there is no project {normalized!r} in this index")
+            raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
         await exchange.ready(self.variant(page, exchange.headers))
 
     async def elsewhere(self, exchange: Exchange, name: str, *, up: str) -> None:
@@ -161,7 +161,7 @@ class Reading:
             return await asyncio.to_thread(self._catalogue.has, normalized) or None
 
         if not await self.found(look):
-            raise NotFound(f"there is no project {normalized!r} in this index")
+            raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
         await exchange.redirect(f"{up}simple/{normalized}/")
 
     async def file(self, exchange: Exchange, path: str) -> None:
@@ -183,7 +183,9 @@ class Reading:
                 self._check_quarantine(filename)
                 if await self._delivery.deliver(exchange, located.path, digest=located.digest):
                     return
-        raise NotFound(f"there is no file {path[:300]!r} in this index")
+        raise NotFound(
+            f"there is no file {path[:300]!r} in this index; those of its project stand on its page below simple/"
+        )
 
     async def found(self, look: Callable[[], Any]) -> Any:
         """What *look* finds; when that is nothing, what it finds after other servers' changes have been read."""
@@ -201,7 +203,7 @@ class Reading:
             NotFound: no project can have this name.
         """
         if not can_be_listed(name):
-            raise NotFound("no project can have this name")
+            raise NotFound("no project can have this name; use letters, digits, and . _ - between them")
         return normalize(name)
 
     def _check_quarantine(self, path: str) -> None:
