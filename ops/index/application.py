@@ -99,6 +99,7 @@ class Index:
 
     def stop(self) -> None:
         """End what a request would go on with for long: the server is stopping. Does not block."""
+        self._browsing.stop()
         self._upstream.stop()
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -166,7 +166,8 @@ class ThreadServer(Http):
         self.listener = socket.create_server((self.host, 0))
         self.port = self.listener.getsockname()[1]
         self._started = threading.Event()
-        self.server = OneProcess(application, ready=self._started.set, limits=limits)
+        stop = getattr(application, "stop", None)
+        self.server = OneProcess(application, ready=self._started.set, stopping=stop, limits=limits)
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:

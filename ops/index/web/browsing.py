@@ -53,6 +53,10 @@ class Browsing:
             executor=ThreadPoolExecutor(_THREADS, "pages"),
         )
 
+    def stop(self) -> None:
+        """Answer pages that wait for a README without it: the server is stopping. Does not block."""
+        self._readmes.close()
+
     async def projects(self, exchange: Exchange) -> None:
         """The list of projects, or of those that fit to ``?q=``."""
         text = exchange.scope.get("query_string", b"")[:4096].decode("latin-1")

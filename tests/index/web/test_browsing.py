@@ -99,6 +99,16 @@ def test_a_page_whose_readme_could_not_be_rendered_for_now_is_not_kept(
     assert "<em>its-readme</em>" in server.get("/projects/slow/").text
 
 
+def test_a_server_that_stops_answers_pages_that_wait_for_a_readme(server: ThreadServer, sandbox: FakeSandbox) -> None:
+    sandbox.may_end.clear()
+    with ThreadPoolExecutor(1) as pool:
+        page = pool.submit(server.get, "/projects/slow/")
+        assert sandbox.begun.wait(60)
+        server.server.should_exit = True
+        assert page.result().status == 200
+        assert "cannot be rendered now" in page.result().text
+
+
 HOSTILE = {
     "equal-headings": ("text/markdown", "# x\n" * 100_000),
     "a-wide-table": ("text/markdown", "|" + "a|" * 1000 + "\n|" + "-|" * 1000 + "\n" + "a\n" * 100_000),
@@ -129,9 +139,7 @@ def test_pages_of_hostile_readmes_come_all_at_once_while_others_are_served(tmp_p
             assert ('<pre class="plain">' in page.result().text) != ('<div class="readme">' in page.result().text)
 
 
-def test_html_in_a_readme_that_is_shown_as_text_is_escaped(server: ThreadServer, sandbox: FakeSandbox) -> None:
-    lines = LINES.replace("markdown", "html")
-    name = wheel_name("markup", "1.0")
-    assert upload(server, name, wheel("markup", "1.0", lines=lines, body="\n</pre><b>bold</b>")).status == 200
+def test_html_in_a_readme_that_is_shown_as_text_is_escaped(tmp_path: Path, server: ThreadServer) -> None:
+    content = wheel("markup", "1.0", lines=LINES.replace("markdown", "html"), body="\n</pre><b>bold</b>")
+    (tmp_path / "packages" / wheel_name("markup", "1.0")).write_bytes(content)
     assert "&lt;/pre&gt;&lt;b&gt;bold&lt;/b&gt;</pre>" in server.get("/projects/markup/").text
-    assert sandbox.calls == []

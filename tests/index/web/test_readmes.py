@@ -29,6 +29,10 @@ class FakeSandbox(Sandbox):
         self.may_end.set()
         self.error: Exception | None = None
 
+    def close(self) -> None:
+        self.error = WorkCancelled()
+        self.may_end.set()
+
     def run(self, payload: bytes, *files: int, cancellation: object = None) -> bytes:
         self.calls.append(payload)
         self.begun.set()
