@@ -434,4 +434,4 @@ class SandboxUnavailable(SandboxError):
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        super().__init__(f"the server cannot start a child process: {reason}", retry_after=30)
+        super().__init__(f"the server has no child process for this work: {reason}", retry_after=30)

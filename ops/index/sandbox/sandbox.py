@@ -249,6 +249,8 @@ class Sandbox:
             raise WorkFailed(f"it raised {result[:200].decode('ascii', 'replace')}")
         if code in {-signal.SIGXCPU, -signal.SIGALRM}:
             raise WorkFailed(self._too_slow)
+        if code in {-signal.SIGKILL, -signal.SIGTERM}:  # by somebody, or for the want of memory of the whole machine
+            raise SandboxUnavailable("its process was killed")
         if code:
             raise WorkFailed(f"its process ended with {_name_of(code)}")
         return result

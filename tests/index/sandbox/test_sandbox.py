@@ -103,7 +103,6 @@ def test_no_process_is_started_before_there_is_work() -> None:
     ("payload", "reason"),
     [
         (b"abort", "SIGABRT"),
-        (b"killed", "SIGKILL"),
         (b"raise", "LookupError"),
         (b"recurse", "RecursionError"),
         (b"long 5000", "longer than 1,000 bytes"),
@@ -204,6 +203,11 @@ def test_what_was_going_on_when_it_was_killed_is_done_again_once() -> None:
         assert isinstance(future.exception(), SandboxUnavailable)
     os.close(reading)
     os.close(writing)
+
+
+def test_a_worker_that_was_killed_is_not_the_fault_of_the_content(sandbox: Sandbox) -> None:
+    with pytest.raises(SandboxUnavailable, match="was killed"):
+        sandbox.run(b"killed")
 
 
 def test_work_that_cannot_be_imported_is_told() -> None:
