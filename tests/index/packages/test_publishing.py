@@ -37,6 +37,7 @@ from ops.index.errors import (
     ProjectClosed,
     StorageError,
     StorageFull,
+    StorageReadOnly,
     TooLarge,
 )
 from ops.index.options import Options
@@ -519,7 +520,12 @@ def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
 
 @pytest.mark.parametrize(
     ("number", "error"),
-    [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, StorageError), (errno.EROFS, StorageError)],
+    [
+        (errno.ENOSPC, StorageFull),
+        (errno.EDQUOT, StorageFull),
+        (errno.EIO, StorageError),
+        (errno.EROFS, StorageReadOnly),
+    ],
 )
 def test_whatever_the_disk_refuses_becomes_a_clear_error(
     house: House, monkeypatch: pytest.MonkeyPatch, number: int, error: type[StorageError]
