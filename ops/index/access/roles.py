@@ -66,6 +66,15 @@ class Identity:
         """Whether the user may delete files, and set and lift the quarantine of projects."""
         return self.role is Role.ADMIN
 
+    def limited_to(self, other: Identity) -> Identity:
+        """This user with no more rights than *other* has as well."""
+        role = min(self.role, other.role, key=list(Role).index)
+        limits = [identity.projects for identity in (self, other) if identity.projects is not None]
+        projects = frozenset.intersection(*limits) if limits and role is Role.PUBLISHER else None
+        if projects is not None and not projects:
+            return Identity(self.username, Role.READER)
+        return Identity(self.username, role, projects)
+
 
 class GroupFile:
     """The text of an Apache group file (``AuthGroupFile``): ``group: member member "a member"``.

@@ -16,7 +16,7 @@ from packaging.utils import InvalidName, canonicalize_name
 from ops.index.access.audit import Audit
 from ops.index.access.passwords import ROUNDS, InvalidCredentials, decoded, hashed, validated_hash, validated_name
 from ops.index.access.roles import GroupFile, Identity, Role, Roles, memberships
-from ops.index.access.vault import GROUPS, PASSWORDS, Vault
+from ops.index.access.vault import GROUPS, PASSWORDS, Draft, Vault
 from ops.index.disk.claims import Claims
 from ops.index.disk.storage import Storage
 from ops.index.errors import StorageError
@@ -187,13 +187,13 @@ class Users:
             before = Identity(username) if created else Roles(draft[GROUPS]).identity(username)
             identity = _changed(before, role, limits)
             made.append(Registration(identity, created))
-            # The role first: a new reader must not be a publisher for the moment between the two files.
-            groups = GroupFile(draft[GROUPS])
-            groups.assign(username, memberships(identity))
-            draft[GROUPS] = bytes(groups)
             if digest is not None:
+                # Three steps, of which those that change nothing are left out. No password, new or old, may open more
+                # than it did before or will afterwards, for the moment between two of them.
+                _assign(draft, identity if created else identity.limited_to(before))
                 passwords.set(username, digest)
                 draft[PASSWORDS] = bytes(passwords)
+            _assign(draft, identity)
         return made[0]
 
     def remove(self, username: str, *, actor: str = "", address: str = "") -> bool:
@@ -273,6 +273,12 @@ class Users:
 
     def _unchanged(self, error: StorageError, username: str, who: Mapping[str, str]) -> None:
         self._note("user.change_failed", username, who, reason=str(error))
+
+
+def _assign(draft: Draft, identity: Identity) -> None:
+    groups = GroupFile(draft[GROUPS])
+    groups.assign(identity.username, memberships(identity))
+    draft[GROUPS] = bytes(groups)
 
 
 def _changed(identity: Identity, role: Role | None, projects: frozenset[str] | Keep | None) -> Identity:

@@ -10,9 +10,10 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from ops.index.disk.claims import Claims
 from ops.index.disk.reserve import Reserve
@@ -30,22 +31,36 @@ _PATIENCE = 20.0
 _log = logging.getLogger(__name__)
 
 
+class Step(NamedTuple):
+    """The replacement of one file; None where there is no file."""
+
+    name: str
+    before: bytes | None
+    after: bytes | None
+
+    def back(self) -> Step:
+        """The step that undoes this one."""
+        return Step(self.name, before=self.after, after=self.before)
+
+
 class Draft:
     """The files as they are while nobody else can change them, and what they shall become.
 
-    Files are written in the order in which they were first set, so that the caller decides what a reader may see
-    between the two.
+    Files are written in the order in which they are set, one more than once if it is set more than once: the caller
+    decides what a reader may see in between. A change that is undone goes the same way back.
     """
 
     def __init__(self, before: dict[str, bytes | None]) -> None:
-        self.before = before
-        self.after: dict[str, bytes] = {}
+        self._now = dict(before)
+        self.steps: list[Step] = []
 
     def __getitem__(self, name: str) -> bytes:
-        return self.after[name] if name in self.after else self.before[name] or b""
+        return self._now[name] or b""
 
     def __setitem__(self, name: str, content: bytes) -> None:
-        self.after[name] = content
+        if content != self[name]:
+            self.steps.append(Step(name, before=self._now[name], after=content))
+            self._now[name] = content
 
 
 class Vault:
@@ -108,44 +123,55 @@ class Vault:
             except OSError as error:
                 raise StorageError(f"the credentials could not be read: {error.strerror or error}") from error
             yield draft
-            changed = {name: content for name, content in draft.after.items() if content != (draft.before[name] or b"")}
-            if not changed:
+            if not draft.steps:
                 return
             try:
                 noted()
-                self._write(changed)
+                self._write(draft.steps)
                 self._storage.commit()
             except (OSError, StorageError) as error:
                 told = error if isinstance(error, StorageError) else _unwritten(error)
                 failed(told)
-                self._undo({name: draft.before[name] for name in changed})
+                self._undo(draft.steps)
                 raise told from error
 
-    def _write(self, contents: Mapping[str, bytes | None]) -> None:
-        """Replace the files; None removes one. All are on the disk before the first takes its name: a full disk is met
-        while nothing has changed.
+    def _write(self, steps: Sequence[Step]) -> None:
+        """Replace the files. All contents are on the disk before the first takes its name: a full disk is met while
+        nothing has changed.
         """
         directory = self._storage.directory
         with self._storage.reading(), contextlib.ExitStack() as leftovers:
-            prepared = {}
-            for name, content in contents.items():
-                if content is not None:
-                    prepared[name] = _prepared(directory / name, content)
-                    leftovers.callback(prepared[name].unlink, missing_ok=True)
-            for name in contents:
-                if name in prepared:
-                    prepared[name].replace(directory / name)
+            for name in {step.name for step in steps}:
+                _clear_abandoned(directory / name)
+            prepared: list[Path | None] = []
+            for step in steps:
+                prepared.append(None if step.after is None else _prepared(directory / step.name, step.after))
+                if prepared[-1] is not None:
+                    leftovers.callback(prepared[-1].unlink, missing_ok=True)
+            for step, new in zip(steps, prepared, strict=True):
+                if new is not None:
+                    new.replace(directory / step.name)
                 else:
-                    (directory / name).unlink(missing_ok=True)
+                    (directory / step.name).unlink(missing_ok=True)
             sync_folder(str(directory))
 
-    def _undo(self, before: Mapping[str, bytes | None]) -> None:
+    def _undo(self, steps: Sequence[Step]) -> None:
         """Put back what was there. A commit that failed may have been seen all the same: commit again, if it goes."""
         try:
-            self._write({name: content for name, content in before.items() if self.read(name) != content})
+            self._write(self._way_back(steps))
             self._storage.commit()
         except (OSError, StorageError) as error:
             _log.error("a change of the credentials failed, and so did undoing it: %s", error)
+
+    def _way_back(self, steps: Sequence[Step]) -> list[Step]:
+        """The steps back from wherever a failure left the files; none that changes nothing."""
+        now = {step.name: self.read(step.name) for step in steps}
+        back: list[Step] = []
+        for step in reversed(steps):
+            if now[step.name] != step.before:
+                back.append(step.back())
+                now[step.name] = step.before
+        return back
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -204,13 +230,17 @@ def _wait_for(turn: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def _clear_abandoned(path: Path) -> None:
+    """Remove the new files that a writer left beside *path* when it died; who holds the lock is the only writer."""
+    for abandoned in path.parent.glob(f"{path.name}.*.new"):
+        abandoned.unlink(missing_ok=True)
+
+
 def _prepared(path: Path, content: bytes) -> Path:
     """A file beside *path* with the new content, on the disk, with the mode and, where allowed, the owner of the old.
 
     A first file can be read by its owner only.
     """
-    for abandoned in path.parent.glob(f"{path.name}.*.new"):  # by a writer that died; whoever holds the lock is alone
-        abandoned.unlink(missing_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

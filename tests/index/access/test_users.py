@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -14,6 +15,7 @@ import threading
 import time
 from codecs import BOM_UTF8
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import pytest
@@ -29,8 +31,8 @@ from ops.index.access.passwords import (
     validated_password,
     verify,
 )
-from ops.index.access.roles import Role
-from ops.index.access.users import PasswordFile, Users
+from ops.index.access.roles import Identity, Role
+from ops.index.access.users import Account, PasswordFile, Users
 from ops.index.access.vault import GROUPS, PASSWORDS, Vault
 from ops.index.disk.claims import MemoryClaims
 from ops.index.disk.storage import DirectoryStorage
@@ -431,6 +433,119 @@ def test_a_reader_never_sees_a_user_without_the_role(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Vault, "read", read)
     assert "alice" not in users.accounts()
+
+
+SPAM = frozenset({"spam"})
+EGGS = frozenset({"eggs"})
+OLD, NEW = DIGEST, DIGEST.replace("$2y$", "$2b$")
+ANOTHER = "# another tool's comment\n"
+
+
+def rights(identity: Identity) -> set[str]:
+    """What a user may do, so that one set can be compared with another."""
+    projects = {name for name in ("spam", "eggs", "anything-else") if identity.may_upload(name)}
+    return projects | ({"administer"} if identity.may_administer else set())
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, users: Users) -> list[Account | None]:
+    """What a reader finds of dora, from now on, after each single change of a file."""
+    seen: list[Account | None] = []
+
+    def watched(owner: type, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            result = real(*arguments, **named)
+            seen.append(users.accounts().get("dora"))
+            return result
+
+        monkeypatch.setattr(owner, name, call)
+
+    watched(Path, "replace")
+    watched(Path, "unlink")
+    return seen
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["stored", "undone"])
+@pytest.mark.parametrize("password", [NEW, None], ids=["with a password", "without"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, (Role.READER, None)),
+        (None, (Role.PUBLISHER, SPAM)),
+        (None, (Role.PUBLISHER, None)),
+        (None, (Role.ADMIN, None)),
+        ((Role.READER, None), (Role.PUBLISHER, None)),
+        ((Role.READER, None), (Role.PUBLISHER, SPAM)),
+        ((Role.READER, None), (Role.ADMIN, None)),
+        ((Role.PUBLISHER, SPAM), (Role.PUBLISHER, None)),
+        ((Role.PUBLISHER, None), (Role.ADMIN, None)),
+        ((Role.ADMIN, None), (Role.READER, None)),
+        ((Role.ADMIN, None), (Role.PUBLISHER, SPAM)),
+        ((Role.PUBLISHER, None), (Role.PUBLISHER, SPAM)),
+        ((Role.PUBLISHER, None), (Role.READER, None)),
+        ((Role.PUBLISHER, SPAM), (Role.PUBLISHER, EGGS)),
+        ((Role.PUBLISHER, SPAM | EGGS), (Role.PUBLISHER, EGGS | {"ham"})),
+        ((Role.READER, None), None),
+        ((Role.PUBLISHER, SPAM), None),
+        ((Role.ADMIN, None), None),
+    ],
+)
+def test_no_password_opens_more_than_before_or_afterwards_while_a_user_is_changed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: tuple[Role, frozenset[str] | None] | None,
+    after: tuple[Role, frozenset[str] | None] | None,
+    password: str | None,
+    commits: bool,
+) -> None:
+    """The password and the role are in two files: whoever reads in between must not find the wrong pair."""
+
+    class Unsure(DirectoryStorage):
+        def commit(self) -> None:
+            if not commits:
+                raise StorageError("the volume is away")
+
+    (tmp_path / PASSWORDS).write_text(ANOTHER)
+    (tmp_path / GROUPS).write_text(ANOTHER)
+    users = users_in(tmp_path)
+    allowed: dict[str, list[set[str]]] = {}
+    if before is not None:
+        first = users.register("dora", password_hash=OLD, role=before[0], projects=before[1])
+        allowed.setdefault(OLD, []).append(rights(first.identity))
+    digest = password or (OLD if before else NEW)
+    if after is not None:
+        wanted = Identity("dora", after[0], after[1])
+        allowed.setdefault(digest, []).append(rights(wanted))
+    changing = Users(Unsure(tmp_path), CHEAP)
+    seen = watch(monkeypatch, users)
+    with contextlib.nullcontext() if commits else pytest.raises(StorageError, match="away"):
+        if after is None:
+            changing.remove("dora")
+        else:
+            changed = digest if digest != OLD else None
+            changing.register("dora", password_hash=changed, role=after[0], projects=after[1])
+    assert seen
+    for account in seen:
+        if account is not None:
+            assert any(rights(account.identity) <= most for most in allowed[account.digest]), account
+    last = seen[-1] and (seen[-1].digest, rights(seen[-1].identity))
+    expected = (after and (digest, rights(wanted))) if commits else (before and (OLD, allowed[OLD][0]))
+    assert last == expected
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_user_who_comes_back_never_has_the_role_that_a_stock_removal_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: Role
+) -> None:
+    """Stock ``htpasswd -D`` leaves the group: who then registers the name must not have its rights for a moment."""
+    (tmp_path / GROUPS).write_text("admin: dora\nproject/spam: dora\n")
+    users = users_in(tmp_path)
+    seen = watch(monkeypatch, users)
+    wanted = users.register("dora", password_hash=NEW, role=role).identity
+    found = [account for account in seen if account is not None]
+    assert found
+    assert all(account.identity == wanted for account in found)
 
 
 @pytest.mark.parametrize(("call", "at"), [("fsync", 1), ("fsync", 2), ("fsync", 3), ("replace", 1), ("replace", 2)])
