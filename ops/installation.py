@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ops.places import shown
 from ops.targets import open_target
 from ops.targets.lock import exclusive
 from ops.workspace import Workspace
@@ -72,18 +72,11 @@ class Installation:
             rows.append(("Index", "does not run; start it with: make run"))
         for folder in self.users():
             rows.append(("User", folder.name))
-            rows.append(("Credentials", f"{_shown(folder)}/netrc"))
-            rows.append(("Client files", f"{_shown(folder)}/   (pip.conf, uv.toml, .pypirc, netrc)"))
-            rows.append(("Use them", f". {_shown(folder)}/env.sh   then pip, uv and twine know the index"))
+            rows.append(("Credentials", shown(folder / "netrc")))
+            rows.append(("Client files", f"{shown(folder)}/   (pip.conf, uv.toml, .pypirc, netrc)"))
+            rows.append(("Use them", f". {shown(folder / 'env.sh')}   then pip, uv and twine know the index"))
         if report is not None:
-            rows.append(("Report", _shown(report)))
+            rows.append(("Report", shown(report)))
         if deployment:
             rows.append(("Stop", "make stop   (or: runbook stop); the data stays"))
         return "\n".join(f"{label:<13} {text}" for label, text in rows)
-
-
-def _shown(path: Path) -> str:
-    """The path as it can be typed here: relative when it lies below the current directory."""
-    with contextlib.suppress(ValueError, OSError):
-        return str(path.relative_to(Path.cwd()))
-    return os.fspath(path)

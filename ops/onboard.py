@@ -38,6 +38,7 @@ class Onboarding:
         public_index: a second index for pip; see :func:`ops.clients.configuration.pip_conf`.
         given: the password from the environment or a prompt; None when there was none.
         password_reset: give a user whose password is unknown here a new one.
+        archive: write the client files as one zip file too, to hand over.
         settings: the names of the admin secret.
     """
 
@@ -49,12 +50,13 @@ class Onboarding:
     public_index: str = ""
     given: Secret | None = None
     password_reset: bool = False
+    archive: bool = False
     settings: Settings = field(default_factory=Settings)
 
     @property
     def files(self) -> ClientFiles:
         """The user's client files."""
-        return ClientFiles(self.folder)
+        return ClientFiles(self.folder, zipped=self.archive)
 
     def login(self, deployment: Deployment, password: Secret | None) -> Login:
         """How this user logs in."""
@@ -72,6 +74,7 @@ def describe(
     password_env: str = "",
     password_prompt: bool = False,
     password_reset: bool = False,
+    archive: bool = False,
 ) -> Onboarding:
     """Read the parameters of the notebook; the index is not contacted yet.
 
@@ -85,6 +88,7 @@ def describe(
         password_env: the environment variable that may hold the password; ``INDEX_PASSWORD`` when empty.
         password_prompt: prompt for the password, in JupyterLab.
         password_reset: give a user whose password is unknown here a new one.
+        archive: write the client files as one zip file too, to hand over.
 
     Raises:
         ParameterError: one of them makes no sense.
@@ -117,6 +121,7 @@ def describe(
         public_index=public_index,
         given=given,
         password_reset=password_reset,
+        archive=archive,
     )
 
 
@@ -217,10 +222,14 @@ def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
 
 def instructions(onboarding: Onboarding) -> Text:
     """How the user uses the files; no secret among it."""
-    folder = shown(onboarding.folder)
+    env_sh, pypirc, netrc, pip_conf, uv_toml = (
+        shown(onboarding.folder / name) for name in ("env.sh", ".pypirc", "netrc", "pip.conf", "uv.toml")
+    )
+    archive = onboarding.files.archive
+    handover = f"\n\nTo hand over, as carefully as a password:\n\n    {shown(archive)}" if archive.exists() else ""
     return Text(
-        f"In any shell, once:\n\n"
-        f'    . "{folder}/env.sh"\n\n'
+        f"In any bash or zsh, once:\n\n"
+        f"    . {env_sh}\n\n"
         f"Then publish and install as ever:\n\n"
         f"    twine upload dist/*\n"
         f"    uv publish dist/*\n"
@@ -228,9 +237,9 @@ def instructions(onboarding: Onboarding) -> Text:
         f"    uv pip install your-package\n\n"
         f"If twine does not say why a file was refused, as on Modal, add --verbose; uv publish always says it.\n\n"
         f"Or name the files, one client at a time:\n\n"
-        f'    twine upload --config-file "{folder}/.pypirc" --repository private dist/*\n'
-        f'    NETRC="{folder}/netrc" PIP_CONFIG_FILE="{folder}/pip.conf" pip install your-package\n'
-        f'    NETRC="{folder}/netrc" uv --config-file "{folder}/uv.toml" pip install your-package'
+        f"    twine upload --config-file {pypirc} --repository private dist/*\n"
+        f"    NETRC={netrc} PIP_CONFIG_FILE={pip_conf} pip install your-package\n"
+        f"    NETRC={netrc} uv --config-file {uv_toml} pip install your-package{handover}"
     )
 
 
@@ -290,7 +299,7 @@ def _user_change(onboarding: Onboarding, user: User | None) -> Change:
 def _files_change(onboarding: Onboarding, deployment: Deployment, found: _Found) -> Change:
     thing = f"client files in {shown(onboarding.folder)}"
     if found.password is None:
-        return Change(thing, "missing or outdated", "write 5 files, mode 0600")
+        return Change(thing, "missing or outdated", f"write {6 if onboarding.archive else 5} files, mode 0600")
     login = onboarding.login(deployment, found.password)
     outdated = [path.name for path in onboarding.files.outdated(login)]
     if not outdated:

@@ -224,10 +224,26 @@ def test_the_instructions_name_the_files_and_no_secret(provisioned: FakeTarget) 
     onboarding = alice(provisioned)
     onboard.apply(onboarding)
     text = repr(onboard.instructions(onboarding))
-    assert "$PYPI_RUNBOOK_HOME/users/local/alice/env.sh" in text
+    assert ". ~/runbook/users/local/alice/env.sh\n" in text
     assert password_of(onboarding) not in text
 
 
 def test_the_files_go_into_the_folder_that_was_named(provisioned: FakeTarget, newcomer: Path) -> None:
     onboard.apply(alice(provisioned, folder="~/a folder"))
     assert (newcomer / "a folder" / "env.sh").is_file()
+
+
+def test_the_files_are_packed_for_another_when_that_is_asked_for_and_then_kept_up_to_date(
+    provisioned: FakeTarget, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not alice(provisioned).files.archive.exists()
+    onboard.apply(alice(provisioned, archive=True))
+    archive = alice(provisioned).files.archive
+    before = archive.read_bytes()
+    assert "handover.zip" in repr(onboard.instructions(alice(provisioned)))
+
+    monkeypatch.setenv("INDEX_PASSWORD", "the-rotated-password")
+    onboard.apply(alice(provisioned))
+
+    assert archive.read_bytes() != before
+    assert onboard.plan(alice(provisioned)).pending == ()

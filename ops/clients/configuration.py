@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ops.clients.command import is_loopback
 from ops.clients.env_sh import env_sh
+from ops.clients.handover import archive
 from ops.errors import RunbookError
 from ops.private_files import private_folder
 from ops.secret import Secret
@@ -54,9 +56,15 @@ class Login:
 
 @dataclass(frozen=True)
 class ClientFiles:
-    """One folder with the configuration of all clients."""
+    """One folder with the configuration of all clients.
+
+    Parameters:
+        folder: where.
+        zipped: whether all of it is written as one zip file too, to hand over. One that is there is kept up to date.
+    """
 
     folder: Path
+    zipped: bool = False
 
     @property
     def netrc(self) -> Path:
@@ -83,19 +91,34 @@ class ClientFiles:
         """What a shell reads to use all of the above."""
         return self.folder / "env.sh"
 
-    def contents(self, login: Login) -> dict[Path, str]:
+    @property
+    def archive(self) -> Path:
+        """All of the above in one file, with a page for its user."""
+        return self.folder / "handover.zip"
+
+    def contents(self, login: Login) -> dict[Path, bytes]:
         """What each file says for *login*."""
-        return {
+        texts = {
             self.netrc: netrc(login),
             self.pip_conf: pip_conf(login),
             self.uv_toml: uv_toml(login),
             self.pypirc: pypirc(login),
             self.env_sh: shell_script(login),
         }
+        contents = {path: text.encode() for path, text in texts.items()}
+        if self.zipped or self.archive.exists():
+            contents[self.archive] = archive(
+                {path.name: content for path, content in contents.items()},
+                username=login.username or "",
+                url=login.url,
+                name=self.archive.name,
+                loopback=is_loopback(login.url),
+            )
+        return contents
 
     def outdated(self, login: Login) -> list[Path]:
         """The files that :meth:`write` would write: missing, other than they should be, or open to others."""
-        return [path for path, text in self.contents(login).items() if not _is(path, text)]
+        return [path for path, content in self.contents(login).items() if not _is(path, content)]
 
     def write(self, login: Login) -> list[Path]:
         """Write the files that are outdated, each at once and readable by their owner only; return those.
@@ -259,20 +282,20 @@ def _survives_latin_1(value: str) -> bool:
         return True
 
 
-def _is(path: Path, text: str) -> bool:
+def _is(path: Path, content: bytes) -> bool:
     try:
-        return path.read_bytes() == text.encode() and stat.S_IMODE(path.stat().st_mode) == 0o600
+        return path.read_bytes() == content and stat.S_IMODE(path.stat().st_mode) == 0o600
     except OSError:
         return False
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Write the file under another name and move it into place; nobody ever sees half of it, or sees it at all."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         os.fchmod(descriptor, 0o600)  # the umask may have taken away more
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text.encode())
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).replace(path)

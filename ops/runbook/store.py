@@ -81,7 +81,7 @@ def store(notebooks: Sequence[Notebook], *, project: Path = PROJECT_ROOT) -> tup
     """
     with tempfile.TemporaryDirectory(prefix="runbook-store-", ignore_cleanup_errors=True) as temporary:
         # Resolved, since a process names itself by the real path.
-        copy = Path(temporary).resolve() / project.name
+        copy = Path(temporary).resolve() / "pypi-runbook"
         shutil.copytree(project, copy, ignore=_NOT_COPIED)
         secrets = Path(temporary) / "secrets"
         secrets.touch(mode=0o600)
@@ -89,6 +89,7 @@ def store(notebooks: Sequence[Notebook], *, project: Path = PROJECT_ROOT) -> tup
             sources=(*workspace_sources(Workspace(copy / ".runbook"), os.environ), register(secrets)),
         )
         environment = {**os.environ, REGISTER_VARIABLE: str(secrets), "PYTHONPATH": str(copy), "COLUMNS": "100"}
+        environment["HOME"] = str(copy.parent)  # paths are shown below ~, and nothing of this user's is read
         environment.pop(HOME_VARIABLE, None)
         try:
             executed = [(notebook.path, _executed(notebook, copy, environment, redactor)) for notebook in notebooks]

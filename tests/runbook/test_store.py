@@ -51,7 +51,9 @@ def test_outputs_are_stored_from_a_fresh_state_without_anything_of_this_run(
     assert store([Notebook.read(path)], project=project) == (path,)
 
     node = nbformat.read(path, as_version=4)
-    assert node.cells[2].outputs == [{"output_type": "stream", "name": "stdout", "text": ".runbook []\n"}]
+    assert node.cells[2].outputs == [
+        {"output_type": "stream", "name": "stdout", "text": "~/pypi-runbook/.runbook []\n"}
+    ]
     assert [output.text for output in node.cells[3].outputs] == ["a\nb\n"]
     assert [cell.execution_count for cell in node.cells[1:]] == [1, 2, 3]
     assert [cell.id for cell in node.cells] == ids
