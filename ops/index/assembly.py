@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 from ops.index.access.audit import ADMIN_FOLDER, Audit
 from ops.index.access.authentication import Authenticator
 from ops.index.access.credential_check import CredentialCheck
 from ops.index.access.users import Users
 from ops.index.admin.mount import AdminMount
+from ops.index.admin.token import TokenCheck
 from ops.index.application import Index
 from ops.index.disk.claims import Claims, FileClaims
 from ops.index.disk.storage import Storage
@@ -16,7 +18,6 @@ from ops.index.housekeeping import Housekeeping
 from ops.index.options import Options
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.publishing import Publisher
-from ops.index.startup import check_sendable
 from ops.index.upstream.uploads import Application, Upstream
 from ops.index.web.browse import Browser
 from ops.index.web.browsing import Browsing
@@ -51,11 +52,10 @@ def create_index(
     Raises:
         ValueError: the admin token can never be sent.
     """
-    if admin_token:
-        check_sendable(admin_token)
     claims = claims or FileClaims(packages.directory / ".index" / "claims")
     audit = Audit(packages, options=options)
     admin_audit = Audit(credentials, ADMIN_FOLDER, options=options)
+    token_check = TokenCheck(admin_token, audit=admin_audit, options=options) if admin_token else None
     authenticator = Authenticator(credentials, options, audit)
     credential_check = CredentialCheck(credentials, options)
     catalogue = Catalogue(packages, claims, options)
@@ -71,12 +71,12 @@ def create_index(
 
         return Receiver(create_wsgi(publisher, catalogue, authenticator, options), publisher, options)
 
-    def admin_app() -> ASGIApp:
+    def admin_app(token_check: TokenCheck) -> ASGIApp:
         from ops.index.admin.application import create_admin
 
         return create_admin(
             credentials=credentials,
-            token=admin_token or "",
+            token=token_check,
             options=options,
             claims=claims if credentials.shared else None,
             audit=admin_audit,
@@ -84,8 +84,9 @@ def create_index(
 
     upstream = Upstream(upstream_app, options, publisher.quotas)
     admin = None
-    if admin_token:
-        admin = AdminMount(admin_app, token=admin_token, door=door, options=options, audit=audit)
+    if token_check is not None:
+        create = partial(admin_app, token_check)
+        admin = AdminMount(create, token_check=token_check, door=door, options=options)
 
     def hold_back() -> None:
         users = Users(credentials, options, audit=admin_audit)

@@ -6,7 +6,6 @@ FastAPI takes half a second to import: nothing but what serves this application 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
@@ -21,13 +20,13 @@ from ops.index.access.audit import ADMIN_FOLDER, Audit
 from ops.index.access.passwords import PASSWORD_BYTES, ROUNDS
 from ops.index.access.roles import Identity, Role
 from ops.index.access.users import KEEP, Users
-from ops.index.admin.gate import GUESSABLE, Gate, address_of, answer
+from ops.index.admin.gate import Gate, address_of, answer
 from ops.index.admin.reference import reference_page
+from ops.index.admin.token import TokenCheck
 from ops.index.disk.claims import Claims
 from ops.index.disk.storage import Storage
 from ops.index.errors import PackageIndexError
 from ops.index.options import Options
-from ops.index.startup import check_sendable
 
 _DESCRIPTION: Final = """\
 Creates, changes, lists and removes the users of a private package index.
@@ -38,8 +37,6 @@ the index's secret. Credentials travel in the JSON body only: never put them int
 
 A change is durable when it is answered, and reaches every server of the index within five seconds.
 """
-
-_log = logging.getLogger(__name__)
 
 
 class Registration(BaseModel):
@@ -119,7 +116,7 @@ class Health(BaseModel):
 def create_admin(
     *,
     credentials: Storage,
-    token: str,
+    token: str | TokenCheck,
     options: Options = Options(),  # noqa: B008 - frozen
     root_path: str = "",
     claims: Claims | None = None,
@@ -129,7 +126,7 @@ def create_admin(
 
     Parameters:
         credentials: the volume with ``.htpasswd`` and ``.htgroup``; may be empty.
-        token: what opens it; 32 bytes or more.
+        token: what opens it, 32 bytes or more; or the check of it that whoever mounts the application makes too.
         options: the cost of new hashes, and the number of wrong tokens that are free.
         root_path: where it is mounted, such as ``/admin``.
         claims: what all servers that may write to a shared volume have in common; without it they may overwrite each
@@ -139,13 +136,8 @@ def create_admin(
     Raises:
         ValueError: the token is empty, or can never be sent.
     """
-    token = token.strip()
-    if not token:
-        raise ValueError("the admin token is empty: set AUTH_TOKEN in the index's secret")
-    check_sendable(token)
-    if len(token.encode()) < GUESSABLE:
-        _log.warning("the admin token has fewer than %d bytes: generate a longer one", GUESSABLE)
     log = audit or Audit(credentials, ADMIN_FOLDER, options=options)
+    token_check = token if isinstance(token, TokenCheck) else TokenCheck(token, audit=log, options=options)
 
     @asynccontextmanager
     async def closing(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
@@ -165,7 +157,7 @@ def create_admin(
         strict_content_type=True,
         dependencies=[Depends(HTTPBearer(auto_error=False, description="the value of AUTH_TOKEN"))],
     )
-    app.add_middleware(Gate, token=token, root_path=root_path, audit=log, options=options)
+    app.add_middleware(Gate, token_check=token_check, root_path=root_path)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(PackageIndexError, _refused)
     refusals: dict[int | str, dict[str, Any]] = {

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ops.index.access.audit import Audit
-from ops.index.access.throttle import Throttle
+from ops.index.admin.token import OPEN_PATHS, TokenCheck
 from ops.index.errors import PackageIndexError, TooLarge, TooManyAttempts
-from ops.index.options import Options
 from ops.index.web.exchange import note_login, short_body
-
-_OPEN: Final = frozenset({"/health", "/docs", "/openapi.json"})
-"""Paths that need no token. They tell nothing of the users."""
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 _BODY_BYTES: Final = 64 * 1024
-
-GUESSABLE: Final = 32
-"""A token of fewer bytes may be found by trying. For a longer one no wait protects anything."""
 
 _REALM: Final = 'Bearer realm="pypi-admin"'
 
@@ -33,18 +24,14 @@ class Gate:
 
     Parameters:
         app: what stands behind it.
-        token: what opens it.
+        token_check: knows the token.
         root_path: where the application is mounted.
-        audit: where wrong tokens are noted.
-        options: the number of wrong tokens that are free.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str, root_path: str, audit: Audit, options: Options) -> None:
+    def __init__(self, app: ASGIApp, *, token_check: TokenCheck, root_path: str) -> None:
         self._app = app
+        self._token_check = token_check
         self._root = root_path
-        self._token = token.encode()
-        self._audit = audit
-        self._throttle = Throttle(options.login_failures, options.login_window_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it (ASGI 3)."""
@@ -67,10 +54,11 @@ class Gate:
     def _refusal(self, request: Request) -> Response | None:
         root: str = request.scope.get("root_path", "")
         path = request.scope["path"]
-        if (path.removeprefix(root) if path.startswith(f"{root}/") else path) in _OPEN:
+        if (path.removeprefix(root) if path.startswith(f"{root}/") else path) in OPEN_PATHS:
             return None
         try:
-            if not self._right_token(request):
+            authorization = request.headers.get("authorization", "").encode("latin-1")
+            if not self._token_check.accepts(authorization, address_of(request)):
                 return answer(
                     401,
                     "the admin token is missing or wrong",
@@ -88,28 +76,6 @@ class Gate:
                 return answer(413, str(TooLarge("the body", limit=_BODY_BYTES)))
         note_login(request.scope)
         return None
-
-    def _right_token(self, request: Request) -> bool:
-        """Whether the token is right.
-
-        Raises:
-            TooManyAttempts: too many wrong ones came from there, and this one is wrong too or could be guessed.
-        """
-        address = address_of(request)
-        header = request.headers.get("authorization", "").strip().encode("latin-1")
-        scheme, _, given = header.partition(b" ")
-        right = hmac.compare_digest(given.strip(), self._token) and scheme.lower() == b"bearer"
-        if not right or len(self._token) < GUESSABLE:
-            try:
-                self._throttle.check("", address)
-            except TooManyAttempts:
-                if header:
-                    self._audit.record("admin.throttled", user="", address=address)
-                raise
-        if not right and header:
-            self._throttle.wrong("", address)
-            self._audit.record("admin.refused", user="", address=address)
-        return right
 
 
 def _arrived(body: bytes, receive: Receive) -> Receive:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ops.index.access.audit import ADMIN_FOLDER
 from tests.index.serving import TOKEN, Server
 
 
@@ -21,7 +22,7 @@ def test_a_wrong_token_for_the_documentation_is_noted_once_and_never_shown(tmp_p
     assert answers[0]["www-authenticate"].startswith("Basic realm=")
     assert server.get(path).status == 200
     server.stop()
-    text = "".join(file.read_text() for file in (server.packages / ".index" / "audit").iterdir())
+    text = "".join(file.read_text() for file in (server.credentials / ADMIN_FOLDER).iterdir())
     lines = [json.loads(line) for line in text.splitlines()]
     assert [(line["event"], line["address"], line.get("more")) for line in lines] == [
         ("admin.refused", "127.0.0.1", None),
@@ -31,3 +32,23 @@ def test_a_wrong_token_for_the_documentation_is_noted_once_and_never_shown(tmp_p
     ]
     assert "wrong-" not in text
     assert TOKEN not in text
+
+
+def test_a_guess_counts_wherever_it_is_made(tmp_path: Path) -> None:
+    """The documentation and the users are behind one throttle: ten guesses are free, not ten at each."""
+    with Server(tmp_path) as server:
+        paths = ["/admin/docs", "/admin/users", "/admin/openapi.json", "/admin/health"] * 3
+        answers = [server.get(path, user=None, Authorization=f"Bearer wrong-{n}") for n, path in enumerate(paths)]
+        assert [answer.status for answer in answers] == [401] * 10 + [429] * 2
+        for path in paths[:4]:
+            assert server.get(path, user=None, Authorization="Bearer wrong").status == 429
+            assert server.get(path, user=None, Authorization=f"Bearer {TOKEN}").status == 200
+    lines = [
+        json.loads(line)
+        for path in (server.packages / ".index" / "audit", server.credentials / ADMIN_FOLDER)
+        for file in path.rglob("*.jsonl")
+        for line in file.read_text().splitlines()
+    ]
+    counted = [(line["event"], line.get("more", 1)) for line in lines]
+    assert sum(number for event, number in counted if event == "admin.refused") == 10
+    assert sum(number for event, number in counted if event == "admin.throttled") == 6

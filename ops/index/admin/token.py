@@ -1,0 +1,70 @@
+"""The admin token (RFC 6750): one check and one throttle, wherever a request comes in."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import Final
+
+from ops.index.access.audit import Audit
+from ops.index.access.throttle import Throttle
+from ops.index.errors import TooManyAttempts
+from ops.index.options import Options
+from ops.index.startup import check_sendable
+
+OPEN_PATHS: Final = frozenset({"/health", "/docs", "/openapi.json"})
+"""Paths of the admin application that need no token where it stands alone. They say nothing about the users."""
+
+GUESSABLE: Final = 32
+"""A token of fewer bytes may be found by trying. For a longer one no wait protects anything."""
+
+_log = logging.getLogger(__name__)
+
+
+class TokenCheck:
+    """Compares what requests bring with the admin token, and makes an address wait that brings wrong ones.
+
+    Parameters:
+        token: what opens the admin application; 32 bytes or more.
+        audit: where each wrong token is noted, once.
+        options: the number of wrong tokens that are free.
+
+    Raises:
+        ValueError: the token is empty, or can never be sent.
+    """
+
+    def __init__(self, token: str, *, audit: Audit, options: Options) -> None:
+        token = token.strip()
+        if not token:
+            raise ValueError("the admin token is empty: set AUTH_TOKEN in the index's secret")
+        check_sendable(token)
+        if len(token.encode()) < GUESSABLE:
+            _log.warning("the admin token has fewer than %d bytes: generate a longer one", GUESSABLE)
+        self._token = token.encode()
+        self._audit = audit
+        self._throttle = Throttle(options.login_failures, options.login_window_seconds)
+
+    def accepts(self, authorization: bytes, address: str) -> bool:
+        """Whether an Authorization header has the token. An empty header is refused, and not counted as a guess.
+
+        Parameters:
+            authorization: the header's value; empty if there is none.
+            address: where the request comes from.
+
+        Raises:
+            TooManyAttempts: too many wrong ones came from there, and this one is wrong too or could be guessed.
+        """
+        authorization = authorization.strip()
+        scheme, _, given = authorization.partition(b" ")
+        right = hmac.compare_digest(given.strip(), self._token) and scheme.lower() == b"bearer"
+        if not right or len(self._token) < GUESSABLE:
+            try:
+                self._throttle.check("", address)
+            except TooManyAttempts:
+                if authorization:
+                    self._audit.record("admin.throttled", user="", address=address)
+                raise
+        if not right and authorization:
+            self._throttle.wrong("", address)
+            self._audit.record("admin.refused", user="", address=address)
+        return right
