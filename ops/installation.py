@@ -78,5 +78,5 @@ class Installation:
         if report is not None:
             rows.append(("Report", shown(report)))
         if deployment:
-            rows.append(("Stop", "make stop   (or: runbook stop); the data stays"))
+            rows.append(("Stop", "make stop   in the folder of the clone; the data stays"))
         return "\n".join(f"{label:<13} {text}" for label, text in rows)
