@@ -8,6 +8,8 @@ import os
 import secrets
 from typing import NoReturn
 
+from ops.errors import ParameterError
+
 REGISTER_VARIABLE = "RUNBOOK_SECRETS_FILE"
 """Names the 0600 file in which every :class:`Secret` is noted while a notebook runs.
 
@@ -27,6 +29,7 @@ class Secret:
 
     Raises:
         ValueError: the value is empty.
+        ParameterError: it is not UTF-8. An operating system hands such bytes over as lone surrogates (PEP 383).
     """
 
     __slots__ = ("_value",)
@@ -34,6 +37,14 @@ class Secret:
     def __init__(self, value: str) -> None:
         if not value:
             raise ValueError("a secret cannot be empty")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ParameterError(
+                "a secret that was given is not text in UTF-8",
+                why="the terminal or script that set its environment variable uses another encoding",
+                todo="set it again in UTF-8, or choose one of ASCII letters and digits",
+            ) from None
         self._value = value
         _register(value)
 

@@ -45,6 +45,10 @@ class Workspace:
         if not named:
             return cls(PROJECT_ROOT / ".runbook")
         try:
+            named.encode()
+        except UnicodeEncodeError:
+            raise _unusable(ascii(named), "its name is not UTF-8, and records hold it as text") from None
+        try:
             home = Path(named).expanduser().resolve()
         except RuntimeError as error:  # ~somebody, or a symbolic link to itself
             raise _unusable(named, str(error)) from None

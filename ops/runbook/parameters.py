@@ -118,8 +118,16 @@ def coerce(parameter: Parameter, value: object) -> Value:
             Text for a ``str`` is taken as it is, so the version ``1.10`` stays ``"1.10"``.
 
     Raises:
-        ParameterError: it cannot be that.
+        ParameterError: it cannot be that, or a text in it is not UTF-8.
     """
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:  # bytes of another encoding come as lone surrogates (PEP 383)
+        raise ParameterError(
+            f"the value of {parameter.name} is not text in UTF-8",
+            why=f"{value!a} holds bytes of another encoding, and the record of a run is written in UTF-8",
+            todo="set the terminal or script that gives it to UTF-8",
+        ) from None
     result = _from_text(parameter.type, value) if isinstance(value, str) else _from_value(parameter.type, value)
     if result is None:
         expected = {

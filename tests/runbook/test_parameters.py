@@ -148,3 +148,9 @@ def test_a_name_of_a_secret_is_recognised(name: str) -> None:
 @pytest.mark.parametrize("name", ["target", "password_variable", "token_file", "keys", "secretary", "key", "keep"])
 def test_a_name_that_only_speaks_of_a_secret_is_none(name: str) -> None:
     assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize("value", ["zo\udceb", '["a", "zo\udceb"]', ["zo\udceb"]])
+def test_text_that_is_not_utf_8_is_refused_in_a_sentence(value: object) -> None:
+    with pytest.raises(ParameterError, match="not text in UTF-8"):
+        coerce(Parameter("names", "list", [], ""), value)
