@@ -45,7 +45,7 @@ def test_a_commit_whose_caller_is_killed_is_ended_and_removes_nothing(
             go_on.wait(20)
             view.commit(root)
 
-        call = asyncio.ensure_future(volumes._in_window(view, slowly))
+        call = asyncio.ensure_future(volumes._in_window(view, slowly, {}))
         await begun.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -8,7 +8,7 @@ import os
 import posixpath
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,6 +190,10 @@ class Volumes:
         self._working: set[asyncio.Future[None]] = set()
         self.window_seconds = 0.02
         """How long a Volume looks empty at least, during a commit and during a reload."""
+        self.commit_seconds: dict[str, float] = {}
+        """How long each commit of a Volume of this name takes; ``inf`` for as long as it says so here."""
+        self.reload_seconds: dict[str, float] = {}
+        """The same of reloads."""
 
     def named(self, name: str, environment: str) -> Volume | None:
         """The Volume of that name, if there is one."""
@@ -320,9 +324,9 @@ class Volumes:
             if failing.volume == view.volume.name and failing.times:
                 failing.times -= 1
                 if failing.committed:
-                    await self._in_window(view, view.commit)
+                    await self._in_window(view, view.commit, self.commit_seconds)
                 raise GRPCError(Status.FAILED_PRECONDITION, "there are open files preventing the operation")
-        await self._in_window(view, view.commit)
+        await self._in_window(view, view.commit, self.commit_seconds)
         view.volume.commits += 1
         return api_pb2.VolumeCommitResponse()
 
@@ -334,7 +338,7 @@ class Volumes:
         if held := await asyncio.to_thread(caller.container.open_files, mount_path):
             caller.container.open_file_failures.append(held)
             raise GRPCError(Status.FAILED_PRECONDITION, "there are open files preventing the operation")
-        await self._in_window(view, view.reload)
+        await self._in_window(view, view.reload, self.reload_seconds)
         return Empty()
 
     async def background_commit(self, view: View) -> None:
@@ -350,8 +354,9 @@ class Volumes:
             raise GRPCError(Status.FAILED_PRECONDITION, "the Volume is not mounted by the caller")
         return caller.container.views[volume_id]
 
-    async def _in_window(self, view: View, change: object) -> None:
+    async def _in_window(self, view: View, change: object, seconds: Mapping[str, float]) -> None:
         assert callable(change)
+        begun = time.monotonic()
 
         async def work() -> None:
             async with self._plane.volume_lock(view.volume.volume_id):
@@ -359,6 +364,8 @@ class Volumes:
                     raise GRPCError(Status.FAILED_PRECONDITION, "the container is gone")
                 with view.empty() as root:
                     await asyncio.sleep(self.window_seconds)
+                    while time.monotonic() < begun + seconds.get(view.volume.name, 0.0):
+                        await asyncio.sleep(0.02)
                     await asyncio.to_thread(change, root)
 
         # A container that is killed meanwhile cancels its call. What was begun is ended all the same: if its files were
@@ -369,7 +376,9 @@ class Volumes:
         await asyncio.shield(working)
 
     async def ended(self) -> None:
-        """Wait for commits and reloads that have outlived their containers."""
+        """Wait for commits and reloads that have outlived their containers. None hangs any longer."""
+        self.commit_seconds.clear()
+        self.reload_seconds.clear()
         while self._working:
             await asyncio.wait(self._working)
 
