@@ -78,6 +78,7 @@ class FileClaims:
     def __init__(self, directory: Path) -> None:
         self._directory = str(directory)
         self._lock = threading.Lock()
+        self._making = threading.Lock()
         self._names: dict[str, int | None] = {}
         """What is held or being taken, and the locked file that it has for itself if it has one."""
         self._taken: set[str] = set()
@@ -128,14 +129,17 @@ class FileClaims:
         with self._lock:
             if filename not in self._taken:
                 return
+            self._taken.discard(filename)
             descriptor = self._names[filename]
+        try:  # without the lock: those who only look wait for no disk
             if descriptor is None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path(filename))  # noqa: PTH108
             else:
                 unlock(self._path(filename), descriptor)
-            self._taken.discard(filename)
-            del self._names[filename]
+        finally:
+            with self._lock:
+                del self._names[filename]
 
     def _take(self, filename: str, path: str) -> bool:
         for _ in range(_ATTEMPTS):
@@ -159,7 +163,7 @@ class FileClaims:
 
     def _make_own(self) -> str:
         """The file that this process keeps locked. The descriptor is closed with it, and the file removed."""
-        with self._lock:
+        with self._making:
             if self._own is not None:
                 return self._own
             for _ in range(_ATTEMPTS):

@@ -43,6 +43,9 @@ HIDDEN_SECONDS = 0.05
 FEW = 1000
 """So many new names are worth a second look each."""
 
+_GLANCE = 0.002
+"""Seconds for which a look waits for another at a time, unless it is a change of our own that is in its way."""
+
 _UNREAD = -2
 """The time of a folder that could not be read: no folder has it."""
 
@@ -78,7 +81,9 @@ class Listing:
         self._directory = str(directory)
         self._hide = hidden
         self._usage = usage
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # around what is kept in memory, and never held while a disk is waited for
+        self._disk = threading.Lock()  # one looks, or one changes something
+        self._changes = False
         self._folders: dict[str, _Folder] = {"": _Folder()}
         self._files: dict[str, str] = {}
         self._projects: dict[str, list[str]] = {}
@@ -131,28 +136,40 @@ class Listing:
                 self.version += 1
                 self._versions[project] = self.version
 
-    def look(self, *, thoroughly: bool = False) -> None:
+    def look(self, *, thoroughly: bool = False, wait: bool = False) -> None:
         """Notice what others have changed.
+
+        While a change of our own is being made nothing is noticed: an event loop does not wait for a disk.
 
         Parameters:
             thoroughly: look into every folder, whatever its time says.
+            wait: for the change of our own; always done when nothing is known yet.
         """
         started = time.monotonic()
         if started < self._rest_until and not thoroughly:
             return
-        with self._lock:
-            again = self._folders_with_hidden(started)
-            waiting = [""]
-            while waiting:
-                prefix = waiting.pop()
-                folder = self._folders.setdefault(prefix, _Folder())
-                mtime_ns = _mtime_ns(self._directory + "/" + prefix)
-                settled = folder.settled or _too_early(folder, started)
-                if thoroughly or mtime_ns != folder.mtime_ns or not settled or prefix in again:
-                    self._read_folder(prefix, folder, mtime_ns, started)
-                waiting += [f"{prefix}{name}/" for name in folder.folders]
-            took = time.monotonic() - started
-            self._rest_until = 0.0 if took < FREE_SECONDS else started + took * (1 + REST)
+        if not self._disk.acquire(blocking=wait or thoroughly or self._folders[""].mtime_ns == -1):
+            while not self._disk.acquire(timeout=_GLANCE):
+                if self._changes:
+                    return
+        try:
+            self._look(started, thoroughly=thoroughly)
+        finally:
+            self._disk.release()
+
+    def _look(self, started: float, *, thoroughly: bool) -> None:
+        again = self._folders_with_hidden(started)
+        waiting = [""]
+        while waiting:
+            prefix = waiting.pop()
+            folder = self._folders.setdefault(prefix, _Folder())
+            mtime_ns = _mtime_ns(self._directory + "/" + prefix)
+            settled = folder.settled or _too_early(folder, started)
+            if thoroughly or mtime_ns != folder.mtime_ns or not settled or prefix in again:
+                self._read_folder(prefix, folder, mtime_ns, started)
+            waiting += [f"{prefix}{name}/" for name in folder.folders]
+        took = time.monotonic() - started
+        self._rest_until = 0.0 if took < FREE_SECONDS else started + took * (1 + REST)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -160,12 +177,14 @@ class Listing:
 
         It keeps other threads from looking meanwhile, so that they do not take it for somebody else's.
         """
-        with self._lock:
+        with self._disk:
+            self._changes = True
             folder = self._folders[""]
             ours = folder.mtime_ns == _mtime_ns(self._directory)
             try:
                 yield
             finally:
+                self._changes = False
                 if ours:
                     folder.mtime_ns = _mtime_ns(self._directory)
                     if folder.settled:
@@ -193,16 +212,17 @@ class Listing:
                 _log.warning("the folder %r cannot be read: %s", prefix or ".", error)
             folder.mtime_ns = _UNREAD
             return
-        for gone in set(folder.folders) - set(folders):
-            self._forget_folder(f"{prefix}{gone}/")
-        folder.folders = folders
-        self._hidden -= {path for path in self._hidden if _prefix(path) == prefix}
-        appeared = [name for name in names if prefix + name not in self._files]
-        if folder.count > len(names) - len(appeared):
-            kept = set(names)
-            for path in self._inside(prefix):
-                if path[len(prefix) :] not in kept:
-                    self._remove(path)
+        with self._lock:
+            for gone in set(folder.folders) - set(folders):
+                self._forget_folder(f"{prefix}{gone}/")
+            folder.folders = folders
+            self._hidden -= {path for path in self._hidden if _prefix(path) == prefix}
+            appeared = [name for name in names if prefix + name not in self._files]
+            if folder.count > len(names) - len(appeared):
+                kept = set(names)
+                for path in self._inside(prefix):
+                    if path[len(prefix) :] not in kept:
+                        self._remove(path)
         if appeared:
             self._show(prefix, appeared, now)
         folder.mtime_ns = mtime_ns
@@ -217,11 +237,13 @@ class Listing:
             if project is None:
                 continue
             if name in held:
-                self._hidden.add(prefix + name)
+                with self._lock:
+                    self._hidden.add(prefix + name)
                 self._hidden_again = now + HIDDEN_SECONDS
             elif len(names) > FEW or os.path.lexists(f"{self._directory}/{prefix}{name}"):
                 # Else its upload failed: it was removed, and its claim released, after we had read the folder.
-                self._add(prefix + name, project)
+                with self._lock:
+                    self._add(prefix + name, project)
 
     def _inside(self, prefix: str) -> list[str]:
         return [path for path in self._files if _prefix(path) == prefix]
@@ -229,7 +251,8 @@ class Listing:
     def _folders_with_hidden(self, now: float) -> set[str]:
         if not self._hidden or now < self._hidden_again:
             return set()
-        return {_prefix(path) for path in self._hidden}
+        with self._lock:
+            return {_prefix(path) for path in self._hidden}
 
     def _forget_folder(self, prefix: str) -> None:
         folder = self._folders.get(prefix)
