@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 
 from ops.index.access.roles import Identity
 from ops.index.admin.mount import AdminMount
-from ops.index.errors import LoginDelayed, NotFound, PackageIndexError
+from ops.index.disk.storage import Storage
+from ops.index.disk.waiting import READ_SECONDS, waiting_until
+from ops.index.errors import LoginDelayed, NotFound, PackageIndexError, StorageBusy
 from ops.index.housekeeping import Housekeeping
 from ops.index.upstream.uploads import Upstream
 from ops.index.web.browsing import Browsing
@@ -19,6 +23,8 @@ from ops.index.web.repeats import Repeats
 from ops.index.web.representation import Answer
 
 _LONGEST_PATH = 4096
+_GLANCE = 0.02
+"""Seconds between two attempts to read a storage."""
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +43,7 @@ class Index:
         changes: yanks, and sets the status of projects.
         admin: the admin application; None when there is no token for it.
         housekeeping: what goes on beside the requests.
+        packages: the volume of packages.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class Index:
         changes: Changes,
         admin: AdminMount | None,
         housekeeping: Housekeeping,
+        packages: Storage,
     ) -> None:
         self._door = door
         self._reading = reading
@@ -59,6 +67,7 @@ class Index:
         self._changes = changes
         self._admin = admin
         self._housekeeping = housekeeping
+        self._shared = packages.shared
         self._remembered = door.remembered
         self._ready = reading.ready
         self.repeats = Repeats(door, reading)
@@ -126,7 +135,9 @@ class Index:
             if b"expect" in exchange.headers:
                 headers.append((b"connection", b"close"))  # the body that was announced must not be taken for a request
             status = error.status_for(exchange.header(b"user-agent") or "")
-            if status >= 500 and not isinstance(error, LoginDelayed):  # many come at once, and all come again
+            if status >= 500 and not isinstance(
+                error, LoginDelayed | StorageBusy
+            ):  # many come at once, and all come again
                 _logger.error("%s %s: %s", exchange.method, exchange.path, error)
             await exchange.sentence(status, error.message, *headers)
 
@@ -141,7 +152,7 @@ class Index:
             if len(path) > _LONGEST_PATH or not path.startswith("/") or "\0" in path:
                 raise NotFound("there is nothing under such a path; the index is at simple/")
             if exchange.method in {"GET", "HEAD"}:
-                await self._read(exchange, path)
+                await (self._read_shared if self._shared else self._read)(exchange, path)
             elif exchange.method == "POST":
                 refuse_other_sites(exchange)
                 await self._change(exchange, path, identity)
@@ -157,6 +168,25 @@ class Index:
         if exchange.method not in {"GET", "HEAD"}:
             refuse_other_sites(exchange)
         await self._admin.pass_on(exchange)
+
+    async def _read_shared(self, exchange: Exchange, path: str) -> None:
+        """Answer from what is at hand; only when that is not enough, wait for a storage that shows no files now.
+
+        Raises:
+            StorageBusy: it is for too long.
+        """
+        deadline = time.monotonic() + READ_SECONDS
+        moment = 0.0  # not at all
+        while True:
+            try:
+                with waiting_until(moment):
+                    await self._read(exchange, path)
+                return
+            except StorageBusy:
+                if exchange.started or time.monotonic() > deadline:
+                    raise
+            moment = deadline
+            await asyncio.sleep(_GLANCE)
 
     async def _read(self, exchange: Exchange, path: str) -> None:
         head, slash, rest = path[1:].partition("/")

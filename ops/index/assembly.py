@@ -98,14 +98,18 @@ def create_index(
         authenticator.refresh()
         credential_check.look()
 
+    changes = Changes(publisher, door.confirm)
     housekeeping = Housekeeping(
         start=[catalogue.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
         warm_up=[upstream.warm_up, *([admin.warm_up] if admin else []), browser.warm_up],
         repeat=[see_changed_credentials, *([catalogue.refresh] if packages.shared else [])],
         every=options.refresh_seconds,
         stop=[
+            packages.end,
+            credentials.end,
             readmes.close,
             upstream.close,
+            changes.close,
             publisher.close,
             catalogue.close,
             authenticator.close,
@@ -120,7 +124,8 @@ def create_index(
         browsing=Browsing(browser, readmes, catalogue, reading, options),
         inventory=Inventory(catalogue, reading, options),
         upstream=upstream,
-        changes=Changes(publisher, door.confirm),
+        changes=changes,
         admin=admin,
         housekeeping=housekeeping,
+        packages=packages,
     )

@@ -21,7 +21,8 @@ PackageIndexError                 status, headers, and one line of plain text as
 ├── TooManyUploads          429   with Retry-After
 ├── StorageError            500   the directory or the Volume failed; nothing was kept
 │   ├── StorageFull         507   there is no room left
-│   └── StorageReadOnly     403   the server may read the directory and not write it
+│   ├── StorageReadOnly     403   the server may read the directory and not write it
+│   └── StorageBusy         503   with Retry-After; a commit or reload does not end
 ├── LoginDelayed            503   with Retry-After; nobody has failed, but it cannot be looked at in time
 ├── SandboxError            503   with Retry-After; strangers' content could not be worked on in a child process
 │   ├── WorkFailed          400   the content made it crash, or reach a limit of time or memory
@@ -349,6 +350,26 @@ class StorageReadOnly(StorageError):
     """The server may read the directory and not write it; to try again does not help."""
 
     status = 403
+
+
+class StorageBusy(StorageError):
+    """A commit or reload of a shared storage takes too long: what was asked for cannot be told, or kept, meanwhile.
+
+    Parameters:
+        why: words that precede "; try again".
+        retry_after: seconds.
+    """
+
+    status = 503
+
+    def __init__(self, why: str, *, retry_after: int = 10) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"{why}; try again in {retry_after} s")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Seconds, as RFC 9110 section 10.2.3 has them."""
+        return {"Retry-After": str(self.retry_after)}
 
 
 class Busy(PackageIndexError):

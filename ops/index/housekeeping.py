@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from ops.index.errors import StorageError
 
@@ -21,7 +22,8 @@ class Housekeeping:
     Parameters:
         start: what must be done first; each takes no time worth telling.
         warm_up: what may be done once the first requests are answered. Each blocks, in a thread.
-        repeat: what is done again and again. Each blocks, in a thread, and may raise StorageError.
+        repeat: what is done again and again, each by itself: one that takes long keeps no other from being done. Each
+            blocks, in a thread, and may raise StorageError.
         every: seconds between two rounds.
         stop: what must be done last, in order. Each blocks, in a thread.
     """
@@ -41,6 +43,9 @@ class Housekeeping:
         self._every = every
         self._stop = stop
         self._tasks: list[asyncio.Task[None]] = []
+        # Of its own, for what may have to wait; one more than may be waiting when the server stops.
+        self._threads = ThreadPoolExecutor(len(repeat) + 1, thread_name_prefix="housekeeping")
+        self._failing: set[Callable[[], None]] = set()
         self.running = False
 
     def begin(self) -> None:
@@ -50,7 +55,8 @@ class Housekeeping:
         self.running = True
         for action in self._start:
             action()
-        self._tasks = [asyncio.ensure_future(self._warming()), asyncio.ensure_future(self._repeating())]
+        work = [self._warming(), *(self._repeating(action) for action in self._repeat)]
+        self._tasks = [asyncio.ensure_future(part) for part in work]
 
     async def end(self) -> None:
         """Stop; every part gets its chance, whatever happens to the others."""
@@ -60,26 +66,27 @@ class Housekeeping:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         for action in self._stop:
-            await _guarded(action)
+            await self._guarded(action)
         self.running = False
 
     async def _warming(self) -> None:
         await asyncio.sleep(_FIRST_REQUESTS)
         for action in self._warm_up:
-            await _guarded(action)
+            await self._guarded(action)
 
-    async def _repeating(self) -> None:
+    async def _repeating(self, action: Callable[[], None]) -> None:
         while True:
             await asyncio.sleep(self._every)
-            for action in self._repeat:
-                await _guarded(action)
+            await self._guarded(action)
 
-
-async def _guarded(action: Callable[[], None]) -> None:
-    """Do it in a thread. What fails is told in the log, and does not keep the others from being done."""
-    try:
-        await asyncio.to_thread(action)
-    except StorageError as error:
-        _logger.warning("%s", error)
-    except Exception:
-        _logger.exception("a background task failed")
+    async def _guarded(self, action: Callable[[], None]) -> None:
+        """Do it in a thread. A failure is told in the log, once until it works again, and keeps nothing else back."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, action)
+            self._failing.discard(action)
+        except StorageError as error:
+            if action not in self._failing:
+                _logger.warning("%s", error)
+            self._failing.add(action)
+        except Exception:
+            _logger.exception("a background task failed")

@@ -17,7 +17,7 @@ import pytest
 from ops.index import Options, create_index
 from ops.index.disk.claims import MemoryClaims
 from tests.index.archives import wheel, wheel_name
-from tests.index.serving import JSON, PASSWORD, TOKEN, Http, ThreadServer, authorization, eventually
+from tests.index.serving import JSON, PASSWORD, TOKEN, Http, Response, ThreadServer, authorization, eventually
 from tests.index.test_application import form
 from tests.index.volume import Remote, Volume
 
@@ -29,11 +29,17 @@ class Container(ThreadServer):
     """A server with its own snapshots of the two Volumes."""
 
     def __init__(
-        self, folder: Path, packages: Remote, credentials: Remote, claims: MemoryClaims, refresh_seconds: float
+        self,
+        folder: Path,
+        packages: Remote,
+        credentials: Remote,
+        claims: MemoryClaims,
+        refresh_seconds: float,
+        **seconds: float,
     ) -> None:
         folder.mkdir()
-        self.packages = Volume(packages, folder / "packages")
-        self.credentials = Volume(credentials, folder / "credentials")
+        self.packages = Volume(packages, folder / "packages", **seconds)
+        self.credentials = Volume(credentials, folder / "credentials", **seconds)
         application = create_index(
             packages=self.packages,
             credentials=self.credentials,
@@ -45,15 +51,15 @@ class Container(ThreadServer):
 
 
 @contextmanager
-def opened(folder: Path, names: list[str], refresh_seconds: float) -> Iterator[list[Container]]:
-    """Servers of these names on one pair of Volumes."""
+def opened(folder: Path, names: list[str], refresh_seconds: float, **seconds: float) -> Iterator[list[Container]]:
+    """Servers of these names on one pair of Volumes, which are waited for so long."""
     packages, credentials = Remote(folder / "packages"), Remote(folder / "credentials")
     entry = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
     (credentials.directory / ".htpasswd").write_text(f"alice:{entry}\n")
     (packages.directory / wheel_name("spam", "1.0")).write_bytes(wheel("spam", "1.0"))
     (packages.directory / BIG).write_bytes(BIG_CONTENT)
     claims = MemoryClaims()
-    found = [Container(folder / name, packages, credentials, claims, refresh_seconds) for name in names]
+    found = [Container(folder / name, packages, credentials, claims, refresh_seconds, **seconds) for name in names]
     with ExitStack() as stack:
         for container in found:
             stack.enter_context(container)
@@ -72,10 +78,17 @@ def containers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[
 def publish(
     server: Http, name: str, version: str, *, payload: bytes = b"", login: tuple[str, str] = ("alice", PASSWORD)
 ) -> int:
+    """Upload a wheel, and say with which status that was answered."""
+    return upload(server, name, version, payload=payload, login=login).status
+
+
+def upload(
+    server: Http, name: str, version: str, *, payload: bytes = b"", login: tuple[str, str] = ("alice", PASSWORD)
+) -> Response:
     content = (wheel_name(name, version), wheel(name, version, payload=payload))
     body = form(action="file_upload", name=name, version=version, content=content)
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    return server.request("POST", "/", user=login[0], password=login[1], headers=headers, body=body).status
+    return server.request("POST", "/", user=login[0], password=login[1], headers=headers, body=body)
 
 
 def administer(server: Http, method: str, path: str, **fields: str) -> int:

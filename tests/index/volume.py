@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from ops.index.disk.storage import GuardedStorage
+from ops.index.disk.storage import COMMIT_SECONDS, RELOAD_SECONDS, GuardedStorage
 
 Fault = Literal["committed all the same", "not committed"]
 Identity = tuple[int, int, int]
@@ -48,15 +48,29 @@ class Volume(GuardedStorage):
         view: where this server sees it; must not exist.
         empty_seconds: how long it looks empty in a commit or reload.
         background_seconds: between two commits that nobody asked for; None for none.
+        commit_seconds: how long a commit is waited for.
+        reload_seconds: how long a reload is waited for.
     """
 
     def __init__(
-        self, remote: Remote, view: Path, *, empty_seconds: float = 0.001, background_seconds: float | None = None
+        self,
+        remote: Remote,
+        view: Path,
+        *,
+        empty_seconds: float = 0.001,
+        background_seconds: float | None = None,
+        commit_seconds: float = COMMIT_SECONDS,
+        reload_seconds: float = RELOAD_SECONDS,
     ) -> None:
-        super().__init__(view, cache_directory=view.parent)
+        super().__init__(
+            view, cache_directory=view.parent, commit_seconds=commit_seconds, reload_seconds=reload_seconds
+        )
         view.mkdir()
         self.remote = remote
         self.faults: list[Fault] = []
+        self.going_on = threading.Event()
+        """Cleared: the next commit hangs until it is set again, and with it every reload of the same Volume."""
+        self.going_on.set()
         self.reload_faults = 0
         self.commits = 0
         self.reloads = 0
@@ -85,6 +99,9 @@ class Volume(GuardedStorage):
         fault = self.faults.pop(0) if self.faults else None
         self.commits += 1
         with self._looking_empty() as view:
+            if not self.going_on.is_set():
+                with self.remote.lock:
+                    self.going_on.wait(600)
             if fault == "not committed":
                 raise VolumeError("the commit was lost")
             self._push(view)

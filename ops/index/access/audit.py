@@ -30,6 +30,7 @@ from typing import Final
 from ops.index.access.journal import Journal
 from ops.index.access.retention import expired
 from ops.index.disk.storage import Storage
+from ops.index.errors import StorageBusy
 from ops.index.options import Options
 
 SERVER_FOLDER: Final = ".index/audit"
@@ -51,7 +52,7 @@ _LINES: Final = 60
 """Lines about refusals in one window, whoever they are about: at most some 30 MB a day, however many guess."""
 
 _WAITING: Final = 1000
-"""Lines that wait in memory for room on the disk."""
+"""Lines that wait in memory for room on the disk, or for a storage that takes none now."""
 
 _log = logging.getLogger(__name__)
 
@@ -119,9 +120,7 @@ class Audit:
         if event in _REFUSALS:
             with self._lock:
                 self._refusals.add(now, event, user, address, details)
-                if self._writer is None:
-                    with contextlib.suppress(RuntimeError):  # no thread can be had now: the next refusal asks again
-                        self._writer = _Writer(self._write)
+                self._write_soon()
         else:
             self._append([_line(now, event, user, address, details)])
 
@@ -148,6 +147,12 @@ class Audit:
         with self._told("made durable"):
             self._journal.close()
 
+    def _write_soon(self) -> None:
+        """Called with the lock."""
+        if self._writer is None:
+            with contextlib.suppress(RuntimeError):  # no thread can be had now: the next line asks again
+                self._writer = _Writer(self._write)
+
     def _write(self) -> None:
         """What the last second left."""
         with self._lock:
@@ -166,9 +171,11 @@ class Audit:
             today = _moment(self._clock())[:10]
             try:
                 self._journal.append(today, b"".join([*waiting, *lines]), reserved=reserved)
-            except OSError:
+            except (OSError, StorageBusy) as error:
                 with self._lock:
                     self._unwritten = [*waiting, *(lines if reserved else []), *self._unwritten][:_WAITING]
+                    if isinstance(error, StorageBusy):  # by a commit that does not end: they are written when it has
+                        self._write_soon()
                 raise
             with self._lock:
                 first, self._day = today != self._day, today
@@ -194,7 +201,7 @@ class Audit:
         try:
             yield
             self._failing.discard(what)
-        except OSError as error:
+        except (OSError, StorageBusy) as error:
             if what not in self._failing:
                 _log.error("the audit log cannot be %s, and its lines wait in memory, up to a number: %s", what, error)
             self._failing.add(what)

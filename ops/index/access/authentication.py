@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -37,6 +37,9 @@ _PATIENCE: Final = 12.0
 """Seconds that a request waits for its login to be looked at: pip gives up after 15. The login keeps its place, and the
 request that comes next finds it there. pip comes six times and waits as it is told, uv four times as it likes: together
 a minute and a half, and almost a minute."""
+
+_PROMPT: Final = 0.5
+"""Seconds for which a login waits to hear of other users' changes; known users do not wait for a volume that hangs."""
 
 _NEVER: Final = object()
 
@@ -95,6 +98,9 @@ class Authenticator:
         self._throttle = Throttle(options.login_failures, options.login_window_seconds, clock=clock)
         self._lanes = Lanes(self._throttle.suspicion)
         self._threads = ThreadPoolExecutor(_FLIGHTS + 2, thread_name_prefix="login")
+        self._shared = credentials.shared
+        self._renewing: Future[None] | None = None
+        self._prompt_until = 0.0
         self._roster = Roster(credentials, options, changed=self._forget, clock=clock)
 
     def remembered(self, authorization: bytes, address: str) -> Identity | None:  # noqa: ARG002 - the same from anywhere
@@ -129,7 +135,9 @@ class Authenticator:
                 self._record("login.refused", "", address, why="no user name and password (RFC 7617)")
             raise Unauthorized(realm=self._realm)
         if not self._roster.current() and not self._closing.is_set():
-            await asyncio.shield(asyncio.wrap_future(self._threads.submit(self._roster.renew)))
+            renewal, seconds = self._renewal()
+            if not renewal.done():
+                await asyncio.wait([asyncio.wrap_future(renewal)], timeout=seconds)
             if self._roster.outdated:
                 raise LoginDelayed("the index cannot find out who its users are", retry_after=10)
         found = self._begin(login, address)
@@ -153,9 +161,26 @@ class Authenticator:
             Unauthorized: the password belongs to nobody, or to nobody any more.
             TooManyAttempts: too many wrong ones came from there.
         """
-        self._roster.settle()
+        self._settle()
         found = self._begin(Login(decoded(username.encode("utf-8", "replace")), password), address)
         return found if isinstance(found, Identity) else found.result()
+
+    def _settle(self) -> None:
+        """See who was registered or removed; on a shared volume until a few seconds ago. Blocks, for a moment."""
+        if not self._shared:
+            self._roster.renew()
+        elif not self._roster.current() and not self._closing.is_set():
+            renewal, seconds = self._renewal()
+            wait([renewal], timeout=seconds)
+
+    def _renewal(self) -> tuple[Future[None], float]:
+        """What brings the accounts up to date, for all who need that at once, and the seconds to wait for it."""
+        with self._lock:
+            now = time.monotonic()
+            if self._renewing is None or self._renewing.done():
+                self._renewing = self._threads.submit(self._roster.renew)
+                self._prompt_until = now + _PROMPT
+            return self._renewing, max(0.0, self._prompt_until - now)
 
     def refresh(self) -> None:
         """Read the files again if they have changed. After a reload of a shared volume, in a thread."""
@@ -213,6 +238,8 @@ class Authenticator:
                 raise LoginDelayed("the server is stopping", retry_after=1)
             account, guessed = self._verify(flight)
             if account is None:
+                if self._roster.behind:
+                    raise LoginDelayed("it cannot be seen now whether another server has registered this user")
                 raise self._unauthorized()
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it, whatever it is
             if guessed:

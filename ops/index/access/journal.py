@@ -11,7 +11,8 @@ import weakref
 from dataclasses import dataclass
 
 from ops.index.disk.reserve import Reserve
-from ops.index.disk.storage import SharedRun, Storage
+from ops.index.disk.shared_run import SharedRun
+from ops.index.disk.storage import Storage
 from ops.index.disk.writing import FULL, remove, sync_folder
 
 _NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\..+\.jsonl")

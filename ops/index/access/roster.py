@@ -30,6 +30,9 @@ _SETTLED: Final = 0.1
 _GAP: Final = 0.5
 """Seconds between two reloads that wrong logins may cause."""
 
+_LOOKS: Final = 5
+"""Attempts to read the files of a shared volume after a reload: one fails when they are replaced meanwhile."""
+
 _BELIEVED: Final = 1.0
 """Seconds for which a file must have been gone: while a Volume is reloaded everything is."""
 
@@ -74,6 +77,8 @@ class Roster:
         self._signature: Signature | None = None
         self._gone: float | None = None
         self._failing = False
+        self.behind = False
+        """Whether it could not be seen lately who was registered: a login that fails may still be right."""
         self.accounts: dict[str, Account] = {}
         """By user name."""
         self.level = options.bcrypt_rounds
@@ -111,11 +116,6 @@ class Roster:
                 self._failing = False
             return looked
 
-    def settle(self) -> None:
-        """See what was stored until now; on a shared volume, a few seconds ago. Blocks; for a thread."""
-        if not self._storage.shared or not self.current():
-            self.renew()
-
     def renew(self, moment: float | None = None) -> None:
         """See everything that was stored before *moment*, on a shared volume too. Blocks; for a thread.
 
@@ -131,22 +131,21 @@ class Roster:
                 time.sleep(_SETTLED / 4)
             return
         with self._reloading:
-            if self._generation < 0:
-                # What the server found when it started is new enough for the first request.
-                self.refresh()
-                return
-            if self._reloaded > moment:
-                return
-            time.sleep(max(0.0, self._reloaded + _GAP - self._clock()))
-            self._reloaded = self._clock()
+            first = self._generation < 0
+            if not first:
+                if self._reloaded > moment:
+                    return
+                time.sleep(max(0.0, self._reloaded + _GAP - self._clock()))
+                self._reloaded = self._clock()
             try:
-                self._storage.reload()
+                if not first:  # what the server found when it started is new enough for the first request
+                    self._storage.reload()
+                self.behind = not any(self.refresh() for _ in range(_LOOKS))  # while this server changes them itself
             except StorageError as error:
                 self._failed(error)
-                if not self.outdated:  # better the users of a moment ago than none
+                self.behind = True
+                if not (first or self.outdated):  # better the users of a moment ago than none
                     self._next = self._clock() + _BELIEVED
-            else:
-                self.refresh()
 
     def _look(self) -> bool:
         generation = self._storage.generation

@@ -10,18 +10,23 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+Version = tuple[int, int]
+"""The size of a file, and when it was written, in nanoseconds."""
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class _Copy:
     path: Path
+    version: Version
     size: int
     users: int = 0
     ready: threading.Event = field(default_factory=threading.Event)
     failed: bool = False
+    replaced: bool = False
 
 
 class Copies:
@@ -38,37 +43,71 @@ class Copies:
         self._lock = threading.Lock()
         self._directory: Path | None = None
         self._copies: OrderedDict[str, _Copy] = OrderedDict()
+        self._total = 0
         self._number = 0
 
     @contextmanager
-    def use(self, key: str, size: int, make: Callable[[Path], None]) -> Iterator[Path]:
+    def use(self, key: str, version: Version, size: int, make: Callable[[Path], None]) -> Iterator[Path]:
         """Hold a copy, made if need be; those who ask at once share one.
 
         Parameters:
             key: of what it is a copy.
+            version: of that.
             size: in bytes.
             make: writes the copy; what it raises, only who made it gets, and the next tries again.
         """
-        copy = self._take(key, size, make)
+        with self._used(self._take(key, version, size, make)) as path:
+            yield path
+
+    def held(self, key: str, version: Version | None) -> AbstractContextManager[Path] | None:
+        """The same if there is a copy already; None when there is none.
+
+        Parameters:
+            key: of what it is a copy.
+            version: of that; None for whichever there is.
+        """
+        with self._lock:
+            copy = self._copies.get(key)
+            if copy is None or not copy.ready.is_set() or version not in (None, copy.version):
+                return None
+            copy.users += 1
+            self._copies.move_to_end(key)
+        return self._used(copy)
+
+    def add(self, key: str, version: Version, size: int, source: str) -> None:
+        """Take a file of this disk for the copy, by a second name.
+
+        Raises:
+            OSError: it cannot have one.
+        """
+        with self._lock:
+            copy = self._new(version, size)
+            os.link(source, copy.path)
+            copy.ready.set()
+            self._put(key, copy)
+
+    @contextmanager
+    def _used(self, copy: _Copy) -> Iterator[Path]:
+        """Around the use of a copy that counts this user already."""
         try:
             yield copy.path
         finally:
             with self._lock:
                 copy.users -= 1
+                if copy.users == 0 and copy.replaced:
+                    copy.path.unlink(missing_ok=True)
                 self._shrink()
 
-    def _take(self, key: str, size: int, make: Callable[[Path], None]) -> _Copy:
+    def _take(self, key: str, version: Version, size: int, make: Callable[[Path], None]) -> _Copy:
         while True:
             with self._lock:
                 copy = self._copies.get(key)
-                maker = copy is None
-                if copy is None:
-                    self._number += 1
-                    copy = self._copies[key] = _Copy(self._home() / f"{self._number}", size)
+                maker = copy is None or copy.version != version
+                if copy is None or maker:
+                    copy = self._new(version, size)
+                    self._put(key, copy)
                 copy.users += 1
                 self._copies.move_to_end(key)
-                if maker:
-                    self._shrink()
             if maker:
                 self._make(key, copy, make)
                 return copy
@@ -82,21 +121,42 @@ class Copies:
         except BaseException:
             copy.failed = True
             with self._lock:
-                del self._copies[key]
+                if self._copies.get(key) is copy:
+                    self._drop(key)
             copy.path.unlink(missing_ok=True)
             raise
         finally:
             copy.ready.set()
 
+    def _new(self, version: Version, size: int) -> _Copy:
+        self._number += 1
+        return _Copy(self._home() / f"{self._number}", version, size)
+
+    def _put(self, key: str, copy: _Copy) -> None:
+        """Keep a copy, in place of one of an earlier version."""
+        if key in self._copies:
+            self._drop(key)
+        self._copies[key] = copy
+        self._total += copy.size
+        copy.users += 1
+        self._shrink()  # not of this one, which its maker will use
+        copy.users -= 1
+
+    def _drop(self, key: str) -> None:
+        copy = self._copies.pop(key)
+        copy.replaced = True
+        self._total -= copy.size
+        if copy.users == 0:
+            copy.path.unlink(missing_ok=True)
+
     def _shrink(self) -> None:
-        total = sum(copy.size for copy in self._copies.values())
+        if self._total <= self._limit:
+            return
         for key, copy in list(self._copies.items()):
-            if total <= self._limit:
+            if self._total <= self._limit:
                 break
             if copy.users == 0:
-                del self._copies[key]
-                copy.path.unlink(missing_ok=True)
-                total -= copy.size
+                self._drop(key)
 
     def _home(self) -> Path:
         if self._directory is None:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from ops.index.disk.copies import Copies, copy_bytes
-from ops.index.errors import StorageError
+from ops.index.disk.phase_lock import PhaseLock
+from ops.index.disk.shared_run import BoundedRun
+from ops.index.disk.waiting import at_once, seconds_left
+from ops.index.errors import StorageBusy, StorageError
+
+COMMIT_SECONDS: Final = 40.0
+"""How long whoever changes something waits for its commit. Modal answers a client in our place after 150 s, of which a
+claim, a reload and a lock may have taken 60."""
+
+RELOAD_SECONDS: Final = 20.0
+"""How long a reload is waited for, and how long a change waits for the commits of others."""
+
+LAST_SECONDS: Final = 10.0
+"""How long commits and reloads may take once the server stops: Modal ends a container 30 s after it was told to."""
 
 SLICE_BYTES = 16 * 1024**2
 """How much of a file is copied at a time; between two slices, commits and reloads get their turn."""
@@ -39,10 +50,24 @@ class Storage(Protocol):
     def generation(self) -> int:
         """A number that grows with each reload and commit; while it stays, others' changes cannot have appeared."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether a commit or reload keeps readers out now."""
+
+    def check(self) -> None:
+        """Refuse a change that could not be kept.
+
+        Raises:
+            StorageBusy: an earlier commit or reload has taken too long already, and goes on.
+        """
+
     def reading(self) -> AbstractContextManager[None]:
         """Hold while any file of the directory is open, read or written: commits and reloads wait until it is let go.
 
         A thread that holds it may take it again, but may not commit or reload. Never held while talking to a client.
+
+        Raises:
+            StorageBusy: a commit or reload takes longer than is waited for (see :mod:`ops.index.disk.waiting`).
         """
 
     def commit(self) -> None:
@@ -51,6 +76,7 @@ class Storage(Protocol):
 
         Raises:
             StorageError: it is not known to be durable. It may have become visible to others all the same.
+            StorageBusy: likewise, and the commit goes on.
         """
 
     def reload(self) -> None:
@@ -68,7 +94,22 @@ class Storage(Protocol):
 
         Raises:
             FileNotFoundError: there is no such file, or it was replaced while it was copied.
+            StorageBusy: it cannot be copied now.
         """
+
+    def copied(self, path: Path) -> AbstractContextManager[Path] | None:
+        """The same if it takes no copying and no waiting; else None. What is returned must be entered."""
+
+    def adopt(self, path: Path, source: str) -> None:
+        """Have the bytes of *path*, which was written just now, at hand for :meth:`detached` without copying them.
+
+        Parameters:
+            path: the file. Called inside :meth:`reading`.
+            source: a file on this server's own disk with the same bytes, which stays as it is.
+        """
+
+    def end(self) -> None:
+        """The server stops: nobody waits for a commit or reload for longer than some seconds from now on."""
 
 
 class DirectoryStorage:
@@ -79,6 +120,7 @@ class DirectoryStorage:
     """
 
     shared = False
+    closed = False
     generation = 0
 
     def __init__(self, directory: Path | str) -> None:
@@ -89,6 +131,9 @@ class DirectoryStorage:
     def directory(self) -> Path:
         """Where the files are."""
         return self._directory
+
+    def check(self) -> None:
+        """Nothing to do: nothing is waited for."""
 
     def reading(self) -> AbstractContextManager[None]:
         """Nothing to wait for: the directory never looks other than it is."""
@@ -105,13 +150,25 @@ class DirectoryStorage:
         """*path* itself."""
         yield path
 
+    def copied(self, path: Path) -> AbstractContextManager[Path]:
+        """*path* itself."""
+        return contextlib.nullcontext(path)
+
+    def adopt(self, path: Path, source: str) -> None:
+        """Nothing to do: files are served from where they are."""
+
+    def end(self) -> None:
+        """Nothing to do: there is nothing to wait for."""
+
 
 class GuardedStorage(ABC):
     """A directory in which nothing may be open during a commit or reload, such as a mounted Volume.
 
-    Readers share the directory; a commit or reload has it alone. One that waits goes before readers that come later,
-    so that reads cannot starve it; readers that waited for it go before the next one, so that it cannot starve them.
+    Readers share the directory; a commit or reload has it alone, and neither side starves.
     Callers of ``commit`` that come while one runs share the next one, and likewise for ``reload``.
+
+    Commits and reloads run in threads of their own, since nobody knows when they end: callers wait for so long only.
+    Once one takes longer, all who need the directory are refused at once, until it has ended.
 
     A subclass says how to commit and reload. Neither is called while a thread is inside ``reading()``.
 
@@ -119,18 +176,37 @@ class GuardedStorage(ABC):
         directory: where the Volume is mounted.
         cache_directory: where detached copies go: this server's own disk. None for the system's temporary directory.
         cache_bytes: how much the copies may take while nobody reads them.
+        commit_seconds: how long callers wait for a commit.
+        reload_seconds: how long they wait for a reload, and to read where nothing else is said.
     """
 
     shared = True
 
     def __init__(
-        self, directory: Path | str, *, cache_directory: Path | None = None, cache_bytes: int = 8 * 1024**3
+        self,
+        directory: Path | str,
+        *,
+        cache_directory: Path | None = None,
+        cache_bytes: int = 8 * 1024**3,
+        commit_seconds: float = COMMIT_SECONDS,
+        reload_seconds: float = RELOAD_SECONDS,
     ) -> None:
         self._directory = Path(directory)
-        self._guard = _PhaseLock()
+        self._guard = PhaseLock()
         self._generation = 0
-        self._commits = SharedRun(self._exclusive_commit)
-        self._reloads = SharedRun(self._exclusive_reload)
+        self._patience = reload_seconds
+        self._commits = BoundedRun(
+            self._exclusive_commit,
+            name="commit",
+            seconds=commit_seconds,
+            overdue="the storage does not confirm what was written, so that it is not known to be kept",
+        )
+        self._reloads = BoundedRun(
+            self._exclusive_reload,
+            name="reload",
+            seconds=reload_seconds,
+            overdue="the storage does not show what others have changed",
+        )
         self._copies = Copies(cache_directory, cache_bytes)
 
     @property
@@ -143,17 +219,45 @@ class GuardedStorage(ABC):
         """Grows with each reload and commit, also with one that failed: it may have happened all the same."""
         return self._generation
 
-    def reading(self) -> AbstractContextManager[None]:
-        """Hold while any file of the directory is open, read or written."""
-        return self._guard.shared()
+    @property
+    def closed(self) -> bool:
+        """Whether a commit or reload keeps readers out now."""
+        return self._guard.closed
+
+    def check(self) -> None:
+        """Refuse a change that could not be kept.
+
+        Raises:
+            StorageBusy: a commit or reload has taken too long already, and goes on.
+        """
+        self._commits.check()
+        self._reloads.check()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold while any file of the directory is open, read or written.
+
+        Raises:
+            StorageBusy: a commit or reload does not end in time.
+        """
+        shared = self._guard.shared(seconds_left(max(0.0, self._patience - self._guard.closed_for())))
+        try:
+            shared.__enter__()
+        except TimeoutError:
+            raise StorageBusy("the storage is at work on a change and shows no files meanwhile") from None
+        try:
+            yield
+        finally:
+            shared.__exit__(None, None, None)
 
     def commit(self) -> None:
         """Make everything written so far durable.
 
         Raises:
             StorageError: it is not known to be durable.
+            StorageBusy: likewise, and the commit goes on.
         """
-        self._guard.refuse_inside()
+        self._refuse_inside()
         self._commits()
 
     def reload(self) -> None:
@@ -161,18 +265,47 @@ class GuardedStorage(ABC):
 
         Raises:
             StorageError: the view is the one from before.
+            StorageBusy: it goes on.
         """
-        self._guard.refuse_inside()
+        self._refuse_inside()
         self._reloads()
+
+    def end(self) -> None:
+        """Let nobody wait for a commit or reload for longer than some seconds."""
+        self._patience = min(self._patience, LAST_SECONDS)
+        self._commits.end(LAST_SECONDS)
+        self._reloads.end(LAST_SECONDS)
 
     @contextmanager
     def detached(self, path: Path) -> Iterator[Path]:
         """A copy on this server's own disk, kept for the next who asks; one copy is made however many ask at once."""
+        copied = self.copied(path)
+        if copied is not None:
+            with copied as copy:
+                yield copy
+            return
         with self.reading():
             status = os.stat(path)  # noqa: PTH116
-        key = f"{path}\0{status.st_size}\0{status.st_mtime_ns}"
-        with self._copies.use(key, status.st_size, lambda target: self._copy(path, status, target)) as copy:
+        with self._copies.use(
+            str(path), _version(status), status.st_size, lambda target: self._copy(path, status, target)
+        ) as copy:
             yield copy
+
+    def copied(self, path: Path) -> AbstractContextManager[Path] | None:
+        """The copy that is there, if it is one of the file as it is; while that cannot be told, of it as it was."""
+        version = None
+        try:
+            with at_once(), self.reading():
+                version = _version(os.stat(path))  # noqa: PTH116
+        except StorageBusy:
+            pass
+        return self._copies.held(str(path), version)
+
+    def adopt(self, path: Path, source: str) -> None:
+        """Have a copy of a file, by a second name of *source* if both are on one disk."""
+        with contextlib.suppress(OSError):  # it is copied when it is asked for
+            status = os.stat(path)  # noqa: PTH116
+            self._copies.add(str(path), _version(status), status.st_size, source)
 
     @abstractmethod
     def _commit(self) -> None:
@@ -181,6 +314,10 @@ class GuardedStorage(ABC):
     @abstractmethod
     def _reload(self) -> None:
         """Reload; raise anything when it did not work."""
+
+    def _refuse_inside(self) -> None:
+        if self._guard.held:
+            raise RuntimeError("a thread that reads the storage cannot commit or reload it: it would wait for itself")
 
     def _exclusive_commit(self) -> None:
         with self._guard.exclusive():
@@ -212,104 +349,9 @@ class GuardedStorage(ABC):
                     done += copy_bytes(source.fileno(), out.fileno(), SLICE_BYTES, done)
 
 
-class SharedRun:
-    """An action whose callers share runs: each gets one that began after it called, and no more run than are needed.
-
-    Parameters:
-        action: what to do; what it raises, each caller of that run gets.
-    """
-
-    def __init__(self, action: Callable[[], None]) -> None:
-        self._action = action
-        self._turn = threading.Lock()
-        self._lock = threading.Lock()
-        self._next: _Round | None = None
-
-    def __call__(self) -> None:
-        """Have it done once more, and wait for it."""
-        with self._lock:
-            leads = self._next is None
-            this = self._next = self._next or _Round()
-        if not leads:
-            this.done.wait()
-            if this.error is not None:
-                raise this.error.with_traceback(None)
-            return
-        with self._turn:
-            with self._lock:
-                self._next = None  # whoever calls from now on needs a later run
-            try:
-                self._action()
-            except BaseException as error:
-                this.error = error if isinstance(error, Exception) else StorageError("the server is stopping")
-                raise
-            finally:
-                this.done.set()
-
-
-@dataclass(slots=True)
-class _Round:
-    done: threading.Event = field(default_factory=threading.Event)
-    error: Exception | None = None
-
-
-class _PhaseLock:
-    """Shared and exclusive, in turns: neither side starves (a phase-fair lock)."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._readers = 0
-        self._blocked = 0
-        self._waiting = 0
-        self._writing = False
-        self._phase = 0
-        self._mine = threading.local()
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        depth = getattr(self._mine, "depth", 0)
-        if depth == 0:
-            self._enter()
-        self._mine.depth = depth + 1
-        try:
-            yield
-        finally:
-            self._mine.depth = depth
-            if depth == 0:
-                with self._changed:
-                    self._readers -= 1
-                    if not self._readers:
-                        self._changed.notify_all()
-
-    def _enter(self) -> None:
-        with self._changed:
-            if not (self._writing or self._waiting):
-                self._readers += 1
-                return
-            phase = self._phase
-            self._blocked += 1
-            self._changed.wait_for(lambda: self._phase != phase)  # the writer that leaves has counted us in
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        with self._changed:
-            self._waiting += 1
-            self._changed.wait_for(lambda: not (self._writing or self._readers))
-            self._waiting -= 1
-            self._writing = True
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._writing = False
-                self._phase += 1
-                self._readers += self._blocked
-                self._blocked = 0
-                self._changed.notify_all()
-
-    def refuse_inside(self) -> None:
-        if getattr(self._mine, "depth", 0):
-            raise RuntimeError("a thread that reads the storage cannot commit or reload it: it would wait for itself")
+def _version(status: os.stat_result) -> tuple[int, int]:
+    """Equal ones: the file has not been written in between."""
+    return status.st_size, status.st_mtime_ns
 
 
 def _line(error: BaseException) -> str:

@@ -6,16 +6,19 @@ import contextlib
 import logging
 import os
 import stat
-import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from ops.index.disk.claims import Claims
-from ops.index.disk.storage import SharedRun, Storage
+from ops.index.disk.shared_run import BoundedRun
+from ops.index.disk.storage import RELOAD_SECONDS, Storage
+from ops.index.disk.waiting import briefly, seconds_left
 from ops.index.disk.writing import Workbench
-from ops.index.errors import PackageIndexError
+from ops.index.errors import PackageIndexError, StorageBusy
 from ops.index.options import Options
 from ops.index.packages.facts import Facts
 from ops.index.packages.freshness import Freshness
@@ -36,6 +39,11 @@ _RELOAD_REST = 4
 """After a reload, this many times its duration passes before the next that a mere miss asks for."""
 
 _LEAST_REST_SECONDS = 0.1
+
+_SMALL = 32 * 1024**2
+_PREFETCHED = 256 * 1024**2
+"""Bytes of files that a server copies from a shared storage before anybody asks for them, one by one."""
+
 _MARKS_SECONDS = 0.02
 
 _log = logging.getLogger(__name__)
@@ -67,13 +75,19 @@ class Catalogue:
         self.usage = Usage(storage) if options.project_quota_bytes or options.total_quota_bytes else None
         self._listing = Listing(directory, self._hiding.among, self.usage)
         self._spellings = Spellings(self._listing)
-        self._opening = threading.Lock()
         self._open = False
-        self._reloads = SharedRun(self._reload)
+        self._failing = False
+        self._reloads = BoundedRun(
+            self._reload,
+            name="catalogue reload",
+            seconds=RELOAD_SECONDS,
+            overdue="it cannot be seen yet what others have added",
+        )
         self._rest_until = 0.0
         self._cache = ProjectCache(options.cached_files)
         self._freshness = Freshness(storage, seconds=options.refresh_seconds, projects=options.cached_files)
-        self._rebuilder = Rebuilder(self._missing, self.file)
+        self._rebuilder = Rebuilder(briefly(self._missing), briefly(self._prepare))
+        self._prefetched = 0
 
     def __len__(self) -> int:
         """How many files there are."""
@@ -87,10 +101,11 @@ class Catalogue:
 
     def start(self) -> None:
         """Begin to compute, in a thread, the facts that are missing. Pages are served meanwhile."""
-        self._rebuilder.start()
+        self._rebuilder.start(again=self._storage.shared)
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread, and wait for no reload any more."""
+        self._reloads.end(0.0)
         self._rebuilder.close()
 
     def stamp(self) -> Hashable:
@@ -180,11 +195,19 @@ class Catalogue:
         return self.marks.status(name)
 
     def locate(self, path: str) -> tuple[Path, int] | None:
-        """Where a listed file, or the ``.asc`` beside one, lies, and its size in bytes; None for anything else."""
+        """Where a listed file, or the ``.asc`` beside one, lies, and its size in bytes; None for anything else.
+
+        Raises:
+            StorageBusy: a shared storage shows no files now, and the file is not known from before.
+        """
         self._look()
         if path not in self._listing and not (path.endswith(".asc") and path[:-4] in self._listing):
             return None
         full = f"{self._directory}/{path}"
+        if self._storage.closed:
+            known = self._facts.known(path)
+            if known is not None:
+                return Path(full), known.size
         try:
             with self._storage.reading():
                 status = os.stat(full)  # noqa: PTH116 - on the way of every download
@@ -199,7 +222,15 @@ class Catalogue:
         return project is not None and self.marks.status(project)[0] != "quarantined"
 
     def written(self, path: str) -> Hashable:
-        """Equal answers: the file has not been written in between. None when it is not there."""
+        """Equal answers: the file has not been written in between. None when it is not there.
+
+        Raises:
+            StorageBusy: as of :meth:`locate`.
+        """
+        if self._storage.closed:
+            known = self._facts.known(path)
+            if known is not None:
+                return known.size, known.mtime_ns
         try:
             with self._storage.reading():
                 status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - on the way of many requests
@@ -228,15 +259,29 @@ class Catalogue:
         if time.monotonic() < self._rest_until:
             return
         try:
-            self.reload()
+            self._reloads()
+            self._failing = False
         except (PackageIndexError, OSError) as error:
-            _log.warning("what others have added is not seen yet: %s", error)
+            if not self._failing:
+                _log.warning("what others have added is not seen yet: %s", error)
+            self._failing = True
+
+    def refreshing(self) -> Future[None] | None:
+        """The same as a result to wait for; None when there is nothing to wait for.
+
+        Raises:
+            StorageBusy: a reload takes too long.
+        """
+        if not self._storage.shared or time.monotonic() < self._rest_until:
+            return None
+        return self._reloads.begin()
 
     def reload(self) -> None:
         """See what others have added to a shared storage, now. Those who ask at the same time share one reload.
 
         Raises:
             StorageError: the view is the one from before.
+            StorageBusy: likewise; the reload goes on.
             OSError: likewise.
         """
         self._reloads()
@@ -250,6 +295,7 @@ class Catalogue:
             self._listing.look(thoroughly=True)
             self._see_marks(thoroughly=True)
         self._open = True
+        self._rebuilder.wake()
         now = time.monotonic()
         rest = max(_LEAST_REST_SECONDS, _RELOAD_REST * (now - began))
         # Not so long that a timer that calls every refresh_seconds would be sent away.
@@ -259,7 +305,7 @@ class Catalogue:
 
     def find(self, name: Name) -> str | None:
         """The path of the file that has this name, in whatever spelling; None when there is none."""
-        self._look()
+        self._look(wait=True)
         return self._spellings.find(name)
 
     def sha256_of(self, path: str) -> str:
@@ -291,15 +337,19 @@ class Catalogue:
         """Let pages of a project be made anew: its marks have changed."""
         self._listing.touch([project])
 
-    def _look(self) -> None:
+    def _look(self, *, wait: bool = False) -> None:
         """Notice what others have changed on this machine; read the names of a shared storage the first time."""
         if self._storage.shared:
             if not self._open:
-                with self._opening:
-                    if not self._open:
-                        self.reload()
+                run = self._reloads.begin()
+                try:
+                    run.result(seconds_left(RELOAD_SECONDS))
+                except TimeoutError:
+                    if run.done():
+                        raise
+                    raise StorageBusy("this server has only started and does not know yet what there is") from None
             return
-        self._listing.look()
+        self._listing.look(wait=wait)
         now = time.monotonic()
         if now >= self._marks_again:
             self._marks_again = now + _MARKS_SECONDS
@@ -323,9 +373,22 @@ class Catalogue:
                     self.usage.changed(self._listing.paths(name))
         return self._listing.version_of(name)
 
-    def _missing(self) -> set[str]:
+    def _missing(self) -> Iterable[str]:
         self._look()
-        return self._facts.missing(self._listing)
+        missing = self._facts.missing(self._listing)
+        return islice(missing, self._options.cached_files) if self._storage.shared else missing
+
+    def _prepare(self, path: str) -> None:
+        """Have at hand what is told of a file, and of a shared storage also a small file itself: it may be asked for
+        while the storage shows no files.
+        """
+        file = self.file(path)
+        if file is None or not self._storage.shared or file.size > _SMALL:
+            return
+        if self._prefetched + file.size <= _PREFETCHED:
+            self._prefetched += file.size
+            with contextlib.suppress(OSError), self._storage.detached(Path(self._directory, path)):
+                pass
 
 
 def _is_gone(path: str, error: OSError) -> bool:

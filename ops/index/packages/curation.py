@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from typing import Protocol
 
 from ops.index.disk.reserve import Reserve
@@ -225,9 +226,10 @@ class Curator:
                 self._catalogue.touch(name)
                 self._storage.commit()
             except PackageIndexError as error:
-                what = self._settling.take_back(name, lambda: marks.set_status(name, before, former))
+                take_back = partial(self._settling.take_back, name, partial(marks.set_status, name, before, former))
+                what = take_back()
                 self._note(f"status.{what}", identity, address, project=name, status=status, why=error.message)
-                self._settling.commit_later(held)
+                self._settling.commit_later(held, first=lambda: what == "undone" or take_back() == "undone")
                 raise
 
     def _see_others(self) -> None:
@@ -286,7 +288,8 @@ class Curator:
             except PackageIndexError as error:
                 what = self._settling.take_back(name, take_back)
                 self._note(f"{event}.{what}", identity, address, project=name, files=names, why=error.message)
-                self._settling.commit_later(held)
+                again = partial(self._settling.take_back, name, take_back)
+                self._settling.commit_later(held, first=lambda: what == "undone" or again() == "undone")
                 raise
         return names
 

@@ -8,6 +8,8 @@ import time
 from collections import OrderedDict
 
 from ops.index.disk.storage import Storage
+from ops.index.disk.waiting import at_once
+from ops.index.errors import StorageBusy
 from ops.index.packages.project import CachedProject
 
 
@@ -39,10 +41,19 @@ class Freshness:
         return True
 
     def holds(self, cached: CachedProject) -> bool:
-        """Whether the project's files are still those that it was made of, and all that there are."""
+        """Whether the project's files are still those that it was made of, and all that there are.
+
+        While the storage shows no files they are taken to be.
+        """
         if not cached.complete:
             return False
-        with self._storage.reading():
+        try:
+            return self._unchanged(cached)
+        except StorageBusy:
+            return True
+
+    def _unchanged(self, cached: CachedProject) -> bool:
+        with at_once(), self._storage.reading():
             for file, mtime_ns in zip(cached.project.files, cached.mtimes_ns, strict=True):
                 try:
                     status = os.stat(f"{self._directory}/{file.path}")  # noqa: PTH116 - many at once

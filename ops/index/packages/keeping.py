@@ -6,17 +6,23 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ops.index.disk.storage import Storage
+from ops.index.disk.waiting import at_once, seconds_left
 from ops.index.disk.writing import Workbench
+from ops.index.errors import StorageBusy
 from ops.index.packages.distribution import look_into
 from ops.index.packages.facts import LATEST, Facts, FactsStore
 from ops.index.packages.names import parse
+from ops.index.packages.near_facts import NearFacts
 
 _PIECE = 1024**2
 _LOCKS = 64
+_GLANCE = 0.05
+"""Seconds that also those wait for each other who do not wait for the storage."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,22 +41,60 @@ class FactsKeeper:
         self._directory = str(storage.directory)
         self._store = FactsStore(storage.directory, workbench, scratch=scratch)
         self._failing = False
+        self._near = NearFacts(scratch) if storage.shared else None
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
     def of(self, path: str) -> tuple[Facts, int]:
         """The facts of a file, from its sidecar while they hold, else computed and, if it can be, kept; and when it
         was written.
 
+        On a shared storage they are also kept on this server's own disk, and told from there while the storage cannot
+        be read.
+
         Raises:
             OSError: the file cannot be read.
+            StorageBusy: it cannot be read now, and its facts are not known here.
         """
-        with self._locks[hash(path) % _LOCKS]:
+        near = self._near_facts(path)
+        if near is not None:
+            return near, near.mtime_ns
+        with self._computing(path):
             with self._storage.reading():
                 status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
                 facts = self._store.read(path)
+                metadata = self._store.metadata(path, unserved=True) if facts is not None and self._near else None
             if facts is None or not facts.hold_for(status):
-                facts, _ = self._compute(path, status)
+                facts, metadata = self._compute(path, status)
+            if self._near is not None:
+                self._near.write(path, facts.at(status.st_mtime_ns), metadata)
             return facts, status.st_mtime_ns
+
+    @contextmanager
+    def _computing(self, path: str) -> Iterator[None]:
+        """Around what one thread at a time does for a file. Who holds this may have to wait for the storage."""
+        lock = self._locks[hash(path) % _LOCKS]
+        if not lock.acquire(timeout=max(_GLANCE, seconds_left(threading.TIMEOUT_MAX))):
+            raise StorageBusy("what is to be said of a file is being found out")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def known(self, path: str) -> Facts | None:
+        """What was last found of a file of a shared storage, without a look at it; None when that is nothing."""
+        return None if self._near is None else self._near.read(path)
+
+    def _near_facts(self, path: str) -> Facts | None:
+        """What is kept on this server's own disk, if it holds, or while that cannot be told."""
+        facts = self.known(path)
+        if facts is None:
+            return None
+        try:
+            with at_once(), self._storage.reading():
+                status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
+        except StorageBusy:
+            return facts
+        return facts if (status.st_size, status.st_mtime_ns) == (facts.size, facts.mtime_ns) else None
 
     def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
         """The core metadata that is served beside a file, if there is any.
@@ -61,10 +105,14 @@ class FactsKeeper:
 
         Raises:
             OSError: the file cannot be read.
+            StorageBusy: it cannot be read now, and its metadata is not known here.
         """
         facts = self.of(path)[0]
         if facts.metadata_sha256 is None and not (unserved and facts.metadata_size):
             return None
+        near = None if self._near is None else self._near.metadata(path, unserved=unserved)
+        if near is not None:
+            return near
         with self._storage.reading():
             found = self._store.metadata(path, unserved=unserved)
             status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
@@ -77,14 +125,20 @@ class FactsKeeper:
     def keep(self, path: str, facts: Facts, metadata: bytes | None) -> None:
         """Keep the facts of a file whose bytes are known. Called inside ``Storage.reading``."""
         self._store.write(path, facts, metadata)
+        if self._near is not None:
+            self._near.write(path, facts, metadata)
 
     def forget(self, path: str) -> None:
         """Drop the facts of a file that is gone. Called inside ``Storage.reading``."""
         self._store.forget(path)
+        if self._near is not None:
+            self._near.forget(path)
 
     def missing(self, paths: Iterable[str]) -> set[str]:
-        """Those of the paths that have no facts yet."""
+        """Those of the paths that have no facts yet; of a shared storage those whose facts are not at hand."""
         missing = set(paths)
+        if self._near is not None:
+            return missing.difference(self._near.kept())
         with self._storage.reading():
             for path in self._store.kept():  # one by one: there may be as many as files
                 missing.discard(path)

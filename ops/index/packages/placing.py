@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ops.index.disk.claims import Claims
-from ops.index.disk.storage import SLICE_BYTES, SharedRun, Storage
+from ops.index.disk.shared_run import SharedRun
+from ops.index.disk.storage import SLICE_BYTES, Storage
 from ops.index.disk.writing import Workbench, place, remove, storage_error, sync_folder, write_all
-from ops.index.errors import Busy, FileTaken, PackageIndexError, StorageError
+from ops.index.errors import Busy, FileTaken, PackageIndexError, StorageBusy, StorageError
 from ops.index.options import Options
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.facts import Facts
@@ -21,6 +23,7 @@ from ops.index.packages.staging import Staged
 
 _SHORTEST_WAIT = 0.002
 _LONGEST_WAIT = 0.25
+_LAST_SECONDS = 5.0
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 _log = logging.getLogger(__name__)
@@ -92,8 +95,9 @@ class Placing:
     def close(self) -> None:
         """Let failed uploads be undone that still wait for it, for a few seconds."""
         self._closing.set()
+        end = time.monotonic() + _LAST_SECONDS
         for thread in list(self._undoing):
-            thread.join(5)
+            thread.join(max(0.0, end - time.monotonic()))
 
     @contextmanager
     def claimed(self, key: str, filename: str) -> Iterator[Claim]:
@@ -102,7 +106,9 @@ class Placing:
         Raises:
             Busy: the other does not end.
             StorageError: nothing can be claimed.
+            StorageBusy: an earlier commit does not end, and no change could be kept.
         """
+        self._storage.check()
         deadline = time.monotonic() + self._options.claim_seconds
         wait = _SHORTEST_WAIT
         while not self._acquired(key):
@@ -172,13 +178,13 @@ class Placing:
                         claim.placed = False
                         raise FileTaken(filename) from None
                     claim.placed = True
+                self._storage.adopt(Path(target), staged.path)
                 if facts is not None:
                     status = os.stat(target)  # noqa: PTH116
                     self._catalogue.keep(filename, facts.at(status.st_mtime_ns), metadata)
         finally:
             if scratch != staged.path:  # else its owner removes it
-                with self._storage.reading(), contextlib.suppress(OSError):
-                    remove(scratch)
+                self._discard(scratch)
 
     def confirm(self, claim: Claim, filename: str) -> None:
         """Have it confirmed that the file stays.
@@ -213,10 +219,14 @@ class Placing:
                             os.close(descriptor)
                         first = False
         except BaseException:
-            with self._storage.reading(), contextlib.suppress(OSError):
-                remove(scratch)
+            self._discard(scratch)
             raise
         return scratch
+
+    def _discard(self, scratch: str) -> None:
+        """Remove an unfinished file. One that stays, as the storage is busy, is swept away by a later server."""
+        with contextlib.suppress(OSError, StorageBusy), self._storage.reading():
+            remove(scratch)
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
@@ -258,6 +268,8 @@ class Placing:
                     with contextlib.suppress(OSError):
                         sync_folder(self._directory)
             self._storage.commit()
+        except StorageBusy:  # by the same commit that did not end, as a rule
+            return False
         except (OSError, StorageError) as error:
             _log.warning("%s could not be taken away yet after its upload failed: %s", filename, error)
             return False

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ops.index.disk.storage import Storage
-from ops.index.errors import StorageError
+from ops.index.errors import StorageBusy, StorageError
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.placing import Placing
 
@@ -59,13 +59,17 @@ class Settling:
             self._catalogue.touch(project)
         return "undone"
 
-    def commit_later(self, held: contextlib.ExitStack) -> None:
+    def commit_later(self, held: contextlib.ExitStack, *, first: Callable[[], bool] = lambda: True) -> None:
         """Commit what is there now, after a commit that failed and that others may have seen all the same.
 
         At once, or else in the background, where the claims in *held* are kept until then: what another server sets
         meanwhile would be overwritten by that commit.
+
+        Parameters:
+            held: the claims.
+            first: what has to be done before; whether it is done.
         """
-        if not self._storage.shared or self._committed():
+        if not self._storage.shared or (first() and self._committed()):
             return
         kept = held.pop_all()
 
@@ -73,11 +77,20 @@ class Settling:
             with kept:
                 for seconds in _RETRY_SECONDS:
                     time.sleep(seconds)
-                    if self._committed():
+                    while self._blocked():  # by a commit that does not end: it would take the change with it
+                        time.sleep(seconds)
+                    if first() and self._committed():
                         return
                 _log.error("what requests that failed have left is still not committed")
 
         threading.Thread(target=work, name="settling", daemon=True).start()
+
+    def _blocked(self) -> bool:
+        try:
+            self._storage.check()
+        except StorageBusy:
+            return True
+        return False
 
     def _committed(self) -> bool:
         try:

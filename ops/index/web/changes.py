@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -19,6 +20,8 @@ ACTIONS = ("yank", "unyank", "status")
 
 _LONGEST_BODY = 64 * 1024
 _LONGEST_REASON = 1000
+_THREADS = 4
+"""Of their own: a change may have to wait for a disk, and those who read must not wait for a thread meanwhile."""
 
 _FIELDS: dict[str, frozenset[str]] = {
     "yank": frozenset({"version", "filename", "reason"}),
@@ -41,6 +44,11 @@ class Changes:
     def __init__(self, publisher: Publisher, confirm: Confirm) -> None:
         self._publisher = publisher
         self._confirm = confirm
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="change")
+
+    def close(self) -> None:
+        """End the threads, after what they do."""
+        self._threads.shutdown(wait=True)
 
     async def apply(self, exchange: Exchange, project: str, action: str) -> None:
         """Do it and say what was done.
@@ -56,7 +64,8 @@ class Changes:
         """
         fields = await _fields(exchange, action)
         identity = await self._confirm(exchange)
-        answer = await asyncio.to_thread(self._apply, project, action, fields, identity, exchange.address)
+        work = partial(self._apply, project, action, fields, identity, exchange.address)
+        answer = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         body = json.dumps(answer).encode() + b"\n"
         headers = [
             (b"content-type", b"application/json"),

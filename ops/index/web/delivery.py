@@ -7,13 +7,17 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
 
 from ops.index.disk.storage import Storage
+from ops.index.disk.waiting import READ_SECONDS
+from ops.index.errors import StorageBusy
 from ops.index.packages.facts import LATEST
 from ops.index.web.exchange import Exchange, Receive
 from ops.index.web.ranges import Part, UnsatisfiableRangeError, parts_of, range_applies
@@ -28,6 +32,12 @@ _TYPE = b"application/octet-stream"
 
 _SMALL = 64 * 1024
 """Bytes of a file that is answered in one piece with its headers."""
+
+_COPIES = 8
+"""Copies of a shared storage's files that are made at once for downloads."""
+
+_GLANCE = 0.25
+"""Seconds after which one that waits for a copy looks whether it still may be made."""
 
 _OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -66,6 +76,7 @@ class Delivery:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._directory = str(storage.directory)
+        self._copying: ThreadPoolExecutor | None = None
 
     def at_once(self, path: str) -> Answer | None:
         """The answer to a GET without conditions for a small file of this machine that is in memory; else None.
@@ -103,15 +114,82 @@ class Delivery:
         """
         if not self._storage.shared:
             return await _deliver(exchange, path, digest, by_path=True)
-        copy = self._storage.detached(path)
         try:
-            detached = await _entered(copy)
+            held = await self._held(path)
         except FileNotFoundError:
             return False
         try:
-            return await _deliver(exchange, detached, digest, by_path=False)
+            return await _deliver(exchange, held.path, digest, by_path=False)
         finally:
-            await asyncio.to_thread(copy.__exit__, None, None, None)
+            await asyncio.to_thread(held.close)
+
+    async def _held(self, path: Path) -> _Held:
+        """A copy that is there, or else one that is made now, in a thread in which it may wait for the storage.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StorageBusy: a commit or reload does not end. The copy is made for whoever comes next.
+        """
+        loop = asyncio.get_running_loop()
+        there = await _unless_cancelled(loop.run_in_executor(None, _hold, self._storage.copied, path))
+        if there is not None:
+            return there
+        if self._copying is None:
+            self._copying = ThreadPoolExecutor(_COPIES, thread_name_prefix="copies")
+        making = loop.run_in_executor(self._copying, _hold, self._storage.detached, path)
+        held = await _unless_cancelled(making, give_up=lambda: self._storage.closed)
+        assert held is not None  # noqa: S101 - it is made or fails
+        return held
+
+
+class _Held:
+    """A copy that nobody takes away until it is closed.
+
+    Parameters:
+        path: where it lies.
+        uses: what holds it.
+    """
+
+    def __init__(self, path: Path, uses: ExitStack) -> None:
+        self.path = path
+        self.close = uses.close
+
+
+def _hold(hold: Callable[[Path], AbstractContextManager[Path] | None], path: Path) -> _Held | None:
+    with ExitStack() as stack:
+        copy = hold(path)
+        return None if copy is None else _Held(stack.enter_context(copy), stack.pop_all())
+
+
+async def _unless_cancelled(
+    holding: asyncio.Future[_Held | None], *, give_up: Callable[[], bool] = lambda: False
+) -> _Held | None:
+    """Wait for a copy; when nobody waits for it any more once it is there, it is let go.
+
+    Parameters:
+        holding: the copy.
+        give_up: whether to wait no longer; asked after READ_SECONDS.
+
+    Raises:
+        StorageBusy: that was so.
+    """
+    began = time.monotonic()
+    try:
+        while not holding.done():
+            await asyncio.wait([holding], timeout=_GLANCE)
+            if not holding.done() and time.monotonic() - began > READ_SECONDS and give_up():
+                raise StorageBusy("the storage is at work on a change and shows no files meanwhile")
+    except BaseException:
+        holding.add_done_callback(_let_go)
+        raise
+    return holding.result()
+
+
+def _let_go(holding: asyncio.Future[_Held | None]) -> None:
+    if not holding.cancelled() and holding.exception() is None:
+        held = holding.result()
+        if held is not None:
+            held.close()
 
 
 async def _deliver(exchange: Exchange, path: Path, digest: str | None, *, by_path: bool) -> bool:
@@ -265,16 +343,6 @@ def _headers(file: OpenFile) -> Headers:
         (b"accept-ranges", b"bytes"),
         (b"x-content-type-options", b"nosniff"),
     ]
-
-
-async def _entered(copy: AbstractContextManager[Path]) -> Path:
-    """Make a copy in another thread; if nobody waits for it any more when it is made, it is given back."""
-    entering = asyncio.ensure_future(asyncio.to_thread(copy.__enter__))
-    try:
-        return await asyncio.shield(entering)
-    except asyncio.CancelledError:
-        entering.add_done_callback(lambda made: made.exception() or copy.__exit__(None, None, None))
-        raise
 
 
 async def _client_gone(receive: Receive) -> None:

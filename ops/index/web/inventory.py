@@ -6,10 +6,11 @@ that it has the page already, and offer the files of a project under quarantine.
 
 from __future__ import annotations
 
-import asyncio
 import os
+import time
 import xmlrpc.client
 from collections.abc import Awaitable, Callable, Hashable, Iterable
+from functools import partial
 from html import escape
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, ParseError
@@ -17,6 +18,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
 from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
+from ops.index.disk.waiting import READ_SECONDS, in_thread, waiting_until
 from ops.index.errors import BadRequest, NotFound
 from ops.index.options import Options
 from ops.index.packages.catalogue import Catalogue
@@ -105,7 +107,8 @@ class Inventory:
         """
         text = _sought(await exchange.body(_LONGEST_CALL))
         await confirm(exchange)
-        hits = await asyncio.to_thread(self._hits, text)
+        with waiting_until(time.monotonic() + READ_SECONDS):
+            hits = await in_thread(partial(self._hits, text))
         body = xmlrpc.client.dumps((hits,), methodresponse=True).encode()
         headers = [
             (b"content-type", b"text/xml; charset=utf-8"),

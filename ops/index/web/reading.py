@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote
 
 from ops.index.disk.storage import Storage
-from ops.index.errors import NotAcceptable, NotFound, PackageIndexError
+from ops.index.disk.waiting import READ_SECONDS, in_thread
+from ops.index.errors import NotAcceptable, NotFound, PackageIndexError, StorageBusy, StorageError
 from ops.index.options import Options
 from ops.index.packages.catalogue import Catalogue
 from ops.index.packages.names import can_be_listed, normalize, project_of
@@ -158,7 +160,7 @@ class Reading:
         normalized = self.normalized(name)
 
         async def look() -> bool | None:
-            return await asyncio.to_thread(self._catalogue.has, normalized) or None
+            return await in_thread(partial(self._catalogue.has, normalized)) or None
 
         if not await self.found(look):
             raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
@@ -188,12 +190,24 @@ class Reading:
         )
 
     async def found(self, look: Callable[[], Any]) -> Any:
-        """What *look* finds; when that is nothing, what it finds after other servers' changes have been read."""
+        """What *look* finds; when that is nothing, what it finds after other servers' changes have been read.
+
+        Raises:
+            StorageBusy: that takes too long, or fails: nobody is told that a thing does not exist which may.
+        """
         seen = await look()
         if seen is None and self._shared:
-            await asyncio.to_thread(self._catalogue.refresh)
+            await self._see_others()
             seen = await look()
         return seen
+
+    async def _see_others(self) -> None:
+        try:
+            run = self._catalogue.refreshing()
+            if run is not None:  # others wait for it as well: it is not cancelled with this request
+                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(run)), READ_SECONDS)
+        except (StorageError, TimeoutError, OSError) as error:
+            raise StorageBusy("it cannot be told now whether another server has added this") from error
 
     @staticmethod
     def normalized(name: str) -> str:
@@ -212,7 +226,7 @@ class Reading:
             raise Quarantined("the project of this file is quarantined: nothing of it can be had for now")
 
     async def _located(self, path: str) -> _Located | None:
-        return await asyncio.to_thread(self._locate, path) if self._shared else self._locate(path)
+        return await in_thread(partial(self._locate, path)) if self._shared else self._locate(path)
 
     def _locate(self, path: str) -> _Located | None:
         located = self._catalogue.locate(path)

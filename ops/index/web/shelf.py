@@ -8,8 +8,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Generic, TypeVar
 
+from ops.index.disk.waiting import in_thread
 from ops.index.web.representation import Representation
 
 Key = TypeVar("Key", bound=Hashable)
@@ -112,8 +114,8 @@ class Shelf(Generic[Key]):
         stamp = self._stamp()
         rendering = self._rendering.get((key, stamp))
         if rendering is None:
-            loop = asyncio.get_running_loop()
-            rendering = loop.run_in_executor(self._executor, self._renewed, key, stamp, mark, render)
+            work = partial(self._renewed, key, stamp, mark, render)
+            rendering = asyncio.ensure_future(in_thread(work, self._executor))
             self._rendering[key, stamp] = rendering
             rendering.add_done_callback(lambda done: self._finished(key, stamp, done))
         return await asyncio.shield(rendering)

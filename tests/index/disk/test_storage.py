@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ops.index.disk import storage
+from ops.index.disk import shared_run
 from ops.index.disk.copies import copy_bytes
-from ops.index.disk.storage import DirectoryStorage, GuardedStorage, SharedRun
-from ops.index.errors import StorageError
+from ops.index.disk.shared_run import SharedRun
+from ops.index.disk.storage import DirectoryStorage, GuardedStorage
+from ops.index.disk.waiting import at_once, waiting_until
+from ops.index.errors import StorageBusy, StorageError
 from tests.index.serving import eventually
 from tests.index.volume import Remote, Volume
 
@@ -87,8 +89,8 @@ def followers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Event]:
             followers.append(self)
             return super().wait(timeout)
 
-    make = storage._Round
-    monkeypatch.setattr(storage, "_Round", lambda: make(done=Noted()))
+    make = shared_run._Round
+    monkeypatch.setattr(shared_run, "_Round", lambda: make(done=Noted()))
     return followers
 
 
@@ -452,3 +454,93 @@ def test_a_commit_that_fails_may_have_happened(pair: tuple[Volume, Volume]) -> N
     with pytest.raises(StorageError):
         one.commit()
     assert one.remote.names() == {"a"}
+
+
+# Nobody waits for too long
+
+
+@pytest.fixture
+def hung(tmp_path: Path) -> Iterator[Mount]:
+    """A storage with one file, whose commit does not end."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        go_on.wait(60)
+
+    (tmp_path / "files").mkdir()
+    mount = Mount(tmp_path / "files", hang, cache_directory=tmp_path, commit_seconds=0.05, reload_seconds=0.05)
+    (mount.directory / "a.whl").write_bytes(b"bytes")
+    (mount.directory / "b.whl").write_bytes(b"bytes")
+    with mount.detached(mount.directory / "a.whl"):
+        pass
+    with pytest.raises(StorageBusy):
+        mount.commit()
+    assert begun.wait(20)
+    yield mount
+    go_on.set()
+
+
+def test_a_commit_that_does_not_end_refuses_changes_and_reads(hung: Mount) -> None:
+    assert hung.closed
+    with pytest.raises(StorageBusy):
+        hung.check()
+    with pytest.raises(StorageBusy), hung.reading():
+        pass
+    with pytest.raises(StorageBusy), hung.detached(hung.directory / "b.whl"):
+        pass
+
+
+def test_a_copy_is_served_while_a_commit_does_not_end(hung: Mount) -> None:
+    path = hung.directory / "a.whl"
+    path.unlink()  # as all looks gone to a server whose Volume is committed
+    with hung.detached(path) as copy:
+        assert copy.read_bytes() == b"bytes"
+    assert hung.copied(hung.directory / "b.whl") is None
+
+
+def test_a_task_waits_as_long_as_it_was_told_to(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def hang() -> None:
+        go_on.wait(60)
+
+    mount = Mount(tmp_path, hang)
+    committing = threading.Thread(target=mount.commit)
+    committing.start()
+    eventually(lambda: mount.closed)
+    with waiting_until(time.monotonic() + 0.05), pytest.raises(StorageBusy), mount.reading():
+        pass
+    with at_once(), pytest.raises(StorageBusy), mount.reading():
+        pass
+    go_on.set()
+    with mount.reading():  # for as long as it takes, within reason
+        pass
+    committing.join(20)
+    with at_once(), mount.reading():
+        pass
+
+
+def test_an_upload_is_at_hand_without_being_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files").mkdir()
+    source, path = tmp_path / "staged", tmp_path / "files" / "a.whl"
+    for file in (source, path):
+        file.write_bytes(b"bytes")
+    mount = Mount(tmp_path / "files", cache_directory=tmp_path)
+    monkeypatch.setattr(Mount, "_copy", None)
+    mount.adopt(path, str(source))
+    source.unlink()
+    with mount.detached(path) as copy:
+        assert copy.read_bytes() == b"bytes"
+
+
+def test_a_copy_that_is_replaced_stays_for_those_who_read_it(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    path = tmp_path / "files" / "a.whl"
+    path.write_bytes(b"one")
+    mount = Mount(tmp_path / "files", cache_directory=tmp_path)
+    with mount.detached(path) as before:
+        path.write_bytes(b"three")
+        with mount.detached(path) as after:
+            assert (before.read_bytes(), after.read_bytes()) == (b"one", b"three")
+    assert not before.exists()

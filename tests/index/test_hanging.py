@@ -1,0 +1,240 @@
+"""A commit that hangs, of a Volume or a disk: what is known is served, and nobody waits for what does not come."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+
+from ops.index import Options, create_index
+from ops.index.disk.claims import MemoryClaims
+from ops.index.disk.storage import DirectoryStorage
+from ops.index.packages import placing
+from tests.index.archives import wheel, wheel_name
+from tests.index.serving import PASSWORD, ThreadServer, eventually
+from tests.index.test_sharing import Container, log_in, opened, publish, register, upload
+
+SPAM = wheel_name("spam", "1.0")
+KNOWN = ("/simple/spam/", "/simple/", f"/packages/{SPAM}", f"/packages/{SPAM}.metadata", "/projects/spam/", "/")
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who may wait do not wait for long."""
+    for module in ("ops.index.application", "ops.index.web.reading", "ops.index.web.delivery"):
+        monkeypatch.setattr(f"{module}.READ_SECONDS", 0.3)
+    monkeypatch.setattr("ops.index.disk.storage.LAST_SECONDS", 0.5)
+    monkeypatch.setattr("ops.index.packages.catalogue.RELOAD_SECONDS", 0.5)
+    monkeypatch.setattr(placing, "_LAST_SECONDS", 0.5)
+    monkeypatch.setattr("ops.index.server._GRACE", 1)
+
+
+@pytest.fixture
+def containers(tmp_path: Path, soon: None, request: pytest.FixtureRequest) -> Iterator[list[Container]]:
+    """Servers of one Volume that wait for commits for half a second, and know all that there is."""
+    names = ["first", "second", "third"][: getattr(request, "param", 1)]
+    with opened(tmp_path, names, 0.2, commit_seconds=0.5, reload_seconds=0.5) as found:
+        for container in found:
+            for path in KNOWN:
+                assert container.get(path).status == 200
+        yield found
+        for container in found:
+            container.packages.going_on.set()
+            container.credentials.going_on.set()
+
+
+def begun(volume: Any, work: Callable[[], Any]) -> Future[Any]:
+    """A change whose commit hangs by now."""
+    volume.going_on.clear()
+    commits = volume.commits
+    pool = ThreadPoolExecutor(1)
+    result = pool.submit(work)
+    pool.shutdown(wait=False)
+    eventually(lambda: volume.commits > commits)
+    return result
+
+
+def has_copy(server: Container, filename: str) -> bool:
+    try:
+        return server.packages.copied(server.packages.directory / filename) is not None
+    except FileNotFoundError:  # it has not seen the file yet
+        return False
+
+
+@pytest.mark.parametrize("containers", [1, 3], indirect=True)
+def test_what_is_known_is_served_by_every_server_while_a_commit_hangs(containers: list[Container]) -> None:
+    first = containers[0]
+    upload_that_hangs = begun(first.packages, lambda: upload(first, "new", "1.0"))
+    eventually(lambda: all(container.packages.closed for container in containers))
+    for _ in range(2):
+        for container in containers:
+            for path in KNOWN:
+                assert (container.get(path).status, path) == (200, path)
+            assert container.get(f"/packages/{SPAM}", Range="bytes=0-9").body == wheel("spam", "1.0")[:10]
+            assert container.get("/health", user=None).status == 200
+        assert not first.packages.going_on.is_set()
+        upload_that_hangs.result()
+
+
+def test_who_waits_for_a_commit_that_hangs_is_told_to_come_again(containers: list[Container]) -> None:
+    (server,) = containers
+    answer = begun(server.packages, lambda: upload(server, "new", "1.0")).result()
+    assert (answer.status, answer["retry-after"]) == (503, "10")
+    assert "try again in 10 s" in answer.text
+    threads = threading.active_count()
+    for number in range(20):
+        assert publish(server, f"more-{number}", "1.0") == 503
+    assert threading.active_count() <= threads + Options().upload_threads
+    assert server.get("/simple/new/").status != 200
+
+
+def test_what_was_not_committed_in_time_is_taken_back_and_can_be_sent_again(containers: list[Container]) -> None:
+    (server,) = containers
+    assert begun(server.packages, lambda: publish(server, "new", "1.0")).result() == 503
+    server.packages.going_on.set()
+    eventually(lambda: publish(server, "new", "1.0", payload=b"other") == 200)
+    assert server.get(f"/packages/{wheel_name('new', '1.0')}").body == wheel("new", "1.0", payload=b"other")
+
+
+def test_what_is_not_known_is_never_said_to_be_missing_while_that_cannot_be_told(containers: list[Container]) -> None:
+    (server,) = containers
+    begun(server.packages, lambda: upload(server, "new", "1.0"))
+    for path in ("/simple/ham/", "/ham/", "/ham/json", "/projects/ham/", f"/packages/{wheel_name('ham', '1.0')}"):
+        eventually(lambda path=path: server.get(path).status != 404)  # some are known to be missing, for a moment
+        answer = server.get(path)
+        assert (answer.status, path) == (503, path)
+        assert answer["retry-after"] == "10"
+    server.packages.going_on.set()
+    eventually(lambda: server.get("/simple/ham/").status == 404)
+
+
+def test_a_file_that_was_uploaded_just_now_is_served_while_the_next_commit_hangs(containers: list[Container]) -> None:
+    (server,) = containers
+    assert publish(server, "egg", "1.0") == 200
+    begun(server.packages, lambda: upload(server, "new", "1.0"))
+    name = wheel_name("egg", "1.0")
+    assert server.get(f"/packages/{name}").body == wheel("egg", "1.0")
+    assert server.get(f"/packages/{name}.metadata").status == 200
+    assert name in server.get("/simple/egg/").text
+
+
+@pytest.mark.parametrize("containers", [3], indirect=True)
+def test_what_others_have_uploaded_is_at_hand_before_anybody_asks(containers: list[Container]) -> None:
+    first, *others = containers
+    name = wheel_name("egg", "1.0")
+    assert publish(first, "egg", "1.0") == 200
+    for other in others:
+        eventually(lambda other=other: has_copy(other, name))
+    begun(first.packages, lambda: upload(first, "new", "1.0"))
+    eventually(lambda: all(other.packages.closed for other in others))
+    for other in others:
+        assert other.get(f"/packages/{name}").body == wheel("egg", "1.0")
+        assert name in other.get("/simple/egg/").text
+
+
+def test_requests_for_what_is_not_known_take_no_thread_from_others(containers: list[Container]) -> None:
+    (server,) = containers
+    begun(server.packages, lambda: upload(server, "new", "1.0"))
+    with ThreadPoolExecutor(60) as pool:
+        unknown = [pool.submit(server.get, f"/simple/nothing-{number}/") for number in range(60)]
+        while not all(done.done() for done in unknown):
+            assert server.get("/projects/spam/").status == 200
+        assert {done.result().status for done in unknown} <= {404, 503}
+
+
+def test_users_who_are_known_log_in_while_the_commit_of_another_user_hangs(containers: list[Container]) -> None:
+    (server,) = containers
+    registration = begun(server.credentials, lambda: register(server, username="carol", password="the first password"))
+    for _ in range(5):
+        assert server.get("/simple/spam/").status == 200
+    assert log_in(server, "nobody", "knows her password") == 503, "she may have been registered elsewhere"
+    assert registration.result() == 503
+    assert publish(server, "meanwhile", "1.0") == 200, "the packages are another Volume"
+    server.credentials.going_on.set()
+    eventually(lambda: register(server, username="carol", password="the first password") in {200, 201})
+    eventually(lambda: log_in(server, "carol", "the first password") == 200)
+
+
+def test_a_server_that_starts_while_another_commits_says_when_to_come_again(
+    containers: list[Container], tmp_path: Path
+) -> None:
+    (first,) = containers
+    remotes = first.packages.remote, first.credentials.remote
+    second = Container(tmp_path / "second", *remotes, MemoryClaims(), 0.2, commit_seconds=0.5, reload_seconds=0.5)
+    begun(first.packages, lambda: upload(first, "new", "1.0"))
+    eventually(first.packages.remote.lock.locked)
+    with second:
+        assert second.get("/health", user=None).status == 200
+        assert second.get("/simple/spam/").status == 503
+        first.packages.going_on.set()
+        eventually(lambda: second.get("/simple/spam/").status == 200)
+
+
+def test_a_server_stops_though_a_commit_hangs(tmp_path: Path, soon: None) -> None:
+    with opened(tmp_path, ["first"], 0.2) as (server,):
+        assert server.get("/simple/spam/").status == 200
+        hung = begun(server.packages, lambda: upload(server, "new", "1.0"))
+        server.server.should_exit = True
+        server._thread.join(120)  # far less than the commit takes
+        assert not server._thread.is_alive()
+        assert not server.packages.going_on.is_set()
+        server.packages.going_on.set()
+        hung.exception()
+
+
+# A disk
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[ThreadServer]:
+    packages, credentials = DirectoryStorage(tmp_path / "packages"), DirectoryStorage(tmp_path / "credentials")
+    entry = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    (credentials.directory / ".htpasswd").write_text(f"alice:{entry}\nbob:{entry}\n")
+    (packages.directory / SPAM).write_bytes(wheel("spam", "1.0"))
+    with ThreadServer(create_index(packages=packages, credentials=credentials)) as server:
+        for path in KNOWN:
+            assert server.get(path).status == 200
+        assert publish(server, "spam", "2.0") == 200  # what is done but once, at the first change, is done
+        yield server
+
+
+@pytest.mark.parametrize("call", ["fsync", "link", "unlink", "rename"])
+def test_a_disk_that_does_not_finish_a_change_keeps_nobody_from_reading(
+    local: ThreadServer, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Eight uploads and as many yanks hang in the kernel, as far as the server can tell."""
+    work, go_on, inside = getattr(os, call), threading.Event(), []
+
+    def hang(*arguments: Any, **more: Any) -> Any:
+        inside.append(call)
+        assert go_on.wait(60)
+        return work(*arguments, **more)
+
+    monkeypatch.setattr(os, call, hang)
+    with ThreadPoolExecutor(16) as pool:
+        try:
+            changes = [pool.submit(publish, local, f"new-{number}", "1.0") for number in range(8)]
+            changes += [pool.submit(_yank, local) for _ in range(8)]
+            eventually(lambda: inside)
+            until = time.monotonic() + 1.0
+            while time.monotonic() < until:
+                for path in KNOWN:
+                    assert local.get(path).status == 200
+            assert local.get("/health", user=None).status == 200
+            assert local.get("/simple/spam/", user="bob").status == 200
+            assert local.get("/simple/ham/").status == 404
+        finally:
+            go_on.set()
+        assert {change.result() for change in changes} == {200}
+
+
+def _yank(server: ThreadServer) -> int:
+    headers, body = {"Content-Type": "application/json"}, b'{"version": "1.0"}'
+    return server.request("POST", "/projects/spam/yank", headers=headers, body=body).status
