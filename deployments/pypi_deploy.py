@@ -33,7 +33,16 @@ settings = Settings.from_environment(os.environ)
 hosting = hosting_to_deploy(settings) if modal.is_local() else Hosting.from_environment(os.environ)
 limits = Limits.from_environment(os.environ)
 
-SHIPPED = ("__init__.py", "errors.py", "secret.py", "settings.py", "workspace.py", "index/", "targets/")
+SHIPPED = (
+    "__init__.py",
+    "errors.py",
+    "private_files.py",
+    "secret.py",
+    "settings.py",
+    "workspace.py",
+    "index/",
+    "targets/",
+)
 """What the containers need of ``ops``. Modal replaces containers when one of these files has changed."""
 
 

@@ -94,6 +94,21 @@ def test_the_containers_get_the_index_and_nothing_of_the_operators_side(index: C
     assert not any("__pycache__" in path or path.endswith(".pyc") for path in files)
 
 
+def test_what_is_shipped_imports_nothing_of_ours_that_is_not() -> None:
+    """A module that stays here is missed only when a container starts."""
+    assignments = (each for each in ast.parse(DEPLOYMENT.read_text()).body if isinstance(each, ast.Assign))
+    (shipped,) = (ast.literal_eval(each.value) for each in assignments if ast.unparse(each.targets[0]) == "SHIPPED")
+    ops = PROJECT_ROOT / "ops"
+    missing = set()
+    for path in (path for path in ops.rglob("*.py") if path.relative_to(ops).as_posix().startswith(shipped)):
+        for statement in ast.walk(ast.parse(path.read_text())):
+            if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("ops."):
+                module = str(statement.module).removeprefix("ops.").replace(".", "/")
+                if not f"{module}.py".startswith(shipped) and not f"{module}/".startswith(shipped):
+                    missing.add(f"{path.relative_to(ops)} imports {statement.module}")
+    assert missing == set()
+
+
 def test_the_image_installs_exact_versions_by_hash(index: ControlPlane) -> None:
     layers = index.images.lineage(index.function("server").definition.image_id)
     commands = [command for layer in layers for command in layer.commands]
