@@ -157,6 +157,8 @@ def _inspect_wheel(archive: Zip, name: Name, bounds: Bounds | None) -> Contents:
     contents = _validated(name, archive.read(read[0]), read[0], bounds)
     wheel.check_wheel(name, archive.read(read[1], limit=wheel.MAX_WHEEL_BYTES))
     wheel.check_record(name, archive.read(read[2], limit=wheel.MAX_RECORD_BYTES))
+    for path in filter(wheel.is_egg_info, archive.paths):
+        wheel.check_egg_info(name, path, archive.read(path))
     if read[3] in archive.paths:
         wheel.check_entry_points(name, archive.read(read[3], limit=wheel.MAX_ENTRY_POINTS_BYTES))
     return contents

@@ -85,6 +85,25 @@ def check_presence(name: Name, folder: str, paths: Sequence[str]) -> None:
                 )
 
 
+def is_egg_info(path: str) -> bool:
+    """Whether pip takes a member for the metadata of another project, installed by setuptools, once it is unpacked."""
+    return path.endswith((".egg-info", ".egg-info/PKG-INFO")) and path.count("/") == path.endswith("/PKG-INFO")
+
+
+def check_egg_info(name: Name, path: str, content: bytes) -> None:
+    """Refuse metadata of setuptools without name or version: pip fails in every environment in which it lies.
+
+    Raises:
+        InvalidArchive: so it is.
+    """
+    header = read_header(content)
+    if header.first("name") is None or header.first("version") is None:
+        raise InvalidArchive(
+            name.filename,
+            f"its member {quoted(path)} lacks Name or Version, so pip fails once it is there; leave it out",
+        )
+
+
 def check_wheel(name: Name, content: bytes) -> None:
     """Refuse a WHEEL file that pip or uv refuse.
 

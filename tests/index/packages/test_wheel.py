@@ -198,6 +198,13 @@ def test_data_that_no_installer_can_place_is_refused(path: str) -> None:
     inspected(wheel("foo-bar", "1.0", more={"foo_bar-1.0.data/scripts/x": b"", "foo_bar-1.0.data/data/a/b": b""}))
 
 
+@pytest.mark.parametrize("path", ["foo_bar-1.0.egg-info", "other.egg-info/PKG-INFO"])
+def test_old_metadata_that_stops_pip_is_refused(path: str) -> None:
+    with pytest.raises(InvalidArchive, match="lacks Name or Version, so pip fails"):
+        inspected(wheel("foo-bar", "1.0", more={path: b"Name: x\n"}))
+    inspected(wheel("foo-bar", "1.0", more={path: b"Name: x\nVersion: 1\n", "foo_bar/x.egg-info/PKG-INFO": b""}))
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -21,11 +21,13 @@ from ops.index.packages.names import Name, parse
 from ops.index.packages.publishing import Outcome
 from ops.index.packages.staging import Staged
 from ops.index.sandbox.sandbox import Cancellation
+from ops.index.upstream import uploads
 from ops.index.upstream.backend import create_wsgi
 from ops.index.upstream.receiving import Receiver
+from ops.index.web.exchange import Exchange
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
-from tests.index.serving import Server
+from tests.index.serving import Server, ThreadServer
 from tests.index.upstream.test_backend import PASSWORD, FakeAuthenticator
 
 NAME = wheel_name("big", "1.0")
@@ -239,3 +241,41 @@ def test_a_server_that_stops_answers_uploads_that_take_long_at_once(
 
     run(work)
     assert not (house.directory / NAME).exists()
+
+
+def test_a_client_that_waits_for_an_inspection_is_not_taken_for_one_that_stopped_sending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uploads, "PATIENCE", 0.01)
+
+    async def work() -> None:
+        messages: asyncio.Queue[Any] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        scope: dict[str, Any] = {"method": "POST"}
+        patient = uploads._Patient(Exchange(scope, messages.get, messages.put, {}, ""))
+        await patient.receive()
+        leaving = asyncio.ensure_future(patient.receive())
+        done, _ = await asyncio.wait({leaving}, timeout=0.1)
+        assert not done
+        messages.put_nowait({"type": "http.disconnect"})
+        assert (await leaving)["type"] == "http.disconnect"
+        assert patient.late is None
+
+    run(work)
+
+
+def test_a_server_tells_that_it_stops_before_it_waits_for_its_requests() -> None:
+    seen: list[int] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                kind = (await receive())["type"]
+                seen.append(1 if kind == "lifespan.shutdown" else 0)
+                await send({"type": f"{kind}.complete"})
+                if kind == "lifespan.shutdown":
+                    return
+
+    with ThreadServer(application) as server:
+        server.server._stopping = lambda: seen.append(2)
+    assert seen == [0, 2, 1]
