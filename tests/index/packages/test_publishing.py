@@ -194,6 +194,18 @@ def test_a_wrong_digest_is_refused_and_a_right_one_is_not(house: House, algorith
     assert publish(house, form={f"{algorithm}_digest": right.hexdigest().upper()}) is Outcome.CREATED
 
 
+def test_a_blake2_256_digest_of_128_digits_is_compared_as_one_of_512_bits(house: House) -> None:
+    """setuptools sends it so."""
+    right = hashlib.blake2b(CONTENT).hexdigest()
+    for wrong in (hashlib.blake2b(OTHER).hexdigest(), right[:64], right[:-1], right + "0"):
+        with pytest.raises(DigestMismatch, match="blake2_"):
+            publish(house, form={"blake2_256_digest": wrong})
+        assert_nothing_came(house)
+    with pytest.raises(DigestMismatch, match=r"'ab', which is not a digest of 64 hexadecimal digits; send it again"):
+        publish(house, form={"blake2_256_digest": "ab"})
+    assert publish(house, form={"blake2_256_digest": right.upper()}) is Outcome.CREATED
+
+
 @pytest.mark.parametrize(
     ("filename", "content", "form", "error"),
     [
