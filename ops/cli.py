@@ -131,10 +131,18 @@ def _parameters(given: Sequence[str]) -> Mapping[str, str]:
 def _execute(
     notebooks: Sequence[str], parameters: Mapping[str, str], workspace: Workspace, *, name: str = ""
 ) -> Record:
+    from ops.installation import Installation
     from ops.runbook import find_notebook, run_notebooks
 
     paths: list[Path] = [find_notebook(name, NOTEBOOKS).path for name in notebooks]
-    return run_notebooks(paths, parameters, workspace=workspace, name=name)
+    installation = Installation(workspace)
+    before = installation.addresses()
+    try:
+        return run_notebooks(paths, parameters, workspace=workspace, name=name)
+    finally:
+        # Also after a run that failed later: the old address is somebody else's now.
+        if told := installation.told(before):
+            print(f"\n{told}")
 
 
 def _run(options: argparse.Namespace) -> int:

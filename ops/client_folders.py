@@ -77,11 +77,11 @@ def who_must_be_told(target: Target, before: str, settings: Settings) -> str:
     except RunbookError:
         names = [files.folder.name for files in ClientFolders.of(target).folders]
     if not names:
-        return f"It moved from {before}; it has no user yet."
+        return f"The index moved from {before}; it has no user yet."
     return (
-        f"It moved from {before}. Tell its users ({', '.join(names)}): read env.sh again in every open shell, replace "
-        "each copy of the client files, and change what else names the old address. A program that listens there "
-        "is sent the passwords of those who go on using it."
+        f"The index moved from {before}. Tell its users ({', '.join(names)}): read env.sh again in every open shell, "
+        "replace each copy of the client files, and change what else names the old address. A program that listens "
+        "there is sent the passwords of those who go on using it."
     )
 
 

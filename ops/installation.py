@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ops.client_folders import who_must_be_told
+from ops.clients import ClientFiles
 from ops.places import shown
+from ops.settings import Settings
 from ops.targets import open_target
 from ops.targets.lock import exclusive
 from ops.workspace import Workspace
@@ -41,6 +44,17 @@ class Installation:
         """The folders with client configuration that were written here, one a user."""
         folder = self._workspace.user("local", "x").parent
         return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+    def addresses(self) -> dict[str, str]:
+        """The address of the index that each user's client files name."""
+        logins = {folder.name: ClientFiles(folder).login() for folder in self.users()}
+        return {name: login.url for name, login in logins.items() if login is not None}
+
+    def told(self, before: Mapping[str, str]) -> str:
+        """What the users have to know whose address has changed since it was *before*; empty when none has."""
+        after = self.addresses()
+        old = next((url for name, url in before.items() if after.get(name, url) != url), "")
+        return f"{who_must_be_told(self._target, old, Settings())}" if old else ""
 
     def state(self) -> str:
         """A digest of all that a run could change and that stays: the server, secrets, users, their files, packages.

@@ -102,6 +102,19 @@ def test_a_killed_server_is_repaired_by_another_up_with_its_users_and_its_addres
     assert _server(workspace).pid != before.pid
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("stopped_afterwards")
+def test_a_move_to_another_port_says_who_must_be_told(workspace: Workspace) -> None:
+    assert runbook("run", "01", "02", "-p", f"port={free_port()}").returncode == 0
+    before = _server(workspace).port
+
+    done = runbook("run", "01", "-p", f"port={free_port()}")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"The index moved from http://127.0.0.1:{before}/. Tell its users (alice)" in done.stdout
+    assert str(before) not in (workspace.user("local", "alice") / "env.sh").read_text()
+
+
 def test_status_before_anything_says_how_to_start() -> None:
     done = runbook("status")
 

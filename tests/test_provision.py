@@ -159,7 +159,7 @@ def test_a_move_rewrites_the_client_files_and_names_who_must_be_told(
     outcome = provision.apply(provisioned)
 
     assert ("client files of alice", f"written for {index.url}") in outcome.done
-    assert f"It moved from {old}. Tell its users (alice, bob)" in outcome.note
+    assert f"The index moved from {old}. Tell its users (alice, bob)" in outcome.note
     login = Login(url=index.url, username="alice", password=Secret("a-good-password"), public_index=public)
     assert files.login() == login
     assert files.outdated(login) == []
@@ -172,8 +172,8 @@ def test_client_files_are_mended_also_when_the_old_address_is_forgotten(
     files.write(Login(url="http://127.0.0.1:1/", username="alice", password=Secret("a-good-password")))
     index.add_user("alice", "a-good-password")
 
-    assert "It moved from http://127.0.0.1:1/" in provision.apply(provisioned).note
-    assert "It moved" not in provision.apply(provisioned).note
+    assert "The index moved from http://127.0.0.1:1/" in provision.apply(provisioned).note
+    assert "The index moved" not in provision.apply(provisioned).note
     assert provision.plan(provisioned).pending == ()
 
 
