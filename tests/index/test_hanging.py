@@ -213,8 +213,9 @@ def test_a_disk_that_does_not_finish_a_change_keeps_nobody_from_reading(
     work, go_on, inside = getattr(os, call), threading.Event(), []
 
     def hang(*arguments: Any, **more: Any) -> Any:
-        inside.append(call)
-        assert go_on.wait(60)
+        if "/claims/" not in str(arguments):  # those come first
+            inside.append(call)
+            assert go_on.wait(60)
         return work(*arguments, **more)
 
     monkeypatch.setattr(os, call, hang)
