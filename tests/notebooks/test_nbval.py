@@ -73,9 +73,9 @@ def test_the_sanitise_file_is_read_whole() -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("in .runbook/users/local/alice", "in $PYPI_RUNBOOK_HOME/users/local/alice"),
+        ("in ~/pypi-runbook/.runbook/users/local/alice", "in ~/runbook/users/local/alice"),
         ("in .runbook/users", "in /home/bob/clone/.runbook/users"),
-        ("a  .runbook/x        b\n─────", "a  $PYPI_RUNBOOK_HOME/x   b\n───────────"),
+        ("a  ~/.runbook/users        b\n─────", "a  /srv/runbook/users   b\n───────────"),
         ("at http://127.0.0.1:8765/", "at http://127.0.0.1:40123/"),
         ("port 8765 is free", "port 40123 is free"),
         ("process 12", "process 93212"),
