@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from typing import Final
 
 from ops.index.access.authentication import Authenticator
 from ops.index.access.login import Login
@@ -13,6 +14,9 @@ from ops.index.errors import PackageIndexError
 from ops.index.options import Options
 from ops.index.web.exchange import Exchange
 from ops.index.web.forwarded import TrustedProxies
+
+_ORIGIN: Final = re.compile(r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class OtherSite(PackageIndexError):  # noqa: N818 - named as the errors of this package are
@@ -81,6 +85,9 @@ def refuse_other_sites(exchange: Exchange) -> None:
     A browser adds Basic credentials by itself, wherever the form or script comes from. pip, uv and twine send none of
     these headers.
 
+    Without Sec-Fetch-Site, which no browser sends over plain HTTP but to loopback, the Origin is compared as a whole
+    (RFC 6454): scheme, host and port, as the client wrote them. Behind a trusted proxy they are what the proxy says.
+
     Raises:
         OtherSite: the request comes from a page of another origin.
     """
@@ -88,15 +95,16 @@ def refuse_other_sites(exchange: Exchange) -> None:
     origin = exchange.header(b"origin")
     if site is not None:
         strange = site.strip().lower() not in {"same-origin", "none"}
-    else:  # a browser of before 2023
-        strange = origin is not None and _authority(origin) != (exchange.header(b"host") or "").strip().lower()
+    else:
+        own = _origin(f"{exchange.scheme}://{exchange.host}")
+        strange = origin is not None and (own is None or _origin(origin) != own)
     if strange:
         raise OtherSite("nothing is changed at the request of another web site's page; use the index's own address")
 
 
-def _authority(origin: str) -> str | None:
-    """``host:port`` of an origin as a browser would put it into Host; None for what is none."""
-    try:
-        return urlsplit(origin.strip().lower()).netloc or None
-    except ValueError:
+def _origin(text: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of an origin; None for what is none, such as ``null``."""
+    found = _ORIGIN.fullmatch(text.strip().lower())
+    if found is None:
         return None
+    return found["scheme"], found["host"], int(found["port"] or _PORTS[found["scheme"]])
