@@ -17,16 +17,18 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from ops.index.access.audit import ADMIN_FOLDER, Audit
-from ops.index.access.passwords import PASSWORD_BYTES, ROUNDS
+from ops.index.access.passwords import NAME_BYTES, PASSWORD_BYTES, ROUNDS
 from ops.index.access.roles import Identity, Role
 from ops.index.access.users import KEEP, Users
 from ops.index.admin.gate import Gate, address_of, answer
-from ops.index.admin.reference import reference_page
+from ops.index.admin.reference import POLICY, reference_page
+from ops.index.admin.refusal import refusals
 from ops.index.admin.token import TokenCheck
 from ops.index.disk.claims import Claims
 from ops.index.disk.storage import Storage
 from ops.index.errors import PackageIndexError
 from ops.index.options import Options
+from ops.index.web.security_headers import secured
 
 _DESCRIPTION: Final = """\
 Creates, changes, lists and removes the users of a private package index.
@@ -37,6 +39,12 @@ the index's secret. Credentials travel in the JSON body only: never put them int
 
 A change is durable when it is answered, and reaches every server of the index within five seconds.
 """
+
+
+# What JSON Schema can say of the rules in ops.index.access, which apply in any case and refuse in better sentences.
+_NAME: Final = r"^[^\u0000-\u0020\u007f:#/\\]([^\u0000-\u001f\u007f:#/\\]*[^\u0000-\u0020\u007f:#/\\])?$"
+_HASH: Final = r"^\$2[aby]\$[01][0-9]\$[./A-Za-z0-9]{53}$"
+_PROJECT: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 
 
 class Registration(BaseModel):
@@ -61,23 +69,29 @@ class Registration(BaseModel):
 
     username: str = Field(
         max_length=1024,
+        json_schema_extra={"minLength": 1, "maxLength": NAME_BYTES, "pattern": _NAME},
         description="1 to 255 bytes in UTF-8; no colon, slash, backslash, #, control character, or space at either end",
     )
     password: SecretStr | None = Field(
         default=None,
         max_length=1024,
+        json_schema_extra={"minLength": PASSWORD_BYTES.start // 4, "maxLength": PASSWORD_BYTES.stop - 1},
         description=f"{PASSWORD_BYTES.start} to {PASSWORD_BYTES.stop - 1} bytes in UTF-8; needed for a new user, "
         "unless a hash is given",
     )
     password_hash: SecretStr | None = Field(
         default=None,
         max_length=1024,
+        json_schema_extra={"pattern": _HASH},
         description=f"a bcrypt hash ($2b$, $2y$, $2a$) of cost {ROUNDS.start} to {ROUNDS.stop - 1}, "
         "instead of a password",
     )
     role: Role | None = Field(default=None, description="publisher, if left out for a new user")
-    projects: list[str] | None = Field(
-        default=None, max_length=1000, description="the only projects that a publisher may upload to; null for all"
+    projects: list[Annotated[str, Field(json_schema_extra={"pattern": _PROJECT})]] | None = Field(
+        default=None,
+        max_length=1000,
+        json_schema_extra={"minItems": 1},
+        description="the only projects that a publisher may upload to; null for all",
     )
 
 
@@ -99,12 +113,6 @@ class RegisteredUser(User):
     """A user as stored just now."""
 
     created: bool = Field(description="whether there was no such user before")
-
-
-class Refusal(BaseModel):
-    """Why a request was refused."""
-
-    detail: str
 
 
 class Health(BaseModel):
@@ -155,28 +163,21 @@ def create_admin(
         docs_url=None,  # its page loads scripts from a public CDN
         redoc_url=None,
         strict_content_type=True,
-        dependencies=[Depends(HTTPBearer(auto_error=False, description="the value of AUTH_TOKEN"))],
     )
     app.add_middleware(Gate, token_check=token_check, root_path=root_path)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(PackageIndexError, _refused)
-    refusals: dict[int | str, dict[str, Any]] = {
-        401: {"model": Refusal, "description": "No token, or a wrong one"},
-        429: {"model": Refusal, "description": "Too many wrong tokens; see Retry-After"},
-        500: {"model": Refusal, "description": "The change could not be stored; nothing has changed"},
-    }
+    app.add_exception_handler(Exception, _failed)
+    token_needed = [Depends(HTTPBearer(auto_error=False, description="the value of AUTH_TOKEN"))]
 
     @app.post(
         "/register_user",
         summary="Create or change a user",
+        dependencies=token_needed,
         responses={
             200: {"model": RegisteredUser, "description": "The user was changed"},
             201: {"model": RegisteredUser, "description": "The user was created"},
-            408: {"model": Refusal, "description": "The body did not arrive in time"},
-            413: {"model": Refusal, "description": "More than a registration can be"},
-            415: {"model": Refusal, "description": "The body is not application/json"},
-            422: {"model": Refusal, "description": "Something of it cannot be stored; the password is not repeated"},
-            **refusals,
+            **refusals(400, 401, 403, 408, 413, 415, 422, 429, 500, 507),
         },
     )
     def register_user(registration: Registration, request: Request, response: Response) -> RegisteredUser:
@@ -196,7 +197,7 @@ def create_admin(
         response.status_code = 201 if made.created else 200
         return RegisteredUser(**User.of(made.identity), created=made.created)
 
-    @app.get("/users", summary="List the users", responses=refusals)
+    @app.get("/users", summary="List the users", dependencies=token_needed, responses=refusals(401, 429, 500))
     def list_users() -> list[User]:
         """All users with role and projects, sorted by name; never a password or a hash."""
         return [User(**User.of(identity)) for identity in users.identities()]
@@ -205,21 +206,23 @@ def create_admin(
         "/users/{username:path}",
         summary="Remove a user",
         status_code=204,
-        responses={404: {"model": Refusal, "description": "There is no such user"}, **refusals},
+        dependencies=token_needed,
+        responses=refusals(401, 403, 404, 422, 429, 500, 507),
     )
     def remove_user(username: Annotated[str, Path(max_length=1024)], request: Request) -> None:
         """Removes entry and roles. What the user uploaded stays."""
         if not users.remove(username, actor="admin token", address=address_of(request)):
             raise HTTPException(404, "there is no such user")
 
-    @app.get("/health", summary="Tell that it answers", dependencies=[])
+    @app.get("/health", summary="Tell that it answers")
     def health() -> Health:
         """Needs no token."""
         return Health(status="ok")
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
-        return HTMLResponse(reference_page(app.openapi(), root=request.scope.get("root_path", "")))
+        page = reference_page(app.openapi(), root=request.scope.get("root_path", ""))
+        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
     return app
 
@@ -227,6 +230,13 @@ def create_admin(
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, PackageIndexError)  # noqa: S101 - for the type checker
     return answer(error.status, str(error), error.headers)
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """What nobody foresaw. It is logged by the server; the answer passes no middleware, so it gets its headers here."""
+    failed = answer(500, "the request failed in a way that was not foreseen; the server's log says how")
+    failed.raw_headers = secured(failed.raw_headers)
+    return failed
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:

@@ -11,8 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ops.index.admin.token import OPEN_PATHS, TokenCheck
 from ops.index.errors import PackageIndexError, TooLarge, TooManyAttempts
 from ops.index.web.exchange import note_login, short_body
+from ops.index.web.security_headers import secured
 
-_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+_WITH_BODY: Final = ("POST", "/register_user")
+"""The one request with a body. No body of any other is read, whose method or path the application refuses."""
 
 _BODY_BYTES: Final = 64 * 1024
 
@@ -41,8 +43,9 @@ class Gate:
         if not scope.get("root_path", "").endswith(self._root):  # whoever mounts it may have said so already
             scope = {**scope, "root_path": scope.get("root_path", "") + self._root}
         request = Request(scope)
+        send = _secured(send)
         refusal = self._refusal(request)
-        if refusal is None and request.method in _WITH_BODY:
+        if refusal is None and _takes_body(request):
             try:
                 body = await short_body(receive, _BODY_BYTES)
             except PackageIndexError as error:
@@ -52,9 +55,7 @@ class Gate:
         await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
-        root: str = request.scope.get("root_path", "")
-        path = request.scope["path"]
-        if (path.removeprefix(root) if path.startswith(f"{root}/") else path) in OPEN_PATHS:
+        if _path(request) in OPEN_PATHS:
             return None
         try:
             authorization = request.headers.get("authorization", "").encode("latin-1")
@@ -68,7 +69,7 @@ class Gate:
             return answer(
                 error.status, "too many wrong admin tokens; check the token, and try again later", error.headers
             )
-        if request.method in _WITH_BODY:
+        if _takes_body(request):
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
                 return answer(415, "the body must be JSON, with the header Content-Type: application/json")
             length = request.headers.get("content-length", "0")
@@ -76,6 +77,26 @@ class Gate:
                 return answer(413, str(TooLarge("the body", limit=_BODY_BYTES)))
         note_login(request.scope)
         return None
+
+
+def _path(request: Request) -> str:
+    """The path below the root of the application."""
+    root: str = request.scope.get("root_path", "")
+    path: str = request.scope["path"]
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
+def _takes_body(request: Request) -> bool:
+    return (request.method, _path(request)) == _WITH_BODY
+
+
+def _secured(send: Send) -> Send:
+    async def secured_send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": secured(message["headers"])}
+        await send(message)
+
+    return secured_send
 
 
 def _arrived(body: bytes, receive: Receive) -> Receive:
@@ -99,4 +120,4 @@ def address_of(request: Request) -> str:
 
 def answer(status: int, detail: str, headers: Any = None) -> JSONResponse:
     """A refusal, as FastAPI words its own."""
-    return JSONResponse({"detail": detail}, status, {"Cache-Control": "no-store", **(headers or {})})
+    return JSONResponse({"detail": detail}, status, headers)

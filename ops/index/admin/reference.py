@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, Final
 
+from ops.index.web.security_headers import NOTHING, source_hash
+
 _STYLE: Final = """
 body{font:1rem/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 pre,code{font:.9rem/1.45 ui-monospace,monospace}
@@ -15,6 +17,9 @@ h2{margin-top:2.5rem;border-top:1px solid #d0d7de;padding-top:1rem}table{border-
 th,td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem 0;border-bottom:1px solid #e5e7eb}
 @media(prefers-color-scheme:dark){body{background:#111418;color:#e6e8eb}pre{background:#1d2127}h2,th,td{border-color:#333}}
 """
+
+POLICY: Final = f"style-src {source_hash(_STYLE)}; {NOTHING.decode()}"
+"""The Content-Security-Policy of the page: nothing but its own style."""
 
 
 def reference_page(document: Mapping[str, Any], *, root: str = "") -> str:

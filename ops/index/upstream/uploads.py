@@ -15,6 +15,7 @@ from ops.index.packages.quotas import Quotas
 from ops.index.upstream.refusing import refuse_early
 from ops.index.upstream.turns import Turns
 from ops.index.web.exchange import PATIENCE, Exchange, Message, Receive, Scope, Send
+from ops.index.web.security_headers import secured
 
 _PASSED_ON = frozenset({b"user-agent", b"accept", b"authorization", b"content-type", b"content-length"})
 """What pypiserver needs. Others could make it believe things, such as a host that was forwarded."""
@@ -168,4 +169,6 @@ class _Patient:
 
     async def send(self, message: Message) -> None:
         self._exchange.started = True
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": secured(message.get("headers", ()))}
         await self._exchange.send(message)

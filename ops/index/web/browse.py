@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +16,7 @@ from ops.index.web import pages
 from ops.index.web.readme import About, describe
 from ops.index.web.readmes import NotRendered, Readmes
 from ops.index.web.representation import Representation
+from ops.index.web.security_headers import source_hash
 
 if TYPE_CHECKING:
     import jinja2
@@ -184,13 +183,7 @@ class Browser:
         return Representation(
             text.encode("utf-8", "replace"),
             content_type="text/html; charset=utf-8",
-            headers=[
-                (b"content-security-policy", self._policy),
-                (b"referrer-policy", b"no-referrer"),
-                (b"x-frame-options", b"DENY"),
-                (b"cross-origin-resource-policy", b"same-origin"),
-                (b"cross-origin-opener-policy", b"same-origin"),
-            ],
+            policy=self._policy,
         )
 
     @cached_property
@@ -221,8 +214,8 @@ class Browser:
         return "; ".join(
             (
                 "default-src 'none'",
-                f"script-src '{_fingerprint(_asset('script.js'))}'",
-                f"style-src '{_fingerprint(_asset('style.css'))}'",
+                f"script-src {source_hash(_asset('script.js'))}",
+                f"style-src {source_hash(_asset('style.css'))}",
                 "img-src 'self' data:",
                 "form-action 'self'",
                 "base-uri 'none'",
@@ -276,7 +269,3 @@ def _count(number: int, noun: str) -> str:
 
 def _asset(name: str) -> str:
     return (_TEMPLATES / name).read_text("utf-8").strip()
-
-
-def _fingerprint(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -13,6 +13,7 @@ from ops.index.access.roles import Identity
 from ops.index.errors import BadRequest
 from ops.index.packages.publishing import Publisher
 from ops.index.web.exchange import Exchange
+from ops.index.web.security_headers import security_headers
 
 Confirm: TypeAlias = Callable[[Exchange], Awaitable[Identity]]
 
@@ -71,6 +72,7 @@ class Changes:
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"private, no-store"),
+            *security_headers(),
         ]
         await exchange.answer(200, headers, body)
 

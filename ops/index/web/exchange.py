@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from ops.index.errors import BadRequest, RequestTimeout, TooLarge
 from ops.index.web.forwarded import chosen
 from ops.index.web.representation import Answer, Headers
+from ops.index.web.security_headers import security_headers
 
 PATIENCE = 60.0
 """Seconds for which a client may send nothing in the middle of an upload."""
@@ -141,7 +142,7 @@ class Exchange:
                 (b"content-type", b"text/plain; charset=utf-8"),
                 (b"content-length", str(len(body)).encode()),
                 (b"cache-control", b"private, no-store"),
-                (b"x-content-type-options", b"nosniff"),
+                *security_headers(),
                 *headers,
             ],
             body,

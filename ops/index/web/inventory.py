@@ -29,6 +29,7 @@ from ops.index.web.pages import offered
 from ops.index.web.project_json import project_json, release_json
 from ops.index.web.reading import Reading
 from ops.index.web.representation import Representation
+from ops.index.web.security_headers import NOTHING, security_headers
 from ops.index.web.shelf import Shelf
 
 MOST_HITS = 100
@@ -43,7 +44,6 @@ _HEAD = """<!DOCTYPE html>
 <title>Index of packages</title></head><body>
 <h1>Index of packages</h1>
 """
-_POLICY = [(b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
 
 
 class Inventory:
@@ -113,6 +113,7 @@ class Inventory:
         headers = [
             (b"content-type", b"text/xml; charset=utf-8"),
             (b"content-length", str(len(body)).encode()),
+            *security_headers(),
             (b"cache-control", b"private, no-store"),
         ]
         await exchange.answer(200, headers, body)
@@ -120,7 +121,7 @@ class Inventory:
     def _list(self) -> Representation:
         lines = [f'<a href="{quote(path)}">{escape(path)}</a><br>\n' for path in sorted(self._offered())]
         body = "".join([_HEAD, *lines, "</body></html>\n"]).encode("utf-8", "replace")
-        return Representation(body, content_type="text/html; charset=utf-8", headers=_POLICY)
+        return Representation(body, content_type="text/html; charset=utf-8", policy=NOTHING)
 
     def _offered(self) -> Iterable[str]:
         closed: dict[str, bool] = {}

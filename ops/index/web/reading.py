@@ -21,6 +21,7 @@ from ops.index.web.delivery import Delivery
 from ops.index.web.exchange import Exchange
 from ops.index.web.negotiation import HTML_V1, JSON_V1, accepts_gzip, simple_form
 from ops.index.web.representation import FILE_CACHING, Answer, Representation
+from ops.index.web.security_headers import NOTHING
 from ops.index.web.shelf import Shelf
 
 _MEMORY = 16 * 1024**2
@@ -268,8 +269,8 @@ class Reading:
 
 
 def _page(content: bytes, form: str) -> Representation:
-    policy = [] if form == JSON_V1 else [(b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
-    return Representation(content, content_type=pages.content_type(form), vary="Accept, Authorization", headers=policy)
+    policy = None if form == JSON_V1 else NOTHING
+    return Representation(content, content_type=pages.content_type(form), vary="Accept, Authorization", policy=policy)
 
 
 def _query(exchange: Exchange) -> str:

@@ -7,6 +7,8 @@ import hashlib
 import re
 from typing import TypeAlias
 
+from ops.index.web.security_headers import NOSNIFF, security_headers
+
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Names in lower case, as ASGI has them."""
 
@@ -56,7 +58,7 @@ class Representation:
         content_type: with its charset.
         caching: the value of Cache-Control.
         vary: the request headers that this answer depends on, without Accept-Encoding.
-        headers: more headers for every answer.
+        policy: the Content-Security-Policy of a page that a browser shows; None for what tools read.
     """
 
     __slots__ = ("_bare", "_gzipped", "_plain", "_vary", "body", "tag")
@@ -68,7 +70,7 @@ class Representation:
         content_type: str,
         caching: bytes = PAGE_CACHING,
         vary: str = "Authorization",
-        headers: Headers | None = None,
+        policy: bytes | None = None,
     ) -> None:
         self.body = body
         self.tag = hashlib.sha256(content_type.encode() + b"\0" + body).hexdigest()[:32]
@@ -77,8 +79,7 @@ class Representation:
             (b"content-type", content_type.encode()),
             (b"cache-control", caching),
             (b"vary", self._vary),
-            (b"x-content-type-options", b"nosniff"),
-            *(headers or ()),
+            *([NOSNIFF] if policy is None else security_headers(policy)),
         ]
         self._plain: Answer = self._answer(body, f'"{self.tag}"')
         self._gzipped: Answer | None = None
