@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +26,8 @@ from passlib.apache import HtpasswdFile
 from ops.index import create_index
 from ops.index.access.audit import ADMIN_FOLDER
 from ops.index.access.passwords import hashed
+from ops.index.access.roles import Identity
+from ops.index.access.users import Users
 from ops.index.access.vault import GROUPS, PASSWORDS
 from ops.index.admin.application import create_admin
 from ops.index.disk.storage import DirectoryStorage, Storage
@@ -355,6 +359,38 @@ def test_every_answer_is_one_that_the_schema_announces(admin: Admin) -> None:
         assert str(answer.status_code) in said["/register_user"]["post"]
         model = schema["components"]["schemas"]["RegisteredUser"]
         assert set(model["required"]) <= set(answer.json()) <= set(model["properties"])
+
+
+def test_what_nobody_foresaw_is_told_without_its_cause(storage: DirectoryStorage) -> None:
+    class Broken(Users):
+        """Fails as no code should."""
+
+        def identities(self) -> list[Identity]:
+            raise RuntimeError(PASSWORD)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ops.index.admin.application.Users", Broken)
+        admin = Admin(storage)
+    answer = admin.get("/users")
+    admin.stop()
+    assert answer.status_code == 500
+    assert "log" in answer.json()["detail"]
+    assert PASSWORD not in answer.text
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_no_answer_that_the_schema_does_not_announce(tmp_path: Path) -> None:
+    """All its checks in all its phases, a number of random requests each, with and without the token."""
+    options = Options(bcrypt_rounds=4, login_failures=1_000_000)
+    admin = Admin(DirectoryStorage(tmp_path / "credentials"), options=options)
+    program = Path(sys.executable).with_name("st")
+    command = [str(program), "--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run"]
+    command += [f"{admin.url}/openapi.json", "--header", f"Authorization: Bearer {TOKEN}", "--checks", "all"]
+    command += ["--max-examples", "30", "--generation-deterministic", "--no-color"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    admin.stop()
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- where it runs ----------------------------------------------------------------------------------------------
