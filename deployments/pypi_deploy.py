@@ -29,9 +29,14 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 settings = Settings.from_environment(os.environ)
-# Deploying keeps what it is not told; a container is told everything, by its image.
-hosting = hosting_to_deploy(settings) if modal.is_local() else Hosting.from_environment(os.environ)
-limits = Limits.from_environment(os.environ)
+tags: dict[str, str] = {}
+if modal.is_local():
+    # Deploying keeps what it is not told.
+    plan = hosting_to_deploy(settings)
+    hosting, limits, tags = plan.hosting, plan.limits, dict(plan.tags)
+else:
+    # A container is told everything, by its image.
+    hosting, limits = Hosting.from_environment(os.environ), Limits.from_environment(os.environ)
 
 SHIPPED = (
     "__init__.py",
@@ -59,7 +64,7 @@ image = (
     .add_local_dir(HERE.parent / "ops", "/root/ops", ignore=not_shipped)
 )
 
-app = modal.App(settings.app_name, image=image)
+app = modal.App(settings.app_name, image=image, tags=tags)
 
 # Volumes v1: Modal does not vouch for data on v2, which is in beta.
 packages = modal.Volume.from_name(settings.packages_volume, create_if_missing=True)

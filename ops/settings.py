@@ -178,7 +178,8 @@ class Hosting:
 class Limits:
     """Bounds on what the index on Modal takes in and keeps, read from the environment when the app is deployed.
 
-    Modal does not tell them again, so that each deployment has to be told: what it is not told has its default.
+    A deployment keeps what it is not told. Modal does not tell them again by itself, so that they stand in the tags of
+    the app as well, under the names of their variables.
 
     Parameters:
         project_quota_bytes: what the files of one project may take together. 0 for no limit.
@@ -215,9 +216,28 @@ class Limits:
         """
         return cls(**_read(cls, environment))
 
+    @classmethod
+    def told(cls, environment: Mapping[str, str]) -> dict[str, Any]:
+        """The fields for which *environment* has a variable, and their values.
+
+        Raises:
+            ValueError: as of :meth:`from_environment`.
+        """
+        return _read(cls, environment)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The fields, in order."""
+        return _names(cls)
+
     def variables(self) -> dict[str, str]:
         """The variables from which :meth:`from_environment` makes the same."""
         return {_variable(name): str(getattr(self, name)) for name in _names(type(self))}
+
+
+def deployment_variables() -> list[str]:
+    """The variables that say how an index is hosted and limited, and not which one it is; in order."""
+    return [_variable(name) for kind in (Hosting, Limits) for name in _names(kind)]
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Settings
+from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Limits, Settings
 from ops.targets.modal_session import ask, modal
 
 if TYPE_CHECKING:
@@ -16,6 +17,60 @@ _SCALING: Mapping[str, Literal["min_containers", "max_containers", "scaledown_wi
     "max_containers": "max_containers",
     "scaledown_seconds": "scaledown_window",
 }
+
+
+LIMITS_SINCE = "PYPI_LIMITS_SINCE"
+"""The tag with the first version of the app that has the limits in the other tags, and so have all since."""
+
+
+@dataclass(frozen=True)
+class DeployedTags:
+    """The tags of an app, among them the limits of its index.
+
+    Parameters:
+        version: of the app that is deployed; 0 when none is.
+        tags: all of them, those of others too.
+    """
+
+    version: int
+    tags: Mapping[str, str]
+
+    @classmethod
+    def of(cls, settings: Settings, environment: str) -> DeployedTags:
+        """Ask Modal.
+
+        Parameters:
+            settings: the names of the index.
+            environment: as of :func:`deployed_hosting`.
+        """
+
+        def look() -> DeployedTags:
+            try:
+                app = modal.App.lookup(settings.app_name, environment_name=environment or None)
+                return cls(app.info().lifecycle.version or 0, app.get_tags())
+            except modal.exception.NotFoundError:
+                return cls(0, {})
+
+        return ask("look up the tags of the app", look)
+
+    def limits(self) -> dict[str, Any]:
+        """The values by the names of the fields of :class:`~ops.settings.Limits`. What no tag tells is absent."""
+        try:
+            found = Limits.told(self.tags)
+            Limits(**found)
+        except ValueError:
+            return {}
+        return found
+
+    def since(self) -> int:
+        """The first version with these limits; one that is yet to come when that is not known."""
+        told = self.tags.get(LIMITS_SINCE, "")
+        return int(told) if self.limits() and told.isdecimal() else self.version + 1
+
+    def with_limits(self, limits: Limits) -> dict[str, str]:
+        """The tags of an app that is deployed next, with *limits*; tags of others stay."""
+        since = self.since() if self.limits() == vars(limits) else self.version + 1
+        return {**self.tags, **limits.variables(), LIMITS_SINCE: str(since)}
 
 
 def deployed_hosting(settings: Settings, environment: str, *, version: int = 0) -> dict[str, Any] | None:

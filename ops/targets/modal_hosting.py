@@ -13,7 +13,7 @@ from typing import Any
 
 from ops.errors import ParameterError, RunbookError
 from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Limits, Settings, refuse_unknown
-from ops.targets.modal_deployed import deployed_hosting
+from ops.targets.modal_deployed import DeployedTags, deployed_hosting
 from ops.targets.modal_session import say
 from ops.targets.target import HostingChange, HostingDifferences
 
@@ -26,17 +26,21 @@ NOT_KNOWN = "not known"
 
 @dataclass(frozen=True)
 class HostingPlan:
-    """What a deployment would make of the hosting.
+    """What a deployment would make of the hosting and the limits of the index.
 
     Parameters:
-        deployed: as it is, by the names of the fields; None when nothing is deployed.
+        deployed: both as they are, by the names of their fields; None when nothing is deployed.
         hosting: as it would be.
+        limits: as they would be.
+        tags: of the app, which tell the limits to the next deployment.
         told: the fields that this run was told.
         lowered: the protections that may be lowered.
     """
 
     deployed: Mapping[str, Any] | None
     hosting: Hosting
+    limits: Limits
+    tags: Mapping[str, str]
     told: Collection[str]
     lowered: Collection[str]
 
@@ -58,31 +62,35 @@ class HostingPlan:
         lowered = _named(f"{lower_protection},{variables.get(LOWER_PROTECTION_VARIABLE, '')}")
         try:
             refuse_unknown(variables)
-            Limits.from_environment(variables)
-            told = Hosting.told(variables)
+            told, told_limits = Hosting.told(variables), Limits.told(variables)
             deployed = deployed_hosting(settings, environment)
+            tags = DeployedTags.of(settings, environment)
             kept = {name: value for name, value in (deployed or {}).items() if Hosting.takes(name, value)}
             hosting = Hosting(**{**kept, **told})
+            limits = Limits(**{**tags.limits(), **told_limits})
         except ValueError as error:
             raise ParameterError(str(error), todo="correct the variable, or leave it out") from None
-        return cls(deployed, hosting, frozenset(told), lowered)
+        before = None if deployed is None else {**deployed, **tags.limits()}
+        return cls(before, hosting, limits, tags.with_limits(limits), frozenset({**told, **told_limits}), lowered)
 
     def differences(self) -> HostingDifferences:
         """Every setting that would be another than before, and those of which the value before is not known."""
         if self.deployed is None:
-            changes = [HostingChange(name, "not deployed", _shown(getattr(self.hosting, name))) for name in self.told]
+            changes = [HostingChange(name, "not deployed", _shown(self._then[name])) for name in self.told]
             return HostingDifferences(self.summary(), tuple(sorted(changes, key=lambda change: change.name)))
         changes = [
-            self._change(name)
-            for name in Hosting.names()
-            if self.deployed.get(name, NOT_KNOWN) != getattr(self.hosting, name)
+            self._change(name) for name, then in self._then.items() if self.deployed.get(name, NOT_KNOWN) != then
         ]
         return HostingDifferences(self.summary(), tuple(changes))
+
+    @property
+    def _then(self) -> dict[str, Any]:
+        return {**vars(self.hosting), **vars(self.limits)}
 
     def _change(self, name: str) -> HostingChange:
         assert self.deployed is not None  # noqa: S101 - as differences() has looked
         known = name in self.deployed
-        before, then = self.deployed.get(name), getattr(self.hosting, name)
+        before, then = self.deployed.get(name), self._then[name]
         refused = ""
         if name in PROTECTIONS and name not in self.lowered:
             # A region is left for any other; proxy auth is lowered by being switched off.
@@ -94,13 +102,13 @@ class HostingPlan:
 
     def summary(self) -> str:
         """What is hosted otherwise than by default, or that all of it is by default; in one line."""
-        defaults = Hosting()
-        others = [name for name in Hosting.names() if getattr(self.hosting, name) != getattr(defaults, name)]
-        return ", ".join(f"{name} {_shown(getattr(self.hosting, name))}" for name in others) or "the defaults"
+        defaults = {**vars(Hosting()), **vars(Limits())}
+        others = [f"{name} {_shown(then)}" for name, then in self._then.items() if then != defaults[name]]
+        return ", ".join(others) or "the defaults"
 
 
-def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = None) -> Hosting:
-    """The hosting for a plain ``modal deploy``, which ends with a sentence where it would lower a protection.
+def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = None) -> HostingPlan:
+    """The plan for a plain ``modal deploy``, which ends with a sentence where it would lower a protection.
 
     Tells each difference on stderr. The environment is the one that the command was given.
 
@@ -117,7 +125,7 @@ def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = 
         differences.require_allowed()
     except RunbookError as error:
         raise SystemExit(f"Nothing was deployed: {error}") from None
-    return plan.hosting
+    return plan
 
 
 def _named(names: str) -> frozenset[str]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 
 from ops.errors import PlanError, TargetError
-from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Settings
-from ops.targets.modal_deployed import deployed_hosting
+from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Limits, Settings
+from ops.targets.modal_deployed import DeployedTags, deployed_hosting
 from ops.targets.modal_hosting import KEPT_OR_SAID, HostingPlan
 from ops.targets.modal_session import ask, command_line, modal, say
 from ops.targets.target import Release
@@ -91,6 +91,7 @@ class Releases:
         told = {
             **self._settings.variables(),
             **plan.hosting.told_variables(),
+            **plan.limits.variables(),
             LOWER_PROTECTION_VARIABLE: ",".join(plan.lowered),
             **({"MODAL_ENVIRONMENT": self._environment} if self._environment else {}),
         }
@@ -116,7 +117,7 @@ class Releases:
     def rollback(self, version: str) -> None:
         """Deploy what was deployed as *version*: by Modal where the plan has it, else from that version's commit.
 
-        Its hosting comes back with it, except for protections, which stay as they are today.
+        Its hosting comes back with it. Protections and limits stay as they are today.
         """
         number = version.removeprefix("v")
         row = next((row for row in self._rows() if row[0].version == number), None)
@@ -131,6 +132,9 @@ class Releases:
             **{name: value for name, value in ((then or now) | kept).items() if Hosting.takes(name, value)}
         )
         lost = [name for name in kept if then.get(name) != kept[name]]
+        tags = DeployedTags.of(self._settings, self._environment)
+        if tags.limits() and int(number) < tags.since():
+            lost.append("limits")
         if lost:
             say(f"version {number} had another {' and '.join(lost)}: deploying its commit, with that of today")
             self._deploy_commit(number, row[1], hosting, f"Modal's rollback would change {' and '.join(lost)}")
@@ -149,6 +153,8 @@ class Releases:
                 why=f"{refused}; and {lacking}",
                 todo="check out the commit that you want and run the notebook 01_provision",
             ) from None
+        tags = DeployedTags.of(self._settings, self._environment)
+        limits = Limits(**tags.limits())
         with _checkout(self._root, commit) as clone:
             # An earlier deployment file keeps nothing by itself, and knows no word for none.
             command_line(
@@ -158,9 +164,16 @@ class Releases:
                 "--tag",
                 f"rollback-to-{number}",
                 *self._env(),
-                environment={**self._settings.variables(), **hosting.variables()},
+                environment={**self._settings.variables(), **hosting.variables(), **limits.variables()},
                 seconds=DEPLOY_SECONDS,
             )
+
+        def tell() -> None:
+            app = modal.App.lookup(self._settings.app_name, environment_name=self._environment or None)
+            app.set_tags(tags.with_limits(limits))
+
+        # An earlier deployment file sets none.
+        ask("keep the tags of the app", tell)
 
     def _rows(self) -> list[tuple[Release, str]]:
         if not self.version():

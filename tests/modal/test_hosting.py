@@ -10,7 +10,7 @@ from grpclib import Status
 
 from ops import provision
 from ops.errors import ParameterError, ProtectionError
-from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Hosting, Settings
+from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Hosting, Limits, Settings
 from ops.targets.modal import ModalTarget
 from ops.targets.modal_deployed import deployed_hosting
 from ops.targets.modal_hosting import HostingPlan
@@ -116,6 +116,74 @@ def test_a_plain_deployment_looks_at_the_environment_that_it_was_given(hosted: C
     assert done.returncode == 0, done.stderr
     staging = hosted.function("server", environment="staging").definition
     assert staging.autoscaler_settings.scaledown_window == 60
+
+
+def limits_of(plane: ControlPlane, app: str = "pypiserver") -> Limits:
+    """The limits that containers are given."""
+    return Limits.from_environment(plane.image_environment(plane.function("server", app=app).definition.image_id))
+
+
+LIMITED = {
+    "PYPI_PROJECT_QUOTA_BYTES": "1000000",
+    "PYPI_TOTAL_QUOTA_BYTES": "5000000",
+    "PYPI_UPLOADS_PER_USER": "3",
+    "PYPI_AUDIT_DAYS": "30",
+    "PYPI_AUDIT_BYTES": "70000",
+}
+AS_LIMITED = Limits.from_environment(LIMITED)
+
+
+def test_limits_that_a_deployment_was_not_told_stay(hosted: ControlPlane, target: ModalTarget) -> None:
+    deploy(hosted, DEPLOYMENT, PYPI_APP_NAME="limited", **LIMITED)
+    assert limits_of(hosted, "limited") == AS_LIMITED
+    done = run_modal(hosted, "deploy", str(DEPLOYMENT), PYPI_APP_NAME="limited", PYPI_AUDIT_DAYS="60")
+    assert done.returncode == 0, done.stderr
+    assert limits_of(hosted, "limited") == Limits(**{**vars(AS_LIMITED), "audit_days": 60})
+    assert "hosting audit_days: 30 -> 60" in done.stderr
+    assert "quota" not in done.stderr
+    del target
+
+
+def test_the_plan_shows_limits_that_stay_and_each_that_changes(
+    hosted: ControlPlane, target: ModalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(hosted, DEPLOYMENT, **LIMITED)
+    (row,) = plan(target).values()
+    assert "total_quota_bytes 5000000" in row[0]
+    assert row[1] == "", "nothing to do"
+    monkeypatch.setenv("PYPI_TOTAL_QUOTA_BYTES", "0")
+    assert plan(target) == {"hosting total_quota_bytes": ("5000000", "5000000 -> 0")}
+    provision.apply(target)
+    assert limits_of(hosted) == Limits(**{**vars(AS_LIMITED), "total_quota_bytes": 0})
+
+
+def test_limits_that_no_tag_tells_are_shown_as_not_known(hosted: ControlPlane, target: ModalTarget) -> None:
+    app = hosted.apps.named("pypiserver")
+    assert app is not None
+    told = dict(app.tags)
+    app.tags = {"team": "packaging"}
+    shown = plan(target)
+    app.tags = told
+    assert set(shown) == {f"hosting {name}" for name in Limits.names()}
+    assert shown["hosting audit_days"] == ("not known", "not known -> 400")
+
+
+def test_a_deployment_keeps_the_tags_that_somebody_else_gave_the_app(hosted: ControlPlane, target: ModalTarget) -> None:
+    app = modal.App.lookup("pypiserver")
+    app.set_tags({**app.get_tags(), "team": "packaging"})
+    deploy(hosted)
+    assert app.get_tags()["team"] == "packaging"
+    assert Limits.from_environment(app.get_tags()) == limits_of(hosted)
+    del target
+
+
+def test_a_deployment_that_cannot_ask_for_the_limits_ends_and_deploys_nothing(hosted: ControlPlane) -> None:
+    published = hosted.called.count("AppPublish")
+    hosted.fail("AppGetTags", Status.PERMISSION_DENIED, "you may not")
+    done = run_modal(hosted, "deploy", str(DEPLOYMENT))
+    assert done.returncode == 1
+    assert "you may not" in done.stderr
+    assert hosted.called.count("AppPublish") == published
 
 
 def test_the_plan_shows_the_hosting_that_stays(hosted: ControlPlane, target: ModalTarget) -> None:

@@ -385,6 +385,37 @@ def test_a_rollback_keeps_the_protections_of_today(
     assert releases.history()[0].tag == "rollback-to-1", "the commit, as Modal's own would open the application"
 
 
+def test_a_rollback_keeps_the_limits_of_today(
+    provisioned: ModalTarget, plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del provisioned
+    root = clone(tmp_path)
+    monkeypatch.chdir(root)
+    releases = Releases(Settings(app_name="limited"), "", root=root)
+    releases.deploy("unlimited")
+    monkeypatch.setenv("PYPI_TOTAL_QUOTA_BYTES", "77777")
+    releases.deploy("limited")
+    monkeypatch.delenv("PYPI_TOTAL_QUOTA_BYTES")
+    plane.apps.plan = "team"
+
+    def quota() -> str:
+        image = plane.function("server", app="limited").definition.image_id
+        return plane.image_environment(image)["PYPI_TOTAL_QUOTA_BYTES"]
+
+    try:
+        releases.rollback("1")
+        assert quota() == "77777"
+        assert releases.history()[0].tag == "rollback-to-1", "the commit, as Modal's own would lift the quota"
+        releases.deploy("again")
+        rolled_back = plane.called.count("AppRollback")
+        releases.rollback("3")
+        assert plane.called.count("AppRollback") == rolled_back + 1, "which has the limits of today"
+    finally:
+        plane.apps.plan = "starter"
+    assert quota() == "77777"
+    assert releases.hosting().differences().changes == ()
+
+
 def test_stopping_keeps_volumes_and_secrets_and_can_be_undone(provisioned: ModalTarget) -> None:
     provisioned.deploy(tag="before")
     assert provisioned.stop()

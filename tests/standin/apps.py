@@ -82,6 +82,7 @@ class App:
     versions: list[Version] = field(default_factory=list)
     drafts: dict[str, Function] = field(default_factory=dict)
     log: list[LogLine] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def layout(self) -> Layout:
@@ -176,6 +177,7 @@ class Apps:
     async def create(self, request: api_pb2.AppCreateRequest, _: Caller) -> api_pb2.AppCreateResponse:
         app = App(new_id("ap"), request.description, self._plane.environment(request.environment_name))
         self.by_id[app.app_id] = app
+        app.tags = dict(request.tags)
         return api_pb2.AppCreateResponse(app_id=app.app_id, app_page_url=f"{self._plane.http_url}/apps/{app.app_id}")
 
     @rpc("AppHeartbeat")
@@ -289,6 +291,7 @@ class Apps:
     async def publish(self, request: api_pb2.AppPublishRequest, caller: Caller) -> api_pb2.AppPublishResponse:
         app = self.get(request.app_id)
         layout = {name: app.drafts[function_id] for name, function_id in request.function_ids.items()}
+        app.tags = dict(request.tags)
         app.name = request.name or app.name
         app.state = request.app_state
         url = f"{self._plane.http_url}/apps/{app.app_id}"
@@ -302,6 +305,15 @@ class Apps:
             commit=request.commit_info,
         )
         return api_pb2.AppPublishResponse(url=url, deployed_at=app.versions[-1].deployed_at)
+
+    @rpc("AppGetTags")
+    async def get_tags(self, request: api_pb2.AppGetTagsRequest, _: Caller) -> api_pb2.AppGetTagsResponse:
+        return api_pb2.AppGetTagsResponse(tags=self.get(request.app_id).tags)
+
+    @rpc("AppSetTags")
+    async def set_tags(self, request: api_pb2.AppSetTagsRequest, _: Caller) -> Empty:
+        self.get(request.app_id).tags = dict(request.tags)
+        return Empty()
 
     @rpc("AppRollover")
     async def rollover(self, request: api_pb2.AppRolloverRequest, _: Caller) -> api_pb2.AppRolloverResponse:
