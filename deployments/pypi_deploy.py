@@ -71,7 +71,7 @@ packages = modal.Volume.from_name(settings.packages_volume, create_if_missing=Tr
 credentials = modal.Volume.from_name(settings.credentials_volume, create_if_missing=True)
 credentials_to_read = credentials.with_mount_options(read_only=True)
 token = modal.Secret.from_name(settings.secret_name, required_keys=[settings.secret_key])
-claims = modal.Dict.from_name(settings.claims_dict, create_if_missing=True)
+name_locks = modal.Dict.from_name(settings.claims_dict, create_if_missing=True)
 
 
 @app.function(
@@ -91,12 +91,12 @@ def server() -> Any:
     """The index. Has no secret, and cannot write credentials."""
     from ops.index import Options, create_index
     from ops.targets.runtime import for_modal
-    from ops.targets.volume import DictClaims, VolumeStorage
+    from ops.targets.volume import DictNameLocks, VolumeStorage
 
     index = create_index(
         packages=VolumeStorage(packages, PACKAGES_PATH),
         credentials=VolumeStorage(credentials_to_read, CREDENTIALS_PATH),
-        claims=DictClaims(claims),
+        name_locks=DictNameLocks(name_locks),
         options=Options(
             # Modal names the client in the ASGI scope, and takes away X-Forwarded-For: no header is to be believed.
             trusted_proxies=(),
@@ -124,13 +124,13 @@ def server() -> Any:
 def register_user() -> FastAPI:
     """The admin application: the only function that has the token and writes credentials."""
     from ops.index import Options
-    from ops.index.admin.application import create_admin
-    from ops.targets.volume import DictClaims, VolumeStorage
+    from ops.index.admin.app import create_admin
+    from ops.targets.volume import DictNameLocks, VolumeStorage
 
     return create_admin(
         credentials=VolumeStorage(credentials, CREDENTIALS_PATH),
         # During a rolling deployment there are two of these: one writes after the other.
-        claims=DictClaims(claims),
+        name_locks=DictNameLocks(name_locks),
         token=os.environ[settings.secret_key],
         options=Options(trusted_proxies=(), audit_days=limits.audit_days, audit_bytes=limits.audit_bytes),
     )

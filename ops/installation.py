@@ -1,4 +1,4 @@
-"""What a newcomer has on this machine: the index, its users' files, and how to go on from there."""
+"""Summary of the local installation: the index, its users' files, and what to do next."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ops.client_folders import who_must_be_told
 from ops.clients import ClientFiles
-from ops.places import shown
+from ops.display_path import shown
 from ops.settings import Settings
 from ops.targets import open_target
 from ops.targets.lock import exclusive

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ops.admin_api import ROLES, AdminApi, User
 from ops.clients import PROBE, ClientFiles, Login, Pip, Twine, Uv, write_refused_wheel
+from ops.display_path import shown
 from ops.errors import ParameterError, RunbookError
 from ops.http_client import HttpClient
 from ops.password import PASSWORD_VARIABLE, given_password, hashed, require_usable
-from ops.patience import until
-from ops.places import shown
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, preflight, proven
+from ops.polling import until
 from ops.secret import Secret
 from ops.settings import Settings
 from ops.table import Table, Text

@@ -1,4 +1,4 @@
-"""What an operation would change, shown before it does: first the plan, then what became of it, then the proof."""
+"""Plans, outcomes and proofs of operations, as notebooks display them."""
 
 from __future__ import annotations
 

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urljoin
 
-from ops import sample
+from ops import test_release
 from ops.clients import PROBE, Pip, Twine, Uv
 from ops.clients.command import environment, run
 from ops.errors import RunbookError
 from ops.http_client import JSON
-from ops.patience import until
 from ops.plan import Change, Finding, Plan, preflight, proven
-from ops.sample import PROJECT, Sample
+from ops.polling import until
 from ops.settings import Settings
 from ops.table import Table, Timings
 from ops.targets import Target
-from ops.throwaway import Throwaway
+from ops.temporary_user import TemporaryUser
+from ops.test_release import PROJECT, TrialRelease
 
 
 def _step(call: Callable[[SmokeTest], Table]) -> Callable[[SmokeTest], Table]:
@@ -53,9 +53,9 @@ class SmokeTest:
 
     def __init__(self, target: Target, settings: Settings | None = None) -> None:
         self._target = target
-        self.throwaway = Throwaway(target, settings)
+        self.throwaway = TemporaryUser(target, settings)
         self._timings: list[tuple[str, float]] = []
-        self._built: Sample | None = None
+        self._built: TrialRelease | None = None
 
     def plan(self) -> Plan:
         """What will come and go; nothing is changed yet."""
@@ -110,7 +110,7 @@ class SmokeTest:
             ClientError: the build failed.
         """
         with self._timed("build: wheel and sdist"):
-            self._built = sample.build(self.throwaway.version, self.throwaway.inside("sample"))
+            self._built = test_release.build(self.throwaway.version, self.throwaway.inside("sample"))
         rows = [(path.name, "built") for path in (self._built.wheel, self._built.sdist)]
         return Table.of("Built", ("file", "done"), rows)
 
@@ -212,7 +212,7 @@ class SmokeTest:
         return Timings("How long each step took", tuple(self._timings))
 
     @property
-    def _release(self) -> Sample:
+    def _release(self) -> TrialRelease:
         if self._built is None:
             raise RunbookError("nothing was built yet", todo="run the notebook from its start")
         return self._built

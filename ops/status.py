@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ops.places import shown
+from ops.display_path import shown
 from ops.targets import State, Target
 
 _LABEL = 13

@@ -1,4 +1,4 @@
-"""What a notebook displays: tables and bars that read the same as plain text and as HTML.
+"""Tables, bars and text for notebooks, which read the same as plain text and as HTML.
 
 Text carries the meaning, colour none of it. Every table has a caption and headers, so that a screen reader can say
 where it is (WCAG 2.2, success criterion 1.3.1).

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from ops.display_path import shown
 from ops.errors import ConfirmationError, TargetError
-from ops.places import shown
 from ops.plan import Change, Finding, Outcome, Plan, preflight, proven
 from ops.settings import Settings
 from ops.table import Table

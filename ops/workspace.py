@@ -1,4 +1,4 @@
-"""Where this machine keeps what an operator has: volumes of the local target, secrets, client files, records.
+"""Workspace of an operator: volumes of the local target, secrets, client files and records.
 
 .runbook/
   local/                    the local target

@@ -179,7 +179,7 @@ def test_a_login_that_is_refused_fails_the_verification(
     onboarding = alice(provisioned)
     onboard.apply(onboarding)
     index.add_user("alice", "another-password")
-    monkeypatch.setattr("ops.patience.SECONDS", 0.0)
+    monkeypatch.setattr("ops.polling.SECONDS", 0.0)
     with pytest.raises(VerificationError, match="5 checks of 5 failed") as caught:
         onboard.verify(onboarding)
     assert "twine: an upload that must be refused: 401 instead of let in" in caught.value.why

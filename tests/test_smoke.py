@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ops import onboard, provision, sample, tear_down
+from ops import onboard, provision, tear_down, test_release
 from ops.admin_api import AdminApi
 from ops.errors import NotDeployedError, PreflightError, RunbookError, VerificationError
-from ops.sample import Sample
 from ops.smoke import SmokeTest
 from ops.table import Table
 from ops.targets import Target, open_target
+from ops.test_release import TrialRelease
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.fakes import FakeIndex, FakeTarget
 
@@ -26,18 +26,18 @@ pytest_plugins = ["tests.operations"]
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+def built(tmp_path_factory: pytest.TempPathFactory) -> TrialRelease:
     """One build for all tests that only need some release."""
-    return sample.build("0.1.0.dev20260102030405678", tmp_path_factory.mktemp("sample"))
+    return test_release.build("0.1.0.dev20260102030405678", tmp_path_factory.mktemp("sample"))
 
 
 @pytest.fixture
-def smoke(provisioned: FakeTarget, built: Sample, monkeypatch: pytest.MonkeyPatch) -> SmokeTest:
+def smoke(provisioned: FakeTarget, built: TrialRelease, monkeypatch: pytest.MonkeyPatch) -> SmokeTest:
     """A smoke test of the fake index, with the release that is built already."""
     test = SmokeTest(provisioned)
     test.throwaway.version = built.version
-    monkeypatch.setattr(sample, "build", lambda *_: built)
-    monkeypatch.setattr("ops.patience.SECONDS", 0.0)
+    monkeypatch.setattr(test_release, "build", lambda *_: built)
+    monkeypatch.setattr("ops.polling.SECONDS", 0.0)
     return test
 
 
@@ -190,7 +190,9 @@ def test_a_step_before_the_start_says_so(provisioned: FakeTarget) -> None:
         SmokeTest(provisioned).refusals()
 
 
-def test_a_build_has_the_version_that_was_asked_for_and_leaves_the_source_alone(built: Sample, tmp_path: Path) -> None:
+def test_a_build_has_the_version_that_was_asked_for_and_leaves_the_source_alone(
+    built: TrialRelease, tmp_path: Path
+) -> None:
     assert built.wheel.name == "pypi_runbook-0.1.0.dev20260102030405678-py3-none-any.whl"
     assert built.sdist.name == "pypi_runbook-0.1.0.dev20260102030405678.tar.gz"
     assert "dev2026" not in (PROJECT_ROOT / "ops" / "__init__.py").read_text()
@@ -201,6 +203,6 @@ def test_a_build_has_the_version_that_was_asked_for_and_leaves_the_source_alone(
 
 
 def test_without_the_source_there_is_nothing_to_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(test_release, "PROJECT_ROOT", tmp_path)
     with pytest.raises(PreflightError, match=r"pyproject\.toml"):
-        sample.build("1", tmp_path / "sample")
+        test_release.build("1", tmp_path / "sample")

@@ -1,4 +1,4 @@
-"""What a client asks for when only the answer matters: whether it is let in."""
+"""A wheel that every index refuses, to ask only whether a client is let in."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The server: packages, users and the admin application. Knows neither Modal nor Jupyter.
 
 What others may use stands in ``__all__``; each name is imported when it is first asked for, since whoever writes a
-``.htpasswd`` needs no server. The admin application by itself is :func:`ops.index.admin.application.create_admin`.
+``.htpasswd`` needs no server. The admin application by itself is :func:`ops.index.admin.app.create_admin`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ops.index.assembly import create_index
-    from ops.index.disk.claims import Claims, FileClaims
-    from ops.index.disk.storage import DirectoryStorage, GuardedStorage, Storage
-    from ops.index.options import Options
+    from ops.index.config import Options
+    from ops.index.storage.name_locks import FileNameLocks, NameLocks
+    from ops.index.storage.storage import DirectoryStorage, GuardedStorage, Storage
 
 __all__ = [
-    "Claims",
     "DirectoryStorage",
-    "FileClaims",
+    "FileNameLocks",
     "GuardedStorage",
+    "NameLocks",
     "Options",
     "Storage",
     "create_index",
 ]
 
 _HOMES = {
-    "Claims": "disk.claims",
-    "DirectoryStorage": "disk.storage",
-    "FileClaims": "disk.claims",
-    "GuardedStorage": "disk.storage",
-    "Options": "options",
-    "Storage": "disk.storage",
+    "NameLocks": "storage.name_locks",
+    "DirectoryStorage": "storage.storage",
+    "FileNameLocks": "storage.name_locks",
+    "GuardedStorage": "storage.storage",
+    "Options": "config",
+    "Storage": "storage.storage",
     "create_index": "assembly",
 }
 

@@ -18,10 +18,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ops.index.config import REALM, Options
 from ops.index.descriptors import FEWEST_CONNECTIONS, shared_out
-from ops.index.options import REALM, Options
+from ops.index.http.forwarded import TrustedProxies
 from ops.index.startup import TOKEN_KEY, CannotStartError, admin_token, check_apart, check_least_free, served_directory
-from ops.index.web.forwarded import TrustedProxies
 
 _BACKLOG = 2048
 """The most connections that wait to be accepted, if there are descriptors enough: they are accepted all at once."""

@@ -1,39 +1,39 @@
-"""How the parts of a server fit together."""
+"""Assembly of a server from its parts."""
 
 from __future__ import annotations
 
 import threading
 from functools import partial
 
-from ops.index.access.audit import ADMIN_FOLDER, Audit
-from ops.index.access.authentication import Authenticator
-from ops.index.access.credential_check import CredentialCheck
-from ops.index.access.users import Users
 from ops.index.admin.mount import AdminMount
 from ops.index.admin.token import TokenCheck
-from ops.index.application import Index
-from ops.index.disk.claims import Claims, FileClaims
-from ops.index.disk.storage import Storage
-from ops.index.housekeeping import Housekeeping
-from ops.index.options import Options
-from ops.index.packages.catalogue import Catalogue
-from ops.index.packages.publishing import Publisher
-from ops.index.upstream.uploads import Application, Upstream
-from ops.index.web.browse import Browser
-from ops.index.web.browsing import Browsing
-from ops.index.web.changes import Changes
-from ops.index.web.door import Door
-from ops.index.web.exchange import ASGIApp
-from ops.index.web.inventory import Inventory
-from ops.index.web.reading import Reading
-from ops.index.web.readmes import Readmes
+from ops.index.app import Index
+from ops.index.auth.audit import ADMIN_FOLDER, Audit
+from ops.index.auth.authenticator import Authenticator
+from ops.index.auth.credential_check import CredentialCheck
+from ops.index.auth.users import Users
+from ops.index.config import Options
+from ops.index.http.html_pages import HtmlPages
+from ops.index.http.html_pages_handler import HtmlPagesHandler
+from ops.index.http.legacy_api import LegacyApi
+from ops.index.http.manage_api import ManageApi
+from ops.index.http.readmes import Readmes
+from ops.index.http.request import ASGIApp
+from ops.index.http.request_auth import RequestAuth
+from ops.index.http.simple_api import SimpleApi
+from ops.index.http.upload_handler import Application, UploadHandler
+from ops.index.lifespan import Lifespan
+from ops.index.packages.repository import Repository
+from ops.index.packages.uploads import Publisher
+from ops.index.storage.name_locks import FileNameLocks, NameLocks
+from ops.index.storage.storage import Storage
 
 
 def create_index(
     *,
     packages: Storage,
     credentials: Storage,
-    claims: Claims | None = None,
+    name_locks: NameLocks | None = None,
     options: Options = Options(),  # noqa: B008 - frozen
     admin_token: str | None = None,
 ) -> Index:
@@ -52,41 +52,41 @@ def create_index(
     Raises:
         ValueError: the admin token can never be sent.
     """
-    claims = claims or FileClaims(packages.directory / ".index" / "claims")
+    name_locks = name_locks or FileNameLocks(packages.directory / ".index" / "claims")
     audit = Audit(packages, options=options)
     admin_audit = Audit(credentials, ADMIN_FOLDER, options=options)
     token_check = TokenCheck(admin_token, audit=admin_audit, options=options) if admin_token else None
     authenticator = Authenticator(credentials, options, audit)
     credential_check = CredentialCheck(credentials, options)
-    catalogue = Catalogue(packages, claims, options)
-    publisher = Publisher(packages, claims, catalogue, options, audit=audit)
-    door = Door(authenticator, options)
-    reading = Reading(catalogue, packages, options)
+    repository = Repository(packages, name_locks, options)
+    publisher = Publisher(packages, name_locks, repository, options, audit=audit)
+    request_auth = RequestAuth(authenticator, options)
+    reading = SimpleApi(repository, packages, options)
     readmes = Readmes()
-    browser = Browser(catalogue, readmes)
+    browser = HtmlPages(repository, readmes)
 
     def upstream_app() -> Application:
-        from ops.index.upstream.backend import create_wsgi  # imports pypiserver
-        from ops.index.upstream.receiving import Receiver
+        from ops.index.http.pypiserver_bridge import create_wsgi  # imports pypiserver
+        from ops.index.http.upload import UploadReceiver
 
-        return Receiver(create_wsgi(publisher, catalogue, authenticator, options), publisher, options)
+        return UploadReceiver(create_wsgi(publisher, repository, authenticator, options), publisher, options)
 
     def admin_app(token_check: TokenCheck) -> ASGIApp:
-        from ops.index.admin.application import create_admin
+        from ops.index.admin.app import create_admin
 
         return create_admin(
             credentials=credentials,
             token=token_check,
             options=options,
-            claims=claims if credentials.shared else None,
+            name_locks=name_locks if credentials.shared else None,
             audit=admin_audit,
         )
 
-    upstream = Upstream(upstream_app, options, publisher.quotas)
+    upstream = UploadHandler(upstream_app, options, publisher.quotas)
     admin = None
     if token_check is not None:
         create = partial(admin_app, token_check)
-        admin = AdminMount(create, token_check=token_check, door=door, options=options)
+        admin = AdminMount(create, token_check=token_check, request_auth=request_auth, options=options)
 
     def hold_back() -> None:
         users = Users(credentials, options, audit=admin_audit)
@@ -98,11 +98,11 @@ def create_index(
         authenticator.refresh()
         credential_check.look()
 
-    changes = Changes(publisher, door.confirm)
-    housekeeping = Housekeeping(
-        start=[catalogue.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
+    changes = ManageApi(publisher, request_auth.confirm)
+    lifespan = Lifespan(
+        start=[repository.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
         warm_up=[upstream.warm_up, *([admin.warm_up] if admin else []), browser.warm_up],
-        repeat=[see_changed_credentials, *([catalogue.refresh] if packages.shared else [])],
+        repeat=[see_changed_credentials, *([repository.refresh] if packages.shared else [])],
         every=options.refresh_seconds,
         stop=[
             packages.end,
@@ -111,7 +111,7 @@ def create_index(
             upstream.close,
             changes.close,
             publisher.close,
-            catalogue.close,
+            repository.close,
             authenticator.close,
             audit.close,
             admin_audit.close,
@@ -119,13 +119,13 @@ def create_index(
         ],
     )
     return Index(
-        door=door,
+        request_auth=request_auth,
         reading=reading,
-        browsing=Browsing(browser, readmes, catalogue, reading, options),
-        inventory=Inventory(catalogue, reading, options),
+        browsing=HtmlPagesHandler(browser, readmes, repository, reading, options),
+        legacy_api=LegacyApi(repository, reading, options),
         upstream=upstream,
         changes=changes,
         admin=admin,
-        housekeeping=housekeeping,
+        lifespan=lifespan,
         packages=packages,
     )

@@ -11,6 +11,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ops.index.connection_limits import ConnectionLimits
+from ops.index.http.fast_path import LONGEST
+from ops.index.http.representation import Answer
+from ops.index.http.request import LOGGED_IN
 from ops.index.reason_phrase import status_line, with_reasons
 from ops.index.request_limits import (
     FRAMING_RATIO,
@@ -24,9 +27,6 @@ from ops.index.request_limits import (
     head_too_long,
     is_host,
 )
-from ops.index.web.exchange import LOGGED_IN
-from ops.index.web.repeats import LONGEST
-from ops.index.web.representation import Answer
 
 FIRST_REQUEST_SECONDS = 10.0
 """For how long a new connection is kept until the head of its first request is there."""
@@ -127,7 +127,7 @@ class Connection(HttpToolsProtocol):
         self.client = _address(transport.get_extra_info("peername"))
         self.scheme = "http"  # this server holds no certificate
         self._at_once = self.config.loaded_app.at_once
-        self._repeats = self.config.loaded_app.repeats
+        self._fast_path = self.config.loaded_app.fast_path
         self._requests = 0
         self._asked: tuple[str, dict[bytes, bytes]] | None = None
         self._phase = _IDLE
@@ -226,7 +226,7 @@ class Connection(HttpToolsProtocol):
     def _begin(self, data: bytes) -> None:
         """Between two requests the parser has nothing in hand: what it would make of a message, it makes again."""
         if len(data) <= LONGEST and self._free():
-            answer = self._repeats.answer(data)
+            answer = self._fast_path.answer(data)
             if answer is not None:
                 self._unset_keepalive_if_required()
                 self._write(answer)
@@ -235,7 +235,7 @@ class Connection(HttpToolsProtocol):
         self._piece = len(data)
         self._feed(data)
         if self._requests == before + 1 and self._asked is not None:
-            self._repeats.keep(data, *self._asked)
+            self._fast_path.keep(data, *self._asked)
 
     def _feed(self, data: bytes) -> None:
         """Have the parser read; what it cannot read is refused.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from ops.index.options import Options
+from ops.index.config import Options
 from ops.index.startup import CannotStartError
 
 KEPT_BACK = 128

@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Any
 
-from ops.index.web.exchange import ASGIApp, Message, Receive, Scope, Send
+from ops.index.http.request import ASGIApp, Message, Receive, Scope, Send
 
 LONGEST = 400
 """Characters of a phrase: enough for every sentence of the index, and well below what a proxy takes for a header."""

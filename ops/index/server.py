@@ -12,10 +12,10 @@ from typing import Any
 
 import uvicorn
 
+from ops.index.config import Options
 from ops.index.connection import IDLE_SECONDS, Connection
 from ops.index.connection_limits import ConnectionLimits
-from ops.index.options import Options
-from ops.index.web.exchange import ASGIApp
+from ops.index.http.request import ASGIApp
 
 BACKLOG = 2048
 """The most connections that wait to be accepted, if there are descriptors enough."""

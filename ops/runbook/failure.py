@@ -1,4 +1,4 @@
-"""Why a notebook did not succeed, read from what it left: the sentence that a person gets instead of a traceback."""
+"""Failure of a notebook, read from its outputs: one sentence in place of a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a notebook can be told: its parameters cell, read by ``ast``, and values checked against it.
+"""Parameters of a notebook, read from its parameters cell by ``ast``, and checks of values against them.
 
 papermill itself warns about an unknown parameter and injects it all the same, takes ``false`` for a string and ``1.10``
 for a number. So everything is decided here, before papermill sees it.

@@ -1,4 +1,4 @@
-"""What a person sees while notebooks run: one line a step, the same in a terminal and in a pipeline's log."""
+"""Progress of a run: one line a step, the same in a terminal and in a pipeline's log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves: a folder with the executed notebooks, their reports and ``record.json``.
+"""Record of a run: a folder with the executed notebooks, their reports and ``record.json``.
 
     <workspace>/records/20260102T030405Z-01_provision/
       record.json           what ran, with what, how it ended and how long each step took

@@ -1,4 +1,4 @@
-"""Where the runner learns secrets from: the environment, the register of the kernel, and files of the workspace.
+"""Sources of secrets to mask: the environment, the kernel's register, and files of the workspace.
 
 None of this knows an operation. It reads by form: a variable with a name like a secret's, a URL with a password in it,
 a line ``password = …`` in a client's configuration.

@@ -1,4 +1,4 @@
-"""What every notebook of the runbook must be like: its skeleton, its thinness, and what is stored in it.
+"""Rules for notebooks: their skeleton, their thinness, and their stored outputs.
 
 All problems of a notebook are found at once, each as a sentence that says where it is.
 """

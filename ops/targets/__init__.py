@@ -1,4 +1,4 @@
-"""Where an index runs: on this machine (``local``) or on Modal (``modal``), behind one interface."""
+"""Targets: where an index runs, on this machine (``local``) or on Modal (``modal``), behind one interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine refuses, as an error that says what to do about it."""
+"""Errors of this machine, explained with what to do about them."""
 
 from __future__ import annotations
 

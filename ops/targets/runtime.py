@@ -1,4 +1,4 @@
-"""What Modal's container runtime wants of an ASGI application that other servers do not."""
+"""Adapter of an ASGI application to Modal's container runtime."""
 
 from __future__ import annotations
 

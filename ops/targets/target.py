@@ -1,4 +1,4 @@
-"""What every place where an index can run does: the one interface that operations are written against."""
+"""Interface of a target, which operations are written against."""
 
 from __future__ import annotations
 

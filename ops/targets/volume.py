@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ops.index.disk.storage import GuardedStorage
+from ops.index.storage.storage import GuardedStorage
 
 if TYPE_CHECKING:
     import modal
@@ -63,7 +63,7 @@ class _Lease:
         return self.until + SKEW_SECONDS < time.time()
 
 
-class DictClaims:
+class DictNameLocks:
     """Claims among all containers, as entries of a Modal Dict. ``put`` with ``skip_if_exists`` is atomic there.
 
     A claim is a lease, renewed by a thread while it is held. A container that dies stops renewing, and after the lease

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from ops.index.disk.claims import Claims, FileClaims, MemoryClaims
-from ops.index.disk.storage import DirectoryStorage, Storage
-from ops.index.options import Options
-from ops.index.packages.catalogue import Catalogue
-from ops.index.packages.publishing import Publisher
+from ops.index.config import Options
+from ops.index.packages.repository import Repository
+from ops.index.packages.uploads import Publisher
+from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks, NameLocks
+from ops.index.storage.storage import DirectoryStorage, Storage
 from tests.index.full_disk import mounted
 from tests.index.volume import Remote, Volume
 
@@ -61,13 +61,13 @@ class House:
     """One server's storage, claims, catalogue and publisher."""
 
     storage: Storage
-    claims: Claims
+    name_locks: NameLocks
     options: Options
     audit: FakeAudit = field(default_factory=FakeAudit)
 
     def __post_init__(self) -> None:
-        self.catalogue = Catalogue(self.storage, self.claims, self.options)
-        self.publisher = Publisher(self.storage, self.claims, self.catalogue, self.options, audit=self.audit)
+        self.repository = Repository(self.storage, self.name_locks, self.options)
+        self.publisher = Publisher(self.storage, self.name_locks, self.repository, self.options, audit=self.audit)
 
     @property
     def directory(self) -> Path:
@@ -75,12 +75,12 @@ class House:
 
     def listed(self) -> set[str]:
         """The file names that a client finds on the pages."""
-        found = [self.catalogue.project(name) for name in self.catalogue.projects()]
+        found = [self.repository.project(name) for name in self.repository.projects()]
         return {file.filename for project in found if project is not None for file in project.files}
 
     def close(self) -> None:
         self.publisher.close()
-        self.catalogue.close()
+        self.repository.close()
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def options() -> Options:
 def house(tmp_path: Path, options: Options) -> Iterator[House]:
     """A server on a directory of this machine."""
     directory = tmp_path / "packages"
-    server = House(DirectoryStorage(directory), FileClaims(directory / ".index" / "claims"), options)
+    server = House(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
     yield server
     server.close()
 
@@ -104,12 +104,12 @@ class Town:
     folder: Path
     options: Options
     remote: Remote
-    claims: Claims = field(default_factory=MemoryClaims)
+    name_locks: NameLocks = field(default_factory=MemoryNameLocks)
     houses: list[House] = field(default_factory=list)
 
     def open(self, **settings: Any) -> House:
         volume = Volume(self.remote, self.folder / f"view{len(self.houses)}", **settings)
-        server = House(volume, self.claims, self.options)
+        server = House(volume, self.name_locks, self.options)
         self.houses.append(server)
         return server
 

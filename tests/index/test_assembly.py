@@ -10,10 +10,10 @@ from typing import Any
 
 import bcrypt
 
-from ops.index.access.audit import ADMIN_FOLDER, SERVER_FOLDER
+from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import PASSWORD, TOKEN, Server, authorization
-from tests.index.test_application import change, form, upload
+from tests.index.test_app import change, form, upload
 
 NAME = wheel_name("spam", "1.0")
 CONTENT = wheel("spam", "1.0")

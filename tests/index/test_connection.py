@@ -11,9 +11,9 @@ import pytest
 
 from ops.index.connection import Connection
 from ops.index.connection_limits import ConnectionLimits
+from ops.index.http.representation import Answer, Representation
+from ops.index.http.request import Receive, Scope, Send, note_login
 from ops.index.server import Server
-from ops.index.web.exchange import Receive, Scope, Send, note_login
-from ops.index.web.representation import Answer, Representation
 from tests.index.serving import ThreadServer, eventually
 
 PAGE = Representation(b"a page " * 200, content_type="text/plain")
@@ -44,7 +44,7 @@ class Application:
         self.calls: list[str] = []
         self.hosts: list[list[bytes]] = []
         self.release = threading.Event()
-        self.repeats = Memory()
+        self.fast_path = Memory()
         self.parsed = 0
 
     def at_once(self, path: str, headers: dict[bytes, bytes], client: tuple[str, int] | None) -> Answer | None:
@@ -214,7 +214,7 @@ def read_until(connection: socket.socket, wanted: bytes, *, times: int = 1) -> b
 
 
 def test_the_same_bytes_again_are_not_parsed(running: Running) -> None:
-    memory = running.application.repeats
+    memory = running.application.fast_path
     with running.send() as connection, running.send() as another:
         for client in (connection, another, connection, connection):
             running.ask(client, READY)
@@ -243,10 +243,10 @@ def test_what_is_no_single_whole_request_for_what_is_ready_is_not_kept(
         else:
             running.give(connection, b"".join(pieces))
             read_until(connection, b"slowly")
-        assert {len(message) for message in running.application.repeats.kept} <= {4096 + len(READY) + len("\r\nX: ")}
+        assert {len(message) for message in running.application.fast_path.kept} <= {4096 + len(READY) + len("\r\nX: ")}
         running.ask(connection, READY)
         running.ask(connection, READY)
-    assert running.application.repeats.answered == 1
+    assert running.application.fast_path.answered == 1
 
 
 def test_a_request_with_rubbish_behind_it_is_refused_each_time(running: Running) -> None:
@@ -257,7 +257,7 @@ def test_a_request_with_rubbish_behind_it_is_refused_each_time(running: Running)
             while piece := connection.recv(65536):
                 received += piece
             assert b" 400 " in received
-    assert running.application.repeats.kept == {}
+    assert running.application.fast_path.kept == {}
 
 
 def test_known_bytes_behind_a_slow_request_wait_for_their_turn(running: Running) -> None:
@@ -272,7 +272,7 @@ def test_known_bytes_behind_a_slow_request_wait_for_their_turn(running: Running)
         running.application.release.set()
         answer = read_until(connection, PAGE.body)
     assert answer.index(b"slowly") < answer.index(PAGE.body)
-    assert running.application.repeats.answered == 0
+    assert running.application.fast_path.answered == 0
 
 
 def test_known_bytes_keep_the_connection_open_as_any_request_does(running: Running) -> None:
@@ -293,7 +293,7 @@ def test_the_body_of_a_request_is_never_taken_for_known_bytes(running: Running) 
         read_until(connection, b"slowly")
         running.give(connection, READY)
         running.ask(connection, READY)
-    assert running.application.repeats.answered == 1
+    assert running.application.fast_path.answered == 1
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / H", b"GET / HTTP/1.1\r\nX: "])

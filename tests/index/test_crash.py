@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ops.index.disk.claims import FileClaims
-from ops.index.disk.storage import DirectoryStorage
-from ops.index.options import Options
-from ops.index.packages.publishing import Outcome
+from ops.index.config import Options
+from ops.index.packages.uploads import Outcome
+from ops.index.storage.name_locks import FileNameLocks
+from ops.index.storage.storage import DirectoryStorage
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
 from tests.index.serving import eventually
@@ -35,7 +35,7 @@ def distribution(round_: int, writer: int, number: int) -> tuple[str, bytes]:
 
 
 def open_house(directory: Path) -> House:
-    return House(DirectoryStorage(directory), FileClaims(directory / ".index" / "claims"), Options(claim_seconds=60))
+    return House(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), Options(claim_seconds=60))
 
 
 # Runs in a process of its own: forks a server for each round, and kills it.
@@ -44,7 +44,7 @@ import io, os, random, signal, sys, threading, time
 from pathlib import Path
 from tests.index.test_crash import WRITERS, distribution, open_house
 from tests.index.conftest import Person
-from ops.index.packages.names import canonical_version
+from ops.index.packages.filenames import canonical_version
 
 canonical_version("1.0")  # what the rounds would import, one by one
 
@@ -115,10 +115,10 @@ def test_after_kills_every_confirmed_file_is_whole_and_every_other_absent_or_who
 
     house = open_house(directory)
     assert house.listed() == there
-    for project in house.catalogue.projects():
-        for file in house.catalogue.project(project).files:  # type: ignore[union-attr] # listed
+    for project in house.repository.projects():
+        for file in house.repository.project(project).files:  # type: ignore[union-attr] # listed
             assert file.size == len(contents[file.filename])
-            metadata = house.catalogue.metadata(file.path)
+            metadata = house.repository.metadata(file.path)
             assert metadata is not None
             assert metadata.startswith(b"Metadata-Version")
 
@@ -129,7 +129,7 @@ def test_after_kills_every_confirmed_file_is_whole_and_every_other_absent_or_who
         name, content = distribution(KILLS - 1, writer, number)
         assert house.publisher.publish(name, io.BytesIO(content), identity=Person()) is Outcome.CREATED
     eventually(lambda: not _left_over(directory))
-    assert not house.claims.held()
+    assert not house.name_locks.held()
 
 
 def _left_over(directory: Path) -> list[str]:

@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import JSON, Server
-from tests.index.test_application import upload
+from tests.index.test_app import upload
 from tests.index.test_clients import Client
 
 OPTION = "--uploaded-prior-to"

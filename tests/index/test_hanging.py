@@ -14,9 +14,9 @@ import bcrypt
 import pytest
 
 from ops.index import Options, create_index
-from ops.index.disk.claims import MemoryClaims
-from ops.index.disk.storage import DirectoryStorage
-from ops.index.packages import placing
+from ops.index.packages import placement
+from ops.index.storage.name_locks import MemoryNameLocks
+from ops.index.storage.storage import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import PASSWORD, ThreadServer, eventually
 from tests.index.test_sharing import Container, log_in, opened, publish, register, upload
@@ -28,11 +28,11 @@ KNOWN = ("/simple/spam/", "/simple/", f"/packages/{SPAM}", f"/packages/{SPAM}.me
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who may wait do not wait for long."""
-    for module in ("ops.index.application", "ops.index.web.reading", "ops.index.web.delivery"):
+    for module in ("ops.index.app", "ops.index.http.simple_api", "ops.index.http.files"):
         monkeypatch.setattr(f"{module}.READ_SECONDS", 0.3)
-    monkeypatch.setattr("ops.index.disk.storage.LAST_SECONDS", 0.5)
-    monkeypatch.setattr("ops.index.packages.catalogue.RELOAD_SECONDS", 0.5)
-    monkeypatch.setattr(placing, "_LAST_SECONDS", 0.5)
+    monkeypatch.setattr("ops.index.storage.storage.LAST_SECONDS", 0.5)
+    monkeypatch.setattr("ops.index.packages.repository.RELOAD_SECONDS", 0.5)
+    monkeypatch.setattr(placement, "_LAST_SECONDS", 0.5)
     monkeypatch.setattr("ops.index.server._GRACE", 1)
 
 
@@ -167,7 +167,7 @@ def test_a_server_that_starts_while_another_commits_says_when_to_come_again(
 ) -> None:
     (first,) = containers
     remotes = first.packages.remote, first.credentials.remote
-    second = Container(tmp_path / "second", *remotes, MemoryClaims(), 0.2, commit_seconds=0.5, reload_seconds=0.5)
+    second = Container(tmp_path / "second", *remotes, MemoryNameLocks(), 0.2, commit_seconds=0.5, reload_seconds=0.5)
     begun(first.packages, lambda: upload(first, "new", "1.0"))
     eventually(first.packages.remote.lock.locked)
     with second:

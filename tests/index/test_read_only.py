@@ -23,9 +23,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("read-only"))
     name = wheel_name("spam", "1.0")
     (server.packages / name).write_bytes(wheel("spam", "1.0"))
-    claims = server.packages / ".index" / "claims"
-    claims.mkdir(parents=True)
-    (claims / name).touch()  # of a server that was killed
+    name_locks = server.packages / ".index" / "claims"
+    name_locks.mkdir(parents=True)
+    (name_locks / name).touch()  # of a server that was killed
     folders = [str(server.packages), str(server.credentials)]
     command = [sys.executable, "-m", "ops.index", "--packages", folders[0], "--credentials", folders[1], "--port", "0"]
     if os.getuid() == 0:
@@ -98,7 +98,7 @@ def test_a_yank_and_a_new_user_are_refused_in_a_sentence(server: Server) -> None
 def test_a_refused_login_is_refused_and_that_it_cannot_be_noted_is_told_once(server: Server) -> None:
     for password in ("one", "two"):
         assert server.request("GET", "/simple/", password=password).status == 401
-    eventually(lambda: "ops.index.access.audit" in server.log.read_text())
+    eventually(lambda: "ops.index.auth.audit" in server.log.read_text())
     assert server.request("GET", "/simple/", password="three").status == 401
-    assert server.log.read_text().count("ops.index.access.audit") == 1
+    assert server.log.read_text().count("ops.index.auth.audit") == 1
     assert server.log.read_text().count("Traceback") == 0

@@ -17,7 +17,7 @@ from pip._internal.models.index import PyPI
 from pypi_simple import ACCEPT_JSON_ONLY, PyPISimple
 from urllib3.filepost import encode_multipart_formdata
 
-from ops.index.packages.names import Name, parse
+from ops.index.packages.filenames import Name, parse
 from tests.index.serving import PASSWORD, Server
 
 LISTED = Path(__file__).with_name("real_distributions.txt")

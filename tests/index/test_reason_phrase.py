@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from ops.index.http.request import Message, Receive, Scope, Send
 from ops.index.reason_phrase import LONGEST, reason_phrase, status_line, with_reasons
-from ops.index.web.exchange import Message, Receive, Scope, Send
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from ops.index.access.audit import SERVER_FOLDER
+from ops.index.auth.audit import SERVER_FOLDER
 from tests.index.serving import JSON, Response, Server
-from tests.index.test_application import form
+from tests.index.test_app import form
 from tests.index.test_crash import WRITERS, distribution
 
 KILLS = int(os.environ.get("CRASH_TEST_KILLS", "8"))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import JSON, PASSWORD, TOKEN, Response, Server
-from tests.index.test_application import change, upload
+from tests.index.test_app import change, upload
 
 OTHERS = ["spam", "spam-plugins-extra", "plugins", "new"]
 """Projects that the publisher was not given; the last has no file yet."""

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from ops.index.disk.claims import FileClaims, MemoryClaims
 from ops.index.errors import Busy, FileTaken, PackageIndexError, StorageError
-from ops.index.packages import placing
-from ops.index.packages.names import parse
-from ops.index.packages.publishing import Outcome
+from ops.index.packages import placement
+from ops.index.packages.filenames import parse
+from ops.index.packages.uploads import Outcome
+from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
 from tests.index.serving import eventually
@@ -35,7 +35,7 @@ def publish(house: House, name: str = NAME, content: bytes = CONTENT) -> Outcome
 
 
 def seen(house: House) -> set[str]:
-    house.catalogue.reload()
+    house.repository.reload()
     return house.listed()
 
 
@@ -67,7 +67,7 @@ def refreshing(town: Town) -> Iterator[None]:
 
     def refresh(house: House) -> None:
         while not stop.wait(town.options.refresh_seconds):
-            house.catalogue.refresh()
+            house.repository.refresh()
 
     threads = [threading.Thread(target=refresh, args=(house,)) for house in town.houses]
     for thread in threads:
@@ -89,8 +89,8 @@ def test_an_upload_is_committed_when_it_is_confirmed_and_others_see_it_after_a_r
     assert one.listed() == {NAME}
     assert not two.listed()
     assert seen(two) == {NAME}
-    assert two.catalogue.project("foo") == one.catalogue.project("foo")
-    assert two.catalogue.metadata(NAME) == one.catalogue.metadata(NAME)
+    assert two.repository.project("foo") == one.repository.project("foo")
+    assert two.repository.metadata(NAME) == one.repository.metadata(NAME)
 
 
 def test_a_killed_server_loses_nothing_that_it_confirmed(town: Town) -> None:
@@ -182,7 +182,7 @@ def test_when_a_commit_fails_nobody_ever_sees_the_file(town: Town, fault: Any) -
 def test_a_removal_that_cannot_be_committed_either_is_tried_until_it_can_while_the_file_stays_hidden(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placing, "_RETRY_SECONDS", (0.02,))
+    monkeypatch.setattr(placement, "_RETRY_SECONDS", (0.02,))
     town.options = replace(town.options, claim_seconds=0.1)
     one, two = town.open(), town.open()
     volume_of(one).faults.append("committed all the same")
@@ -191,12 +191,12 @@ def test_a_removal_that_cannot_be_committed_either_is_tried_until_it_can_while_t
         publish(one)
     assert town.remote.names() == {NAME}, "it became visible to others without being confirmed"
     assert not seen(two)
-    assert two.catalogue.locate(NAME) is None
+    assert two.repository.locate(NAME) is None
     with pytest.raises(Busy):
         publish(two)
     volume_of(one).faults.clear()
     deadline = time.monotonic() + 30
-    while (town.claims.held() or town.remote.names()) and time.monotonic() < deadline:
+    while (town.name_locks.held() or town.remote.names()) and time.monotonic() < deadline:
         assert not seen(two)
         time.sleep(0.02)
     assert not town.remote.names()
@@ -212,10 +212,10 @@ def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_wer
         publish(two, wheel_name("bar", "1.0"), wheel("bar", "1.0"))
     time.sleep(0.3)  # refreshes that come too soon are left out
     volume_of(two).reload_faults = 1
-    two.catalogue.refresh()
+    two.repository.refresh()
     assert not volume_of(two).reload_faults
     assert two.listed() == {NAME}
-    assert not two.claims.held()
+    assert not two.name_locks.held()
     assert publish(two, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is Outcome.CREATED
 
 
@@ -232,14 +232,14 @@ def test_when_claims_cannot_be_reached_uploads_are_refused_and_pages_stay(
     publish(house)
     for broken in ("acquire", "held"):
         with monkeypatch.context() as patch:
-            patch.setattr(house.claims, broken, fail)
+            patch.setattr(house.name_locks, broken, fail)
             with pytest.raises(StorageError):
                 publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0"))
             time.sleep(0.3)
-            house.catalogue.refresh()
+            house.repository.refresh()
             assert house.listed() == {NAME}
     with monkeypatch.context() as patch:
-        patch.setattr(house.claims, "release", fail)
+        patch.setattr(house.name_locks, "release", fail)
         assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is Outcome.CREATED
     assert house.listed() == {NAME, wheel_name("bar", "1.0")}
 
@@ -248,7 +248,7 @@ def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its background commit may have come before its end."""
-    monkeypatch.setattr(placing, "_RETRY_SECONDS", (60,))
+    monkeypatch.setattr(placement, "_RETRY_SECONDS", (60,))
     one, two = town.open(), town.open()
     volume = volume_of(one)
     volume.faults += ["not committed"] * 50
@@ -259,7 +259,7 @@ def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_
     assert not seen(two)
     one.publisher.close()
     volume.kill()
-    town.claims.release("foo-1-py3-none-any.whl")
+    town.name_locks.release("foo-1-py3-none-any.whl")
     assert seen(two) == {NAME}
     assert publish(two) is Outcome.SAME
     with pytest.raises(FileTaken):
@@ -287,19 +287,19 @@ def test_yanks_and_statuses_set_through_one_server_are_seen_through_the_others(t
     one, two = town.open(), town.open()
     publish(one)
     seen(two)
-    stamp = two.catalogue.project_stamp("foo")
+    stamp = two.repository.project_stamp("foo")
     one.publisher.yank("foo", version="1.0", reason="bad", identity=Person())
     one.publisher.set_status("foo", "archived", identity=Person())
     seen(two)
-    found = two.catalogue.project("foo")
+    found = two.repository.project("foo")
     assert found is not None
     assert (found.files[0].yanked, found.status) == ("bad", "archived")
-    assert two.catalogue.project_stamp("foo") != stamp
+    assert two.repository.project_stamp("foo") != stamp
     with pytest.raises(PackageIndexError, match="archived"):
         publish(two, wheel_name("foo", "2.0"), wheel("foo", "2.0"))
     two.publisher.unyank("foo", version="1.0", identity=Person())
     seen(one)
-    assert one.catalogue.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
+    assert one.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
 
 
 def test_a_removal_through_one_server_is_seen_through_the_others_and_remembered(town: Town) -> None:
@@ -320,7 +320,7 @@ def test_removals_through_two_servers_at_once_are_both_remembered(town: Town) ->
     def claim(name: str) -> str:
         parsed = parse(name)
         assert parsed is not None
-        return one.catalogue.tombstones.claim(parsed.key)
+        return one.repository.tombstones.claim(parsed.key)
 
     first, second = [name for name in names if claim(name) == claim(names[0])][:2]
     adam = Person("adam", may_administer=True)
@@ -344,15 +344,15 @@ def test_a_removal_that_was_not_committed_holds_its_claims_a_little_longer(
 ) -> None:
     """Its server's next commit may carry the list of what was removed: nobody may have written it anew by then."""
     rested = threading.Event()
-    monkeypatch.setattr(placing.Placing, "_rest", lambda _: rested.wait(60))
+    monkeypatch.setattr(placement.Placement, "_rest", lambda _: rested.wait(60))
     one = town.open()
     publish(one)
     volume_of(one).faults.append("not committed")
     with pytest.raises(StorageError):
         one.publisher.remove("foo", filename=NAME, identity=Person("adam", may_administer=True))
-    assert any(name.startswith("removed/") for name in town.claims.held())
+    assert any(name.startswith("removed/") for name in town.name_locks.held())
     rested.set()
-    eventually(lambda: not town.claims.held())
+    eventually(lambda: not town.name_locks.held())
 
 
 def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undone(town: Town) -> None:
@@ -371,14 +371,14 @@ def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undon
             own_known |= house.listed()
             name = generator.choice(sorted(own_known)) if own_known else None
             if name is not None:
-                found = house.catalogue.locate(name)
+                found = house.repository.locate(name)
                 if found is None:
                     false_answers.append(name)
                 else:
                     with house.storage.detached(found[0]) as path:
                         if path.read_bytes() != known[name]:
                             false_answers.append(name)
-                if house.catalogue.metadata(name) is None:
+                if house.repository.metadata(name) is None:
                     false_answers.append(name)
                 looks["reads"] += 1
             time.sleep(0.001)
@@ -427,12 +427,12 @@ def test_no_file_of_the_volume_stays_open(town: Town) -> None:
 @pytest.mark.parametrize("kind", ["memory", "files"])
 def test_servers_of_one_machine_may_share_claims_as_files(town: Town, tmp_path: Path, kind: str) -> None:
     if kind == "files":
-        town.claims = FileClaims(tmp_path / "claims")
+        town.name_locks = FileNameLocks(tmp_path / "claims")
     one = town.open()
-    town.claims = FileClaims(tmp_path / "claims") if kind == "files" else MemoryClaims()
+    town.name_locks = FileNameLocks(tmp_path / "claims") if kind == "files" else MemoryNameLocks()
     two = town.open()
     two.listed()
-    one.claims.acquire("foo-1-py3-none-any.whl")
+    one.name_locks.acquire("foo-1-py3-none-any.whl")
     (two.directory / NAME).write_bytes(CONTENT)
     volume_of(two).commit()
     assert seen(two) == (set() if kind == "files" else {NAME})

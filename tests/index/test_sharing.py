@@ -15,10 +15,10 @@ import bcrypt
 import pytest
 
 from ops.index import Options, create_index
-from ops.index.disk.claims import MemoryClaims
+from ops.index.storage.name_locks import MemoryNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import JSON, PASSWORD, TOKEN, Http, Response, ThreadServer, authorization, eventually
-from tests.index.test_application import form
+from tests.index.test_app import form
 from tests.index.volume import Remote, Volume
 
 BIG = "big-1.0.tar.gz"
@@ -33,7 +33,7 @@ class Container(ThreadServer):
         folder: Path,
         packages: Remote,
         credentials: Remote,
-        claims: MemoryClaims,
+        name_locks: MemoryNameLocks,
         refresh_seconds: float,
         **seconds: float,
     ) -> None:
@@ -43,7 +43,7 @@ class Container(ThreadServer):
         application = create_index(
             packages=self.packages,
             credentials=self.credentials,
-            claims=claims,
+            name_locks=name_locks,
             options=Options(refresh_seconds=refresh_seconds, bcrypt_rounds=10, instance=folder.name),
             admin_token=TOKEN,
         )
@@ -58,8 +58,8 @@ def opened(folder: Path, names: list[str], refresh_seconds: float, **seconds: fl
     (credentials.directory / ".htpasswd").write_text(f"alice:{entry}\n")
     (packages.directory / wheel_name("spam", "1.0")).write_bytes(wheel("spam", "1.0"))
     (packages.directory / BIG).write_bytes(BIG_CONTENT)
-    claims = MemoryClaims()
-    found = [Container(folder / name, packages, credentials, claims, refresh_seconds, **seconds) for name in names]
+    name_locks = MemoryNameLocks()
+    found = [Container(folder / name, packages, credentials, name_locks, refresh_seconds, **seconds) for name in names]
     with ExitStack() as stack:
         for container in found:
             stack.enter_context(container)

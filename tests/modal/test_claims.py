@@ -11,7 +11,7 @@ import modal
 import pytest
 
 from ops.targets import volume
-from ops.targets.volume import DictClaims
+from ops.targets.volume import DictNameLocks
 
 NAME = "package-1.0-py3-none-any.whl"
 
@@ -26,7 +26,7 @@ class Clock:
         return self.now
 
 
-RENEW = DictClaims._renew
+RENEW = DictNameLocks._renew
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock by which leases run out. Nobody renews one, but where a test says so."""
     clock = Clock()
     monkeypatch.setattr(volume, "time", clock)
-    monkeypatch.setattr(DictClaims, "_renew", lambda _: None)
+    monkeypatch.setattr(DictNameLocks, "_renew", lambda _: None)
     return clock
 
 
@@ -46,22 +46,22 @@ def entries(client: Mapping[str, str], clock: Clock) -> Iterator[modal.Dict]:
     entries.clear()
 
 
-def dead(entries: modal.Dict, name: str = NAME) -> DictClaims:
+def dead(entries: modal.Dict, name: str = NAME) -> DictNameLocks:
     """A holder that took the claim and neither renews nor releases it: a minute later, others may have it."""
-    claims = DictClaims(entries)
-    assert claims.acquire(name)
-    return claims
+    name_locks = DictNameLocks(entries)
+    assert name_locks.acquire(name)
+    return name_locks
 
 
 def test_of_many_that_ask_at_once_one_gets_the_claim(entries: modal.Dict) -> None:
-    containers = [DictClaims(entries) for _ in range(4)]
+    containers = [DictNameLocks(entries) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: containers[n % 4].acquire(NAME), range(16)))
     assert answers.count(True) == 1
 
 
 def test_a_claim_is_seen_by_all_until_it_is_released(entries: modal.Dict) -> None:
-    one, two = DictClaims(entries), DictClaims(entries)
+    one, two = DictNameLocks(entries), DictNameLocks(entries)
     assert one.acquire(NAME)
     assert one.held() == two.held() == {NAME}
     assert not two.acquire(NAME)
@@ -72,7 +72,7 @@ def test_a_claim_is_seen_by_all_until_it_is_released(entries: modal.Dict) -> Non
 
 
 def test_a_claim_that_is_not_ours_is_left_alone(entries: modal.Dict) -> None:
-    one, two = DictClaims(entries), DictClaims(entries)
+    one, two = DictNameLocks(entries), DictNameLocks(entries)
     assert one.acquire(NAME)
     two.release(NAME)
     assert one.held() == {NAME}
@@ -80,7 +80,7 @@ def test_a_claim_that_is_not_ours_is_left_alone(entries: modal.Dict) -> None:
 
 def test_a_dead_holders_claim_frees_itself_after_the_lease(entries: modal.Dict, clock: Clock) -> None:
     dead(entries)
-    living = DictClaims(entries)
+    living = DictNameLocks(entries)
     assert not living.acquire(NAME)
     clock.now += 60
     assert living.held() == set()
@@ -94,7 +94,7 @@ def test_of_many_that_would_succeed_a_dead_holder_one_does(entries: modal.Dict, 
         entries.clear()
         dead(entries)
         clock.now += 60
-        containers = [DictClaims(entries) for _ in range(4)]
+        containers = [DictNameLocks(entries) for _ in range(4)]
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda n, them=containers: them[n % 4].acquire(NAME), range(16)))
         assert answers.count(True) == 1
@@ -105,7 +105,7 @@ def test_a_successor_that_died_at_it_can_be_succeeded_too(entries: modal.Dict, c
     token, _ = entries[NAME]
     dead(entries, f"{volume.SUCCESSION}{token}")
     clock.now += 60
-    assert DictClaims(entries).acquire(NAME)
+    assert DictNameLocks(entries).acquire(NAME)
 
 
 def test_who_comes_too_late_finds_the_new_holder(
@@ -114,7 +114,7 @@ def test_who_comes_too_late_finds_the_new_holder(
     """It saw the dead holder, and by the time that it may replace it another has done so and cleaned up."""
     dead(entries)
     clock.now += 60
-    slow, quick = DictClaims(entries), DictClaims(entries)
+    slow, quick = DictNameLocks(entries), DictNameLocks(entries)
     take = slow._take
 
     def late(key: str) -> object:
@@ -123,7 +123,7 @@ def test_who_comes_too_late_finds_the_new_holder(
         return take(key)
 
     monkeypatch.setattr(slow, "_take", late)
-    assert not DictClaims._take(slow, NAME)
+    assert not DictNameLocks._take(slow, NAME)
     assert quick.held() == {NAME}
     assert not slow.acquire(NAME)
 
@@ -131,7 +131,7 @@ def test_who_comes_too_late_finds_the_new_holder(
 def test_a_claim_that_is_held_for_longer_than_the_lease_is_renewed(
     entries: modal.Dict, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = DictClaims(entries), DictClaims(entries)
+    one, two = DictNameLocks(entries), DictNameLocks(entries)
     later = threading.Event()
 
     def sleep(seconds: float) -> None:
@@ -139,14 +139,14 @@ def test_a_claim_that_is_held_for_longer_than_the_lease_is_renewed(
         if clock.now > begun + 10 * volume.LEASE_SECONDS:
             raise TimeoutError
 
-    def renew_for_long(claims: DictClaims) -> None:
+    def renew_for_long(name_locks: DictNameLocks) -> None:
         with pytest.raises(TimeoutError):
-            RENEW(claims)
+            RENEW(name_locks)
         later.set()
 
     begun = clock.now
     monkeypatch.setattr(clock, "sleep", sleep, raising=False)
-    monkeypatch.setattr(DictClaims, "_renew", renew_for_long)
+    monkeypatch.setattr(DictNameLocks, "_renew", renew_for_long)
     assert one.acquire(NAME)
     assert later.wait(60)
     assert two.held() == {NAME}
@@ -158,7 +158,7 @@ def test_a_claim_that_is_held_for_longer_than_the_lease_is_renewed(
 def test_a_lost_claim_is_not_taken_back_and_not_released_for_its_new_holder(entries: modal.Dict, clock: Clock) -> None:
     lost = dead(entries)
     clock.now += 60
-    new = DictClaims(entries)
+    new = DictNameLocks(entries)
     assert new.acquire(NAME)
     lost.release(NAME)
     assert new.held() == {NAME}

@@ -224,7 +224,7 @@ def test_an_always_on_deployment_has_its_container_before_the_first_request(plan
 def test_the_code_of_the_index_imports_neither_modal_nor_jupyter() -> None:
     """Otherwise the local target, or the container, needs what it does not have."""
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, ops.index, ops.index.admin.application; print(*sys.modules)"],
+        [sys.executable, "-c", "import sys, ops.index, ops.index.admin.app; print(*sys.modules)"],
         cwd=PROJECT_ROOT,
         capture_output=True,
         text=True,

@@ -16,9 +16,9 @@ import modal
 import pytest
 import requests
 
-from ops.index.access.vault import PASSWORDS
+from ops.index.auth.credential_files import PASSWORDS
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, Settings
-from ops.targets.volume import DictClaims
+from ops.targets.volume import DictNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.modal.conftest import TOKEN, create_secret, deploy, forget_client
 from tests.modal.traffic import JSON, PASSWORD, digests, eventually, register, upload, url, versions
@@ -99,7 +99,7 @@ def test_the_users_are_changed_by_one_container_at_a_time(
     for name, value in served.variables.items():
         monkeypatch.setenv(name, value)
     forget_client()
-    another = DictClaims(modal.Dict.from_name(Settings().claims_dict))
+    another = DictNameLocks(modal.Dict.from_name(Settings().claims_dict))
     assert another.acquire(PASSWORDS)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(register, served, "dora")

@@ -1,4 +1,4 @@
-"""What every request to the admin application passes first: its bearer token (RFC 6750), and what it may bring."""
+"""Checks before the admin application reads a request: bearer token (RFC 6750), content type and size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ops.index.admin.token import OPEN_PATHS, TokenCheck
 from ops.index.errors import PackageIndexError, TooLarge, TooManyAttempts
-from ops.index.web.exchange import note_login, short_body
-from ops.index.web.security_headers import secured
+from ops.index.http.request import note_login, short_body
+from ops.index.http.security_headers import secured
 
 _WITH_BODY: Final = ("POST", "/register_user")
 """The one request with a body. No body of any other is read, whose method or path the application refuses."""

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 
 from ops.index.admin.token import OPEN_PATHS, TokenCheck
+from ops.index.config import Options
 from ops.index.errors import Unauthorized
-from ops.index.options import Options
-from ops.index.web.door import Door
-from ops.index.web.exchange import ASGIApp, Exchange
+from ops.index.http.request import ASGIApp, Request
+from ops.index.http.request_auth import RequestAuth
 
 
 class AdminMount:
@@ -29,13 +29,13 @@ class AdminMount:
         create: Callable[[], ASGIApp],
         *,
         token_check: TokenCheck,
-        door: Door,
+        request_auth: RequestAuth,
         options: Options,
         prefix: str = "/admin",
     ) -> None:
         self._create = create
         self._token_check = token_check
-        self._door = door
+        self._request_auth = request_auth
         self._realm = options.realm
         self._prefix = prefix
         self._making = threading.Lock()
@@ -47,7 +47,7 @@ class AdminMount:
             if self._app is None:
                 self._app = self._create()
 
-    async def pass_on(self, exchange: Exchange) -> None:
+    async def pass_on(self, exchange: Request) -> None:
         """Have the admin application answer.
 
         Raises:
@@ -59,7 +59,7 @@ class AdminMount:
         # asks for the token by itself.
         authorization = exchange.headers.get(b"authorization", b"")
         if authorization[:7].lower() != b"bearer ":
-            await self._door.identify(exchange)
+            await self._request_auth.identify(exchange)
         elif inner in OPEN_PATHS and not self._token_check.accepts(authorization, exchange.address):
             raise Unauthorized("the admin token is wrong", realm=self._realm)
         if self._app is None:

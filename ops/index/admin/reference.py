@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, Final
 
-from ops.index.web.security_headers import NOTHING, source_hash
+from ops.index.http.security_headers import NOTHING, source_hash
 
 _STYLE: Final = """
 body{font:1rem/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}

@@ -6,10 +6,10 @@ import hmac
 import logging
 from typing import Final
 
-from ops.index.access.audit import Audit
-from ops.index.access.throttle import Throttle
+from ops.index.auth.audit import Audit
+from ops.index.auth.throttle import Throttle
+from ops.index.config import Options
 from ops.index.errors import TooManyAttempts
-from ops.index.options import Options
 from ops.index.startup import check_sendable
 
 OPEN_PATHS: Final = frozenset({"/health", "/docs", "/openapi.json"})

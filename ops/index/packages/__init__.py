@@ -1,1 +1,1 @@
-"""What the index has: distributions that are checked, kept durably and for good, and what is known of them."""
+"""Packages: uploaded files, their metadata, and changes of releases."""

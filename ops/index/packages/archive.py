@@ -22,7 +22,7 @@ from typing import IO, Any, BinaryIO
 
 from ops.index.errors import InvalidArchive
 from ops.index.packages.core_metadata import quoted
-from ops.index.packages.names import Name
+from ops.index.packages.filenames import Name
 
 MAX_METADATA_BYTES = 8 * 1024**2
 MAX_MEMBERS = 200_000

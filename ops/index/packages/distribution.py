@@ -1,4 +1,4 @@
-"""What a wheel, sdist or egg says of itself, and whether that agrees with how it is sent."""
+"""Inspection of wheels, sdists and eggs, and comparison with the form they are uploaded with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ops.index.packages.core_metadata import (
     requires_python,
     validate,
 )
-from ops.index.packages.names import Form, Name, is_project, normalize, same_version
+from ops.index.packages.filenames import Form, Name, is_project, normalize, same_version
 
 _EGG_METADATA = "EGG-INFO/PKG-INFO"
 

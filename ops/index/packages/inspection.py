@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ops.index.errors import InvalidArchive, StorageError, WorkFailed
 from ops.index.packages.archive import MAX_METADATA_BYTES, Bounds, OutOfBoundsError
 from ops.index.packages.distribution import Contents, inspect
-from ops.index.packages.names import Name
+from ops.index.packages.filenames import Name
 from ops.index.packages.staging import Staged
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from ops.index.disk.writing import Workbench
-from ops.index.packages.facts import Facts, FactsStore
+from ops.index.packages.file_info import FileInfo, FileInfoStore
+from ops.index.storage.files import Workbench
 
 
 class NearFacts:
@@ -24,20 +24,20 @@ class NearFacts:
     def __init__(self, parent: Path | None) -> None:
         self._parent = parent
         self._lock = threading.Lock()
-        self._store: FactsStore | None = None
+        self._store: FileInfoStore | None = None
 
-    def read(self, path: str) -> Facts | None:
+    def read(self, path: str) -> FileInfo | None:
         """The facts of a file, as last found; None when they are not here."""
         return None if self._store is None else self._store.read(path)
 
     def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
-        """The core metadata that is kept with them, see :meth:`FactsStore.metadata`."""
+        """The core metadata that is kept with them, see :meth:`FileInfoStore.metadata`."""
         return None if self._store is None else self._store.metadata(path, unserved=unserved)
 
-    def write(self, path: str, facts: Facts, metadata: bytes | None) -> None:
+    def write(self, path: str, file_info: FileInfo, metadata: bytes | None) -> None:
         """Keep facts, with the time of the file as the storage has it. A full disk is no failure."""
         with contextlib.suppress(OSError):
-            self._opened().write(path, facts, metadata)
+            self._opened().write(path, file_info, metadata)
 
     def forget(self, path: str) -> None:
         """Drop the facts of a file that is gone."""
@@ -49,11 +49,11 @@ class NearFacts:
         """The paths of all files whose facts are here."""
         return iter(()) if self._store is None else self._store.kept()
 
-    def _opened(self) -> FactsStore:
+    def _opened(self) -> FileInfoStore:
         with self._lock:
             if self._store is None:
                 folder = tempfile.mkdtemp(prefix="pypi-index-near-", dir=self._parent)
                 weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
                 directory = Path(folder)
-                self._store = FactsStore(directory, Workbench(directory, locked=False), scratch=directory)
+                self._store = FileInfoStore(directory, Workbench(directory, locked=False), scratch=directory)
             return self._store

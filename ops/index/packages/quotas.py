@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ops.index.disk.free_space import FreeSpace
-from ops.index.disk.storage import Storage
+from ops.index.config import Options
 from ops.index.errors import PackageIndexError, QuotaExceeded
-from ops.index.options import Options
-from ops.index.packages.catalogue import Catalogue
-from ops.index.packages.names import Name, is_safe, parse
+from ops.index.packages.filenames import Name, is_safe, parse
+from ops.index.packages.repository import Repository
+from ops.index.storage.free_space import FreeSpace
+from ops.index.storage.storage import Storage
 
 _OVERHEAD_BYTES = 2 * 1024**2
 """What the headers of a form's parts and a signature take at most, beside the fields."""
@@ -30,11 +30,11 @@ class Quotas:
         options: ``project_quota_bytes``, ``total_quota_bytes`` and ``least_free_bytes``.
     """
 
-    def __init__(self, storage: Storage, catalogue: Catalogue, options: Options) -> None:
+    def __init__(self, storage: Storage, repository: Repository, options: Options) -> None:
         self._storage = storage
-        self._catalogue = catalogue
+        self._repository = repository
         self._options = options
-        self._usage = catalogue.usage
+        self._usage = repository.usage
         self._free = None if storage.shared else FreeSpace(storage.directory, options.least_free_bytes)
 
     @property
@@ -116,7 +116,7 @@ class Quotas:
         if not self._storage.shared:
             return True
         try:
-            self._catalogue.reload()
+            self._repository.reload()
         except PackageIndexError:
             return True
         return not self._has(filename, name)
@@ -138,12 +138,12 @@ class Quotas:
 
     def _has(self, filename: str, name: Name) -> bool:
         if filename.endswith(".asc"):
-            return self._catalogue.locate(filename) is not None
-        return self._catalogue.find(name) is not None
+            return self._repository.locate(filename) is not None
+        return self._repository.find(name) is not None
 
     def _measure(self) -> None:
         assert self._usage is not None  # noqa: S101 - for the type checker
-        len(self._catalogue)  # looks at the directory
+        len(self._repository)  # looks at the directory
         self._usage.measure()
 
     def _check(self, project: str, size: int, used: int, total: int, *, complete: bool) -> None:

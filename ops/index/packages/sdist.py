@@ -8,7 +8,7 @@ from typing import Any
 
 from ops.index.errors import InvalidArchive
 from ops.index.packages.core_metadata import quoted
-from ops.index.packages.names import Name, canonical_version, normalize
+from ops.index.packages.filenames import Name, canonical_version, normalize
 
 MAX_PYPROJECT_BYTES = 256 * 1024
 

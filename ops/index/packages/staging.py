@@ -1,4 +1,4 @@
-"""Where an upload's bytes wait until they are checked."""
+"""Staged uploads: the bytes of a file until it is checked and published."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
 
-from ops.index.disk.storage import Storage
-from ops.index.disk.writing import Workbench, remove, storage_error, write_all
+from ops.index.config import Options
 from ops.index.errors import DigestMismatch, TooLarge
-from ops.index.options import Options
 from ops.index.packages.quotas import Reservation
+from ops.index.storage.files import Workbench, remove, storage_error, write_all
+from ops.index.storage.storage import Storage
 
 if TYPE_CHECKING:
     from ops.index.packages.distribution import Contents

@@ -1,4 +1,4 @@
-"""What removed files were: their names never get other bytes."""
+"""Tombstones of removed files, whose names never get other bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from urllib.parse import quote
 
-from ops.index.disk.writing import INDEX_FOLDER, Workbench, sync_folder, write_all
+from ops.index.storage.files import INDEX_FOLDER, Workbench, sync_folder, write_all
 
 
 class Tombstones:

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from ops.index.disk.storage import Storage
+from ops.index.storage.storage import Storage
 
 _BATCH = 256
 """So many files are looked at while a commit or reload of a shared storage waits."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from ops.index.errors import InvalidArchive
 from ops.index.packages.core_metadata import quoted, read_header
-from ops.index.packages.names import Name, canonical_version, normalize
+from ops.index.packages.filenames import Name, canonical_version, normalize
 
 MAX_WHEEL_BYTES = 256 * 1024
 MAX_ENTRY_POINTS_BYTES = 1024**2

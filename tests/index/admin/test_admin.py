@@ -24,14 +24,14 @@ from hypothesis import strategies as st
 from passlib.apache import HtpasswdFile
 
 from ops.index import create_index
-from ops.index.access.audit import ADMIN_FOLDER
-from ops.index.access.passwords import hashed
-from ops.index.access.roles import Identity
-from ops.index.access.users import Users
-from ops.index.access.vault import GROUPS, PASSWORDS
-from ops.index.admin.application import create_admin
-from ops.index.disk.storage import DirectoryStorage, Storage
-from ops.index.options import Options
+from ops.index.admin.app import create_admin
+from ops.index.auth.audit import ADMIN_FOLDER
+from ops.index.auth.credential_files import GROUPS, PASSWORDS
+from ops.index.auth.passwords import hashed
+from ops.index.auth.roles import Identity
+from ops.index.auth.users import Users
+from ops.index.config import Options
+from ops.index.storage.storage import DirectoryStorage, Storage
 from tests.index.credentials_volume import volumes
 
 TOKEN = "token-of-the-operator-5d41402abc4b2a76"
@@ -290,7 +290,7 @@ def test_a_body_that_is_too_long_is_refused_with_and_without_its_length(steady: 
 
 
 def test_a_body_that_does_not_come_in_time_is_refused(steady: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ops.index.web.exchange.SHORT_BODY_SECONDS", 0.1)
+    monkeypatch.setattr("ops.index.http.request.SHORT_BODY_SECONDS", 0.1)
     head = f"POST /register_user HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
     head += "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     with socket.create_connection(("127.0.0.1", urlsplit(steady.url).port or 0), timeout=10) as connection:
@@ -369,7 +369,7 @@ def test_what_nobody_foresaw_is_told_without_its_cause(storage: DirectoryStorage
             raise RuntimeError(PASSWORD)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ops.index.admin.application.Users", Broken)
+        patch.setattr("ops.index.admin.app.Users", Broken)
         admin = Admin(storage)
     answer = admin.get("/users")
     admin.stop()

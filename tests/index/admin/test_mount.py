@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.index.access.audit import ADMIN_FOLDER
+from ops.index.auth.audit import ADMIN_FOLDER
 from tests.index.serving import TOKEN, Server
 
 

@@ -20,7 +20,7 @@ from ops.index.errors import FieldMismatch, InvalidArchive
 from ops.index.packages import archive
 from ops.index.packages.core_metadata import read_header
 from ops.index.packages.distribution import Contents, check_agreement, inspect, look_into
-from ops.index.packages.names import Name, parse
+from ops.index.packages.filenames import Name, parse
 from tests.index.archives import core_metadata, sdist, sdist_zip, wheel, wheel_name
 
 WHEEL = "foo_bar-1.0-py3-none-any.whl"

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from ops.index.disk.claims import FileClaims
-from ops.index.disk.storage import DirectoryStorage
+from ops.index.config import Options
 from ops.index.errors import Forbidden, PackageIndexError, QuotaExceeded
-from ops.index.options import Options
-from ops.index.packages.publishing import Outcome
+from ops.index.packages.uploads import Outcome
 from ops.index.packages.usage import Usage
+from ops.index.storage.name_locks import FileNameLocks
+from ops.index.storage.storage import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
 from tests.index.serving import eventually
@@ -38,7 +38,7 @@ def publish(house: House, project: str, version: str, size: int = 10, **more: An
 
 
 def opened(directory: Path, options: Options) -> House:
-    return House(DirectoryStorage(directory), FileClaims(directory / ".index" / "claims"), options)
+    return House(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
 
 
 @pytest.fixture
@@ -110,11 +110,11 @@ def test_a_file_that_is_written_anew_in_place_counts_with_its_new_size(small: Ho
     path = small.directory / wheel_name("spam", "1.0")
     path.write_bytes(content("spam", "1.0", 10))
     publish(small, "spam", "1.1")
-    assert small.catalogue.project("spam") is not None
+    assert small.repository.project("spam") is not None
     path.write_bytes(b"")
 
     def publishes() -> bool:
-        small.catalogue.project("spam")
+        small.repository.project("spam")
         try:
             return publish(small, "spam", "1.2") is Outcome.CREATED
         except QuotaExceeded:
@@ -211,7 +211,7 @@ def test_each_file_is_looked_at_once(tmp_path: Path, options: Options, monkeypat
 
 
 def test_without_a_quota_nothing_is_counted(house: House) -> None:
-    assert house.catalogue.usage is None
+    assert house.repository.usage is None
     assert publish(house, "spam", "1.0") is Outcome.CREATED
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ops.index.errors import InvalidArchive
 from ops.index.packages.distribution import Contents, inspect
-from ops.index.packages.names import parse
+from ops.index.packages.filenames import parse
 from tests.index.archives import core_metadata, sdist
 
 SDIST = "foo_bar-1.0.tar.gz"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.index.disk.writing import INDEX_FOLDER, Workbench
 from ops.index.packages.tombstones import Tombstones
+from ops.index.storage.files import INDEX_FOLDER, Workbench
 
 
 def tombstones(directory: Path) -> Tombstones:

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from ops.index.packages import listing
-from ops.index.packages.facts import LATEST, FactsStore
-from ops.index.packages.keeping import FactsKeeper
+from ops.index.packages.file_info import LATEST, FileInfoStore
+from ops.index.packages.file_info_cache import FileInfoCache
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House
 from tests.index.serving import eventually
@@ -26,7 +25,7 @@ def directory(house: House) -> Path:
 @pytest.fixture(autouse=True)
 def look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine too."""
-    monkeypatch.setattr(listing, "FREE_SECONDS", 1e6)
+    monkeypatch.setattr("ops.index.packages.directory.FREE_SECONDS", 1e6)
 
 
 def put(directory: Path, name: str, version: str) -> Path:
@@ -37,7 +36,7 @@ def put(directory: Path, name: str, version: str) -> Path:
 
 
 def versions(house: House, name: str) -> tuple[str, ...]:
-    found = house.catalogue.project(name)
+    found = house.repository.project(name)
     return () if found is None else found.versions
 
 
@@ -48,7 +47,7 @@ def test_a_link_in_a_circle_hides_nothing_else(house: House, directory: Path) ->
         (directory / name).symlink_to(directory / name)
     (directory / "through-1.0.tar.gz").symlink_to(path / "no-folder")
     assert versions(house, "foo") == ("1.0", "2.0")
-    assert house.catalogue.projects() == ("foo",)
+    assert house.repository.projects() == ("foo",)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
@@ -57,7 +56,7 @@ def test_a_folder_that_cannot_be_read_shows_what_was_known_of_it(
 ) -> None:
     put(directory, "foo", "1.0")
     put(directory / "sub", "bar", "1.0")
-    assert house.catalogue.projects() == ("bar", "foo")
+    assert house.repository.projects() == ("bar", "foo")
     scandir = os.scandir
 
     def fail(path: Any) -> Any:
@@ -90,15 +89,15 @@ def test_a_file_that_can_be_read_again_is_on_its_page_again(
 ) -> None:
     put(directory, "foo", "1.0")
     put(directory, "foo", "2.0")
-    of = FactsKeeper.of
+    of = FileInfoCache.of
 
-    def fail(self: FactsKeeper, path: str) -> Any:
+    def fail(self: FileInfoCache, path: str) -> Any:
         if "2.0" in path:
             raise PermissionError(errno.EACCES, "Permission denied")
         return of(self, path)
 
     with monkeypatch.context() as broken:
-        broken.setattr(FactsKeeper, "of", fail)
+        broken.setattr(FileInfoCache, "of", fail)
         assert versions(house, "foo") == ("1.0",)
     eventually(lambda: versions(house, "foo") == ("1.0", "2.0"))
 
@@ -106,15 +105,15 @@ def test_a_file_that_can_be_read_again_is_on_its_page_again(
 def test_facts_that_cannot_be_kept_hold_all_the_same(
     house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: FactsStore, path: str, facts: object, metadata: object) -> None:
+    def full(self: FileInfoStore, path: str, file_info: object, metadata: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(FactsStore, "write", full)
+    monkeypatch.setattr(FileInfoStore, "write", full)
     path = put(directory, "foo", "1.0")
-    found = house.catalogue.project("foo")
+    found = house.repository.project("foo")
     assert found is not None
     assert found.files[0].metadata_sha256 is not None
-    metadata = house.catalogue.metadata(path.name)
+    metadata = house.repository.metadata(path.name)
     assert metadata is not None
     assert metadata.startswith(b"Metadata-Version")
 
@@ -126,8 +125,8 @@ def test_facts_with_an_impossible_date_are_computed_again(house: House, director
     sidecar = directory / ".index" / "facts" / path.name
     first, _, rest = sidecar.read_bytes().partition(b"\n")
     sidecar.write_bytes(json.dumps(json.loads(first) | {"upload_time": upload_time}).encode() + b"\n" + rest)
-    house.catalogue.touch("foo")
-    found = house.catalogue.project("foo")
+    house.repository.touch("foo")
+    found = house.repository.project("foo")
     assert found is not None
     assert found.files[0].upload_time.timestamp() == pytest.approx(path.stat().st_mtime)
 
@@ -136,6 +135,6 @@ def test_facts_with_an_impossible_date_are_computed_again(house: House, director
 def test_a_file_of_any_age_is_on_its_page(house: House, directory: Path, seconds: int) -> None:
     path = put(directory, "foo", "1.0")
     os.utime(path, (seconds, seconds))
-    found = house.catalogue.project("foo")
+    found = house.repository.project("foo")
     assert found is not None
     assert found.files[0].upload_time.timestamp() == max(seconds, 0)

@@ -10,7 +10,7 @@ import pytest
 from ops.index.errors import InvalidArchive
 from ops.index.packages import wheel as wheels
 from ops.index.packages.distribution import Contents, inspect
-from ops.index.packages.names import Name, parse
+from ops.index.packages.filenames import Name, parse
 from tests.index.archives import core_metadata, wheel
 
 WHEEL = "foo_bar-1.0-py3-none-any.whl"

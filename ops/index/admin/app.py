@@ -1,0 +1,256 @@
+"""The admin application: users are created, changed and removed with a bearer token (RFC 6750).
+
+FastAPI takes half a second to import: nothing but what serves this application imports this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, FastAPI, HTTPException, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from ops.index.admin.gate import Gate, address_of, answer
+from ops.index.admin.reference import POLICY, reference_page
+from ops.index.admin.refusal import refusals
+from ops.index.admin.token import TokenCheck
+from ops.index.auth.audit import ADMIN_FOLDER, Audit
+from ops.index.auth.passwords import NAME_BYTES, PASSWORD_BYTES, ROUNDS
+from ops.index.auth.roles import Identity, Role
+from ops.index.auth.users import KEEP, Users
+from ops.index.config import Options
+from ops.index.errors import PackageIndexError
+from ops.index.http.security_headers import secured
+from ops.index.storage.name_locks import NameLocks
+from ops.index.storage.storage import Storage
+
+_DESCRIPTION: Final = """\
+Creates, changes, lists and removes the users of a private package index.
+
+Every request but `/health` needs the header `Authorization: Bearer TOKEN`, where TOKEN is the value of `AUTH_TOKEN` in
+the index's secret. Credentials travel in the JSON body only: never put them into a URL, where logs keep them. With
+`password_hash` the password itself never leaves your machine: `htpasswd -nBC 12 NAME` makes one.
+
+A change is durable when it is answered, and reaches every server of the index within five seconds.
+"""
+
+
+# What JSON Schema can say of the rules in ops.index.auth, which apply in any case and refuse in better sentences.
+_NAME: Final = r"^[^\u0000-\u0020\u007f:#/\\]([^\u0000-\u001f\u007f:#/\\]*[^\u0000-\u0020\u007f:#/\\])?$"
+_HASH: Final = r"^\$2[aby]\$[01][0-9]\$[./A-Za-z0-9]{53}$"
+_PROJECT: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+
+
+class Registration(BaseModel):
+    """A user to create or change. What is left out stays as it is."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "examples": [
+                {"username": "alice", "password": "correct horse battery staple"},
+                {
+                    "username": "ci",
+                    "password_hash": "$2y$12$…",
+                    "role": "publisher",
+                    "projects": ["spam", "spam-plugins"],
+                },
+                {"username": "alice", "role": "reader"},
+            ]
+        },
+    )
+
+    username: str = Field(
+        max_length=1024,
+        json_schema_extra={"minLength": 1, "maxLength": NAME_BYTES, "pattern": _NAME},
+        description="1 to 255 bytes in UTF-8; no colon, slash, backslash, #, control character, or space at either end",
+    )
+    password: SecretStr | None = Field(
+        default=None,
+        max_length=1024,
+        json_schema_extra={"minLength": PASSWORD_BYTES.start // 4, "maxLength": PASSWORD_BYTES.stop - 1},
+        description=f"{PASSWORD_BYTES.start} to {PASSWORD_BYTES.stop - 1} bytes in UTF-8; needed for a new user, "
+        "unless a hash is given",
+    )
+    password_hash: SecretStr | None = Field(
+        default=None,
+        max_length=1024,
+        json_schema_extra={"pattern": _HASH},
+        description=f"a bcrypt hash ($2b$, $2y$, $2a$) of cost {ROUNDS.start} to {ROUNDS.stop - 1}, "
+        "instead of a password",
+    )
+    role: Role | None = Field(default=None, description="publisher, if left out for a new user")
+    projects: list[Annotated[str, Field(json_schema_extra={"pattern": _PROJECT})]] | None = Field(
+        default=None,
+        max_length=1000,
+        json_schema_extra={"minItems": 1},
+        description="the only projects that a publisher may upload to; null for all",
+    )
+
+
+class User(BaseModel):
+    """A user as stored."""
+
+    username: str
+    role: Role
+    projects: list[str] | None = Field(description="normalized names of the only projects to upload to; null for all")
+
+    @classmethod
+    def of(cls, identity: Identity) -> dict[str, Any]:
+        """The fields of an identity."""
+        projects = None if identity.projects is None else sorted(identity.projects)
+        return {"username": identity.username, "role": identity.role, "projects": projects}
+
+
+class RegisteredUser(User):
+    """A user as stored just now."""
+
+    created: bool = Field(description="whether there was no such user before")
+
+
+class Health(BaseModel):
+    """That the application answers."""
+
+    status: str
+
+
+def create_admin(
+    *,
+    credentials: Storage,
+    token: str | TokenCheck,
+    options: Options = Options(),  # noqa: B008 - frozen
+    root_path: str = "",
+    name_locks: NameLocks | None = None,
+    audit: Audit | None = None,
+) -> FastAPI:
+    """The admin application.
+
+    Parameters:
+        credentials: the volume with ``.htpasswd`` and ``.htgroup``; may be empty.
+        token: what opens it, 32 bytes or more; or the check of it that whoever mounts the application makes too.
+        options: the cost of new hashes, and the number of wrong tokens that are free.
+        root_path: where it is mounted, such as ``/admin``.
+        claims: what all servers that may write to a shared volume have in common; without it they may overwrite each
+            other's changes while two of them run, as they do in a rolling deployment.
+        audit: where changes and refusals are noted, closed with the server; None for one of the application's own.
+
+    Raises:
+        ValueError: the token is empty, or can never be sent.
+    """
+    log = audit or Audit(credentials, ADMIN_FOLDER, options=options)
+    token_check = token if isinstance(token, TokenCheck) else TokenCheck(token, audit=log, options=options)
+
+    @asynccontextmanager
+    async def closing(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
+        yield
+        await asyncio.to_thread(log.close)
+
+    users = Users(credentials, options, audit=log, name_locks=name_locks)
+    users.hold_back()
+    app = FastAPI(
+        lifespan=closing,
+        title="Package index: users",
+        summary="Who may use the private package index, and for what",
+        description=_DESCRIPTION,
+        version="1",
+        docs_url=None,  # its page loads scripts from a public CDN
+        redoc_url=None,
+        strict_content_type=True,
+    )
+    app.add_middleware(Gate, token_check=token_check, root_path=root_path)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(PackageIndexError, _refused)
+    app.add_exception_handler(Exception, _failed)
+    token_needed = [Depends(HTTPBearer(auto_error=False, description="the value of AUTH_TOKEN"))]
+
+    @app.post(
+        "/register_user",
+        summary="Create or change a user",
+        dependencies=token_needed,
+        responses={
+            200: {"model": RegisteredUser, "description": "The user was changed"},
+            201: {"model": RegisteredUser, "description": "The user was created"},
+            **refusals(400, 401, 403, 408, 413, 415, 422, 429, 500, 507),
+        },
+    )
+    def register_user(registration: Registration, request: Request, response: Response) -> RegisteredUser:
+        """Creates the user, or changes what is given of an existing one. Sending the same again changes nothing."""
+        given = registration.model_fields_set
+        made = users.register(
+            registration.username,
+            password=registration.password.get_secret_value() if registration.password is not None else None,
+            password_hash=registration.password_hash.get_secret_value()
+            if registration.password_hash is not None
+            else None,
+            role=registration.role,
+            projects=registration.projects if "projects" in given else KEEP,
+            actor="admin token",
+            address=address_of(request),
+        )
+        response.status_code = 201 if made.created else 200
+        return RegisteredUser(**User.of(made.identity), created=made.created)
+
+    @app.get("/users", summary="List the users", dependencies=token_needed, responses=refusals(401, 429, 500))
+    def list_users() -> list[User]:
+        """All users with role and projects, sorted by name; never a password or a hash."""
+        return [User(**User.of(identity)) for identity in users.identities()]
+
+    @app.delete(
+        "/users/{username:path}",
+        summary="Remove a user",
+        status_code=204,
+        dependencies=token_needed,
+        responses=refusals(401, 403, 404, 422, 429, 500, 507),
+    )
+    def remove_user(username: Annotated[str, Path(max_length=1024)], request: Request) -> None:
+        """Removes entry and roles. What the user uploaded stays."""
+        if not users.remove(username, actor="admin token", address=address_of(request)):
+            raise HTTPException(404, "there is no such user")
+
+    @app.get("/health", summary="Tell that it answers")
+    def health() -> Health:
+        """Needs no token."""
+        return Health(status="ok")
+
+    @app.get("/docs", include_in_schema=False)
+    def docs(request: Request) -> HTMLResponse:
+        page = reference_page(app.openapi(), root=request.scope.get("root_path", ""))
+        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
+
+    return app
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, PackageIndexError)  # noqa: S101 - for the type checker
+    return answer(error.status, str(error), error.headers)
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """What nobody foresaw. It is logged by the server; the answer passes no middleware, so it gets its headers here."""
+    failed = answer(500, "the request failed in a way that was not foreseen; the server's log says how")
+    failed.raw_headers = secured(failed.raw_headers)
+    return failed
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """One sentence of what is wrong. FastAPI's own answer repeats what was sent, the password too."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
+    problems = []
+    for problem in error.errors():
+        field = next((part for part in problem["loc"][1:] if part in Registration.model_fields), None)
+        if problem["type"] == "json_invalid":
+            problems.append("the body is no JSON")
+        elif problem["type"] == "extra_forbidden":
+            problems.append(
+                "there is a field that is not known; the fields are " + ", ".join(Registration.model_fields)
+            )
+        else:
+            problems.append(f"{field or 'the body'}: {problem['msg']}")
+    return answer(422, "; ".join(dict.fromkeys(problems)))

@@ -1,0 +1,1 @@
+"""Authentication and authorization: users, passwords, roles, throttling and the audit log."""

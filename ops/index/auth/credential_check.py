@@ -1,0 +1,187 @@
+"""Lines of ``.htpasswd`` and ``.htgroup`` that do nothing, told to the operator.
+
+Users who cannot log in see a 401 and nothing else; what is wrong with their line only the server can tell. It tells the
+number of the line and never what stands in it, which may be a password in the wrong place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import unicodedata
+from codecs import BOM_UTF8
+from collections.abc import Collection, Iterator
+from typing import Final, NamedTuple
+
+from ops.index.auth.credential_files import GROUPS, PASSWORDS, CredentialFiles
+from ops.index.auth.passwords import NAME_BYTES, decoded, useless
+from ops.index.auth.roles import PROJECT, Role, group_of
+from ops.index.auth.users import PasswordFile, Signature, Users, entry_of
+from ops.index.config import Options
+from ops.index.packages.filenames import is_project
+from ops.index.storage.storage import Storage
+
+_TOLD: Final = 20
+"""Lines of one file that are told of one by one."""
+
+_log = logging.getLogger(__name__)
+
+
+class Problem(NamedTuple):
+    """One line that does nothing.
+
+    Parameters:
+        line: its number, from 1.
+        reason: why, and what to do.
+    """
+
+    line: int
+    reason: str
+
+
+class CredentialCheck:
+    """Logs what is wrong with the files of a credentials volume, once for each content they have.
+
+    Parameters:
+        credentials: the volume; the files may be missing.
+        options: passed on to :class:`~ops.index.auth.users.Users`.
+    """
+
+    def __init__(self, credentials: Storage, options: Options) -> None:
+        self._storage = credentials
+        self._users = Users(credentials, options)
+        self._credential_files = CredentialFiles(credentials)
+        self._looking = threading.Lock()
+        self._looked = False
+        self._seen: Signature | None = None
+        self._checked: Signature | None = None
+        self._told = b""
+
+    def start(self) -> None:
+        """Look for the first time, in a thread."""
+        threading.Thread(target=self.look, name="credentials", daemon=True).start()
+
+    def look(self) -> None:
+        """Check the files if they have changed. Called now and then; reads no file that has not changed.
+
+        After a change it waits for the next call: a file may be half written, and a change of a user's role is one of
+        two files.
+        """
+        with self._looking, self._storage.reading():
+            signature = self._users.signature()
+            settled = not self._looked or signature == self._seen
+            self._seen, self._looked = signature, True
+            if settled and signature != self._checked:
+                self._checked = signature
+                self._check()
+
+    def _check(self) -> None:
+        contents = {}
+        for name in (PASSWORDS, GROUPS):
+            try:
+                contents[name] = self._credential_files.read(name) or b""
+            except OSError as error:
+                meanwhile = "nobody can log in" if name == PASSWORDS else "all users can only read"
+                _log.warning("%s cannot be read, and %s: %s", self._path(name), meanwhile, error.strerror or error)
+                return
+        content = hashlib.sha256(b"\0\0".join(contents.values())).digest()
+        if content == self._told:
+            return
+        self._told = content
+        passwords = contents[PASSWORDS]
+        users = PasswordFile(passwords).entries()
+        self._tell(PASSWORDS, list(password_problems(passwords)))
+        self._tell(GROUPS, list(group_problems(contents[GROUPS], users)))
+
+    def _tell(self, name: str, problems: list[Problem]) -> None:
+        path = self._path(name)
+        for problem in problems[:_TOLD]:
+            _log.warning("%s, line %d: %s", path, problem.line, problem.reason)
+        if len(problems) > _TOLD:
+            _log.warning("%s: %d further lines do nothing", path, len(problems) - _TOLD)
+
+    def _path(self, name: str) -> str:
+        return str(self._storage.directory / name)
+
+
+def password_problems(content: bytes) -> Iterator[Problem]:
+    """The lines of an ``.htpasswd`` by which nobody can log in.
+
+    Parameters:
+        content: the file's bytes; any bytes will do.
+    """
+    if _is_utf_16(content):
+        yield Problem(1, _UTF_16)
+        return
+    first: dict[str, int] = {}
+    for number, line in enumerate(_lines(content), 1):
+        if not line.strip() or line.strip().startswith(b"#"):
+            continue
+        if b"\r" in line.strip():
+            yield Problem(number, _JOINED)
+            continue
+        name, digest = entry_of(line)
+        if name is None:
+            yield Problem(number, "there is no colon after a user name: write NAME:HASH, as htpasswd -B does")
+            continue
+        username = decoded(name)
+        reason = _unsendable(username) or useless(digest)
+        if username in first:
+            yield Problem(number, f"it is for the user of line {first[username]}, which counts: remove one of the two")
+        elif reason is not None:
+            yield Problem(number, reason)
+        first.setdefault(username, number)
+
+
+def group_problems(content: bytes, users: Collection[str]) -> Iterator[Problem]:
+    """The lines of an ``.htgroup`` that give nobody a role.
+
+    Parameters:
+        content: the file's bytes; any bytes will do.
+        users: the names in ``.htpasswd``.
+    """
+    if _is_utf_16(content):
+        yield Problem(1, _UTF_16)
+        return
+    for number, line in enumerate(_lines(content), 1):
+        if not line.strip() or line.strip().startswith(b"#"):
+            continue
+        name, members = group_of(line)
+        unknown = [member for member in members if member not in users]
+        if b"\r" in line.strip():
+            yield Problem(number, _JOINED)
+        elif name is None:
+            yield Problem(number, "there is no colon after a group's name: write GROUP: NAME NAME")
+        elif name not in set(Role) and not is_project(name.removeprefix(PROJECT) if name.startswith(PROJECT) else ""):
+            yield Problem(number, f"the group means nothing here: use {', '.join(Role)} or {PROJECT}NAME")
+        elif not members:
+            yield Problem(number, "the group has no members: add them, or remove the line")
+        elif unknown:
+            yield Problem(
+                number, f"{len(unknown)} of {len(members)} members have no line in {PASSWORDS}: add or remove"
+            )
+
+
+_JOINED: Final = "lines end in a carriage return alone, and are read as one: end them in a line feed"
+_UTF_16: Final = "the file is in UTF-16 or UTF-32, and nothing in it can be read: save it as UTF-8"
+
+
+def _is_utf_16(content: bytes) -> bool:
+    """Whether it looks like what some editors and shells write: with a mark, or with every second byte zero."""
+    return content.startswith((b"\xff\xfe", b"\xfe\xff")) or 4 * content.count(0) > len(content)
+
+
+def _lines(content: bytes) -> list[bytes]:
+    return content.removeprefix(BOM_UTF8).split(b"\n")
+
+
+def _unsendable(username: str) -> str | None:
+    """Why no client sends such a name, or nobody types it."""
+    if not username:
+        return "there is no user name before the colon: write NAME:HASH"
+    if len(username.encode()) > NAME_BYTES:
+        return f"the user name is longer than {NAME_BYTES} bytes: use a shorter one"
+    if username != username.strip() or any(unicodedata.category(character)[0] == "C" for character in username):
+        return "the user name has a space at its end or a character that cannot be seen: write it anew"
+    return None

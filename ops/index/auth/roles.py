@@ -1,0 +1,189 @@
+"""Roles of users and their rights, kept beside ``.htpasswd`` in Apache's group file.
+
+reader: bob
+admin: carol
+project/spam: dave            dave may upload spam and nothing else
+"""
+
+from __future__ import annotations
+
+import re
+from codecs import BOM_UTF8
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from packaging.utils import canonicalize_name
+
+from ops.index.auth.passwords import decoded
+
+PROJECT: Final = "project/"
+"""Before the normalized name of a project (PEP 503): the group of those who are limited to it."""
+
+
+class Role(StrEnum):
+    """What a user may do. Each may also do what stands before it."""
+
+    READER = "reader"
+    """Download, list and look."""
+    PUBLISHER = "publisher"
+    """Upload, yank, and set a project's status, all but quarantine. Who is in no group is one, as with stock
+    pypiserver."""
+    ADMIN = "admin"
+    """Delete, and set and lift a quarantine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user whose password was verified.
+
+    Parameters:
+        username: in Unicode NFC.
+        role: what the user may do at most.
+        projects: the normalized names to which a publisher is limited; None for all.
+    """
+
+    username: str
+    role: Role = Role.PUBLISHER
+    projects: frozenset[str] | None = None
+
+    @property
+    def may_read(self) -> bool:
+        """Whether the user may list and download: everybody who has a login may."""
+        return True
+
+    def may_upload(self, project: str) -> bool:
+        """Whether the user may upload to the project of that name, in any spelling (PEP 503), yank from it, and set
+        its status, but for a quarantine.
+        """
+        if self.role is Role.READER:
+            return False
+        return self.projects is None or canonicalize_name(project) in self.projects
+
+    @property
+    def may_administer(self) -> bool:
+        """Whether the user may delete files, and set and lift the quarantine of projects."""
+        return self.role is Role.ADMIN
+
+    def limited_to(self, other: Identity) -> Identity:
+        """This user with no more rights than *other* has as well."""
+        role = min(self.role, other.role, key=list(Role).index)
+        limits = [identity.projects for identity in (self, other) if identity.projects is not None]
+        projects = frozenset.intersection(*limits) if limits and role is Role.PUBLISHER else None
+        if projects is not None and not projects:
+            return Identity(self.username, Role.READER)
+        return Identity(self.username, role, projects)
+
+
+class GroupFile:
+    """The text of an Apache group file (``AuthGroupFile``): ``group: member member "a member"``.
+
+    Lines, groups and comments that this index knows nothing of stay as they are. A group may stand on several lines.
+
+    Parameters:
+        content: the file's bytes; any bytes will do.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._lines = content.removeprefix(BOM_UTF8).split(b"\n")
+        if self._lines[-1] == b"":
+            self._lines.pop()
+
+    def __bytes__(self) -> bytes:
+        return b"".join(line + b"\n" for line in self._lines)
+
+    def groups(self) -> dict[str, set[str]]:
+        """The members of each group that means something here, by its name."""
+        found: dict[str, set[str]] = {}
+        for line in self._lines:
+            group, members = _parsed(line)
+            if group is not None:
+                found.setdefault(group, set()).update(members)
+        return found
+
+    def assign(self, username: str, groups: Collection[str]) -> None:
+        """Make the user a member of exactly these groups, among those that mean something here."""
+        missing = set(groups)
+        lines = []
+        for line in self._lines:
+            group, members = _parsed(line)
+            if group is None or (username in members) == (group in missing):
+                lines.append(line)
+            elif group in missing:
+                lines.append(_rendered(group, [*members, username]))
+            elif remaining := [member for member in members if member != username]:
+                lines.append(_rendered(group, remaining))
+            if group is not None:
+                missing.discard(group)
+        self._lines = lines + [_rendered(group, [username]) for group in sorted(missing)]
+
+
+class Roles:
+    """The roles that a group file gives.
+
+    Parameters:
+        content: the file's bytes, or None when it exists and cannot be read: then nobody may do more than read.
+    """
+
+    def __init__(self, content: bytes | None) -> None:
+        self._default = Role.PUBLISHER if content is not None else Role.READER
+        groups = GroupFile(content or b"").groups()
+        self._roles: dict[str, Role] = {}
+        for role in Role:  # the later grants more, and wins
+            for member in groups.get(role, ()):
+                self._roles[member] = role
+        self._projects: dict[str, set[str]] = {}
+        for group, members in groups.items():
+            if group.startswith(PROJECT):
+                for member in members:
+                    self._projects.setdefault(member, set()).add(group.removeprefix(PROJECT))
+
+    def identity(self, username: str) -> Identity:
+        """What the user of that name is."""
+        role = self._roles.get(username, self._default)
+        projects = self._projects.get(username) if role is Role.PUBLISHER else None
+        return Identity(username, role, None if projects is None else frozenset(projects))
+
+
+def memberships(identity: Identity) -> set[str]:
+    """The groups that say what *identity* says."""
+    return {str(identity.role), *(PROJECT + project for project in identity.projects or ())}
+
+
+def group_of(line: bytes) -> tuple[str | None, list[str]]:
+    """The group of a line, whatever it may mean, and its members; no group for a comment or a line without a colon."""
+    name, colon, rest = line.strip().partition(b":")
+    group = decoded(name.strip())
+    return (None, []) if not colon or group.startswith("#") else (group, [decoded(word) for word in _words(rest)])
+
+
+def _parsed(line: bytes) -> tuple[str | None, list[str]]:
+    """The group of a line and its members; no group for a line that means nothing here."""
+    group, members = group_of(line)
+    if group is not None and group.startswith(PROJECT) and len(group) > len(PROJECT):
+        return PROJECT + canonicalize_name(group.removeprefix(PROJECT)), members
+    return (group, members) if group in set(Role) else (None, [])
+
+
+_WORD = re.compile(rb"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|(\S+))""")
+
+
+def _words(rest: bytes) -> list[bytes]:
+    """The words of a configuration line as Apache's ap_getword_conf finds them."""
+    words = []
+    for double, single, bare in _WORD.findall(rest):
+        quote = b'"' if double else b"'"
+        words.append(bare or (double or single).replace(b"\\" + quote, quote).replace(b"\\\\", b"\\"))
+    return [word for word in words if word]
+
+
+def _rendered(group: str, members: Collection[str]) -> bytes:
+    return f"{group}: {' '.join(_quoted(member) for member in dict.fromkeys(members))}".encode()
+
+
+def _quoted(member: str) -> str:
+    if " " not in member and member[0] not in "\"'":
+        return member
+    escaped = member.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,132 @@
+"""Settings of one server."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from ops.index.http.forwarded import TrustedProxies
+
+_LEAST: Final[Mapping[str, float]] = {
+    "login_failures": 1,
+    "max_upload_bytes": 1,
+    "max_form_bytes": 1,
+    "upload_threads": 1,
+    "max_connections": 1,
+    "max_connections_per_address": 1,
+}
+"""Numbers below which nothing would work at all. 0 for all others."""
+
+_ROUNDS: Final = range(4, 18)
+"""The costs of bcrypt whose hashes can be verified here."""
+
+REALM: Final = re.compile(r"[A-Za-z0-9 ._:/-]{1,100}")
+"""What needs no escapes in a header, a keyring or a configuration file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """One server's settings. The defaults are those of the documentation.
+
+    Parameters:
+        realm: what clients are asked to log in to; pip and keyrings show and store it.
+        bcrypt_rounds: cost of a new password's hash, as a power of two; each step doubles the time.
+        login_failures: failed logins of one user or address before further ones are slowed.
+        login_window_seconds: how long a failed login counts.
+        trusted_proxies: addresses and networks (CIDR) whose ``X-Forwarded-*`` headers are believed; ``*`` for all.
+        refresh_seconds: how often a shared storage is reloaded, and files of this machine are looked at for a change
+            made in place.
+        max_upload_bytes: the largest file that is taken.
+        project_quota_bytes: what the files of one project may take together, with their signatures. 0 for no limit.
+        total_quota_bytes: the same of all projects together.
+        least_free_bytes: what uploads leave free on the disk of the packages. 0 takes all of it; None is 64 MiB, or a
+            twentieth of a disk for which that is less. Does not count on a shared storage, which cannot tell it.
+        uploads_per_user: how many uploads of one user may be under way at once. Further ones wait a few seconds for
+            their turn, unread, before they are refused. 0 for no limit.
+        audit_days: for how many days the audit log is kept. 0 for ever.
+        audit_bytes: what its files may take before the oldest go. 0 for no limit. Files of today and yesterday stay.
+        max_form_bytes: the most that the other fields of one upload may hold together.
+        check_content: whether an upload must be a wheel, sdist or egg that opens and agrees with its form fields. Off
+            only to compare with stock pypiserver, which takes anything.
+        claim_seconds: how long an upload waits for another of the same name to end before it is sent away.
+        upload_threads: uploads that are worked on at once.
+        scratch_directory: where a file waits until it is checked, and where files of a shared storage are copied to be
+            served; on the server's own disk. None for the system's.
+        cache_bytes: how much of that disk the copies may take.
+        cached_files: how many files' facts are kept in memory.
+        max_connections: the most connections at once; fewer where the limit of open files leaves no room for them.
+        max_connections_per_address: the most of them from one address that is no trusted proxy.
+        instance: this server's name in the audit log's file name. Empty for one made of host and process.
+
+    Raises:
+        ValueError: one of them cannot work; the sentence says which, why and what would.
+    """
+
+    realm: str = "pypi"
+    bcrypt_rounds: int = 12
+    login_failures: int = 10
+    login_window_seconds: float = 60.0
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    refresh_seconds: float = 2.0
+    max_upload_bytes: int = 4 * 1024**3
+    project_quota_bytes: int = 0
+    total_quota_bytes: int = 0
+    least_free_bytes: int | None = None
+    uploads_per_user: int = 32
+    audit_days: int = 400
+    audit_bytes: int = 1024**3
+    max_form_bytes: int = 8 * 1024**2
+    check_content: bool = True
+    claim_seconds: float = 20.0
+    upload_threads: int = 8
+    scratch_directory: Path | None = None
+    cache_bytes: int = 8 * 1024**3
+    cached_files: int = 10_000
+    max_connections: int = 4096
+    max_connections_per_address: int = 2048
+    instance: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, however it was set."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                _require(type(value) is int, field.name, value, "use a whole number")
+            elif field.type == "float":
+                _require(type(value) in {int, float} and math.isfinite(value), field.name, value, "use a number")
+            elif field.type in {"str", "bool"}:
+                _require(type(value).__name__ == field.type, field.name, value, f"use a {field.type}")
+            if field.type in {"int", "float"}:
+                least = _LEAST.get(field.name, 0)
+                _require(value >= least, field.name, value, f"use {least:g} or more")
+        for name in ("login_window_seconds", "refresh_seconds"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "use more than 0 seconds")
+        least_free = self.least_free_bytes
+        usable = least_free is None or (type(least_free) is int and least_free >= 0)
+        _require(usable, "least_free_bytes", least_free, "use a whole number from 0, or None")
+        total = self.total_quota_bytes
+        remedy = f"it would never apply beside a total_quota_bytes of {total}; lower it or leave it out"
+        _require(not 0 < total < self.project_quota_bytes, "project_quota_bytes", self.project_quota_bytes, remedy)
+        rounds = f"use {_ROUNDS.start} to {_ROUNDS.stop - 1}"
+        _require(self.bcrypt_rounds in _ROUNDS, "bcrypt_rounds", self.bcrypt_rounds, rounds)
+        realm = "use 1 to 100 letters, digits, spaces and . _ : / -"
+        _require(REALM.fullmatch(self.realm) is not None, "realm", self.realm, realm)
+        proxies = self.trusted_proxies
+        strings = isinstance(proxies, tuple) and all(isinstance(proxy, str) for proxy in proxies)
+        _require(strings, "trusted_proxies", proxies, 'use a tuple of strings, such as ("10.0.0.5",)')
+        try:
+            TrustedProxies(proxies)
+        except ValueError as error:
+            raise ValueError(f"trusted_proxies: {error}") from None
+        scratch = self.scratch_directory
+        usable = scratch is None or (isinstance(scratch, Path) and scratch.is_dir())
+        _require(usable, "scratch_directory", scratch, "use the path of a directory that is there, or None")
+
+
+def _require(condition: bool, name: str, value: Any, remedy: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} cannot be {value!r}: {remedy}")

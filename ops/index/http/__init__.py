@@ -1,0 +1,1 @@
+"""HTTP interface of the index: pages for installers and people, files, uploads and changes."""

@@ -1,0 +1,129 @@
+"""A body with all that HTTP says of it, made once and answered many times (RFC 9110, sections 8 and 13)."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+from typing import TypeAlias
+
+from ops.index.http.security_headers import NOSNIFF, security_headers
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+"""Names in lower case, as ASGI has them."""
+
+PAGE_CACHING = b"private, no-cache"
+"""A page may be kept, by its user's own cache, and must be asked for again each time: an upload shows at once."""
+
+FILE_CACHING = b"private, max-age=31536000, immutable"
+"""A released file never changes. ``private``, since what it takes to read it is a password."""
+
+_SMALLEST_GZIP = 512
+"""Below it a gzipped body saves no packet."""
+
+_ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
+
+
+class Answer:
+    """A status, the headers and a body that are ready to be sent.
+
+    Parameters:
+        status: such as 200.
+        headers: all but Date and Connection.
+        body: empty for 304.
+    """
+
+    __slots__ = ("_wire", "body", "headers", "status")
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self._wire: bytes | None = None
+
+    @property
+    def wire(self) -> bytes:
+        """Headers, empty line and body as they go over the wire: all that follows the status line."""
+        if self._wire is None:
+            lines = [b"%b: %b\r\n" % header for header in self.headers]
+            self._wire = b"".join([*lines, b"\r\n", self.body])
+        return self._wire
+
+
+class Representation:
+    """One body in its plain and its gzipped coding, each with its own strong entity tag.
+
+    Parameters:
+        body: the bytes.
+        content_type: with its charset.
+        caching: the value of Cache-Control.
+        vary: the request headers that this answer depends on, without Accept-Encoding.
+        policy: the Content-Security-Policy of a page that a browser shows; None for what tools read.
+    """
+
+    __slots__ = ("_bare", "_gzipped", "_plain", "_vary", "body", "tag")
+
+    def __init__(
+        self,
+        body: bytes,
+        *,
+        content_type: str,
+        caching: bytes = PAGE_CACHING,
+        vary: str = "Authorization",
+        policy: bytes | None = None,
+    ) -> None:
+        self.body = body
+        self.tag = hashlib.sha256(content_type.encode() + b"\0" + body).hexdigest()[:32]
+        self._vary = f"{vary}, Accept-Encoding".encode()
+        self._bare: Headers = [
+            (b"content-type", content_type.encode()),
+            (b"cache-control", caching),
+            (b"vary", self._vary),
+            *([NOSNIFF] if policy is None else security_headers(policy)),
+        ]
+        self._plain: Answer = self._answer(body, f'"{self.tag}"')
+        self._gzipped: Answer | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        gzipped = len(self._gzipped.body) if self._gzipped is not None and self._gzipped is not self._plain else 0
+        return len(self.body) + gzipped + 2000
+
+    def plain(self) -> Answer:
+        """The answer to who does not take gzip."""
+        return self._plain
+
+    def gzipped(self) -> Answer:
+        """The answer to who takes gzip; the plain one when gzip would not make it smaller."""
+        if self._gzipped is None:
+            packed = gzip.compress(self.body, 6, mtime=0) if len(self.body) >= _SMALLEST_GZIP else self.body
+            if len(packed) < len(self.body):
+                self._gzipped = self._answer(packed, f'"{self.tag}-gzip"', (b"content-encoding", b"gzip"))
+            else:
+                self._gzipped = self._plain
+        return self._gzipped
+
+    def not_modified(self, if_none_match: str) -> Answer | None:
+        """304 with the tag that the client named, or None when what it has is something else."""
+        for matched in entity_tags(if_none_match, (f'"{self.tag}"', f'"{self.tag}-gzip"')):
+            return Answer(304, [(b"etag", matched.encode()), *self._bare[1:3]], b"")
+        return None
+
+    def _answer(self, body: bytes, etag: str, *more: tuple[bytes, bytes]) -> Answer:
+        length = (b"content-length", str(len(body)).encode())
+        return Answer(200, [*self._bare, (b"etag", etag.encode()), length, *more], body)
+
+
+def entity_tags(named_by: str, current: tuple[str, ...], *, strong: bool = False) -> list[str]:
+    """Those of the *current* entity tags that a header names; the first for ``*``.
+
+    Parameters:
+        named_by: the value of If-None-Match or If-Match.
+        current: strong entity tags.
+        strong: whether a weak tag of the same text is another one: yes for If-Match (RFC 9110, section 8.8.3.2).
+    """
+    if named_by.strip() == "*":
+        return list(current[:1])
+    named = {tag for weak, tag in _ENTITY_TAG.findall(named_by[:8192]) if not (weak and strong)}
+    return [tag for tag in current if tag in named]

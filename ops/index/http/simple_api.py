@@ -1,0 +1,280 @@
+"""Simple repository API: project pages, files and metadata for installers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, quote
+
+from ops.index.config import Options
+from ops.index.errors import NotAcceptable, NotFound, PackageIndexError, StorageBusy, StorageError
+from ops.index.http import simple_pages
+from ops.index.http.files import Delivery
+from ops.index.http.negotiation import HTML_V1, JSON_V1, accepts_gzip, simple_form
+from ops.index.http.representation import FILE_CACHING, Answer, Representation
+from ops.index.http.request import Request
+from ops.index.http.response_cache import ResponseCache
+from ops.index.http.security_headers import NOTHING
+from ops.index.packages.filenames import can_be_listed, normalize, project_of
+from ops.index.packages.repository import Repository
+from ops.index.storage.storage import Storage
+from ops.index.storage.waiting import READ_SECONDS, in_thread
+
+_MEMORY = 16 * 1024**2
+"""Bytes for rendered pages: those of some 3,000 projects with ten files each."""
+
+_CONDITIONS = frozenset(
+    {b"range", b"if-range", b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since"}
+)
+
+DECISIVE = (b"accept", b"accept-encoding", *_CONDITIONS)
+"""The request headers that :meth:`Reading.ready` goes by."""
+
+Header = TypeVar("Header")
+
+
+class Quarantined(PackageIndexError):  # noqa: N818 - named as the errors of this package are
+    """The project is under quarantine."""
+
+    status = 403
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """Where a file lies, and its SHA-256 where one is needed."""
+
+    path: Path
+    digest: str | None
+
+
+class Memo(dict[bytes | None, Header]):
+    """What a header's value means, for the few values that a server sees all day."""
+
+    def __init__(self, meaning: Callable[[str | None], Header]) -> None:
+        self._meaning = meaning
+        super().__init__()
+
+    def __missing__(self, value: bytes | None) -> Header:
+        if len(self) >= 500:
+            self.clear()
+        meaning = self[value] = self._meaning(None if value is None else value.decode("latin-1"))
+        return meaning
+
+
+class SimpleApi:
+    """Answers GET and HEAD for ``simple/`` and ``packages/``.
+
+    Parameters:
+        catalogue: what there is.
+        storage: where the files are.
+        options: how often files are looked at for a change made in place.
+    """
+
+    def __init__(self, repository: Repository, storage: Storage, options: Options) -> None:
+        self._repository = repository
+        self._delivery = Delivery(storage)
+        self._response_cache: ResponseCache[tuple[str, str | None]] = ResponseCache(
+            repository.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=not storage.shared
+        )
+        self._shared = storage.shared
+        self._form = Memo(simple_form)
+        self._gzip = Memo(accepts_gzip)
+
+    def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
+        """The answer to a request for a page that was made before, or for a small file: all that the fast path does.
+
+        Parameters:
+            path: as the server decoded it.
+            headers: of the request; those named in DECISIVE are enough.
+        """
+        try:
+            if path.endswith(".metadata"):
+                page = self._response_cache.ready((path, None))
+            elif path.startswith("/packages/"):
+                return self._small_file(path.removeprefix("/packages/"), headers)
+            else:
+                page = self._response_cache.ready((path, self._form[headers.get(b"accept")]))
+        except (PackageIndexError, OSError):  # the long way says what is wrong
+            return None
+        return None if page is None else self.variant(page, headers)
+
+    def variant(self, page: Representation, headers: Mapping[bytes, bytes]) -> Answer:
+        """*page* as this client wants it: not at all when it has it, gzipped when it takes that."""
+        if b"if-none-match" in headers:
+            unchanged = page.not_modified(headers[b"if-none-match"].decode("latin-1"))
+            if unchanged is not None:
+                return unchanged
+        return page.gzipped() if self._gzip[headers.get(b"accept-encoding")] else page.plain()
+
+    async def projects(self, exchange: Request) -> None:
+        """The list of all projects (PEP 503, PEP 691)."""
+        form = self._wanted_form(exchange)
+
+        def names() -> tuple[str, ...]:
+            return tuple(self._repository.projects())
+
+        def render() -> Representation:
+            return _page(simple_pages.project_list(names(), form), form)
+
+        page = await self._response_cache.fetch(("/simple/", form), names, render)
+        assert page is not None  # noqa: S101 - there is always a list
+        await exchange.ready(self.variant(page, exchange.headers))
+
+    async def project(self, exchange: Request, name: str, *, slash: bool) -> None:
+        """The page of one project; under another spelling of its name, the way to it (PEP 503).
+
+        Raises:
+            NotAcceptable: the client wants neither HTML nor JSON.
+            NotFound: there is no such project. No other index is named: who asks may be told about a stranger's.
+        """
+        normalized = self.normalized(name)
+        if normalized != name or not slash:
+            await exchange.redirect(("../" if slash else "") + normalized + "/" + _query(exchange))
+            return
+        form = self._wanted_form(exchange)
+
+        def mark() -> Hashable:
+            return self._repository.project_stamp(normalized)
+
+        def render() -> Representation | None:
+            project = self._repository.project(normalized)
+            return None if project is None else _page(simple_pages.project_page(project, form), form)
+
+        async def look() -> Representation | None:
+            return await self._response_cache.fetch((f"/simple/{normalized}/", form), mark, render)
+
+        page = await self.found(look)
+        if page is None:
+            raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
+        await exchange.ready(self.variant(page, exchange.headers))
+
+    async def elsewhere(self, exchange: Request, name: str, *, up: str) -> None:
+        """Send whoever asks for ``/<project>/`` on to its simple page, as stock pypiserver does, if it exists.
+
+        Raises:
+            NotFound: there is no such project.
+        """
+        normalized = self.normalized(name)
+
+        async def look() -> bool | None:
+            return await in_thread(partial(self._repository.has, normalized)) or None
+
+        if not await self.found(look):
+            raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
+        await exchange.redirect(f"{up}simple/{normalized}/")
+
+    async def file(self, exchange: Request, path: str) -> None:
+        """A file, or with ``.metadata`` behind its name the metadata in it (PEP 658).
+
+        Raises:
+            NotFound: there is no such file.
+            Quarantined: its project is under quarantine, and must not be offered (PEP 792).
+        """
+        filename = path.removesuffix(".metadata")
+        if filename != path:
+            page = await self.found(lambda: self._metadata(path))
+            if page is not None:
+                await exchange.ready(self.variant(page, exchange.headers))
+                return
+        else:
+            located = await self.found(lambda: self._located(path))
+            if located is not None:
+                self._check_quarantine(filename)
+                if await self._delivery.deliver(exchange, located.path, digest=located.digest):
+                    return
+        raise NotFound(
+            f"there is no file {path[:300]!r} in this index; those of its project stand on its page below simple/"
+        )
+
+    async def found(self, look: Callable[[], Any]) -> Any:
+        """What *look* finds; when that is nothing, what it finds after other servers' changes have been read.
+
+        Raises:
+            StorageBusy: that takes too long, or fails: nobody is told that a thing does not exist which may.
+        """
+        seen = await look()
+        if seen is None and self._shared:
+            await self._see_others()
+            seen = await look()
+        return seen
+
+    async def _see_others(self) -> None:
+        try:
+            run = self._repository.refreshing()
+            if run is not None:  # others wait for it as well: it is not cancelled with this request
+                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(run)), READ_SECONDS)
+        except (StorageError, TimeoutError, OSError) as error:
+            raise StorageBusy("it cannot be told now whether another server has added this") from error
+
+    @staticmethod
+    def normalized(name: str) -> str:
+        """The normalized form of what must be the name of a project, be it one that only pypiserver takes for one.
+
+        Raises:
+            NotFound: no project can have this name.
+        """
+        if not can_be_listed(name):
+            raise NotFound("no project can have this name; use letters, digits, and . _ - between them")
+        return normalize(name)
+
+    def _check_quarantine(self, path: str) -> None:
+        project = project_of(path.rpartition("/")[2].removesuffix(".asc"))
+        if project is not None and self._repository.status(project)[0] == "quarantined":
+            raise Quarantined("the project of this file is quarantined: nothing of it can be had for now")
+
+    async def _located(self, path: str) -> _Located | None:
+        return await in_thread(partial(self._locate, path)) if self._shared else self._locate(path)
+
+    def _locate(self, path: str) -> _Located | None:
+        located = self._repository.locate(path)
+        if located is None:
+            return None
+        # Copies of a shared file have times of their own, so that its hash has to tell whether they are the same.
+        file = self._repository.file(path) if self._shared else None
+        return _Located(located[0], None if file is None else file.sha256)
+
+    def _small_file(self, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
+        if self._shared or not _CONDITIONS.isdisjoint(headers) or not self._repository.offers(path):
+            return None
+        return self._delivery.at_once(path)
+
+    async def _metadata(self, path: str) -> Representation | None:
+        filename = path.removesuffix(".metadata")
+
+        def mark() -> Hashable:
+            return self._repository.written(filename) if self._repository.offers(filename) else None
+
+        def render() -> Representation | None:
+            self._check_quarantine(filename)
+            metadata = self._repository.metadata(filename)
+            if metadata is None:
+                return None
+            return Representation(metadata, content_type="text/plain; charset=utf-8", caching=FILE_CACHING)
+
+        return await self._response_cache.fetch((f"/packages/{path}", None), mark, render)
+
+    def _wanted_form(self, exchange: Request) -> str:
+        """The form that the request wants, by Accept or, from a person's browser, by ``?format=`` (PEP 691)."""
+        # A plus sign in a query may stand for a space, which no media type has: here it is always itself.
+        query = exchange.scope.get("query_string", b"").decode("latin-1").replace("+", "%2B")
+        named = parse_qs(query).get("format")
+        form = simple_form(named[0]) if named else self._form[exchange.headers.get(b"accept")]
+        if form is None:
+            raise NotAcceptable(f"the simple pages are {JSON_V1}, {HTML_V1} and text/html; accept one of them")
+        return form
+
+
+def _page(content: bytes, form: str) -> Representation:
+    policy = None if form == JSON_V1 else NOTHING
+    return Representation(
+        content, content_type=simple_pages.content_type(form), vary="Accept, Authorization", policy=policy
+    )
+
+
+def _query(exchange: Request) -> str:
+    query: bytes = exchange.scope.get("query_string", b"")
+    return "?" + quote(query, safe="=&%/+.,;-_~") if query else ""

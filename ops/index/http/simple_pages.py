@@ -1,0 +1,140 @@
+"""The pages that tools read: the simple repository API in HTML and in JSON.
+
+    PEP 503   the HTML, and normalized names
+    PEP 592   yanked files
+    PEP 629   the version of the API
+    PEP 658   core metadata beside the file
+    PEP 691   the JSON
+    PEP 700   versions, sizes and upload times
+    PEP 714   the name of core metadata: in HTML the old one too, not in JSON, where older versions of pip fail on it
+    PEP 792   project status
+
+All of them are pure functions from what the catalogue knows to bytes. Addresses are relative, so that the index works
+under any prefix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+from ops.index.http.negotiation import JSON_V1
+from ops.index.packages.models import File, Project
+
+API_VERSION = "1.4"
+"""1.1 is PEP 700, 1.4 is PEP 792; what lies between is optional and absent."""
+
+_HEAD = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="pypi:repository-version" content="{version}">
+{more}<title>{title}</title>
+</head>
+<body>
+<h1>{title}</h1>
+"""
+_TAIL = "</body>\n</html>\n"
+
+
+def content_type(form: str) -> str:
+    """The Content-Type of a page in *form*, one of those in :mod:`ops.index.http.negotiation`."""
+    return form if form == JSON_V1 else f"{form}; charset=utf-8"
+
+
+def project_page(project: Project, form: str) -> bytes:
+    """The page of one project, at ``simple/<name>/``.
+
+    A quarantined project's page has no files: an index must not offer them (PEP 792).
+    """
+    return _project_json(project) if form == JSON_V1 else _project_html(project)
+
+
+def project_list(names: Iterable[str], form: str) -> bytes:
+    """The page of all projects, at ``simple/``."""
+    if form == JSON_V1:
+        return _json({"meta": {"api-version": API_VERSION}, "projects": [{"name": name} for name in names]})
+    lines = [_HEAD.format(version=API_VERSION, title="Simple index", more="")]
+    lines += [f'<a href="{quote(name)}/">{escape(name)}</a><br>\n' for name in names]
+    return "".join([*lines, _TAIL]).encode()
+
+
+def file_address(file: File) -> str:
+    """Where a file lies, relative to the root of the index."""
+    return "packages/" + quote(os.fsencode(file.path))
+
+
+def timestamp(moment: datetime) -> str:
+    """ISO 8601 in UTC with a ``Z``, as PEP 700 wants it."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def offered(project: Project) -> tuple[File, ...]:
+    """The files of a project that may be downloaded now."""
+    return () if project.status == "quarantined" else project.files
+
+
+def _project_json(project: Project) -> bytes:
+    page: dict[str, Any] = {
+        "meta": {"api-version": API_VERSION},
+        "name": project.name,
+        "versions": list(project.versions),
+        "files": [_file_json(file) for file in offered(project)],
+    }
+    if project.status != "active" or project.status_reason:
+        page["project-status"] = {"status": project.status}
+        if project.status_reason:
+            page["project-status"]["reason"] = project.status_reason
+    return _json(page)
+
+
+def _file_json(file: File) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "filename": file.filename,
+        "url": "../../" + file_address(file),
+        "hashes": {"sha256": file.sha256},
+        "size": file.size,
+        "upload-time": timestamp(file.upload_time),
+    }
+    if file.requires_python is not None:
+        entry["requires-python"] = file.requires_python
+    if file.metadata_sha256 is not None:
+        entry["core-metadata"] = {"sha256": file.metadata_sha256}
+    else:
+        entry["core-metadata"] = False
+    if file.yanked is not None:
+        entry["yanked"] = file.yanked or True
+    return entry
+
+
+def _project_html(project: Project) -> bytes:
+    more = ""
+    if project.status != "active" or project.status_reason:
+        more = f'<meta name="pypi:project-status" content="{escape(project.status)}">\n'
+        if project.status_reason:
+            more += f'<meta name="pypi:project-status-reason" content="{escape(project.status_reason)}">\n'
+    lines = [_HEAD.format(version=API_VERSION, title=f"Links for {escape(project.name)}", more=more)]
+    lines += [f"<a {_attributes(file)}>{escape(file.filename)}</a><br>\n" for file in offered(project)]
+    return "".join([*lines, _TAIL]).encode("utf-8", "replace")
+
+
+def _attributes(file: File) -> str:
+    attributes = {"href": f"../../{file_address(file)}#sha256={file.sha256}"}
+    if file.requires_python is not None:
+        attributes["data-requires-python"] = file.requires_python
+    if file.metadata_sha256 is not None:
+        digest = f"sha256={file.metadata_sha256}"
+        attributes["data-core-metadata"] = attributes["data-dist-info-metadata"] = digest
+    if file.yanked is not None:
+        attributes["data-yanked"] = file.yanked
+    return " ".join(f'{name}="{escape(value)}"' for name, value in attributes.items())
+
+
+def _json(page: dict[str, Any]) -> bytes:
+    return json.dumps(page, separators=(",", ":")).encode()

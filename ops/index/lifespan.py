@@ -1,0 +1,92 @@
+"""Background work of a server: periodic refreshes, warm-up and an orderly shutdown (ASGI lifespan)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ops.index.errors import StorageError
+
+_logger = logging.getLogger(__name__)
+
+_FIRST_REQUESTS = 1.0
+"""Seconds after the start that belong to those who wait for their first page: imports would slow them down."""
+
+
+class Lifespan:
+    """Runs between the start and the end of a server.
+
+    Parameters:
+        start: what must be done first; each takes no time worth telling.
+        warm_up: what may be done once the first requests are answered. Each blocks, in a thread.
+        repeat: what is done again and again, each by itself: one that takes long keeps no other from being done. Each
+            blocks, in a thread, and may raise StorageError.
+        every: seconds between two rounds.
+        stop: what must be done last, in order. Each blocks, in a thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        start: Sequence[Callable[[], None]],
+        warm_up: Sequence[Callable[[], None]],
+        repeat: Sequence[Callable[[], None]],
+        every: float,
+        stop: Sequence[Callable[[], None]],
+    ) -> None:
+        self._start = start
+        self._warm_up = warm_up
+        self._repeat = repeat
+        self._every = every
+        self._stop = stop
+        self._tasks: list[asyncio.Task[None]] = []
+        # Of its own, for what may have to wait; one more than may be waiting when the server stops.
+        self._threads = ThreadPoolExecutor(len(repeat) + 1, thread_name_prefix="housekeeping")
+        self._failing: set[Callable[[], None]] = set()
+        self.running = False
+
+    def begin(self) -> None:
+        """Start, in the event loop that answers the requests. A second time it does nothing."""
+        if self.running:
+            return
+        self.running = True
+        for action in self._start:
+            action()
+        work = [self._warming(), *(self._repeating(action) for action in self._repeat)]
+        self._tasks = [asyncio.ensure_future(part) for part in work]
+
+    async def end(self) -> None:
+        """Stop; every part gets its chance, whatever happens to the others."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        for action in self._stop:
+            await self._guarded(action)
+        self.running = False
+
+    async def _warming(self) -> None:
+        await asyncio.sleep(_FIRST_REQUESTS)
+        for action in self._warm_up:
+            await self._guarded(action)
+
+    async def _repeating(self, action: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            await self._guarded(action)
+
+    async def _guarded(self, action: Callable[[], None]) -> None:
+        """Do it in a thread. A failure is told in the log, once until it works again, and keeps nothing else back."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, action)
+            self._failing.discard(action)
+        except StorageError as error:
+            if action not in self._failing:
+                _logger.warning("%s", error)
+            self._failing.add(action)
+        except Exception:
+            _logger.exception("a background task failed")

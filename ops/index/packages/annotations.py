@@ -1,0 +1,196 @@
+"""Small facts that people set: which files are yanked, and what status a project has.
+
+Each is a file of its own in ``.index``, so that two servers that set different ones do not overwrite each other's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from ops.index.packages.directory import COARSE_TICK_NS, TICK_NS
+from ops.index.packages.models import STATUSES
+from ops.index.storage.files import INDEX_FOLDER, Workbench, remove, sync_folder
+
+_LONGEST = 64 * 1024
+_UNREAD = -2
+"""The time of a folder that could not be read."""
+
+_log = logging.getLogger(__name__)
+
+
+class Annotations:
+    """All marks of one directory: yanks (PEP 592), and statuses (PEP 792).
+
+    What writes is called inside ``Storage.reading``.
+
+    Parameters:
+        directory: of packages.
+        workbench: on the same file system.
+    """
+
+    def __init__(self, directory: Path, workbench: Workbench) -> None:
+        self._yanked = AnnotationFolder(directory, "yanked", workbench)
+        self._status = AnnotationFolder(directory, "status", workbench)
+        self._lock = threading.Lock()
+
+    def look(self, *, thoroughly: bool = False) -> tuple[set[str], set[str]]:
+        """Notice what others have changed: the paths whose yanks did, and the projects whose statuses did.
+
+        While one is being set nothing is noticed, unless *thoroughly*: an event loop does not wait for a disk.
+        """
+        if not self._lock.acquire(blocking=thoroughly):
+            return set(), set()
+        try:
+            return self._yanked.look(thoroughly=thoroughly), self._status.look(thoroughly=thoroughly)
+        finally:
+            self._lock.release()
+
+    def yanked(self, path: str) -> str | None:
+        """Why a file is yanked, which may be empty; None when it is not."""
+        return self._yanked.get(path)
+
+    def status(self, project: str) -> tuple[str, str | None]:
+        """The status of a project and the reason for it."""
+        text = self._status.get(project)
+        if text is None:
+            return "active", None
+        try:
+            content = json.loads(text)
+            status, reason = content["status"], content.get("reason")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            status, reason = "", None
+        if status not in STATUSES:
+            # Somebody meant to close the project: better too closed than too open, until it is set again.
+            return "archived", "its status cannot be read"
+        return status, reason if isinstance(reason, str) else None
+
+    def yank(self, paths: Iterable[str], reason: str | None) -> None:
+        """Mark files as yanked, or no longer when *reason* is None.
+
+        Raises:
+            OSError: some may be marked as before.
+        """
+        with self._lock:
+            for path in paths:
+                if reason is None:
+                    self._yanked.lift(path)
+                else:
+                    self._yanked.put(path, reason)
+
+    def set_status(self, project: str, status: str, reason: str | None) -> None:
+        """Set the status of a project.
+
+        Raises:
+            OSError: it is as before.
+        """
+        with self._lock:
+            if status == "active" and reason is None:
+                self._status.lift(project)
+            else:
+                self._status.put(project, json.dumps({"status": status, "reason": reason}))
+
+
+class AnnotationFolder:
+    """The files of one folder in ``.index``, by the name that they mark.
+
+    Parameters:
+        directory: of packages.
+        kind: the folder's name, such as ``yanked``.
+        workbench: on the same file system.
+    """
+
+    def __init__(self, directory: Path, kind: str, workbench: Workbench) -> None:
+        self._folder = f"{directory}/{INDEX_FOLDER}/{kind}"
+        self._workbench = workbench
+        self._annotations: dict[str, str] = {}
+        self._times: dict[str, tuple[int, int]] = {}
+        self._mtime_ns = -1
+        self._settled = True
+
+    def get(self, name: str) -> str | None:
+        """What a name is marked with; None when it is not marked."""
+        return self._annotations.get(name)
+
+    def look(self, *, thoroughly: bool = False) -> set[str]:
+        """Notice what has changed; the names whose marks did."""
+        try:
+            mtime_ns = os.stat(self._folder).st_mtime_ns  # noqa: PTH116 - on the way of many requests
+        except OSError:
+            mtime_ns = -1
+        if mtime_ns == self._mtime_ns and not thoroughly and (self._settled or _may_still_change(mtime_ns)):
+            return set()
+        settled = mtime_ns == -1 or not _may_still_change(mtime_ns)
+        try:
+            changed = self._read()
+        except OSError as error:  # what was known of them still holds; the next look tries again
+            if self._mtime_ns != _UNREAD:
+                _log.warning("the marks in %s cannot be read: %s", self._folder, error)
+            self._mtime_ns = _UNREAD
+            return set()
+        self._settled, self._mtime_ns = settled, mtime_ns
+        return changed
+
+    def put(self, name: str, text: str) -> None:
+        """Mark a name, durably.
+
+        Raises:
+            OSError: it is marked as before.
+        """
+        self._workbench.replace(self._path(name), text.encode("utf-8", "replace"), durable=True)
+        self._annotations[name] = text
+
+    def lift(self, name: str) -> None:
+        """Take the mark away, durably.
+
+        Raises:
+            OSError: it may still be marked.
+        """
+        if remove(self._path(name)):
+            sync_folder(self._folder)
+        self._annotations.pop(name, None)
+
+    def _read(self) -> set[str]:
+        annotations: dict[str, str] = {}
+        times: dict[str, tuple[int, int]] = {}
+        for entry in _files(self._folder):
+            name = unquote(entry.name)
+            with contextlib.suppress(FileNotFoundError):  # it was taken away just now
+                status = entry.stat()
+                time_and_size = (status.st_mtime_ns, status.st_size)
+                if name in self._annotations and self._times.get(name) == time_and_size:
+                    annotations[name] = self._annotations[name]
+                else:
+                    with open(entry.path, "rb") as file:
+                        annotations[name] = file.read(_LONGEST).decode("utf-8", "replace")
+                times[name] = time_and_size
+        changed = {
+            name
+            for name in annotations.keys() | self._annotations.keys()
+            if annotations.get(name) != self._annotations.get(name)
+        }
+        self._annotations, self._times = annotations, times
+        return changed
+
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{quote(name, safe='+!')}"
+
+
+def _files(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if entry.is_file()]
+    except FileNotFoundError:
+        return []
+
+
+def _may_still_change(mtime_ns: int) -> bool:
+    """Whether another change now could leave the same time."""
+    return time.time_ns() - mtime_ns <= (TICK_NS if mtime_ns % 1_000_000_000 else COARSE_TICK_NS)

@@ -1,0 +1,183 @@
+"""File names of distributions: project, version and kind (PEP 427, PEP 503, PEP 625, PEP 440).
+
+Whatever stock pypiserver lists is a distribution here as well; its own guess decides where no standard does. Nothing
+heavy is imported before it is needed: a server reads ten thousand names at its start.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+Form = Literal["wheel", "sdist", "egg", "other"]
+
+MAX_FILENAME_BYTES = 240
+"""The longest name that is taken: file systems end at 255, and ours may be followed by ``.asc``."""
+
+MAX_VERSION_CHARACTERS = 255
+"""A longer version, which no file name can have, is none: Python cannot read numbers of more than 4,300 digits."""
+
+_MAX_NAME_CHARACTERS = 255
+"""No file system has longer names."""
+
+SDIST_SUFFIXES = (".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tgz")
+
+_SEPARATORS = re.compile(r"[-_.]+")
+_PROJECT = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE | re.ASCII)
+
+# The characters that pypiserver takes, without a leading dot, which would hide the file.
+_SAFE = re.compile(r"[A-Z0-9_+!-][A-Z0-9_.+!-]*", re.IGNORECASE | re.ASCII)
+
+# Names that cannot be understood in two ways: nearly all. The rest is looked at closely.
+_CLEAR = re.compile(
+    r"(?P<wheel>[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?)-[0-9][A-Za-z0-9.+!_]*(?:-[0-9][A-Za-z0-9_]*)?"
+    r"-[A-Za-z0-9._]+-[A-Za-z0-9._]+-[A-Za-z0-9._]+\.whl"
+    r"|(?P<sdist>[A-Za-z0-9](?:(?:[A-Za-z0-9._]|-(?![0-9]))*[A-Za-z0-9])?)-[0-9][A-Za-z0-9.+!_]*"
+    r"\.(?:tar\.gz|zip|tgz|tar\.bz2|tar\.xz)"
+)
+_DIGIT_IN_NAME = re.compile(r"-[0-9]")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What a file name says.
+
+    Parameters:
+        filename: as it is.
+        project: normalized name (PEP 503).
+        version: as a version prints itself, or as it was found when it is none (PEP 440).
+        form: what kind of file it is; ``other`` for what only pypiserver takes for a distribution.
+        key: the same for every spelling of one project, version, build, set of tags and suffix.
+    """
+
+    filename: str
+    project: str
+    version: str
+    form: Form
+    key: str
+
+
+def normalize(name: str) -> str:
+    """The normalized form of a project's name (PEP 503)."""
+    return _SEPARATORS.sub("-", name).lower()
+
+
+def is_project(name: str) -> bool:
+    """Whether *name* is a project's name, normalized or not (PEP 508)."""
+    return _PROJECT.fullmatch(name) is not None
+
+
+def can_be_listed(name: str) -> bool:
+    """Whether a project of this name, normalized or not, can be listed; pypiserver knows more names than PEP 508."""
+    return _SAFE.fullmatch(name) is not None
+
+
+def is_safe(filename: str) -> bool:
+    """Whether *filename* may become a file: no path, no dot first, plain characters, not too long."""
+    return len(filename) <= MAX_FILENAME_BYTES and _SAFE.fullmatch(filename) is not None
+
+
+def project_of(filename: str) -> str | None:
+    """The project that :func:`parse` finds in *filename*, at a fraction of the cost; None if it is no distribution."""
+    clear = _CLEAR.fullmatch(filename) if len(filename) <= _MAX_NAME_CHARACTERS else None
+    if clear is not None:
+        return _SEPARATORS.sub("-", clear["wheel"] or clear["sdist"]).lower()
+    name = parse(filename)
+    return None if name is None else name.project
+
+
+def parse(filename: str) -> Name | None:
+    """What *filename* says, or None when neither a standard nor pypiserver takes it for a distribution.
+
+    A signature (``.asc``) is none: it is not installable.
+    """
+    return None if len(filename) > _MAX_NAME_CHARACTERS else _parse(filename)
+
+
+@lru_cache(maxsize=1024)
+def _parse(filename: str) -> Name | None:
+    if filename.endswith(".asc") or _SAFE.fullmatch(filename) is None:
+        return None
+    return (_parse_wheel(filename) if filename.endswith(".whl") else _parse_sdist(filename)) or _guess(filename)
+
+
+def canonical_version(version: str) -> str:
+    """The one spelling that all equal versions share; *version* itself when it is none (PEP 440)."""
+    return version if len(version) > MAX_VERSION_CHARACTERS else _canonical_version(version)
+
+
+@lru_cache(maxsize=4096)
+def _canonical_version(version: str) -> str:
+    from packaging.utils import canonicalize_version  # not needed to list files
+
+    return canonicalize_version(version)
+
+
+def version_key(version: str) -> tuple[bool, Any]:
+    """A key to sort versions by: what is no version comes first."""
+    from packaging.version import InvalidVersion, Version  # not needed to list files
+
+    if len(version) > MAX_VERSION_CHARACTERS:
+        return False, version
+    try:
+        return True, Version(version)
+    except InvalidVersion:
+        return False, version
+
+
+def same_version(one: str, other: str) -> bool:
+    """Whether two versions are equal, however they are spelled (PEP 440)."""
+    return canonical_version(one) == canonical_version(other)
+
+
+def _parse_wheel(filename: str) -> Name | None:
+    from packaging.utils import InvalidWheelFilename, canonicalize_version, parse_wheel_filename
+
+    try:
+        project, version, build, _ = parse_wheel_filename(filename)
+    except InvalidWheelFilename:
+        return None
+    tags = "-".join(".".join(sorted(set(part.split(".")))) for part in filename[:-4].lower().split("-")[-3:])
+    numbered = f"-{build[0]}{build[1].lower()}" if build else ""
+    key = f"{_key(project)}-{canonicalize_version(version)}{numbered}-{tags}.whl"
+    return Name(filename, project, str(version), "wheel", key)
+
+
+def _parse_sdist(filename: str) -> Name | None:
+    from packaging.utils import InvalidSdistFilename, canonicalize_version, parse_sdist_filename
+
+    suffix = next((suffix for suffix in SDIST_SUFFIXES if filename.endswith(suffix)), None)
+    stem = filename.removesuffix(suffix or "")
+    if suffix is None or not is_project(stem.rpartition("-")[0]):
+        return None
+    try:
+        project, version = parse_sdist_filename(f"{stem}.tar.gz")
+    except InvalidSdistFilename:
+        return None
+    name = Name(filename, project, str(version), "sdist", f"{_key(project)}-{canonicalize_version(version)}{suffix}")
+    if _DIGIT_IN_NAME.search(stem.rpartition("-")[0]):
+        # name-1.0-1.tar.gz: the post release 1.0-1 of "name", or the release 1 of "name-1.0"? PEP 440 knows the former.
+        guess = _guess(filename)
+        known, other = version_key(guess.version) if guess else (False, "")
+        if guess and known:
+            key = f"{_key(guess.project)}-{canonicalize_version(str(other))}{suffix}"
+            return replace(name, project=guess.project, version=str(other), key=key)
+    return name
+
+
+def _guess(filename: str) -> Name | None:
+    """What stock pypiserver makes of it: eggs, installers, and sdists from before the standards."""
+    from pypiserver.pkg_helpers import guess_pkgname_and_version  # 250 ms, and hardly ever needed
+
+    guess = guess_pkgname_and_version(filename)
+    if guess is None or not guess[0]:
+        return None
+    name, version = guess
+    form: Form = "egg" if filename.endswith(".egg") else "other"
+    return Name(filename, normalize(name), version, form, filename)
+
+
+def _key(project: str) -> str:
+    return project.replace("-", "_")

@@ -1,0 +1,361 @@
+"""Taking uploads in: checked first, then durable, then visible, and never changed again."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import IO, TYPE_CHECKING
+
+from ops.index.config import Options
+from ops.index.errors import (
+    FileTaken,
+    Forbidden,
+    InvalidArchive,
+    InvalidFilename,
+    NotFound,
+    PackageIndexError,
+    ProjectClosed,
+)
+from ops.index.packages.distribution import Contents, check_agreement
+from ops.index.packages.file_info import FileInfo
+from ops.index.packages.filenames import Name, is_project, is_safe, parse
+from ops.index.packages.inspection import DeferredError, Inspector
+from ops.index.packages.placement import Placement
+from ops.index.packages.quotas import Quotas
+from ops.index.packages.releases import AuditLog, Curator, Uploader
+from ops.index.packages.repository import Repository
+from ops.index.packages.staging import Stage, Staged
+from ops.index.storage.files import storage_error
+from ops.index.storage.name_locks import NameLocks
+from ops.index.storage.storage import Storage
+
+if TYPE_CHECKING:
+    from ops.index.sandbox.sandbox import Cancellation
+
+MAX_SIGNATURE_BYTES = 1024**2
+_ARMOUR = b"-----BEGIN PGP "
+
+
+class Outcome(StrEnum):
+    """What became of an upload."""
+
+    CREATED = "created"
+    SAME = "same"
+    """The same bytes were there already."""
+
+
+class Publisher(Curator):
+    """Takes files in so that each is either there, whole, durable and for good, or was never seen.
+
+    An upload waits in a scratch file, is checked there, and synced. Then its name is claimed, among all servers; what
+    others have added is looked at; the file gets its name at once, unless that is taken; the folder is synced and the
+    storage committed; only then it is shown, and the claim released. When anything fails after the file got its name,
+    it is removed again while the claim still hides it, and the claim is kept until that is durable too.
+
+    Parameters:
+        storage: the volume of packages.
+        claims: shared by all its servers.
+        catalogue: of the same storage.
+        options: limits.
+        audit: where each change is noted, before it is confirmed.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        name_locks: NameLocks,
+        repository: Repository,
+        options: Options,
+        *,
+        audit: AuditLog | None = None,
+    ) -> None:
+        self._stage = Stage(storage, options)
+        self.quotas = Quotas(storage, repository, options)
+        self._inspector = Inspector()
+        placement = Placement(
+            storage, name_locks, repository, self._stage.workbench, options, with_names=audit.sync if audit else None
+        )
+        super().__init__(storage, repository, placement, audit)
+        self._options = options
+
+    def start(self) -> None:
+        """Remove what servers left in the folder of unfinished files that were killed, and hold room back."""
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+
+    def stop(self) -> None:
+        """End inspections that go on at length: the server is stopping. Does not block."""
+        self._inspector.close()
+
+    def close(self) -> None:
+        """Let failed uploads be undone that still wait for it, for a few seconds."""
+        self.stop()
+        self._placement.close()
+
+    def stage(self, filename: str, *, announced: int = 0, identity: Uploader | None = None) -> Staged:
+        """A file for an upload's bytes to wait in while they arrive. The caller discards it at the end.
+
+        Parameters:
+            filename: as the client names it, which tells the project; also that of a signature.
+            announced: bytes that it has at least.
+            identity: who sends it, if that is known already.
+
+        Raises:
+            Forbidden: the user may not upload to the project.
+            ProjectClosed: nobody may.
+            QuotaExceeded: there is no room for it.
+            StorageError: none can be made.
+        """
+        name = parse(filename.removesuffix(".asc")) if identity is not None and is_safe(filename) else None
+        if identity is not None and name is not None:
+            self._check_rights(name, identity)
+        return self._stage.new(self.quotas.reservation(filename, announced))
+
+    def publish(
+        self,
+        filename: str,
+        source: Staged | IO[bytes],
+        *,
+        form: Mapping[str, str] | None = None,
+        identity: Uploader,
+        address: str = "",
+        deferring: bool = False,
+    ) -> Outcome:
+        """Take in a distribution.
+
+        Parameters:
+            filename: as the client names it; becomes the name of the file.
+            source: the bytes, staged already or to be read to their end.
+            form: the fields of the legacy upload API: ``name``, ``version``, ``sha256_digest``, ``md5_digest``,
+                ``blake2_256_digest``; others are of no interest.
+            identity: who sends it.
+            address: from where, for the audit log.
+            deferring: do not inspect at length here, in a thread that other uploads wait for: raise for the caller to
+                have that done by :meth:`inspect`, and to publish the same file again.
+
+        Raises:
+            DeferredError: see *deferring*.
+            InvalidUpload: it is not what it says, or not what was sent.
+            Forbidden: the user may not upload to the project.
+            ProjectClosed: nobody may.
+            TooLarge: it is more than the index takes.
+            QuotaExceeded: there is no room for it.
+            FileTaken: the name belongs to another file.
+            Busy: another upload of the same name does not end.
+            StorageError: it could not be made durable; nobody has seen it.
+        """
+        form = form or {}
+        name = self._name(filename)
+        self._check_rights(name, identity)
+        with self._staged(filename, source) as staged:
+            staged.check(filename, form)
+            if self._has(name, staged):
+                return Outcome.SAME
+            contents = self._inspected(name, staged, form, deferring=deferring)
+            staged.sync()
+            details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
+            with self._placement.claimed(name.key, filename) as claim:
+                self._see_others()
+                self._check_status(name)
+                existing = self._compare(name, staged)
+                if existing is not None:
+                    self._placement.sync_names()  # who put it there may have been killed before
+                    self._repository.admit(existing)
+                    return Outcome.SAME
+                staged.room.confirm(name, staged.size)
+                file_info = _file_info(name, staged, contents)
+                with self._noted(filename, identity, address, **details):
+                    self._placement.put(claim, filename, staged, file_info, contents.metadata)
+                    self._placement.confirm(claim, filename)
+                staged.room.settle(filename, staged.size)
+                self._repository.admit(filename)
+                return Outcome.CREATED
+
+    def inspect(self, deferred: DeferredError, cancellation: Cancellation) -> None:
+        """Inspect an upload at length, and keep with it what was seen.
+
+        Raises:
+            InvalidArchive: nobody could install it.
+            SandboxError: it could not be looked at.
+            StorageError: it could not be read.
+        """
+        staged = deferred.staged
+        staged.contents = self._inspector.at_length(deferred.name, staged, cancellation)
+
+    def publish_signature(
+        self, filename: str, source: Staged | IO[bytes], *, identity: Uploader, address: str = ""
+    ) -> Outcome:
+        """Take in the signature of a distribution that is there already.
+
+        Parameters:
+            filename: the distribution's, with ``.asc`` after it.
+            source: an OpenPGP signature in ASCII armour.
+            identity: who sends it.
+            address: from where, for the audit log.
+
+        Raises:
+            PackageIndexError: as of :meth:`publish`.
+        """
+        name = self._name(filename.removesuffix(".asc"))
+        self._check_rights(name, identity)
+        with self._staged(filename, source) as staged:
+            self.check_signature(filename, staged)
+            staged.sync()
+            with self._placement.claimed(f"{name.key}.asc", filename) as claim:
+                self._see_others()
+                self._check_status(name)
+                if self._repository.locate(name.filename) is None:
+                    raise NotFound(f"there is no {name.filename!r} for {filename!r} to sign; upload the file first")
+                if self._is_there(filename):
+                    if self._digest(filename) != staged.sha256:
+                        raise FileTaken(filename)
+                    return Outcome.SAME
+                staged.room.confirm(name, staged.size)
+                with self._noted(filename, identity, address, sha256=staged.sha256, size=staged.size):
+                    self._placement.put(claim, filename, staged, None, None)
+                    self._placement.confirm(claim, filename)
+                staged.room.settle(filename, staged.size)
+                return Outcome.CREATED
+
+    def check_signature(self, filename: str, staged: Staged) -> None:
+        """Refuse what cannot be a signature, before the distribution that came with it is published.
+
+        Raises:
+            InvalidUpload: its name or its content is none of a signature.
+        """
+        if not filename.endswith(".asc"):
+            raise InvalidFilename(filename, "the name of a signature is that of its file with .asc behind it")
+        self._name(filename.removesuffix(".asc"))
+        with staged.open() as file:
+            armoured = file.read(len(_ARMOUR)) == _ARMOUR
+        if self._options.check_content and (not armoured or staged.size > MAX_SIGNATURE_BYTES):
+            raise InvalidArchive(
+                filename, "it is not an OpenPGP signature in ASCII armour; make one with gpg --armor --detach-sign"
+            )
+
+    def _name(self, filename: str) -> Name:
+        name = parse(filename) if is_safe(filename) else None
+        if name is None:
+            raise InvalidFilename(filename, "this is not the file name of a wheel or an sdist; send it as it was built")
+        if self._options.check_content:
+            if name.form == "other":
+                raise InvalidFilename(
+                    filename,
+                    "this is not the file name of a wheel (PEP 427) or an sdist (PEP 625); send it as it was built",
+                )
+            if not is_project(name.project):
+                raise InvalidFilename(
+                    filename,
+                    "a project's name must begin and end with a letter or digit, with only letters, digits, '.', '-' "
+                    "and '_' between (PEP 508); rename the project",
+                )
+        return name
+
+    def _check_rights(self, name: Name, identity: Uploader) -> None:
+        if not identity.may_upload(name.project):
+            raise Forbidden(identity.username, f"upload to the project {name.project!r}")
+        self._check_status(name)
+
+    def _check_status(self, name: Name) -> None:
+        status, _ = self._repository.status(name.project)
+        if status in ("archived", "quarantined"):
+            raise ProjectClosed(name.project, project_status=status)
+
+    @contextmanager
+    def _staged(self, filename: str, source: Staged | IO[bytes]) -> Iterator[Staged]:
+        if isinstance(source, Staged):
+            yield source
+            return
+        staged = self.stage(filename)
+        try:
+            self._stage.fill(staged, source)
+            yield staged
+        finally:
+            staged.discard()
+
+    def _inspected(self, name: Name, staged: Staged, form: Mapping[str, str], *, deferring: bool) -> Contents:
+        if not self._options.check_content:
+            return Contents()
+        contents = staged.contents
+        if contents is None:
+            check_agreement(name, Contents(), form)  # costs nothing, so before what may cost much
+            try:
+                contents = self._inspector.at_once(name, staged)
+            except DeferredError:
+                if deferring:
+                    raise
+                contents = self._inspector.at_length(name, staged)
+        check_agreement(name, contents, form)
+        return contents
+
+    def _has(self, name: Name, staged: Staged) -> bool:
+        """Whether everybody sees these bytes under this name already."""
+        known = self._repository.file(name.filename) if self._repository.find(name) == name.filename else None
+        return known is not None and known.sha256 == staged.sha256
+
+    def _compare(self, name: Name, staged: Staged) -> str | None:
+        """None when the name is free, or the path of the file that has it and the same bytes.
+
+        Raises:
+            FileTaken: other bytes have it, or had it.
+        """
+        existing = self._repository.find(name)
+        if existing is None and self._is_there(name.filename):
+            existing = name.filename
+        if existing is None:
+            with self._placement.writing("it could not be told whether a removed file had the name"):
+                buried = self._repository.tombstones.get(name.key)
+            if buried is not None and buried != staged.sha256:
+                raise FileTaken(name.filename, removed=True)
+            return None
+        spelling = existing.rpartition("/")[2]
+        if spelling != name.filename or self._digest(existing) != staged.sha256:
+            raise FileTaken(name.filename, existing=spelling)
+        return existing
+
+    @contextmanager
+    def _noted(self, filename: str, identity: Uploader, address: str, **details: object) -> Iterator[None]:
+        """Around what puts a file in place: the line about it comes first, so that whoever is killed leaves no file
+        without one; another follows when it does not succeed.
+        """
+        if self._audit is not None:
+            self._audit.note("upload", user=identity.username, address=address, filename=filename, **details)
+        try:
+            yield
+        except PackageIndexError as error:
+            self._note("upload.undone", identity, address, filename=filename, why=error.message)
+            raise
+
+    def _digest(self, path: str) -> str:
+        try:
+            if path.endswith(".asc"):
+                with self._storage.reading(), open(f"{self._directory}/{path}", "rb") as file:
+                    return hashlib.sha256(file.read(MAX_SIGNATURE_BYTES + 1)).hexdigest()
+            return self._repository.sha256_of(path)
+        except OSError as error:
+            raise storage_error(f"the {path!r} that exists could not be read", error) from error
+
+    def _sweep(self) -> None:
+        with self._storage.reading():
+            self._stage.workbench.sweep()
+        self._reserve.fill()
+        if self._audit is not None:
+            self._audit.hold_back()
+        self.quotas.measure()
+
+
+def _file_info(name: Name, staged: Staged, contents: Contents) -> FileInfo:
+    served = contents.served
+    return FileInfo(
+        size=staged.size,
+        mtime_ns=staged.mtime_ns,
+        sha256=staged.sha256,
+        version=name.version,
+        upload_time=time.time(),
+        requires_python=contents.requires_python,
+        metadata_sha256=None if served is None else hashlib.sha256(served).hexdigest(),
+        metadata_size=len(contents.metadata or b""),
+    )

@@ -1,0 +1,1 @@
+"""Durable storage: a directory or a Volume, files written whole, and locks on their names."""

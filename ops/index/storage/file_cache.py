@@ -1,0 +1,180 @@
+"""Copies of files on the server's own disk, where they may be held open for as long as a client takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Version = tuple[int, int]
+"""The size of a file, and when it was written, in nanoseconds."""
+
+
+@dataclass(slots=True, eq=False)
+class _Copy:
+    path: Path
+    version: Version
+    size: int
+    users: int = 0
+    ready: threading.Event = field(default_factory=threading.Event)
+    failed: bool = False
+    replaced: bool = False
+
+
+class FileCache:
+    """A bounded directory of copies, the least recently used go first; none goes while it is used.
+
+    Parameters:
+        parent: where the directory is made when it is first needed; None for the system's temporary directory.
+        limit: bytes that the copies may take while nobody uses them.
+    """
+
+    def __init__(self, parent: Path | None, limit: int) -> None:
+        self._parent = parent
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._directory: Path | None = None
+        self._copies: OrderedDict[str, _Copy] = OrderedDict()
+        self._total = 0
+        self._number = 0
+
+    @contextmanager
+    def use(self, key: str, version: Version, size: int, make: Callable[[Path], None]) -> Iterator[Path]:
+        """Hold a copy, made if need be; those who ask at once share one.
+
+        Parameters:
+            key: of what it is a copy.
+            version: of that.
+            size: in bytes.
+            make: writes the copy; what it raises, only who made it gets, and the next tries again.
+        """
+        with self._used(self._take(key, version, size, make)) as path:
+            yield path
+
+    def held(self, key: str, version: Version | None) -> AbstractContextManager[Path] | None:
+        """The same if there is a copy already; None when there is none.
+
+        Parameters:
+            key: of what it is a copy.
+            version: of that; None for whichever there is.
+        """
+        with self._lock:
+            copy = self._copies.get(key)
+            if copy is None or not copy.ready.is_set() or version not in (None, copy.version):
+                return None
+            copy.users += 1
+            self._copies.move_to_end(key)
+        return self._used(copy)
+
+    def add(self, key: str, version: Version, size: int, source: str) -> None:
+        """Take a file of this disk for the copy, by a second name.
+
+        Raises:
+            OSError: it cannot have one.
+        """
+        with self._lock:
+            copy = self._new(version, size)
+            os.link(source, copy.path)
+            copy.ready.set()
+            self._put(key, copy)
+
+    @contextmanager
+    def _used(self, copy: _Copy) -> Iterator[Path]:
+        """Around the use of a copy that counts this user already."""
+        try:
+            yield copy.path
+        finally:
+            with self._lock:
+                copy.users -= 1
+                if copy.users == 0 and copy.replaced:
+                    copy.path.unlink(missing_ok=True)
+                self._shrink()
+
+    def _take(self, key: str, version: Version, size: int, make: Callable[[Path], None]) -> _Copy:
+        while True:
+            with self._lock:
+                copy = self._copies.get(key)
+                maker = copy is None or copy.version != version
+                if copy is None or maker:
+                    copy = self._new(version, size)
+                    self._put(key, copy)
+                copy.users += 1
+                self._copies.move_to_end(key)
+            if maker:
+                self._make(key, copy, make)
+                return copy
+            copy.ready.wait()
+            if not copy.failed:
+                return copy
+
+    def _make(self, key: str, copy: _Copy, make: Callable[[Path], None]) -> None:
+        try:
+            make(copy.path)
+        except BaseException:
+            copy.failed = True
+            with self._lock:
+                if self._copies.get(key) is copy:
+                    self._drop(key)
+            copy.path.unlink(missing_ok=True)
+            raise
+        finally:
+            copy.ready.set()
+
+    def _new(self, version: Version, size: int) -> _Copy:
+        self._number += 1
+        return _Copy(self._home() / f"{self._number}", version, size)
+
+    def _put(self, key: str, copy: _Copy) -> None:
+        """Keep a copy, in place of one of an earlier version."""
+        if key in self._copies:
+            self._drop(key)
+        self._copies[key] = copy
+        self._total += copy.size
+        copy.users += 1
+        self._shrink()  # not of this one, which its maker will use
+        copy.users -= 1
+
+    def _drop(self, key: str) -> None:
+        copy = self._copies.pop(key)
+        copy.replaced = True
+        self._total -= copy.size
+        if copy.users == 0:
+            copy.path.unlink(missing_ok=True)
+
+    def _shrink(self) -> None:
+        if self._total <= self._limit:
+            return
+        for key, copy in list(self._copies.items()):
+            if self._total <= self._limit:
+                break
+            if copy.users == 0:
+                self._drop(key)
+
+    def _home(self) -> Path:
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="pypi-index-copies-", dir=self._parent))
+            weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
+        return self._directory
+
+
+def copy_bytes(source: int, target: int, count: int, offset: int) -> int:
+    """Copy up to *count* bytes inside the kernel where it can; the number that were copied, at least one."""
+    if hasattr(os, "sendfile"):
+        with contextlib.suppress(OSError):
+            sent = os.sendfile(target, source, offset, count)
+            if sent:
+                return sent
+    piece = os.pread(source, min(count, 1024**2), offset)
+    if not piece:
+        raise FileNotFoundError("the file became shorter while it was copied")
+    os.pwrite(target, piece, offset)
+    os.lseek(target, offset + len(piece), os.SEEK_SET)
+    return len(piece)

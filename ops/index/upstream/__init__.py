@@ -1,1 +1,0 @@
-"""pypiserver underneath: its upload API, fed by a form parser that streams."""

@@ -1,0 +1,202 @@
+"""A user and a release that exist for one test, and are gone after it however it ends."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import re
+import secrets
+import shutil
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from packaging.version import Version
+
+from ops import __version__
+from ops.admin_api import AdminApi
+from ops.clients import ClientFiles, Login
+from ops.errors import IndexRequestError, RunbookError
+from ops.http_client import JSON, HttpClient
+from ops.password import hashed
+from ops.polling import until
+from ops.secret import Secret
+from ops.settings import Settings
+from ops.targets import Target
+from ops.test_release import PROJECT
+
+_ROUNDS = 10
+"""The least that the index takes: 2^10 is plenty for a password of 256 random bits that lives for seconds."""
+
+_STALE = timedelta(hours=1)
+"""After this, what a test that was killed left behind is nobody's any more."""
+
+_USERNAME = re.compile(r"smoke-([0-9a-f]{8})[0-9a-f]{4}")
+_VERSION = re.compile(r"\d+(?:\.\d+)*\.dev(\d{14})\d{3}")
+
+
+class TemporaryUser:
+    """One user with the role of an admin, who may publish one release and remove it.
+
+    Parameters:
+        target: where the index runs.
+        settings: the names of the admin secret.
+    """
+
+    def __init__(self, target: Target, settings: Settings | None = None) -> None:
+        self._target = target
+        self._settings = settings or Settings()
+        now = datetime.now(UTC)
+        self.username = f"smoke-{int(now.timestamp()):08x}{secrets.token_hex(2)}"
+        # To the millisecond: uv takes no number of more than 64 bits.
+        number = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03}"
+        self.version = f"{Version(__version__).base_version}.dev{number}"
+        self.ended = False
+        self._folder: Path | None = None
+        self._logins: dict[str, Login] = {}
+
+    def start(self) -> tuple[int, int]:
+        """Register the user; return how many users and releases of earlier tests were found and removed.
+
+        Raises:
+            NotDeployedError: there is no index.
+            IndexRequestError: the index refused the user.
+        """
+        self._folder = Path(tempfile.mkdtemp(prefix="runbook-smoke-"))
+        # A kernel that is shut down half-way leaves nothing behind either.
+        atexit.register(self._end_quietly)
+        password = Secret.generate()
+        deployment, admin = AdminApi.of(self._target, self._settings)
+        with admin:
+            stale = [user.username for user in admin.users() if _user_is_stale(user.username)]
+            for username in stale:
+                admin.delete(username)
+            admin.register(self.username, password_hash=hashed(password, _ROUNDS), role="admin")
+        url = deployment.url
+        self._logins = {
+            "the user": Login(url=url, username=self.username, password=password),
+            "a wrong password": Login(url=url, username=self.username, password=Secret(f"not-{secrets.token_hex(8)}")),
+            "a stranger": Login(url=url),
+        }
+        for who, login in self._logins.items():
+            self.files(who).write(login)
+        until(self.login_status, lambda status: status == 200)
+        return len(stale), self._remove_stale_releases()
+
+    @property
+    def user(self) -> Login:
+        """How the user logs in."""
+        return self.login("the user")
+
+    def login(self, who: str) -> Login:
+        """How ``the user``, ``a wrong password`` or ``a stranger`` tries to log in."""
+        if who not in self._logins:
+            raise RunbookError("this test was not started", todo="run the notebook from its start")
+        return self._logins[who]
+
+    def files(self, who: str) -> ClientFiles:
+        """The client files of one of those."""
+        return ClientFiles(self.inside(who.replace(" ", "-")))
+
+    def inside(self, name: str) -> Path:
+        """A path in a folder that is removed at the end."""
+        if self._folder is None:
+            raise RunbookError("this test was not started", todo="run the notebook from its start")
+        return self._folder / name
+
+    def http(self, who: str = "the user") -> HttpClient:
+        """HTTP as one of those."""
+        login = self.login(who)
+        return HttpClient(login.url, username=login.username, password=login.password)
+
+    def login_status(self, who: str = "the user") -> int:
+        """What the index answers to one of those."""
+        with self.http(who) as http:
+            return http.request("GET", "simple/").status_code
+
+    def versions(self) -> list[str]:
+        """The published versions of this project."""
+        with self.http() as http:
+            page = http.request("GET", f"simple/{PROJECT}/", headers={"Accept": JSON})
+        return list(page.json().get("versions", [])) if page.status_code == 200 else []
+
+    def remove_release(self) -> str:
+        """Remove what was published, by the upload API; return what is then seen.
+
+        Raises:
+            IndexRequestError: the index refused.
+        """
+        self._remove(self.version)
+        left = until(self.versions, lambda versions: self.version not in versions)
+        return "still there" if self.version in left else "removed"
+
+    def delete_user(self) -> str:
+        """Delete the user; return what is then seen.
+
+        Raises:
+            IndexRequestError: the index refused.
+        """
+        _, admin = AdminApi.of(self._target, self._settings)
+        with admin:
+            admin.delete(self.username)
+            return "still there" if admin.user(self.username) else "deleted"
+
+    def end(self) -> None:
+        """Remove release, user and temporary files, as far as there are any. Safe to call again.
+
+        Raises:
+            IndexRequestError: the index refused, or there was no answer.
+        """
+        atexit.unregister(self._end_quietly)
+        if self.ended or self._folder is None:
+            return
+        self.ended = True
+        try:
+            if self._logins and self.login_status() == 200:
+                self._remove(self.version)
+        finally:
+            try:
+                self.delete_user()
+            finally:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end_quietly(self) -> None:
+        with contextlib.suppress(RunbookError):
+            self.end()
+
+    def _remove(self, version: str) -> None:
+        with self.http() as http:
+            form = {":action": "remove_pkg", "name": PROJECT, "version": version}
+            answer = http.request("POST", "", data=form)
+        if answer.status_code not in {200, 404}:
+            raise IndexRequestError(
+                f"the release {version} could not be removed",
+                status=answer.status_code,
+                why=f"the index answered {answer.status_code}",
+                todo="remove it as an admin of the index",
+            )
+
+    def _remove_stale_releases(self) -> int:
+        stale = [version for version in self.versions() if _release_is_stale(version)]
+        for version in stale:
+            self._remove(version)
+        return len(stale)
+
+
+def _user_is_stale(username: str) -> bool:
+    found = _USERNAME.fullmatch(username)
+    return found is not None and _is_past(datetime.fromtimestamp(int(found[1], 16), UTC))
+
+
+def _release_is_stale(version: str) -> bool:
+    found = _VERSION.fullmatch(version)
+    if found is None:
+        return False
+    try:
+        return _is_past(datetime.strptime(f"{found[1]}+0000", "%Y%m%d%H%M%S%z"))
+    except ValueError:
+        return False
+
+
+def _is_past(moment: datetime) -> bool:
+    return datetime.now(UTC) - moment > _STALE

@@ -1,0 +1,98 @@
+"""A real release to try an index with: this project itself, under a version that nobody else uses."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import shutil
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.clients.command import environment, run
+from ops.errors import PreflightError
+from ops.workspace import PROJECT_ROOT
+
+PROJECT = "pypi-runbook"
+
+_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "ops")
+
+
+@dataclass(frozen=True)
+class TrialRelease:
+    """A wheel and an sdist of one version.
+
+    Parameters:
+        version: a PEP 440 developmental release, which no installer takes unless it is named.
+        wheel: the built wheel.
+        sdist: the built sdist.
+    """
+
+    version: str
+    wheel: Path
+    sdist: Path
+
+    @property
+    def requirement(self) -> str:
+        """What a client installs."""
+        return f"{PROJECT}=={self.version}"
+
+    def altered(self, folder: Path) -> TrialRelease:
+        """The same release with other bytes under the same names, each still a good file of its kind."""
+        folder.mkdir(parents=True, exist_ok=True)
+        wheel, sdist = folder / self.wheel.name, folder / self.sdist.name
+        shutil.copyfile(self.wheel, wheel)
+        with zipfile.ZipFile(wheel, "a") as archive:
+            archive.comment = b"other bytes"
+        sdist.write_bytes(gzip.compress(gzip.decompress(self.sdist.read_bytes()), compresslevel=1, mtime=1))
+        return TrialRelease(self.version, wheel, sdist)
+
+
+def build(version: str, folder: Path) -> TrialRelease:
+    """Build both from a copy of the source, with what is installed here and without the network.
+
+    Parameters:
+        version: in place of the source's own.
+        folder: an empty one for the copy and the result.
+
+    Raises:
+        PreflightError: the source is not here, since the project was installed without its clone.
+        ClientError: the build failed.
+    """
+    missing = [name for name in _SOURCES if not (PROJECT_ROOT / name).exists()]
+    if missing:
+        raise PreflightError(
+            [f"the source of this project is not here: {', '.join(missing)} missing"], todo="run it from a clone"
+        )
+    source, built = folder / "source", folder / "built"
+    source.mkdir(parents=True)
+    for name in _SOURCES:
+        if (PROJECT_ROOT / name).is_dir():
+            shutil.copytree(PROJECT_ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(PROJECT_ROOT / name, source / name)
+    module = source / "ops" / "__init__.py"
+    text = module.read_text(encoding="utf-8")
+    text = re.sub(r"^__version__ = .*$", f'__version__ = "{version}"', text, flags=re.MULTILINE)
+    module.write_text(text, encoding="utf-8")
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--sdist",
+        "--wheel",
+        "--outdir",
+        built,
+        source,
+    ]
+    result = run("build", command, environment=environment("", {"PATH": _path()}))
+    result.checked("this project could not be built", todo="see what build says; `make test` builds it too")
+    return TrialRelease(version, next(built.glob("*.whl")), next(built.glob("*.tar.gz")))
+
+
+def _path() -> str:
+    """Build tools may be programs of this environment, which need not be the one on PATH."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

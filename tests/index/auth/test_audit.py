@@ -1,0 +1,312 @@
+"""The audit log says who did what, never a secret, and never stands in a request's way."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER, Audit, claimed
+from ops.index.auth.users import Users
+from ops.index.config import Options
+from ops.index.errors import StorageError
+from ops.index.storage.storage import DirectoryStorage
+from tests.index.credentials_volume import Volume, volumes
+from tests.index.serving import eventually
+
+
+class FakeTime:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 23, 23, 59, 30, tzinfo=UTC).timestamp()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> DirectoryStorage:
+    return DirectoryStorage(tmp_path / "packages")
+
+
+def entries(storage: DirectoryStorage | Volume, folder: str = SERVER_FOLDER) -> list[dict[str, Any]]:
+    files = sorted((storage.directory / folder).glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_a_line_says_when_who_what_and_from_where(storage: DirectoryStorage) -> None:
+    audit = Audit(storage, clock=FakeTime())
+    audit.record(
+        "upload", user="alice", address="192.0.2.1", project="spam", filename="spam-1.tar.gz", size=5, tags={"a"}
+    )
+    assert entries(storage) == [
+        {
+            "time": "2026-11-23T23:59:30.000Z",
+            "event": "upload",
+            "user": "alice",
+            "address": "192.0.2.1",
+            "project": "spam",
+            "filename": "spam-1.tar.gz",
+            "size": 5,
+            "tags": ["a"],
+        }
+    ]
+
+
+def test_there_is_one_file_a_day_and_server_which_only_grows(storage: DirectoryStorage) -> None:
+    clock = FakeTime()
+    one, two = (Audit(storage, options=Options(instance="web/1"), clock=clock) for _ in range(2))
+    one.record("upload", user="a", address="")
+    before = {path.name: path.read_bytes() for path in (storage.directory / SERVER_FOLDER).iterdir()}
+    two.record("upload", user="b", address="")
+    clock.now += 60
+    one.record("upload", user="c", address="")
+    names = sorted(path.name for path in (storage.directory / SERVER_FOLDER).iterdir())
+    assert [name.split(".")[0] for name in names] == ["2026-11-23", "2026-11-23", "2026-11-24"]
+    assert all(".web-1-" in name for name in names)
+    for name, content in before.items():
+        assert (storage.directory / SERVER_FOLDER / name).read_bytes() == content
+
+
+def test_a_change_is_on_the_disk_before_it_is_answered_and_a_refusal_is_not_waited_for(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    audit = Audit(storage)
+    audit.record("upload", user="a", address="")
+    audit.record("upload", user="b", address="")
+    assert len(synced) == 3  # the file, the folder that now has it, and the file again
+    synced.clear()
+    audit.record("login.refused", user="a", address="")
+    audit.flush()
+    assert not synced
+    audit.close()
+    assert len(synced) == 1
+    assert [entry["event"] for entry in entries(storage)] == ["upload", "upload", "login.refused"]
+
+
+def test_a_flood_of_refusals_becomes_a_few_lines_that_count_them(storage: DirectoryStorage) -> None:
+    clock = FakeTime()
+    audit = Audit(storage, clock=clock)
+    for number in range(5000):
+        audit.record("login.refused", user=f"u{number % 500}", address="192.0.2.1")
+        clock.now += 0.005
+    clock.now += 60
+    audit.close()
+    lines = entries(storage)
+    assert len(lines) < 200
+    counted = sum(1 + entry.get("more", 0) - ("more" in entry) for entry in lines if "others" not in entry)
+    assert counted + sum(entry.get("others", 0) for entry in lines) == 5000
+
+
+def test_a_refusal_is_written_soon_by_itself(storage: DirectoryStorage) -> None:
+    audit = Audit(storage)
+    audit.record("login.refused", user="alice", address="192.0.2.1")
+    deadline = time.monotonic() + 5
+    while not (storage.directory / SERVER_FOLDER).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    audit.close()
+    assert [entry["user"] for entry in entries(storage)] == ["alice"]
+
+
+def test_refusals_that_come_at_once_start_one_writer(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    class SlowThread(threading.Thread):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            started.append(str(named.get("name")))
+            time.sleep(0.05)
+            super().__init__(*arguments, **named)
+
+    audit = Audit(storage)
+    barrier = threading.Barrier(8)
+
+    def refuse(number: int) -> None:
+        barrier.wait()
+        audit.record("login.refused", user=f"u{number}", address="")
+
+    threads = [threading.Thread(target=refuse, args=(number,)) for number in range(8)]
+    monkeypatch.setattr(threading, "Thread", SlowThread)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    audit.close()
+    assert started == ["audit"]
+    assert len(entries(storage)) == 8
+
+
+def test_a_refusal_stops_nobody_when_no_thread_can_be_started(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    audit = Audit(storage)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        audit.record("login.refused", user="a", address="")
+    audit.close()
+    assert [entry["user"] for entry in entries(storage)] == ["a"]
+
+
+def test_after_it_was_closed_a_refusal_is_written_soon_all_the_same(storage: DirectoryStorage) -> None:
+    audit = Audit(storage)
+    audit.record("login.refused", user="a", address="")
+    audit.close()
+    audit.record("login.refused", user="b", address="")
+    eventually(lambda: [entry["user"] for entry in entries(storage)] == ["a", "b"], seconds=10)
+    audit.close()
+
+
+def test_a_secret_that_is_handed_in_by_mistake_is_masked(storage: DirectoryStorage) -> None:
+    audit = Audit(storage)
+    audit.record(
+        "user.changed", user="a", address="", password="canary", auth_token="canary", Authorization="canary",
+        password_hash="canary", password_changed=True,
+    )  # fmt: skip
+    (entry,) = entries(storage)
+    assert "canary" not in str(entry)
+    assert entry["password_changed"] is True
+
+
+def test_a_name_that_nobody_has_may_be_a_password_and_is_shown_in_part() -> None:
+    assert claimed("correct horse battery") == "co… (unknown, 21 characters)"
+    assert claimed("") == ""
+
+
+def test_a_full_disk_is_told_once_and_stops_nobody(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    audit = Audit(storage)
+    audit.record("upload", user="first", address="")
+
+    def full(_descriptor: int, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    for _ in range(3):
+        audit.record("upload", user="late", address="")
+    assert [entry["user"] for entry in entries(storage)] == ["first"]
+    monkeypatch.undo()
+    audit.record("upload", user="after", address="")
+    assert [entry["user"] for entry in entries(storage)] == ["first", "late", "late", "late", "after"]
+    assert sum("cannot be written" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_line_that_does_not_fit_leaves_no_part_of_itself(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = Audit(storage)
+    audit.record("upload", user="first", address="")
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: real(descriptor, content[:10]))
+    audit.record("upload", user="torn", address="")
+    assert [entry["user"] for entry in entries(storage)] == ["first"]
+    monkeypatch.undo()
+    audit.record("upload", user="after", address="")
+    assert [entry["user"] for entry in entries(storage)] == ["first", "torn", "after"]
+
+
+def test_a_folder_that_cannot_be_made_stops_nobody(storage: DirectoryStorage) -> None:
+    (storage.directory / ".index").write_text("in the way")
+    Audit(storage).record("upload", user="a", address="")
+
+
+def test_lines_of_many_threads_do_not_mix(storage: DirectoryStorage) -> None:
+    audit = Audit(storage)
+
+    def record(number: int) -> None:
+        for _ in range(50):
+            audit.record("upload", user=f"u{number}", address="", filename="x" * 300)
+
+    threads = [threading.Thread(target=record, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(entries(storage)) == 300
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.text(),
+    st.text(),
+    st.dictionaries(st.text(), st.one_of(st.text(), st.floats(), st.none(), st.binary(), st.lists(st.text()))),
+)
+def test_anything_at_all_becomes_one_line_of_json(
+    storage: DirectoryStorage, user: str, address: str, details: dict[str, Any]
+) -> None:
+    for key in ("event", "user", "address", "self"):
+        details.pop(key, None)
+    before = len(entries(storage)) if (storage.directory / SERVER_FOLDER).exists() else 0
+    Audit(storage).record("upload", user=user, address=address, **details)
+    assert len(entries(storage)) == before + 1
+
+
+def test_what_was_done_to_users_is_committed_with_it_and_a_failure_is_noted(tmp_path: Path) -> None:
+    ours, theirs = volumes(tmp_path, 2)
+    users = Users(ours, Options(bcrypt_rounds=4), audit=Audit(ours, ADMIN_FOLDER))
+    users.register("alice", password="correct horse battery", actor="admin token", address="192.0.2.9")
+    ours.failures.append(RuntimeError("the volume is away"))
+    with pytest.raises(StorageError, match="away"):
+        users.remove("alice", actor="admin token")
+    users.remove("alice", actor="admin token")
+    users.remove("alice", actor="admin token")
+    theirs.reload()
+    seen = [(entry["event"], entry["user"], entry["actor"]) for entry in entries(theirs, ADMIN_FOLDER)]
+    assert seen == [
+        ("user.created", "alice", "admin token"),
+        ("user.removed", "alice", "admin token"),
+        ("user.change_failed", "alice", "admin token"),
+        ("user.removed", "alice", "admin token"),
+    ]
+    assert "correct horse" not in str(entries(theirs, ADMIN_FOLDER))
+
+
+def test_no_change_of_a_user_is_there_without_its_line(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the server is killed."""
+    users = Users(storage, Options(bcrypt_rounds=4), audit=Audit(storage, ADMIN_FOLDER))
+    seen: list[list[str]] = []
+    replace = Path.replace
+
+    def look_and_replace(path: Path, target: Path) -> Path:
+        seen.append([entry["event"] for entry in entries(storage, ADMIN_FOLDER)])
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", look_and_replace)
+    users.register("alice", password="correct horse battery")
+    users.remove("alice")
+    assert seen == [["user.created"]] * 2 + [["user.created", "user.removed"]] * 2
+
+
+def test_nothing_is_written_while_a_volume_is_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be lost, or make the reload fail."""
+    (ours,) = volumes(tmp_path, 1)
+    audit = Audit(ours, ADMIN_FOLDER)
+    writer = threading.Thread(target=lambda: audit.record("upload", user="a", address=""))
+    found: list[bool] = []
+
+    def slow_pull() -> None:
+        writer.start()
+        writer.join(0.1)
+        found.append((ours.directory / ADMIN_FOLDER).exists())
+
+    monkeypatch.setattr(ours, "pull", slow_pull)
+    ours.reload()
+    writer.join()
+    assert found == [False]
+    assert [entry["user"] for entry in entries(ours, ADMIN_FOLDER)] == ["a"]

@@ -1,0 +1,996 @@
+"""A password is verified once and then remembered, for as long as the files say so and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import gc
+import itertools
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bcrypt
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ops.index.auth.audit import Audit
+from ops.index.auth.authenticator import Authenticator, Login
+from ops.index.auth.credential_files import GROUPS, PASSWORDS
+from ops.index.auth.passwords import hashed
+from ops.index.auth.roles import Identity, Role
+from ops.index.auth.users import Signature, Users
+from ops.index.auth.verification_queue import processors
+from ops.index.config import Options
+from ops.index.errors import LoginDelayed, PackageIndexError, StorageError, TooManyAttempts, Unauthorized
+from ops.index.storage.name_locks import MemoryNameLocks
+from ops.index.storage.storage import DirectoryStorage
+from tests.index.credentials_volume import volumes
+
+CHEAP = Options(bcrypt_rounds=4, login_failures=1000)
+PASSWORD = "correct horse battery"
+DIGEST = hashed(PASSWORD, 4)
+HERE = "192.0.2.1"
+
+htpasswd = shutil.which("htpasswd")
+
+
+def basic(username: str, password: str = PASSWORD, encoding: str = "utf-8") -> bytes:
+    return b"Basic " + base64.b64encode(f"{username}:{password}".encode(encoding, "surrogatepass"))
+
+
+def log_in(authenticator: Authenticator, header: bytes | None, address: str = HERE) -> Identity:
+    return asyncio.run(authenticator.authenticate(header, address))
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
+
+
+class Work:
+    """Counts how often bcrypt is asked, and can hold it up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passwords: list[bytes] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        real = bcrypt.checkpw
+
+        def checkpw(password: bytes, digest: bytes) -> bool:
+            self.passwords.append(password)
+            self.gate.wait(10)
+            return real(password, digest)
+
+        monkeypatch.setattr(bcrypt, "checkpw", checkpw)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    return Work(monkeypatch)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> DirectoryStorage:
+    return DirectoryStorage(tmp_path / "credentials")
+
+
+@pytest.fixture
+def users(storage: DirectoryStorage) -> Users:
+    users = Users(storage, CHEAP)
+    users.register("alice", password_hash=DIGEST)
+    return users
+
+
+@pytest.fixture
+def authenticator(users: Users, storage: DirectoryStorage) -> Iterator[Authenticator]:
+    authenticator = Authenticator(storage, CHEAP)
+    yield authenticator
+    authenticator.close()
+
+
+# --- headers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        basic("alice"),
+        basic("alice").replace(b"Basic", b"basic"),
+        basic("alice").replace(b"Basic ", b"BASIC   ") + b"  ",
+        basic("alice").rstrip(b"="),
+    ],
+)
+def test_every_form_of_the_header_that_clients_send_is_taken(authenticator: Authenticator, header: bytes) -> None:
+    assert log_in(authenticator, header).username == "alice"
+
+
+def test_latin_1_and_utf_8_and_both_spellings_of_an_umlaut_are_one_user(
+    users: Users, storage: DirectoryStorage
+) -> None:
+    """requests, and with it pip and twine, sends Latin-1 where it can; curl and uv send UTF-8."""
+    users.register("Zoë", password="pässwörd-längth")
+    authenticator = Authenticator(storage, CHEAP)
+    for header in (
+        basic("Zoë", "pässwörd-längth"),
+        basic("Zoë", "pässwörd-längth", "latin-1"),
+        basic("Zoe\u0308", "pässwörd-längth"),
+    ):
+        assert log_in(authenticator, header).username == "Zoë"
+    authenticator.close()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, b"", b"Basic", b"Basic ", b"Basic !!!", b"Bearer abc", b"Basic " + base64.b64encode(b"nocolon"), b"\xff\xfe",
+     basic(""), basic("alice", ""), b"Basic " + b"A" * 20_000,
+     basic("a" * 256), basic("alice", "x" * 5000), basic("alice", "\0"), basic("\0\0"), basic("alice\n")],
+)  # fmt: skip
+def test_what_is_no_login_is_asked_for_one(authenticator: Authenticator, header: bytes | None) -> None:
+    with pytest.raises(Unauthorized) as caught:
+        log_in(authenticator, header)
+    assert caught.value.headers["WWW-Authenticate"].startswith('Basic realm="pypi"')
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.binary(max_size=200).map(lambda fields: b"Basic " + base64.b64encode(fields)),
+        st.builds(basic, st.text(), st.text()),
+    )
+)  # fmt: skip
+@example(basic("alice", "a\0b"))
+@example(basic("alice", "x" * 73))
+@example(b"Basic " + base64.b64encode("alice:\ud800".encode("utf-8", "surrogatepass")))
+@example(b"Basic " + base64.b64encode(b"alice:" + b"x" * 5900))
+def test_no_header_raises_anything_but_a_refusal(authenticator: Authenticator, header: bytes) -> None:
+    assert authenticator.remembered(header, HERE) is None
+    with pytest.raises((Unauthorized, TooManyAttempts)):
+        log_in(authenticator, header, "\ud800")
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.text(), st.text())
+@example("alice", "\ud800")
+@example("\ud800", PASSWORD)
+@example("alice:x", "y")
+@example("x" * 10_000, "y" * 10_000)
+def test_pypiserver_s_question_is_answered_no_whatever_it_asks(
+    authenticator: Authenticator, username: str, password: str
+) -> None:
+    with pytest.raises(Unauthorized):
+        authenticator.confirm(username, password)
+
+
+def test_a_login_does_not_show_itself() -> None:
+    login = Login.parse(basic("alice"))
+    assert login is not None
+    assert PASSWORD not in repr(login)
+    assert "alice" not in repr(login)
+
+
+# --- once, and then remembered ----------------------------------------------------------------------------------
+
+
+def test_fifty_connections_at_once_cost_one_bcrypt(authenticator: Authenticator, work: Work) -> None:
+    """A cold uv opens that many."""
+
+    async def cold() -> list[Identity]:
+        work.gate.clear()
+        tasks = [asyncio.ensure_future(authenticator.authenticate(basic("alice"), HERE)) for _ in range(50)]
+        await asyncio.sleep(0.05)
+        work.gate.set()
+        return await asyncio.gather(*tasks)
+
+    assert {identity.username for identity in asyncio.run(cold())} == {"alice"}
+    assert len(work.passwords) == 1
+    for _ in range(10):
+        assert authenticator.remembered(basic("alice"), HERE) is not None
+        assert authenticator.confirm("alice", PASSWORD).username == "alice"
+    assert len(work.passwords) == 1
+
+
+def test_fifty_connections_with_one_wrong_password_cost_one_bcrypt_and_further_ones_none(
+    authenticator: Authenticator, work: Work
+) -> None:
+    async def cold() -> list[Identity | BaseException]:
+        tasks = [authenticator.authenticate(basic("alice", "wrong"), HERE) for _ in range(50)]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    for _ in range(2):
+        assert {type(answer) for answer in asyncio.run(cold())} == {Unauthorized}
+    assert len(work.passwords) == 1
+
+
+def test_one_who_goes_away_does_not_take_the_verdict_from_the_others(authenticator: Authenticator, work: Work) -> None:
+    async def leave() -> Identity:
+        work.gate.clear()
+        first = asyncio.ensure_future(authenticator.authenticate(basic("alice"), HERE))
+        second = asyncio.ensure_future(authenticator.authenticate(basic("alice"), HERE))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        work.gate.set()
+        return await second
+
+    assert asyncio.run(leave()).username == "alice"
+    assert len(work.passwords) == 1
+
+
+def test_a_refusal_that_nobody_waits_for_any_more_is_no_error_in_the_log(
+    authenticator: Authenticator, work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave() -> None:
+        work.gate.clear()
+        task = asyncio.ensure_future(authenticator.authenticate(basic("alice", "wrong"), HERE))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        work.gate.set()
+        while authenticator._flights:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+
+    asyncio.run(leave())
+    gc.collect()
+    assert not caplog.records
+
+
+def test_pypiserver_s_question_works_without_the_front_too(authenticator: Authenticator) -> None:
+    assert authenticator.confirm("alice", PASSWORD).username == "alice"
+    with pytest.raises(Unauthorized):
+        authenticator.confirm("alice", "wrong")
+    with pytest.raises(Unauthorized):
+        authenticator.confirm("nobody", PASSWORD)
+    assert authenticator.remembered(basic("alice"), HERE) is not None
+
+
+def test_known_and_unknown_users_cost_the_same_work(
+    users: Users, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users.register("costly", password_hash=hashed(PASSWORD, 6))
+    costs: list[int] = []
+    real = bcrypt.checkpw
+
+    def counting(password: bytes, digest: bytes) -> bool:
+        costs.append(2 ** int(digest[4:6]))
+        return real(password, digest)
+
+    monkeypatch.setattr(bcrypt, "checkpw", counting)
+    authenticator = Authenticator(storage, CHEAP)
+    spent = {}
+    for name in ("alice", "costly", "nobody"):
+        with pytest.raises(Unauthorized):
+            log_in(authenticator, basic(name, "wrong"))
+        spent[name] = sum(costs)
+        costs.clear()
+    authenticator.close()
+    assert spent == {"alice": 64, "costly": 64, "nobody": 64}
+
+
+def test_what_is_remembered_is_bounded_and_holds_no_password(
+    authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.index.auth.authenticator._REMEMBERED", 20)
+    for number in range(50):
+        with pytest.raises(Unauthorized):
+            log_in(authenticator, basic("alice", f"wrong {number}"))
+    log_in(authenticator, basic("alice"))
+    assert len(authenticator._refused) == 20
+    assert len(authenticator._verified) == 1
+    assert PASSWORD not in str(vars(authenticator))
+    assert basic("alice").decode()[6:] not in str(vars(authenticator))
+
+
+def test_two_processes_remember_under_different_keys(storage: DirectoryStorage) -> None:
+    one, two = Authenticator(storage, CHEAP), Authenticator(storage, CHEAP)
+    assert one.digest(basic("alice")) != two.digest(basic("alice"))
+
+
+# --- changes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_user_whose_password_was_changed_needs_the_new_one(authenticator: Authenticator, users: Users) -> None:
+    log_in(authenticator, basic("alice"))
+    with pytest.raises(Unauthorized):
+        log_in(authenticator, basic("alice", "another password"))
+    users.register("alice", password="another password")
+    assert log_in(authenticator, basic("alice", "another password")).username == "alice"
+    assert authenticator.remembered(basic("alice"), HERE) is None
+    with pytest.raises(Unauthorized):
+        log_in(authenticator, basic("alice"))
+
+
+def test_a_user_who_was_removed_is_out_and_the_others_stay_in(authenticator: Authenticator, users: Users) -> None:
+    users.register("bob", password_hash=DIGEST)
+    log_in(authenticator, basic("alice"))
+    log_in(authenticator, basic("bob"))
+    users.remove("alice")
+    assert within(1, lambda: authenticator.remembered(basic("alice"), HERE) is None)
+    assert authenticator.remembered(basic("bob"), HERE) is not None
+    with pytest.raises(Unauthorized):
+        log_in(authenticator, basic("alice"))
+
+
+def test_a_user_who_was_demoted_or_promoted_is_what_the_file_says(authenticator: Authenticator, users: Users) -> None:
+    assert log_in(authenticator, basic("alice")).may_upload("spam")
+    users.register("alice", role=Role.READER)
+    assert within(1, lambda: authenticator.remembered(basic("alice"), HERE) is None)
+    assert not log_in(authenticator, basic("alice")).may_upload("spam")
+    users.register("alice", role=Role.ADMIN)
+    assert within(1, lambda: authenticator.remembered(basic("alice"), HERE) is None)
+    assert log_in(authenticator, basic("alice")).may_administer
+
+
+def test_a_user_who_changes_while_the_password_is_verified_is_judged_by_the_new_entry(
+    authenticator: Authenticator, users: Users, work: Work
+) -> None:
+    async def race() -> Identity:
+        work.gate.clear()
+        task = asyncio.ensure_future(authenticator.authenticate(basic("alice"), HERE))
+        await asyncio.sleep(0.02)
+        users.register("alice", role=Role.READER)
+        authenticator.refresh()
+        work.gate.set()
+        return await task
+
+    assert asyncio.run(race()).role is Role.READER
+
+
+def test_a_user_who_was_registered_a_moment_ago_gets_in_at_once(authenticator: Authenticator, users: Users) -> None:
+    for number in range(10):
+        with pytest.raises(Unauthorized):
+            log_in(authenticator, basic(f"new{number}"))
+        users.register(f"new{number}", password_hash=DIGEST)
+        assert log_in(authenticator, basic(f"new{number}")).username == f"new{number}"
+
+
+@pytest.mark.skipif(htpasswd is None, reason="apache2-utils is not installed")
+def test_stock_htpasswd_which_writes_in_place_refuses_nobody_meanwhile(
+    authenticator: Authenticator, users: Users, storage: DirectoryStorage
+) -> None:
+    with (storage.directory / PASSWORDS).open("a") as many:  # takes a moment to write
+        many.writelines(f"u{number}:{DIGEST}\n" for number in range(300))
+    file = str(storage.directory / PASSWORDS)
+    log_in(authenticator, basic("alice"))
+    done = threading.Event()
+    refused: list[Exception] = []
+
+    def keep_logging_in() -> None:
+        for number in itertools.count():
+            if done.is_set():
+                return
+            try:
+                log_in(authenticator, basic(f"u{number % 300}"))
+            except PackageIndexError as error:
+                refused.append(error)
+
+    threads = [threading.Thread(target=keep_logging_in) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(15):
+        subprocess.run(
+            [htpasswd or "", "-bB", "-C", "4", file, "alice", f"password {number:05}"], check=True, capture_output=True
+        )
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not refused
+    assert log_in(authenticator, basic("alice", "password 00014")).username == "alice"
+
+
+def test_a_file_that_is_half_written_is_not_believed(
+    authenticator: Authenticator, users: Users, storage: DirectoryStorage
+) -> None:
+    file = storage.directory / PASSWORDS
+    users.register("bob", password_hash=DIGEST)
+    log_in(authenticator, basic("alice"))
+    log_in(authenticator, basic("bob"))
+    whole = file.read_bytes()
+    with file.open("r+b") as open_file:
+        open_file.truncate(len(whole) // 2)
+        authenticator.refresh()
+        assert log_in(authenticator, basic("bob")).username == "bob"
+        open_file.seek(0)
+        open_file.write(whole + b"carol:" + DIGEST.encode() + b"\n")
+    assert log_in(authenticator, basic("carol")).username == "carol"
+
+
+def test_a_file_that_is_gone_is_believed_to_be_gone_after_a_second(
+    authenticator: Authenticator, users: Users, storage: DirectoryStorage
+) -> None:
+    log_in(authenticator, basic("alice"))
+    (storage.directory / PASSWORDS).rename(storage.directory / "aside")
+    time.sleep(0.1)
+    assert authenticator.remembered(basic("alice"), HERE) is not None
+    assert within(3, lambda: authenticator.remembered(basic("alice"), HERE) is None)
+    (storage.directory / "aside").rename(storage.directory / PASSWORDS)
+    assert log_in(authenticator, basic("alice")).username == "alice"
+
+
+def test_a_server_starts_without_users_and_takes_the_first_one(storage: DirectoryStorage) -> None:
+    authenticator = Authenticator(storage, CHEAP)
+    with pytest.raises(Unauthorized):
+        log_in(authenticator, basic("alice"))
+    Users(storage, CHEAP).register("alice", password_hash=DIGEST)
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    authenticator.close()
+
+
+def test_a_group_file_that_cannot_be_read_grants_nothing(users: Users, storage: DirectoryStorage) -> None:
+    (storage.directory / GROUPS).unlink()
+    (storage.directory / GROUPS).mkdir()
+    authenticator = Authenticator(storage, CHEAP)
+    assert log_in(authenticator, basic("alice")).role is Role.READER
+    authenticator.close()
+
+
+def test_a_password_file_that_cannot_be_read_leaves_the_users_of_before(
+    authenticator: Authenticator, storage: DirectoryStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_in(authenticator, basic("alice"))
+    (storage.directory / PASSWORDS).unlink()
+    (storage.directory / PASSWORDS).mkdir()
+    for _ in range(3):
+        time.sleep(0.06)
+        authenticator.refresh()
+        assert authenticator.remembered(basic("alice"), HERE) is not None
+    assert sum("cannot be read" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_logins_go_on_while_eight_threads_register_users(authenticator: Authenticator, users: Users) -> None:
+    stop = threading.Event()
+    refused: list[Exception] = []
+    logins = 0
+
+    def keep_logging_in() -> None:
+        nonlocal logins
+        while not stop.is_set():
+            try:
+                if authenticator.remembered(basic("alice"), HERE) is None:
+                    log_in(authenticator, basic("alice"))
+                logins += 1
+                time.sleep(0.001)
+            except PackageIndexError as error:
+                refused.append(error)
+
+    reader = threading.Thread(target=keep_logging_in)
+    reader.start()
+
+    def register(number: int) -> None:
+        for i in range(8):
+            name = f"u{number}-{i}"
+            users.register(name, password_hash=DIGEST)
+            try:
+                log_in(authenticator, basic(name))
+            except PackageIndexError as error:
+                refused.append(error)
+
+    writers = [threading.Thread(target=register, args=(number,)) for number in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    stop.set()
+    reader.join()
+    assert not refused
+    assert logins > 10
+    assert len(users.accounts()) == 65
+
+
+# --- guessing ---------------------------------------------------------------------------------------------------
+
+
+def test_guessing_is_slowed_and_the_user_gets_in_from_elsewhere_and_colleagues_from_here(
+    users: Users, storage: DirectoryStorage
+) -> None:
+    users.register("bob", password_hash=DIGEST)
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=5), clock=lambda: 1000.0)
+    answers = []
+    for number in range(20):
+        with pytest.raises((Unauthorized, TooManyAttempts)) as caught:
+            log_in(authenticator, basic("alice", f"guess {number}"))
+        answers.append(caught.type)
+    assert answers == [Unauthorized] * 5 + [TooManyAttempts] * 15
+    with pytest.raises(TooManyAttempts) as blocked:
+        log_in(authenticator, basic("alice"))
+    assert blocked.value.headers["Retry-After"] == "2"
+    assert log_in(authenticator, basic("bob")).username == "bob"
+    assert log_in(authenticator, basic("alice"), "198.51.100.7").username == "alice"
+    # She is remembered now, and what is remembered passes from anywhere.
+    assert authenticator.remembered(basic("alice"), HERE) is not None
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    authenticator.close()
+
+
+def test_the_right_password_passes_after_the_time_that_was_told(users: Users, storage: DirectoryStorage) -> None:
+    now = 1000.0
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=2), clock=lambda: now)
+    for number in range(2):
+        with pytest.raises(Unauthorized):
+            log_in(authenticator, basic("alice", f"guess {number}"))
+    with pytest.raises(TooManyAttempts) as blocked:
+        log_in(authenticator, basic("alice"))
+    now += blocked.value.retry_after
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    authenticator.close()
+
+
+def test_names_tried_from_one_address_are_slowed_and_a_colleague_still_gets_in(
+    users: Users, storage: DirectoryStorage
+) -> None:
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=3))
+
+    async def attack() -> float:
+        began = time.monotonic()
+        for number in range(11):
+            with pytest.raises(Unauthorized):
+                await authenticator.authenticate(basic(f"name{number}"), HERE)
+        return time.monotonic() - began
+
+    assert asyncio.run(attack()) > 0.9
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    authenticator.close()
+
+
+def test_a_flood_of_guesses_does_not_hold_up_a_valid_login(users: Users, storage: DirectoryStorage) -> None:
+    """Two hundred guesses come at once. Whoever comes from elsewhere is next; what is remembered never waits."""
+    users.register("bob", password_hash=hashed(PASSWORD, 8))
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=8, login_failures=100))
+
+    async def flood() -> tuple[int, int]:
+        await authenticator.authenticate(basic("alice"), "198.51.100.1")
+        refused: list[str] = []
+
+        async def guess(name: str) -> None:
+            try:
+                await authenticator.authenticate(basic(name, "guess"), HERE)
+            except Unauthorized:
+                refused.append(name)
+            except TooManyAttempts:
+                pass
+
+        guesses = [asyncio.ensure_future(guess(f"name{n}")) for n in range(200)]
+        while len(refused) < 3:
+            await asyncio.sleep(0.001)
+        before = len(refused)
+        assert authenticator.remembered(basic("alice"), HERE) is not None
+        assert (await authenticator.authenticate(basic("bob"), "198.51.100.2")).username == "bob"
+        between = len(refused) - before
+        await asyncio.gather(*guesses)
+        return between, len(refused)
+
+    between, total = asyncio.run(flood())
+    authenticator.close()
+    assert total > 25
+    assert between < 50, "in order of arrival it would be nearly all"
+
+
+@pytest.mark.parametrize("addresses", [100, 1])
+def test_a_hundred_users_who_log_in_for_the_first_time_at_once_all_get_in_and_a_guesser_does_not(
+    users: Users, storage: DirectoryStorage, work: Work, addresses: int
+) -> None:
+    """As after a start of the server: nobody has failed, so nobody is refused, however long the queue is."""
+    with (storage.directory / PASSWORDS).open("a") as file:
+        file.writelines(f"u{number}:{DIGEST}\n" for number in range(100))
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=4))
+    guesser = "203.0.113.66"
+
+    async def start() -> tuple[list[Identity | BaseException], list[Identity | BaseException]]:
+        work.gate.clear()
+        guesses = [authenticator.authenticate(basic(f"u{n}", f"guess {n}"), guesser) for n in range(60)]
+        logins = [authenticator.authenticate(basic(f"u{n}"), f"192.0.2.{n % addresses}") for n in range(100)]
+        everything = asyncio.gather(*guesses, *logins, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        work.gate.set()
+        answers = await everything
+        return answers[:60], answers[60:]
+
+    guessed, logged_in = asyncio.run(start())
+    authenticator.close()
+    assert [one for one in logged_in if not isinstance(one, Identity)] == []
+    assert {type(answer) for answer in guessed} == {Unauthorized, TooManyAttempts}
+    # Thirty, those under way with the last of them, and what is forgiven while a busy machine takes its time.
+    assert sum(isinstance(answer, Unauthorized) for answer in guessed) < 50
+
+
+def test_who_has_waited_for_long_is_asked_to_come_again_and_finds_the_login_where_it_was(
+    authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 with Retry-After, upon which pip and uv come again by themselves."""
+    monkeypatch.setattr("ops.index.auth.authenticator._PATIENCE", 0.05)
+    work.gate.clear()
+    for _ in range(2):
+        with pytest.raises(LoginDelayed) as delayed:
+            log_in(authenticator, basic("alice"))
+        assert delayed.value.status == 503
+        assert int(delayed.value.headers["Retry-After"]) > 0
+    work.gate.set()
+    assert within(10, lambda: authenticator.remembered(basic("alice"), HERE) is not None)
+    assert len(work.passwords) == 1
+
+
+def test_a_login_waits_for_a_thread_when_no_further_one_can_be_started(
+    users: Users, authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users.register("bob", password_hash=DIGEST)
+
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def both() -> list[Identity]:
+        work.gate.clear()
+        first = asyncio.ensure_future(authenticator.authenticate(basic("alice"), HERE))
+        await asyncio.sleep(0.05)
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        second = asyncio.ensure_future(authenticator.authenticate(basic("bob"), HERE))
+        await asyncio.sleep(0.05)
+        work.gate.set()
+        return [await first, await second]
+
+    assert [identity.username for identity in asyncio.run(both())] == ["alice", "bob"]
+    monkeypatch.undo()
+
+
+def test_when_no_more_logins_can_wait_the_next_is_asked_to_come_again(
+    users: Users, authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.index.auth.authenticator._FLIGHTS", 2)
+
+    async def crowd() -> Identity:
+        work.gate.clear()
+        waiting = [asyncio.ensure_future(authenticator.authenticate(basic(f"n{n}"), HERE)) for n in range(2)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(LoginDelayed):
+            await authenticator.authenticate(basic("alice"), "198.51.100.7")
+        work.gate.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return await authenticator.authenticate(basic("alice"), "198.51.100.7")
+
+    assert asyncio.run(crowd()).username == "alice"
+
+
+# --- on a shared volume -----------------------------------------------------------------------------------------
+
+SHARED = Options(bcrypt_rounds=4, login_failures=1000, refresh_seconds=0.2)
+
+
+def test_a_warm_server_lets_a_user_in_who_was_just_registered_through_another(tmp_path: Path) -> None:
+    ours, theirs = volumes(tmp_path, 2)
+    authenticator = Authenticator(ours, SHARED)
+    with pytest.raises(Unauthorized):
+        log_in(authenticator, basic("alice"))
+    Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    Users(theirs, CHEAP).register("alice", password="another password")
+    assert log_in(authenticator, basic("alice", "another password")).username == "alice"
+    authenticator.close()
+
+
+def test_forty_wrong_logins_at_once_share_a_reload(tmp_path: Path) -> None:
+    ours, theirs = volumes(tmp_path, 2)
+    Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
+    authenticator = Authenticator(ours, SHARED)
+
+    async def guess() -> None:
+        tasks = [authenticator.authenticate(basic("alice", f"wrong {n}"), HERE) for n in range(40)]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    ours.reloads = 0
+    asyncio.run(guess())
+    asyncio.run(guess())
+    assert 2 <= ours.reloads <= 8
+    authenticator.close()
+
+
+def test_a_server_that_nobody_refreshes_asks_by_itself_and_lets_a_removed_user_out(tmp_path: Path) -> None:
+    ours, theirs = volumes(tmp_path, 2)
+    Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
+    ours.reload()
+    authenticator = Authenticator(ours, SHARED)
+    log_in(authenticator, basic("alice"))
+    assert authenticator.remembered(basic("alice"), HERE) is not None
+    Users(theirs, CHEAP).remove("alice")
+    assert within(1, lambda: authenticator.remembered(basic("alice"), HERE) is None)
+    with pytest.raises(Unauthorized):
+        log_in(authenticator, basic("alice"))
+    authenticator.close()
+
+
+def test_a_volume_that_cannot_be_reloaded_leaves_the_users_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ours,) = volumes(tmp_path, 1)
+    Users(ours, CHEAP).register("alice", password_hash=DIGEST)
+    authenticator = Authenticator(ours, SHARED)
+    log_in(authenticator, basic("alice"))
+
+    def broken() -> None:
+        raise StorageError("the volume is away")
+
+    monkeypatch.setattr(ours, "reload", broken)
+    time.sleep(0.5)
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    assert authenticator.remembered(basic("alice"), HERE) is not None
+    authenticator.close()
+
+
+def test_the_files_are_looked_at_only_while_no_reload_can_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ours,) = volumes(tmp_path, 1)
+    Users(ours, CHEAP).register("alice", password_hash=DIGEST)
+    looks: list[bool] = []
+    held = 0
+    reading, look = ours.reading, Users.signature
+
+    @contextlib.contextmanager
+    def counted() -> Iterator[None]:
+        nonlocal held
+        with reading():
+            held += 1
+            yield
+            held -= 1
+
+    def signature(users: Users) -> Signature:
+        looks.append(held > 0)
+        return look(users)
+
+    monkeypatch.setattr(ours, "reading", counted)
+
+    monkeypatch.setattr(Users, "signature", signature)
+    authenticator = Authenticator(ours, SHARED)
+    log_in(authenticator, basic("alice"))
+    ours.reload()
+    authenticator.refresh()
+    authenticator.close()
+    assert looks
+    assert all(looks)
+
+
+def test_no_valid_login_is_refused_while_commits_and_reloads_go_on(tmp_path: Path) -> None:
+    """The volume looks empty during each of them."""
+    ours, theirs = volumes(tmp_path, 2)
+    Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
+    ours.reload()
+    authenticator = Authenticator(ours, SHARED)
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def disturb() -> None:
+        users = Users(theirs, CHEAP, name_locks=MemoryNameLocks())
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            users.register(f"u{number % 30}", password_hash=DIGEST, role=[Role.READER, Role.ADMIN][number // 30 % 2])
+
+    def refresh() -> None:
+        while not stop.wait(0.005):
+            try:
+                ours.reload()
+                authenticator.refresh()
+            except Exception as error:  # noqa: BLE001 - the assertions of the fake volume too
+                failures.append(error)
+
+    threads = [threading.Thread(target=disturb), threading.Thread(target=refresh)]
+    for thread in threads:
+        thread.start()
+
+    async def log_in_often() -> int:
+        count = 0
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline or count < 1000:
+            if authenticator.remembered(basic("alice"), HERE) is None:
+                assert (await authenticator.authenticate(basic("alice"), HERE)).username == "alice"
+            authenticator._verified.clear()
+            count += 1
+            await asyncio.sleep(0)
+        return count
+
+    try:
+        assert asyncio.run(log_in_often()) >= 1000
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        authenticator.close()
+    assert not failures
+
+
+def test_users_that_cannot_be_read_again_are_believed_for_five_minutes_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ours,) = volumes(tmp_path, 1)
+    Users(ours, CHEAP).register("alice", password_hash=DIGEST)
+    now = [1000.0]
+    authenticator = Authenticator(ours, SHARED, clock=lambda: now[0])
+    log_in(authenticator, basic("alice"))
+    working = ours.reload
+
+    def broken() -> None:
+        raise StorageError("the volume is away")
+
+    monkeypatch.setattr(ours, "reload", broken)
+    for _ in range(29):
+        now[0] += 10
+        assert log_in(authenticator, basic("alice")).username == "alice"
+    now[0] += 11
+    assert authenticator.remembered(basic("alice"), HERE) is None
+    for header in (basic("alice"), basic("alice", "wrong")):
+        now[0] += 1
+        with pytest.raises(LoginDelayed) as delayed:
+            log_in(authenticator, header)
+        assert delayed.value.status == 503
+    monkeypatch.setattr(ours, "reload", working)
+    now[0] += 1
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    assert authenticator.remembered(basic("alice"), HERE) is not None
+    authenticator.close()
+
+
+def test_a_removed_user_is_out_in_time_however_seldom_a_volume_is_reloaded(tmp_path: Path) -> None:
+    ours, theirs = volumes(tmp_path, 2)
+    Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
+    ours.reload()
+    now = [1000.0]
+    authenticator = Authenticator(ours, Options(bcrypt_rounds=4, refresh_seconds=600), clock=lambda: now[0])
+    log_in(authenticator, basic("alice"))
+    Users(theirs, CHEAP).remove("alice")
+    now[0] += 4.5
+    with pytest.raises(Unauthorized):
+        log_in(authenticator, basic("alice"))
+    authenticator.close()
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------
+
+CANARY = "canary-9f3b-secret"
+
+
+def test_no_password_reaches_log_audit_or_error_also_when_it_is_typed_as_the_name(
+    users: Users, storage: DirectoryStorage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    packages = DirectoryStorage(tmp_path / "packages")
+    audit = Audit(packages)
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=2), audit)
+    said = []
+    for header in [basic("alice", CANARY), basic(CANARY, "alice"), basic(CANARY, CANARY)] * 3:
+        with pytest.raises((Unauthorized, TooManyAttempts)) as caught:
+            log_in(authenticator, header)
+        said.append(repr(caught.value) + str(caught.value) + str(caught.value.headers) + str(caught.value.body))
+    authenticator.close()
+    audit.close()
+    written = b"".join(path.read_bytes() for path in packages.directory.rglob("*") if path.is_file())
+    assert b'"user": "alice"' in written
+    everything = [*said, caplog.text, written.decode(), repr(vars(authenticator))]
+    for form in (CANARY, base64.b64encode(CANARY.encode()).decode()[:-4], basic("alice", CANARY).decode()[6:]):
+        assert not any(form in text for text in everything)
+
+
+def test_a_refused_login_is_noted_with_who_and_from_where(users: Users, storage: DirectoryStorage) -> None:
+    class FakeAudit(Audit):
+        def __init__(self) -> None:
+            super().__init__(storage)
+            self.events: list[tuple[str, str, str]] = []
+
+        def record(self, event: str, *, user: str, address: str, **details: object) -> None:
+            self.events.append((event, user, address))
+
+    audit = FakeAudit()
+    authenticator = Authenticator(storage, CHEAP, audit)
+    for name in ("alice", "mallory"):
+        with pytest.raises(Unauthorized):
+            log_in(authenticator, basic(name, "wrong"))
+    log_in(authenticator, basic("alice"))
+    authenticator.close()
+    assert audit.events == [("login.refused", "alice", HERE), ("login.refused", "ma… (unknown, 7 characters)", HERE)]
+
+
+@pytest.mark.parametrize(
+    ("header", "user"),
+    [
+        (basic("alice", ""), "alice"),  # curl -u alice: and an empty variable of a CI job
+        (basic(CANARY, ""), "ca… (unknown, 18 characters)"),
+        (basic("", CANARY), ""),
+        (basic("x" * 300, "y"), "xx… (unknown, 300 characters)"),
+        (b"Basic " + base64.b64encode(CANARY.encode()), ""),
+        (b"Basic " + CANARY.encode(), ""),
+        (b"Bearer " + CANARY.encode(), ""),
+        (CANARY.encode(), ""),
+        (b"Basic", ""),
+        (b"Basic " + b"A" * 20_000, ""),
+    ],
+)
+def test_a_login_that_nobody_can_have_is_noted_too_and_none_of_what_may_be_a_secret(
+    users: Users, storage: DirectoryStorage, tmp_path: Path, header: bytes, user: str
+) -> None:
+    packages = DirectoryStorage(tmp_path / "packages")
+    audit = Audit(packages)
+    authenticator = Authenticator(storage, CHEAP, audit)
+    for _ in range(3):
+        with pytest.raises(Unauthorized):
+            log_in(authenticator, header)
+    authenticator.close()
+    audit.close()
+    (file,) = packages.directory.rglob("*.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["event"], line["user"], line["address"]) for line in lines] == [("login.refused", user, HERE)] * 2
+    assert lines[1]["more"] == 2
+    assert CANARY not in file.read_text()
+
+
+@pytest.mark.parametrize("header", [None, b"", b"  "])
+def test_a_request_without_credentials_is_no_refused_login(
+    users: Users, storage: DirectoryStorage, tmp_path: Path, header: bytes | None
+) -> None:
+    packages = DirectoryStorage(tmp_path / "packages")
+    audit = Audit(packages)
+    authenticator = Authenticator(storage, CHEAP, audit)
+    with pytest.raises(Unauthorized):
+        log_in(authenticator, header)
+    authenticator.close()
+    audit.close()
+    assert not list(packages.directory.rglob("*.jsonl"))
+
+
+def test_empty_passwords_make_nobody_wait_who_has_the_right_one(users: Users, storage: DirectoryStorage) -> None:
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=2))
+    for _ in range(20):
+        with pytest.raises(Unauthorized):
+            log_in(authenticator, basic("alice", ""))
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    authenticator.close()
+
+
+def test_who_waits_to_be_looked_at_when_the_server_stops_is_asked_to_come_again(
+    users: Users, storage: DirectoryStorage, work: Work
+) -> None:
+    """A minute of passwords may be waiting: nobody who stops a server waits for them."""
+    with (storage.directory / PASSWORDS).open("a") as file:
+        file.writelines(f"u{number}:{DIGEST}\n" for number in range(20))
+    authenticator = Authenticator(storage, CHEAP)
+
+    async def crowd_and_close() -> list[Identity | BaseException]:
+        work.gate.clear()
+        logins = asyncio.gather(
+            *(authenticator.authenticate(basic(f"u{n}"), HERE) for n in range(20)), return_exceptions=True
+        )
+        await asyncio.sleep(0.1)
+        closing = asyncio.ensure_future(asyncio.to_thread(authenticator.close))
+        await asyncio.sleep(0.1)
+        work.gate.set()
+        await closing
+        return await logins
+
+    answers = asyncio.run(crowd_and_close())
+    assert len(work.passwords) <= processors()
+    assert sum(isinstance(answer, LoginDelayed) for answer in answers) >= 20 - processors()
+
+
+def test_closing_does_not_wait_for_those_whose_turn_is_to_come(users: Users, storage: DirectoryStorage) -> None:
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=1))
+
+    async def guess_and_close() -> float:
+        for number in range(3):
+            with pytest.raises(Unauthorized):
+                await authenticator.authenticate(basic(f"first{number}"), HERE)
+        guesses = [asyncio.ensure_future(authenticator.authenticate(basic(f"n{n}"), HERE)) for n in range(8)]
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await asyncio.to_thread(authenticator.close)
+        await asyncio.gather(*guesses, return_exceptions=True)
+        return time.monotonic() - began
+
+    assert asyncio.run(guess_and_close()) < 3  # the last of them has four seconds to wait

@@ -1,0 +1,194 @@
+"""A request that comes again is understood without being read; what is answered is looked at each time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from ops.index import DirectoryStorage, create_index
+from ops.index.auth.roles import Identity, Role
+from ops.index.http.fast_path import LONGEST, FastPath
+from ops.index.http.representation import Answer
+from ops.index.packages.repository import Repository
+from tests.index.archives import wheel, wheel_name
+from tests.index.serving import PASSWORD, TOKEN, Server, authorization, eventually
+
+MESSAGE = b"GET /simple/spam/ HTTP/1.1\r\nHost: x\r\nAuthorization: Basic secret\r\n\r\n"
+HEADERS = {b"host": b"x", b"authorization": b"Basic secret", b"cookie": b"sweet", b"accept": b"text/html"}
+
+
+class House:
+    """A door that knows one secret, and one page."""
+
+    def __init__(self) -> None:
+        self.inside = {self.digest(b"Basic secret")}
+        self.page: Answer | None = Answer(200, [], b"page")
+        self.asked: list[tuple[str, Mapping[bytes, bytes]]] = []
+
+    def digest(self, secret: bytes) -> bytes:
+        return hashlib.sha256(b"key" + secret).digest()
+
+    def holder(self, digest: bytes) -> Identity | None:
+        return Identity("alice", Role.READER, None) if digest in self.inside else None
+
+    def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
+        self.asked.append((path, headers))
+        return self.page
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.fixture
+def fast_path(house: House) -> FastPath:
+    return FastPath(cast("Any", house), cast("Any", house))
+
+
+def test_what_was_kept_is_answered_and_nothing_else(house: House, fast_path: FastPath) -> None:
+    assert fast_path.answer(MESSAGE) is None
+    fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
+    assert fast_path.answer(MESSAGE) is house.page
+    assert house.asked == [("/simple/spam/", {b"accept": b"text/html"})]
+    assert fast_path.answer(MESSAGE + b" ") is None
+    assert fast_path.answer(MESSAGE.lower()) is None
+
+
+def test_a_user_who_is_gone_and_a_page_that_has_changed_are_looked_at_at_length(
+    house: House, fast_path: FastPath
+) -> None:
+    fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
+    house.inside.clear()
+    assert fast_path.answer(MESSAGE) is None
+    assert house.asked == [], "nothing is looked up for a stranger"
+    house.inside.add(house.digest(b"Basic secret"))
+    house.page = None
+    assert fast_path.answer(MESSAGE) is None
+
+
+def test_no_secret_is_kept(fast_path: FastPath) -> None:
+    fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
+    kept: Any = vars(fast_path)["_requests"]
+    assert len(kept) == 1
+    everything = pickle.dumps([(key, value.login, value.path, dict(value.headers)) for key, value in kept.items()])
+    for secret in (b"secret", b"sweet", b"Basic"):
+        assert secret not in everything
+
+
+def test_what_is_kept_is_bounded(fast_path: FastPath) -> None:
+    fast_path.keep(MESSAGE + b"x" * LONGEST, "/simple/spam/", HEADERS)
+    fast_path.keep(MESSAGE, "/simple/spam/", {b"host": b"x"})
+    assert fast_path.answer(MESSAGE) is None
+    for number in range(10_000):
+        fast_path.keep(MESSAGE + b"%d" % number, "/simple/spam/", HEADERS)
+    assert len(vars(fast_path)["_requests"]) < 5_000
+    assert fast_path.answer(MESSAGE + b"9999") is not None
+    assert fast_path.answer(MESSAGE + b"0") is None
+
+
+class Talk:
+    """The same request, sent again and again on one connection."""
+
+    def __init__(self, server: Server, path: str) -> None:
+        self._connection = server.connect()
+        self._path = path
+
+    def again(self) -> tuple[int, bytes]:
+        self._connection.request("GET", self._path, headers={"Authorization": authorization("alice")})
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+NAME = wheel_name("spam", "1.0")
+
+
+@pytest.fixture
+def server(tmp_path: Any) -> Any:
+    server = Server(tmp_path)
+    (server.packages / NAME).write_bytes(wheel("spam", "1.0"))
+    with server:
+        yield server
+
+
+@pytest.mark.parametrize("path", ["/simple/spam/", f"/packages/{NAME}", f"/packages/{NAME}.metadata"])
+def test_who_loses_the_right_to_ask_is_refused_in_the_same_words(server: Server, path: str) -> None:
+    talk = Talk(server, path)
+    for _ in range(5):
+        assert talk.again()[0] == 200
+    (server.credentials / ".htpasswd").write_text("")
+    eventually(lambda: talk.again()[0] == 401)
+    talk.close()
+
+
+@pytest.mark.parametrize("path", ["/simple/spam/", f"/packages/{NAME}", f"/packages/{NAME}.metadata"])
+def test_what_is_gone_is_not_answered_in_the_same_words(server: Server, path: str) -> None:
+    talk = Talk(server, path)
+    for _ in range(5):
+        assert talk.again()[0] == 200
+    (server.packages / NAME).unlink()
+    eventually(lambda: talk.again()[0] == 404)
+    talk.close()
+
+
+@pytest.mark.parametrize("path", [f"/packages/{NAME}", f"/packages/{NAME}.metadata"])
+def test_a_quarantine_is_not_passed_by_in_the_same_words(server: Server, path: str) -> None:
+    talk = Talk(server, path)
+    for _ in range(5):
+        assert talk.again()[0] == 200
+    wanted = json.dumps({"status": "quarantined"}).encode()
+    changed = server.request(
+        "POST", "/projects/spam/status", user="adam", body=wanted, headers={"Content-Type": "application/json"}
+    )
+    assert changed.status == 200
+    assert talk.again()[0] == 403
+    talk.close()
+
+
+def test_a_file_that_was_replaced_in_place_is_not_answered_from_memory(server: Server) -> None:
+    content, metadata = Talk(server, f"/packages/{NAME}"), Talk(server, f"/packages/{NAME}.metadata")
+    before = content.again(), metadata.again()
+    assert (content.again(), metadata.again()) == before
+    newer = wheel("spam", "1.0", lines="Requires-Python: >=3.10\n")
+    with (server.packages / NAME).open("r+b") as file:
+        file.write(newer)
+        file.truncate()
+    assert content.again() == (200, newer)
+    eventually(lambda: b">=3.10" in metadata.again()[1])
+    content.close()
+    metadata.close()
+
+
+def test_what_fails_on_the_short_way_is_answered_on_the_long_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packages").mkdir()
+    index = create_index(
+        packages=DirectoryStorage(tmp_path / "packages"), credentials=DirectoryStorage(tmp_path / "credentials")
+    )
+    reading: Any = vars(index)["_reading"]
+
+    def fail() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Repository, "offers", lambda *_: fail())
+    assert reading.ready(f"/packages/{NAME}", {}) is None
+
+
+def test_neither_password_nor_token_is_left_in_the_log(server: Server) -> None:
+    talk = Talk(server, "/simple/spam/")
+    for _ in range(3):
+        talk.again()
+    talk.close()
+    assert PASSWORD not in server.log.read_text()
+    assert TOKEN not in server.log.read_text()

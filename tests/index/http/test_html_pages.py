@@ -1,0 +1,404 @@
+"""The pages for people: what they show, that nothing in them is foreign, and how a browser takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+
+from ops.index.http.html_pages import HtmlPages, human_size, latest_of, releases_of
+from ops.index.http.readmes import NotRendered, Readmes
+from ops.index.packages.models import File, Project
+from tests.index.archives import sdist, wheel, wheel_name
+from tests.index.chromium import PROGRAM, Chromium
+from tests.index.conftest import House
+from tests.index.serving import Response, Server
+
+README = """# Billing
+
+Invoices, *with* [a link](https://elsewhere.example/docs) and `code`.
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+```python
+print("hello")
+```
+
+<script>document.title = "stolen"</script>
+<img src="http://127.0.0.1:{port}/tracker.png" alt="a picture" onerror="document.title = 'stolen'">
+<a href="javascript:document.title = 'stolen'">innocent</a>
+<style>body {{ display: none }}</style>
+<iframe src="http://127.0.0.1:{port}/frame"></iframe>
+"""
+
+browser = pytest.mark.skipif(not PROGRAM, reason="there is no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def foreigner() -> Iterator[socket.socket]:
+    """Another site on this machine, which nothing may contact."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, foreigner: socket.socket) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("browse"))
+    readme = README.format(port=foreigner.getsockname()[1])
+    lines = "Summary: Invoices & <dunning>\nRequires-Python: >=3.9\nDescription-Content-Type: text/markdown\n"
+    for version in ("1.0", "2.0", "3.0rc1"):
+        content = wheel("acme-billing", version, lines=lines, body=f"\n{readme}")
+        (server.packages / wheel_name("acme-billing", version)).write_bytes(content)
+        (server.packages / f"acme_billing-{version}.tar.gz").write_bytes(sdist("acme-billing", version))
+    for number in range(40):
+        name = f"team-tool-{number}" if number else "a-name-that-is-so-long-that-it-cannot-fit-on-any-telephone-at-all"
+        (server.packages / wheel_name(name, "0.1")).write_bytes(wheel(name, "0.1"))
+    (server.packages / wheel_name("old-tool", "1.0")).write_bytes(wheel("old-tool", "1.0"))
+    with server:
+        for path, body in (
+            ("acme-billing/yank", b'{"version": "1.0", "reason": "wrong <rounding>"}'),
+            ("old-tool/status", b'{"status": "deprecated", "reason": "use team-tool-1"}'),
+        ):
+            headers = {"Content-Type": "application/json"}
+            assert server.request("POST", f"/projects/{path}", headers=headers, body=body).status == 200
+        yield server
+
+
+class Page(HTMLParser):
+    """What a page consists of."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        assert response.status == 200, response.text
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(response.text)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        for name, value in attrs:
+            if name == "href" and tag == "a" and value:
+                self.links.append(value)
+            elif name in {"src", "href", "srcset", "poster", "data"} and value:
+                self.loaded.append(value)
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1] not in {"style", "script"}:
+            self.words.append(data)
+
+
+def file(version: str, *, yanked: str | None = None) -> File:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    name = f"spam-{version}.tar.gz"
+    return File(name, name, "spam", version, 1, "ab" * 32, moment, None, None, yanked)
+
+
+def test_the_home_page_lists_every_project_with_what_matters(server: Server) -> None:
+    page = Page(server.get("/"))
+    assert "42 projects" in page.text
+    assert re.search(r"acme-billing 2\.0 6 files \d{4}-\d\d-\d\d", page.text)
+    assert "old-tool deprecated 1.0 1 file" in page.text
+    assert page.links.count("projects/acme-billing/") == 1
+
+
+def test_the_search_works_without_a_script_too(server: Server) -> None:
+    page = Page(server.get("/?q=Team_Tool.3"))
+    assert "projects/team-tool-3/" in page.links
+    assert "projects/team-tool-30/" in page.links
+    assert "projects/acme-billing/" not in page.links
+    assert "11 of 42 projects" in page.text
+    nothing = Page(server.get("/?q=%3Cscript%3E"))
+    assert "0 of 42 projects" in nothing.text
+    assert nothing.tags.count("script") == 1
+    assert ("value", "<script>") in nothing.attributes
+
+
+def test_an_empty_index_says_how_to_publish(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with Server(tmp_path_factory.mktemp("empty")) as server:
+        page = Page(server.get("/"))
+        assert f"twine upload --repository-url {server.url} dist/*" in page.text
+        assert f"uv publish --publish-url {server.url} dist/*" in page.text
+
+
+def test_a_project_page_shows_versions_files_and_how_to_install(server: Server) -> None:
+    page = Page(server.get("/projects/acme-billing/"))
+    assert f"pip install --index-url {server.url}simple/ acme-billing" in page.text
+    assert f"uv pip install --default-index {server.url}simple/ acme-billing" in page.text
+    assert "Invoices & <dunning>" in page.text
+    assert "3.0rc1 pre-release 2 files" in page.text
+    assert "1.0 yanked 2 files" in page.text
+    assert "wrong <rounding>" in page.text
+    assert "Python >=3.9" in page.text
+    content = (server.packages / wheel_name("acme-billing", "2.0")).read_bytes()
+    assert hashlib.sha256(content).hexdigest() in page.text
+
+
+def test_the_status_of_a_project_is_told_in_words(server: Server) -> None:
+    page = Page(server.get("/projects/old-tool/"))
+    assert "This project is deprecated." in page.text
+    assert "use team-tool-1" in page.text
+
+
+def test_every_link_of_a_page_leads_somewhere(server: Server) -> None:
+    for path in ("/", "/?q=acme", "/projects/acme-billing/", "/projects/old-tool/"):
+        for link in Page(server.get(path)).links:
+            target = urlsplit(urljoin(f"{server.url.rstrip('/')}{path}", link))
+            if target.hostname == "127.0.0.1":
+                assert server.request("HEAD", target.path).status == 200, link
+
+
+def test_a_page_loads_nothing_and_allows_nothing_but_its_own_script(server: Server) -> None:
+    for path in ("/", "/projects/old-tool/"):
+        response = server.get(path)
+        assert Page(response).loaded == ["data:,"]
+        policy = response["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        for tag in ("script", "style"):
+            (inline,) = re.findall(f"<{tag}>(.*?)</{tag}>", response.text, re.DOTALL)
+            digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+            assert f"{tag}-src 'sha256-{digest}'" in policy
+        assert response["referrer-policy"] == "no-referrer"
+        assert response["x-content-type-options"] == "nosniff"
+
+
+def test_a_readme_cannot_bring_a_script_a_style_or_a_frame(server: Server) -> None:
+    page = Page(server.get("/projects/acme-billing/"))
+    assert page.tags.count("script") == 1
+    assert page.tags.count("style") == 1
+    assert "iframe" not in page.tags
+    assert not any(name.startswith("on") or "javascript:" in (value or "") for name, value in page.attributes)
+    assert "Invoices, with a link and code ." in page.text
+
+
+def test_the_address_in_the_commands_is_the_clients_but_never_markup(server: Server) -> None:
+    page = server.get("/projects/old-tool/", Host="index.example:8443")
+    assert "http://index.example:8443/simple/" in page.text
+    for host in ("<b>", 'x"onclick=', "a b", ""):
+        answer = server.get("/projects/old-tool/", Host=host)
+        assert "http://localhost/simple/" in answer.text or answer.status == 400
+        assert "onclick=" not in answer.text
+        assert "<b>" not in answer.text
+
+
+def test_versions_are_ordered_as_versions_and_the_latest_is_what_an_installer_takes() -> None:
+    def latest(*files: File) -> str | None:
+        found = latest_of(releases_of(Project("spam", files)))
+        return None if found is None else found.version
+
+    ordered = releases_of(Project("spam", tuple(file(v) for v in ("1.10", "1.9", "2.0rc1", "1!0.1", "weird"))))
+    assert [release.version for release in ordered] == ["1!0.1", "2.0rc1", "1.10", "1.9", "weird"]
+    assert latest(file("1.0"), file("2.0rc1")) == "1.0"
+    assert latest(file("1.0"), file("2.0", yanked="")) == "1.0"
+    assert latest(file("2.0rc1")) == "2.0rc1"
+    assert latest(file("2.0", yanked="")) == "2.0"
+    assert latest() is None
+
+
+def test_a_release_whose_files_spell_its_version_differently_is_one() -> None:
+    files = [file(version) for version in ("1", "1.0", "1.0.0", "2.0", "odd", "older")]
+    wheels = [replace(each, filename=wheel_name("spam", each.version)) for each in files[:2]]
+    releases = releases_of(Project("spam", (*files, *wheels)))
+    assert [release.version for release in releases] == ["2.0", "1", "older", "odd"]
+    assert [len(release.files) for release in releases] == [1, 5, 1, 1]
+
+
+@pytest.fixture(scope="module")
+def readmes() -> Iterator[Readmes]:
+    readmes = Readmes(patience=600)
+    yield readmes
+    readmes.close()
+
+
+def shown(house: House, readmes: Readmes, project: str) -> str:
+    browser = HtmlPages(house.repository, readmes)
+    try:
+        page = browser.project(project, "http://localhost/")
+    except NotRendered as missing:
+        asyncio.run(readmes.about(missing.digest, missing.description))
+        page = browser.project(project, "http://localhost/")
+    assert page is not None
+    return page.plain().body.decode()
+
+
+@pytest.mark.parametrize(
+    ("metadata_version", "lines"), [("2.4", "Dynamic: Requires-Dist\n"), ("1.1", "")], ids=["dynamic", "old"]
+)
+def test_the_page_of_a_project_with_sdists_only_shows_what_they_say(
+    house: House, readmes: Readmes, metadata_version: str, lines: str
+) -> None:
+    content = sdist(
+        "foo",
+        "1.0",
+        lines=f"{lines}Summary: Möhren in words\nDescription-Content-Type: text/markdown\n",
+        body="About *carrots*.",
+        metadata_version=metadata_version,
+    )
+    house.directory.mkdir(parents=True, exist_ok=True)
+    (house.directory / "foo-1.0.tar.gz").write_bytes(content)
+    page = shown(house, readmes, "foo")
+    assert "Möhren in words" in page
+    assert "About <em>carrots</em>." in page
+
+
+def test_of_metadata_for_installers_and_for_people_only_the_former_is_shown(house: House, readmes: Readmes) -> None:
+    house.directory.mkdir(parents=True, exist_ok=True)
+    for suffix, lines in ((".tar.gz", "Dynamic: License\nSummary: before\n"), (".tgz", "Summary: for good\n")):
+        (house.directory / f"foo-1.0{suffix}").write_bytes(sdist("foo", "1.0", lines=lines))
+    assert "for good" in shown(house, readmes, "foo")
+
+
+def test_projects_that_are_gone_take_no_memory(house: House, readmes: Readmes) -> None:
+    browser = HtmlPages(house.repository, readmes)
+    house.directory.mkdir(parents=True, exist_ok=True)
+    for number in range(20):
+        path = house.directory / wheel_name(f"gone-{number}", "1.0")
+        path.write_bytes(wheel(f"gone-{number}", "1.0"))
+        house.repository.reload()
+        assert f"gone-{number}" in browser.home("http://localhost/").plain().body.decode()
+        path.unlink()
+        house.repository.reload()
+    browser.home("http://localhost/")
+    assert browser._rows == {}
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (1023, "1,023 bytes"),
+        (1024, "1.0 KiB"),
+        (2_000_000, "1.9 MiB"),
+        (2**40, "1.0 TiB"),
+    ],
+)
+def test_sizes_are_told_as_people_read_them(size: int, text: str) -> None:
+    assert human_size(size) == text
+
+
+def _colours(css: str) -> dict[str, tuple[float, float, float]]:
+    found = {}
+    for name, value in re.findall(r"--([a-z-]+):#([0-9a-f]{6})", css):
+        channels = [int(value[start : start + 2], 16) / 255 for start in (0, 2, 4)]
+        red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+        found[name] = (red, green, blue)
+    return found
+
+
+def test_all_text_can_be_read_in_light_and_in_dark(server: Server) -> None:
+    """At least 4.5 to 1, as WCAG 2 asks for at level AA."""
+    (style,) = re.findall("<style>(.*?)</style>", server.get("/").text, re.DOTALL)
+    light, dark = re.findall(r":root\{(.*?)\}", style)
+    for colours in (_colours(light), _colours(dark)):
+        luminance = {n: 0.2126 * r + 0.7152 * g + 0.0722 * b for n, (r, g, b) in colours.items()}
+        pairs = [(t, b) for t in ("ink", "quiet", "link") for b in ("paper", "fill")]
+        for text, background in [*pairs, ("mark", "mark-fill"), ("ink", "mark-fill")]:
+            high, low = sorted((luminance[text], luminance[background]), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (text, background)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with Chromium(tmp_path_factory.mktemp("chromium")) as chromium:
+        yield chromium
+
+
+@browser
+@pytest.mark.browser
+def test_typing_narrows_the_list_at_once(server: Server, chromium: Chromium) -> None:
+    visible = "[...document.querySelectorAll('#projects tbody tr')].filter(row => !row.hidden).length"
+    chromium.open(server.url_for())
+    assert chromium.run(visible) == 42
+    chromium.type("#q", "Team_Tool.3")
+    chromium.until(f"{visible} === 11")
+    assert chromium.run("document.getElementById('count').textContent") == "11 of 42 projects"
+    chromium.type("#q", "zzz")
+    chromium.until("!document.getElementById('nothing').hidden")
+    assert chromium.run("document.getElementById('projects').hidden")
+    chromium.type("#q", " ")
+    chromium.until(f"{visible} === 42")
+    assert chromium.complaints() == []
+
+
+@browser
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("path", ["", "projects/acme-billing/"])
+def test_a_page_fits_on_a_telephone(server: Server, chromium: Chromium, path: str, dark: bool) -> None:
+    chromium.open(server.url_for() + path, width=360, height=700, dark=dark)
+    assert chromium.run("document.scrollingElement.scrollWidth") <= 360
+    background = chromium.run("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background))) < 200) is dark
+
+
+@browser
+@pytest.mark.browser
+def test_the_command_can_be_copied_with_the_address_that_the_browser_sees(server: Server, chromium: Chromium) -> None:
+    chromium.open(server.url_for() + "projects/acme-billing/")
+    origin = chromium.run("location.origin")
+    chromium.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    chromium.run("document.querySelector('[data-copy=pip-command]').click()")
+    chromium.until("document.querySelector('[data-copy=pip-command]').textContent === 'Copied'")
+    copied = chromium.run("navigator.clipboard.readText()")
+    assert copied == f"pip install --index-url {origin}/simple/ acme-billing"
+    # Behind a proxy the server takes itself for another.
+    shown = "document.querySelector('#uv-command').textContent"
+    script = chromium.run("document.querySelector('script').textContent")
+    chromium.run("document.querySelectorAll('[data-url]').forEach(each => each.textContent = 'http://inside/simple/')")
+    assert "http://inside/simple/" in chromium.run(shown)
+    chromium.run("{" + script + "}")
+    assert chromium.run(shown) == f"uv pip install --default-index {origin}/simple/ acme-billing"
+
+
+@browser
+@pytest.mark.browser
+def test_a_readme_makes_the_browser_contact_nobody(
+    server: Server, chromium: Chromium, foreigner: socket.socket
+) -> None:
+    chromium.open(server.url_for() + "projects/acme-billing/")
+    assert chromium.run("document.title") == "acme-billing 2.0"
+    assert chromium.run("document.querySelector('.readme img').alt") == "a picture"
+    with pytest.raises(BlockingIOError):
+        foreigner.accept()
+
+
+@browser
+@pytest.mark.browser
+@pytest.mark.parametrize("path", ["", "projects/acme-billing/"])
+def test_everything_has_a_name_for_those_who_do_not_see_it(server: Server, chromium: Chromium, path: str) -> None:
+    chromium.open(server.url_for() + path)
+    chromium.run("document.querySelector('.readme')?.remove()")  # what others wrote is theirs
+    chromium.call("Accessibility.enable")
+    nodes = chromium.call("Accessibility.getFullAXTree")["nodes"]
+    named = {"button", "link", "searchbox", "heading", "textbox", "navigation", "main", "columnheader"}
+    for node in nodes:
+        role = node.get("role", {}).get("value")
+        if role in named - {"main"} and not node.get("ignored"):
+            assert node.get("name", {}).get("value"), node
+    roles = [node.get("role", {}).get("value") for node in nodes]
+    assert {"main", "navigation", "heading"} <= set(roles)
+    assert chromium.run("document.querySelectorAll('main > h1').length") == 1
+    chromium.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+    assert chromium.run("document.activeElement.className") == "skip"

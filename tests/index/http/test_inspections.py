@@ -1,0 +1,281 @@
+"""Inspections at length: in a child process, beside other uploads, and no longer than somebody waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from urllib3.filepost import encode_multipart_formdata
+
+from ops.index.errors import InvalidArchive, WorkCancelled
+from ops.index.http import upload_handler
+from ops.index.http.pypiserver_bridge import create_wsgi
+from ops.index.http.request import Request
+from ops.index.http.upload import UploadReceiver
+from ops.index.packages import inspection
+from ops.index.packages.archive import OutOfBoundsError
+from ops.index.packages.distribution import inspect
+from ops.index.packages.filenames import Name, parse
+from ops.index.packages.inspection import AT_ONCE, DeferredError, Inspector
+from ops.index.packages.staging import Staged
+from ops.index.packages.uploads import Outcome
+from ops.index.sandbox.sandbox import Cancellation
+from tests.index.archives import sdist, wheel, wheel_name
+from tests.index.conftest import House, Person
+from tests.index.http.test_pypiserver_bridge import PASSWORD, FakeAuthenticator
+from tests.index.serving import Server, ThreadServer
+
+NAME = wheel_name("big", "1.0")
+MEMBERS = {f"big/{number}.py": b"" for number in range(AT_ONCE.members + 1)}
+BIG = wheel("big", "1.0", lines="Requires-Python: >=3.9\n", more=MEMBERS)
+BAD = wheel("big", "1.0", lines="Requires-Dist: a = b\n", more=MEMBERS)
+SMALL = wheel("small", "1.0")
+
+
+def name_of(filename: str) -> Name:
+    name = parse(filename)
+    assert name is not None
+    return name
+
+
+def staged_in(house: House, content: bytes) -> Staged:
+    staged = house.publisher.stage(NAME)
+    staged.write(content)
+    return staged
+
+
+@pytest.fixture
+def inspector() -> Iterator[Inspector]:
+    made = Inspector()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("filename", "content"),
+    [
+        (NAME, BIG),
+        (NAME, wheel("big", "1.0", payload=bytes(AT_ONCE.unpacked_bytes))),
+        (NAME, wheel("big", "1.0", body="x" * (AT_ONCE.read_bytes + 1))),
+        (NAME, wheel("big", "1.0", lines="Requires-Dist: spam>=1\n" * 2000)),
+        ("big-1.0.tar.gz", sdist("big", "1.0", payload=bytes(AT_ONCE.unpacked_bytes))),
+        ("big-1.0.tar.gz", sdist("big", "1.0", body="x" * (AT_ONCE.read_bytes + 1))),
+    ],
+    ids=["members", "bytes", "description", "requirements", "sdist bytes", "sdist description"],
+)
+def test_what_takes_longer_is_not_looked_at_at_once_and_looked_at_all_the_same(
+    house: House, inspector: Inspector, filename: str, content: bytes
+) -> None:
+    with pytest.raises(OutOfBoundsError):
+        inspect(io.BytesIO(content), name_of(filename), bounds=AT_ONCE)
+    staged = staged_in(house, content)
+    with pytest.raises(DeferredError):
+        inspector.at_once(name_of(filename), staged)
+    assert inspector.at_length(name_of(filename), staged) == inspect(io.BytesIO(content), name_of(filename))
+    staged.discard()
+
+
+def test_what_is_refused_at_length_is_refused_with_the_same_sentence(house: House, inspector: Inspector) -> None:
+    staged = staged_in(house, BAD)
+    with pytest.raises(InvalidArchive) as expected:
+        inspect(io.BytesIO(BAD), name_of(NAME))
+    with pytest.raises(InvalidArchive) as refused:
+        inspector.at_length(name_of(NAME), staged)
+    assert str(refused.value) == str(expected.value)
+    assert "'Requires-Dist: a = b'" in str(refused.value)
+    staged.discard()
+
+
+def test_what_reaches_a_limit_is_refused(house: House, inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "_WALL_SECONDS", 0.001)
+    staged = staged_in(house, BIG)
+    with pytest.raises(InvalidArchive, match="it cannot be looked at: it takes more than"):
+        inspector.at_length(name_of(NAME), staged)
+    staged.discard()
+
+
+def test_nothing_is_looked_at_at_length_once_the_server_stops(house: House, inspector: Inspector) -> None:
+    staged = staged_in(house, BIG)
+    inspector.close()
+    with pytest.raises(WorkCancelled):
+        inspector.at_length(name_of(NAME), staged)
+    staged.discard()
+
+
+def test_a_caller_that_does_not_defer_gets_it_done(house: House) -> None:
+    assert house.publisher.publish(NAME, io.BytesIO(BIG), identity=Person()) is Outcome.CREATED
+    with pytest.raises(InvalidArchive, match="Requires-Dist"):
+        house.publisher.publish(wheel_name("big", "1.0", "py2-none-any"), io.BytesIO(BAD), identity=Person())
+
+
+def test_a_big_wheel_comes_through_a_real_server(request: pytest.FixtureRequest) -> None:
+    with Server(request.getfixturevalue("tmp_path")) as server:
+        assert upload_to(server, NAME, BAD) == 400
+        assert upload_to(server, NAME, BIG) == 200
+        assert upload_to(server, NAME, BIG) == 200
+        assert server.get("/simple/big/").status == 200
+
+
+def upload_to(server: Server, filename: str, content: bytes) -> int:
+    body, content_type = encode_multipart_formdata({":action": "file_upload", "content": (filename, content)})
+    return server.request("POST", "/", headers={"Content-Type": content_type}, body=body).status
+
+
+class Client:
+    """An ASGI client that stays until it is told to leave."""
+
+    def __init__(self, receiver: UploadReceiver, filename: str, content: bytes) -> None:
+        body, content_type = encode_multipart_formdata({":action": "file_upload", "content": (filename, content)})
+        self.leaving = asyncio.Event()
+        self.sent: list[Any] = []
+        self._messages: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
+        token = base64.b64encode(f"alice:{PASSWORD}".encode())
+        headers = [(b"content-type", content_type.encode()), (b"authorization", b"Basic " + token)]
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+        self.task = asyncio.ensure_future(receiver(scope, self._receive, self._send))
+
+    async def _receive(self) -> Any:
+        if self._messages:
+            return self._messages.pop()
+        await self.leaving.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    async def status(self) -> int:
+        await self.task
+        return int(self.sent[0]["status"])
+
+
+class Endless:
+    """A fake of inspections that go on until they are cancelled."""
+
+    def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = threading.Semaphore(0)
+        self.closing = Cancellation()
+        self.over: list[Name] = []
+        monkeypatch.setattr(house.publisher._inspector, "at_length", self.inspect)
+        monkeypatch.setattr(house.publisher._inspector, "close", self.closing.cancel)
+
+    def inspect(self, name: Name, staged: Staged, cancellation: Cancellation) -> None:
+        ended = threading.Event()
+        with cancellation.calling(ended.set), self.closing.calling(ended.set):
+            self.begun.release()
+            assert ended.wait(30)
+        self.over.append(name)
+        raise WorkCancelled
+
+
+@pytest.fixture
+def receiver(house: House) -> Iterator[UploadReceiver]:
+    wsgi = create_wsgi(house.publisher, house.repository, FakeAuthenticator(), house.options)  # type: ignore[arg-type] # a fake
+    made = UploadReceiver(wsgi, house.publisher, house.options)
+    yield made
+    made.close()
+
+
+def staging(house: House) -> list[str]:
+    return [path.name for path in (house.directory / ".index" / "staging").glob("*") if not path.name.endswith("-lock")]
+
+
+def run(work: Callable[[], Any]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await work()
+
+    asyncio.run(bounded())
+
+
+def test_an_upload_whose_client_has_left_is_not_looked_at_any_more(
+    house: House, receiver: UploadReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = Endless(house, monkeypatch)
+
+    async def work() -> None:
+        client = Client(receiver, NAME, BIG)
+        await asyncio.to_thread(endless.begun.acquire)
+        client.leaving.set()
+        await client.task
+        assert client.sent == []
+
+    run(work)
+    receiver.close()  # waits for its threads
+    assert [name.filename for name in endless.over] == [NAME]
+    assert staging(house) == []
+    assert not (house.directory / NAME).exists()
+
+
+def test_uploads_that_take_long_hold_up_no_other(
+    house: House, receiver: UploadReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = Endless(house, monkeypatch)
+
+    async def work() -> None:
+        clients = [Client(receiver, NAME, BIG) for _ in range(house.options.upload_threads + 2)]
+        for _ in clients:
+            await asyncio.to_thread(endless.begun.acquire)
+        assert await Client(receiver, wheel_name("small", "1.0"), SMALL).status() == 200
+        for client in clients:
+            client.leaving.set()
+            await client.task
+
+    run(work)
+
+
+def test_a_server_that_stops_answers_uploads_that_take_long_at_once(
+    house: House, receiver: UploadReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = Endless(house, monkeypatch)
+
+    async def work() -> None:
+        client = Client(receiver, NAME, BIG)
+        await asyncio.to_thread(endless.begun.acquire)
+        receiver.stop()
+        assert await client.status() == 503
+
+    run(work)
+    assert not (house.directory / NAME).exists()
+
+
+def test_a_client_that_waits_for_an_inspection_is_not_taken_for_one_that_stopped_sending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upload_handler, "PATIENCE", 0.01)
+
+    async def work() -> None:
+        messages: asyncio.Queue[Any] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        scope: dict[str, Any] = {"method": "POST"}
+        patient = upload_handler._Patient(Request(scope, messages.get, messages.put, {}, ""))
+        await patient.receive()
+        leaving = asyncio.ensure_future(patient.receive())
+        done, _ = await asyncio.wait({leaving}, timeout=0.1)
+        assert not done
+        messages.put_nowait({"type": "http.disconnect"})
+        assert (await leaving)["type"] == "http.disconnect"
+        assert patient.late is None
+
+    run(work)
+
+
+def test_a_server_tells_that_it_stops_before_it_waits_for_its_requests() -> None:
+    seen: list[int] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                kind = (await receive())["type"]
+                seen.append(1 if kind == "lifespan.shutdown" else 0)
+                await send({"type": f"{kind}.complete"})
+                if kind == "lifespan.shutdown":
+                    return
+
+    with ThreadServer(application) as server:
+        server.server._stopping = lambda: seen.append(2)
+    assert seen == [0, 2, 1]

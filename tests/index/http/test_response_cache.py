@@ -1,0 +1,203 @@
+"""Rendered answers are kept as long as they are right, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from ops.index.http.representation import Representation
+from ops.index.http.response_cache import ResponseCache
+
+
+class World:
+    """Something that pages tell of."""
+
+    def __init__(self, *, near: bool = False, lifetime: float = 60, capacity: int = 100_000) -> None:
+        self.stamp = 0
+        self.marks: dict[str, int] = {}
+        self.rendered: list[str] = []
+        self.response_cache: ResponseCache[str] = ResponseCache(
+            lambda: self.stamp, capacity=capacity, lifetime=lifetime, near=near
+        )
+
+    def change(self, name: str) -> None:
+        self.marks[name] = self.marks.get(name, 0) + 1
+        self.stamp += 1
+
+    async def fetch(self, name: str, size: int = 100) -> bytes | None:
+        def render() -> Representation | None:
+            self.rendered.append(name)
+            if name not in self.marks:
+                return None
+            return Representation(b"%d" % self.marks[name] + b" " * size, content_type="text/plain")
+
+        page = await self.response_cache.fetch(name, lambda: self.marks.get(name), render)
+        return None if page is None else page.body.strip()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_what_did_not_change_is_rendered_once(world: World) -> None:
+    async def scenario() -> None:
+        world.change("spam")
+        assert world.response_cache.ready("spam") is None
+        assert await world.fetch("spam") == b"1"
+        page = world.response_cache.ready("spam")
+        assert page is not None
+        assert page.body.strip() == b"1"
+        assert await world.fetch("spam") == b"1"
+
+    asyncio.run(scenario())
+    assert world.rendered == ["spam"]
+
+
+def test_a_change_elsewhere_renders_nothing_anew(world: World) -> None:
+    async def scenario() -> None:
+        world.change("spam")
+        await world.fetch("spam")
+        world.change("eggs")
+        assert world.response_cache.ready("spam") is None, "it has to be looked at first"
+        assert await world.fetch("spam") == b"1"
+        assert world.response_cache.ready("spam") is not None
+
+    asyncio.run(scenario())
+    assert world.rendered == ["spam"]
+
+
+@pytest.mark.parametrize("lifetime", [60, 0])
+def test_marks_that_are_near_are_looked_at_on_the_way(lifetime: float) -> None:
+    world = World(near=True, lifetime=lifetime)
+
+    async def scenario() -> None:
+        world.change("spam")
+        await world.fetch("spam")
+        world.change("eggs")
+        page = world.response_cache.ready("spam")
+        assert page is not None
+        assert page.body.strip() == b"1"
+        world.change("spam")
+        assert world.response_cache.ready("spam") is None
+        assert await world.fetch("spam") == b"2"
+
+    asyncio.run(scenario())
+    assert world.rendered == ["spam", "spam"]
+
+
+def test_what_tells_of_nothing_is_not_kept() -> None:
+    """Something came between the look at the mark and the rendering; when it goes, the mark is None again."""
+    world = World(near=True)
+
+    async def scenario() -> None:
+        page = await world.response_cache.fetch(
+            "spam", lambda: None, lambda: Representation(b"x", content_type="text/plain")
+        )
+        assert page is not None
+        assert world.response_cache.ready("spam") is None
+
+    asyncio.run(scenario())
+
+
+def test_what_tells_of_much_is_looked_at_elsewhere() -> None:
+    world = World(near=True, capacity=10**7)
+
+    async def scenario() -> None:
+        world.change("spam")
+        await world.fetch("spam", size=300_000)
+        assert world.response_cache.ready("spam") is not None
+        world.change("eggs")
+        assert world.response_cache.ready("spam") is None
+        await world.fetch("spam")
+        assert world.response_cache.ready("spam") is not None
+
+    asyncio.run(scenario())
+    assert world.rendered == ["spam"]
+
+
+def test_a_change_is_seen_at_once(world: World) -> None:
+    async def scenario() -> None:
+        world.change("spam")
+        await world.fetch("spam")
+        world.change("spam")
+        assert world.response_cache.ready("spam") is None
+        assert await world.fetch("spam") == b"2"
+
+    asyncio.run(scenario())
+
+
+def test_what_is_gone_is_forgotten(world: World) -> None:
+    async def scenario() -> None:
+        world.change("spam")
+        await world.fetch("spam")
+        del world.marks["spam"]
+        world.stamp += 1
+        assert await world.fetch("spam") is None
+        assert world.response_cache.ready("spam") is None
+
+    asyncio.run(scenario())
+
+
+def test_many_who_ask_at_once_cause_one_rendering(world: World) -> None:
+    async def scenario() -> list[bytes | None]:
+        world.change("spam")
+        return await asyncio.gather(*(world.fetch("spam") for _ in range(20)))
+
+    assert asyncio.run(scenario()) == [b"1"] * 20
+    assert world.rendered == ["spam"]
+
+
+def test_who_asks_after_a_change_does_not_get_a_rendering_that_began_before_it(world: World) -> None:
+    """Whoever has uploaded a file must find it, also while somebody else's slow rendering is under way."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> Representation:
+        mark = world.marks["spam"]
+        begun.set()
+        go_on.wait(10)
+        return Representation(b"%d" % mark, content_type="text/plain")
+
+    async def scenario() -> None:
+        world.change("spam")
+        before = asyncio.ensure_future(world.response_cache.fetch("spam", lambda: world.marks["spam"], slowly))
+        await asyncio.to_thread(begun.wait, 10)
+        world.change("spam")
+        assert await world.fetch("spam") == b"2"
+        go_on.set()
+        await before
+        assert await world.fetch("spam") == b"2", "the late rendering must not replace the newer one"
+
+    asyncio.run(scenario())
+
+
+def test_a_failure_reaches_all_who_wait_and_is_not_kept(world: World) -> None:
+    async def scenario() -> None:
+        world.change("spam")
+
+        def fail() -> Representation:
+            raise OSError("the disk is on fire")
+
+        failures = await asyncio.gather(
+            *(world.response_cache.fetch("spam", lambda: 1, fail) for _ in range(3)), return_exceptions=True
+        )
+        assert [type(failure) for failure in failures] == [OSError] * 3
+        assert await world.fetch("spam") == b"1"
+
+    asyncio.run(scenario())
+
+
+def test_memory_is_bounded_and_what_is_asked_for_stays(world: World) -> None:
+    async def scenario() -> None:
+        for index in range(100):
+            world.change(f"p{index}")
+        await world.fetch("p0", size=5_000)
+        for index in range(1, 100):
+            await world.fetch(f"p{index}", size=5_000)
+            assert world.response_cache.ready("p0") is not None
+        kept = [index for index in range(100) if world.response_cache.ready(f"p{index}")]
+        assert 5 < len(kept) < 20
+
+    asyncio.run(scenario())

@@ -1,0 +1,112 @@
+"""What an upload over HTTP cannot do, on a real server."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from urllib3.filepost import encode_multipart_formdata
+
+from ops.index.packages.uploads import MAX_SIGNATURE_BYTES
+from tests.index.archives import wheel, wheel_name
+from tests.index.serving import PASSWORD, Response, Server, authorization
+
+NAME = wheel_name("spam", "1.0")
+CONTENT = wheel("spam", "1.0")
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with Server(request.getfixturevalue("tmp_path")) as server:
+        yield server
+
+
+def post(server: Server, body: bytes, content_type: str, *, user: str = "alice") -> Response:
+    return server.request("POST", "/", user=user, headers={"Content-Type": content_type}, body=body)
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        (f"{NAME}.asc", b"no armour"),
+        (NAME, b"-----BEGIN PGP SIGNATURE-----\n"),
+        ("../x.asc", b"-----BEGIN PGP SIGNATURE-----\n"),
+        (f"{NAME}.asc", b"-----BEGIN PGP SIGNATURE-----\n" + b"x" * MAX_SIGNATURE_BYTES),
+    ],
+)
+def test_a_file_with_a_signature_that_is_none_is_not_published(server: Server, signature: tuple[str, bytes]) -> None:
+    body, content_type = encode_multipart_formdata(
+        {":action": "file_upload", "content": (NAME, CONTENT), "gpg_signature": signature}
+    )
+    answer = post(server, body, content_type)
+    assert answer.status == 400
+    assert server.get("/simple/spam/").status == 404
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/mixed",
+        "multipart/mixed; boundary=b",
+        "multipart/byteranges; boundary=b",
+        "multipart/form-data",
+        "text/plain",
+        "",
+        "application/x-www-form-urlencoded",
+        "application/x-www-form-urlencoded; charset=nothing",
+    ],
+)
+@pytest.mark.parametrize("body", [b"", b"x", b"--b\r\n", b":action=doc_upload", b":action=file_upload&content=x"])
+def test_what_is_no_form_of_an_upload_is_refused(server_of_all: Server, content_type: str, body: bytes) -> None:
+    assert post(server_of_all, body, content_type).status == 400
+
+
+@pytest.fixture(scope="module")
+def server_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("uploads")) as server:
+        yield server
+
+
+def test_a_file_in_two_folders_is_removed_from_both(server: Server) -> None:
+    for folder in ("a", "b"):
+        (server.packages / folder).mkdir()
+        (server.packages / folder / NAME).write_bytes(CONTENT)
+    fields = [(":action", "remove_pkg"), ("name", "spam"), ("version", "1.0")]
+    answer = post(server, *encode_multipart_formdata(fields), user="adam")
+    assert answer.status == 200, answer.text
+    assert not list(server.packages.glob("*/*.whl"))
+
+
+def test_a_readers_upload_is_refused_before_its_body_is_sent(server_of_all: Server) -> None:
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization('rea')}\r\nContent-Length: 4000000000\r\n\r\n"
+    answer = server_of_all.raw(head.encode())
+    assert answer.startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [("demoted", 403), ("removed", 401), ("nothing", 200)],
+)
+def test_who_loses_a_right_while_an_upload_arrives_has_lost_it(server: Server, change: str, status: int) -> None:
+    body, content_type = encode_multipart_formdata({":action": "file_upload", "content": (NAME, CONTENT)})
+    assert server.get("/simple/").status == 200  # is known from now on
+    head = (
+        f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {authorization('alice', PASSWORD)}\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with closing(socket.create_connection((server.host, server.port), timeout=20)) as connection:
+        connection.sendall(head.encode() + body[:100])
+        assert server.get("/simple/", user="rea").status == 200  # a later request: the upload has begun
+        if change == "demoted":
+            (server.credentials / ".htgroup").write_text("reader: rea alice\nadmin: adam\n")
+        elif change == "removed":
+            users = (server.credentials / ".htpasswd").read_text().splitlines(keepends=True)
+            (server.credentials / ".htpasswd").write_text("".join(line for line in users if "alice" not in line))
+        connection.sendall(body[100:])
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+    assert server.get("/simple/spam/", user="rea").status == (200 if status == 200 else 404)

@@ -1,0 +1,668 @@
+"""Uploads are checked, durable, visible only then, and never changed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ops.index.config import Options
+from ops.index.errors import (
+    BadRequest,
+    Busy,
+    DigestMismatch,
+    FieldMismatch,
+    FileTaken,
+    Forbidden,
+    InvalidArchive,
+    InvalidFilename,
+    InvalidUpload,
+    NotFound,
+    PackageIndexError,
+    ProjectClosed,
+    StorageError,
+    StorageFull,
+    StorageReadOnly,
+    TooLarge,
+)
+from ops.index.packages import placement, staging
+from ops.index.packages.uploads import Outcome, Publisher
+from ops.index.storage import files
+from ops.index.storage.name_locks import FileNameLocks
+from ops.index.storage.storage import DirectoryStorage
+from tests.index.archives import sdist, wheel, wheel_name
+from tests.index.conftest import House, Person
+from tests.index.serving import eventually
+
+NAME = "foo_bar-1.0-py3-none-any.whl"
+CONTENT = wheel("foo-bar", "1.0", payload=b"first")
+OTHER = wheel("foo-bar", "1.0", payload=b"other")
+SIGNATURE = b"-----BEGIN PGP SIGNATURE-----\n\n=abcd\n-----END PGP SIGNATURE-----\n"
+
+
+def publish(house: House, filename: str = NAME, content: bytes = CONTENT, **more: Any) -> Outcome:
+    more.setdefault("identity", Person())
+    return house.publisher.publish(filename, io.BytesIO(content), **more)
+
+
+def left_over(house: House) -> list[str]:
+    """What an upload must not leave: scratch files, claims, facts of files that are not there."""
+    index = house.directory / ".index"
+    found = [str(path) for path in (index / "staging").glob("*") if not path.name.endswith("-lock")]
+    found += [str(path) for path in (index / "claims").glob("[!.]*")]
+    found += [str(path) for path in (index / "facts").glob("*") if not (house.directory / path.name).exists()]
+    return found
+
+
+def path_of(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
+
+
+def assert_nothing_came(house: House, filename: str = NAME) -> None:
+    assert not (house.directory / filename).exists()
+    assert filename not in house.listed()
+    assert not left_over(house)
+
+
+def test_an_upload_is_there_whole_listed_and_noted(house: House) -> None:
+    form = {"name": "foo-bar", "version": "1.0", "sha256_digest": hashlib.sha256(CONTENT).hexdigest()}
+    assert publish(house, form=form, address="192.0.2.1") is Outcome.CREATED
+    assert (house.directory / NAME).read_bytes() == CONTENT
+    assert house.listed() == {NAME}
+    assert house.audit.events == [
+        {
+            "event": "upload",
+            "user": "alice",
+            "address": "192.0.2.1",
+            "filename": NAME,
+            "project": "foo-bar",
+            "version": "1.0",
+            "sha256": hashlib.sha256(CONTENT).hexdigest(),
+            "size": len(CONTENT),
+        }
+    ]
+    assert not left_over(house)
+
+
+def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_before_it_is_shown(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def noted(step: str | None, action: Callable[..., None]) -> Callable[..., None]:
+        def act(*arguments: Any) -> None:
+            steps.append(step or f"sync {'folder' if path_of(arguments[0]) == house.directory else 'file'}")
+            action(*arguments)
+
+        return act
+
+    monkeypatch.setattr(os, "fsync", noted(None, os.fsync))
+    monkeypatch.setattr(placement, "place", noted("place", files.place))
+    monkeypatch.setattr(house.repository, "admit", noted("show", house.repository.admit))
+    publish(house)
+    assert steps == ["sync file", "place", "sync folder", "show"]
+
+
+def test_the_same_bytes_again_are_a_success_and_change_nothing(house: House) -> None:
+    publish(house)
+    before = (house.directory / NAME).stat()
+    stamp = house.repository.project_stamp("foo-bar")
+    assert publish(house) is Outcome.SAME
+    assert (house.directory / NAME).stat().st_mtime_ns == before.st_mtime_ns
+    assert house.repository.project_stamp("foo-bar") == stamp
+    assert len(house.audit.events) == 1
+
+
+def test_other_bytes_under_a_name_are_refused(house: House) -> None:
+    publish(house)
+    with pytest.raises(FileTaken, match="never changes") as refused:
+        publish(house, content=OTHER)
+    assert refused.value.status == 409
+    assert refused.value.status_for("twine/7.0.0 CPython/3.12") == 400
+    assert refused.value.status_for("uv/0.13") == 409
+    assert (house.directory / NAME).read_bytes() == CONTENT
+    assert not left_over(house)
+
+
+@pytest.mark.parametrize("spelling", ["Foo_Bar-1.0-py3-none-any.whl", "foo.bar-1.0.0-py3-none-any.whl"])
+def test_another_spelling_of_a_name_is_refused_even_with_the_same_bytes(house: House, spelling: str) -> None:
+    publish(house)
+    with pytest.raises(FileTaken, match=r"another spelling of 'foo_bar-1\.0-py3-none-any\.whl'"):
+        publish(house, spelling)
+    assert house.listed() == {NAME}
+
+
+def test_a_file_that_stock_pypiserver_left_is_not_overwritten(house: House) -> None:
+    (house.directory / "sub").mkdir()
+    (house.directory / "sub" / NAME).write_bytes(OTHER)
+    with pytest.raises(FileTaken):
+        publish(house)
+    assert publish(house, content=OTHER) is Outcome.SAME
+    assert house.listed() == {NAME}
+    assert not (house.directory / NAME).exists()
+
+
+def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(scratch: str, path: str) -> None:
+        Path(path).write_bytes(OTHER)
+        files.place(scratch, path)
+
+    monkeypatch.setattr(placement, "place", late)
+    with pytest.raises(FileTaken):
+        publish(house)
+    assert (house.directory / NAME).read_bytes() == OTHER
+
+
+def test_without_hard_links_a_file_is_still_not_overwritten(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    assert publish(house) is Outcome.CREATED
+    assert (house.directory / NAME).read_bytes() == CONTENT
+    with pytest.raises(FileExistsError):
+        files.place(str(house.directory / NAME), str(house.directory / NAME))
+    assert not left_over(house)
+
+
+# What is checked
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha256", "blake2_256"])
+def test_a_wrong_digest_is_refused_and_a_right_one_is_not(house: House, algorithm: str) -> None:
+    right = staging.ALGORITHMS[algorithm]()
+    right.update(CONTENT)
+    for wrong in ("0" * 64, "ß", right.hexdigest()[:-1]):
+        with pytest.raises(DigestMismatch, match=algorithm):
+            publish(house, form={f"{algorithm}_digest": wrong})
+        assert_nothing_came(house)
+    assert publish(house, form={f"{algorithm}_digest": right.hexdigest().upper()}) is Outcome.CREATED
+
+
+def test_a_blake2_256_digest_of_128_digits_is_compared_as_one_of_512_bits(house: House) -> None:
+    """setuptools sends it so."""
+    right = hashlib.blake2b(CONTENT).hexdigest()
+    for wrong in (hashlib.blake2b(OTHER).hexdigest(), right[:64], right[:-1], right + "0"):
+        with pytest.raises(DigestMismatch, match="blake2_"):
+            publish(house, form={"blake2_256_digest": wrong})
+        assert_nothing_came(house)
+    with pytest.raises(DigestMismatch, match=r"'ab', which is not a digest of 64 hexadecimal digits; send it again"):
+        publish(house, form={"blake2_256_digest": "ab"})
+    assert publish(house, form={"blake2_256_digest": right.upper()}) is Outcome.CREATED
+
+
+@pytest.mark.parametrize(
+    ("filename", "content", "form", "error"),
+    [
+        (NAME, b"text", {}, InvalidArchive),
+        (NAME, CONTENT[:-30], {}, InvalidArchive),
+        (NAME, sdist("foo-bar", "1.0"), {}, InvalidArchive),
+        ("foo_bar-1.0.tar.gz", CONTENT, {}, InvalidArchive),
+        (NAME, CONTENT, {"name": "other"}, FieldMismatch),
+        (NAME, CONTENT, {"version": "1.1"}, FieldMismatch),
+        ("foo_baz-1.0-py3-none-any.whl", CONTENT, {}, InvalidArchive),
+        ("foo_bar-1.1-py3-none-any.whl", CONTENT, {}, InvalidArchive),
+        ("foo_baz-1.0.tar.gz", sdist("foo-bar", "1.0"), {}, FieldMismatch),
+        ("../" + NAME, CONTENT, {}, InvalidFilename),
+        ("/" + NAME, CONTENT, {}, InvalidFilename),
+        ("." + NAME, CONTENT, {}, InvalidFilename),
+        ("foo bar-1.0-py3-none-any.whl", CONTENT, {}, InvalidFilename),
+        ("foo_bar-1.0.exe", CONTENT, {}, InvalidFilename),
+        ("foo_bar-1.0.win32-py2.7.exe", CONTENT, {}, InvalidFilename),
+        ("foo_bar-one.tar.gz", sdist("foo-bar", "one"), {}, InvalidFilename),
+        ("foo__bar-1.0-py3-none-any.whl", CONTENT, {}, InvalidFilename),
+        ("_foo-1.0-py3-none-any.whl", wheel("_foo", "1.0"), {}, InvalidFilename),
+        ("foo+bar-1.0-py3.8.egg", CONTENT, {}, InvalidFilename),
+        ("x" * 250 + "-1.0.tar.gz", CONTENT, {}, InvalidFilename),
+        ("", CONTENT, {}, InvalidFilename),
+    ],
+)
+def test_an_upload_that_is_not_what_it_says_is_refused_and_leaves_nothing(
+    house: House, filename: str, content: bytes, form: dict[str, str], error: type[InvalidUpload]
+) -> None:
+    with pytest.raises(error) as refused:
+        publish(house, filename, content, form=form)
+    assert refused.value.status == 400
+    assert refused.value.body.count(b"\n") == 1
+    assert not [path for path in house.directory.iterdir() if path.name != ".index"]
+    assert not left_over(house)
+    assert not house.audit.events
+
+
+def test_an_upload_that_is_too_large_is_refused_before_it_fills_the_disk(house: House) -> None:
+    small = House(house.storage, house.name_locks, replace(house.options, max_upload_bytes=3_000_000))
+
+    class Endless(io.RawIOBase):
+        given = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1, /) -> bytes:
+            self.given += size
+            return b"x" * size
+
+    source = Endless()
+    with pytest.raises(TooLarge) as refused:
+        small.publisher.publish(NAME, source, identity=Person())  # type: ignore[arg-type] # reads like a file
+    assert refused.value.status == 413
+    assert source.given < 6_000_000
+    assert_nothing_came(house)
+
+
+def test_content_may_go_unchecked_to_compare_with_stock_pypiserver(house: House) -> None:
+    lax = House(house.storage, house.name_locks, replace(house.options, check_content=False))
+    assert publish(lax, "foo_bar-1.0.win32-py2.7.exe", b"anything") is Outcome.CREATED
+    assert lax.listed() == {"foo_bar-1.0.win32-py2.7.exe"}
+
+
+# Who may
+
+
+def test_who_may_not_upload_to_a_project_is_refused(house: House) -> None:
+    carol = Person("carol", projects=frozenset({"spam"}))
+    with pytest.raises(Forbidden, match="'carol' may not upload to the project 'foo-bar'"):
+        publish(house, identity=carol)
+    assert_nothing_came(house)
+    publish(house)
+    with pytest.raises(Forbidden):
+        publish(house, identity=carol)
+    with pytest.raises(Forbidden):
+        house.publisher.yank("foo-bar", version="1.0", identity=carol)
+    with pytest.raises(Forbidden):
+        house.publisher.unyank("foo-bar", version="1.0", identity=carol)
+    with pytest.raises(Forbidden):
+        house.publisher.set_status("foo-bar", "archived", identity=carol)
+
+
+def test_only_an_admin_may_remove_and_a_removed_name_never_gets_other_bytes(
+    house: House, alice: Person, adam: Person
+) -> None:
+    publish(house)
+    house.publisher.yank("foo-bar", version="1.0", reason="bad", identity=alice)
+    with pytest.raises(Forbidden, match="only yank"):
+        house.publisher.remove("foo-bar", version="1.0", identity=alice)
+    assert house.publisher.remove("Foo.Bar", version="1", identity=adam) == [NAME]
+    assert_nothing_came(house)
+    assert house.audit.events[-1]["event"] == "remove"
+    for server in (house, House(DirectoryStorage(house.directory), house.name_locks, house.options)):
+        with pytest.raises(FileTaken, match="removed"):
+            publish(server, content=OTHER)
+        with pytest.raises(FileTaken):
+            publish(server, "Foo_Bar-1.0-py3-none-any.whl", wheel("Foo_Bar", "1.0"))
+    assert publish(house) is Outcome.CREATED, "the same bytes may come back"
+    assert house.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
+    with pytest.raises(NotFound):
+        house.publisher.remove("foo-bar", version="2.0", identity=adam)
+    with pytest.raises(NotFound):
+        house.publisher.remove("foo-bar", identity=adam)
+
+
+# Signatures
+
+
+def test_a_signature_comes_after_its_file_and_stays_as_it_is(house: House, alice: Person) -> None:
+    def sign(content: bytes = SIGNATURE) -> Outcome:
+        return house.publisher.publish_signature(f"{NAME}.asc", io.BytesIO(content), identity=alice)
+
+    with pytest.raises(NotFound):
+        sign()
+    publish(house)
+    with pytest.raises(InvalidArchive):
+        sign(b"no signature")
+    assert sign() is Outcome.CREATED
+    assert sign() is Outcome.SAME
+    with pytest.raises(FileTaken):
+        sign(SIGNATURE + b"\n")
+    assert house.repository.locate(f"{NAME}.asc") == (house.directory / f"{NAME}.asc", len(SIGNATURE))
+    assert house.listed() == {NAME}
+    assert not left_over(house)
+
+
+# Marks
+
+
+def test_a_yank_is_of_a_release_or_a_file_and_can_be_taken_back(house: House, alice: Person) -> None:
+    publish(house)
+    publish(house, "foo_bar-1.0.tar.gz", sdist("foo-bar", "1.0"))
+    publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
+
+    def yanked() -> dict[str, str | None]:
+        found = house.repository.project("foo-bar")
+        assert found is not None
+        return {file.filename: file.yanked for file in found.files}
+
+    both = [NAME, "foo_bar-1.0.tar.gz"]
+    assert house.publisher.yank("Foo_Bar", version="1.0.0", reason="bad\nbuild", identity=alice) == both
+    assert yanked() == {NAME: "bad build", "foo_bar-1.0.tar.gz": "bad build", wheel_name("foo-bar", "2.0"): None}
+    assert house.publisher.unyank("foo-bar", filename=NAME, identity=alice) == [NAME]
+    assert house.publisher.yank("foo-bar", filename=wheel_name("foo-bar", "2.0"), identity=alice)
+    assert yanked() == {NAME: None, "foo_bar-1.0.tar.gz": "bad build", wheel_name("foo-bar", "2.0"): ""}
+    assert [event["event"] for event in house.audit.events[3:]] == ["yank", "unyank", "yank"]
+    other = House(DirectoryStorage(house.directory), house.name_locks, house.options)
+    assert other.repository.project("foo-bar") == house.repository.project("foo-bar")
+    for wanted in ({"version": "3.0"}, {"filename": "other"}, {"version": "1.0", "filename": "other"}, {}):
+        with pytest.raises(NotFound):
+            house.publisher.yank("foo-bar", identity=alice, **wanted)
+
+
+@pytest.mark.parametrize("status", ["archived", "quarantined"])
+def test_a_closed_project_takes_no_uploads(house: House, adam: Person, status: str) -> None:
+    publish(house)
+    house.publisher.set_status("foo-bar", status, reason="over", identity=adam)
+    found = house.repository.project("foo-bar")
+    assert found is not None
+    assert (found.status, found.status_reason) == (status, "over")
+    with pytest.raises(ProjectClosed, match=status):
+        publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
+    with pytest.raises(ProjectClosed):
+        house.publisher.publish_signature(f"{NAME}.asc", io.BytesIO(SIGNATURE), identity=adam)
+    house.publisher.set_status("foo-bar", "active", identity=adam)
+    publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
+
+
+def test_a_quarantine_is_for_admins_and_a_status_for_projects_that_exist(
+    house: House, alice: Person, adam: Person
+) -> None:
+    with pytest.raises(NotFound):
+        house.publisher.set_status("foo-bar", "archived", identity=adam)
+    publish(house)
+    with pytest.raises(BadRequest, match="no status"):
+        house.publisher.set_status("foo-bar", "open", identity=adam)
+    with pytest.raises(Forbidden):
+        house.publisher.set_status("foo-bar", "quarantined", identity=alice)
+    house.publisher.set_status("foo-bar", "quarantined", identity=adam)
+    with pytest.raises(Forbidden):
+        house.publisher.set_status("foo-bar", "active", identity=alice)
+    house.publisher.set_status("foo-bar", "deprecated", identity=adam)
+    house.publisher.set_status("foo-bar", "active", identity=alice)
+
+
+# Who comes first
+
+
+def race(actions: list[Callable[[], Outcome]]) -> list[Outcome | PackageIndexError]:
+    results: list[Outcome | PackageIndexError] = []
+    barrier = threading.Barrier(len(actions))
+
+    def run(action: Callable[[], Outcome]) -> None:
+        barrier.wait()
+        try:
+            results.append(action())
+        except PackageIndexError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=run, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return results
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_of_uploads_of_one_name_that_arrive_at_once_one_wins(house: House, servers: int) -> None:
+    houses = [house]
+    if servers == 2:
+        name_locks = FileNameLocks(house.directory / ".index" / "claims")
+        houses.append(House(DirectoryStorage(house.directory), name_locks, house.options))
+    for number in range(12):
+        version = f"1.{number}"
+        contents = [wheel("foo", version, payload=b"%d" % writer) for writer in range(4)]
+        results = race(
+            [
+                partial(publish, houses[writer % servers], wheel_name("foo", version), content)
+                for writer, content in enumerate(contents)
+            ]
+        )
+        assert results.count(Outcome.CREATED) == 1
+        assert sum(isinstance(result, FileTaken) for result in results) == 3
+        stored = (house.directory / wheel_name("foo", version)).read_bytes()
+        assert stored in contents
+    assert not left_over(house)
+
+
+def test_the_same_bytes_that_arrive_at_once_all_succeed(house: House) -> None:
+    results = race([lambda: publish(house)] * 6)
+    assert sorted(results) == [Outcome.CREATED, *[Outcome.SAME] * 5]  # type: ignore[type-var] # no errors among them
+
+
+def test_two_spellings_that_arrive_at_once_are_one_name(house: House) -> None:
+    for number in range(8):
+        version = f"1.{number}"
+        filename_index = [f"foo_bar-{version}-py3-none-any.whl", f"Foo.Bar-{version}.0-py3-none-any.whl"]
+        content = wheel("foo-bar", version)
+        results = race([partial(publish, house, name, content) for name in filename_index])
+        assert results.count(Outcome.CREATED) == 1
+        assert sum((house.directory / name).exists() for name in filename_index) == 1
+
+
+def test_an_upload_does_not_wait_for_ever_for_another_of_its_name(house: House) -> None:
+    server = House(house.storage, house.name_locks, replace(house.options, claim_seconds=0.1))
+    house.name_locks.acquire("foo_bar-1-py3-none-any.whl")
+    with pytest.raises(Busy) as refused:
+        publish(server)
+    assert refused.value.status == 503
+    assert "Retry-After" in refused.value.headers
+    house.name_locks.release("foo_bar-1-py3-none-any.whl")
+    assert publish(server) is Outcome.CREATED
+
+
+# What may fail
+
+
+@pytest.mark.parametrize("failing", ["file", "folder"])
+def test_a_failing_fsync_is_an_error_and_nobody_ever_sees_the_file(
+    house: House, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    house.listed()
+    seen: set[str] = set()
+    sync = os.fsync
+    fail = True
+
+    def fsync(descriptor: int) -> None:
+        folder = path_of(descriptor) == house.directory
+        seen.update(house.listed())
+        if fail and folder == (failing == "folder"):
+            raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for _ in range(3):
+        with pytest.raises(StorageError) as refused:
+            publish(house)
+        assert refused.value.status == 500
+        seen.update(house.listed())
+        assert not (house.directory / NAME).exists()
+    assert not seen
+    fail = False
+    eventually(lambda: not left_over(house))
+    assert publish(house) is Outcome.CREATED
+    assert house.listed() == {NAME}
+
+
+def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+    broken = True
+
+    def fsync(descriptor: int) -> None:
+        if broken and path_of(descriptor) == house.directory:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    def remove(path: str) -> bool:
+        if broken and path.endswith(NAME):
+            raise OSError(errno.EIO, "Input/output error")
+        return files.remove(path)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(placement, "remove", remove)
+    monkeypatch.setattr(placement, "_RETRY_SECONDS", (0.05,))
+    with pytest.raises(StorageError):
+        publish(house)
+    other = House(
+        DirectoryStorage(house.directory), FileNameLocks(house.directory / ".index" / "claims"), house.options
+    )
+    assert (house.directory / NAME).exists()
+    for _ in range(5):
+        assert not house.listed()
+        assert not other.listed()
+        assert house.repository.locate(NAME) is None
+        time.sleep(0.02)
+    broken = False
+    eventually(lambda: not left_over(house))
+    assert_nothing_came(house)
+    assert publish(other) is Outcome.CREATED
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (errno.ENOSPC, StorageFull),
+        (errno.EDQUOT, StorageFull),
+        (errno.EIO, StorageError),
+        (errno.EROFS, StorageReadOnly),
+    ],
+)
+def test_whatever_the_disk_refuses_becomes_a_clear_error(
+    house: House, monkeypatch: pytest.MonkeyPatch, number: int, error: type[StorageError]
+) -> None:
+    house.listed()
+    calls = {
+        "write": (os, "write"),
+        "open": (os, "open"),
+        "link": (os, "link"),
+        "rename": (os, "rename"),
+    }
+    for call, (owner, attribute) in calls.items():
+        original = getattr(owner, attribute)
+
+        def fail(*arguments: Any, original: Any = original, call: str = call, **named: Any) -> Any:
+            ours = not isinstance(arguments[0], str) or "/.index/" in arguments[0]
+            if ours and (call != "open" or arguments[1] & os.O_CREAT):
+                raise OSError(number, os.strerror(number))
+            return original(*arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, attribute, fail)
+            if call == "rename":  # only facts are renamed, and those can do without
+                assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is Outcome.CREATED
+                continue
+            with pytest.raises(error) as refused:
+                publish(house)
+            assert refused.value.status == error.status
+        assert_nothing_came(house)
+    assert publish(house) is Outcome.CREATED
+
+
+def test_a_full_disk_refuses_what_does_not_fit_and_keeps_the_rest(small_disk: Path, options: Options) -> None:
+    directory = small_disk / "packages"
+    house = House(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
+    kept = {}
+    refused = 0
+    for number in range(40):
+        name = wheel_name("foo", f"1.{number}")
+        content = wheel("foo", f"1.{number}", payload=random.Random(number).randbytes(100_000))
+        try:
+            publish(house, name, content)
+            kept[name] = content
+        except StorageFull:
+            refused += 1
+            assert not (directory / name).exists()
+    assert kept
+    assert refused
+    assert house.listed() == set(kept)
+    for name, content in kept.items():
+        assert (directory / name).read_bytes() == content
+    assert not left_over(house)
+    (directory / next(iter(kept))).unlink()
+    assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0", payload=b"x" * 100)) is Outcome.CREATED
+
+
+def test_a_source_that_breaks_off_leaves_nothing(house: House) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            piece = super().read(min(size or 1, 100))
+            if self.tell() > 300:
+                raise ConnectionResetError("gone")
+            return piece
+
+    with pytest.raises(ConnectionResetError):
+        house.publisher.publish(NAME, Broken(CONTENT), identity=Person())
+    assert_nothing_came(house)
+
+
+def test_what_killed_servers_left_is_swept_away_and_what_others_write_is_not(house: House) -> None:
+    folder = house.directory / ".index" / "staging"
+    folder.mkdir(parents=True)
+    (folder / "123-0a1b2c3d4e5f-0").write_bytes(b"left")
+    (folder / "123-0a1b2c3d4e5f-lock").write_bytes(b"")
+    (folder / "unknown").write_bytes(b"recent")
+    working = house.publisher.stage(NAME)
+    working.write(b"half")
+    other = Publisher(DirectoryStorage(house.directory), house.name_locks, house.repository, house.options)
+    other.start()
+    eventually(lambda: not (folder / "123-0a1b2c3d4e5f-0").exists())
+    assert Path(working.path).exists()
+    assert (folder / "unknown").exists()
+    working.discard()
+    working.discard()
+    assert not Path(working.path).exists()
+
+
+# Anything
+
+texts = st.text(max_size=30) | st.sampled_from(["foo-bar", "1.0", "../x", "\x00", "foo_bar", "1.0.0", "é", "\ud800"])
+hostile_names = (
+    st.text(max_size=60)
+    | st.sampled_from(
+        [NAME, f"../{NAME}", f"sub/{NAME}", f"{NAME}\x00", f"{NAME}\n", "foo_bar-1.0.tar.gz", ".", "..", "\ud800"]
+    )
+    | st.builds(lambda middle: f"foo_bar-1.0{middle}-py3-none-any.whl", st.text(max_size=10))
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    filename=hostile_names,
+    form=st.dictionaries(st.sampled_from(["name", "version", "sha256_digest", "md5_digest", "x"]), texts),
+    content=st.binary(max_size=50) | st.just(CONTENT) | st.just(sdist("foo-bar", "1.0")),
+)
+@example(filename="foo_bar-1.0-py3-none-any.whl", form={}, content=CONTENT)
+def test_no_upload_makes_a_file_outside_or_an_unexpected_error(
+    house: House, filename: str, form: dict[str, str], content: bytes
+) -> None:
+    before = set(house.directory.parent.iterdir())
+    refusals: list[PackageIndexError] = []
+    try:
+        publish(house, filename, content, form=form)
+    except PackageIndexError as error:
+        refusals.append(error)
+    try:
+        house.publisher.publish_signature(filename, io.BytesIO(content), identity=Person())
+    except PackageIndexError as error:
+        refusals.append(error)
+    for refusal in refusals:
+        assert refusal.status in (400, 404, 409)
+        assert refusal.body.count(b"\n") == 1
+    assert set(house.directory.parent.iterdir()) == before
+    for path in house.directory.rglob("*"):
+        inside = path.relative_to(house.directory).parts
+        assert inside[0] == ".index" or path.name in {NAME, "foo_bar-1.0.tar.gz"}

@@ -1,0 +1,301 @@
+"""One holder of a name at a time, among threads, processes and the dead."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ops.index.storage import file_locks
+from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks, NameLocks
+
+HOLDER = """
+import sys
+from pathlib import Path
+from ops.index.storage import file_locks
+from ops.index.storage.name_locks import FileNameLocks
+claims = FileNameLocks(Path(sys.argv[1]))
+print(claims.acquire(sys.argv[2]), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(params=["memory", "files"])
+def name_locks(request: pytest.FixtureRequest, tmp_path: Path) -> NameLocks:
+    return MemoryNameLocks() if request.param == "memory" else FileNameLocks(tmp_path / "claims")
+
+
+def hold(directory: Path, name: str) -> subprocess.Popen[str]:
+    """A process that holds a claim until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(directory), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "True"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_a_claim_is_taken_once_until_it_is_released(name_locks: NameLocks) -> None:
+    assert name_locks.acquire("a.whl")
+    assert not name_locks.acquire("a.whl")
+    assert name_locks.acquire("b.whl")
+    assert name_locks.held() == {"a.whl", "b.whl"}
+    name_locks.release("a.whl")
+    assert name_locks.held() == {"b.whl"}
+    assert name_locks.acquire("a.whl")
+
+
+def test_releasing_what_is_not_held_does_nothing(name_locks: NameLocks) -> None:
+    name_locks.release("a.whl")
+    assert not name_locks.held()
+
+
+def test_of_many_threads_one_gets_the_claim(name_locks: NameLocks) -> None:
+    for number in range(20):
+        barrier = threading.Barrier(6)
+        won: list[bool] = []
+
+        def take(name: str, barrier: threading.Barrier = barrier, won: list[bool] = won) -> None:
+            barrier.wait()
+            won.append(name_locks.acquire(name))
+
+        threads = [threading.Thread(target=take, args=(f"{number}.whl",)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert won.count(True) == 1
+
+
+def test_two_objects_on_one_directory_exclude_each_other(tmp_path: Path) -> None:
+    one, two = FileNameLocks(tmp_path / "claims"), FileNameLocks(tmp_path / "claims")
+    assert one.acquire("a.whl")
+    assert not two.acquire("a.whl")
+    assert two.held() == {"a.whl"}
+    one.release("a.whl")
+    assert not two.held()
+    assert two.acquire("a.whl")
+
+
+def test_another_process_holds_its_claim_until_it_is_killed(tmp_path: Path) -> None:
+    name_locks = FileNameLocks(tmp_path)
+    process = hold(tmp_path, "a.whl")
+    try:
+        assert not name_locks.acquire("a.whl")
+        assert name_locks.held() == {"a.whl"}
+    finally:
+        end(process)
+    assert not name_locks.held()
+    assert name_locks.acquire("a.whl")
+
+
+def test_what_a_killed_process_leaves_is_swept_away(tmp_path: Path) -> None:
+    end(hold(tmp_path, "a.whl"))
+    assert list(tmp_path.iterdir())
+    assert not FileNameLocks(tmp_path).held()
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_who_find_a_dead_ones_claim_do_not_both_get_it(tmp_path: Path) -> None:
+    for number in range(15):
+        name = f"{number}.whl"
+        end(hold(tmp_path, name))
+        barrier = threading.Barrier(4)
+        won: list[bool] = []
+
+        kept = [FileNameLocks(tmp_path) for _ in range(4)]
+
+        def take(
+            own: FileNameLocks, name: str = name, barrier: threading.Barrier = barrier, won: list[bool] = won
+        ) -> None:
+            barrier.wait()
+            won.append(own.acquire(name))
+
+        threads = [threading.Thread(target=take, args=(own,)) for own in kept]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert won.count(True) <= 1
+        assert any(own.acquire(name) for own in kept) or won.count(True) == 1
+
+
+def test_a_directory_that_was_emptied_is_no_hindrance(tmp_path: Path) -> None:
+    name_locks = FileNameLocks(tmp_path / "claims")
+    assert name_locks.acquire("a.whl")
+    for path in (tmp_path / "claims").iterdir():
+        path.unlink()
+    (tmp_path / "claims").rmdir()
+    assert name_locks.acquire("b.whl")
+    assert FileNameLocks(tmp_path / "claims").held() == {"b.whl"}
+    name_locks.release("a.whl")
+    name_locks.release("b.whl")
+    assert not name_locks.held()
+
+
+def test_without_hard_links_each_claim_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    one, two = FileNameLocks(tmp_path), FileNameLocks(tmp_path)
+    monkeypatch.setattr(os, "link", refuse)
+    assert one.acquire("a.whl")
+    assert not two.acquire("a.whl")
+    assert two.held() == {"a.whl"}
+    monkeypatch.undo()
+    assert not FileNameLocks(tmp_path).acquire("a.whl"), "also for one that could link"
+    one.release("a.whl")
+    assert two.acquire("a.whl")
+
+
+def test_what_the_system_refuses_is_said_and_nothing_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    name_locks = FileNameLocks(tmp_path)
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match="No space"):
+        name_locks.acquire("a.whl")
+    monkeypatch.undo()
+    assert not name_locks.held()
+    assert name_locks.acquire("a.whl")
+
+
+def test_claims_that_nobody_holds_any_more_leave_nothing_behind(tmp_path: Path) -> None:
+    name_locks = FileNameLocks(tmp_path)
+    name_locks.acquire("a.whl")
+    del name_locks
+    gc.collect()
+    another = FileNameLocks(tmp_path)
+    assert another.acquire("a.whl")
+    assert len(list(tmp_path.iterdir())) == 2  # the claim, and the locked file of who holds it
+
+
+def test_looking_at_claims_while_they_come_and_go_never_breaks_one(tmp_path: Path) -> None:
+    done = threading.Event()
+    holders = 0
+
+    def look() -> None:
+        other = FileNameLocks(tmp_path)
+        while not done.is_set():
+            other.held()
+
+    lock = threading.Lock()
+    worst = 0
+
+    def work() -> None:
+        nonlocal holders, worst
+        own = FileNameLocks(tmp_path)
+        taken = 0
+        while taken < 150:
+            if own.acquire("a.whl"):
+                taken += 1
+                with lock:
+                    holders += 1
+                    worst = max(worst, holders)
+                with lock:
+                    holders -= 1
+                own.release("a.whl")
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for thread in lookers + workers:
+        thread.start()
+    for thread in workers:
+        thread.join()
+    done.set()
+    for thread in lookers:
+        thread.join()
+    assert worst == 1
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening of the file and the lock on it, its holder releases it, and another takes a new one."""
+    before, after, ours = FileNameLocks(tmp_path), FileNameLocks(tmp_path), FileNameLocks(tmp_path)
+    before.acquire("a.whl")
+    lock = file_locks._lock
+    waiting = [True]
+
+    def lock_later(descriptor: int) -> bool:
+        if waiting:
+            waiting.clear()
+            before.release("a.whl")
+            assert after.acquire("a.whl")
+        return lock(descriptor)
+
+    monkeypatch.setattr(file_locks, "_lock", lock_later)
+    assert not ours.acquire("a.whl")
+    assert after.held() == {"a.whl"}
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES])
+def test_a_claim_that_cannot_be_looked_at_counts_as_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Else a file would be shown that nobody has confirmed, or two would write it."""
+    holder, other = FileNameLocks(tmp_path), FileNameLocks(tmp_path)
+    assert other.acquire("b.whl")
+    assert holder.acquire("a.whl")
+    real = os.open
+
+    def fail(path: str, *arguments: int) -> int:
+        if path.startswith(str(tmp_path)):
+            raise OSError(number, os.strerror(number))
+        return real(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        assert other.held() == {"a.whl", "b.whl"}
+        with pytest.raises(OSError, match=os.strerror(number)):
+            other.acquire("a.whl")
+    assert other.held() == {"a.whl", "b.whl"}
+    holder.release("a.whl")
+    assert other.acquire("a.whl")
+
+
+def test_claims_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name_locks = FileNameLocks(tmp_path)
+
+    def fail(_path: str) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", fail)
+    with pytest.raises(OSError, match="Too many"):
+        name_locks.held()
+
+
+def test_a_directory_that_does_not_exist_has_no_claims(tmp_path: Path) -> None:
+    assert not FileNameLocks(tmp_path / "none").held()
+    assert not (tmp_path / "none").exists()
+
+
+@settings(max_examples=60, deadline=None)
+@example(names={"."})
+@example(names={"..", "%2E"})
+@given(names=st.sets(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=5))
+def test_any_name_can_be_claimed_and_stays_in_the_directory(
+    tmp_path_factory: pytest.TempPathFactory, names: set[str]
+) -> None:
+    parent = tmp_path_factory.mktemp("claims")
+    name_locks = FileNameLocks(parent / "claims")
+    for name in names:
+        assert name_locks.acquire(name)
+    assert name_locks.held() == names
+    assert FileNameLocks(parent / "claims").held() == names
+    assert {path.name for path in parent.iterdir()} <= {"claims"}
+    for name in names:
+        name_locks.release(name)
+    assert not name_locks.held()
