@@ -1,4 +1,4 @@
-"""What the admin application answers when it refuses a request, for its OpenAPI document."""
+"""Refusals of the admin application, as its OpenAPI document lists them."""
 
 from __future__ import annotations
 
