@@ -32,6 +32,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
+def _sentence(text: str) -> str:
+    return text if text.endswith(("?", "!")) else f"{text.rstrip('.')}."
+
+
 class RunbookError(Exception):
     """What went wrong, why, and what to do about it.
 
@@ -48,12 +52,12 @@ class RunbookError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        lines = [self.what.rstrip(".") + "."]
-        if self.why:
-            lines.append(f"Why: {self.why.rstrip('.')}.")
-        if self.todo:
-            lines.append(f"What to do: {self.todo.rstrip('.')}.")
-        return "\n".join(lines)
+        parts = (("", self.what), ("Why: ", self.why), ("What to do: ", self.todo))
+        return "\n".join(f"{label}{_sentence(text)}" for label, text in parts if text)
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return f"{type(self).__name__}: {self}".splitlines()
 
 
 class ParameterError(RunbookError):

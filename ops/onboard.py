@@ -12,8 +12,9 @@ from ops.display_path import shown
 from ops.errors import ParameterError, RunbookError
 from ops.http_client import HttpClient
 from ops.password import PASSWORD_VARIABLE, given_password, hashed, require_usable
-from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, preflight, proven
+from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven
 from ops.polling import until
+from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
 from ops.settings import Settings
 from ops.table import Table, Text
@@ -220,14 +221,20 @@ def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
     return proven("Logged in with each client", findings, todo=todo)
 
 
-def instructions(onboarding: Onboarding) -> Text:
-    """How the user uses the files; no secret among it."""
+def instructions(onboarding: Onboarding, outcome: Outcome, *, dry_run: bool = False) -> Text:
+    """What this run did, and how the user uses the files; without any secret."""
+    done = "This was a dry run: nothing was changed." if dry_run else f"{onboarding.username} can log in"
+    if dry_run and not onboarding.files.password():
+        return Text(f"{done} There are no client files of {onboarding.username} yet.")
+    if not dry_run:
+        done += "; what changed is listed above." if outcome.changed else "; nothing had to be changed."
     env_sh, pypirc, netrc, pip_conf, uv_toml = (
         shown(onboarding.folder / name) for name in ("env.sh", ".pypirc", "netrc", "pip.conf", "uv.toml")
     )
     archive = onboarding.files.archive
     handover = f"\n\nTo hand over, as carefully as a password:\n\n    {shown(archive)}" if archive.exists() else ""
     return Text(
+        f"{done}\n\n"
         f"In any bash or zsh, once:\n\n"
         f"    . {env_sh}\n\n"
         f"Then publish and install as ever:\n\n"

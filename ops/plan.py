@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ops.errors import PreflightError, VerificationError
+from ops.errors import VerificationError
 from ops.table import Table
-from ops.targets import Target
 
 NOTHING = "nothing"
 
@@ -130,20 +129,6 @@ def proven(caption: str, findings: Sequence[Finding], *, todo: str) -> Table:
         raise VerificationError(what, why=why, todo=known or todo)
     rows = [(finding.question, finding.expected, finding.seen) for finding in findings]
     return Table.of(caption, ("tried", "expected", "seen"), rows)
-
-
-def preflight(target: Target) -> Table:
-    """Look whether all is here that the target needs; nothing is changed.
-
-    Raises:
-        PreflightError: something is missing; all of it is listed.
-    """
-    checks = target.checks()
-    failed = [check for check in checks if not check.passed]
-    if failed:
-        raise PreflightError([f"{check.name}: {check.detail}" for check in failed])
-    rows = [(check.name, check.detail, "yes") for check in checks]
-    return Table.of(f"Preflight of the target {target.name}", ("looked at", "found", "as it must be"), rows)
 
 
 def _counted(count: int, noun: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from ops.admin_api import AdminApi, advice_for
 from ops.client_folders import ClientFolders, who_must_be_told
 from ops.http_client import HttpClient
-from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, preflight, proven
+from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven
+from ops.preflight import preflight
 from ops.secret import Secret
 from ops.settings import Settings
-from ops.table import Table
+from ops.table import Table, Text
 from ops.targets import Deployment, Target
 from ops.targets.admin_token import check_admin_token
 
@@ -137,6 +138,15 @@ def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = 
     return proven("Seen from outside", findings, todo="read the log of the server and run this notebook again")
 
 
+def summary(target: Target, outcome: Outcome, *, dry_run: bool = False) -> Text:
+    """What this run did, and what there is now, in two lines."""
+    if dry_run:
+        return Text(f"This was a dry run: nothing was changed.\nThe index {target.state()}.")
+    count = len(outcome.done)
+    changed = f"{count} thing{'s were' if count > 1 else ' was'} changed" if count else "Nothing had to be changed"
+    return Text(f"{changed}.\nThe index {target.state()}.")
+
+
 def _secret(target: Target, settings: Settings) -> Change:
     thing = f"secret {settings.secret_name} (admin token)"
     if not target.secret_exists(settings.secret_name):
@@ -189,4 +199,4 @@ def _as_the_operator(target: Target, deployment: Deployment, settings: Settings)
     return findings
 
 
-__all__ = ["apply", "plan", "preflight", "verify"]
+__all__ = ["apply", "plan", "preflight", "summary", "verify"]

@@ -15,8 +15,9 @@ from ops.clients import PROBE, Pip, Twine, Uv
 from ops.clients.command import environment, run
 from ops.errors import RunbookError
 from ops.http_client import JSON
-from ops.plan import Change, Finding, Plan, preflight, proven
+from ops.plan import Change, Finding, Plan, proven
 from ops.polling import until
+from ops.preflight import preflight_of_index as preflight
 from ops.settings import Settings
 from ops.table import Table, Timings
 from ops.targets import Target

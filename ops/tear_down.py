@@ -7,10 +7,23 @@ from pathlib import Path
 
 from ops.display_path import shown
 from ops.errors import ConfirmationError, TargetError
-from ops.plan import Change, Finding, Outcome, Plan, preflight, proven
+from ops.plan import Change, Finding, Outcome, Plan, proven
+from ops.preflight import preflight as target_preflight
 from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Target
+
+
+def preflight(target: Target, *, confirm: str = "") -> Table:
+    """Check what the target needs, and that *confirm* is empty or names the target. Reads only.
+
+    Raises:
+        PreflightError: something is missing; all of it is listed.
+        ConfirmationError: *confirm* names something else.
+    """
+    table = target_preflight(target)
+    _require_named(target, confirm)
+    return table
 
 
 def plan(target: Target, settings: Settings | None = None) -> Plan:
@@ -51,12 +64,7 @@ def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> 
     caption = f"Tear down the target {target.place}"
     if not confirm:
         return Outcome(caption, (), "Nothing was deleted, since the parameter confirm is empty.")
-    if not target.is_named(confirm):
-        raise ConfirmationError(
-            "nothing was deleted",
-            why=f"the parameter `confirm` says {confirm!r}, and the target is {target.place!r}",
-            todo=f'give confirm="{target.place}" to delete everything on it',
-        )
+    _require_named(target, confirm)
     done: list[tuple[str, str]] = []
     with target.lock():
         # Before the app goes: the files of an earlier layout are told apart by the index that they name.
@@ -71,6 +79,15 @@ def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> 
             _delete_folder(folder)
             done.append((f"client files of {folder.name}", "deleted"))
     return Outcome(caption, tuple(done))
+
+
+def _require_named(target: Target, confirm: str) -> None:
+    if confirm and not target.is_named(confirm):
+        raise ConfirmationError(
+            "nothing was deleted",
+            why=f"the parameter `confirm` says {confirm!r}, and the target is {target.place!r}",
+            todo=f'give confirm="{target.place}" to delete everything on it',
+        )
 
 
 def verify(target: Target, *, confirm: str, settings: Settings | None = None) -> Table:

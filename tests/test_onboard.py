@@ -222,10 +222,17 @@ def test_a_password_that_was_typed_is_used(target: FakeTarget, monkeypatch: pyte
 
 def test_the_instructions_name_the_files_and_no_secret(provisioned: FakeTarget) -> None:
     onboarding = alice(provisioned)
-    onboard.apply(onboarding)
-    text = repr(onboard.instructions(onboarding))
+    outcome = onboard.apply(onboarding)
+    text = repr(onboard.instructions(onboarding, outcome))
+    assert "alice can log in; what changed is listed above." in text
     assert ". ~/runbook/users/local/alice/env.sh\n" in text
     assert password_of(onboarding) not in text
+
+
+def test_after_a_dry_run_the_instructions_promise_nothing(provisioned: FakeTarget) -> None:
+    onboarding = alice(provisioned)
+    text = repr(onboard.instructions(onboarding, onboard.apply(onboarding, dry_run=True), dry_run=True))
+    assert text == "This was a dry run: nothing was changed. There are no client files of alice yet."
 
 
 def test_the_files_go_into_the_folder_that_was_named(provisioned: FakeTarget, newcomer: Path) -> None:
@@ -240,7 +247,7 @@ def test_the_files_are_packed_for_another_when_that_is_asked_for_and_then_kept_u
     onboard.apply(alice(provisioned, archive=True))
     archive = alice(provisioned).files.archive
     before = archive.read_bytes()
-    assert "handover.zip" in repr(onboard.instructions(alice(provisioned)))
+    assert "handover.zip" in repr(onboard.instructions(alice(provisioned), onboard.apply(alice(provisioned))))
 
     monkeypatch.setenv("INDEX_PASSWORD", "the-rotated-password")
     onboard.apply(alice(provisioned))

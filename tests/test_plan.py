@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ops.errors import PreflightError, VerificationError
-from ops.plan import Change, Finding, Outcome, Plan, preflight, proven
-from tests.fakes import FakeIndex, FakeTarget
+from ops.errors import VerificationError
+from ops.plan import Change, Finding, Outcome, Plan, proven
 
 
 def test_a_plan_counts_what_it_would_change() -> None:
@@ -31,12 +30,3 @@ def test_a_proof_names_every_finding_that_is_not_as_expected() -> None:
     with pytest.raises(VerificationError, match=r"1 check of 2 failed.*\n.*oven: on instead of off"):
         proven("Baked", findings, todo="bake again")
     assert proven("Baked", findings[:1], todo="").rows == (("bread", "brown", "brown"),)
-
-
-def test_a_preflight_lists_all_that_is_missing() -> None:
-    target = FakeTarget(FakeIndex.__new__(FakeIndex))
-    assert preflight(target).rows == (("fake", "in memory", "yes"),)
-    target.problems = ["no flour", "no oven"]
-    with pytest.raises(PreflightError) as caught:
-        preflight(target)
-    assert caught.value.problems == ("fault: no flour", "fault: no oven")

@@ -194,3 +194,12 @@ def test_a_refused_admin_token_leads_to_advice_about_it(provisioned: FakeTarget)
     with pytest.raises(VerificationError) as caught:
         provision.verify(provisioned)
     assert "another value of AUTH_TOKEN is needed" in caught.value.todo
+
+
+def test_the_summary_tells_what_was_done_and_what_there_is(target: FakeTarget) -> None:
+    assert repr(provision.summary(target, provision.apply(target, dry_run=True), dry_run=True)) == (
+        "This was a dry run: nothing was changed.\nThe index does not run."
+    )
+    first, second = (repr(provision.summary(target, provision.apply(target))) for _ in range(2))
+    assert first.startswith("4 things were changed.\nThe index answers at ")
+    assert second.startswith("Nothing had to be changed.\nThe index answers at ")

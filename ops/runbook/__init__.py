@@ -6,8 +6,8 @@ record = run_notebooks([find_notebook("01_provision", folder).path], {"target": 
 
 from __future__ import annotations
 
+from ops.parameters import Parameter
 from ops.runbook.notebook import Notebook, Step, find_notebook, list_notebooks
-from ops.runbook.parameters import Parameter
 from ops.runbook.progress import ConsoleProgress, Progress, silent
 from ops.runbook.record import Record, list_records, prune
 from ops.runbook.redaction import Redactor, SecretSource

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.errors import NotebookError
-from ops.runbook.parameters import Parameter, parse_parameters
+from ops.parameters import Parameter, parse_parameters
 
 PARAMETERS_TAG = "parameters"
 INJECTED_TAG = "injected-parameters"

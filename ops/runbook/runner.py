@@ -15,11 +15,11 @@ from types import FrameType
 from typing import Any
 
 from ops.errors import NotebookError, ParameterError, RunError
+from ops.parameters import Value, assign
 from ops.runbook import record as outcomes
 from ops.runbook.engine import ENGINE_NAME, register_engine
 from ops.runbook.failure import AGAIN, failure_in
 from ops.runbook.notebook import Notebook, Step, steps
-from ops.runbook.parameters import Value, assign
 from ops.runbook.progress import ConsoleProgress, OnProgress, Progress
 from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord, scan
 from ops.runbook.redaction import Redactor, SecretSource

@@ -10,8 +10,11 @@ import re
 from collections.abc import Iterator
 
 from ops.errors import NotebookError
+from ops.parameters import is_secret_name
 from ops.runbook.notebook import Cell, Notebook, lines
-from ops.runbook.parameters import is_secret_name
+
+GUARD = "from ops import guard\n\nguard.check()"
+"""The first code cell after the parameters: it checks them, whichever program runs the notebook."""
 
 SKELETON = ("Parameters", "Preflight", "Steps", "Verification", "What was done", "How to undo it")
 """The headings of level 2, in this order. Before them stands one of level 1, with what the notebook does and when to
@@ -96,6 +99,9 @@ def _parameters(notebook: Notebook) -> Iterator[str]:
     if len(tagged) != 1 or tagged[0].kind != "code":
         yield f"it has {len(tagged)} cells tagged parameters, and must have one, of code"
         return
+    code = [cell for cell in notebook.cells if cell.kind == "code"]
+    if [cell.source for cell in code[:2]] != [tagged[0].source, GUARD]:
+        yield "its first two code cells are not the parameters and `from ops import guard`, `guard.check()`"
     if any("injected-parameters" in cell.tags for cell in notebook.cells):
         yield "it holds the cell that papermill injected: it was stored from a run's record"
     try:

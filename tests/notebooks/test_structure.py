@@ -77,6 +77,7 @@ def good() -> Any:
             new_code_cell(
                 'target: str = "local"  # where\nconfirm: str = ""  # what goes', metadata={"tags": ["parameters"]}
             ),
+            new_code_cell("from ops import guard\n\nguard.check()"),
             new_markdown_cell("## Preflight"),
             new_code_cell(
                 "from ops import provision\nfrom ops.targets import open_target\n\nhere = open_target(target)"
@@ -119,25 +120,25 @@ def parameters(line: str) -> Callable[[Any], None]:
 
 def output(**content: Any) -> Callable[[Any], None]:
     def change(node: Any) -> None:
-        node.cells[5].outputs = [new_output(**content)]
+        node.cells[6].outputs = [new_output(**content)]
 
     return change
 
 
 def twice(node: Any) -> None:
-    node.cells[5].outputs.append(new_output("display_data", data={"text/plain": "b"}))
+    node.cells[6].outputs.append(new_output("display_data", data={"text/plain": "b"}))
 
 
 def not_run(node: Any) -> None:
-    node.cells[7].execution_count = None
+    node.cells[8].execution_count = None
 
 
 def out_of_order(node: Any) -> None:
-    node.cells[9].execution_count = 17
+    node.cells[10].execution_count = 17
 
 
 def timed(node: Any) -> None:
-    node.cells[5].metadata["execution"] = {"iopub.status.busy": "2026-01-01"}
+    node.cells[6].metadata["execution"] = {"iopub.status.busy": "2026-01-01"}
 
 
 def of_papermill(node: Any) -> None:
@@ -157,19 +158,19 @@ def untagged(node: Any) -> None:
 
 
 def second_tag(node: Any) -> None:
-    node.cells[4].metadata.tags = ["parameters"]
+    node.cells[5].metadata.tags = ["parameters"]
 
 
 def swapped(node: Any) -> None:
-    node.cells[3], node.cells[8] = node.cells[8], node.cells[3]
+    node.cells[4], node.cells[9] = node.cells[9], node.cells[4]
 
 
 def no_steps(node: Any) -> None:
-    node.cells[6].source = "## Steps"
+    node.cells[7].source = "## Steps"
 
 
 def empty_step(node: Any) -> None:
-    node.cells[6].source = "## Steps\n\n### Nothing\n\n### Plan"
+    node.cells[7].source = "## Steps\n\n### Nothing\n\n### Plan"
 
 
 BREAKS: dict[str, tuple[Callable[[Any], None], str]] = {
@@ -177,17 +178,18 @@ BREAKS: dict[str, tuple[Callable[[Any], None], str]] = {
     "a second title": (source(1, "# Again\n\n## Parameters"), "one heading of level 1"),
     "no summary": (source(0, "# Do it"), "says nothing under the title"),
     "a part in another place": (swapped, "must be Parameters, Preflight, Steps, Verification"),
-    "a part missing": (source(3, "Preflight"), "its headings of level 2 are"),
-    "a part more": (source(3, "## Preflight\n\n## More"), "its headings of level 2 are"),
+    "a part missing": (source(4, "Preflight"), "its headings of level 2 are"),
+    "a part more": (source(4, "## Preflight\n\n## More"), "its headings of level 2 are"),
     "no step": (no_steps, "no heading of level 3 under Steps"),
     "a step without code": (empty_step, "no code under Nothing"),
     "a last word without text": (
-        source(10, "## What was done\n\nIt.\n\n## How to undo it"),
+        source(11, "## What was done\n\nIt.\n\n## How to undo it"),
         "nothing is said under How",
     ),
     "no tag": (untagged, "0 cells tagged parameters"),
     "two tags": (second_tag, "2 cells tagged parameters"),
     "injected parameters": (injected, "papermill injected"),
+    "no guard": (source(3, "provision.plan(target)"), "its first two code cells are not"),
     "no target": (source(2, "x: int = 1  # x"), "no parameter `target"),
     "another default": (source(2, 'target: str = "modal"  # where'), "no parameter `target"),
     "a secret": (parameters('admin_token: str = ""  # t'), "admin_token would hold a secret"),
@@ -195,29 +197,29 @@ BREAKS: dict[str, tuple[Callable[[Any], None], str]] = {
     "a union": (parameters("x: int | None = 1  # x"), "cannot be read"),
     "a second =": (parameters("x: int = 1  # as in x=1"), "a second = or #"),
     "a # in a string": (parameters('x: str = "a#b"  # x'), "a second = or #"),
-    "def": (source(7, "def f():\n    pass"), "has def"),
-    "for": (source(7, "for x in here:\n    x"), "has for"),
-    "while": (source(7, "while here:\n    here"), "has while"),
-    "if": (source(7, "if here:\n    here"), "has if"),
-    "if in an expression": (source(7, "1 if here else 2"), "has if"),
-    "try": (source(7, "try:\n    here\nfinally:\n    here"), "has try"),
-    "with": (source(7, "with here:\n    here"), "has with"),
-    "a comprehension": (source(7, "[x for x in here]"), "has a comprehension"),
-    "lambda": (source(7, "lambda: here"), "has lambda"),
-    "a magic": (source(7, "%pip install x"), "no plain Python"),
-    "a cell magic": (source(7, "%%bash\nls"), "no plain Python"),
-    "a shell command": (source(7, "!ls"), "no plain Python"),
-    "input": (source(7, "x = input('x')"), "calls input()"),
-    "exit": (source(7, "exit()"), "calls exit()"),
-    "sys.exit": (source(7, "import sys\nsys.exit(0)"), "imports sys"),
-    "the environment": (source(7, "import os\nos.environ['X']"), "imports os"),
-    "the environment, by another way": (source(7, "provision.os.environ"), "reads or runs environ"),
-    "two calls": (source(7, "provision.plan(here)\nprovision.apply(here)"), "makes 2 calls"),
+    "def": (source(8, "def f():\n    pass"), "has def"),
+    "for": (source(8, "for x in here:\n    x"), "has for"),
+    "while": (source(8, "while here:\n    here"), "has while"),
+    "if": (source(8, "if here:\n    here"), "has if"),
+    "if in an expression": (source(8, "1 if here else 2"), "has if"),
+    "try": (source(8, "try:\n    here\nfinally:\n    here"), "has try"),
+    "with": (source(8, "with here:\n    here"), "has with"),
+    "a comprehension": (source(8, "[x for x in here]"), "has a comprehension"),
+    "lambda": (source(8, "lambda: here"), "has lambda"),
+    "a magic": (source(8, "%pip install x"), "no plain Python"),
+    "a cell magic": (source(8, "%%bash\nls"), "no plain Python"),
+    "a shell command": (source(8, "!ls"), "no plain Python"),
+    "input": (source(8, "x = input('x')"), "calls input()"),
+    "exit": (source(8, "exit()"), "calls exit()"),
+    "sys.exit": (source(8, "import sys\nsys.exit(0)"), "imports sys"),
+    "the environment": (source(8, "import os\nos.environ['X']"), "imports os"),
+    "the environment, by another way": (source(8, "provision.os.environ"), "reads or runs environ"),
+    "two calls": (source(8, "provision.plan(here)\nprovision.apply(here)"), "makes 2 calls"),
     "another kernel": (other_kernel, "its kernel is 'python313'"),
     "papermill's metadata": (of_papermill, "papermill's metadata"),
-    "a cell that was not run": (not_run, "execution count None, and 4"),
-    "a cell that was run again": (out_of_order, "execution count 17, and 5"),
-    "an empty cell": (source(7, " "), "cell 7 is empty"),
+    "a cell that was not run": (not_run, "execution count None, and 5"),
+    "a cell that was run again": (out_of_order, "execution count 17, and 6"),
+    "an empty cell": (source(8, " "), "cell 8 is empty"),
     "times": (timed, "holds times"),
     "an error": (output(output_type="error", ename="E", evalue="", traceback=[]), "holds an error: E"),
     "stderr": (output(output_type="stream", name="stderr", text="x"), "written to stderr"),

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ops.errors import NotebookError, ParameterError
-from ops.runbook.parameters import Parameter, assign, coerce, is_secret_name, parse_parameters
+from ops.parameters import Parameter, assign, coerce, is_secret_name, parse_parameters, require
 
 CELL = """
 # Where and what.
@@ -99,6 +99,13 @@ def test_text_becomes_what_the_parameter_declares(kind: str, text: str, value: o
         ("float", "x"),
         ("list", "[1,"),
         ("list", {"a": 1}),
+        ("list", "[NaN]"),
+        ("list", [float("nan")]),
+        ("list", [b"a"]),
+        ("int", 10**18),
+        ("int", 10**5000),
+        ("float", float("inf")),
+        ("float", 10**400),
         ("str", 1),
         ("str", None),
     ],
@@ -109,6 +116,28 @@ def test_a_value_of_another_type_is_refused_with_the_type_and_an_example(kind: s
         coerce(Parameter("x", kind, default[kind]), value)  # type: ignore[arg-type]  # any of the defaults above
     assert f"it is {kind}: " in caught.value.why
     assert "x=" in caught.value.todo
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "remedy"),
+    [
+        ("bool", "false", "write x = False in Python, or -y 'x: false' for papermill"),
+        ("int", "8080", "write x = 8080 in Python"),
+        ("list", "a,b", "write x = ['a', 'b'] in Python"),
+        ("str", 1.1, "papermill -r x VALUE keeps a number as text"),
+        ("str", ["a"], "write x = 's' in Python"),
+        ("bool", 1, "write x = True"),
+        ("int", None, "write x = 1"),
+        ("int", "port", "write x = 1"),
+    ],
+)
+def test_in_a_kernel_text_is_not_converted_and_the_error_says_how_to_give_the_value(
+    kind: str, value: object, remedy: str
+) -> None:
+    default: dict[str, object] = {"bool": True, "int": 1, "float": 1.0, "list": [], "str": "s"}
+    with pytest.raises(ParameterError, match="the parameter x cannot be") as caught:
+        require(Parameter("x", kind, default[kind]), value)  # type: ignore[arg-type]  # any of the defaults above
+    assert remedy in caught.value.todo
 
 
 def test_an_unknown_name_is_refused_with_all_valid_ones_and_a_guess() -> None:
@@ -152,5 +181,5 @@ def test_a_name_that_only_speaks_of_a_secret_is_none(name: str) -> None:
 
 @pytest.mark.parametrize("value", ["zo\udceb", '["a", "zo\udceb"]', ["zo\udceb"]])
 def test_text_that_is_not_utf_8_is_refused_in_a_sentence(value: object) -> None:
-    with pytest.raises(ParameterError, match="not text in UTF-8"):
+    with pytest.raises(ParameterError, match="not UTF-8 text"):
         coerce(Parameter("names", "list", [], ""), value)

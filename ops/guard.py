@@ -1,0 +1,175 @@
+"""The guard of a notebook: checks its parameters before anything is looked up, and keeps errors short.
+
+    from ops import guard
+
+    guard.check()
+
+It runs in the kernel, so it works the same in Jupyter, VS Code, papermill, nbconvert, nbclient and nbval. Parameters
+are declared once, in the parameters cell: IPython keeps the source of each executed cell in ``In``.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from IPython import get_ipython
+from IPython.core.error import UsageError
+from IPython.display import display
+
+from ops.errors import ParameterError, RunbookError
+from ops.parameters import TYPES, Parameter, refuse_unknown, require
+
+INTERRUPTED = "Interrupted. Run the notebook again: it finds in place what was done already."
+
+
+def check() -> None:
+    """Check the parameters of the notebook in this kernel, and show errors as three lines from now on.
+
+    Does nothing outside IPython.
+
+    Raises:
+        ParameterError: a parameter is unknown, has the wrong type, or the parameters cell was not run.
+    """
+    shell = get_ipython()
+    if shell is None:
+        return
+    shell.set_custom_exc((Exception, KeyboardInterrupt), _show)
+    names: Mapping[str, Any] = shell.user_ns
+    declared, given = _read([str(source) for source in names["In"]])
+    if not declared:
+        raise ParameterError(
+            "the parameters of this notebook are not set",
+            why="the cell under the heading Parameters was not run in this kernel",
+            todo="run the notebook from its start",
+        )
+    refuse_unknown([name for name in given if name in names], {"this notebook": list(declared.values())})
+    for parameter in declared.values():
+        require(parameter, names.get(parameter.name))
+
+
+def _read(sources: Sequence[str]) -> tuple[dict[str, Parameter], list[str]]:
+    """The declared parameters, and the names assigned beside them.
+
+    Parameters:
+        sources: the executed cells, oldest first. A cell that ran again is there again: the last one counts.
+
+    Returns:
+        the parameters declared in any cell; the other names assigned in the last cell that declares any, or in the
+        cells of plain assignments right after it, where papermill injects what it was given.
+    """
+    declared: dict[str, Parameter] = {}
+    given: list[str] = []
+    injectable = False
+    for source in sources:
+        statements = _parsed(source)
+        found = [parameter for statement in statements if (parameter := _declared(statement))]
+        if found:
+            declared.update({parameter.name: parameter for parameter in found})
+            given, injectable = [], True
+        elif not all(isinstance(statement, ast.Assign | ast.AnnAssign) for statement in statements):
+            injectable = False
+        if injectable:
+            given += [target for statement in statements for target in _targets(statement) if target not in declared]
+    return declared, given
+
+
+def _parsed(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return []
+
+
+def _declared(statement: ast.stmt) -> Parameter | None:
+    """The parameter that an annotated assignment declares. Its value is checked later: it may have been replaced."""
+    if not (
+        isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.target, ast.Name)
+        and isinstance(statement.annotation, ast.Name)
+        and statement.annotation.id in TYPES
+        and statement.value is not None
+    ):
+        return None
+    kind = statement.annotation.id
+    try:
+        default = require(Parameter(statement.target.id, kind, ""), ast.literal_eval(statement.value))
+    except (ValueError, ParameterError):
+        default = TYPES[kind]()
+    return Parameter(statement.target.id, kind, default)
+
+
+def _targets(statement: ast.stmt) -> list[str]:
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+class FoldedTraceback:
+    """A traceback that is kept in the notebook and unfolded only on request."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"(a traceback of {self.text.count(chr(10))} lines is folded into the notebook's output)"
+
+    def _repr_html_(self) -> str:
+        return f"<details><summary>Traceback</summary><pre>{html.escape(self.text)}</pre></details>"
+
+
+def explanation(error: BaseException) -> list[str]:
+    """The lines shown for *error*: what happened, why, and what to do; one line for an interrupt."""
+    if isinstance(error, KeyboardInterrupt):
+        return [INTERRUPTED]
+    if isinstance(error, RunbookError):
+        return error._render_traceback_()
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return [
+        f"Unexpected {type(error).__name__}: {first}",
+        f"Why: the runbook did not foresee it; it was raised {_origin(error.__traceback__)}.",
+        "What to do: run the notebook from its start; if it comes back, report it with the traceback folded in below.",
+    ]
+
+
+def _show(
+    shell: Any,
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+    tb_offset: int | None = None,
+) -> None:
+    """Show an exception, as IPython's handler for custom exceptions."""
+    del tb_offset
+    if isinstance(error, SyntaxError | UsageError):
+        shell.showtraceback((kind, error, trace))
+        return
+    sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace  # for %tb and %debug
+    shell._showtraceback(kind, error, explanation(error))  # noqa: SLF001 - the method that IPython lets a shell replace
+    if not isinstance(error, ParameterError | KeyboardInterrupt):
+        display(FoldedTraceback("".join(traceback.format_exception(kind, error, _of_the_cell(trace)))))  # type: ignore[no-untyped-call]
+
+
+def _of_the_cell(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the notebook's cell on, without IPython's own frames."""
+    start = trace
+    while start is not None and "IPython" in start.tb_frame.f_code.co_filename.split("site-packages")[-1]:
+        start = start.tb_next
+    return start or trace
+
+
+def _origin(trace: TracebackType | None) -> str:
+    frames = traceback.extract_tb(trace)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parent)]
+    if not own:
+        return f"in line {frames[-1].lineno} of this cell" if frames else "in this cell"
+    path = Path(own[-1].filename).relative_to(Path(__file__).parent.parent)
+    return f"in {path}, line {own[-1].lineno}"

@@ -1,0 +1,62 @@
+"""Preflight checks: everything that an operation needs, looked up before it changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ops.admin_api import AdminApi
+from ops.errors import PreflightError
+from ops.settings import Settings
+from ops.table import Table
+from ops.targets import Check, Target
+
+
+def preflight(target: Target) -> Table:
+    """Check that everything is there that the target needs. Reads only.
+
+    Raises:
+        PreflightError: something is missing; all of it is listed.
+    """
+    return _table(target, target.checks())
+
+
+def preflight_of_index(target: Target, settings: Settings | None = None) -> Table:
+    """Check what the target needs, and that an index answers there and takes the admin token. Reads only.
+
+    Parameters:
+        target: where the index runs.
+        settings: the names of the admin secret.
+
+    Raises:
+        PreflightError: something is missing; all of it is listed.
+    """
+    checks = list(target.checks())
+    if all(check.passed for check in checks):
+        checks += _index(target, settings or Settings())
+    return _table(target, checks)
+
+
+def _table(target: Target, checks: Sequence[Check]) -> Table:
+    if failed := [check for check in checks if not check.passed]:
+        raise PreflightError([f"{check.name}: {check.detail}" for check in failed])
+    rows = [(check.name, check.detail, "yes") for check in checks]
+    return Table.of(f"Preflight of the target {target.name}", ("looked at", "found", "as it must be"), rows)
+
+
+def _index(target: Target, settings: Settings) -> list[Check]:
+    state = target.state()
+    if not state.answers:
+        found = str(state) if state.deployment else f"there is none on the target {target.place}"
+        return [Check("index", passed=False, detail=f"{found}; run the notebook 01_provision first")]
+    return [Check("index", passed=True, detail=str(state)), _admin_token(target, settings)]
+
+
+def _admin_token(target: Target, settings: Settings) -> Check:
+    try:
+        _, admin = AdminApi.of(target, settings)
+    except PreflightError as error:
+        return Check("admin token", passed=False, detail=f"{error.problems[0]}; {error.todo}")
+    with admin:
+        if refusal := admin.refusal():
+            return Check("admin token", passed=False, detail=f"the index refuses it; {refusal}")
+    return Check("admin token", passed=True, detail="is let in")
