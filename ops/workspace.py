@@ -52,7 +52,8 @@ class Workspace:
             home = Path(named).expanduser().resolve()
         except RuntimeError as error:  # ~somebody, or a symbolic link to itself
             raise _unusable(named, str(error)) from None
-        above = next(folder for folder in (home, *home.parents) if folder.exists())
+        # os.path.exists does not raise where this user may not look.
+        above = next(folder for folder in (home, *home.parents) if os.path.exists(folder))  # noqa: PTH110
         if not above.is_dir():
             raise _unusable(named, f"{above} is not a folder")
         return cls(home)
