@@ -282,13 +282,16 @@ def test_after_a_rotation_the_next_deployment_replaces_the_containers(
 
 def test_no_secret_stands_in_the_list_of_processes(provisioned: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    run = subprocess.run
 
-    def recorded(command: list[str], *args: Any, **options: Any) -> Any:
-        seen.extend(command)
-        return run(command, *args, **options)
+    class Recorded(subprocess.Popen[Any]):
+        """Every process that is started, also by ``subprocess.run``."""
 
-    monkeypatch.setattr(subprocess, "run", recorded)
+        def __init__(self, command: Any, *arguments: Any, **options: Any) -> None:
+            seen.extend(map(str, command))
+            super().__init__(command, *arguments, **options)
+
+    provisioned.deploy()  # only what runs already has containers that a changed secret replaces
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
     provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("a-value-that-nobody-may-see-0123456")})
     provisioned.deploy()
     assert "rollover" in seen
