@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -135,6 +135,17 @@ class Server(Http):
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Fail if the server logs an error or a traceback meanwhile."""
+        before = self.log.stat().st_size
+        yield
+        with self.log.open("rb") as log:
+            log.seek(before)
+            said = log.read().decode(errors="replace")
+        assert "Traceback" not in said, said
+        assert "ERROR" not in said, said
 
     def url_for(self, user: str = "alice") -> str:
         """The address with the user's name and password in it."""

@@ -38,6 +38,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def nothing_goes_wrong_inside_the_server(server: Server) -> Iterator[None]:
+    with server.watched():
+        yield
+
+
 def add(server: Server, name: str, version: str, **contents: str) -> bytes:
     """Put a wheel into the directory behind the server's back."""
     content = wheel(name, version, **contents)  # type: ignore[arg-type]  # only texts are given
@@ -730,10 +736,3 @@ def test_no_form_makes_the_server_fail_or_leaves_a_file(
     assert answer.status < 500, answer.text
     assert set(server.packages.iterdir()) - before <= {server.packages / ".index"}
     assert {path for path in server.packages.parent.iterdir() if path.name != "server.log"} == outside
-
-
-def test_nothing_above_went_wrong_inside_the_server(server: Server) -> None:
-    """Runs last: no traceback of any test before it is in the log."""
-    log = server.log.read_text()
-    assert "Traceback" not in log
-    assert "ERROR" not in log

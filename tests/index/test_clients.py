@@ -101,6 +101,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def nothing_goes_wrong_inside_the_server(server: Server) -> Iterator[None]:
+    with server.watched():
+        yield
+
+
 @pytest.fixture
 def dist(tmp_path: Path) -> Path:
     """Where a project's built distributions lie."""
@@ -349,8 +355,3 @@ def test_a_reader_is_told_that_they_may_not_upload(client: Client, dist: Path) -
 
 def test_an_unknown_project_is_not_found_anywhere(client: Client) -> None:
     assert "No matching distribution" in client.pip("download", "--no-deps", "nobody-has-this", fails=True)
-
-
-def test_nothing_above_went_wrong_inside_the_server(server: Server) -> None:
-    """Runs last: no traceback of any test before it is in the log."""
-    assert "Traceback" not in server.log.read_text()

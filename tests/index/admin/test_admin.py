@@ -55,6 +55,7 @@ class Admin(requests.Session):
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
         self._thread.start()
         while not self._server.started:
+            assert self._thread.is_alive(), "the server did not start"
             time.sleep(0.005)
         self.headers["Authorization"] = f"Bearer {token}"
 
