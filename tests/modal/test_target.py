@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -533,9 +534,13 @@ def test_waiting_has_a_limit_and_tells_that_it_waits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ops.targets.modal_session.QUIET_SECONDS", 0)
-    with pytest.raises(TimeLimitError) as caught:
-        ask("wait for ever", lambda: time.sleep(5), seconds=3)
-    assert caught.value.seconds == 3
+    answered = threading.Event()
+    try:
+        with pytest.raises(TimeLimitError) as caught:
+            ask("wait for ever", lambda: answered.wait(60), seconds=1)
+    finally:
+        answered.set()
+    assert caught.value.seconds == 1
     assert "… waiting for Modal to wait for ever" in capsys.readouterr().err
 
 

@@ -570,7 +570,7 @@ def test_a_flood_of_guesses_does_not_hold_up_a_valid_login(
         return password == PASSWORD.encode()
 
     monkeypatch.setattr(bcrypt, "checkpw", fake_checkpw)
-    lanes = authenticator._lanes
+    queue = authenticator._verification_queue
     turns = processors()
     refused: list[str] = []
 
@@ -584,10 +584,10 @@ def test_a_flood_of_guesses_does_not_hold_up_a_valid_login(
         await authenticator.authenticate(basic("alice"), "198.51.100.1")
         asked.clear()
         guesses = [asyncio.ensure_future(guess(f"name{n}")) for n in range(40)]
-        await until(lambda: len(asked) == turns and len(lanes._waiting) == 40 - turns)
+        await until(lambda: len(asked) == turns and len(queue._waiting) == 40 - turns)
         assert authenticator.remembered(basic("alice"), HERE) is not None
         bob = asyncio.ensure_future(authenticator.authenticate(basic("bob"), "198.51.100.2"))
-        await until(lambda: len(lanes._waiting) == 40 - turns + 1)
+        await until(lambda: len(queue._waiting) == 40 - turns + 1)
         # The first refusal gives its turn away before it is counted; the second one's goes to who has not failed.
         permits.release()
         await until(lambda: len(refused) == 1)
@@ -622,7 +622,7 @@ def test_a_hundred_users_who_log_in_for_the_first_time_at_once_all_get_in_and_a_
         guesses = [authenticator.authenticate(basic(f"u{n}", f"guess {n}"), guesser) for n in range(60)]
         logins = [authenticator.authenticate(basic(f"u{n}"), f"192.0.2.{n % addresses}") for n in range(100)]
         everything = asyncio.gather(*guesses, *logins, return_exceptions=True)
-        await until(lambda: len(authenticator._lanes._waiting) + len(work.passwords) == 160)
+        await until(lambda: len(authenticator._verification_queue._waiting) + len(work.passwords) == 160)
         work.gate.set()
         answers = await everything
         return answers[:60], answers[60:]

@@ -410,10 +410,12 @@ def test_a_reader_never_finds_half_a_file(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for number in range(100):
-        users.register(f"u{number}", password_hash=DIGEST)
-    done.set()
-    reader.join()
+    try:
+        for number in range(100):
+            users.register(f"u{number}", password_hash=DIGEST)
+    finally:
+        done.set()
+        reader.join()
     assert not missing
 
 
