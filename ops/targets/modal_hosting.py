@@ -7,6 +7,8 @@ and scaling back to their defaults.
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from ops.errors import ParameterError, RunbookError
 from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Limits, Settings, refuse_unknown
 from ops.targets.modal_deployed import DeployedTags, deployed_hosting
-from ops.targets.modal_session import say
+from ops.targets.modal_session import exists, modal, say
 from ops.targets.target import HostingChange, HostingDifferences
 
 PROTECTIONS = ("proxy_auth", "region")
@@ -108,7 +110,7 @@ class HostingPlan:
 
 
 def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = None) -> HostingPlan:
-    """The plan for a plain ``modal deploy``, which ends with a sentence where it would lower a protection.
+    """The plan for a plain ``modal deploy``, which ends with a sentence where something is in its way.
 
     Tells each difference on stderr. The environment is the one that the command was given.
 
@@ -119,6 +121,7 @@ def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = 
     variables = os.environ if variables is None else variables
     try:
         plan = HostingPlan.of(settings, "", variables)
+        _require_secret(settings)
         differences = plan.differences()
         for change in differences.changes if plan.deployed is not None else ():
             say(f"hosting {change.name}: {change.arrow}")
@@ -126,6 +129,23 @@ def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = 
     except RunbookError as error:
         raise SystemExit(f"Nothing was deployed: {error}") from None
     return plan
+
+
+def _require_secret(settings: Settings) -> None:
+    name, key = settings.secret_name, settings.secret_key
+    if exists("look up the secret", lambda: modal.Secret.from_name(name, required_keys=[key]).hydrate()):
+        return
+    environment = modal.config.config.get("environment")
+    file = f"~/{name}{f'.{environment}' if environment else ''}.json"
+    value = f"import json, secrets; print(json.dumps(dict({key}=secrets.token_urlsafe(32))))"
+    python, where = shlex.quote(sys.executable), f" in {environment}" if environment else ""
+    # Never as KEY=VALUE, which the list of processes shows.
+    raise SystemExit(
+        f"Nothing was deployed: there is no secret {name} with the key {key}{where}, from which the admin application "
+        "takes its token.\nMake it, and keep the file, as Modal does not give the value back:\n\n"
+        f"(umask 077; {python} -c '{value}' > {file}) &&\n{python} -m modal secret create {name} "
+        f"{f'--env {environment} ' if environment else ''}--from-json {file}"
+    )
 
 
 def _named(names: str) -> frozenset[str]:

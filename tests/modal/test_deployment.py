@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
@@ -167,8 +169,36 @@ def test_it_deploys_where_only_modal_is_installed_from_any_directory(plane: Cont
 def test_it_says_which_secret_is_missing_when_it_is() -> None:
     with ControlPlane() as plane:
         done = run_modal(plane, "deploy", str(DEPLOYMENT))
-        assert done.returncode != 0
+        assert done.returncode == 1
         assert SECRET_NAME in done.stderr
+        assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("environment", ["", "staging"])
+def test_a_plain_deployment_without_the_secret_ends_with_the_command_that_makes_it(
+    tmp_path: Path, environment: str
+) -> None:
+    with ControlPlane() as plane:
+        plane.environments.append("staging")
+        named = {"MODAL_ENVIRONMENT": environment} if environment else {}
+        done = run_modal(plane, "deploy", str(DEPLOYMENT), **named)
+        command = done.stderr.partition("give the value back:")[2].strip()
+        made = subprocess.run(
+            ["sh", "-c", command],
+            env={**os.environ, **plane.variables, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert made.returncode == 0, made.stderr
+        stored = plane.secrets.named(SECRET_NAME, environment or "main")
+        assert stored is not None
+        (kept,) = tmp_path.glob("*.json")
+        assert json.loads(kept.read_text()) == stored.values
+        assert stored.values["AUTH_TOKEN"] not in made.stdout + made.stderr
+        assert kept.stat().st_mode & 0o777 == 0o600
+        deploy(plane, DEPLOYMENT, **named)
 
 
 def test_settings_of_the_environment_reach_modal_and_the_container(plane: ControlPlane) -> None:
