@@ -16,6 +16,7 @@ from ops.workspace import PROJECT_ROOT, Workspace
 
 if TYPE_CHECKING:
     from ops.runbook import Record
+    from ops.targets import Target
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 FIRST_RUN = ("01_provision", "02_onboard_user", "03_smoke_test")
@@ -87,11 +88,30 @@ def _parser() -> argparse.ArgumentParser:
         help="say what runs, where, and for whom",
         description="Say what runs, where, and for whom.",
     )
-    status.add_argument("--target", default="local", metavar="TARGET", help="local (the default) or modal")
-    status.add_argument(
-        "--environment", metavar="NAME", help="of Modal; MODAL_ENVIRONMENT, or Modal's own default, when not given"
-    )
+    _add_target_options(status)
     status.set_defaults(call=_status)
+
+    history = commands.add_parser(
+        "history",
+        help="list the deployments of a target",
+        description="List the deployments of a target, newest first.",
+    )
+    _add_target_options(history)
+    history.add_argument(
+        "--current", action="store_true", help="only the version that is deployed; nothing when none is"
+    )
+    history.set_defaults(call=_history)
+
+    rollback = commands.add_parser(
+        "rollback",
+        help="deploy the version of before again, and prove that it works",
+        description="Deploy the version of before again, and prove that it works. Packages, users and secrets stay.",
+    )
+    _add_target_options(rollback)
+    rollback.add_argument(
+        "--to", metavar="VERSION", help="of `runbook history`; the one before the deployed one when not given"
+    )
+    rollback.set_defaults(call=_rollback)
 
     for name, call, text in (
         ("stop", _stop, "stop the index on this machine; packages, users and secrets stay"),
@@ -100,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.set_defaults(call=call)
     return parser
+
+
+def _add_target_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", default="local", metavar="TARGET", help="local (the default) or modal")
+    parser.add_argument(
+        "--environment", metavar="NAME", help="of Modal; MODAL_ENVIRONMENT, or Modal's own default, when not given"
+    )
 
 
 def _add_parameter_option(parser: argparse.ArgumentParser) -> None:
@@ -165,22 +192,46 @@ def _up(options: argparse.Namespace) -> int:
     return 0
 
 
-def _status(options: argparse.Namespace) -> int:
+def _open(options: argparse.Namespace) -> Target:
+    from ops.targets import open_target
+
     if options.target == "local":
         if options.environment:
             raise ParameterError(
                 "the local target has no environments",
                 why=f"--environment {options.environment} was given without --target modal",
-                todo=f"write: runbook status --target modal --environment {options.environment}",
+                todo=f"add: --target modal --environment {options.environment}",
             )
+        return open_target(options.target)
+    return open_target(options.target, environment=options.environment)
+
+
+def _status(options: argparse.Namespace) -> int:
+    target = _open(options)
+    if options.target == "local":
         from ops.installation import Installation
 
         print(Installation(Workspace.default()).summary())
         return 0
     from ops.status import status
-    from ops.targets import open_target
 
-    print(status(open_target(options.target, environment=options.environment)))
+    print(status(target))
+    return 0
+
+
+def _history(options: argparse.Namespace) -> int:
+    from ops.rollback import current, history
+
+    print(current(_open(options)) if options.current else history(_open(options)))
+    return 0
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from ops import rollback
+
+    target = _open(options)
+    print(rollback.roll_back(target, version=options.to))
+    print(f"\n{rollback.verify(target)}")
     return 0
 
 

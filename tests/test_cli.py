@@ -122,6 +122,14 @@ def test_status_before_anything_says_how_to_start() -> None:
     assert "make run" in done.stdout
 
 
+def test_there_is_no_going_back_on_this_machine_and_the_error_says_what_to_do() -> None:
+    done = runbook("rollback")
+
+    assert done.returncode == EXIT_FAILED
+    assert "check out the commit that you want" in done.stderr
+    assert runbook("history", "--current").stdout == "\n"
+
+
 def test_stop_before_anything_is_no_error() -> None:
     done = runbook("stop")
 

@@ -20,7 +20,7 @@ from ops.errors import PlanError, TargetError
 from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Limits, Settings
 from ops.targets.modal_deployed import DeployedTags, deployed_hosting
 from ops.targets.modal_hosting import KEPT_OR_SAID, HostingPlan
-from ops.targets.modal_session import ask, command_line, modal, say
+from ops.targets.modal_session import ask, command_line, exists, modal, say
 from ops.targets.target import Release
 from ops.workspace import PROJECT_ROOT
 
@@ -86,6 +86,13 @@ class Releases:
                 todo="run this from a clone, installed with: pip install -e .",
             )
 
+        secret = self._settings.secret_name
+        if not exists("look up the secret", lambda: self._secret().hydrate()):
+            raise TargetError(
+                f"there is no secret {secret!r} with the key {self._settings.secret_key}",
+                why="the admin application takes its token from it",
+                todo="run the notebook 01_provision, which creates the secret",
+            )
         plan = self.hosting(lower_protection)
         plan.differences().require_allowed()
         told = {
@@ -105,6 +112,13 @@ class Releases:
                 app.deploy(environment_name=self._environment or None, tag=tag)
 
         ask("deploy the app", run, seconds=DEPLOY_SECONDS)
+
+    def _secret(self) -> modal.Secret:
+        return modal.Secret.from_name(
+            self._settings.secret_name,
+            environment_name=self._environment or None,
+            required_keys=[self._settings.secret_key],
+        )
 
     def rollover(self) -> None:
         """Replace the running containers by new ones of the same version, which take secrets as they are now."""
@@ -165,6 +179,7 @@ class Releases:
                 f"rollback-to-{number}",
                 *self._env(),
                 environment={**self._settings.variables(), **hosting.variables(), **limits.variables()},
+                folder=clone,  # whose commit Modal notes, so that this version can be gone back to as well
                 seconds=DEPLOY_SECONDS,
             )
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from ops.errors import (
@@ -95,7 +96,11 @@ def say(text: str) -> None:
 
 
 def command_line(
-    doing: str, *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = ASK_SECONDS
+    doing: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    seconds: float = ASK_SECONDS,
 ) -> str:
     """What the ``modal`` command prints, for what the SDK has no call of its own.
 
@@ -103,6 +108,7 @@ def command_line(
         doing: what is being done, as in "Modal could not DOING".
         arguments: of the command. Never a secret: they can be seen in the list of processes.
         environment: variables on top of this process's.
+        folder: where the command runs; the current one when not given.
         seconds: how long it may take.
 
     Raises:
@@ -113,6 +119,7 @@ def command_line(
         return subprocess.run(
             [sys.executable, "-m", "modal", *arguments],
             env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "500", **(environment or {})},
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

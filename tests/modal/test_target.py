@@ -364,6 +364,7 @@ def test_the_plan_without_rollbacks_gets_the_commit_of_that_version_deployed(
     releases.rollback("1")
     assert plane.function("server", app="elsewhere").definition.timeout_secs != 77
     assert releases.history()[0].tag == "rollback-to-1"
+    assert releases.history()[0].detail == releases.history()[-1].detail, "of the same commit, for the next rollback"
     assert "not part of this workspace's plan" in capsys.readouterr().err
     listed = subprocess.run([*git, "worktree", "list"], check=True, capture_output=True, text=True).stdout
     assert len(listed.splitlines()) == 1, "the temporary worktree is gone"
@@ -519,7 +520,7 @@ def test_a_secret_that_is_missing_at_the_deployment_leads_to_the_notebook_that_m
     target = ModalTarget(workspace=workspace, settings=Settings(app_name="lost", secret_name="never-made"))
     with pytest.raises(TargetError) as caught:
         target.deploy()
-    assert "never-made" in caught.value.why
+    assert "never-made" in caught.value.what
     assert "01_provision" in caught.value.todo
 
 

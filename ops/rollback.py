@@ -1,0 +1,79 @@
+"""Rolling back: the version of the index that was deployed before, in place of the one that is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ops import provision
+from ops.errors import TargetError
+from ops.plan import Outcome
+from ops.table import Table
+from ops.targets import Release, Target
+
+
+def history(target: Target) -> Table:
+    """Every version that was deployed, newest first. Reads only.
+
+    Raises:
+        TargetError: the platform cannot be asked.
+    """
+    rows = [(release.version, release.when, release.tag, release.detail) for release in target.history()]
+    return Table.of(f"Deployments on the target {target.place}", ("version", "when", "tag", "detail"), rows)
+
+
+def current(target: Target) -> str:
+    """The version that is deployed; empty when none is. Reads only.
+
+    Raises:
+        TargetError: the platform cannot be asked.
+    """
+    releases = target.history()
+    return releases[0].version if releases else ""
+
+
+def roll_back(target: Target, *, version: str | None = None) -> Outcome:
+    """Deploy an earlier version again, and wait until the index answers. Packages, users and secrets stay.
+
+    Parameters:
+        target: where.
+        version: the one to go back to; the one before the deployed one when None. Empty, as :func:`current` gives it,
+            when there was none.
+
+    Raises:
+        TargetError: there is no such version, or the target refused or failed.
+        BusyError: another run holds the target for too long.
+    """
+    caption = f"Roll back the target {target.place}"
+    with target.lock():
+        releases = target.history()
+        wanted = _version_before(target, releases) if version is None else version.removeprefix("v")
+        if not wanted:
+            raise _first(target)
+        if releases and releases[0].version == wanted:
+            return Outcome(caption, (), f"Version {wanted} is deployed already; nothing was changed.")
+        deployment = target.rollback(wanted)
+    done = ("server", f"version {wanted} deployed again, in place of {releases[0].version if releases else 'none'}")
+    return Outcome(caption, (done,), f"The index answers at {deployment.url}")
+
+
+def verify(target: Target) -> Table:
+    """Prove from outside that the index is up and lets nobody in who should stay out; as of provisioning."""
+    return provision.verify(target)
+
+
+def _version_before(target: Target, releases: Sequence[Release]) -> str:
+    if not releases:
+        raise TargetError(
+            f"the target {target.place!r} keeps no earlier version",
+            why="nothing is deployed there, or it runs the code of this clone",
+            todo="check out the commit that you want and run the notebook 01_provision",
+        )
+    return releases[1].version if len(releases) > 1 else ""
+
+
+def _first(target: Target) -> TargetError:
+    return TargetError(
+        f"there is no version to go back to on the target {target.place!r}",
+        why="none was deployed before",
+        todo="mend what fails and run the notebook 01_provision, or take the index down with 99_tear_down",
+    )
