@@ -13,7 +13,7 @@ PORT ?=
 PARAMETERS := $(if $(PORT),-p port=$(PORT))
 
 .DEFAULT_GOAL := help
-.PHONY: help run stop status list lab test lint bench notebooks lock clean FORCE
+.PHONY: help run stop status list lab modal test lint bench notebooks lock clean FORCE
 
 help:  ## list the targets
 	@echo "A private Python package index, run from notebooks. Start with:  make run"
@@ -37,6 +37,8 @@ list:  ## list the notebooks with their parameters
 lab: $(VENV)/.lab  ## open the notebooks in JupyterLab (ARGS="--no-browser --port 8889" passes options on)
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks
 
+modal: $(VENV)/.modal  ## install what the target modal needs besides
+
 test: $(VENV)/.test  ## run every test (ARGS="tests/index -k upload" chooses)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
@@ -52,7 +54,7 @@ notebooks: $(VENV)/.test  ## run the notebooks afresh and store their outputs in
 lock:  ## resolve the dependencies again into the requirements files (needs uv)
 	$(COMPILE) pyproject.toml -o requirements.txt $(UPGRADE)
 	$(COMPILE) -c requirements.txt deployments/requirements.in -o deployments/requirements.txt
-	@for extra in test lab; do $(additions) || exit 1; done
+	@for extra in test lab modal; do $(additions) || exit 1; done
 
 # What an extra needs beyond requirements.txt, so that each pin stands once; a package that the extra needs on further
 # platforms stands in both. The second compilation starts from the pins of the last one.
@@ -118,6 +120,11 @@ $(VENV)/.run: requirements.txt pyproject.toml $(UNUSABLE) | $(BIN)/python
 $(VENV)/.test: requirements-test.txt $(VENV)/.run
 	@echo "Installing what the tests need into $(VENV) …"
 	@$(INSTALL) --require-hashes -r requirements-test.txt
+	@touch $@
+
+$(VENV)/.modal: requirements-modal.txt $(VENV)/.run
+	@echo "Installing Modal's client into $(VENV) …"
+	@$(INSTALL) --require-hashes -r requirements-modal.txt
 	@touch $@
 
 $(VENV)/.lab: requirements-lab.txt $(VENV)/.run

@@ -1,6 +1,6 @@
 """The private package index as a Modal app.
 
-    uvx modal deploy deployments/pypi_deploy.py
+    uvx 'modal==1.6.4' deploy deployments/pypi_deploy.py
 
 from any directory, with nothing but ``modal`` installed. What runs in the containers is ``ops.index``, shipped from
 this clone; here stand only the images, volumes, secret and scaling. Settings are environment variables, explained in
@@ -38,6 +38,9 @@ else:
     # A container is told everything, by its image.
     hosting, limits = Hosting.from_environment(os.environ), Limits.from_environment(os.environ)
 
+UV_VERSION = "0.13.9"
+"""Installs the packages when the image is built; that of requirements.txt."""
+
 SHIPPED = (
     "__init__.py",
     "errors.py",
@@ -58,7 +61,9 @@ def not_shipped(path: Path) -> bool:
 
 image = (
     modal.Image.debian_slim(python_version="3.12")
-    .uv_pip_install(requirements=[str(HERE / "requirements.txt")], extra_options="--require-hashes")
+    .uv_pip_install(
+        requirements=[str(HERE / "requirements.txt")], extra_options="--require-hashes", uv_version=UV_VERSION
+    )
     # Variables, so that the code inside the containers sees what was set at the deployment.
     .env(settings.variables() | hosting.variables() | limits.variables())
     .add_local_dir(HERE.parent / "ops", "/root/ops", ignore=not_shipped)

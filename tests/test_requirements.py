@@ -36,11 +36,24 @@ def test_a_container_installs_the_versions_that_are_tested() -> None:
         assert tested.get(name, version) == version, name
 
 
-@pytest.mark.parametrize("extra", ["test", "lab"])
+@pytest.mark.parametrize("extra", ["test", "lab", "modal"])
 def test_the_requirements_of_an_extra_repeat_no_pin(extra: str) -> None:
     path = PROJECT_ROOT / f"requirements-{extra}.txt"
     assert "-r requirements.txt" in path.read_text().splitlines()
     assert not pins(path) & pins(PROJECT_ROOT / "requirements.txt")
+
+
+def test_the_client_of_modal_is_the_one_that_is_tested() -> None:
+    assert pins(PROJECT_ROOT / "requirements-modal.txt") <= pins(PROJECT_ROOT / "requirements-test.txt")
+
+
+def test_commands_that_are_written_down_pin_the_tested_modal_and_uv() -> None:
+    (modal,) = [version for name, version, _ in pins(PROJECT_ROOT / "requirements-modal.txt") if name == "modal"]
+    (uv,) = [version for name, version, _ in pins(PROJECT_ROOT / "requirements.txt") if name == "uv"]
+    deployment = PROJECT_ROOT / "deployments" / "pypi_deploy.py"
+    for path in (deployment, IN_CONTAINERS.parent / "README.md"):
+        assert set(re.findall(r"uvx \S+", path.read_text())) == {f"uvx 'modal=={modal}'"}, path.name
+    assert f'UV_VERSION = "{uv}"' in deployment.read_text()
 
 
 def test_every_requirements_file_says_that_it_is_generated() -> None:
