@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ops.settings import LOWER_PROTECTION_VARIABLE, deployment_variables
 from ops.workspace import PROJECT_ROOT
 from tests.conftest import DOWNLOADS
 from tests.modal.conftest import TOKEN, deploy
@@ -31,8 +32,21 @@ def load(name: str) -> dict[Any, Any]:
     return loaded
 
 
-def jobs(name: str) -> list[dict[str, Any]]:
-    return list(load(name)["jobs"].values())
+def job(workflow: str, name: str) -> dict[str, Any]:
+    found = load(workflow)["jobs"][name]
+    assert isinstance(found, dict)
+    return found
+
+
+DEPLOY = ("deploy-modal.yaml", "deploy")
+SMOKE_TEST = ("smoke-test.yaml", "smoke-test")
+CHECKS = ("ci.yaml", "checks")
+
+
+def step(workflow: str, name: str, title: str) -> dict[str, Any]:
+    (found,) = [each for each in job(workflow, name)["steps"] if each["name"] == title]
+    assert isinstance(found, dict)
+    return found
 
 
 def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,9 +70,10 @@ def test_the_schema_of_workflows_is_kept(file: Path) -> None:
 def test_every_action_is_pinned_and_no_expression_stands_in_a_command(file: Path) -> None:
     workflow = load(file.name)
     assert workflow["permissions"] == {}
-    for job in workflow["jobs"].values():
-        assert job["permissions"] == {"contents": "read"}
-        for step in job["steps"]:
+    for name, job in workflow["jobs"].items():
+        assert job["permissions"] == ({} if name == "switched-off" else {"contents": "read"})
+        assert "secrets" not in job, "a job that is called gets none"
+        for step in job.get("steps", ()):
             if uses := step.get("uses"):
                 assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", uses)
             assert "${{" not in step.get("run", "")
@@ -66,14 +81,81 @@ def test_every_action_is_pinned_and_no_expression_stands_in_a_command(file: Path
 
 def test_checks_need_no_secret_and_deploying_gives_secrets_to_just_the_steps_that_need_them() -> None:
     assert "secrets." not in (PROJECT_ROOT / ".github" / "workflows" / "ci.yaml").read_text()
-    for name, environment, expected in (
-        ("deploy-modal.yaml", "modal", ["Provision", "Smoke test", "Look for secrets in the records"]),
-        ("smoke-test.yaml", "modal-smoke-test", ["Smoke test", "Look for secrets in the records"]),
+    scan = "Look for secrets in the records"
+    deploying = [
+        "Note the version that is deployed",
+        "Provision",
+        "Smoke test",
+        "Go back to the version of before",
+        scan,
+    ]
+    for where, environment, expected in (
+        (DEPLOY, "modal", deploying),
+        (SMOKE_TEST, "modal-smoke-test", ["Smoke test", scan]),
     ):
-        (job,) = jobs(name)
-        assert not SECRETS & set(job.get("env", {}))
-        assert [step["name"] for step in job["steps"] if SECRETS & set(step.get("env", {}))] == expected
-        assert job["environment"] == environment
+        found = job(*where)
+        assert not SECRETS & set(found.get("env", {}))
+        assert [each["name"] for each in found["steps"] if SECRETS & set(each.get("env", {}))] == expected
+        assert found["environment"] == environment
+
+
+def test_deploying_waits_for_the_checks_and_only_a_plan_does_without() -> None:
+    checks, deploy = (job("deploy-modal.yaml", name) for name in ("checks", "deploy"))
+    assert checks["uses"] == "./.github/workflows/ci.yaml"
+    assert checks["if"] == "${{ !inputs.dry_run }}"
+    assert "workflow_call" in load("ci.yaml")[True]
+    assert deploy["needs"] == "checks"
+    condition = " ".join(deploy["if"].split())
+    assert condition.startswith("!cancelled() && (needs.checks.result == 'success' || inputs.dry_run) && (")
+
+
+def test_a_push_runs_the_checks_once() -> None:
+    pushed = [file.name for file in WORKFLOWS if "push" in load(file.name)[True]]
+    assert pushed == ["deploy-modal.yaml"], "which calls them"
+
+
+def test_a_clone_without_the_variable_deploys_nothing_and_stays_green() -> None:
+    assert job(*DEPLOY)["if"].endswith("(github.event_name == 'workflow_dispatch' || vars.DEPLOY_MODAL == 'on')")
+    off = job("deploy-modal.yaml", "switched-off")
+    assert off["if"] == "github.event_name == 'push' && vars.DEPLOY_MODAL != 'on'"
+    assert "DEPLOY_MODAL" in execute(PROJECT_ROOT, off["steps"], PROJECT_ROOT, {})
+
+
+def test_a_deployment_that_fails_goes_back_to_the_version_of_before() -> None:
+    titles = [each["name"] for each in job(*DEPLOY)["steps"]]
+    before, provision, smoke_test, back = (
+        titles.index(title)
+        for title in (
+            "Note the version that is deployed",
+            "Provision",
+            "Smoke test",
+            "Go back to the version of before",
+        )
+    )
+    assert before < provision < smoke_test < back
+    found = step(*DEPLOY, "Go back to the version of before")
+    assert found["if"] == "failure() && env.DRY_RUN != 'true' && steps.before.outcome == 'success'"
+    assert found["env"]["BEFORE"] == "${{ steps.before.outputs.version }}"
+    limits = [job(*DEPLOY)["steps"][each]["timeout-minutes"] for each in (provision, smoke_test)]
+    assert sum(limits) < job(*DEPLOY)["timeout-minutes"], "a job that is out of time goes back to nothing"
+    (checkout,) = [each for each in job(*DEPLOY)["steps"] if "checkout" in each.get("uses", "")]
+    assert checkout["with"]["fetch-depth"] == 0, "an earlier commit may be deployed"
+
+
+def test_provisioning_is_told_every_variable_of_the_hosting_and_of_the_limits() -> None:
+    told = {name: value for name, value in step(*DEPLOY, "Provision")["env"].items() if name.startswith("PYPI_")}
+    assert told == {name: f"${{{{ vars.{name} }}}}" for name in deployment_variables()}
+
+
+def test_lowering_a_protection_has_to_be_said_at_each_run() -> None:
+    assert step(*DEPLOY, "Provision")["env"]["LOWER_PROTECTION"] == "${{ inputs.lower_protection }}"
+    for file in WORKFLOWS:
+        assert LOWER_PROTECTION_VARIABLE not in file.read_text()
+
+
+def test_what_runs_on_modal_installs_nothing_for_tests() -> None:
+    for where in (DEPLOY, SMOKE_TEST):
+        assert step(*where, "Install")["run"] == "make modal"
 
 
 def test_a_deployment_is_never_cancelled_and_by_hand_only_shows_the_plan_unless_asked_otherwise() -> None:
@@ -92,9 +174,9 @@ def test_the_daily_smoke_test_is_off_until_it_is_switched_on() -> None:
 
 @pytest.mark.parametrize("name", ["deploy-modal.yaml", "smoke-test.yaml"])
 def test_nothing_is_uploaded_before_it_was_looked_through(name: str) -> None:
-    (job,) = jobs(name)
-    names = [step["name"] for step in job["steps"]]
-    upload = next(step for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
+    steps = job(name, name.removesuffix(".yaml").replace("deploy-modal", "deploy"))["steps"]
+    names = [each["name"] for each in steps]
+    upload = next(each for each in steps if "upload-artifact" in each.get("uses", ""))
     assert names.index("Look for secrets in the records") < names.index(upload["name"])
     assert "steps.scan.outcome == 'success'" in upload["if"]
     assert upload["with"]["path"].endswith("records"), "client files and secrets stand beside it"
@@ -115,7 +197,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, folder / name)
     subprocess.run(["git", "init", "--quiet", str(folder)], check=True)  # so that .gitignore counts
+    commit(folder, "one")
     return folder
+
+
+def commit(clone: Path, message: str) -> None:
+    git = ["git", "-C", str(clone), "-c", "user.name=T", "-c", "user.email=t@example.org"]
+    for arguments in (["add", "--all"], ["commit", "--quiet", "--message", message]):
+        subprocess.run([*git, *arguments], check=True)
 
 
 def execute(clone: Path, steps: list[dict[str, Any]], home: Path, variables: Mapping[str, str]) -> str:
@@ -150,9 +239,8 @@ def execute(clone: Path, steps: list[dict[str, Any]], home: Path, variables: Map
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_the_commands_of_the_checks_work_in_order_in_a_clean_clone(clone: Path, tmp_path: Path) -> None:
-    (job,) = jobs("ci.yaml")
     # Not all tests within a test: those of the settings stand for them.
-    printed = execute(clone, job["steps"], tmp_path, {"ARGS": "tests/targets -q -k port"})
+    printed = execute(clone, job(*CHECKS)["steps"], tmp_path, {"ARGS": "tests/targets -q -k port"})
     assert "passed" in printed
     assert (clone / ".runbook" / "records").is_dir()
 
@@ -162,26 +250,48 @@ def test_the_commands_of_the_checks_work_in_order_in_a_clean_clone(clone: Path, 
 def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
     clone: Path, plane: ControlPlane, tmp_path: Path
 ) -> None:
-    (job,) = jobs("deploy-modal.yaml")
-    summary = tmp_path / "summary.md"
+    steps = job(*DEPLOY)["steps"]
+    back = step(*DEPLOY, "Go back to the version of before")
+    good = [each for each in steps if each != back]
+    summary, outputs = tmp_path / "summary.md", tmp_path / "outputs"
     variables = {
         **{name: value for name, value in plane.variables.items() if name != "MODAL_CONFIG_PATH"},
         "MODAL_ENVIRONMENT": "",
+        "LOWER_PROTECTION": "",
+        **dict.fromkeys(deployment_variables(), ""),
+        "PYPI_UPLOADS_PER_USER": "7",
         "AUTH_TOKEN": TOKEN,
+        "GITHUB_OUTPUT": str(outputs),
         "GITHUB_STEP_SUMMARY": str(summary),
     }
-    plan = [step for step in job["steps"] if step["name"] != "Smoke test"]
+    plan = [each for each in good if each["name"] != "Smoke test"]
     execute(clone, plan, tmp_path, {**variables, "DRY_RUN": "true"})
     assert plane.apps.by_id == {}, "a dry run deploys nothing"
-    execute(clone, job["steps"], tmp_path, {**variables, "DRY_RUN": "false"})
+    assert outputs.read_text() == "version=\n"
+    execute(clone, good, tmp_path, {**variables, "DRY_RUN": "false"})
     assert plane.apps.named("pypiserver") is not None
     stored = plane.secrets.named("pypi-auth-token", "main")
     assert stored is not None
     assert stored.values == {"AUTH_TOKEN": TOKEN}
     assert "| 03_smoke_test | Publish it | succeeded |" in summary.read_text()
     summary.unlink()
-    execute(clone, jobs("smoke-test.yaml")[0]["steps"], tmp_path, variables)
+    execute(clone, job(*SMOKE_TEST)["steps"], tmp_path, variables)
     assert "| 03_smoke_test | Publish it | succeeded |" in summary.read_text()
+
+    file = clone / "deployments" / "pypi_deploy.py"
+    file.write_text(file.read_text().replace("timeout=hosting.request_seconds", "timeout=77"))
+    commit(clone, "two")
+    outputs.unlink()
+    del variables["PYPI_UPLOADS_PER_USER"]
+    execute(clone, [each for each in good if each["name"] != "Smoke test"], tmp_path, {**variables, "DRY_RUN": "false"})
+    assert plane.function("server").definition.timeout_secs == 77
+    assert outputs.read_text() == "version=1\n"
+    printed = execute(clone, [back], tmp_path, {**variables, "DRY_RUN": "false", "BEFORE": "1"})
+    server = plane.function("server").definition
+    assert server.timeout_secs != 77
+    assert plane.image_environment(server.image_id)["PYPI_UPLOADS_PER_USER"] == "7"
+    assert "version 1 deployed again, in place of 2" in printed
+    assert "the index, without credentials" in printed
     records = "".join(p.read_text(errors="replace") for p in (clone / ".runbook" / "records").rglob("*") if p.is_file())
     assert TOKEN not in records
 
