@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import ast
 import html
+import inspect
+import linecache
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from IPython import get_ipython
@@ -42,7 +44,7 @@ def check() -> None:
         return
     shell.set_custom_exc((Exception, KeyboardInterrupt), _show)
     names: Mapping[str, Any] = shell.user_ns
-    declared, given = _read([str(source) for source in names["In"]])
+    declared, given = _read(_sources(names["In"], inspect.currentframe()))
     if not declared:
         raise ParameterError(
             "the parameters of this notebook are not set",
@@ -52,6 +54,20 @@ def check() -> None:
     refuse_unknown([name for name in given if name in names], {"this notebook": list(declared.values())})
     for parameter in declared.values():
         require(parameter, names.get(parameter.name))
+
+
+def _sources(history: Sequence[str], frame: FrameType | None) -> list[str]:
+    """The source of each executed cell, oldest first.
+
+    Parameters:
+        history: what IPython keeps as ``In``; nbval has it keep nothing.
+        frame: that of :func:`check`, called by a cell. IPython compiles all cells as files of one folder, whose lines
+            are in :mod:`linecache`.
+    """
+    if len(history) > 1 or frame is None or frame.f_back is None:
+        return [str(source) for source in history]
+    folder = Path(frame.f_back.f_code.co_filename).parent
+    return ["".join(linecache.getlines(name)) for name in list(linecache.cache) if Path(name).parent == folder]
 
 
 def _read(sources: Sequence[str]) -> tuple[dict[str, Parameter], list[str]]:

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = PROJECT_ROOT / "notebooks"
     try:
-        chosen = [find_notebook(name, folder) for name in options.notebooks] or _comparable(list_notebooks(folder))
+        chosen = [find_notebook(name, folder) for name in options.notebooks] or comparable(list_notebooks(folder))
         for path in store(chosen):
             sys.stdout.write(f"stored {path}\n")
     except RunbookError as error:
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _comparable(notebooks: Sequence[Notebook]) -> list[Notebook]:
+def comparable(notebooks: Sequence[Notebook]) -> list[Notebook]:
+    """The notebooks that show the same in each run: all but those that measure for minutes."""
     return [notebook for notebook in notebooks if not any(SKIP_TAG in cell.tags for cell in notebook.cells)]
 
 

@@ -2,56 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from nbval.plugin import get_sanitize_patterns
 
 from ops.runbook import list_notebooks
-from ops.runbook.store import SKIP_TAG, end_processes_of
-from ops.workspace import HOME_VARIABLE, PROJECT_ROOT
+from ops.runbook.store import SKIP_TAG, comparable
+from ops.workspace import PROJECT_ROOT
+from tests.notebooks.nbval_plugin import SANITIZE
 
-SANITIZE = Path(__file__).with_name("sanitize.cfg")
 NOTEBOOKS = list_notebooks(PROJECT_ROOT / "notebooks")
 SKIPPED = [notebook.name for notebook in NOTEBOOKS for cell in notebook.cells if SKIP_TAG in cell.tags]
 """The notebook of each cell that measures for minutes, and so is not compared."""
 
 
-@pytest.fixture
-def fresh(newcomer: Path) -> Iterator[dict[str, str]]:
-    """The environment of a fresh state; what runs in it afterwards is stopped."""
-    home = newcomer / "runbook"
-    environment = {**os.environ, HOME_VARIABLE: str(home), "PYTHONPATH": str(PROJECT_ROOT)}
-    yield environment
-    stopped = subprocess.run(
-        [sys.executable, "-m", "ops.cli", "stop"],
-        env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False,
+def _nbval(*paths: str | Path, cwd: Path = PROJECT_ROOT) -> str:
+    """The last line of plain ``pytest --nbval`` on *paths*, when it passed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", "--nbval", *map(str, paths)],
+        cwd=cwd, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
-    left = end_processes_of(home)
-    assert stopped.returncode == 0, stopped.stderr
-    assert left == (), "the server outlived `runbook stop`"
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip().splitlines()[-1]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2000)
-def test_every_output_of_every_notebook_is_what_is_stored(fresh: dict[str, str]) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", "-c", os.devnull),
-            *("--rootdir", str(PROJECT_ROOT), "-p", "ops.runbook.nbval_stop", "--nbval", "--nbval-current-env"),
-            *("--nbval-sanitize-with", str(SANITIZE), "--nbval-cell-timeout", "300"),
-            *(str(notebook.path) for notebook in NOTEBOOKS),
-        ],
-        env=fresh, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=1800, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_every_output_of_every_notebook_is_what_is_stored() -> None:
     skipped = f", {len(SKIPPED)} skipped" if SKIPPED else ""
-    assert re.fullmatch(f"[0-9]+ passed{skipped} in .*", done.stdout.strip().splitlines()[-1]), done.stdout
+    assert re.fullmatch(f"[0-9]+ passed{skipped} in .*", _nbval("notebooks/"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2000)
+def test_the_notebooks_pass_in_another_order_and_from_another_directory(tmp_path: Path) -> None:
+    others = [notebook.path for notebook in comparable(NOTEBOOKS) if notebook.name != "03_smoke_test"]
+    assert re.fullmatch("[0-9]+ passed in .*", _nbval(*reversed(others), cwd=tmp_path))
 
 
 def test_only_the_benchmark_skips_cells() -> None:

@@ -1,0 +1,3 @@
+"""Loads the plugin for ``pytest --nbval notebooks/``."""
+
+pytest_plugins = ["tests.notebooks.nbval_plugin"]
