@@ -178,7 +178,7 @@ class Releases:
                 "--tag",
                 f"rollback-to-{number}",
                 *self._env(),
-                environment={**self._settings.variables(), **hosting.variables(), **limits.variables()},
+                environment=self._settings.variables() | _known(hosting.variables() | limits.variables(), clone),
                 folder=clone,  # whose commit Modal notes, so that this version can be gone back to as well
                 seconds=DEPLOY_SECONDS,
             )
@@ -238,6 +238,13 @@ def _module(path: Path) -> ModuleType:
     finally:
         sys.path[:] = before
     return module
+
+
+def _known(variables: Mapping[str, str], clone: Path) -> dict[str, str]:
+    """Those that *clone* has a setting for: an earlier deployment file refuses one that was added since."""
+    settings = clone / "ops" / "settings.py"
+    fields = set(re.findall(r"^    (\w+): ", settings.read_text(encoding="utf-8"), re.MULTILINE))
+    return {name: value for name, value in variables.items() if name.removeprefix("PYPI_").lower() in fields}
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import importlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -368,6 +369,35 @@ def test_the_plan_without_rollbacks_gets_the_commit_of_that_version_deployed(
     assert "not part of this workspace's plan" in capsys.readouterr().err
     listed = subprocess.run([*git, "worktree", "list"], check=True, capture_output=True, text=True).stdout
     assert len(listed.splitlines()) == 1, "the temporary worktree is gone"
+
+
+def test_a_rollback_reaches_a_commit_from_before_a_setting_was_added(
+    provisioned: ModalTarget, plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del provisioned
+    root = clone(tmp_path)
+    monkeypatch.chdir(root)
+    git = ["git", "-C", str(root), "-c", "user.name=T", "-c", "user.email=t@example.org"]
+    for path, added in (
+        ("ops/settings.py", r"    audit_bytes: int = .*\n"),
+        ("deployments/pypi_deploy.py", r",?\s*audit_bytes=limits.audit_bytes(?=[,)])"),
+    ):
+        earlier, count = re.subn(added, "", (root / path).read_text())
+        assert count
+        (root / path).write_text(earlier)
+    subprocess.run([*git, "commit", "-q", "-a", "-m", "earlier"], check=True)
+    monkeypatch.setenv("PYPI_AUDIT_BYTES", "88888")
+    monkeypatch.setenv("PYPI_AUDIT_DAYS", "8")
+    releases = Releases(Settings(app_name="earlier"), "", root=root)
+    releases.deploy("one")
+    releases.deploy("two")
+    monkeypatch.delenv("PYPI_AUDIT_BYTES")
+    monkeypatch.delenv("PYPI_AUDIT_DAYS")
+    releases.rollback("1")
+    assert releases.history()[0].tag == "rollback-to-1"
+    told = plane.image_environment(plane.function("server", app="earlier").definition.image_id)
+    assert told["PYPI_AUDIT_DAYS"] == "8"
+    assert releases.hosting().limits.audit_bytes == 88888, "for the next deployment, which knows it"
 
 
 def test_a_rollback_keeps_the_protections_of_today(
