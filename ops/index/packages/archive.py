@@ -1,6 +1,6 @@
-"""Opening a zip or tar archive without believing it.
+"""Zip and tar archives from untrusted sources.
 
-Nothing is ever extracted: a few small files are read, and everything else is measured.
+Nothing is extracted: a few small files are read, everything else is only measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
@@ -27,19 +27,19 @@ from ops.index.packages.filenames import Name
 MAX_METADATA_BYTES = 8 * 1024**2
 MAX_MEMBERS = 200_000
 MAX_DIRECTORY_BYTES = 32 * 1024**2
-"""Of a zip archive's central directory, which is read as a whole."""
+"""Longest central directory of a zip archive; it is read as a whole."""
 MAX_HEADER_BYTES = 1024**2
-"""Of one extended header of a tar archive, likewise."""
+"""Longest extended header of a tar archive; it is read as a whole."""
 MAX_COMPONENT_BYTES = 255
 MAX_PATH_BYTES = 2048
-"""File systems take no longer names, and few longer paths below the place where something is installed."""
+"""File systems take no longer names, and few take longer paths once an installation prefix is added."""
 
 BOMB_BYTES = 64 * 1024**2
 BOMB_RATIO = 100
-"""An archive that would unpack to more than both, this many bytes and this many times its own size, is refused."""
+"""An archive is refused if it unpacks to more than ``BOMB_BYTES`` and to more than this many times its own size."""
 
 TESTED_BYTES = 256 * 1024**2
-"""A zip archive that unpacks to no more is unpacked (to nowhere) to test its checksums: about a second at most."""
+"""Zip archives that unpack to no more than this have their checksums tested, which takes about a second at most."""
 
 _BOMB = f"it would unpack to more than {BOMB_RATIO} times its size, as an archive bomb does; build it with less in it"
 _TOO_MANY_MEMBERS = f"it has more than {MAX_MEMBERS} members; build it with fewer"
@@ -50,7 +50,7 @@ _PIECE = 256 * 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, b"L", b"K")
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What both pip and uv unpack."""
+"""Compression methods that both pip and uv unpack."""
 
 BROKEN: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
@@ -67,22 +67,22 @@ BROKEN: tuple[type[Exception], ...] = (
     IndexError,
     OverflowError,
 )
-"""What the standard library raises for archives that do not open."""
+"""Exceptions that the standard library raises for archives that do not open."""
 
 
 class OutOfBoundsError(Exception):
-    """An archive is more work than was allowed. It may be a good one."""
+    """Inspecting an archive takes more work than allowed. The archive itself may be fine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The most work that may be done at once.
+    """Bounds on the work of one inspection.
 
     Parameters:
-        members: of the archive.
-        unpacked_bytes: of all of them.
-        read_bytes: of one file that is read, not measured.
-        examined_bytes: of core metadata that is parsed.
+        members: number of members of the archive.
+        unpacked_bytes: total size of all members.
+        read_bytes: size of one member that is read rather than measured.
+        examined_bytes: length of the core metadata fields that are parsed.
     """
 
     members: int
@@ -91,10 +91,10 @@ class Bounds:
     examined_bytes: int
 
     def admit(self, bound: int, value: int) -> None:
-        """Compare *value* with one of the bounds.
+        """Check *value* against one of the bounds.
 
         Raises:
-            OutOfBoundsError: it is more.
+            OutOfBoundsError: it is larger.
         """
         if value > bound:
             raise OutOfBoundsError
@@ -110,127 +110,119 @@ def is_tar(name: Name) -> bool:
     return not is_zip(name) and (name.form == "sdist" or name.filename.endswith((".gz", ".bz2", ".xz", ".tgz")))
 
 
-class Zip:
-    """A zip archive that is open.
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The parts of an archive that were read.
 
     Parameters:
-        archive: it.
-        name: what its file name says.
-        size: of the file, in bytes.
-        bounds: of the work; None for those of any archive.
+        files: content of the regular files that were asked for, by path.
+        paths: all members; those of folders end in a slash.
     """
 
-    def __init__(self, archive: zipfile.ZipFile, name: Name, size: int, bounds: Bounds | None) -> None:
-        self._archive = archive
-        self._name = name
-        self._size = size
-        self._bounds = bounds
-        self._members = archive.infolist()
-        self.paths = [member.filename for member in self._members]
-
-    def read(self, path: str, *, limit: int | None = None) -> bytes:
-        """A member's content.
-
-        Parameters:
-            path: of the member.
-            limit: bytes that it may have; None for those of core metadata.
-
-        Raises:
-            InvalidArchive: it has more, or is damaged.
-        """
-        member = self._archive.getinfo(path)
-        most = MAX_METADATA_BYTES if limit is None else limit
-        if member.file_size > most:
-            why = f"its {quoted(path)} is longer than {most // 1024} KiB; shorten it"
-            raise InvalidArchive(self._name.filename, _TOO_MUCH_METADATA if limit is None else why)
-        if self._bounds is not None:
-            self._bounds.admit(self._bounds.read_bytes, member.file_size)
-        with self._archive.open(member) as stream:
-            return stream.read(most)
-
-    def check(self) -> None:
-        """Look at the list of members.
-
-        Raises:
-            InvalidArchive: it would do harm, or installers do not unpack it.
-            OutOfBoundsError: it is too long to be looked at here.
-        """
-        members, filename = self._members, self._name.filename
-        if len(members) > MAX_MEMBERS:
-            raise InvalidArchive(filename, _TOO_MANY_MEMBERS)
-        if len(set(self.paths)) < len(members):
-            raise InvalidArchive(filename, "two of its members have the same name; build it again")
-        unpacked = 0
-        for member in members:
-            _check_path(self._name, member.orig_filename)
-            if member.flag_bits & 0x1:
-                raise InvalidArchive(filename, "it is encrypted, so installers cannot open it; build it without")
-            if member.compress_type not in _COMPRESSIONS and self._name.form != "egg":
-                raise InvalidArchive(
-                    filename,
-                    f"its member {quoted(member.filename)} is compressed in a way that uv does not know; "
-                    "build it with no compression but deflate",
-                )
-            if member.header_offset + member.compress_size > self._size:
-                raise InvalidArchive(filename, "it is cut short; build it again, or send it again")
-            unpacked += member.file_size
-        if unpacked > max(BOMB_BYTES, BOMB_RATIO * self._size):
-            raise InvalidArchive(filename, _BOMB)
-        check_tree(self._name, self.paths)
-        if self._bounds is not None:
-            self._bounds.admit(self._bounds.unpacked_bytes, unpacked)
-
-    def test(self, *, but: Collection[str] = ()) -> None:
-        """Read the members to their ends, where their checksums are compared; none when they are too long together.
-
-        Parameters:
-            but: members that are read otherwise.
-
-        Raises:
-            InvalidArchive: one of them is damaged.
-        """
-        if sum(member.file_size for member in self._members) > TESTED_BYTES:
-            return
-        for member in self._members:
-            if member.filename in but:
-                continue
-            try:
-                with self._archive.open(member) as stream:
-                    while stream.read(_PIECE):
-                        pass
-            except zipfile.BadZipFile:
-                raise InvalidArchive(
-                    self._name.filename, f"its member {quoted(member.filename)} is damaged; build it again"
-                ) from None
+    files: dict[str, bytes]
+    paths: list[str]
 
 
-@contextmanager
-def open_zip(file: BinaryIO, name: Name, *, strict: bool, bounds: Bounds | None = None) -> Iterator[Zip]:
-    """A zip archive, which may have been looked at by nobody.
+def read_zip(
+    file: BinaryIO,
+    name: Name,
+    choose: Callable[[list[str]], Mapping[str, int | None]],
+    *,
+    check: bool = True,
+    bounds: Bounds | None = None,
+) -> Archive:
+    """Read a zip archive.
 
     Parameters:
         file: open for reading, and seekable.
-        name: what its file name says.
-        strict: refuse what stands before or after it, where uv finds no archive.
-        bounds: of the work; None for those of any archive.
+        name: parsed from its file name.
+        choose: given all paths, returns those to read with the most bytes each may have; None for the limit of core
+            metadata.
+        check: examine the list of members and test every checksum, unless the archive unpacks to more than
+            ``TESTED_BYTES``. Except in eggs, also refuse bytes before or after the archive, where uv finds none.
+        bounds: on the work; None for the limits of any archive.
 
     Raises:
-        InvalidArchive: its list of members is too long.
-        OutOfBoundsError: it is longer than the bounds.
-        Exception: any of ``BROKEN``: it does not open.
+        InvalidArchive: it is harmful or damaged, or installers cannot unpack it.
+        OutOfBoundsError: it exceeds the bounds.
+        Exception: any of ``BROKEN`` if it does not open.
     """
     size = file.seek(0, io.SEEK_END)
-    directory = _directory_bytes(file, size, strict=strict)
+    directory = _directory_bytes(file, size, strict=check and name.form != "egg")
     if directory > MAX_DIRECTORY_BYTES:
         raise InvalidArchive(name.filename, _TOO_LONG_A_LIST)
     if bounds is not None:
-        bounds.admit(bounds.members, directory // 46)  # each of them takes at least as many bytes
+        bounds.admit(bounds.members, directory // 46)  # each member takes at least as many bytes
     with zipfile.ZipFile(file) as archive:
-        yield Zip(archive, name, size, bounds)
+        paths = archive.namelist()
+        if check:
+            _check_zip(archive, name, size, bounds)
+        chosen = choose(paths)
+        if check:
+            _test_zip(archive, name, but=chosen)
+        return Archive({path: _read_member(archive, name, path, chosen[path], bounds) for path in chosen}, paths)
+
+
+def _read_member(archive: zipfile.ZipFile, name: Name, path: str, limit: int | None, bounds: Bounds | None) -> bytes:
+    member = archive.getinfo(path)
+    most = MAX_METADATA_BYTES if limit is None else limit
+    if member.file_size > most:
+        why = f"its {quoted(path)} is longer than {most // 1024} KiB; shorten it"
+        raise InvalidArchive(name.filename, _TOO_MUCH_METADATA if limit is None else why)
+    if bounds is not None:
+        bounds.admit(bounds.read_bytes, member.file_size)
+    with archive.open(member) as stream:
+        return stream.read(most)
+
+
+def _check_zip(archive: zipfile.ZipFile, name: Name, size: int, bounds: Bounds | None) -> None:
+    """Refuse a list of members that is harmful, or that installers do not unpack."""
+    members, filename = archive.infolist(), name.filename
+    if len(members) > MAX_MEMBERS:
+        raise InvalidArchive(filename, _TOO_MANY_MEMBERS)
+    if len(archive.NameToInfo) < len(members):
+        raise InvalidArchive(filename, "two of its members have the same name; build it again")
+    unpacked = 0
+    for member in members:
+        _check_path(name, member.orig_filename)
+        if member.flag_bits & 0x1:
+            raise InvalidArchive(filename, "it is encrypted, so installers cannot open it; build it without")
+        if member.compress_type not in _COMPRESSIONS and name.form != "egg":
+            raise InvalidArchive(
+                filename,
+                f"its member {quoted(member.filename)} is compressed in a way that uv does not know; "
+                "build it with no compression but deflate",
+            )
+        if member.header_offset + member.compress_size > size:
+            raise InvalidArchive(filename, "it is cut short; build it again, or send it again")
+        unpacked += member.file_size
+    if unpacked > max(BOMB_BYTES, BOMB_RATIO * size):
+        raise InvalidArchive(filename, _BOMB)
+    check_tree(name, archive.namelist())
+    if bounds is not None:
+        bounds.admit(bounds.unpacked_bytes, unpacked)
+
+
+def _test_zip(archive: zipfile.ZipFile, name: Name, *, but: Container[str]) -> None:
+    """Read the members to their ends, where their checksums are compared, except those that are read anyway."""
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > TESTED_BYTES:
+        return
+    for member in members:
+        if member.filename in but:
+            continue
+        try:
+            with archive.open(member) as stream:
+                while stream.read(_PIECE):
+                    pass
+        except zipfile.BadZipFile:
+            raise InvalidArchive(
+                name.filename, f"its member {quoted(member.filename)} is damaged; build it again"
+            ) from None
 
 
 def _directory_bytes(file: BinaryIO, size: int, *, strict: bool) -> int:
-    """The size of a zip archive's central directory, before anything tries to read it."""
+    """The size of a zip archive's central directory, found without reading it."""
     tail_size = min(size, 22 + 0xFFFF)
     file.seek(size - tail_size)
     tail = file.read(tail_size)
@@ -264,14 +256,14 @@ def _check_path(name: Name, path: str) -> None:
 
 
 def check_tree(name: Name, paths: Iterable[str]) -> None:
-    """Refuse a file that would have to be a folder as well: no installer can unpack both.
+    """Refuse a path that is both a file and a folder: no installer can unpack both.
 
     Parameters:
         name: of the archive.
-        paths: of its members; those of folders end in a slash.
+        paths: all members; those of folders end in a slash.
     """
     previous = None
-    for path in sorted(path.replace("/", "\0") for path in paths):  # so that what is below a path comes next to it
+    for path in sorted(path.replace("/", "\0") for path in paths):  # sorts the content of a folder right after it
         if previous is not None and path.startswith(previous):
             both = previous[:-1].replace("\0", "/")
             why = f"its member {quoted(both)} is both a file and a folder; leave out one of them"
@@ -290,7 +282,7 @@ def _leads_outside(link: tarfile.TarInfo) -> bool:
 
 
 class _Member(tarfile.TarInfo):
-    """A member of a tar archive whose extended headers are short enough to be read as a whole."""
+    """A tar member that refuses extended headers too long to be read as a whole."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
@@ -301,7 +293,7 @@ class _Member(tarfile.TarInfo):
 
 
 class _Measured(io.RawIOBase):
-    """What comes out of a decompressor, up to a limit."""
+    """The output of a decompressor, up to a limit."""
 
     def __init__(self, source: IO[bytes], name: Name, limit: int, bounds: Bounds | None) -> None:
         self._source = source
@@ -333,19 +325,6 @@ def _unpacked(file: BinaryIO, name: Name, bounds: Bounds | None) -> Iterator[_Me
         yield _Measured(source, name, max(BOMB_BYTES, BOMB_RATIO * size), bounds)
 
 
-@dataclass(frozen=True, slots=True)
-class Tar:
-    """A tar archive that was read to its end, or to the file that was looked for.
-
-    Parameters:
-        files: the content of the regular files that were wanted, by path.
-        paths: of all members; those of folders end in a slash.
-    """
-
-    files: dict[str, bytes]
-    paths: list[str]
-
-
 def read_tar(
     file: BinaryIO,
     name: Name,
@@ -353,23 +332,23 @@ def read_tar(
     *,
     last: Callable[[str], bool] | None = None,
     bounds: Bounds | None = None,
-) -> Tar:
+) -> Archive:
     """Read a tar archive.
 
     Parameters:
         file: open for reading, and seekable.
-        name: what its file name says.
-        wanted: whether the content of a path is; of no more than 16 of them it is given.
-        last: whether nothing after this wanted path matters; then nothing is checked either. None to look at the whole
-            archive, to its last byte.
-        bounds: of the work; None for those of any archive.
+        name: parsed from its file name.
+        wanted: selects the paths to read; at most 16 are read.
+        last: tells of a wanted path that it is the last one that matters: reading stops there, and nothing is checked.
+            None to check the whole archive, to its last byte.
+        bounds: on the work; None for the limits of any archive.
 
     Raises:
-        InvalidArchive: it would do harm, or installers do not unpack it.
-        OutOfBoundsError: it is longer than the bounds.
-        Exception: any of ``BROKEN``: it does not open.
+        InvalidArchive: it is harmful, or installers cannot unpack it.
+        OutOfBoundsError: it exceeds the bounds.
+        Exception: any of ``BROKEN`` if it does not open.
     """
-    tar = Tar({}, [])
+    tar = Archive({}, [])
     with _unpacked(file, name, bounds) as unpacked:
         with tarfile.open(fileobj=unpacked, mode="r|", tarinfo=_Member) as archive:
             for member in _members(archive, name, bounds):
@@ -391,7 +370,7 @@ def read_tar(
 
 
 def _members(archive: tarfile.TarFile, name: Name, bounds: Bounds | None) -> Iterator[tarfile.TarInfo]:
-    kept: list[tarfile.TarInfo] = vars(archive)["members"]  # every one that was read, unless they are dropped
+    kept: list[tarfile.TarInfo] = vars(archive)["members"]  # tarfile keeps every member it has read
     for count in range(MAX_MEMBERS):
         if bounds is not None:
             bounds.admit(bounds.members, count)

@@ -1,7 +1,7 @@
-"""Core metadata (METADATA, PKG-INFO): its header as installers read it, and its validation.
+"""Core metadata (METADATA, PKG-INFO): parsing its header as installers do, and validation.
 
-The header is split here and not by the standard library's email parser, which takes quadratic time for folded lines and
-nested MIME. ``packaging`` validates the values.
+The standard library's email parser takes quadratic time for folded lines and nested MIME, so the header is split here.
+``packaging`` validates the values.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from functools import lru_cache
 from typing import Any, cast
 
 MAX_HEADER_BYTES = 2 * 1024**2
-"""Of a header without its description."""
+"""Longest header, without its description."""
 MAX_FIELDS = 10_000
 MAX_EXAMINED_BYTES = 512 * 1024
-"""Of all fields together whose values are parsed; see ``Header.examined_bytes``."""
+"""Limit of ``Header.examined_bytes``."""
 MAX_VALUE_CHARACTERS = 64 * 1024
-"""Of one such value."""
+"""Longest value that is parsed."""
 MAX_REQUIRES_PYTHON_CHARACTERS = 1024
-"""It stands on the page of a project, once for each file."""
+"""Longest Requires-Python: a project page repeats it for each file."""
 MAX_NUMBER_DIGITS = 255
-"""Python, and with it pip, fails on numbers of more than 4,300 digits."""
+"""Most digits of a number: Python, and with it pip, fails on more than 4,300."""
 
 _FIELD = re.compile(rb"(?P<name>[!-9;-~]++):(?P<value>[^\r\n]*+(?:\r\n|\r|\n|\Z)(?:[ \t][^\r\n]*+(?:\r\n|\r|\n|\Z))*+)")
-"""A field with the lines that it is folded over, as email.parser finds it. Linear: nothing is given back."""
+"""A field with its continuation lines, as email.parser finds it. Linear: possessive quantifiers never backtrack."""
 
 _FIELD_COST = 32
-"""Bytes for which a field counts besides those of its value, however short that is."""
+"""Bytes that each field counts for in addition to its value."""
 
 _METADATA_VERSION = re.compile(r"(?P<major>[0-9]{1,4})\.(?P<minor>[0-9]{1,4})", re.ASCII)
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_NUMBER_DIGITS + 1}}}", re.ASCII)
@@ -43,7 +43,7 @@ _SINGLE = frozenset(
         "requires-python",
     }
 )
-"""Fields that may come once."""
+"""Fields that may occur once."""
 
 _SINGLE_FOR_INSTALLERS = frozenset((*_REQUIRED, "requires-python"))
 
@@ -54,7 +54,7 @@ _EXAMINED = {
     "requires-dist": "requires_dist",
     "dynamic": "dynamic",
 }
-"""Fields that installers go by, and their names in ``packaging``."""
+"""Fields that installers rely on, and their names in ``packaging``."""
 
 _EXAMINED_SINCE_2_1 = {"provides-extra": "provides_extra"}
 _EXAMINED_SINCE_2_4 = {
@@ -65,12 +65,12 @@ _EXAMINED_SINCE_2_4 = {
     "import-name": "import_names",
     "import-namespace": "import_namespaces",
 }
-"""Fields that no installer looks at. The public index has looked at them since about the time of this version: what was
-built before is taken as installers take it.
+"""Fields that installers ignore but the public index has checked since about this version of metadata. Older metadata is
+accepted as installers accept it.
 """
 
 _LISTS = frozenset({"requires_dist", "dynamic", "provides_extra", "license_files", "import_names", "import_namespaces"})
-"""Those that ``packaging`` takes as lists."""
+"""Fields that ``packaging`` takes as lists."""
 
 _LIMITS = {"requires-python": MAX_REQUIRES_PYTHON_CHARACTERS, "description-content-type": 1024}
 
@@ -85,17 +85,17 @@ _ADVICE = {
 
 
 class InvalidMetadataError(ValueError):
-    """Core metadata that installers cannot read, or that says a thing twice. Its text says what, why and what to do."""
+    """Core metadata that installers cannot read, or that contradicts itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The fields above the description.
+    """The header of core metadata.
 
     Parameters:
-        fields: values by field name in lower case; those of folded lines have the line ends in them.
-        examined_bytes: a measure of the work of validation: the length of the fields that it parses.
-        excess: why it was not read to its end; None when it was.
+        fields: values by lower-case field name; folded values keep their line ends.
+        examined_bytes: length of the fields that validation parses, a measure of its work.
+        excess: the limit at which reading stopped; None if it was read to its end.
     """
 
     fields: Mapping[str, list[str]]
@@ -103,18 +103,18 @@ class Header:
     excess: str | None = None
 
     def first(self, field: str) -> str | None:
-        """The first value of a field that is not empty, without the space around it."""
+        """The first value of a field that is not blank, stripped; None if there is none."""
         return next((value.strip() for value in self.fields.get(field, ()) if value.strip()), None)
 
     @property
     def version(self) -> tuple[int, int]:
-        """The version of the metadata; (0, 0) when it is none."""
+        """The metadata version; (0, 0) if it is not valid."""
         found = _METADATA_VERSION.fullmatch(self.first("metadata-version") or "")
         return (int(found["major"]), int(found["minor"])) if found else (0, 0)
 
 
 def read_header(metadata: bytes) -> Header:
-    """Split a header as email.parser does, in linear time, up to its bounds and the first line that is no field."""
+    """Split a header into fields as email.parser does, up to the limits or the first line that is not a field."""
     fields: dict[str, list[str]] = {}
     counted = examined = size = 0
     excess = None
@@ -138,7 +138,7 @@ def read_header(metadata: bytes) -> Header:
 
 
 def requires_python(header: Header) -> str | None:
-    """Requires-Python as a page shows it: on one line; None when it is missing, or too long for installers."""
+    """Requires-Python on one line, for a project page; None if it is missing, or too long for installers."""
     value = header.first("requires-python")
     if value is None or len(value) > MAX_REQUIRES_PYTHON_CHARACTERS or _LONG_NUMBER.search(value):
         return None
@@ -146,16 +146,16 @@ def requires_python(header: Header) -> str | None:
 
 
 def validate(metadata: bytes, header: Header, *, member: str, built: bool) -> None:
-    """Refuse what installers, or the public index for them, refuse.
+    """Refuse core metadata that installers or the public index refuse.
 
-    A field that came with a later version of metadata is taken under an earlier one, as installers take it, and so are
-    fields and minor versions that are not known yet.
+    As with installers, fields are accepted under metadata versions that predate them, and unknown fields and unknown
+    minor versions are accepted too.
 
     Parameters:
-        metadata: all of it.
-        header: of it.
-        member: its path in the archive, for the sentence.
-        built: it belongs to a wheel. That of an sdist before version 2.2 is made anew when it is built.
+        metadata: the whole file.
+        header: parsed from it.
+        member: its path in the archive, for error messages.
+        built: whether it belongs to a wheel. Building an sdist replaces metadata older than version 2.2.
 
     Raises:
         InvalidMetadataError: with the line that is wrong.
@@ -185,12 +185,12 @@ def validate(metadata: bytes, header: Header, *, member: str, built: bool) -> No
 
 
 def line_of(field: str, value: str) -> str:
-    """A line of a header."""
+    """A field as a line of the header."""
     return f"{_titled(field)}: {value}"
 
 
 def quoted(text: str, length: int = 200) -> str:
-    """A stranger's text for a sentence of ours: in quotes, on one line, in ASCII, not too long."""
+    """Untrusted text for an error message: quoted, on one line, in ASCII, shortened."""
     return ascii(text if len(text) <= length else text[:length] + "...")
 
 
@@ -240,13 +240,13 @@ def _examine(fields: Mapping[str, list[str]], names: Mapping[str, str], member: 
 
 
 def _problem(name: str, value: str) -> str | None:
-    """What ``packaging`` says against a value, or None."""
+    """The objection of ``packaging`` to a value, or None."""
     from packaging.metadata import InvalidMetadata, Metadata, RawMetadata  # not needed to list files
 
     raw: str | list[str] = value
     if name in _LISTS:
         raw = [] if not value and name == "import_names" else [value]
-    # Not validated as a whole, which refuses a field under a version of metadata that did not know it yet.
+    # Validation of all fields together would refuse those that are newer than the metadata version.
     metadata = Metadata.from_raw(cast("RawMetadata", {name: raw}), validate=False)
     try:
         getattr(metadata, name)
@@ -255,13 +255,13 @@ def _problem(name: str, value: str) -> str | None:
         return _brief(str(cause).splitlines())
     except RecursionError:
         return "it is nested too deeply"
-    except (ValueError, LookupError, AttributeError) as error:  # what the standard library raises for strange values
+    except (ValueError, LookupError, AttributeError) as error:  # raised by the standard library for strange values
         return _brief([str(error) or type(error).__name__])
     return None
 
 
 _known_problem = lru_cache(maxsize=4096)(_problem)
-"""The same for short values: releases of a project repeat them."""
+"""Cached for short values, which releases of a project repeat."""
 
 
 def _brief(lines: Iterable[str]) -> str:

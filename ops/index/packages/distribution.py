@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 from ops.index.errors import FieldMismatch, InvalidArchive
 from ops.index.packages import sdist, wheel
 from ops.index.packages.archive import (
     BROKEN,
+    Archive,
     Bounds,
     OutOfBoundsError,
-    Zip,
     check_tree,
     is_tar,
     is_zip,
-    open_zip,
     read_tar,
+    read_zip,
 )
 from ops.index.packages.core_metadata import (
     Header,
@@ -27,7 +28,7 @@ from ops.index.packages.core_metadata import (
     requires_python,
     validate,
 )
-from ops.index.packages.filenames import Form, Name, is_project, normalize, same_version
+from ops.index.packages.filenames import Form, Name, is_project
 
 _EGG_METADATA = "EGG-INFO/PKG-INFO"
 
@@ -36,15 +37,15 @@ _KINDS: dict[Form, str] = {"wheel": "a wheel", "sdist": "an sdist", "egg": "an e
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a distribution says of itself in its core metadata.
+    """The core metadata of a distribution.
 
     Parameters:
-        name: as its author spells it; None when there is no metadata to read.
+        name: as its author spells it; None if there is no metadata to read.
         version: likewise.
-        requires_python: of ``Requires-Python``.
-        metadata: the file with all of this, byte for byte; None when there is none to read.
-        static: whether an installer may go by it: by that of wheels always, by that of sdists when nothing in it may
-            change when it is built (PEP 643).
+        requires_python: the field ``Requires-Python``.
+        metadata: the whole metadata file, byte for byte; None if there is none to read.
+        static: whether installers may rely on it: always for wheels, and for sdists if no field may change when they
+            are built (PEP 643).
     """
 
     name: str | None = None
@@ -55,16 +56,16 @@ class Contents:
 
     @property
     def served(self) -> bytes | None:
-        """The metadata as it is offered to installers beside the file (PEP 658), if it is."""
+        """The metadata that is offered to installers beside the file (PEP 658), if any."""
         return self.metadata if self.static else None
 
 
 def look_into(file: BinaryIO, name: Name) -> Contents:
-    """What can be read of a file that lies in the directory already, however broken it is. Never fails for its content.
+    """Read what can be read of a file that is in the directory already, however broken it is.
 
     Parameters:
         file: open for reading, and seekable.
-        name: what its file name says.
+        name: parsed from its file name.
     """
     try:
         metadata = _found(file, name)
@@ -76,16 +77,16 @@ def look_into(file: BinaryIO, name: Name) -> Contents:
 
 
 def inspect(file: BinaryIO, name: Name, *, bounds: Bounds | None = None) -> Contents:
-    """Look at an upload to its end.
+    """Inspect a whole upload.
 
     Parameters:
         file: open for reading, and seekable.
-        name: what its file name says.
-        bounds: of the work; None for those of any archive.
+        name: parsed from its file name.
+        bounds: on the work; None for the limits of any archive.
 
     Raises:
-        InvalidArchive: it does not open, is cut short, is built to do harm, or pip or uv could not install it.
-        OutOfBoundsError: it is more work than the bounds allow.
+        InvalidArchive: it does not open, is cut short or harmful, or pip or uv could not install it.
+        OutOfBoundsError: it takes more work than the bounds allow.
     """
     try:
         if is_zip(name):
@@ -107,24 +108,24 @@ def inspect(file: BinaryIO, name: Name, *, bounds: Bounds | None = None) -> Cont
 
 
 def check_agreement(name: Name, contents: Contents, form: Mapping[str, str]) -> None:
-    """Compare what the file name, the core metadata and the upload's form say, after normalization.
+    """Check that the file name, the core metadata and the form of the upload agree, after normalization.
 
     Parameters:
-        form: the fields of the upload; what it leaves out is not compared.
+        form: fields of the upload; missing ones are not compared.
 
     Raises:
-        FieldMismatch: they do not agree.
+        FieldMismatch: they disagree.
     """
     for source, project, version in (
         ("its core metadata", contents.name, contents.version),
         ("the form", form.get("name"), form.get("version")),
     ):
-        if project and (not is_project(project) or normalize(project) != name.project):
+        if project and not (is_project(project) and name.matches(project, name.version)):
             raise FieldMismatch(
                 name.filename,
                 f"its file name says project {name.project!r}, but {source} says {quoted(project)}; make them agree",
             )
-        if version and not same_version(version, name.version):
+        if version and not name.matches(name.project, version):
             raise FieldMismatch(
                 name.filename,
                 f"its file name says version {name.version!r}, but {source} says {quoted(version)}; make them agree",
@@ -132,61 +133,50 @@ def check_agreement(name: Name, contents: Contents, form: Mapping[str, str]) -> 
 
 
 def _inspect_zip(file: BinaryIO, name: Name, bounds: Bounds | None) -> Contents:
-    with open_zip(file, name, strict=name.form != "egg", bounds=bounds) as archive:
-        archive.check()
-        if name.form == "wheel":
-            return _inspect_wheel(archive, name, bounds)
-        if name.form == "egg":
-            archive.test()
-            if _EGG_METADATA not in archive.paths:
-                return Contents()
-            metadata = archive.read(_EGG_METADATA)
+    if name.form == "wheel":
+        archive = read_zip(file, name, partial(wheel.choose_members, name), bounds=bounds)
+        path, metadata = next(iter(archive.files.items()))
+        contents = _validated(name, metadata, path, bounds)
+        wheel.check(name, archive.files)
+        return contents
+    if name.form == "egg":
+        for metadata in read_zip(file, name, _egg_metadata, bounds=bounds).files.values():
             return _with_name(_contents(name, metadata, read_header(metadata)), name)
-        archive.test()
-        files = {path: archive.read(path) for path in archive.paths if sdist.is_root_file(path)}
-        pyprojects = [path for path in archive.paths if sdist.is_root_file(path, sdist.PYPROJECT)]
-        files |= {path: archive.read(path, limit=sdist.MAX_PYPROJECT_BYTES) for path in pyprojects[:1]}
-        return _inspect_sdist(files, archive.paths, name, bounds)
-
-
-def _inspect_wheel(archive: Zip, name: Name, bounds: Bounds | None) -> Contents:
-    folder = wheel.info_folder(name, archive.paths)
-    wheel.check_presence(name, folder, archive.paths)
-    read = [f"{folder}/{file}" for file in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")]
-    archive.test(but=read)
-    contents = _validated(name, archive.read(read[0]), read[0], bounds)
-    wheel.check_wheel(name, archive.read(read[1], limit=wheel.MAX_WHEEL_BYTES))
-    wheel.check_record(name, archive.read(read[2], limit=wheel.MAX_RECORD_BYTES))
-    for path in filter(wheel.is_egg_info, archive.paths):
-        wheel.check_egg_info(name, path, archive.read(path))
-    if read[3] in archive.paths:
-        wheel.check_entry_points(name, archive.read(read[3], limit=wheel.MAX_ENTRY_POINTS_BYTES))
-    return contents
+        return Contents()
+    return _inspect_sdist(read_zip(file, name, _sdist_members, bounds=bounds), name, bounds)
 
 
 def _inspect_tar(file: BinaryIO, name: Name, bounds: Bounds | None) -> Contents:
     def wanted(path: str) -> bool:
         return sdist.is_root_file(path) or sdist.is_root_file(path, sdist.PYPROJECT)
 
-    tar = read_tar(file, name, wanted, bounds=bounds)
-    return _inspect_sdist(tar.files, tar.paths, name, bounds)
+    return _inspect_sdist(read_tar(file, name, wanted, bounds=bounds), name, bounds)
 
 
-def _inspect_sdist(files: Mapping[str, bytes], paths: Sequence[str], name: Name, bounds: Bounds | None) -> Contents:
-    path = sdist.pick_metadata(name, [path for path in files if sdist.is_root_file(path)])
+def _inspect_sdist(archive: Archive, name: Name, bounds: Bounds | None) -> Contents:
+    path = sdist.choose_metadata(name, [path for path in archive.files if sdist.is_root_file(path)])
     if path is None:
         raise InvalidArchive(
             name.filename, "it has no core metadata (PKG-INFO) of the project and version in its name; build it again"
         )
-    check_tree(name, paths)
-    sdist.check_root(name, paths)
-    contents = _validated(name, files[path], path, bounds)
-    pyproject = files.get(f"{path.rpartition('/')[0]}/{sdist.PYPROJECT}")
+    check_tree(name, archive.paths)
+    sdist.check_root(name, archive.paths)
+    contents = _validated(name, archive.files[path], path, bounds)
+    pyproject = archive.files.get(f"{path.rpartition('/')[0]}/{sdist.PYPROJECT}")
     if pyproject is not None and len(pyproject) <= sdist.MAX_PYPROJECT_BYTES:
         if bounds is not None:
             bounds.admit(bounds.examined_bytes, len(pyproject))
         sdist.check_pyproject(name, pyproject)
     return contents
+
+
+def _egg_metadata(paths: Sequence[str]) -> dict[str, int | None]:
+    return {_EGG_METADATA: None} if _EGG_METADATA in paths else {}
+
+
+def _sdist_members(paths: Sequence[str]) -> dict[str, int | None]:
+    pyprojects = [path for path in paths if sdist.is_root_file(path, sdist.PYPROJECT)]
+    return dict.fromkeys(filter(sdist.is_root_file, paths)) | dict.fromkeys(pyprojects[:1], sdist.MAX_PYPROJECT_BYTES)
 
 
 def _validated(name: Name, metadata: bytes, path: str, bounds: Bounds | None) -> Contents:
@@ -204,24 +194,32 @@ def _with_name(contents: Contents, name: Name) -> Contents:
 
 
 def _found(file: BinaryIO, name: Name) -> bytes | None:
-    """The core metadata in an archive that nobody looks at closely; None if it has none."""
+    """The core metadata in an archive, which is not checked; None if it has none."""
+    if is_zip(name):
+        return next(iter(read_zip(file, name, partial(_choose_metadata, name), check=False).files.values()), None)
     if is_tar(name):
-        tar = read_tar(file, name, sdist.is_root_file, last=lambda path: sdist.is_of(name, path.split("/")[-2]))
-        picked = sdist.pick_metadata(name, list(tar.files))
-        return None if picked is None else tar.files[picked]
-    if not is_zip(name):
-        return None
-    with open_zip(file, name, strict=False) as archive:
-        if name.form == "egg":
-            path = _EGG_METADATA if _EGG_METADATA in archive.paths else None
-        elif name.filename.endswith(".whl"):
-            found = [path for path in archive.paths if path.count("/") == 1 and path.endswith(".dist-info/METADATA")]
-            folders = {path: path.removesuffix(".dist-info/METADATA") for path in found}
-            found = [path for path in found if wheel.is_of(name, folders[path]) or sdist.is_of(name, folders[path])]
-            path = found[0] if len(found) == 1 else None
-        else:
-            path = sdist.pick_metadata(name, [path for path in archive.paths if sdist.is_root_file(path)])
-        return None if path is None else archive.read(path)
+        tar = read_tar(
+            file, name, sdist.is_root_file, last=lambda path: sdist.is_root_folder(name, path.split("/")[-2])
+        )
+        chosen = sdist.choose_metadata(name, list(tar.files))
+        return None if chosen is None else tar.files[chosen]
+    return None
+
+
+def _choose_metadata(name: Name, paths: Sequence[str]) -> dict[str, int | None]:
+    if name.form == "egg":
+        return _egg_metadata(paths)
+    if not name.filename.endswith(".whl"):
+        chosen = sdist.choose_metadata(name, list(filter(sdist.is_root_file, paths)))
+        return {} if chosen is None else {chosen: None}
+    suffix = ".dist-info/METADATA"
+    folders = {path: path.removesuffix(suffix) for path in paths if path.count("/") == 1 and path.endswith(suffix)}
+    found = [
+        path
+        for path, folder in folders.items()
+        if wheel.is_info_folder(name, folder) or sdist.is_root_folder(name, folder)
+    ]
+    return dict.fromkeys(found) if len(found) == 1 else {}
 
 
 def _contents(name: Name, metadata: bytes, header: Header) -> Contents:
@@ -235,5 +233,5 @@ def _contents(name: Name, metadata: bytes, header: Header) -> Contents:
 
 
 def _is_static(header: Header) -> bool:
-    """Whether an sdist's metadata is what its wheels will have (PEP 643)."""
+    """Whether the wheels of an sdist will have the same metadata (PEP 643)."""
     return header.version >= (2, 2) and "dynamic" not in header.fields

@@ -1,7 +1,7 @@
 """File names of distributions: project, version and kind (PEP 427, PEP 503, PEP 625, PEP 440).
 
-Whatever stock pypiserver lists is a distribution here as well; its own guess decides where no standard does. Nothing
-heavy is imported before it is needed: a server reads ten thousand names at its start.
+Whatever stock pypiserver lists counts as a distribution; pypiserver's own guess decides where no standard does. Heavy
+modules are imported on first use: a server parses ten thousand names when it starts.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any, Literal
 Form = Literal["wheel", "sdist", "egg", "other"]
 
 MAX_FILENAME_BYTES = 240
-"""The longest name that is taken: file systems end at 255, and ours may be followed by ``.asc``."""
+"""Longest name that is accepted: file systems end at 255, and a signature adds ``.asc``."""
 
 MAX_VERSION_CHARACTERS = 255
-"""A longer version, which no file name can have, is none: Python cannot read numbers of more than 4,300 digits."""
+"""Longer versions are invalid: no file name can hold one, and Python cannot read numbers of more than 4,300 digits."""
 
 _MAX_NAME_CHARACTERS = 255
-"""No file system has longer names."""
+"""Longest name of any file system."""
 
 SDIST_SUFFIXES = (".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tgz")
 
 _SEPARATORS = re.compile(r"[-_.]+")
 _PROJECT = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE | re.ASCII)
 
-# The characters that pypiserver takes, without a leading dot, which would hide the file.
+# The characters that pypiserver accepts, without a leading dot, which would hide the file.
 _SAFE = re.compile(r"[A-Z0-9_+!-][A-Z0-9_.+!-]*", re.IGNORECASE | re.ASCII)
 
-# Names that cannot be understood in two ways: nearly all. The rest is looked at closely.
+# Unambiguous names, which are nearly all; the others are parsed in full.
 _CLEAR = re.compile(
     r"(?P<wheel>[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?)-[0-9][A-Za-z0-9.+!_]*(?:-[0-9][A-Za-z0-9_]*)?"
     r"-[A-Za-z0-9._]+-[A-Za-z0-9._]+-[A-Za-z0-9._]+\.whl"
@@ -42,14 +42,14 @@ _DIGIT_IN_NAME = re.compile(r"-[0-9]")
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a file name says.
+    """The parsed file name of a distribution.
 
     Parameters:
-        filename: as it is.
+        filename: unchanged.
         project: normalized name (PEP 503).
-        version: as a version prints itself, or as it was found when it is none (PEP 440).
-        form: what kind of file it is; ``other`` for what only pypiserver takes for a distribution.
-        key: the same for every spelling of one project, version, build, set of tags and suffix.
+        version: in the form that ``packaging`` prints, or unchanged if it is not valid (PEP 440).
+        form: kind of file; ``other`` if only pypiserver takes it for a distribution.
+        key: equal for all spellings of one project, version, build, set of tags and suffix.
     """
 
     filename: str
@@ -58,6 +58,11 @@ class Name:
     form: Form
     key: str
 
+    def matches(self, project: str, version: str) -> bool:
+        """Whether *project* and *version*, in any spelling, are those of this name (PEP 503, PEP 440)."""
+        same = project == self.project or normalize(project) == self.project
+        return same and (version == self.version or same_version(version, self.version))
+
 
 def normalize(name: str) -> str:
     """The normalized form of a project's name (PEP 503)."""
@@ -65,22 +70,22 @@ def normalize(name: str) -> str:
 
 
 def is_project(name: str) -> bool:
-    """Whether *name* is a project's name, normalized or not (PEP 508)."""
+    """Whether *name* is a valid project name, normalized or not (PEP 508)."""
     return _PROJECT.fullmatch(name) is not None
 
 
 def can_be_listed(name: str) -> bool:
-    """Whether a project of this name, normalized or not, can be listed; pypiserver knows more names than PEP 508."""
+    """Whether a project of this name can be listed; pypiserver accepts more names than PEP 508."""
     return _SAFE.fullmatch(name) is not None
 
 
 def is_safe(filename: str) -> bool:
-    """Whether *filename* may become a file: no path, no dot first, plain characters, not too long."""
+    """Whether a file may be given this name: no path, no leading dot, plain characters, not too long."""
     return len(filename) <= MAX_FILENAME_BYTES and _SAFE.fullmatch(filename) is not None
 
 
 def project_of(filename: str) -> str | None:
-    """The project that :func:`parse` finds in *filename*, at a fraction of the cost; None if it is no distribution."""
+    """The project in *filename*, as :func:`parse` finds it but much faster; None if it is not a distribution."""
     clear = _CLEAR.fullmatch(filename) if len(filename) <= _MAX_NAME_CHARACTERS else None
     if clear is not None:
         return _SEPARATORS.sub("-", clear["wheel"] or clear["sdist"]).lower()
@@ -89,9 +94,9 @@ def project_of(filename: str) -> str | None:
 
 
 def parse(filename: str) -> Name | None:
-    """What *filename* says, or None when neither a standard nor pypiserver takes it for a distribution.
+    """Parse a file name; None if neither a standard nor pypiserver takes it for a distribution.
 
-    A signature (``.asc``) is none: it is not installable.
+    Signatures (``.asc``) are not distributions.
     """
     return None if len(filename) > _MAX_NAME_CHARACTERS else _parse(filename)
 
@@ -104,7 +109,7 @@ def _parse(filename: str) -> Name | None:
 
 
 def canonical_version(version: str) -> str:
-    """The one spelling that all equal versions share; *version* itself when it is none (PEP 440)."""
+    """The spelling that all equal versions share; *version* itself if it is not valid (PEP 440)."""
     return version if len(version) > MAX_VERSION_CHARACTERS else _canonical_version(version)
 
 
@@ -116,7 +121,7 @@ def _canonical_version(version: str) -> str:
 
 
 def version_key(version: str) -> tuple[bool, Any]:
-    """A key to sort versions by: what is no version comes first."""
+    """A key to sort versions by; invalid versions come first."""
     from packaging.version import InvalidVersion, Version  # not needed to list files
 
     if len(version) > MAX_VERSION_CHARACTERS:
@@ -158,7 +163,7 @@ def _parse_sdist(filename: str) -> Name | None:
         return None
     name = Name(filename, project, str(version), "sdist", f"{_key(project)}-{canonicalize_version(version)}{suffix}")
     if _DIGIT_IN_NAME.search(stem.rpartition("-")[0]):
-        # name-1.0-1.tar.gz: the post release 1.0-1 of "name", or the release 1 of "name-1.0"? PEP 440 knows the former.
+        # name-1.0-1.tar.gz could be post release 1.0-1 of "name" or release 1 of "name-1.0"; PEP 440 knows the former.
         guess = _guess(filename)
         known, other = version_key(guess.version) if guess else (False, "")
         if guess and known:
@@ -168,7 +173,7 @@ def _parse_sdist(filename: str) -> Name | None:
 
 
 def _guess(filename: str) -> Name | None:
-    """What stock pypiserver makes of it: eggs, installers, and sdists from before the standards."""
+    """Parse a name as stock pypiserver does: eggs, installers, and sdists from before the standards."""
     from pypiserver.pkg_helpers import guess_pkgname_and_version  # 250 ms, and hardly ever needed
 
     guess = guess_pkgname_and_version(filename)

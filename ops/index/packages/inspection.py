@@ -1,4 +1,4 @@
-"""Inspection of uploads: of small ones at once, of others in a child process that can be ended at any time."""
+"""Inspection of uploads: small ones in the calling thread, others in a child process with limits."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from ops.index.sandbox.sandbox import Cancellation, Sandbox
 
 AT_ONCE = Bounds(members=2_000, unpacked_bytes=16 * 1024**2, read_bytes=512 * 1024, examined_bytes=32 * 1024)
-"""Work of some 50 ms at most; nearly all uploads of pure Python are far below."""
+"""Work of some 50 ms at most; nearly all pure-Python uploads need far less."""
 
 AT_ONCE_BYTES = 4 * 1024**2
-"""The largest file that is looked at at once."""
+"""Largest file that is inspected in the calling thread."""
 
 _WORKERS = 2
 _QUEUE = 256
 _CPU_SECONDS = 120
 _WALL_SECONDS = 600.0
-"""4 GiB, the largest file that is taken by default, take less than a minute."""
+"""A file of 4 GiB, the default limit, takes less than a minute."""
 _MEMORY_BYTES = 1024**3
 
 
 class DeferredError(Exception):
-    """An upload has to be inspected at length before it can be published.
+    """An upload has to be inspected in a child process before it can be published.
 
     Parameters:
-        name: what its file name says.
+        name: parsed from its file name.
         staged: its bytes.
     """
 
@@ -46,7 +46,7 @@ class DeferredError(Exception):
 
 
 class Inspector:
-    """Looks at uploads, and remembers with each what it saw."""
+    """Inspects uploads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -54,11 +54,11 @@ class Inspector:
         self._closed = False
 
     def at_once(self, name: Name, staged: Staged) -> Contents:
-        """Look at a small upload, in this thread.
+        """Inspect a small upload in this thread.
 
         Raises:
-            InvalidArchive: nobody could install it.
-            DeferredError: it takes too long.
+            InvalidArchive: it cannot be installed.
+            DeferredError: it takes too much work.
         """
         if staged.size > AT_ONCE_BYTES:
             raise DeferredError(name, staged)
@@ -69,17 +69,17 @@ class Inspector:
             raise DeferredError(name, staged) from None
 
     def at_length(self, name: Name, staged: Staged, cancellation: Cancellation | None = None) -> Contents:
-        """Look at an upload in a child process, and wait for it.
+        """Inspect an upload in a child process, and wait for the result.
 
         Parameters:
-            name: what its file name says.
+            name: parsed from its file name.
             staged: its bytes.
-            cancellation: ends it early.
+            cancellation: ends the inspection early.
 
         Raises:
-            InvalidArchive: nobody could install it.
-            WorkCancelled: it was ended early, or the server is stopping.
-            SandboxError: it could not be looked at.
+            InvalidArchive: it cannot be installed.
+            WorkCancelled: the inspection was cancelled, or the server is stopping.
+            SandboxError: the inspection failed.
         """
         try:
             descriptor = os.open(staged.path, os.O_RDONLY)
@@ -99,7 +99,7 @@ class Inspector:
         return Contents(**fields["contents"], metadata=metadata if fields["metadata"] else None)
 
     def close(self) -> None:
-        """End what is being looked at, and look at nothing at length any more. Does not block."""
+        """End all inspections in child processes, and refuse new ones. Does not block."""
         with self._lock:
             self._closed = True
             sandbox = self._sandbox
@@ -107,7 +107,7 @@ class Inspector:
             sandbox.close()
 
     def _ready(self) -> Sandbox:
-        from ops.index.sandbox.sandbox import Limits, Sandbox  # most servers get no such upload for a long time
+        from ops.index.sandbox.sandbox import Limits, Sandbox  # most servers rarely get such an upload
 
         with self._lock:
             if self._sandbox is None:

@@ -1,4 +1,4 @@
-"""The files that an sdist must have for installers (PEP 517, PEP 518, PEP 625)."""
+"""Checks of the files in an sdist that installers read (PEP 517, PEP 518, PEP 625)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ops.index.errors import InvalidArchive
 from ops.index.packages.core_metadata import quoted
-from ops.index.packages.filenames import Name, canonical_version, normalize
+from ops.index.packages.filenames import Name
 
 MAX_PYPROJECT_BYTES = 256 * 1024
 
@@ -21,24 +21,24 @@ def is_root_file(path: str, file: str = METADATA) -> bool:
     return path.endswith(f"/{file}") and path.removeprefix("./").count("/") == 1
 
 
-def pick_metadata(name: Name, candidates: Sequence[str]) -> str | None:
-    """The PKG-INFO in the folder ``name-version``, or the only one there is."""
-    named = [path for path in candidates if is_of(name, path.removeprefix("./").removesuffix(f"/{METADATA}"))]
+def choose_metadata(name: Name, candidates: Sequence[str]) -> str | None:
+    """Choose the PKG-INFO in the folder ``name-version``, or the only one; None if that is ambiguous."""
+    named = [path for path in candidates if is_root_folder(name, path.removeprefix("./").removesuffix(f"/{METADATA}"))]
     found = named or candidates
     return found[0] if len(found) == 1 else None
 
 
-def is_of(name: Name, folder: str) -> bool:
-    """Whether a folder's name is a spelling of the project and the version."""
+def is_root_folder(name: Name, folder: str) -> bool:
+    """Whether a folder is ``name-version``, in any spelling."""
     project, _, version = folder.rpartition("-")
-    return normalize(project) == name.project and canonical_version(version) == canonical_version(name.version)
+    return name.matches(project, version)
 
 
 def check_root(name: Name, paths: Iterable[str]) -> None:
-    """Refuse what is not one folder: pip looks for the project in the only folder at the root of the archive.
+    """Refuse anything but a single root folder, which is where pip looks for the project.
 
     Raises:
-        InvalidArchive: so it is.
+        InvalidArchive: there is more at the root, or less.
     """
     first = None
     for path in paths:
@@ -65,7 +65,7 @@ def check_pyproject(name: Name, content: bytes) -> None:
     """Refuse a pyproject.toml that pip and uv cannot build from.
 
     Raises:
-        InvalidArchive: so it is.
+        InvalidArchive: it is not TOML, or its build-system table is invalid.
     """
     try:
         settings = tomllib.loads(content.decode("utf-8"))

@@ -1,19 +1,18 @@
-"""The files that a wheel must have for installers, and what they must say (binary distribution format)."""
+"""Checks of the files in a wheel that installers read (binary distribution format, PEP 427)."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ops.index.errors import InvalidArchive
 from ops.index.packages.core_metadata import quoted, read_header
-from ops.index.packages.filenames import Name, canonical_version, normalize
+from ops.index.packages.filenames import Name
 
-MAX_WHEEL_BYTES = 256 * 1024
-MAX_ENTRY_POINTS_BYTES = 1024**2
-MAX_RECORD_BYTES = 64 * 1024**2
+MAX_BYTES = {"WHEEL": 256 * 1024, "RECORD": 64 * 1024**2, "entry_points.txt": 1024**2}
+"""The most bytes that these files may have."""
 
 _INFO = ".dist-info"
 _SCHEMES = ("purelib", "platlib", "headers", "scripts", "data")
@@ -22,10 +21,50 @@ _WHEEL_VERSION = re.compile(r"(?P<major>[0-9]{1,9})(\.[0-9]{1,9})+", re.ASCII)
 _SIZE = re.compile(r"[0-9]{0,19}", re.ASCII)
 
 _SCRIPT = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*(\s*\[\s*[\w-]+(=\w+)?(,\s*\w+(=\w+)?)*\s*\])?")
-"""What pip and uv both take for the reference of a script. Linear: each repetition begins with its own character."""
+"""Object references of scripts that both pip and uv accept. Linear: each repetition begins with its own character."""
 
 
-def info_folder(name: Name, paths: Iterable[str]) -> str:
+def choose_members(name: Name, paths: Sequence[str]) -> dict[str, int | None]:
+    """Choose the members of a wheel to read: METADATA comes first.
+
+    Returns:
+        The paths, with the most bytes that each may have; None for the limit of core metadata.
+
+    Raises:
+        InvalidArchive: a member is missing that installers need, or one is there that they cannot place.
+    """
+    folder = _info_folder(name, paths)
+    _check_presence(name, folder, paths)
+    members: dict[str, int | None] = {f"{folder}/METADATA": None}
+    members |= {f"{folder}/{file}": limit for file, limit in MAX_BYTES.items() if f"{folder}/{file}" in paths}
+    return members | dict.fromkeys(filter(_is_egg_info, paths))
+
+
+def check(name: Name, files: Mapping[str, bytes]) -> None:
+    """Check the files that :func:`choose_members` chose, except METADATA.
+
+    Raises:
+        InvalidArchive: pip or uv refuse the wheel because of one of them.
+    """
+    for path, content in files.items():
+        file = path.rpartition("/")[2]
+        if _is_egg_info(path):
+            _check_egg_info(name, path, content)
+        elif file == "WHEEL":
+            _check_wheel(name, content)
+        elif file == "RECORD":
+            _check_record(name, content)
+        elif file == "entry_points.txt":
+            _check_entry_points(name, content)
+
+
+def is_info_folder(name: Name, folder: str) -> bool:
+    """Whether pip takes a folder for the metadata of the project and version in *name*."""
+    project, _, version = folder.removesuffix(_INFO).partition("-")
+    return name.matches(project, version)
+
+
+def _info_folder(name: Name, paths: Iterable[str]) -> str:
     """The folder of metadata, ``{distribution}-{version}.dist-info``.
 
     Dots and capitals in it are fine, and any spelling of the version. A dash in the name is not: pip unpacks such a
@@ -35,7 +74,7 @@ def info_folder(name: Name, paths: Iterable[str]) -> str:
         InvalidArchive: there is none, more than one, or one that belongs to another project or version.
     """
     folders = sorted({top for path in paths if (top := path.partition("/")[0]).endswith(_INFO)})
-    ours = [folder for folder in folders if is_of(name, folder)]
+    ours = [folder for folder in folders if is_info_folder(name, folder)]
     if not folders:
         raise InvalidArchive(
             name.filename, "it has no core metadata (METADATA in a folder *.dist-info, PEP 427); build it again"
@@ -55,18 +94,8 @@ def info_folder(name: Name, paths: Iterable[str]) -> str:
     return ours[0]
 
 
-def is_of(name: Name, folder: str) -> bool:
-    """Whether a folder of metadata is that of a project and version, as pip takes it apart."""
-    project, _, version = folder.removesuffix(_INFO).partition("-")
-    return normalize(project) == name.project and canonical_version(version) == canonical_version(name.version)
-
-
-def check_presence(name: Name, folder: str, paths: Sequence[str]) -> None:
-    """Refuse a wheel that lacks what installers need, or has data that they do not know where to put.
-
-    Raises:
-        InvalidArchive: so it is.
-    """
+def _check_presence(name: Name, folder: str, paths: Sequence[str]) -> None:
+    """Refuse a wheel that lacks a file that installers need, or has data that they cannot place."""
     known = frozenset(paths)
     if f"{folder}/METADATA" not in known:
         raise InvalidArchive(name.filename, f"it has no core metadata ({folder}/METADATA, PEP 427); build it again")
@@ -85,17 +114,13 @@ def check_presence(name: Name, folder: str, paths: Sequence[str]) -> None:
                 )
 
 
-def is_egg_info(path: str) -> bool:
-    """Whether pip takes a member for the metadata of another project, installed by setuptools, once it is unpacked."""
+def _is_egg_info(path: str) -> bool:
+    """Whether pip takes a member, once unpacked, for the metadata of another project, installed by setuptools."""
     return path.endswith((".egg-info", ".egg-info/PKG-INFO")) and path.count("/") == path.endswith("/PKG-INFO")
 
 
-def check_egg_info(name: Name, path: str, content: bytes) -> None:
-    """Refuse metadata of setuptools without name or version: pip fails in every environment in which it lies.
-
-    Raises:
-        InvalidArchive: so it is.
-    """
+def _check_egg_info(name: Name, path: str, content: bytes) -> None:
+    """Refuse setuptools metadata without name or version: pip fails in every environment that contains it."""
     header = read_header(content)
     if header.first("name") is None or header.first("version") is None:
         raise InvalidArchive(
@@ -104,12 +129,8 @@ def check_egg_info(name: Name, path: str, content: bytes) -> None:
         )
 
 
-def check_wheel(name: Name, content: bytes) -> None:
-    """Refuse a WHEEL file that pip or uv refuse.
-
-    Raises:
-        InvalidArchive: they do.
-    """
+def _check_wheel(name: Name, content: bytes) -> None:
+    """Refuse a WHEEL file that pip or uv refuse."""
     _text(name, "WHEEL", content)
     values = read_header(content).fields.get("wheel-version")
     if not values:
@@ -123,12 +144,8 @@ def check_wheel(name: Name, content: bytes) -> None:
         )
 
 
-def check_record(name: Name, content: bytes) -> None:
-    """Refuse a RECORD file that pip or uv cannot parse. Neither compares it with the archive.
-
-    Raises:
-        InvalidArchive: so it is.
-    """
+def _check_record(name: Name, content: bytes) -> None:
+    """Refuse a RECORD file that pip or uv cannot parse. Neither compares it with the archive."""
     lines = csv.reader(io.StringIO(_text(name, "RECORD", content), newline=""))
     try:
         for row in lines:
@@ -145,13 +162,10 @@ def check_record(name: Name, content: bytes) -> None:
         ) from None
 
 
-def check_entry_points(name: Name, content: bytes) -> None:
-    """Refuse an entry_points.txt that pip or uv cannot parse, or that has scripts which they cannot make.
+def _check_entry_points(name: Name, content: bytes) -> None:
+    """Refuse an entry_points.txt that pip or uv cannot parse, or whose scripts they cannot create.
 
-    Read here and not by the standard library's configparser, which takes quadratic time for some lines.
-
-    Raises:
-        InvalidArchive: so it is.
+    The standard library's configparser takes quadratic time for some lines, so the file is parsed here.
     """
     group, key = "", ""
     indent = 0

@@ -241,6 +241,6 @@ def test_what_stands_before_or_after_the_archive_is_refused_as_uv_does() -> None
 
 
 def test_files_that_are_read_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheels, "MAX_ENTRY_POINTS_BYTES", 1000)
+    monkeypatch.setitem(wheels.MAX_BYTES, "entry_points.txt", 1000)
     with pytest.raises(InvalidArchive, match=r"entry_points\.txt' is longer"):
         inspected(replaced("entry_points.txt", b"#" * 2000))
