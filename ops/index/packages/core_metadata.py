@@ -65,7 +65,7 @@ _EXAMINED_SINCE_2_4 = {
     "import-name": "import_names",
     "import-namespace": "import_namespaces",
 }
-"""Fields that installers ignore but the public index has checked since about this version of metadata. Older metadata is
+"""Fields that installers ignore but the public index has checked since about this version of metadata. Older ones are
 accepted as installers accept it.
 """
 
