@@ -76,14 +76,13 @@ class Index:
         """Answer one request, or go through the life of the server (ASGI 3)."""
         if scope["type"] == "http":
             headers = _by_name(scope["headers"])
-            client: tuple[str, int] | None = scope.get("client")
             if scope["method"] == "GET" and not scope["query_string"]:
-                answer = self.at_once(scope["path"], headers, client)
+                answer = self.at_once(scope["path"], headers)
                 if answer is not None:
                     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
                     await send({"type": "http.response.body", "body": answer.body})
                     return
-            address, hops = self._request_auth.route(client, headers)
+            address, hops = self._request_auth.route(scope.get("client"), headers)
             await self._respond(Request(scope, receive, send, headers, address, hops=hops))
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
@@ -91,7 +90,7 @@ class Index:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
-    def at_once(self, path: str, headers: dict[bytes, bytes], client: tuple[str, int] | None) -> Answer | None:
+    def at_once(self, path: str, headers: dict[bytes, bytes]) -> Answer | None:
         """The answer to a GET by a user who is known for a page that has been made: nothing has to be waited for.
 
         This is what an index does nearly all of its time. It takes a few microseconds.
@@ -99,10 +98,9 @@ class Index:
         Parameters:
             path: of the request, which has no query.
             headers: of the request, by name.
-            client: address and port of the peer.
         """
         authorization = headers.get(b"authorization")
-        if authorization is None or self._remembered(authorization, client[0] if client else "") is None:
+        if authorization is None or self._remembered(authorization) is None:
             return None
         return self._ready(path, headers)
 

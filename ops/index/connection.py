@@ -310,7 +310,7 @@ class Connection(HttpToolsProtocol):
         if len(headers) > HEADERS or self._framing > HEAD_BYTES:
             return False
         path = self.url.decode("latin-1")
-        answer = self._at_once(path, headers, self.client)
+        answer = self._at_once(path, headers)
         if answer is None:
             return False
         self._asked = (path, headers)

@@ -1,4 +1,4 @@
-"""Authentication of requests: HTTP Basic credentials (RFC 7617), verified by bcrypt once and cached."""
+"""Authentication of requests: HTTP Basic passwords, verified by bcrypt once and then cached."""
 
 from __future__ import annotations
 
@@ -11,71 +11,68 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final
 
 from ops.index.auth.audit import Audit, claimed
-from ops.index.auth.credentials import Login
-from ops.index.auth.passwords import decoded, verify
-from ops.index.auth.roles import Identity, Role
+from ops.index.auth.credentials import BasicCredentials
+from ops.index.auth.passwords import verify
+from ops.index.auth.roles import Identity
 from ops.index.auth.throttle import Admission, Throttle
 from ops.index.auth.user_cache import UserCache
 from ops.index.auth.users import Account
 from ops.index.auth.verification_queue import VerificationQueue
+from ops.index.bounded_dict import BoundedDict
 from ops.index.config import Options
 from ops.index.errors import LoginDelayed, TooManyAttempts, Unauthorized
 from ops.index.storage.storage import Storage
 
-__all__ = ["Authenticator", "Identity", "Login", "Role"]
+_CACHED: Final = 10_000
+"""Verified logins in memory, and as many refused ones; some 300 bytes each."""
 
-_REMEMBERED: Final = 10_000
-"""Verified logins that are kept, and as many refused ones; some 300 bytes each."""
+_MAX_PENDING: Final = 512
+"""Logins that are being verified or wait for it, each with a thread. Further ones get 503 with Retry-After."""
 
-_FLIGHTS: Final = 512
-"""Logins that are looked at or wait for it; whoever comes then is asked to come again. Each has a thread meanwhile."""
+_MAX_WAIT: Final = 12.0
+"""Seconds for which a request waits for its login to be verified: pip gives up after 15. The login keeps its place in
+the queue, where the client's next request finds it. pip sends six requests and waits as Retry-After says, uv sends four
+at its own pace: in all a minute and a half, and almost a minute."""
 
-_PATIENCE: Final = 12.0
-"""Seconds that a request waits for its login to be looked at: pip gives up after 15. The login keeps its place, and the
-request that comes next finds it there. pip comes six times and waits as it is told, uv four times as it likes: together
-a minute and a half, and almost a minute."""
-
-_PROMPT: Final = 0.5
-"""Seconds for which a login waits to hear of other users' changes; known users do not wait for a volume that hangs."""
+_RENEWAL_WAIT: Final = 0.5
+"""Seconds for which logins wait for changes of the users to be read: a hanging volume must not block known users."""
 
 _NEVER: Final = object()
 
-A = TypeVar("A")
-
 
 @dataclass(slots=True)
-class _Flight:
-    """One login that is being looked at, for all requests that bring it.
+class _PendingLogin:
+    """A login that is being verified, shared by all requests that bring it.
 
     Parameters:
-        digest: stands for the login.
-        address: of the request that came first.
-        began: when that was.
-        admission: how it may be looked at.
+        digest: of the Authorization header.
+        address: of the first of the requests.
+        began: when that came in.
+        admission: by the throttle.
     """
 
     digest: bytes
-    login: Login
+    credentials: BasicCredentials
     address: str
     began: float
     admission: Admission
-    verdict: Future[Identity] = field(default_factory=Future)
+    result: Future[Identity] = field(default_factory=Future)
 
 
 class Authenticator:
-    """Says who sent a request.
+    """Finds the user that sent a request.
 
-    A password is verified by bcrypt in a thread, once for all requests that bring it at the same time; then a keyed
-    hash of the header stands for it in memory, until the user's entry or role changes. A refusal is remembered too.
+    Each password is verified by bcrypt in a thread, once for all requests that bring it at the same time. After that a
+    keyed hash of the header stands for it in memory, until the user's entry or role changes. Refusals are cached too.
 
     Parameters:
         credentials: the volume with ``.htpasswd`` and ``.htgroup``.
         options: realm, cost of a refusal, limits.
-        audit: where refused logins are noted.
-        clock: seconds, for instance ``time.monotonic``.
+        audit: records refused logins.
+        clock: seconds, such as ``time.monotonic``.
     """
 
     def __init__(
@@ -92,81 +89,106 @@ class Authenticator:
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._verified: dict[bytes, Account] = {}
-        self._refused: dict[bytes, Account | None] = {}
-        self._flights: dict[bytes, _Flight] = {}
+        self._verified: BoundedDict[bytes, Account] = BoundedDict(_CACHED)
+        self._refused: BoundedDict[bytes, Account | None] = BoundedDict(_CACHED)
+        self._pending: dict[bytes, _PendingLogin] = {}
         self._throttle = Throttle(options.login_failures, options.login_window_seconds, clock=clock)
         self._verification_queue = VerificationQueue(self._throttle.suspicion)
-        self._threads = ThreadPoolExecutor(_FLIGHTS + 2, thread_name_prefix="login")
+        self._threads = ThreadPoolExecutor(_MAX_PENDING + 2, thread_name_prefix="login")
         self._shared = credentials.shared
         self._renewing: Future[None] | None = None
-        self._prompt_until = 0.0
+        self._renewal_deadline = 0.0
         self._user_cache = UserCache(credentials, options, changed=self._forget, clock=clock)
 
-    def remembered(self, authorization: bytes, address: str) -> Identity | None:  # noqa: ARG002 - the same from anywhere
-        """The user whom this header is known to belong to, or None, which says nothing. Takes some microseconds."""
+    def remembered(self, authorization: bytes) -> Identity | None:
+        """The user of an Authorization header that was verified before; None if not cached. Takes microseconds."""
         return self.holder(self.digest(authorization))
 
     def holder(self, digest: bytes) -> Identity | None:
-        """The user whom the header with this :meth:`digest` is known to belong to, or None, which says nothing."""
+        """The same for the header's :meth:`digest`."""
         if not self._user_cache.current():
             return None
         account = self._verified.get(digest)
         return None if account is None else account.identity
 
+    def digest(self, secret: bytes) -> bytes:
+        """Hash a secret with a key that only this process has. The digest may be kept in memory in its place."""
+        return hashlib.blake2b(secret, digest_size=16, key=self._key).digest()
+
     async def authenticate(self, authorization: bytes | None, address: str) -> Identity:
-        """The user whom the header belongs to.
+        """Find the user of an Authorization header.
 
         Parameters:
-            authorization: the header's value, or None when the request has none.
+            authorization: the header's value, or None if the request has none.
             address: where the request comes from; failures are counted by it.
 
         Raises:
-            Unauthorized: no or wrong credentials. Wrong ones have their line in the audit log; a request without any,
-                as pip sends it first, is no refused login.
-            TooManyAttempts: too many wrong ones from there, or for this user from there.
-            LoginDelayed: nobody there has failed, but there are too many to be looked at in time; or nobody knows any
-                more who the users are.
+            Unauthorized: no or wrong credentials. Wrong ones are recorded in the audit log; a request without any, as
+                pip sends it first, is not.
+            TooManyAttempts: too many wrong ones from this address, or for this user from this address.
+            LoginDelayed: too many logins are waiting to be verified, or the users could not be read for too long.
         """
-        login = Login.parse(authorization) if authorization is not None else None
-        if login is None:
-            if authorization is not None and authorization.strip():
-                # What it holds may be a secret in the wrong place: none of it is written down.
-                self._record("login.refused", "", address, why="no user name and password (RFC 7617)")
-            raise Unauthorized(realm=self._realm)
+        credentials = self._parse(authorization, address)
         if not self._user_cache.current() and not self._closing.is_set():
             renewal, seconds = self._renewal()
             if not renewal.done():
                 await asyncio.wait([asyncio.wrap_future(renewal)], timeout=seconds)
             if self._user_cache.outdated:
-                raise LoginDelayed("the index cannot find out who its users are", retry_after=10)
-        found = self._begin(login, address)
+                raise LoginDelayed("the index cannot read its users", retry_after=10)
+        found = self._begin(self.digest(authorization or b""), credentials, address)
         if isinstance(found, Identity):
             return found
-        verdict = asyncio.wrap_future(found)
-        verdict.add_done_callback(lambda heard: heard.cancelled() or heard.exception())  # though nobody may be left
-        # Others wait for the same verdict: one of them who goes away does not take it with him.
-        await asyncio.wait([verdict], timeout=_PATIENCE)
-        if not verdict.done():
-            raise LoginDelayed("many logins are waiting to be looked at, this one among them")
-        return verdict.result()
+        result = asyncio.wrap_future(found)
+        result.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved, if nobody is left
+        # Not awaited itself: a request that is cancelled would cancel it for all the others.
+        await asyncio.wait([result], timeout=_MAX_WAIT)
+        if not result.done():
+            raise LoginDelayed("too many logins are waiting to be verified, this one among them")
+        return result.result()
 
-    def confirm(self, username: str, password: str, address: str = "") -> Identity:
-        """The user to whom the password belongs now: for pypiserver's ``auther``, in a thread of its own.
+    def confirm(self, authorization: bytes | None, address: str) -> Identity:
+        """Find the user of an Authorization header, by what is stored now. Blocks; call it from a thread.
 
-        Whoever comes here has passed :meth:`authenticate`, before the body of an upload arrived, which may have taken
-        minutes. So it nearly always costs a look into the memory.
+        For a request that passed :meth:`authenticate` before its body arrived, which may have taken minutes: nearly
+        always a lookup in memory.
 
         Raises:
-            Unauthorized: the password belongs to nobody, or to nobody any more.
-            TooManyAttempts: too many wrong ones came from there.
+            Unauthorized: the credentials are wrong, or have become so.
+            TooManyAttempts: too many wrong ones came from this address.
         """
-        self._settle()
-        found = self._begin(Login(decoded(username.encode("utf-8", "replace")), password), address)
+        self._see_changes()
+        digest = self.digest(authorization or b"")
+        account = self._verified.get(digest)
+        if account is not None:
+            return account.identity
+        found = self._begin(digest, self._parse(authorization, address), address)
         return found if isinstance(found, Identity) else found.result()
 
-    def _settle(self) -> None:
-        """See who was registered or removed; on a shared volume until a few seconds ago. Blocks, for a moment."""
+    def refresh(self) -> None:
+        """Read the users again if their files have changed. Called in a thread, after a shared volume was reloaded."""
+        self._user_cache.refresh()
+
+    def close(self) -> None:
+        """End the threads, and refuse the logins that still wait for one."""
+        with self._lock:  # a login that is about to begin does so before, or not at all
+            self._closing.set()
+            pending = list(self._pending.values())
+        self._verification_queue.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for login in pending:
+            login.result.cancel()
+
+    def _parse(self, authorization: bytes | None, address: str) -> BasicCredentials:
+        credentials = BasicCredentials.parse(authorization or b"")
+        if credentials is None:
+            if authorization is not None and authorization.strip():
+                # It may be a secret in the wrong place: no part of it is recorded.
+                self._record("login.refused", "", address, why="no user name and password (RFC 7617)")
+            raise Unauthorized(realm=self._realm)
+        return credentials
+
+    def _see_changes(self) -> None:
+        """Read users that were changed; on a shared volume, those changed more than a few seconds ago."""
         if not self._shared:
             self._user_cache.renew()
         elif not self._user_cache.current() and not self._closing.is_set():
@@ -174,74 +196,55 @@ class Authenticator:
             wait([renewal], timeout=seconds)
 
     def _renewal(self) -> tuple[Future[None], float]:
-        """What brings the accounts up to date, for all who need that at once, and the seconds to wait for it."""
+        """The renewal of the user cache that all logins share, and the seconds to wait for it."""
         with self._lock:
             now = time.monotonic()
             if self._renewing is None or self._renewing.done():
                 self._renewing = self._threads.submit(self._user_cache.renew)
-                self._prompt_until = now + _PROMPT
-            return self._renewing, max(0.0, self._prompt_until - now)
+                self._renewal_deadline = now + _RENEWAL_WAIT
+            return self._renewing, max(0.0, self._renewal_deadline - now)
 
-    def refresh(self) -> None:
-        """Read the files again if they have changed. After a reload of a shared volume, in a thread."""
-        self._user_cache.refresh()
+    def _begin(self, digest: bytes, credentials: BasicCredentials, address: str) -> Identity | Future[Identity]:
+        """Return the user if cached, else join or begin the verification.
 
-    def close(self) -> None:
-        """End the threads; who still waits for them is refused."""
-        with self._lock:  # whoever is about to take off either does so before, or not at all
-            self._closing.set()
-            flights = list(self._flights.values())
-        self._verification_queue.close()
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        for flight in flights:
-            flight.verdict.cancel()
-
-    def digest(self, secret: bytes) -> bytes:
-        """What may stand for a secret in memory: a hash of it, keyed with what this process alone knows."""
-        return hashlib.blake2b(secret, digest_size=16, key=self._key).digest()
-
-    def _begin(self, login: Login, address: str) -> Identity | Future[Identity]:
-        """The user, or what will become the user once a thread has found out.
-
-        What nobody can have, such as an empty password, is refused without work, and not counted: it teaches a guesser
-        nothing, and whoever wants to have counted failures forgotten would have it for free.
+        Credentials that no user can have, such as an empty password, are refused at once and not counted as a failure:
+        they teach a guesser nothing, and counting them would let a guesser push other failures out of memory for free.
         """
-        if not login.plausible:
-            self._note("login.refused", login, address, why="" if login.password else "an empty password")
+        if not credentials.plausible:
+            self._refuse("login.refused", credentials, address, why="" if credentials.password else "an empty password")
             raise self._unauthorized()
-        digest = self.digest(login.header)
         account = self._verified.get(digest)
         if account is not None:
             return account.identity
         try:
             with self._lock:
-                flight = self._flights.get(digest)
-                if flight is None:
-                    if len(self._flights) >= _FLIGHTS or self._closing.is_set():
-                        raise LoginDelayed("more logins are waiting than can be looked at now")
+                login = self._pending.get(digest)
+                if login is None:
+                    if len(self._pending) >= _MAX_PENDING or self._closing.is_set():
+                        raise LoginDelayed("too many logins are waiting to be verified")
                     began = self._clock()
-                    admission = self._throttle.admit(login.username, address)
-                    flight = self._flights[digest] = _Flight(digest, login, address, began, admission)
-                    with contextlib.suppress(RuntimeError):  # no further thread can be had: one of those there takes it
-                        self._threads.submit(self._fly, flight)
+                    admission = self._throttle.admit(credentials.username, address)
+                    login = self._pending[digest] = _PendingLogin(digest, credentials, address, began, admission)
+                    with contextlib.suppress(RuntimeError):  # no new thread: one that is there takes it later
+                        self._threads.submit(self._finish, login)
         except TooManyAttempts:
-            self._note("login.throttled", login, address)
+            self._refuse("login.throttled", credentials, address)
             raise
-        return flight.verdict
+        return login.result
 
-    def _fly(self, flight: _Flight) -> None:
-        """Find out, in a thread, and let everybody know who waits for it."""
-        name, address = flight.login.username, flight.address
+    def _finish(self, login: _PendingLogin) -> None:
+        """Verify a pending login, in a thread, and tell all requests that wait for it."""
+        name, address = login.credentials.username, login.address
         guessed = False
         try:
-            if self._closing.wait(flight.admission.delay):
+            if self._closing.wait(login.admission.delay):
                 raise LoginDelayed("the server is stopping", retry_after=1)
-            account, guessed = self._verify(flight)
+            account, guessed = self._verify(login)
             if account is None:
                 if self._user_cache.behind:
-                    raise LoginDelayed("it cannot be seen now whether another server has registered this user")
+                    raise LoginDelayed("the index cannot see now whether another server has registered this user")
                 raise self._unauthorized()
-        except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it, whatever it is
+        except BaseException as error:  # noqa: BLE001 - the requests that wait must hear of it, whatever it is
             if guessed:
                 self._throttle.failed(name, address)
             else:
@@ -249,67 +252,57 @@ class Authenticator:
             if isinstance(error, Unauthorized):
                 if not guessed:
                     self._throttle.repeated(name, address)
-                self._note("login.refused", flight.login, address)
+                self._refuse("login.refused", login.credentials, address)
             elif isinstance(error, TooManyAttempts):
-                self._note("login.throttled", flight.login, address)
-            self._land(flight)
-            flight.verdict.set_exception(error)
+                self._refuse("login.throttled", login.credentials, address)
+            self._pending.pop(login.digest, None)
+            login.result.set_exception(error)
         else:
             self._throttle.succeeded(name, address)
-            self._land(flight)
-            flight.verdict.set_result(account.identity)
+            self._pending.pop(login.digest, None)
+            login.result.set_result(account.identity)
 
-    def _verify(self, flight: _Flight) -> tuple[Account | None, bool]:
-        """The account, or None; and whether anything could be learnt from the attempt.
+    def _verify(self, login: _PendingLogin) -> tuple[Account | None, bool]:
+        """Return the account or None, and True if the client could learn something from a refusal.
 
-        Nobody is refused by an old view: who was registered a moment ago gets in at once.
+        No login is refused by old entries: a user who was just registered gets in at once.
         """
-        digest, login = flight.digest, flight.login
+        digest, password = login.digest, login.credentials.password
         guessed = False
-        for fresh in (False, True, True, True):
-            if fresh:
-                self._user_cache.renew(flight.began)
-            account = self._user_cache.accounts.get(login.username)
+        for renewed in (False, True, True, True):
+            if renewed:
+                self._user_cache.renew(login.began)
+            account = self._user_cache.accounts.get(login.credentials.username)
             if self._refused.get(digest, _NEVER) == account:
-                if fresh:
+                if renewed:
                     break
-            elif account is not None or fresh:
-                with self._verification_queue.turn(flight.address):
-                    if not flight.admission.paced:
-                        self._throttle.proceed(flight.address)
-                    right = verify(login.password, account.digest if account else None, self._user_cache.level)
+            elif account is not None or renewed:
+                with self._verification_queue.turn(login.address):
+                    if not login.admission.paced:
+                        self._throttle.proceed(login.address)
+                    right = verify(password, account.digest if account else None, self._user_cache.level)
                 if not right or account is None:
                     guessed = True
-                    self._keep(self._refused, digest, account)
+                    self._refused[digest] = account
                 elif self._remember(digest, account):
                     return account, False
         return None, guessed
 
     def _remember(self, digest: bytes, account: Account) -> bool:
-        """Take the digest for the account from now on; False when the account has changed meanwhile."""
+        """Cache a verified login; False if the account has changed meanwhile."""
         with self._lock:
             if self._user_cache.accounts.get(account.identity.username) != account:
                 return False
-            self._keep(self._verified, digest, account)
+            self._verified[digest] = account
             self._refused.pop(digest, None)
         return True
 
-    @staticmethod
-    def _keep(memory: dict[bytes, A], digest: bytes, account: A) -> None:
-        memory[digest] = account
-        while len(memory) > _REMEMBERED:
-            memory.pop(next(iter(memory)), None)
-
     def _forget(self, accounts: Mapping[str, Account]) -> None:
-        """Forget the logins of accounts that have changed or gone."""
+        """Forget the logins of accounts that have changed or are gone."""
         with self._lock:
             for digest, account in list(self._verified.items()):
                 if accounts.get(account.identity.username) != account:
                     del self._verified[digest]
-
-    def _land(self, flight: _Flight) -> None:
-        with self._lock:
-            self._flights.pop(flight.digest, None)
 
     def _unauthorized(self) -> Unauthorized:
         return Unauthorized(
@@ -317,9 +310,9 @@ class Authenticator:
             realm=self._realm,
         )
 
-    def _note(self, event: str, login: Login, address: str, *, why: str = "") -> None:
-        known = login.username in self._user_cache.accounts
-        self._record(event, login.username if known else claimed(login.username), address, why=why)
+    def _refuse(self, event: str, credentials: BasicCredentials, address: str, *, why: str = "") -> None:
+        name = credentials.username
+        self._record(event, name if name in self._user_cache.accounts else claimed(name), address, why=why)
 
     def _record(self, event: str, user: str, address: str, *, why: str = "") -> None:
         if self._audit is not None:

@@ -1,35 +1,36 @@
-"""The credentials in a request: HTTP Basic (RFC 7617)."""
+"""HTTP Basic credentials (RFC 7617)."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
-from ops.index.auth.passwords import NAME_BYTES, decoded
+from ops.index.auth.passwords import NAME_BYTES
 
 _HEADER_BYTES: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
-    """What a client says it is.
+class BasicCredentials:
+    """User name and password, as a client sent them.
 
     Parameters:
         username: in Unicode NFC, as names are stored.
-        password: as sent.
+        password: unchanged.
     """
 
     username: str
     password: str
 
     def __repr__(self) -> str:
-        return "Login(********)"  # a password is typed as user name often enough
+        return "BasicCredentials(********)"  # people type their password as the user name
 
     @classmethod
-    def parse(cls, authorization: bytes) -> Login | None:
-        """The credentials in an Authorization header, or None when there are none in it. Never raises."""
+    def parse(cls, authorization: bytes) -> BasicCredentials | None:
+        """Read the value of an Authorization header; None if it holds no Basic credentials. Never raises."""
         if len(authorization) > _HEADER_BYTES:
             return None
         scheme, _, token = authorization.strip().partition(b" ")
@@ -42,22 +43,12 @@ class Login:
             return None
         try:
             text = fields.decode()
-        except UnicodeDecodeError:
+        except UnicodeDecodeError:  # requests, and with it pip and twine, sends Latin-1 if it can
             text = fields.decode("latin-1")
         username, colon, password = text.partition(":")
-        return cls(decoded(username.encode()), password) if colon else None
-
-    @property
-    def header(self) -> bytes:
-        """The value of an Authorization header in the one form that is remembered, in UTF-8."""
-        fields = f"{self.username}:{self.password}".encode("utf-8", "surrogatepass")
-        return b"Basic " + base64.b64encode(fields)
+        return cls(unicodedata.normalize("NFC", username), password) if colon else None
 
     @property
     def plausible(self) -> bool:
-        """Whether anybody could have these: what nobody can have is refused without work."""
-        return (
-            0 < len(self.username.encode("utf-8", "surrogatepass")) <= NAME_BYTES
-            and ":" not in self.username
-            and self.password != ""
-        )
+        """True if a user could have these credentials."""
+        return 0 < len(self.username.encode()) <= NAME_BYTES and self.password != ""

@@ -36,6 +36,9 @@ ADDRESS = "ops.index.address"
 DEFERRED = "ops.index.deferred"
 """The key under which is found why nothing was answered: the upload has to be inspected at length first."""
 
+AUTHORIZATION = "ops.index.authorization"
+"""The key under which it leaves the value of the Authorization header, if pypiserver is not to see the password."""
+
 _CONFIRMED = "ops.index.identity"
 
 _PLAIN = "text/plain; charset=utf-8"
@@ -55,10 +58,10 @@ def create_wsgi(
         options: has the realm.
     """
 
-    def auther(username: str, password: str) -> bool:
+    def auther(_username: str, _password: str) -> bool:
         # Asked after the body: who was removed or demoted while it arrived is not who came.
         try:
-            request.environ[_CONFIRMED] = authenticator.confirm(username, password, _address())
+            request.environ[_CONFIRMED] = authenticator.confirm(_authorization(), _address())
         except PackageIndexError as error:
             raise _answer(error) from error
         return True
@@ -223,6 +226,12 @@ class _Form(Mapping[str, str]):
 def _address() -> str:
     environ = request.environ
     return str(environ.get(ADDRESS) or environ.get("REMOTE_ADDR") or "")
+
+
+def _authorization() -> bytes:
+    environ = request.environ
+    given: bytes | None = environ.get(AUTHORIZATION)
+    return str(environ.get("HTTP_AUTHORIZATION", "")).encode("latin-1") if given is None else given
 
 
 def _answer(error: PackageIndexError) -> HTTPResponse:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from ops.index.auth.authenticator import Authenticator
-from ops.index.auth.credentials import Login
 from ops.index.auth.roles import Identity
 from ops.index.config import Options
 from ops.index.errors import PackageIndexError
@@ -57,7 +56,7 @@ class RequestAuth:
             TooManyAttempts: too many wrong ones came from there.
         """
         authorization = exchange.headers.get(b"authorization")
-        identity = None if authorization is None else self.remembered(authorization, exchange.address)
+        identity = None if authorization is None else self.remembered(authorization)
         if identity is None:
             identity = await self._authenticator.authenticate(authorization, exchange.address)
         exchange.logged_in()
@@ -72,11 +71,8 @@ class RequestAuth:
             Unauthorized: the credentials are wrong by now.
             TooManyAttempts: too many wrong ones came from there.
         """
-        login = Login.parse(exchange.headers.get(b"authorization", b""))
-        if login is None:
-            return await self.identify(exchange)  # which says what is missing
-        confirm = self._authenticator.confirm
-        return await asyncio.to_thread(confirm, login.username, login.password, exchange.address)
+        authorization = exchange.headers.get(b"authorization")
+        return await asyncio.to_thread(self._authenticator.confirm, authorization, exchange.address)
 
 
 def refuse_other_sites(exchange: Request) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from ops.index.auth.authenticator import Login
 from ops.index.auth.roles import Identity, Role
 from ops.index.config import Options
 from ops.index.errors import Forbidden, QuotaExceeded, RequestTimeout, StorageFull, TooLarge, TooManyUploads
@@ -112,7 +112,7 @@ class UploadHandler:
             await asyncio.to_thread(self.warm_up)
         assert self._app is not None  # noqa: S101 - for the type checker
         # These have been imported by now.
-        from ops.index.http.pypiserver_bridge import ADDRESS
+        from ops.index.http.pypiserver_bridge import ADDRESS, AUTHORIZATION
         from ops.index.http.upload import IDENTITY
 
         scope = {
@@ -120,21 +120,20 @@ class UploadHandler:
             "path": "/",
             "root_path": "",
             "headers": [
-                (name, _in_utf8(value) if name == b"authorization" else value)
+                (name, _without_password(identity) if name == b"authorization" else value)
                 for name, value in exchange.headers.items()
                 if name in _PASSED_ON
             ],
             "client": (exchange.address, (exchange.scope.get("client") or ("", 0))[1]),
-            "ops.index.environ": {ADDRESS: exchange.address},
+            "ops.index.environ": {ADDRESS: exchange.address, AUTHORIZATION: exchange.headers.get(b"authorization")},
             IDENTITY: identity,
         }
         await self._app(scope, patient.receive, patient.send)
 
 
-def _in_utf8(authorization: bytes) -> bytes:
-    """The same credentials as pypiserver's framework reads them: pip and twine send Latin-1."""
-    login = Login.parse(authorization)
-    return authorization if login is None else login.header
+def _without_password(identity: Identity) -> bytes:
+    """A header that pypiserver's framework can read: pip and twine send Latin-1, which it cannot."""
+    return b"Basic " + base64.b64encode(f"{identity.username}:".encode())
 
 
 class _Patient:

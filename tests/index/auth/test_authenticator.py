@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ops.index.auth.audit import Audit
-from ops.index.auth.authenticator import Authenticator, Login
+from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_files import GROUPS, PASSWORDS
+from ops.index.auth.credentials import BasicCredentials
 from ops.index.auth.passwords import hashed
 from ops.index.auth.roles import Identity, Role
 from ops.index.auth.users import Signature, Users
@@ -162,7 +163,7 @@ def test_what_is_no_login_is_asked_for_one(authenticator: Authenticator, header:
 @example(b"Basic " + base64.b64encode("alice:\ud800".encode("utf-8", "surrogatepass")))
 @example(b"Basic " + base64.b64encode(b"alice:" + b"x" * 5900))
 def test_no_header_raises_anything_but_a_refusal(authenticator: Authenticator, header: bytes) -> None:
-    assert authenticator.remembered(header, HERE) is None
+    assert authenticator.remembered(header) is None
     with pytest.raises((Unauthorized, TooManyAttempts)):
         log_in(authenticator, header, "\ud800")
 
@@ -177,14 +178,14 @@ def test_pypiserver_s_question_is_answered_no_whatever_it_asks(
     authenticator: Authenticator, username: str, password: str
 ) -> None:
     with pytest.raises(Unauthorized):
-        authenticator.confirm(username, password)
+        authenticator.confirm(basic(username, password), HERE)
 
 
 def test_a_login_does_not_show_itself() -> None:
-    login = Login.parse(basic("alice"))
-    assert login is not None
-    assert PASSWORD not in repr(login)
-    assert "alice" not in repr(login)
+    credentials = BasicCredentials.parse(basic("alice"))
+    assert credentials is not None
+    assert PASSWORD not in repr(credentials)
+    assert "alice" not in repr(credentials)
 
 
 # --- once, and then remembered ----------------------------------------------------------------------------------
@@ -203,8 +204,8 @@ def test_fifty_connections_at_once_cost_one_bcrypt(authenticator: Authenticator,
     assert {identity.username for identity in asyncio.run(cold())} == {"alice"}
     assert len(work.passwords) == 1
     for _ in range(10):
-        assert authenticator.remembered(basic("alice"), HERE) is not None
-        assert authenticator.confirm("alice", PASSWORD).username == "alice"
+        assert authenticator.remembered(basic("alice")) is not None
+        assert authenticator.confirm(basic("alice"), HERE).username == "alice"
     assert len(work.passwords) == 1
 
 
@@ -245,7 +246,7 @@ def test_a_refusal_that_nobody_waits_for_any_more_is_no_error_in_the_log(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         work.gate.set()
-        while authenticator._flights:
+        while authenticator._pending:
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.01)
 
@@ -255,12 +256,12 @@ def test_a_refusal_that_nobody_waits_for_any_more_is_no_error_in_the_log(
 
 
 def test_pypiserver_s_question_works_without_the_front_too(authenticator: Authenticator) -> None:
-    assert authenticator.confirm("alice", PASSWORD).username == "alice"
+    assert authenticator.confirm(basic("alice"), HERE).username == "alice"
     with pytest.raises(Unauthorized):
-        authenticator.confirm("alice", "wrong")
+        authenticator.confirm(basic("alice", "wrong"), HERE)
     with pytest.raises(Unauthorized):
-        authenticator.confirm("nobody", PASSWORD)
-    assert authenticator.remembered(basic("alice"), HERE) is not None
+        authenticator.confirm(basic("nobody"), HERE)
+    assert authenticator.remembered(basic("alice")) is not None
 
 
 def test_known_and_unknown_users_cost_the_same_work(
@@ -287,9 +288,10 @@ def test_known_and_unknown_users_cost_the_same_work(
 
 
 def test_what_is_remembered_is_bounded_and_holds_no_password(
-    authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
+    users: Users, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.index.auth.authenticator._REMEMBERED", 20)
+    monkeypatch.setattr("ops.index.auth.authenticator._CACHED", 20)
+    authenticator = Authenticator(storage, CHEAP)
     for number in range(50):
         with pytest.raises(Unauthorized):
             log_in(authenticator, basic("alice", f"wrong {number}"))
@@ -298,6 +300,7 @@ def test_what_is_remembered_is_bounded_and_holds_no_password(
     assert len(authenticator._verified) == 1
     assert PASSWORD not in str(vars(authenticator))
     assert basic("alice").decode()[6:] not in str(vars(authenticator))
+    authenticator.close()
 
 
 def test_two_processes_remember_under_different_keys(storage: DirectoryStorage) -> None:
@@ -314,7 +317,7 @@ def test_a_user_whose_password_was_changed_needs_the_new_one(authenticator: Auth
         log_in(authenticator, basic("alice", "another password"))
     users.register("alice", password="another password")
     assert log_in(authenticator, basic("alice", "another password")).username == "alice"
-    assert authenticator.remembered(basic("alice"), HERE) is None
+    assert authenticator.remembered(basic("alice")) is None
     with pytest.raises(Unauthorized):
         log_in(authenticator, basic("alice"))
 
@@ -324,8 +327,8 @@ def test_a_user_who_was_removed_is_out_and_the_others_stay_in(authenticator: Aut
     log_in(authenticator, basic("alice"))
     log_in(authenticator, basic("bob"))
     users.remove("alice")
-    assert within(1, lambda: authenticator.remembered(basic("alice"), HERE) is None)
-    assert authenticator.remembered(basic("bob"), HERE) is not None
+    assert within(1, lambda: authenticator.remembered(basic("alice")) is None)
+    assert authenticator.remembered(basic("bob")) is not None
     with pytest.raises(Unauthorized):
         log_in(authenticator, basic("alice"))
 
@@ -333,10 +336,10 @@ def test_a_user_who_was_removed_is_out_and_the_others_stay_in(authenticator: Aut
 def test_a_user_who_was_demoted_or_promoted_is_what_the_file_says(authenticator: Authenticator, users: Users) -> None:
     assert log_in(authenticator, basic("alice")).may_upload("spam")
     users.register("alice", role=Role.READER)
-    assert within(1, lambda: authenticator.remembered(basic("alice"), HERE) is None)
+    assert within(1, lambda: authenticator.remembered(basic("alice")) is None)
     assert not log_in(authenticator, basic("alice")).may_upload("spam")
     users.register("alice", role=Role.ADMIN)
-    assert within(1, lambda: authenticator.remembered(basic("alice"), HERE) is None)
+    assert within(1, lambda: authenticator.remembered(basic("alice")) is None)
     assert log_in(authenticator, basic("alice")).may_administer
 
 
@@ -420,8 +423,8 @@ def test_a_file_that_is_gone_is_believed_to_be_gone_after_a_second(
     log_in(authenticator, basic("alice"))
     (storage.directory / PASSWORDS).rename(storage.directory / "aside")
     time.sleep(0.1)
-    assert authenticator.remembered(basic("alice"), HERE) is not None
-    assert within(3, lambda: authenticator.remembered(basic("alice"), HERE) is None)
+    assert authenticator.remembered(basic("alice")) is not None
+    assert within(3, lambda: authenticator.remembered(basic("alice")) is None)
     (storage.directory / "aside").rename(storage.directory / PASSWORDS)
     assert log_in(authenticator, basic("alice")).username == "alice"
 
@@ -452,7 +455,7 @@ def test_a_password_file_that_cannot_be_read_leaves_the_users_of_before(
     for _ in range(3):
         time.sleep(0.06)
         authenticator.refresh()
-        assert authenticator.remembered(basic("alice"), HERE) is not None
+        assert authenticator.remembered(basic("alice")) is not None
     assert sum("cannot be read" in record.getMessage() for record in caplog.records) == 1
 
 
@@ -465,7 +468,7 @@ def test_logins_go_on_while_eight_threads_register_users(authenticator: Authenti
         nonlocal logins
         while not stop.is_set():
             try:
-                if authenticator.remembered(basic("alice"), HERE) is None:
+                if authenticator.remembered(basic("alice")) is None:
                     log_in(authenticator, basic("alice"))
                 logins += 1
                 time.sleep(0.001)
@@ -516,7 +519,7 @@ def test_guessing_is_slowed_and_the_user_gets_in_from_elsewhere_and_colleagues_f
     assert log_in(authenticator, basic("bob")).username == "bob"
     assert log_in(authenticator, basic("alice"), "198.51.100.7").username == "alice"
     # She is remembered now, and what is remembered passes from anywhere.
-    assert authenticator.remembered(basic("alice"), HERE) is not None
+    assert authenticator.remembered(basic("alice")) is not None
     assert log_in(authenticator, basic("alice")).username == "alice"
     authenticator.close()
 
@@ -585,7 +588,7 @@ def test_a_flood_of_guesses_does_not_hold_up_a_valid_login(
         asked.clear()
         guesses = [asyncio.ensure_future(guess(f"name{n}")) for n in range(40)]
         await until(lambda: len(asked) == turns and len(queue._waiting) == 40 - turns)
-        assert authenticator.remembered(basic("alice"), HERE) is not None
+        assert authenticator.remembered(basic("alice")) is not None
         bob = asyncio.ensure_future(authenticator.authenticate(basic("bob"), "198.51.100.2"))
         await until(lambda: len(queue._waiting) == 40 - turns + 1)
         # The first refusal gives its turn away before it is counted; the second one's goes to who has not failed.
@@ -639,7 +642,7 @@ def test_who_has_waited_for_long_is_asked_to_come_again_and_finds_the_login_wher
     authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """503 with Retry-After, upon which pip and uv come again by themselves."""
-    monkeypatch.setattr("ops.index.auth.authenticator._PATIENCE", 0.05)
+    monkeypatch.setattr("ops.index.auth.authenticator._MAX_WAIT", 0.05)
     work.gate.clear()
     for _ in range(2):
         with pytest.raises(LoginDelayed) as delayed:
@@ -647,7 +650,7 @@ def test_who_has_waited_for_long_is_asked_to_come_again_and_finds_the_login_wher
         assert delayed.value.status == 503
         assert int(delayed.value.headers["Retry-After"]) > 0
     work.gate.set()
-    assert within(10, lambda: authenticator.remembered(basic("alice"), HERE) is not None)
+    assert within(10, lambda: authenticator.remembered(basic("alice")) is not None)
     assert len(work.passwords) == 1
 
 
@@ -676,7 +679,7 @@ def test_a_login_waits_for_a_thread_when_no_further_one_can_be_started(
 def test_when_no_more_logins_can_wait_the_next_is_asked_to_come_again(
     users: Users, authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.index.auth.authenticator._FLIGHTS", 2)
+    monkeypatch.setattr("ops.index.auth.authenticator._MAX_PENDING", 2)
 
     async def crowd() -> Identity:
         work.gate.clear()
@@ -730,9 +733,9 @@ def test_a_server_that_nobody_refreshes_asks_by_itself_and_lets_a_removed_user_o
     ours.reload()
     authenticator = Authenticator(ours, SHARED)
     log_in(authenticator, basic("alice"))
-    assert authenticator.remembered(basic("alice"), HERE) is not None
+    assert authenticator.remembered(basic("alice")) is not None
     Users(theirs, CHEAP).remove("alice")
-    assert within(1, lambda: authenticator.remembered(basic("alice"), HERE) is None)
+    assert within(1, lambda: authenticator.remembered(basic("alice")) is None)
     with pytest.raises(Unauthorized):
         log_in(authenticator, basic("alice"))
     authenticator.close()
@@ -752,7 +755,7 @@ def test_a_volume_that_cannot_be_reloaded_leaves_the_users_of_before(
     monkeypatch.setattr(ours, "reload", broken)
     time.sleep(0.5)
     assert log_in(authenticator, basic("alice")).username == "alice"
-    assert authenticator.remembered(basic("alice"), HERE) is not None
+    assert authenticator.remembered(basic("alice")) is not None
     authenticator.close()
 
 
@@ -821,7 +824,7 @@ def test_no_valid_login_is_refused_while_commits_and_reloads_go_on(tmp_path: Pat
         count = 0
         deadline = time.monotonic() + 2
         while time.monotonic() < deadline or count < 1000:
-            if authenticator.remembered(basic("alice"), HERE) is None:
+            if authenticator.remembered(basic("alice")) is None:
                 assert (await authenticator.authenticate(basic("alice"), HERE)).username == "alice"
             authenticator._verified.clear()
             count += 1
@@ -856,7 +859,7 @@ def test_users_that_cannot_be_read_again_are_believed_for_five_minutes_and_no_lo
         now[0] += 10
         assert log_in(authenticator, basic("alice")).username == "alice"
     now[0] += 11
-    assert authenticator.remembered(basic("alice"), HERE) is None
+    assert authenticator.remembered(basic("alice")) is None
     for header in (basic("alice"), basic("alice", "wrong")):
         now[0] += 1
         with pytest.raises(LoginDelayed) as delayed:
@@ -865,7 +868,7 @@ def test_users_that_cannot_be_read_again_are_believed_for_five_minutes_and_no_lo
     monkeypatch.setattr(ours, "reload", working)
     now[0] += 1
     assert log_in(authenticator, basic("alice")).username == "alice"
-    assert authenticator.remembered(basic("alice"), HERE) is not None
+    assert authenticator.remembered(basic("alice")) is not None
     authenticator.close()
 
 

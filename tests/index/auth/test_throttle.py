@@ -107,7 +107,7 @@ def test_many_users_of_one_address_may_come_at_once_until_the_first_turn_out_to_
 def test_one_address_never_has_all_the_attempts_that_can_be_under_way(
     throttle: Throttle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CROWD", 3)
+    monkeypatch.setattr(module, "_ADDRESS_PENDING", 3)
     for number in range(3):
         throttle.admit(f"name{number}", HERE)
     with pytest.raises(LoginDelayed) as delayed:
@@ -151,11 +151,12 @@ def test_what_was_counted_fades(throttle: Throttle, clock: FakeClock) -> None:
     assert throttle.suspicion(HERE) < 0.1
 
 
-def test_memory_is_bounded(throttle: Throttle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TABLE", 100)
+    throttle = Throttle(5, 60.0)
     for number in range(1000):
         fail(throttle, f"u{number}", f"192.0.{number // 256}.{number % 256}")
-    assert len(throttle._pairs) == len(throttle._addresses) == 100
+    assert len(throttle._users) == len(throttle._addresses) == 100
 
 
 def test_whoever_holds_an_ipv6_network_is_one() -> None:
@@ -221,7 +222,7 @@ def test_guessers_get_half_of_the_turns_at_most() -> None:
 
 
 def test_when_too_many_wait_the_most_suspicious_is_sent_away() -> None:
-    verification_queue = VerificationQueue(lambda address: float(address == "guesser"), turns=1, waiting=2)
+    verification_queue = VerificationQueue(lambda address: float(address == "guesser"), turns=1, max_waiting=2)
     ended: list[str] = []
 
     def take(address: str) -> None:
@@ -243,7 +244,7 @@ def test_when_too_many_wait_the_most_suspicious_is_sent_away() -> None:
 
 
 def test_among_those_who_have_not_failed_the_address_that_has_most_of_them_gives_way() -> None:
-    verification_queue = VerificationQueue(lambda address: 0.0, turns=1, waiting=3)
+    verification_queue = VerificationQueue(lambda address: 0.0, turns=1, max_waiting=3)
     ended: list[str] = []
 
     def take(address: str) -> None:

@@ -38,8 +38,9 @@ class FakeAuthenticator:
     def __init__(self) -> None:
         self.people = {"alice": Person(), "adam": Person("adam", may_administer=True)}
 
-    def confirm(self, username: str, password: str, address: str = "") -> Person:
+    def confirm(self, authorization: bytes, address: str) -> Person:
         self.address = address
+        username, _, password = base64.b64decode(authorization.partition(b" ")[2]).decode().partition(":")
         if username not in self.people or password != PASSWORD:
             raise Unauthorized("the user name or the password is wrong", realm="pypi")
         return self.people[username]

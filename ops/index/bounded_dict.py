@@ -1,0 +1,67 @@
+"""A dict with a limit: a new entry pushes out the oldest ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, overload
+
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
+
+_MISSING: Final = object()
+
+
+class BoundedDict(dict[K, V]):
+    """Drops the entries that were set longest ago, so that all others together keep within the limit.
+
+    Reads are those of ``dict``, and cost as little: that is why this is no cache of ``cachetools``, whose lookups are
+    Python code and need a lock. Changes may come from several threads. An entry that is popped and set again is the
+    youngest, which makes the least recently used one go first.
+
+    Only assignment, ``del``, :meth:`pop` and :meth:`clear` change it; ``update`` and ``setdefault`` ignore the limit.
+
+    Parameters:
+        limit: of the weights of all entries. The youngest entry stays, however heavy it is.
+        weigh: the weight of a value; None for 1 each.
+    """
+
+    def __init__(self, limit: int, weigh: Callable[[V], int] | None = None) -> None:
+        super().__init__()
+        self._limit = limit
+        self._weigh = weigh or (lambda _: 1)
+        self._weight = 0
+        self._lock = threading.RLock()
+
+    def __setitem__(self, key: K, value: V) -> None:
+        with self._lock:
+            self.pop(key, None)
+            super().__setitem__(key, value)
+            self._weight += self._weigh(value)
+            while self._weight > self._limit and len(self) > 1:
+                del self[next(iter(self))]
+
+    def __delitem__(self, key: K) -> None:
+        self.pop(key)
+
+    @overload
+    def pop(self, key: K, /) -> V: ...
+    @overload
+    def pop(self, key: K, default: V | D, /) -> V | D: ...
+    def pop(self, key: K, default: Any = _MISSING, /) -> Any:
+        """Remove an entry and return its value; without an entry, the default, or KeyError."""
+        with self._lock:
+            if key not in self:
+                if default is _MISSING:
+                    raise KeyError(key)
+                return default
+            value = super().pop(key)
+            self._weight -= self._weigh(value)
+            return value
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        with self._lock:
+            super().clear()
+            self._weight = 0
