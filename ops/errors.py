@@ -23,6 +23,7 @@ RunbookError                     says what, why and what to do; carries its data
 ├── IndexRequestError            the index refused a request, or could not be reached
 ├── ClientError                  pip, uv or twine ended with another code than expected
 ├── VerificationError            what was done cannot be seen from outside
+├── ApprovalError                a plan was approved, and what would be applied is another
 └── ConfirmationError            something would be destroyed, and the parameter that names it does not
 """
 
@@ -252,6 +253,10 @@ class ClientError(RunbookError):
 
 class VerificationError(RunbookError):
     """What was done cannot be seen from outside."""
+
+
+class ApprovalError(RunbookError):
+    """A plan was approved, and what would be applied is another."""
 
 
 class ConfirmationError(RunbookError):

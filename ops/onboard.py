@@ -12,9 +12,10 @@ from ops.display_path import shown
 from ops.errors import ParameterError, RunbookError
 from ops.http_client import HttpClient
 from ops.password import PASSWORD_VARIABLE, given_password, hashed, require_usable
-from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven
+from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, require_approved
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
+from ops.private_files import open_to_others
 from ops.secret import Secret
 from ops.settings import Settings
 from ops.table import Table, Text
@@ -140,10 +141,17 @@ def plan(onboarding: Onboarding) -> Plan:
     found = _Found.of(onboarding, deployment, user)
     changes = [
         _user_change(onboarding, user),
-        Change("password", found.password_now, found.password_then),
+        Change("password", found.password_now, found.password_then, "+" if user is None else "~"),
         _files_change(onboarding, deployment, found),
     ]
-    return Plan(f"Onboard {onboarding.username} on the target {onboarding.target.place}", tuple(changes))
+    if open_to_others(onboarding.folder):
+        thing = f"mode of {shown(onboarding.folder)}"
+        changes.append(Change(thing, "open to other users of this machine", "close it to them"))
+    return Plan(_caption(onboarding), tuple(changes), onboarding.target.place, deployment.url)
+
+
+def _caption(onboarding: Onboarding) -> str:
+    return f"Onboard {onboarding.username} on the target {onboarding.target.place}"
 
 
 def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
@@ -154,13 +162,15 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
     Raises:
         BusyError: another run holds the target for too long.
         IndexRequestError: the index refused the user.
+        ApprovalError: another plan was approved for this run; nothing was changed.
         RunbookError: the password cannot be used, or the files cannot be written.
     """
-    caption = f"Onboard {onboarding.username} on the target {onboarding.target.place}"
     if dry_run:
-        return Outcome(caption, (), DRY_RUN)
+        return Outcome(_caption(onboarding), (), DRY_RUN, onboarding.target.place)
     done: list[tuple[str, str]] = []
     with onboarding.target.lock():
+        require_approved(lambda: plan(onboarding))
+        exposed = open_to_others(onboarding.folder)
         deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
         with admin:
             user = admin.user(onboarding.username)
@@ -181,8 +191,10 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
                 written = onboarding.files.write(login)
     if written:
         done.append((f"{len(written)} files in {shown(onboarding.folder)}", "written, mode 0600"))
-    note = "" if done else "Everything was in place already. "
-    return Outcome(caption, tuple(done), f"{note}The client files are in {shown(onboarding.folder)}")
+    if exposed:
+        done.append((f"mode of {shown(onboarding.folder)}", "closed to other users of this machine"))
+    note = f"{'' if done else 'Everything was in place already. '}The client files are in {shown(onboarding.folder)}"
+    return Outcome(_caption(onboarding), tuple(done), note, onboarding.target.place, deployment.url)
 
 
 def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
@@ -294,7 +306,7 @@ def _user_change(onboarding: Onboarding, user: User | None) -> Change:
     role = onboarding.role or DEFAULT_ROLE
     limit = f" of {', '.join(onboarding.projects)}" if onboarding.projects else ""
     if user is None:
-        return Change(thing, "unknown to the index", f"create as {role}{limit}")
+        return Change(thing, "unknown to the index", f"create as {role}{limit}", "+")
     wanted: list[str] = []
     if onboarding.role and onboarding.role != user.role:
         wanted.append(f"make a {onboarding.role}")
@@ -305,13 +317,15 @@ def _user_change(onboarding: Onboarding, user: User | None) -> Change:
 
 def _files_change(onboarding: Onboarding, deployment: Deployment, found: _Found) -> Change:
     thing = f"client files in {shown(onboarding.folder)}"
+    sign: Sign = "~" if onboarding.folder.is_dir() else "+"
     if found.password is None:
-        return Change(thing, "missing or outdated", f"write {6 if onboarding.archive else 5} files, mode 0600")
+        return Change(thing, "missing or outdated", f"write {6 if onboarding.archive else 5} files, mode 0600", sign)
     login = onboarding.login(deployment, found.password)
     outdated = [path.name for path in onboarding.files.outdated(login)]
     if not outdated:
         return Change(thing, "in place")
-    return Change(thing, f"missing or outdated: {', '.join(outdated)}", f"write {len(outdated)} files, mode 0600")
+    now, then = f"missing or outdated: {', '.join(outdated)}", f"write {len(outdated)} files, mode 0600"
+    return Change(thing, now, then, sign)
 
 
 def _described(registered: User, before: User | None) -> str:

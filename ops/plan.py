@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, Self
 
-from ops.errors import VerificationError
+from ops.errors import ApprovalError, VerificationError
+from ops.output_metadata import APPROVED_VARIABLE, OUTCOME, PLAN, change_line, where
 from ops.table import Table
 
 NOTHING = "nothing"
 
 DRY_RUN = "A dry run: nothing was changed."
+
+Sign = Literal["+", "~", "-", "±"]
+"""Created, changed, deleted; or created and deleted again, so that nothing of it stays."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +29,28 @@ class Change:
         thing: a noun phrase.
         now: how it is.
         then: what would be done, or an empty string when it stays as it is.
+        sign: the kind of the change.
+        refused: why applying the plan would fail because of it, or an empty string.
     """
 
     thing: str
     now: str
     then: str = ""
+    sign: Sign = "~"
+    refused: str = ""
+
+    def __str__(self) -> str:
+        return change_line(self.to_json())
+
+    @property
+    def to_do(self) -> str:
+        """What would be done, and whether that is refused."""
+        return f"{self.then}; refused: {self.refused}" if self.refused else self.then
+
+    def to_json(self) -> dict[str, str]:
+        """The change for a plan file and a record; one that leaves the thing as it is has no sign."""
+        stored = {"sign": self.sign if self.then else "", "thing": self.thing, "now": self.now, "then": self.then}
+        return stored | ({"refused": self.refused} if self.refused else {})
 
 
 @dataclass(frozen=True)
@@ -35,28 +60,91 @@ class Plan:
     Parameters:
         caption: the operation in a few words.
         changes: every thing that it looked at, also those that stay.
+        place: the target and its environment.
+        address: the root URL of the index, if there is one.
+        held: why none of the changes would be made, or an empty string.
     """
 
     caption: str
     changes: tuple[Change, ...]
+    place: str = ""
+    address: str = ""
+    held: str = ""
 
     @property
     def pending(self) -> tuple[Change, ...]:
-        """The changes that would be made."""
-        return tuple(change for change in self.changes if change.then)
+        """The changes that would be made and would last."""
+        return tuple(change for change in self.changes if change.then and change.sign != "±" and not self.held)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 over what is and what would be, in canonical JSON: keys sorted, no spaces, UTF-8."""
+        lasting = [change.to_json() for change in self.changes if change.sign != "±"]
+        content = {"caption": self.caption, "place": self.place, "held": self.held, "changes": lasting}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for a plan file and a record."""
+        changes = [change.to_json() for change in self.changes]
+        stored = {"caption": self.caption, "changes": changes, "pending": len(self.pending), "sha256": self.sha256}
+        return stored | ({"held": self.held} if self.held else {})
+
+    def require_approved(self) -> None:
+        """Refuse a plan other than the one that was approved for this run, if one was.
+
+        Raises:
+            ApprovalError: the world has changed since the approval.
+        """
+        approved = os.environ.get(APPROVED_VARIABLE)
+        if approved and approved != self.sha256:
+            raise ApprovalError(
+                "the approved plan no longer fits, and nothing was changed",
+                why="what is there has changed since the plan was made; it would now be: "
+                + ("; ".join(map(str, self.pending)) or "nothing to change"),
+                todo="make a new plan with `runbook plan`, and have that one approved",
+            )
 
     def table(self) -> Table:
         """The plan as a table, with the number of changes below."""
-        count = len(self.pending)
-        note = "Everything is in place: nothing to change." if not count else f"{_counted(count, 'change')} to make."
-        rows = [(change.thing, change.now, change.then or NOTHING) for change in self.changes]
-        return Table.of(self.caption, ("what", "is", "to do"), rows, note=note)
+        return Table.of(
+            self.caption,
+            ("what", "is", "to do"),
+            [(change.thing, change.now, change.to_do or NOTHING) for change in self.changes],
+            note=self._note(),
+            metadata={PLAN: self.to_json(), **where(self.place, self.address)},
+        )
+
+    def _note(self) -> str:
+        if self.held:
+            return self.held
+        if count := len(self.pending):
+            return f"{_counted(count, 'change')} to make."
+        if any(change.then for change in self.changes):
+            return "Nothing of it stays."
+        return "Everything is in place: nothing to change."
 
     def __repr__(self) -> str:
         return repr(self.table())
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
+
+    def _repr_mimebundle_(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.table()._repr_mimebundle_(**given)
+
+
+def require_approved(look: Callable[[], Plan]) -> None:
+    """Refuse, under the target's lock and before anything is changed, to apply another plan than the approved one.
+
+    Parameters:
+        look: makes the plan anew. Not called when no plan was approved for this run.
+
+    Raises:
+        ApprovalError: the world has changed since the approval.
+    """
+    if os.environ.get(APPROVED_VARIABLE):
+        look().require_approved()
 
 
 @dataclass(frozen=True)
@@ -67,21 +155,38 @@ class Outcome:
         caption: the operation in a few words.
         done: each thing that was changed and how.
         note: a sentence on why nothing was changed, or on what there is now.
+        place: the target and its environment.
+        address: the root URL of the index, if there is one.
     """
 
     caption: str
     done: tuple[tuple[str, str], ...]
     note: str = ""
+    place: str = ""
+    address: str = ""
+
+    @classmethod
+    def unchanged(cls, plan: Plan, note: str) -> Self:
+        """The outcome of a plan that was not applied."""
+        return cls(plan.caption, (), note, plan.place, plan.address)
 
     @property
     def changed(self) -> bool:
         """Whether anything is other than before."""
         return bool(self.done)
 
+    def to_json(self) -> dict[str, Any]:
+        """The outcome for a record."""
+        return {"changes": [{"thing": thing, "done": done} for thing, done in self.done], "note": self.note}
+
     def table(self) -> Table:
         """What was done as a table, one row a change."""
         return Table.of(
-            self.caption, ("what", "done"), self.done or (("everything", "left as it was"),), note=self.note
+            self.caption,
+            ("what", "done"),
+            self.done or (("everything", "left as it was"),),
+            note=self.note,
+            metadata={OUTCOME: self.to_json(), **where(self.place, self.address)},
         )
 
     def __repr__(self) -> str:
@@ -89,6 +194,9 @@ class Outcome:
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
+
+    def _repr_mimebundle_(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.table()._repr_mimebundle_(**given)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from ops.admin_api import AdminApi
 from ops.errors import PreflightError
+from ops.output_metadata import where
 from ops.settings import Settings
 from ops.table import Table
-from ops.targets import Check, Target
+from ops.targets import Check, State, Target
 
 
 def preflight(target: Target) -> Table:
@@ -30,21 +31,23 @@ def preflight_of_index(target: Target, settings: Settings | None = None) -> Tabl
     Raises:
         PreflightError: something is missing; all of it is listed.
     """
-    checks = list(target.checks())
+    checks, address = list(target.checks()), ""
     if all(check.passed for check in checks):
-        checks += _index(target, settings or Settings())
-    return _table(target, checks)
+        state = target.state()
+        address = state.deployment.url if state.deployment else ""
+        checks += _index(target, state, settings or Settings())
+    return _table(target, checks, address)
 
 
-def _table(target: Target, checks: Sequence[Check]) -> Table:
+def _table(target: Target, checks: Sequence[Check], address: str = "") -> Table:
     if failed := [check for check in checks if not check.passed]:
         raise PreflightError([f"{check.name}: {check.detail}" for check in failed])
     rows = [(check.name, check.detail, "yes") for check in checks]
-    return Table.of(f"Preflight of the target {target.name}", ("looked at", "found", "as it must be"), rows)
+    caption, header = f"Preflight of the target {target.name}", ("looked at", "found", "as it must be")
+    return Table.of(caption, header, rows, metadata=where(target.place, address))
 
 
-def _index(target: Target, settings: Settings) -> list[Check]:
-    state = target.state()
+def _index(target: Target, state: State, settings: Settings) -> list[Check]:
     if not state.answers:
         found = str(state) if state.deployment else f"there is none on the target {target.place}"
         return [Check("index", passed=False, detail=f"{found}; run the notebook 01_provision first")]

@@ -29,6 +29,23 @@ def private_folder(path: Path) -> None:
         path.chmod(0o700)
 
 
+def open_to_others(path: Path) -> bool:
+    """Whether the mode of a file or folder gives its group or everybody any right; False when there is none."""
+    try:
+        return bool(path.stat().st_mode & 0o077)
+    except OSError:
+        return False
+
+
+def close_to_others(path: Path) -> None:
+    """Take every right from the group and everybody, and leave the owner's.
+
+    Raises:
+        OSError: it belongs to another user.
+    """
+    path.chmod(path.stat().st_mode & 0o700)
+
+
 def private_file(path: Path, flags: int) -> int:
     """Open a file for writing, with mode 0600 before anything is written; return the descriptor.
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ops.admin_api import AdminApi, advice_for
 from ops.client_folders import ClientFolders, who_must_be_told
+from ops.display_path import shown
 from ops.http_client import HttpClient
-from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven
+from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, require_approved
 from ops.preflight import preflight
+from ops.private_files import close_to_others, open_to_others
 from ops.secret import Secret
 from ops.settings import Settings
 from ops.table import Table, Text
-from ops.targets import Deployment, Target
+from ops.targets import Deployment, Move, State, Target
 from ops.targets.admin_token import check_admin_token
 
 _STRANGER = "nobody-of-this-name"
@@ -35,17 +39,43 @@ def plan(target: Target, settings: Settings | None = None, *, lower_protection: 
         exists = target.volume_exists(name)
         changes.append(
             Change(
-                f"volume {name} ({purpose})", "in place" if exists else "missing", "" if exists else "create it, empty"
+                f"volume {name} ({purpose})",
+                "in place" if exists else "missing",
+                "" if exists else "create it, empty",
+                "+",
             )
         )
     state, move = target.state(), target.move()
-    start = "" if state.answers else "bring it up to date" if state.deployment else "start it"
-    known = f"{state}; clients know it at {move.before}" if move and not state.answers else str(state)
-    changes.append(Change("server", known, f"start it at {move.after}" if move else start))
-    if url := move.after if move else state.deployment.url if state.deployment else "":
-        changes += ClientFolders.of(target).changes(url)
+    changes.append(_server(target, state, move))
+    url = state.deployment.url if state.deployment else ""
+    if after := move.after if move else url:
+        changes += ClientFolders.of(target).changes(after)
+    changes += [
+        Change(f"mode of {shown(path)}", "open to other users of this machine", "close it to them")
+        for path in _exposed(target)
+    ]
     changes += _hosting(target, lower_protection)
-    return Plan(f"Provision the target {target.place}", tuple(changes))
+    return Plan(_caption(target), tuple(changes), target.place, url)
+
+
+def _caption(target: Target) -> str:
+    return f"Provision the target {target.place}"
+
+
+def _server(target: Target, state: State, move: Move | None) -> Change:
+    known = f"{state}; clients know it at {move.before}" if move and not state.answers else str(state)
+    sign: Sign = "~" if state.deployment else "+"
+    if move:
+        return Change("server", known, f"start it at {move.after}", sign)
+    if state.answers and (outdated := target.outdated()):
+        return Change("server", f"{known}; {outdated}", "start it anew")
+    return Change(
+        "server", known, "" if state.answers else "bring it up to date" if state.deployment else "start it", sign
+    )
+
+
+def _exposed(target: Target) -> list[Path]:
+    return [path for path in target.private_paths() if open_to_others(path)]
 
 
 def _hosting(target: Target, lower_protection: str) -> list[Change]:
@@ -58,7 +88,8 @@ def _hosting(target: Target, lower_protection: str) -> list[Change]:
         Change(
             f"hosting {change.name}",
             change.now,
-            f"{change.arrow}; refused: {change.refused}" if change.refused else change.arrow,
+            change.arrow,
+            refused=change.refused,
         )
         for change in hosting.changes
     ]
@@ -81,14 +112,15 @@ def apply(
         BusyError: another run holds the target for too long.
         SettingError: the admin token that is given cannot be used; nothing was changed.
         ProtectionError: a protection would be lowered that was not named; nothing was changed.
+        ApprovalError: another plan was approved for this run; nothing was changed.
         TargetError: the target refused or failed.
     """
     settings = settings or Settings()
-    caption = f"Provision the target {target.place}"
     if dry_run:
-        return Outcome(caption, (), DRY_RUN)
+        return Outcome(_caption(target), (), DRY_RUN, target.place)
     done: list[tuple[str, str]] = []
     with target.lock():
+        require_approved(lambda: plan(target, settings, lower_protection=lower_protection))
         hosting = target.hosting(lower_protection=lower_protection)
         if hosting is not None:
             hosting.require_allowed()
@@ -105,14 +137,19 @@ def apply(
         folders = ClientFolders.of(target)
         before = move.before if move else folders.another_address(deployment.url)
         written = folders.readdress(deployment.url)
+        exposed = _exposed(target)
+        for path in exposed:
+            close_to_others(path)
     if deployment.changed:
         done.append(("server", "brought up to date and started again" if ran else "started"))
     done += written
+    done += [(f"mode of {shown(path)}", "closed to other users of this machine") for path in exposed]
     if hosting is not None:
         done.extend((f"hosting {change.name}", change.arrow) for change in hosting.changes)
     note = "" if done else "Everything was in place already. "
     told = f". {who_must_be_told(target, before, settings)}" if before else ""
-    return Outcome(caption, tuple(done), f"{note}The index answers at {deployment.url}{told}")
+    note = f"{note}The index answers at {deployment.url}{told}"
+    return Outcome(_caption(target), tuple(done), note, target.place, deployment.url)
 
 
 def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = False) -> Table:
@@ -151,7 +188,7 @@ def _secret(target: Target, settings: Settings) -> Change:
     thing = f"secret {settings.secret_name} (admin token)"
     if not target.secret_exists(settings.secret_name):
         given = _given_token(target, settings)
-        return Change(thing, "missing", "store the given one" if given else "generate and store it")
+        return Change(thing, "missing", "store the given one" if given else "generate and store it", "+")
     copy = target.recall_secret(settings.secret_name, settings.secret_key)
     return Change(thing, "in place" if copy else "in place; this machine has no copy")
 

@@ -62,10 +62,10 @@ class SmokeTest:
         """What will come and go; nothing is changed yet."""
         user, version = self.throwaway.username, self.throwaway.version
         changes = (
-            Change(f"user {user}", "not there", "register as admin, delete at the end"),
-            Change(f"release {PROJECT} {version}", "not there", "publish and install, remove at the end"),
+            Change(f"user {user}", "not there", "register as admin, delete at the end", "±"),
+            Change(f"release {PROJECT} {version}", "not there", "publish and install, remove at the end", "±"),
         )
-        return Plan(f"Smoke test of the target {self._target.place}", changes)
+        return Plan(f"Smoke test of the target {self._target.place}", changes, self._target.place)
 
     @_step
     def start(self) -> Table:

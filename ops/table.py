@@ -6,10 +6,12 @@ where it is (WCAG 2.2, success criterion 1.3.1).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
-from typing import Self
+from typing import Any, Self
+
+from ops.output_metadata import KEY
 
 BAR_CELLS = 40
 """How many characters the longest bar of a plain-text chart has."""
@@ -30,15 +32,25 @@ class Table:
         header: the columns' names.
         rows: as many cells each as there are columns; the first one names the row.
         note: a sentence below the table, or an empty string.
+        metadata: for the record of the run, by the words of :mod:`ops.output_metadata`; not shown.
     """
 
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, note: str = "") -> Self:
+    def of(
+        cls,
+        caption: str,
+        header: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        *,
+        note: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Self:
         """A table of any values, each shown by its ``str``.
 
         Raises:
@@ -47,7 +59,12 @@ class Table:
         cells = tuple(tuple(str(cell) for cell in row) for row in rows)
         if any(len(row) != len(header) for row in cells):
             raise ValueError(f"every row of {caption!r} needs {len(header)} cells")
-        return cls(caption, tuple(header), cells, note)
+        return cls(caption, tuple(header), cells, note, metadata or {})
+
+    def _repr_mimebundle_(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The metadata of the output; IPython adds the plain text and the HTML."""
+        del given
+        return {}, {KEY: dict(self.metadata)} if self.metadata else {}
 
     def __repr__(self) -> str:
         table = [self.header, *self.rows]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ops.display_path import shown
 from ops.errors import ConfirmationError, TargetError
-from ops.plan import Change, Finding, Outcome, Plan, proven
+from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.preflight import preflight as target_preflight
 from ops.settings import Settings
 from ops.table import Table
@@ -26,26 +26,45 @@ def preflight(target: Target, *, confirm: str = "") -> Table:
     return table
 
 
-def plan(target: Target, settings: Settings | None = None) -> Plan:
-    """What there is, and so would go. Reads only."""
+def plan(target: Target, settings: Settings | None = None, *, confirm: str = "") -> Plan:
+    """What there is, and what would be deleted. Reads only.
+
+    Parameters:
+        target: what goes.
+        settings: the names of secret and volumes.
+        confirm: as of :func:`apply`; nothing would be deleted when it is empty.
+
+    Raises:
+        ConfirmationError: *confirm* names something else.
+    """
     settings = settings or Settings()
+    _require_named(target, confirm)
     state = target.state()
-    changes = [Change("server", str(state), "stop it" if state.deployment else "")]
+    changes = [Change("server", str(state), "stop it" if state.deployment else "", "-")]
     for name in (settings.packages_volume, settings.credentials_volume):
         exists = target.volume_exists(name)
-        changes.append(Change(f"volume {name}", _contents(target, name), "delete it with all its files" * exists))
+        changes.append(Change(f"volume {name}", _contents(target, name), "delete it with all its files" * exists, "-"))
     secret = target.secret_exists(settings.secret_name)
     changes.append(
         Change(
             f"secret {settings.secret_name}",
             "in place" if secret else "missing",
             "delete it, and the copy here" * secret,
+            "-",
         )
     )
     changes += [
-        Change(f"client files of {folder.name}", shown(folder), "delete them") for folder in target.client_folders()
+        Change(f"client files of {folder.name}", shown(folder), "delete them", "-")
+        for folder in target.client_folders()
     ]
-    return Plan(f"Tear down the target {target.place}", tuple(changes))
+    held = (
+        "" if confirm else f"Nothing is deleted, since the parameter confirm is empty; {target.place} would delete it."
+    )
+    return Plan(_caption(target), tuple(changes), target.place, state.deployment.url if state.deployment else "", held)
+
+
+def _caption(target: Target) -> str:
+    return f"Tear down the target {target.place}"
 
 
 def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> Outcome:
@@ -58,15 +77,17 @@ def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> 
 
     Raises:
         ConfirmationError: *confirm* names something else.
+        ApprovalError: another plan was approved for this run; nothing was deleted.
         BusyError: another run holds the target for too long.
     """
     settings = settings or Settings()
-    caption = f"Tear down the target {target.place}"
     if not confirm:
-        return Outcome(caption, (), "Nothing was deleted, since the parameter confirm is empty.")
+        note = "Nothing was deleted, since the parameter confirm is empty."
+        return Outcome(_caption(target), (), note, target.place)
     _require_named(target, confirm)
     done: list[tuple[str, str]] = []
     with target.lock():
+        require_approved(lambda: plan(target, settings, confirm=confirm))
         # Before the app goes: the files of an earlier layout are told apart by the index that they name.
         folders = target.client_folders()
         if target.stop():
@@ -78,7 +99,7 @@ def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> 
         for folder in folders:
             _delete_folder(folder)
             done.append((f"client files of {folder.name}", "deleted"))
-    return Outcome(caption, tuple(done))
+    return Outcome(_caption(target), tuple(done), place=target.place)
 
 
 def _require_named(target: Target, confirm: str) -> None:
@@ -119,7 +140,8 @@ def verify(target: Target, *, confirm: str, settings: Settings | None = None) ->
 def _contents(target: Target, volume: str) -> str:
     if not target.volume_exists(volume):
         return "missing"
-    sizes = [size for _, size in target.list_files(volume)]
+    # Without what the index writes for itself at every request, a plan stays the same until a package or user changes.
+    sizes = [size for path, size in target.list_files(volume) if not path.startswith(".") or "/" not in path]
     return f"{len(sizes):,} files, {sum(sizes):,} bytes"
 
 

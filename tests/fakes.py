@@ -221,6 +221,7 @@ class FakeTarget:
         self.moving: Move | None = None
         self.failure: str | None = None
         self.hosted: HostingDifferences | None = None
+        self.old = ""
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -282,6 +283,12 @@ class FakeTarget:
 
     def refused_secret(self, name: str, key: str) -> str:
         return f"another value of {key} is needed in {name}"
+
+    def outdated(self) -> str:
+        return self.old
+
+    def private_paths(self) -> Sequence[Path]:
+        return ()
 
     def move(self) -> Move | None:
         return self.moving

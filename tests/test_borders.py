@@ -13,7 +13,16 @@ import pytest
 from ops.workspace import PROJECT_ROOT
 
 FOUNDATIONS = frozenset(
-    {"ops", "ops.errors", "ops.parameters", "ops.private_files", "ops.secret", "ops.settings", "ops.workspace"}
+    {
+        "ops",
+        "ops.errors",
+        "ops.output_metadata",
+        "ops.parameters",
+        "ops.private_files",
+        "ops.secret",
+        "ops.settings",
+        "ops.workspace",
+    }
 )
 """Modules without a place of their own; each part may use those that it is allowed below."""
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from ops.errors import VerificationError
+from ops import onboard, provision, tear_down
+from ops.errors import ApprovalError, RunbookError, VerificationError
+from ops.output_metadata import APPROVED_VARIABLE, KEY
 from ops.plan import Change, Finding, Outcome, Plan, proven
+from ops.secret import Secret
+from tests.fakes import FakeIndex, FakeTarget
+
+pytest_plugins = ["tests.operations"]
 
 
 def test_a_plan_counts_what_it_would_change() -> None:
@@ -30,3 +38,100 @@ def test_a_proof_names_every_finding_that_is_not_as_expected() -> None:
     with pytest.raises(VerificationError, match=r"1 check of 2 failed.*\n.*oven: on instead of off"):
         proven("Baked", findings, todo="bake again")
     assert proven("Baked", findings[:1], todo="").rows == (("bread", "brown", "brown"),)
+
+
+def test_a_plan_has_one_line_for_each_change_with_the_sign_of_its_kind() -> None:
+    assert str(Change("server", "does not run", "start it", "+")) == "+ server  start it"
+    assert str(Change("hosting min_containers", "1", "1 -> 0")) == "~ hosting min_containers  1 -> 0"
+    assert str(Change("user alice", "reader", "make a publisher")) == "~ user alice  reader; make a publisher"
+    assert str(Change("volume x", "9 files", "delete it", "-", refused="no")) == "- volume x  delete it; refused: no"
+
+
+def test_the_hash_of_a_plan_is_over_what_is_and_what_would_be() -> None:
+    cold = Change("oven", "cold", "heat it")
+    plan = Plan("Bake", (cold, Change("flour", "there")), "local")
+    assert plan.sha256 == Plan("Bake", (cold, Change("flour", "there")), "local", "http://127.0.0.1:1/").sha256
+    others = (
+        Plan("Bake", (cold,), "local"),
+        Plan("Bake", (cold, Change("flour", "gone")), "local"),
+        Plan("Bake", (Change("oven", "cold", "heat it to 200"), Change("flour", "there")), "local"),
+        Plan("Bake", (cold, Change("flour", "there")), "modal.main"),
+        Plan("Bake", (cold, Change("flour", "there")), "local", held="not now"),
+    )
+    assert plan.sha256 not in {other.sha256 for other in others}
+
+
+def test_what_comes_and_goes_is_shown_and_neither_pending_nor_hashed() -> None:
+    plan = Plan("Test", (Change("user", "not there", "register, then delete", "±"),))
+    assert plan.pending == ()
+    assert plan.table().rows == (("user", "not there", "register, then delete"),)
+    assert plan.sha256 == Plan("Test", ()).sha256
+
+
+def test_a_held_plan_shows_its_changes_and_would_make_none() -> None:
+    plan = Plan("Delete", (Change("volume", "9 files", "delete it", "-"),), held="Nothing was confirmed.")
+    assert plan.pending == ()
+    assert plan.table().note == "Nothing was confirmed."
+
+
+def test_plan_and_outcome_travel_in_the_metadata_of_the_output_and_not_among_its_representations() -> None:
+    data, metadata = Plan("Bake", (Change("oven", "cold", "heat it"),), "local", "http://h/")._repr_mimebundle_()
+    assert data == {}
+    assert metadata[KEY]["plan"]["changes"] == [{"sign": "~", "thing": "oven", "now": "cold", "then": "heat it"}]
+    assert (metadata[KEY]["place"], metadata[KEY]["address"]) == ("local", "http://h/")
+    _, metadata = Outcome("Bake", (("oven", "heated"),), "Done.")._repr_mimebundle_()
+    assert metadata[KEY]["outcome"] == {"changes": [{"thing": "oven", "done": "heated"}], "note": "Done."}
+
+
+def by_hand(target: FakeTarget, number: int) -> None:
+    """One of several changes of the world that nobody planned."""
+    changes: tuple[Callable[[], object], ...] = (
+        target.secrets.clear,
+        lambda: target.volumes.pop("pypiserver-data"),
+        lambda: target.volumes.pop("pypiserver-credentials"),
+        target.stop,
+        lambda: setattr(target, "failure", "it crashed"),
+    )
+    changes[number % len(changes)]()
+
+
+def test_a_plan_whose_world_has_changed_is_refused_in_100_of_100_races(
+    index: FakeIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = 0
+    for number in range(100):
+        target = FakeTarget(index)
+        provision.apply(target)
+        target.old = "runs other code"
+        monkeypatch.setenv(APPROVED_VARIABLE, provision.plan(target).sha256)
+        by_hand(target, number)
+        before = (dict(target.secrets), dict(target.volumes), target.running)
+        with pytest.raises(ApprovalError, match="no longer fits, and nothing was changed"):
+            provision.apply(target)
+        monkeypatch.delenv(APPROVED_VARIABLE)
+        refused += (dict(target.secrets), dict(target.volumes), target.running) == before
+    assert refused == 100
+
+
+def test_every_operation_applies_the_approved_plan_and_no_other(
+    target: FakeTarget, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def approve(plan: Plan) -> None:
+        monkeypatch.setenv(APPROVED_VARIABLE, plan.sha256)
+
+    approve(provision.plan(target))
+    assert provision.apply(target).changed
+    onboarding = onboard.describe(target, username="alice")
+    approve(onboard.plan(onboarding))
+    index.add_user("alice", "made-by-hand-meanwhile")
+    with pytest.raises(RunbookError, match="password is not known"):
+        onboard.apply(onboarding)
+    index.users.clear()
+    assert onboard.apply(onboarding).changed
+    approve(tear_down.plan(target, confirm="local"))
+    target.volumes["pypiserver-data"]["new-1.tar.gz"] = b"published meanwhile"
+    with pytest.raises(ApprovalError):
+        tear_down.apply(target, confirm="local")
+    approve(tear_down.plan(target, confirm="local"))
+    target.put_secret("other", {"KEY": Secret("unrelated-value")})
+    assert tear_down.apply(target, confirm="local").changed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ops.errors import ParameterError
 from ops.settings import Settings
 from ops.targets.target import Check, Deployment, HostingChange, HostingDifferences, Move, Release, State, Target
@@ -51,6 +53,19 @@ def open_target(
     )
 
 
+def known_places(workspace: Workspace | None = None) -> list[tuple[str, str | None]]:
+    """Every target and environment that this workspace has files of, as arguments of :func:`open_target`.
+
+    The local target is always among them, and of Modal also the environment that ``MODAL_ENVIRONMENT`` names.
+    """
+    home = (workspace or Workspace.default()).home
+    folders = home.glob("modal.*/") if home.is_dir() else ()
+    environments = {folder.name.removeprefix("modal.") for folder in folders}
+    if named := os.environ.get("MODAL_ENVIRONMENT"):
+        environments.add(named)
+    return [("local", None), *(("modal", name) for name in sorted(environments))]
+
+
 __all__ = [
     "TARGETS",
     "Check",
@@ -61,5 +76,6 @@ __all__ = [
     "Release",
     "State",
     "Target",
+    "known_places",
     "open_target",
 ]

@@ -194,6 +194,23 @@ class LocalTarget:
         state = self.state()
         return state.deployment if state.answers else None
 
+    def outdated(self) -> str:
+        """The parts of the server that a restart would change: its code, interpreter, folders, secret or address."""
+        running = ServerProcess.load(self._process_file)
+        if running is None or not running.alive():
+            return ""
+        before = dict(part.split("=", 1) for part in running.fingerprint.split() if "=" in part)
+        parts = [name for name, digest in self._parts().items() if before.get(name) != digest]
+        return f"runs with another {' and '.join(parts)}" if parts else ""
+
+    def private_paths(self) -> Sequence[Path]:
+        """The workspace, the secrets, the volumes' folders, and what is noted of the server."""
+        volumes = [
+            self._volumes.path(name) for name in (self._settings.packages_volume, self._settings.credentials_volume)
+        ]
+        files = [self._workspace.home, self._folder, self._process_file, self._log, *volumes, *self._secrets.paths()]
+        return [path for path in files if path.exists()]
+
     def move(self) -> Move | None:
         """The move to another port or host than that of last time.
 
@@ -304,15 +321,24 @@ class LocalTarget:
         return False
 
     def _fingerprint(self) -> str:
-        """Of all that a restart would change: the server's code, the interpreter, the secret, the volumes' places."""
-        digest = hashlib.sha256()
+        """All that a restart would change, as ``name=digest`` words."""
+        return " ".join(f"{name}={digest}" for name, digest in self._parts().items())
+
+    def _parts(self) -> dict[str, str]:
+        """The digest of each part that a server is started with."""
+        code = hashlib.sha256()
         for path in sorted((PROJECT_ROOT / "ops" / "index").rglob("*")):
             if path.is_file() and path.suffix in {".py", ".html", ".css", ".js"}:
-                digest.update(path.read_bytes())
-        digest.update("\0".join([sys.version, *self._command("", 0)]).encode())
+                code.update(path.read_bytes())
+        secret = b""
         with contextlib.suppress(OSError):
-            digest.update(self._secrets.path(self._settings.secret_name).read_bytes())
-        return digest.hexdigest()
+            secret = self._secrets.path(self._settings.secret_name).read_bytes()
+        return {
+            "code": code.hexdigest(),
+            "interpreter": _digest(sys.version.encode()),
+            "command": _digest("\0".join(self._command("", 0)).encode()),
+            "admin_token": _digest(secret),
+        }
 
     def history(self) -> Sequence[Release]:
         """None is kept: what runs is the code of this clone, and its history is git's."""
@@ -341,6 +367,10 @@ class LocalTarget:
         except FileNotFoundError:
             raise NotDeployedError(self.name) from None
         return "\n".join(tail.splitlines()[-lines:])
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _bindable(host: str, port: int) -> bool:

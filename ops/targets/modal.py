@@ -272,6 +272,14 @@ class ModalTarget:
         state = self.state()
         return state.deployment if state.answers else None
 
+    def outdated(self) -> str:
+        """Empty: Modal itself finds out whether an app has changed when it is deployed."""
+        return ""
+
+    def private_paths(self) -> Sequence[Path]:
+        """The operator's copies of secrets."""
+        return self._copies.paths()
+
     def move(self) -> None:
         """None: what the address will be is known when Modal has deployed."""
 

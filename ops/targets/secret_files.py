@@ -29,6 +29,10 @@ class SecretFiles:
         """The file of the secret *name*."""
         return self._folder / f"{self._prefix}{checked(name)}.env"
 
+    def paths(self) -> list[Path]:
+        """The folder and the files in it."""
+        return [self._folder, *sorted(self._folder.glob(f"{self._prefix}*.env"))] if self._folder.is_dir() else []
+
     def put(self, name: str, values: Mapping[str, Secret]) -> None:
         """Write the secret's file, in place of an earlier one.
 

@@ -229,6 +229,12 @@ class Target(Protocol):
     def deployment(self) -> Deployment | None:
         """The index that answers now, or None."""
 
+    def outdated(self) -> str:
+        """What the next :meth:`deploy` would bring up to date on a server that answers; empty when nothing."""
+
+    def private_paths(self) -> Sequence[Path]:
+        """The files and folders of this target on this machine that are for their owner only."""
+
     def move(self) -> Move | None:
         """The move to another address that the next :meth:`deploy` would make; None when the index stays.
 
