@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ops.display_path import shown
-from ops.targets import State, Target
+from ops.errors import RunbookError
+from ops.targets import State, Target, open_target
 
 _LABEL = 13
 
@@ -26,6 +29,37 @@ def status(target: Target) -> str:
             rows.append(("Since", " ".join(part for part in (releases[0].when, releases[0].tag) if part)))
     rows += [("User", f"{folder.name}   (files in {shown(folder)}/)") for folder in target.client_folders()]
     return "\n".join(f"{label:<{_LABEL}} {text}" for label, text in rows)
+
+
+def status_json(target: str, environment: str | None) -> dict[str, Any]:
+    """The state of one target as JSON; where it cannot be asked, ``error`` says why.
+
+    Parameters:
+        target: ``local`` or ``modal``.
+        environment: of Modal; its default when None.
+    """
+    found: dict[str, Any] = {"target": target, "environment": environment or "", "deployed": False, "answers": False}
+    try:
+        opened = open_target(target, environment=environment)
+        found["environment"] = opened.place.partition(".")[2]
+        state = opened.state()
+        if deployment := state.deployment:
+            found |= {
+                "deployed": True,
+                "answers": state.answers,
+                "address": deployment.url,
+                "index_url": deployment.index_url,
+                "admin_url": deployment.admin_url,
+                "detail": deployment.detail,
+                "log_error": state.error,
+            }
+            if (hosting := opened.hosting()) is not None:
+                changes = {change.name: {"now": change.now, "then": change.then} for change in hosting.changes}
+                found["hosting"] = {"summary": hosting.summary, "to_change": changes}
+        found["users"] = [{"name": folder.name, "files": str(folder)} for folder in opened.client_folders()]
+    except RunbookError as error:
+        found["error"] = str(error)
+    return found
 
 
 def _index(state: State) -> str:

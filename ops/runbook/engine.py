@@ -1,7 +1,7 @@
-"""The papermill engine ``runbook``: papermill's own, except that nothing leaves it unmasked.
+"""The papermill engine ``runbook``: papermill's own, with every known secret masked.
 
-``papermill --engine runbook in.ipynb out.ipynb`` works as well as the runner of this package; it then masks what the
-environment and the workspace know. ``--prepare-only`` goes around every engine, this one too.
+``papermill --engine runbook in.ipynb out.ipynb`` masks the secrets of the environment and the workspace.
+``--prepare-only`` goes around every engine, this one too.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ ENGINE_NAME = "runbook"
 
 
 class RedactingEngine:
-    """What papermill calls by the entry point ``papermill.engine``: the four class methods of its ``Engine``.
+    """The class methods of papermill's ``Engine``, called by the entry point ``papermill.engine``.
 
-    Not a subclass of it, and papermill is imported only when a notebook runs: papermill loads this module while it is
-    itself being imported, so importing it here would find it half made.
+    Not a subclass of it: papermill loads this module while it is itself being imported.
     """
 
     @classmethod
@@ -33,7 +32,7 @@ class RedactingEngine:
         progress_bar: bool | dict[str, Any] = True,
         log_output: bool = False,
         autosave_cell_every: int = 30,
-        **options: Any,
+        **given: Any,
     ) -> Any:
         """Execute *nb* and return it, masked.
 
@@ -44,34 +43,25 @@ class RedactingEngine:
             progress_bar: as papermill has it.
             log_output: whether outputs go to papermill's log, masked.
             autosave_cell_every: seconds between saves within a long cell.
-            options: ``start_timeout`` and ``execution_timeout`` in seconds, and what the runner passes on:
-                ``redactor``, ``save_to``, ``environment``, ``cwd``, ``scratch`` and ``on_cell``.
+            given: ``start_timeout``, ``execution_timeout``, ``stdout_file`` and ``stderr_file`` from papermill; or
+                ``redactor`` and ``options`` from the runner, in place of all others.
         """
         from ops.runbook.execution import Options, execute
 
         del kernel_name
-        redactor = options.get("redactor") or Redactor(
-            sources=workspace_sources(Workspace.default(), os.environ),
+        if "options" in given:
+            return execute(nb, given["redactor"], given["options"])
+        options = Options(
+            save_to=Path(output_path) if output_path else None,
+            start_timeout=given.get("start_timeout", 60),
+            execution_timeout=given.get("execution_timeout"),
+            progress_bar=progress_bar,
+            log_output=log_output,
+            stdout_file=given.get("stdout_file"),
+            stderr_file=given.get("stderr_file"),
+            autosave_cell_every=autosave_cell_every,
         )
-        save_to = options.get("save_to") or output_path
-        return execute(
-            nb,
-            redactor,
-            Options(
-                save_to=Path(save_to) if save_to else None,
-                environment=options.get("environment"),
-                cwd=options.get("cwd"),
-                scratch=options.get("scratch"),
-                on_cell=options.get("on_cell"),
-                start_timeout=options.get("start_timeout", 60),
-                execution_timeout=options.get("execution_timeout"),
-                progress_bar=progress_bar,
-                log_output=log_output,
-                stdout_file=options.get("stdout_file"),
-                stderr_file=options.get("stderr_file"),
-                autosave_cell_every=autosave_cell_every,
-            ),
-        )
+        return execute(nb, Redactor(sources=workspace_sources(Workspace.default(), os.environ)), options)
 
     @classmethod
     def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:

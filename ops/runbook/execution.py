@@ -23,6 +23,12 @@ from ops.runbook.kernel import kernel_environment, kernel_manager
 from ops.runbook.record import write_atomically
 from ops.runbook.redaction import Redactor
 
+CELL_TIMEOUT = 30 * 60
+"""Seconds that a cell may take unless the caller says otherwise: enough for a build on a slow network."""
+
+START_TIMEOUT = 120
+"""Seconds that a kernel may take to answer for the first time."""
+
 INTERRUPT_GRACE = 3
 """Seconds that an interrupted cell has to end by itself before its kernel is ended."""
 
@@ -35,18 +41,39 @@ _LOG.addHandler(logging.NullHandler())
 CellCallback = Callable[[Any, int, str], None]
 """Called with the notebook, a cell's index and its status: ``running``, ``completed`` or ``failed``."""
 
+AfterCell = Callable[[Any, int], Mapping[str, str] | None]
+"""Called with the notebook and the index of a cell that was completed. Returns variables for the kernel's environment,
+most often none of them, or None to end the notebook there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How one notebook is executed; times in seconds, None for no limit."""
+    """Options of one execution, for the runner and for papermill alike.
+
+    Parameters:
+        save_to: where the masked notebook is saved at the start and the end of each cell.
+        environment: of the kernel; this process's when None.
+        cwd: the kernel's directory; this process's when None.
+        scratch: a folder for the kernel's files; a temporary one when None.
+        on_cell: told of each cell.
+        after_cell: asked after each cell whether to go on.
+        start_timeout: seconds that the kernel may take to start.
+        execution_timeout: seconds that one cell may take; None for no limit.
+        progress_bar: as papermill has it, like all that follow.
+        log_output: whether outputs go to papermill's log, masked.
+        stdout_file: a stream for what the cells write to standard output.
+        stderr_file: the same for standard error.
+        autosave_cell_every: seconds between saves within a long cell.
+    """
 
     save_to: Path | None = None
     environment: Mapping[str, str] | None = None
     cwd: Path | None = None
     scratch: Path | None = None
     on_cell: CellCallback | None = None
-    start_timeout: int = 60
-    execution_timeout: int | None = None
+    after_cell: AfterCell | None = None
+    start_timeout: int = START_TIMEOUT
+    execution_timeout: int | None = CELL_TIMEOUT
     progress_bar: bool | dict[str, Any] = False
     log_output: bool = False
     stdout_file: Any = None
@@ -165,6 +192,7 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
         )
         self._redactor = redactor
         self._scratch = scratch
+        self._after_cell = options.after_cell
         self._unfinished: dict[str, str] = {}
 
     def create_kernel_manager(self) -> AsyncKernelManager:
@@ -213,6 +241,21 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
             finally:
                 self._finish_lines()
                 self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+            if self._after_cell is not None:
+                variables = self._after_cell(self.nb, index)
+                if variables is None:
+                    return
+                if variables:
+                    run_sync(self._set_variables)(variables)
+
+    async def _set_variables(self, variables: Mapping[str, str]) -> None:
+        """Set environment variables of the running kernel, unseen by the notebook."""
+        code = f"__import__('os').environ.update({dict(variables)!r})"
+        message = self.kc.execute(code, silent=True, store_history=False)
+        while True:
+            reply = await ensure_async(self.kc.shell_channel.get_msg(timeout=IOPUB_TIMEOUT))
+            if reply["parent_header"].get("msg_id") == message:
+                return
 
     def _failed(self, index: int, error: BaseException, ename: str = "", evalue: str = "") -> None:
         cell = self.nb.cells[index]

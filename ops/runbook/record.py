@@ -1,13 +1,13 @@
-"""Record of a run: a folder with the executed notebooks, their reports and ``record.json``.
+"""Records of runs: a folder each, with the executed notebooks, their reports and ``record.json``.
 
     <workspace>/records/20260102T030405Z-01_provision/
-      record.json           what ran, with what, how it ended and how long each step took
+      record.json           who ran what, where, with which parameters, what changed, and how long each step took
       01_provision.ipynb    as it was executed, masked
       01_provision.html     the same for reading, with a summary at its top
       index.html            when the run had several notebooks
 
-``record.json`` is there from the first moment, and replaced as a whole at each step: a run that was killed leaves one
-that says ``running``, with what had been done.
+``record.json`` exists from the start of the run and is replaced as a whole at each step: a run that was killed leaves
+one that says ``running``, with what had been done. ``record.schema.json`` beside this module describes it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
-from ops import __version__
 from ops.errors import RunbookError
+from ops.output_metadata import ADDRESS, KEY, OUTCOME, PLACE, PLAN
 from ops.private_files import private_file, private_folder
+from ops.runbook.provenance import Provenance
 from ops.runbook.redaction import Redactor
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of ``record.json``. Records of schema 1, which lack plans, changes and provenance, can be read."""
 RECORD_FILE = "record.json"
 
 RUNNING = "running"
@@ -39,13 +39,16 @@ FAILED = "failed"
 INTERRUPTED = "interrupted"
 SKIPPED = "skipped"
 
+RUN = "run"
+PLAN_ONLY = "plan"
+
 _STAMP = "%Y%m%dT%H%M%SZ"
 _FOLDER = re.compile(r"[0-9]{8}T[0-9]{6}Z-.+")
 
 
 @dataclass(slots=True)
 class StepRecord:
-    """One step of a notebook: its heading, the cells of the executed notebook that belong to it, and how it went."""
+    """One step of a notebook: its heading, its cells in the executed notebook, its outcome and duration."""
 
     title: str
     cells: list[int]
@@ -55,7 +58,24 @@ class StepRecord:
 
 @dataclass(slots=True)
 class NotebookRecord:
-    """One notebook of a run; *executed* and *report* are names of files in the record's folder, empty until written."""
+    """One notebook of a run.
+
+    Parameters:
+        name: ``01_provision``.
+        title: its first heading.
+        parameters: all of its parameters, those left at their defaults too.
+        outcome: one of the words above.
+        seconds: its duration.
+        executed: the executed notebook's name in the record's folder; empty until it is written.
+        report: the same of its page.
+        steps: its headings and their cells.
+        target: ``local`` or ``modal``; empty until it is known.
+        environment: of Modal, or an empty string.
+        address: the root URL of the index; empty when there is none.
+        plan: as :meth:`ops.plan.Plan.to_json` gives it; None when none was shown.
+        changes: what was done, each with ``thing`` and ``done``; None when the notebook did not get that far.
+        note: what the outcome says beside its changes.
+    """
 
     name: str
     title: str
@@ -65,11 +85,42 @@ class NotebookRecord:
     executed: str = ""
     report: str = ""
     steps: list[StepRecord] = field(default_factory=list)
+    target: str = ""
+    environment: str = ""
+    address: str = ""
+    plan: Mapping[str, Any] | None = None
+    changes: Sequence[Mapping[str, str]] | None = None
+    note: str = ""
+
+    @property
+    def pending(self) -> Sequence[Mapping[str, str]]:
+        """The changes of the plan that would be made."""
+        if not self.plan or not self.plan["pending"]:
+            return ()
+        return [change for change in self.plan["changes"] if change["sign"] not in {"", "±"}]
+
+    def learn(self, outputs: Sequence[Mapping[str, Any]]) -> bool:
+        """Take in what a cell's outputs say in their metadata; return whether they say a plan or an outcome.
+
+        Parameters:
+            outputs: in the notebook format 4, masked.
+        """
+        told = False
+        for output in outputs:
+            found = output.get("metadata", {}).get(KEY, {})
+            if place := found.get(PLACE):
+                self.target, _, self.environment = place.partition(".")
+            self.address = found.get(ADDRESS) or self.address
+            if PLAN in found:
+                self.plan, told = found[PLAN], True
+            if OUTCOME in found:
+                self.changes, self.note, told = found[OUTCOME]["changes"], found[OUTCOME]["note"], True
+        return told
 
 
 @dataclass(slots=True)
 class Failure:
-    """Why a run did not succeed: what, why, what to do, and where in the notebook."""
+    """The reason why a run failed: what, why, what to do, and where in the notebook."""
 
     what: str
     why: str = ""
@@ -82,7 +133,23 @@ class Failure:
 
 @dataclass(slots=True)
 class Record:
-    """One run, as ``record.json`` in *folder* has it. Times are UTC, in ISO 8601; durations are seconds."""
+    """One run, as ``record.json`` in *folder* has it. Times are UTC, in ISO 8601; durations are seconds.
+
+    Parameters:
+        folder: of the record.
+        name: of the run, ``01_provision`` or ``up``.
+        started: when.
+        parameters: those that were given.
+        notebooks: in order.
+        outcome: one of the words above.
+        ended: when; empty while it runs.
+        seconds: its duration.
+        error: why it failed.
+        process: the process id of the runner.
+        purpose: :data:`RUN`, or :data:`PLAN_ONLY` when the notebooks were run up to their plans.
+        resumes: the folder of the run that this one went on with, or an empty string.
+        provenance: by whom, from which revision and in which CI run.
+    """
 
     folder: Path
     name: str
@@ -94,7 +161,9 @@ class Record:
     seconds: float = 0.0
     error: Failure | None = None
     process: int = 0
-    versions: Mapping[str, str] = field(default_factory=dict)
+    purpose: str = RUN
+    resumes: str = ""
+    provenance: Provenance = field(default_factory=Provenance)
 
     @classmethod
     def create(cls, records: Path, name: str, *, now: datetime | None = None) -> Self:
@@ -120,7 +189,7 @@ class Record:
                 except FileExistsError:
                     # Another run that started within the same second.
                     continue
-                return cls(folder, name, started=_iso(moment), process=os.getpid(), versions=_versions())
+                return cls(folder, name, started=_iso(moment), process=os.getpid(), provenance=Provenance.of_now())
         except OSError as error:
             raise RunbookError(
                 f"the record of the run cannot be kept in {records}",
@@ -138,15 +207,18 @@ class Record:
         """
         try:
             stored = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-            if stored.pop("schema") != SCHEMA:
-                raise ValueError(f"its schema is another than {SCHEMA}")
+            schema = stored.pop("schema")
+            if schema not in {1, SCHEMA}:
+                raise ValueError(f"its schema is {schema}, and this version knows 1 and {SCHEMA}")
             stored.pop("report", None)
+            provenance = Provenance.from_json(stored)
             notebooks = [
                 NotebookRecord(**{**item, "steps": [StepRecord(**step) for step in item["steps"]]})
                 for item in stored.pop("notebooks")
             ]
             error = stored.pop("error")
-            record = cls(folder, **stored, notebooks=notebooks, error=Failure(**error) if error else None)
+            failure = Failure(**error) if error else None
+            record = cls(folder, **stored, notebooks=notebooks, error=failure, provenance=provenance)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise RunbookError(f"{folder} holds no record of a run", why=str(error)) from None
         if record.outcome == RUNNING and not _alive(record.process):
@@ -169,7 +241,8 @@ class Record:
         """What ``record.json`` holds."""
         stored = dataclasses.asdict(self)
         del stored["folder"]
-        return {"schema": SCHEMA, **stored, "report": self.report.name}
+        provenance = stored.pop("provenance")
+        return {"schema": SCHEMA, **stored, **provenance, "report": self.report.name}
 
     def save(self, redactor: Redactor) -> None:
         """Write ``record.json``, masked: the one before or the whole new one is there, at any moment."""
@@ -197,16 +270,6 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _versions() -> Mapping[str, str]:
-    found = {"python": platform.python_version(), "pypi-runbook": __version__}
-    for distribution in ("papermill", "nbclient", "ipykernel"):
-        try:
-            found[distribution] = version(distribution)
-        except PackageNotFoundError:
-            found[distribution] = "unknown"
-    return found
-
-
 def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:
     """Write *text* to *path*, mode 0600, by a new file that takes its place.
 
@@ -223,69 +286,6 @@ def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:
         if sync:
             os.fsync(stream.fileno())
     temporary.replace(path)
-
-
-def scan(folder: Path, redactor: Redactor) -> tuple[Path, ...]:
-    """Look through a finished record for every secret that is known by now, and take out what is found.
-
-    What should never find anything: a secret that became known after the last masking, a file that a notebook wrote
-    there itself. A notebook or a text is masked where it lies, any other file is removed.
-
-    Parameters:
-        folder: the record.
-        redactor: what knows the secrets; its sources are asked once more.
-
-    Returns:
-        the files in which a secret stood.
-    """
-    redactor.refresh()
-    spoiled = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_file():
-            continue
-        data = path.read_bytes()
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError:
-            text = data.decode("utf-8", "surrogateescape")
-            if redactor.finds(text):
-                spoiled.append(path)
-                path.unlink()
-            continue
-        masked = _masked_file(path, text, redactor)
-        if masked is not None:
-            spoiled.append(path)
-            write_atomically(path, masked)
-    return tuple(spoiled)
-
-
-def _masked_file(path: Path, text: str, redactor: Redactor) -> str | None:
-    """The text without its secrets, or None when there are none."""
-    if path.suffix in {".ipynb", ".json"}:
-        try:
-            document = json.loads(text)
-        except ValueError:
-            document = None
-        if document is not None:
-            if redactor.is_clean(document):
-                return None
-            masked = _lines_joined(document, redactor)
-            return None if masked == document else json.dumps(masked, indent=1, ensure_ascii=False) + "\n"
-    masked_text = redactor.text(text)
-    return None if masked_text == text else masked_text
-
-
-def _lines_joined(value: Any, redactor: Redactor) -> Any:
-    """Mask a stored notebook, in which a text is a list of lines, as the one text that it is."""
-    if isinstance(value, dict):
-        return {redactor.tree(key): _lines_joined(item, redactor) for key, item in value.items()}
-    if isinstance(value, list):
-        if value and all(isinstance(item, str) for item in value):
-            whole = "".join(value)
-            masked = redactor.text(whole)
-            return value if masked == whole and redactor.tree(value) == value else masked.splitlines(keepends=True)
-        return [_lines_joined(item, redactor) for item in value]
-    return redactor.tree(value)
 
 
 def list_records(records: Path) -> tuple[Record, ...]:

@@ -1,4 +1,4 @@
-"""The pages of a record, for reading: one a notebook, with a summary at its top, and an index over a run of several.
+"""Pages of a record: one for each notebook, with a summary at its top, and an index over a run of several.
 
 Each is one file that loads nothing from anywhere: no script, no font, no style sheet; a Content-Security-Policy in it
 keeps it so, whatever a notebook displays.
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import nbformat
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
+from ops.output_metadata import change_line
 from ops.runbook.record import Failure, Record, write_atomically
 from ops.runbook.redaction import Redactor
 
@@ -85,6 +86,8 @@ def _masked(record: Record, redactor: Redactor) -> Record:
             title=redactor.text(entry.title),
             parameters=redactor.tree(entry.parameters),
             steps=[dataclasses.replace(step, title=redactor.text(step.title)) for step in entry.steps],
+            plan=redactor.tree(entry.plan),
+            changes=redactor.tree(entry.changes),
         )
         for entry in record.notebooks
     ]
@@ -98,7 +101,7 @@ def _notebook_page(record: Record, number: int) -> str:
     exporter = HTMLExporter(
         extra_template_basedirs=[str(TEMPLATES)],
         template_name=TEMPLATE,
-        filters={**_FILTERS, "plain": _plain, "without_title": _without_title},
+        filters={**FILTERS, "plain": _plain, "without_title": _without_title},
         # It warns about pictures without a text, in HTML that a notebook displays.
         log=_LOG,
         exclude_anchor_links=True,
@@ -113,7 +116,7 @@ def _notebook_page(record: Record, number: int) -> str:
                 "entry": entry,
                 "error": error,
                 "outcome": entry.outcome if len(record.notebooks) > 1 else record.outcome,
-                "style": _style(),
+                "style": style(),
                 "anchors": [_anchor(node, step.cells) for step in entry.steps],
                 "shares": [round(100 * step.seconds / longest) for step in entry.steps],
                 "before": record.notebooks[number - 1] if number else None,
@@ -127,15 +130,16 @@ def _notebook_page(record: Record, number: int) -> str:
 
 def _run_page(record: Record) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES / TEMPLATE), autoescape=True)
-    environment.filters.update(_FILTERS)
+    environment.filters.update(FILTERS)
     failed = [entry for entry in record.notebooks if record.error and entry.name == record.error.notebook]
     link = failed[0].report if failed else ""
     if link and record.error and record.error.cell is not None:
         link += f"#cell-{record.error.cell}"
-    return environment.get_template("run.html.j2").render(record=record, style=_style(), error_link=link)
+    return environment.get_template("run.html.j2").render(record=record, style=style(), error_link=link)
 
 
-def _style() -> str:
+def style() -> str:
+    """The style sheet of all pages, light and dark."""
     own = (TEMPLATES / TEMPLATE / "report.css").read_text(encoding="utf-8")
     light = HtmlFormatter(style="friendly").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
@@ -169,4 +173,4 @@ def _literal(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-_FILTERS = {"duration": duration, "moment": _moment, "literal": _literal}
+FILTERS: Mapping[str, Any] = {"change_line": change_line, "duration": duration, "moment": _moment, "literal": _literal}

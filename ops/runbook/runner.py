@@ -1,37 +1,42 @@
-"""Running notebooks, in order, and keeping a record of it."""
+"""Runs of notebooks, in order, each in a kernel of its own, and their record."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ops.errors import NotebookError, ParameterError, RunError
+from ops.output_metadata import APPROVED_VARIABLE
 from ops.parameters import Value, assign
 from ops.runbook import record as outcomes
 from ops.runbook.engine import ENGINE_NAME, register_engine
 from ops.runbook.failure import AGAIN, failure_in
-from ops.runbook.notebook import Notebook, Step, steps
-from ops.runbook.progress import ConsoleProgress, OnProgress, Progress
-from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord, scan
+from ops.runbook.notebook import Notebook, Step
+from ops.runbook.plan_file import PlanFile, is_plan_cell
+from ops.runbook.progress import ConsoleProgress, OnProgress
+from ops.runbook.record import PLAN_ONLY, RUN, Failure, NotebookRecord, Record, StepRecord
 from ops.runbook.redaction import Redactor, SecretSource
+from ops.runbook.secret_scan import scan
 from ops.runbook.sources import register, workspace_sources
+from ops.runbook.step_log import StepLog
 from ops.secret import REGISTER_VARIABLE
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
 
-CELL_TIMEOUT = 30 * 60
-"""Seconds that one cell may take, unless the caller says otherwise: a build on a slow network fits, a hang does not."""
+if TYPE_CHECKING:
+    from ops.runbook.execution import Options
 
-START_TIMEOUT = 120
-"""Seconds that the kernel may take to answer for the first time."""
+Ask = Callable[[NotebookRecord], bool]
+"""Called with the entry of a notebook that has shown a plan with changes; whether they may be made."""
 
 
 class RunInterruptedError(KeyboardInterrupt):
@@ -52,11 +57,13 @@ def run_notebooks(
     *,
     workspace: Workspace,
     name: str = "",
+    purpose: str = RUN,
+    plan: PlanFile | None = None,
+    ask: Ask | None = None,
+    resumes: str = "",
     on_progress: OnProgress | None = None,
     sources: Sequence[SecretSource] = (),
-    cell_timeout: int = CELL_TIMEOUT,
-    start_timeout: int = START_TIMEOUT,
-    cwd: Path = PROJECT_ROOT,
+    options: Options | None = None,
 ) -> Record:
     """Run *notebooks* one after the other, each in a kernel of its own; the first that fails ends the run.
 
@@ -68,25 +75,34 @@ def run_notebooks(
         parameters: name to value, typed or as text; each must be a parameter of at least one of the notebooks.
         workspace: the operator's folder. The notebooks see it as ``PYPI_RUNBOOK_HOME``.
         name: of the run, for its folder; the notebook's own when there is only one.
+        purpose: ``plan`` ends each notebook at its plan; ``run`` runs the whole.
+        plan: the plans that were approved; any other is refused.
+        ask: asked before changes are made; they are made unasked when None.
+        resumes: the name of the record that this run goes on with.
         on_progress: called at the start and the end of each step; writes lines to standard output when not given.
         sources: where further secrets are known from.
-        cell_timeout: seconds that one cell may take.
-        start_timeout: seconds that a kernel may take to start.
-        cwd: the directory that the notebooks run in, wherever the caller is.
+        options: of the execution: time limits, and the directory, which is the clone unless given.
 
     Returns:
-        the record of a run in which every code cell of every notebook was completed.
+        the record of a run in which every code cell of every notebook was completed, or all up to their plans.
 
     Raises:
-        NotebookError: there is no such notebook; nothing was run.
+        NotebookError: there is no such notebook, or it has no plan; nothing was run.
         ParameterError: an unknown parameter, a value of another type, or a secret given as one; nothing was run.
+        ApprovalError: the plan was made of other notebooks, parameters or code; nothing was run.
         RunError: a notebook failed, or a secret was found in the finished record; ``record`` has the folder.
         RunInterruptedError: Ctrl-C or SIGTERM came.
     """
+    from ops.runbook.execution import Options
+
     if not notebooks:
         raise NotebookError("no notebook was named", todo="name one; `runbook list` lists them")
     opened = _named([Notebook.read(Path(path)) for path in notebooks])
     values = assign(parameters or {}, {key: notebook.parameters for key, notebook in opened.items()})
+    if purpose == PLAN_ONLY:
+        _require_plans(opened)
+    if plan is not None:
+        plan.require(opened, values)
     with tempfile.TemporaryDirectory(prefix="runbook-", ignore_cleanup_errors=True) as scratch:
         secrets_file = Path(scratch) / "secrets"
         secrets_file.touch(mode=0o600)
@@ -96,6 +112,7 @@ def run_notebooks(
         _refuse_secrets(parameters or {}, redactor)
         workspace.create()
         record = Record.create(workspace.records, name or (next(iter(opened)) if len(opened) == 1 else "run"))
+        record.purpose, record.resumes = purpose, resumes
         record.parameters = {key: value for given in values.values() for key, value in given.items()}
         record.notebooks = [
             NotebookRecord(
@@ -106,17 +123,17 @@ def run_notebooks(
             )
             for key, notebook in opened.items()
         ]
+        options = options or Options()
         run = _Run(
             record,
             redactor,
             on_progress or ConsoleProgress(),
-            options={
-                "environment": _environment(workspace, secrets_file),
-                "cwd": cwd,
-                "start_timeout": start_timeout,
-                "execution_timeout": cell_timeout,
-            },
+            options=dataclasses.replace(
+                options, environment=_environment(workspace, secrets_file), cwd=options.cwd or PROJECT_ROOT
+            ),
             scratch=Path(scratch),
+            approved={} if plan is None else plan.approved,
+            ask=ask,
         )
         with _sigterm_interrupts():
             run.all(opened, values)
@@ -139,6 +156,20 @@ def _named(notebooks: Sequence[Notebook]) -> dict[str, Notebook]:
         number = sum(key == notebook.name or key.startswith(f"{notebook.name}-") for key in named)
         named[f"{notebook.name}-{number + 1}" if number else notebook.name] = notebook
     return named
+
+
+def _require_plans(notebooks: Mapping[str, Notebook]) -> None:
+    without = [
+        key
+        for key, notebook in notebooks.items()
+        if not any(cell.kind == "code" and is_plan_cell(cell.source) for cell in notebook.cells)
+    ]
+    if without:
+        raise NotebookError(
+            f"{', '.join(without)} cannot be planned",
+            why="no cell calls plan(), so the notebook would run to its end",
+            todo="leave it out, or run it with `runbook run`",
+        )
 
 
 def _environment(workspace: Workspace, secrets_file: Path) -> dict[str, str]:
@@ -182,16 +213,26 @@ class _Run:
     """One run, from its first cell to the scan of its record."""
 
     def __init__(
-        self, record: Record, redactor: Redactor, on_progress: OnProgress, *, options: Mapping[str, Any], scratch: Path
+        self,
+        record: Record,
+        redactor: Redactor,
+        on_progress: OnProgress,
+        *,
+        options: Options,
+        scratch: Path,
+        approved: Mapping[str, str],
+        ask: Ask | None,
     ) -> None:
         self._record = record
         self._redactor = redactor
         self._on_progress = on_progress
         self._options = options
         self._scratch = scratch
+        self._approved = approved
+        self._ask = ask
 
     def all(self, notebooks: Mapping[str, Notebook], values: Mapping[str, Mapping[str, Value]]) -> None:
-        """Run them until one is not good, and finish the record."""
+        """Run them until one fails, and finish the record."""
         start = time.monotonic()
         outcome = outcomes.SUCCEEDED
         try:
@@ -217,7 +258,10 @@ class _Run:
         executed = self._record.folder / entry.executed
         scratch = self._scratch / entry.name
         scratch.mkdir(mode=0o700)
-        steps_seen = _Steps(self._record, entry, self._redactor, self._on_progress)
+        log = StepLog(self._record, entry, self._redactor, self._on_progress)
+        gate = _PlanGate(entry, plan_only=self._record.purpose == PLAN_ONLY, ask=self._ask)
+        approved = self._approved.get(entry.name)
+        environment = {**(self._options.environment or {}), **({APPROVED_VARIABLE: approved} if approved else {})}
         start = time.monotonic()
         failure: Failure | None = None
         outcome = outcomes.SUCCEEDED
@@ -232,41 +276,47 @@ class _Run:
                 language="python",
                 progress_bar=False,
                 redactor=self._redactor,
-                save_to=executed,
-                on_cell=steps_seen.on_cell,
-                scratch=scratch,
-                **self._options,
+                options=dataclasses.replace(
+                    self._options,
+                    save_to=executed,
+                    scratch=scratch,
+                    environment=environment,
+                    on_cell=log.on_cell,
+                    after_cell=gate.after_cell,
+                ),
             )
         except PapermillExecutionError:
             # What the notebook holds says more, and is masked.
             pass
         except KeyboardInterrupt:
             outcome = outcomes.INTERRUPTED
-            failure = Failure("the run was interrupted", todo=AGAIN, notebook=entry.name, step=steps_seen.current)
+            failure = Failure("the run was interrupted", todo=AGAIN, notebook=entry.name, step=log.current)
         except Exception as error:  # noqa: BLE001 - a kernel that does not start has many ways not to
             failure = Failure(
                 "the notebook could not be run",
                 why=self._redactor.text(f"{type(error).__name__}: {error}"),
                 todo="run it again; when it goes on, open it in Jupyter and run it cell by cell",
                 notebook=entry.name,
-                step=steps_seen.current,
+                step=log.current,
                 exception=type(error).__name__,
             )
         entry.seconds = round(time.monotonic() - start, 3)
-        failure = failure or self._failure_in(executed, entry)
+        failure = failure or gate.failure or self._failure_in(executed, entry, gate.ended_at)
         if failure is not None:
             outcome = outcome if outcome == outcomes.INTERRUPTED else outcomes.FAILED
             self._record.error = failure
-        steps_seen.close(outcome)
+        log.close(outcome if failure is not None or gate.ended_at is not None else outcomes.FAILED)
         entry.outcome = outcome
         self._record.save(self._redactor)
         return outcome
 
     @staticmethod
-    def _failure_in(executed: Path, entry: NotebookRecord) -> Failure | None:
+    def _failure_in(executed: Path, entry: NotebookRecord, last: int | None) -> Failure | None:
         import nbformat
 
         node = nbformat.read(executed, as_version=4)
+        if last is not None:
+            del node.cells[last + 1 :]
         return failure_in(node, tuple(Step(step.title, tuple(step.cells)) for step in entry.steps), name=entry.name)
 
     def _finish(self) -> None:
@@ -290,60 +340,33 @@ class _Run:
             record.save(self._redactor)
 
 
-class _Steps:
-    """Follows one notebook cell by cell, and makes steps of it."""
+class _PlanGate:
+    """Ends a notebook at its plan, when only that is wanted or nobody approves it."""
 
-    def __init__(self, record: Record, entry: NotebookRecord, redactor: Redactor, on_progress: OnProgress) -> None:
-        self._record = record
+    def __init__(self, entry: NotebookRecord, *, plan_only: bool, ask: Ask | None) -> None:
         self._entry = entry
-        self._redactor = redactor
-        self._on_progress = on_progress
-        self._by_cell: dict[int, int] = {}
-        self._open: int | None = None
-        self._start = 0.0
+        self._plan_only = plan_only
+        self._ask = ask
+        self._asked = False
+        self.ended_at: int | None = None
+        self.failure: Failure | None = None
 
-    @property
-    def current(self) -> str:
-        """The title of the step that runs, or an empty string."""
-        return self._entry.steps[self._open].title if self._open is not None else ""
+    def after_cell(self, notebook: Any, index: int) -> Mapping[str, str] | None:
+        """Say whether the notebook goes on after the cell *index*; see :data:`ops.runbook.execution.AfterCell`."""
+        cell = notebook.cells[index]
+        if self._plan_only and cell.cell_type == "code" and is_plan_cell(cell.source):
+            self.ended_at = index
+            if self._entry.plan is None:
+                self._fail("the notebook shows no plan", "display what plan() returns as the last line of its cell")
+            return None
+        if self._ask is None or self._asked or self._entry.plan is None:
+            return {}
+        self._asked = True
+        if self._entry.pending and not self._ask(self._entry):
+            self.ended_at = index
+            self._fail("the plan was not approved, and nothing was changed", "run it again when it may be applied")
+            return None
+        return {APPROVED_VARIABLE: str(self._entry.plan["sha256"])}
 
-    def on_cell(self, notebook: Any, index: int, status: str) -> None:
-        """Take in that the cell *index* is now ``running``, ``completed`` or ``failed``."""
-        if not self._by_cell:
-            # Only now the injected parameters are among the cells.
-            cells = ((cell.cell_type, cell.source) for cell in notebook.cells)
-            found = steps(cells, title=self._entry.title)
-            self._entry.steps = [StepRecord(step.title, list(step.cells)) for step in found]
-            self._by_cell = {cell: number for number, step in enumerate(found) for cell in step.cells}
-        number = self._by_cell.get(index)
-        if number is None:
-            return
-        step = self._entry.steps[number]
-        if status == "running":
-            if self._open != number:
-                self._open, self._start = number, time.monotonic()
-                step.outcome = outcomes.RUNNING
-                self._record.save(self._redactor)
-                self._tell(step)
-        elif status == "completed" and index == step.cells[-1]:
-            self._end(outcomes.SUCCEEDED)
-
-    def close(self, outcome: str) -> None:
-        """The notebook has ended with *outcome*; so has the step that was still open."""
-        if self._open is not None:
-            self._end(outcomes.FAILED if outcome == outcomes.SUCCEEDED else outcome)
-
-    def _end(self, outcome: str) -> None:
-        if self._open is None:
-            return
-        step = self._entry.steps[self._open]
-        step.outcome, step.seconds = outcome, round(time.monotonic() - self._start, 3)
-        self._tell(step)
-        self._open = None
-        self._record.save(self._redactor)
-
-    def _tell(self, step: StepRecord) -> None:
-        position, total = self._entry.steps.index(step) + 1, len(self._entry.steps)
-        self._on_progress(
-            Progress(self._entry.name, position, total, self._redactor.text(step.title), step.outcome, step.seconds)
-        )
+    def _fail(self, what: str, todo: str) -> None:
+        self.failure = Failure(what, todo=todo, notebook=self._entry.name)

@@ -24,12 +24,13 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from ops.errors import RunbookError, RunError
+from ops.output_metadata import KEY
+from ops.runbook.execution import CELL_TIMEOUT
 from ops.runbook.failure import explained
 from ops.runbook.kernel import kernel_environment, kernel_manager
 from ops.runbook.notebook import Notebook, find_notebook, list_notebooks
 from ops.runbook.record import write_atomically
 from ops.runbook.redaction import Redactor
-from ops.runbook.runner import CELL_TIMEOUT
 from ops.runbook.sources import register, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
@@ -152,6 +153,8 @@ def normalise(node: Any) -> None:
     for cell in node.cells:
         for key in ("execution", "papermill", "ExecuteTime", "collapsed", "scrolled"):
             cell.metadata.pop(key, None)
+        for output in cell.get("outputs", ()):
+            output.get("metadata", {}).pop(KEY, None)
 
 
 def end_processes_of(folder: Path) -> tuple[int, ...]:

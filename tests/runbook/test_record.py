@@ -9,11 +9,15 @@ import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from ops.errors import RunbookError
-from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord, list_records, prune, scan, write_atomically
+from ops.output_metadata import KEY
+from ops.runbook import record as record_module
+from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord, list_records, prune, write_atomically
 from ops.runbook.redaction import Redactor
+from ops.runbook.secret_scan import scan
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SECRET = "correct-horse-battery"
@@ -125,3 +129,60 @@ def test_records_are_listed_newest_first_and_pruned_from_the_oldest(tmp_path: Pa
     assert running.folder.is_dir(), "a run that goes on lost its record"
     assert (tmp_path / "notes").is_dir()
     assert list_records(tmp_path / "none") == ()
+
+
+SCHEMA = json.loads(Path(record_module.__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
+
+
+def test_a_record_is_as_its_schema_says(tmp_path: Path) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    record = Record.create(tmp_path, "x")
+    record.notebooks = [NotebookRecord("01_x", "X", {"a": 1}, steps=[StepRecord("S", [1, 2], "failed", 0.5)])]
+    jsonschema.validate(record.to_json(), SCHEMA)
+    record.notebooks[0].learn([{"metadata": {KEY: {
+        "place": "modal.main", "address": "https://x/",
+        "plan": {"caption": "c", "pending": 1, "sha256": "0" * 64, "changes": [
+            {"sign": "+", "thing": "server", "now": "does not run", "then": "start it"}]},
+        "outcome": {"changes": [{"thing": "server", "done": "started"}], "note": ""},
+    }}}])  # fmt: skip
+    record.error = Failure("what")
+    record.end("failed", 1)
+    jsonschema.validate(record.to_json(), SCHEMA)
+    entry = record.notebooks[0]
+    assert (entry.target, entry.environment, entry.address) == ("modal", "main", "https://x/")
+    assert [change["thing"] for change in entry.pending] == ["server"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(record.to_json() | {"unknown": 1}, SCHEMA)
+
+
+def test_a_record_says_who_ran_which_revision_in_which_ci_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://git.example")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "team/index")
+    monkeypatch.setenv("GITHUB_RUN_ID", "77")
+    stored = Record.create(tmp_path, "x").to_json()
+    assert set(stored["who"]) == {"user", "host"}
+    assert set(stored["revision"]) in ({"commit", "dirty"}, set())
+    assert stored["ci"]["url"] == "https://git.example/team/index/actions/runs/77"
+    jsonschema.validate(stored, SCHEMA)
+
+
+OLD = {
+    "schema": 1, "name": "01_x", "started": "2026-01-02T03:04:05Z", "parameters": {}, "outcome": "succeeded",
+    "ended": "2026-01-02T03:04:06Z", "seconds": 1.0, "error": None, "process": 1, "versions": {"python": "3.12.1"},
+    "notebooks": [{"name": "01_x", "title": "X", "parameters": {}, "outcome": "succeeded", "seconds": 1.0,
+                   "executed": "01_x.ipynb", "report": "01_x.html",
+                   "steps": [{"title": "S", "cells": [1], "outcome": "succeeded", "seconds": 1.0}]}],
+    "report": "01_x.html",
+}  # fmt: skip
+
+
+def test_a_record_of_the_first_schema_can_still_be_read(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(json.dumps(OLD))
+    record = Record.read(tmp_path)
+    assert (record.name, record.succeeded, record.provenance.versions) == ("01_x", True, {"python": "3.12.1"})
+    assert record.notebooks[0].changes is None
+    (tmp_path / "record.json").write_text(json.dumps(OLD | {"schema": 3}))
+    with pytest.raises(RunbookError, match="holds no record") as caught:
+        Record.read(tmp_path)
+    assert "its schema is 3" in caught.value.why

@@ -99,9 +99,9 @@ def test_the_index_over_a_run_links_to_the_reports_there_are(record: Record) -> 
     index = page(record, "index.html")
     rows = [row.get_text("|", strip=True) for row in index.select("table")[0].select("tbody tr")]
     assert rows == [
-        "01_provision|Provision <the> index|succeeded|2 of 2|3.2 s",
-        "02_onboard|Onboard a user|failed|1 of 2|3.2 s",
-        "03_smoke_test|Smoke test|skipped|0 of 1|\N{EN DASH}",
+        "01_provision|Provision <the> index|succeeded|\N{EN DASH}|2 of 2|3.2 s",
+        "02_onboard|Onboard a user|failed|\N{EN DASH}|1 of 2|3.2 s",
+        "03_smoke_test|Smoke test|skipped|\N{EN DASH}|0 of 1|\N{EN DASH}",
     ]
     links = [link["href"] for link in index.select("a")]
     assert links == ["02_onboard.html#cell-4", "01_provision.html", "02_onboard.html"]

@@ -29,6 +29,7 @@ from ops.runbook import (
     run_notebooks,
     silent,
 )
+from ops.runbook.execution import Options
 from ops.workspace import PROJECT_ROOT, Workspace
 
 MakeNotebook = Callable[..., Path]
@@ -86,7 +87,7 @@ def test_a_run_leaves_the_executed_notebook_a_report_and_a_record_of_its_steps(
     assert record.folder.parent == workspace.records
     assert stat.S_IMODE(record.folder.stat().st_mode) == 0o700
     stored = json.loads((record.folder / "record.json").read_text())
-    assert stored["schema"] == 1
+    assert stored["schema"] == 2
     assert stored["outcome"] == "succeeded"
     assert stored["parameters"] == {"version": "1.10", "flag": False}
     assert stored["notebooks"][0]["parameters"] == {"target": "local", "version": "1.10", "flag": False}
@@ -177,7 +178,7 @@ def test_a_cell_that_runs_too_long_is_interrupted_and_the_run_fails(
 ) -> None:
     path = make_notebook("01_hangs", "# Hangs", "### Wait", "import time; time.sleep(600)", "1")
     with pytest.raises(RunError, match="failed in its step 'Wait'") as caught:
-        run_notebooks([path], workspace=workspace, on_progress=silent, cell_timeout=1)
+        run_notebooks([path], workspace=workspace, on_progress=silent, options=Options(execution_timeout=1))
     assert caught.value.why == "TimeoutError: the cell ran for longer than 1 seconds"
 
 
@@ -423,7 +424,7 @@ def test_a_kernel_that_does_not_start_fails_the_run_with_a_record(
     path = make_notebook("01_x", "# X", "1")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RunError, match="01_x failed") as caught:
-        run_notebooks([path], workspace=workspace, on_progress=silent, start_timeout=20)
+        run_notebooks([path], workspace=workspace, on_progress=silent, options=Options(start_timeout=20))
     assert caught.value.why.startswith("the notebook could not be run: RuntimeError: Kernel died")
     assert caught.value.record is not None
     assert (caught.value.record / "01_x.html").is_file()

@@ -1,0 +1,100 @@
+"""Provenance of a run: its user and host, the revision of the code, the CI run, and the versions of the tools."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+from ops import __version__
+from ops.workspace import PROJECT_ROOT
+
+_GIT_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Who made a run, with what.
+
+    Parameters:
+        who: ``user`` and ``host``.
+        revision: ``commit``, and ``dirty`` when tracked files differ from it; empty outside of a Git repository.
+        ci: ``provider``, ``run``, ``url``, ``workflow``, ``event`` and ``actor`` of a CI run; empty elsewhere.
+        versions: of Python, this project and the tools that run notebooks.
+    """
+
+    who: Mapping[str, str] = field(default_factory=dict)
+    revision: Mapping[str, Any] = field(default_factory=dict)
+    ci: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_now(cls, *, root: Path = PROJECT_ROOT) -> Self:
+        """That of this process, with the clone *root*."""
+        return cls(_who(), revision(root), _ci(os.environ), _versions())
+
+    @classmethod
+    def from_json(cls, stored: MutableMapping[str, Any]) -> Self:
+        """Take the fields out of a stored record; those that an earlier version did not write are empty."""
+        return cls(**{each.name: stored.pop(each.name, {}) for each in fields(cls)})
+
+
+def revision(root: Path = PROJECT_ROOT) -> Mapping[str, Any]:
+    """The commit that is checked out in *root*, and whether tracked files differ from it; empty when unknown."""
+    try:
+        top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(top).resolve() != root.resolve():  # an unpacked archive within somebody's repository
+            return {}
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {}
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS)
+    return done.stdout.strip()
+
+
+def _who() -> Mapping[str, str]:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without an entry in /etc/passwd; KeyError before Python 3.13
+        user = str(os.getuid())
+    return {"user": user, "host": socket.gethostname()}
+
+
+def _ci(variables: Mapping[str, str]) -> Mapping[str, str]:
+    if variables.get("GITHUB_ACTIONS") != "true":
+        return {"provider": "unknown"} if variables.get("CI") else {}
+    run = variables.get("GITHUB_RUN_ID", "")
+    found = {
+        "provider": "github",
+        "run": run,
+        "attempt": variables.get("GITHUB_RUN_ATTEMPT", ""),
+        "url": "/".join(
+            [variables.get("GITHUB_SERVER_URL", ""), variables.get("GITHUB_REPOSITORY", ""), "actions", "runs", run]
+        ),
+        "workflow": variables.get("GITHUB_WORKFLOW", ""),
+        "event": variables.get("GITHUB_EVENT_NAME", ""),
+        "actor": variables.get("GITHUB_ACTOR", ""),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _versions() -> Mapping[str, str]:
+    found = {"python": platform.python_version(), "pypi-runbook": __version__}
+    for distribution in ("papermill", "nbclient", "ipykernel"):
+        try:
+            found[distribution] = version(distribution)
+        except PackageNotFoundError:
+            found[distribution] = "unknown"
+    return found

@@ -1,0 +1,149 @@
+"""Summaries of a run for people: lines for a terminal, Markdown for a job's page, commands for GitHub's log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from ops.output_metadata import change_line
+from ops.runbook import record as outcomes
+from ops.runbook.progress import write
+from ops.runbook.record import PLAN_ONLY, Failure, NotebookRecord, Record
+
+_WORDS = {outcomes.SUCCEEDED: "ok", outcomes.RUNNING: "running"}
+
+
+def plan_lines(entry: NotebookRecord) -> tuple[str, ...]:
+    """The plan of a notebook: a line for each change, and their number."""
+    if entry.plan is None:
+        return ()
+    if entry.plan.get("held"):
+        return (entry.plan["held"],)
+    lines = [change_line(change) for change in entry.plan["changes"] if change["sign"]]
+    count = len(entry.pending)
+    return (*lines, f"{count} to make" if count else "Nothing of it stays." if lines else "Nothing to change.")
+
+
+def change_lines(entry: NotebookRecord) -> tuple[str, ...]:
+    """What a notebook has changed, and its number."""
+    if entry.changes is None:
+        return ()
+    lines = [f"{change['thing']}: {change['done']}" for change in entry.changes]
+    return (*lines, f"Done: {len(lines)} changed")
+
+
+def lines(entry: NotebookRecord) -> tuple[str, ...]:
+    """What a notebook has told last: its outcome, or else its plan."""
+    return change_lines(entry) or plan_lines(entry)
+
+
+def counts(record: Record) -> str:
+    """The recap in one line: ``2 ok, 4 changed, 0 failed, 1 skipped``."""
+    ended = [entry.outcome for entry in record.notebooks]
+    ok, skipped = ended.count(outcomes.SUCCEEDED), ended.count(outcomes.SKIPPED)
+    changed = sum(len(entry.changes or ()) for entry in record.notebooks)
+    return f"{ok} ok, {changed} changed, {len(ended) - ok - skipped} failed, {skipped} skipped"
+
+
+def recap(record: Record) -> str:
+    """A line for each notebook of a finished run, and the counts."""
+    rows = [
+        (entry.name, _WORDS.get(entry.outcome, entry.outcome), _told(record, entry), _duration(entry))
+        for entry in record.notebooks
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
+    text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return f"{text}\n{counts(record)}" if len(rows) > 1 else text
+
+
+def tell(record: Record, stream: TextIO, variables: Mapping[str, str]) -> None:
+    """Show the recap of a run; in a job of GitHub also as commands for its log and on its page.
+
+    Parameters:
+        record: of a run that has ended.
+        stream: for the recap and the commands.
+        variables: ``GITHUB_ACTIONS``, and ``GITHUB_STEP_SUMMARY``, which names the file of the job's page.
+    """
+    write(stream, f"\n{recap(record)}\n")
+    if variables.get("GITHUB_ACTIONS") == "true" and (commands := workflow_commands(record)):
+        write(stream, f"{commands}\n")
+    if page := variables.get("GITHUB_STEP_SUMMARY"):
+        with Path(page).open("a", encoding="utf-8") as file:
+            file.write(markdown([record]))
+
+
+def workflow_commands(record: Record) -> str:
+    """Commands for GitHub's log: an error for the failure, a notice for each plan and outcome.
+
+    Format: GitHub, "Workflow commands for GitHub Actions".
+    """
+    found = [
+        f"::notice title={_property(entry.name)}::{_data(told)}"
+        for entry in record.notebooks
+        if entry.outcome == outcomes.SUCCEEDED and (told := _told(record, entry))
+    ]
+    if record.error is not None:
+        title = record.error.notebook or record.name
+        found.append(f"::error title={_property(title)}::{_data(reason(record.error))}")
+    return "\n".join(found)
+
+
+def reason(error: Failure) -> str:
+    """Why a run failed and what to do, as sentences."""
+    parts = [f"{error.what}: {error.why}" if error.why else error.what, error.todo]
+    return " ".join(f"{part.rstrip('.')}." for part in parts if part)
+
+
+def markdown(records: Iterable[Record]) -> str:
+    """A section for each run, in GitHub's Markdown."""
+    return "\n\n".join(map(_section, records)) + "\n"
+
+
+def _section(record: Record) -> str:
+    purpose = "Plan" if record.purpose == PLAN_ONLY else "Run"
+    found = [f"### {purpose} {_cell(record.name)}: {record.outcome}", counts(record)]
+    if record.error is not None:
+        step = f" in the step *{_cell(record.error.step)}*" if record.error.step else ""
+        found.append(f"**{_cell(record.error.notebook or record.name)} failed{step}.** {_cell(reason(record.error))}")
+    rows = ["| notebook | where | outcome | changes | time |", "|---|---|---|---|---|"]
+    for entry in record.notebooks:
+        where = ".".join(part for part in (entry.target, entry.environment) if part)
+        cells = (entry.name, where, entry.outcome, _told(record, entry), _duration(entry))
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    found.append("\n".join(rows))
+    for entry in record.notebooks:
+        for title, text in (("plan", plan_lines(entry)), ("changes", change_lines(entry))):
+            if text and (title == "changes" or entry.changes is None):
+                # A fence longer than any in the text cannot be closed by it.
+                found.append(f"**{_cell(entry.name)}**, {title}:\n\n````diff\n" + "\n".join(text) + "\n````")
+        steps = [f"| {_cell(step.title)} | {step.outcome} | {step.seconds:.1f} |" for step in entry.steps]
+        table = "\n".join(["| step | outcome | seconds |", "|---|---|---|", *steps])
+        found.append(f"<details><summary>Steps of {_cell(entry.name)}</summary>\n\n{table}\n\n</details>")
+    return "\n\n".join(found)
+
+
+def _told(record: Record, entry: NotebookRecord) -> str:
+    if entry.changes is not None:
+        return f"{len(entry.changes)} changed"
+    if entry.plan is not None and (record.purpose == PLAN_ONLY or entry.outcome != outcomes.SUCCEEDED):
+        return f"{len(entry.pending)} to make"
+    return ""
+
+
+def _duration(entry: NotebookRecord) -> str:
+    return f"{entry.seconds:.1f} s" if entry.outcome != outcomes.SKIPPED else ""
+
+
+def _cell(text: str) -> str:
+    """Text that neither ends a table's cell nor becomes HTML."""
+    safe = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return " ".join(safe.split())
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
