@@ -26,11 +26,11 @@ def plan_lines(entry: NotebookRecord) -> tuple[str, ...]:
 
 
 def change_lines(entry: NotebookRecord) -> tuple[str, ...]:
-    """What a notebook has changed, and its number."""
+    """The changes that a notebook has made, their number, and its note."""
     if entry.changes is None:
         return ()
     lines = [f"{change['thing']}: {change['done']}" for change in entry.changes]
-    return (*lines, f"Done: {len(lines)} changed")
+    return (*lines, f"Done: {len(lines)} changed", *filter(None, [entry.note]))
 
 
 def lines(entry: NotebookRecord) -> tuple[str, ...]:
