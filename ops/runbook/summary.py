@@ -117,8 +117,11 @@ def _section(record: Record) -> str:
             if text and (title == "changes" or entry.changes is None):
                 # A fence longer than any in the text cannot be closed by it.
                 found.append(f"**{_cell(entry.name)}**, {title}:\n\n````diff\n" + "\n".join(text) + "\n````")
-        steps = [f"| {_cell(step.title)} | {step.outcome} | {step.seconds:.1f} |" for step in entry.steps]
-        table = "\n".join(["| step | outcome | seconds |", "|---|---|---|", *steps])
+        steps = [
+            f"| {_cell(entry.name)} | {_cell(step.title)} | {step.outcome} | {step.seconds:.1f} |"
+            for step in entry.steps
+        ]
+        table = "\n".join(["| notebook | step | outcome | seconds |", "|---|---|---|---|", *steps])
         found.append(f"<details><summary>Steps of {_cell(entry.name)}</summary>\n\n{table}\n\n</details>")
     return "\n\n".join(found)
 

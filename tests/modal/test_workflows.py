@@ -301,7 +301,7 @@ def test_a_secret_in_a_record_stops_the_upload(tmp_path: Path) -> None:
     record.mkdir(parents=True)
     (record / "x.html").write_text(f"<p>{TOKEN}</p>")
     done = subprocess.run(
-        [sys.executable, ".github/records.py", "scan"],
+        [sys.executable, "-m", "ops.cli", "records", "scan"],
         cwd=PROJECT_ROOT,
         env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "PYPI_RUNBOOK_HOME": str(tmp_path), "AUTH_TOKEN": TOKEN},
         capture_output=True,
@@ -310,7 +310,7 @@ def test_a_secret_in_a_record_stops_the_upload(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 1, done.stderr
-    assert "a secret stands in 20260101T000000Z-x/x.html" in done.stdout
+    assert "a secret stood in 20260101T000000Z-x/x.html" in done.stdout
     assert TOKEN not in done.stdout
 
 
