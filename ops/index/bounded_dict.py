@@ -30,15 +30,16 @@ class BoundedDict(dict[K, V]):
     def __init__(self, limit: int, weigh: Callable[[V], int] | None = None) -> None:
         super().__init__()
         self._limit = limit
-        self._weigh = weigh or (lambda _: 1)
+        self._weigh = weigh
         self._weight = 0
         self._lock = threading.RLock()
 
     def __setitem__(self, key: K, value: V) -> None:
         with self._lock:
-            self.pop(key, None)
+            if key in self:
+                self.pop(key)
             super().__setitem__(key, value)
-            self._weight += self._weigh(value)
+            self._weight += 1 if self._weigh is None else self._weigh(value)
             while self._weight > self._limit and len(self) > 1:
                 del self[next(iter(self))]
 
@@ -57,7 +58,7 @@ class BoundedDict(dict[K, V]):
                     raise KeyError(key)
                 return default
             value = super().pop(key)
-            self._weight -= self._weigh(value)
+            self._weight -= 1 if self._weigh is None else self._weigh(value)
             return value
 
     def clear(self) -> None:

@@ -1,16 +1,15 @@
 """Audit log: who did what, when and from where, in append-only JSON lines.
 
-A change has its line before it is made, so that no server that is killed takes one with it. What became of it is told
-when it is not what the line says: ``….undone`` when everything is as it was before, ``….unconfirmed`` when the change
-is not known to be kept, and ``user.change_failed`` for users. A line without a counterpart, about a change that is not
-there, is of a server that was killed between the two.
+The line of a change is written before the change is made, so that a server that is killed in between leaves a line
+without a change, never a change without a line. A second line follows if the change does not stay: ``….undone`` if all
+is as before, ``….unconfirmed`` if the change may or may not be durable, ``user.change_failed`` for users.
 
-A refused login has its line within a second, unless it repeats: of the refusals of one user from one address within a
-minute the first is written, and the rest is a number (``more``) in a line at the end of that minute. So is everything
-about refusals beyond 60 lines a minute (``others``): who guesses fills no disk.
+A refused login is written within a second. Of the refusals of one user from one address within a minute only the first
+is written; a line at the end of that minute counts the rest (``more``). Refusals beyond 60 lines a minute are counted
+together (``others``), so that guessing does not fill the disk.
 
-Files older than the option ``audit_days``, and the oldest of more than ``audit_bytes``, are removed by a server that
-writes its first line of a day to the same folder. A line (``audit.expired``) names them before.
+A server that writes its first line of a day removes files older than the option ``audit_days``, and the oldest ones
+beyond ``audit_bytes``. A line written before (``audit.expired``) names them.
 """
 
 from __future__ import annotations
@@ -27,50 +26,48 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-from ops.index.auth.audit_files import AuditFiles
-from ops.index.auth.retention import expired
+from ops.index.auth.audit_files import AuditFiles, expired
 from ops.index.config import Options
 from ops.index.errors import StorageBusy
 from ops.index.storage.storage import Storage
 
 SERVER_FOLDER: Final = ".index/audit"
-"""On the packages volume; stock pypiserver ignores folders that begin with a dot."""
+"""On the packages volume. Stock pypiserver ignores folders that begin with a dot."""
 
 ADMIN_FOLDER: Final = ".audit"
 """On the credentials volume."""
 
 _REFUSALS: Final = frozenset({"login.refused", "login.throttled", "admin.refused", "admin.throttled"})
-"""What anybody can cause as often as they like, and what is therefore summed up."""
+"""Events that anybody can cause at will, and that are therefore summarized."""
 
 _SECRET: Final = ("password", "authorization", "token", "secret", "hash")
-_LONGEST: Final = 500
+_MAX_LENGTH: Final = 500
 
 _WINDOW: Final = 60.0
-"""Seconds for which the refusals of one user from one address become one line."""
+"""Seconds over which the refusals of one user from one address are summarized."""
 
-_LINES: Final = 60
-"""Lines about refusals in one window, whoever they are about: at most some 30 MB a day, however many guess."""
+_MAX_LINES: Final = 60
+"""Lines about refusals in one window, of all users and addresses: at most some 30 MB a day."""
 
-_WAITING: Final = 1000
-"""Lines that wait in memory for room on the disk, or for a storage that takes none now."""
+_MAX_UNWRITTEN: Final = 1000
+"""Lines that wait in memory while the disk is full or the storage is busy."""
 
 _log = logging.getLogger(__name__)
 
 
 class Audit:
-    """Notes events in a :class:`~ops.index.auth.audit_files.AuditFiles`.
+    """Records events in the audit log.
 
-    Recording never fails: when it cannot be written, that is logged once, and the request goes on. Room is held back
-    for it, so that a full disk loses no line about a change; what does not even fit there is kept in memory until there
-    is room, as long as it is no more than 1,000 lines.
+    Recording never raises: if a line cannot be written, that is logged once, and the request goes on. Disk space is
+    reserved for lines about changes; if even that is used up, up to 1,000 lines wait in memory until there is room.
 
-    A change of packages or users is on the disk when :meth:`record` returns; on a shared storage the caller's next
-    commit makes it durable. It blocks: call it from a thread. A refused login is written by a thread of its own, soon.
+    A change of packages or users is on the disk when :meth:`record` returns; on a shared storage, the caller's next
+    commit makes it durable. It blocks: call it from a thread. Refused logins are written by a thread of their own.
 
     Parameters:
-        storage: the volume that the folder lies on.
+        storage: the volume with the log.
         folder: below its directory, ``.index/audit`` or ``.audit``.
-        options: has the server's name, ``audit_days`` and ``audit_bytes``.
+        options: the server's name, ``audit_days`` and ``audit_bytes``.
         clock: seconds since the epoch.
     """
 
@@ -84,10 +81,10 @@ class Audit:
     ) -> None:
         self._options = options or Options()
         name = self._options.instance
-        # The random part keeps apart two containers that were given one name.
-        self._journal = AuditFiles(storage, folder, f"{_plain(name) or os.getpid()}-{secrets.token_hex(3)}")
+        # The random part tells apart containers that were given the same name.
+        self._files = AuditFiles(storage, folder, f"{_safe(name) or os.getpid()}-{secrets.token_hex(3)}")
         self._clock = clock
-        self._lock = threading.Lock()  # never held while a file is waited for
+        self._lock = threading.Lock()  # never held during I/O
         self._failing: set[str] = set()
         self._refusals = _Refusals()
         self._writer: _Writer | None = None
@@ -95,24 +92,24 @@ class Audit:
         self._unwritten: list[bytes] = []
 
     def hold_back(self) -> None:
-        """Hold room back on the disk for lines to come. Never raises."""
-        self._journal.hold_back()
+        """Reserve disk space for lines to come. Never raises."""
+        self._files.hold_back()
 
     def record(self, event: str, *, user: str, address: str, **details: object) -> None:
-        """Note one event. Never raises.
+        """Record one event, durably unless it is a refusal. Never raises.
 
         Parameters:
             event: such as ``upload``, ``yank``, ``user.created`` or ``login.refused``.
-            user: who. For a login that was refused only a name that is known, see :func:`claimed`.
-            address: from where.
-            details: anything that JSON can say; never a secret.
+            user: its user. A name that no user has is masked before, see :func:`masked_name`.
+            address: of the client.
+            details: values for JSON; never a secret.
         """
         self.note(event, user=user, address=address, **details)
         if event not in _REFUSALS:
             self.sync()
 
     def note(self, event: str, *, user: str, address: str, **details: object) -> None:
-        """Note one event that is on the disk when the next :meth:`sync` returns. Never raises.
+        """Record one event, durably once the next :meth:`sync` returns. Never raises.
 
         The parameters are those of :meth:`record`.
         """
@@ -125,36 +122,36 @@ class Audit:
             self._append([_line(now, event, user, address, details)])
 
     def sync(self) -> None:
-        """Have all on the disk that was noted before. Never raises."""
+        """Make all lines durable that were noted before. Never raises."""
         if self._unwritten:
             self._append([])
-        with self._told("made durable"):
-            self._journal.sync()
+        with self._failures_logged("made durable"):
+            self._files.sync()
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Write all lines that are waiting."""
         with self._lock:
             lines = self._refusals.take(self._clock(), everything=True)
         self._append(lines, reserved=False)
 
     def close(self) -> None:
-        """Write what is waiting, and stop."""
+        """Write all lines that are waiting, and stop the thread."""
         with self._lock:
             writer, self._writer = self._writer, None
         if writer is not None:
             writer.stop()
         self.flush()
-        with self._told("made durable"):
-            self._journal.close()
+        with self._failures_logged("made durable"):
+            self._files.close()
 
     def _write_soon(self) -> None:
-        """Called with the lock."""
+        """Start the thread, with the lock held."""
         if self._writer is None:
-            with contextlib.suppress(RuntimeError):  # no thread can be had now: the next line asks again
+            with contextlib.suppress(RuntimeError):  # no new thread: the next line tries again
                 self._writer = _Writer(self._write)
 
     def _write(self) -> None:
-        """What the last second left."""
+        """Write the refusals of the last second."""
         with self._lock:
             lines = self._refusals.take(self._clock())
         self._append(lines, reserved=False)
@@ -167,14 +164,14 @@ class Audit:
         if _log.isEnabledFor(logging.INFO):
             for line in lines:
                 _log.info("%s", line.decode().rstrip())
-        with self._told("written"):
-            today = _moment(self._clock())[:10]
+        with self._failures_logged("written"):
+            today = _timestamp(self._clock())[:10]
             try:
-                self._journal.append(today, b"".join([*waiting, *lines]), reserved=reserved)
+                self._files.append(today, b"".join([*waiting, *lines]), reserved=reserved)
             except (OSError, StorageBusy) as error:
                 with self._lock:
-                    self._unwritten = [*waiting, *(lines if reserved else []), *self._unwritten][:_WAITING]
-                    if isinstance(error, StorageBusy):  # by a commit that does not end: they are written when it has
+                    self._unwritten = [*waiting, *(lines if reserved else []), *self._unwritten][:_MAX_UNWRITTEN]
+                    if isinstance(error, StorageBusy):  # the thread writes them after the commit
                         self._write_soon()
                 raise
             with self._lock:
@@ -183,36 +180,32 @@ class Audit:
                 self._expire(today)
 
     def _expire(self, today: str) -> None:
-        """Remove files that have been kept for long enough."""
+        """Remove expired files."""
         days, limit = self._options.audit_days, self._options.audit_bytes
         try:
-            old = expired(self._journal.files(), today=today, days=days, limit=limit)
+            old = expired(self._files.files(), today=today, days=days, limit=limit)
             if old:
                 names = [file.name for file in old]
                 self.record("audit.expired", user="", address="", files=names, days=days, bytes=limit)
             for file in old:
-                self._journal.remove(file.name)
+                self._files.remove(file.name)
         except OSError as error:
-            _log.warning("old files of the audit log stay: %s", error)
+            _log.warning("expired files of the audit log could not be removed: %s", error)
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """A failure is told once, until the same works again."""
+    def _failures_logged(self, what: str) -> Iterator[None]:
+        """Log a failure instead of raising it, once until the same works again."""
         try:
             yield
             self._failing.discard(what)
         except (OSError, StorageBusy) as error:
             if what not in self._failing:
-                _log.error("the audit log cannot be %s, and its lines wait in memory, up to a number: %s", what, error)
+                _log.error("the audit log cannot be %s; up to %d lines wait in memory: %s", what, _MAX_UNWRITTEN, error)
             self._failing.add(what)
 
 
 class _Writer:
-    """A thread that writes once a second, until it is stopped.
-
-    Parameters:
-        write: what it calls.
-    """
+    """Thread that calls *write* once a second, until it is stopped."""
 
     def __init__(self, write: Callable[[], None]) -> None:
         self._stopping = threading.Event()
@@ -220,7 +213,7 @@ class _Writer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it; what it is writing is written."""
+        """Stop it, after a call that is under way."""
         self._stopping.set()
         self._thread.join(5)
 
@@ -230,7 +223,7 @@ class _Writer:
 
 
 class _Refusals:
-    """Refused logins, summed up: the first of a user from an address at once, the rest as a number."""
+    """Summary of refused logins: the first of a user from an address as a line, the rest as a number."""
 
     def __init__(self) -> None:
         self._until = 0.0
@@ -245,7 +238,7 @@ class _Refusals:
         key = (event, user, address)
         if key in self._counts:
             self._counts[key] += 1
-        elif self._written < _LINES:
+        elif self._written < _MAX_LINES:
             self._counts[key] = 0
             self._written += 1
             self._lines.append(_line(now, event, user, address, details))
@@ -259,7 +252,7 @@ class _Refusals:
         return lines
 
     def _close(self, now: float) -> None:
-        """Sum up the window that ends, and begin the next."""
+        """Write the counts of the window that ends, and begin the next."""
         for (event, user, address), count in self._counts.items():
             if count:
                 self._lines.append(_line(now, event, user, address, {"more": count, "seconds": _WINDOW}))
@@ -270,17 +263,17 @@ class _Refusals:
         self._until = now + _WINDOW
 
 
-def claimed(username: str) -> str:
-    """A name that no user has, as the log may show it: somebody may have typed a password or a token there."""
-    return f"{_shown(username[:2])}… (unknown, {len(username)} characters)" if username else ""
+def masked_name(username: str) -> str:
+    """A name that no user has, for the log: people type passwords and tokens into that field."""
+    return f"{_shortened(username[:2])}… (unknown, {len(username)} characters)" if username else ""
 
 
 def _line(now: float, event: str, user: str, address: str, details: dict[str, object]) -> bytes:
     entry: dict[str, object] = {
-        "time": _moment(now),
+        "time": _timestamp(now),
         "event": event,
-        "user": _shown(user),
-        "address": _shown(address),
+        "user": _shortened(user),
+        "address": _shortened(address),
     }
     for key, value in details.items():
         if value is None or isinstance(value, bool | int | float):
@@ -288,22 +281,22 @@ def _line(now: float, event: str, user: str, address: str, details: dict[str, ob
         elif any(word in key.lower() for word in _SECRET):
             entry[key] = "********"
         elif isinstance(value, list | tuple | set | frozenset):
-            entry[key] = [_shown(str(item)) for item in value]
+            entry[key] = [_shortened(str(item)) for item in value]
         else:
-            entry[key] = _shown(str(value))
+            entry[key] = _shortened(str(value))
     return json.dumps(entry).encode("ascii") + b"\n"
 
 
-def _moment(now: float) -> str:
-    """Seconds since the epoch in UTC (RFC 3339)."""
+def _timestamp(now: float) -> str:
+    """Seconds since the epoch, as UTC (RFC 3339)."""
     return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _shown(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_LENGTH else text[:_MAX_LENGTH] + "…"
 
 
-def _plain(name: str) -> str:
+def _safe(name: str) -> str:
     return "".join(
         character if character.isascii() and (character.isalnum() or character in "-_") else "-" for character in name
     )[:40]

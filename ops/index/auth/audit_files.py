@@ -1,4 +1,4 @@
-"""Files that only grow, one a day: what the audit log is written to."""
+"""Files of the audit log: one per day and server, append-only, removed by age and size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 import re
 import threading
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 from ops.index.storage.files import FULL, remove, sync_folder
 from ops.index.storage.reserve import Reserve
@@ -20,8 +22,8 @@ _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
-    """A file that is held open: which, and how."""
+class _DayFile:
+    """An open file."""
 
     path: str
     descriptor: int
@@ -29,10 +31,10 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """One file of a journal, by whatever server.
+    """One file of the log, of any server.
 
     Parameters:
-        name: begins with its day.
+        name: begins with the day.
         size: bytes.
     """
 
@@ -41,30 +43,30 @@ class LogFile:
 
     @property
     def day(self) -> str:
-        """Such as ``2026-01-31``."""
+        """In UTC, such as ``2026-01-31``."""
         return self.name[:10]
 
 
 class AuditFiles:
-    """Appends to the files of one server, so that no two servers of a Volume ever write the same file.
+    """Appends to the files of one server: no two servers of a Volume ever write the same file.
 
-    On this machine the day's file stays open; on a shared storage it must not, and is opened for each write. When the
-    disk is full, lines go where room was held back for them.
+    On a local disk the day's file stays open; on a shared storage an open file would make reloads fail, so it is opened
+    for each write. If the disk is full, lines use the space reserved for them.
 
     Parameters:
-        storage: the volume that the folder lies on.
-        folder: below its directory; made when the first line is written.
-        name: of the server, in the names of its files.
+        storage: the volume with the log.
+        folder: below its directory; created with the first line.
+        name: of the server, part of the file names.
     """
 
     def __init__(self, storage: Storage, folder: str, name: str) -> None:
         self._storage = storage
         self._folder = f"{storage.directory}/{folder}"
         self._name = name
-        self._lock = threading.Lock()  # held while a commit is waited for
-        self._files: list[_Open] = []  # all that are open: today's, and others until they are durable
-        self._today: _Open | None = None
-        self._over = False
+        self._lock = threading.Lock()  # held while waiting for a commit
+        self._files: list[_DayFile] = []  # open: today's, and earlier ones until they are durable
+        self._today: _DayFile | None = None
+        self._closing = False
         self._new = False
         self._sync = SharedRun(self._sync_files)
         self._reserve = Reserve(storage, f"{folder}.reserve")
@@ -72,15 +74,15 @@ class AuditFiles:
         weakref.finalize(self, _close_all, self._files)
 
     def append(self, day: str, content: bytes, *, reserved: bool = True) -> None:
-        """Add whole lines to a day's file: all of them or nothing.
+        """Append whole lines to a day's file: all of them or none.
 
         Parameters:
-            day: such as ``2026-01-31``, which begins the file's name.
+            day: such as ``2026-01-31``.
             content: the lines.
-            reserved: whether they may take the room that was held back.
+            reserved: True if they may use the reserved space.
 
         Raises:
-            OSError: nothing was added.
+            OSError: nothing was appended.
         """
         path = f"{self._folder}/{day}.{self._name}.jsonl"
         with self._lock, self._storage.reading():
@@ -95,39 +97,39 @@ class AuditFiles:
                     break
 
     def hold_back(self) -> None:
-        """Hold room back on the disk for lines to come, as far as there is any. Never raises."""
+        """Reserve disk space for lines to come, if there is any. Never raises."""
         self._reserve.fill()
 
     def files(self) -> list[LogFile]:
-        """The files of all servers in the folder, the oldest first.
+        """List the files of all servers, the oldest first.
 
         Raises:
-            OSError: it cannot be told.
+            OSError: the folder cannot be read.
         """
         found = []
         with self._storage.reading(), contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
                 if _NAME.fullmatch(entry.name):
-                    with contextlib.suppress(FileNotFoundError):  # another server has removed it just now
+                    with contextlib.suppress(FileNotFoundError):  # removed by another server meanwhile
                         found.append(LogFile(entry.name, entry.stat(follow_symlinks=False).st_size))
         return sorted(found, key=lambda file: file.name)
 
     def remove(self, name: str) -> None:
-        """Remove one of the files; it may be gone already.
+        """Remove one of the files, if it is there.
 
         Raises:
-            OSError: it stays.
+            OSError: it cannot be removed.
         """
         with self._storage.reading():
             remove(f"{self._folder}/{name}")
 
     def sync(self) -> None:
-        """Make all lines durable that were added before; those who ask together share the work.
+        """Make all lines durable that were appended before; concurrent callers share the work.
 
-        On a shared storage it does nothing: the next commit does it.
+        On a shared storage the next commit does that, and this does nothing.
 
         Raises:
-            OSError: they are not known to be.
+            OSError: they may not be durable.
         """
         if not self._storage.shared:
             self._sync()
@@ -136,39 +138,39 @@ class AuditFiles:
                 self._reserve.fill()
 
     def close(self) -> None:
-        """Make the lines durable, and let go of the files. More may be written later.
+        """Make all lines durable, and close the files. More lines may follow later.
 
         Raises:
-            OSError: they are not known to be durable.
+            OSError: they may not be durable.
         """
-        self._over = True
+        self._closing = True
         self.sync()
 
     def _append(self, path: str, content: bytes) -> None:
         if self._storage.shared:
-            descriptor = self._opened(path)
+            descriptor = self._open(path)
             try:
                 _append(descriptor, content, os.fstat(descriptor))
             finally:
                 os.close(descriptor)
         else:
-            descriptor, status = self._held_open(path)
+            descriptor, status = self._today_open(path)
             _append(descriptor, content, status)
 
-    def _held_open(self, path: str) -> tuple[int, os.stat_result]:
-        """The file that is held open for today, and how it is now."""
+    def _today_open(self, path: str) -> tuple[int, os.stat_result]:
+        """Descriptor and status of today's file, opened if need be."""
         today = self._today
         if today is not None and today.path == path:
             status = os.fstat(today.descriptor)
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(status, os.stat(path)):  # noqa: PTH116 - else somebody has removed it
+                if os.path.samestat(status, os.stat(path)):  # noqa: PTH116 - else somebody has removed or replaced it
                     return today.descriptor, status
-        today = self._today = _Open(path, self._opened(path))
+        today = self._today = _DayFile(path, self._open(path))
         self._files.append(today)
-        self._over = False
+        self._closing = False
         return today.descriptor, os.fstat(today.descriptor)
 
-    def _opened(self, path: str) -> int:
+    def _open(self, path: str) -> int:
         with contextlib.suppress(FileNotFoundError):
             return os.open(path, _FLAGS)
         os.makedirs(self._folder, exist_ok=True)  # noqa: PTH103
@@ -179,9 +181,9 @@ class AuditFiles:
         with self._lock:
             files, new = list(self._files), self._new
             self._new = False
-            if self._over:
+            if self._closing:
                 self._today = None
-            over = [file for file in files if file is not self._today]  # nothing is added to these any more
+            complete = [file for file in files if file is not self._today]
         try:
             for file in files:
                 os.fsync(file.descriptor)
@@ -191,19 +193,45 @@ class AuditFiles:
             self._new = self._new or new
             raise
         with self._lock:
-            for file in over:
+            for file in complete:
                 self._files.remove(file)
                 os.close(file.descriptor)
 
 
+def expired(files: Iterable[LogFile], *, today: str, days: int, limit: int) -> list[LogFile]:
+    """Select the files to remove, the oldest first.
+
+    Never one of today or yesterday: a server whose clock is behind may still be writing it.
+
+    Parameters:
+        files: of all servers, the oldest first.
+        today: in UTC, such as ``2026-01-31``.
+        days: for which files are kept, before today; 0 for ever.
+        limit: bytes of all files together; 0 for no limit.
+    """
+    files = list(files)
+    now = date.fromisoformat(today)
+    yesterday, first = (now - timedelta(days=1)).isoformat(), ""
+    if days:
+        first = (now - timedelta(days=min(days, now.toordinal() - 1))).isoformat()
+    size = sum(file.size for file in files)
+    found = []
+    for file in files:
+        if file.day >= yesterday or not (file.day < first or (limit and size > limit)):
+            break
+        found.append(file)
+        size -= file.size
+    return found
+
+
 def _append(descriptor: int, content: bytes, before: os.stat_result) -> None:
-    if os.write(descriptor, content) < len(content):  # a full disk: no line may be torn
+    if os.write(descriptor, content) < len(content):  # the disk is full: leave no part of a line
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, before.st_size)
         raise OSError(errno.ENOSPC, "the disk is full")
 
 
-def _close_all(files: list[_Open]) -> None:
-    """For a journal that nobody holds any more."""
+def _close_all(files: list[_DayFile]) -> None:
+    """Called when the AuditFiles are garbage."""
     for file in files:
         os.close(file.descriptor)

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final
 
-from ops.index.auth.audit import Audit, claimed
+from ops.index.auth.audit import Audit, masked_name
 from ops.index.auth.credentials import BasicCredentials
 from ops.index.auth.passwords import verify
 from ops.index.auth.roles import Identity
@@ -312,7 +312,7 @@ class Authenticator:
 
     def _refuse(self, event: str, credentials: BasicCredentials, address: str, *, why: str = "") -> None:
         name = credentials.username
-        self._record(event, name if name in self._user_cache.accounts else claimed(name), address, why=why)
+        self._record(event, name if name in self._user_cache.accounts else masked_name(name), address, why=why)
 
     def _record(self, event: str, user: str, address: str, *, why: str = "") -> None:
         if self._audit is not None:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 from ops.index.auth.credential_files import GROUPS, PASSWORDS, CredentialFiles
-from ops.index.auth.passwords import NAME_BYTES, decoded, useless
+from ops.index.auth.passwords import NAME_BYTES, decoded, defect
 from ops.index.auth.roles import PROJECT, Role, group_of
 from ops.index.auth.users import PasswordFile, Signature, Users, entry_of
 from ops.index.config import Options
@@ -126,7 +126,7 @@ def password_problems(content: bytes) -> Iterator[Problem]:
             yield Problem(number, "there is no colon after a user name: write NAME:HASH, as htpasswd -B does")
             continue
         username = decoded(name)
-        reason = _unsendable(username) or useless(digest)
+        reason = _unsendable(username) or defect(digest)
         if username in first:
             yield Problem(number, f"it is for the user of line {first[username]}, which counts: remove one of the two")
         elif reason is not None:

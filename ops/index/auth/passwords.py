@@ -1,4 +1,4 @@
-"""Passwords as an ``.htpasswd`` keeps them: made with bcrypt only, read in every format that stock tools write."""
+"""Passwords and their hashes in ``.htpasswd``: written as bcrypt, verified in every format that stock tools write."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from passlib.context import CryptContext
 
 PASSWORD_BYTES: Final = range(12, 73)
-"""Fewer can be guessed; bcrypt would ignore what follows the 72nd byte, and bcrypt 5 refuses it."""
+"""Shorter ones can be guessed; bcrypt does not take more than 72 bytes."""
 
 NAME_BYTES: Final = 255
-"""What stock ``htpasswd`` and passlib take."""
+"""The limit of stock ``htpasswd`` and passlib."""
 
 ROUNDS: Final = range(10, 15)
-"""The costs of a hash that is handed in: a lower one protects too little, a higher one holds up everybody's login."""
+"""Accepted costs of a hash: a lower one protects too little, a higher one slows down everybody's login."""
 
 _BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|1[0-7])\$[./A-Za-z0-9]{53}")
 _OTHERS = re.compile(
@@ -30,24 +30,20 @@ _OTHERS = re.compile(
     r"|\$[56]\$(rounds=\d{4,6}\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{43,86}"  # htpasswd -2 and -5
     r"|[./A-Za-z0-9]{13}"  # htpasswd -d
 )
-"""Everything but plain text: passlib would take a locked entry such as ``!$2y$…`` for a password in the clear."""
-
+"""Every format but plain text: passlib would take a locked entry such as ``!$2y$…`` for a plain-text password."""
 
 _LAST_OF_SALT: Final = ".Oeu"
-"""The last of 22 characters of a bcrypt salt has two bits."""
+"""The last of the 22 characters of a bcrypt salt has only two bits."""
 
 
 class InvalidCredentials(BadRequest):
-    """A user name, password, hash or project that cannot be stored. The sentence never holds the secret itself."""
+    """A user name, password, hash or project that cannot be stored. The message never contains a secret."""
 
     status = 422
 
 
 def decoded(field: bytes) -> str:
-    """A field of a file or of a header, in Unicode NFC.
-
-    Bytes that are no UTF-8 are read as Latin-1, which pip and twine send when they can, so that no bytes are an error.
-    """
+    """Decode a field of a file, to Unicode NFC. Never raises: bytes that are not UTF-8 are read as Latin-1."""
     try:
         text = field.decode()
     except UnicodeDecodeError:
@@ -56,14 +52,14 @@ def decoded(field: bytes) -> str:
 
 
 def validated_name(name: str) -> str:
-    """The user name in its one spelling (Unicode NFC), fit for ``.htpasswd``, ``.htgroup``, a URL and a folder.
+    """Check a user name, and return it in Unicode NFC: safe in ``.htpasswd``, ``.htgroup``, a URL and a path.
 
     Parameters:
-        name: as a person typed it; 1 to 255 bytes in UTF-8.
+        name: as typed; 1 to 255 bytes in UTF-8.
 
     Raises:
-        InvalidCredentials: it has a colon (RFC 7617 ends the name there), a character that ends a field or a line in
-            the files, one that cannot be seen, or a separator of paths.
+        InvalidCredentials: it contains a colon (RFC 7617 ends the name there), a character that ends a field or a line
+            of the files, an invisible one, or a path separator.
     """
     if not name:
         raise InvalidCredentials("the user name is empty: give one of 1 to 255 bytes")
@@ -87,11 +83,10 @@ def validated_name(name: str) -> str:
 
 
 def validated_password(password: str) -> bytes:
-    """The bytes of a new password.
+    """Check a new password, and encode it.
 
     Raises:
-        InvalidCredentials: it is not 12 to 72 bytes long in UTF-8, or holds a control character or half a character.
-            The sentence never contains the password.
+        InvalidCredentials: it is not 12 to 72 bytes long in UTF-8, or contains a control character or a lone surrogate.
     """
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in password):
         raise InvalidCredentials("the password holds a control character: leave it out")
@@ -104,14 +99,14 @@ def validated_password(password: str) -> bytes:
 
 
 def validated_hash(digest: str, *, least_rounds: int = ROUNDS.start) -> str:
-    """A bcrypt hash that somebody else computed, as it will stand in the file.
+    """Check a bcrypt hash that was computed elsewhere.
 
     Parameters:
         digest: ``$2a$``, ``$2b$`` or ``$2y$``, the cost, and 53 characters.
-        least_rounds: the lowest cost (a power of two) that is taken.
+        least_rounds: the lowest cost that is accepted, as a power of two.
 
     Raises:
-        InvalidCredentials: it is not one, or its cost is out of bounds. The sentence never contains the hash.
+        InvalidCredentials: it is not a bcrypt hash, or its cost is out of bounds.
     """
     found = _BCRYPT.fullmatch(digest)
     if found is None or not _usable(digest):
@@ -126,7 +121,7 @@ def validated_hash(digest: str, *, least_rounds: int = ROUNDS.start) -> str:
 
 
 def hashed(password: str, rounds: int) -> str:
-    """A new bcrypt hash, in the ``$2y$`` form that Apache's, passlib's and bcrypt's readers all take.
+    """Hash a new password with bcrypt, in the ``$2y$`` form that Apache, passlib and bcrypt all read.
 
     Parameters:
         rounds: the cost, a power of two; 12 takes about a quarter of a second.
@@ -134,18 +129,18 @@ def hashed(password: str, rounds: int) -> str:
     Raises:
         InvalidCredentials: as :func:`validated_password`.
     """
-    # $2y$ and $2b$ name the same algorithm; older Apache libraries know only the first.
+    # $2y$ and $2b$ name the same algorithm; older Apache libraries know only $2y$.
     return "$2y$" + bcrypt.hashpw(validated_password(password), bcrypt.gensalt(rounds)).decode("ascii")[4:]
 
 
 def cost(digest: str) -> int | None:
-    """The bcrypt cost of an entry, or None for another format."""
+    """The bcrypt cost of an entry; None for another format."""
     found = _BCRYPT.fullmatch(digest)
     return int(found[1]) if found else None
 
 
-def useless(digest: str) -> str | None:
-    """Why :func:`verify` can never say yes for this entry, and what to do; None when it can."""
+def defect(digest: str) -> str | None:
+    """Reason why no password can match this entry, and what to do; None if one can."""
     found = _BCRYPT.fullmatch(digest)
     if (found is not None and digest[28] in _LAST_OF_SALT) or _OTHERS.fullmatch(digest) is not None:
         return None
@@ -160,15 +155,15 @@ def useless(digest: str) -> str | None:
 
 
 def verify(password: str, digest: str | None, level: int) -> bool:
-    """Whether the password belongs to the entry. Never raises: what cannot be read matches nothing.
+    """True if the password matches the entry. Never raises.
 
-    Names that exist and names that do not take the same time to refuse, also when the entry was written by
-    ``htpasswd -B`` with its default cost of 5: the rest is made up, as 2^5 + 2^5 + 2^6 + … + 2^11 = 2^12.
+    A refusal takes the same time whether or not the user exists, even if the entry was written by ``htpasswd -B`` with
+    its default cost of 5: decoys add the rest, as 2^5 + 2^5 + 2^6 + … + 2^11 = 2^12.
 
     Parameters:
         password: as the client sent it.
-        digest: the entry, or None for a user who has none.
-        level: the bcrypt cost that every refusal amounts to.
+        digest: the entry; None for an unknown user.
+        level: the bcrypt cost of every refusal.
     """
     spent = None
     try:
@@ -180,7 +175,7 @@ def verify(password: str, digest: str | None, level: int) -> bool:
             spent = int(found[1])
         elif _OTHERS.fullmatch(digest) is not None and _context().verify(password, digest):
             return True
-    except (ValueError, TypeError):  # longer than 72 bytes, NUL, half a character, bits that no salt has
+    except (ValueError, TypeError):  # over 72 bytes, NUL, a lone surrogate, an impossible salt
         spent = None
     for rounds in (level,) if spent is None else range(spent, level):
         bcrypt.checkpw(b"", _decoy(rounds))
@@ -189,13 +184,13 @@ def verify(password: str, digest: str | None, level: int) -> bool:
 
 @lru_cache(maxsize=32)
 def _decoy(rounds: int) -> bytes:
-    """A hash of the given cost that belongs to nothing; only its cost matters."""
+    """A hash of the given cost that no password matches."""
     return b"$2y$%02d$" % rounds + b"." * 53
 
 
 @lru_cache(maxsize=64)
 def _usable(digest: str) -> bool:
-    """Whether bcrypt takes the salt: not all strings of the alphabet are one. Tried at the lowest cost."""
+    """True if bcrypt accepts the salt, which not every string of its alphabet is. Tried at the lowest cost."""
     try:
         bcrypt.checkpw(b"", f"{digest[:4]}04{digest[6:]}".encode("ascii"))
     except ValueError:
@@ -205,7 +200,7 @@ def _usable(digest: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _context() -> CryptContext:
-    # passlib takes a tenth of a second to import, and an index whose entries are all bcrypt never needs it.
+    # Importing passlib takes a tenth of a second, and most indexes have only bcrypt entries.
     from passlib.context import CryptContext
 
     return CryptContext(schemes=["apr_md5_crypt", "ldap_sha1", "sha256_crypt", "sha512_crypt", "des_crypt"])

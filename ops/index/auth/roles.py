@@ -1,8 +1,8 @@
-"""Roles of users and their rights, kept beside ``.htpasswd`` in Apache's group file.
+"""Roles and rights of users, stored beside ``.htpasswd`` in an Apache group file.
 
 reader: bob
 admin: carol
-project/spam: dave            dave may upload spam and nothing else
+project/spam: dave            dave may upload to spam and to no other project
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from packaging.utils import canonicalize_name
 from ops.index.auth.passwords import decoded
 
 PROJECT: Final = "project/"
-"""Before the normalized name of a project (PEP 503): the group of those who are limited to it."""
+"""Prefix of the groups of users that are limited to a project, before its normalized name (PEP 503)."""
 
 
 class Role(StrEnum):
-    """What a user may do. Each may also do what stands before it."""
+    """Rights of a user, in ascending order: each role includes those before it."""
 
     READER = "reader"
-    """Download, list and look."""
+    """Download, list and browse."""
     PUBLISHER = "publisher"
-    """Upload, yank, and set a project's status, all but quarantine. Who is in no group is one, as with stock
+    """Upload, yank, and set a project's status except quarantine. The default for users in no group, as with stock
     pypiserver."""
     ADMIN = "admin"
     """Delete, and set and lift a quarantine."""
@@ -40,8 +40,8 @@ class Identity:
 
     Parameters:
         username: in Unicode NFC.
-        role: what the user may do at most.
-        projects: the normalized names to which a publisher is limited; None for all.
+        role: the user's rights.
+        projects: normalized names of the projects to which a publisher is limited; None for all.
     """
 
     username: str
@@ -50,12 +50,14 @@ class Identity:
 
     @property
     def may_read(self) -> bool:
-        """Whether the user may list and download: everybody who has a login may."""
+        """True if the user may list and download, as every user may."""
         return True
 
     def may_upload(self, project: str) -> bool:
-        """Whether the user may upload to the project of that name, in any spelling (PEP 503), yank from it, and set
-        its status, but for a quarantine.
+        """True if the user may upload to this project, yank from it, and set its status except quarantine.
+
+        Parameters:
+            project: its name, normalized or not (PEP 503).
         """
         if self.role is Role.READER:
             return False
@@ -63,11 +65,11 @@ class Identity:
 
     @property
     def may_administer(self) -> bool:
-        """Whether the user may delete files, and set and lift the quarantine of projects."""
+        """True if the user may delete files, and set and lift the quarantine of projects."""
         return self.role is Role.ADMIN
 
     def limited_to(self, other: Identity) -> Identity:
-        """This user with no more rights than *other* has as well."""
+        """This user with only the rights that *other* has as well."""
         role = min(self.role, other.role, key=list(Role).index)
         limits = [identity.projects for identity in (self, other) if identity.projects is not None]
         projects = frozenset.intersection(*limits) if limits and role is Role.PUBLISHER else None
@@ -79,10 +81,10 @@ class Identity:
 class GroupFile:
     """The text of an Apache group file (``AuthGroupFile``): ``group: member member "a member"``.
 
-    Lines, groups and comments that this index knows nothing of stay as they are. A group may stand on several lines.
+    Comments, other groups and invalid lines are preserved. A group may have several lines.
 
     Parameters:
-        content: the file's bytes; any bytes will do.
+        content: the file's bytes; any bytes are accepted.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -94,7 +96,7 @@ class GroupFile:
         return b"".join(line + b"\n" for line in self._lines)
 
     def groups(self) -> dict[str, set[str]]:
-        """The members of each group that means something here, by its name."""
+        """Members of the groups that mean something here, by group."""
         found: dict[str, set[str]] = {}
         for line in self._lines:
             group, members = _parsed(line)
@@ -103,7 +105,7 @@ class GroupFile:
         return found
 
     def assign(self, username: str, groups: Collection[str]) -> None:
-        """Make the user a member of exactly these groups, among those that mean something here."""
+        """Make the user a member of exactly these groups, out of those that mean something here."""
         missing = set(groups)
         lines = []
         for line in self._lines:
@@ -120,17 +122,17 @@ class GroupFile:
 
 
 class Roles:
-    """The roles that a group file gives.
+    """Roles that a group file assigns.
 
     Parameters:
-        content: the file's bytes, or None when it exists and cannot be read: then nobody may do more than read.
+        content: the file's bytes; None if it exists and cannot be read, which makes everybody a reader.
     """
 
     def __init__(self, content: bytes | None) -> None:
         self._default = Role.PUBLISHER if content is not None else Role.READER
         groups = GroupFile(content or b"").groups()
         self._roles: dict[str, Role] = {}
-        for role in Role:  # the later grants more, and wins
+        for role in Role:  # in ascending order: the most powerful one wins
             for member in groups.get(role, ()):
                 self._roles[member] = role
         self._projects: dict[str, set[str]] = {}
@@ -140,26 +142,26 @@ class Roles:
                     self._projects.setdefault(member, set()).add(group.removeprefix(PROJECT))
 
     def identity(self, username: str) -> Identity:
-        """What the user of that name is."""
+        """The user of that name, with role and projects."""
         role = self._roles.get(username, self._default)
         projects = self._projects.get(username) if role is Role.PUBLISHER else None
         return Identity(username, role, None if projects is None else frozenset(projects))
 
 
 def memberships(identity: Identity) -> set[str]:
-    """The groups that say what *identity* says."""
+    """The groups of a user with this role and these projects."""
     return {str(identity.role), *(PROJECT + project for project in identity.projects or ())}
 
 
 def group_of(line: bytes) -> tuple[str | None, list[str]]:
-    """The group of a line, whatever it may mean, and its members; no group for a comment or a line without a colon."""
+    """Group and members of a line; None for a comment, or a line without a colon."""
     name, colon, rest = line.strip().partition(b":")
     group = decoded(name.strip())
     return (None, []) if not colon or group.startswith("#") else (group, [decoded(word) for word in _words(rest)])
 
 
 def _parsed(line: bytes) -> tuple[str | None, list[str]]:
-    """The group of a line and its members; no group for a line that means nothing here."""
+    """The same; None for a group that means nothing here."""
     group, members = group_of(line)
     if group is not None and group.startswith(PROJECT) and len(group) > len(PROJECT):
         return PROJECT + canonicalize_name(group.removeprefix(PROJECT)), members
@@ -170,7 +172,7 @@ _WORD = re.compile(rb"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|(\S+))""")
 
 
 def _words(rest: bytes) -> list[bytes]:
-    """The words of a configuration line as Apache's ap_getword_conf finds them."""
+    """Split a configuration line as Apache's ap_getword_conf does."""
     words = []
     for double, single, bare in _WORD.findall(rest):
         quote = b'"' if double else b"'"

@@ -239,6 +239,6 @@ def _check_wait(of_user: _Failures | None, now: float) -> None:
 
 
 def _youngest(table: BoundedDict[K, _Failures], key: K) -> _Failures:
-    """The failures of *key*, moved to the end that goes last."""
-    failures = table[key] = table.pop(key) if key in table else _Failures()
+    """The failures of *key*, moved to the end that is dropped last."""
+    failures = table[key] = table.pop(key, _Failures())
     return failures

@@ -1,4 +1,4 @@
-"""The users as their files say, kept up with the files."""
+"""In-memory copy of all users, kept current with the files."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from ops.index.config import Options
 from ops.index.errors import StorageError
 from ops.index.storage.storage import Storage
 
-_PROMISED: Final = 4.0
-"""Seconds after which a shared volume is reloaded before anybody else is let in, however seldom that is done otherwise:
-with the reload itself, who was removed is out within five."""
+_MAX_AGE: Final = 4.0
+"""Seconds after which a shared volume is reloaded before further logins: together with the reload, a removed user is
+out within five."""
 
-_TRUSTED: Final = 300.0
-"""Seconds for which users are believed that cannot be read again, see :attr:`UserCache.outdated`."""
+_MAX_UNREADABLE: Final = 300.0
+"""Seconds for which the cached users are trusted although a shared volume cannot be reloaded."""
 
-_LOOK: Final = 0.05
-"""Seconds between two looks at the files of this machine."""
+_CHECK_EVERY: Final = 0.05
+"""Seconds between two checks of local files."""
 
-_SETTLED: Final = 0.1
-"""Seconds after which a file that was rewritten in place is taken to be whole: stock htpasswd does not replace it."""
+_SETTLE: Final = 0.1
+"""Seconds after which a file that was rewritten in place, as stock htpasswd does, is taken to be complete."""
 
-_GAP: Final = 0.5
-"""Seconds between two reloads that wrong logins may cause."""
+_RELOAD_INTERVAL: Final = 0.5
+"""Seconds between two reloads that wrong logins cause."""
 
-_LOOKS: Final = 5
-"""Attempts to read the files of a shared volume after a reload: one fails when they are replaced meanwhile."""
+_ATTEMPTS: Final = 5
+"""Attempts to read the files of a shared volume after a reload: one fails if they are replaced meanwhile."""
 
-_BELIEVED: Final = 1.0
-"""Seconds for which a file must have been gone: while a Volume is reloaded everything is."""
+_GONE: Final = 1.0
+"""Seconds for which a file must be missing to count as removed: during a reload of a Volume all are missing."""
 
 _log = logging.getLogger(__name__)
 
 
 class UserCache:
-    """All accounts in memory; a change of the files is noticed within moments, on a shared volume after a reload.
+    """All accounts in memory. Notices changes of the files within moments, on a shared volume after a reload.
 
-    Nothing is read before the first question.
+    Nothing is read before the first use.
 
-    A volume that cannot be reloaded for a moment locks nobody out: the users of before stay for five minutes. After
-    that nobody is let in until a reload works again, for among them may be one who was removed since.
+    A volume that cannot be reloaded locks nobody out at first: the cached users stay valid for five minutes. After that
+    all logins are refused until a reload works again, since a cached user may have been removed.
 
     Parameters:
-        credentials: the volume with the files; they may be missing.
-        options: how often a shared volume is reloaded by whoever serves it, and the cost of new hashes.
-        changed: called with the accounts after others were read.
+        credentials: the volume with the files, which may be missing.
+        options: how often the server reloads a shared volume, and the cost of new hashes.
+        changed: called with the accounts after a change was read.
         clock: seconds.
     """
 
@@ -67,7 +67,9 @@ class UserCache:
         self._least_level = options.bcrypt_rounds
         self._changed = changed
         self._clock = clock
-        self._interval = min(max(2 * options.refresh_seconds, _LOOK), _PROMISED) if credentials.shared else _LOOK
+        self._interval = (
+            min(max(2 * options.refresh_seconds, _CHECK_EVERY), _MAX_AGE) if credentials.shared else _CHECK_EVERY
+        )
         self._loading = threading.Lock()
         self._reloading = threading.Lock()
         self._reloaded = float("-inf")
@@ -78,19 +80,19 @@ class UserCache:
         self._gone: float | None = None
         self._failing = False
         self.behind = False
-        """Whether it could not be seen lately who was registered: a login that fails may still be right."""
+        """True if the last renewal failed: a user that is not cached may have been registered since."""
         self.accounts: dict[str, Account] = {}
         """By user name."""
         self.level = options.bcrypt_rounds
-        """The bcrypt cost that every refusal amounts to: no entry's is higher."""
+        """The bcrypt cost of every refusal: the highest of all entries."""
 
     @property
     def outdated(self) -> bool:
-        """Whether a shared volume could not be read for so long that its users are not to be believed any more."""
-        return self._storage.shared and self._clock() > self._seen + _TRUSTED
+        """True if a shared volume could not be reloaded for so long that the cached users are no longer trusted."""
+        return self._storage.shared and self._clock() > self._seen + _MAX_UNREADABLE
 
     def current(self) -> bool:
-        """Whether the accounts may be relied on now. On this machine it looks, if it is time; called very often."""
+        """True if the accounts are recent enough. Checks local files now and then. Called for every request."""
         now = self._clock()
         if now < self._next:
             return True
@@ -99,55 +101,55 @@ class UserCache:
         self._next = now + self._interval
         if self._loading.acquire(blocking=False):
             try:
-                self._look()
+                self._check()
             finally:
                 self._loading.release()
         return True
 
     def refresh(self) -> bool:
-        """Read the files if they have changed. False when one of them is being written: look again in a moment.
+        """Read the files if they have changed, on a shared volume after a successful reload.
 
-        On a shared volume after a reload that worked.
+        False if one of them is being written: try again in a moment.
         """
         with self._loading:
-            looked = self._look()
-            if looked:
+            read = self._check()
+            if read:
                 self._seen = self._clock()
                 self._failing = False
-            return looked
+            return read
 
     def renew(self, moment: float | None = None) -> None:
-        """See everything that was stored before *moment*, on a shared volume too. Blocks; for a thread.
+        """Read all changes made before *moment*, reloading a shared volume. Blocks; call it from a thread.
 
-        However many call it, a shared volume is reloaded twice a second at most.
+        However many threads call it, a shared volume is reloaded at most twice a second.
 
         Parameters:
-            moment: on the clock; now, if not given.
+            moment: on the clock; None for now.
         """
         moment = self._clock() if moment is None else moment
         if not self._storage.shared:
-            deadline = self._clock() + 2 * _SETTLED
+            deadline = self._clock() + 2 * _SETTLE
             while not self.refresh() and self._clock() < deadline:
-                time.sleep(_SETTLED / 4)
+                time.sleep(_SETTLE / 4)
             return
         with self._reloading:
             first = self._generation < 0
             if not first:
                 if self._reloaded > moment:
                     return
-                time.sleep(max(0.0, self._reloaded + _GAP - self._clock()))
+                time.sleep(max(0.0, self._reloaded + _RELOAD_INTERVAL - self._clock()))
                 self._reloaded = self._clock()
             try:
-                if not first:  # what the server found when it started is new enough for the first request
+                if not first:  # the server has just started, with a fresh volume
                     self._storage.reload()
-                self.behind = not any(self.refresh() for _ in range(_LOOKS))  # while this server changes them itself
+                self.behind = not any(self.refresh() for _ in range(_ATTEMPTS))  # replaced by this server meanwhile
             except StorageError as error:
                 self._failed(error)
                 self.behind = True
-                if not (first or self.outdated):  # better the users of a moment ago than none
-                    self._next = self._clock() + _BELIEVED
+                if not (first or self.outdated):  # outdated users are better than none
+                    self._next = self._clock() + _GONE
 
-    def _look(self) -> bool:
+    def _check(self) -> bool:
         generation = self._storage.generation
         if self._storage.shared and generation == self._generation and self._gone is None:
             return True
@@ -165,7 +167,7 @@ class UserCache:
         return True
 
     def _load(self, signature: Signature) -> bool:
-        """Read the files, which had this signature. False when they could not be read, or changed meanwhile."""
+        """Read the files, which had this signature. False if they could not be read, or changed meanwhile."""
         try:
             accounts = self._users.accounts()
         except OSError as error:
@@ -183,28 +185,28 @@ class UserCache:
         return True
 
     def _vanished(self, signature: Signature) -> bool:
-        """Whether a file that was there is gone, and has not been for long enough to be believed."""
+        """True if a file is missing that was there, and not yet for long enough to count as removed."""
         if all(now is not None or before is None for now, before in zip(signature, self._signature or signature)):
             self._gone = None
             return False
         if self._gone is None:
             self._gone = self._clock()
-        return self._clock() < self._gone + _BELIEVED
+        return self._clock() < self._gone + _GONE
 
     def _unsettled(self, signature: Signature) -> bool:
-        """Whether a file may be half written: changed a moment ago, and not by being replaced as a whole."""
-        if self._signature is None or self._storage.shared:  # on a Volume a file appears as it was committed
+        """True if a file may be incomplete: changed a moment ago, and not by replacing it."""
+        if self._signature is None or self._storage.shared:  # on a Volume a file appears complete
             return False
         for now, before in zip(signature, self._signature):
             if now is None or now == before or (before is not None and before[0] != now[0]):
                 continue
-            # Renaming touches the inode after the last write; its number alone may be that of an older file.
+            # Renaming changes the inode's ctime after the last write; its number may be reused.
             written_last = now[2] == now[3]
-            if written_last and 0 <= time.time_ns() - now[2] < _SETTLED * 1e9:
+            if written_last and 0 <= time.time_ns() - now[2] < _SETTLE * 1e9:
                 return True
         return False
 
     def _failed(self, error: Exception) -> None:
         if not self._failing:
-            _log.error("the users cannot be read, those from before stay for now: %s", error)
+            _log.error("the users cannot be read, and the cached ones stay valid for now: %s", error)
         self._failing = True

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from packaging.utils import InvalidName, canonicalize_name
 
@@ -35,8 +35,7 @@ Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
 """Of both files: equal ones have equal contents, as long as neither is being written in place."""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """One user as the files say.
 
     Parameters:

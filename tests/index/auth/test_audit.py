@@ -1,4 +1,4 @@
-"""The audit log says who did what, never a secret, and never stands in a request's way."""
+"""The audit log records events, never contains a secret, and never makes a request fail."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER, Audit, claimed
+from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER, Audit, masked_name
 from ops.index.auth.users import Users
 from ops.index.config import Options
 from ops.index.errors import StorageError
 from ops.index.storage.storage import DirectoryStorage
 from tests.index.credentials_volume import Volume, volumes
+from tests.index.full_disk import fill
 from tests.index.serving import eventually
 
 
@@ -38,11 +39,11 @@ def storage(tmp_path: Path) -> DirectoryStorage:
 
 
 def entries(storage: DirectoryStorage | Volume, folder: str = SERVER_FOLDER) -> list[dict[str, Any]]:
-    files = sorted((storage.directory / folder).glob("*.jsonl"))
+    files = sorted(path for path in (storage.directory / folder).glob("*.jsonl") if path.is_file())
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def test_a_line_says_when_who_what_and_from_where(storage: DirectoryStorage) -> None:
+def test_a_line_has_time_event_user_address_and_details(storage: DirectoryStorage) -> None:
     audit = Audit(storage, clock=FakeTime())
     audit.record(
         "upload", user="alice", address="192.0.2.1", project="spam", filename="spam-1.tar.gz", size=5, tags={"a"}
@@ -61,7 +62,7 @@ def test_a_line_says_when_who_what_and_from_where(storage: DirectoryStorage) -> 
     ]
 
 
-def test_there_is_one_file_a_day_and_server_which_only_grows(storage: DirectoryStorage) -> None:
+def test_each_day_and_server_has_one_append_only_file(storage: DirectoryStorage) -> None:
     clock = FakeTime()
     one, two = (Audit(storage, options=Options(instance="web/1"), clock=clock) for _ in range(2))
     one.record("upload", user="a", address="")
@@ -76,7 +77,7 @@ def test_there_is_one_file_a_day_and_server_which_only_grows(storage: DirectoryS
         assert (storage.directory / SERVER_FOLDER / name).read_bytes() == content
 
 
-def test_a_change_is_on_the_disk_before_it_is_answered_and_a_refusal_is_not_waited_for(
+def test_a_change_is_synced_at_once_and_a_refusal_is_not(
     storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
@@ -94,7 +95,7 @@ def test_a_change_is_on_the_disk_before_it_is_answered_and_a_refusal_is_not_wait
     assert [entry["event"] for entry in entries(storage)] == ["upload", "upload", "login.refused"]
 
 
-def test_a_flood_of_refusals_becomes_a_few_lines_that_count_them(storage: DirectoryStorage) -> None:
+def test_a_flood_of_refusals_is_summarized_in_a_few_lines(storage: DirectoryStorage) -> None:
     clock = FakeTime()
     audit = Audit(storage, clock=clock)
     for number in range(5000):
@@ -108,7 +109,7 @@ def test_a_flood_of_refusals_becomes_a_few_lines_that_count_them(storage: Direct
     assert counted + sum(entry.get("others", 0) for entry in lines) == 5000
 
 
-def test_a_refusal_is_written_soon_by_itself(storage: DirectoryStorage) -> None:
+def test_a_refusal_is_written_soon_without_further_events(storage: DirectoryStorage) -> None:
     audit = Audit(storage)
     audit.record("login.refused", user="alice", address="192.0.2.1")
     eventually(lambda: entries(storage) != [])  # closing would write it in any case
@@ -116,9 +117,7 @@ def test_a_refusal_is_written_soon_by_itself(storage: DirectoryStorage) -> None:
     assert [entry["user"] for entry in entries(storage)] == ["alice"]
 
 
-def test_refusals_that_come_at_once_start_one_writer(
-    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_refusals_start_one_writer(storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
 
     class SlowThread(threading.Thread):
@@ -145,7 +144,7 @@ def test_refusals_that_come_at_once_start_one_writer(
     assert len(entries(storage)) == 8
 
 
-def test_a_refusal_stops_nobody_when_no_thread_can_be_started(
+def test_a_refusal_fails_no_request_when_no_thread_can_be_started(
     storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_thread: threading.Thread) -> None:
@@ -159,7 +158,7 @@ def test_a_refusal_stops_nobody_when_no_thread_can_be_started(
     assert [entry["user"] for entry in entries(storage)] == ["a"]
 
 
-def test_after_it_was_closed_a_refusal_is_written_soon_all_the_same(storage: DirectoryStorage) -> None:
+def test_a_refusal_after_close_is_still_written_soon(storage: DirectoryStorage) -> None:
     audit = Audit(storage)
     audit.record("login.refused", user="a", address="")
     audit.close()
@@ -168,7 +167,7 @@ def test_after_it_was_closed_a_refusal_is_written_soon_all_the_same(storage: Dir
     audit.close()
 
 
-def test_a_secret_that_is_handed_in_by_mistake_is_masked(storage: DirectoryStorage) -> None:
+def test_a_secret_passed_by_mistake_is_masked(storage: DirectoryStorage) -> None:
     audit = Audit(storage)
     audit.record(
         "user.changed", user="a", address="", password="canary", auth_token="canary", Authorization="canary",
@@ -179,12 +178,12 @@ def test_a_secret_that_is_handed_in_by_mistake_is_masked(storage: DirectoryStora
     assert entry["password_changed"] is True
 
 
-def test_a_name_that_nobody_has_may_be_a_password_and_is_shown_in_part() -> None:
-    assert claimed("correct horse battery") == "co… (unknown, 21 characters)"
-    assert claimed("") == ""
+def test_an_unknown_name_may_be_a_password_and_is_masked() -> None:
+    assert masked_name("correct horse battery") == "co… (unknown, 21 characters)"
+    assert masked_name("") == ""
 
 
-def test_a_full_disk_is_told_once_and_stops_nobody(
+def test_a_full_disk_is_logged_once_and_fails_no_request(
     storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     audit = Audit(storage)
@@ -203,7 +202,7 @@ def test_a_full_disk_is_told_once_and_stops_nobody(
     assert sum("cannot be written" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_a_line_that_does_not_fit_leaves_no_part_of_itself(
+def test_a_line_that_does_not_fit_leaves_no_partial_line(
     storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = Audit(storage)
@@ -217,12 +216,12 @@ def test_a_line_that_does_not_fit_leaves_no_part_of_itself(
     assert [entry["user"] for entry in entries(storage)] == ["first", "torn", "after"]
 
 
-def test_a_folder_that_cannot_be_made_stops_nobody(storage: DirectoryStorage) -> None:
+def test_a_folder_that_cannot_be_created_fails_no_request(storage: DirectoryStorage) -> None:
     (storage.directory / ".index").write_text("in the way")
     Audit(storage).record("upload", user="a", address="")
 
 
-def test_lines_of_many_threads_do_not_mix(storage: DirectoryStorage) -> None:
+def test_lines_of_several_threads_stay_whole(storage: DirectoryStorage) -> None:
     audit = Audit(storage)
 
     def record(number: int) -> None:
@@ -243,7 +242,7 @@ def test_lines_of_many_threads_do_not_mix(storage: DirectoryStorage) -> None:
     st.text(),
     st.dictionaries(st.text(), st.one_of(st.text(), st.floats(), st.none(), st.binary(), st.lists(st.text()))),
 )
-def test_anything_at_all_becomes_one_line_of_json(
+def test_any_values_become_one_line_of_json(
     storage: DirectoryStorage, user: str, address: str, details: dict[str, Any]
 ) -> None:
     for key in ("event", "user", "address", "self"):
@@ -253,7 +252,7 @@ def test_anything_at_all_becomes_one_line_of_json(
     assert len(entries(storage)) == before + 1
 
 
-def test_what_was_done_to_users_is_committed_with_it_and_a_failure_is_noted(tmp_path: Path) -> None:
+def test_a_user_change_is_committed_with_its_line_and_a_failed_one_is_recorded(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
     users = Users(ours, Options(bcrypt_rounds=4), audit=Audit(ours, ADMIN_FOLDER))
     users.register("alice", password="correct horse battery", actor="admin token", address="192.0.2.9")
@@ -273,10 +272,10 @@ def test_what_was_done_to_users_is_committed_with_it_and_a_failure_is_noted(tmp_
     assert "correct horse" not in str(entries(theirs, ADMIN_FOLDER))
 
 
-def test_no_change_of_a_user_is_there_without_its_line(
+def test_the_line_of_a_user_change_is_written_before_the_change(
     storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever the server is killed."""
+    """Otherwise a server that is killed would leave a change without a line."""
     users = Users(storage, Options(bcrypt_rounds=4), audit=Audit(storage, ADMIN_FOLDER))
     seen: list[list[str]] = []
     replace = Path.replace
@@ -291,8 +290,8 @@ def test_no_change_of_a_user_is_there_without_its_line(
     assert seen == [["user.created"]] * 2 + [["user.created", "user.removed"]] * 2
 
 
-def test_nothing_is_written_while_a_volume_is_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be lost, or make the reload fail."""
+def test_nothing_is_written_during_a_reload_of_a_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line would be lost, or make the reload fail."""
     (ours,) = volumes(tmp_path, 1)
     audit = Audit(ours, ADMIN_FOLDER)
     writer = threading.Thread(target=lambda: audit.record("upload", user="a", address=""))
@@ -308,3 +307,93 @@ def test_nothing_is_written_while_a_volume_is_reloaded(tmp_path: Path, monkeypat
     writer.join()
     assert found == [False]
     assert [entry["user"] for entry in entries(ours, ADMIN_FOLDER)] == ["a"]
+
+
+# --- retention and full disks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", [SERVER_FOLDER, ADMIN_FOLDER])
+def test_the_first_line_of_a_day_removes_expired_files_and_records_that(tmp_path: Path, folder: str) -> None:
+    storage, clock = DirectoryStorage(tmp_path), FakeTime()
+    audit = Audit(storage, folder, options=Options(audit_days=2, instance="web"), clock=clock)
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "2026-11-20.other.jsonl").write_text("{}\n")
+    (tmp_path / folder / "notes.txt").write_text("an operator's own")
+    audit.record("upload", user="alice", address="")
+    names = sorted(path.name for path in (tmp_path / folder).iterdir())
+    assert "2026-11-20.other.jsonl" not in names
+    assert "notes.txt" in names
+    assert [line["event"] for line in entries(storage, folder)] == ["upload", "audit.expired"]
+    assert entries(storage, folder)[1]["files"] == ["2026-11-20.other.jsonl"]
+    for _ in range(5):
+        clock.now += 86400
+        audit.record("yank", user="alice", address="")
+    assert sorted({str(line["time"])[:10] for line in entries(storage, folder)}) == [
+        "2026-11-26",
+        "2026-11-27",
+        "2026-11-28",
+    ]
+
+
+def test_an_expired_file_that_cannot_be_removed_fails_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = Audit(DirectoryStorage(tmp_path), options=Options(audit_days=1), clock=FakeTime())
+    old = tmp_path / SERVER_FOLDER / "2026-11-01.web.jsonl"
+    old.mkdir(parents=True)  # which unlink refuses
+    audit.record("upload", user="alice", address="")
+    assert old.exists()
+    assert "upload" in [line["event"] for line in entries(DirectoryStorage(tmp_path))]
+
+
+def test_on_a_volume_expired_files_are_gone_for_others_after_the_next_commit(tmp_path: Path) -> None:
+    ours, theirs = volumes(tmp_path, 2)
+    clock = FakeTime()
+    Audit(theirs, ADMIN_FOLDER, options=Options(audit_days=2), clock=clock).record("upload", user="alice", address="")
+    theirs.commit()
+    clock.now += 10 * 86400
+    ours.reload()
+    assert len(list((ours.directory / ADMIN_FOLDER).glob("2026-11-23.*"))) == 1
+    Audit(ours, ADMIN_FOLDER, options=Options(audit_days=2), clock=clock).record("yank", user="alice", address="")
+    ours.commit()
+    theirs.reload()
+    assert not list((theirs.directory / ADMIN_FOLDER).glob("2026-11-23.*"))
+
+
+def test_a_full_disk_loses_no_line_about_a_change(small_disk: Path) -> None:
+    storage = DirectoryStorage(small_disk)
+    audit = Audit(storage, clock=FakeTime())
+    audit.hold_back()
+    audit.record("first", user="alice", address="")
+    fill(small_disk)
+    for number in range(100):
+        audit.record("yank", user="alice", address="", number=number)
+    assert [line.get("number") for line in entries(storage)] == [None, *range(100)]
+
+
+def test_refused_logins_do_not_use_the_reserved_space(small_disk: Path) -> None:
+    storage = DirectoryStorage(small_disk)
+    audit = Audit(storage, clock=FakeTime())
+    audit.hold_back()
+    audit.record("first", user="alice", address="")
+    fill(small_disk)
+    for number in range(60):
+        audit.record("login.refused", user=f"user-{number}", address="192.0.2.1", why="x" * 400)
+    audit.flush()
+    assert [line["event"] for line in entries(storage)] == ["first"]
+    audit.record("remove", user="adam", address="")
+    assert [line["event"] for line in entries(storage)] == ["first", "remove"]
+
+
+def test_lines_without_any_space_are_written_once_there_is_some(small_disk: Path) -> None:
+    storage = DirectoryStorage(small_disk)
+    audit = Audit(storage, clock=FakeTime())
+    give_back = fill(small_disk)
+    for number in range(3):
+        audit.record("yank", user="alice", address="", number=number)
+    assert entries(storage) == []
+    give_back()
+    audit.sync()
+    assert [line["number"] for line in entries(storage)] == [0, 1, 2]
+    audit.record("yank", user="alice", address="", number=3)
+    assert [line["number"] for line in entries(storage)] == [0, 1, 2, 3]
