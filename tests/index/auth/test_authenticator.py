@@ -1,4 +1,4 @@
-"""A password is verified once and then remembered, for as long as the files say so and no longer."""
+"""A password is verified once and then cached, until the files change."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Work:
-    """Counts how often bcrypt is asked, and can hold it up."""
+    """Counts calls of bcrypt, and can block them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passwords: list[bytes] = []
@@ -119,14 +119,14 @@ def authenticator(users: Users, storage: DirectoryStorage) -> Iterator[Authentic
         basic("alice").rstrip(b"="),
     ],
 )
-def test_every_form_of_the_header_that_clients_send_is_taken(authenticator: Authenticator, header: bytes) -> None:
+def test_every_form_of_the_header_that_clients_send_is_accepted(authenticator: Authenticator, header: bytes) -> None:
     assert log_in(authenticator, header).username == "alice"
 
 
-def test_latin_1_and_utf_8_and_both_spellings_of_an_umlaut_are_one_user(
+def test_a_name_is_one_user_in_latin_1_in_utf_8_and_in_both_normal_forms(
     users: Users, storage: DirectoryStorage
 ) -> None:
-    """requests, and with it pip and twine, sends Latin-1 where it can; curl and uv send UTF-8."""
+    """requests, and with it pip and twine, sends Latin-1 if it can; curl and uv send UTF-8."""
     users.register("Zoë", password="pässwörd-längth")
     authenticator = Authenticator(storage, CHEAP)
     for header in (
@@ -144,7 +144,9 @@ def test_latin_1_and_utf_8_and_both_spellings_of_an_umlaut_are_one_user(
      basic(""), basic("alice", ""), b"Basic " + b"A" * 20_000,
      basic("a" * 256), basic("alice", "x" * 5000), basic("alice", "\0"), basic("\0\0"), basic("alice\n")],
 )  # fmt: skip
-def test_what_is_no_login_is_asked_for_one(authenticator: Authenticator, header: bytes | None) -> None:
+def test_a_header_without_valid_credentials_gets_a_challenge(
+    authenticator: Authenticator, header: bytes | None
+) -> None:
     with pytest.raises(Unauthorized) as caught:
         log_in(authenticator, header)
     assert caught.value.headers["WWW-Authenticate"].startswith('Basic realm="pypi"')
@@ -162,7 +164,7 @@ def test_what_is_no_login_is_asked_for_one(authenticator: Authenticator, header:
 @example(basic("alice", "x" * 73))
 @example(b"Basic " + base64.b64encode("alice:\ud800".encode("utf-8", "surrogatepass")))
 @example(b"Basic " + base64.b64encode(b"alice:" + b"x" * 5900))
-def test_no_header_raises_anything_but_a_refusal(authenticator: Authenticator, header: bytes) -> None:
+def test_any_header_raises_only_a_refusal(authenticator: Authenticator, header: bytes) -> None:
     assert authenticator.remembered(header) is None
     with pytest.raises((Unauthorized, TooManyAttempts)):
         log_in(authenticator, header, "\ud800")
@@ -174,25 +176,25 @@ def test_no_header_raises_anything_but_a_refusal(authenticator: Authenticator, h
 @example("\ud800", PASSWORD)
 @example("alice:x", "y")
 @example("x" * 10_000, "y" * 10_000)
-def test_pypiserver_s_question_is_answered_no_whatever_it_asks(
+def test_any_credentials_can_be_confirmed_and_raise_only_a_refusal(
     authenticator: Authenticator, username: str, password: str
 ) -> None:
     with pytest.raises(Unauthorized):
         authenticator.confirm(basic(username, password), HERE)
 
 
-def test_a_login_does_not_show_itself() -> None:
+def test_credentials_do_not_show_in_their_repr() -> None:
     credentials = BasicCredentials.parse(basic("alice"))
     assert credentials is not None
     assert PASSWORD not in repr(credentials)
     assert "alice" not in repr(credentials)
 
 
-# --- once, and then remembered ----------------------------------------------------------------------------------
+# --- caching ----------------------------------------------------------------------------------------------------
 
 
 def test_fifty_connections_at_once_cost_one_bcrypt(authenticator: Authenticator, work: Work) -> None:
-    """A cold uv opens that many."""
+    """uv opens that many without a cache."""
 
     async def cold() -> list[Identity]:
         work.gate.clear()
@@ -209,7 +211,7 @@ def test_fifty_connections_at_once_cost_one_bcrypt(authenticator: Authenticator,
     assert len(work.passwords) == 1
 
 
-def test_fifty_connections_with_one_wrong_password_cost_one_bcrypt_and_further_ones_none(
+def test_fifty_connections_with_one_wrong_password_cost_one_bcrypt_and_later_ones_none(
     authenticator: Authenticator, work: Work
 ) -> None:
     async def cold() -> list[Identity | BaseException]:
@@ -221,7 +223,7 @@ def test_fifty_connections_with_one_wrong_password_cost_one_bcrypt_and_further_o
     assert len(work.passwords) == 1
 
 
-def test_one_who_goes_away_does_not_take_the_verdict_from_the_others(authenticator: Authenticator, work: Work) -> None:
+def test_a_cancelled_request_does_not_cancel_the_login_of_others(authenticator: Authenticator, work: Work) -> None:
     async def leave() -> Identity:
         work.gate.clear()
         first = asyncio.ensure_future(authenticator.authenticate(basic("alice"), HERE))
@@ -236,7 +238,7 @@ def test_one_who_goes_away_does_not_take_the_verdict_from_the_others(authenticat
     assert len(work.passwords) == 1
 
 
-def test_a_refusal_that_nobody_waits_for_any_more_is_no_error_in_the_log(
+def test_a_refusal_that_no_request_waits_for_is_not_logged_as_an_error(
     authenticator: Authenticator, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def leave() -> None:
@@ -255,7 +257,7 @@ def test_a_refusal_that_nobody_waits_for_any_more_is_no_error_in_the_log(
     assert not caplog.records
 
 
-def test_pypiserver_s_question_works_without_the_front_too(authenticator: Authenticator) -> None:
+def test_credentials_can_be_confirmed_without_being_authenticated_before(authenticator: Authenticator) -> None:
     assert authenticator.confirm(basic("alice"), HERE).username == "alice"
     with pytest.raises(Unauthorized):
         authenticator.confirm(basic("alice", "wrong"), HERE)
@@ -287,7 +289,7 @@ def test_known_and_unknown_users_cost_the_same_work(
     assert spent == {"alice": 64, "costly": 64, "nobody": 64}
 
 
-def test_what_is_remembered_is_bounded_and_holds_no_password(
+def test_the_caches_are_bounded_and_contain_no_password(
     users: Users, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ops.index.auth.authenticator._CACHED", 20)
@@ -303,7 +305,7 @@ def test_what_is_remembered_is_bounded_and_holds_no_password(
     authenticator.close()
 
 
-def test_two_processes_remember_under_different_keys(storage: DirectoryStorage) -> None:
+def test_each_process_has_its_own_key(storage: DirectoryStorage) -> None:
     one, two = Authenticator(storage, CHEAP), Authenticator(storage, CHEAP)
     assert one.digest(basic("alice")) != two.digest(basic("alice"))
 
@@ -322,7 +324,7 @@ def test_a_user_whose_password_was_changed_needs_the_new_one(authenticator: Auth
         log_in(authenticator, basic("alice"))
 
 
-def test_a_user_who_was_removed_is_out_and_the_others_stay_in(authenticator: Authenticator, users: Users) -> None:
+def test_a_removed_user_is_out_and_the_others_stay_in(authenticator: Authenticator, users: Users) -> None:
     users.register("bob", password_hash=DIGEST)
     log_in(authenticator, basic("alice"))
     log_in(authenticator, basic("bob"))
@@ -333,7 +335,7 @@ def test_a_user_who_was_removed_is_out_and_the_others_stay_in(authenticator: Aut
         log_in(authenticator, basic("alice"))
 
 
-def test_a_user_who_was_demoted_or_promoted_is_what_the_file_says(authenticator: Authenticator, users: Users) -> None:
+def test_a_changed_role_takes_effect_at_once(authenticator: Authenticator, users: Users) -> None:
     assert log_in(authenticator, basic("alice")).may_upload("spam")
     users.register("alice", role=Role.READER)
     assert within(1, lambda: authenticator.remembered(basic("alice")) is None)
@@ -343,7 +345,7 @@ def test_a_user_who_was_demoted_or_promoted_is_what_the_file_says(authenticator:
     assert log_in(authenticator, basic("alice")).may_administer
 
 
-def test_a_user_who_changes_while_the_password_is_verified_is_judged_by_the_new_entry(
+def test_a_user_changed_while_the_password_is_verified_gets_the_new_role(
     authenticator: Authenticator, users: Users, work: Work
 ) -> None:
     async def race() -> Identity:
@@ -358,7 +360,7 @@ def test_a_user_who_changes_while_the_password_is_verified_is_judged_by_the_new_
     assert asyncio.run(race()).role is Role.READER
 
 
-def test_a_user_who_was_registered_a_moment_ago_gets_in_at_once(authenticator: Authenticator, users: Users) -> None:
+def test_a_new_user_gets_in_at_once(authenticator: Authenticator, users: Users) -> None:
     for number in range(10):
         with pytest.raises(Unauthorized):
             log_in(authenticator, basic(f"new{number}"))
@@ -367,7 +369,7 @@ def test_a_user_who_was_registered_a_moment_ago_gets_in_at_once(authenticator: A
 
 
 @pytest.mark.skipif(htpasswd is None, reason="apache2-utils is not installed")
-def test_stock_htpasswd_which_writes_in_place_refuses_nobody_meanwhile(
+def test_no_user_is_refused_while_stock_htpasswd_rewrites_the_file(
     authenticator: Authenticator, users: Users, storage: DirectoryStorage
 ) -> None:
     with (storage.directory / PASSWORDS).open("a") as many:  # takes a moment to write
@@ -400,9 +402,7 @@ def test_stock_htpasswd_which_writes_in_place_refuses_nobody_meanwhile(
     assert log_in(authenticator, basic("alice", "password 00014")).username == "alice"
 
 
-def test_a_file_that_is_half_written_is_not_believed(
-    authenticator: Authenticator, users: Users, storage: DirectoryStorage
-) -> None:
+def test_a_half_written_file_is_not_used(authenticator: Authenticator, users: Users, storage: DirectoryStorage) -> None:
     file = storage.directory / PASSWORDS
     users.register("bob", password_hash=DIGEST)
     log_in(authenticator, basic("alice"))
@@ -417,7 +417,7 @@ def test_a_file_that_is_half_written_is_not_believed(
     assert log_in(authenticator, basic("carol")).username == "carol"
 
 
-def test_a_file_that_is_gone_is_believed_to_be_gone_after_a_second(
+def test_a_file_that_is_missing_for_a_second_counts_as_removed(
     authenticator: Authenticator, users: Users, storage: DirectoryStorage
 ) -> None:
     log_in(authenticator, basic("alice"))
@@ -429,7 +429,7 @@ def test_a_file_that_is_gone_is_believed_to_be_gone_after_a_second(
     assert log_in(authenticator, basic("alice")).username == "alice"
 
 
-def test_a_server_starts_without_users_and_takes_the_first_one(storage: DirectoryStorage) -> None:
+def test_a_server_that_started_without_users_accepts_the_first_one(storage: DirectoryStorage) -> None:
     authenticator = Authenticator(storage, CHEAP)
     with pytest.raises(Unauthorized):
         log_in(authenticator, basic("alice"))
@@ -446,7 +446,7 @@ def test_a_group_file_that_cannot_be_read_grants_nothing(users: Users, storage: 
     authenticator.close()
 
 
-def test_a_password_file_that_cannot_be_read_leaves_the_users_of_before(
+def test_a_password_file_that_cannot_be_read_keeps_the_cached_users(
     authenticator: Authenticator, storage: DirectoryStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
     log_in(authenticator, basic("alice"))
@@ -502,7 +502,7 @@ def test_logins_go_on_while_eight_threads_register_users(authenticator: Authenti
 # --- guessing ---------------------------------------------------------------------------------------------------
 
 
-def test_guessing_is_slowed_and_the_user_gets_in_from_elsewhere_and_colleagues_from_here(
+def test_guessing_is_slowed_but_not_the_user_elsewhere_nor_colleagues_here(
     users: Users, storage: DirectoryStorage
 ) -> None:
     users.register("bob", password_hash=DIGEST)
@@ -518,13 +518,13 @@ def test_guessing_is_slowed_and_the_user_gets_in_from_elsewhere_and_colleagues_f
     assert blocked.value.headers["Retry-After"] == "2"
     assert log_in(authenticator, basic("bob")).username == "bob"
     assert log_in(authenticator, basic("alice"), "198.51.100.7").username == "alice"
-    # She is remembered now, and what is remembered passes from anywhere.
+    # Her login is cached now, and cached logins pass from anywhere.
     assert authenticator.remembered(basic("alice")) is not None
     assert log_in(authenticator, basic("alice")).username == "alice"
     authenticator.close()
 
 
-def test_the_right_password_passes_after_the_time_that_was_told(users: Users, storage: DirectoryStorage) -> None:
+def test_the_right_password_is_accepted_after_retry_after(users: Users, storage: DirectoryStorage) -> None:
     now = 1000.0
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=2), clock=lambda: now)
     for number in range(2):
@@ -537,7 +537,7 @@ def test_the_right_password_passes_after_the_time_that_was_told(users: Users, st
     authenticator.close()
 
 
-def test_names_tried_from_one_address_are_slowed_and_a_colleague_still_gets_in(
+def test_many_names_from_one_address_are_slowed_and_a_colleague_still_gets_in(
     users: Users, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=3), clock=lambda: 1000.0)
@@ -557,10 +557,10 @@ def test_names_tried_from_one_address_are_slowed_and_a_colleague_still_gets_in(
     authenticator.close()
 
 
-def test_a_flood_of_guesses_does_not_hold_up_a_valid_login(
+def test_a_flood_of_guesses_does_not_delay_a_valid_login(
     users: Users, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forty guesses come at once. Whoever comes from elsewhere is next; what is remembered never waits."""
+    """Of forty guesses at once. A login from elsewhere is next, and a cached one never waits."""
     users.register("bob", password_hash=DIGEST)
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=100), clock=lambda: 1000.0)
     asked: list[bytes] = []
@@ -611,10 +611,10 @@ def test_a_flood_of_guesses_does_not_hold_up_a_valid_login(
 
 
 @pytest.mark.parametrize("addresses", [100, 1])
-def test_a_hundred_users_who_log_in_for_the_first_time_at_once_all_get_in_and_a_guesser_does_not(
+def test_a_hundred_first_logins_at_once_all_succeed_while_a_guesser_is_slowed(
     users: Users, storage: DirectoryStorage, work: Work, addresses: int
 ) -> None:
-    """As after a start of the server: nobody has failed, so nobody is refused, however long the queue is."""
+    """As after a start of the server: no address has failed, so none is refused, however long the queue."""
     with (storage.directory / PASSWORDS).open("a") as file:
         file.writelines(f"u{number}:{DIGEST}\n" for number in range(100))
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4), clock=lambda: 1000.0)
@@ -638,10 +638,10 @@ def test_a_hundred_users_who_log_in_for_the_first_time_at_once_all_get_in_and_a_
     assert sum(isinstance(answer, Unauthorized) for answer in guessed) <= 30 + processors()
 
 
-def test_who_has_waited_for_long_is_asked_to_come_again_and_finds_the_login_where_it_was(
+def test_a_login_that_waits_too_long_gets_503_and_keeps_its_place_in_the_queue(
     authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503 with Retry-After, upon which pip and uv come again by themselves."""
+    """With Retry-After, so that pip and uv retry by themselves."""
     monkeypatch.setattr("ops.index.auth.authenticator._MAX_WAIT", 0.05)
     work.gate.clear()
     for _ in range(2):
@@ -654,7 +654,7 @@ def test_who_has_waited_for_long_is_asked_to_come_again_and_finds_the_login_wher
     assert len(work.passwords) == 1
 
 
-def test_a_login_waits_for_a_thread_when_no_further_one_can_be_started(
+def test_a_login_waits_for_a_running_thread_when_no_new_one_can_be_started(
     users: Users, authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users.register("bob", password_hash=DIGEST)
@@ -676,7 +676,7 @@ def test_a_login_waits_for_a_thread_when_no_further_one_can_be_started(
     monkeypatch.undo()
 
 
-def test_when_no_more_logins_can_wait_the_next_is_asked_to_come_again(
+def test_when_too_many_logins_are_pending_the_next_one_gets_503(
     users: Users, authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ops.index.auth.authenticator._MAX_PENDING", 2)
@@ -699,7 +699,7 @@ def test_when_no_more_logins_can_wait_the_next_is_asked_to_come_again(
 SHARED = Options(bcrypt_rounds=4, login_failures=1000, refresh_seconds=0.2)
 
 
-def test_a_warm_server_lets_a_user_in_who_was_just_registered_through_another(tmp_path: Path) -> None:
+def test_a_user_registered_through_another_server_gets_in_at_once(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
     authenticator = Authenticator(ours, SHARED)
     with pytest.raises(Unauthorized):
@@ -727,7 +727,7 @@ def test_forty_wrong_logins_at_once_share_a_reload(tmp_path: Path) -> None:
     authenticator.close()
 
 
-def test_a_server_that_nobody_refreshes_asks_by_itself_and_lets_a_removed_user_out(tmp_path: Path) -> None:
+def test_a_server_that_is_never_refreshed_reloads_and_drops_a_removed_user(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
     Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
     ours.reload()
@@ -741,7 +741,7 @@ def test_a_server_that_nobody_refreshes_asks_by_itself_and_lets_a_removed_user_o
     authenticator.close()
 
 
-def test_a_volume_that_cannot_be_reloaded_leaves_the_users_of_before(
+def test_a_volume_that_cannot_be_reloaded_keeps_the_cached_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (ours,) = volumes(tmp_path, 1)
@@ -759,9 +759,7 @@ def test_a_volume_that_cannot_be_reloaded_leaves_the_users_of_before(
     authenticator.close()
 
 
-def test_the_files_are_looked_at_only_while_no_reload_can_begin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_files_are_read_only_while_no_reload_can_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (ours,) = volumes(tmp_path, 1)
     Users(ours, CHEAP).register("alice", password_hash=DIGEST)
     looks: list[bool] = []
@@ -841,7 +839,7 @@ def test_no_valid_login_is_refused_while_commits_and_reloads_go_on(tmp_path: Pat
     assert not failures
 
 
-def test_users_that_cannot_be_read_again_are_believed_for_five_minutes_and_no_longer(
+def test_users_that_cannot_be_reloaded_are_trusted_for_five_minutes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (ours,) = volumes(tmp_path, 1)
@@ -872,7 +870,7 @@ def test_users_that_cannot_be_read_again_are_believed_for_five_minutes_and_no_lo
     authenticator.close()
 
 
-def test_a_removed_user_is_out_in_time_however_seldom_a_volume_is_reloaded(tmp_path: Path) -> None:
+def test_a_removed_user_is_out_within_five_seconds_however_rarely_a_volume_is_reloaded(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
     Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
     ours.reload()
@@ -891,7 +889,7 @@ def test_a_removed_user_is_out_in_time_however_seldom_a_volume_is_reloaded(tmp_p
 CANARY = "canary-9f3b-secret"
 
 
-def test_no_password_reaches_log_audit_or_error_also_when_it_is_typed_as_the_name(
+def test_no_password_reaches_log_audit_or_error_even_if_typed_as_the_name(
     users: Users, storage: DirectoryStorage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -912,7 +910,7 @@ def test_no_password_reaches_log_audit_or_error_also_when_it_is_typed_as_the_nam
         assert not any(form in text for text in everything)
 
 
-def test_a_refused_login_is_noted_with_who_and_from_where(users: Users, storage: DirectoryStorage) -> None:
+def test_a_refused_login_is_recorded_with_user_and_address(users: Users, storage: DirectoryStorage) -> None:
     class FakeAudit(Audit):
         def __init__(self) -> None:
             super().__init__(storage)
@@ -946,7 +944,7 @@ def test_a_refused_login_is_noted_with_who_and_from_where(users: Users, storage:
         (b"Basic " + b"A" * 20_000, ""),
     ],
 )
-def test_a_login_that_nobody_can_have_is_noted_too_and_none_of_what_may_be_a_secret(
+def test_a_login_that_no_user_can_have_is_recorded_without_anything_secret(
     users: Users, storage: DirectoryStorage, tmp_path: Path, header: bytes, user: str
 ) -> None:
     packages = DirectoryStorage(tmp_path / "packages")
@@ -965,7 +963,7 @@ def test_a_login_that_nobody_can_have_is_noted_too_and_none_of_what_may_be_a_sec
 
 
 @pytest.mark.parametrize("header", [None, b"", b"  "])
-def test_a_request_without_credentials_is_no_refused_login(
+def test_a_request_without_credentials_is_not_recorded(
     users: Users, storage: DirectoryStorage, tmp_path: Path, header: bytes | None
 ) -> None:
     packages = DirectoryStorage(tmp_path / "packages")
@@ -978,7 +976,7 @@ def test_a_request_without_credentials_is_no_refused_login(
     assert not list(packages.directory.rglob("*.jsonl"))
 
 
-def test_empty_passwords_make_nobody_wait_who_has_the_right_one(users: Users, storage: DirectoryStorage) -> None:
+def test_empty_passwords_do_not_slow_down_the_right_one(users: Users, storage: DirectoryStorage) -> None:
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=2))
     for _ in range(20):
         with pytest.raises(Unauthorized):
@@ -987,10 +985,8 @@ def test_empty_passwords_make_nobody_wait_who_has_the_right_one(users: Users, st
     authenticator.close()
 
 
-def test_who_waits_to_be_looked_at_when_the_server_stops_is_asked_to_come_again(
-    users: Users, storage: DirectoryStorage, work: Work
-) -> None:
-    """A minute of passwords may be waiting: nobody who stops a server waits for them."""
+def test_logins_that_wait_when_the_server_stops_get_503(users: Users, storage: DirectoryStorage, work: Work) -> None:
+    """A minute of passwords may be waiting, and stopping the server must not wait for them."""
     with (storage.directory / PASSWORDS).open("a") as file:
         file.writelines(f"u{number}:{DIGEST}\n" for number in range(20))
     authenticator = Authenticator(storage, CHEAP)
@@ -1012,7 +1008,7 @@ def test_who_waits_to_be_looked_at_when_the_server_stops_is_asked_to_come_again(
     assert sum(isinstance(answer, LoginDelayed) for answer in answers) >= 20 - processors()
 
 
-def test_closing_does_not_wait_for_those_whose_turn_is_to_come(users: Users, storage: DirectoryStorage) -> None:
+def test_closing_does_not_wait_for_delayed_logins(users: Users, storage: DirectoryStorage) -> None:
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=1))
 
     async def guess_and_close() -> float:

@@ -1,4 +1,4 @@
-"""Roles live in an Apache group file, and grant no more than it says."""
+"""Roles come from an Apache group file, and grant no more than it says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def identity(content: str, username: str) -> Identity:
     return Roles(content.encode()).identity(username)
 
 
-def test_who_is_in_no_group_may_publish_anything() -> None:
+def test_a_user_in_no_group_may_publish_anything() -> None:
     someone = identity("admin: carol\n", "alice")
     assert someone == Identity("alice", Role.PUBLISHER, None)
     assert someone.may_read
@@ -42,11 +42,11 @@ def test_who_is_in_no_group_may_publish_anything() -> None:
         ("reader: 'alice'", Role.READER),
     ],
 )
-def test_a_role_is_what_the_groups_add_up_to(content: str, role: Role) -> None:
+def test_the_most_powerful_group_is_the_role(content: str, role: Role) -> None:
     assert identity(content, "alice").role is role
 
 
-def test_a_reader_may_not_upload_and_an_admin_may_everything() -> None:
+def test_a_reader_may_not_upload_and_an_admin_may_do_everything() -> None:
     reader = identity("reader: alice\nproject/spam: alice", "alice")
     assert reader.may_read
     assert not reader.may_upload("spam")
@@ -72,7 +72,7 @@ def test_a_group_file_that_cannot_be_read_makes_everybody_a_reader() -> None:
     assert Roles(None).identity("alice").role is Role.READER
 
 
-def test_names_with_spaces_and_quotes_are_written_as_apache_reads_them() -> None:
+def test_names_with_spaces_and_quotes_are_quoted_for_apache() -> None:
     file = GroupFile(b"")
     for name in ("a b", '"quoted"', "it's", "'x' y", "Zoë"):
         file.assign(name, {"admin"})
@@ -80,12 +80,12 @@ def test_names_with_spaces_and_quotes_are_written_as_apache_reads_them() -> None
     assert file.groups()["admin"] == {"a b", '"quoted"', "it's", "'x' y", "Zoë"}
 
 
-def test_groups_comments_and_lines_of_others_stay_as_they_are() -> None:
-    before = b"# who\nwiki: alice bob\n\nnonsense\nreader: alice bob\n\xff: alice\nadmin: alice\nreader: alice"
+def test_comments_other_groups_and_invalid_lines_are_preserved() -> None:
+    before = b"# wiki\nwiki: alice bob\n\nnonsense\nreader: alice bob\n\xff: alice\nadmin: alice\nreader: alice"
     file = GroupFile(before)
     file.assign("alice", {"publisher", "project/spam"})
     assert bytes(file) == (
-        b"# who\nwiki: alice bob\n\nnonsense\nreader: bob\n\xff: alice\nproject/spam: alice\npublisher: alice\n"
+        b"# wiki\nwiki: alice bob\n\nnonsense\nreader: bob\n\xff: alice\nproject/spam: alice\npublisher: alice\n"
     )
 
 
@@ -101,7 +101,7 @@ def test_assigning_again_changes_no_byte() -> None:
 @given(st.binary(max_size=300), st.text(max_size=30), st.sets(st.sampled_from(["reader", "admin", "project/a-b"])))
 @example(b'admin: "a\\', "a", {"admin"})
 @example(b"admin: alice\nadmin: alice", "alice", set())
-def test_after_assigning_a_user_is_in_exactly_these_groups_and_others_are_where_they_were(
+def test_assigning_puts_a_user_into_exactly_these_groups_and_moves_no_other(
     content: bytes, name: str, groups: set[str]
 ) -> None:
     try:
@@ -119,7 +119,7 @@ def test_after_assigning_a_user_is_in_exactly_these_groups_and_others_are_where_
 
 @settings(deadline=None)
 @given(st.sampled_from(Role), st.sets(st.sampled_from(["a", "b-c", "d"]), min_size=1))
-def test_what_is_stored_of_an_identity_is_read_back(role: Role, projects: set[str]) -> None:
+def test_an_identity_is_read_back_as_it_was_stored(role: Role, projects: set[str]) -> None:
     limited = Identity("alice", role, frozenset(projects) if role is Role.PUBLISHER else None)
     file = GroupFile(b"project/x: alice\nadmin: alice\n")
     file.assign("alice", memberships(limited))

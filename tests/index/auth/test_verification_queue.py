@@ -1,0 +1,122 @@
+"""Passwords are verified fairly, however many guesses are waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from ops.index.auth.verification_queue import VerificationQueue
+from ops.index.errors import LoginDelayed, PackageIndexError
+
+
+def in_thread(action: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=action)
+    thread.start()
+    return thread
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_addresses_that_have_not_failed_are_served_first() -> None:
+    queue = VerificationQueue(lambda address: 3.0 if address == "guesser" else 0.0, turns=1)
+    order: list[str] = []
+
+    def take(address: str) -> None:
+        with queue.turn(address):
+            order.append(address)
+
+    with queue.turn("first"):
+        threads = []
+        for address in ("guesser", "guesser", "alice", "bob"):
+            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
+            eventually(lambda: len(queue._waiting) == len(threads))
+    for thread in threads:
+        thread.join()
+    assert order == ["alice", "bob", "guesser", "guesser"]
+
+
+def test_guesses_get_at_most_half_of_the_turns() -> None:
+    queue = VerificationQueue(lambda address: float(address == "guesser"), turns=2)
+    waiting = threading.Event()
+
+    def guess() -> None:
+        with queue.turn("guesser"):
+            waiting.set()
+
+    with queue.turn("guesser"):
+        thread = in_thread(guess)
+        eventually(lambda: bool(queue._waiting))
+        with queue.turn("alice"):  # would block if the second guess had the other turn
+            assert not waiting.is_set()
+    thread.join()
+    assert waiting.is_set()
+
+
+def test_when_too_many_are_waiting_the_most_suspicious_is_rejected() -> None:
+    queue = VerificationQueue(lambda address: float(address == "guesser"), turns=1, max_waiting=2)
+    ended: list[str] = []
+
+    def take(address: str) -> None:
+        try:
+            with queue.turn(address):
+                ended.append(address)
+        except PackageIndexError as refusal:
+            ended.append(f"{address} rejected: {refusal.status}")
+
+    with queue.turn("first"):
+        threads = []
+        for address, size in (("alice", 1), ("guesser", 2), ("bob", 2), ("carol", 2)):
+            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
+            eventually(lambda: len(queue._waiting) + len(ended) == len(threads))
+            assert len(queue._waiting) == size
+    for thread in threads:
+        thread.join()
+    assert ended == ["guesser rejected: 429", "carol rejected: 503", "alice", "bob"]
+
+
+def test_without_failures_one_of_the_address_with_most_logins_is_rejected() -> None:
+    queue = VerificationQueue(lambda address: 0.0, turns=1, max_waiting=3)
+    ended: list[str] = []
+
+    def take(address: str) -> None:
+        try:
+            with queue.turn(address):
+                ended.append(address)
+        except LoginDelayed:
+            ended.append(f"{address} rejected")
+
+    with queue.turn("first"):
+        threads = []
+        for address, size in (("crowd", 1), ("crowd", 2), ("crowd", 3), ("alice", 3), ("bob", 3)):
+            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
+            eventually(lambda: len(queue._waiting) + len(ended) == len(threads))
+            assert len(queue._waiting) == size
+    for thread in threads:
+        thread.join()
+    assert ended == ["crowd rejected", "crowd rejected", "crowd", "alice", "bob"]
+
+
+def test_logins_that_wait_when_the_server_stops_are_rejected_at_once() -> None:
+    queue = VerificationQueue(lambda address: 0.0, turns=1)
+    ended: list[int] = []
+
+    def take() -> None:
+        with pytest.raises(LoginDelayed) as delayed, queue.turn("alice"):
+            pass
+        ended.append(delayed.value.status)
+
+    with queue.turn("first"):
+        thread = in_thread(take)
+        eventually(lambda: len(queue._waiting) == 1)
+        queue.close()
+        thread.join(10)
+        take()
+    assert ended == [503, 503]
