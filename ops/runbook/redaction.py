@@ -1,37 +1,23 @@
-"""Masking every secret that is known, in every form in which it is likely to come out.
+"""Masking of every known secret, in every form in which programs show values.
 
-What can be found is what a program does to a value on its way to a page: quoting it for a URL, JSON, HTML, Python or a
-shell, writing it in hexadecimal, or in base64, also as a part of something longer (``Authorization: Basic`` is
-``user:password``, so the password starts at any of three byte offsets). What cannot: a value that was encrypted,
-compressed, hashed or cut to pieces with something else between them. :class:`ops.secret.Secret`, which never shows
-itself, stands before this; the scan of the finished record (:mod:`ops.runbook.record`) stands behind it.
+What is found: :mod:`ops.runbook.secret_forms` and :mod:`ops.runbook.decoded_text`, and the halves of a secret in
+neighbouring cells of a table, in lines, or on the two output streams. What is not: a value that was encrypted,
+compressed, hashed, or mixed with other text. :class:`ops.secret.Secret`, which never shows itself, comes before this;
+the scan of the finished record (:mod:`ops.runbook.record`) after it.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import json
-import re
-import shlex
-import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-MASK = "********"
+from ops.runbook.decoded_text import DecodedText, decoded, table_columns
+from ops.runbook.secret_forms import MINIMUM_LENGTH, Form, forms, lines_of
 
-MINIMUM_LENGTH = 6
-"""Anything shorter is not masked: it would be found everywhere, and the masks would spell it out. The index itself asks
-for 12 characters of password."""
+MASK = "********"
 
 SecretSource = Callable[[], Iterable[str]]
 """Where secrets are known from; asked again before each masking, so it should be quick when nothing changed."""
-
-_BASE64_RUN = r"[A-Za-z0-9+/_-]*"
-_BETWEEN = re.compile(r"\x1b\[[0-9;:?]*[A-Za-z]|\r?\n[ \t]*")
-"""What a terminal's colours, or a line's width, puts into the middle of a value."""
-
-_PERCENT = re.compile(r"%[0-9A-F]{2}")
 
 _FORMAT_WORDS = frozenset(
     """
@@ -46,72 +32,6 @@ _FORMAT_WORDS = frozenset(
 the file would be no notebook any more. So a password that is such a word is masked inside text only."""
 
 
-def forms(secret: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """How *secret* looks after what programs do to values.
-
-    Returns:
-        the forms that stand for themselves, and the base64 cores (RFC 4648), around which the rest of the run of base64
-        is masked as well, since its first and last characters hold a few bits of the secret.
-    """
-    data = secret.encode("utf-8", "surrogatepass")
-    spelled = set(_escaped(secret))
-    for form in tuple(spelled):
-        # Quoted twice: JSON in a Python string, a Python string in JSON.
-        spelled.update(_escaped(form))
-    spelled.update({data.hex(), data.hex().upper(), data.hex(" "), data.hex(":")})
-    for percent in ("%%%02x", "%%%02X"):
-        spelled.add("".join(percent % byte for byte in data))
-    cores = {
-        core for form in {secret, *_lines(secret)} for core in _base64_cores(form.encode("utf-8", "surrogatepass"))
-    }
-    return tuple(sorted(spelled, key=len, reverse=True)), tuple(sorted(cores, key=len, reverse=True))
-
-
-def _escaped(text: str) -> list[str]:
-    data = text.encode("utf-8", "surrogatepass")
-    found = [
-        text,
-        repr(text)[1:-1],
-        ascii(text)[1:-1],
-        repr(data)[2:-1],
-        json.dumps(text)[1:-1],
-        json.dumps(text, ensure_ascii=False)[1:-1],
-        json.dumps(text)[1:-1].replace("/", "\\/"),
-        shlex.quote(text).removeprefix("'").removesuffix("'"),
-    ]
-    for quoted in (
-        urllib.parse.quote(data),
-        urllib.parse.quote(data, safe=""),
-        urllib.parse.quote_plus(data),
-        urllib.parse.quote(data, safe="!$&'()*+,;="),  # RFC 3986, section 3.2.1: what userinfo may hold
-    ):
-        found += [quoted, _PERCENT.sub(lambda match: match[0].lower(), quoted)]
-    for quoted in (html.escape(text), html.escape(text, quote=False)):
-        found += [
-            quoted,
-            quoted.replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
-            quoted.replace("&#x27;", "&apos;"),
-        ]
-    return found
-
-
-def _lines(secret: str) -> list[str]:
-    # A key of several lines is shown line by line, indented or numbered.
-    if "\n" not in secret:
-        return []
-    return [line.strip() for line in secret.splitlines() if len(line.strip()) >= 2 * MINIMUM_LENGTH]
-
-
-def _base64_cores(data: bytes) -> list[str]:
-    cores = []
-    for offset in range(3):
-        encoded = base64.b64encode(bytes(offset) + data).decode("ascii")
-        # The sextets that hold no bit of what stands before and none of what comes after.
-        core = encoded[-(-8 * offset // 6) : 8 * (offset + len(data)) // 6]
-        cores += [core, core.replace("+", "-").replace("/", "_")]
-    return cores
-
-
 class Redactor:
     """Replaces secrets by asterisks, in text and in everything made of text.
 
@@ -124,8 +44,7 @@ class Redactor:
         self._sources = tuple(sources)
         self._given: set[str] = set()
         self._secrets: set[str] = set()
-        self._spelled: tuple[str, ...] = ()
-        self._cores: tuple[tuple[str, re.Pattern[str]], ...] = ()
+        self._forms: frozenset[Form] = frozenset()
         self._masks: dict[str, str] = {}
         self._clean: set[str] = set()
         self.add(*secrets)
@@ -136,22 +55,12 @@ class Redactor:
         if not given:
             return
         self._given |= given
-        new = {form for secret in given for form in (secret, secret.strip(), *_lines(secret))}
+        new = {form for secret in given for form in (secret, secret.strip(), *lines_of(secret))}
         new = {form for form in new if len(form) >= MINIMUM_LENGTH} - self._secrets
         if not new:
             return
         self._secrets |= new
-        spelled, cores = set(self._spelled), {core for core, _ in self._cores}
-        for secret in new:
-            own_spelled, own_cores = forms(secret)
-            spelled.update(own_spelled)
-            cores.update(own_cores)
-        # The longest first: a secret that is the beginning of another must not leave the other's end behind.
-        self._spelled = tuple(sorted(spelled, key=lambda form: (-len(form), form)))
-        self._cores = tuple(
-            (core, re.compile(_BASE64_RUN + re.escape(core) + _BASE64_RUN + "={0,2}"))
-            for core in sorted(cores, key=lambda core: (-len(core), core))
-        )
+        self._forms |= {form for secret in new for form in forms(secret)}
         self._masks.clear()
         self._clean.clear()
 
@@ -182,18 +91,18 @@ class Redactor:
         """
         self.refresh()
         cells = [_flowing(cell) if len(cell.get("outputs", ())) > 1 else cell for cell in node["cells"]]
-        streams = [
-            ["".join(output["text"] for output in cell["outputs"] if output.get("name") == name)]
-            for cell in cells
-            if len(cell.get("outputs", ())) > 1
-            for name in ("stdout", "stderr")
-        ]
         whole = {**node, "cells": cells}
-        if self.is_clean([whole, streams]):
+        if self.is_clean([whole, _streams(cells)]):
             return type(node)(whole)
         copied = self._tree({**node, "cells": ()})
         copied["cells"] = [self._cell(cell) for cell in cells]
         return type(node)(copied)
+
+    def finds_in(self, document: Any) -> bool:
+        """Whether a secret stands in a structure as JSON has them, which may be a stored notebook."""
+        self.refresh()
+        cells = document.get("cells", ()) if isinstance(document, Mapping) else ()
+        return not self.is_clean([document, _streams(cells)])
 
     def is_clean(self, value: Any) -> bool:
         """Whether no string of a structure, and no list of lines as one text, holds a secret that is known by now.
@@ -218,7 +127,7 @@ class Redactor:
         if not new:
             return True
         joined = "\0".join(new)
-        if self._masked_through(self._masked(joined)) != joined:
+        if self._spans(joined):
             return False
         self._clean.update(new)
         return True
@@ -228,13 +137,11 @@ class Redactor:
             return self._tree(cell)
         copied = self._tree({**cell, "outputs": ()})
         outputs = [dict(output) for output in cell["outputs"]]
-        for name in ("stdout", "stderr"):
-            # Halves with the other stream between them: joined only when that is what shows the secret.
-            pieces = [output for output in outputs if output.get("name") == name]
-            whole = "".join(output["text"] for output in pieces)
-            if len(pieces) > 1 and self._mask(whole) != "".join(self._mask(output["text"]) for output in pieces):
-                pieces[0]["text"] = whole
-                outputs = [output for output in outputs if output is pieces[0] or output not in pieces[1:]]
+        streams = [output for output in outputs if output.get("output_type") == "stream"]
+        for pieces in _orders(streams):
+            masked = self._pieces([output["text"] for output in pieces])
+            for output, text in zip(pieces, masked, strict=True):
+                output["text"] = text
         copied["outputs"] = [type(cell)(self._output(output)) for output in outputs]
         return type(cell)(copied)
 
@@ -256,6 +163,9 @@ class Redactor:
             # nbformat's own mapping, where it was one: papermill reads its items as attributes.
             return masked if type(value) is dict else type(value)(masked)  # type: ignore[call-arg]  # of any mapping
         if isinstance(value, list | tuple):
+            if len(value) > 1 and all(type(item) is str for item in value):
+                # The lines of a stored text.
+                value = self._pieces(value)
             return [self._tree(item) for item in value]
         return value
 
@@ -265,57 +175,106 @@ class Redactor:
         known = self._masks.get(text)
         if known is None:
             # A notebook is masked again at each save, and nearly all of its strings are those of the save before.
-            known = self._masks[text] = self._masked_through(self._masked(text))
+            known = self._masks[text] = _masked(text, self._spans(text))
         return known
 
-    def _masked(self, text: str) -> str:
-        for form in self._spelled:
-            if form in text:
-                text = text.replace(form, MASK)
-        for core, pattern in self._cores:
-            if core in text:
-                text = pattern.sub(MASK, text)
-        return text
-
-    def _masked_through(self, text: str) -> str:
-        """Mask also what colours or line ends have cut in pieces."""
-        whole = _BETWEEN.sub("", text)
-        if whole == text or not any(form in whole for form in (*self._spelled, *(core for core, _ in self._cores))):
-            return text
-        kept: list[int] = []
-        position = 0
-        for match in _BETWEEN.finditer(text):
-            kept.extend(range(position, match.start()))
-            position = match.end()
-        kept.extend(range(position, len(text)))
-        joined = "".join(text[index] for index in kept)
-        spans = sorted(self._spans(joined))
+    def _pieces(self, pieces: Sequence[str]) -> list[str]:
+        """The pieces of one text, with each secret masked that stands in them taken together."""
+        spans = self._spans("".join(pieces))
         if not spans:
-            return text
-        pieces, done = list[str](), 0
-        for start, end in spans:
-            first, last = kept[start], kept[end - 1] + 1
-            if first >= done:
-                pieces += [text[done:first], MASK]
-            done = max(done, last)
-        return "".join([*pieces, text[done:]])
+            return list(pieces)
+        own = _split(spans, [len(piece) for piece in pieces])
+        return [_masked(piece, spans) for piece, spans in zip(pieces, own, strict=True)]
 
-    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
-        for form in self._spelled:
-            start = text.find(form)
-            while start >= 0:
-                yield start, start + len(form)
-                start = text.find(form, start + 1)
-        for core, pattern in self._cores:
-            if core in text:
-                yield from (match.span() for match in pattern.finditer(text))
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Where secrets stand in *text*, in order and apart from each other."""
+        found: list[tuple[int, int]] = []
+        rest = text
+        if whole := [form for form in self._forms if form.whole in text]:
+            found = _merged(span for form in whole for span in form.spans(text))
+            # What is found whole must not be found again as a part of the lines around it.
+            rest = _replaced(text, found, lambda secret: "\0" * len(secret))
+        more = self._encoded(rest)
+        for column in table_columns(rest):
+            cells = [rest[start:end] for start, end in column]
+            own = _split(self._encoded("".join(cells)), [len(cell) for cell in cells])
+            more += [(start + a, start + b) for (start, _), spans in zip(column, own, strict=True) for a, b in spans]
+        return _merged([*found, *more]) if more else found
+
+    def _encoded(self, text: str) -> list[tuple[int, int]]:
+        """Where secrets stand in *text* whose single characters are encoded, or that were cut short."""
+        plain = decoded(text)
+        shortened = "…" in plain or ".." in plain
+        forms = [form for form in self._forms if form.head in plain]
+        forms += [
+            form
+            for form in self._forms
+            if form.tail and (form.tail in plain or (shortened and form.whole[:4] in plain))
+        ]
+        spans = _merged(span for form in forms for span in form.partial_spans(plain)) if forms else []
+        if not spans or plain == text:
+            return spans
+        view = DecodedText.of(text)
+        return [view.span(*span) for span in spans]
+
+
+def _split(spans: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+    """The spans of a text as spans of the pieces that it was joined from, by the sizes of these."""
+    position = 0
+    for size in sizes:
+        own = [(max(first - position, 0), min(last - position, size)) for first, last in spans]
+        yield [(first, last) for first, last in own if first < last]
+        position += size
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans in order, with those joined that overlap."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        elif start < end:
+            merged.append((start, end))
+    return merged
+
+
+def _masked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    return _replaced(text, spans, lambda _: MASK)
+
+
+def _replaced(text: str, spans: Iterable[tuple[int, int]], new: Callable[[str], str]) -> str:
+    pieces, position = list[str](), 0
+    for start, end in spans:
+        pieces += [text[position:start], new(text[start:end])]
+        position = end
+    return "".join([*pieces, text[position:]])
+
+
+def _orders(streams: Sequence[Any]) -> tuple[list[Any], ...]:
+    """The orders in which the outputs of a cell may hold the halves of one text: as they came, or one stream first."""
+    if len(streams) < 2:
+        return ()
+    by_name = sorted(streams, key=lambda output: output["name"], reverse=True)
+    return list(streams), by_name, sorted(streams, key=lambda output: output["name"])
+
+
+def _streams(cells: Iterable[Any]) -> list[str]:
+    """What each cell wrote to its streams, as one text in each order."""
+    found: list[str] = []
+    for cell in cells:
+        outputs = cell.get("outputs", ())
+        if len(outputs) < 2:
+            continue
+        streams = [output for output in outputs if output.get("output_type") == "stream"]
+        found += ["".join("".join(output["text"]) for output in pieces) for pieces in _orders(streams)]
+    return found
 
 
 def _flowing(cell: Any) -> Any:
     """The cell with the pieces of a stream joined that follow each other."""
     joined: list[Any] = []
     for output in cell["outputs"]:
-        if output["output_type"] == "stream":
+        if output.get("output_type") == "stream":
             text = output["text"] if isinstance(output["text"], str) else "".join(output["text"])
             if joined and joined[-1].get("name") == output["name"]:
                 joined[-1]["text"] += text

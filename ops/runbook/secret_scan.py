@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from ops.runbook.record import write_atomically
 from ops.runbook.redaction import Redactor
@@ -62,22 +61,9 @@ def _masked_file(path: Path, text: str, redactor: Redactor) -> str | None:
         except ValueError:
             document = None
         if document is not None:
-            if redactor.is_clean(document):
+            if not redactor.finds_in(document):
                 return None
-            masked = _lines_joined(document, redactor)
-            return None if masked == document else json.dumps(masked, indent=1, ensure_ascii=False) + "\n"
+            masked = redactor.notebook(document) if "cells" in document else redactor.tree(document)
+            return json.dumps(masked, indent=1, ensure_ascii=False) + "\n"
     masked_text = redactor.text(text)
     return None if masked_text == text else masked_text
-
-
-def _lines_joined(value: Any, redactor: Redactor) -> Any:
-    """Mask a stored notebook, in which a text is a list of lines, as the one text that it is."""
-    if isinstance(value, dict):
-        return {redactor.tree(key): _lines_joined(item, redactor) for key, item in value.items()}
-    if isinstance(value, list):
-        if value and all(isinstance(item, str) for item in value):
-            whole = "".join(value)
-            masked = redactor.text(whole)
-            return value if masked == whole and redactor.tree(value) == value else masked.splitlines(keepends=True)
-        return [_lines_joined(item, redactor) for item in value]
-    return redactor.tree(value)

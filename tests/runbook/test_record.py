@@ -105,7 +105,7 @@ def test_a_scan_masks_what_it_finds_in_texts_and_notebooks_and_removes_any_other
     assert [path.name for path in spoiled] == ["a.ipynb", "b.html", "c.log", "e.bin"]
     assert not (tmp_path / "d" / "e.bin").exists()
     masked = json.loads((tmp_path / "a.ipynb").read_text())
-    assert masked["cells"][0]["outputs"][0]["text"] == ["first ********\n"]
+    assert masked["cells"][0]["outputs"][0]["text"] == ["first ********", "********\n"]
     assert masked["cells"][0]["source"] == ["a = 1\n", "b\n"]
     assert (tmp_path / "b.html").read_text() == "<p>********</p>"
     assert (tmp_path / "c.log").read_text() == "Basic ********"
