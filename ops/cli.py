@@ -376,14 +376,13 @@ def _stop(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     del options
+    from ops.columns import columns
     from ops.runbook import list_notebooks
 
     for notebook in list_notebooks(NOTEBOOKS):
         print(f"{notebook.name}   {notebook.title}")
         rows = [(f"-p {each.name}={each.default!r}", each.type, each.help) for each in notebook.parameters]
-        width = max(len(row[0]) for row in rows)
-        for given, kind, text in rows:
-            print(f"    {given:<{width}}  {kind:<5}  {text}")
+        print(*(f"    {line}" for line in columns(rows)), sep="\n")
     return 0
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Self
 
+from ops.columns import columns
 from ops.output_metadata import KEY
 
 BAR_CELLS = 40
@@ -67,13 +68,9 @@ class Table:
         return {}, {KEY: dict(self.metadata)} if self.metadata else {}
 
     def __repr__(self) -> str:
-        table = [self.header, *self.rows]
-        widths = [max(len(row[column]) for row in table) for column in range(len(self.header))]
-        rule = tuple("─" * width for width in widths)
-        lines = [self.caption, ""]
-        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
-        lines.insert(3, "  ".join(rule))
-        return "\n".join([*lines, *(["", self.note] if self.note else [])])
+        widths = [max(map(len, cells)) for cells in zip(self.header, *self.rows)]
+        header, rule, *lines = columns([self.header, ["─" * width for width in widths], *self.rows])
+        return "\n".join([self.caption, "", header, rule, *lines, *(["", self.note] if self.note else [])])
 
     def _repr_html_(self) -> str:
         head = "".join(f'<th scope="col" style="{_HEAD}">{escape(cell)}</th>' for cell in self.header)

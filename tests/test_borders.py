@@ -15,6 +15,7 @@ from ops.workspace import PROJECT_ROOT
 FOUNDATIONS = frozenset(
     {
         "ops",
+        "ops.columns",
         "ops.errors",
         "ops.output_metadata",
         "ops.parameters",

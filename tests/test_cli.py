@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from ops.cli import EXIT_CHANGES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from ops.targets.process import ServerProcess
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.benchmark.servers import free_port
@@ -186,3 +186,57 @@ def test_an_interrupted_run_ends_with_130_and_leaves_a_record(workspace: Workspa
     assert "Traceback" not in errors
     (record,) = workspace.records.glob("*/record.json")
     assert json.loads(record.read_text())["outcome"] == "interrupted"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stopped_afterwards")
+def test_a_plan_is_shown_kept_approved_and_applied_once(workspace: Workspace, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    planned = runbook("plan", "01", "-p", f"port={free_port()}", "--out", str(file))
+    assert planned.returncode == EXIT_CHANGES, planned.stderr
+    assert "\n  + server  start it\n  4 to make\n" in planned.stdout
+    assert not (workspace.target("local") / "server.json").exists()
+
+    assert runbook("run", "--plan", str(file)).returncode == 0
+    again = runbook("run", "--plan", str(file))
+    assert again.returncode == EXIT_FAILED
+    assert "the approved plan no longer fits, and nothing was changed" in again.stderr
+    nothing = runbook("plan", "01")
+    assert (nothing.returncode, nothing.stdout) == (0, "01_provision\n  Nothing to change.\n")
+    other = runbook("run", "--plan", str(file), "-p", "dry_run=true")
+    assert "it was made with port=" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("plan",), ("plan", "01", "--nonsense"), ("plan", "01", "-p", "x"), ("diff", "1")]
+)
+def test_a_wrong_call_of_a_command_that_exits_with_2_for_changes_exits_with_1(arguments: tuple[str, ...]) -> None:
+    done = runbook(*arguments)
+    assert done.returncode == EXIT_FAILED
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failed_run_is_resumed_from_the_notebook_that_failed(workspace: Workspace) -> None:
+    failed = runbook("run", "99", "02", "-p", "username=a:b")
+    assert failed.returncode == EXIT_FAILED
+    assert "99_tear_down     ok" in failed.stdout
+    assert "1 ok, 0 changed, 1 failed, 0 skipped" in failed.stdout
+
+    resumed = runbook("run", "--resume", "-p", "username=bob")
+
+    assert resumed.returncode == EXIT_FAILED, "there is no index"
+    assert "from 02_onboard_user" in resumed.stdout
+    assert "99_tear_down " not in resumed.stdout
+    first, second = (json.loads(line.read_text()) for line in sorted(workspace.records.glob("*/record.json")))
+    assert second["resumes"].endswith("-run")
+    assert second["parameters"]["username"] == "bob"
+    assert first["parameters"]["username"] == "a:b"
+    assert "--resume goes on with the last run" in runbook("run", "01", "--resume").stderr
+
+
+def test_the_status_of_every_target_and_environment_is_given_as_json(workspace: Workspace) -> None:
+    (workspace.home / "modal.staging").mkdir(parents=True)
+    found = json.loads(runbook("status", "--json").stdout)
+    assert [(each["target"], each["environment"]) for each in found] == [("local", ""), ("modal", "staging")]
+    assert found[0] | {"deployed": False, "answers": False, "users": []} == found[0]
+    assert found[1]["error"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,13 @@ def write_overview(records: Path, path: Path | None = None) -> Path:
     path = (path or records / "index.html").absolute()
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES / TEMPLATE), autoescape=True)
     environment.filters.update(FILTERS)
-    page = environment.get_template("overview.html.j2").render(
-        runs=[_run(record, path.parent) for record in found], bars=_bars(found), style=style()
-    )
+    runs = [_run(record, path.parent) for record in found]
+    bars = list(reversed(runs[:CHART_RUNS]))
+    longest = max(bar["record"].seconds for bar in bars) or 1.0
+    for bar in bars:
+        bar["share"] = round(max(100 * bar["record"].seconds / longest, 1.5), 1)
+    template = environment.get_template("overview.html.j2")
+    page = template.render(runs=runs, bars=bars, longest=longest, style=style())
     try:
         write_atomically(path, page)
     except OSError as error:
@@ -50,10 +53,3 @@ def _run(record: Record, folder: Path) -> dict[str, Any]:
         ".".join(part for part in (entry.target, entry.environment) if part) for entry in record.notebooks
     )
     return {"record": record, "report": report, "counts": counts(record), "where": ", ".join(filter(None, places))}
-
-
-def _bars(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The newest runs, the oldest of them first, with their times as shares of the longest."""
-    shown = list(reversed(records[:CHART_RUNS]))
-    longest = max((record.seconds for record in shown), default=0.0) or 1.0
-    return [{"record": record, "share": round(max(100 * record.seconds / longest, 1.5), 1)} for record in shown]

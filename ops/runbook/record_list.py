@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ops.columns import columns
 from ops.errors import RunbookError
 from ops.runbook.record import Record, list_records
 from ops.runbook.summary import counts
@@ -51,8 +52,7 @@ def table(chosen: Sequence[Record], records: Sequence[Record]) -> str:
         for record in chosen
     ]
     rows.insert(0, ("", "started (UTC)", "outcome", "time", "notebooks", "recap", "record"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(columns(rows))
 
 
 def find_record(name: str, records: Path) -> Record:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from ops.columns import columns
 from ops.output_metadata import change_line
 from ops.runbook import record as outcomes
 from ops.runbook.progress import write
@@ -52,8 +53,7 @@ def recap(record: Record) -> str:
         (entry.name, _WORDS.get(entry.outcome, entry.outcome), _told(record, entry), _duration(entry))
         for entry in record.notebooks
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
-    text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    text = "\n".join(columns(rows))
     return f"{text}\n{counts(record)}" if len(rows) > 1 else text
 
 

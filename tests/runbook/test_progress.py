@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import time
 
+import pytest
+
+from ops.runbook import progress as progress_module
 from ops.runbook.progress import ConsoleProgress, Progress
 
 
@@ -30,3 +34,33 @@ def test_a_stream_that_knows_only_ascii_gets_ascii() -> None:
     stream = io.TextIOWrapper(data, encoding="ascii")
     ConsoleProgress(stream)(Progress("01_x", 1, 1, "Prüfung", "running"))
     assert data.getvalue() == b"01_x   1/1  Pr?fung ... "
+
+
+def test_what_a_step_planned_or_changed_stands_below_its_line() -> None:
+    stream = io.StringIO()
+    step = Progress("01_x", 1, 1, "Plan", "succeeded", 1, lines=("+ server  start it", "1 to make"))
+    ConsoleProgress(stream)(step)
+    assert stream.getvalue() == "ok 1.0 s\n    + server  start it\n    1 to make\n"
+    ConsoleProgress(stream := io.StringIO(), detailed=False)(step)
+    assert stream.getvalue() == "ok 1.0 s\n"
+
+
+def test_a_terminal_shows_the_seconds_that_pass_and_takes_them_away_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(progress_module, "TICK_SECONDS", 0.01)
+    stream = Terminal()
+    show = ConsoleProgress(stream)
+    show(Progress("01_x", 1, 1, "Wait", "running"))
+    while "s" not in stream.getvalue().partition("… ")[2]:
+        time.sleep(0.01)
+    show(Progress("01_x", 1, 1, "Wait", "succeeded", 2))
+    seen: list[str] = []
+    for character in stream.getvalue():
+        if character == "\b":
+            seen.pop()
+        else:
+            seen.append(character)
+    assert "".join(seen).split() == ["01_x", "1/1", "Wait", "…", "ok", "2.0", "s"]

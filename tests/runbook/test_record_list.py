@@ -1,0 +1,91 @@
+"""Choosing, finding and comparing records, and the page over all of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from bs4 import BeautifulSoup
+
+from ops.errors import RunbookError
+from ops.runbook.overview import write_overview
+from ops.runbook.record import Failure, NotebookRecord, Record, list_records
+from ops.runbook.record_list import choose, differences, find_record, table
+from ops.runbook.redaction import Redactor
+from ops.runbook.report import external_assets
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """Three records: an older one on Modal that failed, and two on this machine."""
+    for day, name, outcome, target in (
+        (1, "01_provision", "failed", "modal"),
+        (2, "01_provision", "succeeded", "local"),
+        (3, "02_onboard_user", "succeeded", "local"),
+    ):
+        record = Record.create(tmp_path, name, now=datetime(2026, 1, day, tzinfo=UTC))
+        environment = "staging" if target == "modal" else ""
+        entry = NotebookRecord(name, "T", {"day": day}, outcome, day, target=target, environment=environment)
+        record.notebooks = [entry]
+        record.error = Failure("it <broke>", "why") if outcome == "failed" else None
+        record.end(outcome, day * 2)
+        record.save(Redactor())
+    return tmp_path
+
+
+def test_records_are_chosen_by_notebook_outcome_target_and_time(records: Path) -> None:
+    found = list_records(records)
+    assert [r.started[8:10] for r in choose(found)] == ["03", "02", "01"]
+    assert [r.started[8:10] for r in choose(found, notebook="01_provision")] == ["02", "01"]
+    assert [r.started[8:10] for r in choose(found, outcome="failed")] == ["01"]
+    assert [r.started[8:10] for r in choose(found, target="local", since="2026-01-03")] == ["03"]
+    for target in ("modal", "modal.staging"):
+        assert [r.started[8:10] for r in choose(found, target=target)] == ["01"]
+    assert choose(found, target="modal.main") == []
+    assert table(choose(found, outcome="failed"), found).splitlines()[1].startswith("3 ")
+
+
+def test_a_record_is_found_by_its_number_folder_or_part_of_its_name(records: Path) -> None:
+    assert find_record("1", records).name == "02_onboard_user"
+    assert find_record("20260101", records).outcome == "failed"
+    assert find_record("02_onboard_user", records).name == "02_onboard_user"
+    assert find_record(str(records / "20260102T000000Z-01_provision"), records).outcome == "succeeded"
+    for name, said in (("2026", "3 records"), ("9", "no records"), ("", "no records")):
+        with pytest.raises(RunbookError, match=said):
+            find_record(name, records)
+
+
+def test_two_runs_are_compared_by_all_but_their_times(records: Path) -> None:
+    first, second = find_record("3", records), find_record("2", records)
+    assert differences(first, first) == []
+    assert differences(first, second) == [
+        "- outcome: failed",
+        "+ outcome: succeeded",
+        "- 01_provision outcome: failed",
+        "+ 01_provision outcome: succeeded",
+        "- 01_provision where: modal.staging",
+        "+ 01_provision where: local",
+        "- 01_provision parameter day: 1",
+        "+ 01_provision parameter day: 2",
+        "- error: it <broke>: why",
+    ]
+
+
+def test_the_page_over_all_runs_has_a_bar_and_a_row_for_each_and_loads_nothing(records: Path) -> None:
+    (records / "20260103T000000Z-02_onboard_user" / "index.html").write_text("a report")
+    path = write_overview(records)
+    assert path == records / "index.html"
+    page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+    assert external_assets(str(page)) == ()
+    assert [bar["class"][1] for bar in page.select("a.column")] == ["failed", "succeeded", "succeeded"]
+    assert page.select("a.column")[-1]["style"] == "height: 100.0%"
+    rows = [row.get_text("|", strip=True) for row in page.select("tbody tr")]
+    assert len(rows) == 3
+    assert "failed|it <broke>" in rows[2]
+    assert page.select_one("tbody a")["href"] == "20260103T000000Z-02_onboard_user/index.html"  # type: ignore[index]
+
+
+def test_without_a_record_there_is_no_page(tmp_path: Path) -> None:
+    with pytest.raises(RunbookError, match="nothing to report"):
+        write_overview(tmp_path)
