@@ -1,9 +1,9 @@
-"""The names of all files in a directory, kept in memory and true to it.
+"""An index of the distribution files in a directory, kept in memory and up to date with the disk.
 
-A folder's modification time tells that names were added or removed there. Two things make that less simple than it
-sounds: a change within the same tick of the clock as our look leaves the time as it was, so a folder is looked at once
-more after the tick has passed; and our own uploads change the time too, so each is noted together with the time that it
-made, and the folder is looked at again later, when that costs little in proportion.
+A folder's modification time shows that names were added or removed. Two things complicate that: a change within the
+same clock tick as a scan leaves the time as it was, so the folder is scanned once more after the tick; and our own
+uploads change the time as well, so each is recorded together with the time that it produced, and the folder is scanned
+again later. Event loops ask for the index, so large folders are only scanned in worker threads.
 """
 
 from __future__ import annotations
@@ -13,86 +13,114 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.index.packages.filenames import project_of
+from ops.index.errors import StorageError
+from ops.index.packages.filenames import Name, parse, project_of
 from ops.index.packages.usage import Usage
+from ops.index.storage.name_locks import NameLocks
 
 TICK_NS = 20_000_000
-"""Two changes this close together may leave one time: a kernel's clock moves in steps of up to 10 ms."""
+"""Two changes this close together may leave the same time: a kernel's clock moves in steps of up to 10 ms."""
 
 COARSE_TICK_NS = 2_000_000_000
-"""The same for file systems that keep whole seconds, or every second one."""
+"""The same for file systems that keep times in steps of one or two seconds."""
 
 FREE_SECONDS = 0.002
-"""A look that is quicker may be repeated as often as anyone asks."""
+"""Looks that take less than this may follow each other without a pause."""
 
 REST = 8
-"""After a slower one, this many times its duration passes before the next."""
+"""The pause after a longer look, in multiples of its duration."""
+
+VERIFY_REST = 32
+"""The same before a large folder is scanned again only because our own changes may have hidden another one."""
 
 OVERDUE_SECONDS = 1.0
-"""So long our own changes may put off the second look that they make necessary."""
+"""Longest time for which our own changes postpone that second scan of a small folder."""
 
 HIDDEN_SECONDS = 0.05
-"""How often names that somebody still claims are looked at again."""
+"""Interval at which folders with locked names are scanned again."""
 
 FEW = 1000
-"""So many new names are worth a second look each."""
+"""Up to this many new names are each checked once more before they are listed."""
+
+LARGE = 4000
+"""Folders with more files are scanned in the background, and trees with more folders walked there."""
+
+_SLICE = 2000
+_BREATH = 0.0001
+"""A scan sleeps for so many seconds after a slice of this many names, to let other threads run."""
 
 _GLANCE = 0.002
-"""Seconds for which a look waits for another at a time, unless it is a change of our own that is in its way."""
+"""Seconds between two checks whether a scan that another thread makes is still worth waiting for."""
+
+_KEYED_PROJECTS = 64
+"""Number of projects whose files are kept in memory by the key of their name."""
 
 _UNREAD = -2
-"""The time of a folder that could not be read: no folder has it."""
+"""The time of a folder that could not be read."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Folder:
-    """One folder as it was last seen: how many files of it are listed, and the names of its folders."""
+    """The state of one folder at its last scan: the number of its listed files, and the names of its folders."""
 
     mtime_ns: int = -1
     settled: bool = False
     looked_at: float = 0.0
     count: int = 0
     folders: tuple[str, ...] = ()
+    failing: bool = False
 
 
 class PackageDirectory:
-    """Which distribution files there are, by project.
+    """The distribution files in a directory, by project.
 
-    Paths are relative to the directory, with ``/``. Folders and files with a leading dot are left out, links to files
-    are followed and links to folders are not, as stock pypiserver does it.
+    Paths are relative to the directory, with ``/``. As in stock pypiserver, folders and files with a leading dot are
+    left out, links to files are followed and links to folders are not.
+
+    Names whose lock is still held by an upload stay hidden, in every spelling. After a reload of a shared storage, a
+    new name is listed if nobody held its lock, neither before the reload nor after it.
 
     Parameters:
-        directory: to look through.
-        hidden: which of some file names may not be shown yet; asked after they were found, not before.
-        usage: told of each file that comes and goes.
+        directory: to scan.
+        name_locks: of all servers of the storage; consulted after a scan, not before.
+        usage: notified of each file that appears or vanishes.
     """
 
-    def __init__(
-        self, directory: Path, hidden: Callable[[Iterable[str]], AbstractSet[str]], usage: Usage | None = None
-    ) -> None:
+    def __init__(self, directory: Path, name_locks: NameLocks, usage: Usage | None = None) -> None:
         self._directory = str(directory)
-        self._hide = hidden
+        self._name_locks = name_locks
         self._usage = usage
-        self._lock = threading.RLock()  # around what is kept in memory, and never held while a disk is waited for
-        self._disk = threading.Lock()  # one looks, or one changes something
-        self._changes = False
+        self._lock = threading.RLock()  # guards the index in memory; never held while waiting for a disk
+        self._change = threading.Lock()  # held by changes of our own, and while a folder's time is compared
+        self._scan = threading.Lock()  # held by whoever walks the folders
+        self._in_background = False
+        self._slow = False  # the walk that goes on may take long
+        self._bulk = False  # so many files are being listed that the order of projects is not kept
         self._folders: dict[str, _Folder] = {"": _Folder()}
         self._files: dict[str, str] = {}
         self._projects: dict[str, list[str]] = {}
         self._sorted: tuple[str, ...] | None = None
+        self._keys: dict[str, dict[str, str]] = {}
         self._hidden: set[str] = set()
+        self._dropped: set[str] = set()
         self._versions: dict[str, int] = {}
+        self._altered: dict[str, int] = {}
         self._rest_until = 0.0
+        self._verify_again = 0.0
         self._hidden_again = 0.0
+        self.locked_before: AbstractSet[str] = frozenset()
+        """Names that were locked before the last reload of the storage."""
         self.version = 0
+        """A number that grows with every change."""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -120,133 +148,262 @@ class PackageDirectory:
         """The files of a project, in no order."""
         return tuple(self._projects.get(project, ()))
 
-    def hidden(self) -> tuple[str, ...]:
-        """The files that are there and may not be shown yet."""
-        with self._lock:
-            return tuple(self._hidden)
-
     def version_of(self, project: str) -> int:
-        """A number that changes with the project's files, and when :meth:`touch` says so."""
+        """A number that grows with every change of the project's files, and with :meth:`touch`."""
         return self._versions.get(project, 0)
 
+    def altered(self, project: str) -> int:
+        """The version at which the last change was made that was not just an added file."""
+        return self._altered.get(project, 0)
+
     def touch(self, projects: Iterable[str]) -> None:
-        """Note that something else about these projects has changed."""
+        """Record that something other than the list of files has changed about these projects."""
         with self._lock:
             for project in projects:
-                self.version += 1
-                self._versions[project] = self.version
+                self._alter(project)
+
+    def find(self, name: Name) -> str | None:
+        """The path of the file with this name, in any spelling; None if there is none.
+
+        Hidden files are found as well: the caller holds the lock on the name, so nobody is at work on them.
+        """
+        path = self._keys_of(name.project).get(name.key)
+        if path is not None or not self._hidden:
+            return path
+        with self._lock:
+            hidden = tuple(self._hidden)
+        return next((path for path in hidden if (parsed := _parsed(path)) and parsed.key == name.key), None)
 
     def look(self, *, thoroughly: bool = False, wait: bool = False) -> None:
         """Notice what others have changed.
 
-        While a change of our own is being made nothing is noticed: an event loop does not wait for a disk.
+        Without *wait*, nothing is noticed while a change of our own is being made, and large folders are left to a
+        thread: an event loop does not wait for a disk.
 
         Parameters:
-            thoroughly: look into every folder, whatever its time says.
-            wait: for the change of our own; always done when nothing is known yet.
+            thoroughly: scan every folder, whatever its time.
+            wait: for changes of our own and for large folders; always done if nothing is known yet.
+
+        Raises:
+            StorageError: the locks on names cannot be read.
         """
+        if not self._look(thoroughly=thoroughly, wait=wait) and not self._in_background:
+            self._in_background = True
+            try:
+                threading.Thread(target=self._look_in_background, name="directory", daemon=True).start()
+            except RuntimeError:  # no further thread can be had; the next look tries again
+                self._in_background = False
+
+    def _look_in_background(self) -> None:
+        try:
+            self._look(wait=True, verify=True)
+        except StorageError as error:
+            _log.warning("new files are not listed yet: %s", error)
+        finally:
+            self._in_background = False
+
+    def _look(self, *, thoroughly: bool = False, wait: bool = False, verify: bool = False) -> bool:
         started = time.monotonic()
         if started < self._rest_until and not thoroughly:
-            return
-        if not self._disk.acquire(blocking=wait or thoroughly or self._folders[""].mtime_ns == -1):
-            while not self._disk.acquire(timeout=_GLANCE):
-                if self._changes:
-                    return
+            return True
+        wait = wait or thoroughly or self._folders[""].mtime_ns == -1
+        if not self._scan.acquire(blocking=wait):
+            while not self._scan.acquire(timeout=_GLANCE):
+                if self._slow or self._change.locked():
+                    return True
         try:
-            self._look(started, thoroughly=thoroughly)
+            return self._walk(started, thoroughly=thoroughly, wait=wait, verify=verify)
         finally:
-            self._disk.release()
+            self._slow = False
+            self._scan.release()
 
-    def _look(self, started: float, *, thoroughly: bool) -> None:
+    def _walk(self, started: float, *, thoroughly: bool, wait: bool, verify: bool) -> bool:
+        """Scan the folders that may have changed; False if some are left to a thread.
+
+        Parameters:
+            started: on the monotonic clock.
+            thoroughly: scan every folder.
+            wait: for changes of our own, and for the scan of large folders that others have changed.
+            verify: also scan large folders again that only we have changed.
+        """
+        self._slow = len(self._folders) > LARGE
+        if self._slow and not wait:
+            return False
+        complete = True
         again = self._folders_with_hidden(started)
         waiting = [""]
         while waiting:
             prefix = waiting.pop()
             folder = self._folders.setdefault(prefix, _Folder())
-            mtime_ns = _mtime_ns(self._directory + "/" + prefix)
-            settled = folder.settled or _too_early(folder, started)
-            if thoroughly or mtime_ns != folder.mtime_ns or not settled or prefix in again:
-                self._read_folder(prefix, folder, mtime_ns, started)
+            if not self._change.acquire(blocking=wait):
+                return complete  # its own end is recorded
+            try:
+                mtime_ns = _mtime_ns(self._directory + "/" + prefix)
+                changed = thoroughly or mtime_ns != folder.mtime_ns or prefix in again
+                due = changed or not (folder.settled or self._too_early(folder, started))
+                large = folder.count > LARGE
+                if due and large and not (verify or (wait and changed)):
+                    due = complete = False
+                if due:
+                    folder.mtime_ns = mtime_ns  # what changes from now on makes another scan necessary
+            finally:
+                self._change.release()
+            if due:
+                self._slow = self._slow or large
+                self._scan_folder(prefix, folder, started)
+                if large:
+                    now = time.monotonic()
+                    self._verify_again = now + (now - started) * VERIFY_REST
             waiting += [f"{prefix}{name}/" for name in folder.folders]
-        took = time.monotonic() - started
-        self._rest_until = 0.0 if took < FREE_SECONDS else started + took * (1 + REST)
+        now = time.monotonic()
+        self._rest_until = 0.0 if now - started < FREE_SECONDS else now + (now - started) * REST
+        return complete
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold around a change of our own to the names at the top of the directory.
-
-        It keeps other threads from looking meanwhile, so that they do not take it for somebody else's.
+        """Hold around a change of our own to the names at the top of the directory, so that a look does not take it for
+        somebody else's.
         """
-        with self._disk:
-            self._changes = True
+        with self._change:
             folder = self._folders[""]
             ours = folder.mtime_ns == _mtime_ns(self._directory)
             try:
                 yield
             finally:
-                self._changes = False
                 if ours:
                     folder.mtime_ns = _mtime_ns(self._directory)
                     if folder.settled:
                         folder.settled = False
                         folder.looked_at = time.monotonic()
 
-    def admit(self, path: str, project: str) -> tuple[int, int]:
-        """Show a file that we have put there; the project's version right before, and right after."""
-        with self._lock:
-            before = self.version_of(project)
-            self._add(path, project)
-            return before, self.version_of(project)
+    def admit(self, path: str) -> None:
+        """List a file of ours that is durable."""
+        project = project_of(path.rpartition("/")[2])
+        if project is not None:
+            with self._lock:
+                self._add(path, project)
 
     def drop(self, path: str) -> None:
-        """Show a file no longer."""
+        """Remove a file from the list after it was removed from the directory."""
         with self._lock:
+            if self._scan.locked():
+                self._dropped.add(path)  # the scan may have seen it
             self._remove(path)
 
-    def _read_folder(self, prefix: str, folder: _Folder, mtime_ns: int, now: float) -> None:
+    def _keys_of(self, project: str) -> dict[str, str]:
+        keys = self._keys.get(project)
+        if keys is None:
+            version = self.version_of(project)
+            keys = {parsed.key: path for path in self.paths(project) if (parsed := _parsed(path)) is not None}
+            with self._lock:
+                if self.version_of(project) == version:
+                    while len(self._keys) >= _KEYED_PROJECTS:
+                        del self._keys[next(iter(self._keys))]
+                    self._keys[project] = keys
+        return keys
+
+    def _scan_folder(self, prefix: str, folder: _Folder, now: float) -> None:
+        mtime_ns = folder.mtime_ns
         began_ns = time.time_ns()
         try:
             names, folders = _read(self._directory + "/" + prefix)
-        except OSError as error:  # what was known of it still holds; the next look tries again
-            if folder.mtime_ns != _UNREAD:
-                _log.warning("the folder %r cannot be read: %s", prefix or ".", error)
-            folder.mtime_ns = _UNREAD
-            return
-        with self._lock:
-            for gone in set(folder.folders) - set(folders):
-                self._forget_folder(f"{prefix}{gone}/")
-            folder.folders = folders
-            self._hidden -= {path for path in self._hidden if _prefix(path) == prefix}
-            appeared = [name for name in names if prefix + name not in self._files]
+            with self._lock:
+                for gone in set(folder.folders) - set(folders):
+                    self._forget_folder(f"{prefix}{gone}/")
+                folder.folders = folders
+                self._hidden -= {path for path in self._hidden if _prefix(path) == prefix}
+            appeared = []
+            for start in range(0, len(names), _SLICE):
+                appeared += [name for name in names[start : start + _SLICE] if prefix + name not in self._files]
+                if start:
+                    time.sleep(_BREATH)
             if folder.count > len(names) - len(appeared):
-                kept = set(names)
-                for path in self._inside(prefix):
-                    if path[len(prefix) :] not in kept:
-                        self._remove(path)
-        if appeared:
-            self._show(prefix, appeared, now)
-        folder.mtime_ns = mtime_ns
-        folder.looked_at = now
-        folder.settled = began_ns - mtime_ns > (TICK_NS if mtime_ns % 1_000_000_000 else COARSE_TICK_NS)
+                self._remove_missing(prefix, names)
+            if appeared:
+                self._show(prefix, appeared, now)
+        except OSError as error:  # the files known so far stay listed; the next look tries again
+            if not folder.failing:
+                _log.warning("the folder %r cannot be read: %s", prefix or ".", error)
+            folder.mtime_ns, folder.failing = _UNREAD, True
+            return
+        except BaseException:
+            folder.mtime_ns = _UNREAD
+            raise
+        finally:
+            self._bulk = False
+            with self._lock:
+                self._dropped.clear()
+        folder.failing = False
+        with self._change:
+            if folder.mtime_ns == mtime_ns:  # else a change of ours came in between
+                folder.looked_at = now
+                folder.settled = began_ns - mtime_ns > _tick_ns(mtime_ns)
+
+    def _remove_missing(self, prefix: str, names: Iterable[str]) -> None:
+        present = set(names)
+        for path in self._inside(prefix):
+            # A file of ours may have appeared after the scan has passed its place.
+            if path[len(prefix) :] not in present and not os.path.lexists(f"{self._directory}/{path}"):
+                with self._lock:
+                    self._remove(path)
 
     def _show(self, prefix: str, names: list[str], now: float) -> None:
-        """List names that have appeared, except for those that somebody is still at work on."""
-        held = self._hide(names)
+        """List names that have appeared, except those that somebody is still at work on."""
+        locked = self._locked(names)
+        self._bulk = many = len(names) > FEW
         for name in names:
             project = project_of(name)
             if project is None:
                 continue
-            if name in held:
+            path = prefix + name
+            if name in locked:
                 with self._lock:
-                    self._hidden.add(prefix + name)
+                    self._hidden.add(path)
                 self._hidden_again = now + HIDDEN_SECONDS
-            elif len(names) > FEW or os.path.lexists(f"{self._directory}/{prefix}{name}"):
-                # Else its upload failed: it was removed, and its claim released, after we had read the folder.
+            elif many or os.path.lexists(f"{self._directory}/{path}"):
+                # Otherwise its upload failed: it was removed, and its lock released, after the scan.
                 with self._lock:
-                    self._add(prefix + name, project)
+                    if path not in self._dropped:
+                        self._add(path, project)
+
+    def locked(self) -> AbstractSet[str]:
+        """All names that are locked now.
+
+        Raises:
+            StorageError: the locks cannot be read.
+        """
+        try:
+            return self._name_locks.held()
+        except Exception as error:  # locks across servers raise what their client library raises
+            why = f"it cannot be told what others are at work on: {type(error).__name__}: {error}"
+            raise StorageError(why) from error
+
+    def _locked(self, filenames: Iterable[str]) -> AbstractSet[str]:
+        """The file names that are locked, in any spelling."""
+        locked = self.locked_before | self.locked()
+        if not locked:
+            return frozenset()
+        stems = {key.partition("-")[0] for key in locked}
+        found = set()
+        for filename in filenames:
+            if filename in locked:
+                found.add(filename)
+            elif (project_of(filename) or "").replace("-", "_") in stems:
+                name = parse(filename)
+                if name is not None and name.key in locked:
+                    found.add(filename)
+        return found
+
+    def _too_early(self, folder: _Folder, now: float) -> bool:
+        """Whether a second scan is too early: the tick has not passed, or the folder is large and was just scanned."""
+        if folder.count > LARGE and now < self._verify_again:
+            return True
+        tick = _tick_ns(folder.mtime_ns)
+        return time.time_ns() - folder.mtime_ns <= tick and now - folder.looked_at < OVERDUE_SECONDS
 
     def _inside(self, prefix: str) -> list[str]:
-        return [path for path in self._files if _prefix(path) == prefix]
+        with self._lock:
+            return [path for path in self._files if _prefix(path) == prefix]
 
     def _folders_with_hidden(self, now: float) -> set[str]:
         if not self._hidden or now < self._hidden_again:
@@ -273,12 +430,16 @@ class PackageDirectory:
         known = self._projects.get(project)
         if known is None:
             self._projects[project] = [path]
-            self._sorted = None
+            self._reorder(project, added=True)
         else:
             known.append(path)
+        keys = self._keys.get(project)
+        if keys is not None and (name := _parsed(path)) is not None:
+            keys[name.key] = path
         if self._usage is not None:
             self._usage.appeared(path, project)
-        self.touch([project])
+        self.version += 1
+        self._versions[project] = self.version
 
     def _remove(self, path: str) -> None:
         self._hidden.discard(path)
@@ -286,23 +447,38 @@ class PackageDirectory:
         if project is None:
             return
         self._folders[_prefix(path)].count -= 1
+        self._keys.pop(project, None)
         left = self._projects[project]
         left.remove(path)
         if not left:
             del self._projects[project]
-            self._sorted = None
+            self._reorder(project, added=False)
         if self._usage is not None:
             self._usage.vanished(path)
-        self.touch([project])
+        self._alter(project)
+
+    def _alter(self, project: str) -> None:
+        self.version += 1
+        self._versions[project] = self._altered[project] = self.version
+
+    def _reorder(self, project: str, *, added: bool) -> None:
+        known = self._sorted
+        if known is not None:
+            at = bisect_left(known, project)
+            self._sorted = None if self._bulk else (*known[:at], *[project] * added, *known[at + (not added) :])
+
+
+def _parsed(path: str) -> Name | None:
+    return parse(path.rpartition("/")[2])
 
 
 def _prefix(path: str) -> str:
-    """The folder of a path, with a slash after it if it is none of the top."""
+    """The folder of a path, followed by a slash unless it is the top."""
     return path[: path.rfind("/") + 1]
 
 
 def _read(path: str) -> tuple[list[str], tuple[str, ...]]:
-    """The names of the files and of the folders that may hold distributions; nothing when the folder is gone.
+    """The names of the files and of the folders that may hold distributions; nothing if the folder is gone.
 
     Raises:
         OSError: it is there, and cannot be read.
@@ -314,7 +490,7 @@ def _read(path: str) -> tuple[list[str], tuple[str, ...]]:
     except (FileNotFoundError, NotADirectoryError):
         return [], ()
     with entries:
-        for entry in entries:
+        for number, entry in enumerate(entries, 1):
             name = entry.name
             if name[0] == ".":
                 continue
@@ -322,21 +498,21 @@ def _read(path: str) -> tuple[list[str], tuple[str, ...]]:
                 folders.append(name)
             elif _is_file(entry):
                 files.append(name)
+            if not number % _SLICE:
+                time.sleep(_BREATH)
     return files, tuple(folders)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file or a link to one; a link in a circle, or to where we may not look, is none."""
+    """Whether it is a file or a link to one; a link in a circle, or to where we may not look, is neither."""
     try:
         return entry.is_file()
     except OSError:
         return False
 
 
-def _too_early(folder: _Folder, now: float) -> bool:
-    """Whether the tick in which a folder was last changed may still last, unless it was waited for long enough."""
-    tick = TICK_NS if folder.mtime_ns % 1_000_000_000 else COARSE_TICK_NS
-    return time.time_ns() - folder.mtime_ns <= tick and now - folder.looked_at < OVERDUE_SECONDS
+def _tick_ns(mtime_ns: int) -> int:
+    return TICK_NS if mtime_ns % 1_000_000_000 else COARSE_TICK_NS
 
 
 def _mtime_ns(path: str) -> int:

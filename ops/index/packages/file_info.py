@@ -1,43 +1,62 @@
-"""File information that is computed once and kept beside the packages in ``.index/facts``.
+"""Facts about files that are computed once and kept beside the packages in ``.index/facts``.
 
-A sidecar is one line of JSON, then the core metadata byte for byte, for installers or for people only. It holds as long
-as the file has the size and time that it tells, and is made anew from the file alone when it is lost.
+A sidecar is one line of JSON, then the core metadata byte for byte. It is valid as long as the file has the size and
+time recorded in it, and is computed again from the file alone if it is lost.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
+import logging
 import os
 import shutil
 import tempfile
+import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ops.index.errors import PackageIndexError, StorageBusy
+from ops.index.packages.distribution import Contents, look_into
+from ops.index.packages.filenames import Name, parse
+from ops.index.packages.models import File
 from ops.index.storage.files import INDEX_FOLDER, Workbench, remove
+from ops.index.storage.storage import Storage
+from ops.index.storage.waiting import at_once, seconds_left
 
 LATEST = 253_402_300_799.0
-"""The last second of the year 9999, in seconds since the epoch: file systems keep later ones, calendars do not."""
+"""The last second of the year 9999, in seconds since the epoch: file systems keep later times, calendars do not."""
 
 _FIRST_READ = 4096
 _FORMAT = 1
+_PIECE = 1024**2
+_LOCKS = 64
+_GLANCE = 0.05
+"""Seconds to wait for another thread that computes the same info, at least."""
+
+_RETRY_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What a page says of a file.
+    """The properties of a file that project pages show.
 
     Parameters:
         size: bytes.
-        mtime_ns: when the file was last written, in nanoseconds since the epoch.
+        mtime_ns: last modification, in nanoseconds since the epoch.
         sha256: hexadecimal.
         version: of the release.
         upload_time: seconds since the epoch, from 0 to LATEST.
-        requires_python: of the core metadata.
-        metadata_sha256: of the core metadata; None when none is served.
-        metadata_size: the length in bytes of the core metadata that is kept, served or not.
+        requires_python: from the core metadata.
+        metadata_sha256: digest of the core metadata; None if it is not served to installers.
+        metadata_size: length in bytes of the core metadata that is kept, served or not.
     """
 
     size: int
@@ -49,43 +68,63 @@ class FileInfo:
     metadata_sha256: str | None = None
     metadata_size: int = 0
 
+    @classmethod
+    def of(
+        cls, name: Name, contents: Contents, *, size: int, mtime_ns: int, sha256: str, upload_time: float
+    ) -> FileInfo:
+        """Combine what is known of a file with the contents that were read from it."""
+        served = contents.served
+        return cls(
+            size=size,
+            mtime_ns=mtime_ns,
+            sha256=sha256,
+            version=name.version,
+            upload_time=min(max(upload_time, 0.0), LATEST),
+            requires_python=contents.requires_python,
+            metadata_sha256=None if served is None else hashlib.sha256(served).hexdigest(),
+            metadata_size=len(contents.metadata or b""),
+        )
+
     def at(self, mtime_ns: int) -> FileInfo:
-        """The same of a copy that was written at another time."""
+        """The info of a copy with another modification time."""
         return self if mtime_ns == self.mtime_ns else replace(self, mtime_ns=mtime_ns)
 
-    def hold_for(self, status: os.stat_result) -> bool:
-        """Whether the file is still the one that they were computed of."""
+    def is_valid_for(self, status: os.stat_result) -> bool:
+        """Whether the file has not been written since."""
         if status.st_size != self.size:
             return False
-        # A storage that keeps whole seconds only has cut off the rest.
+        # A storage that keeps whole seconds has cut off the rest.
         return status.st_mtime_ns in (self.mtime_ns, self.mtime_ns - self.mtime_ns % 10**9)
 
 
-class FileInfoStore:
-    """The sidecars of one directory of packages.
+class Sidecars:
+    """A folder of sidecars, with a temporary one in its place if it cannot be written.
 
     Parameters:
-        directory: of packages.
-        scratch: where sidecars go when *directory* cannot be written; None for the system's temporary directory.
+        directory: of packages; None to use the temporary folder alone.
+        workbench: on the same file system.
+        scratch: parent of the temporary folder; None for the system's temporary directory.
     """
 
-    def __init__(self, directory: Path, workbench: Workbench, *, scratch: Path | None = None) -> None:
-        self._folder = f"{directory}/{INDEX_FOLDER}/facts"
+    def __init__(self, directory: Path | None, workbench: Workbench | None, *, scratch: Path | None = None) -> None:
         self._workbench = workbench
         self._scratch = scratch
-        self._elsewhere: str | None = None
+        self._lock = threading.Lock()
+        self._folders = [] if directory is None else [f"{directory}/{INDEX_FOLDER}/facts"]
+        self._temporary: Path | None = None
+        self._numbers = itertools.count()
 
     def read(self, path: str) -> FileInfo | None:
-        """The facts of a file, whether or not they still hold; None when there are none that can be read."""
+        """The info of a file, valid or not; None if no sidecar can be read."""
         found = self._read(path)
         return None if found is None else found[0]
 
     def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
-        """The core metadata that is kept with the facts; None when there is none, or it is damaged.
+        """The core metadata in a sidecar; None if there is none, or it is damaged.
 
         Parameters:
             path: of the file.
-            unserved: also what installers may not go by, such as that of an sdist which says something else once built.
+            unserved: also return metadata that installers may not rely on.
         """
         found = self._read(path, whole=True)
         if found is None or (found[0].metadata_sha256 is None and not (unserved and found[0].metadata_size)):
@@ -93,44 +132,47 @@ class FileInfoStore:
         return found[1]
 
     def write(self, path: str, file_info: FileInfo, metadata: bytes | None) -> None:
-        """Keep the facts of a file. They need not be durable: they can be computed again.
+        """Write the sidecar of a file. It need not be durable, as it can be computed again.
 
         Raises:
-            OSError: neither the directory nor the temporary one can be written.
+            OSError: neither the directory nor the temporary folder can be written.
         """
-        # Not dataclasses.asdict, which copies deeply: this is on the way of every upload.
+        # Unlike dataclasses.asdict, this copies nothing: every upload comes here.
         fields = {name: getattr(file_info, name) for name in FileInfo.__slots__}
         content = b"".join((json.dumps({"format": _FORMAT, **fields}).encode(), b"\n", metadata or b""))
-        try:
-            self._workbench.replace(f"{self._folder}/{path}", content)
-        except OSError:
-            target = Path(self._fallback(), path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+        if self._workbench is not None:
+            with contextlib.suppress(OSError):
+                self._workbench.replace(f"{self._folders[0]}/{path}", content)
+                return
+        home = self._temporary_folder()
+        target, scratch = home / "facts" / path, home / f"{next(self._numbers)}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(content)
+        scratch.replace(target)
 
     def forget(self, path: str) -> None:
         """Remove the sidecar of a file that is gone."""
-        remove(f"{self._folder}/{path}")
+        for folder in self._folders:
+            remove(f"{folder}/{path}")
 
-    def kept(self) -> Iterator[str]:
-        """The paths of all files that have a sidecar in the directory."""
-        folders = [""]
-        while folders:
-            prefix = folders.pop()
-            try:
-                with os.scandir(f"{self._folder}/{prefix}") as entries:
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(f"{prefix}{entry.name}/")
-                        else:
-                            yield prefix + entry.name
-            except OSError:
-                continue
+    def __iter__(self) -> Iterator[str]:
+        """The paths of all files that have a sidecar."""
+        for folder in list(self._folders):
+            prefixes = [""]
+            while prefixes:
+                prefix = prefixes.pop()
+                try:
+                    with os.scandir(f"{folder}/{prefix}") as entries:
+                        for entry in entries:
+                            if entry.is_dir(follow_symlinks=False):
+                                prefixes.append(f"{prefix}{entry.name}/")
+                            else:
+                                yield prefix + entry.name
+                except OSError:
+                    continue
 
     def _read(self, path: str, *, whole: bool = False) -> tuple[FileInfo, bytes] | None:
-        for folder in (self._folder, self._elsewhere):
-            if folder is None:
-                continue
+        for folder in self._folders:
             try:
                 with open(f"{folder}/{path}", "rb", buffering=0) as file:
                     start = file.read(_FIRST_READ)
@@ -147,11 +189,253 @@ class FileInfoStore:
             return file_info, metadata
         return None
 
-    def _fallback(self) -> str:
-        if self._elsewhere is None:
-            self._elsewhere = tempfile.mkdtemp(prefix="pypi-index-facts-", dir=self._scratch)
-            weakref.finalize(self, shutil.rmtree, self._elsewhere, ignore_errors=True)
-        return self._elsewhere
+    def _temporary_folder(self) -> Path:
+        with self._lock:
+            if self._temporary is None:
+                self._temporary = Path(tempfile.mkdtemp(prefix="pypi-index-facts-", dir=self._scratch))
+                weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
+                self._folders.append(f"{self._temporary}/facts")
+            return self._temporary
+
+
+class FileInfoStore:
+    """The info of every file: read from its sidecar, or computed if that is missing or out of date.
+
+    A shared storage cannot be read at times, so a copy of each sidecar is kept on this server's own disk.
+
+    Parameters:
+        storage: the volume of packages.
+        workbench: on the same file system.
+        scratch: parent of temporary folders; None for the system's temporary directory.
+    """
+
+    def __init__(self, storage: Storage, workbench: Workbench, *, scratch: Path | None) -> None:
+        self._storage = storage
+        self._directory = str(storage.directory)
+        self._sidecars = Sidecars(storage.directory, workbench, scratch=scratch)
+        self._copies = Sidecars(None, None, scratch=scratch) if storage.shared else None
+        self._failing = False
+        self._locks = [threading.Lock() for _ in range(_LOCKS)]
+
+    def of(self, path: str) -> tuple[FileInfo, int]:
+        """The info of a file, and when it was last written, in nanoseconds since the epoch.
+
+        Raises:
+            OSError: the file cannot be read.
+            StorageBusy: the storage cannot be read now, and there is no copy of the sidecar.
+        """
+        copy = self._valid_copy(path)
+        if copy is not None:
+            return copy, copy.mtime_ns
+        with self._computing(path):
+            with self._storage.reading():
+                status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
+                file_info = self._sidecars.read(path)
+                metadata = self._sidecars.metadata(path, unserved=True) if file_info and self._copies else None
+            if file_info is None or not file_info.is_valid_for(status):
+                file_info, metadata = self._compute(path, status)
+            self._copy(path, file_info.at(status.st_mtime_ns), metadata)
+            return file_info, status.st_mtime_ns
+
+    def known(self, path: str) -> FileInfo | None:
+        """The info of a file of a shared storage as last seen, without looking at the file; None if never seen."""
+        return None if self._copies is None else self._copies.read(path)
+
+    def unchanged(self, entries: Sequence[tuple[File, int]]) -> list[bool | None]:
+        """Compare files with the disk.
+
+        Parameters:
+            entries: files, each with its last known modification time in nanoseconds.
+
+        Returns:
+            For each file, whether its size and time are the same; None if it is gone. While a shared storage cannot be
+            read, True for all.
+        """
+        found: list[bool | None] = []
+        try:
+            with at_once(), self._storage.reading():
+                for file, mtime_ns in entries:
+                    try:
+                        status = os.stat(f"{self._directory}/{file.path}")  # noqa: PTH116 - many at once
+                    except OSError:
+                        found.append(None)
+                    else:
+                        found.append(status.st_size == file.size and status.st_mtime_ns == mtime_ns)
+        except StorageBusy:
+            return [True] * len(entries)
+        return found
+
+    def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
+        """The core metadata that is served beside a file; None if there is none.
+
+        Parameters:
+            path: of the file.
+            unserved: also return metadata that only people see.
+
+        Raises:
+            OSError: the file cannot be read.
+            StorageBusy: the storage cannot be read now, and there is no copy of the sidecar.
+        """
+        file_info = self.of(path)[0]
+        if file_info.metadata_sha256 is None and not (unserved and file_info.metadata_size):
+            return None
+        copy = None if self._copies is None else self._copies.metadata(path, unserved=unserved)
+        if copy is not None:
+            return copy
+        with self._storage.reading():
+            found = self._sidecars.metadata(path, unserved=unserved)
+            status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
+        if found is None:  # the sidecar is damaged, or could not be written
+            file_info, found = self._compute(path, status)
+            if file_info.metadata_sha256 is None and not unserved:
+                return None
+        return found
+
+    def keep(self, path: str, file_info: FileInfo, metadata: bytes | None) -> None:
+        """Keep the info of a new file. Called inside ``Storage.reading``."""
+        self._sidecars.write(path, file_info, metadata)
+        self._copy(path, file_info, metadata)
+
+    def forget(self, path: str) -> None:
+        """Drop the info of a file that is gone. Called inside ``Storage.reading``."""
+        self._sidecars.forget(path)
+        if self._copies is not None:
+            with contextlib.suppress(OSError):
+                self._copies.forget(path)
+
+    def missing(self, paths: Iterable[str]) -> set[str]:
+        """The paths without a sidecar; on a shared storage those without a copy of it."""
+        missing = set(paths)
+        if self._copies is not None:
+            return missing.difference(self._copies)
+        with self._storage.reading():
+            for path in self._sidecars:  # one by one: there may be as many as files
+                missing.discard(path)
+        return missing
+
+    @contextlib.contextmanager
+    def _computing(self, path: str) -> Iterator[None]:
+        """Hold while working on a file, one thread at a time. The holder may have to wait for the storage."""
+        lock = self._locks[hash(path) % _LOCKS]
+        if not lock.acquire(timeout=max(_GLANCE, seconds_left(threading.TIMEOUT_MAX))):
+            raise StorageBusy("another thread is reading the same file")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _valid_copy(self, path: str) -> FileInfo | None:
+        """The copy of a sidecar if it is valid, or if that cannot be determined now.
+
+        Raises:
+            OSError: the file is gone.
+        """
+        copy = self.known(path)
+        if copy is None:
+            return None
+        try:
+            with at_once(), self._storage.reading():
+                status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
+        except StorageBusy:
+            return copy
+        return copy if (status.st_size, status.st_mtime_ns) == (copy.size, copy.mtime_ns) else None
+
+    def _copy(self, path: str, file_info: FileInfo, metadata: bytes | None) -> None:
+        if self._copies is not None:
+            with contextlib.suppress(OSError):  # it is only slower without
+                self._copies.write(path, file_info, metadata)
+
+    def _compute(self, path: str, status: os.stat_result) -> tuple[FileInfo, bytes | None]:
+        name = parse(path.rpartition("/")[2])
+        assert name is not None  # noqa: S101 - every listed file has a name
+        digest = hashlib.sha256()
+        with self._storage.detached(Path(self._directory, path)) as copy, copy.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+            contents = look_into(file, name)
+        mtime_ns = status.st_mtime_ns
+        file_info = FileInfo.of(
+            name,
+            contents,
+            size=status.st_size,
+            mtime_ns=mtime_ns,
+            sha256=digest.hexdigest(),
+            upload_time=mtime_ns / 1e9,
+        )
+        try:
+            with self._storage.reading():
+                self._sidecars.write(path, file_info, contents.metadata)
+        except OSError as error:
+            if not self._failing:  # if nothing can be written, one line is enough
+                _log.warning("the info of %s cannot be kept and will be computed again each time: %s", path, error)
+            self._failing = True
+        else:
+            self._failing = False
+        return file_info, contents.metadata
+
+
+class Rebuilder:
+    """A thread that computes missing info, such as after ``pip download`` has filled the directory.
+
+    It rests for a fifth of the time, so that pages come first.
+
+    Parameters:
+        missing: returns the paths of the files whose info is missing.
+        compute: computes and keeps the info of one file.
+    """
+
+    def __init__(self, missing: Callable[[], Iterable[str]], compute: Callable[[str], object]) -> None:
+        self._missing = missing
+        self._compute = compute
+        self._stopping = threading.Event()
+        self._woken = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, *, again: bool = False) -> None:
+        """Start the thread, unless it runs.
+
+        Parameters:
+            again: continue after the first pass, with another one after each :meth:`wake`.
+        """
+        if self._thread is None:
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._run, args=(again,), name="file-info", daemon=True)
+            self._thread.start()
+
+    def wake(self) -> None:
+        """Start another pass: there may be more to compute."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        thread, self._thread = self._thread, None
+        self._stopping.set()
+        self._woken.set()
+        if thread is not None:
+            thread.join(10)
+
+    def _run(self, again: bool) -> None:
+        while True:
+            self._woken.clear()
+            done = self._pass()
+            if self._stopping.is_set() or not again:
+                return
+            self._woken.wait(None if done else _RETRY_SECONDS)
+
+    def _pass(self) -> bool:
+        """Compute everything that is missing now; False if that failed."""
+        try:
+            for path in self._missing():
+                began = time.monotonic()
+                self._compute(path)
+                if self._stopping.wait(min(0.5, (time.monotonic() - began) / 4)):
+                    return True
+        except StorageBusy:  # logged elsewhere
+            return False
+        except (PackageIndexError, OSError) as error:
+            _log.warning("the info of some files is computed only when it is first requested: %s", error)
+            return False
+        return True
 
 
 def _is_whole(metadata: bytes, file_info: FileInfo) -> bool:

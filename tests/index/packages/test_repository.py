@@ -25,7 +25,7 @@ import pytest
 from ops.index.config import Options
 from ops.index.packages import directory as listing
 from ops.index.packages.directory import COARSE_TICK_NS, PackageDirectory
-from ops.index.packages.file_info_cache import FileInfoCache
+from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import parse
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
@@ -284,9 +284,9 @@ def test_spellings_that_are_taken_at_the_same_moment_are_all_found(
     assert house.repository.find(first) is None
     admit = PackageDirectory.admit
 
-    def admit_both(self: PackageDirectory, path: str, project: str) -> tuple[int, int]:
-        admit(self, second.filename, project)
-        return admit(self, path, project)
+    def admit_both(self: PackageDirectory, path: str) -> None:
+        admit(self, second.filename)
+        admit(self, path)
 
     monkeypatch.setattr(PackageDirectory, "admit", admit_both)
     with house.repository.changing():
@@ -324,14 +324,14 @@ def test_an_unchanged_file_is_never_hashed_twice(
     house: House, directory: Path, count_calls: Count, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = put(directory, "foo", "1.0")
-    compute = FileInfoCache._compute
+    compute = FileInfoStore._compute
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.05)
         return compute(*arguments)
 
-    monkeypatch.setattr(FileInfoCache, "_compute", slow)
-    hashed = count_calls(FileInfoCache, "_compute")
+    monkeypatch.setattr(FileInfoStore, "_compute", slow)
+    hashed = count_calls(FileInfoStore, "_compute")
     threads = [threading.Thread(target=house.repository.project, args=("foo",)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -345,7 +345,7 @@ def test_an_unchanged_file_is_never_hashed_twice(
 
 
 def test_an_upload_is_never_read_again(house: House, alice: Person, count_calls: Count) -> None:
-    hashed = count_calls(FileInfoCache, "_compute")
+    hashed = count_calls(FileInfoStore, "_compute")
     content = wheel("foo", "1.0")
     house.publisher.publish(wheel_name("foo", "1.0"), io.BytesIO(content), identity=alice)
     (file,) = project(house, "foo").files
@@ -404,13 +404,13 @@ def test_metadata_that_installers_may_not_go_by_is_kept_for_people_only(
     house.publisher.publish("foo-2.0.tar.gz", io.BytesIO(uploaded), identity=alice)
     files = project(house, "foo").files
     assert [file.version for file in files] == ["1.0", "2.0"]
-    computed = count_calls(FileInfoCache, "_compute")
+    computed = count_calls(FileInfoStore, "_compute")
     for repository in (house.repository, reopened(house)):
         assert repository.project("foo") == project(house, "foo")
         for file in files:
             assert file.metadata_sha256 is None
             assert repository.metadata(file.path) is None
-            assert repository._file_info._store.metadata(file.path) is None
+            assert repository._file_info._sidecars.metadata(file.path) is None
             kept = core_metadata("foo", file.version, lines="Dynamic: Requires-Dist\n")
             assert repository.metadata(file.path, unserved=True) == kept
     assert not computed
@@ -431,7 +431,7 @@ def test_a_sidecar_from_before_such_metadata_was_kept_is_still_read(
     fields = json.loads(sidecar.read_bytes().partition(b"\n")[0])
     assert fields["metadata_size"] > 0
     sidecar.write_bytes(json.dumps({**fields, "metadata_size": 0}).encode() + b"\n")
-    computed = count_calls(FileInfoCache, "_compute")
+    computed = count_calls(FileInfoStore, "_compute")
     other = reopened(house)
     assert other.project("foo") == first
     assert other.metadata("foo-1.0.tar.gz", unserved=True) is None
@@ -455,7 +455,7 @@ def test_a_directory_that_cannot_be_written_is_served_and_hashed_once(
 ) -> None:
     path = put(directory, "foo", "1.0", folder="sub")
     (directory / ".index").write_text("here no folder can be made")
-    hashed = count_calls(FileInfoCache, "_compute")
+    hashed = count_calls(FileInfoStore, "_compute")
     repository = Repository(
         house.storage, house.name_locks, replace(house.options, scratch_directory=tmp_path, cached_files=0)
     )
@@ -496,14 +496,14 @@ def test_a_file_that_cannot_be_read_costs_only_itself(
 ) -> None:
     put(directory, "foo", "1.0")
     put(directory, "foo", "2.0")
-    original = FileInfoCache._compute
+    original = FileInfoStore._compute
 
-    def fail(self: FileInfoCache, path: str, status: os.stat_result) -> Any:
+    def fail(self: FileInfoStore, path: str, status: os.stat_result) -> Any:
         if "1.0" in path:
             raise OSError(5, "Input/output error")
         return original(self, path, status)
 
-    monkeypatch.setattr(FileInfoCache, "_compute", fail)
+    monkeypatch.setattr(FileInfoStore, "_compute", fail)
     assert project(house, "foo").versions == ("2.0",)
 
 
@@ -594,7 +594,7 @@ def test_a_hundred_thousand_names_take_little_memory(tmp_path: Path, hundred_tho
     gc.collect()
     tracemalloc.start()
     try:
-        names = PackageDirectory(tmp_path, lambda filenames: frozenset())
+        names = PackageDirectory(tmp_path, MemoryNameLocks())
         names.look()
         gc.collect()
         current, peak = tracemalloc.get_traced_memory()

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from ops.index.packages.file_info import LATEST, FileInfoStore
-from ops.index.packages.file_info_cache import FileInfoCache
+from ops.index.packages.file_info import LATEST, FileInfoStore, Sidecars
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House
 from tests.index.serving import eventually
@@ -89,15 +88,15 @@ def test_a_file_that_can_be_read_again_is_on_its_page_again(
 ) -> None:
     put(directory, "foo", "1.0")
     put(directory, "foo", "2.0")
-    of = FileInfoCache.of
+    of = FileInfoStore.of
 
-    def fail(self: FileInfoCache, path: str) -> Any:
+    def fail(self: FileInfoStore, path: str) -> Any:
         if "2.0" in path:
             raise PermissionError(errno.EACCES, "Permission denied")
         return of(self, path)
 
     with monkeypatch.context() as broken:
-        broken.setattr(FileInfoCache, "of", fail)
+        broken.setattr(FileInfoStore, "of", fail)
         assert versions(house, "foo") == ("1.0",)
     eventually(lambda: versions(house, "foo") == ("1.0", "2.0"))
 
@@ -105,10 +104,10 @@ def test_a_file_that_can_be_read_again_is_on_its_page_again(
 def test_facts_that_cannot_be_kept_hold_all_the_same(
     house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: FileInfoStore, path: str, file_info: object, metadata: object) -> None:
+    def full(self: Sidecars, path: str, file_info: object, metadata: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(FileInfoStore, "write", full)
+    monkeypatch.setattr(Sidecars, "write", full)
     path = put(directory, "foo", "1.0")
     found = house.repository.project("foo")
     assert found is not None

@@ -1,0 +1,96 @@
+"""Projects in memory, from which later versions of them are made."""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ops.index.packages.filenames import version_key
+from ops.index.packages.models import File, Project
+
+_FEW = 32
+"""Up to this many files are put in their places one by one, instead of sorting all of them again."""
+
+
+@dataclass(slots=True)
+class CachedProject:
+    """A project, and the state of the directory that it was made of.
+
+    Parameters:
+        version: of the directory, as far as it concerns this project.
+        project: the project.
+        entries: its files, each with its last modification in nanoseconds since the epoch.
+        complete: False if some files could not be read and have to be tried again.
+        checked_at: when the files were last compared with the disk, on the monotonic clock.
+    """
+
+    version: int
+    project: Project
+    entries: list[tuple[File, int]]
+    complete: bool = True
+    checked_at: float = field(default_factory=time.monotonic)
+
+    def due(self, seconds: float) -> bool:
+        """Whether the files have to be compared with the disk again; True only once for a comparison."""
+        now = time.monotonic()
+        if now - self.checked_at <= seconds:
+            return False
+        self.checked_at = now
+        return True
+
+
+class ProjectCache:
+    """The projects that were made last, limited by the number of their files.
+
+    Parameters:
+        files: the most that they have together.
+    """
+
+    def __init__(self, files: int) -> None:
+        self._limit = files
+        self._size = 0
+        self._lock = threading.Lock()
+        self._projects: OrderedDict[str, CachedProject] = OrderedDict()
+
+    def get(self, name: str) -> CachedProject | None:
+        """The project of this name, up to date or not."""
+        return self._projects.get(name)
+
+    def put(self, cached: CachedProject) -> None:
+        """Keep a project, and drop the oldest ones if there are too many files."""
+        with self._lock:
+            self._drop(cached.project.name)
+            self._projects[cached.project.name] = cached
+            self._size += len(cached.project.files)
+            while self._size > self._limit and len(self._projects) > 1:
+                self._drop(next(iter(self._projects)))
+
+    def _drop(self, name: str) -> None:
+        before = self._projects.pop(name, None)
+        if before is not None:
+            self._size -= len(before.project.files)
+
+
+def in_order(known: Iterable[tuple[File, int]], new: Iterable[tuple[File, int]]) -> list[tuple[File, int]]:
+    """Merge files, each with its modification time, in the order of a project: by version, file name and path.
+
+    Parameters:
+        known: files in this order.
+        new: further files, in any order.
+    """
+    files, more = list(known), list(new)
+    if len(more) > _FEW or not files:
+        return sorted([*files, *more], key=_sort_key)
+    for entry in more:
+        files.insert(bisect_left(files, _sort_key(entry), key=_sort_key), entry)
+    return files
+
+
+def _sort_key(entry: tuple[File, int]) -> tuple[tuple[bool, Any], str, str]:
+    file = entry[0]
+    return version_key(file.version), file.filename, file.path
