@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ops.index.assembly import create_index
     from ops.index.config import Options
+    from ops.index.storage.directory import DirectoryStorage
     from ops.index.storage.name_locks import FileNameLocks, NameLocks
-    from ops.index.storage.storage import DirectoryStorage, GuardedStorage, Storage
+    from ops.index.storage.storage import Storage
+    from ops.index.storage.volume import GuardedStorage
 
 __all__ = [
     "DirectoryStorage",
@@ -27,9 +29,9 @@ __all__ = [
 
 _HOMES = {
     "NameLocks": "storage.name_locks",
-    "DirectoryStorage": "storage.storage",
+    "DirectoryStorage": "storage.directory",
     "FileNameLocks": "storage.name_locks",
-    "GuardedStorage": "storage.storage",
+    "GuardedStorage": "storage.volume",
     "Options": "config",
     "Storage": "storage.storage",
     "create_index": "assembly",

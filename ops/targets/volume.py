@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ops.index.storage.storage import GuardedStorage
+from ops.index.storage.volume import GuardedStorage
 
 if TYPE_CHECKING:
     import modal

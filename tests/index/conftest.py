@@ -13,8 +13,9 @@ import pytest
 from ops.index.config import Options
 from ops.index.packages.repository import Repository
 from ops.index.packages.uploads import Publisher
+from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks, NameLocks
-from ops.index.storage.storage import DirectoryStorage, Storage
+from ops.index.storage.storage import Storage
 from tests.index.full_disk import mounted
 from tests.index.volume import Remote, Volume
 

@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from ops.index.storage.storage import GuardedStorage
+from ops.index.storage.volume import GuardedStorage
 
 _REMOTE = threading.Lock()
 

@@ -13,8 +13,8 @@ import pytest
 
 from ops.index.config import Options
 from ops.index.packages.uploads import Outcome
+from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
-from ops.index.storage.storage import DirectoryStorage
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
 from tests.index.serving import eventually

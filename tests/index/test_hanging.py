@@ -15,8 +15,8 @@ import pytest
 
 from ops.index import Options, create_index
 from ops.index.packages import placement
+from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import MemoryNameLocks
-from ops.index.storage.storage import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import PASSWORD, ThreadServer, eventually
 from tests.index.test_sharing import Container, log_in, opened, publish, register, upload
@@ -30,7 +30,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who may wait do not wait for long."""
     for module in ("ops.index.app", "ops.index.http.simple_api", "ops.index.http.files"):
         monkeypatch.setattr(f"{module}.READ_SECONDS", 0.3)
-    monkeypatch.setattr("ops.index.storage.storage.LAST_SECONDS", 0.5)
+    monkeypatch.setattr("ops.index.storage.volume.LAST_SECONDS", 0.5)
     monkeypatch.setattr("ops.index.packages.repository.RELOAD_SECONDS", 0.5)
     monkeypatch.setattr(placement, "_LAST_SECONDS", 0.5)
     monkeypatch.setattr("ops.index.server._GRACE", 1)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from ops.index.storage.storage import COMMIT_SECONDS, RELOAD_SECONDS, GuardedStorage
+from ops.index.storage.volume import COMMIT_SECONDS, RELOAD_SECONDS, GuardedStorage
 
 Fault = Literal["committed all the same", "not committed"]
 Identity = tuple[int, int, int]

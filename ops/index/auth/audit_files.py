@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from ops.index.storage.directory import SharedRun
 from ops.index.storage.files import FULL, remove, sync_folder
 from ops.index.storage.reserve import Reserve
-from ops.index.storage.shared_run import SharedRun
 from ops.index.storage.storage import Storage
 
 _NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\..+\.jsonl")

@@ -16,10 +16,11 @@ from ops.index.errors import Busy, FileTaken, PackageIndexError, StorageBusy, St
 from ops.index.packages.file_info import FileInfo
 from ops.index.packages.repository import Repository
 from ops.index.packages.staging import Staged
+from ops.index.storage.directory import SharedRun
 from ops.index.storage.files import Workbench, place, remove, storage_error, sync_folder, write_all
 from ops.index.storage.name_locks import NameLocks
-from ops.index.storage.shared_run import SharedRun
-from ops.index.storage.storage import SLICE_BYTES, Storage
+from ops.index.storage.storage import Storage
+from ops.index.storage.volume import SLICE_BYTES
 
 _SHORTEST_WAIT = 0.002
 _LONGEST_WAIT = 0.25

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from ops.index.config import Options
-from ops.index.errors import PackageIndexError, QuotaExceeded
+from ops.index.errors import PackageIndexError, QuotaExceeded, StorageFull
 from ops.index.packages.filenames import Name, is_safe, parse
 from ops.index.packages.repository import Repository
-from ops.index.storage.free_space import FreeSpace
 from ops.index.storage.storage import Storage
+
+LEAST_BYTES = 64 * 1024**2
+LEAST_SHARE = 20
+"""Bytes that stay free by default, but at most this fraction of a small disk."""
 
 _OVERHEAD_BYTES = 2 * 1024**2
 """What the headers of a form's parts and a signature take at most, beside the fields."""
@@ -35,7 +38,6 @@ class Quotas:
         self._repository = repository
         self._options = options
         self._usage = repository.usage
-        self._free = None if storage.shared else FreeSpace(storage.directory, options.least_free_bytes)
 
     @property
     def counted(self) -> bool:
@@ -66,13 +68,30 @@ class Quotas:
             self._usage.reserve("", 0, lambda _, total: self._check("", size, 0, total, complete=False))
 
     def require_free(self, size: int) -> None:
-        """Ask the disk for room.
+        """Refuse bytes that would take the last of the disk: removals, the audit log and the users need some of it.
+
+        Called before each piece is written. Pieces that are written at the same moment do not count with each other.
 
         Raises:
-            StorageFull: it has none.
+            StorageFull: too few bytes would stay free.
         """
-        if self._free is not None:
-            self._free.require(size)
+        least = self._options.least_free_bytes
+        if least == 0:
+            return
+        try:
+            disk = self._storage.disk()
+        except OSError:
+            disk = None
+        if disk is None:  # nobody can tell: it has enough
+            return
+        if least is None:
+            least = min(LEAST_BYTES, disk.f_blocks * disk.f_frsize // LEAST_SHARE)
+        free = disk.f_bavail * disk.f_frsize
+        if free - size < least:
+            raise StorageFull(
+                f"the disk of this index has {free} bytes free, and {size} more for this upload would leave fewer "
+                f"than the {least} that stay free: ask the index's operator for more room"
+            )
 
     def measure(self) -> None:
         """Look at all files for the first time."""

@@ -24,10 +24,10 @@ from ops.index.packages.models import File, Project
 from ops.index.packages.project_cache import CachedProject, ProjectCache, in_order
 from ops.index.packages.tombstones import Tombstones
 from ops.index.packages.usage import Usage
-from ops.index.storage.files import Workbench
+from ops.index.storage.bounded_run import BoundedRun
 from ops.index.storage.name_locks import NameLocks
-from ops.index.storage.shared_run import BoundedRun
-from ops.index.storage.storage import RELOAD_SECONDS, Storage
+from ops.index.storage.storage import Storage
+from ops.index.storage.volume import RELOAD_SECONDS
 from ops.index.storage.waiting import briefly, seconds_left
 
 __all__ = ["File", "Project", "Repository"]
@@ -63,7 +63,7 @@ class Repository:
         self._options = options
         directory = storage.directory
         self._directory = str(directory)
-        workbench = Workbench(directory, locked=not storage.shared)
+        workbench = storage.workbench
         self._file_info = FileInfoStore(storage, workbench, scratch=options.scratch_directory)
         self.annotations = Annotations(directory, workbench)
         self.tombstones = Tombstones(directory, workbench)

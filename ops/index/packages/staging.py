@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import io
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
 from ops.index.config import Options
 from ops.index.errors import DigestMismatch, TooLarge
 from ops.index.packages.quotas import Reservation
-from ops.index.storage.files import Workbench, remove, storage_error, write_all
+from ops.index.storage.files import remove, storage_error, write_all
 from ops.index.storage.storage import Storage
 
 if TYPE_CHECKING:
@@ -170,8 +169,7 @@ class Stage:
 
     def __init__(self, storage: Storage, options: Options) -> None:
         self._options = options
-        self._elsewhere = storage.shared
-        self.workbench = Workbench(storage.directory, locked=not storage.shared)
+        self._storage = storage
 
     def new(self, room: Reservation) -> Staged:
         """An empty file. It must be discarded at the end, also after it was published.
@@ -183,10 +181,7 @@ class Stage:
             StorageError: none can be made.
         """
         try:
-            if self._elsewhere:
-                descriptor, path = tempfile.mkstemp(prefix="pypi-index-upload-", dir=self._options.scratch_directory)
-            else:
-                path, descriptor = self.workbench.create()
+            path, descriptor = self._storage.stage(self._options.scratch_directory)
         except OSError as error:
             room.release()
             raise storage_error("the upload could not be kept", error) from error

@@ -77,7 +77,7 @@ class Publisher(Curator):
         self.quotas = Quotas(storage, repository, options)
         self._inspector = Inspector()
         placement = Placement(
-            storage, name_locks, repository, self._stage.workbench, options, with_names=audit.sync if audit else None
+            storage, name_locks, repository, storage.workbench, options, with_names=audit.sync if audit else None
         )
         super().__init__(storage, repository, placement, audit)
         self._options = options
@@ -340,7 +340,7 @@ class Publisher(Curator):
 
     def _sweep(self) -> None:
         with self._storage.reading():
-            self._stage.workbench.sweep()
+            self._storage.workbench.sweep()
         self._reserve.fill()
         if self._audit is not None:
             self._audit.hold_back()

@@ -1,4 +1,4 @@
-"""Room on a disk that is held back for changes which must work when the disk is full."""
+"""Disk space set aside for changes that must work when the disk is full."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ops.index.storage.files import FULL, remove, write_all
 from ops.index.storage.storage import Storage
 
 _FILES = 8
-"""More than one, as a disk may also have no room for the name of a new file."""
+"""More than one: a full disk may lack space even for the name of a new file."""
 
 _FILE_BYTES = 128 * 1024
 _SHARE = 512
-"""Each file has so many bytes, or that part of a disk for which this is less."""
+"""A file has :data:`_FILE_BYTES`, but at most this fraction of a small disk."""
 
 _BLOCK_BYTES = 4096
 
@@ -26,30 +26,26 @@ _log = logging.getLogger(__name__)
 
 
 class Reserve:
-    """Files of zeros that are removed when their room is needed, and written again when there is room.
+    """Files of zeros that are removed when their space is needed, and written again when there is space.
 
-    Whoever is killed meanwhile leaves nothing to mend: the next change, or the next start, writes what is missing. On a
-    shared storage there is none, as nobody can tell how full that is. Nor does it help on a file system that
-    compresses, or that frees the room of a file some time after its removal.
+    After a kill, the next change or start writes what is missing. A Volume has none, as nobody can tell how full it is.
+    It does not help on a file system that compresses, or that frees the space of a removed file later.
 
     Parameters:
         storage: the volume.
-        folder: below its directory, of this reserve alone.
+        folder: below its directory, used by nothing else.
     """
 
     def __init__(self, storage: Storage, folder: str) -> None:
-        self._directory = str(storage.directory)
-        self._folder = f"{self._directory}/{folder}"
-        self._absent = storage.shared
+        self._storage = storage
+        self._folder = f"{storage.directory}/{folder}"
         self._lock = threading.Lock()
         self._wanted = False
         self._told = False
         self._lent = 0
 
     def fill(self) -> None:
-        """Write what is missing, as far as there is room. Never raises."""
-        if self._absent:
-            return
+        """Write what is missing, as far as there is space. Never raises."""
         self._wanted = True
         with self._lock:
             try:
@@ -58,14 +54,13 @@ class Reserve:
             except OSError as error:
                 if error.errno in FULL and not self._told:
                     self._told = True
-                    _log.warning("%s: the disk is so full that removals and changes of users may fail", self._directory)
+                    _log.warning(
+                        "%s: the disk is so full that removals and changes of users may fail", self._storage.directory
+                    )
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Give the room to what is done inside, and take back what is left of it, if there was any."""
-        if self._absent:
-            yield
-            return
+        """Free the space for the body, then take back what is left of it, if there was any."""
         with self._lock:
             self._lent += 1
             while self._release():
@@ -79,9 +74,7 @@ class Reserve:
                     self._fill()
 
     def spend(self) -> bool:
-        """Give up one file for good, until :meth:`fill`; False when there is none."""
-        if self._absent:
-            return False
+        """Free one file until the next :meth:`fill`; False if there is none."""
         with self._lock:
             return self._release()
 
@@ -89,8 +82,11 @@ class Reserve:
         return any(_removed(path) for path in self._paths())
 
     def _fill(self) -> None:
+        disk = self._storage.disk()
+        if disk is None:
+            return
+        size = _file_bytes(disk)
         os.makedirs(self._folder, mode=0o700, exist_ok=True)  # noqa: PTH103
-        size = _file_bytes(self._folder)
         for path in self._paths():
             if not os.path.exists(path):  # noqa: PTH110
                 _write(path, size)
@@ -106,17 +102,16 @@ def _removed(path: str) -> bool:
         return False
 
 
-def _file_bytes(folder: str) -> int:
-    disk = os.statvfs(folder)
+def _file_bytes(disk: os.statvfs_result) -> int:
     share = disk.f_blocks * disk.f_frsize // _SHARE // _BLOCK_BYTES * _BLOCK_BYTES
     return min(_FILE_BYTES, max(_BLOCK_BYTES, share))
 
 
 def _write(path: str, size: int) -> None:
-    """Write a file of so many bytes.
+    """Write a file of zeros.
 
     Raises:
-        OSError: not all of it fits; it is as large as it can be.
+        OSError: not all of it fits; the file is as large as it can be.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

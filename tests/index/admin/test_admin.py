@@ -31,7 +31,8 @@ from ops.index.auth.passwords import hashed
 from ops.index.auth.roles import Identity
 from ops.index.auth.users import Users
 from ops.index.config import Options
-from ops.index.storage.storage import DirectoryStorage, Storage
+from ops.index.storage.directory import DirectoryStorage
+from ops.index.storage.storage import Storage
 from tests.index.credentials_volume import volumes
 
 TOKEN = "token-of-the-operator-5d41402abc4b2a76"

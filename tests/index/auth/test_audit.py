@@ -19,7 +19,7 @@ from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER, Audit, masked_name
 from ops.index.auth.users import Users
 from ops.index.config import Options
 from ops.index.errors import StorageError
-from ops.index.storage.storage import DirectoryStorage
+from ops.index.storage.directory import DirectoryStorage
 from tests.index.credentials_volume import Volume, volumes
 from tests.index.full_disk import fill
 from tests.index.serving import eventually

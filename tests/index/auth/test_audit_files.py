@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ops.index.auth.audit_files import AuditFiles, LogFile, expired
-from ops.index.storage.storage import DirectoryStorage
+from ops.index.storage.directory import DirectoryStorage
 from tests.index.credentials_volume import volumes
 
 MONDAY, TUESDAY = "2026-11-23", "2026-11-24"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ops.index.auth.credential_check import CredentialCheck, group_problems, password_problems
 from ops.index.auth.credential_files import GROUPS, PASSWORDS
 from ops.index.config import Options
-from ops.index.storage.storage import DirectoryStorage
+from ops.index.storage.directory import DirectoryStorage
 from tests.index.serving import Server, eventually
 
 HASH = "$2y$05$0Bhn5U2dYmKFYNwWPVkBmeXr6vtcbhdUQOuGPAS0cjRdrSR1sy2Le"

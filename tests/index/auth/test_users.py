@@ -36,8 +36,8 @@ from ops.index.auth.roles import Identity, Role
 from ops.index.auth.users import Account, PasswordFile, Users
 from ops.index.config import Options
 from ops.index.errors import StorageError
+from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import MemoryNameLocks
-from ops.index.storage.storage import DirectoryStorage
 from tests.index.credentials_volume import Volume, volumes
 
 CHEAP = Options(bcrypt_rounds=4)
@@ -352,7 +352,7 @@ def test_eight_threads_registering_at_once_lose_nobody(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from ops.index.config import Options
-from ops.index.storage.storage import DirectoryStorage
+from ops.index.storage.directory import DirectoryStorage
 from ops.index.auth.users import Users
 users = Users(DirectoryStorage(sys.argv[1]), Options(bcrypt_rounds=4))
 for number in range(int(sys.argv[3])):

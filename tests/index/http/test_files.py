@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from ops.index.http.files import PIECE, Delivery, OpenFile
 from ops.index.http.request import Request
-from ops.index.storage.storage import DirectoryStorage
+from ops.index.storage.directory import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import Response, Server, authorization, eventually, exchange
 

@@ -14,7 +14,7 @@ from ops.index.auth.authenticator import Authenticator
 from ops.index.config import Options
 from ops.index.http.request import Request
 from ops.index.http.request_auth import OtherSite, RequestAuth, refuse_other_sites
-from ops.index.storage.storage import DirectoryStorage
+from ops.index.storage.directory import DirectoryStorage
 from tests.index.serving import Server
 
 

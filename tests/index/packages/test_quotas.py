@@ -16,8 +16,8 @@ from ops.index.config import Options
 from ops.index.errors import Forbidden, PackageIndexError, QuotaExceeded
 from ops.index.packages.uploads import Outcome
 from ops.index.packages.usage import Usage
+from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
-from ops.index.storage.storage import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
 from tests.index.serving import eventually

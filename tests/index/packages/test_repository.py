@@ -29,8 +29,8 @@ from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import parse
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
+from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import MemoryNameLocks
-from ops.index.storage.storage import DirectoryStorage
 from tests.index.archives import core_metadata, sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
 

@@ -41,8 +41,8 @@ from ops.index.errors import (
 from ops.index.packages import placement, staging
 from ops.index.packages.uploads import Outcome, Publisher
 from ops.index.storage import files
+from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
-from ops.index.storage.storage import DirectoryStorage
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
 from tests.index.serving import eventually

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.reserve import Reserve
-from ops.index.storage.storage import DirectoryStorage
 from tests.index.full_disk import fill, free
 
 

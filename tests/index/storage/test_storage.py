@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from ops.index.errors import StorageBusy, StorageError
-from ops.index.storage import shared_run
+from ops.index.storage import directory
+from ops.index.storage.directory import DirectoryStorage, SharedRun
 from ops.index.storage.file_cache import copy_bytes
-from ops.index.storage.shared_run import SharedRun
-from ops.index.storage.storage import DirectoryStorage, GuardedStorage
+from ops.index.storage.volume import GuardedStorage
 from ops.index.storage.waiting import at_once, waiting_until
 from tests.index.serving import eventually
 from tests.index.volume import Remote, Volume
@@ -89,8 +89,8 @@ def followers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Event]:
             followers.append(self)
             return super().wait(timeout)
 
-    make = shared_run._Round
-    monkeypatch.setattr(shared_run, "_Round", lambda: make(done=Noted()))
+    make = directory._Round
+    monkeypatch.setattr(directory, "_Round", lambda: make(done=Noted()))
     return followers
 
 
@@ -341,8 +341,8 @@ def test_a_long_copy_lets_commits_through(tmp_path: Path, monkeypatch: pytest.Mo
             time.sleep(0.001)
         return copy_bytes(source, target, count, offset)
 
-    monkeypatch.setattr("ops.index.storage.storage.SLICE_BYTES", 1000)
-    monkeypatch.setattr("ops.index.storage.storage.copy_bytes", slice_by_slice)
+    monkeypatch.setattr("ops.index.storage.volume.SLICE_BYTES", 1000)
+    monkeypatch.setattr("ops.index.storage.volume.copy_bytes", slice_by_slice)
     with mount.detached(path) as detached:
         assert detached.read_bytes() == path.read_bytes()
     for commit in commits:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ops.index.errors import StorageBusy
-from ops.index.storage.shared_run import BoundedRun
+from ops.index.storage.bounded_run import BoundedRun
 from tests.index.serving import eventually
 
 

@@ -1,4 +1,4 @@
-"""Actions whose callers share runs, such as one commit for all uploads that wait for one."""
+"""Actions that may hang, run in a thread of their own so that callers wait only for a limited time."""
 
 from __future__ import annotations
 
@@ -6,50 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
 
 from ops.index.errors import StorageBusy, StorageError
-
-
-@dataclass(slots=True)
-class _Round:
-    done: threading.Event = field(default_factory=threading.Event)
-    error: Exception | None = None
-
-
-class SharedRun:
-    """An action whose callers share runs: each gets one that began after it called, and no more run than are needed.
-
-    Parameters:
-        action: what to do; what it raises, each caller of that run gets.
-    """
-
-    def __init__(self, action: Callable[[], None]) -> None:
-        self._action = action
-        self._turn = threading.Lock()
-        self._lock = threading.Lock()
-        self._next: _Round | None = None
-
-    def __call__(self) -> None:
-        """Have it done once more, and wait for it."""
-        with self._lock:
-            leads = self._next is None
-            this = self._next = self._next or _Round()
-        if not leads:
-            this.done.wait()
-            if this.error is not None:
-                raise this.error.with_traceback(None)
-            return
-        with self._turn:
-            with self._lock:
-                self._next = None  # whoever calls from now on needs a later run
-            try:
-                self._action()
-            except BaseException as error:
-                this.error = error if isinstance(error, Exception) else StorageError("the server is stopping")
-                raise
-            finally:
-                this.done.set()
 
 
 class BoundedRun:
