@@ -23,10 +23,13 @@ from ops.index.http.request_auth import RequestAuth
 from ops.index.http.simple_api import SimpleApi
 from ops.index.http.upload_handler import Application, UploadHandler
 from ops.index.lifespan import Lifespan
+from ops.index.packages.releases import Releases
 from ops.index.packages.repository import Repository
 from ops.index.packages.uploads import Publisher
+from ops.index.storage.files import INDEX_FOLDER
 from ops.index.storage.name_locks import FileNameLocks, NameLocks
 from ops.index.storage.storage import Storage
+from ops.index.storage.transaction import Transactions
 
 
 def create_index(
@@ -59,7 +62,17 @@ def create_index(
     authenticator = Authenticator(credentials, options, audit)
     credential_check = CredentialCheck(credentials, options)
     repository = Repository(packages, name_locks, options)
-    publisher = Publisher(packages, name_locks, repository, options, audit=audit)
+    transactions = Transactions(
+        packages,
+        name_locks,
+        see_others=repository.reload,
+        audit=audit,
+        reserve=f"{INDEX_FOLDER}/reserve",
+        lock_seconds=options.claim_seconds,
+        rest_seconds=2 * options.refresh_seconds,
+    )
+    publisher = Publisher(packages, transactions, repository, options)
+    releases = Releases(packages, transactions, repository)
     request_auth = RequestAuth(authenticator, options)
     reading = SimpleApi(repository, packages, options)
     readmes = Readmes()
@@ -69,7 +82,7 @@ def create_index(
         from ops.index.http.pypiserver_bridge import create_wsgi  # imports pypiserver
         from ops.index.http.upload import UploadReceiver
 
-        return UploadReceiver(create_wsgi(publisher, repository, authenticator, options), publisher, options)
+        return UploadReceiver(create_wsgi(publisher, releases, repository, authenticator, options), publisher, options)
 
     def admin_app(token_check: TokenCheck) -> ASGIApp:
         from ops.index.admin.app import create_admin
@@ -98,7 +111,7 @@ def create_index(
         authenticator.refresh()
         credential_check.look()
 
-    changes = ManageApi(publisher, request_auth.confirm)
+    changes = ManageApi(releases, request_auth.confirm)
     lifespan = Lifespan(
         start=[repository.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
         warm_up=[upstream.warm_up, *([admin.warm_up] if admin else []), browser.warm_up],

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from ops.index.config import Options
+from ops.index.packages.releases import Releases
 from ops.index.packages.repository import Repository
 from ops.index.packages.uploads import Publisher
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks, NameLocks
 from ops.index.storage.storage import Storage
+from ops.index.storage.transaction import Transactions
 from tests.index.full_disk import mounted
 from tests.index.volume import Remote, Volume
 
@@ -68,7 +70,18 @@ class House:
 
     def __post_init__(self) -> None:
         self.repository = Repository(self.storage, self.name_locks, self.options)
-        self.publisher = Publisher(self.storage, self.name_locks, self.repository, self.options, audit=self.audit)
+        transactions = Transactions(
+            self.storage,
+            self.name_locks,
+            see_others=self.repository.reload,
+            audit=self.audit,
+            reserve=".index/reserve",
+            lock_seconds=self.options.claim_seconds,
+            rest_seconds=2 * self.options.refresh_seconds,
+        )
+        self.transactions = transactions
+        self.publisher = Publisher(self.storage, transactions, self.repository, self.options)
+        self.releases = Releases(self.storage, transactions, self.repository)
 
     @property
     def directory(self) -> Path:

@@ -14,7 +14,7 @@ import bcrypt
 import pytest
 
 from ops.index import Options, create_index
-from ops.index.packages import placement
+from ops.index.storage import transaction
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import MemoryNameLocks
 from tests.index.archives import wheel, wheel_name
@@ -32,7 +32,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"{module}.READ_SECONDS", 0.3)
     monkeypatch.setattr("ops.index.storage.volume.LAST_SECONDS", 0.5)
     monkeypatch.setattr("ops.index.packages.repository.RELOAD_SECONDS", 0.5)
-    monkeypatch.setattr(placement, "_LAST_SECONDS", 0.5)
+    monkeypatch.setattr(transaction, "LAST_SECONDS", 0.5)
     monkeypatch.setattr("ops.index.server._GRACE", 1)
 
 

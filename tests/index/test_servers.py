@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from ops.index.errors import Busy, FileTaken, PackageIndexError, StorageError
-from ops.index.packages import placement
 from ops.index.packages.filenames import parse
 from ops.index.packages.uploads import Outcome
+from ops.index.storage import transaction
 from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
@@ -182,7 +182,7 @@ def test_when_a_commit_fails_nobody_ever_sees_the_file(town: Town, fault: Any) -
 def test_a_removal_that_cannot_be_committed_either_is_tried_until_it_can_while_the_file_stays_hidden(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "_RETRY_SECONDS", (0.02,))
+    monkeypatch.setattr(transaction, "RETRY_SECONDS", (0.02,))
     town.options = replace(town.options, claim_seconds=0.1)
     one, two = town.open(), town.open()
     volume_of(one).faults.append("committed all the same")
@@ -248,7 +248,7 @@ def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its background commit may have come before its end."""
-    monkeypatch.setattr(placement, "_RETRY_SECONDS", (60,))
+    monkeypatch.setattr(transaction, "RETRY_SECONDS", (60,))
     one, two = town.open(), town.open()
     volume = volume_of(one)
     volume.faults += ["not committed"] * 50
@@ -288,8 +288,8 @@ def test_yanks_and_statuses_set_through_one_server_are_seen_through_the_others(t
     publish(one)
     seen(two)
     stamp = two.repository.project_stamp("foo")
-    one.publisher.yank("foo", version="1.0", reason="bad", identity=Person())
-    one.publisher.set_status("foo", "archived", identity=Person())
+    one.releases.yank("foo", version="1.0", reason="bad", identity=Person())
+    one.releases.set_status("foo", "archived", identity=Person())
     seen(two)
     found = two.repository.project("foo")
     assert found is not None
@@ -297,7 +297,7 @@ def test_yanks_and_statuses_set_through_one_server_are_seen_through_the_others(t
     assert two.repository.project_stamp("foo") != stamp
     with pytest.raises(PackageIndexError, match="archived"):
         publish(two, wheel_name("foo", "2.0"), wheel("foo", "2.0"))
-    two.publisher.unyank("foo", version="1.0", identity=Person())
+    two.releases.unyank("foo", version="1.0", identity=Person())
     seen(one)
     assert one.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
 
@@ -306,7 +306,7 @@ def test_a_removal_through_one_server_is_seen_through_the_others_and_remembered(
     one, two = town.open(), town.open()
     publish(one)
     assert seen(two) == {NAME}
-    two.publisher.remove("foo", version="1.0", identity=Person("adam", may_administer=True))
+    two.releases.remove("foo", version="1.0", identity=Person("adam", may_administer=True))
     assert not town.remote.names()
     assert not seen(one)
     with pytest.raises(FileTaken, match="removed"):
@@ -328,8 +328,8 @@ def test_removals_through_two_servers_at_once_are_both_remembered(town: Town) ->
         publish(one, name, wheel("foo", name.split("-")[1]))
     assert seen(two) == {first, second}
     results = together(
-        lambda: one.publisher.remove("foo", filename=first, identity=adam),
-        lambda: two.publisher.remove("foo", filename=second, identity=adam),
+        lambda: one.releases.remove("foo", filename=first, identity=adam),
+        lambda: two.releases.remove("foo", filename=second, identity=adam),
     )
     assert results == [[first], [second]]
     for house in (one, two, town.open()):
@@ -343,15 +343,14 @@ def test_a_removal_that_was_not_committed_holds_its_claims_a_little_longer(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its server's next commit may carry the list of what was removed: nobody may have written it anew by then."""
-    rested = threading.Event()
-    monkeypatch.setattr(placement.Placement, "_rest", lambda _: rested.wait(60))
     one = town.open()
+    monkeypatch.setattr(one.transactions, "_rest_seconds", 60.0)
     publish(one)
     volume_of(one).faults.append("not committed")
     with pytest.raises(StorageError):
-        one.publisher.remove("foo", filename=NAME, identity=Person("adam", may_administer=True))
+        one.releases.remove("foo", filename=NAME, identity=Person("adam", may_administer=True))
     assert any(name.startswith("removed/") for name in town.name_locks.held())
-    rested.set()
+    one.transactions.close()
     eventually(lambda: not town.name_locks.held())
 
 
@@ -418,7 +417,7 @@ def test_no_file_of_the_volume_stays_open(town: Town) -> None:
     publish(house)
     house.listed()
     with house.storage.detached(house.directory / NAME) as path, path.open("rb") as file:
-        house.publisher.yank("foo", version="1.0", identity=Person())
+        house.releases.yank("foo", version="1.0", identity=Person())
         assert not volume_of(house).open_files()
         house.storage.reload()
         assert file.read() == CONTENT

@@ -13,7 +13,7 @@ from ops.index.auth.roles import Identity
 from ops.index.errors import BadRequest
 from ops.index.http.request import Request
 from ops.index.http.security_headers import security_headers
-from ops.index.packages.uploads import Publisher
+from ops.index.packages.releases import Releases
 
 Confirm: TypeAlias = Callable[[Request], Awaitable[Identity]]
 
@@ -38,12 +38,12 @@ class ManageApi:
     status (PEP 792) takes ``{"status": …, "reason": …}`` and answers the same.
 
     Parameters:
-        publisher: does it.
+        releases: does it.
         confirm: says who sends a request, by what is stored now.
     """
 
-    def __init__(self, publisher: Publisher, confirm: Confirm) -> None:
-        self._publisher = publisher
+    def __init__(self, releases: Releases, confirm: Confirm) -> None:
+        self._releases = releases
         self._confirm = confirm
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="change")
 
@@ -81,11 +81,11 @@ class ManageApi:
     ) -> dict[str, Any]:
         if action == "status":
             status = fields["status"]
-            self._publisher.set_status(project, status, reason=fields.get("reason"), identity=identity, address=address)
+            self._releases.set_status(project, status, reason=fields.get("reason"), identity=identity, address=address)
             return {"project": project, "status": status}
-        change = self._publisher.unyank
+        change = self._releases.unyank
         if action == "yank":
-            change = partial(self._publisher.yank, reason=fields.get("reason", ""))
+            change = partial(self._releases.yank, reason=fields.get("reason", ""))
         version, filename = fields.get("version"), fields.get("filename")
         files = change(project, version=version, filename=filename, identity=identity, address=address)
         return {"project": project, "files": files}

@@ -20,7 +20,7 @@ from ops.index.errors import NotFound, PackageIndexError, Unauthorized
 from ops.index.packages.filenames import normalize, parse, same_version
 from ops.index.packages.inspection import DeferredError
 from ops.index.packages.models import File
-from ops.index.packages.releases import Uploader
+from ops.index.packages.releases import Releases, Uploader
 from ops.index.packages.repository import Repository
 from ops.index.packages.staging import Staged
 from ops.index.packages.uploads import Publisher
@@ -47,12 +47,13 @@ _log = logging.getLogger(__name__)
 
 
 def create_wsgi(
-    publisher: Publisher, repository: Repository, authenticator: Authenticator, options: Options
+    publisher: Publisher, releases: Releases, repository: Repository, authenticator: Authenticator, options: Options
 ) -> WSGIApp:
     """Stock pypiserver's WSGI application, on our storage and users. Importing it takes a quarter of a second.
 
     Parameters:
-        publisher: takes uploads and removals.
+        publisher: takes uploads.
+        releases: takes removals.
         catalogue: knows the files.
         authenticator: knows the users.
         options: has the realm.
@@ -87,7 +88,7 @@ def create_wsgi(
 
         def get_backend(self, arg: str) -> IBackend:  # noqa: ARG002 - there is only one
             """The backend that every request uses."""
-            return BackendProxy(RepositoryBackend(self, publisher, repository, identify))
+            return BackendProxy(RepositoryBackend(self, publisher, releases, repository, identify))
 
     stock = Config.default_with_overrides(
         roots=[repository.directory],
@@ -116,16 +117,23 @@ class RepositoryBackend(Backend):  # type: ignore[misc] # likewise
 
     Parameters:
         config: pypiserver's.
-        publisher: takes uploads and removals.
+        publisher: takes uploads.
+        releases: takes removals.
         catalogue: knows the files.
         identify: who sends the current request.
     """
 
     def __init__(
-        self, config: RunConfig, publisher: Publisher, repository: Repository, identify: Callable[[], Uploader]
+        self,
+        config: RunConfig,
+        publisher: Publisher,
+        releases: Releases,
+        repository: Repository,
+        identify: Callable[[], Uploader],
     ) -> None:
         super().__init__(config)
         self._publisher = publisher
+        self._releases = releases
         self._repository = repository
         self._identify = identify
 
@@ -157,7 +165,7 @@ class RepositoryBackend(Backend):  # type: ignore[misc] # likewise
         try:
             if name is None:
                 raise NotFound("there is no such file here; the project's page below simple/ lists its files")
-            self._publisher.remove(name.project, filename=name.filename, identity=self._identify(), address=_address())
+            self._releases.remove(name.project, filename=name.filename, identity=self._identify(), address=_address())
         except PackageIndexError as error:
             raise _answer(error) from error
 

@@ -132,8 +132,6 @@ class Quotas:
 
     def refused(self, filename: str, name: Name) -> bool:
         """Whether a refusal holds after a look at what others have done: the same file may be there by now."""
-        if not self._storage.shared:
-            return True
         try:
             self._repository.reload()
         except PackageIndexError:

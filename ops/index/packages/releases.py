@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Protocol
 
-from ops.index.errors import BadRequest, Forbidden, NotFound, PackageIndexError
+from ops.index.errors import BadRequest, Forbidden, NotFound
 from ops.index.packages.filenames import normalize, parse, same_version
 from ops.index.packages.models import STATUSES, File
-from ops.index.packages.placement import Placement
 from ops.index.packages.repository import Repository
-from ops.index.packages.rollback import Rollback, claim_on
-from ops.index.storage.files import FULL, INDEX_FOLDER, remove, sync_folder
-from ops.index.storage.reserve import Reserve
+from ops.index.storage.files import FULL, remove, sync_folder
 from ops.index.storage.storage import Storage
+from ops.index.storage.transaction import Entry, Policy, Transaction, Transactions
 
 
 class Uploader(Protocol):
@@ -33,47 +33,24 @@ class Uploader(Protocol):
         """Whether uploads to the project are allowed, and yanks, and every status but a quarantine."""
 
 
-class AuditLog(Protocol):
-    """Where changes are noted, as :class:`ops.index.auth.audit.Audit` does it."""
+class Releases:
+    """Changes of files and projects that are there already.
 
-    def record(self, event: str, *, user: str, address: str, **details: object) -> None:
-        """Note one event, durably. Never raises."""
-
-    def note(self, event: str, *, user: str, address: str, **details: object) -> None:
-        """Note one event; the next :meth:`sync` makes it durable. Never raises."""
-
-    def sync(self) -> None:
-        """Make what was noted durable. Never raises."""
-
-    def hold_back(self) -> None:
-        """Hold room back on the disk for lines to come. Never raises."""
-
-
-class Curator:
-    """Changes what is there already.
-
-    Each change has its line in the audit log before it is made. When it cannot be kept, a yank and a status are as they
-    were before, and a further line says so. A removal is not taken back: the bytes that were to go would have to be
-    kept somewhere. What is gone stays gone here and goes out with this server's next commit; a further line says that
-    it is not confirmed.
-
-    On a full disk all of this still works: room is held back for the few bytes that each change writes.
+    A yank or a status whose commit fails is restored. A removal is not: its bytes would have to be kept somewhere. What
+    is gone stays gone here and goes out with this server's next commit; the audit log says that it is not confirmed.
+    All of this works on a full disk, by the space that transactions set aside.
 
     Parameters:
         storage: the volume of packages.
-        catalogue: of the same storage.
-        placing: holds claims.
-        audit: where each change is noted, before it is made.
+        transactions: of the same storage.
+        repository: likewise.
     """
 
-    def __init__(self, storage: Storage, repository: Repository, placement: Placement, audit: AuditLog | None) -> None:
+    def __init__(self, storage: Storage, transactions: Transactions, repository: Repository) -> None:
         self._storage = storage
+        self._transactions = transactions
         self._repository = repository
-        self._placement = placement
-        self._audit = audit
-        self._settling = Rollback(storage, repository, placement)
         self._directory = str(storage.directory)
-        self._reserve = Reserve(storage, f"{INDEX_FOLDER}/reserve")
 
     def remove(
         self,
@@ -103,42 +80,42 @@ class Curator:
         """
         if not identity.may_administer:
             raise Forbidden(identity.username, f"remove files of {normalize(project)!r}, only yank them")
-        self._see_others()
-        files = self._files(project, version=version, filename=filename)
-        keys = {file.filename: name.key for file in files if (name := parse(file.filename)) is not None}
-        name_locks = {self._repository.tombstones.claim(key): filename for filename, key in keys.items()}
-        name_locks |= {key: filename for filename, key in keys.items()}
-        name_locks[claim_on(normalize(project))] = normalize(project)
-        with self._reserve.lent(), contextlib.ExitStack() as stack:
-            for key in sorted(name_locks):  # in one order, lest two wait for each other
-                claim = stack.enter_context(self._placement.claimed(key, name_locks[key]))
-                stack.enter_context(self._placement.outlasting(claim))
-            self._see_others()  # what they have removed until now
-            files = [file for file in self._files(project, version=version, filename=filename) if file.filename in keys]
-            for file in files:
-                self._note(
-                    "remove",
-                    identity,
-                    address,
-                    filename=file.filename,
-                    project=file.project,
-                    version=file.version,
-                    sha256=file.sha256,
-                )
+        self._repository.reload()
+        keys = {
+            file.filename: name.key
+            for file in self._files(project, version, filename)
+            if (name := parse(file.filename)) is not None
+        }
+        names = {self._repository.tombstones.claim(key): filename for filename, key in keys.items()}
+        names |= {key: filename for filename, key in keys.items()}
+        names[annotations_lock(normalize(project))] = normalize(project)
+        with self._transactions.begin(
+            names, Policy.IRREVOCABLE, user=identity.username, address=address
+        ) as transaction:
+            files = [file for file in self._files(project, version, filename) if file.filename in keys]
             done: list[File] = []
-            try:
+
+            def failed(_: str, why: str) -> Iterator[Entry]:
+                for file in files if self._storage.shared else files[len(done) :]:
+                    outcome = "undone" if self._exists(file.path) else "unconfirmed"
+                    yield Entry(f"remove.{outcome}", {"filename": file.filename, "why": why})
+
+            entries = [
+                Entry(
+                    "remove",
+                    {
+                        "filename": file.filename,
+                        "project": file.project,
+                        "version": file.version,
+                        "sha256": file.sha256,
+                    },
+                )
+                for file in files
+            ]
+            with transaction.change("the file could not be removed", entries, failed=failed):
                 for file in files:
                     self._remove_file(keys[file.filename], file)
                     done.append(file)
-                if self._audit is not None:
-                    self._audit.sync()  # where the disk was full before, the lines have room now
-                self._storage.commit()
-            except PackageIndexError as error:
-                for file in files if self._storage.shared else files[len(done) :]:
-                    what = "undone" if self._is_there(file.path) else "unconfirmed"
-                    self._note(f"remove.{what}", identity, address, filename=file.filename, why=error.message)
-                self._settling.commit_later(stack)
-                raise
         return [file.filename for file in files]
 
     def yank(
@@ -207,39 +184,25 @@ class Curator:
         name = normalize(project)
         if status not in STATUSES:
             raise BadRequest(f"{status[:50]!r} is no status of a project; say one of {', '.join(STATUSES)} (PEP 792)")
-        self._see_others()
+        self._repository.reload()
         if not self._repository.has(name):
             raise NotFound(f"there is no project {name[:200]!r}; those that there are stand at simple/")
         if not identity.may_upload(name):
             raise Forbidden(identity.username, f"change the project {name!r}")
         annotations = self._repository.annotations
-        with self._reserve.lent(), contextlib.ExitStack() as held:
-            held.enter_context(self._placement.claimed(claim_on(name), name))
-            self._see_others()
+        with self._begin(name, identity, address) as transaction:
             before, former = self._repository.status(name)
             if "quarantined" in (status, before) and status != before and not identity.may_administer:
                 raise Forbidden(identity.username, f"set or lift the quarantine of {name!r}")
-            self._note("status", identity, address, project=name, status=status, before=before, reason=reason)
-            try:
-                with self._placement.writing("the status could not be kept"):
-                    annotations.set_status(name, status, reason)
-                self._repository.touch(name)
-                self._storage.commit()
-            except PackageIndexError as error:
-                take_back = partial(
-                    self._settling.take_back, name, partial(annotations.set_status, name, before, former)
-                )
-                what = take_back()
-                self._note(f"status.{what}", identity, address, project=name, status=status, why=error.message)
-                self._settling.commit_later(held, first=lambda: what == "undone" or take_back() == "undone")
-                raise
+            with self._annotating(
+                transaction,
+                name,
+                Entry("status", {"project": name, "status": status, "before": before, "reason": reason}),
+                restore=partial(annotations.set_status, name, before, former),
+            ):
+                annotations.set_status(name, status, reason)
 
-    def _see_others(self) -> None:
-        """See the names that others have added until now."""
-        if self._storage.shared:
-            self._repository.reload()
-
-    def _files(self, project: str, *, version: str | None, filename: str | None) -> list[File]:
+    def _files(self, project: str, version: str | None, filename: str | None) -> list[File]:
         found = self._repository.project(normalize(project))
         files = [
             file
@@ -264,58 +227,81 @@ class Curator:
         address: str,
     ) -> list[str]:
         name = normalize(project)
-        self._see_others()
-        files = self._files(project, version=version, filename=filename)
+        self._repository.reload()
+        self._files(project, version, filename)
         if not identity.may_upload(name):
             raise Forbidden(identity.username, f"yank files of the project {name!r}")
-        event = "unyank" if reason is None else "yank"
         annotations = self._repository.annotations
-        with self._reserve.lent(), contextlib.ExitStack() as held:
-            held.enter_context(self._placement.claimed(claim_on(name), name))
-            self._see_others()
-            files = self._files(project, version=version, filename=filename)
+        with self._begin(name, identity, address) as transaction:
+            files = self._files(project, version, filename)
             names = [file.filename for file in files]
             before = {file.path: annotations.yanked(file.path) for file in files}
 
-            def take_back() -> None:
+            def restore() -> None:
                 for path, former in before.items():
                     annotations.yank([path], former)
 
-            self._note(event, identity, address, project=name, files=names, reason=reason)
-            try:
-                with self._placement.writing("the yank could not be kept"):
-                    annotations.yank(before, reason)
-                self._repository.touch(name)
-                self._storage.commit()
-            except PackageIndexError as error:
-                what = self._settling.take_back(name, take_back)
-                self._note(f"{event}.{what}", identity, address, project=name, files=names, why=error.message)
-                again = partial(self._settling.take_back, name, take_back)
-                self._settling.commit_later(held, first=lambda: what == "undone" or again() == "undone")
-                raise
+            event = "unyank" if reason is None else "yank"
+            entry = Entry(event, {"project": name, "files": names, "reason": reason})
+            with self._annotating(transaction, name, entry, restore=restore):
+                annotations.yank(before, reason)
         return names
 
-    def _is_there(self, path: str) -> bool:
+    def _begin(self, project: str, identity: Uploader, address: str) -> AbstractContextManager[Transaction]:
+        return self._transactions.begin(
+            {annotations_lock(project): project}, Policy.RESTORED, user=identity.username, address=address
+        )
+
+    @contextmanager
+    def _annotating(
+        self, transaction: Transaction, project: str, entry: Entry, *, restore: Callable[[], None]
+    ) -> Iterator[None]:
+        """Hold while annotations of a project are written; its pages are made anew, and again if that is undone."""
+
+        def failed(outcome: str, why: str) -> list[Entry]:
+            subject = {key: value for key, value in entry.details.items() if key not in ("before", "reason")}
+            return [Entry(f"{entry.event}.{outcome}", {**subject, "why": why})]
+
+        def undo() -> None:
+            try:
+                restore()
+            finally:
+                self._repository.touch(project)
+
+        transaction.undo = undo
+        with transaction.change(f"the {entry.event} could not be kept", [entry], failed=failed):
+            yield
+            self._repository.touch(project)
+
+    def _exists(self, path: str) -> bool:
         with self._storage.reading():
             return os.path.lexists(f"{self._directory}/{path}")
 
     def _remove_file(self, key: str, file: File) -> None:
-        with self._placement.writing("the file could not be removed"):
-            folder = os.path.dirname(f"{self._directory}/{file.path}")  # noqa: PTH120
-            with self._repository.changing() if "/" not in file.path else contextlib.nullcontext():
-                try:
-                    self._repository.tombstones.put(key, file.sha256)
-                except OSError as error:
-                    if error.errno not in FULL or self._storage.shared:
-                        raise
-                    self._repository.tombstones.put_in_place_of(f"{self._directory}/{file.path}", key, file.sha256)
-                remove(f"{self._directory}/{file.path}")
-                remove(f"{self._directory}/{file.path}.asc")
-            sync_folder(folder)
-            self._repository.forget(file.path)
-            if file.yanked is not None:
-                self._repository.annotations.yank([file.path], None)
+        folder = os.path.dirname(f"{self._directory}/{file.path}")  # noqa: PTH120
+        with self._repository.changing() if "/" not in file.path else contextlib.nullcontext():
+            self._bury(key, file)
+            remove(f"{self._directory}/{file.path}")
+            remove(f"{self._directory}/{file.path}.asc")
+        sync_folder(folder)
+        self._repository.forget(file.path)
+        if file.yanked is not None:
+            self._repository.annotations.yank([file.path], None)
 
-    def _note(self, event: str, identity: Uploader, address: str, **details: object) -> None:
-        if self._audit is not None:
-            self._audit.record(event, user=identity.username, address=address, **details)
+    def _bury(self, key: str, file: File) -> None:
+        tombstones = self._repository.tombstones
+        try:
+            tombstones.put(key, file.sha256)
+        except OSError as error:
+            if error.errno not in FULL or self._storage.disk() is None:
+                raise
+            tombstones.put_in_place_of(f"{self._directory}/{file.path}", key, file.sha256)
+
+
+def annotations_lock(project: str) -> str:
+    """The lock on the annotations of a project and its files. No file can have this name.
+
+    Parameters:
+        project: normalized (PEP 503).
+    """
+    return f"marks/{project}"

@@ -300,7 +300,8 @@ class Repository:
             StorageBusy: likewise; the reload goes on.
             OSError: likewise.
         """
-        self._reloads()
+        if self._storage.shared:  # else each question looks for itself
+            self._reloads()
 
     def _reload(self) -> None:
         began = time.monotonic()

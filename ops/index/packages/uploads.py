@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ops.index.config import Options
@@ -17,26 +19,25 @@ from ops.index.errors import (
     InvalidArchive,
     InvalidFilename,
     NotFound,
-    PackageIndexError,
     ProjectClosed,
 )
 from ops.index.packages.distribution import Contents, check_agreement
 from ops.index.packages.file_info import FileInfo
 from ops.index.packages.filenames import Name, is_project, is_safe, parse
 from ops.index.packages.inspection import DeferredError, Inspector
-from ops.index.packages.placement import Placement
 from ops.index.packages.quotas import Quotas
-from ops.index.packages.releases import AuditLog, Curator, Uploader
+from ops.index.packages.releases import Uploader
 from ops.index.packages.repository import Repository
 from ops.index.packages.staging import Stage, Staged
-from ops.index.storage.files import storage_error
-from ops.index.storage.name_locks import NameLocks
+from ops.index.storage.files import place, remove, storage_error
 from ops.index.storage.storage import Storage
+from ops.index.storage.transaction import Entry, Policy, Transaction, Transactions, writing
 
 if TYPE_CHECKING:
     from ops.index.sandbox.sandbox import Cancellation
 
 MAX_SIGNATURE_BYTES = 1024**2
+_NOT_KEPT = "the upload could not be kept"
 _ARMOUR = b"-----BEGIN PGP "
 
 
@@ -48,52 +49,41 @@ class Outcome(StrEnum):
     """The same bytes were there already."""
 
 
-class Publisher(Curator):
-    """Takes files in so that each is either there, whole, durable and for good, or was never seen.
+class Publisher:
+    """Accepts uploads: each file is either there, whole, durable and for good, or was never seen.
 
-    An upload waits in a scratch file, is checked there, and synced. Then its name is claimed, among all servers; what
-    others have added is looked at; the file gets its name at once, unless that is taken; the folder is synced and the
-    storage committed; only then it is shown, and the claim released. When anything fails after the file got its name,
-    it is removed again while the claim still hides it, and the claim is kept until that is durable too.
+    An upload is staged, checked and synced. A transaction then gives it its name unless that is taken; only after its
+    commit is the file shown.
 
     Parameters:
         storage: the volume of packages.
-        claims: shared by all its servers.
-        catalogue: of the same storage.
+        transactions: of the same storage.
+        repository: likewise.
         options: limits.
-        audit: where each change is noted, before it is confirmed.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        name_locks: NameLocks,
-        repository: Repository,
-        options: Options,
-        *,
-        audit: AuditLog | None = None,
-    ) -> None:
-        self._stage = Stage(storage, options)
-        self.quotas = Quotas(storage, repository, options)
-        self._inspector = Inspector()
-        placement = Placement(
-            storage, name_locks, repository, storage.workbench, options, with_names=audit.sync if audit else None
-        )
-        super().__init__(storage, repository, placement, audit)
+    def __init__(self, storage: Storage, transactions: Transactions, repository: Repository, options: Options) -> None:
+        self._storage = storage
+        self._transactions = transactions
+        self._repository = repository
         self._options = options
+        self._directory = str(storage.directory)
+        self._stage = Stage(storage, options)
+        self._inspector = Inspector()
+        self.quotas = Quotas(storage, repository, options)
 
     def start(self) -> None:
-        """Remove what servers left in the folder of unfinished files that were killed, and hold room back."""
+        """Remove unfinished files of servers that were killed, and set disk space aside."""
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
     def stop(self) -> None:
-        """End inspections that go on at length: the server is stopping. Does not block."""
+        """End long inspections: the server stops. Does not block."""
         self._inspector.close()
 
     def close(self) -> None:
-        """Let failed uploads be undone that still wait for it, for a few seconds."""
+        """End what still runs, within a few seconds."""
         self.stop()
-        self._placement.close()
+        self._transactions.close()
 
     def stage(self, filename: str, *, announced: int = 0, identity: Uploader | None = None) -> Staged:
         """A file for an upload's bytes to wait in while they arrive. The caller discards it at the end.
@@ -157,19 +147,18 @@ class Publisher(Curator):
             contents = self._inspected(name, staged, form, deferring=deferring)
             staged.sync()
             details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
-            with self._placement.claimed(name.key, filename) as claim:
-                self._see_others()
+            with self._begin(name.key, filename, identity, address) as transaction:
                 self._check_status(name)
                 existing = self._compare(name, staged)
                 if existing is not None:
-                    self._placement.sync_names()  # who put it there may have been killed before
+                    self._storage.commit()  # who put it there may have been killed before
                     self._repository.admit(existing)
                     return Outcome.SAME
                 staged.room.confirm(name, staged.size)
                 file_info = _file_info(name, staged, contents)
-                with self._noted(filename, identity, address, **details):
-                    self._placement.put(claim, filename, staged, file_info, contents.metadata)
-                    self._placement.confirm(claim, filename)
+                self._add(
+                    transaction, filename, staged, details=details, file_info=file_info, metadata=contents.metadata
+                )
                 staged.room.settle(filename, staged.size)
                 self._repository.admit(filename)
                 return Outcome.CREATED
@@ -204,19 +193,17 @@ class Publisher(Curator):
         with self._staged(filename, source) as staged:
             self.check_signature(filename, staged)
             staged.sync()
-            with self._placement.claimed(f"{name.key}.asc", filename) as claim:
-                self._see_others()
+            with self._begin(f"{name.key}.asc", filename, identity, address) as transaction:
                 self._check_status(name)
                 if self._repository.locate(name.filename) is None:
                     raise NotFound(f"there is no {name.filename!r} for {filename!r} to sign; upload the file first")
-                if self._is_there(filename):
+                if self._exists(filename):
                     if self._digest(filename) != staged.sha256:
                         raise FileTaken(filename)
                     return Outcome.SAME
                 staged.room.confirm(name, staged.size)
-                with self._noted(filename, identity, address, sha256=staged.sha256, size=staged.size):
-                    self._placement.put(claim, filename, staged, None, None)
-                    self._placement.confirm(claim, filename)
+                details = {"sha256": staged.sha256, "size": staged.size}
+                self._add(transaction, filename, staged, details=details)
                 staged.room.settle(filename, staged.size)
                 return Outcome.CREATED
 
@@ -303,10 +290,10 @@ class Publisher(Curator):
             FileTaken: other bytes have it, or had it.
         """
         existing = self._repository.find(name)
-        if existing is None and self._is_there(name.filename):
+        if existing is None and self._exists(name.filename):
             existing = name.filename
         if existing is None:
-            with self._placement.writing("it could not be told whether a removed file had the name"):
+            with writing(self._storage, "it could not be told whether a removed file had the name"):
                 buried = self._repository.tombstones.get(name.key)
             if buried is not None and buried != staged.sha256:
                 raise FileTaken(name.filename, removed=True)
@@ -316,18 +303,52 @@ class Publisher(Curator):
             raise FileTaken(name.filename, existing=spelling)
         return existing
 
+    def _begin(self, key: str, filename: str, identity: Uploader, address: str) -> AbstractContextManager[Transaction]:
+        return self._transactions.begin({key: filename}, Policy.TAKEN_BACK, user=identity.username, address=address)
+
+    def _add(
+        self,
+        transaction: Transaction,
+        filename: str,
+        staged: Staged,
+        *,
+        details: Mapping[str, object],
+        file_info: FileInfo | None = None,
+        metadata: bytes | None = None,
+    ) -> None:
+        """Give a staged file its name, hidden by its lock until that is committed."""
+        path = f"{self._directory}/{filename}"
+        entry = Entry("upload", {"filename": filename, **details})
+
+        def failed(outcome: str, why: str) -> list[Entry]:
+            return [Entry(f"upload.{outcome}", {"filename": filename, "why": why})]
+
+        def take_back() -> None:
+            with self._repository.changing():
+                remove(path)
+            if file_info is not None:
+                self._repository.forget(filename)
+
+        with self._near(staged) as near, transaction.change(_NOT_KEPT, [entry], failed=failed):
+            with self._repository.changing():
+                try:
+                    place(near, path)
+                except FileExistsError:
+                    raise FileTaken(filename) from None
+                transaction.undo = take_back
+            self._storage.adopt(Path(path), staged.path)
+            if file_info is not None:
+                status = os.stat(path)  # noqa: PTH116
+                self._repository.keep(filename, file_info.at(status.st_mtime_ns), metadata)
+
     @contextmanager
-    def _noted(self, filename: str, identity: Uploader, address: str, **details: object) -> Iterator[None]:
-        """Around what puts a file in place: the line about it comes first, so that whoever is killed leaves no file
-        without one; another follows when it does not succeed.
-        """
-        if self._audit is not None:
-            self._audit.note("upload", user=identity.username, address=address, filename=filename, **details)
+    def _near(self, staged: Staged) -> Iterator[str]:
+        """The bytes on the storage's own file system."""
         try:
-            yield
-        except PackageIndexError as error:
-            self._note("upload.undone", identity, address, filename=filename, why=error.message)
-            raise
+            with self._storage.near(staged.path) as path:
+                yield path
+        except OSError as error:
+            raise storage_error(_NOT_KEPT, error) from error
 
     def _digest(self, path: str) -> str:
         try:
@@ -338,12 +359,14 @@ class Publisher(Curator):
         except OSError as error:
             raise storage_error(f"the {path!r} that exists could not be read", error) from error
 
+    def _exists(self, filename: str) -> bool:
+        with self._storage.reading():
+            return os.path.lexists(f"{self._directory}/{filename}")
+
     def _sweep(self) -> None:
         with self._storage.reading():
             self._storage.workbench.sweep()
-        self._reserve.fill()
-        if self._audit is not None:
-            self._audit.hold_back()
+        self._transactions.hold_back()
         self.quotas.measure()
 
 

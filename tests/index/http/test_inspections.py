@@ -174,7 +174,7 @@ class Endless:
 
 @pytest.fixture
 def receiver(house: House) -> Iterator[UploadReceiver]:
-    wsgi = create_wsgi(house.publisher, house.repository, FakeAuthenticator(), house.options)  # type: ignore[arg-type] # a fake
+    wsgi = create_wsgi(house.publisher, house.releases, house.repository, FakeAuthenticator(), house.options)  # type: ignore[arg-type] # a fake
     made = UploadReceiver(wsgi, house.publisher, house.options)
     yield made
     made.close()

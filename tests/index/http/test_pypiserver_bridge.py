@@ -63,7 +63,7 @@ class Client:
     def __init__(self, house: House, *, streamed: bool) -> None:
         self.house = house
         self.authenticator = FakeAuthenticator()
-        self.wsgi = create_wsgi(house.publisher, house.repository, self.authenticator, house.options)  # type: ignore[arg-type] # a fake
+        self.wsgi = create_wsgi(house.publisher, house.releases, house.repository, self.authenticator, house.options)  # type: ignore[arg-type] # a fake
         self.receiver = UploadReceiver(self.wsgi, house.publisher, house.options)
         self.streamed = streamed
 

@@ -90,7 +90,7 @@ def test_the_same_bytes_succeed_when_the_quota_is_full(small: House) -> None:
 def test_a_removal_makes_room_at_once_and_what_it_leaves_does_not_count(small: House, adam: Person) -> None:
     for version in ("1.0", "1.1"):
         publish(small, "spam", version)
-    small.publisher.remove("spam", version="1.0", identity=adam)
+    small.releases.remove("spam", version="1.0", identity=adam)
     assert publish(small, "spam", "1.2") is Outcome.CREATED
     with pytest.raises(QuotaExceeded):
         publish(small, "spam", "1.0")  # the name is known, but the bytes are gone
@@ -224,7 +224,7 @@ def test_files_of_other_servers_of_a_volume_count_once_they_are_committed(town: 
         publish(one, "spam", "1.2")
     assert town.remote.names() == {wheel_name("spam", "1.0"), wheel_name("spam", "1.1")}
     assert publish(one, "spam", "1.1") is Outcome.SAME, "another server has the same bytes"
-    two.publisher.remove("spam", version="1.0", identity=Person("adam", may_administer=True))
+    two.releases.remove("spam", version="1.0", identity=Person("adam", may_administer=True))
     assert publish(one, "spam", "1.3") is Outcome.CREATED
 
 

@@ -535,14 +535,14 @@ def test_marks_that_another_server_sets_are_noticed(house: House, directory: Pat
     put(directory, "foo", "1.0")
     other = House(DirectoryStorage(directory), house.name_locks, house.options)
     assert project(house, "foo").files[0].yanked is None
-    other.publisher.yank("foo", version="1.0", reason="broken", identity=alice)
+    other.releases.yank("foo", version="1.0", reason="broken", identity=alice)
     assert _soon(lambda: project(house, "foo").files[0].yanked == "broken")
-    other.publisher.yank("foo", version="1.0", reason="worse!", identity=alice)
+    other.releases.yank("foo", version="1.0", reason="worse!", identity=alice)
     assert _soon(lambda: project(house, "foo").files[0].yanked == "worse!")
-    other.publisher.set_status("foo", "deprecated", reason="use bar", identity=alice)
+    other.releases.set_status("foo", "deprecated", reason="use bar", identity=alice)
     assert _soon(lambda: project(house, "foo").status == "deprecated")
     assert project(house, "foo").status_reason == "use bar"
-    other.publisher.unyank("foo", version="1.0", identity=alice)
+    other.releases.unyank("foo", version="1.0", identity=alice)
     assert _soon(lambda: project(house, "foo").files[0].yanked is None)
 
 
@@ -559,7 +559,7 @@ def test_marks_that_cannot_be_read_just_now_hold_on(
     house: House, directory: Path, adam: Person, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(directory, "foo", "1.0")
-    house.publisher.set_status("foo", "quarantined", identity=adam)
+    house.releases.set_status("foo", "quarantined", identity=adam)
 
     def fail(_: str) -> list[os.DirEntry[str]]:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -572,7 +572,7 @@ def test_marks_that_cannot_be_read_just_now_hold_on(
     assert sum("cannot be read" in record.getMessage() for record in caplog.records) == 1
     monkeypatch.undo()
     assert _soon(lambda: house.repository.status("foo")[0] == "quarantined")
-    house.publisher.set_status("foo", "active", identity=adam)
+    house.releases.set_status("foo", "active", identity=adam)
     assert _soon(lambda: house.repository.status("foo")[0] == "active")
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from ops.index.errors import Busy, Forbidden, StorageError
-from ops.index.packages import releases, rollback
+from ops.index.packages import releases
 from ops.index.packages.annotations import AnnotationFolder
-from ops.index.storage import files
+from ops.index.storage import files, transaction
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
 from tests.index.serving import eventually
@@ -24,9 +24,9 @@ ALICE, ADAM = Person(), Person("adam", may_administer=True)
 SECOND = wheel_name("foo", "2.0")
 
 CHANGES: dict[str, Callable[[House], object]] = {
-    "yank": lambda house: house.publisher.yank("foo", version="1.0", reason="bad", identity=ALICE),
-    "unyank": lambda house: house.publisher.unyank("foo", version="2.0", identity=ALICE),
-    "status": lambda house: house.publisher.set_status("foo", "archived", reason="old", identity=ALICE),
+    "yank": lambda house: house.releases.yank("foo", version="1.0", reason="bad", identity=ALICE),
+    "unyank": lambda house: house.releases.unyank("foo", version="2.0", identity=ALICE),
+    "status": lambda house: house.releases.set_status("foo", "archived", reason="old", identity=ALICE),
 }
 
 
@@ -34,8 +34,8 @@ def fill(house: House) -> None:
     """Two releases, of which the second is yanked, in a project that is deprecated."""
     publish(house)
     publish(house, SECOND, wheel("foo", "2.0"))
-    house.publisher.yank("foo", version="2.0", reason="broken", identity=ALICE)
-    house.publisher.set_status("foo", "deprecated", reason="use bar", identity=ALICE)
+    house.releases.yank("foo", version="2.0", reason="broken", identity=ALICE)
+    house.releases.set_status("foo", "deprecated", reason="use bar", identity=ALICE)
     house.audit.events.clear()
 
 
@@ -91,7 +91,7 @@ def test_a_page_that_was_made_before_a_change_was_taken_back_is_made_anew(
     for change in CHANGES.values():
         with monkeypatch.context() as patch:
             patch.setattr(one.storage, "commit", fail)
-            patch.setattr(rollback, "_RETRY_SECONDS", ())
+            patch.setattr(transaction, "RETRY_SECONDS", (0.01,))
             with pytest.raises(StorageError):
                 change(one)
         assert between[0] != BEFORE
@@ -120,7 +120,7 @@ def test_nobody_changes_the_same_until_it_is_committed_that_it_was_taken_back(to
 
 
 def test_a_claim_is_not_kept_for_ever(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollback, "_RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(transaction, "RETRY_SECONDS", (0.01, 0.01))
     one = town.open()
     fill(one)
     volume_of(one).faults += ["not committed", "not committed", "not committed", "not committed"]
@@ -148,7 +148,7 @@ def test_a_disk_that_takes_only_a_part_of_a_yank_leaves_nothing_yanked(
 
     monkeypatch.setattr(AnnotationFolder, "put", fail_second)
     with pytest.raises(StorageError):
-        house.publisher.yank("foo", version="1.0", identity=ALICE)
+        house.releases.yank("foo", version="1.0", identity=ALICE)
     assert len(calls) == 2
     project = house.repository.project("foo")
     assert project is not None
@@ -165,7 +165,7 @@ def test_what_cannot_be_taken_back_is_not_said_to_be(house: House, monkeypatch: 
     monkeypatch.setattr(AnnotationFolder, "put", fail)
     monkeypatch.setattr(AnnotationFolder, "lift", fail)
     with pytest.raises(StorageError):
-        house.publisher.set_status("foo", "archived", identity=ALICE)
+        house.releases.set_status("foo", "archived", identity=ALICE)
     assert [event["event"] for event in house.audit.events[1:]] == ["status", "status.unconfirmed"]
 
 
@@ -174,17 +174,17 @@ def test_a_quarantine_that_comes_meanwhile_is_not_lifted_by_who_may_not(
 ) -> None:
     publish(house)
     other = House(house.storage, house.name_locks, house.options)
-    claimed = house.publisher._placement.claimed
+    begin = house.transactions.begin
 
-    def late(key: str, filename: str) -> Any:
+    def late(*arguments: Any, **named: Any) -> Any:
         monkeypatch.undo()
-        other.publisher.set_status("foo", "quarantined", identity=ADAM)
+        other.releases.set_status("foo", "quarantined", identity=ADAM)
         time.sleep(0.05)
-        return claimed(key, filename)
+        return begin(*arguments, **named)
 
-    monkeypatch.setattr(house.publisher._placement, "claimed", late)
+    monkeypatch.setattr(house.transactions, "begin", late)
     with pytest.raises(Forbidden):
-        house.publisher.set_status("foo", "active", identity=ALICE)
+        house.releases.set_status("foo", "active", identity=ALICE)
     assert house.repository.status("foo")[0] == "quarantined"
 
 
@@ -206,7 +206,7 @@ def test_a_change_has_its_line_before_it_is_made(town: Town, monkeypatch: pytest
         )
     monkeypatch.setattr(releases, "remove", partial(noted, original=files.remove))
     if change == "remove":
-        house.publisher.remove("foo", filename=SECOND, identity=ADAM)
+        house.releases.remove("foo", filename=SECOND, identity=ADAM)
     else:
         CHANGES[change](house)
     assert lines
@@ -220,7 +220,7 @@ def test_a_removal_that_was_not_confirmed_goes_on_and_the_log_says_both(town: To
     fill(one)
     volume_of(one).faults += [fault, "not committed"]
     with pytest.raises(StorageError):
-        one.publisher.remove("foo", filename=NAME, identity=ADAM)
+        one.releases.remove("foo", filename=NAME, identity=ADAM)
     assert one.listed() == {SECOND}
     assert [(event["event"], event["filename"]) for event in one.audit.events] == [
         ("remove", NAME),
@@ -247,7 +247,7 @@ def test_of_a_removal_that_broke_off_the_log_says_which_files_are_still_there(
 
     monkeypatch.setattr(releases, "remove", remove)
     with pytest.raises(StorageError):
-        house.publisher.remove("foo", version="1.0", identity=ADAM)
+        house.releases.remove("foo", version="1.0", identity=ADAM)
     assert house.listed() == {names[1]}
     assert [(event["event"], event["filename"]) for event in house.audit.events] == [
         ("remove", names[0]),

@@ -38,9 +38,9 @@ from ops.index.errors import (
     StorageReadOnly,
     TooLarge,
 )
-from ops.index.packages import placement, staging
+from ops.index.packages import staging, uploads
 from ops.index.packages.uploads import Outcome, Publisher
-from ops.index.storage import files
+from ops.index.storage import files, transaction
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import sdist, wheel, wheel_name
@@ -110,7 +110,7 @@ def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_before_it_is_sh
         return act
 
     monkeypatch.setattr(os, "fsync", noted(None, os.fsync))
-    monkeypatch.setattr(placement, "place", noted("place", files.place))
+    monkeypatch.setattr(uploads, "place", noted("place", files.place))
     monkeypatch.setattr(house.repository, "admit", noted("show", house.repository.admit))
     publish(house)
     assert steps == ["sync file", "place", "sync folder", "show"]
@@ -162,7 +162,7 @@ def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(
         Path(path).write_bytes(OTHER)
         files.place(scratch, path)
 
-    monkeypatch.setattr(placement, "place", late)
+    monkeypatch.setattr(uploads, "place", late)
     with pytest.raises(FileTaken):
         publish(house)
     assert (house.directory / NAME).read_bytes() == OTHER
@@ -283,21 +283,21 @@ def test_who_may_not_upload_to_a_project_is_refused(house: House) -> None:
     with pytest.raises(Forbidden):
         publish(house, identity=carol)
     with pytest.raises(Forbidden):
-        house.publisher.yank("foo-bar", version="1.0", identity=carol)
+        house.releases.yank("foo-bar", version="1.0", identity=carol)
     with pytest.raises(Forbidden):
-        house.publisher.unyank("foo-bar", version="1.0", identity=carol)
+        house.releases.unyank("foo-bar", version="1.0", identity=carol)
     with pytest.raises(Forbidden):
-        house.publisher.set_status("foo-bar", "archived", identity=carol)
+        house.releases.set_status("foo-bar", "archived", identity=carol)
 
 
 def test_only_an_admin_may_remove_and_a_removed_name_never_gets_other_bytes(
     house: House, alice: Person, adam: Person
 ) -> None:
     publish(house)
-    house.publisher.yank("foo-bar", version="1.0", reason="bad", identity=alice)
+    house.releases.yank("foo-bar", version="1.0", reason="bad", identity=alice)
     with pytest.raises(Forbidden, match="only yank"):
-        house.publisher.remove("foo-bar", version="1.0", identity=alice)
-    assert house.publisher.remove("Foo.Bar", version="1", identity=adam) == [NAME]
+        house.releases.remove("foo-bar", version="1.0", identity=alice)
+    assert house.releases.remove("Foo.Bar", version="1", identity=adam) == [NAME]
     assert_nothing_came(house)
     assert house.audit.events[-1]["event"] == "remove"
     for server in (house, House(DirectoryStorage(house.directory), house.name_locks, house.options)):
@@ -308,9 +308,9 @@ def test_only_an_admin_may_remove_and_a_removed_name_never_gets_other_bytes(
     assert publish(house) is Outcome.CREATED, "the same bytes may come back"
     assert house.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
     with pytest.raises(NotFound):
-        house.publisher.remove("foo-bar", version="2.0", identity=adam)
+        house.releases.remove("foo-bar", version="2.0", identity=adam)
     with pytest.raises(NotFound):
-        house.publisher.remove("foo-bar", identity=adam)
+        house.releases.remove("foo-bar", identity=adam)
 
 
 # Signatures
@@ -348,23 +348,23 @@ def test_a_yank_is_of_a_release_or_a_file_and_can_be_taken_back(house: House, al
         return {file.filename: file.yanked for file in found.files}
 
     both = [NAME, "foo_bar-1.0.tar.gz"]
-    assert house.publisher.yank("Foo_Bar", version="1.0.0", reason="bad\nbuild", identity=alice) == both
+    assert house.releases.yank("Foo_Bar", version="1.0.0", reason="bad\nbuild", identity=alice) == both
     assert yanked() == {NAME: "bad build", "foo_bar-1.0.tar.gz": "bad build", wheel_name("foo-bar", "2.0"): None}
-    assert house.publisher.unyank("foo-bar", filename=NAME, identity=alice) == [NAME]
-    assert house.publisher.yank("foo-bar", filename=wheel_name("foo-bar", "2.0"), identity=alice)
+    assert house.releases.unyank("foo-bar", filename=NAME, identity=alice) == [NAME]
+    assert house.releases.yank("foo-bar", filename=wheel_name("foo-bar", "2.0"), identity=alice)
     assert yanked() == {NAME: None, "foo_bar-1.0.tar.gz": "bad build", wheel_name("foo-bar", "2.0"): ""}
     assert [event["event"] for event in house.audit.events[3:]] == ["yank", "unyank", "yank"]
     other = House(DirectoryStorage(house.directory), house.name_locks, house.options)
     assert other.repository.project("foo-bar") == house.repository.project("foo-bar")
     for wanted in ({"version": "3.0"}, {"filename": "other"}, {"version": "1.0", "filename": "other"}, {}):
         with pytest.raises(NotFound):
-            house.publisher.yank("foo-bar", identity=alice, **wanted)
+            house.releases.yank("foo-bar", identity=alice, **wanted)
 
 
 @pytest.mark.parametrize("status", ["archived", "quarantined"])
 def test_a_closed_project_takes_no_uploads(house: House, adam: Person, status: str) -> None:
     publish(house)
-    house.publisher.set_status("foo-bar", status, reason="over", identity=adam)
+    house.releases.set_status("foo-bar", status, reason="over", identity=adam)
     found = house.repository.project("foo-bar")
     assert found is not None
     assert (found.status, found.status_reason) == (status, "over")
@@ -372,7 +372,7 @@ def test_a_closed_project_takes_no_uploads(house: House, adam: Person, status: s
         publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
     with pytest.raises(ProjectClosed):
         house.publisher.publish_signature(f"{NAME}.asc", io.BytesIO(SIGNATURE), identity=adam)
-    house.publisher.set_status("foo-bar", "active", identity=adam)
+    house.releases.set_status("foo-bar", "active", identity=adam)
     publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
 
 
@@ -380,17 +380,17 @@ def test_a_quarantine_is_for_admins_and_a_status_for_projects_that_exist(
     house: House, alice: Person, adam: Person
 ) -> None:
     with pytest.raises(NotFound):
-        house.publisher.set_status("foo-bar", "archived", identity=adam)
+        house.releases.set_status("foo-bar", "archived", identity=adam)
     publish(house)
     with pytest.raises(BadRequest, match="no status"):
-        house.publisher.set_status("foo-bar", "open", identity=adam)
+        house.releases.set_status("foo-bar", "open", identity=adam)
     with pytest.raises(Forbidden):
-        house.publisher.set_status("foo-bar", "quarantined", identity=alice)
-    house.publisher.set_status("foo-bar", "quarantined", identity=adam)
+        house.releases.set_status("foo-bar", "quarantined", identity=alice)
+    house.releases.set_status("foo-bar", "quarantined", identity=adam)
     with pytest.raises(Forbidden):
-        house.publisher.set_status("foo-bar", "active", identity=alice)
-    house.publisher.set_status("foo-bar", "deprecated", identity=adam)
-    house.publisher.set_status("foo-bar", "active", identity=alice)
+        house.releases.set_status("foo-bar", "active", identity=alice)
+    house.releases.set_status("foo-bar", "deprecated", identity=adam)
+    house.releases.set_status("foo-bar", "active", identity=alice)
 
 
 # Who comes first
@@ -513,8 +513,8 @@ def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
         return files.remove(path)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(placement, "remove", remove)
-    monkeypatch.setattr(placement, "_RETRY_SECONDS", (0.05,))
+    monkeypatch.setattr(uploads, "remove", remove)
+    monkeypatch.setattr(transaction, "RETRY_SECONDS", (0.05,))
     with pytest.raises(StorageError):
         publish(house)
     other = House(
@@ -617,7 +617,7 @@ def test_what_killed_servers_left_is_swept_away_and_what_others_write_is_not(hou
     (folder / "unknown").write_bytes(b"recent")
     working = house.publisher.stage(NAME)
     working.write(b"half")
-    other = Publisher(DirectoryStorage(house.directory), house.name_locks, house.repository, house.options)
+    other = Publisher(DirectoryStorage(house.directory), house.transactions, house.repository, house.options)
     other.start()
     eventually(lambda: not (folder / "123-0a1b2c3d4e5f-0").exists())
     assert Path(working.path).exists()
