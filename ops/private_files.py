@@ -1,20 +1,22 @@
-"""Folders and files for their owner only: modes 0700 and 0600 whatever the umask, which can take away and not add."""
+"""Private files and folders: modes 0600 and 0700, whatever the umask."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 UMASK = 0o077
-"""For processes of which everything that they write is to be private."""
+"""Umask of processes that write only private files."""
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, with mode 0700. One that exists is left as it is.
+    """Create a folder and its missing parents, with mode 0700. An existing folder stays as it is.
 
     Raises:
-        OSError: it cannot be made, or is no folder.
+        OSError: it cannot be created, or is a file.
     """
     if path.is_dir():
         return
@@ -30,7 +32,7 @@ def private_folder(path: Path) -> None:
 
 
 def open_to_others(path: Path) -> bool:
-    """Whether the mode of a file or folder gives its group or everybody any right; False when there is none."""
+    """True if the group or others have any right to this file or folder; False if it does not exist."""
     try:
         return bool(path.stat().st_mode & 0o077)
     except OSError:
@@ -38,7 +40,7 @@ def open_to_others(path: Path) -> bool:
 
 
 def close_to_others(path: Path) -> None:
-    """Take every right from the group and everybody, and leave the owner's.
+    """Remove all rights of the group and others.
 
     Raises:
         OSError: it belongs to another user.
@@ -47,16 +49,67 @@ def close_to_others(path: Path) -> None:
 
 
 def private_file(path: Path, flags: int) -> int:
-    """Open a file for writing, with mode 0600 before anything is written; return the descriptor.
+    """Open a file for writing, with mode 0600 from the start, and return the descriptor.
 
     Parameters:
-        path: the file.
-        flags: of :func:`os.open`; ``O_CREAT`` comes in addition.
+        path: the file, created if it does not exist.
+        flags: for :func:`os.open`, besides ``O_CREAT``.
 
     Raises:
         OSError: it cannot be opened.
     """
     descriptor = os.open(path, flags | os.O_CREAT, 0o600)
-    with contextlib.suppress(PermissionError):  # somebody else's file: its owner decides
+    with contextlib.suppress(PermissionError):  # another user's file
         os.fchmod(descriptor, 0o600)
     return descriptor
+
+
+@contextlib.contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """Create an empty private file beside *path*, to be moved there; removed at the end if it was not.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    draft = Path(name)
+    try:
+        os.fchmod(descriptor, 0o600)  # the umask may have removed rights of the owner
+        os.close(descriptor)
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Write a file that exists, and wait until it is on the disk.
+
+    Parameters:
+        path: the file.
+        content: all of it.
+        sync: False to leave out the wait, where a power failure may lose the content.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        if sync:
+            os.fsync(stream.fileno())
+
+
+def replace_file(path: Path, content: str | bytes, *, sync: bool = True) -> None:
+    """Write a private file atomically: readers find the old content or the new one.
+
+    Parameters:
+        path: the file, which may exist.
+        content: all of it; text is encoded as UTF-8.
+        sync: as of :func:`write_durably`.
+
+    Raises:
+        OSError: it cannot be written; the old content stays.
+    """
+    with draft_of(path) as draft:
+        write_durably(draft, content.encode() if isinstance(content, str) else content, sync=sync)
+        draft.replace(path)

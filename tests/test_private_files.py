@@ -1,4 +1,4 @@
-"""What the runbook writes is its owner's alone, whatever the umask."""
+"""All files and folders that the runbook writes are private, whatever the umask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ops.clients import ClientFiles, Login
-from ops.private_files import private_file, private_folder
+from ops.private_files import private_file, private_folder, replace_file
 from ops.runbook.record import Record
 from ops.runbook.redaction import Redactor
 from ops.secret import Secret
@@ -37,7 +37,7 @@ def open_to_others_or_closed_to_us(folder: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("umask")
-def test_folders_are_made_with_all_above_them_and_files_are_mended(tmp_path: Path) -> None:
+def test_folders_are_created_with_their_parents_and_modes_of_files_are_corrected(tmp_path: Path) -> None:
     private_folder(tmp_path / "a" / "b" / "c")
     (tmp_path / "a" / "old").touch()
     (tmp_path / "a" / "old").chmod(0o666)
@@ -47,7 +47,7 @@ def test_folders_are_made_with_all_above_them_and_files_are_mended(tmp_path: Pat
     assert open_to_others_or_closed_to_us(tmp_path / "a") == []
 
 
-def test_a_folder_that_exists_is_left_as_it_is_and_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
+def test_an_existing_folder_keeps_its_mode_and_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o755)
     private_folder(tmp_path / "shared" / "own")
@@ -59,7 +59,20 @@ def test_a_folder_that_exists_is_left_as_it_is_and_a_file_in_its_place_is_an_err
 
 
 @pytest.mark.usefixtures("umask")
-def test_all_that_a_target_its_server_its_users_and_a_run_write_is_private(workspace: Workspace) -> None:
+def test_a_file_is_replaced_as_a_whole_and_keeps_its_content_when_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    replace_file(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        replace_file(path, "new \udc80")
+    assert path.read_text() == "old"
+    replace_file(path, b"new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.usefixtures("umask")
+def test_everything_that_a_target_its_server_and_a_run_write_is_private(workspace: Workspace) -> None:
     target = LocalTarget(workspace, Settings(), port=free_port())
     try:
         with target.lock():

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +13,7 @@ from ops.clients.command import is_loopback
 from ops.clients.env_sh import env_sh
 from ops.clients.handover import archive
 from ops.errors import RunbookError
-from ops.private_files import private_folder
+from ops.private_files import private_folder, replace_file
 from ops.secret import Secret
 
 REPOSITORY = "private"
@@ -132,7 +130,7 @@ class ClientFiles:
             private_folder(self.folder)
             self.folder.chmod(0o700)
             for path in outdated:
-                _replace(path, contents[path])
+                replace_file(path, contents[path])
         except OSError as error:
             raise RunbookError(
                 "the client configuration could not be written",
@@ -287,18 +285,3 @@ def _is(path: Path, content: bytes) -> bool:
         return path.read_bytes() == content and stat.S_IMODE(path.stat().st_mode) == 0o600
     except OSError:
         return False
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write the file under another name and move it into place; nobody ever sees half of it, or sees it at all."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        os.fchmod(descriptor, 0o600)  # the umask may have taken away more
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

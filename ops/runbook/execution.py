@@ -19,8 +19,8 @@ from nbclient.util import ensure_async, run_sync
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager
 
+from ops.private_files import replace_file
 from ops.runbook.kernel import kernel_environment, kernel_manager
-from ops.runbook.record import write_atomically
 from ops.runbook.redaction import Redactor
 
 CELL_TIMEOUT = 30 * 60
@@ -311,4 +311,4 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
 def write_notebook(notebook: Any, path: Path) -> None:
     """Write a notebook so that *path* holds the one before or the whole new one, never a part."""
     # At each start and end of a cell: to outlive a kill, but not worth waiting for the disk.
-    write_atomically(path, nbformat.writes(nbformat.from_dict(notebook)), sync=False)
+    replace_file(path, nbformat.writes(nbformat.from_dict(notebook)), sync=False)

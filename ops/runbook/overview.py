@@ -9,7 +9,8 @@ from typing import Any
 import jinja2
 
 from ops.errors import RunbookError
-from ops.runbook.record import Record, list_records, write_atomically
+from ops.private_files import replace_file
+from ops.runbook.record import Record, list_records
 from ops.runbook.report import FILTERS, TEMPLATE, TEMPLATES, style
 from ops.runbook.summary import counts
 
@@ -41,7 +42,7 @@ def write_overview(records: Path, path: Path | None = None) -> Path:
     template = environment.get_template("overview.html.j2")
     page = template.render(runs=runs, bars=bars, longest=longest, style=style())
     try:
-        write_atomically(path, page)
+        replace_file(path, page)
     except OSError as error:
         raise RunbookError(f"the page {path} cannot be written", why=error.strerror or str(error)) from None
     return path

@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from ops.errors import ApprovalError
 from ops.parameters import Value
+from ops.private_files import replace_file
 from ops.runbook.notebook import Notebook
-from ops.runbook.record import Record, write_atomically
+from ops.runbook.record import Record
 from ops.workspace import PROJECT_ROOT
 
 SCHEMA = 1
@@ -109,7 +110,7 @@ class PlanFile:
         Raises:
             OSError: it cannot be written.
         """
-        write_atomically(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+        replace_file(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
 
     @property
     def approved(self) -> Mapping[str, str]:

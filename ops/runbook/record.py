@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from ops.errors import RunbookError
 from ops.output_metadata import ADDRESS, KEY, OUTCOME, PLACE, PLAN
-from ops.private_files import private_file, private_folder
+from ops.private_files import private_folder, replace_file
 from ops.runbook.provenance import Provenance
 from ops.runbook.redaction import Redactor
 
@@ -247,7 +247,7 @@ class Record:
     def save(self, redactor: Redactor) -> None:
         """Write ``record.json``, masked: the one before or the whole new one is there, at any moment."""
         text = json.dumps(redactor.tree(self.to_json()), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.folder / RECORD_FILE, text)
+        replace_file(self.folder / RECORD_FILE, text)
 
     def end(self, outcome: str, seconds: float) -> None:
         """Note how the run ended, and after how many seconds."""
@@ -268,24 +268,6 @@ def _alive(process: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:
-    """Write *text* to *path*, mode 0600, by a new file that takes its place.
-
-    Parameters:
-        path: the file.
-        text: all that it shall hold.
-        sync: whether to wait until it is on the disk, so that it also outlives a loss of power.
-    """
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = private_file(temporary, os.O_WRONLY | os.O_TRUNC)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        if sync:
-            os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def list_records(records: Path) -> tuple[Record, ...]:

@@ -21,7 +21,8 @@ from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
 from ops.output_metadata import change_line
-from ops.runbook.record import Failure, Record, write_atomically
+from ops.private_files import replace_file
+from ops.runbook.record import Failure, Record
 from ops.runbook.redaction import Redactor
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -60,9 +61,9 @@ def write_reports(record: Record, redactor: Redactor) -> None:
     for number, entry in enumerate(shown.notebooks):
         if entry.report:
             page = _notebook_page(shown, number)
-            write_atomically(record.folder / entry.report, redactor.text(page))
+            replace_file(record.folder / entry.report, redactor.text(page))
     if len(record.notebooks) != 1 or not record.notebooks[0].report:
-        write_atomically(record.folder / "index.html", redactor.text(_run_page(shown)))
+        replace_file(record.folder / "index.html", redactor.text(_run_page(shown)))
 
 
 def external_assets(page: str) -> tuple[str, ...]:

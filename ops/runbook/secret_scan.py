@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from ops.runbook.record import write_atomically
+from ops.private_files import replace_file
 from ops.runbook.redaction import Redactor
 from ops.runbook.sources import workspace_sources
 from ops.workspace import Workspace
@@ -42,7 +42,7 @@ def scan(folder: Path, redactor: Redactor) -> tuple[Path, ...]:
         masked = _masked_file(path, text, redactor)
         if masked is not None:
             spoiled.append(path)
-            write_atomically(path, masked)
+            replace_file(path, masked)
     return tuple(spoiled)
 
 

@@ -25,11 +25,11 @@ from nbclient.exceptions import CellExecutionError
 
 from ops.errors import RunbookError, RunError
 from ops.output_metadata import KEY
+from ops.private_files import replace_file
 from ops.runbook.execution import CELL_TIMEOUT
 from ops.runbook.failure import explained
 from ops.runbook.kernel import kernel_environment, kernel_manager
 from ops.runbook.notebook import Notebook, find_notebook, list_notebooks
-from ops.runbook.record import write_atomically
 from ops.runbook.redaction import Redactor
 from ops.runbook.sources import register, workspace_sources
 from ops.secret import REGISTER_VARIABLE
@@ -101,7 +101,7 @@ def store(notebooks: Sequence[Notebook], *, project: Path = PROJECT_ROOT) -> tup
     for path, text in executed:
         if path.read_text(encoding="utf-8") != text:
             mode = path.stat().st_mode
-            write_atomically(path, text)
+            replace_file(path, text)
             path.chmod(mode)
             changed.append(path)
     return tuple(changed)

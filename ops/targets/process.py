@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from ops.private_files import UMASK, private_file
+from ops.private_files import UMASK, private_file, replace_file
 
 STOP_SECONDS = 15.0
 """How long a server may take to finish its requests after SIGTERM before it is killed."""
@@ -84,12 +84,7 @@ class ServerProcess:
 
     def save(self, path: Path) -> None:
         """Write it down for later runs, readable by the owner only."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = private_file(temporary, os.O_WRONLY | os.O_TRUNC)
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(asdict(self), stream, indent=2)
-            stream.write("\n")
-        temporary.replace(path)
+        replace_file(path, json.dumps(asdict(self), indent=2) + "\n", sync=False)
 
     def alive(self) -> bool:
         """Whether that very process still runs: same id, same start, and not a zombie."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ops.errors import TargetError
-from ops.private_files import private_file, private_folder
+from ops.private_files import draft_of, private_folder, write_durably
 from ops.secret import Secret
 from ops.targets.refusal import checked, explained
 
@@ -59,21 +58,15 @@ class SecretFiles:
                     todo="give a value on one line",
                 )
             lines.append(f"{key}={value}\n")
-        path = self.path(name)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with explained(f"write the secret {name!r}", path):
-            private_folder(path.parent)
-            descriptor = private_file(temporary, os.O_WRONLY | os.O_TRUNC)
-            with open(descriptor, "w", encoding="utf-8") as stream:
-                stream.writelines(lines)
-                stream.flush()
-                os.fsync(stream.fileno())
-        try:
+        path, doing = self.path(name), f"write the secret {name!r}"
+        with contextlib.ExitStack() as stack:
+            with explained(doing, path):
+                private_folder(path.parent)
+                draft = stack.enter_context(draft_of(path))
+                write_durably(draft, "".join(lines).encode())
             yield
-            with explained(f"write the secret {name!r}", path):
-                temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            with explained(doing, path):
+                draft.replace(path)
 
     def recall(self, name: str, key: str) -> Secret | None:
         """The value of *key*, or None when there is none.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ops.errors import TargetError
-from ops.private_files import private_folder
+from ops.private_files import draft_of, private_folder
 from ops.targets.refusal import checked, explained
 
 
@@ -77,10 +77,10 @@ class VolumeFolders:
         target = self._inside(name, path)
         with explained(f"copy {path!r} onto the volume {name!r}", self.path(name)):
             private_folder(target.parent)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.copy2(source, temporary)
-            temporary.chmod(0o600)
-            temporary.replace(target)
+            with draft_of(target) as draft:
+                shutil.copy2(source, draft)
+                draft.chmod(0o600)
+                draft.replace(target)
 
     def _inside(self, name: str, path: str) -> Path:
         root = self.path(name)

@@ -15,7 +15,7 @@ import pytest
 from ops.errors import RunbookError
 from ops.output_metadata import KEY
 from ops.runbook import record as record_module
-from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord, list_records, prune, write_atomically
+from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord, list_records, prune
 from ops.runbook.redaction import Redactor
 from ops.runbook.secret_scan import scan
 
@@ -72,16 +72,6 @@ def test_a_folder_without_a_record_of_this_schema_is_refused(tmp_path: Path) -> 
     (tmp_path / "record.json").write_text(json.dumps({"schema": 99}))
     with pytest.raises(RunbookError, match="holds no record"):
         Record.read(tmp_path)
-
-
-def test_writing_replaces_a_file_as_a_whole_and_keeps_the_old_one_when_it_fails(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \udc80")
-    assert path.read_text() == "old"
-    write_atomically(path, "new")
-    assert path.read_text() == "new"
 
 
 def test_a_scan_masks_what_it_finds_in_texts_and_notebooks_and_removes_any_other_file(tmp_path: Path) -> None:
