@@ -34,7 +34,8 @@ INTERRUPTED = "Interrupted. Run the notebook again: it finds in place what was d
 def check() -> None:
     """Check the parameters of the notebook in this kernel, and show errors as three lines from now on.
 
-    Does nothing outside IPython.
+    Until they are right no other cell runs, also where a program goes on after an error (``nbconvert
+    --allow-errors``). Does nothing outside IPython.
 
     Raises:
         ParameterError: a parameter is unknown, has the wrong type, or the parameters cell was not run.
@@ -43,17 +44,65 @@ def check() -> None:
     if shell is None:
         return
     shell.set_custom_exc((Exception, KeyboardInterrupt), _show)
+    if _gate not in shell.ast_transformers:
+        shell.ast_transformers.append(_gate)
     names: Mapping[str, Any] = shell.user_ns
     declared, given = _read(_sources(names["In"], inspect.currentframe()))
+    try:
+        _require_declared(declared, [name for name in given if name in names])
+        for parameter in declared.values():
+            require(parameter, names.get(parameter.name))
+    except ParameterError as error:
+        _gate.closed_by = error
+        raise
+    _gate.closed_by = None
+
+
+def refuse() -> None:
+    """What runs in place of a cell while the parameters are wrong.
+
+    Raises:
+        ParameterError: always.
+    """
+    raise ParameterError(
+        "this cell was not run",
+        why=str(_gate.closed_by).splitlines()[0],
+        todo="correct the parameter, then run the parameters cell and the one with guard.check() again",
+    )
+
+
+class _Gate(ast.NodeTransformer):
+    """Replaces each cell by a refusal while the parameters are wrong, but those that correct or check them."""
+
+    closed_by: ParameterError | None = None
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        """Let a cell pass, or give what runs in its place."""
+        if self.closed_by is None or not isinstance(node, ast.Module) or _corrects(node):
+            return node
+        return ast.parse("from ops import guard\n\nguard.refuse()")
+
+
+_gate = _Gate()
+
+
+def _corrects(cell: ast.Module) -> bool:
+    """Whether a cell checks the parameters, or only assigns or deletes names and calls nothing."""
+    nodes = list(ast.walk(cell))
+    if any(ast.unparse(node) == "guard.check" for node in nodes if isinstance(node, ast.Attribute)):
+        return True
+    plain = all(isinstance(statement, ast.Assign | ast.AnnAssign | ast.Delete) for statement in cell.body)
+    return plain and not any(isinstance(node, ast.Call) for node in nodes)
+
+
+def _require_declared(declared: Mapping[str, Parameter], given: Sequence[str]) -> None:
     if not declared:
         raise ParameterError(
             "the parameters of this notebook are not set",
             why="the cell under the heading Parameters was not run in this kernel",
             todo="run the notebook from its start",
         )
-    refuse_unknown([name for name in given if name in names], {"this notebook": list(declared.values())})
-    for parameter in declared.values():
-        require(parameter, names.get(parameter.name))
+    refuse_unknown(given, {"this notebook": list(declared.values())})
 
 
 def _sources(history: Sequence[str], frame: FrameType | None) -> list[str]:
