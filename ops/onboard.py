@@ -133,7 +133,6 @@ def plan(onboarding: Onboarding) -> Plan:
     Raises:
         NotDeployedError: there is no index.
         PreflightError: this machine has no copy of the admin token.
-        RunbookError: the user exists and the password is unknown here.
     """
     deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
     with admin:
@@ -141,7 +140,13 @@ def plan(onboarding: Onboarding) -> Plan:
     found = _Found.of(onboarding, deployment, user)
     changes = [
         _user_change(onboarding, user),
-        Change("password", found.password_now, found.password_then, "+" if user is None else "~"),
+        Change(
+            "password",
+            found.password_now,
+            found.password_then,
+            "+" if user is None else "~",
+            refused="it is not set again unasked" if found.unknown else "",
+        ),
         _files_change(onboarding, deployment, found),
     ]
     if open_to_others(onboarding.folder):
@@ -163,7 +168,8 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
         BusyError: another run holds the target for too long.
         IndexRequestError: the index refused the user.
         ApprovalError: another plan was approved for this run; nothing was changed.
-        RunbookError: the password cannot be used, or the files cannot be written.
+        RunbookError: the user exists and the password is unknown here, or cannot be used, or the files cannot be
+            written.
     """
     if dry_run:
         return Outcome(_caption(onboarding), (), DRY_RUN, onboarding.target.place)
@@ -175,6 +181,7 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
         with admin:
             user = admin.user(onboarding.username)
             found = _Found.of(onboarding, deployment, user)
+            found.require_known()
             password = found.password or Secret.generate(24)
             login = onboarding.login(deployment, password)
             if found.password_then or _user_change(onboarding, user).then:
@@ -269,6 +276,16 @@ class _Found:
     password: Secret | None
     password_now: str
     password_then: str
+    unknown: RunbookError | None = None
+
+    def require_known(self) -> None:
+        """Refuse to go on without the password of a user who has one.
+
+        Raises:
+            RunbookError: the user exists and the password is unknown here.
+        """
+        if self.unknown is not None:
+            raise self.unknown
 
     @classmethod
     def of(cls, onboarding: Onboarding, deployment: Deployment, user: User | None) -> _Found:
@@ -287,13 +304,15 @@ class _Found:
         if user is None or onboarding.password_reset:
             return cls(None, "none yet" if user is None else "not known here", "generate and set one")
         # A kept password that lets nobody in may have been changed for a good reason: it is never set again unasked.
-        raise RunbookError(
+        unknown = RunbookError(
             f"the user {user.username!r} exists and the password is not known on this machine",
             why=f"{'the one' if kept else 'there is none'} in {shown(onboarding.folder)}"
             f"{' lets nobody in' if kept else ''}, and none was given",
             todo=f"give it in the environment variable {PASSWORD_VARIABLE}, or set a new one with password_reset=true: "
             "the old one then ends",
         )
+        now = "in the client files; lets nobody in" if kept else "not known here"
+        return cls(kept, now, "give it, or set a new one with password_reset=true", unknown)
 
 
 def _status(login: Login) -> int:

@@ -273,8 +273,10 @@ class ModalTarget:
         return state.deployment if state.answers else None
 
     def outdated(self) -> str:
-        """Empty: Modal itself finds out whether an app has changed when it is deployed."""
-        return ""
+        """The commit whose code runs, if it differs from the code here; or a secret that containers do not have yet."""
+        if any(file.exists() for file in self._stale_files):
+            return "runs with an older secret"
+        return self._releases.outdated()
 
     def private_paths(self) -> Sequence[Path]:
         """The operator's copies of secrets."""

@@ -25,6 +25,18 @@ from ops.targets.target import Release
 from ops.workspace import PROJECT_ROOT
 
 DEPLOYMENT = Path("deployments") / "pypi_deploy.py"
+SHIPPED = (
+    "deployments",
+    "ops/__init__.py",
+    "ops/errors.py",
+    "ops/private_files.py",
+    "ops/secret.py",
+    "ops/settings.py",
+    "ops/workspace.py",
+    "ops/index",
+    "ops/targets",
+)
+"""The files of the clone that decide what runs in the containers."""
 DEPLOY_SECONDS = 900.0
 """A first deployment builds the image, which takes some minutes."""
 _VARIABLES = threading.Lock()
@@ -205,6 +217,24 @@ class Releases:
             release = Release(entry["version"].removeprefix("v"), when, entry.get("tag") or "", detail)
             rows.append((release, commit))
         return rows
+
+    def outdated(self) -> str:
+        """The difference of the deployed code from this clone's, in words; empty when there is none, or none is known.
+
+        Compares the commit that Modal noted with the files here, as far as they are shipped. A deployment from a clone
+        with uncommitted changes tells nothing.
+        """
+        rows = self._rows()
+        commit = rows[0][1] if rows else ""
+        if not commit or commit.endswith("*"):
+            return ""
+        command = ["git", "-C", str(self._root), "diff", "--quiet", commit, "--", *SHIPPED]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        unknown = "" if done.returncode in {0, 1} else ", which this clone does not have"
+        return f"runs the code of the commit {commit[:12]}{unknown}" if done.returncode else ""
 
     def _env(self) -> list[str]:
         return ["--env", self._environment] if self._environment else []
