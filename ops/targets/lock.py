@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 import time
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ops.errors import BusyError
-from ops.private_files import private_file
+from ops.index.storage.file_locks import try_lock
 
 WAIT_SECONDS = 120.0
 
@@ -28,9 +27,8 @@ def exclusive(path: Path, *, what: str, seconds: float = WAIT_SECONDS) -> Iterat
     Raises:
         BusyError: the other holder did not let go in time.
     """
-    descriptor = private_file(path, os.O_RDWR)
+    descriptor = _locked(path, what, seconds)
     try:
-        _wait(descriptor, what, seconds)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -38,23 +36,22 @@ def exclusive(path: Path, *, what: str, seconds: float = WAIT_SECONDS) -> Iterat
         os.close(descriptor)
 
 
-def _wait(descriptor: int, what: str, seconds: float) -> None:
+def _locked(path: Path, what: str, seconds: float) -> int:
     deadline = time.monotonic() + seconds
     told = False
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            if time.monotonic() > deadline:
-                raise BusyError(
-                    f"another run holds {what}",
-                    why=f"process {holder} has held it for more than {seconds:.0f} s",
-                    todo="wait until it ends, or end it, and run this again",
-                ) from None
-            if not told:
-                print(f"Another run (process {holder}) holds {what}; waiting for it …", file=sys.stderr, flush=True)  # noqa: T201
-                told = True
-            time.sleep(0.1)
-        else:
-            return
+    while (descriptor := try_lock(str(path))) is None:
+        holder = ""
+        with contextlib.suppress(FileNotFoundError):
+            holder = path.read_text("ascii", "replace").strip()
+        holder = holder or "unknown"
+        if time.monotonic() > deadline:
+            raise BusyError(
+                f"another run holds {what}",
+                why=f"process {holder} has held it for more than {seconds:.0f} s",
+                todo="wait until it ends, or end it, and run this again",
+            )
+        if not told:
+            print(f"Another run (process {holder}) holds {what}; waiting for it …", file=sys.stderr, flush=True)  # noqa: T201
+            told = True
+        time.sleep(0.1)
+    return descriptor
