@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import hashlib
-import logging
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ops.index.errors import StorageError, StorageFull
-from ops.index.storage.files import storage_error, sync_folder
+from ops.index.storage.file_locks import try_lock
+from ops.index.storage.files import FULL, storage_error, write_all
 from ops.index.storage.name_locks import NameLocks
-from ops.index.storage.reserve import Reserve
 from ops.index.storage.storage import Storage
+from ops.index.storage.transaction import AuditLog, Entry, Policy, Transactions
 
-PASSWORDS = ".htpasswd"
-GROUPS = ".htgroup"
-_RESERVE = ".reserve"
+PASSWORDS: Final = ".htpasswd"
+GROUPS: Final = ".htgroup"
 
-_PATIENCE = 20.0
-"""Seconds to wait for another server that is changing the files; far longer than a change takes."""
+LOCK_SECONDS = 20.0
+"""How long a change waits for another of the same files; far longer than a change takes."""
 
-_log = logging.getLogger(__name__)
+
+_BUSY: Final = "somebody else has been changing the users for too long: try again in a minute"
 
 
 class Step(NamedTuple):
-    """The replacement of one file; None where there is no file."""
+    """The replacement of one file; None for no file."""
 
     name: str
     before: bytes | None
@@ -44,15 +41,18 @@ class Step(NamedTuple):
 
 
 class Draft:
-    """The files as they are while nobody else can change them, and what they shall become.
+    """The files while nobody else can change them, and their new contents.
 
     Files are written in the order in which they are set, one more than once if it is set more than once: the caller
-    decides what a reader may see in between. A change that is undone goes the same way back.
+    decides what a reader may see in between. An undo takes the same way back.
+
+    ``entry`` is the line for the audit log.
     """
 
     def __init__(self, before: dict[str, bytes | None]) -> None:
-        self._now = dict(before)
+        self.entry: Entry | None = None
         self.steps: list[Step] = []
+        self._now = dict(before)
 
     def __getitem__(self, name: str) -> bytes:
         return self._now[name] or b""
@@ -66,34 +66,37 @@ class Draft:
 class CredentialFiles:
     """Reads and replaces ``.htpasswd`` and ``.htgroup``.
 
-    A reader finds the file from before or the file from after, never a part: a new file is written beside it, synced
-    and renamed over it. Writers take turns: on one machine by a lock on a file of its own (a lock on the file itself
-    would be on what is about to be replaced), across the servers of a Volume, which has no locks, by a claim.
+    A reader finds a whole file, old or new: the new one is written beside it, synced and renamed over it.
 
     Parameters:
         storage: the credentials volume.
-        claims: what all writers of a shared volume have in common. Without it one process at a time may write.
+        name_locks: shared by all writers of a Volume. Without them, only processes of one machine may write.
+        audit: on the same volume.
     """
 
-    def __init__(self, storage: Storage, name_locks: NameLocks | None = None) -> None:
+    def __init__(self, storage: Storage, name_locks: NameLocks | None = None, *, audit: AuditLog | None = None) -> None:
         self._storage = storage
-        self._name_locks = name_locks
-        self._reserve = Reserve(storage, _RESERVE)
-
-    @property
-    def storage(self) -> Storage:
-        """The credentials volume."""
-        return self._storage
+        self._transactions = Transactions(
+            storage,
+            CredentialLocks(storage, name_locks),
+            see_others=storage.reload,
+            audit=audit,
+            reserve=".reserve",
+            lock_seconds=LOCK_SECONDS,
+            busy=lambda _: StorageError(
+                "somebody else has been changing the users for too long: try again in a minute"
+            ),
+        )
 
     def hold_back(self) -> None:
-        """Hold room back on the disk, so that users can be changed when it is full. Never raises."""
-        self._reserve.fill()
+        """Set disk space aside, so that users can be changed on a full disk. Never raises."""
+        self._transactions.hold_back()
 
     def read(self, name: str) -> bytes | None:
-        """The content of one file, or None when it is not there.
+        """The content of one file; None if it does not exist.
 
         Raises:
-            OSError: it is there and cannot be read.
+            OSError: it cannot be read.
         """
         with self._storage.reading():
             try:
@@ -102,22 +105,20 @@ class CredentialFiles:
                 return None
 
     @contextmanager
-    def change(
-        self, *, noted: Callable[[], None] = lambda: None, failed: Callable[[StorageError], None] = lambda _: None
-    ) -> Iterator[Draft]:
-        """Change the files while no other writer can, on what the last one left; durable when it returns.
+    def change(self, username: str, *, actor: str = "", address: str = "") -> Iterator[Draft]:
+        """Change the files in one transaction; the change is durable on return.
 
         Parameters:
-            noted: called right before the files are written, so that no change is there without what it writes, which
-                is committed with them if it is on the same volume.
-            failed: called when that did not work, before the files from before are committed, likewise.
+            username: whose entry is changed, for the audit log.
+            actor: who changes it.
+            address: from where.
 
         Raises:
-            StorageError: the change is not known to be durable; the files are as they were.
+            StorageError: the files are as they were before.
         """
-        with self._reserve.lent(), self._turn():
-            if self._storage.shared:
-                self._storage.reload()
+        with self._transactions.begin(
+            {PASSWORDS: PASSWORDS}, Policy.RESTORED, user=username, address=address
+        ) as transaction:
             try:
                 draft = Draft({name: self.read(name) for name in (PASSWORDS, GROUPS)})
             except OSError as error:
@@ -125,19 +126,21 @@ class CredentialFiles:
             yield draft
             if not draft.steps:
                 return
-            try:
-                noted()
-                self._write(draft.steps)
-                self._storage.commit()
-            except (OSError, StorageError) as error:
-                told = error if isinstance(error, StorageError) else _unwritten(error)
-                failed(told)
-                self._undo(draft.steps)
-                raise told from error
+
+            def failed(_: str, why: str) -> list[Entry]:
+                return [Entry("user.change_failed", {"actor": actor, "reason": why})]
+
+            transaction.undo = lambda: self._write(self._way_back(draft.steps))
+            entries = [] if draft.entry is None else [draft.entry]
+            with transaction.change("the credentials could not be written", entries, failed=failed):
+                try:
+                    self._write(draft.steps)
+                except OSError as error:
+                    raise _unwritten(error) from error
 
     def _write(self, steps: Sequence[Step]) -> None:
-        """Replace the files. All contents are on the disk before the first takes its name: a full disk is met while
-        nothing has changed.
+        """Replace the files. All contents are on the disk before the first takes its name, so that a full disk is
+        met while nothing has changed.
         """
         directory = self._storage.directory
         with self._storage.reading(), contextlib.ExitStack() as leftovers:
@@ -153,18 +156,9 @@ class CredentialFiles:
                     new.replace(directory / step.name)
                 else:
                     (directory / step.name).unlink(missing_ok=True)
-            sync_folder(str(directory))
-
-    def _undo(self, steps: Sequence[Step]) -> None:
-        """Put back what was there. A commit that failed may have been seen all the same: commit again, if it goes."""
-        try:
-            self._write(self._way_back(steps))
-            self._storage.commit()
-        except (OSError, StorageError) as error:
-            _log.error("a change of the credentials failed, and so did undoing it: %s", error)
 
     def _way_back(self, steps: Sequence[Step]) -> list[Step]:
-        """The steps back from wherever a failure left the files; none that changes nothing."""
+        """The steps back from wherever a failure left the files."""
         now = {step.name: self.read(step.name) for step in steps}
         back: list[Step] = []
         for step in reversed(steps):
@@ -173,86 +167,88 @@ class CredentialFiles:
                 now[step.name] = step.before
         return back
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        with self._lock():
-            name_locks = self._name_locks if self._storage.shared else None
-            if name_locks is None:
-                yield
-                return
-            _wait_for(lambda: name_locks.acquire(PASSWORDS))
-            try:
-                yield
-            finally:
-                name_locks.release(PASSWORDS)
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        directory = self._storage.directory
-        if self._storage.shared:
-            # An open file on a Volume would make its reload fail, so the lock lies outside of it.
-            key = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
-            path = Path(tempfile.gettempdir()) / f"pypi-runbook-{key}.lock"
-        else:
-            path = directory / f"{PASSWORDS}.lock"
+class CredentialLocks:
+    """The lock on the credential files: a locked file on one machine, and a name across the servers of a Volume.
+
+    The locked file is not one of those that are replaced, and stays.
+
+    Parameters:
+        storage: the credentials volume.
+        name_locks: shared by all its servers; None for one machine.
+    """
+
+    def __init__(self, storage: Storage, name_locks: NameLocks | None) -> None:
+        self._storage = storage
+        self._name_locks = name_locks
+        self._descriptors: dict[str, int] = {}
+
+    def acquire(self, filename: str) -> bool:
+        """Lock the files; False if another thread, process or server has.
+
+        Raises:
+            StorageError: the locked file cannot be created.
+        """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            descriptor = try_lock(self._storage.lock_file(filename))
         except OSError as error:
             raise storage_error("the credentials cannot be changed", error) from error
+        if descriptor is None:
+            return False
+        taken = False
         try:
-            _wait_for(lambda: _locked(descriptor))
-            yield
+            taken = self._name_locks is None or self._name_locks.acquire(filename)
+        finally:
+            if taken:
+                self._descriptors[filename] = descriptor
+            else:
+                os.close(descriptor)
+        return taken
+
+    def held(self) -> AbstractSet[str]:
+        """The names that this process has locked."""
+        return frozenset(self._descriptors)
+
+    def release(self, filename: str) -> None:
+        """Unlock the files."""
+        descriptor = self._descriptors.pop(filename)
+        try:
+            if self._name_locks is not None:
+                self._name_locks.release(filename)
         finally:
             os.close(descriptor)
 
 
 def _unwritten(error: OSError) -> StorageError:
     told = f"the credentials could not be written: {error.strerror or error}; nothing has changed"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in FULL:
         return StorageFull(f"{told}. Make room on their disk, for instance by removing files, and try again")
     return StorageError(told)
 
 
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _wait_for(turn: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not turn():
-        if time.monotonic() > deadline:
-            raise StorageError("somebody else has been changing the users for too long: try again in a minute")
-        time.sleep(0.01)
-
-
 def _clear_abandoned(path: Path) -> None:
-    """Remove the new files that a writer left beside *path* when it died; who holds the lock is the only writer."""
+    """Remove new files that a killed writer left beside *path*; the holder of the lock is the only writer."""
     for abandoned in path.parent.glob(f"{path.name}.*.new"):
         abandoned.unlink(missing_ok=True)
 
 
 def _prepared(path: Path, content: bytes) -> Path:
-    """A file beside *path* with the new content, on the disk, with the mode and, where allowed, the owner of the old.
+    """A synced file beside *path* with the new content, and with the mode and, if allowed, the owner of the old one.
 
-    A first file can be read by its owner only.
+    Only its owner can read a first file.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                with contextlib.suppress(PermissionError):
-                    os.fchown(descriptor, status.st_uid, status.st_gid)
-                os.fchmod(descriptor, status.st_mode & 0o777)
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            with contextlib.suppress(PermissionError):
+                os.fchown(descriptor, status.st_uid, status.st_gid)
+            os.fchmod(descriptor, status.st_mode & 0o777)
+        write_all(descriptor, content)
+        os.fsync(descriptor)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
     return Path(temporary)

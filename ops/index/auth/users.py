@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -21,6 +21,7 @@ from ops.index.config import Options
 from ops.index.errors import StorageError
 from ops.index.storage.name_locks import NameLocks
 from ops.index.storage.storage import Storage
+from ops.index.storage.transaction import Entry
 
 
 class Keep(Enum):
@@ -127,14 +128,11 @@ class Users:
     ) -> None:
         self._storage = credentials
         self._options = options
-        self._audit = audit
-        self._credential_files = CredentialFiles(credentials, name_locks)
+        self._credential_files = CredentialFiles(credentials, name_locks, audit=audit)
 
     def hold_back(self) -> None:
         """Hold room back on the disk, so that users can be changed when it is full. Never raises."""
         self._credential_files.hold_back()
-        if self._audit is not None:
-            self._audit.hold_back()
 
     def register(
         self,
@@ -165,22 +163,7 @@ class Users:
         username = validated_name(username)
         digest = self._digest(password, password_hash)
         limits = projects if isinstance(projects, Keep) else _validated_projects(projects)
-        who = {"actor": actor, "address": address}
-        made: list[Registration] = []
-
-        def note() -> None:
-            self._note(
-                "user.created" if made[0].created else "user.changed",
-                username,
-                who,
-                role=str(made[0].identity.role),
-                projects=None if made[0].identity.projects is None else sorted(made[0].identity.projects),
-                password_changed=digest is not None,
-            )
-
-        with self._credential_files.change(
-            noted=note, failed=lambda error: self._unchanged(error, username, who)
-        ) as draft:
+        with self._credential_files.change(username, actor=actor, address=address) as draft:
             passwords = PasswordFile(draft[PASSWORDS])
             created = username not in passwords.entries()
             if created and digest is None:
@@ -188,7 +171,15 @@ class Users:
             # A name that is new has no role, also when a removal by stock htpasswd left it in a group.
             before = Identity(username) if created else Roles(draft[GROUPS]).identity(username)
             identity = _changed(before, role, limits)
-            made.append(Registration(identity, created))
+            draft.entry = Entry(
+                "user.created" if created else "user.changed",
+                {
+                    "actor": actor,
+                    "role": str(identity.role),
+                    "projects": None if identity.projects is None else sorted(identity.projects),
+                    "password_changed": digest is not None,
+                },
+            )
             if digest is not None:
                 # Three steps, of which those that change nothing are left out. No password, new or old, may open more
                 # than it did before or will afterwards, for the moment between two of them.
@@ -196,7 +187,7 @@ class Users:
                 passwords.set(username, digest)
                 draft[PASSWORDS] = bytes(passwords)
             _assign(draft, identity)
-        return made[0]
+        return Registration(identity, created)
 
     def remove(self, username: str, *, actor: str = "", address: str = "") -> bool:
         """Take the user's entry and roles away. Durable when it returns; False when there was no such user.
@@ -205,14 +196,11 @@ class Users:
             StorageError: nothing has changed.
         """
         username = unicodedata.normalize("NFC", username)
-        who = {"actor": actor, "address": address}
-        with self._credential_files.change(
-            noted=lambda: self._note("user.removed", username, who),
-            failed=lambda error: self._unchanged(error, username, who),
-        ) as draft:
+        with self._credential_files.change(username, actor=actor, address=address) as draft:
             passwords = PasswordFile(draft[PASSWORDS])
             if not passwords.remove(username):
                 return False
+            draft.entry = Entry("user.removed", {"actor": actor})
             # The entry first: without its group, a reader who still had one would be a publisher for a moment.
             draft[PASSWORDS] = bytes(passwords)
             groups = GroupFile(draft[GROUPS])
@@ -248,8 +236,7 @@ class Users:
         Raises:
             StorageError: a shared volume could not be reloaded.
         """
-        if self._storage.shared:
-            self._storage.reload()
+        self._storage.reload()
         try:
             accounts = self.accounts()
         except OSError as error:
@@ -268,13 +255,6 @@ class Users:
         if password_hash is not None:
             return validated_hash(password_hash, least_rounds=min(ROUNDS.start, self._options.bcrypt_rounds))
         return None
-
-    def _note(self, event: str, username: str, who: Mapping[str, str], **details: object) -> None:
-        if self._audit is not None:
-            self._audit.record(event, user=username, address=who["address"], actor=who["actor"], **details)
-
-    def _unchanged(self, error: StorageError, username: str, who: Mapping[str, str]) -> None:
-        self._note("user.change_failed", username, who, reason=str(error))
 
 
 def _assign(draft: Draft, identity: Identity) -> None:

@@ -79,6 +79,10 @@ class DirectoryStorage:
     def adopt(self, path: Path, source: str) -> None:
         """Nothing to do: files are served from where they are."""
 
+    def lock_file(self, name: str) -> str:
+        """A file beside the one of that name."""
+        return f"{self.directory}/{name}.lock"
+
     def disk(self) -> os.statvfs_result:
         """The disk's size and free space."""
         return os.statvfs(self._directory)

@@ -111,6 +111,9 @@ class Storage(Protocol):
             source: a file on this server's own disk with the same bytes, which stays as it is.
         """
 
+    def lock_file(self, name: str) -> str:
+        """The path of a file that processes of this machine keep locked, and so open, to take turns."""
+
     def disk(self) -> os.statvfs_result | None:
         """The disk's size and free space; None if that cannot be told, as on a Volume.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -178,6 +179,11 @@ class GuardedStorage(ABC):
         with contextlib.suppress(OSError):  # it is copied when it is asked for
             status = os.stat(path)  # noqa: PTH116
             self._copies.add(str(path), _version(status), status.st_size, source)
+
+    def lock_file(self, name: str) -> str:  # noqa: ARG002
+        """A file outside: one that is open on a Volume would make its reload fail."""
+        key = hashlib.sha256(os.fsencode(self.directory.resolve())).hexdigest()[:16]
+        return f"{tempfile.gettempdir()}/pypi-runbook-{key}.lock"
 
     def disk(self) -> os.statvfs_result | None:
         """None: nobody can tell how full a Volume is."""
