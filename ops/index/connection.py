@@ -23,6 +23,7 @@ from ops.index.request_limits import (
     RefusedRequest,
     Trailers,
     check_headers,
+    has_body,
     head_size,
     head_too_long,
     is_host,
@@ -73,6 +74,10 @@ _NOT_HTTP = "this is not a request of HTTP/1.1; use http:// and not https:// for
 _TOO_MUCH_FRAMING = RefusedRequest(
     f"the body's chunks come with more than {HEAD_BYTES} bytes of extensions or trailers; send larger chunks without"
 )
+_UPGRADE_WITH_BODY = RefusedRequest(
+    "the request has a body and asks for an upgrade of the connection; send it without the Upgrade header"
+)
+"""The parser takes the body of such a request for the next one."""
 _PLAIN = b"content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
 
 
@@ -171,6 +176,8 @@ class Connection(HttpToolsProtocol):
         if self._framing > SHORT_HEAD_BYTES or len(self.headers) > HEADERS:
             self._framing = max(0, self._framing - head_size(self.url, self.headers))
         chunked = check_headers(self.headers, self.parser.get_http_version())
+        if self.parser.should_upgrade() and has_body(self.headers):
+            raise _UPGRADE_WITH_BODY
         self._phase = _BODY
         if self.cycle is _ANSWERED:
             self._logged_in = True
@@ -244,14 +251,22 @@ class Connection(HttpToolsProtocol):
         """
         self._unset_keepalive_if_required()
         try:
-            self.parser.feed_data(data)
+            self._parse(data)
             if self._framing > HEAD_BYTES and self._phase is not _IDLE:
                 raise head_too_long() if self._phase is _HEAD else _TOO_MUCH_FRAMING
-        except httptools.HttpParserUpgrade:
-            pass  # the request is answered as if it had not asked for that
         except (httptools.HttpParserError, RefusedRequest) as error:
             refused = error if isinstance(error, RefusedRequest) else error.__context__
             self._refuse(400, refused.sentence if isinstance(refused, RefusedRequest) else _NOT_HTTP)
+
+    def _parse(self, data: bytes) -> None:
+        """Have the parser read all of it: a request that asks for an upgrade is one like any other here."""
+        left = memoryview(data)
+        while left:
+            try:
+                self.parser.feed_data(left)
+                return
+            except httptools.HttpParserUpgrade as upgrade:  # where the parser stopped
+                left = left[upgrade.args[0] :]
 
     def _refuse(self, status: int, sentence: str) -> None:
         """Answer what never becomes a request, in its turn, and close the connection."""

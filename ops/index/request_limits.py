@@ -87,6 +87,13 @@ def is_host(value: bytes) -> bool:
     return len(value) <= 300 and _HOST.fullmatch(value) is not None
 
 
+def has_body(headers: Sequence[Header]) -> bool:
+    """Whether the headers of a request announce a body (RFC 9112, section 6.3)."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
+    )
+
+
 def check_headers(headers: Sequence[Header], http_version: str) -> bool:
     """Insist on the one Host header of RFC 9112, section 3.2, and return whether the body is chunked.
 

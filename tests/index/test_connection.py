@@ -434,6 +434,27 @@ def test_http_1_0_needs_no_host(running: Running) -> None:
     assert status_of(running, b"GET /a HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n") == 400
 
 
+UPGRADE = b"GET /other HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+
+
+def test_requests_behind_one_that_asks_for_an_upgrade_are_answered(running: Running) -> None:
+    with running.send(UPGRADE * 500 + READY) as connection:
+        received = read_until(connection, PAGE.body)
+        assert received.count(b"HTTP/1.1 200 OK") == 501
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 38", b"Transfer-Encoding: chunked"])
+def test_the_body_of_a_request_that_asks_for_an_upgrade_is_never_taken_for_a_request(
+    running: Running, framing: bytes
+) -> None:
+    head = b"POST /read HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + framing + b"\r\n\r\n"
+    with running.send(head + b"GET /smuggled HTTP/1.1\r\nHost: victim\r\n\r\n") as connection:
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert received.startswith(b"HTTP/1.1 400 ")
+        assert received.count(b"HTTP/1.1 ") == 1
+    assert running.application.calls == []
+
+
 def status_of(running: Running, sent: bytes) -> int:
     return int(running.raw(sent).split()[1])
 
