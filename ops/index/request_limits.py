@@ -98,7 +98,8 @@ def check_headers(headers: Sequence[Header], http_version: str) -> bool:
     """Insist on the one Host header of RFC 9112, section 3.2, and return whether the body is chunked.
 
     Raises:
-        RefusedRequest: it is missing, there is more than one, or its value is not a host.
+        RefusedRequest: it is missing, there is more than one, or its value is not a host; or the body is encoded in
+            another way (section 6.1).
     """
     host: bytes | None = None
     chunked = False
@@ -108,6 +109,8 @@ def check_headers(headers: Sequence[Header], http_version: str) -> bool:
                 raise RefusedRequest("the request has more than one Host header; send one")
             host = value
         elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                raise RefusedRequest("the body has another transfer coding than chunked, which is not known; send none")
             chunked = True
     if host is None:
         if http_version != "1.0":

@@ -455,6 +455,13 @@ def test_the_body_of_a_request_that_asks_for_an_upgrade_is_never_taken_for_a_req
     assert running.application.calls == []
 
 
+def test_a_body_with_another_transfer_coding_is_refused(running: Running) -> None:
+    head = b"POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+    assert status_of(running, head + b"gzip, chunked\r\n\r\n0\r\n\r\n") == 400
+    assert running.application.calls == []
+    assert status_of(running, head + b"Chunked\r\n\r\n0\r\n\r\n") == 200
+
+
 def status_of(running: Running, sent: bytes) -> int:
     return int(running.raw(sent).split()[1])
 
