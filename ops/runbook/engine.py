@@ -61,7 +61,9 @@ class RedactingEngine:
             stderr_file=given.get("stderr_file"),
             autosave_cell_every=autosave_cell_every,
         )
-        return execute(nb, Redactor(sources=workspace_sources(Workspace.default(), os.environ)), options)
+        executed = execute(nb, Redactor(sources=workspace_sources(Workspace.default(), os.environ)), options)
+        _end_command(executed)
+        return executed
 
     @classmethod
     def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:
@@ -74,6 +76,18 @@ class RedactingEngine:
         """The language is always Python."""
         del nb, language
         return "python"
+
+
+def _end_command(executed: Any) -> None:
+    """End the command ``papermill`` with the sentences of a failure; its own end is a traceback of itself."""
+    import click
+
+    from ops.runbook.failure import failure_in
+
+    failure = failure_in(executed, (), name="") if click.get_current_context(silent=True) else None
+    if failure is not None:
+        labelled = (("", failure.what), ("Why: ", failure.why), ("What to do: ", failure.todo))
+        raise click.ClickException("\n".join(f"{label}{text}" for label, text in labelled if text))
 
 
 def register_engine() -> None:

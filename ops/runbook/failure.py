@@ -8,9 +8,14 @@ from typing import Any
 from ops.runbook.notebook import Step
 from ops.runbook.record import Failure
 
+_OF_THE_CLIENT = frozenset({"TimeoutError", "DeadKernelError", "CellTimeoutError"})
+"""Errors that the client notes for the kernel; they explain themselves."""
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WHY = "Why: "
 _TODO = "What to do: "
+
+UNEXPECTED = "run the notebook again; if it comes back, report it with the traceback in the executed notebook"
 
 AGAIN = "mend the cause and run the notebook again; it finds in place what was done already"
 
@@ -85,6 +90,12 @@ def explained(ename: str, evalue: str) -> Failure:
             failure.todo = line.removeprefix(_TODO).rstrip(".")
         elif not failure.why and not failure.todo:
             what.append(line)
-    explains_itself = bool(failure.why or failure.todo)
-    failure.what = (" ".join(what) if explains_itself else f"{ename}: {lines[0] if lines else ''}").rstrip(": .")
+    if failure.why or failure.todo:
+        failure.what = " ".join(what).rstrip(".")
+    elif ename == "KeyboardInterrupt":
+        failure.what = "the run was interrupted"
+    else:
+        failure.what = f"{ename}: {lines[0] if lines else ''}".rstrip(": .")
+        if ename not in _OF_THE_CLIENT:
+            failure.what, failure.todo = f"unexpected {failure.what}", UNEXPECTED
     return failure

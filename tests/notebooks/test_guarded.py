@@ -157,6 +157,19 @@ def test_an_unknown_parameter_ends_the_run_with_the_nearest_name(runner: str, ex
     assert left_by_runs(newcomer) == []
 
 
+def test_papermills_own_command_ends_in_three_lines_with_our_engine(executed: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "--engine", "runbook", "--no-progress-bar",
+         str(NOTEBOOKS / "01_provision.ipynb"), str(executed), "-p", "dryrun", "True"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[-3].startswith("Error: there is no parameter dryrun in this notebook")
+    assert [line.split(":")[0] for line in lines[-2:]] == ["Why", "What to do"]
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 @every_runner
 def test_a_value_of_another_type_ends_the_run_in_three_lines(runner: str, executed: Path, newcomer: Path) -> None:
