@@ -284,12 +284,12 @@ def _leads_outside(link: tarfile.TarInfo) -> bool:
 class _Member(tarfile.TarInfo):
     """A tar member that refuses extended headers too long to be read as a whole."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
-        member = super().frombuf(buf, encoding, errors)
-        if member.type in _EXTENDED and member.size > MAX_HEADER_BYTES:
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        # Called by every release of tarfile; which constructor it uses before has changed within minor versions.
+        if self.type in _EXTENDED and self.size > MAX_HEADER_BYTES:
             raise tarfile.ReadError("an extended header is too long")
-        return member
+        processed: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # not in the type stubs
+        return processed
 
 
 class _Measured(io.RawIOBase):
