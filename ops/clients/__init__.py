@@ -1,4 +1,4 @@
-"""The clients of an index as a user has them: their configuration files, and pip, uv and twine themselves."""
+"""Clients of an index as a user runs them: pip, uv and twine, and their configuration files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running pip, uv and twine as a user does: a process of its own, nothing secret among its arguments."""
+"""Commands of pip, uv and twine, run as a user runs them: in a process of their own, without secrets as arguments."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from ops.errors import ClientError
 from ops.secret import Secret
 
 TIME_LIMIT = 300.0
-"""Seconds after which a client is ended."""
+"""Seconds after which a client is killed."""
 
 _PASSED_ON = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
-    # How this machine reaches others, and whom it trusts.
+    # The machine's proxies and certificates.
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "TWINE_CERT"),
     *("UV_NATIVE_TLS", "UV_SYSTEM_CERTS"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
 )
-"""All that a client sees of the operator's environment. What configures pip, uv or twine on this machine stays out, or
-they would ask other indexes beside ours; so do the operator's secrets, which no build needs to know."""
+"""Variables that a client inherits. Not those that configure pip, uv or twine, which would make them use other indexes
+as well, nor the operator's secrets, which no build needs to know."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A client that has ended.
+    """Result of a client that has ended.
 
     Parameters:
         client: the program's name.
-        returncode: what it exited with; negative for the signal that ended it.
-        output: what it printed on both streams, free of secrets.
+        returncode: its exit status; negative for the signal that ended it.
+        output: of both streams, with secrets masked.
         seconds: how long it ran.
     """
 
@@ -47,14 +47,14 @@ class Result:
     seconds: float
 
     def checked(self, what: str, *, todo: str = "") -> Result:
-        """Itself, when the client exited with 0.
+        """Return this result if the client exited with 0.
 
         Parameters:
-            what: what could not be done, for the error.
-            todo: what to do then.
+            what: for the error, what failed.
+            todo: for the error, what to do.
 
         Raises:
-            ClientError: it exited with another code.
+            ClientError: it exited with another status.
         """
         if self.returncode != 0:
             raise ClientError(what, client=self.client, returncode=self.returncode, output=self.output, todo=todo)
@@ -62,10 +62,10 @@ class Result:
 
 
 def environment(url: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a client that talks to the index at *url*, with *extra* on top."""
+    """Environment of a client of the index at *url*, with the variables in *extra*."""
     inherited = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("LC_")}
     if is_loopback(url):
-        # No proxy stands between this machine and itself.
+        # Loopback addresses must not go through a proxy.
         host = urlsplit(url).hostname or ""
         for name in ("NO_PROXY", "no_proxy"):
             inherited[name] = ",".join(filter(None, [inherited.get(name, ""), host]))
@@ -73,7 +73,7 @@ def environment(url: str, extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the host of *url* is this machine itself."""
+    """True if the host of *url* is a loopback address."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -91,17 +91,17 @@ def run(
     text: str = "",
     seconds: float = TIME_LIMIT,
 ) -> Result:
-    """Run a client to its end and keep what it printed.
+    """Run a client, and return its result.
 
-    Interrupted or out of time, it is ended with all the processes that it started.
+    If it is interrupted or takes too long, it is killed together with all processes that it started.
 
     Parameters:
         client: its name, for messages.
-        arguments: the program and its arguments; no secret, since everybody on this machine can list them.
-        environment: all that it sees.
-        secrets: what is masked in its output.
-        cwd: where it runs.
-        text: what it reads on standard input.
+        arguments: the program and its arguments. Never a secret: every user of this machine can list them.
+        environment: all of its environment variables.
+        secrets: to mask in its output.
+        cwd: its working directory.
+        text: its standard input.
         seconds: its time limit.
 
     Raises:
@@ -137,7 +137,7 @@ def run(
             client=client,
             returncode=process.returncode,
             output=masked(output.decode("utf-8", "replace"), secrets),
-            todo="see whether the index answers, and run this again",
+            todo="check that the index answers, and run this again",
         ) from None
     except BaseException:
         _end(process)
@@ -148,7 +148,7 @@ def run(
 
 
 def masked(text: str, secrets: Iterable[Secret]) -> str:
-    """The text with asterisks where a secret stood, also quoted for a URL or in base64."""
+    """Replace secrets by asterisks, also where they are quoted for a URL or encoded in base64."""
     for secret in secrets:
         value = secret.reveal()
         for form in (value, quote(value, safe=""), base64.b64encode(value.encode()).decode()):
@@ -157,13 +157,13 @@ def masked(text: str, secrets: Iterable[Secret]) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and its children, which share its session."""
-    for number, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, None)):
+    """Kill the process and its children, which share its session."""
+    for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:
             return
         try:
-            process.wait(patience)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             continue

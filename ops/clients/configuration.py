@@ -1,4 +1,4 @@
-"""The files that make pip, uv and twine know the index and one user of it."""
+"""Client files: the configuration of pip, uv and twine for one user of the index."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ from ops.private_files import private_folder, replace_file
 from ops.secret import Secret
 
 REPOSITORY = "private"
-"""What uv and twine call the index: ``uv publish --index private``, ``twine upload --repository private``."""
+"""Name of the index in uv and twine: ``uv publish --index private``, ``twine upload --repository private``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Login:
-    """An index, and who talks to it.
+    """Address of an index, and the credentials of a user.
 
     Parameters:
         url: the root of the index, ending in a slash.
-        username: the user; None for a stranger, who has no password either.
+        username: the user; None for requests without credentials.
         password: the user's.
-        public_index: a second index for pip, searched beside ours, or an empty string. Read the warning in
-            :func:`pip_conf` first.
+        public_index: a second index for pip to search, or an empty string. See the warning in :func:`pip_conf`.
 
     Raises:
-        RunbookError: a client could not send this name or password.
+        RunbookError: a client cannot send this name or password.
     """
 
     url: str
@@ -48,17 +47,17 @@ class Login:
 
     @property
     def index_url(self) -> str:
-        """The PEP 503 root."""
+        """URL of the simple API (PEP 503)."""
         return f"{self.url}simple/"
 
 
 @dataclass(frozen=True)
 class ClientFiles:
-    """One folder with the configuration of all clients.
+    """Folder with the configuration of all clients.
 
     Parameters:
-        folder: where.
-        zipped: whether all of it is written as one zip file too, to hand over. One that is there is kept up to date.
+        folder: the folder.
+        zipped: True to write a zip file of all of it too, to hand over. An existing one is always updated.
     """
 
     folder: Path
@@ -66,36 +65,36 @@ class ClientFiles:
 
     @property
     def netrc(self) -> Path:
-        """The user's name and password, for pip and uv."""
+        """User name and password, for pip and uv."""
         return self.folder / "netrc"
 
     @property
     def pip_conf(self) -> Path:
-        """Where pip finds the index."""
+        """Index of pip."""
         return self.folder / "pip.conf"
 
     @property
     def uv_toml(self) -> Path:
-        """Where uv finds the index and publishes to."""
+        """Index of uv, for installing and publishing."""
         return self.folder / "uv.toml"
 
     @property
     def pypirc(self) -> Path:
-        """Where twine publishes to, and as whom."""
+        """Repository and credentials of twine."""
         return self.folder / ".pypirc"
 
     @property
     def env_sh(self) -> Path:
-        """What a shell reads to use all of the above."""
+        """Shell script that makes a shell use all of the above."""
         return self.folder / "env.sh"
 
     @property
     def archive(self) -> Path:
-        """All of the above in one file, with a page for its user."""
+        """Zip file of all of the above, with a page of instructions."""
         return self.folder / "handover.zip"
 
     def contents(self, login: Login) -> dict[Path, bytes]:
-        """What each file says for *login*."""
+        """Contents of each file for *login*."""
         texts = {
             self.netrc: netrc(login),
             self.pip_conf: pip_conf(login),
@@ -115,11 +114,11 @@ class ClientFiles:
         return contents
 
     def outdated(self, login: Login) -> list[Path]:
-        """The files that :meth:`write` would write: missing, other than they should be, or open to others."""
+        """Files that :meth:`write` would write: missing, different, or open to other users."""
         return [path for path, content in self.contents(login).items() if not _is(path, content)]
 
     def write(self, login: Login) -> list[Path]:
-        """Write the files that are outdated, each at once and readable by their owner only; return those.
+        """Write the files that are outdated, each atomically and with mode 0600, and return them.
 
         Raises:
             RunbookError: the folder cannot be written.
@@ -135,17 +134,17 @@ class ClientFiles:
             raise RunbookError(
                 "the client configuration could not be written",
                 why=f"{error.strerror or error}: {error.filename or self.folder}",
-                todo="name a folder that you can write to, in the parameter `folder`",
+                todo="set the parameter `folder` to one that you can write to",
             ) from None
         return outdated
 
     def password(self) -> Secret | None:
-        """The password that was written here, or None when there is none or it cannot be read."""
+        """Password in the files; None if there is none, or it cannot be read."""
         login = self.login()
         return login.password if login else None
 
     def login(self) -> Login | None:
-        """What :meth:`write` was last given, as the files tell it; None when they do not."""
+        """Login that :meth:`write` was last given, read from the files; None if it cannot be."""
         repository = _section(self.pypirc, REPOSITORY)
         password = repository.get("password")
         try:
@@ -160,7 +159,7 @@ class ClientFiles:
 
 
 def _section(path: Path, name: str) -> dict[str, str]:
-    """One section of an INI file; empty when there is none or it cannot be read."""
+    """Section of an INI file; empty if there is none, or it cannot be read."""
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(path.read_text(encoding="utf-8"))
@@ -170,9 +169,9 @@ def _section(path: Path, name: str) -> dict[str, str]:
 
 
 def netrc(login: Login) -> str:
-    """The credentials as pip and uv read them from the file that ``NETRC`` names, apart from anybody's ``~/.netrc``.
+    """Credentials for pip and uv, in a file of their own that ``NETRC`` names instead of ``~/.netrc``.
 
-    Both read quotes and backslashes as Python's own netrc module has done since 3.11.
+    Both read quotes and backslashes as Python's netrc module does since 3.11.
     """
     if login.username is None or login.password is None:
         return ""
@@ -181,11 +180,11 @@ def netrc(login: Login) -> str:
 
 
 def pip_conf(login: Login) -> str:
-    """The index as pip's only one.
+    """The index as the only one of pip.
 
-    pip takes a project's newest version from whichever of its indexes has it, so that beside a public one anybody may
-    publish a newer release of a private name there and get it installed ("dependency confusion"). No server can prevent
-    that; hence there is no second index unless one was asked for.
+    pip installs the newest version that any of its indexes has. With a public one beside this index, anybody can
+    publish a newer version of a private name there and get it installed ("dependency confusion"). No server can prevent
+    that, so there is no second index by default.
     """
     lines = ["[global]", f"index-url = {login.index_url}"]
     if login.public_index:
@@ -194,7 +193,7 @@ def pip_conf(login: Login) -> str:
 
 
 def uv_toml(login: Login) -> str:
-    """The index before uv's default one: uv takes a project from the first index that has it, and from no other."""
+    """The index before the default one of uv, which takes a project only from the first index that has it."""
     return (
         f"publish-url = {json.dumps(login.url)}\n"
         'trusted-publishing = "never"\n\n'
@@ -207,7 +206,7 @@ def uv_toml(login: Login) -> str:
 
 
 def pypirc(login: Login) -> str:
-    """The repository ``private`` for twine; its parser interpolates nothing, so that ``%`` stands for itself."""
+    """The repository ``private`` for twine, whose parser does not interpolate ``%``."""
     lines = ["[distutils]", "index-servers =", f"    {REPOSITORY}", "", f"[{REPOSITORY}]", f"repository = {login.url}"]
     if login.username is not None and login.password is not None:
         lines += [f"username = {login.username}", f"password = {login.password.reveal()}"]
@@ -215,16 +214,16 @@ def pypirc(login: Login) -> str:
 
 
 def shell_script(login: Login) -> str:
-    """What makes every pip, uv and twine that is started from a shell use the index.
+    """Script that makes every pip, uv and twine of a shell use the index.
 
-    uv is told by ``UV_INDEX`` and not by ``UV_CONFIG_FILE``, which would hide the ``[tool.uv]`` of every project. twine
-    has no variable that names its configuration file, so it alone gets the password from the environment.
+    It sets ``UV_INDEX`` rather than ``UV_CONFIG_FILE``, which would hide the ``[tool.uv]`` of every project. twine has
+    no variable for its configuration file, so it alone gets the password from the environment.
     """
     files = {"PIP_CONFIG_FILE": "pip.conf"}
     needed = ["pip.conf", "uv.toml", ".pypirc"]
     variables = {
         "PIP_INDEX_URL": login.index_url,
-        # One space is pip's only way to say "none" over what other configuration files of the machine say.
+        # One space is pip's only way to override other configuration files of the machine with nothing.
         "PIP_EXTRA_INDEX_URL": login.public_index or " ",
         "UV_INDEX": f"{REPOSITORY}={login.index_url}",
         "UV_PUBLISH_URL": login.url,
@@ -235,7 +234,7 @@ def shell_script(login: Login) -> str:
         files["NETRC"] = "netrc"
         needed.append("netrc")
         variables |= {
-            # uv takes the password from netrc; without the name it first tries trusted publishing, for seconds.
+            # uv reads the password from netrc, but without a name it first tries trusted publishing, for seconds.
             "UV_PUBLISH_USERNAME": login.username,
             "TWINE_USERNAME": login.username,
             "TWINE_PASSWORD": login.password.reveal(),
@@ -245,21 +244,21 @@ def shell_script(login: Login) -> str:
 
 
 def _token(value: str) -> str:
-    """A value as netrc takes it: as it is where that is safe, which older readers understand too, else quoted."""
+    """Value in netrc: quoted only if necessary, since older readers do not understand quotes."""
     if value.isascii() and value.replace("-", "").replace("_", "").replace(".", "").isalnum():
         return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _require_sendable(what: str, value: str) -> None:
-    """Refuse what one of the clients cannot carry, never showing the value itself."""
+    """Refuse a value that one of the clients cannot send, without showing it."""
     problem = ""
     if not value.isprintable():
-        problem = "it holds a line break, a tab or another character that cannot be seen"
+        problem = "it contains a line break, a tab or another invisible character"
     elif value != value.strip():
         problem = "it begins or ends with a space, which .pypirc does not keep"
     elif not _survives_latin_1(value):
-        problem = "pip and twine send it in Latin-1, which lacks one of its characters or makes another of it"
+        problem = "pip and twine send it in Latin-1, which lacks one of its characters or turns it into another"
     if problem:
         raise RunbookError(
             f"{what} cannot be used with every client",
@@ -269,7 +268,7 @@ def _require_sendable(what: str, value: str) -> None:
 
 
 def _survives_latin_1(value: str) -> bool:
-    """Whether a server that takes UTF-8, or else Latin-1, reads the same from a client that sends Latin-1."""
+    """True if a server that decodes UTF-8, or else Latin-1, reads this value from a client that sends Latin-1."""
     try:
         sent = value.encode("latin-1")
     except UnicodeEncodeError:

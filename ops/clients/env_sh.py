@@ -1,4 +1,4 @@
-"""The file that a shell reads so that pip, uv and twine use the index: ``env.sh``."""
+"""Shell script that makes pip, uv and twine use the index: ``env.sh``."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 FOLDER_VARIABLE = "INDEX_FOLDER"
-"""Names the folder to a shell that cannot tell which file it reads."""
+"""Variable with the folder, for a shell that cannot find out which file it reads."""
 
 _CLEARED = (
-    # Each would win over the files, or send a package or a credential elsewhere.
+    # Each would take precedence over the files, or send a package or a credential elsewhere.
     *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"),
     *("UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX_STRATEGY", "UV_NO_INDEX"),
     *("UV_INDEX_PRIVATE_USERNAME", "UV_INDEX_PRIVATE_PASSWORD"),
     *("UV_PUBLISH_INDEX", "UV_PUBLISH_TOKEN", "UV_PUBLISH_PASSWORD", "UV_PUBLISH_CHECK_URL"),
     "TWINE_REPOSITORY",
-    # What an earlier reading of this file set, its user's name and password among it.
+    # Variables that this script set before, user name and password among them.
     *("NETRC", "PIP_CONFIG_FILE", "UV_INDEX", "UV_PUBLISH_URL", "UV_PUBLISH_USERNAME"),
     *("TWINE_REPOSITORY_URL", "TWINE_USERNAME", "TWINE_PASSWORD"),
 )
@@ -71,17 +71,16 @@ fi
 def env_sh(
     *, files: Mapping[str, str], variables: Mapping[str, str], needed: Sequence[str], netrc_line: str = ""
 ) -> str:
-    """A script for bash, zsh and POSIX shells that sets variables where all that they name is there, and else none.
+    """Script for bash, zsh and POSIX shells. It sets all variables, or none if a file is missing.
 
-    It finds its own folder, so that it works wherever that lies. pip goes to the public index in silence where the file
-    does not exist that ``PIP_CONFIG_FILE`` names: hence it is looked for, and the index is told by a variable besides.
+    It finds its own folder, which may be moved. If the file in ``PIP_CONFIG_FILE`` does not exist, pip silently uses
+    the public index: so the script checks for it, and also sets the index by a variable.
 
     Parameters:
-        files: the variables that name a file of the folder, with the file's name.
-        variables: the other variables, with their values.
-        needed: the names of all files that must be there and not empty.
-        netrc_line: the second line of the file ``netrc``, which tells this user's folder from another's; empty when
-            there is no such file.
+        files: variables that name a file of the folder, with the file's name.
+        variables: other variables, with their values.
+        needed: names of all files that must exist and not be empty.
+        netrc_line: the second line of the file ``netrc``, which identifies the user; empty if there is no such file.
     """
     exports = "".join(f'    export {name}="$_index_folder/{file}"\n' for name, file in files.items())
     exports += "".join(f"    export {name}={shlex.quote(value)}\n" for name, value in variables.items())

@@ -1,4 +1,4 @@
-"""One zip file with a user's client files and a page that says how to use them, to hand over as a whole."""
+"""Zip file with a user's client files and a page of instructions, to hand over."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ops.clients.env_sh import FOLDER_VARIABLE
 PAGE = "README.html"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The same files make the same archive."""
+"""Fixed, so that the same files make the same archive."""
 
 _TEMPLATE = """\
 <!doctype html>
@@ -63,14 +63,14 @@ HATCH_INDEX_AUTH="$TWINE_PASSWORD" hatch publish</pre></td></tr>
 
 
 def archive(contents: Mapping[str, bytes], *, username: str, url: str, name: str, loopback: bool) -> bytes:
-    """A zip file with one folder, of which everything is for its owner only (modes 0700 and 0600).
+    """Zip file with one private folder (modes 0700 and 0600).
 
     Parameters:
-        contents: the files of the folder by their names.
-        username: whose they are.
+        contents: the files of the folder, by name.
+        username: their user.
         url: the root of the index, ending in a slash.
-        name: what the archive will be called.
-        loopback: whether that is an address of this machine alone.
+        name: file name of the archive.
+        loopback: True if the URL is a loopback address.
     """
     folder = "index-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", username).strip("-") or "user")
     page = _TEMPLATE.format(

@@ -1,4 +1,4 @@
-"""A wheel that every index refuses, to ask only whether a client is let in."""
+"""Probes for a login: a project that no index has, and a wheel that every index refuses."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import zipfile
 from pathlib import Path
 
 PROBE = "runbook-login-check"
-"""A project that no index has. Who is let in gets 404 for its page, who is not gets 401."""
+"""A project that no index has: its page is 404 for a user of the index, and 401 for others."""
 
 _DIST_INFO = "runbook_login_check-0.dist-info"
 
 
 def write_refused_wheel(folder: Path) -> Path:
-    """Write a wheel that twine and uv send and an index refuses, since its name and its metadata disagree.
+    """Write a wheel that twine and uv send, and that every index refuses, since its name contradicts its metadata.
 
-    Who is let in gets 400 for it, or 403 for want of the right to upload; who is not gets 401. Nothing is ever stored.
+    The response is 400 for a user who may upload, 403 for one who may not, and 401 for others. Nothing is stored.
     """
     path = folder / "runbook_login_check-0-py3-none-any.whl"
     metadata = "Metadata-Version: 2.1\nName: another-name\nVersion: 0\n"

@@ -1,38 +1,31 @@
-"""uv, as the user whose files it is given."""
+"""uv, configured by a user's client files."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.clients.command import Result, environment, run
-from ops.clients.configuration import ClientFiles, Login
-from ops.errors import ClientError
+from ops.clients.client import Client
+from ops.clients.command import Result
 
 _REFUSED = re.compile(r"\((401|403) (?:Unauthorized|Forbidden)\)|Missing credentials")
 _UPLOAD_REFUSED = re.compile(r"status code (\d{3})")
 
 
 @dataclass(frozen=True)
-class Uv:
-    """The uv of this interpreter's environment.
+class Uv(Client):
+    """The uv that is installed with this project."""
 
-    Parameters:
-        files: the configuration that it reads.
-        login: what that configuration says.
-    """
-
-    files: ClientFiles
-    login: Login
+    name = "uv"
 
     def page_status(self, project: str) -> int:
-        """What the index answers when this uv asks for a project's page: 200, or 404 for none, or 401, or 403.
+        """Status of the response when uv requests a project's page: 200, 404 if there is none, 401 or 403.
 
         Raises:
-            ClientError: uv got no answer, or one that it does not name.
+            ClientError: uv got no response, or one that it does not report.
         """
         result = self._run("pip", "compile", "--no-deps", "--no-header", "-", text=f"{project}\n")
         if result.returncode == 0:
@@ -41,68 +34,50 @@ class Uv:
             return int(refused[1] or 401)
         if "was not found in the package registry" in result.output:
             return 404
-        raise ClientError(
-            f"uv got no answer from {self.login.index_url}",
-            client="uv",
-            returncode=result.returncode,
-            output=result.output,
-            todo="see whether the index answers at that address",
-        )
+        raise self._failure(f"uv got no answer from {self.login.index_url}", result)
 
     def publish(self, files: Sequence[Path]) -> tuple[int, Result]:
-        """Publish files; the status that the index answered, 200 when all were taken, and what uv said.
+        """Publish files, and return the status of the response and uv's result. 200 if all were accepted.
 
         Raises:
-            ClientError: uv got no answer.
+            ClientError: uv got no response.
         """
         result = self._run("publish", *files)
-        refused = _UPLOAD_REFUSED.search(result.output)
         if result.returncode == 0:
             return 200, result
-        if refused is None and _REFUSED.search(result.output):
+        if refused := _UPLOAD_REFUSED.search(result.output):
+            return int(refused[1]), result
+        if _REFUSED.search(result.output):
             return 401, result
-        if refused is None:
-            raise ClientError(
-                f"uv could not publish to {self.login.url}",
-                client="uv",
-                returncode=result.returncode,
-                output=result.output,
-                todo="see whether the index answers at that address",
-            )
-        return int(refused[1]), result
+        raise self._failure(f"uv could not publish to {self.login.url}", result)
 
     def make_environment(self, folder: Path) -> Path:
-        """Make an empty virtual environment with this interpreter; return its Python."""
+        """Create an empty virtual environment with this interpreter, and return its Python."""
         result = self._run("venv", "--quiet", "--no-project", "--python", sys.executable, folder)
         result.checked("uv could not make a virtual environment")
         return folder / "bin" / "python"
 
     def install(self, requirement: str, *, python: Path) -> Result:
-        """Install one distribution without its dependencies into the environment of *python*."""
+        """Install one distribution, without its dependencies, into the environment of *python*."""
         return self._run("pip", "install", "--no-deps", "--quiet", "--python", python, requirement)
 
-    def _run(self, *arguments: str | Path, text: str = "") -> Result:
-        variables = {
+    def _command(self) -> Sequence[str]:
+        return (_program(),)
+
+    def _variables(self) -> Mapping[str, str]:
+        return {
             "UV_CONFIG_FILE": str(self.files.uv_toml),
             "NETRC": str(self.files.netrc),
-            # Ours is the only index here, or a name that it lacks would be asked for elsewhere.
+            # Makes this the only index: names that it lacks would otherwise be requested elsewhere.
             "UV_DEFAULT_INDEX": self.login.index_url,
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_CACHE": "1",
             "UV_NO_PROGRESS": "1",
         }
-        secrets = [self.login.password] if self.login.password else []
-        return run(
-            "uv",
-            [_program(), *arguments],
-            environment=environment(self.login.url, variables),
-            secrets=secrets,
-            text=text,
-        )
 
 
 def _program() -> str:
-    """The uv that this project installed; it need not be on PATH."""
+    """Path of the installed uv, which may not be on PATH."""
     from uv import find_uv_bin
 
     try:

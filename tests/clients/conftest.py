@@ -1,4 +1,4 @@
-"""The clients under test talk to a fake index, so that what they send can be seen."""
+"""Fixtures: a fake index that records what clients send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pip, uv and twine themselves, with the files written for them, against a fake index that sees what they send."""
+"""pip, uv and twine, with the client files, against a fake index that records their requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def as_user(index: FakeIndex, files: ClientFiles, password: str, username: str =
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
-def test_every_client_sends_the_very_password_that_was_written(
+def test_every_client_sends_the_password_unchanged(
     index: FakeIndex, files: ClientFiles, tmp_path: Path, password: str
 ) -> None:
     username = "al ice" if " " in password else "alice"
@@ -45,7 +45,7 @@ def test_every_client_sends_the_very_password_that_was_written(
     assert set(index.logins) == {(username, password)}
 
 
-def test_every_client_tells_a_refused_login_from_a_project_that_is_not_there(
+def test_every_client_distinguishes_a_refused_login_from_a_missing_project(
     index: FakeIndex, files: ClientFiles, tmp_path: Path
 ) -> None:
     login = as_user(index, files, "not-the-password")
@@ -56,7 +56,7 @@ def test_every_client_tells_a_refused_login_from_a_project_that_is_not_there(
     assert Uv(files, login).publish(wheel)[0] == 401
 
 
-def test_a_stranger_is_refused_by_pip_and_uv(index: FakeIndex, files: ClientFiles) -> None:
+def test_pip_and_uv_without_credentials_get_401(index: FakeIndex, files: ClientFiles) -> None:
     login = Login(url=index.url)
     files.write(login)
     assert Pip(files, login).page_status(PROBE) == 401
@@ -72,14 +72,14 @@ def test_a_project_that_exists_is_found(index: FakeIndex, files: ClientFiles) ->
     assert Uv(files, login).page_status(PROBE) == 200
 
 
-def test_an_index_that_is_not_there_is_an_error_and_no_refusal(files: ClientFiles) -> None:
+def test_a_missing_index_is_an_error_and_not_a_refusal(files: ClientFiles) -> None:
     login = Login(url="http://127.0.0.1:9/", username="alice", password=Secret("a-good-password"))
     files.write(login)
     with pytest.raises(ClientError, match=r"uv got no answer from http://127\.0\.0\.1:9/"):
         Uv(files, login).page_status(PROBE)
 
 
-def test_no_password_stands_among_the_arguments_of_a_process(
+def test_no_process_has_a_password_among_its_arguments(
     index: FakeIndex, files: ClientFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -99,7 +99,7 @@ def test_no_password_stands_among_the_arguments_of_a_process(
     assert not [argument for argument in seen if "a-good-password" in argument]
 
 
-def test_the_machines_own_configuration_reaches_no_client(
+def test_no_client_uses_the_configuration_of_the_machine(
     index: FakeIndex, files: ClientFiles, newcomer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeIndex() as other:
@@ -157,7 +157,7 @@ def test_env_sh_is_all_that_a_shell_needs(
     assert "token for trusted publishing" not in result.stderr, "uv tries that, for seconds, when it is told no name"
 
 
-def test_env_sh_leaves_the_indexes_of_a_uv_project_alone(
+def test_env_sh_keeps_the_indexes_of_a_uv_project(
     index: FakeIndex, files: ClientFiles, tmp_path: Path, newcomer: Path
 ) -> None:
     index.add_user("alice", "a-good-password")

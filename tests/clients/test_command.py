@@ -1,4 +1,4 @@
-"""How a client is run: what it sees, what is shown of it, and how it ends."""
+"""Client commands run in an environment of their own, with their secrets masked, and end in time."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def staying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Staying:
     return client
 
 
-def test_what_a_client_prints_on_both_streams_is_kept_in_order() -> None:
+def test_output_of_both_streams_is_kept_in_order() -> None:
     result = python(
         "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True); print(input())", text="x"
     )
@@ -66,7 +66,7 @@ def test_what_a_client_prints_on_both_streams_is_kept_in_order() -> None:
     assert result.returncode == 0
 
 
-def test_a_failure_carries_code_and_last_lines() -> None:
+def test_an_error_has_the_exit_status_and_the_last_lines() -> None:
     result = python("print('the reason'); raise SystemExit(3)")
     with pytest.raises(ClientError, match=r"it failed.*\n.*python exited with 3: the reason") as caught:
         result.checked("it failed")
@@ -80,13 +80,13 @@ def test_a_secret_is_masked_as_it_is_quoted_and_in_base64() -> None:
     assert shown == "******** ******** ********"
 
 
-def test_a_client_that_does_not_end_is_ended_with_its_children(staying: Staying) -> None:
+def test_a_client_that_does_not_end_is_killed_with_its_children(staying: Staying) -> None:
     with pytest.raises(ClientError, match=r"did not end within 1 s.*\n.*up"):
         python(staying.code, seconds=1)
     assert sleepers() == []
 
 
-def test_an_interrupt_ends_the_client_and_its_children_and_goes_on(staying: Staying) -> None:
+def test_an_interrupt_kills_the_client_with_its_children_and_is_raised(staying: Staying) -> None:
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
 
     def interrupt_once() -> None:
@@ -102,19 +102,19 @@ def test_an_interrupt_ends_the_client_and_its_children_and_goes_on(staying: Stay
     assert sleepers() == []
 
 
-def test_a_program_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_program_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="twine could not be started") as caught:
         run("twine", [tmp_path / "nothing"], environment={})
     assert caught.value.todo
 
 
-def test_a_client_sees_neither_secrets_nor_settings_of_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_inherits_neither_secrets_nor_settings_of_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AUTH_TOKEN", "INDEX_PASSWORD", "PIP_INDEX_URL", "UV_INDEX", "TWINE_PASSWORD", "NETRC", "PYTHONPATH"):
         monkeypatch.setenv(name, "of the operator")
     assert "of the operator" not in environment("http://127.0.0.1/", {}).values()
 
 
-def test_no_proxy_stands_before_loopback_and_one_may_stand_before_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_used_for_other_hosts_and_never_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", "internal.example")
     assert environment("http://127.0.0.1:1/", {})["NO_PROXY"] == "internal.example,127.0.0.1"

@@ -1,4 +1,4 @@
-"""The files for pip, uv and twine: who may read them, what survives in them, and what a shell makes of them."""
+"""Client files are private, and carry names and passwords unchanged."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_password_reads_the_same_from_every_file(tmp_path: Path, password: str
 
 
 @given(username=PRINTABLE_ASCII, password=PRINTABLE_ASCII)
-def test_whatever_can_be_typed_reads_the_same_from_netrc_and_pypirc(
+def test_any_password_reads_the_same_from_netrc_and_pypirc(
     tmp_path_factory: pytest.TempPathFactory, username: str, password: str
 ) -> None:
     files = ClientFiles(tmp_path_factory.mktemp("files"))
@@ -67,28 +67,28 @@ def test_whatever_can_be_typed_reads_the_same_from_netrc_and_pypirc(
 @pytest.mark.parametrize(
     ("password", "reason"),
     [
-        ("two\nlines-of-it", "cannot be seen"),
-        ("a\ttab-in-it", "cannot be seen"),
-        ("nul\0nul-nul-nul", "cannot be seen"),
+        ("two\nlines-of-it", "invisible"),
+        ("a\ttab-in-it", "invisible"),
+        ("nul\0nul-nul-nul", "invisible"),
         (" leading-space", "begins or ends with a space"),
         ("trailing-space ", "begins or ends with a space"),
         ("euro-€-euro-euro", "Latin-1"),
         ("Ã©-is-sent-as-another", "Latin-1"),
     ],
 )
-def test_a_password_that_a_client_cannot_carry_is_refused_and_not_repeated(password: str, reason: str) -> None:
+def test_a_password_that_a_client_cannot_send_is_refused_without_showing_it(password: str, reason: str) -> None:
     with pytest.raises(RunbookError, match=reason) as caught:
         login(password)
     assert "the password" in str(caught.value)
     assert password.strip() not in str(caught.value)
 
 
-def test_a_user_name_that_a_client_cannot_carry_is_refused() -> None:
+def test_a_user_name_that_a_client_cannot_send_is_refused() -> None:
     with pytest.raises(RunbookError, match="the user name"):
         login("a-good-password", "李")
 
 
-def test_the_files_are_for_their_owner_only_also_when_they_were_not_before(tmp_path: Path) -> None:
+def test_the_files_become_private_if_they_were_not(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path / "files")
     files.folder.mkdir(mode=0o755)
     files.netrc.write_text("older")
@@ -100,7 +100,7 @@ def test_the_files_are_for_their_owner_only_also_when_they_were_not_before(tmp_p
     assert len(list(files.folder.iterdir())) == 5
 
 
-def test_a_file_that_others_may_read_is_outdated(tmp_path: Path) -> None:
+def test_a_file_that_other_users_may_read_is_outdated(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path)
     files.write(login("a-good-password"))
     files.pypirc.chmod(0o640)
@@ -115,7 +115,7 @@ def test_writing_again_writes_nothing(tmp_path: Path) -> None:
     assert {path: path.stat().st_ino for path in tmp_path.iterdir()} == before
 
 
-def test_another_address_changes_only_the_files_that_name_it(tmp_path: Path) -> None:
+def test_a_new_address_changes_only_the_files_that_contain_it(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path)
     files.write(login("a-good-password"))
     elsewhere = Login(url="http://127.0.0.1:9999/", username="alice", password=Secret("a-good-password"))
@@ -137,7 +137,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
     assert sorted(path.name for path in tmp_path.iterdir()) == [".pypirc", "env.sh", "netrc", "pip.conf", "uv.toml"]
 
 
-def test_no_file_holds_a_credential_in_a_url_and_only_three_hold_it_at_all(tmp_path: Path) -> None:
+def test_no_url_contains_a_credential_and_only_three_files_do(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path)
     files.write(login("a-good-password"))
     for path in tmp_path.iterdir():
@@ -172,7 +172,7 @@ def test_a_pypirc_without_a_password_holds_none(tmp_path: Path, content: str) ->
     assert files.password() is None
 
 
-def test_a_stranger_has_files_without_credentials(tmp_path: Path) -> None:
+def test_files_of_a_login_without_user_contain_no_credentials(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path)
     files.write(Login(url=URL))
     assert files.netrc.read_text() == ""

@@ -1,4 +1,4 @@
-"""The file env.sh as the shells read it: what they have afterwards, wherever it lies and whatever is missing."""
+"""env.sh, read by real shells, sets everything or nothing, wherever its folder is."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_shell_finds_the_files_in_a_folder_that_was_moved(
 
 
 @pytest.mark.parametrize("shell", ABLE)
-def test_a_shell_finds_the_files_by_a_relative_path_and_keeps_them_when_it_goes_elsewhere(
+def test_a_shell_that_read_a_relative_path_still_finds_the_files_in_another_directory(
     files: ClientFiles, shell: str
 ) -> None:
     code, seen, _ = read(shell, ". ./env.sh; cd /; " + PRINT, options=("-eu",), cwd=files.folder)
@@ -101,7 +101,7 @@ def test_a_shell_finds_the_files_by_a_relative_path_and_keeps_them_when_it_goes_
 
 
 @pytest.mark.parametrize("shell", [*ABLE, *TOLD])
-def test_a_shell_that_is_told_the_folder_has_the_files_and_forgets_what_it_was_told(
+def test_a_shell_that_is_given_the_folder_finds_the_files_and_unsets_the_variable(
     files: ClientFiles, shell: str
 ) -> None:
     script = 'INDEX_FOLDER=$1; . "$INDEX_FOLDER/env.sh"; ' + PRINT + '[ -z "${INDEX_FOLDER-}" ]'
@@ -111,7 +111,7 @@ def test_a_shell_that_is_told_the_folder_has_the_files_and_forgets_what_it_was_t
 
 
 @pytest.mark.parametrize("shell", TOLD)
-def test_a_shell_that_was_not_told_sets_nothing_and_says_what_to_do(files: ClientFiles, shell: str) -> None:
+def test_a_shell_that_cannot_find_the_folder_sets_nothing_and_says_what_to_do(files: ClientFiles, shell: str) -> None:
     code, seen, said = read(shell, '. "$1" && exit 9; ' + PRINT, files.env_sh)
 
     assert (code, seen) == (0, NOTHING)
@@ -120,7 +120,7 @@ def test_a_shell_that_was_not_told_sets_nothing_and_says_what_to_do(files: Clien
 
 @pytest.mark.parametrize("name", ["netrc", "pip.conf", "uv.toml", ".pypirc"])
 @pytest.mark.parametrize("shell", [*ABLE, *TOLD])
-def test_a_missing_or_empty_file_clears_what_was_set_before(files: ClientFiles, shell: str, name: str) -> None:
+def test_a_missing_or_empty_file_unsets_earlier_values(files: ClientFiles, shell: str, name: str) -> None:
     script = 'INDEX_FOLDER=$1; . "$1/env.sh" || exit 9; rm "$1/$2"; INDEX_FOLDER=$1; . "$1/env.sh" && exit 9; ' + PRINT
     code, seen, said = read(shell, script, files.folder, name)
     assert (code, seen) == (0, NOTHING)
@@ -132,7 +132,7 @@ def test_a_missing_or_empty_file_clears_what_was_set_before(files: ClientFiles, 
 
 
 @pytest.mark.parametrize("shell", [*ABLE, *TOLD])
-def test_a_refusal_ends_a_shell_that_ends_on_errors(files: ClientFiles, shell: str) -> None:
+def test_an_error_ends_a_shell_with_errexit(files: ClientFiles, shell: str) -> None:
     files.pip_conf.unlink()
     code, seen, _ = read(shell, 'INDEX_FOLDER=$1; . "$1/env.sh"; ' + PRINT, files.folder, options=("-eu",))
 
@@ -154,21 +154,21 @@ def test_the_folder_of_another_user_is_refused(files: ClientFiles, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("shell", "reason"), [("bash", "it was run"), ("zsh", "cannot tell")])
-def test_a_text_whose_file_is_unknown_sets_nothing(files: ClientFiles, shell: str, reason: str) -> None:
+def test_text_that_is_not_read_from_a_file_sets_nothing(files: ClientFiles, shell: str, reason: str) -> None:
     code, seen, said = read(shell, 'eval "$(cat env.sh)" && exit 9; ' + PRINT, cwd=files.folder)
 
     assert (code, seen) == (0, NOTHING)
     assert reason in said
 
 
-def test_a_script_that_is_run_and_not_read_says_so(files: ClientFiles) -> None:
+def test_a_script_that_is_run_instead_of_read_says_so(files: ClientFiles) -> None:
     done = subprocess.run(["bash", files.env_sh], capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
     assert "it was run" in done.stderr
 
 
-def test_a_stranger_needs_no_password_file(tmp_path: Path) -> None:
+def test_without_a_user_no_password_file_is_needed(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path)
     files.write(Login(url=URL))
 

@@ -1,4 +1,4 @@
-"""The zip file that is handed over: what comes out of it works, and is its owner's alone."""
+"""The zip file for a user unpacks to private files that work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def login(username: str = "alice") -> Login:
 
 
 @pytest.mark.parametrize(("username", "folder"), [("alice", "index-alice"), ("Zoë; rm -rf", "index-Zo-rm--rf")])
-def test_what_is_unpacked_is_private_and_knows_the_index(tmp_path: Path, username: str, folder: str) -> None:
+def test_unpacked_files_are_private_and_name_the_index(tmp_path: Path, username: str, folder: str) -> None:
     if shutil.which("unzip") is None:
         pytest.skip("unzip is not installed")
     files = ClientFiles(tmp_path / "files", zipped=True)
@@ -47,7 +47,7 @@ def test_what_is_unpacked_is_private_and_knows_the_index(tmp_path: Path, usernam
     assert done.stdout.decode().splitlines() == [f"{unpacked}/netrc", f"{URL}simple/", "a-good-password"]
 
 
-def test_the_page_names_the_index_and_the_user_and_holds_no_password(tmp_path: Path) -> None:
+def test_the_page_names_index_and_user_and_contains_no_password(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path, zipped=True)
     files.write(login("<b>alice</b>"))
 
@@ -61,7 +61,7 @@ def test_the_page_names_the_index_and_the_user_and_holds_no_password(tmp_path: P
     assert "operator's machine" not in page
 
 
-def test_the_page_of_an_index_on_loopback_says_who_can_reach_it(tmp_path: Path) -> None:
+def test_the_page_says_that_only_this_machine_reaches_a_loopback_address(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path, zipped=True)
     files.write(Login(url="http://127.0.0.1:8765/", username="alice", password=Secret("a-good-password")))
 
@@ -69,7 +69,7 @@ def test_the_page_of_an_index_on_loopback_says_who_can_reach_it(tmp_path: Path) 
         assert "operator's machine" in packed.read("index-alice/README.html").decode()
 
 
-def test_an_archive_that_was_asked_for_once_is_kept_up_to_date(tmp_path: Path) -> None:
+def test_an_existing_archive_is_updated(tmp_path: Path) -> None:
     ClientFiles(tmp_path, zipped=True).write(login())
     files = ClientFiles(tmp_path)
     assert files.outdated(login()) == []
