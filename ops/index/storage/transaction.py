@@ -177,11 +177,11 @@ class Transactions:
             except Exception:  # noqa: BLE001
                 _log.exception("the lock on %s could not be released", key)
 
-    def unlock_later(self, keys: list[str]) -> None:
-        """Release locks once all servers have seen the last commit."""
-        if self._rest_seconds:
+    def unlock_later(self, keys: list[str], policy: Policy) -> None:
+        """Release the locks of a change that was undone, once others no longer see it."""
+        if self._rest_seconds and policy is not Policy.RESTORED:
             held, keys[:] = list(keys), []
-            self._in_background(lambda: self._rest_and_unlock(held))
+            self._in_background(lambda: self._unlock_seen(held, policy))
 
     def undo_later(self, keys: list[str], undo: Callable[[], bool], policy: Policy) -> None:
         """Retry an undo in the background, and keep its locks meanwhile.
@@ -200,7 +200,7 @@ class Transactions:
                     continue
                 attempt += 1
                 if undo():
-                    self._rest_and_unlock(held)
+                    self._unlock_seen(held, policy)
                     return
                 if policy is not Policy.TAKEN_BACK and attempt == len(RETRY_SECONDS):
                     _log.error("a change that failed is still not undone by a commit; the next commit has to do it")
@@ -217,8 +217,10 @@ class Transactions:
             return True
         return False
 
-    def _rest_and_unlock(self, keys: list[str]) -> None:
-        self._closing.wait(self._rest_seconds)
+    def _unlock_seen(self, keys: list[str], policy: Policy) -> None:
+        """Others may have seen what was undone: until they see that, they find its names locked."""
+        if policy is not Policy.RESTORED:
+            self._closing.wait(self._rest_seconds)
         self.unlock(keys)
 
     def _in_background(self, work: Callable[[], None]) -> None:
@@ -289,11 +291,10 @@ class Transaction:
             self._note(entry, durable=True)
         if not begun:
             return
-        if not (undone and self._committed()):
+        if undone and self._committed():
+            self._transactions.unlock_later(self.locked, self._policy)
+        else:
             self._transactions.undo_later(self.locked, self._undone_for_good, self._policy)
-        elif self._policy is not Policy.RESTORED:
-            # Others may have seen the change before it was undone: until they see that, they find the names locked.
-            self._transactions.unlock_later(self.locked)
 
     def _undone_for_good(self) -> bool:
         return self._undone() and self._committed()
