@@ -1,30 +1,35 @@
-"""The one ASGI application: who is asking, what they want, and which part answers."""
+"""The ASGI application: authentication, routing and refusals."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from typing import TYPE_CHECKING
 
 from ops.index.admin.mount import AdminMount
+from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.roles import Identity
 from ops.index.errors import LoginDelayed, NotFound, PackageIndexError, StorageBusy
 from ops.index.http.fast_path import FastPath
-from ops.index.http.html_pages_handler import HtmlPagesHandler
+from ops.index.http.forwarded import TrustedProxies
+from ops.index.http.html_pages import HtmlPages
 from ops.index.http.legacy_api import LegacyApi
 from ops.index.http.manage_api import ACTIONS, ManageApi
-from ops.index.http.representation import Answer
-from ops.index.http.request import Receive, Request, Scope, Send
-from ops.index.http.request_auth import RequestAuth, refuse_other_sites
+from ops.index.http.representation import Response
+from ops.index.http.request import Request
 from ops.index.http.simple_api import SimpleApi
-from ops.index.http.upload_handler import UploadHandler
+from ops.index.http.upload import UploadApi
 from ops.index.lifespan import Lifespan
 from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS, waiting_until
 
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
 _LONGEST_PATH = 4096
-_GLANCE = 0.02
-"""Seconds between two attempts to read a storage."""
+_RETRY_SECONDS = 0.02
+"""Pause between two attempts to read a storage."""
 
 _logger = logging.getLogger(__name__)
 
@@ -32,57 +37,61 @@ _logger = logging.getLogger(__name__)
 class Index:
     """The index as an ASGI application.
 
-    Every path but ``/health`` wants credentials, which are looked at before anything else, the body included.
+    Every path but ``/health`` needs credentials, which are verified before anything else is read, the body included.
 
     Parameters:
-        door: knows who is asking.
-        reading: answers installers.
-        browsing: answers people.
-        inventory: answers what stock pypiserver answers besides.
-        upstream: pypiserver, for uploads.
-        changes: yanks, and sets the status of projects.
+        authenticator: verifies credentials.
+        proxies: whose ``X-Forwarded-*`` headers are believed.
+        simple_api: serves installers.
+        html_pages: serves people.
+        legacy_api: serves what stock pypiserver serves besides.
+        uploads: receives uploads.
+        manage_api: yanks files and sets the status of projects.
         admin: the admin application; None when there is no token for it.
-        housekeeping: what goes on beside the requests.
+        lifespan: background work.
         packages: the volume of packages.
     """
 
     def __init__(
         self,
         *,
-        request_auth: RequestAuth,
-        reading: SimpleApi,
-        browsing: HtmlPagesHandler,
+        authenticator: Authenticator,
+        proxies: TrustedProxies,
+        simple_api: SimpleApi,
+        html_pages: HtmlPages,
         legacy_api: LegacyApi,
-        upstream: UploadHandler,
-        changes: ManageApi,
+        uploads: UploadApi,
+        manage_api: ManageApi,
         admin: AdminMount | None,
         lifespan: Lifespan,
         packages: Storage,
     ) -> None:
-        self._request_auth = request_auth
-        self._reading = reading
-        self._browsing = browsing
+        self._authenticator = authenticator
+        self._proxies = proxies
+        self._simple_api = simple_api
+        self._html_pages = html_pages
         self._legacy_api = legacy_api
-        self._upstream = upstream
-        self._changes = changes
+        self._uploads = uploads
+        self._manage_api = manage_api
         self._admin = admin
         self._lifespan = lifespan
         self._shared = packages.shared
-        self._remembered = request_auth.remembered
-        self._ready = reading.ready
-        self.fast_path = FastPath(request_auth, reading)
+        self._remembered = authenticator.remembered
+        self._ready = simple_api.ready
+        self.fast_path = FastPath(authenticator, simple_api)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or go through the life of the server (ASGI 3)."""
+        """Respond to one request, or go through the life of the server (ASGI 3)."""
         if scope["type"] == "http":
             headers = _by_name(scope["headers"])
             if scope["method"] == "GET" and not scope["query_string"]:
-                answer = self.at_once(scope["path"], headers)
-                if answer is not None:
-                    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-                    await send({"type": "http.response.body", "body": answer.body})
+                response = self.at_once(scope["path"], headers)
+                if response is not None:
+                    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+                    await send({"type": "http.response.body", "body": response.body})
                     return
-            address, hops = self._request_auth.route(scope.get("client"), headers)
+            client: tuple[str, int] | None = scope.get("client")
+            address, hops = self._proxies.route(client[0] if client else "", headers.get(b"x-forwarded-for"))
             await self._respond(Request(scope, receive, send, headers, address, hops=hops))
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
@@ -90,10 +99,10 @@ class Index:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
-    def at_once(self, path: str, headers: dict[bytes, bytes]) -> Answer | None:
-        """The answer to a GET by a user who is known for a page that has been made: nothing has to be waited for.
+    def at_once(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
+        """The response to a GET by a known user for a page in the cache, in a few microseconds; None if it takes more.
 
-        This is what an index does nearly all of its time. It takes a few microseconds.
+        This is what an index does nearly all of its time.
 
         Parameters:
             path: of the request, which has no query.
@@ -105,9 +114,9 @@ class Index:
         return self._ready(path, headers)
 
     def stop(self) -> None:
-        """End what a request would go on with for long: the server is stopping. Does not block."""
-        self._browsing.stop()
-        self._upstream.stop()
+        """Cut long requests short, because the server is stopping. Does not block."""
+        self._html_pages.stop()
+        self._uploads.stop()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -120,115 +129,128 @@ class Index:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    async def _respond(self, exchange: Request) -> None:
-        """Answer at length, and turn every refusal into its status and one line of text."""
+    async def _respond(self, request: Request) -> None:
+        """Route a request, and turn a refusal into its status and one line of text."""
         try:
-            if not self._lifespan.running:  # a server that knows no lifespan
+            if not self._lifespan.running:  # a server without lifespan
                 self._lifespan.begin()
-            await self._route(exchange)
+            await self._route(request)
         except PackageIndexError as error:
-            if exchange.started:
+            if request.started:
                 raise
-            headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-            if b"expect" in exchange.headers:
-                headers.append((b"connection", b"close"))  # the body that was announced must not be taken for a request
-            status = error.status_for(exchange.header(b"user-agent") or "")
-            if status >= 500 and not isinstance(
-                error, LoginDelayed | StorageBusy
-            ):  # many come at once, and all come again
-                _logger.error("%s %s: %s", exchange.method, exchange.path, error)
-            await exchange.sentence(status, error.message, *headers)
+            if error.status >= 500 and not isinstance(error, LoginDelayed | StorageBusy):  # those come in crowds
+                _logger.error("%s %s: %s", request.method, request.path, error)
+            # A body that was announced and never sent must not be taken for a request.
+            close = [(b"connection", b"close")] if b"expect" in request.headers else []
+            await request.refuse(error, *close)
 
-    async def _route(self, exchange: Request) -> None:
-        path = exchange.path
-        if path == "/health" and exchange.method in {"GET", "HEAD"}:
-            await exchange.sentence(200, "ok")
+    async def _route(self, request: Request) -> None:
+        path = request.path
+        if path == "/health" and request.method in {"GET", "HEAD"}:
+            await request.text(200, "ok")
         elif path == "/admin" or path.startswith("/admin/"):
-            await self._administer(exchange)
+            await self._administer(request)
         else:
-            identity = await self._request_auth.identify(exchange)
+            identity = await self._identify(request)
             if len(path) > _LONGEST_PATH or not path.startswith("/") or "\0" in path:
                 raise NotFound("there is nothing under such a path; the index is at simple/")
-            if exchange.method in {"GET", "HEAD"}:
-                await (self._read_shared if self._shared else self._read)(exchange, path)
-            elif exchange.method == "POST":
-                refuse_other_sites(exchange)
-                await self._change(exchange, path, identity)
+            if request.method in {"GET", "HEAD"}:
+                await (self._read_shared if self._shared else self._read)(request, path)
+            elif request.method == "POST":
+                request.check_same_origin()
+                await self._change(request, path, identity)
             else:
-                await _not_allowed(exchange, "GET, HEAD, POST")
+                await _not_allowed(request, "GET, HEAD, POST")
 
-    async def _administer(self, exchange: Request) -> None:
+    async def _identify(self, request: Request) -> Identity:
+        """The user who sends a request.
+
+        Raises:
+            Unauthorized: it has no credentials, or wrong ones.
+            TooManyAttempts: too many wrong ones came from its address.
+            LoginDelayed: they cannot be verified in time.
+        """
+        authorization = request.headers.get(b"authorization")
+        identity = None if authorization is None else self._remembered(authorization)
+        if identity is None:
+            identity = await self._authenticator.authenticate(authorization, request.address)
+        request.logged_in()
+        return identity
+
+    async def _administer(self, request: Request) -> None:
         if self._admin is None:
-            await self._request_auth.identify(exchange)
+            await self._identify(request)
             raise NotFound(
                 "this server has no admin application: it was started without a token; its operator sets AUTH_TOKEN"
             )
-        if exchange.method not in {"GET", "HEAD"}:
-            refuse_other_sites(exchange)
-        await self._admin.pass_on(exchange)
+        if request.method not in {"GET", "HEAD"}:
+            request.check_same_origin()
+        if not self._admin.authenticates(request):
+            await self._identify(request)
+        await self._admin.handle(request)
 
-    async def _read_shared(self, exchange: Request, path: str) -> None:
-        """Answer from what is at hand; only when that is not enough, wait for a storage that shows no files now.
+    async def _read_shared(self, request: Request, path: str) -> None:
+        """Respond from what is cached, and only if that is not enough wait for a storage that is busy.
 
         Raises:
-            StorageBusy: it is for too long.
+            StorageBusy: it was for too long.
         """
         deadline = time.monotonic() + READ_SECONDS
-        moment = 0.0  # not at all
+        moment = 0.0  # without waiting
         while True:
             try:
                 with waiting_until(moment):
-                    await self._read(exchange, path)
+                    await self._read(request, path)
                 return
             except StorageBusy:
-                if exchange.started or time.monotonic() > deadline:
+                if request.started or time.monotonic() > deadline:
                     raise
             moment = deadline
-            await asyncio.sleep(_GLANCE)
+            await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _read(self, exchange: Request, path: str) -> None:
+    async def _read(self, request: Request, path: str) -> None:
         head, slash, rest = path[1:].partition("/")
         match head:
             case "" if not slash:
-                await self._browsing.projects(exchange)
+                await self._html_pages.projects(request)
             case "simple" | "packages" if not slash:
-                await exchange.redirect(f"{head}/")
+                await request.redirect(f"{head}/")
             case "simple" if not rest:
-                await self._reading.projects(exchange)
+                await self._simple_api.projects(request)
             case "simple":
-                await self._reading.project(exchange, rest.removesuffix("/"), slash=rest.endswith("/"))
+                await self._simple_api.project(request, rest.removesuffix("/"), slash=rest.endswith("/"))
             case "packages" if not rest:
-                await self._legacy_api.files(exchange)
+                await self._legacy_api.files(request)
             case "packages":
-                await self._reading.file(exchange, rest)
+                await self._simple_api.file(request, rest)
             case "projects" if rest:
-                await self._browsing.project(exchange, rest.removesuffix("/"), slash=rest.endswith("/"))
+                await self._html_pages.project(request, rest.removesuffix("/"), slash=rest.endswith("/"))
             case "projects":
-                await exchange.redirect("../" if slash else "./")
+                await request.redirect("../" if slash else "./")
             case "pypi" if "/json" in rest:
-                await self._legacy_api.bots(exchange, rest)
+                await self._legacy_api.below_pypi(request, rest)
             case _ if rest == "json":
-                await self._legacy_api.project(exchange, head)
+                await self._legacy_api.project(request, head)
             case _ if not rest:
-                await self._reading.elsewhere(exchange, head, up="../" if slash else "")
+                await self._simple_api.redirect(request, head, up="../" if slash else "")
             case _:
                 raise NotFound("there is nothing under this path; the index is at simple/")
 
-    async def _change(self, exchange: Request, path: str, identity: Identity) -> None:
+    async def _change(self, request: Request, path: str, identity: Identity) -> None:
         parts = path.strip("/").split("/")
         if path in {"/", "/legacy", "/legacy/"}:
-            await self._upstream.pass_on(exchange, identity)
+            await self._uploads.handle(request, identity)
         elif path == "/RPC2":
-            await self._legacy_api.search(exchange, confirm=self._request_auth.confirm)
+            await self._legacy_api.search(request)
         elif len(parts) == 3 and parts[0] == "projects" and parts[2] in ACTIONS:
-            await self._changes.apply(exchange, self._reading.normalized(parts[1]), parts[2])
+            await self._manage_api.handle(request, self._simple_api.normalized(parts[1]), parts[2])
         else:
-            await _not_allowed(exchange, "GET, HEAD", "; upload to the root of the index, POST /")
+            await _not_allowed(request, "GET, HEAD", "; upload to the root of the index, POST /")
 
 
-async def _not_allowed(exchange: Request, methods: str, more: str = "") -> None:
+async def _not_allowed(request: Request, methods: str, more: str = "") -> None:
     allow = (b"allow", methods.encode())
-    await exchange.sentence(405, f"this takes {methods} and nothing else{more}", allow)
+    await request.text(405, f"this takes {methods} and nothing else{more}", allow)
 
 
 def _by_name(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

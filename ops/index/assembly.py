@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ops.index.admin.mount import AdminMount
 from ops.index.admin.token import TokenCheck
@@ -13,15 +14,13 @@ from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_check import CredentialCheck
 from ops.index.auth.users import Users
 from ops.index.config import Options
+from ops.index.http.forwarded import TrustedProxies
 from ops.index.http.html_pages import HtmlPages
-from ops.index.http.html_pages_handler import HtmlPagesHandler
 from ops.index.http.legacy_api import LegacyApi
 from ops.index.http.manage_api import ManageApi
-from ops.index.http.readmes import Readmes
-from ops.index.http.request import ASGIApp
-from ops.index.http.request_auth import RequestAuth
+from ops.index.http.readme import Readmes
 from ops.index.http.simple_api import SimpleApi
-from ops.index.http.upload_handler import Application, UploadHandler
+from ops.index.http.upload import UploadApi
 from ops.index.lifespan import Lifespan
 from ops.index.packages.releases import Releases
 from ops.index.packages.repository import Repository
@@ -30,6 +29,9 @@ from ops.index.storage.files import INDEX_FOLDER
 from ops.index.storage.name_locks import FileNameLocks, NameLocks
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Transactions
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 
 def create_index(
@@ -42,18 +44,18 @@ def create_index(
 ) -> Index:
     """The index as one ASGI application.
 
-    Nothing is read before the server starts. The server should speak the lifespan protocol of ASGI; without it what
-    goes on beside the requests begins with the first one, and ends with the process.
+    Nothing is read before the server starts. The server should speak the lifespan protocol of ASGI; without it,
+    background work begins with the first request and ends with the process.
 
     Parameters:
-        packages: the volume of packages: a directory as pypiserver keeps it.
+        packages: the volume of packages, a directory as pypiserver keeps it.
         credentials: the volume with ``.htpasswd`` and ``.htgroup``, which need not exist yet.
-        claims: exclusive claims on file names, shared by all servers of the volume; None for files on this machine.
-        options: limits and habits.
-        admin_token: mounts the admin application at ``/admin/`` and opens it; None for no admin application.
+        name_locks: exclusive locks on file names, shared by all servers of the volume; None for files on this machine.
+        options: settings.
+        admin_token: of the admin application at ``/admin/``; None for none.
 
     Raises:
-        ValueError: the admin token can never be sent.
+        ValueError: the admin token cannot be sent in a header.
     """
     name_locks = name_locks or FileNameLocks(packages.directory / ".index" / "claims")
     audit = Audit(packages, options=options)
@@ -73,16 +75,11 @@ def create_index(
     )
     publisher = Publisher(packages, transactions, repository, options)
     releases = Releases(packages, transactions, repository)
-    request_auth = RequestAuth(authenticator, options)
-    reading = SimpleApi(repository, packages, options)
+    simple_api = SimpleApi(repository, packages, options)
     readmes = Readmes()
-    browser = HtmlPages(repository, readmes)
-
-    def upstream_app() -> Application:
-        from ops.index.http.pypiserver_bridge import create_wsgi  # imports pypiserver
-        from ops.index.http.upload import UploadReceiver
-
-        return UploadReceiver(create_wsgi(publisher, releases, repository, authenticator, options), publisher, options)
+    html_pages = HtmlPages(repository, readmes, simple_api, options)
+    uploads = UploadApi(publisher, releases, repository, authenticator.confirm, options)
+    manage_api = ManageApi(releases, authenticator.confirm)
 
     def admin_app(token_check: TokenCheck) -> ASGIApp:
         from ops.index.admin.app import create_admin
@@ -95,34 +92,31 @@ def create_index(
             audit=admin_audit,
         )
 
-    upstream = UploadHandler(upstream_app, options, publisher.quotas)
     admin = None
     if token_check is not None:
-        create = partial(admin_app, token_check)
-        admin = AdminMount(create, token_check=token_check, request_auth=request_auth, options=options)
+        admin = AdminMount(partial(admin_app, token_check), token_check=token_check, options=options)
 
     def hold_back() -> None:
         users = Users(credentials, options, audit=admin_audit)
         threading.Thread(target=users.hold_back, name="reserve", daemon=True).start()
 
-    def see_changed_credentials() -> None:
+    def refresh_credentials() -> None:
         if credentials.shared:
             credentials.reload()
         authenticator.refresh()
         credential_check.look()
 
-    changes = ManageApi(releases, request_auth.confirm)
     lifespan = Lifespan(
         start=[repository.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
-        warm_up=[upstream.warm_up, *([admin.warm_up] if admin else []), browser.warm_up],
-        repeat=[see_changed_credentials, *([repository.refresh] if packages.shared else [])],
+        warm_up=[uploads.warm_up, *([admin.warm_up] if admin else []), html_pages.warm_up],
+        repeat=[refresh_credentials, *([repository.refresh] if packages.shared else [])],
         every=options.refresh_seconds,
         stop=[
             packages.end,
             credentials.end,
             readmes.close,
-            upstream.close,
-            changes.close,
+            uploads.close,
+            manage_api.close,
             publisher.close,
             repository.close,
             authenticator.close,
@@ -132,12 +126,13 @@ def create_index(
         ],
     )
     return Index(
-        request_auth=request_auth,
-        reading=reading,
-        browsing=HtmlPagesHandler(browser, readmes, repository, reading, options),
-        legacy_api=LegacyApi(repository, reading, options),
-        upstream=upstream,
-        changes=changes,
+        authenticator=authenticator,
+        proxies=TrustedProxies(options.trusted_proxies),
+        simple_api=simple_api,
+        html_pages=html_pages,
+        legacy_api=LegacyApi(repository, simple_api, authenticator.confirm, options),
+        uploads=uploads,
+        manage_api=manage_api,
         admin=admin,
         lifespan=lifespan,
         packages=packages,

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ops.index.connection_limits import ConnectionLimits
 from ops.index.http.fast_path import LONGEST
-from ops.index.http.representation import Answer
+from ops.index.http.representation import Response
 from ops.index.http.request import LOGGED_IN
 from ops.index.reason_phrase import status_line, with_reasons
 from ops.index.request_limits import (
@@ -233,7 +233,7 @@ class Connection(HttpToolsProtocol):
     def _begin(self, data: bytes) -> None:
         """Between two requests the parser has nothing in hand: what it would make of a message, it makes again."""
         if len(data) <= LONGEST and self._free():
-            answer = self._fast_path.answer(data)
+            answer = self._fast_path.response(data)
             if answer is not None:
                 self._unset_keepalive_if_required()
                 self._write(answer)
@@ -269,7 +269,7 @@ class Connection(HttpToolsProtocol):
                 left = left[upgrade.args[0] :]
 
     def _refuse(self, status: int, sentence: str) -> None:
-        """Answer what never becomes a request, in its turn, and close the connection."""
+        """Response what never becomes a request, in its turn, and close the connection."""
         if self.transport.is_closing():
             return
         if not self._complete():
@@ -305,7 +305,7 @@ class Connection(HttpToolsProtocol):
         return (cycle is None or cycle.response_complete) and not self.flow.write_paused
 
     def _answered(self) -> bool:
-        """Answer now, if it is a request that can be."""
+        """Response now, if it is a request that can be."""
         if (
             self.parser.get_method() != b"GET"
             or not self._free()
@@ -332,7 +332,7 @@ class Connection(HttpToolsProtocol):
         self._write(answer)
         return True
 
-    def _write(self, answer: Answer) -> None:
+    def _write(self, answer: Response) -> None:
         self.cycle = _ANSWERED
         self.server_state.total_requests += 1
         self.transport.write(b"".join((STATUS_LINE[answer.status], self._date_line(), answer.wire)))

@@ -159,6 +159,18 @@ class Forbidden(PackageIndexError):
         super().__init__(f"the user {username!r} may not {action}; ask the index's operator for the right")
 
 
+class OtherSite(PackageIndexError):
+    """A page of another origin made a browser send the request."""
+
+    status = 403
+
+
+class Quarantined(PackageIndexError):
+    """The project is under quarantine (PEP 792)."""
+
+    status = 403
+
+
 class NotFound(PackageIndexError):
     """There is no such thing here, and no other index is asked for it."""
 

@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Awaitable
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ops.index.http.request import ASGIApp, Message, Receive, Scope, Send
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LONGEST = 400
 """Characters of a phrase: enough for every sentence of the index, and well below what a proxy takes for a header."""

@@ -8,14 +8,16 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from ops.index.config import Options
 from ops.index.connection import IDLE_SECONDS, Connection
 from ops.index.connection_limits import ConnectionLimits
-from ops.index.http.request import ASGIApp
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 BACKLOG = 2048
 """The most connections that wait to be accepted, if there are descriptors enough."""

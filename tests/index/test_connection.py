@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from ops.index.connection import Connection
 from ops.index.connection_limits import ConnectionLimits
-from ops.index.http.representation import Answer, Representation
-from ops.index.http.request import Receive, Scope, Send, note_login
+from ops.index.http.representation import Representation, Response
+from ops.index.http.request import note_login
 from ops.index.server import Server
 from tests.index.serving import ThreadServer, eventually
 
@@ -26,7 +27,7 @@ class Memory:
         self.kept: dict[bytes, str] = {}
         self.answered = 0
 
-    def answer(self, message: bytes) -> Answer | None:
+    def response(self, message: bytes) -> Response | None:
         if message not in self.kept:
             return None
         self.answered += 1
@@ -47,7 +48,7 @@ class Application:
         self.fast_path = Memory()
         self.parsed = 0
 
-    def at_once(self, path: str, headers: dict[bytes, bytes]) -> Answer | None:
+    def at_once(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
         assert b"host" in headers
         self.parsed += path == "/ready"
         return PAGE.plain() if path == "/ready" else None

@@ -8,8 +8,8 @@ import re
 from typing import Any
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
-from ops.index.http.request import Message, Receive, Scope, Send
 from ops.index.reason_phrase import LONGEST, reason_phrase, status_line, with_reasons
 
 

@@ -5,68 +5,69 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ops.index.admin.token import OPEN_PATHS, TokenCheck
 from ops.index.config import Options
 from ops.index.errors import Unauthorized
-from ops.index.http.request import ASGIApp, Request
-from ops.index.http.request_auth import RequestAuth
+from ops.index.http.request import Request
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+_PREFIX = "/admin"
 
 
 class AdminMount:
-    """Passes requests on to the admin application, and nobody's without credentials.
+    """Passes requests on to the admin application.
 
     Parameters:
         create: imports and makes the admin application, which takes half a second. Runs in a thread, once.
-        token_check: the one that the admin application has too, so that a guess counts wherever it is made.
-        door: knows the users of the index, who may read the admin application's documentation.
+        token_check: the one of the admin application, so that a guess counts wherever it is made.
         options: the realm.
-        prefix: the path that it is mounted at.
     """
 
-    def __init__(
-        self,
-        create: Callable[[], ASGIApp],
-        *,
-        token_check: TokenCheck,
-        request_auth: RequestAuth,
-        options: Options,
-        prefix: str = "/admin",
-    ) -> None:
+    def __init__(self, create: Callable[[], ASGIApp], *, token_check: TokenCheck, options: Options) -> None:
         self._create = create
         self._token_check = token_check
-        self._request_auth = request_auth
         self._realm = options.realm
-        self._prefix = prefix
         self._making = threading.Lock()
         self._app: ASGIApp | None = None
 
     def warm_up(self) -> None:
-        """Make it now. Blocks."""
+        """Make the application if it is not yet there. Blocks."""
         with self._making:
             if self._app is None:
                 self._app = self._create()
 
-    async def pass_on(self, exchange: Request) -> None:
-        """Have the admin application answer.
+    def authenticates(self, request: Request) -> bool:
+        """False for a request without a bearer token: it needs a user of the index.
+
+        What the application shows to everybody where it stands alone takes the token here, or a user. For everything
+        else it checks the token by itself.
 
         Raises:
-            Unauthorized: there are no credentials, or ones that open nothing here.
-            TooManyAttempts: too many wrong ones.
+            Unauthorized: the token is wrong.
+            TooManyAttempts: too many wrong ones came from there.
         """
-        inner = exchange.path.removeprefix(self._prefix) or "/"
-        # What it shows to everybody where it stands alone takes the token here, or a user of the index. Everything else
-        # asks for the token by itself.
-        authorization = exchange.headers.get(b"authorization", b"")
+        authorization = request.headers.get(b"authorization", b"")
         if authorization[:7].lower() != b"bearer ":
-            await self._request_auth.identify(exchange)
-        elif inner in OPEN_PATHS and not self._token_check.accepts(authorization, exchange.address):
+            return False
+        if _inner(request) in OPEN_PATHS and not self._token_check.accepts(authorization, request.address):
             raise Unauthorized("the admin token is wrong", realm=self._realm)
+        return True
+
+    async def handle(self, request: Request) -> None:
+        """Have the admin application respond."""
         if self._app is None:
             await asyncio.to_thread(self.warm_up)
         assert self._app is not None  # noqa: S101 - for the type checker
-        scope = dict(exchange.scope)
-        scope["root_path"] = (scope.get("root_path") or "") + self._prefix
-        scope["client"] = (exchange.address, (scope.get("client") or ("", 0))[1])
-        exchange.started = True
-        await self._app(scope, exchange.receive, exchange.send)
+        scope = dict(request.scope)
+        scope["root_path"] = (scope.get("root_path") or "") + _PREFIX
+        scope["client"] = (request.address, (scope.get("client") or ("", 0))[1])
+        request.started = True
+        await self._app(scope, request.receive, request.send)
+
+
+def _inner(request: Request) -> str:
+    return request.path.removeprefix(_PREFIX) or "/"

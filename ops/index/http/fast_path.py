@@ -1,28 +1,28 @@
-"""Requests that have come before, byte for byte, and need not be read again."""
+"""Requests that came before, byte for byte, and need not be parsed again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ops.index.http.representation import Answer
-from ops.index.http.request_auth import RequestAuth
+from ops.index.auth.authenticator import Authenticator
+from ops.index.http.representation import Response
 from ops.index.http.simple_api import DECISIVE, SimpleApi
 
 LONGEST = 2048
-"""Bytes of a message that is worth keeping; what installers send is half as long."""
+"""Bytes of a request that is worth keeping; those of installers are half as long."""
 
 _KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What an answer depends on.
+    """What a response depends on.
 
     Parameters:
         login: the digest of its Authorization header.
         path: as the server decoded it.
-        headers: those of its headers that decide about the answer; never a secret.
+        headers: those that the response depends on; never a secret.
     """
 
     login: bytes
@@ -31,32 +31,31 @@ class _Request:
 
 
 class FastPath:
-    """The requests for ready pages that came lately, by a digest of the whole message.
+    """Recent requests for cached pages, by a digest of their bytes.
 
-    A team's installers and CI jobs ask for the same pages in the same words all day, and reading those words takes
-    longer than answering them. What is kept is the meaning of the words and not the answer: who is asking, and whether
-    the page is still right, is looked at each time.
+    A team's installers and CI jobs send the same requests all day, and parsing them takes longer than responding. What
+    is kept is the parsed request and not the response: the user, and the page, are looked up each time.
 
     Parameters:
-        door: knows who is asking, and the digest that may stand for a password.
-        reading: knows the pages that are ready.
+        authenticator: knows the users, and the digest that may stand for a password.
+        simple_api: has the cached pages.
     """
 
-    def __init__(self, request_auth: RequestAuth, reading: SimpleApi) -> None:
-        self._digest = request_auth.digest
-        self._holder = request_auth.holder
-        self._ready = reading.ready
+    def __init__(self, authenticator: Authenticator, simple_api: SimpleApi) -> None:
+        self._digest = authenticator.digest
+        self._holder = authenticator.holder
+        self._ready = simple_api.ready
         self._requests: dict[bytes, _Request] = {}
 
-    def answer(self, message: bytes) -> Answer | None:
-        """The answer to a message that came before; None when it is new, or has to be looked at at length."""
+    def response(self, message: bytes) -> Response | None:
+        """The response to a request that came before; None when it is new, or takes longer."""
         request = self._requests.get(self._digest(message))
         if request is None or self._holder(request.login) is None:
             return None
         return self._ready(request.path, request.headers)
 
     def keep(self, message: bytes, path: str, headers: Mapping[bytes, bytes]) -> None:
-        """Note what a message means that was one whole GET, from its first byte to its last.
+        """Remember a message that was one whole GET, from its first byte to its last.
 
         Parameters:
             message: as it was received.

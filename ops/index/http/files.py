@@ -17,8 +17,8 @@ from pathlib import Path
 
 from ops.index.errors import StorageBusy
 from ops.index.http.ranges import Part, UnsatisfiableRangeError, parts_of, range_applies
-from ops.index.http.representation import FILE_CACHING, Answer, Headers, entity_tags
-from ops.index.http.request import Receive, Request
+from ops.index.http.representation import FILE_CACHING, Headers, Response, entity_tags
+from ops.index.http.request import Request, client_gone
 from ops.index.packages.file_info import LATEST
 from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS
@@ -78,7 +78,7 @@ class Delivery:
         self._directory = str(storage.directory)
         self._copying: ThreadPoolExecutor | None = None
 
-    def at_once(self, path: str) -> Answer | None:
+    def at_once(self, path: str) -> Response | None:
         """The answer to a GET without conditions for a small file of this machine that is in memory; else None.
 
         Parameters:
@@ -99,13 +99,13 @@ class Delivery:
         finally:
             os.close(descriptor)
         length = (b"content-length", str(file.size).encode())
-        return Answer(200, [*_headers(file), (b"content-type", _TYPE), length], body)
+        return Response(200, [*_headers(file), (b"content-type", _TYPE), length], body)
 
-    async def deliver(self, exchange: Request, path: Path, *, digest: str | None = None) -> bool:
-        """Answer GET or HEAD for the file at *path* (RFC 9110, sections 13 and 14).
+    async def deliver(self, request: Request, path: Path, *, digest: str | None = None) -> bool:
+        """Response GET or HEAD for the file at *path* (RFC 9110, sections 13 and 14).
 
         Parameters:
-            exchange: the request.
+            request: the request.
             path: of the file.
             digest: its SHA-256, which stands in its entity tag on a storage whose files are copied to be served.
 
@@ -113,13 +113,13 @@ class Delivery:
             Whether there was such a file; when not, nothing has been sent.
         """
         if not self._storage.shared:
-            return await _deliver(exchange, path, digest, by_path=True)
+            return await _deliver(request, path, digest, by_path=True)
         try:
             held = await self._held(path)
         except FileNotFoundError:
             return False
         try:
-            return await _deliver(exchange, held.path, digest, by_path=False)
+            return await _deliver(request, held.path, digest, by_path=False)
         finally:
             await asyncio.to_thread(held.close)
 
@@ -192,7 +192,7 @@ def _let_go(holding: asyncio.Future[_Held | None]) -> None:
             held.close()
 
 
-async def _deliver(exchange: Request, path: Path, digest: str | None, *, by_path: bool) -> bool:
+async def _deliver(request: Request, path: Path, digest: str | None, *, by_path: bool) -> bool:
     try:
         descriptor = os.open(path, _OPENING)
     except (FileNotFoundError, NotADirectoryError):
@@ -201,7 +201,7 @@ async def _deliver(exchange: Request, path: Path, digest: str | None, *, by_path
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return False
-        await _Answering(exchange, OpenFile(descriptor, status, digest), path if by_path else None).answer()
+        await _Answering(request, OpenFile(descriptor, status, digest), path if by_path else None).answer()
     finally:
         os.close(descriptor)
     return True
@@ -210,28 +210,28 @@ async def _deliver(exchange: Request, path: Path, digest: str | None, *, by_path
 class _Answering:
     """The answer to one request for one open file."""
 
-    def __init__(self, exchange: Request, file: OpenFile, path: Path | None) -> None:
-        self._exchange = exchange
+    def __init__(self, request: Request, file: OpenFile, path: Path | None) -> None:
+        self._exchange = request
         self._file = file
         self._path = path
         self._headers = _headers(file)
 
     async def answer(self) -> None:
         """Send it."""
-        exchange, file = self._exchange, self._file
+        request, file = self._exchange, self._file
         if self._another():
-            await exchange.sentence(412, "The file is not the one that was asked for", *self._headers[:2])
+            await request.text(412, "The file is not the one that was asked for", *self._headers[:2])
             return
         if self._unchanged():
-            await exchange.answer(304, self._headers[:4])
+            await request.respond(304, self._headers[:4])
             return
-        wanted = exchange.header(b"range") if exchange.method == "GET" else None
-        if not range_applies(exchange.header(b"if-range"), etag=file.etag, last_modified=file.last_modified):
+        wanted = request.header(b"range") if request.method == "GET" else None
+        if not range_applies(request.header(b"if-range"), etag=file.etag, last_modified=file.last_modified):
             wanted = None
         try:
             parts = parts_of(wanted, file.size)
         except UnsatisfiableRangeError:
-            await exchange.sentence(
+            await request.text(
                 416,
                 f"The file has {file.size} bytes, and no requested range lies inside",
                 (b"content-range", f"bytes */{file.size}".encode()),
@@ -263,17 +263,17 @@ class _Answering:
         return self._exchange.header(b"if-modified-since") == self._file.last_modified
 
     async def _start(self, status: int, length: int, *headers: tuple[bytes, bytes]) -> None:
-        exchange = self._exchange
-        exchange.started = True
+        request = self._exchange
+        request.started = True
         every = [*self._headers, *headers, (b"content-length", str(length).encode())]
-        await exchange.send({"type": "http.response.start", "status": status, "headers": every})
+        await request.send({"type": "http.response.start", "status": status, "headers": every})
 
     async def _whole(self) -> None:
-        exchange, size = self._exchange, self._file.size
+        request, size = self._exchange, self._file.size
         await self._start(200, size, (b"content-type", _TYPE))
-        offered = exchange.scope.get("extensions") or {}
-        if "http.response.pathsend" in offered and self._path is not None and size and exchange.method == "GET":
-            await exchange.send({"type": "http.response.pathsend", "path": str(self._path.absolute())})
+        offered = request.scope.get("extensions") or {}
+        if "http.response.pathsend" in offered and self._path is not None and size and request.method == "GET":
+            await request.send({"type": "http.response.pathsend", "path": str(self._path.absolute())})
         else:
             await self._body((Part(0, size),))
 
@@ -294,17 +294,15 @@ class _Answering:
 
     async def _body(self, pieces: Sequence[bytes | Part]) -> None:
         """Send all pieces, and stop when the client is gone: a server may drop what is sent to nobody in silence."""
-        exchange = self._exchange
+        request = self._exchange
         gone: asyncio.Task[None] | None = None
         try:
-            for number, piece in enumerate(pieces if exchange.method != "HEAD" else (), start=1):
+            for number, piece in enumerate(pieces if request.method != "HEAD" else (), start=1):
                 if isinstance(piece, bytes):
-                    await exchange.send(
-                        {"type": "http.response.body", "body": piece, "more_body": number < len(pieces)}
-                    )
+                    await request.send({"type": "http.response.body", "body": piece, "more_body": number < len(pieces)})
                     continue
                 if gone is None and len(piece) > PIECE:
-                    gone = asyncio.ensure_future(_client_gone(exchange.receive))
+                    gone = asyncio.ensure_future(client_gone(request.receive))
                 left = piece
                 while len(left):
                     content = await self._file.read(left)
@@ -312,12 +310,12 @@ class _Answering:
                         return  # cut short under our hands, or nobody reads on: the server closes the connection
                     left = Part(left.start + len(content), left.stop)
                     more = number < len(pieces) or len(left) > 0
-                    await exchange.send({"type": "http.response.body", "body": content, "more_body": more})
+                    await request.send({"type": "http.response.body", "body": content, "more_body": more})
         finally:
             if gone is not None:
                 gone.cancel()
-        if exchange.method == "HEAD" or not self._file.size:
-            await exchange.send({"type": "http.response.body", "body": b""})
+        if request.method == "HEAD" or not self._file.size:
+            await request.send({"type": "http.response.body", "body": b""})
 
 
 @lru_cache(4096)
@@ -343,11 +341,6 @@ def _headers(file: OpenFile) -> Headers:
         (b"accept-ranges", b"bytes"),
         (b"x-content-type-options", b"nosniff"),
     ]
-
-
-async def _client_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _read_at_once(descriptor: int, length: int, offset: int) -> bytes | None:

@@ -1,33 +1,120 @@
-"""The pages that a person reads: the projects of the index, and one project with its files and its README."""
+"""HTML pages for people: the projects of the index, and one project with its files and its README."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qs
 
-from ops.index.http import simple_pages
-from ops.index.http.readme import About, describe
-from ops.index.http.readmes import NotRendered, Readmes
+from ops.index.config import Options
+from ops.index.errors import NotFound
+from ops.index.http import html_templates
+from ops.index.http.readme import About, NotRendered, Readmes, describe
+from ops.index.http.release_list import Release, latest_of, releases_of
 from ops.index.http.representation import Representation
-from ops.index.http.security_headers import source_hash
-from ops.index.packages.filenames import is_project, normalize, version_key
-from ops.index.packages.models import File, Project
+from ops.index.http.request import Request
+from ops.index.http.response_cache import ResponseCache
+from ops.index.http.simple_api import SimpleApi
+from ops.index.http.simple_pages import offered
+from ops.index.packages.filenames import is_project, normalize
+from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
 
-if TYPE_CHECKING:
-    import jinja2
+_MEMORY = 16 * 1024**2
+"""Bytes for rendered pages: a list of 10,000 projects is one of 2.5 MiB."""
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_THREADS = 2
+"""For rendering pages, whatever Host headers and searches they come with; uploads and installers have others."""
+
+_LONGEST_QUERY = 200
 
 _MEANINGS = {
     "archived": "It is no longer worked on and takes no uploads; what is here stays.",
     "deprecated": "It is superseded; look for what its maintainers recommend instead.",
     "quarantined": "It is under suspicion: nothing of it can be downloaded or uploaded.",
 }
+
+
+class HtmlPages:
+    """Handler of GET and HEAD for ``/`` and ``projects/``.
+
+    Parameters:
+        repository: knows the projects.
+        readmes: renders READMEs.
+        simple_api: finds what other servers have added, and chooses the encoding that a client accepts.
+        options: how often files are checked for a change made in place.
+    """
+
+    def __init__(self, repository: Repository, readmes: Readmes, simple_api: SimpleApi, options: Options) -> None:
+        self._renderer = HtmlRenderer(repository, readmes)
+        self._readmes = readmes
+        self._repository = repository
+        self._simple_api = simple_api
+        self._response_cache: ResponseCache[tuple[str, str, str]] = ResponseCache(
+            repository.stamp,
+            capacity=_MEMORY,
+            lifetime=options.refresh_seconds,
+            near=False,
+            executor=ThreadPoolExecutor(_THREADS, "pages"),
+        )
+
+    @staticmethod
+    def warm_up() -> None:
+        """Import what the first page needs."""
+        html_templates.environment()
+
+    def stop(self) -> None:
+        """Send pages that wait for a README without it, because the server is stopping. Does not block."""
+        self._readmes.close()
+
+    async def projects(self, request: Request) -> None:
+        """The list of projects, or of those that match ``?q=``."""
+        text = request.scope.get("query_string", b"")[:4096].decode("latin-1")
+        query = parse_qs(text, encoding="utf-8", errors="replace").get("q", [""])[0][:_LONGEST_QUERY]
+        base = request.index_url
+        page = await self._response_cache.fetch(
+            ("", query, base), self._repository.stamp, lambda: self._renderer.home(base, query)
+        )
+        assert page is not None  # noqa: S101 - there is always a list
+        await request.respond_with(self._simple_api.variant(page, request.headers))
+
+    async def project(self, request: Request, name: str, *, slash: bool) -> None:
+        """The page of one project; a redirect from another spelling of its name.
+
+        Raises:
+            NotFound: there is no such project.
+        """
+        normalized = self._simple_api.normalized(name)
+        if normalized != name or not slash:
+            await request.redirect(("../" if slash else "") + normalized + "/")
+            return
+        base = request.index_url
+
+        def mark() -> Hashable:
+            return self._repository.project_stamp(normalized)
+
+        async def look() -> Representation | None:
+            abouts: dict[str, About] = {}
+            final = True
+            while True:
+                # A page without its README is shared by those who ask for it now, and not cached.
+                key = (normalized, "" if final else "unrendered", base)
+                render = partial(self._renderer.project, normalized, base, abouts)
+                try:
+                    return await self._response_cache.fetch(key, mark if final else _not_cached, render)
+                except NotRendered as missing:
+                    about = await self._readmes.about(missing.digest, missing.description)
+                    abouts = {missing.digest: about}
+                    final = about.final
+
+        page = await self._simple_api.found(look)
+        if page is None:
+            raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
+        await request.respond_with(self._simple_api.variant(page, request.headers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,43 +128,17 @@ class Row:
     status: str
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The files of one version, however their names spell it."""
-
-    version: str
-    files: tuple[File, ...]
-
-    @property
-    def uploaded(self) -> datetime:
-        """When its first file came."""
-        return min(file.upload_time for file in self.files)
-
-    @property
-    def yanked(self) -> bool:
-        """Whether all of its files are yanked."""
-        return all(file.yanked is not None for file in self.files)
-
-    @property
-    def prerelease(self) -> bool:
-        """Whether installers pass it over unless asked (PEP 440)."""
-        known, version = version_key(self.version)
-        return known and bool(version.is_prerelease)
-
-
-class HtmlPages:
-    """Makes the pages for people. Everything in it takes long enough to belong into a thread.
+class HtmlRenderer:
+    """Renders the pages. Takes long enough to need a thread.
 
     Parameters:
-        catalogue: what there is.
-        readmes: what was made of READMEs.
-        heading: what the list of projects is called.
+        repository: knows the projects.
+        readmes: rendered READMEs.
     """
 
-    def __init__(self, repository: Repository, readmes: Readmes, *, heading: str = "Packages") -> None:
+    def __init__(self, repository: Repository, readmes: Readmes) -> None:
         self._repository = repository
         self._readmes = readmes
-        self._heading = heading
         self._rows: dict[str, tuple[Any, Row]] = {}
 
     def home(self, base: str, query: str = "") -> Representation:
@@ -91,12 +152,12 @@ class HtmlPages:
         self._prune(names)
         wanted = normalize(query.strip())
         found = [name for name in names if wanted in name]
-        counted = _count(len(names), "project")
-        return self._page(
+        counted = html_templates.count(len(names), "project")
+        return _page(
             "home.html",
             up="",
             base=base,
-            heading=self._heading,
+            heading="Packages",
             total=len(names),
             rows=self._table(found),
             query=query.strip(),
@@ -109,7 +170,7 @@ class HtmlPages:
         Parameters:
             name: normalized.
             base: the index's own address, ending in a slash.
-            abouts: what to show of READMEs, by the SHA-256 of their files, besides those that are known.
+            abouts: what to show of READMEs, by the SHA-256 of their files, besides those that are cached.
 
         Raises:
             NotRendered: it has a README that is in neither.
@@ -119,48 +180,42 @@ class HtmlPages:
             return None
         releases = releases_of(project)
         latest = latest_of(releases)
-        about = self._about(latest, abouts or {}) if latest is not None and simple_pages.offered(project) else About()
-        return self._page(
+        about = self._about(latest, abouts or {}) if latest is not None and offered(project) else About()
+        return _page(
             "project.html",
             up="../../",
             base=base,
             project=project,
             releases=releases,
             latest=latest.version if latest else None,
-            requires_python=next((file.requires_python for file in latest.files if file.requires_python), None)
-            if latest
-            else None,
+            requires_python=latest.requires_python if latest else None,
             installable=is_project(name),
-            downloadable=bool(simple_pages.offered(project)),
+            downloadable=bool(offered(project)),
             meaning=_MEANINGS.get(project.status, ""),
             about=about,
         )
 
-    def warm_up(self) -> None:
-        """Import what the first page needs."""
-        _ = self._environment
-
     def _table(self, names: Iterable[str]) -> list[Row]:
         rows = []
         for name in names:
-            mark = self._repository.project_stamp(name)
+            stamp = self._repository.project_stamp(name)
             known = self._rows.get(name)
-            if known is None or known[0] != mark:
+            if known is None or known[0] != stamp:
                 project = self._repository.project(name)
                 if project is None:
                     continue
-                self._rows[name] = known = (mark, _row(project))
+                self._rows[name] = known = (stamp, _row(project))
             rows.append(known[1])
         return rows
 
     def _prune(self, names: Sequence[str]) -> None:
-        """Forget projects that are gone as soon as there are more rows than projects."""
+        """Drop the rows of projects that are gone as soon as there are more rows than projects."""
         if len(self._rows) > len(names):
             for gone in set(self._rows.copy()).difference(names):
                 self._rows.pop(gone, None)
 
     def _about(self, release: Release, abouts: Mapping[str, About]) -> About:
-        """What the metadata of a version says of it; a wheel's if there is one, else what an sdist says for now."""
+        """Summary and README of a release, from the metadata of a wheel if there is one, else of an sdist."""
         for file in sorted(
             release.files, key=lambda file: (not file.filename.endswith(".whl"), file.metadata_sha256 is None)
         ):
@@ -178,78 +233,10 @@ class HtmlPages:
             return about
         return About()
 
-    def _page(self, template: str, **context: Any) -> Representation:
-        text = self._environment.get_template(template).render(**context)
-        return Representation(
-            text.encode("utf-8", "replace"),
-            content_type="text/html; charset=utf-8",
-            policy=self._policy,
-        )
 
-    @cached_property
-    def _environment(self) -> jinja2.Environment:
-        import jinja2
-        from markupsafe import Markup
-
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_TEMPLATES),
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-            auto_reload=False,
-        )
-        environment.globals["style"] = Markup(_asset("style.css"))  # noqa: S704 - ours, and named by its hash in the policy
-        environment.globals["script"] = Markup(_asset("script.js"))  # noqa: S704 - likewise
-        environment.filters["address"] = simple_pages.file_address
-        environment.filters["iso"] = simple_pages.timestamp
-        environment.filters["day"] = lambda moment: f"{moment:%Y-%m-%d}"
-        environment.filters["minute"] = lambda moment: f"{moment:%Y-%m-%d %H:%M} UTC"
-        environment.filters["size"] = human_size
-        return environment
-
-    @cached_property
-    def _policy(self) -> bytes:
-        """Nothing from elsewhere, no script but ours, whatever a README contains (CSP level 3)."""
-        return "; ".join(
-            (
-                "default-src 'none'",
-                f"script-src {source_hash(_asset('script.js'))}",
-                f"style-src {source_hash(_asset('style.css'))}",
-                "img-src 'self' data:",
-                "form-action 'self'",
-                "base-uri 'none'",
-                "frame-ancestors 'none'",
-            )
-        ).encode()
-
-
-def releases_of(project: Project) -> list[Release]:
-    """The versions of a project, newest first, each with its files."""
-    found: dict[tuple[bool, Any], list[File]] = {}
-    for file in sorted(project.files, key=lambda file: file.filename):
-        found.setdefault(version_key(file.version), []).append(file)
-    return [Release(files[0].version, tuple(files)) for _, files in sorted(found.items(), reverse=True)]
-
-
-def latest_of(releases: list[Release]) -> Release | None:
-    """The version that an installer would pick: the newest one neither yanked nor a pre-release, if there is such."""
-    for release in releases:
-        if not release.yanked and not release.prerelease:
-            return release
-    return next((release for release in releases if not release.yanked), releases[0] if releases else None)
-
-
-def human_size(size: int) -> str:
-    """Bytes as a person reads them, in binary units."""
-    if size < 1024:
-        return _count(size, "byte")
-    value = float(size)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
-        if value < 1000 or unit == "TiB":
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    raise AssertionError(size)
+def _page(template: str, **context: Any) -> Representation:
+    body = html_templates.render(template, **context)
+    return Representation(body, content_type="text/html; charset=utf-8", policy=html_templates.policy())
 
 
 def _row(project: Project) -> Row:
@@ -263,9 +250,5 @@ def _row(project: Project) -> Row:
     )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _asset(name: str) -> str:
-    return (_TEMPLATES / name).read_text("utf-8").strip()
+def _not_cached() -> None:
+    """The mark of a page that is not cached."""

@@ -1,15 +1,16 @@
 """Legacy endpoints of stock pypiserver: the list of all files, JSON of a project, and XML-RPC search.
 
-They are answered here and not by pypiserver, which would look at every file for the first and the last, tell no client
-that it has the page already, and offer the files of a project under quarantine.
+pypiserver does not serve them: it would read every file for the first and the last, send no 304, and offer the files
+of a project under quarantine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import xmlrpc.client
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from functools import partial
 from html import escape
 from urllib.parse import quote
@@ -20,12 +21,11 @@ from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
 from ops.index.config import Options
 from ops.index.errors import BadRequest, NotFound
-from ops.index.http.html_pages_handler import address_of
 from ops.index.http.project_json import project_json, release_json
 from ops.index.http.representation import Representation
-from ops.index.http.request import Request
+from ops.index.http.request import Confirm, Request
 from ops.index.http.response_cache import ResponseCache
-from ops.index.http.security_headers import NOTHING, security_headers
+from ops.index.http.security_headers import NOTHING, SECURITY_HEADERS
 from ops.index.http.simple_api import SimpleApi
 from ops.index.http.simple_pages import offered
 from ops.index.packages.filenames import normalize, project_of
@@ -33,7 +33,7 @@ from ops.index.packages.repository import Repository
 from ops.index.storage.waiting import READ_SECONDS, in_thread, waiting_until
 
 MOST_HITS = 100
-"""Releases that a search finds, as many as the public index found while it had one."""
+"""Releases that a search finds, as many as on the public index while it had one."""
 
 _MEMORY = 16 * 1024**2
 _LONGEST_CALL = 16 * 1024
@@ -47,37 +47,45 @@ _HEAD = """<!DOCTYPE html>
 
 
 class LegacyApi:
-    """Answers ``packages/``, ``<project>/json`` and ``pypi/`` to GET and HEAD, and ``RPC2`` to POST.
+    """Handler of GET and HEAD for ``packages/``, ``<project>/json`` and ``pypi/``, and of POST for ``RPC2``.
 
     Parameters:
-        catalogue: what there is.
-        reading: finds what other servers have added, and chooses the form that a client takes.
-        options: how often files are looked at for a change made in place.
+        repository: knows the projects.
+        simple_api: finds what other servers have added, and chooses the encoding that a client accepts.
+        confirm: the user to whom an Authorization header and an address belong now.
+        options: how often files are checked for a change made in place.
     """
 
-    def __init__(self, repository: Repository, reading: SimpleApi, options: Options) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        simple_api: SimpleApi,
+        confirm: Confirm,
+        options: Options,
+    ) -> None:
         self._repository = repository
-        self._reading = reading
+        self._simple_api = simple_api
+        self._confirm = confirm
         self._response_cache: ResponseCache[str] = ResponseCache(
             repository.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=False
         )
 
-    async def files(self, exchange: Request) -> None:
-        """Links to all files, for ``pip --find-links``. Hashes stand on the pages of the projects."""
+    async def files(self, request: Request) -> None:
+        """Links to all files, for ``pip --find-links``, without hashes: those are on the pages of the projects."""
         page = await self._response_cache.fetch("packages", self._repository.stamp, self._list)
         assert page is not None  # noqa: S101 - there is always a list
-        await exchange.ready(self._reading.variant(page, exchange.headers))
+        await request.respond_with(self._simple_api.variant(page, request.headers))
 
-    async def project(self, exchange: Request, name: str) -> None:
+    async def project(self, request: Request, name: str) -> None:
         """All releases of a project as JSON.
 
         Raises:
             NotFound: there is no such project.
         """
-        await self._describe(exchange, name, None)
+        await self._describe(request, name, None)
 
-    async def bots(self, exchange: Request, rest: str) -> None:
-        """What dependency bots ask for: ``<project>/json`` and ``<project>/<version>/json``.
+    async def below_pypi(self, request: Request, rest: str) -> None:
+        """``<project>/json`` and ``<project>/<version>/json``, which dependency bots read.
 
         Parameters:
             rest: the path below ``pypi/``.
@@ -86,39 +94,36 @@ class LegacyApi:
             NotFound: there is no such project, release or page.
         """
         if rest.endswith("/json/"):
-            await exchange.redirect("../json")
+            await request.redirect("../json")
             return
         match rest.split("/"):
             case [name, "json"]:
-                await self._describe(exchange, name, None)
+                await self._describe(request, name, None)
             case [name, version, "json"] if len(version) <= _LONGEST_VERSION:
-                await self._describe(exchange, name, version)
+                await self._describe(request, name, version)
             case _:
                 raise NotFound("there are pypi/<project>/json and pypi/<project>/<version>/json, and nothing else")
 
-    async def search(self, exchange: Request, *, confirm: Callable[[Request], Awaitable[object]]) -> None:
-        """The releases of projects whose names contain a text: what ``pip search`` asks for, over XML-RPC.
-
-        Parameters:
-            exchange: the request.
-            confirm: raises once its user is there no more. Called when the body has come.
+    async def search(self, request: Request) -> None:
+        """The releases of projects whose names contain a text, for ``pip search``, over XML-RPC.
 
         Raises:
-            BadRequest: it is no XML, or asks for anything else.
+            BadRequest: it is not XML, or calls another method.
             TooLarge: nobody searches for so much.
+            Unauthorized: the user was removed while the body arrived.
         """
-        text = _sought(await exchange.body(_LONGEST_CALL))
-        await confirm(exchange)
+        text = _searched(await request.body(_LONGEST_CALL))
+        await asyncio.to_thread(self._confirm, request.headers.get(b"authorization"), request.address)
         with waiting_until(time.monotonic() + READ_SECONDS):
             hits = await in_thread(partial(self._hits, text))
         body = xmlrpc.client.dumps((hits,), methodresponse=True).encode()
         headers = [
             (b"content-type", b"text/xml; charset=utf-8"),
             (b"content-length", str(len(body)).encode()),
-            *security_headers(),
+            *SECURITY_HEADERS,
             (b"cache-control", b"private, no-store"),
         ]
-        await exchange.answer(200, headers, body)
+        await request.respond(200, headers, body)
 
     def _list(self) -> Representation:
         lines = [f'<a href="{quote(path)}">{escape(path)}</a><br>\n' for path in sorted(self._offered())]
@@ -134,13 +139,13 @@ class LegacyApi:
             if not closed[project]:
                 yield path
 
-    async def _describe(self, exchange: Request, name: str, version: str | None) -> None:
-        normalized = self._reading.normalized(name)
+    async def _describe(self, request: Request, name: str, version: str | None) -> None:
+        normalized = self._simple_api.normalized(name)
         if normalized != name:
             up, rest = ("../", "") if version is None else ("../../", f"/{quote(os.fsencode(version), safe='')}")
-            await exchange.redirect(f"{up}{quote(normalized)}{rest}/json")
+            await request.redirect(f"{up}{quote(normalized)}{rest}/json")
             return
-        base = address_of(exchange)
+        base = request.index_url
 
         def mark() -> Hashable:
             return self._repository.project_stamp(normalized)
@@ -157,11 +162,11 @@ class LegacyApi:
         async def look() -> Representation | None:
             return await self._response_cache.fetch(f"{normalized} {version or ''} {base}", mark, render)
 
-        page = await self._reading.found(look)
+        page = await self._simple_api.found(look)
         if page is None:
             release = f" {version}" if version else ""
             raise NotFound(f"there is no {normalized}{release} in this index")
-        await exchange.ready(self._reading.variant(page, exchange.headers))
+        await request.respond_with(self._simple_api.variant(page, request.headers))
 
     def _hits(self, text: str) -> list[dict[str, str | int]]:
         wanted = normalize(text)
@@ -177,8 +182,8 @@ class LegacyApi:
         return hits
 
 
-def _sought(call: bytes) -> str:
-    """The text that an XML-RPC call of ``search`` is about."""
+def _searched(call: bytes) -> str:
+    """The text that an XML-RPC call of ``search`` searches for."""
     try:
         root: Element = fromstring(call, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError, LookupError):  # the last: an unknown encoding

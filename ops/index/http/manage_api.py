@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
-from ops.index.auth.roles import Identity
 from ops.index.errors import BadRequest
-from ops.index.http.request import Request
-from ops.index.http.security_headers import security_headers
+from ops.index.http.request import Confirm, Request
+from ops.index.http.security_headers import SECURITY_HEADERS
 from ops.index.packages.releases import Releases
-
-Confirm: TypeAlias = Callable[[Request], Awaitable[Identity]]
 
 ACTIONS = ("yank", "unyank", "status")
 
 _LONGEST_BODY = 64 * 1024
 _LONGEST_REASON = 1000
 _THREADS = 4
-"""Of their own: a change may have to wait for a disk, and those who read must not wait for a thread meanwhile."""
+"""Only for changes: one may have to wait for a disk, and readers must not wait for a thread meanwhile."""
 
 _FIELDS: dict[str, frozenset[str]] = {
     "yank": frozenset({"version", "filename", "reason"}),
@@ -32,14 +28,14 @@ _FIELDS: dict[str, frozenset[str]] = {
 
 
 class ManageApi:
-    """Answers POST to ``projects/<name>/yank``, ``…/unyank`` and ``…/status``.
+    """Handler of POST to ``projects/<name>/yank``, ``…/unyank`` and ``…/status``.
 
-    A yank (PEP 592) takes ``{"version": …}`` or ``{"filename": …}``, and a ``reason``; it answers ``{"files": […]}``. A
-    status (PEP 792) takes ``{"status": …, "reason": …}`` and answers the same.
+    A yank (PEP 592) takes ``{"version": …}`` or ``{"filename": …}``, and a ``reason``; it returns ``{"files": […]}``. A
+    status (PEP 792) takes ``{"status": …, "reason": …}`` and returns the same.
 
     Parameters:
-        releases: does it.
-        confirm: says who sends a request, by what is stored now.
+        releases: carries out changes.
+        confirm: the user to whom an Authorization header and an address belong now.
     """
 
     def __init__(self, releases: Releases, confirm: Confirm) -> None:
@@ -48,37 +44,36 @@ class ManageApi:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="change")
 
     def close(self) -> None:
-        """End the threads, after what they do."""
+        """End the threads after their current work."""
         self._threads.shutdown(wait=True)
 
-    async def apply(self, exchange: Request, project: str, action: str) -> None:
-        """Do it and say what was done.
+    async def handle(self, request: Request, project: str, action: str) -> None:
+        """Carry out a change and respond with its result.
 
-        Its user is asked for again once the body is here, which may have taken longer than the user had the right.
+        Credentials are verified again when the body has arrived: the user may have lost a right since.
 
         Raises:
-            BadRequest: the body is not what the action takes.
-            RequestTimeout: the body did not come in time.
-            Unauthorized: there is no such user any more.
+            BadRequest: the body does not fit the action.
+            RequestTimeout: the body did not arrive in time.
+            Unauthorized: the user was removed.
             Forbidden: the user may not.
             NotFound: there is no such project, version or file.
         """
-        fields = await _fields(exchange, action)
-        identity = await self._confirm(exchange)
-        work = partial(self._apply, project, action, fields, identity, exchange.address)
-        answer = await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        body = json.dumps(answer).encode() + b"\n"
+        fields = await _fields(request, action)
+        work = partial(self._apply, request, project, action, fields)
+        result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        body = json.dumps(result).encode() + b"\n"
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"private, no-store"),
-            *security_headers(),
+            *SECURITY_HEADERS,
         ]
-        await exchange.answer(200, headers, body)
+        await request.respond(200, headers, body)
 
-    def _apply(
-        self, project: str, action: str, fields: dict[str, str], identity: Identity, address: str
-    ) -> dict[str, Any]:
+    def _apply(self, request: Request, project: str, action: str, fields: dict[str, str]) -> dict[str, Any]:
+        address = request.address
+        identity = self._confirm(request.headers.get(b"authorization"), address)
         if action == "status":
             status = fields["status"]
             self._releases.set_status(project, status, reason=fields.get("reason"), identity=identity, address=address)
@@ -91,11 +86,11 @@ class ManageApi:
         return {"project": project, "files": files}
 
 
-async def _fields(exchange: Request, action: str) -> dict[str, str]:
-    if (exchange.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
+async def _fields(request: Request, action: str) -> dict[str, str]:
+    if (request.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
         raise BadRequest("the body must be JSON: send Content-Type: application/json")
     try:
-        content = json.loads(await exchange.body(_LONGEST_BODY))
+        content = json.loads(await request.body(_LONGEST_BODY))
     except (ValueError, RecursionError):
         raise BadRequest("the body is not JSON: send an object in UTF-8") from None
     known = _FIELDS[action]

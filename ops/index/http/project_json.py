@@ -10,8 +10,9 @@ import json
 from datetime import UTC
 from typing import Any
 
+from ops.index.http.release_list import latest_of, releases_of
 from ops.index.http.simple_pages import file_address, offered, timestamp
-from ops.index.packages.filenames import parse, same_version, version_key
+from ops.index.packages.filenames import parse, same_version
 from ops.index.packages.models import File, Project
 
 _TYPES = {"wheel": "bdist_wheel", "sdist": "sdist", "egg": "bdist_egg"}
@@ -27,7 +28,9 @@ def project_json(project: Project, base: str) -> bytes:
     releases: dict[str, list[dict[str, Any]]] = {}
     for file in reversed(offered(project)):
         releases.setdefault(file.version, []).append(_file(file, base))
-    newest = newest_version(project)
+    latest = latest_of(releases_of(project))
+    assert latest is not None  # noqa: S101 - a project without files has a page of its own
+    newest = latest.version
     page = {"info": _info(project, newest, base), "releases": releases, "urls": releases.get(newest, [])}
     return json.dumps(page).encode()
 
@@ -45,17 +48,6 @@ def release_json(project: Project, version: str, base: str) -> bytes | None:
         return None
     urls = [_file(file, base) for file in reversed(offered(project)) if file.version == found]
     return json.dumps({"info": _info(project, found, base), "urls": urls}).encode()
-
-
-def newest_version(project: Project) -> str:
-    """The version that an installer would choose: a final release that is not yanked, else the next best."""
-    usable = {file.version for file in project.files if file.yanked is None}
-
-    def rank(version: str) -> tuple[bool, bool, tuple[bool, Any]]:
-        known, parsed = version_key(version)
-        return version in usable, known and not parsed.is_prerelease, (known, parsed)
-
-    return max(project.versions, key=rank)
 
 
 def _info(project: Project, version: str, base: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _SMALLEST_GZIP = 512
 _ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
 
 
-class Answer:
+class Response:
     """A status, the headers and a body that are ready to be sent.
 
     Parameters:
@@ -81,8 +81,8 @@ class Representation:
             (b"vary", self._vary),
             *([NOSNIFF] if policy is None else security_headers(policy)),
         ]
-        self._plain: Answer = self._answer(body, f'"{self.tag}"')
-        self._gzipped: Answer | None = None
+        self._plain: Response = self._answer(body, f'"{self.tag}"')
+        self._gzipped: Response | None = None
 
     @property
     def size(self) -> int:
@@ -90,11 +90,11 @@ class Representation:
         gzipped = len(self._gzipped.body) if self._gzipped is not None and self._gzipped is not self._plain else 0
         return len(self.body) + gzipped + 2000
 
-    def plain(self) -> Answer:
+    def plain(self) -> Response:
         """The answer to who does not take gzip."""
         return self._plain
 
-    def gzipped(self) -> Answer:
+    def gzipped(self) -> Response:
         """The answer to who takes gzip; the plain one when gzip would not make it smaller."""
         if self._gzipped is None:
             packed = gzip.compress(self.body, 6, mtime=0) if len(self.body) >= _SMALLEST_GZIP else self.body
@@ -104,15 +104,15 @@ class Representation:
                 self._gzipped = self._plain
         return self._gzipped
 
-    def not_modified(self, if_none_match: str) -> Answer | None:
+    def not_modified(self, if_none_match: str) -> Response | None:
         """304 with the tag that the client named, or None when what it has is something else."""
         for matched in entity_tags(if_none_match, (f'"{self.tag}"', f'"{self.tag}-gzip"')):
-            return Answer(304, [(b"etag", matched.encode()), *self._bare[1:3]], b"")
+            return Response(304, [(b"etag", matched.encode()), *self._bare[1:3]], b"")
         return None
 
-    def _answer(self, body: bytes, etag: str, *more: tuple[bytes, bytes]) -> Answer:
+    def _answer(self, body: bytes, etag: str, *more: tuple[bytes, bytes]) -> Response:
         length = (b"content-length", str(len(body)).encode())
-        return Answer(200, [*self._bare, (b"etag", etag.encode()), length, *more], body)
+        return Response(200, [*self._bare, (b"etag", etag.encode()), length, *more], body)
 
 
 def entity_tags(named_by: str, current: tuple[str, ...], *, strong: bool = False) -> list[str]:

@@ -1,48 +1,54 @@
-"""One request and the sending of its answer, over ASGI."""
+"""One request, and the sending of its response over ASGI."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from ops.index.errors import BadRequest, RequestTimeout, TooLarge
+from ops.index.auth.roles import Identity
+from ops.index.errors import BadRequest, OtherSite, PackageIndexError, RequestTimeout, TooLarge
 from ops.index.http.forwarded import chosen
-from ops.index.http.representation import Answer, Headers
-from ops.index.http.security_headers import security_headers
+from ops.index.http.representation import Headers, Response
+from ops.index.http.security_headers import SECURITY_HEADERS
 
-PATIENCE = 60.0
-"""Seconds for which a client may send nothing in the middle of an upload."""
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
-SHORT_BODY_SECONDS = 30.0
-"""Seconds in which all of a body must come that has to be short."""
+Confirm: TypeAlias = Callable[[bytes | None, str], Identity]
+"""Finds the user to whom an Authorization header and an address belong now. Blocks."""
 
-LOGGED_IN = "ops.index.logged_in"
+SHORT_BODY_SECONDS: Final = 30.0
+"""Time for all of a short body to arrive."""
+
+LOGGED_IN: Final = "ops.index.logged_in"
 """An extension of the scope by our own server: called once the credentials of a request were found to be right."""
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _PREFIX: Final = re.compile(r"(/(?!\.\.?(/|$))([A-Za-z0-9._~@+=-]|%[0-9A-Fa-f]{2})+)+")
+_ORIGIN: Final = re.compile(r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
+_PORTS: Final = {"http": 80, "https": 443}
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+_TEXT: Final = (
+    (b"content-type", b"text/plain; charset=utf-8"),
+    (b"cache-control", b"private, no-store"),
+    *SECURITY_HEADERS,
+)
 
 
 class Request:
-    """A request, its headers by name, and what it takes to answer it.
+    """A request, its headers by name, and methods that respond to it.
 
     Parameters:
         scope: of an HTTP request.
-        receive: for the body and for the news that the client went away.
-        send: for the answer.
+        receive: for the body, and to learn that the client has left.
+        send: for the response.
         headers: by name in lower case; those that came more than once are joined with commas.
-        address: where it comes from.
-        hops: how many trusted proxies it came through. With none, what it says of having been forwarded is ignored.
+        address: of the client.
+        hops: trusted proxies on the way. With none, ``X-Forwarded-*`` headers are ignored.
     """
 
     __slots__ = ("_hops", "_path", "address", "headers", "method", "receive", "scope", "send", "started")
@@ -93,12 +99,20 @@ class Request:
 
     @property
     def root(self) -> str:
-        """The path to the root of the index as the client wrote it, without a slash at its end. A trusted proxy says by
-        X-Forwarded-Prefix what it has taken away.
+        """The path to the root of the index as the client wrote it, without a final slash. What a trusted proxy has
+        stripped is in X-Forwarded-Prefix.
         """
         prefix = self._forwarded(b"x-forwarded-prefix").rstrip("/")
         root: str = self.scope.get("root_path") or ""
         return prefix + root if _PREFIX.fullmatch(prefix) else root
+
+    @property
+    def index_url(self) -> str:
+        """The index's address as the client wrote it, with a final slash: for links that leave a page, and commands.
+
+        Behind a proxy that changes it and is not trusted, a page's script puts in what the browser sees.
+        """
+        return f"{self.scheme}://{self.host or 'localhost'}{self.root}/"
 
     def _forwarded(self, name: bytes) -> str:
         value = self.headers.get(name) if self._hops else None
@@ -110,11 +124,11 @@ class Request:
         return None if value is None else value.decode("latin-1")
 
     async def body(self, limit: int) -> bytes:
-        """All of a body that has to be short.
+        """All of a short body.
 
         Raises:
             TooLarge: it is longer than *limit* bytes.
-            RequestTimeout: it is not there within :data:`SHORT_BODY_SECONDS`.
+            RequestTimeout: it did not arrive within :data:`SHORT_BODY_SECONDS`.
             BadRequest: it ended early.
         """
         return await short_body(self.receive, limit)
@@ -123,38 +137,66 @@ class Request:
         """Tell the server that the credentials of the request are right."""
         note_login(self.scope)
 
-    async def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
-        """Send a whole answer. The body of an answer to HEAD is left out, its length is told."""
+    def check_same_origin(self) -> None:
+        """Refuse a request that another web site made a browser send.
+
+        A browser adds Basic credentials by itself, wherever the form or script comes from. pip, uv and twine send none
+        of these headers.
+
+        Without Sec-Fetch-Site, which no browser sends over plain HTTP but to loopback, the Origin is compared as a
+        whole (RFC 6454): scheme, host and port, as the client wrote them. Behind a trusted proxy they are what the
+        proxy says.
+
+        Raises:
+            OtherSite: the request comes from a page of another origin.
+        """
+        site = self.header(b"sec-fetch-site")
+        origin = self.header(b"origin")
+        if site is not None:
+            foreign = site.strip().lower() not in {"same-origin", "none"}
+        else:
+            own = _origin(f"{self.scheme}://{self.host}")
+            foreign = origin is not None and (own is None or _origin(origin) != own)
+        if foreign:
+            raise OtherSite("nothing is changed at the request of another web site's page; use the index's own address")
+
+    async def respond(self, status: int, headers: Headers, body: bytes = b"", *, more_body: bool = False) -> None:
+        """Send a whole response; HEAD gets it without its body.
+
+        Parameters:
+            status: such as 200.
+            headers: all but Date and Connection.
+            body: for GET and POST.
+            more_body: leave the end of the response to the caller.
+        """
         self.started = True
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+        content = b"" if self.method == "HEAD" else body
+        await self.send({"type": "http.response.body", "body": content, "more_body": more_body})
 
-    async def ready(self, answer: Answer) -> None:
-        """Send an answer that was made before."""
-        await self.answer(answer.status, answer.headers, answer.body)
+    async def respond_with(self, response: Response) -> None:
+        """Send a response that was made before."""
+        await self.respond(response.status, response.headers, response.body)
 
-    async def sentence(self, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
+    async def text(self, status: int, text: str, *headers: tuple[bytes, bytes], more_body: bool = False) -> None:
         """Send one line of plain text, which is what pip, uv and twine show of a refusal."""
-        body = text.encode("utf-8", "replace") + b"\n"
-        await self.answer(
-            status,
-            [
-                (b"content-type", b"text/plain; charset=utf-8"),
-                (b"content-length", str(len(body)).encode()),
-                (b"cache-control", b"private, no-store"),
-                *security_headers(),
-                *headers,
-            ],
-            body,
-        )
+        body = text.encode("utf-8", "replace") + b"\n" if text else b""
+        length = (b"content-length", str(len(body)).encode())
+        await self.respond(status, [*_TEXT, length, *headers], body, more_body=more_body)
+
+    async def refuse(self, error: PackageIndexError, *headers: tuple[bytes, bytes], more_body: bool = False) -> None:
+        """Send the status, the headers and the sentence of an error."""
+        status = error.status_for(self.header(b"user-agent") or "")
+        own = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+        await self.text(status, error.message, *own, *headers, more_body=more_body)
 
     async def redirect(self, location: str) -> None:
-        """Send the client on for good, to an address relative to this one."""
-        await self.sentence(301, f"This page is at {location}", (b"location", location.encode("ascii")))
+        """Redirect permanently to an address relative to this one."""
+        await self.text(301, f"This page is at {location}", (b"location", location.encode("ascii")))
 
 
 async def short_body(receive: Receive, limit: int) -> bytes:
-    """All of a body that has to be short, as :meth:`Request.body`."""
+    """All of a short body, as :meth:`Request.body`."""
     content = bytearray()
     try:
         async with asyncio.timeout(SHORT_BODY_SECONDS):
@@ -173,8 +215,22 @@ async def short_body(receive: Receive, limit: int) -> bytes:
         ) from None
 
 
+async def client_gone(receive: Receive) -> None:
+    """Wait until the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def note_login(scope: Scope) -> None:
     """Tell the server that the credentials of a request are right, if it wants to know."""
     tell = (scope.get("extensions") or {}).get(LOGGED_IN)
     if tell is not None:
         tell()
+
+
+def _origin(text: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of an origin; None for an opaque one, such as ``null``."""
+    found = _ORIGIN.fullmatch(text.strip().lower())
+    if found is None:
+        return None
+    return found["scheme"], found["host"], int(found["port"] or _PORTS[found["scheme"]])

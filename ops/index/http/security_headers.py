@@ -1,11 +1,11 @@
-"""Headers that limit what a browser does with an answer.
+"""Headers that limit what a browser does with a response.
 
 Content-Security-Policy        CSP level 3: what a page may load, and who may frame it
-X-Content-Type-Options         Fetch: the media type is believed as it stands
-Referrer-Policy                no address of this index is told to other sites
+X-Content-Type-Options         Fetch: no guess at the media type
+Referrer-Policy                other sites learn no address of this index
 X-Frame-Options                RFC 7034, for browsers that do not know frame-ancestors
 Cross-Origin-Opener-Policy,
-Cross-Origin-Resource-Policy   HTML, Fetch: no other site holds a window on a page, or embeds it
+Cross-Origin-Resource-Policy   HTML, Fetch: no other site opens or embeds a page
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
 def security_headers(policy: bytes = NOTHING) -> list[tuple[bytes, bytes]]:
-    """All of them, for a page or an error.
+    """All of them.
 
     Parameters:
         policy: what the page may load.
@@ -37,17 +37,21 @@ def security_headers(policy: bytes = NOTHING) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def secured(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer that another application made, and those of these that it does not have.
+SECURITY_HEADERS: Final = tuple(security_headers())
+"""Those of a text or an error."""
 
-    What it does not say may be kept, no cache keeps.
+
+def secured(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of another application's response, with those of these that it lacks.
+
+    Unless it says that it may be cached, it is not.
     """
     headers = list(headers)
     present = {name.lower() for name, _ in headers}
-    wanted = [*security_headers(), (b"cache-control", b"no-store")]
+    wanted = [*SECURITY_HEADERS, (b"cache-control", b"no-store")]
     return [*headers, *(header for header in wanted if header[0] not in present)]
 
 
 def source_hash(text: str) -> str:
-    """An inline script or style as a policy allows it, by its hash."""
+    """The source by which a policy allows an inline script or style: its hash."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote
 
 from ops.index.config import Options
-from ops.index.errors import NotAcceptable, NotFound, PackageIndexError, StorageBusy, StorageError
+from ops.index.errors import NotAcceptable, NotFound, PackageIndexError, Quarantined, StorageBusy, StorageError
 from ops.index.http import simple_pages
 from ops.index.http.files import Delivery
 from ops.index.http.negotiation import HTML_V1, JSON_V1, accepts_gzip, simple_form
-from ops.index.http.representation import FILE_CACHING, Answer, Representation
+from ops.index.http.representation import FILE_CACHING, Representation, Response
 from ops.index.http.request import Request
 from ops.index.http.response_cache import ResponseCache
 from ops.index.http.security_headers import NOTHING
@@ -35,12 +35,6 @@ DECISIVE = (b"accept", b"accept-encoding", *_CONDITIONS)
 """The request headers that :meth:`Reading.ready` goes by."""
 
 Header = TypeVar("Header")
-
-
-class Quarantined(PackageIndexError):  # noqa: N818 - named as the errors of this package are
-    """The project is under quarantine."""
-
-    status = 403
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +78,7 @@ class SimpleApi:
         self._form = Memo(simple_form)
         self._gzip = Memo(accepts_gzip)
 
-    def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
+    def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Response | None:
         """The answer to a request for a page that was made before, or for a small file: all that the fast path does.
 
         Parameters:
@@ -102,7 +96,7 @@ class SimpleApi:
             return None
         return None if page is None else self.variant(page, headers)
 
-    def variant(self, page: Representation, headers: Mapping[bytes, bytes]) -> Answer:
+    def variant(self, page: Representation, headers: Mapping[bytes, bytes]) -> Response:
         """*page* as this client wants it: not at all when it has it, gzipped when it takes that."""
         if b"if-none-match" in headers:
             unchanged = page.not_modified(headers[b"if-none-match"].decode("latin-1"))
@@ -110,9 +104,9 @@ class SimpleApi:
                 return unchanged
         return page.gzipped() if self._gzip[headers.get(b"accept-encoding")] else page.plain()
 
-    async def projects(self, exchange: Request) -> None:
+    async def projects(self, request: Request) -> None:
         """The list of all projects (PEP 503, PEP 691)."""
-        form = self._wanted_form(exchange)
+        form = self._wanted_form(request)
 
         def names() -> tuple[str, ...]:
             return tuple(self._repository.projects())
@@ -122,9 +116,9 @@ class SimpleApi:
 
         page = await self._response_cache.fetch(("/simple/", form), names, render)
         assert page is not None  # noqa: S101 - there is always a list
-        await exchange.ready(self.variant(page, exchange.headers))
+        await request.respond_with(self.variant(page, request.headers))
 
-    async def project(self, exchange: Request, name: str, *, slash: bool) -> None:
+    async def project(self, request: Request, name: str, *, slash: bool) -> None:
         """The page of one project; under another spelling of its name, the way to it (PEP 503).
 
         Raises:
@@ -133,9 +127,9 @@ class SimpleApi:
         """
         normalized = self.normalized(name)
         if normalized != name or not slash:
-            await exchange.redirect(("../" if slash else "") + normalized + "/" + _query(exchange))
+            await request.redirect(("../" if slash else "") + normalized + "/" + _query(request))
             return
-        form = self._wanted_form(exchange)
+        form = self._wanted_form(request)
 
         def mark() -> Hashable:
             return self._repository.project_stamp(normalized)
@@ -150,10 +144,10 @@ class SimpleApi:
         page = await self.found(look)
         if page is None:
             raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
-        await exchange.ready(self.variant(page, exchange.headers))
+        await request.respond_with(self.variant(page, request.headers))
 
-    async def elsewhere(self, exchange: Request, name: str, *, up: str) -> None:
-        """Send whoever asks for ``/<project>/`` on to its simple page, as stock pypiserver does, if it exists.
+    async def redirect(self, request: Request, name: str, *, up: str) -> None:
+        """Redirect ``/<project>/`` to its simple page, as stock pypiserver does, if it exists.
 
         Raises:
             NotFound: there is no such project.
@@ -165,9 +159,9 @@ class SimpleApi:
 
         if not await self.found(look):
             raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
-        await exchange.redirect(f"{up}simple/{normalized}/")
+        await request.redirect(f"{up}simple/{normalized}/")
 
-    async def file(self, exchange: Request, path: str) -> None:
+    async def file(self, request: Request, path: str) -> None:
         """A file, or with ``.metadata`` behind its name the metadata in it (PEP 658).
 
         Raises:
@@ -178,13 +172,13 @@ class SimpleApi:
         if filename != path:
             page = await self.found(lambda: self._metadata(path))
             if page is not None:
-                await exchange.ready(self.variant(page, exchange.headers))
+                await request.respond_with(self.variant(page, request.headers))
                 return
         else:
             located = await self.found(lambda: self._located(path))
             if located is not None:
                 self._check_quarantine(filename)
-                if await self._delivery.deliver(exchange, located.path, digest=located.digest):
+                if await self._delivery.deliver(request, located.path, digest=located.digest):
                     return
         raise NotFound(
             f"there is no file {path[:300]!r} in this index; those of its project stand on its page below simple/"
@@ -237,7 +231,7 @@ class SimpleApi:
         file = self._repository.file(path) if self._shared else None
         return _Located(located[0], None if file is None else file.sha256)
 
-    def _small_file(self, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
+    def _small_file(self, path: str, headers: Mapping[bytes, bytes]) -> Response | None:
         if self._shared or not _CONDITIONS.isdisjoint(headers) or not self._repository.offers(path):
             return None
         return self._delivery.at_once(path)
@@ -257,12 +251,12 @@ class SimpleApi:
 
         return await self._response_cache.fetch((f"/packages/{path}", None), mark, render)
 
-    def _wanted_form(self, exchange: Request) -> str:
+    def _wanted_form(self, request: Request) -> str:
         """The form that the request wants, by Accept or, from a person's browser, by ``?format=`` (PEP 691)."""
         # A plus sign in a query may stand for a space, which no media type has: here it is always itself.
-        query = exchange.scope.get("query_string", b"").decode("latin-1").replace("+", "%2B")
+        query = request.scope.get("query_string", b"").decode("latin-1").replace("+", "%2B")
         named = parse_qs(query).get("format")
-        form = simple_form(named[0]) if named else self._form[exchange.headers.get(b"accept")]
+        form = simple_form(named[0]) if named else self._form[request.headers.get(b"accept")]
         if form is None:
             raise NotAcceptable(f"the simple pages are {JSON_V1}, {HTML_V1} and text/html; accept one of them")
         return form
@@ -275,6 +269,6 @@ def _page(content: bytes, form: str) -> Representation:
     )
 
 
-def _query(exchange: Request) -> str:
-    query: bytes = exchange.scope.get("query_string", b"")
+def _query(request: Request) -> str:
+    query: bytes = request.scope.get("query_string", b"")
     return "?" + quote(query, safe="=&%/+.,;-_~") if query else ""

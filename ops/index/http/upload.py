@@ -1,133 +1,211 @@
-"""Uploads, taken apart while they arrive, and handed to pypiserver without another copy.
-
-Left to itself, pypiserver's framework writes a body to a temporary file, then each file in it to a second one, line by
-line, before a ``Backend`` sees a byte. Here the parts go to where they will stay as they come in, and pypiserver finds
-a form that was read already: the framework keeps it in the request's environment, under a key of its own.
-"""
+"""Uploads: received at the client's pace within limits, then interpreted by pypiserver."""
 
 from __future__ import annotations
 
 import asyncio
-import io
+import contextlib
 import logging
-import sys
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
 
-from pypiserver.bottle_wrapper import FileUpload, FormsDict
-
+from ops.index.auth.roles import Identity, Role
 from ops.index.config import Options
-from ops.index.errors import BadRequest, PackageIndexError, QuotaExceeded, StorageFull, TooLarge
-from ops.index.http.multipart import FormParser, Part, boundary_of
-from ops.index.http.pypiserver_bridge import DEFERRED, WSGIApp
-from ops.index.http.refusing import refuse_early
+from ops.index.errors import (
+    Forbidden,
+    PackageIndexError,
+    QuotaExceeded,
+    RequestTimeout,
+    StorageFull,
+    TooLarge,
+    TooManyUploads,
+)
+from ops.index.http.request import Confirm, Request, client_gone
 from ops.index.packages.inspection import DeferredError
-from ops.index.packages.releases import Uploader
-from ops.index.packages.staging import Staged
+from ops.index.packages.releases import Releases
+from ops.index.packages.repository import Repository
 from ops.index.packages.uploads import Publisher
 from ops.index.sandbox.sandbox import Cancellation
 
-PIECE_BYTES = 1024**2
-"""So much of a body is gathered before a thread takes it; a smaller upload needs only one."""
+if TYPE_CHECKING:
+    from ops.index.http.pypiserver_bridge import Pypiserver
+    from ops.index.http.upload_form import UploadForm
 
-_LONG_INSPECTIONS = 64
-"""Uploads that wait at once for a long inspection, each in a thread of its own that does nothing."""
+PIECE_BYTES: Final = 1024**2
+"""Bytes of a body that are gathered before a thread takes them; a smaller upload needs only one."""
 
-FILES = ("content", "gpg_signature")
-"""The fields of the upload API that hold files. The bytes of others are dropped."""
+PIECE_SECONDS: Final = 60.0
+"""Longest pause of a client in the middle of its upload."""
 
-IDENTITY = "ops.index.identity"
-"""The key of the scope under which a layer in front may leave who sends the request."""
+LEAST_RATE: Final = 500
+"""Bytes a second below which an upload is given up after a minute, as Apache's mod_reqtimeout does by default."""
 
-_FORM = "bottle.request.post"
+SLOT_SECONDS: Final = 5.0
+"""Longest wait, with the body unread, for an earlier upload of the same user to end. twine and ``uv publish`` do not
+retry after a 429, so a short burst should pass."""
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-Answer: TypeAlias = tuple[int, list[tuple[bytes, bytes]], bytes]
+_LINGER_SECONDS: Final = 30.0
+"""Time to go on sending after a refusal: twine reads no response before it has sent all, and closing a connection on
+which bytes are still arriving may take the response from the client."""
 
-_log = logging.getLogger(__name__)
+_LONG_INSPECTIONS: Final = 64
+"""Uploads that wait at once for a long inspection, each in a thread that does nothing else."""
+
+_logger = logging.getLogger(__name__)
 
 
-class UploadReceiver:
-    """pypiserver's WSGI application as an ASGI application that streams uploads.
+class UploadApi:
+    """Handler of POST to the root of the index.
 
-    A client that is slow holds no thread: one works only while there are bytes to work on. What pypiserver answers is
-    sent as a whole, so its file downloads are not meant to come this way.
+    A slow client holds no thread: one works only while there are bytes to work on. pypiserver is imported when it is
+    first needed, as that takes as long as answering 5,000 pages.
 
     Parameters:
-        wsgi: made by :func:`ops.index.http.pypiserver_bridge.create_wsgi`.
-        publisher: gives the files that uploads wait in.
+        publisher: stages and inspects files.
+        releases: removes files.
+        repository: knows the files.
+        confirm: the user to whom an Authorization header and an address belong now.
         options: limits, and ``upload_threads``.
     """
 
-    def __init__(self, wsgi: WSGIApp, publisher: Publisher, options: Options) -> None:
-        self._wsgi = wsgi
+    def __init__(
+        self,
+        publisher: Publisher,
+        releases: Releases,
+        repository: Repository,
+        confirm: Confirm,
+        options: Options,
+    ) -> None:
         self._publisher = publisher
+        self._releases = releases
+        self._repository = repository
+        self._confirm = confirm
         self._options = options
+        self._slots = UploadSlots(options.uploads_per_user)
         self._threads = ThreadPoolExecutor(options.upload_threads, thread_name_prefix="upload")
         self._waiting = ThreadPoolExecutor(_LONG_INSPECTIONS, thread_name_prefix="inspection")
+        self._importing = threading.Lock()
+        self._pypiserver: Pypiserver | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; the scope is one of HTTP."""
-        loop = asyncio.get_running_loop()
-        body = _Body(self._publisher, self._options, scope)
-        try:
-            pieces: list[bytes] = []
-            size = 0
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return
-                more = message.get("more_body", False)
-                piece = message.get("body", b"")
-                pieces.append(piece)
-                size += len(piece)
-                if more and size >= PIECE_BYTES:
-                    await loop.run_in_executor(self._threads, body.take, pieces)
-                    pieces, size = [], 0
-                    if isinstance(body.error, QuotaExceeded | StorageFull):
-                        await refuse_early(body.error, _header(scope, b"user-agent"), receive, send)
-                        return
-            answer = await loop.run_in_executor(self._threads, self._respond, scope, body, pieces)
-            while isinstance(answer, DeferredError):
-                try:
-                    if not await self._inspect(answer, receive):
-                        return
-                except PackageIndexError as error:
-                    answer = _refusal(scope, error)
-                else:
-                    answer = await loop.run_in_executor(self._threads, self._respond, scope, body, [])
-        finally:
-            if body.needs_discarding:
-                await asyncio.shield(loop.run_in_executor(self._threads, body.discard))
-        status, headers, content = answer
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+    def warm_up(self) -> None:
+        """Import pypiserver if it is not yet there. Blocks."""
+        with self._importing:
+            if self._pypiserver is None:
+                from ops.index.http.pypiserver_bridge import Pypiserver
+
+                self._pypiserver = Pypiserver(self._publisher, self._releases, self._repository)
 
     def stop(self) -> None:
-        """End inspections that go on at length; their clients get 503. Does not block."""
+        """End long inspections, because the server is stopping; their clients get 503. Does not block."""
         self._publisher.stop()
 
     def close(self) -> None:
-        """End the threads, after what they do."""
+        """End the threads after their current work."""
         self.stop()
         self._waiting.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=True)
 
-    async def _inspect(self, deferred: DeferredError, receive: Receive) -> bool:
-        """Have an upload inspected, for as long as its client is there; whether it still is.
+    async def handle(self, request: Request, identity: Identity) -> None:
+        """Receive an upload and respond to it.
+
+        Credentials are verified again when the body has arrived: the user may have lost a right since.
 
         Raises:
-            PackageIndexError: nobody could install it, or it could not be looked at.
+            PackageIndexError: it is refused.
+        """
+        if identity.role is Role.READER:
+            raise Forbidden(identity.username, "upload to this index")
+        length = request.header(b"content-length") or "0"
+        limit = self._options.max_upload_bytes + self._options.max_form_bytes
+        if len(length) > 18 or not (length.isascii() and length.isdecimal()) or int(length) > limit:
+            raise TooLarge("the upload", limit=self._options.max_upload_bytes)
+        body = TimedBody(request)
+        try:
+            size = self._publisher.quotas.least_size(int(length))
+            if size:
+                await asyncio.to_thread(self._publisher.quotas.expect, size)
+            async with self._slots.slot(identity.username):
+                published = await self._receive(request, body, identity, announced=size)
+        except (QuotaExceeded, StorageFull, TooManyUploads) as error:
+            if body.complete or b"expect" in request.headers:
+                raise
+            await _refuse_early(error, request, body)
+        else:
+            if published:
+                await request.text(200, "")
+
+    async def _receive(self, request: Request, body: TimedBody, identity: Identity, *, announced: int) -> bool:
+        """Receive a body and publish what is in it. False if the client has left.
+
+        Raises:
+            PackageIndexError: it is refused.
+        """
+        if self._pypiserver is None:
+            await asyncio.to_thread(self.warm_up)
+        from ops.index.http.upload_form import UploadForm  # imported with pypiserver
+
+        content_type = request.header(b"content-type") or ""
+        form = UploadForm(content_type, self._publisher, identity, announced=announced, options=self._options)
+        loop = asyncio.get_running_loop()
+        try:
+            pieces: list[bytes] = []
+            size = 0
+            while not body.complete:
+                piece = await body.receive()
+                if piece is None:
+                    return False
+                pieces.append(piece)
+                size += len(piece)
+                if size >= PIECE_BYTES and not body.complete:
+                    await loop.run_in_executor(self._threads, form.feed, pieces)
+                    pieces, size = [], 0
+                    if isinstance(form.error, QuotaExceeded | StorageFull):
+                        raise form.error  # at once: the rest may be gigabytes
+            while True:
+                try:
+                    await loop.run_in_executor(self._threads, self._publish, request, form, pieces)
+                    return True
+                except DeferredError as deferred:
+                    if not await self._inspect(deferred, request):
+                        return False
+                    pieces = []
+        finally:
+            if form.files:
+                await asyncio.shield(loop.run_in_executor(self._threads, form.discard))
+
+    def _publish(self, request: Request, form: UploadForm, pieces: list[bytes]) -> None:
+        """Take the last pieces and have pypiserver carry out the form, in a thread.
+
+        Raises:
+            DeferredError: its file has to be inspected at length first.
+            PackageIndexError: it is refused.
+        """
+        try:
+            if pieces:
+                form.feed(pieces)
+                form.finish()
+            identity = self._confirm(request.headers.get(b"authorization"), request.address)
+            assert self._pypiserver is not None  # noqa: S101 - made before the body was received
+            self._pypiserver.handle(form, identity, request.address)
+        except DeferredError:
+            raise
+        except BaseException:
+            form.discard()
+            raise
+        form.discard()
+
+    async def _inspect(self, deferred: DeferredError, request: Request) -> bool:
+        """Have an upload inspected for as long as its client is there. False if the client has left.
+
+        Raises:
+            PackageIndexError: it is not installable, or could not be inspected.
         """
         cancellation = Cancellation()
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._waiting, self._publisher.inspect, deferred, cancellation)
-        leaving = asyncio.ensure_future(_disconnect(receive))
+        leaving = asyncio.ensure_future(client_gone(request.receive))
         try:
             await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
@@ -137,183 +215,103 @@ class UploadReceiver:
         finally:
             cancellation.cancel()
             leaving.cancel()
-            work.add_done_callback(_see)
-
-    def _respond(self, scope: Scope, body: _Body, pieces: list[bytes]) -> Answer | DeferredError:
-        deferred: DeferredError | None = None
-        try:
-            body.take(pieces)
-            environ = _environ(scope)
-            body.finish(environ)
-            answer = _call(self._wsgi, environ, head=scope["method"] == "HEAD")
-            deferred = environ.get(DEFERRED)
-            return deferred or answer
-        except PackageIndexError as error:
-            return _refusal(scope, error)
-        finally:
-            if deferred is None:
-                body.discard()
+            work.add_done_callback(_retrieve_error)
 
 
-class _Body:
-    """What has arrived of a request's body. After an error the rest is dropped, and the error told at the end.
+class TimedBody:
+    """The body of an upload from a client that must not stop sending, nor send next to nothing.
 
-    A client that is still sending does not read an answer. Where there is no room it is told at once all the same: the
-    rest may be gigabytes.
+    Parameters:
+        request: whose body it is.
     """
 
-    def __init__(self, publisher: Publisher, options: Options, scope: Scope) -> None:
-        self._publisher = publisher
-        self._options = options
-        self._identity: Uploader | None = scope.get(IDENTITY)
-        length = _header(scope, b"content-length")
-        self._announced = publisher.quotas.least_size(int(length)) if length.isdecimal() else 0
-        content_type = _header(scope, b"content-type")
-        self._files: list[tuple[Part, Staged]] = []
-        self._parser: FormParser | None = None
-        self._plain = bytearray()
-        self.error: PackageIndexError | None = None
-        self._finished = False
-        try:
-            boundary = boundary_of(content_type)
-        except BadRequest as error:
-            self.error = error
-        else:
-            if boundary is not None:
-                self._parser = FormParser(boundary, self._file_for, max_form_bytes=options.max_form_bytes)
+    def __init__(self, request: Request) -> None:
+        self._receive = request.receive
+        self._clock = asyncio.get_running_loop().time
+        self._received = 0
+        self._waited = 0.0
+        self.complete = False
 
-    @property
-    def needs_discarding(self) -> bool:
-        return bool(self._files)
-
-    def take(self, pieces: list[bytes]) -> None:
-        if self.error is not None or not pieces:
-            return
-        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        try:
-            if self._parser is not None:
-                self._parser.feed(piece)
-            else:
-                self._plain += piece
-                if len(self._plain) > self._options.max_form_bytes:
-                    raise TooLarge("the request", limit=self._options.max_form_bytes)
-        except PackageIndexError as error:
-            self.error = error
-            self._plain.clear()
-            self.discard()
-
-    def finish(self, environ: dict[str, Any]) -> None:
-        """Hand over what has arrived.
+    async def receive(self) -> bytes | None:
+        """The next bytes, or None if the client has left.
 
         Raises:
-            PackageIndexError: that was no request that can be answered.
+            RequestTimeout: it is too slow.
         """
-        if self.error is not None:
-            raise self.error
-        environ["wsgi.input"] = io.BytesIO(self._plain)
-        environ["CONTENT_LENGTH"] = str(len(self._plain))
-        if self._parser is None:
-            return
-        if not self._finished:
-            self._parser.finish()
-            self._finished = True
-        if (":action", "doc_upload") in self._parser.fields:
-            # pypiserver would look at it and drop it: an answer of success for nothing.
-            raise BadRequest("this index keeps no documentation, only wheels and sdists; host it elsewhere")
-        form = FormsDict()
-        form.recode_unicode = False
-        for name, value in self._parser.fields:
-            form.append(name, value)
-        for part, staged in self._files:
-            if part.name == "gpg_signature":
-                self._publisher.check_signature(part.filename or "", staged)
-            form.append(part.name, FileUpload(staged, part.name, part.filename))
-        environ[_FORM] = form
-
-    def discard(self) -> None:
-        files, self._files = self._files, []
-        for _, staged in files:
-            staged.discard()
-
-    def _file_for(self, part: Part) -> Staged | None:
-        if part.name not in FILES or any(part.name == other.name for other, _ in self._files):
+        began = self._clock()
+        allowed = PIECE_SECONDS + self._received / LEAST_RATE
+        try:
+            async with asyncio.timeout(min(PIECE_SECONDS, allowed - self._waited)):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"nothing was sent for {PIECE_SECONDS:.0f} s in the middle of the upload, or less than {LEAST_RATE} "
+                "bytes a second; send it again"
+            ) from None
+        self._waited += self._clock() - began
+        if message["type"] == "http.disconnect":
             return None
-        announced = self._announced if part.name == "content" else 0
-        staged = self._publisher.stage(part.filename or "", announced=announced, identity=self._identity)
-        self._files.append((part, staged))
-        return staged
+        piece: bytes = message.get("body", b"")
+        self._received += len(piece)
+        self.complete = not message.get("more_body", False)
+        return piece
 
 
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class UploadSlots:
+    """Limit of uploads at once by one user. Used in the event loop only.
+
+    Parameters:
+        limit: uploads at once; 0 for any number.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._users: dict[str, tuple[asyncio.Semaphore, int]] = {}
+
+    @asynccontextmanager
+    async def slot(self, username: str) -> AsyncIterator[None]:
+        """Hold a slot while an upload of a user goes on.
+
+        Raises:
+            TooManyUploads: none became free in time.
+        """
+        if not self._limit:
+            yield
+            return
+        slots, interested = self._users.get(username) or (asyncio.Semaphore(self._limit), 0)
+        self._users[username] = (slots, interested + 1)
+        try:
+            try:
+                async with asyncio.timeout(SLOT_SECONDS):
+                    await slots.acquire()
+            except TimeoutError:
+                raise TooManyUploads(username, limit=self._limit) from None
+            try:
+                yield
+            finally:
+                slots.release()
+        finally:
+            interested = self._users[username][1] - 1
+            if interested:
+                self._users[username] = (slots, interested)
+            else:
+                del self._users[username]
 
 
-def _see(work: asyncio.Future[None]) -> None:
-    """Look at an error that nobody waits for any more, so that asyncio does not log it."""
+async def _refuse_early(error: PackageIndexError, request: Request, body: TimedBody) -> None:
+    """Respond before the body is complete, drop the rest, and close the connection (RFC 9112, section 9.6)."""
+    status = error.status_for(request.header(b"user-agent") or "")
+    if status >= 500:
+        _logger.warning("an upload was refused: %s", error)
+    await request.refuse(error, (b"connection", b"close"), more_body=True)
+    with contextlib.suppress(TimeoutError, RequestTimeout):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while not body.complete and await body.receive() is not None:
+                pass
+    await request.send({"type": "http.response.body", "body": b""})
+
+
+def _retrieve_error(work: asyncio.Future[None]) -> None:
+    """Retrieve an error that nobody waits for any more, so that asyncio does not log it."""
     if not work.cancelled():
         work.exception()
-
-
-def _refusal(scope: Scope, error: PackageIndexError) -> Answer:
-    headers = {"content-type": "text/plain; charset=utf-8", **error.headers}
-    return _answer(error.status_for(_header(scope, b"user-agent")), headers.items(), error.body)
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
-
-
-def _environ(scope: Scope) -> dict[str, Any]:
-    """The request's environment (PEP 3333), without its body."""
-    server = scope.get("server") or ("localhost", 80)
-    client = scope.get("client") or ("", 0)
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": "",
-        "PATH_INFO": scope["path"].encode("utf-8", "surrogateescape").decode("latin-1"),
-        "QUERY_STRING": scope.get("query_string", b"").decode("latin-1"),
-        "SERVER_NAME": server[0],
-        "SERVER_PORT": str(server[1]),
-        "SERVER_PROTOCOL": f"HTTP/{scope.get('http_version', '1.1')}",
-        "REMOTE_ADDR": client[0],
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scope.get("scheme", "http"),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-        **scope.get("ops.index.environ", {}),
-    }
-    for name, value in scope["headers"]:
-        key = name.decode("latin-1").upper().replace("-", "_")
-        if key not in ("CONTENT_LENGTH", "TRANSFER_ENCODING"):
-            environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value.decode("latin-1")
-    return environ
-
-
-def _call(wsgi: WSGIApp, environ: dict[str, Any], *, head: bool) -> Answer:
-    started: list[tuple[str, list[tuple[str, str]]]] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:  # noqa: ARG001
-        started.append((status, headers))
-        return lambda piece: None  # noqa: ARG005 - pypiserver returns what it has to say
-
-    pieces = wsgi(environ, start_response)
-    try:
-        content = b"".join(pieces)
-    finally:
-        close = getattr(pieces, "close", None)
-        if close is not None:
-            close()
-    status, headers = started[-1]
-    return _answer(int(status[:3]), headers, b"" if head else content)
-
-
-def _answer(status: int, headers: Iterable[tuple[str, str]], content: bytes) -> Answer:
-    kept = [
-        (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
-        for name, value in headers
-        if name.lower() != "content-length"
-    ]
-    return status, [*kept, (b"content-length", str(len(content)).encode())], content

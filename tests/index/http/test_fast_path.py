@@ -15,7 +15,7 @@ import pytest
 from ops.index import DirectoryStorage, create_index
 from ops.index.auth.roles import Identity, Role
 from ops.index.http.fast_path import LONGEST, FastPath
-from ops.index.http.representation import Answer
+from ops.index.http.representation import Response
 from ops.index.packages.repository import Repository
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import PASSWORD, TOKEN, Server, authorization, eventually
@@ -29,7 +29,7 @@ class House:
 
     def __init__(self) -> None:
         self.inside = {self.digest(b"Basic secret")}
-        self.page: Answer | None = Answer(200, [], b"page")
+        self.page: Response | None = Response(200, [], b"page")
         self.asked: list[tuple[str, Mapping[bytes, bytes]]] = []
 
     def digest(self, secret: bytes) -> bytes:
@@ -38,7 +38,7 @@ class House:
     def holder(self, digest: bytes) -> Identity | None:
         return Identity("alice", Role.READER, None) if digest in self.inside else None
 
-    def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
+    def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Response | None:
         self.asked.append((path, headers))
         return self.page
 
@@ -54,12 +54,12 @@ def fast_path(house: House) -> FastPath:
 
 
 def test_what_was_kept_is_answered_and_nothing_else(house: House, fast_path: FastPath) -> None:
-    assert fast_path.answer(MESSAGE) is None
+    assert fast_path.response(MESSAGE) is None
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
-    assert fast_path.answer(MESSAGE) is house.page
+    assert fast_path.response(MESSAGE) is house.page
     assert house.asked == [("/simple/spam/", {b"accept": b"text/html"})]
-    assert fast_path.answer(MESSAGE + b" ") is None
-    assert fast_path.answer(MESSAGE.lower()) is None
+    assert fast_path.response(MESSAGE + b" ") is None
+    assert fast_path.response(MESSAGE.lower()) is None
 
 
 def test_a_user_who_is_gone_and_a_page_that_has_changed_are_looked_at_at_length(
@@ -67,11 +67,11 @@ def test_a_user_who_is_gone_and_a_page_that_has_changed_are_looked_at_at_length(
 ) -> None:
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
     house.inside.clear()
-    assert fast_path.answer(MESSAGE) is None
+    assert fast_path.response(MESSAGE) is None
     assert house.asked == [], "nothing is looked up for a stranger"
     house.inside.add(house.digest(b"Basic secret"))
     house.page = None
-    assert fast_path.answer(MESSAGE) is None
+    assert fast_path.response(MESSAGE) is None
 
 
 def test_no_secret_is_kept(fast_path: FastPath) -> None:
@@ -86,12 +86,12 @@ def test_no_secret_is_kept(fast_path: FastPath) -> None:
 def test_what_is_kept_is_bounded(fast_path: FastPath) -> None:
     fast_path.keep(MESSAGE + b"x" * LONGEST, "/simple/spam/", HEADERS)
     fast_path.keep(MESSAGE, "/simple/spam/", {b"host": b"x"})
-    assert fast_path.answer(MESSAGE) is None
+    assert fast_path.response(MESSAGE) is None
     for number in range(10_000):
         fast_path.keep(MESSAGE + b"%d" % number, "/simple/spam/", HEADERS)
     assert len(vars(fast_path)["_requests"]) < 5_000
-    assert fast_path.answer(MESSAGE + b"9999") is not None
-    assert fast_path.answer(MESSAGE + b"0") is None
+    assert fast_path.response(MESSAGE + b"9999") is not None
+    assert fast_path.response(MESSAGE + b"0") is None
 
 
 class Talk:
@@ -176,13 +176,13 @@ def test_what_fails_on_the_short_way_is_answered_on_the_long_one(
     index = create_index(
         packages=DirectoryStorage(tmp_path / "packages"), credentials=DirectoryStorage(tmp_path / "credentials")
     )
-    reading: Any = vars(index)["_reading"]
+    simple_api: Any = vars(index)["_simple_api"]
 
     def fail() -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(Repository, "offers", lambda *_: fail())
-    assert reading.ready(f"/packages/{NAME}", {}) is None
+    assert simple_api.ready(f"/packages/{NAME}", {}) is None
 
 
 def test_neither_password_nor_token_is_left_in_the_log(server: Server) -> None:

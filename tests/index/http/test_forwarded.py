@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.index.http.forwarded import TrustedProxies, chosen
-from ops.index.http.html_pages_handler import address_of
 from ops.index.http.request import Request
 
 
@@ -123,11 +122,40 @@ def test_the_address_of_the_index_is_what_a_trusted_proxy_says(
 ) -> None:
     fields = {name.encode(): value.encode() for name, value in headers.items()}
     scope = {"method": "GET", "path": "/", "scheme": "http"}
-    exchange = Request(scope, None, None, {b"host": b"inner:1", **fields}, "", hops=hops)  # type: ignore[arg-type]  # unused
-    assert address_of(exchange) == address
+    request = Request(scope, None, None, {b"host": b"inner:1", **fields}, "", hops=hops)  # type: ignore[arg-type]  # unused
+    assert request.index_url == address
 
 
 def test_without_a_host_that_is_one_the_address_is_this_machines() -> None:
     for host in (b"<b>", b'x"onclick=', b"a b", b""):
-        exchange = Request({"method": "GET", "path": "/"}, None, None, {b"host": host}, "")  # type: ignore[arg-type]  # unused
-        assert address_of(exchange) == "http://localhost/"
+        request = Request({"method": "GET", "path": "/"}, None, None, {b"host": host}, "")  # type: ignore[arg-type]  # unused
+        assert request.index_url == "http://localhost/"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "peer", "forwarded", "address"),
+    [
+        ((), "192.0.2.1", "203.0.113.9", "192.0.2.1"),
+        (("192.0.2.1",), "192.0.2.1", None, "192.0.2.1"),
+        (("192.0.2.1",), "192.0.2.1", "203.0.113.9", "203.0.113.9"),
+        (("192.0.2.1",), "198.51.100.7", "203.0.113.9", "198.51.100.7"),
+        (("192.0.2.1",), "192.0.2.1", "made up, 203.0.113.9", "203.0.113.9"),
+        (("192.0.2.1", "192.0.2.2"), "192.0.2.1", "1.1.1.1, 203.0.113.9, 192.0.2.2", "203.0.113.9"),
+        (("192.0.2.1",), "192.0.2.1", "made up", "192.0.2.1"),
+        (("192.0.2.1",), "192.0.2.1", "203.0.113.9, made up", "192.0.2.1"),
+        (("192.0.2.1",), "192.0.2.1", "2001:DB8::1", "2001:db8::1"),
+        (("*",), "192.0.2.1", "203.0.113.9, 198.51.100.7", "203.0.113.9"),
+    ],
+)
+def test_the_address_is_the_last_one_that_no_trusted_proxy_has(
+    proxies: tuple[str, ...], peer: str, forwarded: str | None, address: str
+) -> None:
+    value = None if forwarded is None else forwarded.encode()
+    assert TrustedProxies(proxies).route(peer, value)[0] == address
+
+
+@given(st.binary(max_size=200))
+def test_no_header_makes_the_address_fail(forwarded: bytes) -> None:
+    proxies = TrustedProxies(("*",))
+    assert proxies.route("192.0.2.1", forwarded)[0]
+    assert proxies.route("", forwarded)[0] is not None

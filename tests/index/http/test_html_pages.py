@@ -8,16 +8,14 @@ import hashlib
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
 from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
 
 import pytest
 
-from ops.index.http.html_pages import HtmlPages, human_size, latest_of, releases_of
-from ops.index.http.readmes import NotRendered, Readmes
-from ops.index.packages.models import File, Project
+from ops.index.http.html_pages import HtmlRenderer
+from ops.index.http.html_templates import human_size
+from ops.index.http.readme import NotRendered, Readmes
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.chromium import PROGRAM, Chromium
 from tests.index.conftest import House
@@ -105,12 +103,6 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.tags and self.tags[-1] not in {"style", "script"}:
             self.words.append(data)
-
-
-def file(version: str, *, yanked: str | None = None) -> File:
-    moment = datetime(2026, 1, 1, tzinfo=UTC)
-    name = f"spam-{version}.tar.gz"
-    return File(name, name, "spam", version, 1, "ab" * 32, moment, None, None, yanked)
 
 
 def test_the_home_page_lists_every_project_with_what_matters(server: Server) -> None:
@@ -202,28 +194,6 @@ def test_the_address_in_the_commands_is_the_clients_but_never_markup(server: Ser
         assert "<b>" not in answer.text
 
 
-def test_versions_are_ordered_as_versions_and_the_latest_is_what_an_installer_takes() -> None:
-    def latest(*files: File) -> str | None:
-        found = latest_of(releases_of(Project("spam", files)))
-        return None if found is None else found.version
-
-    ordered = releases_of(Project("spam", tuple(file(v) for v in ("1.10", "1.9", "2.0rc1", "1!0.1", "weird"))))
-    assert [release.version for release in ordered] == ["1!0.1", "2.0rc1", "1.10", "1.9", "weird"]
-    assert latest(file("1.0"), file("2.0rc1")) == "1.0"
-    assert latest(file("1.0"), file("2.0", yanked="")) == "1.0"
-    assert latest(file("2.0rc1")) == "2.0rc1"
-    assert latest(file("2.0", yanked="")) == "2.0"
-    assert latest() is None
-
-
-def test_a_release_whose_files_spell_its_version_differently_is_one() -> None:
-    files = [file(version) for version in ("1", "1.0", "1.0.0", "2.0", "odd", "older")]
-    wheels = [replace(each, filename=wheel_name("spam", each.version)) for each in files[:2]]
-    releases = releases_of(Project("spam", (*files, *wheels)))
-    assert [release.version for release in releases] == ["2.0", "1", "older", "odd"]
-    assert [len(release.files) for release in releases] == [1, 5, 1, 1]
-
-
 @pytest.fixture(scope="module")
 def readmes() -> Iterator[Readmes]:
     readmes = Readmes(patience=600)
@@ -232,12 +202,12 @@ def readmes() -> Iterator[Readmes]:
 
 
 def shown(house: House, readmes: Readmes, project: str) -> str:
-    browser = HtmlPages(house.repository, readmes)
+    renderer = HtmlRenderer(house.repository, readmes)
     try:
-        page = browser.project(project, "http://localhost/")
+        page = renderer.project(project, "http://localhost/")
     except NotRendered as missing:
         asyncio.run(readmes.about(missing.digest, missing.description))
-        page = browser.project(project, "http://localhost/")
+        page = renderer.project(project, "http://localhost/")
     assert page is not None
     return page.plain().body.decode()
 
@@ -270,17 +240,17 @@ def test_of_metadata_for_installers_and_for_people_only_the_former_is_shown(hous
 
 
 def test_projects_that_are_gone_take_no_memory(house: House, readmes: Readmes) -> None:
-    browser = HtmlPages(house.repository, readmes)
+    renderer = HtmlRenderer(house.repository, readmes)
     house.directory.mkdir(parents=True, exist_ok=True)
     for number in range(20):
         path = house.directory / wheel_name(f"gone-{number}", "1.0")
         path.write_bytes(wheel(f"gone-{number}", "1.0"))
         house.repository.reload()
-        assert f"gone-{number}" in browser.home("http://localhost/").plain().body.decode()
+        assert f"gone-{number}" in renderer.home("http://localhost/").plain().body.decode()
         path.unlink()
         house.repository.reload()
-    browser.home("http://localhost/")
-    assert browser._rows == {}
+    renderer.home("http://localhost/")
+    assert renderer._rows == {}
 
 
 @pytest.mark.parametrize(

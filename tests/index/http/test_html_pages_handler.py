@@ -13,11 +13,11 @@ import pytest
 
 from ops.index import DirectoryStorage, create_index
 from ops.index.errors import SandboxUnavailable
-from ops.index.http.html_pages import HtmlPages
-from ops.index.http.readmes import Readmes
+from ops.index.http.html_pages import HtmlRenderer
+from ops.index.http.readme import Readmes
 from ops.index.http.representation import Representation
 from tests.index.archives import wheel, wheel_name
-from tests.index.http.test_readmes import FakeSandbox
+from tests.index.http.test_readme_rendering import FakeSandbox
 from tests.index.serving import Response, Server, ThreadServer, eventually
 from tests.index.test_app import upload
 
@@ -70,14 +70,14 @@ def test_everything_is_answered_while_readmes_are_rendered_for_any_number_of_hos
 def test_installers_are_answered_while_pages_for_any_number_of_hosts_are_made(
     server: ThreadServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = HtmlPages.home
+    home = HtmlRenderer.home
     may_end = threading.Event()
 
     def slow(*arguments: Any) -> Representation:
         assert may_end.wait(60)
         return home(*arguments)
 
-    monkeypatch.setattr(HtmlPages, "home", slow)
+    monkeypatch.setattr(HtmlRenderer, "home", slow)
     with ThreadPoolExecutor(50) as pool:
         pages = [pool.submit(server.get, "/", Host=f"host-{number}.example") for number in range(50)]
         eventually(lambda: len(server.server.server_state.connections) >= 50)
@@ -90,7 +90,7 @@ def test_installers_are_answered_while_pages_for_any_number_of_hosts_are_made(
 def test_a_page_whose_readme_could_not_be_rendered_for_now_is_not_kept(
     server: ThreadServer, sandbox: FakeSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.index.http.readmes._RETRY_SECONDS", -1.0)
+    monkeypatch.setattr("ops.index.http.readme._RETRY_SECONDS", -1.0)
     sandbox.error = SandboxUnavailable("Resource temporarily unavailable")
     first = server.get("/projects/slow/")
     assert first.status == 200

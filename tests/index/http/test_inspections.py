@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from urllib3.filepost import encode_multipart_formdata
 
-from ops.index.errors import InvalidArchive, WorkCancelled
-from ops.index.http import upload_handler
-from ops.index.http.pypiserver_bridge import create_wsgi
+from ops.index.auth.roles import Identity
+from ops.index.errors import InvalidArchive, PackageIndexError, WorkCancelled
+from ops.index.http import upload
 from ops.index.http.request import Request
-from ops.index.http.upload import UploadReceiver
+from ops.index.http.upload import UploadApi
 from ops.index.packages import inspection
 from ops.index.packages.archive import OutOfBoundsError
 from ops.index.packages.distribution import inspect
@@ -27,8 +27,8 @@ from ops.index.packages.uploads import Outcome
 from ops.index.sandbox.sandbox import Cancellation
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
-from tests.index.http.test_pypiserver_bridge import PASSWORD, FakeAuthenticator
-from tests.index.serving import Server, ThreadServer
+from tests.index.http.test_pypiserver_bridge import FakeAuthenticator
+from tests.index.serving import Server
 
 NAME = wheel_name("big", "1.0")
 MEMBERS = {f"big/{number}.py": b"" for number in range(AT_ONCE.members + 1)}
@@ -127,17 +127,18 @@ def upload_to(server: Server, filename: str, content: bytes) -> int:
 
 
 class Client:
-    """An ASGI client that stays until it is told to leave."""
+    """A client that stays until it is told to leave."""
 
-    def __init__(self, receiver: UploadReceiver, filename: str, content: bytes) -> None:
+    def __init__(self, uploads: UploadApi, filename: str, content: bytes) -> None:
         body, content_type = encode_multipart_formdata({":action": "file_upload", "content": (filename, content)})
         self.leaving = asyncio.Event()
         self.sent: list[Any] = []
         self._messages: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
-        token = base64.b64encode(f"alice:{PASSWORD}".encode())
-        headers = [(b"content-type", content_type.encode()), (b"authorization", b"Basic " + token)]
-        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": headers}
-        self.task = asyncio.ensure_future(receiver(scope, self._receive, self._send))
+        token = base64.b64encode(b"alice:secret")
+        headers = {b"content-type": content_type.encode(), b"authorization": b"Basic " + token}
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/"}
+        request = Request(scope, self._receive, self._send, headers, "")
+        self.task = asyncio.ensure_future(uploads.handle(request, Identity("alice")))
 
     async def _receive(self) -> Any:
         if self._messages:
@@ -149,7 +150,10 @@ class Client:
         self.sent.append(message)
 
     async def status(self) -> int:
-        await self.task
+        try:
+            await self.task
+        except PackageIndexError as error:
+            return error.status
         return int(self.sent[0]["status"])
 
 
@@ -173,9 +177,8 @@ class Endless:
 
 
 @pytest.fixture
-def receiver(house: House) -> Iterator[UploadReceiver]:
-    wsgi = create_wsgi(house.publisher, house.releases, house.repository, FakeAuthenticator(), house.options)  # type: ignore[arg-type] # a fake
-    made = UploadReceiver(wsgi, house.publisher, house.options)
+def uploads(house: House) -> Iterator[UploadApi]:
+    made = UploadApi(house.publisher, house.releases, house.repository, FakeAuthenticator().confirm, house.options)
     yield made
     made.close()
 
@@ -193,34 +196,34 @@ def run(work: Callable[[], Any]) -> None:
 
 
 def test_an_upload_whose_client_has_left_is_not_looked_at_any_more(
-    house: House, receiver: UploadReceiver, monkeypatch: pytest.MonkeyPatch
+    house: House, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Endless(house, monkeypatch)
 
     async def work() -> None:
-        client = Client(receiver, NAME, BIG)
+        client = Client(uploads, NAME, BIG)
         await asyncio.to_thread(endless.begun.acquire)
         client.leaving.set()
         await client.task
         assert client.sent == []
 
     run(work)
-    receiver.close()  # waits for its threads
+    uploads.close()  # waits for its threads
     assert [name.filename for name in endless.over] == [NAME]
     assert staging(house) == []
     assert not (house.directory / NAME).exists()
 
 
 def test_uploads_that_take_long_hold_up_no_other(
-    house: House, receiver: UploadReceiver, monkeypatch: pytest.MonkeyPatch
+    house: House, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Endless(house, monkeypatch)
 
     async def work() -> None:
-        clients = [Client(receiver, NAME, BIG) for _ in range(house.options.upload_threads + 2)]
+        clients = [Client(uploads, NAME, BIG) for _ in range(house.options.upload_threads + 2)]
         for _ in clients:
             await asyncio.to_thread(endless.begun.acquire)
-        assert await Client(receiver, wheel_name("small", "1.0"), SMALL).status() == 200
+        assert await Client(uploads, wheel_name("small", "1.0"), SMALL).status() == 200
         for client in clients:
             client.leaving.set()
             await client.task
@@ -229,14 +232,14 @@ def test_uploads_that_take_long_hold_up_no_other(
 
 
 def test_a_server_that_stops_answers_uploads_that_take_long_at_once(
-    house: House, receiver: UploadReceiver, monkeypatch: pytest.MonkeyPatch
+    house: House, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Endless(house, monkeypatch)
 
     async def work() -> None:
-        client = Client(receiver, NAME, BIG)
+        client = Client(uploads, NAME, BIG)
         await asyncio.to_thread(endless.begun.acquire)
-        receiver.stop()
+        uploads.stop()
         assert await client.status() == 503
 
     run(work)
@@ -244,38 +247,18 @@ def test_a_server_that_stops_answers_uploads_that_take_long_at_once(
 
 
 def test_a_client_that_waits_for_an_inspection_is_not_taken_for_one_that_stopped_sending(
-    monkeypatch: pytest.MonkeyPatch,
+    house: House, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload_handler, "PATIENCE", 0.01)
+    monkeypatch.setattr(upload, "PIECE_SECONDS", 0.01)
+    endless = Endless(house, monkeypatch)
 
     async def work() -> None:
-        messages: asyncio.Queue[Any] = asyncio.Queue()
-        messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
-        scope: dict[str, Any] = {"method": "POST"}
-        patient = upload_handler._Patient(Request(scope, messages.get, messages.put, {}, ""))
-        await patient.receive()
-        leaving = asyncio.ensure_future(patient.receive())
-        done, _ = await asyncio.wait({leaving}, timeout=0.1)
+        client = Client(uploads, NAME, BIG)
+        await asyncio.to_thread(endless.begun.acquire)
+        done, _ = await asyncio.wait({client.task}, timeout=0.1)
         assert not done
-        messages.put_nowait({"type": "http.disconnect"})
-        assert (await leaving)["type"] == "http.disconnect"
-        assert patient.late is None
+        client.leaving.set()
+        await client.task
+        assert client.sent == []
 
     run(work)
-
-
-def test_a_server_tells_that_it_stops_before_it_waits_for_its_requests() -> None:
-    seen: list[int] = []
-
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            while True:
-                kind = (await receive())["type"]
-                seen.append(1 if kind == "lifespan.shutdown" else 0)
-                await send({"type": f"{kind}.complete"})
-                if kind == "lifespan.shutdown":
-                    return
-
-    with ThreadServer(application) as server:
-        server.server._stopping = lambda: seen.append(2)
-    assert seen == [0, 2, 1]

@@ -7,12 +7,12 @@ import gzip
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.index.http.representation import Answer, Representation, entity_tags
+from ops.index.http.representation import Representation, Response, entity_tags
 
 PAGE = Representation(b"spam " * 500, content_type="text/html; charset=utf-8")
 
 
-def header(answer: Answer, name: bytes) -> str:
+def header(answer: Response, name: bytes) -> str:
     (value,) = [value for field, value in answer.headers if field == name]
     return value.decode()
 

@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from ops.index.errors import SandboxUnavailable, WorkCancelled, WorkFailed
-from ops.index.http import readmes as module
-from ops.index.http.readme import About, Description
-from ops.index.http.readmes import Readmes
+from ops.index.http import readme as module
+from ops.index.http.readme import About, Description, Readmes
 from ops.index.sandbox.sandbox import Limits, Sandbox
 
 MARKDOWN = Description("A summary", "*word* <script>", "text/markdown")

@@ -1,7 +1,8 @@
-"""What an upload over HTTP cannot do, on a real server."""
+"""Uploads over HTTP: what a real server refuses, how many one user sends at once, and how slowly."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,8 +10,13 @@ from contextlib import closing
 import pytest
 from urllib3.filepost import encode_multipart_formdata
 
+from ops.index.errors import RequestTimeout, TooManyUploads
+from ops.index.http import upload as module
+from ops.index.http.request import Request
+from ops.index.http.upload import TimedBody, UploadSlots
 from ops.index.packages.uploads import MAX_SIGNATURE_BYTES
 from tests.index.archives import wheel, wheel_name
+from tests.index.http.test_request import SCOPE, dribble, unsent
 from tests.index.serving import PASSWORD, Response, Server, authorization
 
 NAME = wheel_name("spam", "1.0")
@@ -110,3 +116,84 @@ def test_who_loses_a_right_while_an_upload_arrives_has_lost_it(server: Server, c
             answer += piece
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
     assert server.get("/simple/spam/", user="rea").status == (200 if status == 200 else 404)
+
+
+# --- slots, and slow clients ------------------------------------------------------------------------------------
+
+
+def test_an_upload_that_gets_no_slot_is_refused_with_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLOT_SECONDS", 0.01)
+
+    async def scene() -> None:
+        uploads = UploadSlots(2)
+        async with uploads.slot("alice"), uploads.slot("alice"):
+            with pytest.raises(TooManyUploads, match="2 uploads under way") as refused:
+                async with uploads.slot("alice"):
+                    pytest.fail("there was no slot")
+            assert refused.value.status == 429
+            assert refused.value.headers == {"Retry-After": "5"}
+            async with uploads.slot("bob"):
+                pass
+        async with uploads.slot("alice"), uploads.slot("alice"):
+            pass
+        assert uploads._users == {}
+
+    asyncio.run(scene())
+
+
+def test_an_upload_that_waits_gets_the_slot_of_one_that_ends() -> None:
+    async def scene() -> None:
+        uploads, order = UploadSlots(1), []
+
+        async def upload(number: int) -> None:
+            async with uploads.slot("alice"):
+                order.append(number)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(upload(number) for number in range(20)))
+        assert order == list(range(20))
+
+    asyncio.run(scene())
+
+
+def test_an_upload_that_is_given_up_while_it_waits_takes_no_slot() -> None:
+    async def scene() -> None:
+        uploads = UploadSlots(1)
+
+        async def upload() -> None:
+            async with uploads.slot("alice"):
+                pass
+
+        async with uploads.slot("alice"):
+            task = asyncio.ensure_future(upload())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await upload()
+        assert uploads._users == {}
+
+    asyncio.run(scene())
+
+
+def test_a_limit_of_0_is_none() -> None:
+    async def scene() -> None:
+        uploads = UploadSlots(0)
+        async with uploads.slot("alice"), uploads.slot("alice"):
+            assert uploads._users == {}
+
+    asyncio.run(scene())
+
+
+def test_an_upload_that_dribbles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "LEAST_RATE", 1_000_000)
+
+    async def receive_all() -> None:
+        body = TimedBody(Request(SCOPE, dribble, unsent, {}, ""))
+        while await body.receive() is not None:
+            pass
+
+    with pytest.raises(RequestTimeout) as refused:
+        asyncio.run(receive_all())
+    assert refused.value.status == 408
