@@ -17,20 +17,17 @@ from ops.settings import Settings
 from ops.targets import Deployment, Target
 from ops.targets.log_lines import last_error
 
-ROLES = ("reader", "publisher", "admin")
-"""What a user may be: read; also upload, yank and set a project's status; also remove, and quarantine a project."""
-
 _PROXY_AUTH = "proxy authorization"
 """What Modal's proxy says when it does not let a request through to the application."""
 
 
 @dataclass(frozen=True)
-class User:
+class IndexUser:
     """One user of the index, as the admin application tells.
 
     Parameters:
         username: the name in its one spelling.
-        role: one of :data:`ROLES`.
+        role: ``reader``, ``publisher`` or ``admin``.
         projects: the only ones that a publisher may upload to; None for all.
         created: whether the answered request made the user.
     """
@@ -98,14 +95,14 @@ class AdminApi:
         password_hash: str | None = None,
         role: str | None = None,
         projects: Sequence[str] | None = None,
-    ) -> User:
+    ) -> IndexUser:
         """Create a user, or change the one of that name.
 
         Parameters:
             username: the user's name.
             password_hash: a bcrypt hash, made here so that the password itself never leaves this machine; None keeps
                 a user's password.
-            role: one of :data:`ROLES`; None keeps a user's role, and makes a new one a publisher.
+            role: ``reader``, ``publisher`` or ``admin``; None keeps a user's role, and makes a new one a publisher.
             projects: the only ones that a publisher may upload to; None keeps what was.
 
         Raises:
@@ -122,7 +119,7 @@ class AdminApi:
         self._require(answer, (200, 201), f"the user {username!r} could not be registered")
         return _user(answer.json())
 
-    def users(self) -> list[User]:
+    def users(self) -> list[IndexUser]:
         """All users, in the order of their names.
 
         Raises:
@@ -132,7 +129,7 @@ class AdminApi:
         self._require(answer, (200,), "the users could not be listed")
         return sorted((_user(entry) for entry in answer.json()), key=lambda user: user.username)
 
-    def user(self, username: str) -> User | None:
+    def user(self, username: str) -> IndexUser | None:
         """The user of that name, or None.
 
         Raises:
@@ -210,9 +207,9 @@ def advice_for(target: Target, settings: Settings) -> Callable[[int], str]:
     return advice
 
 
-def _user(entry: dict[str, Any]) -> User:
+def _user(entry: dict[str, Any]) -> IndexUser:
     projects = entry.get("projects")
-    return User(
+    return IndexUser(
         username=entry["username"],
         role=entry["role"],
         projects=None if projects is None else tuple(sorted(projects)),

@@ -6,12 +6,12 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ops.admin_api import ROLES, AdminApi, User
+from ops.admin_api import AdminApi, IndexUser
 from ops.clients import PROBE, ClientFiles, Login, Pip, Twine, Uv, write_refused_wheel
 from ops.display_path import shown
-from ops.errors import ParameterError, RunbookError
+from ops.errors import RunbookError
 from ops.http_client import HttpClient
-from ops.password import PASSWORD_VARIABLE, given_password, hashed, require_usable
+from ops.password import PASSWORD_VARIABLE, given_password
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, require_approved
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
@@ -20,6 +20,7 @@ from ops.secret import Secret
 from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Deployment, Target
+from ops.targets.index_rules import check_password, check_role, checked_user_name, password_hash
 
 ROUNDS = 12
 """The bcrypt cost: about a quarter of a second for each guess."""
@@ -35,7 +36,7 @@ class Onboarding:
         target: where the index runs.
         username: the user's name.
         folder: where the client files go.
-        role: one of :data:`ROLES`, or empty to keep what a user has and to make a new one a publisher.
+        role: ``reader``, ``publisher`` or ``admin``; empty to keep what a user has and to make a new one a publisher.
         projects: the only ones that a publisher may upload to; empty keeps what was.
         public_index: a second index for pip; see :func:`ops.clients.configuration.pip_conf`.
         given: the password from the environment or a prompt; None when there was none.
@@ -95,23 +96,9 @@ def describe(
     Raises:
         ParameterError: one of them makes no sense.
     """
-    if (
-        not username
-        or username != username.strip()
-        or any(sign in username for sign in ":#/\\")
-        or username in {".", ".."}
-    ):
-        raise ParameterError(
-            f"{username!r} is no user name",
-            why="a name has no colon, number sign, slash or backslash and neither begins nor ends with a space",
-            todo='give the parameter `username` a name like "alice"',
-        )
-    if role and role not in ROLES:
-        raise ParameterError(
-            f"there is no role {role!r}",
-            why=f"the roles are {', '.join(ROLES)}",
-            todo="give the parameter `role` one of them",
-        )
+    username = checked_user_name(username)
+    if role:
+        check_role(role)
     given = given_password(username, variable=password_env, prompt=password_prompt)
     named = Path(folder).expanduser().absolute() if folder else target.client_folder(username)
     return Onboarding(
@@ -189,7 +176,7 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
                 written = onboarding.files.write(login)
                 registered = admin.register(
                     onboarding.username,
-                    password_hash=hashed(password, ROUNDS) if found.password_then else None,
+                    password_hash=password_hash(password, ROUNDS) if found.password_then else None,
                     role=onboarding.role or None,
                     projects=onboarding.projects or None,
                 )
@@ -288,12 +275,12 @@ class _Found:
             raise self.unknown
 
     @classmethod
-    def of(cls, onboarding: Onboarding, deployment: Deployment, user: User | None) -> _Found:
+    def of(cls, onboarding: Onboarding, deployment: Deployment, user: IndexUser | None) -> _Found:
         kept = onboarding.files.password()
         password = onboarding.given or kept
         source = "given" if onboarding.given else "in the client files"
         if password is not None:
-            require_usable(password)
+            check_password(password)
             onboarding.login(deployment, password)  # refuses what no client can send
             if user is None:
                 return cls(password, source, "set it")
@@ -320,7 +307,7 @@ def _status(login: Login) -> int:
         return http.request("GET", "simple/").status_code
 
 
-def _user_change(onboarding: Onboarding, user: User | None) -> Change:
+def _user_change(onboarding: Onboarding, user: IndexUser | None) -> Change:
     thing = f"user {onboarding.username}"
     role = onboarding.role or DEFAULT_ROLE
     limit = f" of {', '.join(onboarding.projects)}" if onboarding.projects else ""
@@ -347,11 +334,11 @@ def _files_change(onboarding: Onboarding, deployment: Deployment, found: _Found)
     return Change(thing, now, then, sign)
 
 
-def _described(registered: User, before: User | None) -> str:
+def _described(registered: IndexUser, before: IndexUser | None) -> str:
     return f"{'created' if before is None else 'changed'}: {_role(registered)}"
 
 
-def _role(user: User) -> str:
+def _role(user: IndexUser) -> str:
     return user.role + (f" of {', '.join(user.projects)}" if user.projects else "")
 
 

@@ -1,4 +1,4 @@
-"""Polling until a condition holds, since the servers of one index do not learn of a change at once."""
+"""Polling until a condition holds."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 SECONDS = 10.0
-"""Twice the time within which a change reaches every server of an index."""
+"""Twice the time in which a change reaches every server of an index."""
 
 
-def until(ask: Callable[[], _T], wanted: Callable[[_T], bool], *, seconds: float | None = None) -> _T:
-    """Ask until the answer is as *wanted* or the time is up; return the last answer.
+def until(
+    ask: Callable[[], _T], wanted: Callable[[_T], bool], *, seconds: float | None = None, interval: float = 1.0
+) -> _T:
+    """Call *ask* until its result is *wanted* or the time is up, and return the last result.
 
     Parameters:
-        ask: what may be asked again without harm.
-        wanted: whether an answer will do.
-        seconds: how long to go on asking, with a second between two questions; :data:`SECONDS` when not given.
+        ask: may be called any number of times.
+        wanted: True for a result that ends the wait.
+        seconds: how long to go on; None for :data:`SECONDS`.
+        interval: seconds between two calls.
     """
     deadline = time.monotonic() + (SECONDS if seconds is None else seconds)
     while True:
-        answer = ask()
-        if wanted(answer) or time.monotonic() > deadline:
-            return answer
-        time.sleep(1.0)
+        result = ask()
+        if wanted(result) or time.monotonic() > deadline:
+            return result
+        time.sleep(interval)

@@ -15,7 +15,7 @@ from ops.secret import Secret
 from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Deployment, Move, State, Target
-from ops.targets.admin_token import check_admin_token
+from ops.targets.index_rules import check_admin_token
 
 _STRANGER = "nobody-of-this-name"
 _WRONG = "not-the-password-of-anybody"

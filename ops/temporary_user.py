@@ -18,11 +18,11 @@ from ops.admin_api import AdminApi
 from ops.clients import ClientFiles, Login
 from ops.errors import IndexRequestError, RunbookError
 from ops.http_client import JSON, HttpClient
-from ops.password import hashed
 from ops.polling import until
 from ops.secret import Secret
 from ops.settings import Settings
 from ops.targets import Target
+from ops.targets.index_rules import password_hash
 from ops.test_release import PROJECT
 
 _ROUNDS = 10
@@ -71,7 +71,7 @@ class TemporaryUser:
             stale = [user.username for user in admin.users() if _user_is_stale(user.username)]
             for username in stale:
                 admin.delete(username)
-            admin.register(self.username, password_hash=hashed(password, _ROUNDS), role="admin")
+            admin.register(self.username, password_hash=password_hash(password, _ROUNDS), role="admin")
         url = deployment.url
         self._logins = {
             "the user": Login(url=url, username=self.username, password=password),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ops.admin_api import AdminApi, User
+from ops.admin_api import AdminApi, IndexUser
 from ops.errors import IndexRequestError, NotAnsweringError, NotDeployedError, PreflightError
 from ops.secret import Secret
 from tests.fakes import FakeIndex, FakeTarget
@@ -15,11 +15,11 @@ pytest_plugins = ["tests.operations"]
 def test_users_are_registered_changed_listed_and_deleted(provisioned: FakeTarget) -> None:
     _, admin = AdminApi.of(provisioned)
     with admin:
-        assert admin.register("bob", password_hash="$2b$12$x") == User("bob", "publisher", None, created=True)
-        assert admin.register("bob", role="reader") == User("bob", "reader", None)
+        assert admin.register("bob", password_hash="$2b$12$x") == IndexUser("bob", "publisher", None, created=True)
+        assert admin.register("bob", role="reader") == IndexUser("bob", "reader", None)
         assert admin.register("al ice", password_hash="$2b$12$x", projects=["b", "a"]).projects == ("a", "b")
         assert [user.username for user in admin.users()] == ["al ice", "bob"]
-        assert admin.user("bob") == User("bob", "reader", None)
+        assert admin.user("bob") == IndexUser("bob", "reader", None)
         assert admin.delete("al ice")
         assert not admin.delete("al ice")
         assert admin.user("al ice") is None

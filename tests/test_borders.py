@@ -19,6 +19,7 @@ FOUNDATIONS = frozenset(
         "ops.errors",
         "ops.output_metadata",
         "ops.parameters",
+        "ops.polling",
         "ops.private_files",
         "ops.secret",
         "ops.settings",

@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ops.errors import NotDeployedError, PortTakenError, StartError, TargetError
+from ops.polling import until
 from ops.private_files import private_file, private_folder
 from ops.secret import Secret
 from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
@@ -310,13 +310,9 @@ class LocalTarget:
         ]
 
     def _answers(self, process: ServerProcess) -> bool:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if _healthy(process):
-                return process.alive()
-            if not process.alive():
-                return False
-            time.sleep(0.02)
+        until(lambda: _healthy(process) or not process.alive(), bool, seconds=START_SECONDS, interval=0.02)
+        if _healthy(process):
+            return process.alive()
         process.stop(seconds=1)
         return False
 

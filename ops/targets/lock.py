@@ -1,34 +1,36 @@
-"""A lock between processes of this machine: the second one waits and says so."""
+"""Lock between processes of this machine: a second one waits, and says so."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from ops.errors import BusyError
-from ops.index.storage.file_locks import try_lock
+from ops.polling import until
+from ops.private_files import private_file
 
 WAIT_SECONDS = 120.0
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, what: str, seconds: float = WAIT_SECONDS) -> Iterator[None]:
-    """Hold the lock file *path*; the system lets go of it when the process dies.
+    """Hold a lock file, which the system releases when the process dies.
 
     Parameters:
-        path: the file; it stays, only the lock on it matters.
-        what: what is held, as a noun phrase for people.
-        seconds: how long to wait for another holder, of which is told on stderr.
+        path: the file, which stays.
+        what: for messages, a noun phrase for what is locked.
+        seconds: how long to wait for another process, which is announced on stderr.
 
     Raises:
-        BusyError: the other holder did not let go in time.
+        BusyError: the other process did not release it in time.
     """
-    descriptor = _locked(path, what, seconds)
+    descriptor = private_file(path, os.O_RDWR)
     try:
+        _acquire(descriptor, what, seconds)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -36,22 +38,26 @@ def exclusive(path: Path, *, what: str, seconds: float = WAIT_SECONDS) -> Iterat
         os.close(descriptor)
 
 
-def _locked(path: Path, what: str, seconds: float) -> int:
-    deadline = time.monotonic() + seconds
-    told = False
-    while (descriptor := try_lock(str(path))) is None:
-        holder = ""
-        with contextlib.suppress(FileNotFoundError):
-            holder = path.read_text("ascii", "replace").strip()
-        holder = holder or "unknown"
-        if time.monotonic() > deadline:
-            raise BusyError(
-                f"another run holds {what}",
-                why=f"process {holder} has held it for more than {seconds:.0f} s",
-                todo="wait until it ends, or end it, and run this again",
-            )
-        if not told:
-            print(f"Another run (process {holder}) holds {what}; waiting for it …", file=sys.stderr, flush=True)  # noqa: T201
-            told = True
-        time.sleep(0.1)
-    return descriptor
+def _acquire(descriptor: int, what: str, seconds: float) -> None:
+    if _acquired(descriptor):
+        return
+    waiting = f"Another run (process {_holder(descriptor)}) holds {what}; waiting for it …"
+    print(waiting, file=sys.stderr, flush=True)  # noqa: T201
+    if not until(lambda: _acquired(descriptor), bool, seconds=seconds, interval=0.1):
+        raise BusyError(
+            f"another run holds {what}",
+            why=f"process {_holder(descriptor)} has held it for more than {seconds:.0f} s",
+            todo="wait until it ends, or end it, and run this again",
+        )
+
+
+def _acquired(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"

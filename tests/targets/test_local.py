@@ -320,7 +320,7 @@ def test_a_second_run_waits_for_the_first_and_says_so(
         waits.set()
         time.sleep(seconds)
 
-    monkeypatch.setattr(lock_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    monkeypatch.setattr("ops.polling.time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
 
     def second() -> None:
         with target.lock():

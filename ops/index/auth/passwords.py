@@ -93,7 +93,8 @@ def validated_password(password: str) -> bytes:
     encoded = password.encode()
     if len(encoded) not in PASSWORD_BYTES:
         raise InvalidCredentials(
-            f"the password has {len(encoded)} bytes in UTF-8: use {PASSWORD_BYTES.start} to {PASSWORD_BYTES.stop - 1}"
+            f"the password has {len(encoded)} bytes in UTF-8: "
+            f"use one of {PASSWORD_BYTES.start} to {PASSWORD_BYTES.stop - 1} bytes"
         )
     return encoded
 

@@ -1,0 +1,85 @@
+"""Rules of the index for user names, passwords, roles and the admin token, applied before anything is sent to it."""
+
+from __future__ import annotations
+
+from ops.errors import ParameterError, RunbookError, SettingError
+from ops.secret import Secret
+
+
+def checked_user_name(name: str) -> str:
+    """Check a user name, and return it as the index stores it (Unicode NFC).
+
+    Raises:
+        ParameterError: the index would refuse it.
+    """
+    from ops.index.auth.passwords import InvalidCredentials, validated_name
+
+    try:
+        return validated_name(name)
+    except InvalidCredentials as error:
+        why, _, todo = str(error).rpartition(": ")
+        raise ParameterError(f"{name!r} cannot be a user name", why=why, todo=todo) from None
+
+
+def check_role(role: str) -> None:
+    """Check the name of a role.
+
+    Raises:
+        ParameterError: the index has no such role.
+    """
+    from ops.index.auth.roles import Role
+
+    if role not in set(Role):
+        raise ParameterError(
+            f"there is no role {role!r}",
+            why=f"the roles are {', '.join(Role)}",
+            todo="give the parameter `role` one of them",
+        )
+
+
+def check_password(password: Secret) -> None:
+    """Check a password that somebody chose. The error does not repeat it.
+
+    Raises:
+        RunbookError: the index would refuse it.
+    """
+    from ops.index.auth.passwords import InvalidCredentials, validated_password
+
+    try:
+        validated_password(password.reveal())
+    except InvalidCredentials as error:
+        why, _, todo = str(error).rpartition(": ")
+        raise RunbookError("the password cannot be used", why=why, todo=todo) from None
+
+
+def password_hash(password: Secret, rounds: int) -> str:
+    """Hash a password with bcrypt, as the index would.
+
+    Parameters:
+        password: the password.
+        rounds: the cost, a power of two.
+    """
+    from ops.index.auth.passwords import hashed
+
+    return hashed(password.reveal(), rounds)
+
+
+def check_admin_token(token: Secret, variable: str) -> None:
+    """Check an admin token that the operator chose.
+
+    Parameters:
+        token: the token.
+        variable: the environment variable that held it.
+
+    Raises:
+        SettingError: the server would refuse it: it can be guessed, or cannot be sent.
+    """
+    from ops.index.startup import MAKE_TOKEN_HINT, token_problem
+
+    problem = token_problem(token.reveal())
+    if problem is not None:
+        raise SettingError(
+            f"the admin token in {variable} cannot be used",
+            why=f"it {problem}",
+            todo=f"unset {variable} to have one generated, or {MAKE_TOKEN_HINT}",
+        )
