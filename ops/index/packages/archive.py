@@ -13,6 +13,7 @@ import posixpath
 import re
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ from typing import IO, Any, BinaryIO
 from ops.index.errors import InvalidArchive
 from ops.index.packages.core_metadata import quoted
 from ops.index.packages.filenames import Name
+from ops.index.packages.zip_layout import check_layout
 
 MAX_METADATA_BYTES = 8 * 1024**2
 MAX_MEMBERS = 200_000
@@ -157,6 +159,8 @@ def read_zip(
         paths = archive.namelist()
         if check:
             _check_zip(archive, name, size, bounds)
+            if name.form != "egg":
+                check_layout(file, archive, directory)
         chosen = choose(paths)
         if check:
             _test_zip(archive, name, but=chosen)
@@ -251,8 +255,17 @@ def _check_path(name: Name, path: str) -> None:
         len(encoded) > MAX_PATH_BYTES or any(len(part) > MAX_COMPONENT_BYTES for part in encoded.split(b"/"))
     ):
         raise InvalidArchive(name.filename, f"its member {quoted(path)} has too long a name; rename it")
-    if name.form == "wheel" and _CONTROL.search(path) is not None:
+    if name.form == "wheel" and _has_control(path):
         raise InvalidArchive(name.filename, f"its member {quoted(path)} has a control character in its name; rename it")
+    if name.form == "wheel" and path.rpartition("/")[2] == ".":
+        raise InvalidArchive(name.filename, f"its member {quoted(path)} has the name of a folder; rename it")
+
+
+def _has_control(path: str) -> bool:
+    """Whether a path has a control or format character, or one for private use: uv unpacks none of them."""
+    if path.isascii():
+        return _CONTROL.search(path) is not None
+    return any(unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs"} for character in path)
 
 
 def check_tree(name: Name, paths: Iterable[str]) -> None:

@@ -178,6 +178,17 @@ def test_a_member_that_would_be_unpacked_elsewhere_is_refused(path: str) -> None
         inspected(SDIST, tar(member(path)))
 
 
+@pytest.mark.parametrize("path", ["foo_bar/.", ".", "a\x01b", "a\u202eb", "a\u200bb", "a\ue000b"])
+def test_a_member_that_uv_does_not_unpack_is_refused(path: str) -> None:
+    with pytest.raises(InvalidArchive, match="rename it"):
+        inspected(WHEEL, wheel("foo-bar", "1.0", more={path: b""}))
+
+
+@pytest.mark.parametrize("path", ["a b", "é", "\u3000", "\U0001f600", "a/./b", "a/.b"])
+def test_an_unusual_name_of_a_member_is_taken(path: str) -> None:
+    assert inspected(WHEEL, wheel("foo-bar", "1.0", more={path: b""})).name == "foo-bar"
+
+
 def test_a_member_whose_name_goes_on_after_a_nul_is_refused() -> None:
     content = wheel("foo-bar", "1.0", more={"nul-l": b""}).replace(b"nul-l", b"nul\0l")
     with pytest.raises(InvalidArchive, match="elsewhere"):

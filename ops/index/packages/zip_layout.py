@@ -1,0 +1,121 @@
+"""Layout of a zip archive (APPNOTE.TXT 6.3): one member after the other, the list of them, and its end.
+
+pip finds members by the central directory, uv by their local headers as they arrive. Where the two disagree, or hide
+something between members, uv fails or installs other files than pip. The public index refuses such archives too.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from operator import attrgetter
+from typing import BinaryIO
+
+from ops.index.packages.core_metadata import quoted
+
+_HEADER = struct.Struct("<4s5H3I2H")
+_END = struct.Struct("<4s4H2IH")
+_END_64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR_64_BYTES = 20
+_DESCRIPTORS = (struct.Struct("<4s3I"), struct.Struct("<4sI2Q"), struct.Struct("<3I"), struct.Struct("<I2Q"))
+"""Data descriptors, with their optional signature or without."""
+
+_ENCRYPTED, _DESCRIPTOR_FOLLOWS, _UTF_8 = 0x1, 0x8, 0x800
+_MASKED, _MASKED_COUNT = 0xFFFFFFFF, 0xFFFF
+"""Values whose place is taken by those of ZIP64."""
+_NEWEST_VERSION = 63
+
+
+def check_layout(file: BinaryIO, archive: zipfile.ZipFile, directory_bytes: int) -> None:
+    """Compare the headers of all members with the central directory, and the end of the archive with it.
+
+    Parameters:
+        file: the archive, open for reading, and seekable.
+        archive: its central directory, as parsed by the standard library.
+        directory_bytes: its length, as the end of the archive says.
+
+    Raises:
+        zipfile.BadZipFile: they disagree, or there is something between them.
+    """
+    members = sorted(archive.infolist(), key=attrgetter("header_offset"))
+    starts = [*(member.header_offset for member in members), archive.start_dir]
+    if starts[0] != 0:
+        raise zipfile.BadZipFile("its first member is not at the start of the file")
+    for member, end in zip(members, starts[1:], strict=True):
+        _check_member(file, member, end)
+    file.seek(archive.start_dir + directory_bytes)
+    _check_end(file.read(_END_64.size + _LOCATOR_64_BYTES + _END.size), len(members), archive.start_dir)
+
+
+def _check_member(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> None:
+    shown = quoted(member.filename)
+    if member.filename != member.orig_filename:
+        raise zipfile.BadZipFile(f"its member {shown} has two names")
+    file.seek(member.header_offset)
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size or not header.startswith(b"PK\x03\x04"):
+        raise zipfile.BadZipFile(f"its member {shown} has no header")
+    _, version, flags, method, _, _, crc, packed, size, name_bytes, extra_bytes = _HEADER.unpack(header)
+    name, extra = file.read(name_bytes), file.read(extra_bytes)
+    if name != member.orig_filename.encode("utf-8" if member.flag_bits & _UTF_8 else "cp437"):
+        raise zipfile.BadZipFile(f"its member {shown} has another name in its header")
+    if not member.flag_bits & _UTF_8 and not name.isascii():
+        raise zipfile.BadZipFile(f"the name of its member {shown} is not marked as UTF-8")
+    if version & 0xFF > _NEWEST_VERSION or method != member.compress_type:
+        raise zipfile.BadZipFile(f"its member {shown} has a header that contradicts the list of members")
+    described = bool(flags & _DESCRIPTOR_FOLLOWS)
+    if (flags ^ member.flag_bits) & (_ENCRYPTED | _DESCRIPTOR_FOLLOWS):
+        raise zipfile.BadZipFile(f"its member {shown} has flags in its header that contradict the list of members")
+    size, packed = _sizes(size, packed, extra)
+    found, wanted = (crc, packed, size), (member.CRC, member.compress_size, member.file_size)
+    pending = (0, _MASKED) if described else ()  # what stands for a value that follows the member
+    if any(one not in {other, *pending} for one, other in zip(found, wanted, strict=True)):
+        raise zipfile.BadZipFile(f"its member {shown} has a size or checksum in its header that contradicts the list")
+    start = member.header_offset + _HEADER.size + name_bytes + extra_bytes + member.compress_size
+    if not described:
+        fits = start == end
+    else:
+        file.seek(start)
+        fits = _is_descriptor(file.read(max(0, min(end - start, _END_64.size))), wanted)
+    if not fits:
+        raise zipfile.BadZipFile(f"there is something between its member {shown} and what follows it")
+
+
+def _sizes(size: int, packed: int, extra: bytes) -> tuple[int, int]:
+    """The sizes of a local header, from its ZIP64 field where they are masked."""
+    if _MASKED not in {size, packed}:
+        return size, packed
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<2H", extra)
+        if kind == 1 and length >= 16 and len(extra) >= 20:
+            long_size, long_packed = struct.unpack_from("<2Q", extra, 4)
+            return (long_size if size == _MASKED else size), (long_packed if packed == _MASKED else packed)
+        extra = extra[4 + length :]
+    return size, packed
+
+
+def _is_descriptor(content: bytes, wanted: tuple[int, int, int]) -> bool:
+    for layout in _DESCRIPTORS:
+        if len(content) == layout.size:
+            values = layout.unpack(content)
+            if values[-3:] == wanted and (len(values) == 3 or values[0] == b"PK\x07\x08"):
+                return True
+    return False
+
+
+def _check_end(tail: bytes, members: int, start: int) -> None:
+    """Compare the end of the archive, all that follows the central directory, with it."""
+    counted = offset = None
+    if tail.startswith(b"PK\x06\x06") and len(tail) > _END_64.size + _LOCATOR_64_BYTES:
+        *_, counted, _, offset = _END_64.unpack_from(tail)
+        tail = tail[_END_64.size + _LOCATOR_64_BYTES :]
+    if len(tail) < _END.size or not tail.startswith(b"PK\x05\x06"):
+        raise zipfile.BadZipFile("there is something between its list of members and its end")
+    _, _, _, here, total, _, short_offset, _ = _END.unpack_from(tail)
+    counts = {count for count in (here, total) if counted is None or count != _MASKED_COUNT} | {counted or members}
+    offsets = {
+        short_offset if offset is None or short_offset != _MASKED else offset,
+        start if offset is None else offset,
+    }
+    if counts != {members} or offsets != {start}:
+        raise zipfile.BadZipFile("its end contradicts its list of members")
