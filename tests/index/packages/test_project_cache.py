@@ -1,0 +1,223 @@
+"""Projects that are updated step by step equal projects made afresh."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from ops.index.config import Options
+from ops.index.errors import PackageIndexError
+from ops.index.packages.file_info import FileInfoStore
+from ops.index.packages.filenames import parse
+from ops.index.packages.models import Project
+from ops.index.packages.repository import Repository
+from ops.index.storage.name_locks import MemoryNameLocks
+from ops.index.storage.storage import DirectoryStorage
+from tests.index.archives import wheel, wheel_name
+from tests.index.conftest import House, Person, Town, volume_of
+from tests.index.serving import eventually
+from tests.index.volume import Remote
+
+EXAMPLES = int(os.environ.get("HISTORIES", "25"))
+
+ADMIN = Person("adam", may_administer=True)
+PROJECTS = ("foo", "bar")
+VERSIONS = ("1.0", "1.0.post1", "2.0rc1", "10.0")
+ACTIONS = ("upload", "yank", "unyank", "remove", "status", "drop", "delete", "replace", "reload")
+
+# A failing history waits in vain for servers to agree, so it is not shrunk.
+thorough = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(ACTIONS),
+        st.integers(0, 2),
+        st.sampled_from(PROJECTS),
+        st.sampled_from(VERSIONS),
+        st.integers(0, 3),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+class History:
+    """Servers of one storage, and what happens to it.
+
+    Parameters:
+        servers: of the same storage.
+        foreign: the directory in which somebody else adds, deletes and replaces files; None if nobody can.
+    """
+
+    def __init__(self, servers: list[House], foreign: Path | None) -> None:
+        self.servers = servers
+        self._foreign = foreign
+        self._time = 10**18
+
+    def apply(self, action: str, server: int, project: str, version: str, number: int) -> None:
+        """Make one change; one that is refused changes nothing."""
+        house = self.servers[server % len(self.servers)]
+        publisher, filename = house.publisher, wheel_name(project, version)
+        content = wheel(project, version, payload=b"x" * number)
+        with contextlib.suppress(PackageIndexError):
+            if action == "upload":
+                publisher.publish(filename, io.BytesIO(content), identity=ADMIN)
+            elif action == "yank":
+                publisher.yank(project, version=version, reason=f"reason {number}", identity=ADMIN)
+            elif action == "unyank":
+                publisher.unyank(project, version=version, identity=ADMIN)
+            elif action == "remove":
+                publisher.remove(project, version=version, identity=ADMIN)
+            elif action == "status":
+                status = ("active", "archived", "quarantined", "deprecated")[number]
+                publisher.set_status(project, status, reason="why", identity=ADMIN)
+            elif action == "reload":
+                house.repository.reload()
+            elif self._foreign is not None:
+                self._change(action, self._foreign / filename, content)
+        house.repository.project(project)
+
+    def _change(self, action: str, path: Path, content: bytes) -> None:
+        if action == "drop" and not path.exists():
+            path.write_bytes(content)
+        elif action == "delete":
+            path.unlink(missing_ok=True)
+        elif action == "replace" and path.exists():
+            path.write_bytes(content)
+            self._time += 10**9
+            os.utime(path, ns=(self._time, self._time))
+
+    def check(self) -> None:
+        """Compare each server with one that starts now."""
+        for house in self.servers:
+            eventually(lambda house=house: _state(house.repository) == _fresh(house))
+
+
+def _state(repository: Repository) -> dict[str, Project | None]:
+    repository.refresh()
+    state = {name: repository.project(name) for name in repository.projects()}
+    for project in filter(None, state.values()):
+        for file in project.files:
+            name = parse(file.filename)
+            assert name is not None
+            assert repository.find(name) in {None, file.path}
+    return state
+
+
+def _fresh(house: House) -> dict[str, Project | None]:
+    return _state(Repository(house.storage, house.name_locks, house.options))
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@thorough
+@given(history=steps, count=st.sampled_from([1, 3]))
+def test_servers_of_one_directory_equal_one_that_starts_now(
+    history: list[tuple[str, int, str, str, int]], count: int
+) -> None:
+    with _folder() as folder:
+        name_locks, options = MemoryNameLocks(), Options(refresh_seconds=0.01)
+        servers = [House(DirectoryStorage(folder), name_locks, options) for _ in range(count)]
+        world = History(servers, folder)
+        try:
+            for step in history:
+                world.apply(*step)
+            world.check()
+        finally:
+            for server in servers:
+                server.close()
+
+
+@thorough
+@given(history=steps, count=st.sampled_from([1, 3]))
+def test_servers_of_one_volume_equal_one_that_starts_now(
+    history: list[tuple[str, int, str, str, int]], count: int
+) -> None:
+    with _folder() as folder:
+        town = Town(folder, Options(refresh_seconds=0.01), Remote(folder / "remote"))
+        world = History([town.open() for _ in range(count)], None)
+        try:
+            for step in history:
+                world.apply(*step)
+            world.check()
+        finally:
+            for server in town.houses:
+                server.close()
+                volume_of(server).kill()
+
+
+def put(directory: Path, version: str, payload: bytes = b"") -> Path:
+    path = directory / wheel_name("foo", version)
+    path.write_bytes(wheel("foo", version, payload=payload))
+    return path
+
+
+def test_after_an_upload_only_the_new_file_is_read(
+    house: House, alice: Person, count_calls: Callable[[object, str], list[tuple[object, ...]]]
+) -> None:
+    for number in range(20):
+        put(house.directory, f"1.{number}")
+    assert len(_known(house).files) == 20
+    read = count_calls(FileInfoStore, "of")
+    for version in ("1.5.1", "0.1", "2.0"):
+        house.publisher.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
+        assert version in _known(house).versions
+    # The publisher looks at nothing else either.
+    assert {str(arguments[1]) for arguments in read} == {
+        wheel_name("foo", version) for version in ("1.5.1", "0.1", "2.0")
+    }
+    assert _known(house).versions[0] == "0.1"
+    assert _known(house).versions[-1] == "2.0"
+
+
+def test_a_file_that_was_removed_and_added_again_is_read_again(house: House) -> None:
+    repository = Repository(house.storage, house.name_locks, replace(house.options, refresh_seconds=1e9))
+    first = put(house.directory, "1.0", b"1")
+    put(house.directory, "2.0")
+    before = _sha256(repository, first.name)
+    time.sleep(0.05)
+    first.unlink()
+    eventually(lambda: first.name not in set(repository.paths()))
+    put(house.directory, "1.0", b"22")
+    eventually(lambda: _sha256(repository, first.name) not in {before, None})
+
+
+def _known(house: House) -> Project:
+    found = house.repository.project("foo")
+    assert found is not None
+    return found
+
+
+def _sha256(repository: Repository, filename: str) -> str | None:
+    project = repository.project("foo")
+    return next((file.sha256 for file in project.files if file.filename == filename), None) if project else None
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_new_files_are_put_in_their_order_whether_few_or_many(house: House, count: int) -> None:
+    put(house.directory, "5.0")
+    assert _known(house).versions == ("5.0",)
+    for number in range(count):
+        put(house.directory, f"{number}.5")
+    versions = [f"{number}.5" for number in range(count)]
+    expected = sorted([*versions, "5.0"], key=float)
+    eventually(lambda: list(_known(house).versions) == expected)
