@@ -21,8 +21,8 @@ from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import parse
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
+from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import MemoryNameLocks
-from ops.index.storage.storage import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
 from tests.index.serving import eventually
@@ -72,20 +72,20 @@ class History:
     def apply(self, action: str, server: int, project: str, version: str, number: int) -> None:
         """Make one change; one that is refused changes nothing."""
         house = self.servers[server % len(self.servers)]
-        publisher, filename = house.publisher, wheel_name(project, version)
+        publisher, releases, filename = house.publisher, house.releases, wheel_name(project, version)
         content = wheel(project, version, payload=b"x" * number)
         with contextlib.suppress(PackageIndexError):
             if action == "upload":
                 publisher.publish(filename, io.BytesIO(content), identity=ADMIN)
             elif action == "yank":
-                publisher.yank(project, version=version, reason=f"reason {number}", identity=ADMIN)
+                releases.yank(project, version=version, reason=f"reason {number}", identity=ADMIN)
             elif action == "unyank":
-                publisher.unyank(project, version=version, identity=ADMIN)
+                releases.unyank(project, version=version, identity=ADMIN)
             elif action == "remove":
-                publisher.remove(project, version=version, identity=ADMIN)
+                releases.remove(project, version=version, identity=ADMIN)
             elif action == "status":
                 status = ("active", "archived", "quarantined", "deprecated")[number]
-                publisher.set_status(project, status, reason="why", identity=ADMIN)
+                releases.set_status(project, status, reason="why", identity=ADMIN)
             elif action == "reload":
                 house.repository.reload()
             elif self._foreign is not None:
@@ -105,7 +105,7 @@ class History:
     def check(self) -> None:
         """Compare each server with one that starts now."""
         for house in self.servers:
-            eventually(lambda house=house: _state(house.repository) == _fresh(house))
+            eventually(lambda house=house: _state(house.repository) == _fresh(house), seconds=20)
 
 
 def _state(repository: Repository) -> dict[str, Project | None]:

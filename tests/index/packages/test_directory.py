@@ -1,0 +1,158 @@
+"""A directory's index follows the disk, and large folders keep nobody waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ops.index.packages import directory as module
+from ops.index.packages.directory import PackageDirectory
+from ops.index.packages.filenames import parse
+from ops.index.storage.name_locks import MemoryNameLocks
+from tests.index.archives import wheel_name
+from tests.index.serving import eventually
+
+Read = Callable[[str], tuple[list[str], tuple[str, ...]]]
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageDirectory:
+    """Of five files, which are many enough to count as a large folder; no look forbids the next."""
+    monkeypatch.setattr(module, "FREE_SECONDS", 1e6)
+    monkeypatch.setattr(module, "LARGE", 3)
+    monkeypatch.setattr(module, "VERIFY_REST", 0)
+    for number in range(5):
+        put(tmp_path, f"1.{number}")
+    found = PackageDirectory(tmp_path, MemoryNameLocks())
+    found.look()
+    assert len(found) == 5
+    return found
+
+
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The threads that have read a folder."""
+    threads: list[threading.Thread] = []
+    original: Read = module._read
+
+    def read(path: str) -> tuple[list[str], tuple[str, ...]]:
+        threads.append(threading.current_thread())
+        return original(path)
+
+    monkeypatch.setattr(module, "_read", read)
+    return threads
+
+
+def put(folder: Path, version: str, project: str = "foo") -> str:
+    name = wheel_name(project, version)
+    (folder / name).write_bytes(b"")
+    return name
+
+
+def test_a_large_folder_that_others_have_changed_is_read_in_the_background(
+    directory: PackageDirectory, tmp_path: Path, readers: list[threading.Thread]
+) -> None:
+    name = put(tmp_path, "2.0")
+
+    def listed() -> bool:
+        directory.look()
+        return name in directory
+
+    eventually(listed)
+    assert threading.current_thread() not in readers
+
+
+def test_a_large_folder_is_verified_in_the_background_after_an_upload(
+    directory: PackageDirectory, tmp_path: Path, readers: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eventually(lambda: _settled(directory))
+    readers.clear()
+    monkeypatch.setattr(module, "OVERDUE_SECONDS", 0.0)
+    with directory.changing():
+        name = put(tmp_path, "2.0")
+    directory.admit(name)
+
+    def verified() -> bool:
+        directory.look()
+        directory.look(wait=True)
+        return bool(readers)
+
+    eventually(verified)
+    assert threading.current_thread() not in readers
+    assert name in directory
+
+
+def test_an_upload_finds_what_others_have_put_into_a_large_folder(
+    directory: PackageDirectory, tmp_path: Path, readers: list[threading.Thread]
+) -> None:
+    name = put(tmp_path, "2.0")
+    directory.look(wait=True)
+    assert name in directory
+    assert threading.current_thread() in readers
+
+
+def test_a_scan_neither_delays_nor_undoes_changes_of_ours(
+    directory: PackageDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = wheel_name("foo", "1.0")
+    original: Read = module._read
+    began, proceed = threading.Event(), threading.Event()
+
+    def slow(path: str) -> tuple[list[str], tuple[str, ...]]:
+        found = original(path)
+        began.set()
+        assert proceed.wait(60)
+        return found
+
+    passing = put(tmp_path, "3.0", "passing")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_read", slow)
+        thread = threading.Thread(target=directory.look, kwargs={"thoroughly": True})
+        thread.start()
+        assert began.wait(60)
+        with directory.changing():
+            new = put(tmp_path, "2.0", "new")
+        directory.admit(new)
+        for gone in (old, passing):
+            with directory.changing():
+                (tmp_path / gone).unlink()
+            directory.drop(gone)
+        directory.look()
+        proceed.set()
+        thread.join()
+    expected = {new, *(wheel_name("foo", f"1.{number}") for number in range(1, 5))}
+    assert set(directory) == expected
+    assert directory.projects() == ("foo", "new")
+    directory.look(thoroughly=True)
+    assert set(directory) == expected
+
+
+def test_projects_stay_sorted_as_they_come_and_go(directory: PackageDirectory, tmp_path: Path) -> None:
+    for project in ("zoo", "alpha", "foo-bar", "foo", "beta"):
+        assert list(directory.projects()) == sorted(directory.projects())
+        directory.admit(put(tmp_path, "9.0", project))
+    assert directory.projects() == ("alpha", "beta", "foo", "foo-bar", "zoo")
+    for project in ("alpha", "foo-bar", "zoo"):
+        directory.drop(wheel_name(project, "9.0"))
+    assert directory.projects() == ("beta", "foo")
+
+
+def test_names_are_found_in_any_spelling_after_every_change(directory: PackageDirectory, tmp_path: Path) -> None:
+    name, other = parse("Foo-2.0.0-py3-none-any.whl"), parse(wheel_name("foo", "1.1"))
+    assert name is not None
+    assert other is not None
+    assert directory.find(name) is None
+    added = put(tmp_path, "2.0")
+    directory.admit(added)
+    assert directory.find(name) == added
+    directory.drop(added)
+    assert directory.find(name) is None
+    assert directory.find(other) == other.filename
+
+
+def _settled(directory: PackageDirectory) -> bool:
+    directory.look()
+    return directory._folders[""].settled
