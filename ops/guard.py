@@ -201,7 +201,7 @@ def explanation(error: BaseException) -> list[str]:
     return [
         f"Unexpected {type(error).__name__}: {first}",
         f"Why: the runbook did not foresee it; it was raised {_origin(error.__traceback__)}.",
-        "What to do: run the notebook from its start; if it comes back, report it with the traceback folded in below.",
+        "What to do: run the notebook from its start; if it comes back, report it with the traceback below.",
     ]
 
 
@@ -232,9 +232,11 @@ def _of_the_cell(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _origin(trace: TracebackType | None) -> str:
+    """The last place in this package that the error went through, or the line of the cell."""
+    package = Path(__file__).parent
     frames = traceback.extract_tb(trace)
-    own = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parent)]
-    if not own:
-        return f"in line {frames[-1].lineno} of this cell" if frames else "in this cell"
-    path = Path(own[-1].filename).relative_to(Path(__file__).parent.parent)
-    return f"in {path}, line {own[-1].lineno}"
+    if own := [frame for frame in frames if Path(frame.filename).is_relative_to(package)]:
+        return f"in {Path(own[-1].filename).relative_to(package.parent)}, line {own[-1].lineno}"
+    # IPython names cells after files that do not exist.
+    lines = [frame.lineno for frame in frames if not Path(frame.filename).exists()]
+    return f"in line {lines[-1]} of this cell" if lines else "in this cell"

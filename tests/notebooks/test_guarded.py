@@ -245,7 +245,7 @@ GUARDED = ['target: str = "local"', "from ops import guard\n\nguard.check()"]
 def test_an_unexpected_error_says_that_it_is_one_and_folds_its_traceback_in() -> None:
     lines = error_of([*GUARDED, "import json\njson.loads('<b>')"])
     assert lines[0].startswith("Unexpected JSONDecodeError: ")
-    assert lines[1].startswith("Why: ")
+    assert lines[1].endswith("; it was raised in line 2 of this cell.")
     assert lines[2].startswith("What to do: ")
     assert lines[3].startswith("<details><summary>Traceback</summary><pre>Traceback (most recent call last)")
     assert "raise JSONDecodeError" in lines[3]
