@@ -1,11 +1,11 @@
-"""Everything that an operation can fail with, in one tree.
+"""Exceptions of all operations, in one tree.
 
-RunbookError                     says what, why and what to do; carries its data as attributes
-├── ParameterError               a notebook was given a parameter it does not have, or a value of another type
-├── SettingError                 an environment variable or a setting has a value that cannot work
+RunbookError                     says what, why and what to do; its data are attributes
+├── ParameterError               an unknown parameter, or a value of the wrong type
+├── SettingError                 a setting, or an environment variable, with a value that cannot work
 ├── NotebookError                there is no such notebook, or it lacks a part that every notebook has
-├── RunError                     a notebook ran and did not succeed
-├── PreflightError               something that must be so before anything changes is not so; lists all of it
+├── RunError                     a notebook ran and failed
+├── PreflightError               checks before the first change failed; lists all of them
 ├── TargetError                  the place where the index runs refused or failed
 │   ├── BusyError                another run holds the target
 │   ├── PortTakenError           another program listens on the port that was asked for, or had last time
@@ -13,13 +13,13 @@ RunbookError                     says what, why and what to do; carries its data
 │   ├── NotAnsweringError        an index is deployed and does not answer
 │   ├── StartError               the server was started and did not answer
 │   ├── ProtectionError          a deployment would lower a protection, and nobody named it
-│   ├── AuthenticationError      the platform was given no credentials, or wrong ones
+│   ├── AuthenticationError      no credentials for the platform, or wrong ones
 │   ├── PermissionDeniedError    the credentials are right and do not allow this
 │   ├── PlanError                the workspace's plan does not include this
 │   ├── QuotaError               a limit of the workspace is reached
 │   ├── RateLimitError           too many requests in too short a time
 │   ├── NetworkError             the platform cannot be reached, or has an outage
-│   └── TimeLimitError           it took longer than it was given
+│   └── TimeLimitError           the time limit was exceeded
 ├── IndexRequestError            the index refused a request, or could not be reached
 ├── ClientError                  pip, uv or twine ended with another code than expected
 ├── VerificationError            what was done cannot be seen from outside
@@ -41,9 +41,9 @@ class RunbookError(Exception):
     """What went wrong, why, and what to do about it.
 
     Parameters:
-        what: one sentence without a full stop: what was tried and failed.
+        what: what failed, as one sentence without a full stop.
         why: the cause, as far as it is known.
-        todo: the next thing for a person to do.
+        todo: what to do next.
     """
 
     def __init__(self, what: str, *, why: str = "", todo: str = "") -> None:
@@ -62,11 +62,11 @@ class RunbookError(Exception):
 
 
 class ParameterError(RunbookError):
-    """A notebook was given a parameter that it does not have, or a value of another type."""
+    """An unknown parameter of a notebook, or a value of the wrong type."""
 
 
 class SettingError(RunbookError):
-    """An environment variable or a setting has a value that cannot work."""
+    """A setting, or an environment variable, with a value that cannot work."""
 
 
 class NotebookError(RunbookError):
@@ -74,10 +74,10 @@ class NotebookError(RunbookError):
 
 
 class RunError(RunbookError):
-    """A notebook ran and did not succeed.
+    """A notebook ran and failed.
 
     Parameters:
-        record: the folder with all that the run left.
+        record: the folder with the record of the run.
     """
 
     def __init__(self, what: str, *, record: Path | None = None, why: str = "", todo: str = "") -> None:
@@ -86,13 +86,13 @@ class RunError(RunbookError):
 
 
 class PreflightError(RunbookError):
-    """Something that must be so before anything changes is not so.
+    """Checks before the first change failed.
 
     Parameters:
-        problems: every failed check as one sentence each, so that all can be mended at once.
+        problems: one sentence for each failed check, so that all can be fixed at once.
     """
 
-    def __init__(self, problems: Sequence[str], *, todo: str = "mend these and run the notebook again") -> None:
+    def __init__(self, problems: Sequence[str], *, todo: str = "fix this and run the notebook again") -> None:
         self.problems = tuple(problems)
         super().__init__("the preflight failed", why="; ".join(self.problems), todo=todo)
 
@@ -110,7 +110,7 @@ class PortTakenError(TargetError):
 
     Parameters:
         port: the TCP port.
-        holder: what is known of the program that has it, or an empty string.
+        holder: what is known about the program that holds it, or an empty string.
         known: whether clients know the index at this port.
     """
 
@@ -164,7 +164,7 @@ class NotAnsweringError(TargetError):
         super().__init__(
             f"the index on the target {target!r} is deployed and does not answer",
             why=f"the last error in its log: {error}" if error else f"nothing at {url}, and no error in its log",
-            todo="mend that and run the notebook 01_provision; logs() of the target shows the whole log",
+            todo="fix that and run the notebook 01_provision; logs() of the target shows the whole log",
         )
 
 
@@ -187,7 +187,7 @@ class ProtectionError(TargetError):
 
 
 class AuthenticationError(TargetError):
-    """The platform was given no credentials, or wrong ones."""
+    """No credentials for the platform, or wrong ones."""
 
 
 class PermissionDeniedError(TargetError):
@@ -211,10 +211,10 @@ class NetworkError(TargetError):
 
 
 class TimeLimitError(TargetError):
-    """It took longer than it was given.
+    """The time limit was exceeded.
 
     Parameters:
-        seconds: what it was given.
+        seconds: the limit.
     """
 
     def __init__(self, what: str, *, seconds: float, todo: str = "") -> None:
@@ -226,7 +226,7 @@ class IndexRequestError(RunbookError):
     """The index refused a request, or could not be reached.
 
     Parameters:
-        status: the HTTP status, or None when there was no answer.
+        status: the HTTP status, or None without a response.
     """
 
     def __init__(self, what: str, *, status: int | None = None, why: str = "", todo: str = "") -> None:
@@ -239,8 +239,8 @@ class ClientError(RunbookError):
 
     Parameters:
         client: the program's name.
-        returncode: what it exited with.
-        output: what it printed, already free of secrets.
+        returncode: its exit code.
+        output: its output, free of secrets.
     """
 
     def __init__(self, what: str, *, client: str, returncode: int, output: str, todo: str = "") -> None:

@@ -1,4 +1,4 @@
-"""A value that must not be seen, and how the process that keeps records learns of it."""
+"""Secret values that never show themselves, and their register for the process that masks records."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import NoReturn
 from ops.errors import ParameterError
 
 REGISTER_VARIABLE = "RUNBOOK_SECRETS_FILE"
-"""Names the 0600 file in which every :class:`Secret` is noted while a notebook runs.
+"""Names the 0600 file in which every :class:`Secret` is recorded while a notebook runs.
 
-The runner sets it, masks what stands in it, and removes it when the run ends. One value a line, in base64, since a
+The runner sets it, masks the values in it, and removes it when the run ends. One value per line, in base64, since a
 secret may contain a newline.
 """
 
 
 class Secret:
-    """A string that shows itself only when asked by name.
+    """A string that is revealed only on request.
 
-    ``repr``, ``str``, ``format`` and every display in a notebook give asterisks; it cannot be pickled. Comparing two is
-    done in constant time.
+    ``repr``, ``str``, ``format`` and notebook displays give asterisks, and it cannot be pickled. Comparison takes
+    constant time.
 
     Parameters:
-        value: the secret itself, not empty.
+        value: the secret, not empty.
 
     Raises:
         ValueError: the value is empty.
-        ParameterError: it is not UTF-8. An operating system hands such bytes over as lone surrogates (PEP 383).
+        ParameterError: it is not UTF-8; the operating system passes such bytes as lone surrogates (PEP 383).
     """
 
     __slots__ = ("_value",)
@@ -41,7 +41,7 @@ class Secret:
             value.encode()
         except UnicodeEncodeError:
             raise ParameterError(
-                "a secret that was given is not text in UTF-8",
+                "a secret that was given is not UTF-8 text",
                 why="the terminal or script that set its environment variable uses another encoding",
                 todo="set it again in UTF-8, or choose one of ASCII letters and digits",
             ) from None
@@ -54,7 +54,7 @@ class Secret:
         return cls(secrets.token_urlsafe(nbytes))
 
     def reveal(self) -> str:
-        """The value, for the one call that needs it."""
+        """The value itself."""
         return self._value
 
     def __repr__(self) -> str:
@@ -75,11 +75,11 @@ class Secret:
         return hash((Secret, self._value))
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret cannot be pickled: it would be written in the clear")
+        raise TypeError("a Secret cannot be pickled: the file would hold it in clear text")
 
 
 def _register(value: str) -> None:
-    """Tell the runner, if one is listening, before the value can reach any output."""
+    """Record the value for the runner, if there is one, before it can reach any output."""
     path = os.environ.get(REGISTER_VARIABLE)
     if not path:
         return

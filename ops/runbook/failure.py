@@ -1,4 +1,4 @@
-"""Failure of a notebook, read from its outputs: one sentence in place of a traceback."""
+"""Failures of notebooks, read from their outputs: what, why and what to do in place of a traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ops.runbook.notebook import Step
 from ops.runbook.record import Failure
 
 _OF_THE_CLIENT = frozenset({"TimeoutError", "DeadKernelError", "CellTimeoutError"})
-"""Errors that the client notes for the kernel; they explain themselves."""
+"""Errors that the client reports on behalf of the kernel; their text explains them."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WHY = "Why: "
@@ -17,19 +17,19 @@ _TODO = "What to do: "
 
 UNEXPECTED = "run the notebook again; if it comes back, report it with the traceback in the executed notebook"
 
-AGAIN = "mend the cause and run the notebook again; it finds in place what was done already"
+AGAIN = "fix the cause and run the notebook again; it finds in place what was done already"
 
 
 def failure_in(executed: Any, steps: tuple[Step, ...], *, name: str) -> Failure | None:
-    """The first thing in an executed notebook that keeps it from being good, or None.
+    """Find the first failure in an executed notebook; None when every cell completed.
 
     Parameters:
-        executed: the notebook, masked, with papermill's status in each cell.
-        steps: its steps.
-        name: its name.
+        executed: the masked notebook, with papermill's status in each cell.
+        steps: the notebook's steps.
+        name: the notebook's name.
 
     Returns:
-        a failure for an error output, for a cell that is not completed, and for one that was never executed.
+        the failure for an error output, a cell that did not complete, or a cell that was never executed.
     """
     for index, cell in enumerate(executed.cells):
         if cell.cell_type != "code" or not cell.source.strip():
@@ -66,18 +66,18 @@ def _not_completed(cell: Any) -> Failure | None:
 def _exited(code: str) -> Failure:
     return Failure(
         "a cell ended the notebook by sys.exit()",
-        why=f"it exited with {code or '0'}, so the cells after it were never run",
-        todo="let the cell raise an error instead, or simply end; a run is good only when every cell was run",
+        why=f"it exited with {code or '0'}, so the cells after it never ran",
+        todo="raise an error instead, or let the cell end; a run succeeds only if every cell ran",
         exception="SystemExit",
     )
 
 
 def explained(ename: str, evalue: str) -> Failure:
-    """Take an exception's text apart into what, why and what to do, as :class:`ops.errors.RunbookError` wrote it.
+    """Split the text of an exception into what, why and what to do, as :class:`ops.errors.RunbookError` writes it.
 
     Parameters:
         ename: the exception's class.
-        evalue: its text; of any other exception the first line is all that there is.
+        evalue: its text; only the first line of any other exception is used.
     """
     text = _COLOUR.sub("", evalue).strip()
     lines = text.splitlines()

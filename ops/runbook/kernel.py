@@ -1,4 +1,4 @@
-"""The kernel that notebooks run in: this very interpreter, and nothing of the user's Jupyter."""
+"""Kernels for notebooks: this interpreter, independent of the user's Jupyter configuration."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ KERNEL_NAME = "python3"
 
 
 class OwnKernelSpecs(KernelSpecManager):
-    """Knows one kernel: ``python3``, run by ``sys.executable``.
+    """A kernel spec manager with one kernel: ``python3``, run by ``sys.executable``.
 
-    A ``python3`` of another interpreter in the user's home, or on JUPYTER_PATH, is not seen: with no folder to look in,
-    jupyter_client falls back on the kernel that ipykernel describes for the interpreter that asks.
+    It ignores a ``python3`` kernel of another interpreter in the user's home or on JUPYTER_PATH: with no directory to
+    search, jupyter_client falls back to the kernel of the running interpreter.
     """
 
     def _kernel_dirs_default(self) -> list[str]:
@@ -27,27 +27,27 @@ class OwnKernelSpecs(KernelSpecManager):
 
 
 def kernel_manager(scratch: Path, log: Any) -> AsyncKernelManager:
-    """A manager for a kernel of its own.
+    """Create a kernel manager.
 
     Parameters:
-        scratch: a folder that is removed afterwards; the connection file lies there, so that HOME need not be writable.
-        log: where jupyter_client's messages go.
+        scratch: a temporary folder for the connection file, so that HOME need not be writable.
+        log: the logger for jupyter_client.
     """
     return AsyncKernelManager(
         kernel_name=KERNEL_NAME,
         kernel_spec_manager=OwnKernelSpecs(data_dir=str(scratch), log=log),
         connection_file=str(scratch / "kernel.json"),
-        # ipykernel 7.3 and newer warn at each start about messages in the clear over TCP.
+        # ipykernel 7.3 and newer warn at each start about unencrypted TCP.
         transport_encryption="auto" if zmq.has("curve") else "disabled",
         log=log,
     )
 
 
 def kernel_environment(scratch: Path, base: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a kernel gets: *base*, without what would make its result depend on a user's settings.
+    """The environment of a kernel: *base* without the settings that would make results depend on the user.
 
-    IPython's profile and start-up files, and Jupyter's folders, are empty ones in *scratch*; the clients installed
-    beside this interpreter come first on PATH, as in an activated environment.
+    IPython's profile and Jupyter's folders are empty ones in *scratch*. The programs installed beside this interpreter
+    come first on PATH, as in an activated virtual environment.
     """
     variables = dict(base)
     for name, folder in (
@@ -61,7 +61,7 @@ def kernel_environment(scratch: Path, base: Mapping[str, str]) -> dict[str, str]
         variables[name] = str(scratch / folder)
     for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONSTARTUP", "PYTHONINSPECT"):
         variables.pop(name, None)
-    # debugpy, which ipykernel imports, writes a warning about frozen modules to the terminal otherwise.
+    # debugpy, imported by ipykernel, otherwise prints a warning about frozen modules.
     variables["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     own = str(Path(sys.executable).parent)
     variables["PATH"] = os.pathsep.join(

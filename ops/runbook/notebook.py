@@ -1,4 +1,4 @@
-"""A notebook as the runbook sees it: a title, parameters, headings and steps. Reading one runs nothing."""
+"""Notebooks as the runbook sees them: title, parameters, headings and steps. Reading one runs nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The code cells that stand under one heading."""
+    """The code cells under one heading."""
 
     title: str
     cells: tuple[int, ...]
@@ -60,7 +60,7 @@ class Notebook:
     Parameters:
         path: the ``.ipynb`` file.
         cells: its cells, in order.
-        metadata: the notebook's own metadata.
+        metadata: its metadata.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class Notebook:
         """Read the file *path*, notebook format 4.
 
         Raises:
-            NotebookError: there is no such file, or it is no notebook.
+            NotebookError: the file does not exist or is not a notebook.
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -86,19 +86,19 @@ class Notebook:
             ) from None
         except (ValueError, LookupError, TypeError, AttributeError):
             raise NotebookError(
-                f"{path} is no notebook",
-                why="it does not hold JSON in the notebook format 4",
+                f"{path} is not a notebook",
+                why="it is not JSON in notebook format 4",
                 todo="open it in Jupyter, or restore it from version control",
             ) from None
 
     @property
     def name(self) -> str:
-        """The file's name without its ending: ``01_provision``."""
+        """The file name without its suffix: ``01_provision``."""
         return self.path.stem
 
     @property
     def number(self) -> str:
-        """The two digits that it starts with, or an empty string."""
+        """The two digits at the start of its name, or an empty string."""
         match = _NUMBERED.fullmatch(self.name)
         return match["number"] if match else ""
 
@@ -119,7 +119,7 @@ class Notebook:
 
     @cached_property
     def summary(self) -> str:
-        """The first sentence under the title: what the notebook does, in one line."""
+        """The first sentence below the title: what the notebook does."""
         for cell in self.cells:
             if cell.kind == "markdown":
                 paragraphs = re.split(r"\n\s*\n", cell.source.strip())
@@ -138,17 +138,17 @@ class Notebook:
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """What can be set, in order; nothing when there is no parameters cell.
+        """Its parameters, in order; none without a parameters cell.
 
         Raises:
-            NotebookError: the cell holds something else than parameters.
+            NotebookError: the cell contains anything but parameters.
         """
         cell = self.parameters_cell
         return parse_parameters(cell.source, notebook=self.name) if cell else ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Its code cells by heading."""
+        """Its code cells, by heading."""
         return steps(((cell.kind, cell.source) for cell in self.cells), title=self.title)
 
 
@@ -170,9 +170,9 @@ def _plain(markdown: str) -> str:
 
 
 def lines(markdown: str) -> Iterator[tuple[int, str]]:
-    """Each line that is not blank, with the level of the ATX heading that it is (CommonMark 4.2), or 0.
+    """Each non-blank line with its level as an ATX heading (CommonMark 4.2), or 0.
 
-    A heading's text comes without its markup. In fenced code there are no headings.
+    The text of a heading is given without markup. Fenced code has no headings.
     """
     fence = ""
     for line in markdown.splitlines():
@@ -189,16 +189,16 @@ def lines(markdown: str) -> Iterator[tuple[int, str]]:
 
 
 def headings(markdown: str) -> Iterator[tuple[int, str]]:
-    """The headings of a text: level and plain text."""
+    """The headings of a text, as level and plain text."""
     return ((level, text) for level, text in lines(markdown) if level)
 
 
 def steps(cells: Iterable[tuple[str, str]], *, title: str) -> tuple[Step, ...]:
-    """Group the code cells under the headings of level 2 and 3 that they follow; empty ones are left out.
+    """Group the code cells by the heading of level 2 or 3 above them; empty cells are left out.
 
     Parameters:
         cells: kind and source of each cell, in order.
-        title: what the step before the first heading is called.
+        title: the name of the step before the first heading.
     """
     found: list[Step] = []
     current, members = title, list[int]()
@@ -217,15 +217,15 @@ def steps(cells: Iterable[tuple[str, str]], *, title: str) -> tuple[Step, ...]:
 
 
 def list_notebooks(folder: Path) -> tuple[Notebook, ...]:
-    """The notebooks of *folder* that belong to the runbook, those named ``NN_name.ipynb``, by their number."""
+    """The notebooks in *folder* named ``NN_name.ipynb``, sorted by number."""
     return tuple(Notebook.read(path) for path in _numbered(folder))
 
 
 def find_notebook(name: str, folder: Path) -> Notebook:
-    """The notebook that a person means by *name*: ``01_provision``, ``provision``, ``01``, ``1``, or a path.
+    """Find a notebook by ``01_provision``, ``provision``, ``01``, ``1``, or a path.
 
     Raises:
-        NotebookError: there is none, or more than one; the error lists those there are.
+        NotebookError: no notebook or more than one matches; the error lists all notebooks.
     """
     path = Path(name)
     if path.suffix == ".ipynb" and (path.is_file() or path.name != name):

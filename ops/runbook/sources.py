@@ -1,7 +1,7 @@
 """Sources of secrets to mask: the environment, the kernel's register, and files of the workspace.
 
-None of this knows an operation. It reads by form: a variable with a name like a secret's, a URL with a password in it,
-a line ``password = …`` in a client's configuration.
+No source knows an operation; secrets are recognised by form: a variable named like a secret, a URL with a password, a
+line ``password = …`` in a client's configuration.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _NETRC_PASSWORD = re.compile(r"(?:^|\s)password\s+(?P<value>\"(?:[^\"\\]|\\.)*\"
 _ASSIGNMENT = re.compile(r"^\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>.*?)\s*$", re.MULTILINE)
 
 MAXIMUM_SIZE = 1_000_000
-"""Bytes; a larger file is no file of secrets."""
+"""Bytes; larger files are not read."""
 
 
 def is_secret_variable(name: str) -> bool:
     """Whether a variable of this name holds a secret.
 
-    It does when one of its words ends in password, passwd, passphrase, secret, token, credential or apikey, also in
-    the plural (``PGPASSWORD``, ``MODAL_TOKEN_SECRET``, ``UV_INDEX_TEAM_PASSWORD``), or when the last of several words
-    is key, pat, auth, pwd, pw or pass (``AWS_ACCESS_KEY``). It does not when the last word says that the value is
-    something about one: ``TOKEN_FILE``, ``SECRET_NAME``.
+    True if a word ends in password, passwd, passphrase, secret, token, credential or apikey, singular or plural
+    (``PGPASSWORD``, ``MODAL_TOKEN_SECRET``, ``UV_INDEX_TEAM_PASSWORD``), or if the last of several words is key, pat,
+    auth, pwd, pw or pass (``AWS_ACCESS_KEY``). False if the last word says that the value only describes a secret:
+    ``TOKEN_FILE``, ``SECRET_NAME``.
     """
     words = name.upper().split("_")
     if words[-1] in {
@@ -57,7 +57,7 @@ def is_secret_variable(name: str) -> bool:
 
 
 def passwords_in_urls(text: str) -> Iterator[str]:
-    """The passwords of all ``scheme://user:password@host`` in *text* (RFC 3986, section 3.2.1), quoted and unquoted."""
+    """The passwords in all ``scheme://user:password@host`` of *text* (RFC 3986, section 3.2.1), quoted and unquoted."""
     for match in _URL_PASSWORD.finditer(text):
         yield match[1]
         yield urllib.parse.unquote(match[1])
@@ -73,21 +73,21 @@ def environment(variables: Mapping[str, str]) -> Iterable[str]:
 
 
 def register(path: Path) -> SecretSource:
-    """What :class:`ops.secret.Secret` noted in the file *path*: one value a line, in base64."""
+    """The secrets that :class:`ops.secret.Secret` recorded in the file *path*, one per line in base64."""
 
     def read(text: str) -> Iterator[str]:
         for line in text.splitlines():
             try:
                 yield base64.b64decode(line, validate=True).decode("utf-8", "surrogatepass")
             except (binascii.Error, UnicodeDecodeError):
-                # The last line, while it is being written: the next look finds it whole.
+                # The last line is still being written; the next read finds it complete.
                 continue
 
     return _Files(lambda: (path,), read)
 
 
 def secret_files(workspace: Workspace) -> SecretSource:
-    """The values in the workspace's files of secrets: each line ``KEY=value``, or a whole line without a key."""
+    """The values in the workspace's secret files: lines ``KEY=value``, or whole lines without a key."""
 
     def paths() -> Iterator[Path]:
         return workspace.home.glob("*/secrets/*")
@@ -102,7 +102,7 @@ def secret_files(workspace: Workspace) -> SecretSource:
 
 
 def client_files(workspace: Workspace) -> SecretSource:
-    """The passwords in the client configuration of the workspace's users: pip, uv, twine, netrc, a shell."""
+    """The passwords in the client files of the workspace's users: pip, uv, twine, netrc and env.sh."""
 
     def paths() -> Iterator[Path]:
         return workspace.home.glob("users/*/*/*")
@@ -119,7 +119,7 @@ def client_files(workspace: Workspace) -> SecretSource:
 
 
 def workspace_sources(workspace: Workspace, variables: Mapping[str, str]) -> tuple[SecretSource, ...]:
-    """All that this machine knows without running anything."""
+    """All sources that are known before a notebook runs."""
     known = tuple(environment(variables))
     return (lambda: known, secret_files(workspace), client_files(workspace))
 
@@ -132,7 +132,7 @@ def _unquoted(value: str) -> str:
 
 
 class _Files:
-    """Reads files again only when they changed."""
+    """A source that reads files again only after they changed."""
 
     def __init__(self, paths: Callable[[], Iterable[Path]], read: Callable[[str], Iterable[str]]) -> None:
         self._paths = paths
@@ -148,7 +148,7 @@ class _Files:
                     continue
                 text = path.read_text(encoding="utf-8", errors="surrogateescape")
             except OSError:
-                # Gone in between, or another user's: then it cannot come out of our kernel either.
+                # Removed meanwhile, or owned by another user: our kernel cannot show its content either.
                 continue
             self._seen[path] = stamp
             yield from self._read(text)

@@ -2,9 +2,9 @@
 
     python -m ops.runbook.store [NOTEBOOK …]
 
-They are run in a copy of the project in a temporary folder: a fresh state on the local target, the default parameters,
-and paths such as a newcomer sees. What they leave running is ended. Only the notebooks here are changed, and only when
-all of them succeeded and none shows a secret.
+The notebooks run in a temporary copy of the project: a fresh local target, the default parameters, and paths as a
+newcomer sees them. Processes they leave are ended. The notebooks here change only if all runs succeeded and no output
+shows a secret.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ops.secret import REGISTER_VARIABLE
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
 
 SKIP_TAG = "nbval-skip"
-"""Tags a cell that takes minutes and shows something else each time; nbval knows it too."""
+"""The tag of cells that take minutes and show something else each time; nbval skips them too."""
 
 _NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "*.egg-info", "node_modules")
 _KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -64,22 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def comparable(notebooks: Sequence[Notebook]) -> list[Notebook]:
-    """The notebooks that show the same in each run: all but those that measure for minutes."""
+    """The notebooks with reproducible outputs: all but those that measure for minutes."""
     return [notebook for notebook in notebooks if not any(SKIP_TAG in cell.tags for cell in notebook.cells)]
 
 
 def store(notebooks: Sequence[Notebook], *, project: Path = PROJECT_ROOT) -> tuple[Path, ...]:
-    """Run *notebooks* in order on one fresh state, and write their outputs into them.
+    """Run *notebooks* in order, starting from a fresh state, and store their outputs in them.
 
     Parameters:
         notebooks: those of *project*.
-        project: what is copied for the run.
+        project: the folder to copy for the run.
 
     Returns:
         the files that changed.
 
     Raises:
-        RunError: one of them failed, or shows a secret; no file was changed.
+        RunError: a notebook failed or shows a secret; no file was changed.
     """
     with tempfile.TemporaryDirectory(prefix="runbook-store-", ignore_cleanup_errors=True) as temporary:
         # Resolved, since a process names itself by the real path.
@@ -145,7 +145,7 @@ def _executed(notebook: Notebook, copy: Path, environment: dict[str, str], redac
 
 
 def normalise(node: Any) -> None:
-    """Take out of a notebook what differs from machine to machine and from run to run."""
+    """Remove from a notebook what differs between machines and runs."""
     node.metadata = nbformat.from_dict(
         {key: value for key, value in node.metadata.items() if key not in {"papermill", "widgets"}}
         | {"kernelspec": _KERNELSPEC, "language_info": {"name": "python"}}
@@ -158,7 +158,7 @@ def normalise(node: Any) -> None:
 
 
 def end_processes_of(folder: Path) -> tuple[int, ...]:
-    """End what was started out of *folder* and still runs: its path is among the arguments. Return the process ids."""
+    """End processes whose arguments name *folder*, and return their ids."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if process.pid != os.getpid() and any(str(folder) in argument for argument in process.info["cmdline"] or ()):

@@ -1,6 +1,6 @@
 """Rules for notebooks: their skeleton, their thinness, and their stored outputs.
 
-All problems of a notebook are found at once, each as a sentence that says where it is.
+All problems of a notebook are found at once, each as a sentence that says where.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from ops.parameters import is_secret_name
 from ops.runbook.notebook import Cell, Notebook, lines
 
 GUARD = "from ops import guard\n\nguard.check()"
-"""The first code cell after the parameters: it checks them, whichever program runs the notebook."""
+"""The first code cell after the parameters, which checks them whichever program runs the notebook."""
 
 SKELETON = ("Parameters", "Preflight", "Steps", "Verification", "What was done", "How to undo it")
-"""The headings of level 2, in this order. Before them stands one of level 1, with what the notebook does and when to
-run it; under *Steps* each step has one of level 3."""
+"""The headings of level 2, in this order, after one of level 1 that says what the notebook does and when to run it.
+Each step under *Steps* has a heading of level 3."""
 
 DESTRUCTIVE = re.compile(r"tear_?down|remove|delete|destroy|purge|restore|rollback", re.IGNORECASE)
-"""Names of notebooks that destroy something."""
+"""Matches names of notebooks that destroy something."""
 
 CONFIRMATION = re.compile(r"confirm")
-"""The parameter that must name what goes: of type str, and empty unless it is given."""
+"""Matches the parameter that must name what is destroyed: a str that is empty by default."""
 
 _FILE_NAME = re.compile(r"[0-9]{2}_[a-z][a-z0-9_]*\.ipynb")
 _BRANCHING: dict[type[ast.AST], str] = {
@@ -43,7 +43,7 @@ _OF_THIS_MACHINE = re.compile(r"(?<![\w/])/(?:tmp|root|work|home/\w+|Users/\w+|p
 
 
 def check(notebook: Notebook) -> tuple[str, ...]:
-    """Everything about *notebook* that is not as it must be; nothing when it is good."""
+    """All problems of *notebook*; empty if there are none."""
     found = [*_skeleton(notebook), *_parameters(notebook), *_kernel(notebook), *_stored(notebook)]
     for number, cell in enumerate(notebook.cells):
         if cell.kind == "code" and cell is not notebook.parameters_cell:
@@ -76,7 +76,7 @@ def _skeleton(notebook: Notebook) -> Iterator[str]:
 
 
 def _contents(notebook: Notebook) -> dict[tuple[str, str], set[str]]:
-    """What stands under each heading of level 2, and under each of level 3 in it: text, code or nothing."""
+    """The kinds of content under each heading of level 2, and under each of level 3 in it: text, code or nothing."""
     part = step = ""
     contents: dict[tuple[str, str], set[str]] = {}
     for cell in notebook.cells:
@@ -159,7 +159,7 @@ def _kernel(notebook: Notebook) -> Iterator[str]:
 
 
 def _stored(notebook: Notebook) -> Iterator[str]:
-    """What is wrong with the outputs, if a person is to read them and nbval to compare them."""
+    """Problems of the stored outputs: people read them, and nbval compares them."""
     expected = 0
     for number, cell in enumerate(notebook.cells):
         if {"execution", "papermill", "ExecuteTime"} & set(cell.metadata):
@@ -184,7 +184,7 @@ def _stored(notebook: Notebook) -> Iterator[str]:
 
 
 def _text(output: object) -> str:
-    """All text of a stored output, as one."""
+    """All text of a stored output, joined."""
     if isinstance(output, str):
         return output
     if isinstance(output, dict):

@@ -65,7 +65,7 @@ def test_an_unknown_notebook_is_refused_with_those_there_are_and_a_guess(folder:
 def test_a_file_that_is_no_notebook_is_refused_in_one_sentence(tmp_path: Path, content: str) -> None:
     path = tmp_path / "01_x.ipynb"
     path.write_text(content)
-    with pytest.raises(NotebookError, match="is no notebook"):
+    with pytest.raises(NotebookError, match="is not a notebook"):
         Notebook.read(path)
 
 
