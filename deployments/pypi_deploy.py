@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 if modal.is_local():
     sys.path.insert(0, str(HERE.parent))
 
-from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, Limits, Settings  # noqa: E402 - found by the line above
+from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, IndexLimits, Settings  # noqa: E402 - found by the line above
 
 if modal.is_local():
     from ops.targets.modal_hosting import hosting_to_deploy
@@ -36,7 +36,7 @@ if modal.is_local():
     hosting, limits, tags = plan.hosting, plan.limits, dict(plan.tags)
 else:
     # A container is told everything, by its image.
-    hosting, limits = Hosting.from_environment(os.environ), Limits.from_environment(os.environ)
+    hosting, limits = Hosting.from_environment(os.environ), IndexLimits.from_environment(os.environ)
 
 UV_VERSION = "0.13.9"
 """Installs the packages when the image is built; that of requirements.txt."""

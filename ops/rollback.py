@@ -8,7 +8,7 @@ from ops import provision
 from ops.errors import TargetError
 from ops.plan import Outcome
 from ops.table import Table
-from ops.targets import Release, Target
+from ops.targets import DeployedVersion, Target
 
 
 def history(target: Target) -> Table:
@@ -61,7 +61,7 @@ def verify(target: Target) -> Table:
     return provision.verify(target)
 
 
-def _version_before(target: Target, releases: Sequence[Release]) -> str:
+def _version_before(target: Target, releases: Sequence[DeployedVersion]) -> str:
     if not releases:
         raise TargetError(
             f"the target {target.place!r} keeps no earlier version",

@@ -175,7 +175,7 @@ class Hosting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class IndexLimits:
     """Bounds on what the index on Modal takes in and keeps, read from the environment when the app is deployed.
 
     A deployment keeps what it is not told. Modal does not tell them again by itself, so that they stand in the tags of
@@ -208,7 +208,7 @@ class Limits:
             raise _refusal("project_quota_bytes", self.project_quota_bytes, remedy)
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Limits:
+    def from_environment(cls, environment: Mapping[str, str]) -> IndexLimits:
         """What variables such as ``PYPI_TOTAL_QUOTA_BYTES`` say, and the defaults for the others.
 
         Raises:
@@ -237,7 +237,7 @@ class Limits:
 
 def deployment_variables() -> list[str]:
     """The variables that say how an index is hosted and limited, and not which one it is; in order."""
-    return [_variable(name) for kind in (Hosting, Limits) for name in _names(kind)]
+    return [_variable(name) for kind in (Hosting, IndexLimits) for name in _names(kind)]
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:
@@ -246,7 +246,7 @@ def refuse_unknown(environment: Mapping[str, str]) -> None:
     Raises:
         ValueError: there is one; the message has the nearest name that is a setting.
     """
-    known = {_variable(name) for kind in (Settings, Hosting, Limits) for name in _names(kind)} | {
+    known = {_variable(name) for kind in (Settings, Hosting, IndexLimits) for name in _names(kind)} | {
         LOWER_PROTECTION_VARIABLE
     }
     for name in sorted(environment):
@@ -318,11 +318,11 @@ def _variable(name: str) -> str:
     return f"PYPI_{name.upper()}"
 
 
-def _names(kind: type[Settings | Hosting | Limits]) -> list[str]:
+def _names(kind: type[Settings | Hosting | IndexLimits]) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def _read(kind: type[Settings | Hosting | Limits], environment: Mapping[str, str]) -> dict[str, Any]:
+def _read(kind: type[Settings | Hosting | IndexLimits], environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in fields(kind):
         value = environment.get(_variable(field.name), "").strip()

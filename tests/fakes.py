@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote
 import bcrypt
 
 from ops.secret import Secret
-from ops.targets import Check, Deployment, HostingDifferences, Move, Release, State
+from ops.targets import Check, DeployedVersion, Deployment, HostingDifferences, Move, State
 from ops.workspace import Workspace
 
 
@@ -304,7 +304,7 @@ class FakeTarget:
         self.index.token = secret["AUTH_TOKEN"].reveal()
         return self._deployment(changed=changed)
 
-    def history(self) -> Sequence[Release]:
+    def history(self) -> Sequence[DeployedVersion]:
         return ()
 
     def rollback(self, version: str) -> Deployment:

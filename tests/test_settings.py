@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ops.settings import Hosting, Limits, Settings, refuse_unknown
+from ops.settings import Hosting, IndexLimits, Settings, refuse_unknown
 
 
 def test_the_defaults_work_and_so_does_everything_that_modal_takes() -> None:
@@ -118,14 +118,14 @@ def test_an_unknown_name_is_refused_with_the_nearest_that_is_known(name: str, ne
 def test_names_that_belong_to_others_are_left_alone() -> None:
     refuse_unknown({"PYPI_RUNBOOK_HOME": "/x", "PYPI_TOKEN": "x", "PYPISERVER_X": "1", "PATH": "/bin"})
     refuse_unknown(
-        {**Settings().variables(), **Hosting().variables(), **Limits().variables(), "PYPI_LOWER_PROTECTION": ""}
+        {**Settings().variables(), **Hosting().variables(), **IndexLimits().variables(), "PYPI_LOWER_PROTECTION": ""}
     )
 
 
 def test_limits_come_from_variables_and_back() -> None:
-    assert Limits.from_environment({}) == Limits()
-    limits = Limits(project_quota_bytes=10, total_quota_bytes=20, uploads_per_user=0, audit_days=1, audit_bytes=2)
-    assert Limits.from_environment(limits.variables()) == limits
+    assert IndexLimits.from_environment({}) == IndexLimits()
+    limits = IndexLimits(project_quota_bytes=10, total_quota_bytes=20, uploads_per_user=0, audit_days=1, audit_bytes=2)
+    assert IndexLimits.from_environment(limits.variables()) == limits
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_limits_come_from_variables_and_back() -> None:
 )
 def test_a_limit_that_cannot_work_is_refused_by_the_name_of_its_variable(variables: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=next(iter(variables))):
-        Limits.from_environment(variables)
+        IndexLimits.from_environment(variables)

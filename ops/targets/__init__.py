@@ -6,7 +6,16 @@ import os
 
 from ops.errors import ParameterError
 from ops.settings import Settings
-from ops.targets.target import Check, Deployment, HostingChange, HostingDifferences, Move, Release, State, Target
+from ops.targets.target import (
+    Check,
+    DeployedVersion,
+    Deployment,
+    HostingChange,
+    HostingDifferences,
+    Move,
+    State,
+    Target,
+)
 from ops.workspace import Workspace
 
 TARGETS = ("local", "modal")
@@ -69,11 +78,11 @@ def known_places(workspace: Workspace | None = None) -> list[tuple[str, str | No
 __all__ = [
     "TARGETS",
     "Check",
+    "DeployedVersion",
     "Deployment",
     "HostingChange",
     "HostingDifferences",
     "Move",
-    "Release",
     "State",
     "Target",
     "known_places",

@@ -24,7 +24,7 @@ from ops.targets.log_lines import last_error
 from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
 from ops.targets.refusal import explained
 from ops.targets.secret_files import SecretFiles
-from ops.targets.target import Check, Deployment, Move, Release, State
+from ops.targets.target import Check, DeployedVersion, Deployment, Move, State
 from ops.targets.volume_folders import VolumeFolders
 from ops.workspace import PROJECT_ROOT, Workspace
 
@@ -336,7 +336,7 @@ class LocalTarget:
             "admin_token": _digest(secret),
         }
 
-    def history(self) -> Sequence[Release]:
+    def history(self) -> Sequence[DeployedVersion]:
         """None is kept: what runs is the code of this clone, and its history is git's."""
         return ()
 

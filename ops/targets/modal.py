@@ -16,12 +16,12 @@ from ops.secret import Secret
 from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Settings
 from ops.targets.lock import exclusive
 from ops.targets.log_lines import as_lines, last_error
-from ops.targets.modal_environment import ClientFolders, ModalEnvironment
-from ops.targets.modal_release import Releases
+from ops.targets.modal_environment import EnvironmentFolders, ModalEnvironment
 from ops.targets.modal_session import SUPPORTED, ask, exists, modal, say
+from ops.targets.modal_versions import AppVersions
 from ops.targets.modal_volumes import Volumes
 from ops.targets.secret_files import SecretFiles
-from ops.targets.target import Check, Deployment, HostingDifferences, Release, State
+from ops.targets.target import Check, DeployedVersion, Deployment, HostingDifferences, State
 from ops.workspace import Workspace
 
 ENVIRONMENT_VARIABLE = "MODAL_ENVIRONMENT"
@@ -58,9 +58,9 @@ class ModalTarget:
         self._settings = settings or Settings()
         self._environment = environment if environment is not None else os.environ.get(ENVIRONMENT_VARIABLE, "")
         self._whole = ModalEnvironment(self._environment)
-        self._clients = ClientFolders(self._workspace, self._whole, self._settings, self._url)
+        self._clients = EnvironmentFolders(self._workspace, self._whole, self._settings, self._url)
         self._volumes = Volumes(self._environment)
-        self._releases = Releases(self._settings, self._environment)
+        self._versions = AppVersions(self._settings, self._environment)
 
     @property
     def place(self) -> str:
@@ -95,7 +95,7 @@ class ModalTarget:
             found.append(self._check_workspace())
         if found[-1].passed:
             found.append(self._check_environment())
-        file = self._releases.file
+        file = self._versions.file
         found.append(Check("deployment file", file.is_file(), str(file) if file.is_file() else f"{file} is missing"))
         return found
 
@@ -276,7 +276,7 @@ class ModalTarget:
         """The commit whose code runs, if it differs from the code here; or a secret that containers do not have yet."""
         if any(file.exists() for file in self._stale_files):
             return "runs with an older secret"
-        return self._releases.outdated()
+        return self._versions.outdated()
 
     def private_paths(self) -> Sequence[Path]:
         """The operator's copies of secrets."""
@@ -287,31 +287,31 @@ class ModalTarget:
 
     def hosting(self, *, lower_protection: str = "") -> HostingDifferences:
         """The hosting as the next :meth:`deploy` would leave it: as this process is told, otherwise as deployed."""
-        return self._releases.hosting(lower_protection).differences()
+        return self._versions.hosting(lower_protection).differences()
 
     def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
         """Deploy this clone, replace containers that have an old secret, and wait until the index answers."""
-        before = self._releases.version()
-        self._releases.deploy(tag, lower_protection=lower_protection)
+        before = self._versions.version()
+        self._versions.deploy(tag, lower_protection=lower_protection)
         stale = [file for file in self._stale_files if file.exists()]
         if before and stale:
-            self._releases.rollover()
+            self._versions.rollover()
         for file in stale:
             file.unlink(missing_ok=True)
-        return self._answering(changed=self._releases.version() != before)
+        return self._answering(changed=self._versions.version() != before)
 
-    def history(self) -> Sequence[Release]:
+    def history(self) -> Sequence[DeployedVersion]:
         """What Modal has noted of every deployment, newest first."""
-        return self._releases.history()
+        return self._versions.history()
 
     def rollback(self, version: str) -> Deployment:
         """Deploy an earlier version; volumes and secrets stay as they are."""
-        self._releases.rollback(version)
+        self._versions.rollback(version)
         return self._answering(changed=True)
 
     def stop(self) -> bool:
         """Stop the app for good; volumes and secrets stay. The next :meth:`deploy` makes a new app of that name."""
-        if not self._releases.version():
+        if not self._versions.version():
             return False
         ask("stop the app", lambda: self._app().stop())
         return True
@@ -322,7 +322,7 @@ class ModalTarget:
 
     def _last_error(self) -> str:
         """The last error that containers of the version that is deployed have printed."""
-        deployed = self._releases.deployed_at()
+        deployed = self._versions.deployed_at()
         entries = [entry.message for entry in self._log(ERROR_LINES) if entry.timestamp.timestamp() >= deployed]
         return last_error(as_lines(entries))
 
@@ -364,7 +364,7 @@ class ModalTarget:
         return Deployment(
             url=f"{url}/",
             admin_url=f"{admin_url}/",
-            detail=f"app {self._settings.app_name}, version {self._releases.version()}, environment {self._whole.name}",
+            detail=f"app {self._settings.app_name}, version {self._versions.version()}, environment {self._whole.name}",
             changed=changed,
             admin_headers=self._proxy_headers() if behind_proxy_auth else {},
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Limits, Settings
+from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, IndexLimits, Settings
 from ops.targets.modal_session import ask, modal
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ class DeployedTags:
         return ask("look up the tags of the app", look)
 
     def limits(self) -> dict[str, Any]:
-        """The values by the names of the fields of :class:`~ops.settings.Limits`. What no tag tells is absent."""
+        """The values by the names of the fields of :class:`~ops.settings.IndexLimits`. What no tag tells is absent."""
         try:
-            found = Limits.told(self.tags)
-            Limits(**found)
+            found = IndexLimits.told(self.tags)
+            IndexLimits(**found)
         except ValueError:
             return {}
         return found
@@ -67,7 +67,7 @@ class DeployedTags:
         told = self.tags.get(LIMITS_SINCE, "")
         return int(told) if self.limits() and told.isdecimal() else self.version + 1
 
-    def with_limits(self, limits: Limits) -> dict[str, str]:
+    def with_limits(self, limits: IndexLimits) -> dict[str, str]:
         """The tags of an app that is deployed next, with *limits*; tags of others stay."""
         since = self.since() if self.limits() == vars(limits) else self.version + 1
         return {**self.tags, **limits.variables(), LIMITS_SINCE: str(since)}

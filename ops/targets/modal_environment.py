@@ -91,7 +91,7 @@ class ModalEnvironment:
             return ()
 
 
-class ClientFolders:
+class EnvironmentFolders:
     """The client files of the users of one environment.
 
     Parameters:

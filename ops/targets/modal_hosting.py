@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ops.errors import ParameterError, RunbookError
-from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Limits, Settings, refuse_unknown
+from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, IndexLimits, Settings, refuse_unknown
 from ops.targets.modal_deployed import DeployedTags, deployed_hosting
 from ops.targets.modal_session import exists, modal, say
 from ops.targets.target import HostingChange, HostingDifferences
@@ -41,7 +41,7 @@ class HostingPlan:
 
     deployed: Mapping[str, Any] | None
     hosting: Hosting
-    limits: Limits
+    limits: IndexLimits
     tags: Mapping[str, str]
     told: Collection[str]
     lowered: Collection[str]
@@ -64,12 +64,12 @@ class HostingPlan:
         lowered = _named(f"{lower_protection},{variables.get(LOWER_PROTECTION_VARIABLE, '')}")
         try:
             refuse_unknown(variables)
-            told, told_limits = Hosting.told(variables), Limits.told(variables)
+            told, told_limits = Hosting.told(variables), IndexLimits.told(variables)
             deployed = deployed_hosting(settings, environment)
             tags = DeployedTags.of(settings, environment)
             kept = {name: value for name, value in (deployed or {}).items() if Hosting.takes(name, value)}
             hosting = Hosting(**{**kept, **told})
-            limits = Limits(**{**tags.limits(), **told_limits})
+            limits = IndexLimits(**{**tags.limits(), **told_limits})
         except ValueError as error:
             raise ParameterError(str(error), todo="correct the variable, or leave it out") from None
         before = None if deployed is None else {**deployed, **tags.limits()}
@@ -104,7 +104,7 @@ class HostingPlan:
 
     def summary(self) -> str:
         """What is hosted otherwise than by default, or that all of it is by default; in one line."""
-        defaults = {**vars(Hosting()), **vars(Limits())}
+        defaults = {**vars(Hosting()), **vars(IndexLimits())}
         others = [f"{name} {_shown(then)}" for name, then in self._then.items() if then != defaults[name]]
         return ", ".join(others) or "the defaults"
 

@@ -92,7 +92,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Release:
+class DeployedVersion:
     """One entry of a target's deployment history: *version* counts from 1, *when* is ISO 8601 in UTC."""
 
     version: str
@@ -263,7 +263,7 @@ class Target(Protocol):
             StartError: it did not answer in time; the message says where its log is.
         """
 
-    def history(self) -> Sequence[Release]:
+    def history(self) -> Sequence[DeployedVersion]:
         """Past deployments, newest first; empty where the target keeps none."""
 
     def rollback(self, version: str) -> Deployment:

@@ -10,7 +10,7 @@ from grpclib import Status
 
 from ops import provision
 from ops.errors import ParameterError, ProtectionError
-from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Hosting, Limits, Settings
+from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Hosting, IndexLimits, Settings
 from ops.targets.modal import ModalTarget
 from ops.targets.modal_deployed import deployed_hosting
 from ops.targets.modal_hosting import HostingPlan
@@ -118,9 +118,9 @@ def test_a_plain_deployment_looks_at_the_environment_that_it_was_given(hosted: C
     assert staging.autoscaler_settings.scaledown_window == 60
 
 
-def limits_of(plane: ControlPlane, app: str = "pypiserver") -> Limits:
+def limits_of(plane: ControlPlane, app: str = "pypiserver") -> IndexLimits:
     """The limits that containers are given."""
-    return Limits.from_environment(plane.image_environment(plane.function("server", app=app).definition.image_id))
+    return IndexLimits.from_environment(plane.image_environment(plane.function("server", app=app).definition.image_id))
 
 
 LIMITED = {
@@ -130,7 +130,7 @@ LIMITED = {
     "PYPI_AUDIT_DAYS": "30",
     "PYPI_AUDIT_BYTES": "70000",
 }
-AS_LIMITED = Limits.from_environment(LIMITED)
+AS_LIMITED = IndexLimits.from_environment(LIMITED)
 
 
 def test_limits_that_a_deployment_was_not_told_stay(hosted: ControlPlane, target: ModalTarget) -> None:
@@ -138,7 +138,7 @@ def test_limits_that_a_deployment_was_not_told_stay(hosted: ControlPlane, target
     assert limits_of(hosted, "limited") == AS_LIMITED
     done = run_modal(hosted, "deploy", str(DEPLOYMENT), PYPI_APP_NAME="limited", PYPI_AUDIT_DAYS="60")
     assert done.returncode == 0, done.stderr
-    assert limits_of(hosted, "limited") == Limits(**{**vars(AS_LIMITED), "audit_days": 60})
+    assert limits_of(hosted, "limited") == IndexLimits(**{**vars(AS_LIMITED), "audit_days": 60})
     assert "hosting audit_days: 30 -> 60" in done.stderr
     assert "quota" not in done.stderr
     del target
@@ -154,7 +154,7 @@ def test_the_plan_shows_limits_that_stay_and_each_that_changes(
     monkeypatch.setenv("PYPI_TOTAL_QUOTA_BYTES", "0")
     assert plan(target) == {"hosting total_quota_bytes": ("5000000", "5000000 -> 0")}
     provision.apply(target)
-    assert limits_of(hosted) == Limits(**{**vars(AS_LIMITED), "total_quota_bytes": 0})
+    assert limits_of(hosted) == IndexLimits(**{**vars(AS_LIMITED), "total_quota_bytes": 0})
 
 
 def test_limits_that_no_tag_tells_are_shown_as_not_known(hosted: ControlPlane, target: ModalTarget) -> None:
@@ -164,7 +164,7 @@ def test_limits_that_no_tag_tells_are_shown_as_not_known(hosted: ControlPlane, t
     app.tags = {"team": "packaging"}
     shown = plan(target)
     app.tags = told
-    assert set(shown) == {f"hosting {name}" for name in Limits.names()}
+    assert set(shown) == {f"hosting {name}" for name in IndexLimits.names()}
     assert shown["hosting audit_days"] == ("not known", "not known -> 400")
 
 
@@ -173,7 +173,7 @@ def test_a_deployment_keeps_the_tags_that_somebody_else_gave_the_app(hosted: Con
     app.set_tags({**app.get_tags(), "team": "packaging"})
     deploy(hosted)
     assert app.get_tags()["team"] == "packaging"
-    assert Limits.from_environment(app.get_tags()) == limits_of(hosted)
+    assert IndexLimits.from_environment(app.get_tags()) == limits_of(hosted)
     del target
 
 

@@ -14,7 +14,7 @@ from ops.output_metadata import APPROVED_VARIABLE
 from ops.secret import Secret
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME
 from ops.targets.modal import ModalTarget
-from ops.targets.modal_release import SHIPPED, Releases
+from ops.targets.modal_versions import SHIPPED, AppVersions
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.standin.control_plane import ControlPlane
 
@@ -75,7 +75,7 @@ def test_code_that_differs_from_the_deployed_commit_is_known(tmp_path: Path, mon
     for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "one"]):
         subprocess.run([*git, *arguments], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    releases = Releases.__new__(Releases)
+    releases = AppVersions.__new__(AppVersions)
     releases._root = tmp_path
 
     def deployed(found: str) -> str:

@@ -18,7 +18,7 @@ from ops.settings import SECRET_KEY, SECRET_NAME, Settings
 from ops.status import status
 from ops.targets import modal as modal_target
 from ops.targets.modal import ModalTarget
-from ops.targets.modal_release import Releases
+from ops.targets.modal_versions import AppVersions
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.modal.traffic import eventually
 from tests.standin.apps import LogLine
@@ -51,7 +51,7 @@ def broken(target: ModalTarget, tmp_path: Path) -> ModalTarget:
     file.write_text(text.replace("    from ops.index import Options, create_index\n", "    import not_in_the_image\n"))
     if not target.secret_exists(SECRET_NAME):
         target.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
-    Releases(Settings(), "staging", root=root).deploy()
+    AppVersions(Settings(), "staging", root=root).deploy()
     return target
 
 
@@ -80,7 +80,7 @@ def test_a_deployment_that_does_not_answer_ends_with_the_error(
     broken: ModalTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modal_target, "ANSWER_SECONDS", 5.0)
-    monkeypatch.setattr(Releases, "deploy", lambda *_, **__: None)
+    monkeypatch.setattr(AppVersions, "deploy", lambda *_, **__: None)
     with pytest.raises(StartError, match="does not answer") as caught:
         broken.deploy()
     assert caught.value.why == ERROR

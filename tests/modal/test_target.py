@@ -42,8 +42,8 @@ from ops.targets import lock as lock_module
 from ops.targets import modal as modal_target
 from ops.targets import modal_volumes, open_target
 from ops.targets.modal import ModalTarget
-from ops.targets.modal_release import Releases
 from ops.targets.modal_session import SUPPORTED, ask, command_line
+from ops.targets.modal_versions import AppVersions
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.modal.conftest import forget_client
 from tests.modal.traffic import eventually
@@ -354,7 +354,7 @@ def test_the_plan_without_rollbacks_gets_the_commit_of_that_version_deployed(
     root = clone(tmp_path)
     monkeypatch.chdir(root)
     settings = Settings(app_name="elsewhere")
-    releases = Releases(settings, "", root=root)
+    releases = AppVersions(settings, "", root=root)
     releases.deploy("one")
     file = root / "deployments" / "pypi_deploy.py"
     file.write_text(file.read_text().replace("timeout=hosting.request_seconds", "timeout=77"))
@@ -388,7 +388,7 @@ def test_a_rollback_reaches_a_commit_from_before_a_setting_was_added(
     subprocess.run([*git, "commit", "-q", "-a", "-m", "earlier"], check=True)
     monkeypatch.setenv("PYPI_AUDIT_BYTES", "88888")
     monkeypatch.setenv("PYPI_AUDIT_DAYS", "8")
-    releases = Releases(Settings(app_name="earlier"), "", root=root)
+    releases = AppVersions(Settings(app_name="earlier"), "", root=root)
     releases.deploy("one")
     releases.deploy("two")
     monkeypatch.delenv("PYPI_AUDIT_BYTES")
@@ -406,7 +406,7 @@ def test_a_rollback_keeps_the_protections_of_today(
     del provisioned
     root = clone(tmp_path)
     monkeypatch.chdir(root)
-    releases = Releases(Settings(app_name="protected"), "", root=root)
+    releases = AppVersions(Settings(app_name="protected"), "", root=root)
     releases.deploy("open")
     monkeypatch.setenv("PYPI_PROXY_AUTH", "1")
     releases.deploy("closed")
@@ -426,7 +426,7 @@ def test_a_rollback_keeps_the_limits_of_today(
     del provisioned
     root = clone(tmp_path)
     monkeypatch.chdir(root)
-    releases = Releases(Settings(app_name="limited"), "", root=root)
+    releases = AppVersions(Settings(app_name="limited"), "", root=root)
     releases.deploy("unlimited")
     monkeypatch.setenv("PYPI_TOTAL_QUOTA_BYTES", "77777")
     releases.deploy("limited")

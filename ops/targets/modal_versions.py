@@ -1,4 +1,4 @@
-"""Releases of the Modal app: deploying the file of this clone or of an earlier commit, and the history of it."""
+"""Versions of the Modal app: deployment of this clone, its history, and rollback to an earlier version."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pathlib import Path
 from types import ModuleType
 
 from ops.errors import PlanError, TargetError
-from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, Limits, Settings
+from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, IndexLimits, Settings
 from ops.targets.modal_deployed import DeployedTags, deployed_hosting
 from ops.targets.modal_hosting import KEPT_OR_SAID, HostingPlan
 from ops.targets.modal_session import ask, command_line, exists, modal, say
-from ops.targets.target import Release
+from ops.targets.target import DeployedVersion
 from ops.workspace import PROJECT_ROOT
 
 DEPLOYMENT = Path("deployments") / "pypi_deploy.py"
@@ -42,7 +42,7 @@ DEPLOY_SECONDS = 900.0
 _VARIABLES = threading.Lock()
 
 
-class Releases:
+class AppVersions:
     """The versions of one app in one environment.
 
     Parameters:
@@ -136,7 +136,7 @@ class Releases:
         """Replace the running containers by new ones of the same version, which take secrets as they are now."""
         command_line("replace the running containers", "app", "rollover", self._settings.app_name, *self._env())
 
-    def history(self) -> Sequence[Release]:
+    def history(self) -> Sequence[DeployedVersion]:
         """Every version, newest first."""
         return [release for release, _ in self._rows()]
 
@@ -180,7 +180,7 @@ class Releases:
                 todo="check out the commit that you want and run the notebook 01_provision",
             ) from None
         tags = DeployedTags.of(self._settings, self._environment)
-        limits = Limits(**tags.limits())
+        limits = IndexLimits(**tags.limits())
         with _checkout(self._root, commit) as clone:
             # An earlier deployment file keeps nothing by itself, and knows no word for none.
             command_line(
@@ -202,7 +202,7 @@ class Releases:
         # An earlier deployment file sets none.
         ask("keep the tags of the app", tell)
 
-    def _rows(self) -> list[tuple[Release, str]]:
+    def _rows(self) -> list[tuple[DeployedVersion, str]]:
         if not self.version():
             return []
         printed = command_line(
@@ -214,7 +214,7 @@ class Releases:
             by = entry.get("deployed_by") or ""
             detail = ", ".join([*([f"commit {commit.rstrip('*')}"] if commit else []), *([f"by {by}"] if by else [])])
             when = datetime.fromisoformat(entry["time_deployed"]).astimezone(UTC).isoformat(timespec="seconds")
-            release = Release(entry["version"].removeprefix("v"), when, entry.get("tag") or "", detail)
+            release = DeployedVersion(entry["version"].removeprefix("v"), when, entry.get("tag") or "", detail)
             rows.append((release, commit))
         return rows
 
