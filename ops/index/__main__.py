@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ops.index.config import REALM, Options
-from ops.index.descriptors import FEWEST_CONNECTIONS, shared_out
+from ops.index.connection_limits import FEWEST_CONNECTIONS, ConnectionLimits, allowed_connections
 from ops.index.http.forwarded import TrustedProxies
 from ops.index.startup import TOKEN_KEY, CannotStartError, admin_token, check_apart, check_least_free, served_directory
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_apart(packages, credentials)
         check_least_free(packages, asked.least_free)
         token = admin_token(asked.admin_token_file)
-        total, per_address = shared_out(asked.max_connections, asked.max_connections_per_address)
+        total, per_address = allowed_connections(asked.max_connections, asked.max_connections_per_address)
         options = Options(
             realm=asked.realm,
             bcrypt_rounds=asked.bcrypt_rounds,
@@ -78,7 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(packages: Path, credentials: Path, token: str | None, options: Options, listener: socket.socket) -> None:
     # Imported here, so that --help and a wrong option cost nothing.
     from ops.index import DirectoryStorage, create_index
-    from ops.index.connection_limits import ConnectionLimits
     from ops.index.server import Server
 
     index = create_index(

@@ -1,12 +1,30 @@
-"""Limits on the connections that a server holds, in total and from one address."""
+"""Limits on the connections of a server: as many as file descriptors leave room for, in total and from one address."""
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Protocol
+
+from ops.index.auth.throttle import network
+from ops.index.config import Options
+from ops.index.startup import CannotStartError
+
+KEPT_BACK = 128
+"""Descriptors for everything but connections and the files that they download: libraries, logs, locks, staged uploads,
+child processes."""
+
+FEWEST_CONNECTIONS = 16
+"""One cold installer opens some 50; with fewer than this the server does not start."""
+
+_PER_CONNECTION = 2
+"""The socket, and the file that is being downloaded over it."""
+
+_UNLIMITED = 1_048_576
+"""Used in place of an infinite limit, or one beyond what systems support."""
 
 _WARN_EVERY = 60.0
 """Seconds between two warnings that the limit was reached: a flood must not fill the log."""
@@ -14,8 +32,8 @@ _WARN_EVERY = 60.0
 _logger = logging.getLogger(__name__)
 
 
-class Held(Protocol):
-    """A connection, as the limits see it."""
+class LimitedConnection(Protocol):
+    """A connection, as far as the limits are concerned."""
 
     @property
     def address(self) -> str:
@@ -23,15 +41,15 @@ class Held(Protocol):
 
     @property
     def logged_in(self) -> bool:
-        """Whether a request on it came with credentials that were right. Never becomes false again."""
+        """True once a request on it came with right credentials."""
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered."""
+        """True while a request is being handled."""
 
     @property
     def since(self) -> float:
-        """When it was last used, in seconds on any clock that all connections share."""
+        """Time of its last use, in seconds on any clock that all connections share."""
 
     def end(self) -> None:
         """Close it at once."""
@@ -40,15 +58,15 @@ class Held(Protocol):
 class ConnectionLimits:
     """Makes room for new connections by closing the ones that matter least.
 
-    When there are too many, the oldest that has not logged in is closed, preferably one without a request that is
-    being answered: that may be a login. If all have logged in, the one that has been idle for longest is closed.
+    When there are too many, the oldest that has not logged in is closed, preferably one without a request under way:
+    that may be a login. If all have logged in, the one that has been idle for longest is closed.
 
     An IPv6 address counts by its /64 network, which one client has to itself.
 
     Parameters:
         total: the most connections at once.
         per_address: the most from one address.
-        exempt: whether *per_address* does not apply to an address, as to a proxy that connects for many clients.
+        exempt: true for addresses to which *per_address* does not apply, such as a proxy with many clients.
         clock: seconds.
     """
 
@@ -68,16 +86,16 @@ class ConnectionLimits:
         self._networks: dict[str, _Group] = {}
         self._next_warning = float("-inf")
 
-    def admit(self, connection: Held) -> bool:
+    def admit(self, connection: LimitedConnection) -> bool:
         """Count a new connection, and make room for it. False if there is none: it must be refused."""
-        network = _network(connection.address)
-        group = self._networks.get(network)
+        origin = network(connection.address)
+        group = self._networks.get(origin)
         if group is None:
-            group = self._networks[network] = _Group()
+            group = self._networks[origin] = _Group()
         crowded = None
         if len(group) >= self._per_address and not self._exempt(connection.address):
             crowded = group
-            self._warn(f"{self._per_address} connections come from {network}", "max-connections-per-address")
+            self._warn(f"{self._per_address} connections come from {origin}", "max-connections-per-address")
         elif len(self._all) >= self._total:
             crowded = self._all
             self._warn(f"all {self._total} connections are taken", "max-connections")
@@ -87,20 +105,20 @@ class ConnectionLimits:
                 return False
             self.release(expendable)
             expendable.end()
-            self._networks[network] = group  # the release may have emptied it
+            self._networks[origin] = group  # the release may have emptied it
         group.add(connection)
         self._all.add(connection)
         return True
 
-    def release(self, connection: Held) -> None:
-        """Count a connection no longer. One that is not counted is ignored."""
+    def release(self, connection: LimitedConnection) -> None:
+        """Stop counting a connection; does nothing if it is not counted."""
         self._all.discard(connection)
-        network = _network(connection.address)
-        group = self._networks.get(network)
+        origin = network(connection.address)
+        group = self._networks.get(origin)
         if group is not None:
             group.discard(connection)
             if not group:
-                del self._networks[network]
+                del self._networks[origin]
 
     def _warn(self, what: str, option: str) -> None:
         now = self._clock()
@@ -115,24 +133,24 @@ class ConnectionLimits:
 
 
 class _Group:
-    """Connections in the order in which they came; those that have logged in are sorted out when that matters."""
+    """Connections in the order of their arrival; those that have logged in are sorted out when that matters."""
 
     def __init__(self) -> None:
-        self._strangers: dict[Held, None] = {}
-        self._users: dict[Held, None] = {}
+        self._strangers: dict[LimitedConnection, None] = {}
+        self._users: dict[LimitedConnection, None] = {}
 
     def __len__(self) -> int:
         return len(self._strangers) + len(self._users)
 
-    def add(self, connection: Held) -> None:
+    def add(self, connection: LimitedConnection) -> None:
         self._strangers[connection] = None
 
-    def discard(self, connection: Held) -> None:
+    def discard(self, connection: LimitedConnection) -> None:
         self._strangers.pop(connection, None)
         self._users.pop(connection, None)
 
-    def expendable(self) -> Held | None:
-        """The connection to close first; None if all belong to users whose requests are being answered."""
+    def expendable(self) -> LimitedConnection | None:
+        """The connection to close first; None if all belong to users whose requests are under way."""
         waiting = working = None
         users = []
         for connection in self._strangers:
@@ -151,14 +169,58 @@ class _Group:
         return min((user for user in self._users if not user.busy), key=lambda user: user.since, default=None)
 
 
-def _network(address: str) -> str:
-    """What connections are counted by: an IPv4 address, or the /64 network of an IPv6 address."""
-    if ":" not in address:
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
+def raise_limit() -> int:
+    """Raise the soft limit of open files to the hard one, and return what may be opened.
+
+    The usual soft limit of 1,024 is for programs that use ``select``; the hard one is the operator's.
+    """
+    if sys.platform == "win32":
+        return _UNLIMITED
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # On macOS the hard limit may be infinite, and a soft limit above OPEN_MAX fails.
+        for wanted in (hard, 10_240):
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                break
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _UNLIMITED if soft == resource.RLIM_INFINITY else min(soft, _UNLIMITED)
+
+
+def room_for_connections(descriptors: int) -> int:
+    """The most connections for a number of descriptors; less than one if there are too few."""
+    return (descriptors - KEPT_BACK) // _PER_CONNECTION
+
+
+def needed_for(connections: int) -> int:
+    """The descriptors for a number of connections."""
+    return connections * _PER_CONNECTION + KEPT_BACK
+
+
+def allowed_connections(total: int | None, per_address: int | None) -> tuple[int, int]:
+    """The most connections in total and from one address, once the limit of open files has been raised.
+
+    Parameters:
+        total: by the operator; None for the default, or as many as there is room for.
+        per_address: by the operator; None for half of all.
+
+    Raises:
+        CannotStartError: there is no room for so many, or the two contradict each other.
+    """
+    descriptors = raise_limit()
+    room = room_for_connections(descriptors)
+    wanted = total or min(Options.max_connections, max(room, FEWEST_CONNECTIONS))
+    if wanted > room:
+        needed = needed_for(total or Options.max_connections)
+        remedy = f"raise its hard limit to {needed} (ulimit -Hn, or LimitNOFILE= of systemd)"
+        if room >= FEWEST_CONNECTIONS:
+            remedy += f", or use --max-connections {room} or less"
+        raise CannotStartError(f"this process may open {descriptors} files, too few for {wanted} connections: {remedy}")
+    if per_address is not None and per_address > wanted:
+        raise CannotStartError(
+            f"--max-connections-per-address {per_address} is more than the {wanted} connections in total: "
+            "use less, or raise --max-connections"
+        )
+    return wanted, per_address or max(FEWEST_CONNECTIONS, wanted // 2)

@@ -1,34 +1,36 @@
-"""Everything that the index refuses or fails with, in one tree, each with its HTTP status.
+"""Errors of the index, in one tree, each with its HTTP status.
 
 PackageIndexError                 status, headers, and one line of plain text as body
 ├── BadRequest              400   the request cannot be understood
-│   └── InvalidUpload       400   an upload that nobody may see
-│       ├── InvalidFilename 400   the file name is none that an installer could use
-│       ├── InvalidArchive  400   it is no wheel, sdist or egg that opens
-│       ├── FieldMismatch   400   form fields, file name and metadata do not agree
-│       └── DigestMismatch  400   the bytes that arrived are not those that were sent
+│   └── InvalidUpload       400   it cannot be published
+│       ├── InvalidFilename 400   no installer could use the file name
+│       ├── InvalidArchive  400   not a readable wheel, sdist or egg
+│       ├── FieldMismatch   400   form fields, file name and metadata disagree
+│       └── DigestMismatch  400   the bytes that arrived differ from those that were sent
 ├── Unauthorized            401   with the realm that pip and uv need to ask for credentials (RFC 7617)
-├── Forbidden               403   known, but not allowed
+├── Forbidden               403   the user lacks the right
+├── OtherSite               403   a page of another origin made a browser send it
+├── Quarantined             403   the project must not be offered (PEP 792)
 ├── NotFound                404
-├── NotAcceptable           406   no content type that both sides know (PEP 691)
-├── RequestTimeout          408   the body did not come in time; the connection is closed
-├── Conflict                409   it contradicts what is there
+├── NotAcceptable           406   no content type suits both sides (PEP 691)
+├── RequestTimeout          408   the body did not arrive in time; the connection is closed
+├── Conflict                409   it contradicts what is stored
 │   ├── FileTaken           409   a released file never changes; 400 for twine, which expects that
 │   └── ProjectClosed       409   the project is archived or quarantined (PEP 792)
 ├── TooLarge                413
 ├── QuotaExceeded           507   the project, or the index, has no room for the file (RFC 4331)
 ├── TooManyAttempts         429   with Retry-After
 ├── TooManyUploads          429   with Retry-After
-├── StorageError            500   the directory or the Volume failed; nothing was kept
-│   ├── StorageFull         507   there is no room left
-│   ├── StorageReadOnly     403   the server may read the directory and not write it
-│   └── StorageBusy         503   with Retry-After; a commit or reload does not end
-├── LoginDelayed            503   with Retry-After; nobody has failed, but it cannot be looked at in time
-├── SandboxError            503   with Retry-After; strangers' content could not be worked on in a child process
+├── StorageError            500   the directory or the Volume failed
+│   ├── StorageFull         507
+│   ├── StorageReadOnly     403   the server may read the directory but not write it
+│   └── StorageBusy         503   with Retry-After; a commit or reload takes too long
+├── LoginDelayed            503   with Retry-After; it cannot be verified in time
+├── SandboxError            503   with Retry-After; strangers' content was not processed
 │   ├── WorkFailed          400   the content made it crash, or reach a limit of time or memory
-│   ├── WorkCancelled       503   the client has left, or the server stops
-│   ├── SandboxBusy         503   too many are waiting for it
-│   └── SandboxUnavailable  503   there is no process to be had
+│   ├── WorkCancelled       503   the client has left, or the server is stopping
+│   ├── SandboxBusy         503   too many calls wait
+│   └── SandboxUnavailable  503   no process can be started
 └── Busy                    503   with Retry-After; another upload of this name is not finished
 """
 
@@ -41,13 +43,16 @@ from typing import ClassVar
 
 
 class PackageIndexError(Exception):
-    """What the index answers instead of what was asked for.
+    """A refusal or a failure.
 
     Parameters:
         message: one line, safe to show to the client: what, why, and what to do.
     """
 
     status: ClassVar[int] = 500
+
+    retry_after: int | None = None
+    """Seconds, for Retry-After (RFC 9110, section 10.2.3)."""
 
     def __init__(self, message: str) -> None:
         self.message = " ".join(message.split())
@@ -58,16 +63,11 @@ class PackageIndexError(Exception):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Headers that the answer needs besides Content-Type."""
-        return {}
-
-    @property
-    def body(self) -> bytes:
-        """The answer's body: one line of plain text in UTF-8."""
-        return f"{self.message}\n".encode("utf-8", "replace")
+        """Headers of the response besides Content-Type."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
     def status_for(self, user_agent: str) -> int:  # noqa: ARG002 - one subclass needs it
-        """The status that this client understands best."""
+        """The status that a client understands best."""
         return self.status
 
 
@@ -78,7 +78,7 @@ class BadRequest(PackageIndexError):
 
 
 class InvalidUpload(BadRequest):
-    """An upload that nobody may see; the file is dropped.
+    """An upload that cannot be published.
 
     Parameters:
         filename: as the client named it.
@@ -91,11 +91,11 @@ class InvalidUpload(BadRequest):
 
 
 class InvalidFilename(InvalidUpload):
-    """The file name is none that an installer could use."""
+    """No installer could use the file name."""
 
 
 class InvalidArchive(InvalidUpload):
-    """It is no wheel, sdist or egg that opens."""
+    """It is not a readable wheel, sdist or egg."""
 
 
 class FieldMismatch(InvalidUpload):
@@ -103,7 +103,7 @@ class FieldMismatch(InvalidUpload):
 
 
 class DigestMismatch(InvalidUpload):
-    """The bytes that arrived are not those that were sent.
+    """The bytes that arrived differ from those that were sent.
 
     Parameters:
         algorithm: ``md5``, ``sha256``, ``blake2_256`` or ``blake2_512``.
@@ -123,7 +123,7 @@ class Unauthorized(PackageIndexError):
     """No credentials, or wrong ones.
 
     Parameters:
-        realm: what the client is asked to log in to.
+        realm: of the login (RFC 7617).
     """
 
     status = 401
@@ -144,11 +144,11 @@ class Unauthorized(PackageIndexError):
 
 
 class Forbidden(PackageIndexError):
-    """Known, but not allowed.
+    """The user lacks the right.
 
     Parameters:
-        username: who asked.
-        action: what they may not do, as words that follow "may not".
+        username: of the user.
+        action: words that follow "may not".
     """
 
     status = 403
@@ -172,40 +172,41 @@ class Quarantined(PackageIndexError):
 
 
 class NotFound(PackageIndexError):
-    """There is no such thing here, and no other index is asked for it."""
+    """It is not in this index, and no other index is asked for it."""
 
     status = 404
 
 
 class NotAcceptable(PackageIndexError):
-    """No content type that both sides know."""
+    """No content type suits both sides (PEP 691)."""
 
     status = 406
 
 
 class RequestTimeout(PackageIndexError):
-    """The body of a request did not come in time."""
+    """The body of a request did not arrive in time."""
 
     status = 408
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The rest of the body is not waited for, so no other request can follow."""
+        """The rest of the body is not read, so no other request can follow."""
         return {"Connection": "close"}
 
 
 class Conflict(PackageIndexError):
-    """It contradicts what is there."""
+    """It contradicts what is stored."""
 
     status = 409
 
 
 class FileTaken(Conflict):
-    """Another file holds the name, or held it.
+    """Another file has the name, or had it.
 
     Parameters:
-        filename: what was to be uploaded.
-        existing: the file that is there; differs from *filename* when it is another spelling of the same name.
+        filename: of the upload.
+        existing: the file that is there; another spelling of the same name than *filename* perhaps.
+        removed: true if it is there no more.
     """
 
     def __init__(self, filename: str, *, existing: str | None = None, removed: bool = False) -> None:
@@ -221,7 +222,7 @@ class FileTaken(Conflict):
         super().__init__(f"{filename!r} was refused: {why}. A released file never changes: upload a new version")
 
     def status_for(self, user_agent: str) -> int:
-        """400 for twine, which knows PyPI's answer (twine#1265), else 409."""
+        """400 for twine, which expects that (twine#1265), else 409."""
         return 400 if "twine" in user_agent.lower() else self.status
 
 
@@ -240,7 +241,7 @@ class ProjectClosed(Conflict):
 
 
 class TooLarge(PackageIndexError):
-    """More bytes than the index takes.
+    """More bytes than the index accepts.
 
     Parameters:
         limit: bytes.
@@ -259,11 +260,11 @@ class QuotaExceeded(PackageIndexError):
     """The file would exceed a quota. RFC 4331 section 6 has 507 for that; twine and uv do not try it again.
 
     Parameters:
-        what: which quota, as words that follow "the quota of".
+        what: words that follow "the quota of".
         limit: bytes.
-        used: bytes that other files have, and uploads that are under way.
-        size: bytes of the file that are known so far.
-        complete: whether *size* is all of it.
+        used: bytes of other files and of uploads under way.
+        size: bytes of the file as far as known.
+        complete: true if *size* is all of it.
     """
 
     status = 507
@@ -285,31 +286,28 @@ class TooManyAttempts(PackageIndexError):
     """Too many failed logins.
 
     Parameters:
-        retry_after: seconds until the next attempt is looked at.
+        retry_after: seconds until the next attempt.
     """
 
     status = 429
+    retry_after: int
 
     def __init__(self, *, retry_after: float) -> None:
         self.retry_after = max(1, int(-(-retry_after // 1)))
         super().__init__(f"too many failed logins; check the password, and try again in {self.retry_after} s")
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Seconds, as RFC 9110 section 10.2.3 has them."""
-        return {"Retry-After": str(self.retry_after)}
-
 
 class TooManyUploads(PackageIndexError):
-    """One user has as many uploads under way as one user may.
+    """One user has as many uploads under way as allowed.
 
     Parameters:
-        username: who.
+        username: of the user.
         limit: uploads at once.
         retry_after: seconds.
     """
 
     status = 429
+    retry_after: int
 
     def __init__(self, username: str, *, limit: int, retry_after: int = 5) -> None:
         self.username = username
@@ -320,14 +318,9 @@ class TooManyUploads(PackageIndexError):
             f"of them to end, and try again in {retry_after} s"
         )
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Seconds, as RFC 9110 section 10.2.3 has them."""
-        return {"Retry-After": str(self.retry_after)}
-
 
 class LoginDelayed(PackageIndexError):
-    """A login that may well be right cannot be looked at in time. pip and uv come again by themselves.
+    """A login cannot be verified in time. pip and uv retry by themselves.
 
     Parameters:
         why: words that precede "; try again".
@@ -335,37 +328,33 @@ class LoginDelayed(PackageIndexError):
     """
 
     status = 503
+    retry_after: int
 
     def __init__(self, why: str, *, retry_after: int = 5) -> None:
         self.retry_after = retry_after
         super().__init__(f"{why}; try again in {retry_after} s")
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Seconds, as RFC 9110 section 10.2.3 has them."""
-        return {"Retry-After": str(self.retry_after)}
-
 
 class StorageError(PackageIndexError):
-    """The directory or the Volume failed; what was asked for is not known to be kept."""
+    """The directory or the Volume failed; the change may be lost."""
 
     status = 500
 
 
 class StorageFull(StorageError):
-    """There is no room left on the disk for the file."""
+    """The disk is full."""
 
     status = 507
 
 
 class StorageReadOnly(StorageError):
-    """The server may read the directory and not write it; to try again does not help."""
+    """The server may read the directory but not write it."""
 
     status = 403
 
 
 class StorageBusy(StorageError):
-    """A commit or reload of a shared storage takes too long: what was asked for cannot be told, or kept, meanwhile.
+    """A commit or reload of a shared storage takes too long.
 
     Parameters:
         why: words that precede "; try again".
@@ -373,40 +362,32 @@ class StorageBusy(StorageError):
     """
 
     status = 503
+    retry_after: int
 
     def __init__(self, why: str, *, retry_after: int = 10) -> None:
         self.retry_after = retry_after
         super().__init__(f"{why}; try again in {retry_after} s")
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Seconds, as RFC 9110 section 10.2.3 has them."""
-        return {"Retry-After": str(self.retry_after)}
-
 
 class Busy(PackageIndexError):
-    """Another upload of the same name, or change of the same project, is not finished, or could not be undone yet.
+    """Another upload of the same name, or change of the same project, is not finished or not yet rolled back.
 
     Parameters:
-        filename: what was to be uploaded or changed.
+        filename: of the upload or change.
         retry_after: seconds.
     """
 
     status = 503
+    retry_after: int
 
     def __init__(self, filename: str, *, retry_after: int = 5) -> None:
         self.filename = filename
         self.retry_after = retry_after
         super().__init__(f"another upload or change of {filename!r} is not finished; try again in {retry_after} s")
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Seconds, as RFC 9110 section 10.2.3 has them."""
-        return {"Retry-After": str(self.retry_after)}
-
 
 class SandboxError(PackageIndexError):
-    """Strangers' content could not be worked on in a child process.
+    """Strangers' content could not be processed in a child process.
 
     Parameters:
         why: words that precede "; try again".
@@ -414,19 +395,15 @@ class SandboxError(PackageIndexError):
     """
 
     status = 503
+    retry_after: int
 
     def __init__(self, why: str, *, retry_after: int = 5) -> None:
         self.retry_after = retry_after
         super().__init__(f"{why}; try again in {retry_after} s")
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Seconds, as RFC 9110 section 10.2.3 has them."""
-        return {"Retry-After": str(self.retry_after)}
-
 
 class WorkFailed(SandboxError):
-    """The content made the child process crash, raise an exception, or reach a limit. It would do so again.
+    """The content made the child process crash, raise an exception, or reach a limit, and would do so again.
 
     Parameters:
         reason: of the failure, such as "it needs more than 512 MiB of memory".
@@ -436,33 +413,28 @@ class WorkFailed(SandboxError):
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        PackageIndexError.__init__(self, f"the content cannot be worked on: {reason}")
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """None: to try again is of no use."""
-        return {}
+        PackageIndexError.__init__(self, f"the content cannot be processed: {reason}")
 
 
 class WorkCancelled(SandboxError):
-    """The client has left, or the server stops."""
+    """The client has left, or the server is stopping."""
 
     def __init__(self) -> None:
         super().__init__("the work was cancelled")
 
 
 class SandboxBusy(SandboxError):
-    """Too many are waiting for a child process."""
+    """Too many calls wait for a child process."""
 
     def __init__(self) -> None:
         super().__init__("too many others are waiting for the same")
 
 
 class SandboxUnavailable(SandboxError):
-    """There is no child process to be had: of memory, processes or descriptors, the machine has none left.
+    """No child process can be started: the machine is out of memory, processes or descriptors.
 
     Parameters:
-        reason: the system's.
+        reason: given by the system.
     """
 
     def __init__(self, reason: str) -> None:

@@ -1,13 +1,23 @@
-"""Limits on connections: whose connection is closed for whose."""
+"""Limits on connections: how many there may be, and which one is closed for a new one."""
 
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
 
-from ops.index.connection_limits import ConnectionLimits
+from ops.index.connection_limits import ConnectionLimits, needed_for, room_for_connections
+from tests.index.serving import ROOT
+
+PROGRAM = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300))
+from ops.index.connection_limits import raise_limit
+print(raise_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
 
 
 @dataclass(eq=False)
@@ -122,3 +132,15 @@ def test_a_flood_is_told_of_once_a_minute(caplog: pytest.LogCaptureFixture) -> N
         now[0] = 61.0
         full(limits, FakeConnection())
         assert len(caplog.records) == 2
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["300", "300", "300"]
+
+
+@pytest.mark.parametrize("descriptors", [1024, 4096, 20_001])
+def test_the_connections_leave_descriptors_for_files(descriptors: int) -> None:
+    room = room_for_connections(descriptors)
+    assert needed_for(room) <= descriptors < needed_for(room + 1)
+    assert descriptors - room > descriptors / 2

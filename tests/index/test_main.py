@@ -261,7 +261,7 @@ sys.exit(main(sys.argv[1:]))
     ("limit", "arguments", "sentence"),
     [
         (128, [], "this process may open 128 files, too few for 16 connections: raise its hard limit to 8320"),
-        (1024, ["--max-connections", "1000"], "or ask for --max-connections 448 or fewer"),
+        (1024, ["--max-connections", "1000"], "or use --max-connections 448 or less"),
         (1024, ["--max-connections", "100", "--max-connections-per-address", "101"], "more than the 100 connections"),
         (1024, ["--max-connections-per-address", "449"], "more than the 448 connections in total"),
     ],

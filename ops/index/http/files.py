@@ -1,14 +1,13 @@
-"""Sending files: whole or in parts, in big pieces, at the pace of the client."""
+"""Sending files: whole or in part, in big pieces, at the pace of the client."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import os
-import secrets
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from email.utils import formatdate, parsedate_to_datetime
@@ -16,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ops.index.errors import StorageBusy
-from ops.index.http.ranges import Part, UnsatisfiableRangeError, parts_of, range_applies
+from ops.index.http.ranges import ByteRange, UnsatisfiableRangeError, range_applies, range_of
 from ops.index.http.representation import FILE_CACHING, Headers, Response, entity_tags
 from ops.index.http.request import Request, client_gone
 from ops.index.packages.file_info import LATEST
@@ -24,20 +23,20 @@ from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS
 
 PIECE = 256 * 1024
-"""Bytes that are read and handed over at a time. With 64 KiB three quarters of the speed are lost; a client that stops
-reading holds two pieces in memory."""
+"""Bytes that are read and sent at a time. With 64 KiB three quarters of the speed are lost; a client that stops reading
+holds two pieces in memory."""
 
 _TYPE = b"application/octet-stream"
-"""Of every file: what a browser would take for more than bytes is not worth the risk."""
+"""Media type of every file: a browser must take it for nothing but bytes."""
 
 _SMALL = 64 * 1024
-"""Bytes of a file that is answered in one piece with its headers."""
+"""Bytes of a file that is sent in one piece with its headers."""
 
 _COPIES = 8
-"""Copies of a shared storage's files that are made at once for downloads."""
+"""Copies of files of a shared storage that are made at once for downloads."""
 
-_GLANCE = 0.25
-"""Seconds after which one that waits for a copy looks whether it still may be made."""
+_POLL_SECONDS = 0.25
+"""Seconds between two checks if a copy can still be made."""
 
 _OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -45,12 +44,12 @@ _NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 
 class OpenFile:
-    """A file that is held open while it is sent.
+    """A file that is open while it is sent.
 
     Parameters:
         descriptor: of the open file.
-        status: what the file system says of it.
-        digest: its SHA-256 in hexadecimal, if it is known.
+        status: from the file system.
+        digest: its SHA-256 in hexadecimal, if known.
     """
 
     __slots__ = ("descriptor", "etag", "last_modified", "modified", "size")
@@ -58,14 +57,14 @@ class OpenFile:
     def __init__(self, descriptor: int, status: os.stat_result, digest: str | None) -> None:
         self.descriptor = descriptor
         self.size = status.st_size
-        # Without a digest the tag is what the file system knows: no big file is read to make one.
+        # Without a digest the tag is made of size and time: no big file is read to make one.
         self.etag = f'"{digest}"' if digest else f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
         self.modified = min(max(status.st_mtime_ns // 10**9, 0), int(LATEST))
         self.last_modified = _http_date(self.modified)
 
-    async def read(self, part: Part) -> bytes:
-        """Some of the bytes of *part*, from its start: at once when they are in memory, else from another thread."""
-        length = min(PIECE, len(part))
+    async def read(self, part: ByteRange) -> bytes:
+        """Some bytes from the start of *part*: at once when they are in memory, else by another thread."""
+        length = min(PIECE, part.size)
         piece = _read_at_once(self.descriptor, length, part.start)
         return piece if piece is not None else await asyncio.to_thread(os.pread, self.descriptor, length, part.start)
 
@@ -79,7 +78,7 @@ class Delivery:
         self._copying: ThreadPoolExecutor | None = None
 
     def at_once(self, path: str) -> Response | None:
-        """The answer to a GET without conditions for a small file of this machine that is in memory; else None.
+        """The response to a GET without conditions for a small file of this machine that is in memory; else None.
 
         Parameters:
             path: of the file, relative to the storage's directory.
@@ -105,12 +104,11 @@ class Delivery:
         """Response GET or HEAD for the file at *path* (RFC 9110, sections 13 and 14).
 
         Parameters:
-            request: the request.
             path: of the file.
-            digest: its SHA-256, which stands in its entity tag on a storage whose files are copied to be served.
+            digest: its SHA-256, for its entity tag on a storage whose files are copied to be served.
 
         Returns:
-            Whether there was such a file; when not, nothing has been sent.
+            False if there is no such file; then nothing has been sent.
         """
         if not self._storage.shared:
             return await _deliver(request, path, digest, by_path=True)
@@ -124,11 +122,11 @@ class Delivery:
             await asyncio.to_thread(held.close)
 
     async def _held(self, path: Path) -> _Held:
-        """A copy that is there, or else one that is made now, in a thread in which it may wait for the storage.
+        """A copy, made now if there is none, in a thread that may wait for the storage.
 
         Raises:
             FileNotFoundError: there is no such file.
-            StorageBusy: a commit or reload does not end. The copy is made for whoever comes next.
+            StorageBusy: a commit or reload does not end. The copy is made for the next request.
         """
         loop = asyncio.get_running_loop()
         there = await _unless_cancelled(loop.run_in_executor(None, _hold, self._storage.copied, path))
@@ -143,10 +141,10 @@ class Delivery:
 
 
 class _Held:
-    """A copy that nobody takes away until it is closed.
+    """A copy that stays until it is closed.
 
     Parameters:
-        path: where it lies.
+        path: of the copy.
         uses: what holds it.
     """
 
@@ -164,28 +162,28 @@ def _hold(hold: Callable[[Path], AbstractContextManager[Path] | None], path: Pat
 async def _unless_cancelled(
     holding: asyncio.Future[_Held | None], *, give_up: Callable[[], bool] = lambda: False
 ) -> _Held | None:
-    """Wait for a copy; when nobody waits for it any more once it is there, it is let go.
+    """Wait for a copy; if the request is cancelled meanwhile, the copy is released when it is there.
 
     Parameters:
         holding: the copy.
-        give_up: whether to wait no longer; asked after READ_SECONDS.
+        give_up: called after READ_SECONDS; true to wait no longer.
 
     Raises:
-        StorageBusy: that was so.
+        StorageBusy: *give_up* returned true.
     """
     began = time.monotonic()
     try:
         while not holding.done():
-            await asyncio.wait([holding], timeout=_GLANCE)
+            await asyncio.wait([holding], timeout=_POLL_SECONDS)
             if not holding.done() and time.monotonic() - began > READ_SECONDS and give_up():
-                raise StorageBusy("the storage is at work on a change and shows no files meanwhile")
+                raise StorageBusy("the storage is busy with a change and shows no files meanwhile")
     except BaseException:
-        holding.add_done_callback(_let_go)
+        holding.add_done_callback(_release)
         raise
     return holding.result()
 
 
-def _let_go(holding: asyncio.Future[_Held | None]) -> None:
+def _release(holding: asyncio.Future[_Held | None]) -> None:
     if not holding.cancelled() and holding.exception() is None:
         held = holding.result()
         if held is not None:
@@ -201,25 +199,25 @@ async def _deliver(request: Request, path: Path, digest: str | None, *, by_path:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return False
-        await _Answering(request, OpenFile(descriptor, status, digest), path if by_path else None).answer()
+        await _FileResponse(request, OpenFile(descriptor, status, digest), path if by_path else None).send()
     finally:
         os.close(descriptor)
     return True
 
 
-class _Answering:
-    """The answer to one request for one open file."""
+class _FileResponse:
+    """The response to one request for one open file (RFC 9110, sections 13 and 14)."""
 
     def __init__(self, request: Request, file: OpenFile, path: Path | None) -> None:
-        self._exchange = request
+        self._request = request
         self._file = file
         self._path = path
         self._headers = _headers(file)
 
-    async def answer(self) -> None:
-        """Send it."""
-        request, file = self._exchange, self._file
-        if self._another():
+    async def send(self) -> None:
+        """Send it, as far as the client does not have it."""
+        request, file = self._request, self._file
+        if self._precondition_fails():
             await request.text(412, "The file is not the one that was asked for", *self._headers[:2])
             return
         if self._unchanged():
@@ -229,93 +227,66 @@ class _Answering:
         if not range_applies(request.header(b"if-range"), etag=file.etag, last_modified=file.last_modified):
             wanted = None
         try:
-            parts = parts_of(wanted, file.size)
+            part = range_of(wanted, file.size)
         except UnsatisfiableRangeError:
             await request.text(
                 416,
-                f"The file has {file.size} bytes, and no requested range lies inside",
-                (b"content-range", f"bytes */{file.size}".encode()),
+                f"The file has {file.size} bytes, and the requested range does not lie inside",
+                (b"content-range", b"bytes */%d" % file.size),
                 *self._headers[4:5],
             )
             return
-        if parts is None:
-            await self._whole()
-        elif len(parts) == 1:
-            content_range = (b"content-range", parts[0].content_range(file.size).encode())
-            await self._start(206, len(parts[0]), (b"content-type", _TYPE), content_range)
-            await self._body(parts)
+        if part is not None:
+            await self._start(206, part.size, (b"content-range", part.content_range(file.size)))
+            await self._body(part)
+            return
+        await self._start(200, file.size)
+        offered = request.scope.get("extensions") or {}
+        if "http.response.pathsend" in offered and self._path is not None and file.size and request.method == "GET":
+            await request.send({"type": "http.response.pathsend", "path": str(self._path.absolute())})
         else:
-            await self._multipart(parts)
+            await self._body(ByteRange(0, file.size))
 
-    def _another(self) -> bool:
-        """Whether the client wants a file that this one is not: If-Match, and only without it If-Unmodified-Since."""
-        named = self._exchange.header(b"if-match")
+    def _precondition_fails(self) -> bool:
+        """True if the client wants a file that this one is not: If-Match, and only without it If-Unmodified-Since."""
+        named = self._request.header(b"if-match")
         if named is not None:
             return not entity_tags(named, (self._file.etag,), strong=True)
-        since = self._exchange.header(b"if-unmodified-since")
+        since = self._request.header(b"if-unmodified-since")
         return since is not None and since != self._file.last_modified and _moment(since) < self._file.modified
 
     def _unchanged(self) -> bool:
-        """Whether the client has this file: If-None-Match, and only without it If-Modified-Since."""
-        named = self._exchange.header(b"if-none-match")
+        """True if the client has this file: If-None-Match, and only without it If-Modified-Since."""
+        named = self._request.header(b"if-none-match")
         if named is not None:
             return bool(entity_tags(named, (self._file.etag,)))
-        return self._exchange.header(b"if-modified-since") == self._file.last_modified
+        return self._request.header(b"if-modified-since") == self._file.last_modified
 
     async def _start(self, status: int, length: int, *headers: tuple[bytes, bytes]) -> None:
-        request = self._exchange
+        request = self._request
         request.started = True
-        every = [*self._headers, *headers, (b"content-length", str(length).encode())]
-        await request.send({"type": "http.response.start", "status": status, "headers": every})
+        own = [(b"content-type", _TYPE), (b"content-length", str(length).encode())]
+        await request.send(
+            {"type": "http.response.start", "status": status, "headers": [*self._headers, *own, *headers]}
+        )
 
-    async def _whole(self) -> None:
-        request, size = self._exchange, self._file.size
-        await self._start(200, size, (b"content-type", _TYPE))
-        offered = request.scope.get("extensions") or {}
-        if "http.response.pathsend" in offered and self._path is not None and size and request.method == "GET":
-            await request.send({"type": "http.response.pathsend", "path": str(self._path.absolute())})
-        else:
-            await self._body((Part(0, size),))
-
-    async def _multipart(self, parts: Sequence[Part]) -> None:
-        boundary = secrets.token_hex(12).encode()
-        size = self._file.size
-        pieces: list[bytes | Part] = []
-        for part in parts:
-            pieces.append(
-                b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: %b\r\n\r\n"
-                % (boundary, _TYPE, part.content_range(size).encode())
-            )
-            pieces.append(part)
-        pieces.append(b"\r\n--%b--\r\n" % boundary)
-        length = sum(len(piece) for piece in pieces)
-        await self._start(206, length, (b"content-type", b"multipart/byteranges; boundary=" + boundary))
-        await self._body(pieces)
-
-    async def _body(self, pieces: Sequence[bytes | Part]) -> None:
-        """Send all pieces, and stop when the client is gone: a server may drop what is sent to nobody in silence."""
-        request = self._exchange
-        gone: asyncio.Task[None] | None = None
+    async def _body(self, part: ByteRange) -> None:
+        """Send some bytes of the file, and stop when the client has left: a server may drop them silently."""
+        request = self._request
+        if request.method == "HEAD" or not part.size:
+            await request.send({"type": "http.response.body", "body": b""})
+            return
+        gone = asyncio.ensure_future(client_gone(request.receive)) if part.size > PIECE else None
         try:
-            for number, piece in enumerate(pieces if request.method != "HEAD" else (), start=1):
-                if isinstance(piece, bytes):
-                    await request.send({"type": "http.response.body", "body": piece, "more_body": number < len(pieces)})
-                    continue
-                if gone is None and len(piece) > PIECE:
-                    gone = asyncio.ensure_future(client_gone(request.receive))
-                left = piece
-                while len(left):
-                    content = await self._file.read(left)
-                    if not content or (gone is not None and gone.done()):
-                        return  # cut short under our hands, or nobody reads on: the server closes the connection
-                    left = Part(left.start + len(content), left.stop)
-                    more = number < len(pieces) or len(left) > 0
-                    await request.send({"type": "http.response.body", "body": content, "more_body": more})
+            while part.size:
+                content = await self._file.read(part)
+                if not content or (gone is not None and gone.done()):
+                    return  # truncated meanwhile, or nobody reads on: the server closes the connection
+                part = ByteRange(part.start + len(content), part.stop)
+                await request.send({"type": "http.response.body", "body": content, "more_body": part.size > 0})
         finally:
             if gone is not None:
                 gone.cancel()
-        if request.method == "HEAD" or not self._file.size:
-            await request.send({"type": "http.response.body", "body": b""})
 
 
 @lru_cache(4096)
@@ -324,7 +295,7 @@ def _http_date(seconds: int) -> str:
 
 
 def _moment(date: str) -> float:
-    """An HTTP date in seconds since the epoch; what is no date is ignored, as if it were in the far future."""
+    """An HTTP date in seconds since the epoch; anything else is ignored, as if it were in the far future."""
     try:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
@@ -332,7 +303,7 @@ def _moment(date: str) -> float:
 
 
 def _headers(file: OpenFile) -> Headers:
-    """What every answer says of a file."""
+    """The headers of every response for a file."""
     return [
         (b"etag", file.etag.encode()),
         (b"last-modified", file.last_modified.encode()),
@@ -344,9 +315,9 @@ def _headers(file: OpenFile) -> Headers:
 
 
 def _read_at_once(descriptor: int, length: int, offset: int) -> bytes | None:
-    """The bytes when they are in the page cache, or None when a disk or another machine would have to be waited for.
+    """The bytes if they are in the page cache; None if that would mean waiting for a disk or another machine.
 
-    Only the last byte is asked for: what a kernel reads ahead it reads in order.
+    Only the last byte is asked for, as a kernel reads ahead in order.
     """
     if _NO_WAIT is None:
         return None

@@ -238,7 +238,7 @@ def test_an_upload_that_is_not_what_it_says_is_refused_and_leaves_nothing(
     with pytest.raises(error) as refused:
         publish(house, filename, content, form=form)
     assert refused.value.status == 400
-    assert refused.value.body.count(b"\n") == 1
+    assert "\n" not in refused.value.message
     assert not [path for path in house.directory.iterdir() if path.name != ".index"]
     assert not left_over(house)
     assert not house.audit.events
@@ -661,7 +661,7 @@ def test_no_upload_makes_a_file_outside_or_an_unexpected_error(
         refusals.append(error)
     for refusal in refusals:
         assert refusal.status in (400, 404, 409)
-        assert refusal.body.count(b"\n") == 1
+        assert "\n" not in refusal.message
     assert set(house.directory.parent.iterdir()) == before
     for path in house.directory.rglob("*"):
         inside = path.relative_to(house.directory).parts
