@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
+from ops.index.packages.filenames import Form
+
 MAX_HEADER_BYTES = 2 * 1024**2
 """Longest header, without its description."""
 MAX_FIELDS = 10_000
@@ -111,6 +113,43 @@ class Header:
         """The metadata version; (0, 0) if it is not valid."""
         found = _METADATA_VERSION.fullmatch(self.first("metadata-version") or "")
         return (int(found["major"]), int(found["minor"])) if found else (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The core metadata of a distribution.
+
+    Parameters:
+        name: as its author spells it; None if there is no metadata to read.
+        version: likewise.
+        requires_python: the field ``Requires-Python``.
+        metadata: the whole metadata file, byte for byte; None if there is none to read.
+        static: whether installers may rely on it: always for wheels, and for sdists if no field may change when they
+            are built (PEP 643).
+    """
+
+    name: str | None = None
+    version: str | None = None
+    requires_python: str | None = None
+    metadata: bytes | None = None
+    static: bool = False
+
+    @property
+    def served(self) -> bytes | None:
+        """The metadata that is offered to installers beside the file (PEP 658), if any."""
+        return self.metadata if self.static else None
+
+    @classmethod
+    def of(cls, metadata: bytes, header: Header, form: Form) -> Contents:
+        """Read what installers need from the header of core metadata."""
+        static = header.version >= (2, 2) and "dynamic" not in header.fields  # PEP 643
+        return cls(
+            name=header.first("name"),
+            version=header.first("version"),
+            requires_python=requires_python(header),
+            metadata=metadata,
+            static=form == "wheel" or (form == "sdist" and static),
+        )
 
 
 def read_header(metadata: bytes) -> Header:

@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ops.index.errors import PackageIndexError, StorageBusy
-from ops.index.packages.distribution import Contents, look_into
+from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, parse
+from ops.index.packages.inspection import look_into
 from ops.index.packages.models import File
 from ops.index.storage.files import INDEX_FOLDER, Workbench, remove
 from ops.index.storage.storage import Storage

@@ -60,7 +60,7 @@ class Name:
 
     def matches(self, project: str, version: str) -> bool:
         """Whether *project* and *version*, in any spelling, are those of this name (PEP 503, PEP 440)."""
-        same = project == self.project or normalize(project) == self.project
+        same = project == self.project or (is_project(project) and normalize(project) == self.project)
         return same and (version == self.version or same_version(version, self.version))
 
 

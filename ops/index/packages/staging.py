@@ -19,7 +19,7 @@ from ops.index.storage.files import remove, storage_error, write_all
 from ops.index.storage.storage import Storage
 
 if TYPE_CHECKING:
-    from ops.index.packages.distribution import Contents
+    from ops.index.packages.core_metadata import Contents
 
 _PIECE = 1024**2
 _SMALL = 256 * 1024

@@ -21,10 +21,10 @@ from ops.index.errors import (
     NotFound,
     ProjectClosed,
 )
-from ops.index.packages.distribution import Contents, check_agreement
+from ops.index.packages.core_metadata import Contents
 from ops.index.packages.file_info import FileInfo
 from ops.index.packages.filenames import Name, is_project, is_safe, parse
-from ops.index.packages.inspection import DeferredError, Inspector
+from ops.index.packages.inspection import DeferredError, Inspector, check_agreement
 from ops.index.packages.quotas import Quotas
 from ops.index.packages.releases import Uploader
 from ops.index.packages.repository import Repository
@@ -268,14 +268,14 @@ class Publisher:
             return Contents()
         contents = staged.contents
         if contents is None:
-            check_agreement(name, Contents(), form)  # costs nothing, so before what may cost much
+            check_agreement(name, "the form", form.get("name"), form.get("version"))
             try:
                 contents = self._inspector.at_once(name, staged)
             except DeferredError:
                 if deferring:
                     raise
                 contents = self._inspector.at_length(name, staged)
-        check_agreement(name, contents, form)
+        check_agreement(name, "its core metadata", contents.name, contents.version)
         return contents
 
     def _has(self, name: Name, staged: Staged) -> bool:

@@ -19,9 +19,8 @@ from ops.index.http.request import Request
 from ops.index.http.upload import UploadApi
 from ops.index.packages import inspection
 from ops.index.packages.archive import OutOfBoundsError
-from ops.index.packages.distribution import inspect
 from ops.index.packages.filenames import Name, parse
-from ops.index.packages.inspection import AT_ONCE, DeferredError, Inspector
+from ops.index.packages.inspection import AT_ONCE, DeferredError, Inspector, inspect
 from ops.index.packages.staging import Staged
 from ops.index.packages.uploads import Outcome
 from ops.index.sandbox.sandbox import Cancellation

@@ -8,8 +8,9 @@ import tarfile
 import pytest
 
 from ops.index.errors import InvalidArchive
-from ops.index.packages.distribution import Contents, inspect
+from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import parse
+from ops.index.packages.inspection import inspect
 from tests.index.archives import core_metadata, sdist
 
 SDIST = "foo_bar-1.0.tar.gz"

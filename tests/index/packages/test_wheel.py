@@ -9,8 +9,9 @@ import pytest
 
 from ops.index.errors import InvalidArchive
 from ops.index.packages import wheel as wheels
-from ops.index.packages.distribution import Contents, inspect
+from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, parse
+from ops.index.packages.inspection import inspect
 from tests.index.archives import core_metadata, wheel
 
 WHEEL = "foo_bar-1.0-py3-none-any.whl"

@@ -10,8 +10,9 @@ import zlib
 import pytest
 
 from ops.index.errors import InvalidArchive
-from ops.index.packages.distribution import Contents, inspect
+from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import parse
+from ops.index.packages.inspection import inspect
 from tests.index.archives import wheel
 
 GOOD = wheel("demo", "1.0", payload=b"x = 1\n")
