@@ -294,7 +294,6 @@ class Authenticator:
             if self._user_cache.accounts.get(account.identity.username) != account:
                 return False
             self._verified[digest] = account
-            self._refused.pop(digest, None)
         return True
 
     def _forget(self, accounts: Mapping[str, Account]) -> None:

@@ -148,7 +148,7 @@ class Throttle:
         with self._lock:
             of_address = self._addresses.get(network(address))
             if of_address is not None and self._exceeded(of_address):
-                raise TooManyAttempts(retry_after=max(_PACE, of_address.until - self._clock()))
+                raise TooManyAttempts(retry_after=of_address.until - self._clock())
 
     def failed(self, user: str, address: str) -> None:
         """End an attempt: the password was wrong."""

@@ -26,7 +26,7 @@ from ops.index.auth.credential_files import GROUPS, PASSWORDS
 from ops.index.auth.credentials import BasicCredentials
 from ops.index.auth.passwords import hashed
 from ops.index.auth.roles import Identity, Role
-from ops.index.auth.users import Signature, Users
+from ops.index.auth.users import Account, Signature, Users
 from ops.index.auth.verification_queue import processors
 from ops.index.config import Options
 from ops.index.errors import LoginDelayed, PackageIndexError, StorageError, TooManyAttempts, Unauthorized
@@ -190,6 +190,11 @@ def test_credentials_do_not_show_in_their_repr() -> None:
     assert "alice" not in repr(credentials)
 
 
+def test_a_header_of_more_than_eight_kilobytes_is_not_decoded() -> None:
+    assert BasicCredentials.parse(basic("alice", "x" * 6000)) is not None
+    assert BasicCredentials.parse(basic("alice", "x" * 6200)) is None
+
+
 # --- caching ----------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +269,13 @@ def test_credentials_can_be_confirmed_without_being_authenticated_before(authent
     with pytest.raises(Unauthorized):
         authenticator.confirm(basic("nobody"), HERE)
     assert authenticator.remembered(basic("alice")) is not None
+
+
+def test_a_user_removed_after_the_login_cannot_be_confirmed(authenticator: Authenticator, users: Users) -> None:
+    log_in(authenticator, basic("alice"))
+    users.remove("alice")
+    with pytest.raises(Unauthorized):
+        authenticator.confirm(basic("alice"), HERE)
 
 
 def test_known_and_unknown_users_cost_the_same_work(
@@ -417,6 +429,28 @@ def test_a_half_written_file_is_not_used(authenticator: Authenticator, users: Us
     assert log_in(authenticator, basic("carol")).username == "carol"
 
 
+def test_a_file_that_changes_while_it_is_read_is_not_used(
+    authenticator: Authenticator, users: Users, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users.register("bob", password_hash=DIGEST)
+    log_in(authenticator, basic("bob"))
+    users.register("carol", password_hash=DIGEST)
+    file = storage.directory / PASSWORDS
+    whole, read = file.read_bytes(), Users.accounts
+
+    def accounts(users: Users) -> dict[str, Account]:
+        file.write_bytes(whole[: len(whole) // 3])
+        found = read(users)
+        file.write_bytes(whole)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Users, "accounts", accounts)
+        authenticator.refresh()
+    assert set(authenticator._user_cache.accounts) == {"alice", "bob"}
+    assert log_in(authenticator, basic("carol")).username == "carol"
+
+
 def test_a_file_that_is_missing_for_a_second_counts_as_removed(
     authenticator: Authenticator, users: Users, storage: DirectoryStorage
 ) -> None:
@@ -521,6 +555,18 @@ def test_guessing_is_slowed_but_not_the_user_elsewhere_nor_colleagues_here(
     # Her login is cached now, and cached logins pass from anywhere.
     assert authenticator.remembered(basic("alice")) is not None
     assert log_in(authenticator, basic("alice")).username == "alice"
+    authenticator.close()
+
+
+def test_one_wrong_password_repeated_costs_two_seconds(users: Users, storage: DirectoryStorage) -> None:
+    """And no bcrypt: it is a client with an old password, not a guesser."""
+    authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=3), clock=lambda: 1000.0)
+    for _ in range(3):
+        with pytest.raises(Unauthorized):
+            log_in(authenticator, basic("alice", "old password"))
+    with pytest.raises(TooManyAttempts) as blocked:
+        log_in(authenticator, basic("alice"))
+    assert blocked.value.retry_after == 2
     authenticator.close()
 
 
@@ -687,6 +733,7 @@ def test_when_too_many_logins_are_pending_the_next_one_gets_503(
         await asyncio.sleep(0.05)
         with pytest.raises(LoginDelayed):
             await authenticator.authenticate(basic("alice"), "198.51.100.7")
+        assert len(authenticator._pending) == 2
         work.gate.set()
         await asyncio.gather(*waiting, return_exceptions=True)
         return await authenticator.authenticate(basic("alice"), "198.51.100.7")
@@ -756,6 +803,24 @@ def test_a_volume_that_cannot_be_reloaded_keeps_the_cached_users(
     time.sleep(0.5)
     assert log_in(authenticator, basic("alice")).username == "alice"
     assert authenticator.remembered(basic("alice")) is not None
+    authenticator.close()
+
+
+def test_a_login_that_fails_while_the_volume_cannot_be_reloaded_is_delayed_and_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user may have been registered through another server."""
+    (ours,) = volumes(tmp_path, 1)
+    Users(ours, CHEAP).register("alice", password_hash=DIGEST)
+    authenticator = Authenticator(ours, SHARED)
+    log_in(authenticator, basic("alice"))
+
+    def broken() -> None:
+        raise StorageError("the volume is away")
+
+    monkeypatch.setattr(ours, "reload", broken)
+    with pytest.raises(LoginDelayed, match="another server"):
+        log_in(authenticator, basic("new"))
     authenticator.close()
 
 
