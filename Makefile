@@ -34,8 +34,8 @@ status:  ## say what runs, where, and for whom
 list:  ## list the notebooks with their parameters
 	@$(call INSTALLED,$(BIN)/runbook list)
 
-lab: $(VENV)/.lab  ## open the notebooks in JupyterLab (ARGS="--no-browser --port 8889" passes options on)
-	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks
+lab: $(VENV)/.lab  ## open copies of the notebooks in JupyterLab, and keep a record (ARGS="--no-browser --port 8889" passes options on)
+	@$(BIN)/runbook open -- $(ARGS)
 
 modal: $(VENV)/.modal  ## install what the target modal needs besides
 

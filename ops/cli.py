@@ -47,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 1 a failed run, 2 a wrong call, 130 an interrupted run. Of `plan` and `diff` 2 says that there are
     changes, and a wrong call is 1.
     """
-    options, unknown = _parser().parse_known_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    end = given.index("--") if given[:1] == ["open"] and "--" in given else len(given)
+    options, unknown = _parser().parse_known_args(given[:end])
+    options.passed_on = given[end + 1 :]
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     os.umask(UMASK)  # what this process and its kernels write is the operator's alone
@@ -114,6 +117,15 @@ def _parser() -> _Parser:
 
     up = command("up", _up, "from nothing to a working index with one user, on this machine", f"Runs {_FIRST}.")
     _add_run_options(up)
+
+    lab = command(
+        "open",
+        _lab,
+        "open copies of notebooks in JupyterLab, and keep a record",
+        "What follows -- is passed on to JupyterLab. The notebooks themselves stay as they are.",
+    )
+    lab.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=f"{_NOTEBOOK}; all if omitted")
+    _add_run_options(lab)
 
     status = command("status", _status, "say what runs, where, and for whom")
     _add_target_options(status)
@@ -313,6 +325,17 @@ def _up(options: argparse.Namespace) -> int:
         if not any(entry.changes for entry in record.notebooks):
             print("\nEverything was in place; nothing was changed.")
         print(f"\n{installation.summary(report=record.report)}")
+    return 0
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from ops.runbook.lab import open_notebooks
+    from ops.runbook.selection import select_notebooks
+    from ops.runbook.summary import recap
+
+    paths = select_notebooks(options.notebooks or ["*"], NOTEBOOKS)
+    record = open_notebooks(paths, _given(options), workspace=Workspace.default(), arguments=options.passed_on)
+    print(f"\n{recap(record)}\nReport: {record.report}")
     return 0
 
 

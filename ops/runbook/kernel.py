@@ -63,8 +63,11 @@ def kernel_environment(scratch: Path, base: Mapping[str, str]) -> dict[str, str]
         variables.pop(name, None)
     # debugpy, imported by ipykernel, otherwise prints a warning about frozen modules.
     variables["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    own = str(Path(sys.executable).parent)
-    variables["PATH"] = os.pathsep.join(
-        [own, *(part for part in variables.get("PATH", "").split(os.pathsep) if part != own)]
-    )
+    variables["PATH"] = kernel_path(variables.get("PATH", ""))
     return variables
+
+
+def kernel_path(path: str) -> str:
+    """A PATH with the programs beside this interpreter first, as in an activated environment."""
+    own = str(Path(sys.executable).parent)
+    return os.pathsep.join([own, *(part for part in path.split(os.pathsep) if part != own)])

@@ -41,6 +41,7 @@ SKIPPED = "skipped"
 
 RUN = "run"
 PLAN_ONLY = "plan"
+BY_HAND = "lab"
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 _FOLDER = re.compile(r"[0-9]{8}T[0-9]{6}Z-.+")
@@ -146,7 +147,8 @@ class Record:
         seconds: its duration.
         error: why it failed.
         process: the process id of the runner.
-        purpose: :data:`RUN`, or :data:`PLAN_ONLY` when the notebooks were run up to their plans.
+        purpose: :data:`RUN`; :data:`PLAN_ONLY` when the notebooks were run up to their plans; :data:`BY_HAND` when
+            they were run in JupyterLab.
         resumes: the folder of the run that this one went on with, or an empty string.
         provenance: by whom, from which revision and in which CI run.
     """

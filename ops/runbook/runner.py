@@ -109,7 +109,7 @@ def run_notebooks(
         redactor = Redactor(
             sources=(*workspace_sources(workspace, os.environ), *sources, register(secrets_file)),
         )
-        _refuse_secrets(parameters or {}, redactor)
+        refuse_secrets(parameters or {}, redactor)
         workspace.create()
         record = Record.create(workspace.records, name or (next(iter(opened)) if len(opened) == 1 else "run"))
         record.purpose, record.resumes = purpose, resumes
@@ -129,7 +129,7 @@ def run_notebooks(
             redactor,
             on_progress or ConsoleProgress(),
             options=dataclasses.replace(
-                options, environment=_environment(workspace, secrets_file), cwd=options.cwd or PROJECT_ROOT
+                options, environment=notebook_environment(workspace, secrets_file), cwd=options.cwd or PROJECT_ROOT
             ),
             scratch=Path(scratch),
             approved={} if plan is None else plan.approved,
@@ -172,7 +172,8 @@ def _require_plans(notebooks: Mapping[str, Notebook]) -> None:
         )
 
 
-def _environment(workspace: Workspace, secrets_file: Path) -> dict[str, str]:
+def notebook_environment(workspace: Workspace, secrets_file: Path) -> dict[str, str]:
+    """The environment of kernels: this process's, the file that secrets are noted in, and the workspace."""
     variables = {**os.environ, REGISTER_VARIABLE: str(secrets_file)}
     # Set only when it says something: notebooks show paths by it. Absolute, since they run in another directory.
     if os.environ.get(HOME_VARIABLE) or workspace.home != Workspace.default().home:
@@ -180,7 +181,12 @@ def _environment(workspace: Workspace, secrets_file: Path) -> dict[str, str]:
     return variables
 
 
-def _refuse_secrets(given: Mapping[str, object], redactor: Redactor) -> None:
+def refuse_secrets(given: Mapping[str, object], redactor: Redactor) -> None:
+    """Refuse a parameter that holds a known secret.
+
+    Raises:
+        ParameterError: one does.
+    """
     redactor.refresh()
     for name, value in given.items():
         if redactor.finds(value if isinstance(value, str) else json.dumps(value, default=str)):
