@@ -221,20 +221,26 @@ class AppVersions:
     def outdated(self) -> str:
         """The difference of the deployed code from this clone's, in words; empty when there is none, or none is known.
 
-        Compares the commit that Modal noted with the files here, as far as they are shipped. A deployment from a clone
-        with uncommitted changes tells nothing.
+        Compares the commit that Modal noted with the files here, as far as they are shipped. Of two clones with
+        uncommitted changes nothing is known.
         """
         rows = self._rows()
         commit = rows[0][1] if rows else ""
-        if not commit or commit.endswith("*"):
+        if not commit:
             return ""
+        if commit.endswith("*"):
+            return (
+                "" if self._differs("HEAD") else f"runs the code of {commit[:12]} with changes that were not committed"
+            )
+        differs = self._differs(commit)
+        unknown = ", which this clone does not have" if differs is None else ""
+        return "" if differs is False else f"runs the code of the commit {commit[:12]}{unknown}"
+
+    def _differs(self, commit: str) -> bool | None:
+        """Whether the shipped files here differ from those of *commit*; None when there is no such commit here."""
         command = ["git", "-C", str(self._root), "diff", "--quiet", commit, "--", *SHIPPED]
-        try:
-            done = subprocess.run(command, capture_output=True, check=False, timeout=60)
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        unknown = "" if done.returncode in {0, 1} else ", which this clone does not have"
-        return f"runs the code of the commit {commit[:12]}{unknown}" if done.returncode else ""
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        return {0: False, 1: True}.get(done.returncode)
 
     def _env(self) -> list[str]:
         return ["--env", self._environment] if self._environment else []

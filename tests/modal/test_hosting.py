@@ -62,7 +62,7 @@ def target(client: Mapping[str, str], workspace: Workspace) -> ModalTarget:
 def plan(target: ModalTarget, lower_protection: str = "") -> dict[str, tuple[str, str]]:
     """The rows of the plan about hosting: what is, and what would be done."""
     changes = provision.plan(target, lower_protection=lower_protection).changes
-    return {change.thing: (change.now, change.then) for change in changes if change.thing.startswith("hosting")}
+    return {change.thing: (change.now, change.to_do) for change in changes if change.thing.startswith("hosting")}
 
 
 def test_modal_tells_every_setting_of_a_deployment_that_somebody_else_made(

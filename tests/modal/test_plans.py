@@ -83,11 +83,12 @@ def test_code_that_differs_from_the_deployed_commit_is_known(tmp_path: Path, mon
         return releases.outdated()
 
     assert deployed(commit) == ""
+    assert deployed(f"{commit}*") == f"runs the code of {commit[:12]} with changes that were not committed"
     (tmp_path / "README.md").write_text("not shipped")
     assert deployed(commit) == ""
     code.write_text("2\n")
     assert deployed(commit) == f"runs the code of the commit {commit[:12]}"
-    assert deployed(f"{commit}*") == "", "it was deployed with changes that nobody knows"
+    assert deployed(f"{commit}*") == "", "both have changes that nobody knows"
     assert deployed("0" * 40) == f"runs the code of the commit {'0' * 12}, which this clone does not have"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ops.runbook import find_notebook
 from ops.settings import LOWER_PROTECTION_VARIABLE, deployment_variables
 from ops.workspace import PROJECT_ROOT
 from tests.conftest import DOWNLOADS
@@ -38,7 +39,9 @@ def job(workflow: str, name: str) -> dict[str, Any]:
     return found
 
 
+PLAN = ("deploy-modal.yaml", "plan")
 DEPLOY = ("deploy-modal.yaml", "deploy")
+DRIFT = ("drift.yaml", "drift")
 SMOKE_TEST = ("smoke-test.yaml", "smoke-test")
 CHECKS = ("ci.yaml", "checks")
 
@@ -71,7 +74,8 @@ def test_every_action_is_pinned_and_no_expression_stands_in_a_command(file: Path
     workflow = load(file.name)
     assert workflow["permissions"] == {}
     for name, job in workflow["jobs"].items():
-        assert job["permissions"] == ({} if name == "switched-off" else {"contents": "read"})
+        expected = {} if name == "switched-off" else {"contents": "read"}
+        assert job["permissions"] == expected | ({"issues": "write"} if name == "drift" else {})
         assert "secrets" not in job, "a job that is called gets none"
         for step in job.get("steps", ()):
             if uses := step.get("uses"):
@@ -84,13 +88,15 @@ def test_checks_need_no_secret_and_deploying_gives_secrets_to_just_the_steps_tha
     scan = "Look for secrets in the records"
     deploying = [
         "Note the version that is deployed",
-        "Provision",
+        "Apply the plan",
         "Smoke test",
         "Go back to the version of before",
         scan,
     ]
     for where, environment, expected in (
+        (PLAN, "modal-plan", ["Plan", scan]),
         (DEPLOY, "modal", deploying),
+        (DRIFT, "modal-plan", ["Plan"]),
         (SMOKE_TEST, "modal-smoke-test", ["Smoke test", scan]),
     ):
         found = job(*where)
@@ -99,14 +105,29 @@ def test_checks_need_no_secret_and_deploying_gives_secrets_to_just_the_steps_tha
         assert found["environment"] == environment
 
 
-def test_deploying_waits_for_the_checks_and_only_a_plan_does_without() -> None:
-    checks, deploy = (job("deploy-modal.yaml", name) for name in ("checks", "deploy"))
+def test_deploying_waits_for_the_checks_and_for_a_plan_with_changes_and_planning_for_nobody() -> None:
+    checks, deploy = job("deploy-modal.yaml", "checks"), job(*DEPLOY)
     assert checks["uses"] == "./.github/workflows/ci.yaml"
     assert checks["if"] == "${{ !inputs.dry_run }}"
     assert "workflow_call" in load("ci.yaml")[True]
-    assert deploy["needs"] == "checks"
-    condition = " ".join(deploy["if"].split())
-    assert condition.startswith("!cancelled() && (needs.checks.result == 'success' || inputs.dry_run) && (")
+    assert deploy["needs"] == ["checks", "plan"]
+    assert deploy["if"] == "${{ !inputs.dry_run && needs.plan.outputs.changes == 'true' }}"
+    assert "needs" not in job(*PLAN)
+    assert step(*DEPLOY, "Apply the plan")["env"]["PLAN"] == "${{ needs.plan.outputs.plan }}"
+
+
+def test_the_inputs_are_the_parameters_of_the_notebook_that_are_for_modal() -> None:
+    notebook = find_notebook("01_provision", PROJECT_ROOT / "notebooks")
+    types = {"str": "string", "bool": "boolean"}
+    expected = {
+        each.name: {"description": each.help, "type": types[each.type], "default": each.default}
+        for each in notebook.parameters
+        if each.name != "target" and not each.help.startswith("local only")
+    }
+    expected["dry_run"]["default"] = True  # by hand it only plans
+    inputs = load("deploy-modal.yaml")[True]["workflow_dispatch"]["inputs"]
+    assert inputs == expected
+    assert list(inputs) == list(expected)
 
 
 def test_a_push_runs_the_checks_once() -> None:
@@ -115,7 +136,7 @@ def test_a_push_runs_the_checks_once() -> None:
 
 
 def test_a_clone_without_the_variable_deploys_nothing_and_stays_green() -> None:
-    assert job(*DEPLOY)["if"].endswith("(github.event_name == 'workflow_dispatch' || vars.DEPLOY_MODAL == 'on')")
+    assert job(*PLAN)["if"] == "github.event_name == 'workflow_dispatch' || vars.DEPLOY_MODAL == 'on'"
     off = job("deploy-modal.yaml", "switched-off")
     assert off["if"] == "github.event_name == 'push' && vars.DEPLOY_MODAL != 'on'"
     assert "DEPLOY_MODAL" in execute(PROJECT_ROOT, off["steps"], PROJECT_ROOT, {})
@@ -127,14 +148,14 @@ def test_a_deployment_that_fails_goes_back_to_the_version_of_before() -> None:
         titles.index(title)
         for title in (
             "Note the version that is deployed",
-            "Provision",
+            "Apply the plan",
             "Smoke test",
             "Go back to the version of before",
         )
     )
     assert before < provision < smoke_test < back
     found = step(*DEPLOY, "Go back to the version of before")
-    assert found["if"] == "failure() && env.DRY_RUN != 'true' && steps.before.outcome == 'success'"
+    assert found["if"] == "failure() && steps.before.outcome == 'success'"
     assert found["env"]["BEFORE"] == "${{ steps.before.outputs.version }}"
     limits = [job(*DEPLOY)["steps"][each]["timeout-minutes"] for each in (provision, smoke_test)]
     assert sum(limits) < job(*DEPLOY)["timeout-minutes"], "a job that is out of time goes back to nothing"
@@ -142,19 +163,20 @@ def test_a_deployment_that_fails_goes_back_to_the_version_of_before() -> None:
     assert checkout["with"]["fetch-depth"] == 0, "an earlier commit may be deployed"
 
 
-def test_provisioning_is_told_every_variable_of_the_hosting_and_of_the_limits() -> None:
-    told = {name: value for name, value in step(*DEPLOY, "Provision")["env"].items() if name.startswith("PYPI_")}
-    assert told == {name: f"${{{{ vars.{name} }}}}" for name in deployment_variables()}
+def test_planning_and_applying_are_told_every_variable_of_the_hosting_and_of_the_limits() -> None:
+    for where in (step(*PLAN, "Plan"), step(*DEPLOY, "Apply the plan"), step(*DRIFT, "Plan")):
+        told = {name: value for name, value in where["env"].items() if name.startswith("PYPI_")}
+        assert told == {name: f"${{{{ vars.{name} }}}}" for name in deployment_variables()}
 
 
 def test_lowering_a_protection_has_to_be_said_at_each_run() -> None:
-    assert step(*DEPLOY, "Provision")["env"]["LOWER_PROTECTION"] == "${{ inputs.lower_protection }}"
+    assert step(*PLAN, "Plan")["env"]["LOWER_PROTECTION"] == "${{ inputs.lower_protection }}"
     for file in WORKFLOWS:
         assert LOWER_PROTECTION_VARIABLE not in file.read_text()
 
 
 def test_what_runs_on_modal_installs_nothing_for_tests() -> None:
-    for where in (DEPLOY, SMOKE_TEST):
+    for where in (PLAN, DEPLOY, SMOKE_TEST, DRIFT):
         assert step(*where, "Install")["run"] == "make modal"
 
 
@@ -172,14 +194,14 @@ def test_the_daily_smoke_test_is_off_until_it_is_switched_on() -> None:
     assert workflow["jobs"]["smoke-test"]["if"] == "github.event_name == 'workflow_dispatch' || vars.SMOKE_TEST == 'on'"
 
 
-@pytest.mark.parametrize("name", ["deploy-modal.yaml", "smoke-test.yaml"])
-def test_nothing_is_uploaded_before_it_was_looked_through(name: str) -> None:
-    steps = job(name, name.removesuffix(".yaml").replace("deploy-modal", "deploy"))["steps"]
+@pytest.mark.parametrize("where", [PLAN, DEPLOY, SMOKE_TEST])
+def test_nothing_is_uploaded_before_it_was_looked_through(where: tuple[str, str]) -> None:
+    steps = job(*where)["steps"]
     names = [each["name"] for each in steps]
     upload = next(each for each in steps if "upload-artifact" in each.get("uses", ""))
     assert names.index("Look for secrets in the records") < names.index(upload["name"])
     assert "steps.scan.outcome == 'success'" in upload["if"]
-    assert upload["with"]["path"].endswith("records"), "client files and secrets stand beside it"
+    assert upload["with"]["path"].strip().endswith("records"), "client files and secrets stand beside it"
 
 
 # --- executed ------------------------------------------------------------------------------------------------------
@@ -250,9 +272,9 @@ def test_the_commands_of_the_checks_work_in_order_in_a_clean_clone(clone: Path, 
 def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
     clone: Path, plane: ControlPlane, tmp_path: Path
 ) -> None:
-    steps = job(*DEPLOY)["steps"]
     back = step(*DEPLOY, "Go back to the version of before")
-    good = [each for each in steps if each != back]
+    planning = job(*PLAN)["steps"]
+    good = [each for each in job(*DEPLOY)["steps"] if each != back]
     summary, outputs = tmp_path / "summary.md", tmp_path / "outputs"
     variables = {
         **{name: value for name, value in plane.variables.items() if name != "MODAL_CONFIG_PATH"},
@@ -264,11 +286,22 @@ def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
         "GITHUB_OUTPUT": str(outputs),
         "GITHUB_STEP_SUMMARY": str(summary),
     }
-    plan = [each for each in good if each["name"] != "Smoke test"]
-    execute(clone, plan, tmp_path, {**variables, "DRY_RUN": "true"})
-    assert plane.apps.by_id == {}, "a dry run deploys nothing"
+
+    def planned() -> dict[str, str]:
+        outputs.unlink(missing_ok=True)
+        execute(clone, planning, tmp_path, variables)
+        found = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
+        outputs.unlink()
+        shutil.rmtree(clone / ".runbook")  # the job that applies it runs in another clone
+        return found
+
+    plan = planned()
+    assert plane.apps.by_id == {}, "a plan deploys nothing"
+    assert plan["changes"] == "true"
+    assert "+ server  start it" in summary.read_text()
+    execute(clone, good, tmp_path, {**variables, "PLAN": plan["plan"]})
     assert outputs.read_text() == "version=\n"
-    execute(clone, good, tmp_path, {**variables, "DRY_RUN": "false"})
+    assert planned()["changes"] == "false"
     assert plane.apps.named("pypiserver") is not None
     stored = plane.secrets.named("pypi-auth-token", "main")
     assert stored is not None
@@ -281,12 +314,15 @@ def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
     file = clone / "deployments" / "pypi_deploy.py"
     file.write_text(file.read_text().replace("timeout=hosting.request_seconds", "timeout=77"))
     commit(clone, "two")
-    outputs.unlink()
+    outputs.unlink(missing_ok=True)
     del variables["PYPI_UPLOADS_PER_USER"]
-    execute(clone, [each for each in good if each["name"] != "Smoke test"], tmp_path, {**variables, "DRY_RUN": "false"})
+    plan = planned()
+    assert plan["changes"] == "true", "the code has changed"
+    without_test = [each for each in good if each["name"] != "Smoke test"]
+    execute(clone, without_test, tmp_path, {**variables, "PLAN": plan["plan"]})
     assert plane.function("server").definition.timeout_secs == 77
     assert outputs.read_text() == "version=1\n"
-    printed = execute(clone, [back], tmp_path, {**variables, "DRY_RUN": "false", "BEFORE": "1"})
+    printed = execute(clone, [back], tmp_path, {**variables, "BEFORE": "1"})
     server = plane.function("server").definition
     assert server.timeout_secs != 77
     assert plane.image_environment(server.image_id)["PYPI_UPLOADS_PER_USER"] == "7"
@@ -294,6 +330,36 @@ def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
     assert "the index, without credentials" in printed
     records = "".join(p.read_text(errors="replace") for p in (clone / ".runbook" / "records").rglob("*") if p.is_file())
     assert TOKEN not in records
+
+
+FAKE_GH = """#!/bin/sh
+echo "$@" >> "$GH_LOG"
+case "$1 $2" in "issue list") echo "$GH_OPEN" ;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "opened", "expected"),
+    [
+        ("2", "", "issue create --title The index on Modal differs from its plan --label drift --body-file issue.md"),
+        ("2", "7", "issue edit 7 --body-file issue.md"),
+        ("0", "7", "issue close 7 --comment There is no drift any more."),
+        ("0", "", "issue list --label drift"),
+    ],
+)
+def test_drift_keeps_one_issue_open_as_long_as_it_lasts(tmp_path: Path, code: str, opened: str, expected: str) -> None:
+    fake = tmp_path / "bin" / "gh"
+    fake.parent.mkdir()
+    fake.write_text(FAKE_GH)
+    fake.chmod(0o755)
+    variables = {
+        "PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}",
+        "GH_LOG": str(tmp_path / "log"),
+        "GH_OPEN": opened,
+        "CODE": code,
+    }
+    execute(tmp_path, [step(*DRIFT, "Open, update or close the issue")], tmp_path, variables)
+    assert (tmp_path / "log").read_text().splitlines()[-1].startswith(expected)
 
 
 def test_a_secret_in_a_record_stops_the_upload(tmp_path: Path) -> None:
