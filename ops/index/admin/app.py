@@ -1,6 +1,6 @@
-"""The admin application: users are created, changed and removed with a bearer token (RFC 6750).
+"""Admin application: creates, changes and removes users with a bearer token (RFC 6750).
 
-FastAPI takes half a second to import: nothing but what serves this application imports this module.
+FastAPI takes half a second to import, so this module is imported only to serve this application.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ops.index.admin.gate import Gate, address_of, answer
-from ops.index.admin.reference import POLICY, reference_page
-from ops.index.admin.refusal import refusals
+from ops.index.admin.gate import Gate, address_of
+from ops.index.admin.reference import reference_page, reference_policy
+from ops.index.admin.refusal import refusal, refusals
 from ops.index.admin.token import TokenCheck
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
 from ops.index.auth.passwords import NAME_BYTES, PASSWORD_BYTES, ROUNDS
@@ -37,18 +37,18 @@ Every request but `/health` needs the header `Authorization: Bearer TOKEN`, wher
 the index's secret. Credentials travel in the JSON body only: never put them into a URL, where logs keep them. With
 `password_hash` the password itself never leaves your machine: `htpasswd -nBC 12 NAME` makes one.
 
-A change is durable when it is answered, and reaches every server of the index within five seconds.
+A change is durable once the response arrives, and reaches every server of the index within five seconds.
 """
 
 
-# What JSON Schema can say of the rules in ops.index.auth, which apply in any case and refuse in better sentences.
+# The rules of ops.index.auth, as far as JSON Schema can express them. Those apply in any case, with better messages.
 _NAME: Final = r"^[^\u0000-\u0020\u007f:#/\\]([^\u0000-\u001f\u007f:#/\\]*[^\u0000-\u0020\u007f:#/\\])?$"
 _HASH: Final = r"^\$2[aby]\$[01][0-9]\$[./A-Za-z0-9]{53}$"
 _PROJECT: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 
 
 class Registration(BaseModel):
-    """A user to create or change. What is left out stays as it is."""
+    """A user to create or change. Fields that are left out stay as they are."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -110,13 +110,13 @@ class User(BaseModel):
 
 
 class RegisteredUser(User):
-    """A user as stored just now."""
+    """A user after the change."""
 
     created: bool = Field(description="whether there was no such user before")
 
 
 class Health(BaseModel):
-    """That the application answers."""
+    """Sign of life."""
 
     status: str
 
@@ -133,16 +133,16 @@ def create_admin(
     """The admin application.
 
     Parameters:
-        credentials: the volume with ``.htpasswd`` and ``.htgroup``; may be empty.
-        token: what opens it, 32 bytes or more; or the check of it that whoever mounts the application makes too.
-        options: the cost of new hashes, and the number of wrong tokens that are free.
+        credentials: the volume of ``.htpasswd`` and ``.htgroup``; may be empty.
+        token: the admin token, 32 bytes or more; or the check of it that the mounting application shares.
+        options: cost of new hashes, number of wrong tokens before a delay.
         root_path: where it is mounted, such as ``/admin``.
-        claims: what all servers that may write to a shared volume have in common; without it they may overwrite each
-            other's changes while two of them run, as they do in a rolling deployment.
-        audit: where changes and refusals are noted, closed with the server; None for one of the application's own.
+        name_locks: shared by all servers of a shared volume; without them, two servers may overwrite each other's
+            changes, as in a rolling deployment.
+        audit: records changes and refusals; closed with the server. None for one of the application's own.
 
     Raises:
-        ValueError: the token is empty, or can never be sent.
+        ValueError: the token is empty, or cannot be sent in a header.
     """
     log = audit or Audit(credentials, ADMIN_FOLDER, options=options)
     token_check = token if isinstance(token, TokenCheck) else TokenCheck(token, audit=log, options=options)
@@ -181,7 +181,7 @@ def create_admin(
         },
     )
     def register_user(registration: Registration, request: Request, response: Response) -> RegisteredUser:
-        """Creates the user, or changes what is given of an existing one. Sending the same again changes nothing."""
+        """Creates a user, or changes the given fields of an existing one. Sending the same again changes nothing."""
         given = registration.model_fields_set
         made = users.register(
             registration.username,
@@ -210,11 +210,11 @@ def create_admin(
         responses=refusals(401, 403, 404, 422, 429, 500, 507),
     )
     def remove_user(username: Annotated[str, Path(max_length=1024)], request: Request) -> None:
-        """Removes entry and roles. What the user uploaded stays."""
+        """Removes entry and roles. Uploaded files stay."""
         if not users.remove(username, actor="admin token", address=address_of(request)):
             raise HTTPException(404, "there is no such user")
 
-    @app.get("/health", summary="Tell that it answers")
+    @app.get("/health", summary="Check that it responds")
     def health() -> Health:
         """Needs no token."""
         return Health(status="ok")
@@ -222,35 +222,33 @@ def create_admin(
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
         page = reference_page(app.openapi(), root=request.scope.get("root_path", ""))
-        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
+        return HTMLResponse(page, headers={"Content-Security-Policy": reference_policy()})
 
     return app
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, PackageIndexError)  # noqa: S101 - for the type checker
-    return answer(error.status, str(error), error.headers)
+    return refusal(error.status, str(error), error.headers)
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
-    """What nobody foresaw. It is logged by the server; the answer passes no middleware, so it gets its headers here."""
-    failed = answer(500, "the request failed in a way that was not foreseen; the server's log says how")
+    """An unexpected error, which the server logs. Its response passes no middleware, so it gets its headers here."""
+    failed = refusal(500, "the request failed unexpectedly; see the server's log")
     failed.raw_headers = secured(failed.raw_headers)
     return failed
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
-    """One sentence of what is wrong. FastAPI's own answer repeats what was sent, the password too."""
+    """One sentence about what is wrong. FastAPI's own response repeats the input, passwords included."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     problems = []
     for problem in error.errors():
         field = next((part for part in problem["loc"][1:] if part in Registration.model_fields), None)
         if problem["type"] == "json_invalid":
-            problems.append("the body is no JSON")
+            problems.append("the body is not JSON")
         elif problem["type"] == "extra_forbidden":
-            problems.append(
-                "there is a field that is not known; the fields are " + ", ".join(Registration.model_fields)
-            )
+            problems.append("there is an unknown field; the fields are " + ", ".join(Registration.model_fields))
         else:
             problems.append(f"{field or 'the body'}: {problem['msg']}")
-    return answer(422, "; ".join(dict.fromkeys(problems)))
+    return refusal(422, "; ".join(dict.fromkeys(problems)))

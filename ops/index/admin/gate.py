@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ops.index.admin.refusal import refusal
 from ops.index.admin.token import OPEN_PATHS, TokenCheck
 from ops.index.errors import PackageIndexError, TooLarge, TooManyAttempts
 from ops.index.http.request import note_login, short_body
 from ops.index.http.security_headers import secured
 
 _WITH_BODY: Final = ("POST", "/register_user")
-"""The one request with a body. No body of any other is read, whose method or path the application refuses."""
+"""The one request with a body. The bodies of all others are left unread."""
 
 _BODY_BYTES: Final = 64 * 1024
 
@@ -22,10 +22,10 @@ _REALM: Final = 'Bearer realm="pypi-admin"'
 
 
 class Gate:
-    """Looks at token, content type and size before anything of a request is read.
+    """Middleware that checks token, content type and size before a body is read.
 
     Parameters:
-        app: what stands behind it.
+        app: the application behind it.
         token_check: knows the token.
         root_path: where the application is mounted.
     """
@@ -40,19 +40,19 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if not scope.get("root_path", "").endswith(self._root):  # whoever mounts it may have said so already
+        if not scope.get("root_path", "").endswith(self._root):  # the mounting application may have set it
             scope = {**scope, "root_path": scope.get("root_path", "") + self._root}
         request = Request(scope)
         send = _secured(send)
-        refusal = self._refusal(request)
-        if refusal is None and _takes_body(request):
+        refused = self._refusal(request)
+        if refused is None and _takes_body(request):
             try:
                 body = await short_body(receive, _BODY_BYTES)
             except PackageIndexError as error:
-                refusal = answer(error.status, error.message, error.headers)
+                refused = refusal(error.status, error.message, error.headers)
             else:
                 receive = _arrived(body, receive)
-        await (refusal or self._app)(scope, receive, send)
+        await (refused or self._app)(scope, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
         if _path(request) in OPEN_PATHS:
@@ -60,21 +60,21 @@ class Gate:
         try:
             authorization = request.headers.get("authorization", "").encode("latin-1")
             if not self._token_check.accepts(authorization, address_of(request)):
-                return answer(
+                return refusal(
                     401,
                     "the admin token is missing or wrong",
                     {"WWW-Authenticate": _REALM},
                 )
         except TooManyAttempts as error:
-            return answer(
+            return refusal(
                 error.status, "too many wrong admin tokens; check the token, and try again later", error.headers
             )
         if _takes_body(request):
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-                return answer(415, "the body must be JSON, with the header Content-Type: application/json")
+                return refusal(415, "the body must be JSON, with the header Content-Type: application/json")
             length = request.headers.get("content-length", "0")
             if not length.isdecimal() or int(length) > _BODY_BYTES:
-                return answer(413, str(TooLarge("the body", limit=_BODY_BYTES)))
+                return refusal(413, str(TooLarge("the body", limit=_BODY_BYTES)))
         note_login(request.scope)
         return None
 
@@ -100,7 +100,7 @@ def _secured(send: Send) -> Send:
 
 
 def _arrived(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that is here as a whole, then whatever else the server says."""
+    """Receives a body that has arrived as a whole, then further messages of the server."""
     given = False
 
     async def arrived() -> Message:
@@ -114,10 +114,5 @@ def _arrived(body: bytes, receive: Receive) -> Receive:
 
 
 def address_of(request: Request) -> str:
-    """Where a request comes from."""
+    """The client's address."""
     return request.client.host if request.client else ""
-
-
-def answer(status: int, detail: str, headers: Any = None) -> JSONResponse:
-    """A refusal, as FastAPI words its own."""
-    return JSONResponse({"detail": detail}, status, headers)

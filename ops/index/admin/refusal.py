@@ -1,9 +1,10 @@
-"""Refusals of the admin application, as its OpenAPI document lists them."""
+"""Refusals of the admin application, and their entries in its OpenAPI document."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 
@@ -16,12 +17,12 @@ class Refusal(BaseModel):
 _MEANINGS: Final = {
     400: "The body ended early, or cannot be read",
     401: "No token, or a wrong one",
-    403: "The credentials can be read but not written",
+    403: "The server can read the credentials but not write them",
     404: "There is no such user",
     408: "The body did not arrive in time",
-    413: "More than a registration can be",
+    413: "The body is too long for a registration",
     415: "The body is not application/json",
-    422: "Something of it cannot be stored; the password is not repeated",
+    422: "A field cannot be stored; the response does not repeat the password",
     429: "Too many wrong tokens; see Retry-After",
     500: "The change could not be stored; nothing has changed",
     507: "The disk is full; nothing has changed",
@@ -29,12 +30,17 @@ _MEANINGS: Final = {
 
 _HEADERS: Final = {
     401: ("WWW-Authenticate", "Bearer, with the realm (RFC 6750)", {"type": "string"}),
-    429: ("Retry-After", "seconds until the next attempt is looked at", {"type": "integer", "minimum": 1}),
+    429: ("Retry-After", "seconds until the next attempt", {"type": "integer", "minimum": 1}),
 }
 
 
+def refusal(status: int, detail: str, headers: Any = None) -> JSONResponse:
+    """A refusal in the form of FastAPI's own."""
+    return JSONResponse({"detail": detail}, status, headers)
+
+
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The responses of an operation that have these statuses, as FastAPI takes them."""
+    """The OpenAPI entries of an operation's refusals, as FastAPI takes them."""
     return {status: _response(status) for status in statuses}
 
 

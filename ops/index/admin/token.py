@@ -13,24 +13,24 @@ from ops.index.errors import TooManyAttempts
 from ops.index.startup import check_sendable
 
 OPEN_PATHS: Final = frozenset({"/health", "/docs", "/openapi.json"})
-"""Paths of the admin application that need no token where it stands alone. They say nothing about the users."""
+"""Paths that need no token where the admin application stands alone. They reveal nothing about the users."""
 
 GUESSABLE: Final = 32
-"""A token of fewer bytes may be found by trying. For a longer one no wait protects anything."""
+"""A shorter token, in bytes, may be guessed. For a longer one a delay protects nothing."""
 
 _log = logging.getLogger(__name__)
 
 
 class TokenCheck:
-    """Compares what requests bring with the admin token, and makes an address wait that brings wrong ones.
+    """Compares Authorization headers with the admin token, and delays addresses that send wrong ones.
 
     Parameters:
-        token: what opens the admin application; 32 bytes or more.
-        audit: where each wrong token is noted, once.
-        options: the number of wrong tokens that are free.
+        token: 32 bytes or more.
+        audit: records each wrong token, once.
+        options: number of wrong tokens before a delay.
 
     Raises:
-        ValueError: the token is empty, or can never be sent.
+        ValueError: the token is empty, or cannot be sent in a header.
     """
 
     def __init__(self, token: str, *, audit: Audit, options: Options) -> None:
@@ -45,14 +45,14 @@ class TokenCheck:
         self._throttle = Throttle(options.login_failures, options.login_window_seconds)
 
     def accepts(self, authorization: bytes, address: str) -> bool:
-        """Whether an Authorization header has the token. An empty header is refused, and not counted as a guess.
+        """True if an Authorization header has the token. An empty header does not count as a guess.
 
         Parameters:
             authorization: the header's value; empty if there is none.
-            address: where the request comes from.
+            address: of the client.
 
         Raises:
-            TooManyAttempts: too many wrong ones came from there, and this one is wrong too or could be guessed.
+            TooManyAttempts: too many wrong ones came from there; a long token passes all the same.
         """
         authorization = authorization.strip()
         scheme, _, given = authorization.partition(b" ")

@@ -1,7 +1,8 @@
-"""Jinja templates of the pages for people. jinja2 is imported with the first page."""
+"""Jinja templates of the pages for people. jinja2 is imported for the first page."""
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ def environment() -> jinja2.Environment:
     made.filters["day"] = lambda moment: f"{moment:%Y-%m-%d}"
     made.filters["minute"] = lambda moment: f"{moment:%Y-%m-%d %H:%M} UTC"
     made.filters["size"] = human_size
+    made.filters["json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     made.filters["code"] = lambda text: [(piece, place % 2 == 1) for place, piece in enumerate(text.split("`"))]
     return made
 

@@ -258,7 +258,7 @@ def test_no_web_page_of_another_origin_is_let_in(steady: Admin) -> None:
         ({"username": "alice", "password": PASSWORD, "projects": "spam"}, "projects"),
         ({"username": 5, "password": PASSWORD}, "username"),
         ({"username": "alice", "password": [PASSWORD]}, "password"),
-        ({"username": "alice", "passwort": PASSWORD}, "not known"),
+        ({"username": "alice", "passwort": PASSWORD}, "an unknown field"),
         ([], "the body"),
         ("alice", "the body"),
         (None, "the body"),
