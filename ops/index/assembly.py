@@ -101,15 +101,14 @@ def create_index(
         threading.Thread(target=users.hold_back, name="reserve", daemon=True).start()
 
     def refresh_credentials() -> None:
-        if credentials.shared:
-            credentials.reload()
+        credentials.reload()
         authenticator.refresh()
         credential_check.look()
 
     lifespan = Lifespan(
         start=[repository.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
         warm_up=[uploads.warm_up, *([admin.warm_up] if admin else []), html_pages.warm_up],
-        repeat=[refresh_credentials, *([repository.refresh] if packages.shared else [])],
+        repeat=[refresh_credentials, repository.refresh],
         every=options.refresh_seconds,
         stop=[
             packages.end,

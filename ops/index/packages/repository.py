@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import stat
 import time
@@ -78,7 +79,7 @@ class Repository:
             seconds=RELOAD_SECONDS,
             overdue="it cannot be seen yet what others have added",
         )
-        self._rest_until = 0.0
+        self._rest_until = 0.0 if storage.shared else math.inf  # a directory of this machine needs no reload
         self._cache = ProjectCache(options.cached_files)
         self._rebuilder = Rebuilder(briefly(self._missing), briefly(self._prepare))
         self._prefetched = 0
@@ -269,9 +270,6 @@ class Repository:
 
         Never raises: a failed reload leaves the view as it was.
         """
-        if not self._storage.shared:
-            self._look()
-            return
         if time.monotonic() < self._rest_until:
             return
         try:
@@ -288,7 +286,7 @@ class Repository:
         Raises:
             StorageBusy: a reload takes too long.
         """
-        if not self._storage.shared or time.monotonic() < self._rest_until:
+        if time.monotonic() < self._rest_until:
             return None
         return self._reloads.begin()
 
@@ -409,11 +407,9 @@ class Repository:
         return islice(missing, self._options.cached_files) if self._storage.shared else missing
 
     def _prepare(self, path: str) -> None:
-        """Compute the info of a file. Small files of a shared storage are copied: they may be requested while it cannot
-        be read.
-        """
+        """Compute the info of a file, and copy a small one of a Volume: it may be requested while that looks empty."""
         file = self.file(path)
-        if file is None or not self._storage.shared or file.size > _SMALL:
+        if file is None or file.size > _SMALL:
             return
         if self._prefetched + file.size <= _PREFETCHED:
             self._prefetched += file.size

@@ -41,7 +41,7 @@ class PhaseLock:
         return 0.0 if since is None else time.monotonic() - since
 
     @contextmanager
-    def shared(self, seconds: float) -> Iterator[None]:
+    def sharing(self, seconds: float) -> Iterator[None]:
         """Share the lock.
 
         Parameters:

@@ -113,15 +113,15 @@ class GuardedStorage(ABC):
         Raises:
             StorageBusy: a commit or reload does not end in time.
         """
-        shared = self._guard.shared(seconds_left(max(0.0, self._patience - self._guard.closed_for())))
+        sharing = self._guard.sharing(seconds_left(max(0.0, self._patience - self._guard.closed_for())))
         try:
-            shared.__enter__()
+            sharing.__enter__()
         except TimeoutError:
             raise StorageBusy("the storage is at work on a change and shows no files meanwhile") from None
         try:
             yield
         finally:
-            shared.__exit__(None, None, None)
+            sharing.__exit__(None, None, None)
 
     def commit(self) -> None:
         """Make everything written so far durable.
