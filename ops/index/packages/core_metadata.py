@@ -26,6 +26,10 @@ MAX_REQUIRES_PYTHON_CHARACTERS = 1024
 MAX_NUMBER_DIGITS = 255
 """Most digits of a number: Python, and with it pip, fails on more than 4,300."""
 
+_NUMBER = re.compile(r"\+[A-Za-z0-9._-]*|([0-9]{20,})", re.ASCII)
+"""A number that may be too large, or a local version."""
+_MAX_NUMBER = 2**64 - 2
+
 _FIELD = re.compile(rb"(?P<name>[!-9;-~]++):(?P<value>[^\r\n]*+(?:\r\n|\r|\n|\Z)(?:[ \t][^\r\n]*+(?:\r\n|\r|\n|\Z))*+)")
 """A field with its continuation lines, as email.parser finds it. Linear: possessive quantifiers never backtrack."""
 
@@ -288,15 +292,44 @@ def _problem(name: str, value: str) -> str | None:
     # Validation of all fields together would refuse those that are newer than the metadata version.
     metadata = Metadata.from_raw(cast("RawMetadata", {name: raw}), validate=False)
     try:
-        getattr(metadata, name)
+        _evaluate(getattr(metadata, name), name)
     except InvalidMetadata as error:
         cause: Any = error.__cause__ or error
         return _brief(str(cause).splitlines())
     except RecursionError:
         return "it is nested too deeply"
-    except (ValueError, LookupError, AttributeError) as error:  # raised by the standard library for strange values
+    except (ValueError, LookupError, AttributeError) as error:  # of markers, and of the standard library
         return _brief([str(error) or type(error).__name__])
     return None
+
+
+def _evaluate(parsed: Any, name: str) -> None:
+    """Try what installers do with a requirement or Requires-Python next.
+
+    Raises:
+        ValueError: pip cannot evaluate its marker, or uv cannot hold a number in it.
+    """
+    if name == "requires_python":
+        check_numbers(str(parsed))
+    for requirement in parsed if name == "requires_dist" else ():
+        if requirement.marker is not None:
+            requirement.marker.evaluate({"extra": ""})
+        for specifier in requirement.specifier:
+            check_numbers(specifier.version)
+
+
+def check_numbers(version: str) -> None:
+    """Refuse a number that uv, which has 64 bits for each, cannot hold. Local versions are text to it.
+
+    Parameters:
+        version: or several, as in specifiers.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for number in _NUMBER.findall(version):
+        if number and int(number) > _MAX_NUMBER:
+            raise ValueError(f"the number {number} is too large for uv")
 
 
 _known_problem = lru_cache(maxsize=4096)(_problem)

@@ -27,7 +27,14 @@ from ops.index.packages.archive import (
     read_tar,
     read_zip,
 )
-from ops.index.packages.core_metadata import Contents, InvalidMetadataError, quoted, read_header, validate
+from ops.index.packages.core_metadata import (
+    Contents,
+    InvalidMetadataError,
+    check_numbers,
+    quoted,
+    read_header,
+    validate,
+)
 from ops.index.packages.filenames import Form, Name
 
 if TYPE_CHECKING:
@@ -202,6 +209,10 @@ def inspect(file: BinaryIO, name: Name, *, bounds: Bounds | None = None) -> Cont
         InvalidArchive: it does not open, is cut short or harmful, or pip or uv could not install it.
         OutOfBoundsError: it takes more work than the bounds allow.
     """
+    try:
+        check_numbers(name.version)
+    except ValueError as error:
+        raise InvalidArchive(name.filename, f"its version cannot be installed: {error}; use a smaller one") from None
     try:
         if name.form == "wheel" or is_zip(name):
             return _inspect_zip(file, name, bounds)

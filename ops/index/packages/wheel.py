@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from ops.index.errors import InvalidArchive
+from ops.index.packages.archive import MAX_COMPONENT_BYTES
 from ops.index.packages.core_metadata import quoted, read_header
 from ops.index.packages.filenames import Name
 
@@ -18,7 +19,16 @@ _INFO = ".dist-info"
 _SCHEMES = ("purelib", "platlib", "headers", "scripts", "data")
 _SCRIPTS = ("console_scripts", "gui_scripts")
 _WHEEL_VERSION = re.compile(r"(?P<major>[0-9]{1,9})(\.[0-9]{1,9})+", re.ASCII)
+_SPELLED = re.compile(rb"^Wheel-Version:", re.MULTILINE)
+"""As uv insists on it."""
 _SIZE = re.compile(r"[0-9]{0,19}", re.ASCII)
+
+_TAG = re.compile(r"[a-z0-9_.]+")
+_MAX_BUILD_NUMBER = 2**64 - 1
+"""uv keeps build numbers in 64 bits."""
+
+_RESERVED = re.compile(r"(?:pythonw?|python3(?:\.[0-9]+t?)?|pypy3?|graalpy)(?:\.exe)?", re.IGNORECASE | re.ASCII)
+"""Names of interpreters, which uv does not overwrite with scripts."""
 
 _SCRIPT = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*(\s*\[\s*[\w-]+(=\w+)?(,\s*\w+(=\w+)?)*\s*\])?")
 """Object references of scripts that both pip and uv accept. Linear: each repetition begins with its own character."""
@@ -33,6 +43,7 @@ def choose_members(name: Name, paths: Sequence[str]) -> dict[str, int | None]:
     Raises:
         InvalidArchive: a member is missing that installers need, or one is there that they cannot place.
     """
+    _check_filename(name)
     folder = _info_folder(name, paths)
     _check_presence(name, folder, paths)
     members: dict[str, int | None] = {f"{folder}/METADATA": None}
@@ -62,6 +73,20 @@ def is_info_folder(name: Name, folder: str) -> bool:
     """Whether pip takes a folder for the metadata of the project and version in *name*."""
     project, _, version = folder.removesuffix(_INFO).partition("-")
     return name.matches(project, version)
+
+
+def _check_filename(name: Name) -> None:
+    """Refuse tags that uv never finds to match, and a build number that it cannot read."""
+    _, _, *build, python, abi, platform = name.filename.removesuffix(".whl").split("-")
+    for tag in (python, abi, platform):
+        if _TAG.fullmatch(tag) is None:
+            raise InvalidArchive(
+                name.filename,
+                f"its tag {quoted(tag)} has more in it than small letters, digits, '_' and '.'; rename it",
+            )
+    digits = build[0][: len(build[0]) - len(build[0].lstrip("0123456789"))] if build else "0"
+    if int(digits) > _MAX_BUILD_NUMBER:
+        raise InvalidArchive(name.filename, f"its build number {digits} is too large for uv; use a smaller one")
 
 
 def _info_folder(name: Name, paths: Iterable[str]) -> str:
@@ -112,6 +137,16 @@ def _check_presence(name: Name, folder: str, paths: Sequence[str]) -> None:
                     f"its member {quoted(path)} is not in one of the folders {', '.join(_SCHEMES)} of {quoted(top)}, "
                     "so installers cannot place it; move it",
                 )
+        if top.endswith(".data") and rest.startswith("scripts/"):
+            _check_script_file(name, path, rest.removeprefix("scripts/"))
+
+
+def _check_script_file(name: Name, path: str, script: str) -> None:
+    if "/" in script:
+        raise InvalidArchive(name.filename, f"its script {quoted(path)} is in a folder, which uv refuses; move it")
+    if _RESERVED.fullmatch(script) is not None:
+        why = "has the name of an interpreter, which uv refuses; rename it"
+        raise InvalidArchive(name.filename, f"its script {quoted(path)} {why}")
 
 
 def _is_egg_info(path: str) -> bool:
@@ -136,11 +171,11 @@ def _check_wheel(name: Name, content: bytes) -> None:
     if not values:
         raise InvalidArchive(name.filename, "its WHEEL file has no Wheel-Version in its first lines; build it again")
     found = _WHEEL_VERSION.fullmatch(values[0].strip())
-    if found is None or int(found["major"]) > 1:
+    if found is None or int(found["major"]) > 1 or not _SPELLED.search(content):
         raise InvalidArchive(
             name.filename,
-            f"the line {quoted(f'Wheel-Version: {values[0]}')} in its WHEEL file is no version that installers know; "
-            "build it with version 1.0",
+            f"the line {quoted(f'Wheel-Version: {values[0]}')} in its WHEEL file is not one that installers know; "
+            "build it again with 'Wheel-Version: 1.0'",
         )
 
 
@@ -172,7 +207,7 @@ def _check_entry_points(name: Name, content: bytes) -> None:
     seen: set[tuple[str, str]] = set()
     for number, line in enumerate(_text(name, "entry_points.txt", content).splitlines(), 1):
         text = line.strip()
-        if not text or text[0] in "#;":
+        if not text or text[0] == "#" or (text[0] == ";" and not group):
             continue
         deeper = len(line) - len(line.lstrip()) > indent
         continued = bool(key) and deeper
@@ -185,7 +220,7 @@ def _check_entry_points(name: Name, content: bytes) -> None:
         elif not group:
             why = "it stands above the first group"
         elif "=" not in text:
-            why = "it has no '='"
+            why = "it has no '='" if text[0] != ";" else "for pip a comment begins with '#'"
         elif continued:
             why = "it is indented more than the one above, which makes it a part of that" if group in _SCRIPTS else ""
         else:
@@ -204,6 +239,10 @@ def _check_entry_points(name: Name, content: bytes) -> None:
 def _script_problem(key: str, value: str) -> str:
     if not key or key in {".", ".."} or "/" in key or "\\" in key or "\0" in key:
         return "a script cannot have this name"
+    if _RESERVED.fullmatch(key) is not None:
+        return "uv refuses scripts with the name of an interpreter"
+    if len(key.encode()) > MAX_COMPONENT_BYTES:
+        return "this name of a script is too long for a file"
     if _SCRIPT.fullmatch(value) is None:
         return "a script is written as 'name = package.module:function'"
     return ""

@@ -12,7 +12,7 @@ from ops.index.packages import wheel as wheels
 from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, parse
 from ops.index.packages.inspection import inspect
-from tests.index.archives import core_metadata, wheel
+from tests.index.archives import core_metadata, wheel, wheel_name
 
 WHEEL = "foo_bar-1.0-py3-none-any.whl"
 
@@ -100,6 +100,7 @@ def test_a_folder_that_is_none_of_metadata_does_not_count(folder: str) -> None:
         b"Wheel-Version: 2.0\n",
         b"Wheel-Version: x\n",
         b"Wheel-Version: 1\n",
+        b"wheel-version: 1.0\n",
         b"Wheel-Version: 1." + b"9" * 5000,
         b"Wheel-Version: 1.0\nX: \xe9\n",
     ],
@@ -163,6 +164,10 @@ def test_a_record_that_does_not_agree_with_the_archive_is_taken_as_installers_ta
         ("[gui_scripts]\nd = demo\n", 2),
         ("[gui_scripts]\nd = demo:main\n  e = demo:main\n", 3),
         ("[other]\nno value\n", 2),
+        ("[other]\na = b\n; comment\n", 3),
+        ("[console_scripts]\npython3.13 = demo:main\n", 2),
+        ("[console_scripts]\nPyPy = demo:main\n", 2),
+        ("[console_scripts]\n" + "d" * 256 + " = demo:main\n", 2),
         ("[other]\na" + " " * 200_000 + "b\n", 2),
     ],
 )
@@ -177,6 +182,7 @@ def test_entry_points_that_pip_or_uv_refuse_are_refused_with_their_line(content:
         "",
         "# comment\n; comment\n\n[console_scripts]\r\nd = demo.a.b:Main.run\r\n",
         "[console_scripts]\nd=demo:main [a-b,c]\n",
+        "[console_scripts]\npythonx=demo:main\npython4=demo:main\npip=demo:main\n",
         "  [console_scripts]\n  d = demo:main\n  e.f-g = demo:main\n",
         "[other]\nx = anything: at all!! # and more\n  and = more\n[third]\nx = 1\n",
         "[console_scripts]\nd = demo:gr\u00f6\u00dfe\n",
@@ -197,6 +203,31 @@ def test_data_that_no_installer_can_place_is_refused(path: str) -> None:
     with pytest.raises(InvalidArchive, match="cannot place it"):
         inspected(wheel("foo-bar", "1.0", more={path: b""}))
     inspected(wheel("foo-bar", "1.0", more={"foo_bar-1.0.data/scripts/x": b"", "foo_bar-1.0.data/data/a/b": b""}))
+
+
+@pytest.mark.parametrize("script", ["python", "Python3", "python.exe", "a/b", "a/"])
+def test_a_script_that_uv_does_not_install_is_refused(script: str) -> None:
+    with pytest.raises(InvalidArchive, match="which uv refuses"):
+        inspected(wheel("foo-bar", "1.0", more={f"foo_bar-1.0.data/scripts/{script}": b""}))
+
+
+@pytest.mark.parametrize("tags", ["PY3-none-any", "py3-none-ANY", "py3-none-a+b", f"{2**64}-py3-none-any"])
+def test_a_file_name_that_uv_cannot_use_is_refused(tags: str) -> None:
+    name = parse(f"foo_bar-1.0-{tags}.whl")
+    assert name is not None
+    with pytest.raises(InvalidArchive, match=r"its (tag|build number)"):
+        inspect(io.BytesIO(wheel("foo-bar", "1.0")), name)
+
+
+@pytest.mark.parametrize("version", ["1.18446744073709551615", "99999999999999999999!1", "1.dev" + "9" * 20])
+def test_a_version_that_uv_cannot_hold_is_refused(version: str) -> None:
+    with pytest.raises(InvalidArchive, match="is too large for uv"):
+        inspected(wheel("foo-bar", version), wheel_name("foo-bar", version))
+
+
+def test_long_numbers_in_a_local_version_are_taken() -> None:
+    version = "18446744073709551614+" + "9" * 30
+    assert inspected(wheel("foo-bar", version), wheel_name("foo-bar", version)).version == version
 
 
 @pytest.mark.parametrize("path", ["foo_bar-1.0.egg-info", "other.egg-info/PKG-INFO"])
