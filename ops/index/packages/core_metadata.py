@@ -128,8 +128,8 @@ class Contents:
         version: likewise.
         requires_python: the field ``Requires-Python``.
         metadata: the whole metadata file, byte for byte; None if there is none to read.
-        static: whether installers may rely on it: always for wheels, and for sdists if no field may change when they
-            are built (PEP 643).
+        static: whether installers may rely on it, so that it is served beside the file (PEP 658): always for wheels,
+            and for sdists if no field may change when they are built (PEP 643).
     """
 
     name: str | None = None
@@ -137,11 +137,6 @@ class Contents:
     requires_python: str | None = None
     metadata: bytes | None = None
     static: bool = False
-
-    @property
-    def served(self) -> bytes | None:
-        """The metadata that is offered to installers beside the file (PEP 658), if any."""
-        return self.metadata if self.static else None
 
     @classmethod
     def of(cls, metadata: bytes, header: Header, form: Form) -> Contents:

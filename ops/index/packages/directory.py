@@ -172,7 +172,7 @@ class PackageDirectory:
             return path
         with self._lock:
             hidden = tuple(self._hidden)
-        return next((path for path in hidden if (parsed := _parsed(path)) and parsed.key == name.key), None)
+        return next((path for path in hidden if _key(path) == name.key), None)
 
     def look(self, *, thoroughly: bool = False, wait: bool = False) -> None:
         """Notice what others have changed.
@@ -276,12 +276,15 @@ class PackageDirectory:
                         folder.settled = False
                         folder.looked_at = time.monotonic()
 
-    def admit(self, path: str) -> None:
-        """List a file of ours that is durable."""
-        project = project_of(path.rpartition("/")[2])
-        if project is not None:
-            with self._lock:
-                self._add(path, project)
+    def admit(self, path: str, name: Name) -> None:
+        """List a file of ours that is durable.
+
+        Parameters:
+            path: of the file.
+            name: parsed from its file name.
+        """
+        with self._lock:
+            self._add(path, name.project, name.key)
 
     def drop(self, path: str) -> None:
         """Remove a file from the list after it was removed from the directory."""
@@ -294,7 +297,7 @@ class PackageDirectory:
         keys = self._keys.get(project)
         if keys is None:
             version = self.version_of(project)
-            keys = {parsed.key: path for path in self.paths(project) if (parsed := _parsed(path)) is not None}
+            keys = {_key(path): path for path in self.paths(project)}
             with self._lock:
                 if self.version_of(project) == version:
                     while len(self._keys) >= _KEYED_PROJECTS:
@@ -421,7 +424,7 @@ class PackageDirectory:
             self._forget_folder(f"{prefix}{name}/")
         del self._folders[prefix]
 
-    def _add(self, path: str, project: str) -> None:
+    def _add(self, path: str, project: str, key: str | None = None) -> None:
         self._hidden.discard(path)
         if path in self._files:
             return
@@ -434,8 +437,8 @@ class PackageDirectory:
         else:
             known.append(path)
         keys = self._keys.get(project)
-        if keys is not None and (name := _parsed(path)) is not None:
-            keys[name.key] = path
+        if keys is not None:
+            keys[key or _key(path)] = path
         if self._usage is not None:
             self._usage.appeared(path, project)
         self.version += 1
@@ -468,8 +471,10 @@ class PackageDirectory:
             self._sorted = None if self._bulk else (*known[:at], *[project] * added, *known[at + (not added) :])
 
 
-def _parsed(path: str) -> Name | None:
-    return parse(path.rpartition("/")[2])
+def _key(path: str) -> str:
+    filename = path.rpartition("/")[2]
+    name = parse(filename)
+    return filename if name is None else name.key
 
 
 def _prefix(path: str) -> str:

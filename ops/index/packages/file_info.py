@@ -70,14 +70,12 @@ class FileInfo:
     metadata_size: int = 0
 
     @classmethod
-    def of(
-        cls, name: Name, contents: Contents, *, size: int, mtime_ns: int, sha256: str, upload_time: float
-    ) -> FileInfo:
+    def of(cls, name: Name, contents: Contents, status: os.stat_result, *, sha256: str, upload_time: float) -> FileInfo:
         """Combine what is known of a file with the contents that were read from it."""
-        served = contents.served
+        served = contents.metadata if contents.static else None
         return cls(
-            size=size,
-            mtime_ns=mtime_ns,
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
             sha256=sha256,
             version=name.version,
             upload_time=min(max(upload_time, 0.0), LATEST),
@@ -292,10 +290,19 @@ class FileInfoStore:
                 return None
         return found
 
-    def keep(self, path: str, file_info: FileInfo, metadata: bytes | None) -> None:
-        """Keep the info of a new file. Called inside ``Storage.reading``."""
-        self._sidecars.write(path, file_info, metadata)
-        self._copy(path, file_info, metadata)
+    def keep(self, path: str, name: Name, contents: Contents, *, sha256: str) -> None:
+        """Keep the info of an upload that has its name, but is not listed yet. Called inside ``Storage.reading``.
+
+        Parameters:
+            path: of the file.
+            name: parsed from its file name.
+            contents: read from it.
+            sha256: hexadecimal.
+        """
+        status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116
+        file_info = FileInfo.of(name, contents, status, sha256=sha256, upload_time=time.time())
+        self._sidecars.write(path, file_info, contents.metadata)
+        self._copy(path, file_info, contents.metadata)
 
     def forget(self, path: str) -> None:
         """Drop the info of a file that is gone. Called inside ``Storage.reading``."""
@@ -354,15 +361,8 @@ class FileInfoStore:
             while piece := file.read(_PIECE):
                 digest.update(piece)
             contents = look_into(file, name)
-        mtime_ns = status.st_mtime_ns
-        file_info = FileInfo.of(
-            name,
-            contents,
-            size=status.st_size,
-            mtime_ns=mtime_ns,
-            sha256=digest.hexdigest(),
-            upload_time=mtime_ns / 1e9,
-        )
+        upload_time = status.st_mtime_ns / 1e9
+        file_info = FileInfo.of(name, contents, status, sha256=digest.hexdigest(), upload_time=upload_time)
         try:
             with self._storage.reading():
                 self._sidecars.write(path, file_info, contents.metadata)

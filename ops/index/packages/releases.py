@@ -266,12 +266,12 @@ class Releases:
             try:
                 restore()
             finally:
-                self._repository.touch(project)
+                self._repository.listing.touch([project])
 
         transaction.undo = undo
         with transaction.change(f"the {entry.event} could not be kept", [entry], failed=failed):
             yield
-            self._repository.touch(project)
+            self._repository.listing.touch([project])
 
     def _exists(self, path: str) -> bool:
         with self._storage.reading():
@@ -279,7 +279,7 @@ class Releases:
 
     def _remove_file(self, key: str, file: File) -> None:
         folder = os.path.dirname(f"{self._directory}/{file.path}")  # noqa: PTH120
-        with self._repository.changing() if "/" not in file.path else contextlib.nullcontext():
+        with self._repository.listing.changing() if "/" not in file.path else contextlib.nullcontext():
             self._bury(key, file)
             remove(f"{self._directory}/{file.path}")
             remove(f"{self._directory}/{file.path}.asc")

@@ -19,7 +19,7 @@ from ops.index.config import Options
 from ops.index.errors import PackageIndexError, StorageBusy
 from ops.index.packages.annotations import Annotations
 from ops.index.packages.directory import PackageDirectory
-from ops.index.packages.file_info import FileInfo, FileInfoStore, Rebuilder
+from ops.index.packages.file_info import FileInfoStore, Rebuilder
 from ops.index.packages.filenames import Name
 from ops.index.packages.models import File, Project
 from ops.index.packages.project_cache import CachedProject, ProjectCache, in_order
@@ -57,6 +57,12 @@ class Repository:
         storage: the volume of packages.
         name_locks: names that may not be shown yet.
         options: ``cached_files``, ``refresh_seconds`` and ``scratch_directory``; with a quota, bytes are counted.
+
+    Attributes:
+        listing: the names of the files; told by whoever changes them.
+        file_info: their sidecars, likewise.
+        annotations: yanks and statuses, likewise.
+        tombstones: of removed files, likewise.
     """
 
     def __init__(self, storage: Storage, name_locks: NameLocks, options: Options) -> None:
@@ -65,12 +71,12 @@ class Repository:
         directory = storage.directory
         self._directory = str(directory)
         workbench = storage.workbench
-        self._file_info = FileInfoStore(storage, workbench, scratch=options.scratch_directory)
+        self.file_info = FileInfoStore(storage, workbench, scratch=options.scratch_directory)
         self.annotations = Annotations(directory, workbench)
         self.tombstones = Tombstones(directory, workbench)
         self._annotations_again = 0.0
         self.usage = Usage(storage) if options.project_quota_bytes or options.total_quota_bytes else None
-        self._listing = PackageDirectory(directory, name_locks, self.usage)
+        self.listing = PackageDirectory(directory, name_locks, self.usage)
         self._open = False
         self._failing = False
         self._reloads = BoundedRun(
@@ -87,7 +93,7 @@ class Repository:
     def __len__(self) -> int:
         """The number of files."""
         self._look()
-        return len(self._listing)
+        return len(self.listing)
 
     @property
     def directory(self) -> Path:
@@ -107,17 +113,17 @@ class Repository:
         """A value that changes with everything visible. Costs a few looks at modification times."""
         if not self._storage.shared:
             self._look()
-        return self._listing.version
+        return self.listing.version
 
     def projects(self) -> Sequence[str]:
         """The normalized names of all projects that have a file, sorted."""
         self._look()
-        return self._listing.projects()
+        return self.listing.projects()
 
     def paths(self) -> list[str]:
         """The relative paths of all files."""
         self._look()
-        return list(self._listing)
+        return list(self.listing)
 
     def project(self, name: str) -> Project | None:
         """A project with all of its files; None if it has none.
@@ -134,11 +140,11 @@ class Repository:
         return None if cached is None else cached.project
 
     def _updated(self, name: str, version: int, cached: CachedProject | None) -> CachedProject | None:
-        paths = dict.fromkeys(self._listing.paths(name))
-        only_added = cached is not None and cached.complete and self._listing.altered(name) <= cached.version
+        paths = dict.fromkeys(self.listing.paths(name))
+        only_added = cached is not None and cached.complete and self.listing.altered(name) <= cached.version
         known = [] if cached is None else cached.entries
         if not only_added:
-            same = zip(known, self._file_info.unchanged(known), strict=True)
+            same = zip(known, self.file_info.unchanged(known), strict=True)
             known = [
                 (self._annotated(file), mtime_ns) for (file, mtime_ns), holds in same if holds and file.path in paths
             ]
@@ -183,10 +189,10 @@ class Repository:
         Raises:
             OSError: it cannot be read; FileNotFoundError if it is gone, or not listed.
         """
-        project = self._listing.project_of(path)
+        project = self.listing.project_of(path)
         if project is None:
             raise FileNotFoundError(path)
-        file_info, mtime_ns = self._file_info.of(path)
+        file_info, mtime_ns = self.file_info.of(path)
         file = File(
             filename=path.rpartition("/")[2],
             path=path,
@@ -204,7 +210,7 @@ class Repository:
     def has(self, name: str) -> bool:
         """Whether a project of this normalized name has a file."""
         self._look()
-        return bool(self._listing.paths(name))
+        return bool(self.listing.paths(name))
 
     def status(self, name: str) -> tuple[str, str | None]:
         """The status of a project and the reason for it (PEP 792)."""
@@ -218,11 +224,11 @@ class Repository:
             StorageBusy: a shared storage cannot be read now, and the file has not been seen before.
         """
         self._look()
-        if path not in self._listing and not (path.endswith(".asc") and path[:-4] in self._listing):
+        if path not in self.listing and not (path.endswith(".asc") and path[:-4] in self.listing):
             return None
         full = f"{self._directory}/{path}"
         if self._storage.closed:
-            known = self._file_info.known(path)
+            known = self.file_info.known(path)
             if known is not None:
                 return Path(full), known.size
         try:
@@ -235,7 +241,7 @@ class Repository:
     def offers(self, path: str) -> bool:
         """Whether a file is listed and its project is not in quarantine (PEP 792)."""
         self._look()
-        project = self._listing.project_of(path)
+        project = self.listing.project_of(path)
         return project is not None and self.annotations.status(project)[0] != "quarantined"
 
     def written(self, path: str) -> Hashable:
@@ -245,7 +251,7 @@ class Repository:
             StorageBusy: as of :meth:`locate`.
         """
         if self._storage.closed:
-            known = self._file_info.known(path)
+            known = self.file_info.known(path)
             if known is not None:
                 return known.size, known.mtime_ns
         try:
@@ -258,10 +264,10 @@ class Repository:
     def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
         """The core metadata of a listed file (PEP 658), if it is served; with *unserved*, also what only people see."""
         self._look()
-        if path not in self._listing:
+        if path not in self.listing:
             return None
         try:
-            return self._file_info.metadata(path, unserved=unserved)
+            return self.file_info.metadata(path, unserved=unserved)
         except OSError:
             return None
 
@@ -303,11 +309,11 @@ class Repository:
 
     def _reload(self) -> None:
         began = time.monotonic()
-        before = self._listing.locked()
+        before = self.listing.locked()
         self._storage.reload()
         with self._storage.reading():
-            self._listing.locked_before = before
-            self._listing.look(thoroughly=True)
+            self.listing.locked_before = before
+            self.listing.look(thoroughly=True)
             self._read_annotations(thoroughly=True)
         self._open = True
         self._rebuilder.wake()
@@ -316,46 +322,20 @@ class Repository:
         # Short enough for a timer that calls every refresh_seconds.
         self._rest_until = now + min(rest, self._options.refresh_seconds / 2)
 
-    # Changes: for transactions.
-
     def find(self, name: Name) -> str | None:
         """The path of the file with this name, in any spelling; None if there is none."""
         self._look(wait=True)
-        return self._listing.find(name)
-
-    def sha256_of(self, path: str) -> str:
-        """The digest of a file, listed or not.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        return self._file_info.of(path)[0].sha256
-
-    def changing(self) -> contextlib.AbstractContextManager[None]:
-        """Hold while changing the names at the top of the directory, and for no longer."""
-        return self._listing.changing()
-
-    def keep(self, path: str, file_info: FileInfo, metadata: bytes | None) -> None:
-        """Keep the info of a file that is about to be listed. Called inside ``Storage.reading``."""
-        self._file_info.keep(path, file_info, metadata)
-
-    def admit(self, path: str) -> None:
-        """List a file that is durable."""
-        self._listing.admit(path)
+        return self.listing.find(name)
 
     def forget(self, path: str) -> None:
         """Forget a file that was removed. Called inside ``Storage.reading``."""
-        self._file_info.forget(path)
-        self._listing.drop(path)
-
-    def touch(self, project: str) -> None:
-        """Record that the annotations of a project have changed."""
-        self._listing.touch([project])
+        self.file_info.forget(path)
+        self.listing.drop(path)
 
     def _look(self, *, wait: bool = False) -> None:
         """Notice what others have changed on this machine."""
         if not self._storage.shared:
-            self._listing.look(wait=wait)
+            self.listing.look(wait=wait)
         self._look_at_annotations()
 
     def _look_at_annotations(self) -> None:
@@ -380,9 +360,9 @@ class Repository:
 
     def _read_annotations(self, *, thoroughly: bool = False) -> None:
         paths, changed = self.annotations.look(thoroughly=thoroughly)
-        changed.update(project for path in paths if (project := self._listing.project_of(path)) is not None)
+        changed.update(project for path in paths if (project := self.listing.project_of(path)) is not None)
         if changed:
-            self._listing.touch(changed)
+            self.listing.touch(changed)
 
     def _version_of(self, name: str) -> int:
         """The version of a project, after comparing its files with the disk now and then.
@@ -392,18 +372,18 @@ class Repository:
         self._look()
         cached = self._cache.get(name)
         if cached is not None and cached.due(self._options.refresh_seconds) and not self._holds(cached):
-            self._listing.touch([name])
+            self.listing.touch([name])
             if self.usage is not None:
-                self.usage.changed(self._listing.paths(name))
-        return self._listing.version_of(name)
+                self.usage.changed(self.listing.paths(name))
+        return self.listing.version_of(name)
 
     def _holds(self, cached: CachedProject) -> bool:
         """Whether all files were read, and none was written since. A file that is gone shows in its folder's time."""
-        return cached.complete and False not in self._file_info.unchanged(cached.entries)
+        return cached.complete and False not in self.file_info.unchanged(cached.entries)
 
     def _missing(self) -> Iterable[str]:
         self._look()
-        missing = self._file_info.missing(self._listing)
+        missing = self.file_info.missing(self.listing)
         return islice(missing, self._options.cached_files) if self._storage.shared else missing
 
     def _prepare(self, path: str) -> None:

@@ -97,11 +97,6 @@ class Staged:
         """Of what was written until now, hexadecimal."""
         return self._sha256.hexdigest()
 
-    @property
-    def mtime_ns(self) -> int:
-        """When the last byte was written, in nanoseconds."""
-        return os.fstat(self._descriptor).st_mtime_ns
-
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The bytes from the first one, to be read."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
@@ -22,7 +21,6 @@ from ops.index.errors import (
     ProjectClosed,
 )
 from ops.index.packages.core_metadata import Contents
-from ops.index.packages.file_info import FileInfo
 from ops.index.packages.filenames import Name, is_project, is_safe, parse
 from ops.index.packages.inspection import DeferredError, Inspector, check_agreement
 from ops.index.packages.quotas import Quotas
@@ -152,15 +150,12 @@ class Publisher:
                 existing = self._compare(name, staged)
                 if existing is not None:
                     self._storage.commit()  # who put it there may have been killed before
-                    self._repository.admit(existing)
+                    self._repository.listing.admit(existing, name)
                     return Outcome.SAME
                 staged.room.confirm(name, staged.size)
-                file_info = _file_info(name, staged, contents)
-                self._add(
-                    transaction, filename, staged, details=details, file_info=file_info, metadata=contents.metadata
-                )
+                self._add(transaction, filename, staged, details=details, name=name, contents=contents)
                 staged.room.settle(filename, staged.size)
-                self._repository.admit(filename)
+                self._repository.listing.admit(filename, name)
                 return Outcome.CREATED
 
     def inspect(self, deferred: DeferredError, cancellation: Cancellation) -> None:
@@ -313,8 +308,8 @@ class Publisher:
         staged: Staged,
         *,
         details: Mapping[str, object],
-        file_info: FileInfo | None = None,
-        metadata: bytes | None = None,
+        name: Name | None = None,
+        contents: Contents | None = None,
     ) -> None:
         """Give a staged file its name, hidden by its lock until that is committed."""
         path = f"{self._directory}/{filename}"
@@ -324,22 +319,21 @@ class Publisher:
             return [Entry(f"upload.{outcome}", {"filename": filename, "why": why})]
 
         def take_back() -> None:
-            with self._repository.changing():
+            with self._repository.listing.changing():
                 remove(path)
-            if file_info is not None:
+            if name is not None:
                 self._repository.forget(filename)
 
         with self._near(staged) as near, transaction.change(_NOT_KEPT, [entry], failed=failed):
-            with self._repository.changing():
+            with self._repository.listing.changing():
                 try:
                     place(near, path)
                 except FileExistsError:
                     raise FileTaken(filename) from None
                 transaction.undo = take_back
             self._storage.adopt(Path(path), staged.path)
-            if file_info is not None:
-                status = os.stat(path)  # noqa: PTH116
-                self._repository.keep(filename, file_info.at(status.st_mtime_ns), metadata)
+            if name is not None and contents is not None:
+                self._repository.file_info.keep(filename, name, contents, sha256=staged.sha256)
 
     @contextmanager
     def _near(self, staged: Staged) -> Iterator[str]:
@@ -355,7 +349,7 @@ class Publisher:
             if path.endswith(".asc"):
                 with self._storage.reading(), open(f"{self._directory}/{path}", "rb") as file:
                     return hashlib.sha256(file.read(MAX_SIGNATURE_BYTES + 1)).hexdigest()
-            return self._repository.sha256_of(path)
+            return self._repository.file_info.of(path)[0].sha256
         except OSError as error:
             raise storage_error(f"the {path!r} that exists could not be read", error) from error
 
@@ -368,17 +362,3 @@ class Publisher:
             self._storage.workbench.sweep()
         self._transactions.hold_back()
         self.quotas.measure()
-
-
-def _file_info(name: Name, staged: Staged, contents: Contents) -> FileInfo:
-    served = contents.served
-    return FileInfo(
-        size=staged.size,
-        mtime_ns=staged.mtime_ns,
-        sha256=staged.sha256,
-        version=name.version,
-        upload_time=time.time(),
-        requires_python=contents.requires_python,
-        metadata_sha256=None if served is None else hashlib.sha256(served).hexdigest(),
-        metadata_size=len(contents.metadata or b""),
-    )

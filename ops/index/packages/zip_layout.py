@@ -26,6 +26,10 @@ _MASKED, _MASKED_COUNT = 0xFFFFFFFF, 0xFFFF
 _NEWEST_VERSION = 63
 
 
+class _ContradictionError(Exception):
+    """A member contradicts the central directory. Its text has braces in the place of the member."""
+
+
 def check_layout(file: BinaryIO, archive: zipfile.ZipFile, directory_bytes: int) -> None:
     """Compare the headers of all members with the central directory, and the end of the archive with it.
 
@@ -42,35 +46,37 @@ def check_layout(file: BinaryIO, archive: zipfile.ZipFile, directory_bytes: int)
     if starts[0] != 0:
         raise zipfile.BadZipFile("its first member is not at the start of the file")
     for member, end in zip(members, starts[1:], strict=True):
-        _check_member(file, member, end)
+        try:
+            _check_member(file, member, end)
+        except _ContradictionError as error:
+            raise zipfile.BadZipFile(str(error).format(f"its member {quoted(member.filename)}")) from None
     file.seek(archive.start_dir + directory_bytes)
     _check_end(file.read(_END_64.size + _LOCATOR_64_BYTES + _END.size), len(members), archive.start_dir)
 
 
 def _check_member(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> None:
-    shown = quoted(member.filename)
     if member.filename != member.orig_filename:
-        raise zipfile.BadZipFile(f"its member {shown} has two names")
+        raise _ContradictionError("{} has two names")
     file.seek(member.header_offset)
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size or not header.startswith(b"PK\x03\x04"):
-        raise zipfile.BadZipFile(f"its member {shown} has no header")
+        raise _ContradictionError("{} has no header")
     _, version, flags, method, _, _, crc, packed, size, name_bytes, extra_bytes = _HEADER.unpack(header)
     name, extra = file.read(name_bytes), file.read(extra_bytes)
     if name != member.orig_filename.encode("utf-8" if member.flag_bits & _UTF_8 else "cp437"):
-        raise zipfile.BadZipFile(f"its member {shown} has another name in its header")
+        raise _ContradictionError("{} has another name in its header")
     if not member.flag_bits & _UTF_8 and not name.isascii():
-        raise zipfile.BadZipFile(f"the name of its member {shown} is not marked as UTF-8")
+        raise _ContradictionError("the name of {} is not marked as UTF-8")
     if version & 0xFF > _NEWEST_VERSION or method != member.compress_type:
-        raise zipfile.BadZipFile(f"its member {shown} has a header that contradicts the list of members")
+        raise _ContradictionError("{} has a header that contradicts the list of members")
     described = bool(flags & _DESCRIPTOR_FOLLOWS)
     if (flags ^ member.flag_bits) & (_ENCRYPTED | _DESCRIPTOR_FOLLOWS):
-        raise zipfile.BadZipFile(f"its member {shown} has flags in its header that contradict the list of members")
+        raise _ContradictionError("{} has flags in its header that contradict the list of members")
     size, packed = _sizes(size, packed, extra)
     found, wanted = (crc, packed, size), (member.CRC, member.compress_size, member.file_size)
     pending = (0, _MASKED) if described else ()  # what stands for a value that follows the member
     if any(one not in {other, *pending} for one, other in zip(found, wanted, strict=True)):
-        raise zipfile.BadZipFile(f"its member {shown} has a size or checksum in its header that contradicts the list")
+        raise _ContradictionError("{} has a size or checksum in its header that contradicts the list")
     start = member.header_offset + _HEADER.size + name_bytes + extra_bytes + member.compress_size
     if not described:
         fits = start == end
@@ -78,7 +84,7 @@ def _check_member(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> None:
         file.seek(start)
         fits = _is_descriptor(file.read(max(0, min(end - start, _END_64.size))), wanted)
     if not fits:
-        raise zipfile.BadZipFile(f"there is something between its member {shown} and what follows it")
+        raise _ContradictionError("there is something between {} and what follows it")
 
 
 def _sizes(size: int, packed: int, extra: bytes) -> tuple[int, int]:

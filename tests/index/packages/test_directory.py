@@ -52,6 +52,12 @@ def put(folder: Path, version: str, project: str = "foo") -> str:
     return name
 
 
+def admit(directory: PackageDirectory, filename: str) -> None:
+    name = parse(filename)
+    assert name is not None
+    directory.admit(filename, name)
+
+
 def test_a_large_folder_that_others_have_changed_is_read_in_the_background(
     directory: PackageDirectory, tmp_path: Path, readers: list[threading.Thread]
 ) -> None:
@@ -73,7 +79,7 @@ def test_a_large_folder_is_verified_in_the_background_after_an_upload(
     monkeypatch.setattr(module, "OVERDUE_SECONDS", 0.0)
     with directory.changing():
         name = put(tmp_path, "2.0")
-    directory.admit(name)
+    admit(directory, name)
 
     def verified() -> bool:
         directory.look()
@@ -115,7 +121,7 @@ def test_a_scan_neither_delays_nor_undoes_changes_of_ours(
         assert began.wait(60)
         with directory.changing():
             new = put(tmp_path, "2.0", "new")
-        directory.admit(new)
+        admit(directory, new)
         for gone in (old, passing):
             with directory.changing():
                 (tmp_path / gone).unlink()
@@ -133,7 +139,7 @@ def test_a_scan_neither_delays_nor_undoes_changes_of_ours(
 def test_projects_stay_sorted_as_they_come_and_go(directory: PackageDirectory, tmp_path: Path) -> None:
     for project in ("zoo", "alpha", "foo-bar", "foo", "beta"):
         assert list(directory.projects()) == sorted(directory.projects())
-        directory.admit(put(tmp_path, "9.0", project))
+        admit(directory, put(tmp_path, "9.0", project))
     assert directory.projects() == ("alpha", "beta", "foo", "foo-bar", "zoo")
     for project in ("alpha", "foo-bar", "zoo"):
         directory.drop(wheel_name(project, "9.0"))
@@ -146,7 +152,7 @@ def test_names_are_found_in_any_spelling_after_every_change(directory: PackageDi
     assert other is not None
     assert directory.find(name) is None
     added = put(tmp_path, "2.0")
-    directory.admit(added)
+    admit(directory, added)
     assert directory.find(name) == added
     directory.drop(added)
     assert directory.find(name) is None

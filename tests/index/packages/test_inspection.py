@@ -56,7 +56,7 @@ def test_a_wheel_tells_its_metadata_byte_for_byte() -> None:
     assert contents.version == "1.0"
     assert contents.requires_python == ">=3.8, <4"
     assert contents.metadata == core_metadata("foo-bar", "1.0", lines=lines, body="Über alles\n")
-    assert contents.served == contents.metadata
+    assert contents.static
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_metadata_of_an_sdist_is_served_only_when_it_is_static(version: str,
     assert contents.metadata == core_metadata(
         "foo-bar", "1.0", lines=f"Requires-Python: >=3.9\n{lines}", metadata_version=version
     )
-    assert contents.served == (contents.metadata if static else None)
+    assert contents.static is static
 
 
 @pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])

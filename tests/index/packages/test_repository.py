@@ -26,7 +26,7 @@ from ops.index.config import Options
 from ops.index.packages import directory as listing
 from ops.index.packages.directory import COARSE_TICK_NS, PackageDirectory
 from ops.index.packages.file_info import FileInfoStore
-from ops.index.packages.filenames import parse
+from ops.index.packages.filenames import Name, parse
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
 from ops.index.storage.directory import DirectoryStorage
@@ -54,6 +54,12 @@ def put(directory: Path, name: str, version: str, *, folder: str = "", payload: 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(wheel(name, version, lines="Requires-Python: >=3.8\n", payload=payload))
     return path
+
+
+def name_of(path: Path) -> Name:
+    name = parse(path.name)
+    assert name is not None
+    return name
 
 
 def project(house: House, name: str) -> Project:
@@ -268,9 +274,9 @@ def test_what_another_added_right_before_a_change_of_ours_is_seen_right_after_it
     time.sleep(0.03)
     outside = put(directory, "outside", "1.0")
     time.sleep(0.03)
-    with house.repository.changing():
+    with house.repository.listing.changing():
         inside = put(directory, "inside", "1.0")
-    house.repository.admit(inside.name)
+    house.repository.listing.admit(inside.name, name_of(inside))
     assert {inside.name, outside.name} <= house.listed()
 
 
@@ -284,15 +290,15 @@ def test_spellings_that_are_taken_at_the_same_moment_are_all_found(
     assert house.repository.find(first) is None
     admit = PackageDirectory.admit
 
-    def admit_both(self: PackageDirectory, path: str) -> None:
-        admit(self, second.filename)
-        admit(self, path)
+    def admit_both(self: PackageDirectory, path: str, name: Name) -> None:
+        admit(self, second.filename, second)
+        admit(self, path, name)
 
     monkeypatch.setattr(PackageDirectory, "admit", admit_both)
-    with house.repository.changing():
+    with house.repository.listing.changing():
         put(directory, "foo", "1.0")
         put(directory, "foo", "2.0")
-    house.repository.admit(first.filename)
+    house.repository.listing.admit(first.filename, first)
     assert house.repository.find(first) == first.filename
     assert house.repository.find(second) == second.filename
 
@@ -410,7 +416,7 @@ def test_metadata_that_installers_may_not_go_by_is_kept_for_people_only(
         for file in files:
             assert file.metadata_sha256 is None
             assert repository.metadata(file.path) is None
-            assert repository._file_info._sidecars.metadata(file.path) is None
+            assert repository.file_info._sidecars.metadata(file.path) is None
             kept = core_metadata("foo", file.version, lines="Dynamic: Requires-Dist\n")
             assert repository.metadata(file.path, unserved=True) == kept
     assert not computed

@@ -124,7 +124,7 @@ def test_facts_with_an_impossible_date_are_computed_again(house: House, director
     sidecar = directory / ".index" / "facts" / path.name
     first, _, rest = sidecar.read_bytes().partition(b"\n")
     sidecar.write_bytes(json.dumps(json.loads(first) | {"upload_time": upload_time}).encode() + b"\n" + rest)
-    house.repository.touch("foo")
+    house.repository.listing.touch(["foo"])
     found = house.repository.project("foo")
     assert found is not None
     assert found.files[0].upload_time.timestamp() == pytest.approx(path.stat().st_mtime)

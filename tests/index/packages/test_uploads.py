@@ -111,7 +111,7 @@ def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_before_it_is_sh
 
     monkeypatch.setattr(os, "fsync", noted(None, os.fsync))
     monkeypatch.setattr(uploads, "place", noted("place", files.place))
-    monkeypatch.setattr(house.repository, "admit", noted("show", house.repository.admit))
+    monkeypatch.setattr(house.repository.listing, "admit", noted("show", house.repository.listing.admit))
     publish(house)
     assert steps == ["sync file", "place", "sync folder", "show"]
 
