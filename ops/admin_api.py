@@ -1,4 +1,4 @@
-"""The admin application, as the operator's machine asks it: register, list and delete users."""
+"""Client of the admin application: registers, lists and deletes users."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ops.targets import Deployment, Target
 from ops.targets.log_lines import last_error
 
 _PROXY_AUTH = "proxy authorization"
-"""What Modal's proxy says when it does not let a request through to the application."""
+"""Part of the response of Modal's proxy to a request that it does not forward."""
 
 
 @dataclass(frozen=True)
 class IndexUser:
-    """One user of the index, as the admin application tells.
+    """User of the index.
 
     Parameters:
-        username: the name in its one spelling.
+        username: in Unicode NFC.
         role: ``reader``, ``publisher`` or ``admin``.
         projects: the only ones that a publisher may upload to; None for all.
-        created: whether the answered request made the user.
+        created: True if the request created the user.
     """
 
     username: str
@@ -39,13 +39,13 @@ class IndexUser:
 
 
 class AdminApi:
-    """The admin application of one index, asked with the admin token. The token goes into a header and nowhere else.
+    """Admin application of one index. The admin token is sent in a header only.
 
     Parameters:
         url: the root of the application, ending in a slash.
-        token: the admin token; None to be refused.
-        headers: what the place where it runs wants besides, see :class:`~ops.targets.Deployment`.
-        advice: what to do about a 401 or a failure, by the status; see :func:`advice_for`.
+        token: the admin token; None for requests without one.
+        headers: further ones, see :class:`~ops.targets.Deployment`.
+        advice: for a 401 or a failure, by status; see :func:`advice_for`.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class AdminApi:
 
     @classmethod
     def of(cls, target: Target, settings: Settings | None = None) -> tuple[Deployment, Self]:
-        """The index that runs on *target* and its admin application, with the operator's copy of the token.
+        """The index on *target*, and its admin application with the operator's copy of the token.
 
         Raises:
             NotDeployedError: there is no index.
-            NotAnsweringError: there is one, and it does not answer.
+            NotAnsweringError: it does not answer.
             PreflightError: this machine has no copy of the token.
         """
         settings = settings or Settings()
@@ -100,13 +100,13 @@ class AdminApi:
 
         Parameters:
             username: the user's name.
-            password_hash: a bcrypt hash, made here so that the password itself never leaves this machine; None keeps
-                a user's password.
+            password_hash: a bcrypt hash, so that the password never leaves this machine; None keeps the current
+                password.
             role: ``reader``, ``publisher`` or ``admin``; None keeps a user's role, and makes a new one a publisher.
             projects: the only ones that a publisher may upload to; None keeps what was.
 
         Raises:
-            IndexRequestError: refused, or no answer.
+            IndexRequestError: the request was refused, or got no response.
         """
         body: dict[str, object] = {"username": username}
         if password_hash is not None:
@@ -120,10 +120,10 @@ class AdminApi:
         return _user(answer.json())
 
     def users(self) -> list[IndexUser]:
-        """All users, in the order of their names.
+        """All users, sorted by name.
 
         Raises:
-            IndexRequestError: refused, or no answer.
+            IndexRequestError: the request was refused, or got no response.
         """
         answer = self._http.request("GET", "users")
         self._require(answer, (200,), "the users could not be listed")
@@ -133,7 +133,7 @@ class AdminApi:
         """The user of that name, or None.
 
         Raises:
-            IndexRequestError: refused, or no answer.
+            IndexRequestError: the request was refused, or got no response.
         """
         return next((user for user in self.users() if user.username == username), None)
 
@@ -141,25 +141,25 @@ class AdminApi:
         """Delete a user. False when there was none.
 
         Raises:
-            IndexRequestError: refused, or no answer.
+            IndexRequestError: the request was refused, or got no response.
         """
         answer = self._http.request("DELETE", f"users/{quote(username, safe='')}")
         self._require(answer, (204, 404), f"the user {username!r} could not be deleted")
         return answer.status_code == 204
 
     def users_status(self) -> int:
-        """What is answered to a request for the list of users: 200, or 401 for a token that is not the admin's.
+        """Status of a request for the list of users: 200, or 401 for a wrong token.
 
         Raises:
-            IndexRequestError: no answer.
+            IndexRequestError: the request got no response.
         """
         return self._http.request("GET", "users").status_code
 
     def refusal(self) -> str:
-        """What to do about a refused request for the list of users, by its cause; empty when it is not refused.
+        """Advice on a refused request for the list of users; empty if it is not refused.
 
         Raises:
-            IndexRequestError: no answer.
+            IndexRequestError: the request got no response.
         """
         answer = self._http.request("GET", "users")
         return "" if answer.ok else self._todo(answer)
@@ -193,7 +193,7 @@ class AdminApi:
 
 
 def advice_for(target: Target, settings: Settings) -> Callable[[int], str]:
-    """What to do when the admin application of *target* refuses the operator's token, or fails."""
+    """Advice for when the admin application of *target* refuses the operator's token, or fails."""
 
     def advice(status: int) -> str:
         if status == 401:
@@ -218,12 +218,12 @@ def _user(entry: dict[str, Any]) -> IndexUser:
 
 
 def said(answer: requests.Response) -> str:
-    """What an answer says in words, in one line: the ``detail`` of a JSON body, else the start of the text."""
+    """Message of a response in one line: the ``detail`` of a JSON body, else the start of the text."""
     try:
         detail = answer.json()["detail"]
     except (ValueError, KeyError, TypeError):
         detail = answer.text
     if isinstance(detail, list):
-        # FastAPI's own list of what does not validate.
+        # FastAPI's list of validation errors.
         detail = "; ".join(str(entry.get("msg", entry)) if isinstance(entry, dict) else str(entry) for entry in detail)
     return " ".join(str(detail).split())[:300] or "it said nothing"

@@ -1,4 +1,4 @@
-"""The client files of a target's users in this workspace, when the index moves to another address."""
+"""Client files in this workspace, rewritten when the index moves to another address."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ops.targets import Target
 
 @dataclass(frozen=True)
 class ClientFolders:
-    """Each user's folder of client files, as onboarding wrote it into the workspace.
+    """Folders of client files that onboarding wrote into the workspace.
 
     Parameters:
-        target: where the index runs.
-        folders: one a user; each is named as its user.
+        target: the target of the index.
+        folders: one per user, named like the user.
     """
 
     target: Target
@@ -28,27 +28,27 @@ class ClientFolders:
 
     @classmethod
     def of(cls, target: Target) -> ClientFolders:
-        """Those of the target's place, which no other place has."""
+        """Folders of the users of one target and environment."""
         return cls(target, tuple(map(ClientFiles, target.client_folders())))
 
     def naming_another_address(self, url: str) -> list[ClientFiles]:
-        """The folders whose files name another address than *url*."""
+        """Folders whose files contain another address than *url*."""
         logins = ((files, files.login()) for files in self.folders)
         return [files for files, login in logins if login is not None and login.url != url]
 
     def another_address(self, url: str) -> str:
-        """One that files name and that is not *url*; empty when there is none."""
+        """Address other than *url* in one of the files; empty if there is none."""
         return next((_url(files) for files in self.naming_another_address(url)), "")
 
     def changes(self, url: str) -> list[Change]:
-        """A line of the plan for each folder that :meth:`readdress` would write."""
+        """Change of the plan for each folder that :meth:`readdress` would write."""
         return [
             Change(f"client files of {files.folder.name}", f"name {_url(files)}", f"write them for {url}")
             for files in self.naming_another_address(url)
         ]
 
     def readdress(self, url: str) -> list[tuple[str, str]]:
-        """Write the files that name another address for *url*, and return a line about each user.
+        """Write the files that contain another address anew for *url*, and return a line per user.
 
         Raises:
             RunbookError: a folder cannot be written.
@@ -62,12 +62,12 @@ class ClientFolders:
         return done
 
 
-def who_must_be_told(target: Target, before: str, settings: Settings) -> str:
-    """A sentence about the users of an index that moved: their files, and the shells that know the old address.
+def advice_after_move(target: Target, before: str, settings: Settings) -> str:
+    """Advice for the operator of an index that moved: which users to inform.
 
     Parameters:
-        target: where the index runs now.
-        before: its address until now.
+        target: the target of the index.
+        before: its previous address.
         settings: the names of the admin secret.
     """
     try:

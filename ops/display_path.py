@@ -1,4 +1,4 @@
-"""Paths as a person reads and types them."""
+"""Paths for display, as a person types them into a shell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def shown(path: Path) -> str:
-    """A path as a shell takes it from whatever directory: below ``~`` in the user's home, quoted where it has to be."""
+    """Absolute path for a shell: relative to ``~`` if possible, quoted if necessary."""
     home, absolute = Path.home(), path.absolute()
     if absolute != home and absolute.is_relative_to(home):
         return f"~/{shlex.quote(str(absolute.relative_to(home)))}"

@@ -1,4 +1,4 @@
-"""HTTP as a visitor of the index: a stranger, a user, or the operator with the admin token."""
+"""HTTP client of the index: without credentials, as a user, or with the admin token."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ops.secret import Secret
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 180.0
-"""Longer than the 150 s after which Modal sends a client round again while a container starts."""
+"""Longer than the 150 s after which Modal redirects a request while a container starts."""
 
 JSON = "application/vnd.pypi.simple.v1+json"
 """The media type of PEP 691."""
 
 
 class HttpClient:
-    """One visitor of one application. Connections that fail are tried again, answers never are.
+    """Session with one application. Connections that fail are retried, responses never.
 
     Parameters:
         url: the root of the application, ending in a slash.
-        username: for HTTP Basic auth (RFC 7617); None for a stranger.
+        username: for HTTP Basic auth (RFC 7617); None for no credentials.
         password: the user's.
-        token: for a Bearer header (RFC 6750), in place of a user.
-        headers: secret ones that every request carries besides.
+        token: for a Bearer header (RFC 6750) instead of a user.
+        headers: secret headers of every request.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class HttpClient:
     ) -> None:
         self.url = url
         self._session = _Session(headers or {})
-        # A user's ~/.netrc would log a stranger in, and replace a Bearer header.
+        # Otherwise ~/.netrc would add credentials, or replace a Bearer header.
         self._session.auth = _Headers(username, password, token, headers or {})
-        # Nor does a proxy of the environment stand between this machine and itself.
+        # Loopback addresses must not go through a proxy of the environment.
         self._session.trust_env = not is_loopback(url)
         retries = Retry(total=None, connect=3, read=0, redirect=20, status=0, other=0, backoff_factor=0.2)
         for scheme in ("http://", "https://"):
@@ -62,7 +62,7 @@ class HttpClient:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._session.close()
 
     def request(
@@ -74,17 +74,17 @@ class HttpClient:
         json: Any = None,
         data: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Ask, and return whatever is answered.
+        """Send a request, and return the response whatever its status.
 
         Parameters:
             method: the HTTP method.
             path: below the root, without a leading slash.
-            headers: beside those that say who asks.
+            headers: besides those of the session.
             json: a body, sent as JSON.
-            data: a form, sent as one.
+            data: a body, sent as a form.
 
         Raises:
-            IndexRequestError: there was no answer.
+            IndexRequestError: there was no response.
         """
         timeout = (CONNECT_SECONDS, ANSWER_SECONDS)
         try:
@@ -100,14 +100,14 @@ class HttpClient:
 
 
 class _Session(requests.Session):
-    """Takes secret headers no further than credentials when it is sent on to another host."""
+    """Session that drops secret headers, like credentials, on a redirect to another host."""
 
     def __init__(self, secret: Mapping[str, Secret]) -> None:
         super().__init__()
         self._secret = secret
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """Called for each redirect, with the request that follows it."""
+        """Called for each redirect, with the next request."""
         super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call] # requests is half typed
         if self.should_strip_auth(response.request.url, prepared_request.url):  # type: ignore[no-untyped-call]
             for name in self._secret:
@@ -115,7 +115,7 @@ class _Session(requests.Session):
 
 
 class _Headers(requests.auth.AuthBase):
-    """Says who asks, and keeps requests from looking for credentials anywhere else."""
+    """Authentication that also keeps requests from using ``~/.netrc``."""
 
     def __init__(
         self, username: str | None, password: Secret | None, token: Secret | None, more: Mapping[str, Secret]
@@ -138,7 +138,7 @@ class _Headers(requests.auth.AuthBase):
 
 
 def _cause(error: requests.RequestException) -> str:
-    """The innermost reason; the outer ones only repeat the address."""
+    """The innermost reason, since the outer ones only repeat the address."""
     reason: BaseException = error
     if error.args and isinstance(error.args[0], BaseException):
         reason = getattr(error.args[0], "reason", None) or error.args[0]

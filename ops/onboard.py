@@ -1,4 +1,4 @@
-"""Onboarding: a user of the index, and the files with which that user's pip, uv and twine know it."""
+"""Onboarding: registers a user of the index and writes the client files for pip, uv and twine."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from ops.targets import Deployment, Target
 from ops.targets.index_rules import check_password, check_role, checked_user_name, password_hash
 
 ROUNDS = 12
-"""The bcrypt cost: about a quarter of a second for each guess."""
+"""The bcrypt cost: about a quarter of a second per guess."""
 
 DEFAULT_ROLE = "publisher"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Onboarding:
-    """One user to be, as the notebook's parameters describe it.
+    """A user to onboard, as the parameters of the notebook describe it.
 
     Parameters:
-        target: where the index runs.
-        username: the user's name.
-        folder: where the client files go.
+        target: the target of the index.
+        username: in Unicode NFC.
+        folder: for the client files.
         role: ``reader``, ``publisher`` or ``admin``; empty to keep what a user has and to make a new one a publisher.
-        projects: the only ones that a publisher may upload to; empty keeps what was.
+        projects: the only ones that a publisher may upload to; empty to keep the current ones.
         public_index: a second index for pip; see :func:`ops.clients.configuration.pip_conf`.
-        given: the password from the environment or a prompt; None when there was none.
-        password_reset: give a user whose password is unknown here a new one.
-        archive: write the client files as one zip file too, to hand over.
-        settings: the names of the admin secret.
+        given: password from the environment or a prompt; None if there is none.
+        password_reset: True to set a new password for a user whose password is not known here.
+        archive: True to write a zip file of the client files too, to hand over.
+        settings: names of the admin secret.
     """
 
     target: Target
@@ -62,7 +62,7 @@ class Onboarding:
         return ClientFiles(self.folder, zipped=self.archive)
 
     def login(self, deployment: Deployment, password: Secret | None) -> Login:
-        """How this user logs in."""
+        """Login of this user."""
         return Login(url=deployment.url, username=self.username, password=password, public_index=self.public_index)
 
 
@@ -79,22 +79,22 @@ def describe(
     password_reset: bool = False,
     archive: bool = False,
 ) -> Onboarding:
-    """Read the parameters of the notebook; the index is not contacted yet.
+    """Check the parameters of the notebook. Does not contact the index.
 
     Parameters:
-        target: where the index runs.
+        target: the target of the index.
         username: the user's name.
-        folder: where the client files go; a folder in the workspace when empty.
-        role: ``reader``, ``publisher`` or ``admin``; empty keeps what there is.
-        projects: names separated by commas; empty keeps what there is.
+        folder: for the client files; empty for a folder in the workspace.
+        role: ``reader``, ``publisher`` or ``admin``; empty to keep the current one.
+        projects: names separated by commas; empty to keep the current ones.
         public_index: a second index for pip.
-        password_env: the environment variable that may hold the password; ``INDEX_PASSWORD`` when empty.
-        password_prompt: prompt for the password, in JupyterLab.
-        password_reset: give a user whose password is unknown here a new one.
-        archive: write the client files as one zip file too, to hand over.
+        password_env: environment variable that may hold the password; empty for ``INDEX_PASSWORD``.
+        password_prompt: True to prompt for the password, in JupyterLab.
+        password_reset: True to set a new password for a user whose password is not known here.
+        archive: True to write a zip file of the client files too, to hand over.
 
     Raises:
-        ParameterError: one of them makes no sense.
+        ParameterError: a parameter is invalid.
     """
     username = checked_user_name(username)
     if role:
@@ -115,7 +115,7 @@ def describe(
 
 
 def plan(onboarding: Onboarding) -> Plan:
-    """What is there of this user, and what would be made. Reads only.
+    """Compare the user and the files with what is wanted. Reads only.
 
     Raises:
         NotDeployedError: there is no index.
@@ -147,9 +147,9 @@ def _caption(onboarding: Onboarding) -> str:
 
 
 def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
-    """Register the user where something differs, and write the client files that are missing or outdated.
+    """Register the user if something differs, and write the client files that are missing or outdated.
 
-    The index gets a bcrypt hash; the password itself stays on this machine, in files that only their owner reads.
+    The index gets a bcrypt hash. The password itself stays on this machine, in private files.
 
     Raises:
         BusyError: another run holds the target for too long.
@@ -172,7 +172,7 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
             password = found.password or Secret.generate(24)
             login = onboarding.login(deployment, password)
             if found.password_then or _user_change(onboarding, user).then:
-                # The files first: were this run to end in between, the next one would find the password in them.
+                # The files first: if this run ends in between, the next one finds the password in them.
                 written = onboarding.files.write(login)
                 registered = admin.register(
                     onboarding.username,
@@ -192,14 +192,14 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
 
 
 def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
-    """Log in as the user with each client, by the files that were written, and see what the index answers.
+    """Log in as the user with each client and the files that were written.
 
-    For a project that no index has, 404 says "let in" and 401 "kept out". The clients that publish send a wheel that
-    contradicts itself: 400 says "let in, and this file is not taken", 403 "let in, and not allowed to publish".
+    For a project that no index has, 404 proves the login and 401 refuses it. The clients that publish send a wheel that
+    every index refuses: 400 proves the login, and 403 that of a user who may not publish.
 
     Raises:
-        ClientError: a client got no answer.
-        VerificationError: the user was not let in.
+        ClientError: a client got no response.
+        VerificationError: a login failed.
     """
     deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
     with admin:
@@ -228,7 +228,7 @@ def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
 
 
 def instructions(onboarding: Onboarding, outcome: Outcome, *, dry_run: bool = False) -> Text:
-    """What this run did, and how the user uses the files; without any secret."""
+    """Summary of the run, and instructions for the user, without any secret."""
     done = "This was a dry run: nothing was changed." if dry_run else f"{onboarding.username} can log in"
     if dry_run and not onboarding.files.password():
         return Text(f"{done} There are no client files of {onboarding.username} yet.")
@@ -258,7 +258,7 @@ def instructions(onboarding: Onboarding, outcome: Outcome, *, dry_run: bool = Fa
 
 @dataclass(frozen=True)
 class _Found:
-    """The password to use, and how that is told in the plan."""
+    """The password to use, and its description in the plan."""
 
     password: Secret | None
     password_now: str
@@ -266,10 +266,10 @@ class _Found:
     unknown: RunbookError | None = None
 
     def require_known(self) -> None:
-        """Refuse to go on without the password of a user who has one.
+        """Raise if the password of an existing user is not known.
 
         Raises:
-            RunbookError: the user exists and the password is unknown here.
+            RunbookError: the user exists and the password is not known here.
         """
         if self.unknown is not None:
             raise self.unknown
@@ -281,7 +281,7 @@ class _Found:
         source = "given" if onboarding.given else "in the client files"
         if password is not None:
             check_password(password)
-            onboarding.login(deployment, password)  # refuses what no client can send
+            onboarding.login(deployment, password)  # raises if a client cannot send it
             if user is None:
                 return cls(password, source, "set it")
             if _status(onboarding.login(deployment, password)) == 200:
@@ -290,7 +290,7 @@ class _Found:
                 return cls(password, "given; another than that of the index", "set it")
         if user is None or onboarding.password_reset:
             return cls(None, "none yet" if user is None else "not known here", "generate and set one")
-        # A kept password that lets nobody in may have been changed for a good reason: it is never set again unasked.
+        # A password that no longer works may have been changed for a good reason: it is not set again unasked.
         unknown = RunbookError(
             f"the user {user.username!r} exists and the password is not known on this machine",
             why=f"{'the one' if kept else 'there is none'} in {shown(onboarding.folder)}"

@@ -1,11 +1,11 @@
-"""Provisioning: the admin secret, the two volumes and the server, from nothing or from whatever is there."""
+"""Provisioning: creates the admin secret, the two volumes and the server, or completes what exists."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ops.admin_api import AdminApi, advice_for
-from ops.client_folders import ClientFolders, who_must_be_told
+from ops.client_folders import ClientFolders, advice_after_move
 from ops.display_path import shown
 from ops.http_client import HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, require_approved
@@ -19,19 +19,19 @@ from ops.targets.index_rules import check_admin_token
 
 _STRANGER = "nobody-of-this-name"
 _WRONG = "not-the-password-of-anybody"
-"""Always the same, so that the index takes a repeated check for a forgetful client and not for a guesser."""
+"""Always the same, so that the index does not take repeated checks for guesses."""
 
 
 def plan(target: Target, settings: Settings | None = None, *, lower_protection: str = "") -> Plan:
-    """What is there, and what would be made. Reads only.
+    """Compare the target with what is wanted. Reads only.
 
     Parameters:
-        target: where.
-        settings: the names of secret and volumes.
+        target: the target.
+        settings: names of the secret and the volumes.
         lower_protection: as of :func:`apply`.
 
     Raises:
-        PortTakenError: another program has the port where clients know the index, or that was asked for.
+        PortTakenError: another program uses the port that clients know, or that was requested.
     """
     settings = settings or Settings()
     changes = [_secret(target, settings)]
@@ -98,20 +98,20 @@ def _hosting(target: Target, lower_protection: str) -> list[Change]:
 def apply(
     target: Target, *, dry_run: bool = False, settings: Settings | None = None, lower_protection: str = ""
 ) -> Outcome:
-    """Make what is missing, and bring the server up to date; what is in place is left alone.
+    """Create what is missing, and update the server. Anything that is up to date stays as it is.
 
-    The world is looked at again under the target's lock, so that of two runs at once only one changes anything.
+    Reads the state again under the target's lock, so that of two concurrent runs only one changes anything.
 
     Parameters:
-        target: where.
-        dry_run: change nothing.
-        settings: the names of secret and volumes.
-        lower_protection: the protections of the hosting that may be lowered, by commas.
+        target: the target.
+        dry_run: True to change nothing.
+        settings: names of the secret and the volumes.
+        lower_protection: protections of the hosting that may be lowered, separated by commas.
 
     Raises:
         BusyError: another run holds the target for too long.
-        SettingError: the admin token that is given cannot be used; nothing was changed.
-        ProtectionError: a protection would be lowered that was not named; nothing was changed.
+        SettingError: the given admin token cannot be used; nothing was changed.
+        ProtectionError: a protection that is not named would be lowered; nothing was changed.
         ApprovalError: another plan was approved for this run; nothing was changed.
         TargetError: the target refused or failed.
     """
@@ -147,23 +147,23 @@ def apply(
     if hosting is not None:
         done.extend((f"hosting {change.name}", change.arrow) for change in hosting.changes)
     note = "" if done else "Everything was in place already. "
-    told = f". {who_must_be_told(target, before, settings)}" if before else ""
+    told = f". {advice_after_move(target, before, settings)}" if before else ""
     note = f"{note}The index answers at {deployment.url}{told}"
     return Outcome(_caption(target), tuple(done), note, target.place, deployment.url)
 
 
 def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = False) -> Table:
-    """Prove from outside that the index is up and lets nobody in who should stay out.
+    """Prove from outside that the index answers and refuses requests without valid credentials.
 
     Parameters:
-        target: where.
-        settings: the names of the admin secret.
-        dry_run: that nothing was changed, so that an index that is not there is no failure.
+        target: the target.
+        settings: names of the admin secret.
+        dry_run: True if nothing was changed, so that a missing index is not a failure.
 
     Raises:
         NotDeployedError: there is no index.
-        NotAnsweringError: there is one, and it does not answer.
-        VerificationError: it answers other than it must; every wrong answer is named.
+        NotAnsweringError: it does not answer.
+        VerificationError: it answers incorrectly; the error lists every wrong answer.
     """
     settings = settings or Settings()
     state = target.state()
@@ -176,7 +176,7 @@ def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = 
 
 
 def summary(target: Target, outcome: Outcome, *, dry_run: bool = False) -> Text:
-    """What this run did, and what there is now, in two lines."""
+    """Changes of this run and state of the index, in two lines."""
     if dry_run:
         return Text(f"This was a dry run: nothing was changed.\nThe index {target.state()}.")
     count = len(outcome.done)
@@ -194,10 +194,10 @@ def _secret(target: Target, settings: Settings) -> Change:
 
 
 def _given_token(target: Target, settings: Settings) -> Secret | None:
-    """The admin token that the operator has chosen, if there is one.
+    """The admin token that the operator chose; None if there is none.
 
     Raises:
-        SettingError: it could be guessed, or never be sent.
+        SettingError: it can be guessed, or cannot be sent.
     """
     given = target.recall_secret(settings.secret_name, settings.secret_key)
     if given is not None:

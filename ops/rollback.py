@@ -1,4 +1,4 @@
-"""Rolling back: the version of the index that was deployed before, in place of the one that is deployed."""
+"""Rollback: deploys an earlier version of the index again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def history(target: Target) -> Table:
 
 
 def current(target: Target) -> str:
-    """The version that is deployed; empty when none is. Reads only.
+    """The deployed version; empty if there is none. Reads only.
 
     Raises:
         TargetError: the platform cannot be asked.
@@ -35,9 +35,9 @@ def roll_back(target: Target, *, version: str | None = None) -> Outcome:
     """Deploy an earlier version again, and wait until the index answers. Packages, users and secrets stay.
 
     Parameters:
-        target: where.
-        version: the one to go back to; the one before the deployed one when None. Empty, as :func:`current` gives it,
-            when there was none.
+        target: the target.
+        version: the version to deploy; None for the one before the current one. Empty, as :func:`current` returns it,
+            if there was none.
 
     Raises:
         TargetError: there is no such version, or the target refused or failed.
@@ -57,7 +57,7 @@ def roll_back(target: Target, *, version: str | None = None) -> Outcome:
 
 
 def verify(target: Target) -> Table:
-    """Prove from outside that the index is up and lets nobody in who should stay out; as of provisioning."""
+    """Prove from outside that the index answers and refuses invalid credentials, as provisioning does."""
     return provision.verify(target)
 
 

@@ -1,6 +1,6 @@
-"""The names that an index goes by, and the defaults of every setting.
+"""Names of an index, and the settings of its deployment with their defaults.
 
-Needs nothing but the standard library: the deployment imports it inside and outside the container.
+Imports only the standard library: the deployment needs it inside and outside the container.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ ADMIN_FUNCTION = "register_user"
 
 LOCAL_HOST = "127.0.0.1"
 LOCAL_PORT = 8765
-"""Tried first when no port was asked for; the next free one is taken when it is in use."""
+"""Tried first if no port is requested; if it is taken, the next free one is used."""
 
 
 NONE = "none"
-"""The value of a variable that takes a region or a domain away; an empty variable says nothing."""
+"""Value of a variable that removes a region or a domain; an empty variable keeps it."""
 
 LOWER_PROTECTION_VARIABLE = "PYPI_LOWER_PROTECTION"
-"""Names the protections that a deployment may lower, by commas; for the notebooks it is a parameter."""
+"""Protections that a deployment may lower, separated by commas. The notebooks have a parameter for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The names of one index. Two indexes beside each other differ in them or in their target.
+    """Names of one index. Two indexes differ in them, or in their target.
 
-    Every field has the default that the documentation uses.
+    The defaults are those of the documentation.
 
     Raises:
-        ValueError: Modal takes no such name, or one name stands for two things.
+        ValueError: Modal does not accept a name, or two volumes have the same.
     """
 
     app_name: str = APP_NAME
@@ -56,7 +56,7 @@ class Settings:
     secret_key: str = SECRET_KEY
 
     def __post_init__(self) -> None:
-        """Refuse names that Modal would refuse, or that would mix two volumes up."""
+        """Refuse names that Modal would refuse, or that would confuse two volumes."""
         for name in ("app_name", "packages_volume", "credentials_volume", "secret_name"):
             _check_object_name(name, getattr(self, name), longest=57 if name == "packages_volume" else 64)
         if not _KEY.fullmatch(self.secret_key):
@@ -66,49 +66,49 @@ class Settings:
 
     @property
     def claims_dict(self) -> str:
-        """The Modal Dict in which containers claim file names of the packages volume. It comes and goes with that."""
+        """The Modal Dict with the locks on file names of the packages volume, created and deleted with it."""
         return f"{self.packages_volume}-claims"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """The names that variables such as ``PYPI_APP_NAME`` give, and the defaults for the others."""
+        """Names from variables such as ``PYPI_APP_NAME``, and defaults for the others."""
         return cls(**_read(cls, environment))
 
     def variables(self) -> dict[str, str]:
-        """The variables from which :meth:`from_environment` makes the same names."""
+        """Variables for :meth:`from_environment`."""
         return {_variable(name): str(getattr(self, name)) for name in _names(type(self))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hosting:
-    """How Modal runs the index: read from the environment when the app is deployed, never edited in the deployment.
+    """Hosting of the index on Modal, read from the environment at deployment.
 
-    Each field is set by a variable of its name, such as ``PYPI_MIN_CONTAINERS=1``. A deployment keeps what it is not
-    told: an absent or empty variable leaves the deployed value, and the word ``none`` takes a region or domain away.
-    The defaults are those of a first deployment. Prices are Modal's of August 2026.
+    Each field has a variable, such as ``PYPI_MIN_CONTAINERS=1``. An absent or empty variable keeps the deployed value,
+    and the word ``none`` removes a region or a domain. The defaults are those of a first deployment. Prices are Modal's
+    of August 2026.
 
     Parameters:
-        min_containers: how many containers are kept warm. 0 costs nothing while nobody asks, and the first request
-            then waits some seconds for a start; 1 is always on, at about 5 dollars a month for the smallest size.
-        max_containers: how many may run at once. 1 is the cheapest and the fastest, as nothing has to be reloaded
-            between containers; more are as correct, for a team that one container cannot serve. Each costs while it
-            runs. During a deployment there are two in any case.
-        scaledown_seconds: how long a container stays warm after its last request, from 2 to 1200. Warm time costs as
-            time at work does.
-        target_requests: requests at once in a container before another is started, where there may be another.
-        max_requests: requests at once in a container at most; others wait.
-        request_seconds: how long one request may take. 7200 lets the largest file, 4 GiB, pass at 5 Mbit/s.
-        startup_seconds: how long a container may take to be ready.
-        cpu: cores that are reserved; 0.125 is the least that Modal bills. More are used when the machine has them.
-        memory: MiB that are reserved. Modal bills the larger of reservation and use.
-        region: where the containers run, such as ``eu``. Named broadly it costs 1.5 times the base price, narrowly
-            (``eu-west-1``) 1.75 times. Empty for anywhere.
+        min_containers: containers that stay warm. 0 costs nothing without requests, but the first request waits some
+            seconds for a start; 1 is always on, at about 5 dollars a month for the smallest size.
+        max_containers: containers that may run at once. 1 is the cheapest and the fastest, since nothing has to be
+            reloaded between containers; more are as correct, for a team that one container cannot serve. Each costs
+            while it runs. During a deployment there are two in any case.
+        scaledown_seconds: seconds for which a container stays warm after its last request, from 2 to 1200. They cost
+            as much as working time.
+        target_requests: concurrent requests of a container above which another one is started, if allowed.
+        max_requests: the most concurrent requests of a container; others wait.
+        request_seconds: time limit of one request. 7200 lets the largest file, 4 GiB, pass at 5 Mbit/s.
+        startup_seconds: time limit of a container's start.
+        cpu: reserved cores; 0.125 is the least that Modal bills. A container uses more if the machine has them.
+        memory: reserved MiB. Modal bills the larger of reservation and use.
+        region: region of the containers, such as ``eu``, at 1.5 times the base price, or ``eu-west-1``, at 1.75 times.
+            Empty for any region.
         custom_domain: a domain of your own for the index, on Modal's Team plan or above. Empty for Modal's URL.
-        proxy_auth: 1 puts the admin application behind a proxy token of the workspace as well as its own token. Never
-            the index: pip, uv and twine cannot send one.
+        proxy_auth: 1 to require a proxy token of the workspace for the admin application, besides its own token. Never
+            for the index: pip, uv and twine cannot send one.
 
     Raises:
-        ValueError: a value that Modal refuses or that would stop the index; the message names its variable.
+        ValueError: Modal refuses a value, or it would stop the index; the message names its variable.
     """
 
     min_containers: int = 0
@@ -125,7 +125,7 @@ class Hosting:
     proxy_auth: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, by itself or with the other values."""
+        """Refuse values that cannot work, alone or together."""
         for name in _names(type(self)):
             _check_hosting(name, getattr(self, name))
         for least, most in (("min_containers", "max_containers"), ("target_requests", "max_requests")):
@@ -135,16 +135,16 @@ class Hosting:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Hosting:
-        """What variables such as ``PYPI_MIN_CONTAINERS`` say, and the defaults for the others.
+        """Values from variables such as ``PYPI_MIN_CONTAINERS``, and defaults for the others.
 
         Raises:
-            ValueError: a variable has a value that cannot work; the message names it.
+            ValueError: a value cannot work; the message names its variable.
         """
         return cls(**_read(cls, environment))
 
     @classmethod
     def told(cls, environment: Mapping[str, str]) -> dict[str, Any]:
-        """The fields for which *environment* has a variable, and their values.
+        """Fields that have a variable in *environment*, with their values.
 
         Raises:
             ValueError: as of :meth:`from_environment`.
@@ -153,12 +153,12 @@ class Hosting:
 
     @classmethod
     def names(cls) -> list[str]:
-        """The fields, in order."""
+        """Names of the fields, in order."""
         return _names(cls)
 
     @staticmethod
     def takes(name: str, value: str | float) -> bool:
-        """Whether the field *name* may have *value*, which somebody else may have chosen."""
+        """True if *value* is valid for the field *name*."""
         try:
             _check_hosting(name, value)
         except ValueError:
@@ -166,30 +166,30 @@ class Hosting:
         return True
 
     def variables(self) -> dict[str, str]:
-        """The variables from which :meth:`from_environment` makes the same."""
+        """Variables for :meth:`from_environment`."""
         return {_variable(name): str(getattr(self, name)) for name in _names(type(self))}
 
     def told_variables(self) -> dict[str, str]:
-        """The same, with the word ``none`` for what is empty, so that :meth:`told` finds every field."""
+        """The same, with the word ``none`` for empty values, so that :meth:`told` finds every field."""
         return {name: value or NONE for name, value in self.variables().items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexLimits:
-    """Bounds on what the index on Modal takes in and keeps, read from the environment when the app is deployed.
+    """Limits of the index on Modal, read from the environment at deployment.
 
-    A deployment keeps what it is not told. Modal does not tell them again by itself, so that they stand in the tags of
-    the app as well, under the names of their variables.
+    An absent variable keeps the deployed value. Modal cannot be asked for them, so the tags of the app hold them too,
+    under the names of the variables.
 
     Parameters:
-        project_quota_bytes: what the files of one project may take together. 0 for no limit.
-        total_quota_bytes: the same of all projects together.
-        uploads_per_user: uploads of one user at once, in each container. 0 for no limit.
-        audit_days: how long the audit log is kept. 0 for ever.
-        audit_bytes: what its files on one volume may take before the oldest go. 0 for no limit.
+        project_quota_bytes: for the files of one project. 0 for no limit.
+        total_quota_bytes: for the files of all projects. 0 for no limit.
+        uploads_per_user: concurrent uploads of one user, in each container. 0 for no limit.
+        audit_days: days for which the audit log is kept. 0 for ever.
+        audit_bytes: for the audit files of one volume, beyond which the oldest are removed. 0 for no limit.
 
     Raises:
-        ValueError: a value that cannot work; the message names its variable.
+        ValueError: a value cannot work; the message names its variable.
     """
 
     project_quota_bytes: int = 0
@@ -199,7 +199,7 @@ class IndexLimits:
     audit_bytes: int = 1024**3
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, by itself or with the other values."""
+        """Refuse values that cannot work, alone or together."""
         for name in _names(type(self)):
             if not 0 <= getattr(self, name) <= _LARGEST:
                 raise _refusal(name, getattr(self, name), f"use 0, which is no limit, to {_LARGEST}")
@@ -209,16 +209,16 @@ class IndexLimits:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> IndexLimits:
-        """What variables such as ``PYPI_TOTAL_QUOTA_BYTES`` say, and the defaults for the others.
+        """Values from variables such as ``PYPI_TOTAL_QUOTA_BYTES``, and defaults for the others.
 
         Raises:
-            ValueError: a variable has a value that cannot work; the message names it.
+            ValueError: a value cannot work; the message names its variable.
         """
         return cls(**_read(cls, environment))
 
     @classmethod
     def told(cls, environment: Mapping[str, str]) -> dict[str, Any]:
-        """The fields for which *environment* has a variable, and their values.
+        """Fields that have a variable in *environment*, with their values.
 
         Raises:
             ValueError: as of :meth:`from_environment`.
@@ -227,24 +227,24 @@ class IndexLimits:
 
     @classmethod
     def names(cls) -> list[str]:
-        """The fields, in order."""
+        """Names of the fields, in order."""
         return _names(cls)
 
     def variables(self) -> dict[str, str]:
-        """The variables from which :meth:`from_environment` makes the same."""
+        """Variables for :meth:`from_environment`."""
         return {_variable(name): str(getattr(self, name)) for name in _names(type(self))}
 
 
 def deployment_variables() -> list[str]:
-    """The variables that say how an index is hosted and limited, and not which one it is; in order."""
+    """Variables of hosting and limits, in order; not those of the names."""
     return [_variable(name) for kind in (Hosting, IndexLimits) for name in _names(kind)]
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:
-    """Refuse a variable that looks like a setting of this project and is none: a slip would be taken in silence.
+    """Refuse a variable that looks like a setting of this project but is not: a typo would be ignored silently.
 
     Raises:
-        ValueError: there is one; the message has the nearest name that is a setting.
+        ValueError: there is one; the message has the closest setting.
     """
     known = {_variable(name) for kind in (Settings, Hosting, IndexLimits) for name in _names(kind)} | {
         LOWER_PROTECTION_VARIABLE
@@ -262,7 +262,7 @@ _OTHERS: Final = frozenset(
         for name in ("TOKEN", "API_TOKEN", "USER", "USERNAME", "PASSWORD", "URL", "INDEX_URL", "REPOSITORY")
     }
 )
-"""Names that begin as ours do: the runbook's own, and those in which CI jobs keep what publishers need."""
+"""Other variables with our prefix: the runbook's own, and those of CI jobs that publish."""
 
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "min_containers": (0, 1000),
@@ -276,10 +276,10 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "memory": (128, 344_064),
     "proxy_auth": (0, 1),
 }
-"""What Modal takes, in the units of the fields."""
+"""Ranges that Modal accepts, in the units of the fields."""
 
 _LARGEST: Final = 2**60
-"""No limit that is meant to be one is larger."""
+"""Larger values cannot be meant as a limit."""
 
 _OBJECT: Final = re.compile(r"[A-Za-z0-9._-]+")
 _APP_ID: Final = re.compile(r"ap-[A-Za-z0-9]{22}")

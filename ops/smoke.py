@@ -1,4 +1,4 @@
-"""The smoke test: what a team does with its index all day, once, with the real clients, and nothing of it left over."""
+"""Smoke test: publishes and installs a release with the real clients, and removes everything again."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ops.test_release import PROJECT, TrialRelease
 
 
 def _step(call: Callable[[SmokeTest], Table]) -> Callable[[SmokeTest], Table]:
-    """A step that cleans up at once when it fails, however it fails."""
+    """Decorate a step to clean up at once if it fails."""
 
     @functools.wraps(call)
     def guarded(test: SmokeTest) -> Table:
-        if test.throwaway.ended:
+        if test.temporary_user.ended:
             raise RunbookError(
                 "this smoke test has ended", why="a step failed, or it is over", todo="run the notebook from its start"
             )
@@ -38,29 +38,29 @@ def _step(call: Callable[[SmokeTest], Table]) -> Callable[[SmokeTest], Table]:
             return call(test)
         except BaseException:
             with contextlib.suppress(RunbookError):
-                test.throwaway.end()
+                test.temporary_user.end()
             raise
 
     return guarded
 
 
 class SmokeTest:
-    """Everything that clients do with an index, by one throwaway user with one throwaway release.
+    """Everything that clients do with an index, as a temporary user with a test release.
 
     Parameters:
-        target: where the index runs.
-        settings: the names of the admin secret.
+        target: the target of the index.
+        settings: names of the admin secret.
     """
 
     def __init__(self, target: Target, settings: Settings | None = None) -> None:
         self._target = target
-        self.throwaway = TemporaryUser(target, settings)
+        self.temporary_user = TemporaryUser(target, settings)
         self._timings: list[tuple[str, float]] = []
         self._built: TrialRelease | None = None
 
     def plan(self) -> Plan:
-        """What will come and go; nothing is changed yet."""
-        user, version = self.throwaway.username, self.throwaway.version
+        """Changes that the test makes and undoes. Reads only."""
+        user, version = self.temporary_user.username, self.temporary_user.version
         changes = (
             Change(f"user {user}", "not there", "register as admin, delete at the end", "±"),
             Change(f"release {PROJECT} {version}", "not there", "publish and install, remove at the end", "±"),
@@ -69,32 +69,32 @@ class SmokeTest:
 
     @_step
     def start(self) -> Table:
-        """Register the throwaway user, and remove what a killed test left long ago.
+        """Register the temporary user, and remove leftovers of killed tests.
 
         Raises:
             NotDeployedError: there is no index.
             IndexRequestError: the index refused the user.
         """
         with self._timed("register the user"):
-            users, releases = self.throwaway.start()
+            users, releases = self.temporary_user.start()
         rows = [
-            (f"user {self.throwaway.username}", "registered as admin"),
+            (f"user {self.temporary_user.username}", "registered as admin"),
             ("left over from killed tests", f"{users} users and {releases} releases removed"),
         ]
         return Table.of("Started", ("what", "done"), rows)
 
     @_step
     def refusals(self) -> Table:
-        """Knock without credentials and with a wrong password: with HTTP, pip and uv.
+        """Try requests without credentials and with a wrong password: with HTTP, pip and uv.
 
         Raises:
-            VerificationError: somebody was let in who should not be.
+            VerificationError: one was not refused.
         """
         findings = []
         for who in ("a stranger", "a wrong password"):
-            login, files = self.throwaway.login(who), self.throwaway.files(who)
+            login, files = self.temporary_user.login(who), self.temporary_user.files(who)
             for client, ask in (
-                ("HTTP", functools.partial(self.throwaway.login_status, who)),
+                ("HTTP", functools.partial(self.temporary_user.login_status, who)),
                 ("pip", functools.partial(Pip(files, login).page_status, PROBE)),
                 ("uv", functools.partial(Uv(files, login).page_status, PROBE)),
             ):
@@ -105,26 +105,26 @@ class SmokeTest:
 
     @_step
     def build(self) -> Table:
-        """Build wheel and sdist of this project under the throwaway version.
+        """Build wheel and sdist of this project under the test version.
 
         Raises:
             ClientError: the build failed.
         """
         with self._timed("build: wheel and sdist"):
-            self._built = test_release.build(self.throwaway.version, self.throwaway.inside("sample"))
+            self._built = test_release.build(self.temporary_user.version, self.temporary_user.inside("sample"))
         rows = [(path.name, "built") for path in (self._built.wheel, self._built.sdist)]
         return Table.of("Built", ("file", "done"), rows)
 
     @_step
     def publish(self) -> Table:
-        """Publish with twine and ``uv publish``, once more the same, and then other bytes under the same names.
+        """Publish with twine and ``uv publish``: the files, the same again, and other bytes under the same names.
 
         Raises:
-            VerificationError: something was taken or refused that should not be.
+            VerificationError: one was accepted or refused wrongly.
         """
         release = self._release
-        other = release.altered(self.throwaway.inside("altered"))
-        login, files = self.throwaway.user, self.throwaway.files("the user")
+        other = release.altered(self.temporary_user.inside("altered"))
+        login, files = self.temporary_user.user, self.temporary_user.files("the user")
         twine, uv = Twine(files, login).upload, Uv(files, login).publish
         findings = []
         for what, client, upload, path, taken in (
@@ -138,23 +138,23 @@ class SmokeTest:
                 status, _ = upload([path])
             expected = "taken" if taken else "refused"
             seen = f"{'taken' if status == 200 else 'refused'} ({status})"
-            # An index says 400 to twine, as the public one does, where it says 409 to others.
+            # The index sends 400 to twine, as the public one does, and 409 to others.
             findings.append(Finding(f"{client}: {what}", expected, seen, status in ({200} if taken else {400, 409})))
-        until(self.throwaway.versions, lambda versions: release.version in versions)
+        until(self.temporary_user.versions, lambda versions: release.version in versions)
         return _proven("Published", findings)
 
     @_step
     def install(self) -> Table:
-        """Install with pip and with uv into fresh environments, import what was installed, and ask its version.
+        """Install with pip and with uv into new environments, and import the installed version.
 
         Raises:
             ClientError: a client failed.
-            VerificationError: something else was installed.
+            VerificationError: another version was installed.
         """
-        login, files = self.throwaway.user, self.throwaway.files("the user")
+        login, files = self.temporary_user.user, self.temporary_user.files("the user")
         findings = []
         for client, install in (("pip", Pip(files, login).install), ("uv", Uv(files, login).install)):
-            folder = self.throwaway.inside(f"environment-{client}")
+            folder = self.temporary_user.inside(f"environment-{client}")
             python = Uv(files, login).make_environment(folder)
             with self._timed(f"{client}: install"):
                 result = install(self._release.requirement, python=python)
@@ -167,13 +167,13 @@ class SmokeTest:
 
     @_step
     def compare(self) -> Table:
-        """Compare each file's SHA-256: as built, as the page says, and as downloaded.
+        """Compare the SHA-256 of each file: as built, on the page, and as downloaded.
 
         Raises:
             VerificationError: they differ.
         """
         findings = []
-        with self._timed("HTTP: the page and both files"), self.throwaway.http() as http:
+        with self._timed("HTTP: the page and both files"), self.temporary_user.http() as http:
             page = http.request("GET", f"simple/{PROJECT}/", headers={"Accept": JSON})
             listed = {file["filename"]: file for file in page.json()["files"]} if page.ok else {}
             for path in (self._release.wheel, self._release.sdist):
@@ -190,17 +190,17 @@ class SmokeTest:
 
     @_step
     def remove(self) -> Table:
-        """Remove the release and the user, and look whether they are gone.
+        """Remove the release and the user, and check that they are gone.
 
         Raises:
             IndexRequestError: the index refused.
             VerificationError: something is left.
         """
         with self._timed("remove release and user"):
-            release = self.throwaway.remove_release()
-            user = self.throwaway.delete_user()
-        status = until(self.throwaway.login_status, lambda status: status == 401)
-        self.throwaway.end()
+            release = self.temporary_user.remove_release()
+            user = self.temporary_user.delete_user()
+        status = until(self.temporary_user.login_status, lambda status: status == 401)
+        self.temporary_user.end()
         findings = [
             Finding("the release", "removed", release, release == "removed"),
             Finding("the user", "deleted", user, user == "deleted"),
@@ -209,7 +209,7 @@ class SmokeTest:
         return _proven("Removed", findings)
 
     def timings(self) -> Timings:
-        """How long each step took, in seconds of wall-clock time."""
+        """Wall-clock time of each step, in seconds."""
         return Timings("How long each step took", tuple(self._timings))
 
     @property
@@ -228,7 +228,7 @@ class SmokeTest:
 
 
 def _imported(python: Path, folder: Path) -> str:
-    """The version that the interpreter of a fresh environment imports of this project."""
+    """Version of this project that the interpreter of a new environment imports."""
     code = "import ops; print(ops.__version__, ops.__file__)"
     result = run("python", [python, "-I", "-c", code], environment=environment("", {}), cwd=folder)
     version, _, path = result.checked("the installed package could not be imported").output.strip().partition(" ")

@@ -1,4 +1,4 @@
-"""Status of an index on any target: whether it answers, how it is hosted, and for whom there are files here."""
+"""Status of an index: its state, its hosting, and the users with client files here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LABEL = 13
 
 
 def status(target: Target) -> str:
-    """The state of *target* in lines for a terminal; no secret among them. Reads only.
+    """State of *target* in lines for a terminal, without secrets. Reads only.
 
     Raises:
         TargetError: the platform cannot be asked.
@@ -32,7 +32,7 @@ def status(target: Target) -> str:
 
 
 def status_json(target: str, environment: str | None) -> dict[str, Any]:
-    """The state of one target as JSON; where it cannot be asked, ``error`` says why.
+    """State of one target as JSON, with ``error`` if it cannot be read.
 
     Parameters:
         target: ``local`` or ``modal``.

@@ -1,4 +1,4 @@
-"""Tearing down: everything that provisioning and onboarding made, on one target, once it was named."""
+"""Teardown: deletes everything that provisioning and onboarding created on a target."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def preflight(target: Target, *, confirm: str = "") -> Table:
 
 
 def plan(target: Target, settings: Settings | None = None, *, confirm: str = "") -> Plan:
-    """What there is, and what would be deleted. Reads only.
+    """List what exists, and what would be deleted. Reads only.
 
     Parameters:
-        target: what goes.
-        settings: the names of secret and volumes.
-        confirm: as of :func:`apply`; nothing would be deleted when it is empty.
+        target: the target to tear down.
+        settings: names of the secret and the volumes.
+        confirm: as of :func:`apply`; if empty, nothing would be deleted.
 
     Raises:
         ConfirmationError: *confirm* names something else.
@@ -68,12 +68,12 @@ def _caption(target: Target) -> str:
 
 
 def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> Outcome:
-    """Delete all that the plan shows, when *confirm* is the target's name; nothing when it is empty.
+    """Delete everything in the plan if *confirm* is the target's name, and nothing if it is empty.
 
     Parameters:
-        target: what goes.
+        target: the target to tear down.
         confirm: its name.
-        settings: the names of secret and volumes.
+        settings: names of the secret and the volumes.
 
     Raises:
         ConfirmationError: *confirm* names something else.
@@ -88,7 +88,7 @@ def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> 
     done: list[tuple[str, str]] = []
     with target.lock():
         require_approved(lambda: plan(target, settings, confirm=confirm))
-        # Before the app goes: the files of an earlier layout are told apart by the index that they name.
+        # Before the app is deleted: files of the earlier layout are recognized by the URL in them.
         folders = target.client_folders()
         if target.stop():
             done.append(("server", "stopped"))

@@ -1,4 +1,4 @@
-"""A user and a release that exist for one test, and are gone after it however it ends."""
+"""Temporary user and test release, removed at the end of a smoke test."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from ops.targets.index_rules import password_hash
 from ops.test_release import PROJECT
 
 _ROUNDS = 10
-"""The least that the index takes: 2^10 is plenty for a password of 256 random bits that lives for seconds."""
+"""The lowest cost that the index accepts: enough for a password of 256 random bits that exists for seconds."""
 
 _STALE = timedelta(hours=1)
-"""After this, what a test that was killed left behind is nobody's any more."""
+"""Age from which leftovers of a killed test are removed."""
 
 _USERNAME = re.compile(r"smoke-([0-9a-f]{8})[0-9a-f]{4}")
 _VERSION = re.compile(r"\d+(?:\.\d+)*\.dev(\d{14})\d{3}")
 
 
 class TemporaryUser:
-    """One user with the role of an admin, who may publish one release and remove it.
+    """User with the role admin, to publish and remove one release.
 
     Parameters:
-        target: where the index runs.
-        settings: the names of the admin secret.
+        target: the target of the index.
+        settings: names of the admin secret.
     """
 
     def __init__(self, target: Target, settings: Settings | None = None) -> None:
@@ -48,7 +48,7 @@ class TemporaryUser:
         self._settings = settings or Settings()
         now = datetime.now(UTC)
         self.username = f"smoke-{int(now.timestamp()):08x}{secrets.token_hex(2)}"
-        # To the millisecond: uv takes no number of more than 64 bits.
+        # In milliseconds: uv does not accept numbers of more than 64 bits.
         number = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03}"
         self.version = f"{Version(__version__).base_version}.dev{number}"
         self.ended = False
@@ -56,14 +56,14 @@ class TemporaryUser:
         self._logins: dict[str, Login] = {}
 
     def start(self) -> tuple[int, int]:
-        """Register the user; return how many users and releases of earlier tests were found and removed.
+        """Register the user, and return the numbers of leftover users and releases that were removed.
 
         Raises:
             NotDeployedError: there is no index.
             IndexRequestError: the index refused the user.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="runbook-smoke-"))
-        # A kernel that is shut down half-way leaves nothing behind either.
+        # Also if the kernel is shut down in the middle.
         atexit.register(self._end_quietly)
         password = Secret.generate()
         deployment, admin = AdminApi.of(self._target, self._settings)
@@ -85,43 +85,43 @@ class TemporaryUser:
 
     @property
     def user(self) -> Login:
-        """How the user logs in."""
+        """Login of the user."""
         return self.login("the user")
 
     def login(self, who: str) -> Login:
-        """How ``the user``, ``a wrong password`` or ``a stranger`` tries to log in."""
+        """Login for ``the user``, ``a wrong password`` or ``a stranger``."""
         if who not in self._logins:
             raise RunbookError("this test was not started", todo="run the notebook from its start")
         return self._logins[who]
 
     def files(self, who: str) -> ClientFiles:
-        """The client files of one of those."""
+        """Client files of one of these logins."""
         return ClientFiles(self.inside(who.replace(" ", "-")))
 
     def inside(self, name: str) -> Path:
-        """A path in a folder that is removed at the end."""
+        """Path in a folder that is removed at the end."""
         if self._folder is None:
             raise RunbookError("this test was not started", todo="run the notebook from its start")
         return self._folder / name
 
     def http(self, who: str = "the user") -> HttpClient:
-        """HTTP as one of those."""
+        """HTTP client with one of these logins."""
         login = self.login(who)
         return HttpClient(login.url, username=login.username, password=login.password)
 
     def login_status(self, who: str = "the user") -> int:
-        """What the index answers to one of those."""
+        """Status of the index's response to one of these logins."""
         with self.http(who) as http:
             return http.request("GET", "simple/").status_code
 
     def versions(self) -> list[str]:
-        """The published versions of this project."""
+        """Published versions of this project."""
         with self.http() as http:
             page = http.request("GET", f"simple/{PROJECT}/", headers={"Accept": JSON})
         return list(page.json().get("versions", [])) if page.status_code == 200 else []
 
     def remove_release(self) -> str:
-        """Remove what was published, by the upload API; return what is then seen.
+        """Remove the release with the upload API, and return its state afterwards.
 
         Raises:
             IndexRequestError: the index refused.
@@ -131,7 +131,7 @@ class TemporaryUser:
         return "still there" if self.version in left else "removed"
 
     def delete_user(self) -> str:
-        """Delete the user; return what is then seen.
+        """Delete the user, and return its state afterwards.
 
         Raises:
             IndexRequestError: the index refused.
@@ -142,10 +142,10 @@ class TemporaryUser:
             return "still there" if admin.user(self.username) else "deleted"
 
     def end(self) -> None:
-        """Remove release, user and temporary files, as far as there are any. Safe to call again.
+        """Remove release, user and temporary files, if there are any. May be called again.
 
         Raises:
-            IndexRequestError: the index refused, or there was no answer.
+            IndexRequestError: the index refused, or did not answer.
         """
         atexit.unregister(self._end_quietly)
         if self.ended or self._folder is None:

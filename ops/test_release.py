@@ -1,4 +1,4 @@
-"""A real release to try an index with: this project itself, under a version that nobody else uses."""
+"""Test release: this project itself, built under a version of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrialRelease:
     """A wheel and an sdist of one version.
 
     Parameters:
-        version: a PEP 440 developmental release, which no installer takes unless it is named.
+        version: a developmental release (PEP 440), which installers ignore unless it is requested.
         wheel: the built wheel.
         sdist: the built sdist.
     """
@@ -36,11 +36,11 @@ class TrialRelease:
 
     @property
     def requirement(self) -> str:
-        """What a client installs."""
+        """Requirement for a client to install."""
         return f"{PROJECT}=={self.version}"
 
     def altered(self, folder: Path) -> TrialRelease:
-        """The same release with other bytes under the same names, each still a good file of its kind."""
+        """The same release with different but valid files under the same names."""
         folder.mkdir(parents=True, exist_ok=True)
         wheel, sdist = folder / self.wheel.name, folder / self.sdist.name
         shutil.copyfile(self.wheel, wheel)
@@ -51,14 +51,14 @@ class TrialRelease:
 
 
 def build(version: str, folder: Path) -> TrialRelease:
-    """Build both from a copy of the source, with what is installed here and without the network.
+    """Build wheel and sdist from a copy of the source, with the installed tools and without the network.
 
     Parameters:
-        version: in place of the source's own.
-        folder: an empty one for the copy and the result.
+        version: replaces that of the source.
+        folder: an empty folder for the copy and the result.
 
     Raises:
-        PreflightError: the source is not here, since the project was installed without its clone.
+        PreflightError: there is no source: the project was not installed from a clone.
         ClientError: the build failed.
     """
     missing = [name for name in _SOURCES if not (PROJECT_ROOT / name).exists()]
@@ -94,5 +94,5 @@ def build(version: str, folder: Path) -> TrialRelease:
 
 
 def _path() -> str:
-    """Build tools may be programs of this environment, which need not be the one on PATH."""
+    """PATH with the programs of this environment, which build tools may need."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

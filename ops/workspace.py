@@ -25,21 +25,21 @@ from ops.private_files import private_folder
 HOME_VARIABLE = "PYPI_RUNBOOK_HOME"
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-"""The clone that this package was installed from (an editable install), where ``notebooks/`` lies."""
+"""The clone that this package was installed from (an editable install), with ``notebooks/``."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """One operator's folder; every path in it is derived from *home*."""
+    """Folder of an operator."""
 
     home: Path
 
     @classmethod
     def default(cls) -> Workspace:
-        """The folder that ``PYPI_RUNBOOK_HOME`` names, else ``.runbook`` in the clone.
+        """The folder in ``PYPI_RUNBOOK_HOME``, else ``.runbook`` in the clone.
 
         Raises:
-            SettingError: the variable names what is not a folder and cannot become one.
+            SettingError: the variable does not name a usable folder.
         """
         named = os.environ.get(HOME_VARIABLE)
         if not named:
@@ -60,27 +60,27 @@ class Workspace:
 
     @property
     def records(self) -> Path:
-        """One folder for each run."""
+        """Folder of all records, one folder per run."""
         return self.home / "records"
 
     def target(self, place: str) -> Path:
-        """The folder of a target, or of one environment of it."""
+        """Folder of a target, or of one of its environments."""
         return self.home / place
 
     def secrets(self, place: str) -> Path:
-        """The folder of 0600 files with the secrets of a place."""
+        """Folder with the secrets of a target or environment, in files of mode 0600."""
         return self.home / place / "secrets"
 
     def users(self, place: str) -> Path:
-        """The folder with those of all users of a place."""
+        """Folder with the client files of all users of a target or environment."""
         return self.home / "users" / place
 
     def user(self, place: str, username: str) -> Path:
-        """The folder with the client configuration of one user of a place."""
+        """Folder with the client files of one user."""
         return self.users(place) / username
 
     def create(self) -> Workspace:
-        """Make the folder, readable by its owner only, and return itself."""
+        """Create the folder, with mode 0700, and return itself."""
         try:
             private_folder(self.home)
         except PermissionError:

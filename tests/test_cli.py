@@ -104,7 +104,7 @@ def test_a_killed_server_is_repaired_by_another_up_with_its_users_and_its_addres
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stopped_afterwards")
-def test_a_move_to_another_port_says_who_must_be_told(workspace: Workspace) -> None:
+def test_a_move_to_another_port_says_which_users_to_inform(workspace: Workspace) -> None:
     assert runbook("run", "01", "02", "-p", f"port={free_port()}").returncode == 0
     before = _server(workspace).port
 

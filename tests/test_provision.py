@@ -142,7 +142,7 @@ def test_a_refused_change_of_the_hosting_stops_everything_before_the_first_chang
     assert (target.secrets, target.volumes, target.running) == ({}, {}, False)
 
 
-def test_a_move_rewrites_the_client_files_and_names_who_must_be_told(
+def test_a_move_rewrites_the_client_files_and_lists_the_users_to_inform(
     provisioned: FakeTarget, index: FakeIndex, workspace: Workspace
 ) -> None:
     old = "http://127.0.0.1:1/"

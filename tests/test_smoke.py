@@ -35,7 +35,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> TrialRelease:
 def smoke(provisioned: FakeTarget, built: TrialRelease, monkeypatch: pytest.MonkeyPatch) -> SmokeTest:
     """A smoke test of the fake index, with the release that is built already."""
     test = SmokeTest(provisioned)
-    test.throwaway.version = built.version
+    test.temporary_user.version = built.version
     monkeypatch.setattr(test_release, "build", lambda *_: built)
     monkeypatch.setattr("ops.polling.SECONDS", 0.0)
     return test
@@ -137,7 +137,7 @@ def test_a_kernel_that_is_shut_down_half_way_leaves_nothing(
         "target.secrets, target.running = {'pypi-auth-token': {'AUTH_TOKEN': Secret(input())}}, True\n"
         "test = SmokeTest(target)\n"
         "test.start()\n"
-        "print(test.throwaway.username)\n"
+        "print(test.temporary_user.username)\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script, index.url],
@@ -170,14 +170,14 @@ def test_what_a_killed_test_left_long_ago_is_removed_and_what_is_fresh_or_of_oth
     for version in releases.values():
         index.files[f"pypi_runbook-{version}.tar.gz"] = b"published"
     assert ("left over from killed tests", "1 users and 1 releases removed") in smoke.start().rows
-    assert set(index.users) == {fresh, "smoke-screen", "alice", smoke.throwaway.username}
+    assert set(index.users) == {fresh, "smoke-screen", "alice", smoke.temporary_user.username}
     assert {name.split("-")[1].removesuffix(".tar.gz") for name in index.files} == {
         releases["fresh"],
         releases["others"],
     }
-    smoke.throwaway.end()
-    smoke.throwaway.end()
-    assert smoke.throwaway.username not in index.users
+    smoke.temporary_user.end()
+    smoke.temporary_user.end()
+    assert smoke.temporary_user.username not in index.users
 
 
 def test_without_an_index_nothing_is_left(target: FakeTarget, temporary: Path) -> None:

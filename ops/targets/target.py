@@ -82,7 +82,7 @@ class State:
 
         Raises:
             NotDeployedError: there is none.
-            NotAnsweringError: there is one, and it does not answer.
+            NotAnsweringError: it does not answer.
         """
         if self.deployment is None:
             raise NotDeployedError(target)
