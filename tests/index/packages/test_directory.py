@@ -103,6 +103,7 @@ def test_an_upload_finds_what_others_have_put_into_a_large_folder(
 def test_a_scan_neither_delays_nor_undoes_changes_of_ours(
     directory: PackageDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "FEW", 0)  # of more names, not each is looked at once more
     old = wheel_name("foo", "1.0")
     original: Read = module._read
     began, proceed = threading.Event(), threading.Event()

@@ -108,18 +108,17 @@ class History:
             eventually(lambda house=house: _state(house.repository) == _fresh(house), seconds=20)
 
 
-def _state(repository: Repository) -> dict[str, Project | None]:
+def _state(repository: Repository) -> object:
+    """All projects, and the path of each file that there may be."""
     repository.refresh()
-    state = {name: repository.project(name) for name in repository.projects()}
-    for project in filter(None, state.values()):
-        for file in project.files:
-            name = parse(file.filename)
-            assert name is not None
-            assert repository.find(name) in {None, file.path}
-    return state
+    names = [parse(wheel_name(project, version)) for project in PROJECTS for version in VERSIONS]
+    return (
+        {name: repository.project(name) for name in repository.projects()},
+        [repository.find(name) for name in names if name is not None],
+    )
 
 
-def _fresh(house: House) -> dict[str, Project | None]:
+def _fresh(house: House) -> object:
     return _state(Repository(house.storage, house.name_locks, house.options))
 
 
