@@ -320,7 +320,7 @@ def test_removals_through_two_servers_at_once_are_both_remembered(town: Town) ->
     def claim(name: str) -> str:
         parsed = parse(name)
         assert parsed is not None
-        return one.repository.tombstones.claim(parsed.key)
+        return one.repository.tombstones.lock_name(parsed.key)
 
     first, second = [name for name in names if claim(name) == claim(names[0])][:2]
     adam = Person("adam", may_administer=True)

@@ -1,7 +1,7 @@
-"""Lines of ``.htpasswd`` and ``.htgroup`` that do nothing, told to the operator.
+"""Warnings about lines of ``.htpasswd`` and ``.htgroup`` that have no effect.
 
-Users who cannot log in see a 401 and nothing else; what is wrong with their line only the server can tell. It tells the
-number of the line and never what stands in it, which may be a password in the wrong place.
+Users who cannot log in see only a 401; the reason is in the server's log. It names the number of the line and never its
+content, which may be a misplaced password.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ops.index.packages.filenames import is_project
 from ops.index.storage.storage import Storage
 
 _TOLD: Final = 20
-"""Lines of one file that are told of one by one."""
+"""Warnings about single lines of one file."""
 
 _log = logging.getLogger(__name__)
 
 
 class Problem(NamedTuple):
-    """One line that does nothing.
+    """One line without effect.
 
     Parameters:
         line: its number, from 1.
-        reason: why, and what to do.
+        reason: the cause, and what to do.
     """
 
     line: int
@@ -41,7 +41,7 @@ class Problem(NamedTuple):
 
 
 class CredentialCheck:
-    """Logs what is wrong with the files of a credentials volume, once for each content they have.
+    """Logs problems of the files of a credentials volume, once for each content.
 
     Parameters:
         credentials: the volume; the files may be missing.
@@ -59,14 +59,13 @@ class CredentialCheck:
         self._told = b""
 
     def start(self) -> None:
-        """Look for the first time, in a thread."""
+        """Check for the first time, in a thread."""
         threading.Thread(target=self.look, name="credentials", daemon=True).start()
 
     def look(self) -> None:
-        """Check the files if they have changed. Called now and then; reads no file that has not changed.
+        """Check the files if they have changed.
 
-        After a change it waits for the next call: a file may be half written, and a change of a user's role is one of
-        two files.
+        After a change it waits for the next call: a file may be half written, and the other one not written yet.
         """
         with self._looking, self._storage.reading():
             signature = self._users.signature()
@@ -106,7 +105,7 @@ class CredentialCheck:
 
 
 def password_problems(content: bytes) -> Iterator[Problem]:
-    """The lines of an ``.htpasswd`` by which nobody can log in.
+    """The lines of an ``.htpasswd`` with which nobody can log in.
 
     Parameters:
         content: the file's bytes; any bytes will do.
@@ -168,7 +167,7 @@ _UTF_16: Final = "the file is in UTF-16 or UTF-32, and nothing in it can be read
 
 
 def _is_utf_16(content: bytes) -> bool:
-    """Whether it looks like what some editors and shells write: with a mark, or with every second byte zero."""
+    """True for text as some editors and shells write it: with a byte order mark, or with every second byte zero."""
     return content.startswith((b"\xff\xfe", b"\xfe\xff")) or 4 * content.count(0) > len(content)
 
 
@@ -177,11 +176,11 @@ def _lines(content: bytes) -> list[bytes]:
 
 
 def _unsendable(username: str) -> str | None:
-    """Why no client sends such a name, or nobody types it."""
+    """The reason why no client can send a name; None if it can."""
     if not username:
         return "there is no user name before the colon: write NAME:HASH"
     if len(username.encode()) > NAME_BYTES:
         return f"the user name is longer than {NAME_BYTES} bytes: use a shorter one"
     if username != username.strip() or any(unicodedata.category(character)[0] == "C" for character in username):
-        return "the user name has a space at its end or a character that cannot be seen: write it anew"
+        return "the user name has a space at its end or an invisible character: write it again"
     return None

@@ -220,10 +220,10 @@ class CredentialLocks:
 
 
 def _unwritten(error: OSError) -> StorageError:
-    told = f"the credentials could not be written: {error.strerror or error}; nothing has changed"
+    message = f"the credentials could not be written: {error.strerror or error}; nothing has changed"
     if error.errno in FULL:
-        return StorageFull(f"{told}. Make room on their disk, for instance by removing files, and try again")
-    return StorageError(told)
+        return StorageFull(f"{message}. Make room on their disk, for instance by removing files, and try again")
+    return StorageError(message)
 
 
 def _clear_abandoned(path: Path) -> None:

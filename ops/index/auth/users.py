@@ -25,7 +25,7 @@ from ops.index.storage.transaction import Entry
 
 
 class Keep(Enum):
-    """What is left as it is."""
+    """A parameter that changes nothing."""
 
     KEEP = "keep"
 
@@ -37,11 +37,11 @@ Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
 
 class Account(NamedTuple):
-    """One user as the files say.
+    """One user, as the files have it.
 
     Parameters:
         digest: the password's hash, in whatever format the file has it.
-        identity: who the user is, once the password was verified.
+        identity: of the user, once the password is verified.
     """
 
     digest: str
@@ -53,7 +53,7 @@ class Account(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What became of a user.
+    """The result of a registration.
 
     Parameters:
         identity: the user as stored.
@@ -65,10 +65,9 @@ class Registration:
 
 
 class PasswordFile:
-    """The text of an ``.htpasswd``. Comments, empty lines and whatever cannot be read stay as they are.
+    """The text of an ``.htpasswd``. Comments, empty lines and invalid lines stay as they are.
 
-    Read as nginx and Apache do: what follows a second colon, such as a comment, is no part of the hash. A byte order
-    mark, which some editors write, is dropped.
+    As in nginx and Apache, the hash ends at a second colon. A byte order mark, which some editors write, is dropped.
 
     Parameters:
         content: the file's bytes; any bytes will do.
@@ -83,7 +82,7 @@ class PasswordFile:
         return b"".join(line + b"\n" for line in self._lines)
 
     def entries(self) -> dict[str, str]:
-        """The hash of each user. The first of several entries counts, as it does for Apache and passlib."""
+        """The hash of each user. The first of several entries counts, as in Apache and passlib."""
         found: dict[str, str] = {}
         for line in self._lines:
             username, digest = _parsed(line)
@@ -92,7 +91,7 @@ class PasswordFile:
         return found
 
     def set(self, username: str, digest: str) -> bool:
-        """Give the user an entry where the first one stood, else at the end. True when there was none."""
+        """Replace the user's first entry, or add one at the end. True if there was none."""
         entry = f"{username}:{digest}".encode()
         places = [place for place, line in enumerate(self._lines) if _parsed(line)[0] == username]
         if not places:
@@ -105,7 +104,7 @@ class PasswordFile:
         return False
 
     def remove(self, username: str) -> bool:
-        """Take away all of the user's entries. False when there was none."""
+        """Remove all of the user's entries. False if there was none."""
         kept = [line for line in self._lines if _parsed(line)[0] != username]
         removed = len(kept) < len(self._lines)
         self._lines = kept
@@ -118,7 +117,7 @@ class Users:
     Parameters:
         credentials: the volume; it may be empty.
         options: the cost of new hashes.
-        audit: where changes are noted, on the same volume, so that they are committed with it.
+        audit: on the same volume, so that its lines are committed with the changes.
         name_locks: shared by all writers of a Volume (see
             :class:`~ops.index.auth.credential_files.CredentialFiles`).
     """
@@ -131,7 +130,7 @@ class Users:
         self._credential_files = CredentialFiles(credentials, name_locks, audit=audit)
 
     def hold_back(self) -> None:
-        """Hold room back on the disk, so that users can be changed when it is full. Never raises."""
+        """Set disk space aside, so that users can be changed on a full disk. Never raises."""
         self._credential_files.hold_back()
 
     def register(
@@ -145,19 +144,19 @@ class Users:
         actor: str = "",
         address: str = "",
     ) -> Registration:
-        """Create a user, or change what is given of an existing one. Durable when it returns.
+        """Create a user, or change the given properties of an existing one; durable on return.
 
         Parameters:
-            username: as a person typed it.
+            username: as typed.
             password: 12 to 72 bytes in UTF-8.
             password_hash: a bcrypt hash instead of it.
             role: None for publisher when new, unchanged otherwise.
             projects: to which a publisher is limited; None for all.
-            actor: who does it, for the audit log.
-            address: from where.
+            actor: the one who changes it, for the audit log.
+            address: of the client.
 
         Raises:
-            InvalidCredentials: something of this cannot be stored.
+            InvalidCredentials: a parameter is invalid.
             StorageError: nothing has changed.
         """
         username = validated_name(username)
@@ -168,7 +167,7 @@ class Users:
             created = username not in passwords.entries()
             if created and digest is None:
                 raise InvalidCredentials(f"there is no user {username!r} yet: give a password or a password hash")
-            # A name that is new has no role, also when a removal by stock htpasswd left it in a group.
+            # A new user has no role, even if stock htpasswd left the name in a group.
             before = Identity(username) if created else Roles(draft[GROUPS]).identity(username)
             identity = _changed(before, role, limits)
             draft.entry = Entry(
@@ -181,8 +180,8 @@ class Users:
                 },
             )
             if digest is not None:
-                # Three steps, of which those that change nothing are left out. No password, new or old, may open more
-                # than it did before or will afterwards, for the moment between two of them.
+                # Three steps, without those that change nothing. Between two of them no password, old or new, may allow
+                # more than it did before or will afterwards.
                 _assign(draft, identity if created else identity.limited_to(before))
                 passwords.set(username, digest)
                 draft[PASSWORDS] = bytes(passwords)
@@ -190,7 +189,7 @@ class Users:
         return Registration(identity, created)
 
     def remove(self, username: str, *, actor: str = "", address: str = "") -> bool:
-        """Take the user's entry and roles away. Durable when it returns; False when there was no such user.
+        """Remove a user's entry and roles; durable on return. False if there was no such user.
 
         Raises:
             StorageError: nothing has changed.
@@ -201,7 +200,7 @@ class Users:
             if not passwords.remove(username):
                 return False
             draft.entry = Entry("user.removed", {"actor": actor})
-            # The entry first: without its group, a reader who still had one would be a publisher for a moment.
+            # The entry first: a reader with an entry but without a group would be a publisher for a moment.
             draft[PASSWORDS] = bytes(passwords)
             groups = GroupFile(draft[GROUPS])
             groups.assign(username, ())
@@ -209,7 +208,7 @@ class Users:
         return True
 
     def accounts(self) -> dict[str, Account]:
-        """All users by name, as the files say now. Reads them; does not reload a shared volume.
+        """All users by name, from the files as they are now; does not reload a shared volume.
 
         Raises:
             OSError: ``.htpasswd`` is there and cannot be read.
@@ -222,7 +221,7 @@ class Users:
                     groups: bytes | None = self._credential_files.read(GROUPS) or b""
                 except OSError:
                     groups = None
-                if self.signature() == before:  # otherwise one file is from before a change and one from after
+                if self.signature() == before:  # else one file is older than the other
                     break
         roles = Roles(groups)
         return {
@@ -231,7 +230,7 @@ class Users:
         }
 
     def identities(self) -> list[Identity]:
-        """All users, sorted by name, as everybody's last change left them.
+        """All users, sorted by name, after a reload.
 
         Raises:
             StorageError: a shared volume could not be reloaded.
@@ -244,7 +243,7 @@ class Users:
         return [accounts[username].identity for username in sorted(accounts)]
 
     def signature(self) -> Signature:
-        """What tells a changed file from an unchanged one: two calls of ``stat``."""
+        """A value that changes with the files. Costs two calls of ``stat``."""
         return tuple(_signature(self._storage.directory / name) for name in (PASSWORDS, GROUPS))
 
     def _digest(self, password: str | None, password_hash: str | None) -> str | None:
@@ -287,7 +286,7 @@ def _validated_projects(projects: Iterable[str] | None) -> frozenset[str] | None
 
 
 def entry_of(line: bytes) -> tuple[bytes | None, str]:
-    """The user name of a line, as it stands there, and the hash. No name for a comment, or a line without a colon."""
+    """The user name and hash of a line; no name for a comment, or a line without a colon."""
     name, colon, rest = line.strip().partition(b":")
     if not colon or name.startswith(b"#"):
         return None, ""
@@ -295,7 +294,7 @@ def entry_of(line: bytes) -> tuple[bytes | None, str]:
 
 
 def _parsed(line: bytes) -> tuple[str | None, str]:
-    """The user of a line and the hash; no user for a line that is none."""
+    """The decoded user name and hash of a line; no name if it is no entry."""
     name, digest = entry_of(line)
     return (decoded(name), digest) if name else (None, "")
 

@@ -1,6 +1,6 @@
-"""Small facts that people set: which files are yanked, and what status a project has.
+"""Annotations that people set: yanks of files, and statuses of projects.
 
-Each is a file of its own in ``.index``, so that two servers that set different ones do not overwrite each other's.
+Each is a file of its own in ``.index``, so that servers that set different ones do not overwrite each other's.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ops.index.storage.files import INDEX_FOLDER, Workbench, remove, sync_folder
 
 _LONGEST = 64 * 1024
 _UNREAD = -2
-"""The time of a folder that could not be read."""
+"""The modification time of a folder that could not be read."""
 
 _log = logging.getLogger(__name__)
 
 
 class Annotations:
-    """All marks of one directory: yanks (PEP 592), and statuses (PEP 792).
+    """All annotations of one directory: yanks (PEP 592) and statuses (PEP 792).
 
-    What writes is called inside ``Storage.reading``.
+    Methods that write are called inside ``Storage.reading``.
 
     Parameters:
         directory: of packages.
@@ -42,9 +42,9 @@ class Annotations:
         self._lock = threading.Lock()
 
     def look(self, *, thoroughly: bool = False) -> tuple[set[str], set[str]]:
-        """Notice what others have changed: the paths whose yanks did, and the projects whose statuses did.
+        """Read what others have changed: the paths whose yanks changed, and the projects whose statuses did.
 
-        While one is being set nothing is noticed, unless *thoroughly*: an event loop does not wait for a disk.
+        Nothing is read while an annotation is being set, unless *thoroughly*: an event loop does not wait for a disk.
         """
         if not self._lock.acquire(blocking=thoroughly):
             return set(), set()
@@ -54,7 +54,7 @@ class Annotations:
             self._lock.release()
 
     def yanked(self, path: str) -> str | None:
-        """Why a file is yanked, which may be empty; None when it is not."""
+        """The reason why a file is yanked, perhaps empty; None if it is not yanked."""
         return self._yanked.get(path)
 
     def status(self, project: str) -> tuple[str, str | None]:
@@ -68,15 +68,15 @@ class Annotations:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             status, reason = "", None
         if status not in STATUSES:
-            # Somebody meant to close the project: better too closed than too open, until it is set again.
+            # The project was meant to be closed: better closed than open until its status is set again.
             return "archived", "its status cannot be read"
         return status, reason if isinstance(reason, str) else None
 
     def yank(self, paths: Iterable[str], reason: str | None) -> None:
-        """Mark files as yanked, or no longer when *reason* is None.
+        """Yank files, or unyank them if *reason* is None.
 
         Raises:
-            OSError: some may be marked as before.
+            OSError: some may be as before.
         """
         with self._lock:
             for path in paths:
@@ -99,7 +99,7 @@ class Annotations:
 
 
 class AnnotationFolder:
-    """The files of one folder in ``.index``, by the name that they mark.
+    """The annotations of one folder in ``.index``: a file for each name.
 
     Parameters:
         directory: of packages.
@@ -116,11 +116,11 @@ class AnnotationFolder:
         self._settled = True
 
     def get(self, name: str) -> str | None:
-        """What a name is marked with; None when it is not marked."""
+        """The annotation of a name; None if it has none."""
         return self._annotations.get(name)
 
     def look(self, *, thoroughly: bool = False) -> set[str]:
-        """Notice what has changed; the names whose marks did."""
+        """Read the folder if it has changed; the names whose annotations did."""
         try:
             mtime_ns = os.stat(self._folder).st_mtime_ns  # noqa: PTH116 - on the way of many requests
         except OSError:
@@ -130,28 +130,28 @@ class AnnotationFolder:
         settled = mtime_ns == -1 or not _may_still_change(mtime_ns)
         try:
             changed = self._read()
-        except OSError as error:  # what was known of them still holds; the next look tries again
+        except OSError as error:  # the known annotations stay; the next look tries again
             if self._mtime_ns != _UNREAD:
-                _log.warning("the marks in %s cannot be read: %s", self._folder, error)
+                _log.warning("the annotations in %s cannot be read: %s", self._folder, error)
             self._mtime_ns = _UNREAD
             return set()
         self._settled, self._mtime_ns = settled, mtime_ns
         return changed
 
     def put(self, name: str, text: str) -> None:
-        """Mark a name, durably.
+        """Annotate a name, durably.
 
         Raises:
-            OSError: it is marked as before.
+            OSError: its annotation is as before.
         """
         self._workbench.replace(self._path(name), text.encode("utf-8", "replace"), durable=True)
         self._annotations[name] = text
 
     def lift(self, name: str) -> None:
-        """Take the mark away, durably.
+        """Remove an annotation, durably.
 
         Raises:
-            OSError: it may still be marked.
+            OSError: it may still be there.
         """
         if remove(self._path(name)):
             sync_folder(self._folder)
@@ -162,7 +162,7 @@ class AnnotationFolder:
         times: dict[str, tuple[int, int]] = {}
         for entry in _files(self._folder):
             name = unquote(entry.name)
-            with contextlib.suppress(FileNotFoundError):  # it was taken away just now
+            with contextlib.suppress(FileNotFoundError):  # it was removed just now
                 status = entry.stat()
                 time_and_size = (status.st_mtime_ns, status.st_size)
                 if name in self._annotations and self._times.get(name) == time_and_size:
@@ -192,5 +192,5 @@ def _files(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _may_still_change(mtime_ns: int) -> bool:
-    """Whether another change now could leave the same time."""
+    """True if another change now could leave the same modification time."""
     return time.time_ns() - mtime_ns <= (TICK_NS if mtime_ns % 1_000_000_000 else COARSE_TICK_NS)

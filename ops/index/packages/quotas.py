@@ -1,4 +1,4 @@
-"""Limits on the bytes of a project, and of all of them."""
+"""Quotas: limits on the bytes of a project and of the index, and on the last of the disk."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ LEAST_SHARE = 20
 """Bytes that stay free by default, but at most this fraction of a small disk."""
 
 _OVERHEAD_BYTES = 2 * 1024**2
-"""What the headers of a form's parts and a signature take at most, beside the fields."""
+"""The most that the headers of a form's parts and a signature take."""
 
 
 class Quotas:
-    """Decides whether there is room for an upload, as soon as that can be told.
+    """Decides whether there is room for an upload, as early as possible.
 
-    Within one server the quotas are never exceeded, however many uploads arrive at once: each counts with what has
-    arrived of it, or with what it has announced. What another server has taken in counts as soon as it can be seen: an
-    upload is looked at again while its name is claimed, after a look at what others have done. Uploads that several
-    servers look at for the last time in the same moment do not know of each other: together they may exceed a quota by
-    what all but one of them have.
+    One server never exceeds a quota: every upload counts with the bytes that arrived or were announced. Uploads of
+    other servers count once they can be seen, at the latest when the upload is checked again under its lock. Uploads
+    that several servers check in the same moment do not count with each other, and together may exceed a quota.
 
-    A file of a name that exists takes no room: it has the same bytes, or it is refused.
+    A file whose name exists needs no room: it has the same bytes, or is refused.
 
     Parameters:
         storage: the volume of packages.
-        catalogue: of the same storage.
+        repository: of the same storage.
         options: ``project_quota_bytes``, ``total_quota_bytes`` and ``least_free_bytes``.
     """
 
@@ -41,22 +39,22 @@ class Quotas:
 
     @property
     def counted(self) -> bool:
-        """Whether there is any quota."""
+        """True if there is a quota."""
         return self._usage is not None
 
     def least_size(self, length: int) -> int:
-        """The bytes that a file has at least, from the length of the form that it comes in."""
+        """The least bytes of a file, from the length of its form."""
         return max(0, length - self._options.max_form_bytes - _OVERHEAD_BYTES)
 
     def expect(self, size: int) -> None:
-        """Refuse an upload of which nothing is known but its size, when no file of that size can be taken.
+        """Refuse an upload whose size alone is known, if no file of that size can be accepted.
 
         Parameters:
-            size: bytes that the file has at least. 0 is let through: it may be no upload, but a removal.
+            size: the least bytes of the file. 0 is always accepted: it may be a removal.
 
         Raises:
-            QuotaExceeded: no project has room for it, and no file that is here can be the same.
-            StorageFull: the disk has none.
+            QuotaExceeded: no project has room for it, and no existing file can be the same.
+            StorageFull: the disk has no room.
         """
         if not size:
             return
@@ -94,19 +92,19 @@ class Quotas:
             )
 
     def measure(self) -> None:
-        """Look at all files for the first time."""
+        """Measure all files for the first time."""
         if self._usage is not None:
             self._measure()
 
     def reservation(self, filename: str, announced: int = 0) -> Reservation:
-        """The room for one upload, which is asked for while it arrives.
+        """The room of one upload, reserved while it arrives.
 
         Parameters:
             filename: as the client names it.
-            announced: bytes that it has at least.
+            announced: its least bytes.
 
         Raises:
-            QuotaExceeded: there is no room for what is announced.
+            QuotaExceeded: there is no room for the announced bytes.
             StorageFull: likewise.
         """
         distribution = filename.removesuffix(".asc")
@@ -131,7 +129,7 @@ class Quotas:
         )
 
     def refused(self, filename: str, name: Name) -> bool:
-        """Whether a refusal holds after a look at what others have done: the same file may be there by now."""
+        """False if another server has published the same file meanwhile."""
         try:
             self._repository.reload()
         except PackageIndexError:
@@ -139,12 +137,12 @@ class Quotas:
         return not self._has(filename, name)
 
     def give_back(self, name: Name, size: int) -> None:
-        """Reserve bytes no longer."""
+        """Cancel a reservation of bytes."""
         if self._usage is not None:
             self._usage.reserve(name.project, -size)
 
     def settle(self, filename: str, name: Name, size: int, reserved: int) -> None:
-        """Count what has become a file."""
+        """Count an upload that has become a file."""
         if self._usage is None:
             return
         if filename.endswith(".asc"):
@@ -179,8 +177,8 @@ class Reservation:
     Parameters:
         quotas: decide.
         filename: as the client names it.
-        name: what its file name says; None when there is no quota, or it cannot be told.
-        exempt: whether a file of the name is there, so that no room is needed.
+        name: its parts; None if there is no quota, or the name cannot be parsed.
+        exempt: a file of this name exists, so that no room is needed.
     """
 
     def __init__(self, quotas: Quotas, filename: str, name: Name | None, *, exempt: bool) -> None:
@@ -191,14 +189,14 @@ class Reservation:
         self._held = 0
 
     def require(self, piece: int, size: int) -> None:
-        """Ask for room for the next piece.
+        """Reserve room for the next piece.
 
         Parameters:
             piece: its bytes.
             size: bytes of the upload with it.
 
         Raises:
-            QuotaExceeded: there is none.
+            QuotaExceeded: there is no room.
             StorageFull: likewise.
         """
         self._quotas.require_free(piece)
@@ -206,7 +204,7 @@ class Reservation:
             self.hold(size)
 
     def hold(self, size: int) -> None:
-        """Reserve so many bytes.
+        """Reserve bytes for the whole upload.
 
         Raises:
             QuotaExceeded: there is no room.
@@ -224,7 +222,7 @@ class Reservation:
         self._held = size
 
     def confirm(self, name: Name, size: int) -> None:
-        """Ask once more, for the whole upload: called while its name is claimed, after a look at what others have done.
+        """Check the whole upload again, under the lock of its name, with others' uploads in view.
 
         Raises:
             QuotaExceeded: there is no room.
@@ -238,13 +236,13 @@ class Reservation:
         self._held = size
 
     def settle(self, filename: str, size: int) -> None:
-        """It has become a file."""
+        """Count the upload as a file."""
         if self._name is not None:
             self._quotas.settle(filename, self._name, size, self._held)
             self._held = 0
 
     def release(self) -> None:
-        """It has not, or has been settled already."""
+        """Cancel what is still reserved."""
         if self._held and self._name is not None:
             self._quotas.give_back(self._name, self._held)
             self._held = 0

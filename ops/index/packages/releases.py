@@ -19,18 +19,18 @@ from ops.index.storage.transaction import Entry, Policy, Transaction, Transactio
 
 
 class Uploader(Protocol):
-    """Who sends something, as :class:`ops.index.auth.roles.Identity` says it."""
+    """The user of a request, such as :class:`ops.index.auth.roles.Identity`."""
 
     @property
     def username(self) -> str:
-        """The name."""
+        """The user's name."""
 
     @property
     def may_administer(self) -> bool:
-        """Whether deleting, and setting and lifting a quarantine, is allowed."""
+        """True if the user may remove files, and set and lift quarantines."""
 
     def may_upload(self, project: str) -> bool:
-        """Whether uploads to the project are allowed, and yanks, and every status but a quarantine."""
+        """True if the user may upload to the project, yank its files, and set any status but a quarantine."""
 
 
 class Releases:
@@ -67,8 +67,8 @@ class Releases:
             project: in any spelling.
             version: of the release, in any spelling.
             filename: of the one file.
-            identity: who asks; must be an admin.
-            address: from where, for the audit log.
+            identity: the user, who must be an admin.
+            address: of the client, for the audit log.
 
         Returns:
             The names of the files that were removed.
@@ -76,7 +76,7 @@ class Releases:
         Raises:
             Forbidden: the user is no admin.
             NotFound: there is no such file.
-            StorageError: it is not known to be gone for good.
+            StorageError: it may come back.
         """
         if not identity.may_administer:
             raise Forbidden(identity.username, f"remove files of {normalize(project)!r}, only yank them")
@@ -86,7 +86,7 @@ class Releases:
             for file in self._files(project, version, filename)
             if (name := parse(file.filename)) is not None
         }
-        names = {self._repository.tombstones.claim(key): filename for filename, key in keys.items()}
+        names = {self._repository.tombstones.lock_name(key): filename for filename, key in keys.items()}
         names |= {key: filename for filename, key in keys.items()}
         names[annotations_lock(normalize(project))] = normalize(project)
         with self._transactions.begin(
@@ -128,15 +128,15 @@ class Releases:
         identity: Uploader,
         address: str = "",
     ) -> list[str]:
-        """Mark a release, or one file of it, as not to be picked unless it is asked for exactly (PEP 592).
+        """Yank a release, or one file of it: installers pick it only if it is pinned exactly (PEP 592).
 
         Parameters:
             project: in any spelling.
             version: of the release, in any spelling.
             filename: of the one file.
-            reason: shown to who installs it all the same.
-            identity: who asks.
-            address: from where, for the audit log.
+            reason: shown to those who install it all the same.
+            identity: the user.
+            address: of the client, for the audit log.
 
         Returns:
             The names of the files that are yanked now.
@@ -144,7 +144,7 @@ class Releases:
         Raises:
             Forbidden: the user may not upload to the project.
             NotFound: there is no such file.
-            StorageError: it is not known to be kept.
+            StorageError: it may be lost.
         """
         reason = " ".join(reason.split())
         return self._mark(
@@ -160,7 +160,7 @@ class Releases:
         identity: Uploader,
         address: str = "",
     ) -> list[str]:
-        """Take back a yank. Parameters, result and errors are those of :meth:`yank`."""
+        """Undo a yank. Parameters, result and errors are those of :meth:`yank`."""
         return self._mark(project, version=version, filename=filename, reason=None, identity=identity, address=address)
 
     def set_status(
@@ -172,14 +172,14 @@ class Releases:
             project: in any spelling.
             status: ``active``, ``archived``, ``quarantined`` or ``deprecated``.
             reason: free text, or None.
-            identity: who asks; only an admin sets or lifts a quarantine.
-            address: from where, for the audit log.
+            identity: the user; only an admin sets or lifts a quarantine.
+            address: of the client, for the audit log.
 
         Raises:
             BadRequest: there is no such status.
             Forbidden: the user may not.
             NotFound: there is no such project.
-            StorageError: it is not known to be kept.
+            StorageError: it may be lost.
         """
         name = normalize(project)
         if status not in STATUSES:
@@ -256,7 +256,7 @@ class Releases:
     def _annotating(
         self, transaction: Transaction, project: str, entry: Entry, *, restore: Callable[[], None]
     ) -> Iterator[None]:
-        """Hold while annotations of a project are written; its pages are made anew, and again if that is undone."""
+        """Hold while annotations of a project are written. Its pages are rendered again, also after an undo."""
 
         def failed(outcome: str, why: str) -> list[Entry]:
             subject = {key: value for key, value in entry.details.items() if key not in ("before", "reason")}

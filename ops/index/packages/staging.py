@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1024**2
 _SMALL = 256 * 1024
-"""A file of no more bytes is kept in memory as well, to be looked at without being read again."""
+"""A file of no more bytes stays in memory as well, to be inspected without reading it again."""
 
 _BLAKE2_512_DIGITS = 128
 
@@ -40,21 +40,19 @@ ALGORITHMS: dict[str, Callable[[], _Digest]] = {
     "blake2_256": lambda: hashlib.blake2b(digest_size=32),
     "blake2_512": lambda: hashlib.blake2b(digest_size=64),
 }
-"""The digests that an upload's form may name, as ``md5_digest`` and so on; the last in ``blake2_256_digest`` as well:
-setuptools sends it there.
-"""
+"""Digests that an upload's form may have, such as ``md5_digest``. setuptools sends the last as the third."""
 
 
 class Staged:
-    """The bytes of one upload, in a file of their own that nobody else sees.
+    """The bytes of one upload, in a file that nobody else sees.
+
+    ``contents`` is the result of a long inspection, if there was one.
 
     Parameters:
-        path: the file.
-        descriptor: it, open for writing and reading.
-        limit: bytes that it may have.
-        room: is asked before bytes are written.
-
-    ``contents`` is what a long inspection has seen in them, if there was one.
+        path: of the file.
+        descriptor: the file, open for writing and reading.
+        limit: the most bytes.
+        room: reserved before bytes are written.
     """
 
     def __init__(self, path: str, descriptor: int, limit: int, room: Reservation) -> None:
@@ -69,10 +67,10 @@ class Staged:
         self._digests: dict[str, str] = {}
 
     def write(self, piece: bytes | bytearray | memoryview) -> int:
-        """Add bytes; how many there were.
+        """Append bytes; return their number.
 
         Raises:
-            TooLarge: it is more than the index takes.
+            TooLarge: the file is larger than the index accepts.
             QuotaExceeded: there is no room for it.
             StorageError: the disk is full, or failed.
         """
@@ -94,12 +92,12 @@ class Staged:
 
     @property
     def sha256(self) -> str:
-        """Of what was written until now, hexadecimal."""
+        """The digest of the bytes so far, in hexadecimal."""
         return self._sha256.hexdigest()
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The bytes from the first one, to be read."""
+        """Open the bytes for reading."""
         if self._small is not None:
             yield io.BytesIO(self._small)
             return
@@ -107,10 +105,10 @@ class Staged:
             yield file
 
     def check(self, filename: str, form: Mapping[str, str]) -> None:
-        """Compare the bytes with every digest that the form names.
+        """Compare the bytes with every digest in the form.
 
         Raises:
-            DigestMismatch: they differ, or what the form names is no digest.
+            DigestMismatch: they differ, or the form has something else than a digest.
         """
         named = {field: form.get(f"{field}_digest", "").strip().lower() for field in ("md5", "sha256", "blake2_256")}
         if len(named["blake2_256"]) == _BLAKE2_512_DIGITS:
@@ -123,7 +121,7 @@ class Staged:
                 raise DigestMismatch(filename, algorithm=algorithm, expected=expected, actual=actual)
 
     def _compute(self, algorithms: AbstractSet[str]) -> None:
-        """Compute digests and remember them: a large file is checked again after it was inspected."""
+        """Compute digests and cache them: a large file is checked again after its inspection."""
         digests = {algorithm: ALGORITHMS[algorithm]() for algorithm in algorithms}
         if not digests:
             return
@@ -137,7 +135,7 @@ class Staged:
         """Make the bytes durable.
 
         Raises:
-            StorageError: they are not.
+            StorageError: they may not be.
         """
         try:
             os.fsync(self._descriptor)
@@ -145,7 +143,7 @@ class Staged:
             raise storage_error("the upload could not be kept", error) from error
 
     def discard(self) -> None:
-        """Close and remove the file, wherever the upload got to. A second time it does nothing."""
+        """Close and remove the file. May be called more than once."""
         self.room.release()
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
@@ -155,10 +153,10 @@ class Staged:
 
 
 class Stage:
-    """Makes files for uploads to wait in: where they will stay if that is this machine, else on its own disk.
+    """Creates the files of staged uploads.
 
     Parameters:
-        storage: where they will stay.
+        storage: the volume of packages.
         options: ``max_upload_bytes`` and ``scratch_directory``.
     """
 
@@ -167,13 +165,13 @@ class Stage:
         self._storage = storage
 
     def new(self, room: Reservation) -> Staged:
-        """An empty file. It must be discarded at the end, also after it was published.
+        """An empty file, to be discarded at the end, even after it was published.
 
         Parameters:
-            room: for it; released with it, and when none can be made.
+            room: released with the file, or if it cannot be created.
 
         Raises:
-            StorageError: none can be made.
+            StorageError: it cannot be created.
         """
         try:
             path, descriptor = self._storage.stage(self._options.scratch_directory)
@@ -183,10 +181,10 @@ class Stage:
         return Staged(path, descriptor, self._options.max_upload_bytes, room)
 
     def fill(self, staged: Staged, source: IO[bytes]) -> None:
-        """Copy all that *source* has.
+        """Copy all bytes of *source*.
 
         Raises:
-            TooLarge: it is more than the index takes.
+            TooLarge: the file is larger than the index accepts.
             StorageError: the disk is full, or failed.
         """
         while piece := source.read(_PIECE):

@@ -15,9 +15,8 @@ from ops.index.storage.files import INDEX_FOLDER, Workbench, sync_folder, write_
 class Tombstones:
     """The digest of each removed file by the key of its name: a line in one of 256 files.
 
-    A file for each would be too many, since a Volume has room for only so many: an hourly smoke test removes 17,000 a
-    year. Nothing is kept in memory. Whoever asks or adds holds a claim, so that what is on the disk is what counts.
-    All is called inside ``Storage.reading``.
+    A file for each would be too many for a Volume: an hourly smoke test removes 17,000 a year. Nothing is cached:
+    callers hold a lock, so the disk is up to date. All methods are called inside ``Storage.reading``.
 
     Parameters:
         directory: of packages.
@@ -29,30 +28,30 @@ class Tombstones:
         self._workbench = workbench
 
     def get(self, key: str) -> str | None:
-        """The SHA-256 in hexadecimal of the file that had this name, in whatever spelling, and was removed.
+        """The SHA-256, in hexadecimal, of the removed file with this name in any spelling; None if there is none.
 
-        The caller holds the claim on the name.
+        The caller holds the lock on the name.
 
         Raises:
-            OSError: it cannot be told.
+            OSError: it cannot be read.
         """
         for line in self._read(_file_of(key)).splitlines():
             sha256, _, buried = line.partition(" ")
             if buried == key:
                 return sha256
-        # The first version kept each in a file of its own, and so does a full disk.
+        # The first version had a file for each, and a full disk still does.
         return self._read(quote(key, safe="+!")).strip() or None
 
     @staticmethod
-    def claim(key: str) -> str:
-        """What the caller of :meth:`put` holds a claim on, besides the name, until the change is committed."""
+    def lock_name(key: str) -> str:
+        """The lock that the caller of :meth:`put` holds, besides that on the name, until the change is committed."""
         return f"removed/{_file_of(key)}"
 
     def put(self, key: str, sha256: str) -> None:
-        """Remember what a removed file was, durably.
+        """Add a tombstone, durably.
 
         Raises:
-            OSError: it is not remembered.
+            OSError: it was not added.
         """
         before, line = self._read(_file_of(key)), f"{sha256} {key}\n"
         if line not in before.splitlines(keepends=True):
@@ -60,14 +59,14 @@ class Tombstones:
             self._workbench.replace(f"{self._folder}/{_file_of(key)}", content, durable=True)
 
     def put_in_place_of(self, path: str, key: str, sha256: str) -> None:
-        """Remember what a removed file was where there is no room: the file itself becomes what is remembered.
+        """Turn a file into its own tombstone, on a full disk.
 
-        It gets another name first and other bytes then. Whoever is killed in between leaves a name that is taken. A
-        client that is downloading the file gets an error.
+        It is renamed first and overwritten then, so that its name stays taken after a kill in between. A client that is
+        downloading the file gets an error.
 
         Raises:
-            OSError: nothing has changed, or only that nobody finds the file any more. Links are refused: others may
-                have their bytes as well.
+            OSError: nothing has changed, except perhaps that the file is gone. Links are refused: others may share
+                their bytes.
         """
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:

@@ -1,4 +1,4 @@
-"""Taking uploads in: checked first, then durable, then visible, and never changed again."""
+"""Uploads: checked first, then durable, then visible, and never changed again."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _ARMOUR = b"-----BEGIN PGP "
 
 
 class Outcome(StrEnum):
-    """What became of an upload."""
+    """The outcome of an upload."""
 
     CREATED = "created"
     SAME = "same"
-    """The same bytes were there already."""
+    """The same bytes existed already."""
 
 
 class Publisher:
@@ -84,18 +84,18 @@ class Publisher:
         self._transactions.close()
 
     def stage(self, filename: str, *, announced: int = 0, identity: Uploader | None = None) -> Staged:
-        """A file for an upload's bytes to wait in while they arrive. The caller discards it at the end.
+        """A file for the bytes of an upload while they arrive. The caller discards it at the end.
 
         Parameters:
-            filename: as the client names it, which tells the project; also that of a signature.
-            announced: bytes that it has at least.
-            identity: who sends it, if that is known already.
+            filename: as the client names it; of a distribution or a signature.
+            announced: its least bytes.
+            identity: the user, if known already.
 
         Raises:
             Forbidden: the user may not upload to the project.
             ProjectClosed: nobody may.
             QuotaExceeded: there is no room for it.
-            StorageError: none can be made.
+            StorageError: the file cannot be created.
         """
         name = parse(filename.removesuffix(".asc")) if identity is not None and is_safe(filename) else None
         if identity is not None and name is not None:
@@ -112,24 +112,24 @@ class Publisher:
         address: str = "",
         deferring: bool = False,
     ) -> Outcome:
-        """Take in a distribution.
+        """Publish a distribution.
 
         Parameters:
             filename: as the client names it; becomes the name of the file.
-            source: the bytes, staged already or to be read to their end.
+            source: the bytes: staged, or to be read to the end.
             form: the fields of the legacy upload API: ``name``, ``version``, ``sha256_digest``, ``md5_digest``,
-                ``blake2_256_digest``; others are of no interest.
-            identity: who sends it.
-            address: from where, for the audit log.
-            deferring: do not inspect at length here, in a thread that other uploads wait for: raise for the caller to
-                have that done by :meth:`inspect`, and to publish the same file again.
+                ``blake2_256_digest``; others are ignored.
+            identity: the user.
+            address: of the client, for the audit log.
+            deferring: raise DeferredError instead of inspecting a large file in this thread, which other uploads wait
+                for. The caller then calls :meth:`inspect`, and publishes the same file again.
 
         Raises:
             DeferredError: see *deferring*.
-            InvalidUpload: it is not what it says, or not what was sent.
+            InvalidUpload: the file contradicts its name, its form or its digest.
             Forbidden: the user may not upload to the project.
             ProjectClosed: nobody may.
-            TooLarge: it is more than the index takes.
+            TooLarge: it is larger than the index accepts.
             QuotaExceeded: there is no room for it.
             FileTaken: the name belongs to another file.
             Busy: another upload of the same name does not end.
@@ -149,7 +149,7 @@ class Publisher:
                 self._check_status(name)
                 existing = self._compare(name, staged)
                 if existing is not None:
-                    self._storage.commit()  # who put it there may have been killed before
+                    self._storage.commit()  # its publisher may have been killed before its own commit
                     self._repository.listing.admit(existing, name)
                     return Outcome.SAME
                 staged.room.confirm(name, staged.size)
@@ -159,11 +159,11 @@ class Publisher:
                 return Outcome.CREATED
 
     def inspect(self, deferred: DeferredError, cancellation: Cancellation) -> None:
-        """Inspect an upload at length, and keep with it what was seen.
+        """Inspect a large upload, and keep the result with it.
 
         Raises:
             InvalidArchive: nobody could install it.
-            SandboxError: it could not be looked at.
+            SandboxError: it could not be inspected.
             StorageError: it could not be read.
         """
         staged = deferred.staged
@@ -172,16 +172,16 @@ class Publisher:
     def publish_signature(
         self, filename: str, source: Staged | IO[bytes], *, identity: Uploader, address: str = ""
     ) -> Outcome:
-        """Take in the signature of a distribution that is there already.
+        """Publish the signature of a distribution that exists already.
 
         Parameters:
-            filename: the distribution's, with ``.asc`` after it.
+            filename: the distribution's, followed by ``.asc``.
             source: an OpenPGP signature in ASCII armour.
-            identity: who sends it.
-            address: from where, for the audit log.
+            identity: the user.
+            address: of the client, for the audit log.
 
         Raises:
-            PackageIndexError: as of :meth:`publish`.
+            PackageIndexError: as from :meth:`publish`.
         """
         name = self._name(filename.removesuffix(".asc"))
         self._check_rights(name, identity)
@@ -203,10 +203,10 @@ class Publisher:
                 return Outcome.CREATED
 
     def check_signature(self, filename: str, staged: Staged) -> None:
-        """Refuse what cannot be a signature, before the distribution that came with it is published.
+        """Refuse what is no signature, before the distribution that came with it is published.
 
         Raises:
-            InvalidUpload: its name or its content is none of a signature.
+            InvalidUpload: its name or its content is not that of a signature.
         """
         if not filename.endswith(".asc"):
             raise InvalidFilename(filename, "the name of a signature is that of its file with .asc behind it")
@@ -274,15 +274,15 @@ class Publisher:
         return contents
 
     def _has(self, name: Name, staged: Staged) -> bool:
-        """Whether everybody sees these bytes under this name already."""
+        """True if these bytes are published under this name already."""
         known = self._repository.file(name.filename) if self._repository.find(name) == name.filename else None
         return known is not None and known.sha256 == staged.sha256
 
     def _compare(self, name: Name, staged: Staged) -> str | None:
-        """None when the name is free, or the path of the file that has it and the same bytes.
+        """The path of an existing file with this name and the same bytes; None if the name is free.
 
         Raises:
-            FileTaken: other bytes have it, or had it.
+            FileTaken: other bytes have this name, or had it.
         """
         existing = self._repository.find(name)
         if existing is None and self._exists(name.filename):

@@ -11,16 +11,16 @@ from ops.index.errors import StorageBusy, StorageError
 
 
 class BoundedRun:
-    """The same for an action that may take for ever: it runs in a thread of its own, and callers wait for so long only.
+    """An action that may hang, and whose callers share runs: each gets one that began after it called.
 
-    There is never more than one such thread. While a run takes longer than callers wait, further callers are refused
-    at once.
+    It runs in a thread of its own, at most one at a time, and callers wait for a limited time. While a run is overdue,
+    further callers are refused at once.
 
     Parameters:
-        action: what to do; what it raises, each caller of that run gets.
+        action: its errors are raised in every caller of that run.
         name: of the thread.
-        seconds: how long a caller waits at most.
-        overdue: what callers are told then.
+        seconds: the longest wait of a caller.
+        overdue: the error message after that.
     """
 
     def __init__(self, action: Callable[[], None], *, name: str, seconds: float, overdue: str) -> None:
@@ -35,35 +35,35 @@ class BoundedRun:
         self._over = False
 
     def check(self) -> None:
-        """Refuse who would wait in vain.
+        """Refuse a caller that would wait for an overdue run.
 
         Raises:
-            StorageBusy: a run takes longer than callers wait.
+            StorageBusy: a run is overdue.
         """
         began = self._began
         if began is not None and (self._over or time.monotonic() - began > self._seconds):
             raise self._refusal()
 
     def __call__(self) -> None:
-        """Have it done once more, and wait for it.
+        """Run the action once more, and wait for it.
 
         Raises:
-            StorageBusy: it takes too long. It is not known whether, and when, it will have been done.
+            StorageBusy: it is overdue. It may or may not end later.
             Exception: what the action raises.
         """
         run = self.begin()
         try:
             run.result(self._seconds)
         except TimeoutError:
-            if run.done():  # an action that failed so
+            if run.done():  # the action itself timed out
                 raise
             raise self._refusal() from None
 
     def begin(self) -> Future[None]:
-        """Have it done once more; the result is what is to be waited for.
+        """Run the action once more; wait for the result.
 
         Raises:
-            StorageBusy: a run before takes too long.
+            StorageBusy: an earlier run is overdue.
         """
         with self._lock:
             self.check()
@@ -75,14 +75,14 @@ class BoundedRun:
             return run
 
     def end(self, seconds: float) -> None:
-        """Let what runs go on for some seconds; after that refuse whoever still waits. For a server that stops."""
+        """Refuse all callers that still wait after some seconds: the server stops."""
 
         def abandon() -> None:
             with self._lock:
                 self._over = True
                 runs = [run for run in (self._current, self._next) if run is not None]
             for run in runs:
-                _settle(run, self._refusal())
+                _finish(run, self._refusal())
 
         self._seconds = min(self._seconds, seconds)
         timer = threading.Timer(seconds, abandon)
@@ -94,14 +94,14 @@ class BoundedRun:
         self._began = time.monotonic()
         try:
             threading.Thread(target=self._run, name=self._name, daemon=True).start()
-        except RuntimeError:  # no further thread can be had
+        except RuntimeError:  # no thread can be started
             self._began = self._next = None
             raise self._refusal() from None
 
     def _run(self) -> None:
         while True:
             with self._lock:
-                run, self._next = self._next, None  # whoever calls from now on needs a later run
+                run, self._next = self._next, None  # later callers need a later run
                 self._current = run
                 if run is None:
                     self._began = None
@@ -113,19 +113,19 @@ class BoundedRun:
             except Exception as raised:  # noqa: BLE001 - the callers hear of it
                 error = raised
             except BaseException:
-                _settle(run, StorageError("the server is stopping"))
+                _finish(run, StorageError("the server is stopping"))
                 raise
-            _settle(run, error)
+            _finish(run, error)
 
     def _refusal(self) -> StorageBusy:
         return StorageBusy(self._overdue)
 
 
-def _settle(run: Future[None], error: Exception | None) -> None:
+def _finish(run: Future[None], error: Exception | None) -> None:
     try:
         if error is None:
             run.set_result(None)
         else:
             run.set_exception(error.with_traceback(None))
     except InvalidStateError:
-        pass  # nobody waits for it any more
+        pass  # abandoned

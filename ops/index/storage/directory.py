@@ -98,10 +98,10 @@ class _Round:
 
 
 class SharedRun:
-    """An action whose callers share runs: each gets one that began after it called, and no more run than are needed.
+    """An action whose callers share runs: each gets one that began after it called, and none runs needlessly.
 
     Parameters:
-        action: what to do; what it raises, each caller of that run gets.
+        action: its errors are raised in every caller of that run.
     """
 
     def __init__(self, action: Callable[[], None]) -> None:
@@ -111,7 +111,7 @@ class SharedRun:
         self._next: _Round | None = None
 
     def __call__(self) -> None:
-        """Have it done once more, and wait for it."""
+        """Run the action once more, and wait for it."""
         with self._lock:
             leads = self._next is None
             this = self._next = self._next or _Round()
@@ -122,7 +122,7 @@ class SharedRun:
             return
         with self._turn:
             with self._lock:
-                self._next = None  # whoever calls from now on needs a later run
+                self._next = None  # later callers need a later run
             try:
                 self._action()
             except BaseException as error:

@@ -1,4 +1,4 @@
-"""Copies of files on the server's own disk, where they may be held open for as long as a client takes."""
+"""A cache of files on the server's own disk, where they may stay open for as long as a client takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 Version = tuple[int, int]
-"""The size of a file, and when it was written, in nanoseconds."""
+"""The size of a file and its modification time in nanoseconds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -30,11 +30,11 @@ class _Copy:
 
 
 class FileCache:
-    """A bounded directory of copies, the least recently used go first; none goes while it is used.
+    """A directory of copies, bounded: the least recently used are removed first, and none while it is used.
 
     Parameters:
-        parent: where the directory is made when it is first needed; None for the system's temporary directory.
-        limit: bytes that the copies may take while nobody uses them.
+        parent: of the directory, which is created when it is first needed; None for the system's temporary directory.
+        limit: total bytes of copies that are not in use.
     """
 
     def __init__(self, parent: Path | None, limit: int) -> None:
@@ -48,23 +48,23 @@ class FileCache:
 
     @contextmanager
     def use(self, key: str, version: Version, size: int, make: Callable[[Path], None]) -> Iterator[Path]:
-        """Hold a copy, made if need be; those who ask at once share one.
+        """Hold a copy, created if need be; simultaneous callers share one.
 
         Parameters:
-            key: of what it is a copy.
-            version: of that.
+            key: names the original.
+            version: of the original.
             size: in bytes.
-            make: writes the copy; what it raises, only who made it gets, and the next tries again.
+            make: writes the copy. Its errors are raised in the caller that made it; the next caller tries again.
         """
         with self._used(self._take(key, version, size, make)) as path:
             yield path
 
     def held(self, key: str, version: Version | None) -> AbstractContextManager[Path] | None:
-        """The same if there is a copy already; None when there is none.
+        """Hold a copy that exists already; None if there is none.
 
         Parameters:
-            key: of what it is a copy.
-            version: of that; None for whichever there is.
+            key: names the original.
+            version: of the original; None for any.
         """
         with self._lock:
             copy = self._copies.get(key)
@@ -75,10 +75,10 @@ class FileCache:
         return self._used(copy)
 
     def add(self, key: str, version: Version, size: int, source: str) -> None:
-        """Take a file of this disk for the copy, by a second name.
+        """Use a file of this disk as the copy, by a hard link.
 
         Raises:
-            OSError: it cannot have one.
+            OSError: it cannot be linked.
         """
         with self._lock:
             copy = self._new(version, size)
@@ -88,7 +88,7 @@ class FileCache:
 
     @contextmanager
     def _used(self, copy: _Copy) -> Iterator[Path]:
-        """Around the use of a copy that counts this user already."""
+        """Hold a copy that counts this user already."""
         try:
             yield copy.path
         finally:
@@ -133,13 +133,13 @@ class FileCache:
         return _Copy(self._home() / f"{self._number}", version, size)
 
     def _put(self, key: str, copy: _Copy) -> None:
-        """Keep a copy, in place of one of an earlier version."""
+        """Add a copy, in place of an earlier version."""
         if key in self._copies:
             self._drop(key)
         self._copies[key] = copy
         self._total += copy.size
         copy.users += 1
-        self._shrink()  # not of this one, which its maker will use
+        self._shrink()  # but not this one, which its maker will use
         copy.users -= 1
 
     def _drop(self, key: str) -> None:
@@ -166,7 +166,7 @@ class FileCache:
 
 
 def copy_bytes(source: int, target: int, count: int, offset: int) -> int:
-    """Copy up to *count* bytes inside the kernel where it can; the number that were copied, at least one."""
+    """Copy up to *count* bytes, inside the kernel if it can; the number of bytes copied, at least one."""
     if hasattr(os, "sendfile"):
         with contextlib.suppress(OSError):
             sent = os.sendfile(target, source, offset, count)

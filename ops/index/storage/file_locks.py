@@ -1,4 +1,4 @@
-"""Locked files (``flock``) that may be removed, and that a dead process holds no longer."""
+"""Lock files (``flock``) that may be removed, and that the kernel unlocks when their holder dies."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import fcntl
 import os
 
 _ATTEMPTS = 20
-"""How often a lock is tried for when its file vanishes in the same moment."""
+"""Attempts to lock a file that keeps vanishing."""
 
 
 def try_lock(path: str) -> int | None:
-    """A descriptor that holds the lock on *path*, made if need be, until it is closed; None when another holds it.
+    """Lock *path*, created if need be, until the returned descriptor is closed; None if another holds it.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     for _ in range(_ATTEMPTS):
         try:
@@ -33,10 +33,10 @@ def try_lock(path: str) -> int | None:
 
 
 def is_locked(path: str) -> bool:
-    """Whether somebody holds the lock on *path*. A file that nobody holds is removed: its holder is dead.
+    """True if *path* is locked. A file that is not is removed: its holder is dead.
 
     Raises:
-        OSError: it cannot be told, for instance because too many files are open.
+        OSError: that is unknown, for instance because too many files are open.
     """
     try:
         descriptor = _opened(path)
@@ -54,7 +54,7 @@ def is_locked(path: str) -> bool:
 
 
 def unlock(path: str, descriptor: int) -> None:
-    """Let go of a lock, and remove its file first: who opened it before finds that it is no longer there."""
+    """Remove the file, then unlock it: a process that opened it before finds it gone."""
     try:
         os.unlink(path)  # noqa: PTH108
     except FileNotFoundError:

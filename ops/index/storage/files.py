@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ops.index.errors import StorageError, StorageFull, StorageReadOnly
 from ops.index.storage.file_locks import is_locked, try_lock
 
 INDEX_FOLDER = ".index"
-"""Where the index keeps what it adds to a directory of packages; stock pypiserver ignores it."""
+"""The index's own folder in a directory of packages; stock pypiserver ignores it."""
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 UNLINKABLE = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
-"""What file systems say that have no hard links."""
+"""Errors of file systems without hard links."""
 
 _FORGOTTEN_SECONDS = 24 * 3600.0
 
 
 class Workbench:
-    """A folder for files that are not finished, on the file system where they will stay.
+    """A folder for unfinished files, on the file system where they will stay.
 
     Parameters:
-        directory: of packages; the folder in it is made when it is first needed.
-        locked: whether this process holds a lock there while it works, so that what it leaves when it is killed can be
-            told from what is being written. Not on a Volume, where no file may stay open.
+        directory: of the storage; the folder in it is created when it is first needed.
+        locked: keep a lock file there, so that files of killed processes can be told from those being written. Not on a
+            Volume, where no file may stay open.
     """
 
     def __init__(self, directory: Path, *, locked: bool) -> None:
@@ -44,13 +44,13 @@ class Workbench:
         self._descriptor: int | None = None
 
     def new(self) -> str:
-        """A path in the folder that nobody else uses."""
+        """An unused path in the folder."""
         if self._locked and self._descriptor is None:
             self._hold()
         return f"{self.folder}/{self._token}-{next(self._numbers)}"
 
     def create(self) -> tuple[str, int]:
-        """A new empty file, and the descriptor to write and read it.
+        """A new empty file, and a descriptor to write and read it.
 
         Raises:
             OSError: the folder cannot be written.
@@ -64,7 +64,7 @@ class Workbench:
             return path, os.open(path, flags, 0o644)
 
     def sweep(self) -> None:
-        """Remove what processes left that were killed."""
+        """Remove the files of killed processes."""
         with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
             alive: dict[str, bool] = {}
             for entry in list(entries):
@@ -87,7 +87,7 @@ class Workbench:
                     weakref.finalize(self, os.close, self._descriptor)
 
     def replace(self, path: str, *pieces: bytes, durable: bool = False) -> None:
-        """Write a file beside, then put it in the place of *path* at once.
+        """Replace *path* atomically.
 
         Raises:
             OSError: nothing has changed.
@@ -113,7 +113,7 @@ class Workbench:
 
 
 def write_all(descriptor: int, *pieces: bytes | bytearray | memoryview) -> None:
-    """Write all of it; the system may take it in parts."""
+    """Write all bytes, however few each call of the system takes."""
     for piece in pieces:
         view = memoryview(piece)
         while view:
@@ -121,12 +121,10 @@ def write_all(descriptor: int, *pieces: bytes | bytearray | memoryview) -> None:
 
 
 def place(scratch: str, path: str) -> None:
-    """Give a finished file its name, unless the name is taken.
-
-    The scratch file's own name stays for the caller to remove.
+    """Give a finished file its name, unless that is taken. The caller removes the scratch file's own name.
 
     Raises:
-        FileExistsError: it is taken.
+        FileExistsError: the name is taken.
     """
     try:
         os.link(scratch, path)
@@ -135,14 +133,14 @@ def place(scratch: str, path: str) -> None:
     except OSError as error:
         if error.errno not in UNLINKABLE:
             raise
-        # A file system without hard links. The claim on the name keeps every other server away meanwhile.
+        # Without hard links, the lock on the name keeps other servers away meanwhile.
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "it exists", path) from None
         os.rename(scratch, path)  # noqa: PTH104
 
 
 def remove(path: str) -> bool:
-    """Remove a file; whether it was there."""
+    """Remove a file; False if there was none."""
     try:
         os.unlink(path)  # noqa: PTH108
     except FileNotFoundError:
@@ -160,7 +158,12 @@ def sync_folder(path: str) -> None:
 
 
 def storage_error(what: str, error: OSError) -> StorageError:
-    """The answer to a client when the file system refused something."""
+    """An OSError as the error for clients.
+
+    Parameters:
+        what: begins the message.
+        error: of the file system.
+    """
     if error.errno in FULL:
         return StorageFull(f"{what}: there is no room left; ask the index's operator for more")
     if error.errno in READ_ONLY:

@@ -17,37 +17,36 @@ from ops.index.storage.file_locks import is_locked, try_lock, unlock
 from ops.index.storage.files import UNLINKABLE
 
 _ATTEMPTS = 20
-"""How often a claim is tried for when its file, or the directory, vanishes in the same moment."""
+"""Attempts to take a lock whose file or directory keeps vanishing."""
 
 
 class NameLocks(Protocol):
-    """Exclusive claims on file names: at most one holder at a time among all servers.
+    """Exclusive locks on file names: at most one holder at a time among all servers.
 
-    The order that makes an upload safe is: claim, reload, look whether the name exists, write, commit, release. A
-    reader that finds a new name on the Volume shows it only when nobody holds its claim: a commit that failed half-way
-    may have made the file visible without being acknowledged. Such a file is removed, and the removal committed, while
-    the claim is still held.
+    A reader that finds a new name on a Volume shows it only once its lock is released: a commit that failed may have
+    made the file visible without being acknowledged. Such a file is removed, and the removal committed, while the lock
+    is still held (:mod:`ops.index.storage.transaction`).
     """
 
     def acquire(self, filename: str) -> bool:
-        """Take the claim on *filename*. False when another holds it. A holder that died loses it after a while."""
+        """Lock *filename*; False if another holds the lock. A dead holder loses it after a while."""
 
     def held(self) -> AbstractSet[str]:
-        """All names that anyone, also this process, holds a claim on now. One look, however many names there are."""
+        """All names that are locked now, by this process too, in one request."""
 
     def release(self, filename: str) -> None:
-        """Give the claim back. One that is not held is left alone."""
+        """Release a lock. One that is not held is left alone."""
 
 
 class MemoryNameLocks:
-    """Claims among the threads of one process, or among servers that a test runs in one."""
+    """Locks among the threads of one process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._names: set[str] = set()
 
     def acquire(self, filename: str) -> bool:
-        """Take the claim on *filename*; False when it is taken."""
+        """Lock *filename*; False if it is locked."""
         with self._lock:
             if filename in self._names:
                 return False
@@ -55,24 +54,24 @@ class MemoryNameLocks:
             return True
 
     def held(self) -> AbstractSet[str]:
-        """All names that are claimed now."""
+        """All names that are locked now."""
         with self._lock:
             return frozenset(self._names)
 
     def release(self, filename: str) -> None:
-        """Give the claim back."""
+        """Release a lock."""
         with self._lock:
             self._names.discard(filename)
 
 
 class FileNameLocks:
-    """Claims among all processes of one machine, as hard links to a file that its process keeps locked (``flock``).
+    """Locks among all processes of one machine, as hard links to a file that each process keeps locked (``flock``).
 
-    The kernel lets go of a lock when its holder ends, however it ends: a dead process holds nothing. A file of its own
-    for each claim would do as well, and does where there are no hard links; to make and delete one costs more.
+    The kernel releases a lock when its holder ends, however it ends. Without hard links each lock is a locked file of
+    its own, which costs more to create and delete.
 
     Parameters:
-        directory: where the files are; made when the first claim is taken.
+        directory: of the files; created when the first lock is taken.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -80,15 +79,15 @@ class FileNameLocks:
         self._lock = threading.Lock()
         self._making = threading.Lock()
         self._names: dict[str, int | None] = {}
-        """What is held or being taken, and the locked file that it has for itself if it has one."""
+        """Names that are locked or being locked, each with its own locked file if it has one."""
         self._taken: set[str] = set()
         self._own: str | None = None
 
     def acquire(self, filename: str) -> bool:
-        """Take the claim on *filename*; False when another thread or process has it.
+        """Lock *filename*; False if another thread or process holds the lock.
 
         Raises:
-            OSError: the directory cannot be written, or it cannot be told whether another's claim is alive.
+            OSError: the directory cannot be written, or it is unknown whether another's lock is alive.
         """
         with self._lock:
             if filename in self._names:
@@ -106,10 +105,10 @@ class FileNameLocks:
         return taken
 
     def held(self) -> AbstractSet[str]:
-        """All names that are claimed now. Files that dead processes left are swept away.
+        """All names that are locked now. Files of dead processes are removed.
 
         Raises:
-            OSError: it cannot be told.
+            OSError: that is unknown.
         """
         with self._lock:
             names = set(self._taken)
@@ -125,13 +124,13 @@ class FileNameLocks:
         return names
 
     def release(self, filename: str) -> None:
-        """Give the claim back."""
+        """Release a lock."""
         with self._lock:
             if filename not in self._taken:
                 return
             self._taken.discard(filename)
             descriptor = self._names[filename]
-        try:  # without the lock: those who only look wait for no disk
+        try:  # without the lock: held() waits for no disk
             if descriptor is None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path(filename))  # noqa: PTH108
@@ -149,7 +148,7 @@ class FileNameLocks:
             except FileExistsError:
                 if is_locked(path):
                     return False
-            except FileNotFoundError:  # somebody has emptied the directory
+            except FileNotFoundError:  # the directory was emptied
                 self._own = None
             except OSError as error:
                 if error.errno not in UNLINKABLE:
@@ -162,14 +161,14 @@ class FileNameLocks:
         return False
 
     def _make_own(self) -> str:
-        """The file that this process keeps locked. The descriptor is closed with it, and the file removed."""
+        """The file that this process keeps locked until this object goes."""
         with self._making:
             if self._own is not None:
                 return self._own
             for _ in range(_ATTEMPTS):
                 path = f"{self._directory}/.{os.getpid()}-{secrets.token_hex(6)}"
                 descriptor = try_lock(path)
-                if descriptor is not None:  # else somebody who looks for dead ones looks at it just now
+                if descriptor is not None:  # else another process is checking it for a dead holder
                     weakref.finalize(self, unlock, path, descriptor)
                     self._own = path
                     return path
@@ -181,7 +180,7 @@ class FileNameLocks:
 
 
 def _may_be_locked(path: str) -> bool:
-    """Whether a claim may be alive: a file that stays hidden a moment longer does less harm than one shown early."""
+    """True if a lock may be alive: a file hidden for a moment longer does less harm than one shown early."""
     try:
         return is_locked(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""A lock that readers share and writers have alone, in turns, so that neither side starves (a phase-fair lock)."""
+"""A phase-fair lock: readers share it, writers have it alone, and neither side starves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 class PhaseLock:
     """Shared and exclusive access, in phases.
 
-    A writer that waits goes before readers that come later; the readers that waited for it go before the next writer. A
-    thread that shares the lock may share it again.
+    A waiting writer precedes readers that come later; the readers that waited for it precede the next writer. A thread
+    may share the lock again while it shares it.
     """
 
     def __init__(self) -> None:
@@ -27,16 +27,16 @@ class PhaseLock:
 
     @property
     def held(self) -> bool:
-        """Whether this thread shares the lock."""
+        """True if this thread shares the lock."""
         return bool(getattr(self._mine, "depth", 0))
 
     @property
     def closed(self) -> bool:
-        """Whether a reader that comes now has to wait."""
+        """True if a reader that comes now has to wait."""
         return self._writing or self._waiting > 0
 
     def closed_for(self) -> float:
-        """Seconds since when readers have to wait; 0.0 when they need not."""
+        """Seconds for which readers have had to wait; 0.0 if they need not."""
         since = self._closed_since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -45,10 +45,10 @@ class PhaseLock:
         """Share the lock.
 
         Parameters:
-            seconds: to wait for the writers of this phase; 0.0 for not at all.
+            seconds: the longest wait for a writer; 0.0 for none.
 
         Raises:
-            TimeoutError: they do not end in time.
+            TimeoutError: the writer does not end in time.
         """
         depth = getattr(self._mine, "depth", 0)
         if depth == 0:
@@ -73,13 +73,13 @@ class PhaseLock:
                 raise TimeoutError
             phase = self._phase
             self._blocked += 1
-            if not self._changed.wait_for(lambda: self._phase != phase, seconds):  # else we have been counted in
+            if not self._changed.wait_for(lambda: self._phase != phase, seconds):  # else the writer counted us in
                 self._blocked -= 1
                 raise TimeoutError
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Have the lock alone; wait for readers and other writers for as long as they take."""
+        """Have the lock alone, after waiting for readers and other writers."""
         with self._changed:
             self._waiting += 1
             self._closed_since = self._closed_since or time.monotonic()
@@ -94,6 +94,6 @@ class PhaseLock:
                 self._phase += 1
                 self._readers += self._blocked
                 self._blocked = 0
-                # Whoever waits to write closes the lock anew, for the readers that come from now on.
+                # The next writer closes the lock again, to readers that come from now on.
                 self._closed_since = time.monotonic() if self._waiting else None
                 self._changed.notify_all()

@@ -20,36 +20,34 @@ from ops.index.storage.phase_lock import PhaseLock
 from ops.index.storage.waiting import at_once, seconds_left
 
 COMMIT_SECONDS: Final = 40.0
-"""How long whoever changes something waits for its commit. Modal answers a client in our place after 150 s, of which a
-claim, a reload and a lock may have taken 60."""
+"""The longest wait of a change for its commit. Modal's proxy times out after 150 s, of which a lock and a reload may
+have taken 60."""
 
 RELOAD_SECONDS: Final = 20.0
-"""How long a reload is waited for, and how long a change waits for the commits of others."""
+"""The longest wait for a reload, and of a reader for commits."""
 
 LAST_SECONDS: Final = 10.0
-"""How long commits and reloads may take once the server stops: Modal ends a container 30 s after it was told to."""
+"""The longest wait for commits and reloads once the server stops: Modal kills a container after 30 s."""
 
 SLICE_BYTES = 16 * 1024**2
-"""How much of a file is copied at a time; between two slices, commits and reloads get their turn."""
+"""Bytes of a file that are copied at a time; commits and reloads run between two slices."""
 
 
 class GuardedStorage(ABC):
     """A directory in which nothing may be open during a commit or reload, such as a mounted Volume.
 
-    Readers share the directory; a commit or reload has it alone, and neither side starves.
-    Callers of ``commit`` that come while one runs share the next one, and likewise for ``reload``.
+    Readers share the directory; a commit or reload has it alone, and neither side starves. Callers of ``commit`` that
+    come while one runs share the next one, and likewise for ``reload``. Both may hang, so they run in threads of their
+    own: once one is overdue, everything that needs the directory is refused at once, until it ends.
 
-    Commits and reloads run in threads of their own, since nobody knows when they end: callers wait for so long only.
-    Once one takes longer, all who need the directory are refused at once, until it has ended.
-
-    A subclass says how to commit and reload. Neither is called while a thread is inside ``reading()``.
+    A subclass implements both. Neither is called while a thread is inside ``reading()``.
 
     Parameters:
         directory: where the Volume is mounted.
-        cache_directory: where detached copies go: this server's own disk. None for the system's temporary directory.
-        cache_bytes: how much the copies may take while nobody reads them.
-        commit_seconds: how long callers wait for a commit.
-        reload_seconds: how long they wait for a reload, and to read where nothing else is said.
+        cache_directory: for detached copies, on this server's own disk; None for the system's temporary directory.
+        cache_bytes: total size of the copies that nobody reads.
+        commit_seconds: the longest wait for a commit.
+        reload_seconds: the longest wait for a reload, and the default of readers.
     """
 
     shared = True
@@ -72,7 +70,7 @@ class GuardedStorage(ABC):
             self._exclusive_commit,
             name="commit",
             seconds=commit_seconds,
-            overdue="the storage does not confirm what was written, so that it is not known to be kept",
+            overdue="the storage does not confirm what was written, which may be lost",
         )
         self._reloads = BoundedRun(
             self._exclusive_reload,
@@ -89,19 +87,19 @@ class GuardedStorage(ABC):
 
     @property
     def generation(self) -> int:
-        """Grows with each reload and commit, also with one that failed: it may have happened all the same."""
+        """Grows with each reload and commit, even a failed one: it may have happened all the same."""
         return self._generation
 
     @property
     def closed(self) -> bool:
-        """Whether a commit or reload keeps readers out now."""
+        """True if a commit or reload keeps readers out now."""
         return self._guard.closed
 
     def check(self) -> None:
-        """Refuse a change that could not be kept.
+        """Refuse a change that could not be committed.
 
         Raises:
-            StorageBusy: a commit or reload has taken too long already, and goes on.
+            StorageBusy: a commit or reload is overdue.
         """
         self._commits.check()
         self._reloads.check()
@@ -117,7 +115,7 @@ class GuardedStorage(ABC):
         try:
             sharing.__enter__()
         except TimeoutError:
-            raise StorageBusy("the storage is at work on a change and shows no files meanwhile") from None
+            raise StorageBusy("the storage shows no files while a change is committed") from None
         try:
             yield
         finally:
@@ -127,31 +125,31 @@ class GuardedStorage(ABC):
         """Make everything written so far durable.
 
         Raises:
-            StorageError: it is not known to be durable.
-            StorageBusy: likewise, and the commit goes on.
+            StorageError: it may not be durable.
+            StorageBusy: likewise, and the commit is still running.
         """
         self._refuse_inside()
         self._commits()
 
     def reload(self) -> None:
-        """See what others have committed until now.
+        """See what others have committed so far.
 
         Raises:
-            StorageError: the view is the one from before.
-            StorageBusy: it goes on.
+            StorageError: the view is unchanged.
+            StorageBusy: likewise, and the reload is still running.
         """
         self._refuse_inside()
         self._reloads()
 
     def end(self) -> None:
-        """Let nobody wait for a commit or reload for longer than some seconds."""
+        """Stop waiting for commits and reloads for longer than some seconds."""
         self._patience = min(self._patience, LAST_SECONDS)
         self._commits.end(LAST_SECONDS)
         self._reloads.end(LAST_SECONDS)
 
     @contextmanager
     def detached(self, path: Path) -> Iterator[Path]:
-        """A copy on this server's own disk, kept for the next who asks; one copy is made however many ask at once."""
+        """A cached copy on this server's own disk; simultaneous callers share one."""
         copied = self.copied(path)
         if copied is not None:
             with copied as copy:
@@ -165,7 +163,7 @@ class GuardedStorage(ABC):
             yield copy
 
     def copied(self, path: Path) -> AbstractContextManager[Path] | None:
-        """The copy that is there, if it is one of the file as it is; while that cannot be told, of it as it was."""
+        """The cached copy if it is up to date, or if that is unknown as the Volume cannot be read now."""
         version = None
         try:
             with at_once(), self.reading():
@@ -175,8 +173,8 @@ class GuardedStorage(ABC):
         return self._copies.held(str(path), version)
 
     def adopt(self, path: Path, source: str) -> None:
-        """Have a copy of a file, by a second name of *source* if both are on one disk."""
-        with contextlib.suppress(OSError):  # it is copied when it is asked for
+        """Cache a hard link to *source*, if both are on one disk."""
+        with contextlib.suppress(OSError):  # it is copied when it is requested
             status = os.stat(path)  # noqa: PTH116
             self._copies.add(str(path), _version(status), status.st_size, source)
 
@@ -196,7 +194,7 @@ class GuardedStorage(ABC):
 
     @contextmanager
     def near(self, path: str) -> Iterator[str]:
-        """A copy on the Volume, removed in the end. One that stays, as the storage is busy, is swept away later."""
+        """A copy on the Volume, removed at the end. If the storage is busy it stays, and is swept later."""
         copy = self.workbench.new()
         try:
             self._bring(path, copy)
@@ -207,11 +205,11 @@ class GuardedStorage(ABC):
 
     @abstractmethod
     def _commit(self) -> None:
-        """Commit; raise anything when it is not known to have worked."""
+        """Commit; raise any exception if it may not have worked."""
 
     @abstractmethod
     def _reload(self) -> None:
-        """Reload; raise anything when it did not work."""
+        """Reload; raise any exception if it did not work."""
 
     def _refuse_inside(self) -> None:
         if self._guard.held:
@@ -263,7 +261,7 @@ class GuardedStorage(ABC):
 
 
 def _version(status: os.stat_result) -> tuple[int, int]:
-    """Equal ones: the file has not been written in between."""
+    """A value that changes when the file is written."""
     return status.st_size, status.st_mtime_ns
 
 

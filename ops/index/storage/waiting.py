@@ -1,7 +1,7 @@
-"""The time that whoever reads a shared storage waits for a commit or reload: a property of the task or thread.
+"""Limits on waiting for a commit or reload of a Volume, per task or thread.
 
-Requests for what is known must not stand behind requests for what is not. So a request reads without waiting first;
-when that will not do, it waits, but in threads that nobody else needs, and not for long.
+Requests that the cache can answer must not queue behind others. So a request first reads without waiting; if that
+fails, it waits, but not for long, and in threads of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import lru_cache, wraps
 from typing import Final, ParamSpec, TypeVar
 
 READ_SECONDS: Final = 5.0
-"""How long a request to read waits at most: pip gives up a connection after 15 s, and comes again after a 503."""
+"""The longest wait of a read: pip gives up a connection after 15 s, and retries after a 503."""
 
 _BRIEF: Final = 2.0
 _THREADS: Final = 16
@@ -28,7 +28,7 @@ Parameters = ParamSpec("Parameters")
 
 @contextmanager
 def waiting_until(moment: float) -> Iterator[None]:
-    """Let this task or thread, and the threads that it uses, wait until a moment on the monotonic clock."""
+    """Let this task or thread, and its threads, wait until a moment on the monotonic clock."""
     token = _deadline.set(moment)
     try:
         yield
@@ -37,12 +37,12 @@ def waiting_until(moment: float) -> Iterator[None]:
 
 
 def at_once() -> AbstractContextManager[None]:
-    """Let this task or thread, and the threads that it uses, not wait at all."""
+    """Let this task or thread, and its threads, not wait at all."""
     return waiting_until(0.0)
 
 
 def briefly(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """*function* for a thread that must be able to end at any moment, and tries again later."""
+    """Let a function wait only briefly, for a thread that may be stopped at any moment and retries later."""
 
     @wraps(function)
     def call(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
@@ -53,21 +53,21 @@ def briefly(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
 
 
 def seconds_left(otherwise: float) -> float:
-    """How long this task or thread may wait now.
+    """The seconds that this task or thread may still wait.
 
     Parameters:
-        otherwise: seconds, where nothing else was said.
+        otherwise: seconds if there is no limit.
     """
     deadline = _deadline.get()
     return otherwise if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 async def in_thread(function: Callable[[], Result], executor: Executor | None = None) -> Result:
-    """Call a function in another thread, which waits for as long as this task may.
+    """Call a function in another thread, under the limit of this task.
 
     Parameters:
-        function: what to call.
-        executor: whose threads; None for the common ones. One that may have to wait takes none of either.
+        function: to call.
+        executor: None for the default one. A call that may wait uses threads reserved for that.
     """
     context = contextvars.copy_context()
     threads = _waiters() if _deadline.get() else executor

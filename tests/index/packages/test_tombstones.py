@@ -35,7 +35,7 @@ def test_thousands_of_them_need_few_files(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_another_process_adds_is_seen_at_once_and_kept(tmp_path: Path) -> None:
     ours, theirs = tombstones(tmp_path), tombstones(tmp_path)
     names = [f"spam-1.{number}.tar.gz" for number in range(5000)]
-    first, second = [name for name in names if ours.claim(name) == ours.claim(names[0])][:2]
+    first, second = [name for name in names if ours.lock_name(name) == ours.lock_name(names[0])][:2]
     ours.put(first, digest(1))
     theirs.put(second, digest(2))
     assert (ours.get(first), ours.get(second)) == (digest(1), digest(2))
@@ -56,7 +56,7 @@ def test_a_line_that_is_damaged_harms_no_other(tmp_path: Path) -> None:
     (file,) = (tmp_path / INDEX_FOLDER / "removed").iterdir()
     file.write_bytes(b"\xff\n\n" + file.read_bytes() + b"torn\n")
     assert ours.get("spam-1.tar.gz") == digest(1)
-    damaged = next(name for name in (f"eggs-{n}.zip" for n in range(5000)) if ours.claim(name).endswith(file.name))
+    damaged = next(name for name in (f"eggs-{n}.zip" for n in range(5000)) if ours.lock_name(name).endswith(file.name))
     ours.put(damaged, digest(2))
     assert (ours.get("spam-1.tar.gz"), ours.get(damaged)) == (digest(1), digest(2))
 
@@ -70,7 +70,7 @@ def test_those_of_the_first_version_hold_on(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_not_taken_for_nothing(tmp_path: Path) -> None:
     ours = tombstones(tmp_path)
-    (tmp_path / INDEX_FOLDER / "removed" / ours.claim("spam-1.tar.gz").partition("/")[2]).mkdir(parents=True)
+    (tmp_path / INDEX_FOLDER / "removed" / ours.lock_name("spam-1.tar.gz").partition("/")[2]).mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
         ours.get("spam-1.tar.gz")
 

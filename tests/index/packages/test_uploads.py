@@ -168,6 +168,43 @@ def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(
     assert (house.directory / NAME).read_bytes() == OTHER
 
 
+def meanwhile(house: House, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Have something happen between the first checks of an upload and its transaction."""
+    begin = house.transactions.begin
+
+    def late(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        act()
+        return begin(*arguments, **named)
+
+    monkeypatch.setattr(house.transactions, "begin", late)
+
+
+def test_the_same_bytes_that_appear_meanwhile_are_made_durable_before_they_are_confirmed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote them may have been killed before it was."""
+    commits: list[None] = []
+
+    def act() -> None:
+        (house.directory / NAME).write_bytes(CONTENT)
+        monkeypatch.setattr(house.storage, "commit", lambda: commits.append(None))
+
+    meanwhile(house, monkeypatch, act)
+    assert publish(house) is Outcome.SAME
+    assert len(commits) == 1
+    assert not house.audit.events
+
+
+def test_a_project_that_is_closed_meanwhile_takes_no_upload(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(house)
+    other = House(house.storage, house.name_locks, house.options)
+    meanwhile(house, monkeypatch, lambda: other.releases.set_status("foo-bar", "archived", identity=Person()))
+    with pytest.raises(ProjectClosed):
+        publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
+    assert house.listed() == {NAME}
+
+
 def test_without_hard_links_a_file_is_still_not_overwritten(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_link(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
