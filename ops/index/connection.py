@@ -1,4 +1,4 @@
-"""uvicorn's HTTP connection, with limits on what a stranger may send and a short way for what is ready."""
+"""HTTP connection of uvicorn, with limits on what strangers may send and a fast path for cached responses."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ from ops.index.request_limits import (
 )
 
 FIRST_REQUEST_SECONDS = 10.0
-"""For how long a new connection is kept until the head of its first request is there."""
+"""Time from connecting until the head of the first request has arrived."""
 
 IDLE_SECONDS = 75.0
-"""For how long a connection is kept for its next request: no shorter than clients keep theirs, lest one sends a request
-into a connection that is just being closed."""
+"""Time between two requests: no shorter than with clients, lest one sends a request into a connection that is being
+closed."""
 
 _UNREAD_SECONDS = 600.0
-"""How long a client may take to read the next piece of an answer."""
+"""Time for a client to read the next piece of a response."""
 
 
 class Phase(enum.Enum):
-    """What is awaited from the client; the value is for how many seconds, where uvicorn would wait for ever."""
+    """What the client is to send next; the value is the most seconds for it, where uvicorn would wait for ever."""
 
     IDLE = IDLE_SECONDS
     """The next request."""
     HEAD = 30.0
     """The rest of a request line with headers."""
     BODY = 600.0
-    """The rest of a body whose request has been answered: most clients read no answer before they have sent it all."""
+    """The rest of a body after the response: most clients do not read one before they have sent it all."""
 
 
-# Looked at with every piece that arrives, and twice as fast so as through the class.
+# Read for every piece that arrives, twice as fast as through the class.
 _IDLE, _HEAD, _BODY = Phase
 
 
-class _Answered:
-    """What uvicorn takes for the last request of a connection, when that was answered at once."""
+class _Responded:
+    """Stand-in for uvicorn's request cycle after a request that took the fast path."""
 
     response_complete = True
     disconnected = False
@@ -65,10 +65,10 @@ class _Answered:
         self.message_event = self
 
     def set(self) -> None:
-        """Nobody waits for it."""
+        """Do nothing: no task waits."""
 
 
-_ANSWERED: Any = _Answered()
+_RESPONDED: Any = _Responded()
 
 _NOT_HTTP = "this is not a request of HTTP/1.1; use http:// and not https:// for this port, or ask its operator"
 _TOO_MUCH_FRAMING = RefusedRequest(
@@ -84,9 +84,8 @@ _PLAIN = b"content-type: text/plain; charset=utf-8\r\nx-content-type-options: no
 class Connection(HttpToolsProtocol):
     """One client's connection.
 
-    A GET that the application can answer at once is answered before a scope, a task and an event are made for it, which
-    would take longer than the answer. When the same bytes come again they are not even parsed. Everything else goes its
-    usual way.
+    A GET for a cached response gets it before a scope, a task and an event are made, which would take longer than all
+    the rest. When the same bytes come again they are not even parsed. All other requests go uvicorn's usual way.
     """
 
     _date: tuple[Any, bytes] = (None, b"")
@@ -97,33 +96,33 @@ class Connection(HttpToolsProtocol):
 
     @property
     def address(self) -> str:
-        """The peer's IP address; empty if it is gone already."""
+        """The peer's IP address; empty if it has left."""
         return self.client[0] if self.client else ""
 
     @property
     def logged_in(self) -> bool:
-        """Whether a request on this connection came with credentials that were right."""
-        return self._logged_in or self.cycle is _ANSWERED
+        """True once a request on this connection came with right credentials."""
+        return self._logged_in or self.cycle is _RESPONDED
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered, or the client has not read all of the answer."""
+        """True while a request is being handled, or the client has not read all of the response."""
         return not self._complete() or self.transport.get_write_buffer_size() > 0
 
     @property
     def since(self) -> float:
-        """When it was last used, on the event loop's clock."""
+        """Time of its last use, on the event loop's clock."""
         return self._since
 
     def end(self) -> None:
-        """Close it at once, whatever it is at."""
+        """Close it at once, even in the middle of a request."""
         self.transport.abort()
 
     def connection_made(self, transport: Any) -> None:
-        """A client has come.
+        """A client has connected.
 
-        All that the base class does, except that the transport itself is asked for the addresses. A socket object,
-        which the base class makes twice to ask it, takes longer than all the rest.
+        As in the base class, except that the addresses come from the transport. The base class makes a socket object
+        for each, which takes longer than all the rest.
         """
         self.connections.add(self)
         self.transport = transport
@@ -137,8 +136,8 @@ class Connection(HttpToolsProtocol):
         self._asked: tuple[str, dict[bytes, bytes]] | None = None
         self._phase = _IDLE
         self._framing = 0  # bytes of the current message that are not its body
-        self._piece = 0  # bytes that were received when no message was under way
-        self._host: bytes | None = None  # the last one that was looked at and found to be one
+        self._piece = 0  # bytes that arrived while no message was under way
+        self._host: bytes | None = None  # the last one that was found valid
         self._logged_in = False
         self._since = self._came = self.loop.time()
         self._stuck_since: float | None = None
@@ -146,12 +145,12 @@ class Connection(HttpToolsProtocol):
             self._refuse(503, "all connections of this index are taken by users; try again in a few seconds")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone, or was closed."""
+        """The client has left, or was closed."""
         self._limits.release(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """The client has sent something."""
+        """Some bytes have arrived."""
         if self._phase is _IDLE:
             self._begin(data)
         else:
@@ -169,8 +168,8 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        """All but the body of it is here."""
-        if self._answered():
+        """Its head has arrived."""
+        if self._respond_at_once():
             self._phase = _BODY
             return
         if self._framing > SHORT_HEAD_BYTES or len(self.headers) > HEADERS:
@@ -179,39 +178,39 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade() and has_body(self.headers):
             raise _UPGRADE_WITH_BODY
         self._phase = _BODY
-        if self.cycle is _ANSWERED:
+        if self.cycle is _RESPONDED:
             self._logged_in = True
         super().on_headers_complete()
         if chunked:
             self.headers = Trailers()
 
     def on_body(self, body: bytes) -> None:
-        """Some of the body is here."""
+        """Some of its body has arrived."""
         self._framing = max(0, self._framing - FRAMING_RATIO * len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of it is here."""
+        """All of it has arrived."""
         self._phase = _IDLE
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """It has been answered the usual way."""
+        """Its response has been sent the usual way."""
         self._since = self.loop.time()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """The client does not read what was sent."""
+        """The client does not read."""
         self._stuck_since = self.loop.time()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """The client reads again."""
         self._stuck_since = None
         super().resume_writing()
 
     def sweep(self, now: float) -> None:
-        """End the connection if the client was waited for long enough. Called now and then by the server.
+        """Close the connection if its client has timed out. Called regularly by the server.
 
         Parameters:
             now: on the event loop's clock.
@@ -225,18 +224,18 @@ class Connection(HttpToolsProtocol):
             expired = False
         if not expired:
             return
-        if self._stuck_since is not None or self.transport.is_closing():  # it does not even read that it is over
+        if self._stuck_since is not None or self.transport.is_closing():  # it does not read
             self.transport.abort()
         else:
             self.transport.close()
 
     def _begin(self, data: bytes) -> None:
-        """Between two requests the parser has nothing in hand: what it would make of a message, it makes again."""
+        """Take a message between two requests, where the parser has no state: equal bytes mean the same again."""
         if len(data) <= LONGEST and self._free():
-            answer = self._fast_path.response(data)
-            if answer is not None:
+            response = self._fast_path.response(data)
+            if response is not None:
                 self._unset_keepalive_if_required()
-                self._write(answer)
+                self._write(response)
                 return
         before = self._requests
         self._piece = len(data)
@@ -245,7 +244,7 @@ class Connection(HttpToolsProtocol):
             self._fast_path.keep(data, *self._asked)
 
     def _feed(self, data: bytes) -> None:
-        """Have the parser read; what it cannot read is refused.
+        """Parse some bytes, and refuse what cannot be parsed.
 
         All that the base class does, except that nothing is logged: strangers would fill the log.
         """
@@ -259,7 +258,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(400, refused.sentence if isinstance(refused, RefusedRequest) else _NOT_HTTP)
 
     def _parse(self, data: bytes) -> None:
-        """Have the parser read all of it: a request that asks for an upgrade is one like any other here."""
+        """Parse all of the bytes: here a request for an upgrade is one like any other."""
         left = memoryview(data)
         while left:
             try:
@@ -269,11 +268,11 @@ class Connection(HttpToolsProtocol):
                 left = left[upgrade.args[0] :]
 
     def _refuse(self, status: int, sentence: str) -> None:
-        """Response what never becomes a request, in its turn, and close the connection."""
+        """Refuse what never becomes a request, after the responses before it, and close the connection."""
         if self.transport.is_closing():
             return
         if not self._complete():
-            if self._phase is not _BODY:  # the requests before it are answered first
+            if self._phase is not _BODY:  # the requests before it get their responses first
                 self.cycle.keep_alive = False
                 return
             if self.pipeline or self.cycle.response_started:
@@ -287,25 +286,25 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """Have the application answer."""
+        """Have the application respond."""
         cycle.scope["extensions"] = {LOGGED_IN: self._log_in}
         super()._start_asgi_task(cycle, partial(with_reasons, cycle, app))
 
     def _log_in(self) -> None:
-        """Note that the application has found the credentials of a request to be right."""
+        """Note that the application has verified the credentials of a request."""
         self._logged_in = True
 
     def _complete(self) -> bool:
-        """Whether every request has been answered."""
+        """True if every request has its response."""
         return self.cycle is None or self.cycle.response_complete
 
     def _free(self) -> bool:
-        """Whether an answer may be written now: none before it is awaited, and the client reads."""
+        """True if a response may be written now: all before it are sent, and the client reads."""
         cycle = self.cycle
         return (cycle is None or cycle.response_complete) and not self.flow.write_paused
 
-    def _answered(self) -> bool:
-        """Response now, if it is a request that can be."""
+    def _respond_at_once(self) -> bool:
+        """Respond on the fast path, if the request allows it."""
         if (
             self.parser.get_method() != b"GET"
             or not self._free()
@@ -325,21 +324,21 @@ class Connection(HttpToolsProtocol):
         if len(headers) > HEADERS or self._framing > HEAD_BYTES:
             return False
         path = self.url.decode("latin-1")
-        answer = self._at_once(path, headers)
-        if answer is None:
+        response = self._at_once(path, headers)
+        if response is None:
             return False
         self._asked = (path, headers)
-        self._write(answer)
+        self._write(response)
         return True
 
-    def _write(self, answer: Response) -> None:
-        self.cycle = _ANSWERED
+    def _write(self, response: Response) -> None:
+        self.cycle = _RESPONDED
         self.server_state.total_requests += 1
-        self.transport.write(b"".join((STATUS_LINE[answer.status], self._date_line(), answer.wire)))
+        self.transport.write(b"".join((STATUS_LINE[response.status], self._date_line(), response.wire)))
         self._since = self.loop.time()
 
     def _date_line(self) -> bytes:
-        """The headers that uvicorn adds to every answer; it renews them every second."""
+        """The headers that uvicorn adds to every response; it renews them every second."""
         current = self.server_state.default_headers
         known, line = Connection._date
         if known is not current:
@@ -349,5 +348,5 @@ class Connection(HttpToolsProtocol):
 
 
 def _address(name: Any) -> tuple[str, int] | None:
-    """Host and port of a TCP address; None for what has none, such as a peer that is gone already."""
+    """Host and port of a TCP address; None without one, as for a peer that has left."""
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else None

@@ -1,4 +1,4 @@
-"""Background work of a server: periodic refreshes, warm-up and an orderly shutdown (ASGI lifespan)."""
+"""Background work of a server: warm-up, periodic refreshes and an orderly shutdown (ASGI lifespan)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from ops.index.errors import StorageError
 _logger = logging.getLogger(__name__)
 
 _FIRST_REQUESTS = 1.0
-"""Seconds after the start that belong to those who wait for their first page: imports would slow them down."""
+"""Seconds after the start without warm-up: imports would slow down the first requests."""
 
 
 class Lifespan:
-    """Runs between the start and the end of a server.
+    """Runs tasks from the start to the end of a server.
 
     Parameters:
-        start: what must be done first; each takes no time worth telling.
-        warm_up: what may be done once the first requests are answered. Each blocks, in a thread.
-        repeat: what is done again and again, each by itself: one that takes long keeps no other from being done. Each
-            blocks, in a thread, and may raise StorageError.
-        every: seconds between two rounds.
-        stop: what must be done last, in order. Each blocks, in a thread.
+        start: tasks to run first; each returns at once.
+        warm_up: tasks to run after the first requests. Each blocks, in a thread.
+        repeat: periodic tasks, independent of each other. Each blocks, in a thread, and may raise StorageError.
+        every: seconds between two runs.
+        stop: tasks to run last, in order. Each blocks, in a thread.
     """
 
     def __init__(
@@ -43,13 +42,13 @@ class Lifespan:
         self._every = every
         self._stop = stop
         self._tasks: list[asyncio.Task[None]] = []
-        # Of its own, for what may have to wait; one more than may be waiting when the server stops.
-        self._threads = ThreadPoolExecutor(len(repeat) + 1, thread_name_prefix="housekeeping")
+        # Separate, as tasks may block; one more than can be blocked when the server stops.
+        self._threads = ThreadPoolExecutor(len(repeat) + 1, thread_name_prefix="lifespan")
         self._failing: set[Callable[[], None]] = set()
         self.running = False
 
     def begin(self) -> None:
-        """Start, in the event loop that answers the requests. A second time it does nothing."""
+        """Start, in the event loop of the requests. Does nothing the second time."""
         if self.running:
             return
         self.running = True
@@ -59,7 +58,7 @@ class Lifespan:
         self._tasks = [asyncio.ensure_future(part) for part in work]
 
     async def end(self) -> None:
-        """Stop; every part gets its chance, whatever happens to the others."""
+        """Stop; each task runs, whatever happens to the others."""
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -80,7 +79,7 @@ class Lifespan:
             await self._guarded(action)
 
     async def _guarded(self, action: Callable[[], None]) -> None:
-        """Do it in a thread. A failure is told in the log, once until it works again, and keeps nothing else back."""
+        """Run a task in a thread. A failure is logged, once until it succeeds again, and stops nothing else."""
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, action)
             self._failing.discard(action)

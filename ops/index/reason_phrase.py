@@ -1,7 +1,7 @@
-"""The reason of a refusal, in the status line (RFC 9112, section 4).
+"""Reasons of refusals in the status line (RFC 9112, section 4).
 
-twine, hatch and flit show a publisher nothing of an answer but its status line, so that is where the reason has to
-stand. ASGI has no field for it. It is taken from the body, which says it anyway.
+twine, hatch and flit show nothing of a response but its status line, so the reason has to be there. ASGI has no field
+for it; it is taken from the body.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LONGEST = 400
-"""Characters of a phrase: enough for every sentence of the index, and well below what a proxy takes for a header."""
+"""Characters of a phrase: enough for every message of the index, and well below the limits of proxies."""
 
 _LONGEST_BODY = 65536
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
@@ -33,19 +33,19 @@ def reason_phrase(sentence: str) -> str:
 
 
 def status_line(status: int, sentence: str) -> bytes:
-    """The status line with the standard phrase, and the sentence behind it."""
+    """The status line with the standard phrase, followed by the sentence."""
     return f"HTTP/1.1 {status} {_standard(status)}: {reason_phrase(sentence)}\r\n".encode("ascii")
 
 
 def with_reasons(cycle: Any, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-    """Call *app*, and repeat what its refusals say in their status lines.
+    """Call *app*, and put the reasons of its refusals into their status lines.
 
-    uvicorn writes the status line with the headers. So the start of a refusal is held back until its body is known,
-    and the line exchanged as it is written. For all other responses this adds a function call to each message.
+    uvicorn writes the status line with the headers, so the start of a refusal is held back until its body is known, and
+    the line is replaced as it is written. For all other responses this adds a function call to each message.
 
     Parameters:
-        cycle: uvicorn's request and response, whose transport *send* writes to.
-        app: what answers.
+        cycle: uvicorn's request cycle, whose transport *send* writes to.
+        app: the application.
         scope: of the request.
         receive: likewise.
         send: uvicorn's.
@@ -85,7 +85,7 @@ def _standard(status: int) -> str:
 
 
 def _sentence(start: Message, body: bytes) -> str:
-    """What a refusal says: the first line of a text, or the ``detail`` of a JSON object."""
+    """The reason in a body: the first line of a text, or the ``detail`` of a JSON object."""
     if not 0 < len(body) <= _LONGEST_BODY:
         return ""
     kind = next((value for name, value in start.get("headers", ()) if name.lower() == b"content-type"), b"")
@@ -103,7 +103,7 @@ def _sentence(start: Message, body: bytes) -> str:
 
 
 class _Restated:
-    """A transport that puts another status line into what is written first."""
+    """A transport that replaces the status line in the first write."""
 
     def __init__(self, transport: Any, line: bytes) -> None:
         self._transport = transport

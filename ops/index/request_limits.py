@@ -1,4 +1,4 @@
-"""Limits on the framing of a request: its head, its trailers, and its Host (RFC 9112)."""
+"""Limits on the framing of a request: head, trailers and Host (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 Header = tuple[bytes, bytes]
 
 HEAD_BYTES = 64 * 1024
-"""The longest request line with headers, and the longest trailers. With this parser uvicorn takes any length."""
+"""The longest request line with headers, and the longest trailers. uvicorn itself has no limit with this parser."""
 
 SHORT_HEAD_BYTES = 4096
-"""What arrives with a head that is looked at no further: not even all of it could be too long."""
+"""Bytes of a head that is not measured further, as it cannot be too long."""
 
 HEADERS = 100
 """The most header lines, and the most trailer lines."""
@@ -27,8 +27,8 @@ _HOST = re.compile(
 )
 
 
-class RefusedRequest(Exception):  # noqa: N818 - an answer rather than a fault of ours
-    """A request that cannot be passed on: its framing is not what HTTP says. Answered with 400.
+class RefusedRequest(Exception):  # noqa: N818 - the fault is the client's
+    """A request whose framing is invalid; it gets 400.
 
     Parameters:
         sentence: what is wrong and what to do, in ASCII.
@@ -40,10 +40,10 @@ class RefusedRequest(Exception):  # noqa: N818 - an answer rather than a fault o
 
 
 class Trailers(list[Header]):
-    """Takes the place of the headers while a body arrives: what comes behind the body is counted and dropped.
+    """Stands in for the headers while a body arrives: trailers are counted and dropped.
 
-    RFC 9110, section 6.5.1, lets a server ignore trailers. The parser would add them to the headers of a request that
-    is being answered.
+    RFC 9110, section 6.5.1, lets a server ignore trailers. The parser would add them to the headers of a request
+    that is being handled.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Trailers(list[Header]):
 
 
 def head_size(url: bytes, headers: Sequence[Header]) -> int:
-    """The length of a request line with headers, in bytes, and of what stands around them.
+    """The length of a request line with headers in bytes, separators included.
 
     Raises:
         RefusedRequest: it is too long.
@@ -83,7 +83,7 @@ def head_too_long() -> RefusedRequest:
 
 
 def is_host(value: bytes) -> bool:
-    """Whether this can be the value of a Host header: a host, and perhaps a port (RFC 9110, section 7.2)."""
+    """True for a valid Host header: a host with an optional port (RFC 9110, section 7.2)."""
     return len(value) <= 300 and _HOST.fullmatch(value) is not None
 
 

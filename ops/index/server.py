@@ -1,4 +1,4 @@
-"""uvicorn with the limits of a server that strangers can reach, for ``python -m ops.index``."""
+"""Server for ``python -m ops.index``: uvicorn with limits for strangers."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 BACKLOG = 2048
-"""The most connections that wait to be accepted, if there are descriptors enough."""
+"""The most connections that wait to be accepted, if there are enough descriptors."""
 
 _SETTLED_TICKS = 30
-"""Tenths of a second after which all that is imported in the background is there."""
+"""Tenths of a second until all background imports are done."""
 
 _GRACE = 10
-"""Seconds that requests get to end when the server is told to stop."""
+"""Seconds for requests to end when the server is stopping."""
 
 
 class Server(uvicorn.Server):
     """One process, one event loop, one listening socket.
 
     Parameters:
-        application: what answers.
-        ready: called once when requests are answered.
-        settled: called once some seconds later, when what is imported in the background is there.
-        limits: how many connections there may be.
-        backlog: the most connections that wait to be accepted; they are accepted all at once.
-        stopping: called once when the server is told to stop, before requests get the time to end.
+        application: handles the requests.
+        ready: called once when requests are accepted.
+        settled: called once some seconds later, when all background imports are done.
+        limits: on connections.
+        backlog: the most connections that wait to be accepted, which happens all at once.
+        stopping: called once when the server is told to stop, before the grace period of requests.
     """
 
     def __init__(
@@ -75,19 +75,19 @@ class Server(uvicorn.Server):
         self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell that it has started."""
+        """Start, and call *ready*."""
         await super().startup(sockets)
         if self.started:
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop, after the requests that are being answered."""
+        """Stop, after the requests under way."""
         if self._stopping is not None:
             self._stopping()
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second; once a second connections are closed whose client was waited for too long."""
+        """Called ten times a second; once a second, close connections that timed out."""
         if counter == _SETTLED_TICKS and self._settled is not None:
             self._settled()
         if counter % 10 == 0:
@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT, and end as if asked politely: uvicorn would raise the signal once more."""
+        """Stop on SIGTERM and SIGINT with exit code 0: uvicorn would raise the signal once more."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle_exit)
         yield

@@ -1,4 +1,4 @@
-"""Directories and token that a server is started with."""
+"""Checks of the directories and the token that a server is started with."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TOKEN_KEY: Final = "AUTH_TOKEN"  # noqa: S105 - the name of a secret, not its va
 _SHORTEST_TOKEN: Final = 16
 _LARGEST_TOKEN_FILE: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
-"""What can stand in a header without being quoted or encoded (RFC 9110, section 5.5)."""
+"""Characters that a header can hold without quoting or encoding (RFC 9110, section 5.5)."""
 
 _READ_ONLY: Final = {
-    "packages": "uploads, yanks and deletions are refused; what is known of the files is computed anew after each "
+    "packages": "uploads, yanks and deletions are refused; the metadata of the files is computed again after each "
     "start; no audit log of uploads and logins is written",
     "credentials": "the admin application cannot change users, and writes no audit log",
 }
@@ -32,28 +32,28 @@ _log = logging.getLogger(__name__)
 
 
 class CannotStartError(Exception):
-    """Why the server cannot start, and what to do, in one sentence."""
+    """The server cannot start; the message says why and what to do."""
 
 
 def served_directory(path: Path, what: str) -> Path:
-    """The directory, made when it is missing. One that cannot be written is served; the log says what that means.
+    """The directory, created if missing. A read-only one is served; the log says what that means.
 
     Parameters:
-        path: as the operator named it.
+        path: given by the operator.
         what: ``packages`` or ``credentials``.
 
     Raises:
-        CannotStartError: it is not a directory that can be read.
+        CannotStartError: it is not a readable directory.
     """
     path = path.expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise CannotStartError(f"{path} is no directory, so no {what} can lie in it: name another one") from None
+        raise CannotStartError(f"{path} is not a directory and cannot hold the {what}: name another one") from None
     except OSError as error:
         raise CannotStartError(
-            f"the directory {path} for the {what} cannot be made: {error.strerror or error}; "
-            "make it yourself or name another one"
+            f"the directory {path} for the {what} cannot be created: {error.strerror or error}; "
+            "create it yourself or name another one"
         ) from None
     if not os.access(path, os.R_OK | os.X_OK):
         raise CannotStartError(
@@ -70,49 +70,49 @@ def served_directory(path: Path, what: str) -> Path:
 
 
 def check_apart(packages: Path, credentials: Path) -> None:
-    """Refuse packages and credentials in one place: one is handed over, backed up or emptied without the other.
+    """Refuse packages and credentials in one place: each is handed over, backed up or emptied without the other.
 
-    Credentials may lie in a folder below the packages whose name begins with a dot: an index does not look into it.
+    Credentials may be below the packages in a folder whose name begins with a dot: an index does not read it.
 
     Raises:
-        CannotStartError: they are not apart.
+        CannotStartError: they are in one place.
     """
     packages, credentials = packages.resolve(), credentials.resolve()
     inside = credentials.is_relative_to(packages)
     hidden = inside and any(part.startswith(".") for part in credentials.relative_to(packages).parts)
     if packages.is_relative_to(credentials) or (inside and not hidden):
         raise CannotStartError(
-            f"the packages in {packages} and the credentials in {credentials} do not lie apart: "
-            "name a directory for the credentials that is neither the other's nor around or inside it"
+            f"the packages in {packages} and the credentials in {credentials} overlap: "
+            "name a directory for the credentials that neither contains the other nor is inside it"
         )
 
 
 def check_least_free(packages: Path, least: int | None) -> None:
-    """Refuse a least free space that would let no upload in.
+    """Refuse a least free space that would reject every upload.
 
     Parameters:
         packages: the directory.
         least: bytes that uploads leave free; None for the default.
 
     Raises:
-        CannotStartError: the whole disk is no larger.
+        CannotStartError: it is as large as the disk.
     """
     disk = os.statvfs(packages)
     size = disk.f_blocks * disk.f_frsize
     if least and 0 < size <= least:
         raise CannotStartError(
-            f"the disk of {packages} has {size} bytes, and {least} are to stay free, so no upload would be taken: name "
-            "a smaller --least-free"
+            f"the disk of {packages} has {size} bytes, and {least} are to stay free, so all uploads would be rejected: "
+            "name a smaller --least-free"
         )
 
 
 def admin_token(path: Path | None) -> str | None:
-    """The token of the admin application, from the file or else from the environment; None when there is none.
+    """The admin token, from the file or else from the environment; None if there is none.
 
-    It is taken out of the environment, where programs that are started from here would find it.
+    It is removed from the environment, which child processes inherit.
 
     Raises:
-        CannotStartError: the file cannot be read or holds no token, or the token could be guessed or never be sent.
+        CannotStartError: the file is unreadable or holds no token, or the token is too short or cannot be sent.
     """
     token = os.environ.pop(TOKEN_KEY, "").strip()
     where = f"the environment variable {TOKEN_KEY}"
@@ -127,7 +127,7 @@ def admin_token(path: Path | None) -> str | None:
 
 
 def check_sendable(token: str) -> None:
-    """Refuse an admin token, given in code or by a secret, that no client can send.
+    """Refuse an admin token that no client can send.
 
     Raises:
         ValueError: it holds a space or a character that is not ASCII.
@@ -137,7 +137,7 @@ def check_sendable(token: str) -> None:
 
 
 def token_problem(token: str) -> str | None:
-    """Why a text cannot be the admin token, as the end of a sentence; None when it can."""
+    """The reason why a text cannot be the admin token, to end a sentence with; None if it can."""
     if not _TOKEN.fullmatch(token):
         return _UNSENDABLE
     if len(token) < _SHORTEST_TOKEN:

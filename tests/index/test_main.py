@@ -190,7 +190,7 @@ def test_packages_and_credentials_lie_apart(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     for packages, credentials in [(".", "."), (".", "link"), ("a", "."), (".", "a"), ("a/b", "a")]:
         folders = ("--packages", str(tmp_path / packages), "--credentials", str(tmp_path / credentials))
-        assert "apart" in refused(capsys, *folders)
+        assert "overlap" in refused(capsys, *folders)
     check_apart(tmp_path, tmp_path / ".credentials")
 
 

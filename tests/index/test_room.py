@@ -186,7 +186,7 @@ def test_uploads_of_one_user_at_once_are_limited_and_others_go_on(server: Server
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--least-free", "900000T"], "no upload would be taken"),
+        (["--least-free", "900000T"], "all uploads would be rejected"),
         (["--project-quota", "2G", "--total-quota", "1G"], "never apply"),
     ],
 )

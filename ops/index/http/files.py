@@ -101,7 +101,7 @@ class Delivery:
         return Response(200, [*_headers(file), (b"content-type", _TYPE), length], body)
 
     async def deliver(self, request: Request, path: Path, *, digest: str | None = None) -> bool:
-        """Response GET or HEAD for the file at *path* (RFC 9110, sections 13 and 14).
+        """Respond to GET or HEAD for the file at *path* (RFC 9110, sections 13 and 14).
 
         Parameters:
             path: of the file.

@@ -1,6 +1,6 @@
-"""Proxies that are trusted, and what they say of a request: X-Forwarded-For, -Proto, -Host and -Prefix.
+"""Trusted proxies and their headers X-Forwarded-For, -Proto, -Host and -Prefix.
 
-These are what proxies send; RFC 7239, which would replace them, is hardly used.
+Hardly any proxy sends the Forwarded header of RFC 7239 instead.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Final
 
 EVERYBODY: Final = "*"
-"""Trusts every peer. Right only where nobody but the proxy can reach the server."""
+"""Trusts every peer. Safe only where nobody but the proxy can reach the server."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _REMEMBERED: Final = 4096
@@ -22,10 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 def trusted_network(entry: str) -> IPv4Network | IPv6Network:
-    """The network that an operator named as trusted: an address, or a network in CIDR form.
+    """Parse a trusted address, or a network in CIDR form.
 
     Raises:
-        ValueError: it is neither. The sentence says what to write instead.
+        ValueError: it is neither; the message says what to write instead.
     """
     try:
         network = ip_network(entry)
@@ -39,13 +39,13 @@ def trusted_network(entry: str) -> IPv4Network | IPv6Network:
 
 
 class TrustedProxies:
-    """The peers whose ``X-Forwarded-*`` headers are believed.
+    """Peers whose ``X-Forwarded-*`` headers are believed.
 
     Parameters:
         entries: addresses, networks in CIDR form, or ``*`` for every peer.
 
     Raises:
-        ValueError: one of them is none of these.
+        ValueError: an entry is invalid.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
@@ -56,7 +56,7 @@ class TrustedProxies:
         self._warned = False
 
     def __contains__(self, address: str) -> bool:
-        """Whether an address is that of a trusted proxy. Remembered, as proxies are few and requests many."""
+        """True for the address of a trusted proxy. Cached, as proxies are few and requests many."""
         known = self._known.get(address)
         if known is None:
             if len(self._known) >= _REMEMBERED:
@@ -67,7 +67,7 @@ class TrustedProxies:
     def route(self, peer: str, forwarded: bytes | None) -> tuple[str, int]:
         """The client's address, and the number of trusted proxies between it and this server.
 
-        The client is the last address in the chain that is not a trusted proxy: anything before it can be made up.
+        The client is the last address in the chain that is not a trusted proxy: anything before it may be forged.
 
         Parameters:
             peer: the address at the other end of the connection.
@@ -100,32 +100,32 @@ class TrustedProxies:
         return any(parsed in network for network in self._networks)
 
     def _warn(self, peer: str) -> None:
-        """Tell the operator, once, of a proxy that is probably theirs."""
+        """Warn the operator, once, about a proxy that is probably theirs."""
         if self._warned:
             return
         self._warned = True
         _log.warning(
             "X-Forwarded-For from %s is ignored, because it is not a trusted proxy: its clients are throttled "
             "together, and logged under its address. If it is your proxy, start the server with --trusted-proxy %s or "
-            "the network that it is in; otherwise somebody is making headers up. This is said once",
+            "its network; otherwise somebody is forging headers. This is logged once",
             peer or "a peer without an address",
             peer or "ADDRESS",
         )
 
 
 def chosen(value: bytes, hops: int) -> str:
-    """The item of a forwarded header that the outermost trusted proxy has written: each appends one, or replaces all.
+    """The item of a forwarded header that the outermost trusted proxy wrote: each appends one, or replaces all.
 
     Parameters:
         value: the header.
-        hops: how many trusted proxies the request came through; at least 1.
+        hops: number of trusted proxies on the way; at least 1.
     """
     items = [item.strip() for item in value.decode("latin-1").split(",")]
     return items[-min(hops, len(items))]
 
 
 def _address(hop: str) -> str | None:
-    """An address as it prints itself, without the port that some proxies add; None for anything else."""
+    """An address in its canonical form, without the port that some proxies add; None for anything else."""
     hop = hop.strip()
     with_port = _PORT.fullmatch(hop)
     if with_port is not None:
@@ -141,11 +141,11 @@ def _address(hop: str) -> str | None:
 
 def _remedy(entry: str) -> str:
     try:
-        return f"write {ip_network(entry, strict=False)} for the network that it is in"
+        return f"write {ip_network(entry, strict=False)} for its network"
     except ValueError:
         pass
     if "," in entry:
-        return "name each proxy by itself, by giving the option more than once"
+        return "name each proxy separately, by repeating the option"
     if _address(entry) is not None:
-        return f"write {_address(entry)}, and nothing before or after it"
+        return f"write {_address(entry)}, without anything before or after it"
     return "write one such as 10.0.0.5, 172.16.0.0/12 or fd00::/8 (a host name is not resolved), or * for every peer"

@@ -1,26 +1,26 @@
-"""Markdown and reStructuredText as HTML that is safe to show. Runs in a sandbox: both renderers can be made to hang."""
+"""Rendering of Markdown and reStructuredText as safe HTML, for a sandbox: both renderers can be made to hang."""
 
 from __future__ import annotations
 
 import os
 
-_SAMPLES = (
+_EXAMPLES = (
     b"text/markdown\n# A *title*\n\n| a |\n|---|\n| b |\n\n```python\nimport this\n```\n",
     b"text/x-rst\nTitle\n=====\n\n*word* ``code``\n\n- item\n\n.. code-block:: python\n\n   import this\n",
 )
 
 
 def prepare() -> None:
-    """Import the renderers, and what they import only when they render."""
+    """Import the renderers, with what they import only when they render."""
     os.environ["DOCUTILSCONFIG"] = ""  # no settings from files of this machine
-    for sample in _SAMPLES:
-        render(sample)
+    for example in _EXAMPLES:
+        render(example)
 
 
 def render(payload: bytes) -> bytes:
-    """Render a README as the public index does, sanitised; empty when it is not valid.
+    """Render a README as the public index does, sanitised; empty if it is invalid.
 
-    No file is included and no raw HTML is taken from reStructuredText.
+    reStructuredText can include neither files nor raw HTML.
 
     Parameters:
         payload: a line with the content type, then the text.

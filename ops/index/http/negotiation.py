@@ -16,26 +16,26 @@ _FORMS = {
     "application/vnd.pypi.simple.latest+html": HTML_V1,
     HTML: HTML,
 }
-"""What a client may name, and what it is then given: ``latest`` is answered under its version (PEP 691)."""
+"""Media types that a client may name, and the form that it gets: ``latest`` gets a version (PEP 691)."""
 
 _PREFERRED_WHEN_NAMED = (JSON_V1, HTML_V1, HTML)
 _PREFERRED_WHEN_ANY = (HTML, JSON_V1, HTML_V1)
-"""A client that says ``*/*`` may be older than PEP 691: it gets the HTML of PEP 503."""
+"""A client that accepts ``*/*`` may be older than PEP 691: it gets the HTML of PEP 503."""
 
 _WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 _LONGEST = 4096
-"""More characters than any client sends; beyond it a header is cut, so that nobody can buy time with a long one."""
+"""More characters than any client sends; the rest of a header is ignored, so that it costs no time."""
 
 
 def simple_form(accept: str | None) -> str | None:
-    """The form of a simple page that a client wants (PEP 691).
+    """The form of a simple page for a client (PEP 691).
 
     Parameters:
         accept: the header Accept, or None when there is none.
 
     Returns:
-        One of ``JSON_V1``, ``HTML_V1`` and ``HTML``; None when the client takes none of them (406). Among equal weights
-        a form that is named beats one that is only covered by a wildcard.
+        One of ``JSON_V1``, ``HTML_V1`` and ``HTML``; None when the client accepts none of them (406). Among equal
+        weights a form that is named wins over one that a wildcard covers.
     """
     if accept is None or not accept.strip():
         return HTML
@@ -54,7 +54,7 @@ def simple_form(accept: str | None) -> str | None:
 
 
 def accepts_gzip(accept_encoding: str | None) -> bool:
-    """Whether a client takes a gzipped answer. Without the header it gets the plain one, which everybody can read."""
+    """True if a client accepts gzip. Without the header it gets the plain body, which everybody can read."""
     if accept_encoding is None:
         return False
     if accept_encoding == "gzip, deflate":
@@ -69,7 +69,7 @@ def accepts_gzip(accept_encoding: str | None) -> bool:
 
 
 def _weighted(header: str) -> Iterator[tuple[str, float]]:
-    """Each element of a list header with its weight; one whose weight cannot be read is left out."""
+    """The elements of a list header with their weights, without those whose weight is invalid."""
     for element in header[:_LONGEST].split(","):
         value, *parameters = element.split(";")
         weight = 1.0
@@ -82,7 +82,7 @@ def _weighted(header: str) -> Iterator[tuple[str, float]]:
 
 
 def _quality(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:
-    """The weight of *media_type*, and how precisely it was named: 2 by itself, 1 by ``type/*``, 0 by ``*/*``."""
+    """The weight of *media_type*, and how precisely it was named: 2 in full, 1 by ``type/*``, 0 by ``*/*``."""
     family = media_type.partition("/")[0] + "/*"
     for precision, name in ((2, media_type), (1, family), (0, "*/*")):
         weights = [weight for value, weight in ranges if value == name]

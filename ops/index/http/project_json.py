@@ -1,7 +1,7 @@
-"""A project or one of its releases as JSON, in the form of the public index's legacy JSON API.
+"""Projects and releases as JSON, in the form of the public index's legacy JSON API.
 
-Dependency bots and older tools read it. What this index does not keep (MD5 digests, counts of downloads) is left out.
-The specification is the public index's own documentation, "JSON API".
+Dependency bots and older tools read it. MD5 digests and download counts are missing. The specification is the public
+index's own documentation, "JSON API".
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _TYPES = {"wheel": "bdist_wheel", "sdist": "sdist", "egg": "bdist_egg"}
 
 
 def project_json(project: Project, base: str) -> bytes:
-    """All releases of a project, and its newest one: neither yanked nor a pre-release if there is such a one.
+    """All releases of a project, and the files of the one that an installer would choose.
 
     Parameters:
-        project: it may be quarantined; then no file is offered.
-        base: the address of the index, with a slash at its end.
+        project: without files if it is quarantined.
+        base: the address of the index, with a final slash.
     """
     releases: dict[str, list[dict[str, Any]]] = {}
     for file in reversed(offered(project)):
@@ -39,9 +39,9 @@ def release_json(project: Project, version: str, base: str) -> bytes | None:
     """One release of a project; None when it has no such version.
 
     Parameters:
-        project: it may be quarantined; then no file is offered.
+        project: without files if it is quarantined.
         version: in any spelling (PEP 440).
-        base: the address of the index, with a slash at its end.
+        base: the address of the index, with a final slash.
     """
     found = next((known for known in project.versions if same_version(known, version)), None)
     if found is None:

@@ -21,14 +21,14 @@ LIMITS = Limits(cpu_seconds=4, wall_seconds=8, memory_bytes=512 * 1024**2, resul
 _QUEUE = 16
 """READMEs that may wait while one is rendered."""
 
-_PATIENCE = 3.0
+_PAGE_WAIT = 3.0
 """Seconds for which a page waits for its README."""
 
 _MEMORY = 16 * 1024**2
-"""Bytes for what was rendered."""
+"""Bytes for rendered READMEs."""
 
 _RETRY_SECONDS = 30.0
-"""After which a README is tried again that could not be rendered for want of a process."""
+"""Time until the next attempt to render a README for which there was no process."""
 
 _FAILED = "This description could not be rendered: {reason}. Its text is shown as it is."
 _INVALID = "This description could not be rendered: it is not valid {language}. Its text is shown as it is."
@@ -36,10 +36,10 @@ _PENDING = "This description is still being rendered. Its text is shown as it is
 _BUSY = "This description cannot be rendered now. Its text is shown as it is; reload the page later."
 
 _README_LIMIT = 512 * 1024
-"""Characters of a README that are rendered; what follows is left out."""
+"""Characters of a README that are rendered; the rest is left out."""
 
 _TEXT_LIMIT = 100_000
-"""Characters of a README that are shown when it is not rendered."""
+"""Characters of a README that are shown if it is not rendered."""
 
 _SUMMARY_LIMIT = 512
 """Characters of a summary, as on the public index."""
@@ -53,14 +53,13 @@ _FIELD = re.compile(rb"^(summary|description(?:-content-type)?):", re.MULTILINE 
 _END_OF_FIELD = re.compile(rb"\n(?![ \t])")
 
 _FOLD = re.compile(rb"\n(?: {7}\|| {8})")
-"""How a line of a description begins that stands in the header: by the specification, and as distutils wrote it."""
+"""Beginning of a line of a description in the header: by the specification, and as distutils wrote it."""
 
 _LATIN_1 = {0xDC00 + byte: byte for byte in range(0x80, 0x100)}
-"""Bytes that are no UTF-8, as Python escapes them, and what they are in Latin-1."""
+"""Bytes that are not UTF-8, as Python escapes them, in Latin-1."""
 
 RENDERED = frozenset({"text/markdown", "text/x-rst", ""})
-"""The types of descriptions that are rendered; no type means reStructuredText."""
-
+"""Types of descriptions that are rendered; no type means reStructuredText."""
 
 _OTHER_TYPE = (
     "This description is not rendered: its type is neither text/markdown, text/x-rst nor text/plain. "
@@ -72,14 +71,14 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What the page of a project shows of a version's metadata.
+    """Summary and README of a version for its project's page.
 
     Parameters:
         summary: one line of plain text.
-        readme: HTML that has been sanitised, as a string that templates do not escape; None when there is none.
-        text: the README itself, when there is no HTML of it.
-        note: why there is none, in sentences.
-        final: whether to render it again would give the same.
+        readme: sanitised HTML, marked safe for templates; None if there is none.
+        text: the README itself if there is no HTML.
+        note: the reason, in sentences.
+        final: false if rendering it again may give another result.
     """
 
     summary: str = ""
@@ -91,12 +90,12 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The metadata that the page of a project shows, not rendered yet.
+    """Summary and README of a version, not yet rendered.
 
     Parameters:
         summary: one line of plain text.
         text: the README.
-        content_type: of the README, as its author wrote it.
+        content_type: of the README, as in the metadata.
     """
 
     summary: str
@@ -110,14 +109,14 @@ class Description:
 
     @property
     def plain(self) -> bool:
-        """Whether there is nothing to render."""
+        """True if there is nothing to render."""
         return not self.text or self.kind not in RENDERED
 
     def unrendered(self, note: str = "", *, final: bool = True) -> About:
-        """What is shown while, or because, the README is not rendered.
+        """The README as text, while or because it is not rendered.
 
         Parameters:
-            note: why, in sentences.
+            note: the reason, in sentences.
             final: see :class:`About`.
         """
         text = self.text[:_TEXT_LIMIT]
@@ -129,11 +128,11 @@ class Description:
 
 
 class NotRendered(Exception):  # noqa: N818 - not an error
-    """A README that a page needs is not rendered yet.
+    """A page needs a README that is not yet rendered.
 
     Parameters:
-        digest: SHA-256 of the file that it comes from.
-        description: what the file's metadata says.
+        digest: SHA-256 of its file.
+        description: from the file's metadata.
     """
 
     def __init__(self, digest: str, description: Description) -> None:
@@ -150,18 +149,18 @@ class _Kept:
 
 
 class Readmes:
-    """Renders READMEs, and keeps the results, failures included, as long as there is room.
+    """Renders READMEs, one at a time, and caches the results, failures included, by the digest of their file.
 
     Parameters:
         sandbox: runs :func:`ops.index.http.markup.render`; None for one with the usual limits.
-        patience: seconds for which a page waits for its README.
+        page_wait: seconds for which a page waits for its README.
     """
 
-    def __init__(self, sandbox: Sandbox | None = None, *, patience: float = _PATIENCE) -> None:
+    def __init__(self, sandbox: Sandbox | None = None, *, page_wait: float = _PAGE_WAIT) -> None:
         self._sandbox = sandbox or Sandbox(
             "ops.index.http.markup:render", LIMITS, prepare="ops.index.http.markup:prepare"
         )
-        self._patience = patience
+        self._page_wait = page_wait
         self._thread = ThreadPoolExecutor(1, "readme")
         self._running: dict[str, asyncio.Future[About]] = {}
         self._lock = threading.Lock()
@@ -169,7 +168,7 @@ class Readmes:
         self._size = 0
 
     def known(self, digest: str) -> About | None:
-        """What was made of the README in the file with this SHA-256; None when that is not known."""
+        """The cached result for the file with this SHA-256; None if not cached."""
         with self._lock:
             kept = self._kept.get(digest)
             if kept is None or kept.until < time.monotonic():
@@ -178,13 +177,13 @@ class Readmes:
             return kept.about
 
     async def about(self, digest: str, description: Description) -> About:
-        """What a page shows of a README: its HTML if it is there in a few seconds, else its text.
+        """The README of a page: HTML if it is rendered within a few seconds, else text.
 
-        Pages that need the same README at once share the rendering, which goes on when all of them have given up.
+        Pages that need the same README share the rendering, which continues when none of them waits any more.
 
         Parameters:
-            digest: SHA-256 of the file that it comes from.
-            description: what the file's metadata says.
+            digest: SHA-256 of its file.
+            description: from the file's metadata.
         """
         known = self.known(digest)
         if known is not None:
@@ -197,11 +196,11 @@ class Readmes:
             running = loop.run_in_executor(self._thread, self._render, digest, description)
             self._running[digest] = running
             running.add_done_callback(lambda _: self._running.pop(digest, None))
-        done, _ = await asyncio.wait([running], timeout=self._patience)
+        done, _ = await asyncio.wait([running], timeout=self._page_wait)
         return running.result() if done else description.unrendered(_PENDING, final=False)
 
     def keep(self, digest: str, about: About) -> None:
-        """Remember what a page shows of the README in the file with this SHA-256."""
+        """Cache a result for the file with this SHA-256."""
         size = 4 * (len(about.readme or "") + len(about.text)) + 2000  # some are four bytes a character
         until = float("inf") if about.final else time.monotonic() + _RETRY_SECONDS
         with self._lock:
@@ -214,7 +213,7 @@ class Readmes:
                 self._size -= self._kept.popitem(last=False)[1].size
 
     def close(self) -> None:
-        """End what is being rendered, and render no more. Returns at once."""
+        """Stop rendering. Returns at once."""
         self._sandbox.close()
 
     def _render(self, digest: str, description: Description) -> About:
@@ -241,10 +240,10 @@ class Readmes:
 
 
 def describe(metadata: bytes) -> Description:
-    """Read what the page needs of core metadata, in linear time whatever it contains.
+    """Parse what the page needs of core metadata, in linear time whatever it contains.
 
     Parameters:
-        metadata: in UTF-8, as its specification says; a byte that is none, of a tool from before, is taken for Latin-1.
+        metadata: in UTF-8 by its specification; other bytes, from older tools, are taken for Latin-1.
     """
     source = metadata.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     end = _END_OF_HEADERS.search(source)

@@ -1,4 +1,4 @@
-"""A body with all that HTTP says of it, made once and answered many times (RFC 9110, sections 8 and 13)."""
+"""Prepared responses: a body with its headers in each encoding (RFC 9110, sections 8 and 13)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Names in lower case, as ASGI has them."""
 
 PAGE_CACHING = b"private, no-cache"
-"""A page may be kept, by its user's own cache, and must be asked for again each time: an upload shows at once."""
+"""Of a page: only in its user's own cache, and revalidated each time, so that an upload shows at once."""
 
 FILE_CACHING = b"private, max-age=31536000, immutable"
-"""A released file never changes. ``private``, since what it takes to read it is a password."""
+"""Of a file, which never changes. ``private``, since it takes a password to read it."""
 
 _SMALLEST_GZIP = 512
-"""Below it a gzipped body saves no packet."""
+"""Bytes; a shorter body saves no packet when gzipped."""
 
 _ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
 
 
 class Response:
-    """A status, the headers and a body that are ready to be sent.
+    """A status, headers and a body, ready to be sent.
 
     Parameters:
         status: such as 200.
@@ -43,7 +43,7 @@ class Response:
 
     @property
     def wire(self) -> bytes:
-        """Headers, empty line and body as they go over the wire: all that follows the status line."""
+        """Everything after the status line as it goes over the wire: headers, empty line, body."""
         if self._wire is None:
             lines = [b"%b: %b\r\n" % header for header in self.headers]
             self._wire = b"".join([*lines, b"\r\n", self.body])
@@ -51,13 +51,13 @@ class Response:
 
 
 class Representation:
-    """One body in its plain and its gzipped coding, each with its own strong entity tag.
+    """One body, plain and gzipped, each with a strong entity tag.
 
     Parameters:
         body: the bytes.
         content_type: with its charset.
         caching: the value of Cache-Control.
-        vary: the request headers that this answer depends on, without Accept-Encoding.
+        vary: the request headers that the response depends on, besides Accept-Encoding.
         policy: the Content-Security-Policy of a page that a browser shows; None for what tools read.
     """
 
@@ -81,47 +81,47 @@ class Representation:
             (b"vary", self._vary),
             *([NOSNIFF] if policy is None else security_headers(policy)),
         ]
-        self._plain: Response = self._answer(body, f'"{self.tag}"')
+        self._plain: Response = self._response(body, f'"{self.tag}"')
         self._gzipped: Response | None = None
 
     @property
     def size(self) -> int:
-        """About how many bytes of memory it takes."""
+        """Bytes of memory, roughly."""
         gzipped = len(self._gzipped.body) if self._gzipped is not None and self._gzipped is not self._plain else 0
         return len(self.body) + gzipped + 2000
 
     def plain(self) -> Response:
-        """The answer to who does not take gzip."""
+        """The response without gzip."""
         return self._plain
 
     def gzipped(self) -> Response:
-        """The answer to who takes gzip; the plain one when gzip would not make it smaller."""
+        """The response with gzip; the plain one if gzip does not make it smaller."""
         if self._gzipped is None:
             packed = gzip.compress(self.body, 6, mtime=0) if len(self.body) >= _SMALLEST_GZIP else self.body
             if len(packed) < len(self.body):
-                self._gzipped = self._answer(packed, f'"{self.tag}-gzip"', (b"content-encoding", b"gzip"))
+                self._gzipped = self._response(packed, f'"{self.tag}-gzip"', (b"content-encoding", b"gzip"))
             else:
                 self._gzipped = self._plain
         return self._gzipped
 
     def not_modified(self, if_none_match: str) -> Response | None:
-        """304 with the tag that the client named, or None when what it has is something else."""
+        """304 with the tag that the client named; None if it has something else."""
         for matched in entity_tags(if_none_match, (f'"{self.tag}"', f'"{self.tag}-gzip"')):
             return Response(304, [(b"etag", matched.encode()), *self._bare[1:3]], b"")
         return None
 
-    def _answer(self, body: bytes, etag: str, *more: tuple[bytes, bytes]) -> Response:
+    def _response(self, body: bytes, etag: str, *more: tuple[bytes, bytes]) -> Response:
         length = (b"content-length", str(len(body)).encode())
         return Response(200, [*self._bare, (b"etag", etag.encode()), length, *more], body)
 
 
 def entity_tags(named_by: str, current: tuple[str, ...], *, strong: bool = False) -> list[str]:
-    """Those of the *current* entity tags that a header names; the first for ``*``.
+    """The *current* entity tags that a header names; the first for ``*``.
 
     Parameters:
         named_by: the value of If-None-Match or If-Match.
         current: strong entity tags.
-        strong: whether a weak tag of the same text is another one: yes for If-Match (RFC 9110, section 8.8.3.2).
+        strong: true if a weak tag matches none, as for If-Match (RFC 9110, section 8.8.3.2).
     """
     if named_by.strip() == "*":
         return list(current[:1])

@@ -1,4 +1,4 @@
-"""Answers that were made once and stay right until what they tell of changes."""
+"""Cache of rendered responses, each valid until its content changes."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 _SMALL = 64 * 1024
-"""Bytes of an answer that tells of few enough things to look at on the way; some 150 files."""
+"""Bytes of a response whose mark is cheap enough for the event loop; some 150 files."""
 
 
 class _Entry:
-    """What is kept of one answer.
+    """One cached response.
 
     Parameters:
-        stamp: of everything, when it was last found to be right.
-        look: gives the mark of what it tells of, now.
-        mark: the same when it was made.
-        until: when its mark is to be compared once more, whatever the stamp says.
-        representation: the answer.
+        stamp: of everything, when it was last found to be valid.
+        current_mark: returns the mark of its content now.
+        mark: of its content when it was rendered.
+        until: time of the next comparison of marks, whatever the stamp says.
+        representation: the response.
     """
 
-    __slots__ = ("look", "mark", "representation", "stamp", "until", "used")
+    __slots__ = ("current_mark", "mark", "representation", "stamp", "until", "used")
 
     def __init__(
         self,
         stamp: Hashable,
-        look: Callable[[], Hashable],
+        current_mark: Callable[[], Hashable],
         mark: Hashable,
         until: float,
         representation: Representation,
@@ -45,23 +45,23 @@ class _Entry:
         self.until = until
         self.used = False
         self.stamp = stamp
-        self.look = look
+        self.current_mark = current_mark
         self.mark = mark
         self.representation = representation
 
 
 class ResponseCache(Generic[Key]):
-    """A bounded store of rendered answers, from which those go first that were not asked for lately.
+    """Bounded cache of rendered responses that drops those first that were not requested lately.
 
-    Whether an answer is still right is asked in two steps: if nothing at all has changed since (*stamp*), it is; else,
-    if what it tells of has not (*mark*), it is too. So an upload to one project leaves the pages of all others alone.
+    A response is valid if nothing at all has changed since (*stamp*), or if its own content has not (*mark*). So an
+    upload to one project leaves the pages of all others cached.
 
     Parameters:
         stamp: cheap, and equal as long as nothing visible has changed.
-        capacity: of all answers together, in bytes, roughly.
-        lifetime: seconds for which an equal stamp is enough. It does not tell of files that were changed in place.
-        near: whether marks can be looked at in microseconds, without waiting for another machine.
-        executor: renders; None for the threads that everything else uses too.
+        capacity: of all responses together, in bytes, roughly.
+        lifetime: seconds for which an equal stamp suffices; it does not reveal files that were changed in place.
+        near: true if marks take microseconds, without waiting for another machine.
+        executor: renders; None for the default threads.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class ResponseCache(Generic[Key]):
         self._rendering: dict[tuple[Key, Hashable], asyncio.Future[Representation | None]] = {}
 
     def ready(self, key: Key) -> Representation | None:
-        """The answer, if it lies here and can be told at once to be right: by its stamp, or by its mark."""
+        """The response, if it is cached and known at once to be valid; else None."""
         entry = self._entries.get(key)
         if entry is None:
             return None
         stamp = self._stamp()
         if entry.stamp != stamp or entry.until < time.monotonic():
-            if not self._near or entry.representation.size > _SMALL or entry.look() != entry.mark:
+            if not self._near or entry.representation.size > _SMALL or entry.current_mark() != entry.mark:
                 return None
             entry.stamp = stamp
             entry.until = time.monotonic() + self._lifetime
@@ -100,16 +100,16 @@ class ResponseCache(Generic[Key]):
     async def fetch(
         self, key: Key, mark: Callable[[], Hashable], render: Callable[[], Representation | None]
     ) -> Representation | None:
-        """The answer, rendered in another thread when there is none or what it tells of has changed.
+        """The response, rendered in another thread if it is not cached or its content has changed.
 
-        Requests that come while it is rendered share the result, unless something changed after the rendering began:
-        who has just uploaded a file must find it.
+        Requests that arrive while it is rendered share the result, unless something changed after the rendering began:
+        a user must find the file that was just uploaded.
 
         Parameters:
-            key: under which it is kept.
-            mark: what the answer depends on; equal as long as it is unchanged, and None when there is nothing. Runs in
-                the other thread too, and in :meth:`ready` if marks are near.
-            render: makes the answer; None when there is nothing to tell of.
+            key: of the cache.
+            mark: returns what the response depends on, None if it is not to be cached. Called in the other thread, and
+                in :meth:`ready` if marks are near.
+            render: makes the response; None if there is none.
         """
         stamp = self._stamp()
         rendering = self._rendering.get((key, stamp))
@@ -131,7 +131,7 @@ class ResponseCache(Generic[Key]):
             return entry.representation
         representation = render()
         if representation is not None:
-            representation.gzipped()  # here, where it holds up nobody
+            representation.gzipped()  # here rather than in the event loop
         until = time.monotonic() + self._lifetime
         if representation is None or marked is None:
             self._put(key, None)
@@ -150,7 +150,7 @@ class ResponseCache(Generic[Key]):
             self._size += entry.representation.size
             while self._size > self._capacity:
                 name, oldest = self._entries.popitem(last=False)
-                if oldest.used:  # since it was last looked at here: it gets another round
+                if oldest.used:  # since its last turn: it gets another round
                     oldest.used = False
                     self._entries[name] = oldest
                 else:
@@ -159,4 +159,4 @@ class ResponseCache(Generic[Key]):
     def _finished(self, key: Key, stamp: Hashable, done: asyncio.Future[Representation | None]) -> None:
         self._rendering.pop((key, stamp), None)
         if not done.cancelled():
-            done.exception()  # was told to all who waited, if any are left
+            done.exception()  # retrieved, if nobody is left who waits

@@ -25,28 +25,28 @@ from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS, in_thread
 
 _MEMORY = 16 * 1024**2
-"""Bytes for rendered pages: those of some 3,000 projects with ten files each."""
+"""Bytes for rendered pages: some 3,000 projects with ten files each."""
 
 _CONDITIONS = frozenset(
     {b"range", b"if-range", b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since"}
 )
 
 DECISIVE = (b"accept", b"accept-encoding", *_CONDITIONS)
-"""The request headers that :meth:`Reading.ready` goes by."""
+"""The request headers that :meth:`SimpleApi.ready` depends on."""
 
 Header = TypeVar("Header")
 
 
 @dataclass(frozen=True, slots=True)
 class _Located:
-    """Where a file lies, and its SHA-256 where one is needed."""
+    """The path of a file, and its SHA-256 where needed."""
 
     path: Path
     digest: str | None
 
 
 class Memo(dict[bytes | None, Header]):
-    """What a header's value means, for the few values that a server sees all day."""
+    """Parsed header values, for the few that a server sees all day."""
 
     def __init__(self, meaning: Callable[[str | None], Header]) -> None:
         self._meaning = meaning
@@ -60,12 +60,12 @@ class Memo(dict[bytes | None, Header]):
 
 
 class SimpleApi:
-    """Answers GET and HEAD for ``simple/`` and ``packages/``.
+    """Handler of GET and HEAD for ``simple/`` and ``packages/``.
 
     Parameters:
-        catalogue: what there is.
-        storage: where the files are.
-        options: how often files are looked at for a change made in place.
+        repository: knows the projects and files.
+        storage: of the files.
+        options: how often files are checked for a change made in place.
     """
 
     def __init__(self, repository: Repository, storage: Storage, options: Options) -> None:
@@ -79,11 +79,11 @@ class SimpleApi:
         self._gzip = Memo(accepts_gzip)
 
     def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Response | None:
-        """The answer to a request for a page that was made before, or for a small file: all that the fast path does.
+        """The response to a request for a cached page or a small file: all that the fast path does.
 
         Parameters:
             path: as the server decoded it.
-            headers: of the request; those named in DECISIVE are enough.
+            headers: of the request; those in DECISIVE suffice.
         """
         try:
             if path.endswith(".metadata"):
@@ -92,12 +92,12 @@ class SimpleApi:
                 return self._small_file(path.removeprefix("/packages/"), headers)
             else:
                 page = self._response_cache.ready((path, self._form[headers.get(b"accept")]))
-        except (PackageIndexError, OSError):  # the long way says what is wrong
+        except (PackageIndexError, OSError):  # the usual way says what is wrong
             return None
         return None if page is None else self.variant(page, headers)
 
     def variant(self, page: Representation, headers: Mapping[bytes, bytes]) -> Response:
-        """*page* as this client wants it: not at all when it has it, gzipped when it takes that."""
+        """*page* for one client: 304 if it has it, gzipped if it accepts that."""
         if b"if-none-match" in headers:
             unchanged = page.not_modified(headers[b"if-none-match"].decode("latin-1"))
             if unchanged is not None:
@@ -119,11 +119,11 @@ class SimpleApi:
         await request.respond_with(self.variant(page, request.headers))
 
     async def project(self, request: Request, name: str, *, slash: bool) -> None:
-        """The page of one project; under another spelling of its name, the way to it (PEP 503).
+        """The page of one project; a redirect from another spelling of its name (PEP 503).
 
         Raises:
-            NotAcceptable: the client wants neither HTML nor JSON.
-            NotFound: there is no such project. No other index is named: who asks may be told about a stranger's.
+            NotAcceptable: the client accepts neither HTML nor JSON.
+            NotFound: there is no such project. No other index is suggested, which may have a stranger's of that name.
         """
         normalized = self.normalized(name)
         if normalized != name or not slash:
@@ -162,11 +162,11 @@ class SimpleApi:
         await request.redirect(f"{up}simple/{normalized}/")
 
     async def file(self, request: Request, path: str) -> None:
-        """A file, or with ``.metadata`` behind its name the metadata in it (PEP 658).
+        """A file, or with ``.metadata`` after its name the metadata in it (PEP 658).
 
         Raises:
             NotFound: there is no such file.
-            Quarantined: its project is under quarantine, and must not be offered (PEP 792).
+            Quarantined: its project must not be offered (PEP 792).
         """
         filename = path.removesuffix(".metadata")
         if filename != path:
@@ -185,10 +185,10 @@ class SimpleApi:
         )
 
     async def found(self, look: Callable[[], Any]) -> Any:
-        """What *look* finds; when that is nothing, what it finds after other servers' changes have been read.
+        """The result of *look*; if None, once more after other servers' changes have been read.
 
         Raises:
-            StorageBusy: that takes too long, or fails: nobody is told that a thing does not exist which may.
+            StorageBusy: that fails or takes too long. Never "not found" for a thing that may exist.
         """
         seen = await look()
         if seen is None and self._shared:
@@ -199,14 +199,14 @@ class SimpleApi:
     async def _see_others(self) -> None:
         try:
             run = self._repository.refreshing()
-            if run is not None:  # others wait for it as well: it is not cancelled with this request
+            if run is not None:  # shared by several requests: not cancelled with this one
                 await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(run)), READ_SECONDS)
         except (StorageError, TimeoutError, OSError) as error:
-            raise StorageBusy("it cannot be told now whether another server has added this") from error
+            raise StorageBusy("the index cannot see now if another server has added this") from error
 
     @staticmethod
     def normalized(name: str) -> str:
-        """The normalized form of what must be the name of a project, be it one that only pypiserver takes for one.
+        """The normalized form of a project's name, be it valid for pypiserver only.
 
         Raises:
             NotFound: no project can have this name.
@@ -218,7 +218,7 @@ class SimpleApi:
     def _check_quarantine(self, path: str) -> None:
         project = project_of(path.rpartition("/")[2].removesuffix(".asc"))
         if project is not None and self._repository.status(project)[0] == "quarantined":
-            raise Quarantined("the project of this file is quarantined: nothing of it can be had for now")
+            raise Quarantined("the project of this file is quarantined: nothing of it can be downloaded for now")
 
     async def _located(self, path: str) -> _Located | None:
         return await in_thread(partial(self._locate, path)) if self._shared else self._locate(path)
@@ -227,7 +227,7 @@ class SimpleApi:
         located = self._repository.locate(path)
         if located is None:
             return None
-        # Copies of a shared file have times of their own, so that its hash has to tell whether they are the same.
+        # Copies of a shared file have their own times, so only its hash identifies it.
         file = self._repository.file(path) if self._shared else None
         return _Located(located[0], None if file is None else file.sha256)
 
@@ -252,8 +252,8 @@ class SimpleApi:
         return await self._response_cache.fetch((f"/packages/{path}", None), mark, render)
 
     def _wanted_form(self, request: Request) -> str:
-        """The form that the request wants, by Accept or, from a person's browser, by ``?format=`` (PEP 691)."""
-        # A plus sign in a query may stand for a space, which no media type has: here it is always itself.
+        """The form that a request asks for, by Accept or, from a browser, by ``?format=`` (PEP 691)."""
+        # A plus sign in a query may mean a space, which no media type has: it is taken literally.
         query = request.scope.get("query_string", b"").decode("latin-1").replace("+", "%2B")
         named = parse_qs(query).get("format")
         form = simple_form(named[0]) if named else self._form[request.headers.get(b"accept")]

@@ -1,4 +1,4 @@
-"""The pages that tools read: the simple repository API in HTML and in JSON.
+"""Pages of the simple repository API, in HTML and in JSON.
 
     PEP 503   the HTML, and normalized names
     PEP 592   yanked files
@@ -9,8 +9,7 @@
     PEP 714   the name of core metadata: in HTML the old one too, not in JSON, where older versions of pip fail on it
     PEP 792   project status
 
-All of them are pure functions from what the catalogue knows to bytes. Addresses are relative, so that the index works
-under any prefix.
+Pure functions from models to bytes. Addresses are relative, so that the index works under any prefix.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ops.index.http.negotiation import JSON_V1
 from ops.index.packages.models import File, Project
 
 API_VERSION = "1.4"
-"""1.1 is PEP 700, 1.4 is PEP 792; what lies between is optional and absent."""
+"""1.1 is PEP 700, 1.4 is PEP 792; what came between is optional and absent."""
 
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -66,12 +65,12 @@ def project_list(names: Iterable[str], form: str) -> bytes:
 
 
 def file_address(file: File) -> str:
-    """Where a file lies, relative to the root of the index."""
+    """The address of a file, relative to the root of the index."""
     return "packages/" + quote(os.fsencode(file.path))
 
 
 def timestamp(moment: datetime) -> str:
-    """ISO 8601 in UTC with a ``Z``, as PEP 700 wants it."""
+    """ISO 8601 in UTC with a ``Z`` (PEP 700)."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 

@@ -43,7 +43,7 @@ def test_an_entry_is_an_address_a_network_or_everybody(entry: str, trusted: list
         ("10.0.0.1/8", "write 10.0.0.0/8"),
         ("127.0.0.1:443", "write 127.0.0.1"),
         ("[::1]:443", "write ::1"),
-        ("10.0.0.1,10.0.0.2", "more than once"),
+        ("10.0.0.1,10.0.0.2", "by repeating"),
     ],
 )
 def test_anything_else_is_refused_with_what_to_write_instead(entry: str, remedy: str) -> None:

@@ -196,7 +196,7 @@ def test_the_address_in_the_commands_is_the_clients_but_never_markup(server: Ser
 
 @pytest.fixture(scope="module")
 def readmes() -> Iterator[Readmes]:
-    readmes = Readmes(patience=600)
+    readmes = Readmes(page_wait=600)
     yield readmes
     readmes.close()
 

@@ -34,7 +34,7 @@ def sandbox() -> Iterator[FakeSandbox]:
 @pytest.fixture
 def server(tmp_path: Path, sandbox: FakeSandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadServer]:
     """An index in whose sandbox everything waits for an event."""
-    monkeypatch.setattr("ops.index.assembly.Readmes", lambda: Readmes(sandbox, patience=600))
+    monkeypatch.setattr("ops.index.assembly.Readmes", lambda: Readmes(sandbox, page_wait=600))
     files = Server(tmp_path)  # not started: for its users
     (files.packages / wheel_name("slow", "1.0")).write_bytes(wheel("slow", "1.0", lines=LINES, body="\nits-readme"))
     (files.packages / wheel_name("other", "1.0")).write_bytes(wheel("other", "1.0", lines=LINES))

@@ -60,7 +60,7 @@ def readme(text: str = "word") -> Description:
 
 
 def test_a_readme_is_rendered_in_another_process_and_sanitised() -> None:
-    readmes = Readmes(patience=600)
+    readmes = Readmes(page_wait=600)
     try:
         about = run(lambda: readmes.about("ab", MARKDOWN))
     finally:
@@ -94,7 +94,7 @@ def test_a_failure_is_kept_too_with_its_reason_and_the_text(sandbox: FakeSandbox
 
 
 def test_restructuredtext_that_is_not_valid_is_shown_as_text_and_says_so() -> None:
-    readmes = Readmes(patience=600)
+    readmes = Readmes(page_wait=600)
     try:
         about = run(lambda: readmes.about("ab", Description("", "broken `text <\n=", "")))
     finally:
@@ -104,7 +104,7 @@ def test_restructuredtext_that_is_not_valid_is_shown_as_text_and_says_so() -> No
 
 
 def test_those_who_ask_at_once_share_one_rendering(sandbox: FakeSandbox) -> None:
-    readmes = Readmes(sandbox, patience=60)
+    readmes = Readmes(sandbox, page_wait=60)
 
     async def all_at_once() -> list[About]:
         sandbox.may_end.clear()
@@ -118,7 +118,7 @@ def test_those_who_ask_at_once_share_one_rendering(sandbox: FakeSandbox) -> None
 
 
 def test_a_page_does_not_wait_for_long_and_the_rendering_goes_on(sandbox: FakeSandbox) -> None:
-    readmes = Readmes(sandbox, patience=0.01)
+    readmes = Readmes(sandbox, page_wait=0.01)
 
     async def twice() -> tuple[About, About]:
         sandbox.may_end.clear()
@@ -136,7 +136,7 @@ def test_a_page_does_not_wait_for_long_and_the_rendering_goes_on(sandbox: FakeSa
 
 
 def test_one_is_rendered_at_a_time_few_wait_and_the_rest_is_shown_as_text(sandbox: FakeSandbox) -> None:
-    readmes = Readmes(sandbox, patience=60)
+    readmes = Readmes(sandbox, page_wait=60)
 
     async def many() -> list[About]:
         sandbox.may_end.clear()
