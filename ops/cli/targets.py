@@ -1,0 +1,75 @@
+"""Commands on a target: status, history, rollback and stop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from ops.errors import ParameterError
+from ops.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ops.targets import Target
+
+
+def _open(options: argparse.Namespace) -> Target:
+    from ops.targets import open_target
+
+    target = options.target or "local"
+    if target == "local" and options.environment:
+        raise ParameterError(
+            "the local target has no environments",
+            why=f"--environment {options.environment} was given without --target modal",
+            todo=f"add: --target modal --environment {options.environment}",
+        )
+    return open_target(target, environment=options.environment)
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say what runs, where, and for whom."""
+    from ops.status import status, status_json
+    from ops.targets import known_places
+
+    if options.json:
+        named = [(options.target, options.environment)] if options.target else known_places()
+        print(json.dumps([status_json(*place) for place in named], indent=2, ensure_ascii=False))
+        return 0
+    target = _open(options)
+    if target.name == "local":
+        from ops.installation import Installation
+
+        print(Installation(Workspace.default()).summary())
+    else:
+        print(status(target))
+    return 0
+
+
+def history(options: argparse.Namespace) -> int:
+    """List the deployments."""
+    from ops.rollback import current, history
+
+    print(current(_open(options)) if options.current else history(_open(options)))
+    return 0
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """Deploy an earlier version, and prove that it works."""
+    from ops import rollback
+
+    target = _open(options)
+    print(rollback.roll_back(target, version=options.to))
+    print(f"\n{rollback.verify(target)}")
+    return 0
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Stop the local index."""
+    del options
+    from ops.targets import open_target
+
+    target = open_target("local")
+    with target.lock():
+        stopped = target.stop()
+    print("The index was stopped; its data stays." if stopped else "No index runs on this machine; nothing to stop.")
+    return 0
