@@ -219,7 +219,7 @@ def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_wer
     assert publish(two, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is Outcome.CREATED
 
 
-def test_when_claims_cannot_be_reached_uploads_are_refused_and_pages_stay(
+def test_when_locks_cannot_be_reached_uploads_are_refused_and_pages_stay(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class NetworkError(Exception):
@@ -339,7 +339,7 @@ def test_removals_through_two_servers_at_once_are_both_remembered(town: Town) ->
                 publish(house, name, wheel("foo", name.split("-")[1], lines="Requires-Python: >=3.9\n"))
 
 
-def test_a_removal_that_was_not_committed_holds_its_claims_a_little_longer(
+def test_a_removal_that_was_not_committed_holds_its_locks_a_little_longer(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its server's next commit may carry the list of what was removed: nobody may have written it anew by then."""
@@ -424,7 +424,7 @@ def test_no_file_of_the_volume_stays_open(town: Town) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "files"])
-def test_servers_of_one_machine_may_share_claims_as_files(town: Town, tmp_path: Path, kind: str) -> None:
+def test_servers_of_one_machine_may_share_locks_as_files(town: Town, tmp_path: Path, kind: str) -> None:
     if kind == "files":
         town.name_locks = FileNameLocks(tmp_path / "claims")
     one = town.open()

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from ops.index.packages.directory import COARSE_TICK_NS, TICK_NS
 from ops.index.packages.models import STATUSES
-from ops.index.storage.files import INDEX_FOLDER, Workbench, remove, sync_folder
+from ops.index.storage.files import INDEX_FOLDER, StagingFolder, remove, sync_folder
 
 _LONGEST = 64 * 1024
 _UNREAD = -2
@@ -33,12 +33,12 @@ class Annotations:
 
     Parameters:
         directory: of packages.
-        workbench: on the same file system.
+        staging: on the same file system.
     """
 
-    def __init__(self, directory: Path, workbench: Workbench) -> None:
-        self._yanked = AnnotationFolder(directory, "yanked", workbench)
-        self._status = AnnotationFolder(directory, "status", workbench)
+    def __init__(self, directory: Path, staging: StagingFolder) -> None:
+        self._yanked = AnnotationFolder(directory, "yanked", staging)
+        self._status = AnnotationFolder(directory, "status", staging)
         self._lock = threading.Lock()
 
     def look(self, *, thoroughly: bool = False) -> tuple[set[str], set[str]]:
@@ -104,12 +104,12 @@ class AnnotationFolder:
     Parameters:
         directory: of packages.
         kind: the folder's name, such as ``yanked``.
-        workbench: on the same file system.
+        staging: on the same file system.
     """
 
-    def __init__(self, directory: Path, kind: str, workbench: Workbench) -> None:
+    def __init__(self, directory: Path, kind: str, staging: StagingFolder) -> None:
         self._folder = f"{directory}/{INDEX_FOLDER}/{kind}"
-        self._workbench = workbench
+        self._staging = staging
         self._annotations: dict[str, str] = {}
         self._times: dict[str, tuple[int, int]] = {}
         self._mtime_ns = -1
@@ -144,7 +144,7 @@ class AnnotationFolder:
         Raises:
             OSError: its annotation is as before.
         """
-        self._workbench.replace(self._path(name), text.encode("utf-8", "replace"), durable=True)
+        self._staging.replace(self._path(name), text.encode("utf-8", "replace"), durable=True)
         self._annotations[name] = text
 
     def lift(self, name: str) -> None:

@@ -26,7 +26,7 @@ from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, parse
 from ops.index.packages.inspection import look_into
 from ops.index.packages.models import File
-from ops.index.storage.files import INDEX_FOLDER, Workbench, remove
+from ops.index.storage.files import INDEX_FOLDER, StagingFolder, remove
 from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import at_once, seconds_left
 
@@ -101,12 +101,12 @@ class Sidecars:
 
     Parameters:
         directory: of packages; None to use the temporary folder alone.
-        workbench: on the same file system.
+        staging: on the same file system.
         scratch: parent of the temporary folder; None for the system's temporary directory.
     """
 
-    def __init__(self, directory: Path | None, workbench: Workbench | None, *, scratch: Path | None = None) -> None:
-        self._workbench = workbench
+    def __init__(self, directory: Path | None, staging: StagingFolder | None, *, scratch: Path | None = None) -> None:
+        self._staging = staging
         self._scratch = scratch
         self._lock = threading.Lock()
         self._folders = [] if directory is None else [f"{directory}/{INDEX_FOLDER}/facts"]
@@ -139,9 +139,9 @@ class Sidecars:
         # Unlike dataclasses.asdict, this copies nothing: every upload comes here.
         fields = {name: getattr(file_info, name) for name in FileInfo.__slots__}
         content = b"".join((json.dumps({"format": _FORMAT, **fields}).encode(), b"\n", metadata or b""))
-        if self._workbench is not None:
+        if self._staging is not None:
             with contextlib.suppress(OSError):
-                self._workbench.replace(f"{self._folders[0]}/{path}", content)
+                self._staging.replace(f"{self._folders[0]}/{path}", content)
                 return
         home = self._temporary_folder()
         target, scratch = home / "facts" / path, home / f"{next(self._numbers)}"
@@ -204,14 +204,14 @@ class FileInfoStore:
 
     Parameters:
         storage: the volume of packages.
-        workbench: on the same file system.
+        staging: on the same file system.
         scratch: parent of temporary folders; None for the system's temporary directory.
     """
 
-    def __init__(self, storage: Storage, workbench: Workbench, *, scratch: Path | None) -> None:
+    def __init__(self, storage: Storage, staging: StagingFolder, *, scratch: Path | None) -> None:
         self._storage = storage
         self._directory = str(storage.directory)
-        self._sidecars = Sidecars(storage.directory, workbench, scratch=scratch)
+        self._sidecars = Sidecars(storage.directory, staging, scratch=scratch)
         self._copies = Sidecars(None, None, scratch=scratch) if storage.shared else None
         self._failing = False
         self._locks = [threading.Lock() for _ in range(_LOCKS)]

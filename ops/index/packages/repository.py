@@ -70,10 +70,10 @@ class Repository:
         self._options = options
         directory = storage.directory
         self._directory = str(directory)
-        workbench = storage.workbench
-        self.file_info = FileInfoStore(storage, workbench, scratch=options.scratch_directory)
-        self.annotations = Annotations(directory, workbench)
-        self.tombstones = Tombstones(directory, workbench)
+        staging = storage.staging
+        self.file_info = FileInfoStore(storage, staging, scratch=options.scratch_directory)
+        self.annotations = Annotations(directory, staging)
+        self.tombstones = Tombstones(directory, staging)
         self._annotations_again = 0.0
         self.usage = Usage(storage) if options.project_quota_bytes or options.total_quota_bytes else None
         self.listing = PackageDirectory(directory, name_locks, self.usage)

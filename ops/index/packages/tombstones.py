@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from urllib.parse import quote
 
-from ops.index.storage.files import INDEX_FOLDER, Workbench, sync_folder, write_all
+from ops.index.storage.files import INDEX_FOLDER, StagingFolder, sync_folder, write_all
 
 
 class Tombstones:
@@ -20,12 +20,12 @@ class Tombstones:
 
     Parameters:
         directory: of packages.
-        workbench: on the same file system.
+        staging: on the same file system.
     """
 
-    def __init__(self, directory: Path, workbench: Workbench) -> None:
+    def __init__(self, directory: Path, staging: StagingFolder) -> None:
         self._folder = f"{directory}/{INDEX_FOLDER}/removed"
-        self._workbench = workbench
+        self._staging = staging
 
     def get(self, key: str) -> str | None:
         """The SHA-256, in hexadecimal, of the removed file with this name in any spelling; None if there is none.
@@ -56,7 +56,7 @@ class Tombstones:
         before, line = self._read(_file_of(key)), f"{sha256} {key}\n"
         if line not in before.splitlines(keepends=True):
             content = (before + line).encode("utf-8", "surrogateescape")
-            self._workbench.replace(f"{self._folder}/{_file_of(key)}", content, durable=True)
+            self._staging.replace(f"{self._folder}/{_file_of(key)}", content, durable=True)
 
     def put_in_place_of(self, path: str, key: str, sha256: str) -> None:
         """Turn a file into its own tombstone, on a full disk.

@@ -359,6 +359,6 @@ class Publisher:
 
     def _sweep(self) -> None:
         with self._storage.reading():
-            self._storage.workbench.sweep()
+            self._storage.staging.sweep()
         self._transactions.hold_back()
         self.quotas.measure()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ops.index.errors import StorageError
-from ops.index.storage.files import Workbench, storage_error, sync_folder
+from ops.index.storage.files import StagingFolder, storage_error, sync_folder
 
 _NOTHING = contextlib.nullcontext()
 
@@ -30,7 +30,7 @@ class DirectoryStorage:
     def __init__(self, directory: Path | str) -> None:
         self._directory = Path(directory).resolve()
         self._directory.mkdir(parents=True, exist_ok=True)
-        self.workbench = Workbench(self._directory, locked=True)
+        self.staging = StagingFolder(self._directory, locked=True)
         self._sync = SharedRun(lambda: sync_folder(str(self._directory)))
 
     @property
@@ -61,7 +61,7 @@ class DirectoryStorage:
 
     def stage(self, folder: Path | None) -> tuple[str, int]:  # noqa: ARG002
         """A new file where it can stay."""
-        return self.workbench.create()
+        return self.staging.create()
 
     def near(self, path: str) -> AbstractContextManager[str]:
         """*path* itself."""

@@ -26,7 +26,7 @@ UNLINKABLE = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOS
 _FORGOTTEN_SECONDS = 24 * 3600.0
 
 
-class Workbench:
+class StagingFolder:
     """A folder for unfinished files, on the file system where they will stay.
 
     Parameters:

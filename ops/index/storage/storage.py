@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from ops.index.storage.files import Workbench
+from ops.index.storage.files import StagingFolder
 
 
 class Storage(Protocol):
@@ -23,7 +23,7 @@ class Storage(Protocol):
         """Where the files are."""
 
     @property
-    def workbench(self) -> Workbench:
+    def staging(self) -> StagingFolder:
         """Unfinished files, on the file system of the directory."""
 
     @property

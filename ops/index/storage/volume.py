@@ -15,7 +15,7 @@ from typing import Final
 from ops.index.errors import StorageBusy, StorageError
 from ops.index.storage.bounded_run import BoundedRun
 from ops.index.storage.file_cache import FileCache, copy_bytes
-from ops.index.storage.files import Workbench, remove, write_all
+from ops.index.storage.files import StagingFolder, remove, write_all
 from ops.index.storage.phase_lock import PhaseLock
 from ops.index.storage.waiting import at_once, seconds_left
 
@@ -62,7 +62,7 @@ class GuardedStorage(ABC):
         reload_seconds: float = RELOAD_SECONDS,
     ) -> None:
         self._directory = Path(directory)
-        self.workbench = Workbench(self._directory, locked=False)
+        self.staging = StagingFolder(self._directory, locked=False)
         self._guard = PhaseLock()
         self._generation = 0
         self._patience = reload_seconds
@@ -195,7 +195,7 @@ class GuardedStorage(ABC):
     @contextmanager
     def near(self, path: str) -> Iterator[str]:
         """A copy on the Volume, removed at the end. If the storage is busy it stays, and is swept later."""
-        copy = self.workbench.new()
+        copy = self.staging.new()
         try:
             self._bring(path, copy)
             yield copy

@@ -1,4 +1,4 @@
-"""Lines of the credential files that do nothing, told to the operator."""
+"""Lines of the credential files without effect are logged for the operator."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HASH = "$2y$05$0Bhn5U2dYmKFYNwWPVkBmeXr6vtcbhdUQOuGPAS0cjRdrSR1sy2Le"
         "  ",
     ],
 )
-def test_a_line_that_lets_somebody_in_or_is_a_comment_is_no_problem(line: str) -> None:
+def test_an_entry_that_works_and_a_comment_are_no_problem(line: str) -> None:
     assert list(password_problems(line.encode())) == []
     assert list(password_problems(BOM_UTF8 + line.encode())) == []
 
@@ -61,7 +61,7 @@ def test_a_line_that_lets_somebody_in_or_is_a_comment_is_no_problem(line: str) -
         (f"{'x' * 256}:{HASH}", "longer than 255 bytes"),
     ],
 )
-def test_a_line_by_which_nobody_can_log_in_is_told_by_its_number_alone(line: str, reason: str) -> None:
+def test_an_entry_without_effect_is_reported_by_its_number_alone(line: str, reason: str) -> None:
     (problem,) = password_problems(f"# first\n{line}\nbob:{HASH}\n".encode())
     assert problem.line == 2
     assert reason in problem.reason
@@ -69,13 +69,13 @@ def test_a_line_by_which_nobody_can_log_in_is_told_by_its_number_alone(line: str
         assert secret not in problem.reason
 
 
-def test_a_second_line_of_a_user_is_told() -> None:
+def test_a_second_entry_of_a_user_is_reported() -> None:
     (problem,) = password_problems(f"alice:{HASH}\nbob:{HASH}\nalice:{HASH}\n".encode())
     assert (problem.line, "line 1" in problem.reason) == (3, True)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_a_file_in_utf_16_is_told_as_a_whole(encoding: str) -> None:
+def test_a_file_in_utf_16_is_reported_as_a_whole(encoding: str) -> None:
     (problem,) = password_problems(f"alice:{HASH}\nbob:{HASH}\n".encode(encoding))
     assert "UTF-8" in problem.reason
     (problem,) = group_problems("admin: alice\n".encode(encoding), {"alice"})
@@ -99,7 +99,7 @@ def test_a_file_in_utf_16_is_told_as_a_whole(encoding: str) -> None:
         (f"admin: alice:{HASH}", "1 of 1"),
     ],
 )
-def test_a_group_that_gives_nobody_a_role_is_told(line: str, reason: str | None) -> None:
+def test_a_group_without_effect_is_reported(line: str, reason: str | None) -> None:
     problems = list(group_problems(f"\n{line}\r\n".encode(), {"alice", "bob the builder"}))
     assert [problem.line for problem in problems] == ([] if reason is None else [2])
     for problem in problems:
@@ -114,7 +114,7 @@ def test_no_bytes_are_an_error(content: bytes) -> None:
     list(group_problems(content, set()))
 
 
-def test_a_content_is_told_once_and_a_change_after_it_has_settled(
+def test_a_content_is_reported_once_and_a_change_once_it_is_complete(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def told() -> list[str]:
@@ -148,7 +148,7 @@ def test_a_content_is_told_once_and_a_change_after_it_has_settled(
         assert "80 further lines" in messages[20]
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, consequence in ((GROUPS, "only read"), (PASSWORDS, "nobody can log in")):
         (tmp_path / name).mkdir()
         with caplog.at_level(logging.WARNING):

@@ -77,7 +77,7 @@ def test_a_new_password_is_stored_as_bcrypt_of_cost_12(tmp_path: Path) -> None:
     assert bcrypt.checkpw(PASSWORD.encode(), entry.partition(":")[2].encode())
 
 
-def test_pypiserver_s_reader_accepts_what_was_written(tmp_path: Path) -> None:
+def test_pypiserver_accepts_the_file(tmp_path: Path) -> None:
     users = users_in(tmp_path)
     for name in ("alice", "bob", "Zoë", "a b"):
         users.register(name, password=PASSWORD)
@@ -88,7 +88,7 @@ def test_pypiserver_s_reader_accepts_what_was_written(tmp_path: Path) -> None:
 
 
 @needs_htpasswd
-def test_stock_htpasswd_verifies_changes_and_removes_what_was_written(tmp_path: Path) -> None:
+def test_stock_htpasswd_verifies_changes_and_removes_entries(tmp_path: Path) -> None:
     users = users_in(tmp_path)
     users.register("alice", password=PASSWORD)
     users.register("bob", password=PASSWORD)
@@ -188,7 +188,7 @@ def test_no_bytes_in_the_file_are_an_error_and_none_are_lost(content: bytes) -> 
         f"alice:{DIGEST}",
     ],
 )
-def test_what_other_tools_write_around_an_entry_is_no_part_of_it(content: str) -> None:
+def test_text_that_other_tools_add_to_an_entry_is_ignored(content: str) -> None:
     file = PasswordFile(content.encode())
     assert file.entries()["alice"] == DIGEST
     assert not file.set("alice", "new")
@@ -273,7 +273,7 @@ def test_a_bcrypt_hash_is_taken_instead_of_a_password(tmp_path: Path, prefix: st
      pytest.param(DIGEST + "\nroot:x", id="a hash and another line"), "$2y$09$" + "." * 53,
      "$2y$15$" + "." * 53, "{SHA}6dcfXufJLW3J6S/9rRe4vUlBj5g="],
 )  # fmt: skip
-def test_what_is_no_bcrypt_hash_of_a_fair_cost_is_refused_without_being_repeated(digest: str) -> None:
+def test_a_hash_that_is_not_bcrypt_of_a_fair_cost_is_refused_and_not_repeated(digest: str) -> None:
     with pytest.raises(InvalidCredentials) as caught:
         validated_hash(digest)
     assert digest in {"", "x"} or digest not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A quota is never exceeded by one server, is told with its numbers, and never stands in the way of the same bytes."""
+"""A quota is never exceeded by one server, is refused with its numbers, and never refuses the same bytes again."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def small(tmp_path: Path, options: Options) -> Iterator[House]:
     house.close()
 
 
-def test_what_exceeds_the_quota_of_a_project_is_refused_with_the_numbers(small: House) -> None:
+def test_a_file_beyond_the_quota_of_a_project_is_refused_with_the_numbers(small: House) -> None:
     publish(small, "spam", "1.0")
     publish(small, "spam", "1.1")
     with pytest.raises(QuotaExceeded) as refused:
@@ -69,7 +69,7 @@ def test_what_exceeds_the_quota_of_a_project_is_refused_with_the_numbers(small: 
     assert not [path for path in (small.directory / ".index/staging").iterdir() if not path.name.endswith("-lock")]
 
 
-def test_what_exceeds_the_quota_of_all_projects_is_refused(small: House) -> None:
+def test_a_file_beyond_the_quota_of_the_index_is_refused(small: House) -> None:
     for project, version in (("spam", "1.0"), ("spam", "1.1"), ("eggs", "1.0")):
         publish(small, project, version)
     with pytest.raises(QuotaExceeded, match="this index"):
@@ -87,7 +87,7 @@ def test_the_same_bytes_succeed_when_the_quota_is_full(small: House) -> None:
     lowered.close()
 
 
-def test_a_removal_makes_room_at_once_and_what_it_leaves_does_not_count(small: House, adam: Person) -> None:
+def test_a_removal_makes_room_at_once_and_its_tombstone_does_not_count(small: House, adam: Person) -> None:
     for version in ("1.0", "1.1"):
         publish(small, "spam", version)
     small.releases.remove("spam", version="1.0", identity=adam)
@@ -106,7 +106,7 @@ def test_files_that_were_there_before_count_and_so_do_those_that_come_by_other_w
     assert publish(small, "spam", "1.2") is Outcome.CREATED
 
 
-def test_a_file_that_is_written_anew_in_place_counts_with_its_new_size(small: House) -> None:
+def test_a_file_written_in_place_counts_with_its_new_size(small: House) -> None:
     path = small.directory / wheel_name("spam", "1.0")
     path.write_bytes(content("spam", "1.0", 10))
     publish(small, "spam", "1.1")
@@ -159,7 +159,7 @@ def test_uploads_that_arrive_at_once_do_not_exceed_the_quota_together(tmp_path: 
     house.close()
 
 
-def test_what_is_refused_for_another_reason_gives_its_room_back(small: House) -> None:
+def test_an_upload_refused_for_another_reason_gives_its_room_back(small: House) -> None:
     with pytest.raises(PackageIndexError):
         publish(small, "spam", "1.0", form={"sha256_digest": "0" * 64})
     for version in ("1.0", "1.1"):
@@ -177,7 +177,7 @@ def test_an_upload_is_refused_while_it_arrives_as_soon_as_there_is_no_room(small
     publish(small, "spam", "1.0")
 
 
-def test_who_may_not_upload_to_a_project_holds_none_of_its_room(small: House) -> None:
+def test_an_upload_without_rights_reserves_no_room(small: House) -> None:
     with pytest.raises(Forbidden):
         small.publisher.stage(wheel_name("spam", "1.0"), identity=Person(projects=frozenset({"eggs"})))
 
@@ -228,7 +228,7 @@ def test_files_of_other_servers_of_a_volume_count_once_they_are_committed(town: 
     assert publish(one, "spam", "1.3") is Outcome.CREATED
 
 
-def test_what_a_volume_says_of_its_free_space_is_not_believed(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_free_space_that_a_volume_reports_is_ignored(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     town.options = replace(town.options, least_free_bytes=2**60)
     server = town.open()
     assert publish(server, "spam", "1.0") is Outcome.CREATED

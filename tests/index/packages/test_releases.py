@@ -1,4 +1,4 @@
-"""A yank, a status or a removal that could not be kept is as if it had never been asked for, or the log says so."""
+"""A yank, a status or a removal whose commit fails is undone, or the audit log says that it is unconfirmed."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def anew(town: Town) -> dict[str, Any]:
 
 @pytest.mark.parametrize("fault", ["not committed", "committed all the same"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_was_not_committed_is_taken_back_everywhere_and_the_log_says_so(
-    town: Town, change: str, fault: Any
-) -> None:
+def test_a_change_that_was_not_committed_is_undone_everywhere_and_logged(town: Town, change: str, fault: Any) -> None:
     one, two = town.open(), town.open()
     fill(one)
     seen(two)
@@ -77,9 +75,7 @@ def test_what_was_not_committed_is_taken_back_everywhere_and_the_log_says_so(
     assert told(one) == told(two) == anew(town) != BEFORE
 
 
-def test_a_page_that_was_made_before_a_change_was_taken_back_is_made_anew(
-    town: Town, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_rendered_before_an_undo_is_rendered_again(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     one = town.open()
     fill(one)
     between: list[dict[str, Any]] = []
@@ -100,7 +96,7 @@ def test_a_page_that_was_made_before_a_change_was_taken_back_is_made_anew(
         eventually(lambda: not town.name_locks.held())
 
 
-def test_nobody_changes_the_same_until_it_is_committed_that_it_was_taken_back(town: Town) -> None:
+def test_a_project_stays_locked_until_an_undo_is_committed(town: Town) -> None:
     """Its commit would come after the other's, and overwrite it."""
     town.options = replace(town.options, claim_seconds=0.1)
     one, two = town.open(), town.open()
@@ -119,7 +115,7 @@ def test_nobody_changes_the_same_until_it_is_committed_that_it_was_taken_back(to
     assert anew(town)["status"] == ("archived", "old")
 
 
-def test_a_claim_is_not_kept_for_ever(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_is_not_held_for_ever(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transaction, "RETRY_SECONDS", (0.01, 0.01))
     one = town.open()
     fill(one)
@@ -156,7 +152,7 @@ def test_a_disk_that_takes_only_a_part_of_a_yank_leaves_nothing_yanked(
     assert [event["event"] for event in house.audit.events[2:]] == ["yank", "yank.undone"]
 
 
-def test_what_cannot_be_taken_back_is_not_said_to_be(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_that_cannot_be_undone_is_logged_as_unconfirmed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(house)
 
     def fail(*_: object) -> None:
@@ -169,9 +165,7 @@ def test_what_cannot_be_taken_back_is_not_said_to_be(house: House, monkeypatch: 
     assert [event["event"] for event in house.audit.events[1:]] == ["status", "status.unconfirmed"]
 
 
-def test_a_quarantine_that_comes_meanwhile_is_not_lifted_by_who_may_not(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_quarantine_set_meanwhile_is_not_lifted_by_a_publisher(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(house)
     other = House(house.storage, house.name_locks, house.options)
     begin = house.transactions.begin

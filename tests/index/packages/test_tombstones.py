@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ops.index.packages.tombstones import Tombstones
-from ops.index.storage.files import INDEX_FOLDER, Workbench
+from ops.index.storage.files import INDEX_FOLDER, StagingFolder
 
 
 def tombstones(directory: Path) -> Tombstones:
-    return Tombstones(directory, Workbench(directory, locked=True))
+    return Tombstones(directory, StagingFolder(directory, locked=True))
 
 
 def digest(number: int) -> str:
@@ -32,7 +32,7 @@ def test_thousands_of_them_need_few_files(tmp_path: Path, monkeypatch: pytest.Mo
     assert ours.get("eggs-1-py3-none-any.whl") is None
 
 
-def test_what_another_process_adds_is_seen_at_once_and_kept(tmp_path: Path) -> None:
+def test_tombstones_of_another_process_are_seen_at_once_and_kept(tmp_path: Path) -> None:
     ours, theirs = tombstones(tmp_path), tombstones(tmp_path)
     names = [f"spam-1.{number}.tar.gz" for number in range(5000)]
     first, second = [name for name in names if ours.lock_name(name) == ours.lock_name(names[0])][:2]
@@ -68,14 +68,14 @@ def test_those_of_the_first_version_hold_on(tmp_path: Path) -> None:
     assert tombstones(tmp_path).get("spam-1+local.1-py3-none-any.whl") == digest(7)
 
 
-def test_what_cannot_be_read_is_not_taken_for_nothing(tmp_path: Path) -> None:
+def test_tombstones_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     ours = tombstones(tmp_path)
     (tmp_path / INDEX_FOLDER / "removed" / ours.lock_name("spam-1.tar.gz").partition("/")[2]).mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
         ours.get("spam-1.tar.gz")
 
 
-def test_where_there_is_no_room_a_file_becomes_what_is_remembered_of_it(tmp_path: Path) -> None:
+def test_on_a_full_disk_a_file_becomes_its_own_tombstone(tmp_path: Path) -> None:
     path = tmp_path / "spam-1.0.tar.gz"
     path.write_bytes(b"x" * 100_000)
     tombstones(tmp_path).put_in_place_of(str(path), path.name, digest(1))

@@ -59,7 +59,7 @@ def publish(house: House, filename: str = NAME, content: bytes = CONTENT, **more
 
 
 def left_over(house: House) -> list[str]:
-    """What an upload must not leave: scratch files, claims, facts of files that are not there."""
+    """Leftovers of an upload: scratch files, locks, and info of files that do not exist."""
     index = house.directory / ".index"
     found = [str(path) for path in (index / "staging").glob("*") if not path.name.endswith("-lock")]
     found += [str(path) for path in (index / "claims").glob("[!.]*")]
@@ -269,7 +269,7 @@ def test_a_blake2_256_digest_of_128_digits_is_compared_as_one_of_512_bits(house:
         ("", CONTENT, {}, InvalidFilename),
     ],
 )
-def test_an_upload_that_is_not_what_it_says_is_refused_and_leaves_nothing(
+def test_an_upload_that_contradicts_itself_is_refused_and_leaves_nothing(
     house: House, filename: str, content: bytes, form: dict[str, str], error: type[InvalidUpload]
 ) -> None:
     with pytest.raises(error) as refused:
@@ -311,7 +311,7 @@ def test_content_may_go_unchecked_to_compare_with_stock_pypiserver(house: House)
 # Who may
 
 
-def test_who_may_not_upload_to_a_project_is_refused(house: House) -> None:
+def test_a_user_without_rights_in_a_project_is_refused(house: House) -> None:
     carol = Person("carol", projects=frozenset({"spam"}))
     with pytest.raises(Forbidden, match="'carol' may not upload to the project 'foo-bar'"):
         publish(house, identity=carol)
@@ -609,7 +609,7 @@ def test_whatever_the_disk_refuses_becomes_a_clear_error(
     assert publish(house) is Outcome.CREATED
 
 
-def test_a_full_disk_refuses_what_does_not_fit_and_keeps_the_rest(small_disk: Path, options: Options) -> None:
+def test_a_full_disk_refuses_files_that_do_not_fit_and_keeps_the_others(small_disk: Path, options: Options) -> None:
     directory = small_disk / "packages"
     house = House(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
     kept = {}
@@ -646,7 +646,7 @@ def test_a_source_that_breaks_off_leaves_nothing(house: House) -> None:
     assert_nothing_came(house)
 
 
-def test_what_killed_servers_left_is_swept_away_and_what_others_write_is_not(house: House) -> None:
+def test_unfinished_files_of_killed_servers_are_removed_and_others_stay(house: House) -> None:
     folder = house.directory / ".index" / "staging"
     folder.mkdir(parents=True)
     (folder / "123-0a1b2c3d4e5f-0").write_bytes(b"left")

@@ -1,4 +1,4 @@
-"""Runs that are shared, and that nobody waits for too long."""
+"""Callers share runs, and none waits for an overdue one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_callers_during_a_run_share_one_that_begins_after_it(action: Action) -> 
     assert action.runs == 2
 
 
-def test_a_failure_is_told_to_those_who_wait_and_the_next_run_may_work(action: Action) -> None:
+def test_an_error_is_raised_in_all_callers_and_the_next_run_may_work(action: Action) -> None:
     run = bounded(action, 60)
     for error in (ValueError("no"), TimeoutError("the network"), None):
         action.error = error
@@ -88,7 +88,7 @@ def test_a_failure_is_told_to_those_who_wait_and_the_next_run_may_work(action: A
                 run()
 
 
-def test_at_the_end_nobody_waits_any_longer(action: Action) -> None:
+def test_at_the_end_no_caller_waits_any_longer(action: Action) -> None:
     run = bounded(action, 60)
     waiting = [run.begin()]
     assert action.begun.acquire(timeout=20)

@@ -22,8 +22,8 @@ import sys
 from pathlib import Path
 from ops.index.storage import file_locks
 from ops.index.storage.name_locks import FileNameLocks
-claims = FileNameLocks(Path(sys.argv[1]))
-print(claims.acquire(sys.argv[2]), flush=True)
+locks = FileNameLocks(Path(sys.argv[1]))
+print(locks.acquire(sys.argv[2]), flush=True)
 sys.stdin.read()
 """
 
@@ -34,7 +34,7 @@ def name_locks(request: pytest.FixtureRequest, tmp_path: Path) -> NameLocks:
 
 
 def hold(directory: Path, name: str) -> subprocess.Popen[str]:
-    """A process that holds a claim until its input ends."""
+    """A process that holds a lock until its input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(directory), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -48,7 +48,7 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_a_claim_is_taken_once_until_it_is_released(name_locks: NameLocks) -> None:
+def test_a_name_is_locked_once_until_it_is_released(name_locks: NameLocks) -> None:
     assert name_locks.acquire("a.whl")
     assert not name_locks.acquire("a.whl")
     assert name_locks.acquire("b.whl")
@@ -58,12 +58,12 @@ def test_a_claim_is_taken_once_until_it_is_released(name_locks: NameLocks) -> No
     assert name_locks.acquire("a.whl")
 
 
-def test_releasing_what_is_not_held_does_nothing(name_locks: NameLocks) -> None:
+def test_releasing_a_lock_that_is_not_held_does_nothing(name_locks: NameLocks) -> None:
     name_locks.release("a.whl")
     assert not name_locks.held()
 
 
-def test_of_many_threads_one_gets_the_claim(name_locks: NameLocks) -> None:
+def test_one_of_many_threads_gets_the_lock(name_locks: NameLocks) -> None:
     for number in range(20):
         barrier = threading.Barrier(6)
         won: list[bool] = []
@@ -90,7 +90,7 @@ def test_two_objects_on_one_directory_exclude_each_other(tmp_path: Path) -> None
     assert two.acquire("a.whl")
 
 
-def test_another_process_holds_its_claim_until_it_is_killed(tmp_path: Path) -> None:
+def test_another_process_holds_its_lock_until_it_is_killed(tmp_path: Path) -> None:
     name_locks = FileNameLocks(tmp_path)
     process = hold(tmp_path, "a.whl")
     try:
@@ -102,14 +102,14 @@ def test_another_process_holds_its_claim_until_it_is_killed(tmp_path: Path) -> N
     assert name_locks.acquire("a.whl")
 
 
-def test_what_a_killed_process_leaves_is_swept_away(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     end(hold(tmp_path, "a.whl"))
     assert list(tmp_path.iterdir())
     assert not FileNameLocks(tmp_path).held()
     assert not list(tmp_path.iterdir())
 
 
-def test_two_who_find_a_dead_ones_claim_do_not_both_get_it(tmp_path: Path) -> None:
+def test_of_two_processes_that_find_a_dead_holder_one_gets_the_lock(tmp_path: Path) -> None:
     for number in range(15):
         name = f"{number}.whl"
         end(hold(tmp_path, name))
@@ -146,7 +146,7 @@ def test_a_directory_that_was_emptied_is_no_hindrance(tmp_path: Path) -> None:
     assert not name_locks.held()
 
 
-def test_without_hard_links_each_claim_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_each_lock_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: str) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -161,7 +161,9 @@ def test_without_hard_links_each_claim_has_a_file_of_its_own(tmp_path: Path, mon
     assert two.acquire("a.whl")
 
 
-def test_what_the_system_refuses_is_said_and_nothing_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_system_is_raised_and_nothing_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -174,17 +176,17 @@ def test_what_the_system_refuses_is_said_and_nothing_is_held(tmp_path: Path, mon
     assert name_locks.acquire("a.whl")
 
 
-def test_claims_that_nobody_holds_any_more_leave_nothing_behind(tmp_path: Path) -> None:
+def test_released_locks_leave_nothing_behind(tmp_path: Path) -> None:
     name_locks = FileNameLocks(tmp_path)
     name_locks.acquire("a.whl")
     del name_locks
     gc.collect()
     another = FileNameLocks(tmp_path)
     assert another.acquire("a.whl")
-    assert len(list(tmp_path.iterdir())) == 2  # the claim, and the locked file of who holds it
+    assert len(list(tmp_path.iterdir())) == 2  # the link, and the locked file of its holder
 
 
-def test_looking_at_claims_while_they_come_and_go_never_breaks_one(tmp_path: Path) -> None:
+def test_listing_locks_while_they_come_and_go_never_breaks_one(tmp_path: Path) -> None:
     done = threading.Event()
     holders = 0
 
@@ -242,7 +244,7 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES])
-def test_a_claim_that_cannot_be_looked_at_counts_as_alive(
+def test_a_lock_that_cannot_be_checked_counts_as_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Else a file would be shown that nobody has confirmed, or two would write it."""
@@ -266,7 +268,7 @@ def test_a_claim_that_cannot_be_looked_at_counts_as_alive(
     assert other.acquire("a.whl")
 
 
-def test_claims_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_that_cannot_be_listed_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name_locks = FileNameLocks(tmp_path)
 
     def fail(_path: str) -> list[str]:
@@ -277,7 +279,7 @@ def test_claims_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, mon
         name_locks.held()
 
 
-def test_a_directory_that_does_not_exist_has_no_claims(tmp_path: Path) -> None:
+def test_a_directory_that_does_not_exist_has_no_locks(tmp_path: Path) -> None:
     assert not FileNameLocks(tmp_path / "none").held()
     assert not (tmp_path / "none").exists()
 
@@ -286,7 +288,7 @@ def test_a_directory_that_does_not_exist_has_no_claims(tmp_path: Path) -> None:
 @example(names={"."})
 @example(names={"..", "%2E"})
 @given(names=st.sets(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=5))
-def test_any_name_can_be_claimed_and_stays_in_the_directory(
+def test_any_name_can_be_locked_and_stays_in_the_directory(
     tmp_path_factory: pytest.TempPathFactory, names: set[str]
 ) -> None:
     parent = tmp_path_factory.mktemp("claims")

@@ -30,7 +30,7 @@ def test_a_full_disk_has_room_while_the_reserve_is_lent(small_disk: Path) -> Non
         (small_disk / "again").write_bytes(bytes(5000))
 
 
-def test_who_holds_nothing_back_leaves_nothing(tmp_path: Path) -> None:
+def test_a_reserve_that_was_never_filled_leaves_nothing(tmp_path: Path) -> None:
     reserve = Reserve(DirectoryStorage(tmp_path), "reserve")
     with reserve.lent():
         pass
@@ -38,7 +38,7 @@ def test_who_holds_nothing_back_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_without_room_is_no_error_and_what_there_is_is_taken(small_disk: Path) -> None:
+def test_a_nearly_full_disk_is_no_error_and_is_used_up(small_disk: Path) -> None:
     left = 16 * 1024
     fill(small_disk, leave=left)
     reserve = Reserve(DirectoryStorage(small_disk), "reserve")

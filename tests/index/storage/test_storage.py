@@ -161,7 +161,7 @@ def test_readers_are_not_starved_by_commits_that_keep_coming(tmp_path: Path) -> 
     assert run_all(commit, commit, reload, read) == [None] * 4
 
 
-def test_nobody_reads_during_a_commit_and_it_waits_for_those_who_do(tmp_path: Path) -> None:
+def test_a_commit_waits_for_readers_and_keeps_others_out(tmp_path: Path) -> None:
     inside = 0
     worst = 0
     lock = threading.Lock()
@@ -237,7 +237,7 @@ def test_a_detached_copy_may_stay_open_while_the_storage_commits(tmp_path: Path)
         assert copy != path
 
 
-def test_many_who_ask_for_one_file_at_once_share_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simultaneous_readers_of_a_file_share_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.whl"
     path.write_bytes(b"x" * 100_000)
     mount = Mount(tmp_path)
@@ -282,7 +282,7 @@ def test_copies_take_no_more_room_than_they_may(tmp_path: Path) -> None:
     assert kept() <= 2500
 
 
-def test_a_file_that_is_replaced_is_copied_anew(tmp_path: Path) -> None:
+def test_a_replaced_file_is_copied_again(tmp_path: Path) -> None:
     path = tmp_path / "a.whl"
     path.write_bytes(b"one")
     mount = Mount(tmp_path)
@@ -499,7 +499,7 @@ def test_a_copy_is_served_while_a_commit_does_not_end(hung: Mount) -> None:
     assert hung.copied(hung.directory / "b.whl") is None
 
 
-def test_a_task_waits_as_long_as_it_was_told_to(tmp_path: Path) -> None:
+def test_a_task_waits_no_longer_than_its_limit(tmp_path: Path) -> None:
     go_on = threading.Event()
 
     def hang() -> None:
@@ -534,7 +534,7 @@ def test_an_upload_is_at_hand_without_being_copied(tmp_path: Path, monkeypatch: 
         assert copy.read_bytes() == b"bytes"
 
 
-def test_a_copy_that_is_replaced_stays_for_those_who_read_it(tmp_path: Path) -> None:
+def test_a_replaced_copy_stays_for_its_readers(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     path = tmp_path / "files" / "a.whl"
     path.write_bytes(b"one")
