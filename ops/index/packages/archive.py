@@ -50,6 +50,7 @@ _TOO_MUCH_METADATA = f"its core metadata is longer than {MAX_METADATA_BYTES // 1
 
 _PIECE = 256 * 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNSAFE_IN_TAR = re.compile(r"[\x00-\x1f\x7f:]| (?:/|\Z)")
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, b"L", b"K")
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Compression methods that both pip and uv unpack."""
@@ -285,17 +286,42 @@ def check_tree(name: Name, paths: Iterable[str]) -> None:
 
 
 def _leads_outside(link: tarfile.TarInfo) -> bool:
-    """Whether a link would leave the folder that it is unpacked to (PEP 706).
+    """Whether a link would leave the folder that it is unpacked to (PEP 706): pip leaves out the root folder.
 
     By its text alone: Python's own filter asks this machine's file system, and is missing before 3.11.4.
     """
-    start = posixpath.dirname(link.name.rstrip("/")) if link.issym() else ""
+    start = posixpath.dirname(link.name.rstrip("/")).partition("/")[2] if link.issym() else ""
     target = posixpath.normpath(posixpath.join(start, link.linkname))
     return target.startswith("/") or target.split("/")[0] == ".."
 
 
+def _is_plain_link(link: tarfile.TarInfo) -> bool:
+    """Whether uv unpacks a symbolic link: its target has ``..`` at its start only, and is not itself."""
+    parts = link.linkname.removeprefix("./").split("/")
+    while parts and parts[0] == "..":
+        parts = parts[1:]
+    if ".." in parts or (parts and not parts[-1]) or "\\" in link.linkname:
+        return False
+    itself = posixpath.normpath(posixpath.join(posixpath.dirname(link.name), link.linkname))
+    return itself != link.name and all(
+        len(part.encode("utf-8", "surrogateescape")) <= MAX_COMPONENT_BYTES for part in parts
+    )
+
+
 class _Member(tarfile.TarInfo):
-    """A tar member that refuses extended headers too long to be read as a whole."""
+    """A tar member that refuses extended headers too long to be read as a whole, and damaged ones.
+
+    The standard library takes a damaged header for the end of the archive, unless it is the first.
+    """
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]  # stubs say Self
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":  # not in the type stubs
+                raise
+            raise tarfile.ReadError("a header is damaged, or the end of the archive is missing") from None
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         # Called by every release of tarfile; which constructor it uses before has changed within minor versions.
@@ -362,11 +388,14 @@ def read_tar(
         Exception: any of ``BROKEN`` if it does not open.
     """
     tar = Archive({}, [])
+    regular: set[str] = set()
     with _unpacked(file, name, bounds) as unpacked:
         with tarfile.open(fileobj=unpacked, mode="r|", tarinfo=_Member) as archive:
             for member in _members(archive, name, bounds):
                 if last is None:
-                    _check_tar_member(name, member)
+                    _check_tar_member(name, member, regular)
+                    if member.isreg():
+                        regular.add(member.name)
                     tar.paths.append(f"{member.name}/" if member.isdir() else member.name)
                 if member.isreg() and wanted(member.name) and len(tar.files) < 16:
                     if member.size > MAX_METADATA_BYTES:
@@ -395,12 +424,29 @@ def _members(archive: tarfile.TarFile, name: Name, bounds: Bounds | None) -> Ite
     raise InvalidArchive(name.filename, _TOO_MANY_MEMBERS)
 
 
-def _check_tar_member(name: Name, member: tarfile.TarInfo) -> None:
+def _check_tar_member(name: Name, member: tarfile.TarInfo, files: Container[str]) -> None:
+    """Refuse a member that pip or uv do not unpack.
+
+    Parameters:
+        name: of the archive.
+        member: of it.
+        files: the paths of regular files before it.
+    """
+    shown = quoted(member.name)
     _check_path(name, member.name)
+    if _UNSAFE_IN_TAR.search(member.name) is not None:
+        why = "has a colon, a control character or a space at the end of its name, which uv refuses; rename it"
+        raise InvalidArchive(name.filename, f"its member {shown} {why}")
+    if member.name.rpartition("/")[2] == "." and not member.isdir():
+        raise InvalidArchive(name.filename, f"its member {shown} has the name of a folder; rename it")
+    if member.size < 0:
+        raise InvalidArchive(name.filename, f"its member {shown} has a negative size; build it again")
     if member.islnk() or member.issym():
         if _leads_outside(member):
+            raise InvalidArchive(name.filename, f"its link {shown} points outside the archive; leave it out")
+        if member.linkname not in files if member.islnk() else not _is_plain_link(member):
             raise InvalidArchive(
-                name.filename, f"its link {quoted(member.name)} points outside the archive; leave it out"
+                name.filename, f"its link {shown} to {quoted(member.linkname)} cannot be unpacked by uv; leave it out"
             )
     elif not (member.isreg() or member.isdir()):
         raise InvalidArchive(

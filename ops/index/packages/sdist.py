@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +13,9 @@ from ops.index.packages.core_metadata import quoted
 from ops.index.packages.filenames import Name
 
 MAX_PYPROJECT_BYTES = 256 * 1024
+
+_BACKEND = re.compile(r"\s*[^\W\d]\w*(\.\w+)*\s*(:\s*\w+(\.\w+)*\s*)?")
+"""A module, perhaps with an object in it. Linear: each repetition begins with its own character."""
 
 PYPROJECT = "pyproject.toml"
 METADATA = "PKG-INFO"
@@ -42,8 +47,6 @@ def check_root(name: Name, paths: Iterable[str]) -> None:
     """
     first = None
     for path in paths:
-        if path in {"./", "."}:
-            continue
         root, slash, _ = path.partition("/")
         if root == ".":
             why = f"its member {quoted(path)} begins with a dot"
@@ -84,6 +87,20 @@ def check_pyproject(name: Name, content: bytes) -> None:
             f"the table [build-system] in its {PYPROJECT} has no list of strings 'requires' (PEP 518), so it cannot be "
             "built; name its build backend there",
         )
+    backend = build_system.get("build-backend", "setuptools")
+    if not isinstance(backend, str) or _BACKEND.fullmatch(backend) is None:
+        raise InvalidArchive(
+            name.filename,
+            f"build-system.build-backend in its {PYPROJECT} is not the name of a module (PEP 517); write one such as "
+            "'hatchling.build'",
+        )
+    folders = build_system.get("backend-path", [])
+    if not isinstance(folders, list) or not all(isinstance(folder, str) and _is_inside(folder) for folder in folders):
+        raise InvalidArchive(
+            name.filename,
+            f"build-system.backend-path in its {PYPROJECT} is not a list of folders of the project (PEP 517); "
+            "correct it",
+        )
     for entry in requires[:1000]:
         if (problem := _requirement_problem(entry)) is not None:
             raise InvalidArchive(
@@ -91,6 +108,11 @@ def check_pyproject(name: Name, content: bytes) -> None:
                 f"{quoted(entry)} in build-system.requires of its {PYPROJECT} is no requirement (PEP 508): {problem}; "
                 "write one such as 'hatchling>=1.27'",
             )
+
+
+def _is_inside(folder: str) -> bool:
+    path = posixpath.normpath(folder)
+    return not path.startswith("/") and path.split("/")[0] != ".."
 
 
 def _requirement_problem(text: str) -> str | None:

@@ -202,6 +202,7 @@ def test_a_member_whose_name_goes_on_after_a_nul_is_refused() -> None:
         (tarfile.SYMTYPE, "../../x"),
         (tarfile.SYMTYPE, "a/../../../x"),
         (tarfile.SYMTYPE, "../.."),
+        (tarfile.SYMTYPE, "../foo_bar-1.0/x"),
         (tarfile.LNKTYPE, "../x"),
         (tarfile.LNKTYPE, "/foo_bar-1.0/x"),
         (tarfile.CHRTYPE, ""),
@@ -217,7 +218,7 @@ def test_links_to_elsewhere_and_devices_are_refused(kind: bytes, target: str) ->
     ("kind", "target"),
     [
         (tarfile.SYMTYPE, "data.bin"),
-        (tarfile.SYMTYPE, "../foo_bar-1.0/..data/../data.bin"),
+        (tarfile.SYMTYPE, "..data/x"),
         (tarfile.LNKTYPE, "foo_bar-1.0/data.bin"),
     ],
 )
@@ -231,7 +232,7 @@ def test_a_link_in_the_place_of_the_metadata_is_not_followed() -> None:
             "x",
             "1",
             folder="y",
-            members=[member("foo_bar-1.0/PKG-INFO", type=tarfile.SYMTYPE, linkname="../y/PKG-INFO")],
+            members=[member("foo_bar-1.0/PKG-INFO", type=tarfile.SYMTYPE, linkname="y/PKG-INFO")],
         )
     )
     assert look_into(io.BytesIO(gzip.compress(content)), name_of(SDIST)).name == "x", "the only regular one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 
@@ -49,6 +50,12 @@ def test_a_second_root_hides_the_project_from_pip(path: str) -> None:
         b"[build-system]\nrequires = 'hatchling'\n",
         b"[build-system]\nrequires = ['hatch ling']\n",
         b"x = " + b"9" * 5000,
+        b"[build-system]\nrequires = []\nbuild-backend = 5\n",
+        b"[build-system]\nrequires = []\nbuild-backend = ''\n",
+        b"[build-system]\nrequires = []\nbuild-backend = 'a:b c'\n",
+        b"[build-system]\nrequires = []\nbuild-backend = 'a'\nbackend-path = '.'\n",
+        b"[build-system]\nrequires = []\nbuild-backend = 'a'\nbackend-path = ['a/../..']\n",
+        b"[build-system]\nrequires = []\nbuild-backend = 'a'\nbackend-path = ['/etc']\n",
     ],
 )
 def test_a_pyproject_that_pip_cannot_read_is_refused(content: bytes) -> None:
@@ -61,6 +68,7 @@ def test_a_pyproject_that_pip_cannot_read_is_refused(content: bytes) -> None:
     [
         b"",
         b"[tool.black]\nline-length = 100\n",
+        b"[build-system]\nrequires = []\nbuild-backend = 'a._b:c.d'\nbackend-path = ['.', 'src/x', '..x']\n",
         b"[build-system]\nrequires = ['setuptools>=40; python_version>\"3\"']\n",
     ],
 )
@@ -87,3 +95,68 @@ def test_the_metadata_of_an_old_sdist_may_be_in_any_encoding() -> None:
         info.size = len(content)
         archive.addfile(info, io.BytesIO(content))
     assert inspected(buffer.getvalue()).name == "foo-bar"
+
+
+def test_a_folder_around_the_root_hides_the_project_from_pip() -> None:
+    info = tarfile.TarInfo(".")
+    info.type = tarfile.DIRTYPE
+    with pytest.raises(InvalidArchive, match="pip does not find the project"):
+        inspected(sdist("foo-bar", "1.0", members=[(info, b"")]))
+
+
+@pytest.mark.parametrize("path", ["a:b", "a\x01b", "a ", "a /b", "a\n", "x/."])
+def test_a_name_that_uv_does_not_unpack_is_refused(path: str) -> None:
+    with pytest.raises(InvalidArchive, match="rename it"):
+        inspected(with_files({f"foo_bar-1.0/{path}": b""}))
+
+
+@pytest.mark.parametrize("path", ["a b", " a", "a;b", "con", "\u00e9", "...", "-x"])
+def test_an_unusual_name_of_a_file_is_taken(path: str) -> None:
+    assert inspected(with_files({f"foo_bar-1.0/{path}": b""})).name == "foo-bar"
+
+
+def with_link(kind: bytes, target: str, *, path: str = "foo_bar-1.0/link") -> bytes:
+    info = tarfile.TarInfo(path)
+    info.type, info.linkname = kind, target
+    return sdist("foo-bar", "1.0", members=[(info, b"")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        (tarfile.SYMTYPE, "../foo_bar-1.0/PKG-INFO"),
+        (tarfile.SYMTYPE, ".."),
+        (tarfile.SYMTYPE, ""),
+        (tarfile.SYMTYPE, "link"),
+        (tarfile.SYMTYPE, "a/../PKG-INFO"),
+        (tarfile.SYMTYPE, "a\\b"),
+        (tarfile.SYMTYPE, "a" * 256),
+        (tarfile.LNKTYPE, "PKG-INFO"),
+        (tarfile.LNKTYPE, "foo_bar-1.0/missing"),
+        (tarfile.LNKTYPE, "foo_bar-1.0/link"),
+        (tarfile.LNKTYPE, "./foo_bar-1.0/PKG-INFO"),
+    ],
+)
+def test_a_link_that_pip_or_uv_does_not_unpack_is_refused(kind: bytes, target: str) -> None:
+    with pytest.raises(InvalidArchive, match="leave it out"):
+        inspected(with_link(kind, target))
+
+
+@pytest.mark.parametrize("target", ["../PKG-INFO", "./x", "missing", "x/y"])
+def test_a_symbolic_link_inside_the_project_is_taken(target: str) -> None:
+    assert inspected(with_link(tarfile.SYMTYPE, target, path="foo_bar-1.0/a/link")).name == "foo-bar"
+
+
+def test_a_damaged_header_or_end_of_a_tar_file_is_refused() -> None:
+    content = gzip.decompress(with_files({"foo_bar-1.0/last": b""}))
+    header = content.index(b"foo_bar-1.0/last")
+    for damaged in (content[: header + 512], content[:header] + b"x" + content[header + 1 :]):
+        with pytest.raises(InvalidArchive, match="a header is damaged, or the end of the archive is missing"):
+            inspected(gzip.compress(damaged))
+
+
+def test_a_negative_size_is_refused() -> None:
+    info = tarfile.TarInfo("foo_bar-1.0/x")
+    info.pax_headers = {"size": "-512"}
+    with pytest.raises(InvalidArchive):
+        inspected(sdist("foo-bar", "1.0", members=[(info, b"")]))
