@@ -1,4 +1,4 @@
-"""Facts about files that are computed once and kept beside the packages in ``.index/facts``.
+"""File info: computed once, and kept in sidecars beside the packages, in ``.index/facts``.
 
 A sidecar is one line of JSON, then the core metadata byte for byte. It is valid as long as the file has the size and
 time recorded in it, and is computed again from the file alone if it is lost.

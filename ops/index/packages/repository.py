@@ -59,10 +59,10 @@ class Repository:
         options: ``cached_files``, ``refresh_seconds`` and ``scratch_directory``; with a quota, bytes are counted.
 
     Attributes:
-        listing: the names of the files; told by whoever changes them.
-        file_info: their sidecars, likewise.
-        annotations: yanks and statuses, likewise.
-        tombstones: of removed files, likewise.
+        listing: the names of the files. Transactions that change the storage change it too, and the others below.
+        file_info: sidecars.
+        annotations: yanks and statuses.
+        tombstones: digests of removed files.
     """
 
     def __init__(self, storage: Storage, name_locks: NameLocks, options: Options) -> None:

@@ -1,4 +1,4 @@
-"""The bytes that files have, by project and together, and those that uploads under way are going to have."""
+"""Disk usage, by project and in total, with reservations for uploads in progress."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable
 from ops.index.storage.storage import Storage
 
 _BATCH = 256
-"""So many files are looked at while a commit or reload of a shared storage waits."""
+"""Number of files measured at a time, while a commit or reload of a shared storage waits."""
 
 
 class Usage:
-    """Sums that follow the listing. Each file is looked at once, when a sum is next asked for.
+    """The bytes used by the listed files. Each file is measured once, before the next decision about a quota.
 
-    A file counts with the signature beside it. What removed files left (tombstones, lines of the audit log) and what is
-    kept beside the files in ``.index`` does not count.
+    A signature counts with its file. Sidecars and all else in ``.index``, tombstones and the audit log do not count.
 
     Parameters:
         storage: the volume of packages.
@@ -28,7 +27,7 @@ class Usage:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._directory = str(storage.directory)
-        self._lock = threading.Lock()  # never held while a disk is waited for: event loops come here
+        self._lock = threading.Lock()  # never held while waiting for a disk: event loops take it
         self._sizes: dict[str, tuple[str, int]] = {}
         self._unmeasured: dict[str, tuple[str, object]] = {}
         self._stored: Counter[str] = Counter()
@@ -36,32 +35,29 @@ class Usage:
         self._stored_total = 0
         self._reserved_total = 0
         self.largest = 0
-        """Bytes: no file is larger, nor was one since the start."""
+        """Size in bytes of the largest file since the start."""
 
     def appeared(self, path: str, project: str) -> None:
-        """Count a file from now on."""
+        """Start counting a file."""
         with self._lock:
             if path not in self._sizes:
                 self._unmeasured[path] = (project, object())
 
     def changed(self, paths: Iterable[str]) -> None:
-        """Look at files again that were written in place, or got a signature."""
+        """Measure files again that were written in place, or got a signature."""
         with self._lock:
             for path in paths:
                 if path in self._sizes:
                     self._unmeasured[path] = (self._sizes[path][0], object())
 
     def vanished(self, path: str) -> None:
-        """Count a file no longer."""
+        """Stop counting a file."""
         with self._lock:
             self._unmeasured.pop(path, None)
             self._set(path, None, 0)
 
     def measure(self) -> None:
-        """Look at the files that have appeared. Takes some microseconds for each; done once at the start.
-
-        Called outside of ``Storage.reading``.
-        """
+        """Measure new files, in some microseconds each. Called outside of ``Storage.reading``."""
         while self._unmeasured:
             with self._lock:
                 batch = list(self._unmeasured.items())[:_BATCH]
@@ -74,20 +70,20 @@ class Usage:
                         self._set(path, entry[0], size)
 
     def reserve(self, project: str, size: int, check: Callable[[int, int], None] = lambda *_: None) -> None:
-        """Count bytes of an upload that is under way; a negative number gives them back.
+        """Reserve bytes for an upload in progress; a negative number releases them.
 
         Parameters:
             project: normalized (PEP 503).
-            size: bytes, besides those that the upload has reserved already.
-            check: given the bytes that are used in the project, and in total, before these; nobody else reserves any
-                meanwhile. What it raises keeps these from being counted.
+            size: bytes to reserve in addition to earlier reservations.
+            check: called with the bytes used so far by the project and in total, while nobody else can reserve any. An
+                exception that it raises prevents the reservation.
         """
         with self._lock:
             check(self._stored[project] + self._reserved[project], self._stored_total + self._reserved_total)
             self._reserve(project, size)
 
     def settle(self, path: str, project: str, size: int, reserved: int) -> None:
-        """Count an upload as the file that it has become, in one step."""
+        """Turn a reservation into a file in one step."""
         with self._lock:
             self._reserve(project, -reserved)
             self._unmeasured.pop(path, None)

@@ -1,4 +1,4 @@
-"""What a file name says."""
+"""Parsing the file names of distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking into distributions, and not believing them."""
+"""Distributions are inspected without trusting them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def member(path: str, content: bytes = b"", **fields: object) -> tuple[tarfile.T
     return info, content
 
 
-def test_a_wheel_tells_its_metadata_byte_for_byte() -> None:
+def test_the_metadata_of_a_wheel_is_read_byte_for_byte() -> None:
     lines = "Requires-Python: >=3.8,\n        <4\nDynamic: License\n"
     contents = inspected(WHEEL, wheel("foo-bar", "1.0", lines=lines, body="Über alles\n"))
     assert contents.name == "foo-bar"
@@ -140,7 +140,7 @@ def test_a_requires_python_that_is_none_is_refused() -> None:
 
 @pytest.mark.parametrize("filename", [WHEEL, SDIST, "foo-bar-1.0.zip", "foo-bar-1.0-py3.8.egg", "foo-1.0.tar.xz"])
 @pytest.mark.parametrize("content", [b"", b"text\n" * 100, b"PK\x03\x04", b"PK\x05\x06", b"PK\x05\x06" + b"\xff" * 18])
-def test_what_is_no_archive_is_refused(filename: str, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(filename: str, content: bytes) -> None:
     opened = r"it cannot be opened as an? (wheel|sdist|egg) \(.+\); build it again$"
     with pytest.raises(InvalidArchive, match=f"was refused: ({opened}|its list of members takes more than 32 MiB)"):
         inspected(filename, content)
@@ -342,7 +342,7 @@ def test_a_header_is_read_up_to_its_description() -> None:
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_no_content_raises_anything_unexpected(data: st.DataObject) -> None:
-    """Bytes are changed, cut, doubled; whatever comes of it is read, or refused."""
+    """However bytes are changed, cut or inserted, the file is read or refused."""
     filename, content = data.draw(
         st.sampled_from(
             [

@@ -1,4 +1,4 @@
-"""Knowing the files of a directory without reading them again, and noticing whatever happens to it."""
+"""The repository reads no file twice, and notices every change of its directory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Count = Callable[[object, str], list[tuple[Any, ...]]]
 
 @pytest.fixture(autouse=True)
 def free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the machine is, no look forbids the next."""
+    """Let looks follow each other at once, however slow the machine is."""
     monkeypatch.setattr("ops.index.packages.directory.FREE_SECONDS", 1e6)
 
 
@@ -69,11 +69,11 @@ def project(house: House, name: str) -> Project:
 
 
 def reopened(house: House, **options: Any) -> Repository:
-    """The catalogue of another server, started later."""
+    """The repository of another server, started later."""
     return Repository(DirectoryStorage(house.directory), house.name_locks, replace(house.options, **options))
 
 
-def test_a_file_is_told_as_it_is_on_disk(house: House, directory: Path) -> None:
+def test_a_file_is_described_as_it_is_on_disk(house: House, directory: Path) -> None:
     path = put(directory, "Foo.Bar", "1.0.0")
     content = path.read_bytes()
     os.utime(path, ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789))
@@ -104,7 +104,7 @@ def test_files_are_sorted_by_version_then_name(house: House, directory: Path) ->
     assert found.versions == ("1.9rc1", "1.9", "1.10")
 
 
-def test_what_is_no_distribution_is_not_listed_and_cannot_be_downloaded(house: House, directory: Path) -> None:
+def test_other_files_are_not_listed_and_cannot_be_downloaded(house: House, directory: Path) -> None:
     path = put(directory, "foo", "1.0")
     others = ["README.txt", ".hidden-1.0.tar.gz", "foo-1.0 (1).tar.gz", ".index/facts/foo-1.0.zip", ".dot/foo-2.0.zip"]
     for other in others:
@@ -129,7 +129,7 @@ def test_what_is_no_distribution_is_not_listed_and_cannot_be_downloaded(house: H
 
 
 @pytest.mark.parametrize("path", ["a\0b", "foo-1.0-py3-none-any.whl\0", "x" * 5000, "\udcff", "foo-1.0.tar.gz/"])
-def test_no_path_makes_an_error(house: House, path: str) -> None:
+def test_no_path_raises_an_error(house: House, path: str) -> None:
     assert house.repository.locate(path) is None
     assert house.repository.metadata(path) is None
     assert house.repository.project(path) is None
@@ -235,7 +235,7 @@ def test_folders_that_come_and_go_are_noticed(house: House, directory: Path) -> 
     assert not house.repository.projects()
 
 
-def test_an_upload_of_ours_does_not_hide_anothers_of_the_same_moment(
+def test_our_uploads_do_not_hide_files_that_others_add_at_the_same_moment(
     house: House, directory: Path, alice: Person
 ) -> None:
     stop = threading.Event()
@@ -263,7 +263,7 @@ def test_an_upload_of_ours_does_not_hide_anothers_of_the_same_moment(
     assert _soon(lambda: house.listed() == ours | outside)
 
 
-def test_what_another_added_right_before_a_change_of_ours_is_seen_right_after_it(
+def test_a_file_added_right_before_a_change_of_ours_is_seen_right_after_it(
     house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the second look that comes a little later anyway."""
@@ -280,7 +280,7 @@ def test_what_another_added_right_before_a_change_of_ours_is_seen_right_after_it
     assert {inside.name, outside.name} <= house.listed()
 
 
-def test_spellings_that_are_taken_at_the_same_moment_are_all_found(
+def test_names_that_are_added_at_the_same_moment_are_all_found(
     house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = parse(wheel_name("foo", "1.0")), parse(wheel_name("foo", "2.0"))
@@ -323,7 +323,7 @@ def test_an_upload_to_one_project_leaves_the_stamp_of_another(house: House, dire
     assert house.repository.project_stamp("unknown") == house.repository.project_stamp("unknown")
 
 
-# Facts
+# File info
 
 
 def test_an_unchanged_file_is_never_hashed_twice(
@@ -390,7 +390,9 @@ def test_a_file_that_is_replaced_is_noticed_also_by_the_next_server(house: House
         lambda line, rest: json.dumps({**json.loads(line), "sha256": None}).encode() + b"\n" + rest,
     ],
 )
-def test_a_damaged_sidecar_is_made_anew(house: House, directory: Path, damage: Callable[[bytes, bytes], bytes]) -> None:
+def test_a_damaged_sidecar_is_computed_again(
+    house: House, directory: Path, damage: Callable[[bytes, bytes], bytes]
+) -> None:
     path = put(directory, "foo", "1.0")
     first = project(house, "foo")
     metadata = house.repository.metadata(path.name)
@@ -402,7 +404,7 @@ def test_a_damaged_sidecar_is_made_anew(house: House, directory: Path, damage: C
     assert other.project("foo") == first
 
 
-def test_metadata_that_installers_may_not_go_by_is_kept_for_people_only(
+def test_metadata_that_installers_may_not_rely_on_is_kept_for_people_only(
     house: House, directory: Path, alice: Person, count_calls: Count
 ) -> None:
     dropped, uploaded = (sdist("foo", version, lines="Dynamic: Requires-Dist\n") for version in ("1.0", "2.0"))
@@ -444,7 +446,7 @@ def test_a_sidecar_from_before_such_metadata_was_kept_is_still_read(
     assert not computed
 
 
-def test_everything_can_be_made_anew_from_the_files_alone(house: House, directory: Path, alice: Person) -> None:
+def test_everything_can_be_computed_from_the_files_alone(house: House, directory: Path, alice: Person) -> None:
     for version in ("1.0", "2.0"):
         house.publisher.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
     before = project(house, "foo")
@@ -523,7 +525,7 @@ def test_a_file_that_is_no_archive_is_listed_without_metadata(house: House, dire
     assert house.repository.metadata("foo-1.0.tar.gz") is None
 
 
-def test_missing_facts_are_computed_in_the_background_while_pages_are_served(house: House, directory: Path) -> None:
+def test_missing_file_info_is_computed_in_the_background_while_pages_are_served(house: House, directory: Path) -> None:
     for number in range(40):
         put(directory, f"p{number % 4}", f"1.{number}")
     house.repository.start()
@@ -534,10 +536,10 @@ def test_missing_facts_are_computed_in_the_background_while_pages_are_served(hou
     house.repository.close()
 
 
-# Marks
+# Annotations
 
 
-def test_marks_that_another_server_sets_are_noticed(house: House, directory: Path, alice: Person) -> None:
+def test_annotations_that_another_server_sets_are_noticed(house: House, directory: Path, alice: Person) -> None:
     put(directory, "foo", "1.0")
     other = House(DirectoryStorage(directory), house.name_locks, house.options)
     assert project(house, "foo").files[0].yanked is None
@@ -561,7 +563,7 @@ def test_a_status_that_cannot_be_read_closes_the_project(house: House, directory
     assert project(house, "foo").status == "archived"
 
 
-def test_marks_that_cannot_be_read_just_now_hold_on(
+def test_annotations_that_cannot_be_read_just_now_stay_in_force(
     house: House, directory: Path, adam: Person, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(directory, "foo", "1.0")
@@ -621,7 +623,7 @@ def test_the_cache_of_projects_is_bounded(house: House, directory: Path) -> None
     assert len(repository._cache._projects) <= 10
 
 
-def test_claimed_names_are_hidden_until_they_are_released(tmp_path: Path) -> None:
+def test_locked_names_are_hidden_until_they_are_released(tmp_path: Path) -> None:
     name_locks = MemoryNameLocks()
     house = House(DirectoryStorage(tmp_path / "packages"), name_locks, Options())
     name_locks.acquire("foo-1-py3-none-any.whl")
@@ -634,7 +636,7 @@ def test_claimed_names_are_hidden_until_they_are_released(tmp_path: Path) -> Non
     assert _soon(lambda: len(house.listed()) == 2)
 
 
-def test_a_claimed_name_that_vanishes_is_never_shown(tmp_path: Path) -> None:
+def test_a_locked_name_that_vanishes_is_never_shown(tmp_path: Path) -> None:
     name_locks = MemoryNameLocks()
     house = House(DirectoryStorage(tmp_path / "packages"), name_locks, Options())
     name_locks.acquire("foo-1-py3-none-any.whl")

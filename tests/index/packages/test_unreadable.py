@@ -1,4 +1,4 @@
-"""What cannot be read, or kept, costs itself alone and no longer than it lasts."""
+"""Files and folders that cannot be read or written affect nothing else, and only while that lasts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def directory(house: House) -> Path:
 
 @pytest.fixture(autouse=True)
 def look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine too."""
+    """Let looks follow each other at once, also on a busy machine."""
     monkeypatch.setattr("ops.index.packages.directory.FREE_SECONDS", 1e6)
 
 
@@ -101,7 +101,7 @@ def test_a_file_that_can_be_read_again_is_on_its_page_again(
     eventually(lambda: versions(house, "foo") == ("1.0", "2.0"))
 
 
-def test_facts_that_cannot_be_kept_hold_all_the_same(
+def test_file_info_that_cannot_be_kept_is_used_all_the_same(
     house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Sidecars, path: str, file_info: object, metadata: object) -> None:
@@ -118,7 +118,9 @@ def test_facts_that_cannot_be_kept_hold_all_the_same(
 
 
 @pytest.mark.parametrize("upload_time", [-1.0, 1e300, float("nan"), float("inf"), "now", None, LATEST + 1])
-def test_facts_with_an_impossible_date_are_computed_again(house: House, directory: Path, upload_time: object) -> None:
+def test_file_info_with_an_impossible_date_is_computed_again(
+    house: House, directory: Path, upload_time: object
+) -> None:
     path = put(directory, "foo", "1.0")
     assert versions(house, "foo") == ("1.0",)
     sidecar = directory / ".index" / "facts" / path.name
