@@ -1,7 +1,7 @@
-"""Runs the index by itself: ``python -m ops.index --packages DIR --credentials DIR``.
+"""Command that serves an index: ``python -m ops.index --packages DIR --credentials DIR``.
 
-The address is printed as one line on stdout as soon as the server answers; everything else goes to stderr. It ends well
-on SIGTERM and SIGINT. Exit codes: 0 ended as asked, 1 could not start, 2 wrong usage.
+Its address is printed as one line on stdout once the server accepts requests; everything else goes to stderr. SIGTERM
+and SIGINT stop it. Exit codes: 0 stopped, 1 could not start, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ops.index.http.forwarded import TrustedProxies
 from ops.index.startup import TOKEN_KEY, CannotStartError, admin_token, check_apart, check_least_free, served_directory
 
 _BACKLOG = 2048
-"""The most connections that wait to be accepted, if there are descriptors enough: they are accepted all at once."""
+"""The most connections that wait to be accepted, which happens all at once, if there are enough descriptors."""
 
 _YOUNG_OBJECTS = 10_000
-"""So many new objects are looked through for cycles at a time; Python's default is 700."""
+"""New objects between two searches for cycles."""
 
-_OFTEN, _SELDOM = 0.1, 60.0
-"""Seconds: more often costs more than it shows, and less often surprises who has changed a file."""
+_SHORTEST_REFRESH, _LONGEST_REFRESH = 0.1, 60.0
+"""Seconds: a shorter one costs more than it shows, and a longer one surprises users who have changed a file."""
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(packages: Path, credentials: Path, token: str | None, options: Options, listener: socket.socket) -> None:
-    # Imported here, so that --help and a wrong option cost nothing.
+    # Imported here, so that --help and a wrong option respond at once.
     from ops.index import DirectoryStorage, create_index
     from ops.index.server import Server
 
@@ -107,9 +107,9 @@ def _serve(packages: Path, credentials: Path, token: str | None, options: Option
 
 
 def _spare_the_collector() -> None:
-    """Take what lives as long as the process away from the garbage collector, some 100,000 objects.
+    """Exclude objects that live as long as the process from garbage collection, some 100,000.
 
-    Otherwise it looks at them again and again: each time some 30 ms in which nobody is answered.
+    Otherwise each full collection would stop the server for some 30 ms.
     """
     gc.collect()
     gc.freeze()
@@ -131,21 +131,21 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="DIR",
-        help="where the distributions lie; made when missing. A directory of stock pypiserver is served as it is, "
-        "also one that cannot be written",
+        help="directory of the distributions, created if missing. A directory of stock pypiserver is served as it is, "
+        "also if it is read-only",
     )
     files.add_argument(
         "--credentials",
         type=Path,
         required=True,
         metavar="DIR",
-        help="where .htpasswd and .htgroup lie; made when missing, and needs no file in it yet",
+        help="directory of .htpasswd and .htgroup, created if missing",
     )
     files.add_argument(
         "--admin-token-file",
         type=Path,
         metavar="FILE",
-        help=f"a file that only you can read, with a line {TOKEN_KEY}=… in it",
+        help=f"a file that only you can read, with a line {TOKEN_KEY}=…",
     )
     network = parser.add_argument_group("network")
     network.add_argument(
@@ -161,24 +161,23 @@ def _parser() -> argparse.ArgumentParser:
         type=_proxy,
         metavar="ADDRESS",
         help="believe X-Forwarded-For, -Proto, -Host and -Prefix from this address or network (10.0.0.5, "
-        "172.16.0.0/12), or from everybody (*); may be given more than once",
+        "172.16.0.0/12), or from everybody (*); may be repeated",
     )
-    limits = parser.add_argument_group("limits and habits")
+    limits = parser.add_argument_group("limits")
     defaults = Options()
     limits.add_argument(
         "--max-upload-size",
         type=_size,
         default=defaults.max_upload_bytes,
         metavar="SIZE",
-        help="the largest file that is taken, as 500M or 4G (default: 4G)",
+        help="the largest file to accept, such as 500M or 4G (default: 4G)",
     )
     limits.add_argument(
         "--max-connections",
         type=_connections,
         metavar="NUMBER",
-        help="the most connections at once. When they are taken, the oldest that has not logged in is closed for a new "
-        f"one (default: {defaults.max_connections}, or as many as the hard limit of open files leaves room for: each "
-        "takes two)",
+        help="the most connections at once. When it is reached, the oldest that has not logged in is closed for a new "
+        f"one (default: {defaults.max_connections}, or as many as the hard limit of open files allows: each takes two)",
     )
     limits.add_argument(
         "--max-connections-per-address",
@@ -200,43 +199,47 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=defaults.refresh_seconds,
         metavar="SECONDS",
-        help=f"how often files are looked at that were changed in place, without a new name, from {_OFTEN:g} to "
-        f"{_SELDOM:g}; changed users and new files are noticed at once (default: %(default)s)",
+        help="interval of checks for files that were changed in place, without a new name, from "
+        f"{_SHORTEST_REFRESH:g} to {_LONGEST_REFRESH:g}; changed users and new files are noticed at once "
+        "(default: %(default)s)",
     )
     limits.add_argument(
-        "--realm", default=defaults.realm, type=_realm, help="what clients are asked to log in to (%(default)s)"
+        "--realm",
+        default=defaults.realm,
+        type=_realm,
+        help="realm of the login, which clients show and store (%(default)s)",
     )
     limits.add_argument(
         "--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="default: %(default)s"
     )
-    _add_room(parser.add_argument_group("room"), defaults)
+    _add_space(parser.add_argument_group("space"), defaults)
     return parser
 
 
-def _add_room(room: argparse._ArgumentGroup, defaults: Options) -> None:
-    room.add_argument(
+def _add_space(space: argparse._ArgumentGroup, defaults: Options) -> None:
+    space.add_argument(
         "--project-quota",
         type=_size_or_none,
         metavar="SIZE",
         default=defaults.project_quota_bytes,
-        help="what the files of one project may take together, as 10G; 0 for no limit (default)",
+        help="total size of the files of one project, such as 10G; 0 for no limit (default)",
     )
-    room.add_argument(
+    space.add_argument(
         "--total-quota",
         type=_size_or_none,
         metavar="SIZE",
         default=defaults.total_quota_bytes,
-        help="what the files of all projects may take together; 0 for no limit (default)",
+        help="total size of the files of all projects; 0 for no limit (default)",
     )
-    room.add_argument(
+    space.add_argument(
         "--least-free",
         type=_size_or_none,
         metavar="SIZE",
         default=defaults.least_free_bytes,
-        help="what uploads leave free on the disk of the packages; 0 to let them fill it (default: 64M, or a twentieth "
-        "of a smaller disk)",
+        help="space that uploads leave free on the disk of the packages; 0 to let them fill it (default: 64M, or a "
+        "twentieth of a smaller disk)",
     )
-    room.add_argument(
+    space.add_argument(
         "--uploads-per-user",
         type=_count,
         default=defaults.uploads_per_user,
@@ -244,32 +247,32 @@ def _add_room(room: argparse._ArgumentGroup, defaults: Options) -> None:
         help="uploads of one user at once; further ones wait five seconds, then get 429; 0 for no limit "
         "(default: %(default)s)",
     )
-    room.add_argument(
+    space.add_argument(
         "--audit-days",
         type=_count,
         default=defaults.audit_days,
         metavar="DAYS",
-        help="how long the audit log is kept; 0 for ever (default: %(default)s)",
+        help="days for which the audit log is kept; 0 for ever (default: %(default)s)",
     )
-    room.add_argument(
+    space.add_argument(
         "--audit-size",
         type=_size_or_none,
         metavar="SIZE",
         default=defaults.audit_bytes,
-        help="what its files in a directory may take before the oldest go; 0 for no limit (default: 1G)",
+        help="total size of its files in a directory before the oldest are deleted; 0 for no limit (default: 1G)",
     )
 
 
 def _port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: use a number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 0 to 65535")
     return int(text)
 
 
 def _size(text: str) -> int:
     matched = re.fullmatch(r"([0-9]{1,15})\s*([kmgt]?)(?:i?b)?", text.strip().lower())
     if matched is None or int(matched[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: use a number of bytes, or one with K, M, G or T")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: use a number of bytes, or one with K, M, G or T")
     return int(matched[1]) * _UNITS[matched[2]]
 
 
@@ -279,13 +282,15 @@ def _size_or_none(text: str) -> int:
 
 def _count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} will not do: use a whole number, or 0 for no limit")
+        raise argparse.ArgumentTypeError(f"{text!r} is invalid: use a whole number, or 0 for no limit")
     return int(text)
 
 
 def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not _OFTEN <= float(text) <= _SELDOM:
-        raise argparse.ArgumentTypeError(f"{text!r} will not do: use {_OFTEN:g} to {_SELDOM:g} seconds")
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not _SHORTEST_REFRESH <= float(text) <= _LONGEST_REFRESH:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is invalid: use {_SHORTEST_REFRESH:g} to {_LONGEST_REFRESH:g} seconds"
+        )
     return float(text)
 
 
@@ -299,7 +304,7 @@ def _proxy(text: str) -> str:
 
 def _connections(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,7}", text) or int(text) < FEWEST_CONNECTIONS:
-        raise argparse.ArgumentTypeError(f"{text!r} will not do: use a number of {FEWEST_CONNECTIONS} or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is invalid: use a number of {FEWEST_CONNECTIONS} or more")
     return int(text)
 
 
@@ -317,7 +322,7 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
-        raise CannotStartError(f"{host!r} is no address of this machine: {error}") from None
+        raise CannotStartError(f"{host!r} is not an address of this machine: {error}") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -326,7 +331,7 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            why = f"port {port} of {host} is taken by another program: name another port, or 0 for any free one"
+            why = f"port {port} of {host} is in use by another program: name another port, or 0 for any free one"
         elif error.errno == errno.EACCES:
             why = f"this user may not listen on port {port}: name one above 1023"
         else:

@@ -19,13 +19,13 @@ _LEAST: Final[Mapping[str, float]] = {
     "max_connections": 1,
     "max_connections_per_address": 1,
 }
-"""Numbers below which nothing would work at all. 0 for all others."""
+"""Smallest working values; 0 for all others."""
 
 _ROUNDS: Final = range(4, 18)
-"""The costs of bcrypt whose hashes can be verified here."""
+"""Costs of bcrypt whose hashes can be verified here."""
 
 REALM: Final = re.compile(r"[A-Za-z0-9 ._:/-]{1,100}")
-"""What needs no escapes in a header, a keyring or a configuration file."""
+"""Characters that need no escapes in a header, a keyring or a configuration file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,37 +33,39 @@ class Options:
     """One server's settings. The defaults are those of the documentation.
 
     Parameters:
-        realm: what clients are asked to log in to; pip and keyrings show and store it.
+        realm: of the login; pip and keyrings show and store it.
         bcrypt_rounds: cost of a new password's hash, as a power of two; each step doubles the time.
-        login_failures: failed logins of one user or address before further ones are slowed.
+        login_failures: failed logins of one user or address before further ones are delayed.
         login_window_seconds: how long a failed login counts.
         trusted_proxies: addresses and networks (CIDR) whose ``X-Forwarded-*`` headers are believed; ``*`` for all.
-        refresh_seconds: how often a shared storage is reloaded, and files of this machine are looked at for a change
-            made in place.
-        max_upload_bytes: the largest file that is taken.
-        project_quota_bytes: what the files of one project may take together, with their signatures. 0 for no limit.
+        refresh_seconds: interval of reloads of a shared storage, and of checks for files of this machine that were
+            changed in place.
+        max_upload_bytes: the largest file to accept.
+        project_quota_bytes: total size of the files of one project, with their signatures. 0 for no limit.
         total_quota_bytes: the same of all projects together.
-        least_free_bytes: what uploads leave free on the disk of the packages. 0 takes all of it; None is 64 MiB, or a
-            twentieth of a disk for which that is less. Does not count on a shared storage, which cannot tell it.
-        uploads_per_user: how many uploads of one user may be under way at once. Further ones wait a few seconds for
-            their turn, unread, before they are refused. 0 for no limit.
-        audit_days: for how many days the audit log is kept. 0 for ever.
-        audit_bytes: what its files may take before the oldest go. 0 for no limit. Files of today and yesterday stay.
-        max_form_bytes: the most that the other fields of one upload may hold together.
-        check_content: whether an upload must be a wheel, sdist or egg that opens and agrees with its form fields. Off
-            only to compare with stock pypiserver, which takes anything.
-        claim_seconds: how long an upload waits for another of the same name to end before it is sent away.
-        upload_threads: uploads that are worked on at once.
-        scratch_directory: where a file waits until it is checked, and where files of a shared storage are copied to be
-            served; on the server's own disk. None for the system's.
-        cache_bytes: how much of that disk the copies may take.
-        cached_files: how many files' facts are kept in memory.
-        max_connections: the most connections at once; fewer where the limit of open files leaves no room for them.
+        least_free_bytes: space that uploads leave free on the disk of the packages. 0 lets them fill it; None is 64
+            MiB, or a twentieth of a disk for which that is less. Ignored on a shared storage, whose free
+            space is unknown.
+        uploads_per_user: uploads of one user at once. Further ones wait a few seconds, unread, before they are refused.
+            0 for no limit.
+        audit_days: days for which the audit log is kept. 0 for ever.
+        audit_bytes: total size of its files before the oldest are deleted. 0 for no limit. Files of today and yesterday
+            stay.
+        max_form_bytes: total size of the other fields of one upload.
+        check_content: true if an upload must be a readable wheel, sdist or egg that agrees with its form fields. False
+            only to compare with stock pypiserver, which accepts anything.
+        claim_seconds: longest wait of an upload for another one of the same name.
+        upload_threads: uploads that are processed at once.
+        scratch_directory: for uploads that are not yet checked, and for copies of files of a shared storage; on the
+            server's own disk. None for the system's.
+        cache_bytes: total size of those copies.
+        cached_files: files whose metadata is kept in memory.
+        max_connections: the most connections at once; fewer if the limit of open files requires it.
         max_connections_per_address: the most of them from one address that is no trusted proxy.
-        instance: this server's name in the audit log's file name. Empty for one made of host and process.
+        instance: this server's name in the file name of the audit log. Empty for host and process.
 
     Raises:
-        ValueError: one of them cannot work; the sentence says which, why and what would.
+        ValueError: a setting cannot work; the message says which, why and what to use.
     """
 
     realm: str = "pypi"
@@ -91,7 +93,7 @@ class Options:
     instance: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, however it was set."""
+        """Refuse settings that cannot work."""
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int":

@@ -173,7 +173,7 @@ def test_a_taken_port_is_told_in_one_sentence(folders: list[str], capsys: pytest
         port = str(taken.getsockname()[1])
         said = refused(capsys, *folders, "--port", port)
     assert port in said
-    assert "taken" in said
+    assert "in use" in said
 
 
 def test_a_directory_that_cannot_be_used_is_told_in_one_sentence(

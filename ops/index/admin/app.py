@@ -47,7 +47,7 @@ _HASH: Final = r"^\$2[aby]\$[01][0-9]\$[./A-Za-z0-9]{53}$"
 _PROJECT: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 
 
-class Registration(BaseModel):
+class RegisterUser(BaseModel):
     """A user to create or change. Fields that are left out stay as they are."""
 
     model_config = ConfigDict(
@@ -180,7 +180,7 @@ def create_admin(
             **refusals(400, 401, 403, 408, 413, 415, 422, 429, 500, 507),
         },
     )
-    def register_user(registration: Registration, request: Request, response: Response) -> RegisteredUser:
+    def register_user(registration: RegisterUser, request: Request, response: Response) -> RegisteredUser:
         """Creates a user, or changes the given fields of an existing one. Sending the same again changes nothing."""
         given = registration.model_fields_set
         made = users.register(
@@ -244,11 +244,11 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     problems = []
     for problem in error.errors():
-        field = next((part for part in problem["loc"][1:] if part in Registration.model_fields), None)
+        field = next((part for part in problem["loc"][1:] if part in RegisterUser.model_fields), None)
         if problem["type"] == "json_invalid":
             problems.append("the body is not JSON")
         elif problem["type"] == "extra_forbidden":
-            problems.append("there is an unknown field; the fields are " + ", ".join(Registration.model_fields))
+            problems.append("there is an unknown field; the fields are " + ", ".join(RegisterUser.model_fields))
         else:
             problems.append(f"{field or 'the body'}: {problem['msg']}")
     return refusal(422, "; ".join(dict.fromkeys(problems)))

@@ -1,1 +1,1 @@
-"""Work on strangers' content, in a child process with limits of processor time, memory and wall-clock time."""
+"""Child processes for strangers' content, with limits of processor time, memory and wall-clock time."""

@@ -1,10 +1,10 @@
-"""The process that forks the workers of a sandbox. Run as a script, with its settings as JSON.
+"""Process that forks the workers of a sandbox. Run as a script, with its settings as JSON.
 
-Its standard input is a socket over which it gets calls: one byte each, with two sockets and the files of the call. Over
-the first, the payload comes in and the result goes out. The second gets the exit code; a worker whose second socket is
-shut by the other side is killed. It ends when its standard input ends.
+Its standard input is a socket for calls: one byte each, with two sockets and the files of the call. The first socket
+carries the payload in and the result out. The second gets the exit code; a worker whose second socket is shut by the
+other side is killed. The process ends when its standard input ends.
 
-Until its import path is set it can import nothing but the standard library.
+Until its import path is set, it can import only the standard library.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ CANNOT_FORK = 72
 """Exit codes of a worker, besides 0 and a signal's negative number."""
 
 _DESCRIPTORS = 256
-"""That the fork server may hold."""
+"""Open files of the fork server."""
 
 _FILES = 8
-"""That one call may bring along."""
+"""Files of one call."""
 
 _PIECE = 256 * 1024
 
 
 @dataclass(eq=False)
 class _Worker:
-    """A process that works on one call.
+    """A process that handles one call.
 
     Parameters:
         process: its id.
         life: gets its exit code.
-        gone: becomes readable when it has ended.
+        gone: a pipe that becomes readable when it has ended.
     """
 
     process: int
@@ -55,8 +55,8 @@ class ForkServer:
     """Forks a worker for each call.
 
     Parameters:
-        control: where calls come from.
-        work: what a worker does.
+        control: socket for calls.
+        work: function that a worker calls.
         limits: of each worker.
     """
 
@@ -68,7 +68,7 @@ class ForkServer:
         self._selector.register(control, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Work until the control socket is shut."""
+        """Serve until the control socket is shut."""
         while True:
             for key, _ in self._selector.select():
                 if key.data is None:
@@ -91,7 +91,7 @@ class ForkServer:
         message, descriptors, _, _ = socket.recv_fds(self._control, 1, 2 + _FILES)
         if not message:
             return False
-        if len(descriptors) < 2:  # there was no room for them; the other side sees its sockets shut
+        if len(descriptors) < 2:  # too many open files; the other side sees its sockets shut
             for descriptor in descriptors:
                 os.close(descriptor)
             return True
@@ -141,7 +141,7 @@ def _report(life: socket.socket, code: int) -> None:
 
 
 def _perform(work: Callable[..., bytes], data: socket.socket, files: Sequence[int]) -> int:
-    """Read the payload, work on it, and send the result: in the worker."""
+    """Read the payload, process it and send the result, in the worker."""
     try:
         payload = bytearray()
         while piece := data.recv(_PIECE):
@@ -149,14 +149,14 @@ def _perform(work: Callable[..., bytes], data: socket.socket, files: Sequence[in
         code, result = 0, work(bytes(payload), *files)
     except MemoryError:
         code, result = OUT_OF_MEMORY, b""
-    except BaseException as error:  # noqa: BLE001 - whatever a stranger's content made it raise
+    except BaseException as error:  # noqa: BLE001 - strangers' content may raise anything
         code, result = RAISED, type(error).__name__.encode("ascii", "replace")
     data.sendall(result)
     return code
 
 
 def _keep_only(descriptors: list[int]) -> None:
-    """Close what belongs to the fork server and to other workers."""
+    """Close the files of the fork server and of other workers."""
     null = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(null, stream)
@@ -180,7 +180,7 @@ def _set_limits(limits: dict[str, Any]) -> None:
 
 
 def _limit(kind: int, soft: int, hard: int | None = None) -> None:
-    """Lower a limit, as far as it is not lower and the system has it: macOS has none of address space."""
+    """Lower a limit, unless it is lower already or the system lacks it: macOS has none for address space."""
     import resource
 
     hard = soft if hard is None else hard
@@ -191,8 +191,8 @@ def _limit(kind: int, soft: int, hard: int | None = None) -> None:
         resource.setrlimit(kind, (soft, hard))
 
 
-def _step_back() -> None:
-    """Let the server have the processor first, and let it be the last to go when memory runs out."""
+def _lower_priority() -> None:
+    """Yield the processor to the server, and be killed before it when memory runs out."""
     with contextlib.suppress(OSError):
         os.nice(10)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -206,13 +206,13 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Import what the work needs, say so, and fork workers until told to stop."""
+    """Import what the work needs, report that, and fork workers until told to stop."""
     import resource
 
     sys.path[:] = [*settings["path"], *sys.path]
     _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS)
     _limit(resource.RLIMIT_CORE, 0)
-    _step_back()
+    _lower_priority()
     with socket.socket(fileno=os.dup(0)) as control:
         work = _function(settings["work"])
         if settings["prepare"]:

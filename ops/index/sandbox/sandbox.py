@@ -1,4 +1,4 @@
-"""Running a function on strangers' content in a child process that may run out of its limits, or crash."""
+"""Sandbox that runs a function on strangers' content in a child process, with limits."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ops.index.errors import SandboxBusy, SandboxUnavailable, WorkCancelled, Wor
 from ops.index.sandbox import fork_server
 
 _START_SECONDS = 60.0
-"""For the fork server to start and import what the work needs, on a machine that is busy."""
+"""Time for the fork server to start and import what the work needs, on a busy machine."""
 
 _REPORT_SECONDS = 5.0
-"""For a worker that has reached its wall-clock limit to be ended and reported by the fork server."""
+"""Time for the fork server to end and report a worker that has reached its wall-clock limit."""
 
 _PIECE = 256 * 1024
 
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-"""What an interpreter may need to start. Nothing else of the environment is passed on: it may hold secrets."""
+"""Variables that an interpreter may need to start. No others are passed on: they may hold secrets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of one piece of work. macOS does not enforce the one of memory.
+    """Limits of one call. macOS does not enforce the one of memory.
 
     Parameters:
         cpu_seconds: of processor time.
@@ -56,7 +56,7 @@ class Cancellation:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """End the work that this was given to, now and later. Returns at once."""
+        """End the work that has this cancellation, now and later. Returns at once."""
         with self._lock:
             self.cancelled = True
             actions = list(self._actions)
@@ -65,7 +65,7 @@ class Cancellation:
 
     @contextlib.contextmanager
     def calling(self, action: Callable[[], None]) -> Iterator[None]:
-        """Call *action* when cancelled while the context is open, or before."""
+        """Call *action* if cancelled while the context is open, or before."""
         with self._lock:
             self._actions.append(action)
             late = self.cancelled
@@ -79,22 +79,21 @@ class Cancellation:
 
 
 class _ServerKilledError(Exception):
-    """The fork server has ended while it should have worked."""
+    """The fork server ended during a call."""
 
 
 class Sandbox:
     """Runs one function on strangers' content, each time in a process of its own.
 
-    If the fork server is killed during a call, the function is called once more.
-
     A fork server, started when it is first needed, imports the function once and forks a worker for each call, so that
     a worker costs milliseconds and leaves nothing behind. All of them have an empty environment, no standard streams,
-    ``/`` as their directory, and end when this process ends.
+    ``/`` as their directory, and end when this process ends. A call during which the fork server is killed is repeated
+    once.
 
     Parameters:
         work: ``package.module:function``; takes bytes and the descriptors of files, and returns bytes.
         limits: of each call.
-        prepare: ``package.module:function``; called once in the fork server, to import what the work needs.
+        prepare: ``package.module:function``; called once in the fork server to import what the work needs.
         workers: calls that run at once.
         queue: further calls that may wait for a worker.
     """
@@ -115,19 +114,19 @@ class Sandbox:
         self._control: socket.socket | None = None
 
     def run(self, payload: bytes, *files: int, cancellation: Cancellation | None = None) -> bytes:
-        """Call the function in a worker, and wait for what it returns. Blocks.
+        """Call the function in a worker and wait for its result. Blocks.
 
         Parameters:
             payload: its argument.
-            files: descriptors that are open in the worker too, under numbers that the function gets as further
-                arguments. They share their position with the worker's.
+            files: descriptors that the worker gets too; their numbers there are further arguments. The position is
+                shared.
             cancellation: ends it early.
 
         Raises:
             WorkFailed: it raised, crashed, or reached a limit.
             WorkCancelled: it was cancelled, or the sandbox is closed.
             SandboxBusy: too many calls are waiting.
-            SandboxUnavailable: there is no process to be had.
+            SandboxUnavailable: no process can be started.
         """
         cancellation = cancellation or Cancellation()
         with self._worker(cancellation):
@@ -140,13 +139,13 @@ class Sandbox:
                     raise SandboxUnavailable("its process was killed") from None
 
     def close(self) -> None:
-        """End the work that is going on, and take no more. Does not block."""
+        """End the calls under way, and accept no more. Does not block."""
         self._closing.cancel()
         self._end_process()
 
     @contextlib.contextmanager
     def _worker(self, cancellation: Cancellation) -> Iterator[None]:
-        """The right to run one worker; waits for it."""
+        """Wait for the right to run one worker."""
 
         def wake() -> None:
             with self._free:
@@ -231,7 +230,7 @@ class Sandbox:
                         raise WorkFailed(f"its result is longer than {self._limits.result_bytes:,} bytes")
             life.settimeout(_left(deadline))
             status = life.recv(4, socket.MSG_WAITALL)
-        except TimeoutError:  # the fork server does not do its part
+        except TimeoutError:  # the fork server does not respond
             raise
         except OSError:
             status = b""
@@ -240,7 +239,7 @@ class Sandbox:
         return int.from_bytes(status, "big", signed=True), bytes(result)
 
     def _judged(self, code: int, result: bytes) -> bytes:
-        """The result, unless the exit code says that it is none; negative codes are signals."""
+        """The result, unless the exit code tells of a failure; negative codes are signals."""
         if code == fork_server.CANNOT_FORK:
             raise SandboxUnavailable("no process can be forked")
         if code == fork_server.OUT_OF_MEMORY:
@@ -249,7 +248,7 @@ class Sandbox:
             raise WorkFailed(f"it raised {result[:200].decode('ascii', 'replace')}")
         if code in {-signal.SIGXCPU, -signal.SIGALRM}:
             raise WorkFailed(self._too_slow)
-        if code in {-signal.SIGKILL, -signal.SIGTERM}:  # by somebody, or for the want of memory of the whole machine
+        if code in {-signal.SIGKILL, -signal.SIGTERM}:  # by somebody, or as the machine is out of memory
             raise SandboxUnavailable("its process was killed")
         if code:
             raise WorkFailed(f"its process ended with {_name_of(code)}")
@@ -261,7 +260,7 @@ class Sandbox:
         return f"it takes more than {cpu} s of processor time, or {wall:g} s in all"
 
     def _submit(self, descriptors: list[int]) -> subprocess.Popen[bytes]:
-        """Hand a call to the fork server, which is started if need be."""
+        """Send a call to the fork server, which is started if need be."""
         with self._starting:
             if self._closing.cancelled:
                 raise WorkCancelled
@@ -318,7 +317,7 @@ class Sandbox:
         return process, control
 
     def _end_process(self, only: subprocess.Popen[bytes] | None = None) -> None:
-        """Kill the fork server with its workers; if *only* is given, nothing but that one."""
+        """Kill the fork server with its workers; with *only*, only if it is that one."""
         with self._ending:
             if only not in {None, self._process}:
                 return
@@ -334,7 +333,7 @@ class Sandbox:
 
 
 def _import_path() -> list[str]:
-    """Where this process imports from: its own path, without what is relative to its directory."""
+    """The absolute entries of this process's import path."""
     root = str(Path(__file__).resolve().parents[3])
     return list(dict.fromkeys([root, *(entry for entry in sys.path if Path(entry).is_absolute())]))
 
