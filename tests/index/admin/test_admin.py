@@ -356,7 +356,7 @@ def test_every_answer_is_one_that_the_schema_announces(admin: Admin) -> None:
     assert {"204", "401", "404"} <= said["/users/{username}"]["delete"]
     security = schema["components"]["securitySchemes"]
     assert [scheme["scheme"] for scheme in security.values()] == ["bearer"]
-    for example_body in schema["components"]["schemas"]["Registration"]["examples"][:1]:
+    for example_body in schema["components"]["schemas"]["RegisterUser"]["examples"][:1]:
         answer = admin.register(**example_body)
         assert str(answer.status_code) in said["/register_user"]["post"]
         model = schema["components"]["schemas"]["RegisteredUser"]
