@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--packages",
         "--directory",
-        type=Path,
+        type=_path,
         required=True,
         metavar="DIR",
         help="directory of the distributions, created if missing. A directory of stock pypiserver is served as it is, "
@@ -136,14 +136,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     files.add_argument(
         "--credentials",
-        type=Path,
+        type=_path,
         required=True,
         metavar="DIR",
         help="directory of .htpasswd and .htgroup, created if missing",
     )
     files.add_argument(
         "--admin-token-file",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help=f"a file that only you can read, with a line {TOKEN_KEY}=…",
     )
@@ -261,6 +261,12 @@ def _add_space(space: argparse._ArgumentGroup, defaults: Options) -> None:
         default=defaults.audit_bytes,
         help="total size of its files in a directory before the oldest are deleted; 0 for no limit (default: 1G)",
     )
+
+
+def _path(text: str) -> Path:
+    if not text:  # of a shell's variable that is not set; it would mean the current directory
+        raise argparse.ArgumentTypeError("the path is empty: name one, or '.' for the current directory")
+    return Path(text)
 
 
 def _port(text: str) -> int:

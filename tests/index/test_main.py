@@ -237,6 +237,9 @@ def test_an_address_that_is_none_is_told_in_one_sentence(
         ["--max-connections", "15"],
         ["--max-connections", "many"],
         ["--max-connections-per-address", "0"],
+        ["--packages", ""],
+        ["--credentials", ""],
+        ["--admin-token-file", ""],
         ["--nonsense"],
     ],
 )
