@@ -1,4 +1,4 @@
-"""Targets: where an index runs, on this machine (``local``) or on Modal (``modal``), behind one interface."""
+"""Targets of a deployment, this machine (``local``) or Modal (``modal``), behind one interface."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ops.targets.target import (
 from ops.workspace import Workspace
 
 TARGETS = ("local", "modal")
-"""The values of the notebooks' parameter ``target``."""
+"""Values of the notebooks' parameter ``target``."""
 
 
 def open_target(
@@ -31,19 +31,19 @@ def open_target(
     port: int | None = None,
     environment: str | None = None,
 ) -> Target:
-    """The target called *name*, ready to be asked; nothing is contacted or changed yet.
+    """Create the target called *name*. Contacts and changes nothing.
 
     Parameters:
         name: ``local`` or ``modal``.
-        workspace: the operator's folder; the default one when not given.
-        settings: the names of the index; the documented ones when not given.
-        host: the address to listen on, local target only; loopback when not given.
-        port: the TCP port to listen on, local target only; None or 0 lets the target pick one.
-        environment: of Modal, that target only; ``MODAL_ENVIRONMENT``, or Modal's own default, when not given.
+        workspace: the operator's folder; None for the default one.
+        settings: names of the index; None for the documented ones.
+        host: address to listen on, for the local target; None for loopback.
+        port: TCP port to listen on, for the local target; None or 0 for any.
+        environment: of Modal; None for ``MODAL_ENVIRONMENT``, or Modal's own default.
 
     Raises:
         ParameterError: there is no target of that name.
-        TargetError: what the target needs is not installed, or the workspace cannot be used.
+        TargetError: a package that the target needs is not installed, or the workspace cannot be used.
     """
     workspace = workspace or Workspace.default()
     settings = settings or Settings()
@@ -63,9 +63,9 @@ def open_target(
 
 
 def known_places(workspace: Workspace | None = None) -> list[tuple[str, str | None]]:
-    """Every target and environment that this workspace has files of, as arguments of :func:`open_target`.
+    """Targets and environments with files in this workspace, as arguments of :func:`open_target`.
 
-    The local target is always among them, and of Modal also the environment that ``MODAL_ENVIRONMENT`` names.
+    Always includes the local target, and the environment in ``MODAL_ENVIRONMENT``.
     """
     home = (workspace or Workspace.default()).home
     folders = home.glob("modal.*/") if home.is_dir() else ()

@@ -1,4 +1,4 @@
-"""This machine as a target: folders for the volumes, 0600 files for the secrets, one detached server process."""
+"""Local target: folders as volumes, 0600 files as secrets, and a detached server process."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from ops.targets.volume_folders import VolumeFolders
 from ops.workspace import PROJECT_ROOT, Workspace
 
 START_SECONDS = 30.0
-"""How long a server may take from its start to its first answer."""
+"""Seconds from the start of a server to its first response."""
 
 HUNG_SECONDS = 2.0
-"""How long a server that no longer answers is given to end before it is killed."""
+"""Seconds for a server that no longer answers to end, before it is killed."""
 
 PORTS_TRIED = 50
-"""How many ports after the usual one are tried when no port was asked for."""
+"""Ports to try, from the usual one on, if no port is requested."""
 
 FREE_BYTES_NEEDED = 200 * 2**20
 
@@ -96,7 +96,7 @@ class LocalTarget:
         )
 
     def _taken_port(self) -> PortTakenError | None:
-        """Why the port cannot be had that was asked for, or that clients know; None when it can, or any will do."""
+        """Error if the requested port, or the one that clients know, is taken; None if not, or if any port will do."""
         last = ServerProcess.load(self._process_file)
         port = self._port or (last.port if last else None)
         if port is None or (last is not None and last.port == port and last.alive()):
@@ -115,34 +115,34 @@ class LocalTarget:
             yield
 
     def is_named(self, word: str) -> bool:
-        """Whether *word* is ``local``."""
+        """True if *word* is ``local``."""
         return word == self.name
 
     def client_folder(self, username: str) -> Path:
-        """Where the client files of one user are, or go."""
+        """Folder for the client files of one user."""
         return self._workspace.user(self.place, username)
 
     def client_folders(self) -> Sequence[Path]:
-        """The folders with client files that are in the workspace."""
+        """Folders with client files in the workspace."""
         folder = self._workspace.users(self.place)
         return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
     # --- secrets and volumes ------------------------------------------------------------------------------------
 
     def secret_exists(self, name: str) -> bool:
-        """Whether there is a secret file for *name*."""
+        """True if there is a secret file for *name*."""
         return self._secrets.path(name).is_file()
 
     def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
-        """Write the secret's file, in place of an earlier one."""
+        """Write or replace the secret's file."""
         self._secrets.put(name, values)
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
-        """The value of *key*: on this machine the file is the store, so the environment is not asked."""
+        """The value of *key* in the file, which is the store here; the environment is not used."""
         return self._secrets.recall(name, key)
 
     def refused_secret(self, name: str, key: str) -> str:
-        """Advice: on this machine the server and the operator read the same file, the server when it starts."""
+        """Advice: the server reads the same file as the operator, but only when it starts."""
         return f"{key} in {self._secrets.path(name)} changed since the server started: run the notebook 01_provision"
 
     def delete_secret(self, name: str) -> bool:
@@ -150,11 +150,11 @@ class LocalTarget:
         return self._secrets.delete(name)
 
     def volume_exists(self, name: str) -> bool:
-        """Whether there is a folder for the volume *name*."""
+        """True if there is a folder for the volume *name*."""
         return self._volumes.path(name).is_dir()
 
     def create_volume(self, name: str) -> None:
-        """Make the folder of the volume *name*."""
+        """Create the folder of the volume *name*."""
         self._volumes.create(name)
 
     def delete_volume(self, name: str) -> bool:
@@ -162,7 +162,7 @@ class LocalTarget:
         return self._volumes.delete(name)
 
     def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
-        """Every file of a volume in the order of its paths, those of the index's own folder among them."""
+        """List all files of a volume, sorted by path, including those of the index itself."""
         return self._volumes.files(volume)
 
     def download(self, volume: str, path: str, destination: Path) -> None:
@@ -170,17 +170,17 @@ class LocalTarget:
         self._volumes.download(volume, path, destination)
 
     def upload(self, volume: str, path: str, source: Path) -> None:
-        """Copy *source* onto a volume as *path*; whoever reads meanwhile sees the old file or the new one."""
+        """Copy *source* onto a volume as *path*, atomically."""
         self._volumes.upload(volume, path, source)
 
     def volume_folder(self, name: str) -> Path:
-        """Where the volume *name* lies on this machine."""
+        """Folder of the volume *name*."""
         return self._volumes.path(name)
 
     # --- the server ---------------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """Whether the server runs, and whether it answers."""
+        """State of the server: not running, running, or answering."""
         process = ServerProcess.load(self._process_file)
         if process is None or not process.alive():
             return State(None)
@@ -195,7 +195,7 @@ class LocalTarget:
         return state.deployment if state.answers else None
 
     def outdated(self) -> str:
-        """The parts of the server that a restart would change: its code, interpreter, folders, secret or address."""
+        """Parts of the server that a restart would change: code, interpreter, folders, secret or address."""
         running = ServerProcess.load(self._process_file)
         if running is None or not running.alive():
             return ""
@@ -204,7 +204,7 @@ class LocalTarget:
         return f"runs with another {' and '.join(parts)}" if parts else ""
 
     def private_paths(self) -> Sequence[Path]:
-        """The workspace, the secrets, the volumes' folders, and what is noted of the server."""
+        """The workspace, the secrets, the volumes, and the state files of the server."""
         volumes = [
             self._volumes.path(name) for name in (self._settings.packages_volume, self._settings.credentials_volume)
         ]
@@ -212,10 +212,10 @@ class LocalTarget:
         return [path for path in files if path.exists()]
 
     def move(self) -> Move | None:
-        """The move to another port or host than that of last time.
+        """Move to another port or host than last time.
 
         Raises:
-            PortTakenError: another program has the port that was asked for, or that clients know.
+            PortTakenError: another program uses the port that was requested, or that clients know.
         """
         if taken := self._taken_port():
             raise taken
@@ -226,13 +226,13 @@ class LocalTarget:
         return None if before == after else Move(before, after)
 
     def hosting(self, *, lower_protection: str = "") -> None:
-        """None: a process on this machine has no hosting to choose."""
+        """None: a local process has no hosting settings."""
         del lower_protection
 
     def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
-        """Start the server; one that runs with this very code and configuration is left alone.
+        """Start the server, unless it runs with the current code and configuration.
 
-        *tag* is not kept: the code that runs is that of this clone. There is no protection to lower.
+        *tag* is ignored: the server runs the code of this clone. There is no protection to lower.
         """
         del tag, lower_protection
         running = ServerProcess.load(self._process_file)
@@ -245,7 +245,7 @@ class LocalTarget:
             if same and healthy:
                 return _deployment(running, changed=False)
             if taken := self._taken_port():
-                raise taken  # before the server is stopped that would have to go there
+                raise taken  # before the running server is stopped
             running.stop(seconds=STOP_SECONDS if healthy else HUNG_SECONDS)
         return _deployment(self._start(running, fingerprint), changed=True)
 
@@ -263,10 +263,10 @@ class LocalTarget:
                 if last is None:
                     self._process_file.unlink(missing_ok=True)
                 else:
-                    last.save(self._process_file)  # the port that clients know is not forgotten
+                    last.save(self._process_file)  # keeps the port that clients know
                 if _bindable(host, port):
                     break
-                # Another program took the port between our look and the server's: the next one, if any will do.
+                # Another program took the port meanwhile: try the next one, if any port will do.
                 if taken := self._taken_port():
                     raise taken
         raise StartError(
@@ -276,7 +276,7 @@ class LocalTarget:
         )
 
     def _candidates(self, host: str, last: ServerProcess | None) -> Iterator[int]:
-        """The port that was asked for or that of last time, which clients know; else the usual one and the next."""
+        """The requested port, or that of last time, which clients know; otherwise the usual one and those after it."""
         port = self._port or (last.port if last else None)
         if port is not None:
             if taken := self._taken_port():
@@ -317,11 +317,11 @@ class LocalTarget:
         return False
 
     def _fingerprint(self) -> str:
-        """All that a restart would change, as ``name=digest`` words."""
+        """Everything that a restart would change, as ``name=digest`` words."""
         return " ".join(f"{name}={digest}" for name, digest in self._parts().items())
 
     def _parts(self) -> dict[str, str]:
-        """The digest of each part that a server is started with."""
+        """Digest of each part that a server is started with."""
         code = hashlib.sha256()
         for path in sorted((PROJECT_ROOT / "ops" / "index").rglob("*")):
             if path.is_file() and path.suffix in {".py", ".html", ".css", ".js"}:
@@ -337,11 +337,11 @@ class LocalTarget:
         }
 
     def history(self) -> Sequence[DeployedVersion]:
-        """None is kept: what runs is the code of this clone, and its history is git's."""
+        """Empty: the server runs the code of this clone, whose history is in git."""
         return ()
 
     def rollback(self, version: str) -> NoReturn:
-        """Not here: the code that runs is that of this clone."""
+        """Not supported: the server runs the code of this clone."""
         raise TargetError(
             f"the local target cannot go back to version {version!r}",
             why="it runs the code of this clone and keeps no other",
@@ -349,13 +349,13 @@ class LocalTarget:
         )
 
     def stop(self) -> bool:
-        """End the server; volumes and secrets stay."""
+        """Stop the server. Volumes and secrets stay."""
         process = ServerProcess.load(self._process_file)
-        # The file stays: the next start takes the same port, so that the files of the clients go on being right.
+        # The file stays: the next start uses the same port, so that client files remain valid.
         return process is not None and process.stop()
 
     def logs(self, lines: int = 50) -> str:
-        """The last lines of the server's log."""
+        """Last lines of the server's log."""
         try:
             with self._log.open("rb") as stream:
                 stream.seek(max(0, self._log.stat().st_size - 400 * lines))

@@ -1,4 +1,4 @@
-"""Modal as a target: the deployment of this clone, through Modal's own client."""
+"""Modal target: deploys this clone with Modal's own client."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ that hold it."""
 PROXY_SECRET = "modal-proxy-token"  # noqa: S105 - the name of a secret, not its value
 """The copy of a proxy token that an environment may have beside those of its secrets, with the same names as keys."""
 ANSWER_SECONDS = 180.0
-"""How long the index may take to answer after a deployment, the start of its container included."""
+"""Seconds for the index to answer after a deployment, including the start of its container."""
 LOOK_SECONDS = 60.0
-"""How long it may take to answer when it is only looked at."""
+"""Seconds for it to answer when only its state is read."""
 REFUSED_SECONDS = 15.0
-"""How long answers may then say that it failed, before they are believed."""
+"""Seconds for which failures are retried when only its state is read."""
 ERROR_LINES = 500
-"""How far back in the log an error is looked for."""
+"""Lines of the log that are searched for an error."""
 
 
 class ModalTarget:
-    """One environment of one Modal workspace. Credentials are Modal's own: its variables, or the file of its command.
+    """Environment of a Modal workspace. Credentials come from Modal's own variables or configuration file.
 
     Parameters:
-        workspace: the operator's folder, which keeps what Modal does not give back.
-        settings: the names of app, volumes and secret.
-        environment: Modal's environment; ``MODAL_ENVIRONMENT``, or the workspace's default, when not given.
+        workspace: the operator's folder, with copies of secrets, which Modal does not return.
+        settings: names of app, volumes and secret.
+        environment: Modal's environment; None for ``MODAL_ENVIRONMENT``, or the workspace's default.
     """
 
     name = "modal"
@@ -64,11 +64,11 @@ class ModalTarget:
 
     @property
     def place(self) -> str:
-        """``modal.`` and the environment's name, which Modal is asked for once. Files are kept apart by it."""
+        """``modal.`` and the environment's name, which separates the files of environments. Asks Modal once."""
         return self._whole.place
 
     def is_named(self, word: str) -> bool:
-        """Whether *word* names this target: ``modal``, or that with the environment, as in ``modal.staging``."""
+        """True if *word* is ``modal``, or that with the environment, as in ``modal.staging``."""
         return word in {self.name, self.place}
 
     @property
@@ -89,7 +89,7 @@ class ModalTarget:
     # --- the preflight ------------------------------------------------------------------------------------------
 
     def checks(self) -> Sequence[Check]:
-        """The client's version, the credentials, the environment, the deployment file. Each needs those before it."""
+        """Client version, credentials, environment and deployment file. Each check needs those before it."""
         found = [self._check_client(), self._check_credentials()]
         if found[-1].passed:
             found.append(self._check_workspace())
@@ -132,7 +132,7 @@ class ModalTarget:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the target against other runs of this workspace's operator. Modal itself has no lock."""
+        """Lock the target for other runs in this workspace. Modal itself has no lock."""
         private_folder(self._folder)
         with exclusive(self._folder / "lock", what=f"the target {self.place}"):
             yield
@@ -140,14 +140,14 @@ class ModalTarget:
     # --- secrets ------------------------------------------------------------------------------------------------
 
     def secret_exists(self, name: str) -> bool:
-        """Whether Modal has a secret called *name* in this environment."""
+        """True if Modal has a secret called *name* in this environment."""
         return exists("look up the secret", lambda: self._secret(name).hydrate())
 
     def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
-        """Create the secret, or give its keys new values, and keep a copy here: Modal does not give values back.
+        """Create the secret, or update its keys, and store a copy here, since Modal does not return values.
 
-        The secret itself stays when it exists, since deployed functions hold it by its id. Containers that run go on
-        with the old value until the next :meth:`deploy`, which replaces them.
+        An existing secret is updated in place, since deployed functions refer to its id. Running containers have the
+        old value until the next :meth:`deploy`, which replaces them.
         """
         revealed = {key: secret.reveal() for key, secret in values.items()}
 
@@ -163,14 +163,14 @@ class ModalTarget:
         os.close(private_file(self._stale, os.O_WRONLY))
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
-        """The operator's copy: the environment variable *key*, else the 0600 file that :meth:`put_secret` wrote."""
+        """The operator's copy: the environment variable *key*, or the file that :meth:`put_secret` wrote."""
         if value := os.environ.get(key):
             return Secret(value)
         found = (files.recall(name, key) for files in (self._copies, *self._earlier_copies))
         return next((secret for secret in found if secret is not None), None)
 
     def refused_secret(self, name: str, key: str) -> str:
-        """Advice: the copy is another environment's, or the secret was changed from elsewhere."""
+        """Advice: the copy belongs to another environment, or the secret was changed elsewhere."""
         copy = self.recall_secret(name, key)
         source = f"the environment variable {key}" if os.environ.get(key) else "this machine's copy"
         for place in self._other_places():
@@ -191,7 +191,7 @@ class ModalTarget:
         return sorted(folder.name for folder in folders if folder.name != self.place)
 
     def delete_secret(self, name: str) -> bool:
-        """Delete the secret, and the copy here."""
+        """Delete the secret and the copy here."""
         for files in (self._copies, *self._earlier_copies):
             files.delete(name)
         if not self.secret_exists(name):
@@ -207,7 +207,7 @@ class ModalTarget:
 
     @property
     def _stale(self) -> Path:
-        """There while a secret is newer than the containers may be."""
+        """File that exists while running containers may have an old secret."""
         return self._folder / f"{self._settings.app_name}.stale"
 
     @property
@@ -219,47 +219,47 @@ class ModalTarget:
     # --- client files -------------------------------------------------------------------------------------------
 
     def client_folder(self, username: str) -> Path:
-        """Where the client files of one user of this environment are, or go."""
+        """Folder for the client files of one user of this environment."""
         return self._clients.of(username)
 
     def client_folders(self) -> Sequence[Path]:
-        """The folders with client files of this environment's users."""
+        """Folders with client files of this environment's users."""
         return self._clients.all()
 
     # --- volumes ------------------------------------------------------------------------------------------------
 
     def volume_exists(self, name: str) -> bool:
-        """Whether Modal has a volume called *name* in this environment."""
+        """True if Modal has a volume called *name* in this environment."""
         return self._volumes.exists(name)
 
     def create_volume(self, name: str) -> None:
-        """Make the volume."""
+        """Create the volume."""
         self._volumes.create(name)
 
     def delete_volume(self, name: str) -> bool:
-        """Delete the volume, and with that of the packages the claims on its file names.
+        """Delete the volume, and with the one of the packages also the locks on its file names.
 
-        An app that is deployed holds a volume by its id: stop the app first.
+        A deployed app refers to a volume by its id: stop the app first.
         """
         claims = self._settings.claims_dict if name == self._settings.packages_volume else None
         return self._volumes.delete(name, with_dict=claims)
 
     def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
-        """Every file of a volume, in the order of its paths."""
+        """List all files of a volume, sorted by path."""
         return self._volumes.files(volume)
 
     def download(self, volume: str, path: str, destination: Path) -> None:
-        """Copy one file of a volume to *destination*, which appears only when it is whole."""
+        """Copy one file of a volume to *destination*, atomically."""
         self._volumes.download(volume, path, destination)
 
     def upload(self, volume: str, path: str, source: Path) -> None:
-        """Copy *source* onto a volume as *path*; running servers see it at their next reload."""
+        """Copy *source* onto a volume as *path*. Running servers see it after their next reload."""
         self._volumes.upload(volume, path, source)
 
     # --- the app ------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """Whether the app is deployed, and whether the index answers; this starts a container where none is warm."""
+        """State of the app: not deployed, deployed, or answering. Starts a container if none is warm."""
         found = self._deployed(changed=False)
         if found is None:
             return State(None)
@@ -268,7 +268,7 @@ class ModalTarget:
         return State(found, error=self._last_error())
 
     def deployment(self) -> Deployment | None:
-        """The index that answers now. Where nothing is kept warm this starts a container, which takes some seconds."""
+        """The index if it answers. Starts a container if none is warm, which takes some seconds."""
         state = self.state()
         return state.deployment if state.answers else None
 
@@ -279,18 +279,18 @@ class ModalTarget:
         return self._versions.outdated()
 
     def private_paths(self) -> Sequence[Path]:
-        """The operator's copies of secrets."""
+        """Copies of secrets."""
         return self._copies.paths()
 
     def move(self) -> None:
-        """None: what the address will be is known when Modal has deployed."""
+        """None: Modal determines the address when it deploys."""
 
     def hosting(self, *, lower_protection: str = "") -> HostingDifferences:
-        """The hosting as the next :meth:`deploy` would leave it: as this process is told, otherwise as deployed."""
+        """Hosting after the next :meth:`deploy`: from this process's variables, otherwise as deployed."""
         return self._versions.hosting(lower_protection).differences()
 
     def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
-        """Deploy this clone, replace containers that have an old secret, and wait until the index answers."""
+        """Deploy this clone, replace containers with an old secret, and wait until the index answers."""
         before = self._versions.version()
         self._versions.deploy(tag, lower_protection=lower_protection)
         stale = [file for file in self._stale_files if file.exists()]
@@ -301,16 +301,16 @@ class ModalTarget:
         return self._answering(changed=self._versions.version() != before)
 
     def history(self) -> Sequence[DeployedVersion]:
-        """What Modal has noted of every deployment, newest first."""
+        """Modal's history of deployments, newest first."""
         return self._versions.history()
 
     def rollback(self, version: str) -> Deployment:
-        """Deploy an earlier version; volumes and secrets stay as they are."""
+        """Deploy an earlier version. Volumes and secrets stay as they are."""
         self._versions.rollback(version)
         return self._answering(changed=True)
 
     def stop(self) -> bool:
-        """Stop the app for good; volumes and secrets stay. The next :meth:`deploy` makes a new app of that name."""
+        """Stop the app for good. Volumes and secrets stay; the next :meth:`deploy` creates a new app of that name."""
         if not self._versions.version():
             return False
         ask("stop the app", lambda: self._app().stop())
@@ -389,12 +389,12 @@ class ModalTarget:
 
 
 def _healthy(url: str, seconds: float, *, refused_seconds: float = ANSWER_SECONDS) -> bool:
-    """Whether the index at *url* answers within *seconds*; tells that it waits.
+    """Wait until the index at *url* answers, with messages about it. False if it does not.
 
     Parameters:
         url: ending in a slash.
-        seconds: for an answer of any kind, so that a container can start.
-        refused_seconds: for answers that say that it failed, as they come while containers are replaced.
+        seconds: for any response, so that a container can start.
+        refused_seconds: for which responses of failure are retried, as they occur while containers are replaced.
     """
     begun = told = time.monotonic()
     deadline = begun + seconds

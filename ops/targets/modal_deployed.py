@@ -74,7 +74,7 @@ class DeployedTags:
 
 
 def deployed_hosting(settings: Settings, environment: str, *, version: int = 0) -> dict[str, Any] | None:
-    """How Modal hosts the app, whoever deployed it and by what; None when it is not deployed.
+    """Hosting of the deployed app; None if it is not deployed.
 
     Parameters:
         settings: the names of the index.

@@ -1,4 +1,4 @@
-"""One environment of a Modal workspace, by its real name, and the client files on this machine that are its own."""
+"""Environment of a Modal workspace, and the client files of its users on this machine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ModalEnvironment:
 
     @cached_property
     def is_default(self) -> bool:
-        """Whether it is the one that the client takes when ``MODAL_ENVIRONMENT`` is not set."""
+        """True if it is the one that Modal's client uses without ``MODAL_ENVIRONMENT``."""
         profile = modal.config.config.get("environment", use_env=False)
         if profile:
             return bool(profile == self.name)
@@ -68,7 +68,7 @@ class ModalEnvironment:
         return (*named, *(("default.",) if self.is_default else ()))
 
     def other_urls(self, settings: Settings) -> set[str]:
-        """Where the indexes of the other environments answer; as far as Modal tells."""
+        """URLs of the indexes in the other environments that Modal lists."""
 
         def look() -> set[str]:
             found = set()
@@ -87,7 +87,7 @@ class ModalEnvironment:
         try:
             return ask("list the environments", modal.environments.list_environments, seconds=60)
         except RunbookError:
-            # A token of one environment may not list the others.
+            # A token for one environment cannot list the others.
             return ()
 
 
@@ -110,21 +110,21 @@ class EnvironmentFolders:
         self._url = url
 
     def of(self, username: str) -> Path:
-        """The folder of one user: that of the earlier layout where it is this environment's and there is no other."""
+        """Folder of one user: that of the earlier layout if it belongs to this environment and there is no other."""
         folder = self._workspace.user(self._environment.place, username)
         earlier = self._workspace.user(TARGET, username)
         return earlier if not folder.exists() and earlier.is_dir() and self._owned([earlier]) else folder
 
     def all(self) -> list[Path]:
-        """The folders of all users, in the order of their names."""
+        """Folders of all users, sorted by name."""
         now = _folders(self._workspace.users(self._environment.place))
         earlier = self._owned(_folders(self._workspace.users(TARGET)))
         return sorted([*now, *earlier], key=lambda folder: (folder.name, str(folder)))
 
     def _owned(self, folders: Sequence[Path]) -> list[Path]:
-        """Those of the earlier layout that are this environment's: by the index that they name.
+        """Folders of the earlier layout that belong to this environment, by the index that their files name.
 
-        What names no index that is deployed anywhere belongs to the default environment.
+        Files that name no deployed index belong to the default environment.
         """
         if not folders:
             return []
@@ -142,7 +142,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _index_of(folder: Path) -> str:
-    """The URL of the index that client files name; empty when they name none."""
+    """URL of the index in client files; empty if there is none."""
     parser = configparser.RawConfigParser()
     try:
         parser.read_string((folder / ".pypirc").read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ NOT_KNOWN = "not known"
 
 @dataclass(frozen=True)
 class HostingPlan:
-    """What a deployment would make of the hosting and the limits of the index.
+    """Hosting and limits of the index after a deployment.
 
     Parameters:
         deployed: both as they are, by the names of their fields; None when nothing is deployed.
@@ -103,7 +103,7 @@ class HostingPlan:
         return HostingChange(name, _shown(before) if known else NOT_KNOWN, _shown(then), refused)
 
     def summary(self) -> str:
-        """What is hosted otherwise than by default, or that all of it is by default; in one line."""
+        """Settings that differ from the defaults, in one line."""
         defaults = {**vars(Hosting()), **vars(IndexLimits())}
         others = [f"{name} {_shown(then)}" for name, then in self._then.items() if then != defaults[name]]
         return ", ".join(others) or "the defaults"

@@ -41,7 +41,7 @@ except ImportError as missing:
 Result = TypeVar("Result")
 
 QUIET_SECONDS = 10.0
-"""How long something may take before it is told on stderr that it goes on."""
+"""Seconds after which a message on stderr says that a call is still running."""
 ASK_SECONDS = 120.0
 SUPPORTED = ((1, 6, 4), (1, 7))
 """The first version of the package modal that this was tested with, and the first that it was not."""
@@ -51,7 +51,7 @@ _LATER = "wait a minute and run this again; what was done stays done"
 
 
 def ask(doing: str, work: Callable[[], Result], *, seconds: float = ASK_SECONDS) -> Result:
-    """What *work* returns, which may use Modal's blocking interface.
+    """Call *work*, which may use Modal's blocking interface, and return its result.
 
     It runs in a thread of its own: a notebook's cells run inside an event loop, where Modal warns about blocking calls;
     and a call that hangs can be given up.
@@ -91,7 +91,7 @@ def ask(doing: str, work: Callable[[], Result], *, seconds: float = ASK_SECONDS)
 
 
 def say(text: str) -> None:
-    """Tell whoever waits, without becoming part of a notebook's output."""
+    """Print a message for the operator that does not become part of a notebook's output."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -102,7 +102,7 @@ def command_line(
     folder: Path | None = None,
     seconds: float = ASK_SECONDS,
 ) -> str:
-    """What the ``modal`` command prints, for what the SDK has no call of its own.
+    """Run the ``modal`` command, for operations that the SDK lacks, and return its output.
 
     Parameters:
         doing: what is being done, as in "Modal could not DOING".
@@ -226,11 +226,11 @@ _WORDS: Sequence[tuple[str, Callable[[str, str], TargetError]]] = (
     (r"^secret .*(not found|missing key)", _no_secret),
     (r"^environment .*not found", _no_environment),
 )
-"""What Modal's messages look like, for what its command prints and for errors of no kind of their own."""
+"""Patterns of Modal's messages, for the output of its command and for errors without a class of their own."""
 
 
 def exists(doing: str, hydrate: Callable[[], object]) -> bool:
-    """Whether Modal has what *hydrate* looks up.
+    """True if Modal has the object that *hydrate* looks up.
 
     Parameters:
         doing: as of :func:`ask`.

@@ -67,7 +67,7 @@ class AppVersions:
         return (found.version or 0) if found else 0
 
     def deployed_at(self) -> float:
-        """When that was deployed, in seconds since the epoch; 0 when that is not known."""
+        """Time of that deployment, in seconds since the epoch; 0 if unknown."""
         found = self._lifecycle()
         return found.deployed_at.timestamp() if found and found.deployed_at else 0.0
 
@@ -82,7 +82,7 @@ class AppVersions:
         return ask("look up the app", look)
 
     def hosting(self, lower_protection: str = "") -> HostingPlan:
-        """What a deployment from this process's variables would make of the hosting."""
+        """Hosting after a deployment from this process's variables."""
         return HostingPlan.of(self._settings, self._environment, os.environ, lower_protection)
 
     def deploy(self, tag: str = "", *, lower_protection: str = "") -> None:
@@ -277,7 +277,7 @@ def _module(path: Path) -> ModuleType:
 
 
 def _known(variables: Mapping[str, str], clone: Path) -> dict[str, str]:
-    """Those that *clone* has a setting for: an earlier deployment file refuses one that was added since."""
+    """Variables that *clone* has a setting for: an earlier deployment file refuses those added since."""
     settings = clone / "ops" / "settings.py"
     fields = set(re.findall(r"^    (\w+): ", settings.read_text(encoding="utf-8"), re.MULTILINE))
     return {name: value for name, value in variables.items() if name.removeprefix("PYPI_").lower() in fields}

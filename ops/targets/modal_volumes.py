@@ -24,7 +24,7 @@ class Volumes:
         self._environment = environment or None
 
     def exists(self, name: str) -> bool:
-        """Whether there is a volume called *name*."""
+        """True if there is a volume called *name*."""
         return exists("look up the volume", lambda: self._volume(name).hydrate())
 
     def create(self, name: str) -> None:
@@ -50,7 +50,7 @@ class Volumes:
         return True
 
     def files(self, name: str) -> Iterator[tuple[str, int]]:
-        """The path and size in bytes of every file, in the order of the paths."""
+        """List path and size in bytes of all files, sorted by path."""
 
         def look() -> list[tuple[str, int]]:
             found = self._volume(name).listdir("/", recursive=True)
@@ -60,7 +60,7 @@ class Volumes:
         yield from ask(f"list the files of {name}", look, seconds=600)
 
     def download(self, name: str, path: str, destination: Path) -> None:
-        """Copy one file of a volume to *destination*, which appears only when it is whole."""
+        """Copy one file of a volume to *destination*, atomically."""
         part = destination.with_name(f".{destination.name}.{os.getpid()}")
 
         def copy() -> None:
@@ -80,7 +80,7 @@ class Volumes:
             part.unlink(missing_ok=True)
 
     def upload(self, name: str, path: str, source: Path) -> None:
-        """Copy *source* onto a volume as *path*; running servers see it at their next reload."""
+        """Copy *source* onto a volume as *path*. Running servers see it after their next reload."""
 
         def copy() -> None:
             with self._volume(name).batch_upload(force=True) as batch:

@@ -1,4 +1,4 @@
-"""The server process of the local target: what is written down of it, and whether it is still the one."""
+"""Server process of the local target, and the file that identifies it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ import psutil
 from ops.private_files import UMASK, private_file, replace_file
 
 STOP_SECONDS = 15.0
-"""How long a server may take to finish its requests after SIGTERM before it is killed."""
+"""Seconds for a server to finish its requests after SIGTERM, before it is killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerProcess:
-    """A detached server and where it listens.
+    """Detached server process.
 
     Parameters:
         pid: its process id.
-        created: when the process was started, in seconds since the epoch, as the system tells it. A process id alone is
-            used again by another program after a reboot.
+        created: start of the process in seconds since the epoch, since process ids are reused after a reboot.
         host: the address that it listens on.
         port: the TCP port.
         fingerprint: of the code and configuration that it was started with.
@@ -69,7 +68,7 @@ class ServerProcess:
 
     @classmethod
     def load(cls, path: Path) -> ServerProcess | None:
-        """What *path* says of a server; None when it says nothing that can be used."""
+        """Read the file *path*; None if there is none, or it is invalid."""
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             return cls(
@@ -83,16 +82,16 @@ class ServerProcess:
             return None
 
     def save(self, path: Path) -> None:
-        """Write it down for later runs, readable by the owner only."""
+        """Write it to a private file for later runs."""
         replace_file(path, json.dumps(asdict(self), indent=2) + "\n", sync=False)
 
     def alive(self) -> bool:
-        """Whether that very process still runs: same id, same start, and not a zombie."""
+        """True if this process still runs: same id, same start, and not a zombie."""
         process = self._find()
         return process is not None
 
     def stop(self, *, seconds: float = STOP_SECONDS) -> bool:
-        """End it: SIGTERM, then SIGKILL after *seconds*. False when it did not run."""
+        """End it with SIGTERM, and with SIGKILL after *seconds*. False if it did not run."""
         process = self._find()
         if process is None:
             return False
@@ -108,7 +107,7 @@ class ServerProcess:
     def _find(self) -> psutil.Process | None:
         try:
             process = psutil.Process(self.pid)
-            # The boot time from which the start is counted moves by a second or so when the clock is set.
+            # The start is relative to the boot time, which shifts by a second or so when the clock is set.
             if abs(process.create_time() - self.created) > 5 or process.status() == psutil.STATUS_ZOMBIE:
                 return None
         except psutil.Error:
@@ -117,10 +116,10 @@ class ServerProcess:
 
 
 def port_holder(port: int) -> str:
-    """What is known of the program that listens on *port*: process id, command and user, or an empty string.
+    """Process id, command and user of the program that listens on *port*; empty if unknown.
 
-    Programs of other users cannot always be seen. Of a command's arguments only the script or module is told, since a
-    password may be among the others.
+    Programs of other users are not always visible. Of the arguments only the script or module is shown, since others
+    may contain a password.
     """
     for process, connections in _listeners():
         if any(getattr(each.laddr, "port", None) == port for each in connections if each.status == psutil.CONN_LISTEN):
@@ -135,7 +134,7 @@ def _listeners() -> Iterator[tuple[psutil.Process, Sequence[Any]]]:
                 with contextlib.suppress(psutil.Error):
                     yield psutil.Process(connection.pid), [connection]
     except psutil.AccessDenied:
-        # macOS shows a user their own programs only, one by one.
+        # macOS shows only the user's own programs, one by one.
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 yield process, process.net_connections("tcp")

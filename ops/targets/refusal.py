@@ -1,4 +1,4 @@
-"""Errors of this machine, explained with what to do about them."""
+"""Errors of the operating system, turned into errors that say what to do."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @contextlib.contextmanager
 def explained(doing: str, place: Path) -> Iterator[None]:
-    """Turn what the system refuses into an error that says what to do about it.
+    """Turn an error of the operating system into one that says what to do.
 
     Parameters:
-        doing: what is tried, to follow "could not".
-        place: where, when the system does not say it.
+        doing: the attempt, to follow "could not".
+        place: its path, for errors without one.
 
     Raises:
-        TargetError: the system refused.
+        TargetError: for any OSError.
     """
     try:
         yield
@@ -40,10 +40,10 @@ def explained(doing: str, place: Path) -> Iterator[None]:
 
 
 def checked(name: str) -> str:
-    """A name for a volume or a secret, which may become the name of a file.
+    """Check the name of a volume or a secret, which becomes a file name, and return it.
 
     Raises:
-        TargetError: it is none.
+        TargetError: it is invalid.
     """
     if not _NAME.fullmatch(name):
         raise TargetError(

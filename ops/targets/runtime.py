@@ -1,4 +1,4 @@
-"""Adapter of an ASGI application to Modal's container runtime."""
+"""Adapter of an ASGI application for Modal's container runtime."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def for_modal(application: Application) -> Application:
-    """*application* with bodies of type ``bytes``.
+    """Wrap *application* to send bodies of type ``bytes`` only.
 
-    The runtime puts each message into a protobuf, which takes nothing else; uvicorn also takes a ``bytearray``, and
-    the index uses one, as it spares a copy there.
+    The runtime puts each message into a protobuf, which accepts nothing else. The index also sends a ``bytearray``,
+    which saves a copy with uvicorn.
     """
 
     async def call(scope: Message, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Secrets in files of mode 0600 on this machine: the local target's own, and the operator's copies of Modal's."""
+"""Secrets in private files: those of the local target, and copies of Modal's."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class SecretFiles:
     """Secrets, each a file of ``KEY=value`` lines.
 
     Parameters:
-        folder: where the files are; made when the first is written.
-        prefix: of the files' names, which tells apart secrets of one name.
+        folder: of the files, created with the first one.
+        prefix: of the file names, to distinguish secrets of the same name.
     """
 
     def __init__(self, folder: Path, *, prefix: str = "") -> None:
@@ -25,7 +25,7 @@ class SecretFiles:
         self._prefix = prefix
 
     def path(self, name: str) -> Path:
-        """The file of the secret *name*."""
+        """File of the secret *name*."""
         return self._folder / f"{self._prefix}{checked(name)}.env"
 
     def paths(self) -> list[Path]:
@@ -33,17 +33,17 @@ class SecretFiles:
         return [self._folder, *sorted(self._folder.glob(f"{self._prefix}*.env"))] if self._folder.is_dir() else []
 
     def put(self, name: str, values: Mapping[str, Secret]) -> None:
-        """Write the secret's file, in place of an earlier one.
+        """Write or replace the secret's file.
 
         Raises:
-            TargetError: a value cannot stand in it, or it cannot be written.
+            TargetError: a value does not fit into the file, or it cannot be written.
         """
         with self.draft(name, values):
             pass
 
     @contextlib.contextmanager
     def draft(self, name: str, values: Mapping[str, Secret]) -> Iterator[None]:
-        """Write the secret's file beside; it takes its place when the block ends well, and goes when it does not.
+        """Write the secret's file, and put it in place when the block ends without an error.
 
         Raises:
             TargetError: as of :meth:`put`.
@@ -69,7 +69,7 @@ class SecretFiles:
                 draft.replace(path)
 
     def recall(self, name: str, key: str) -> Secret | None:
-        """The value of *key*, or None when there is none.
+        """The value of *key*; None if there is none.
 
         Raises:
             TargetError: the file cannot be read.
@@ -89,7 +89,7 @@ class SecretFiles:
         return None
 
     def delete(self, name: str) -> bool:
-        """Remove the secret's file. False when there was none."""
+        """Remove the secret's file. False if there was none."""
         try:
             self.path(name).unlink()
         except FileNotFoundError:

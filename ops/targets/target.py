@@ -14,12 +14,12 @@ from ops.secret import Secret
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a preflight looked at. It reads and never changes.
+    """Result of one preflight check, which only reads.
 
     Parameters:
-        name: what was looked at, as a noun phrase.
-        passed: whether it is as it must be.
-        detail: what was found; when it did not pass, what to do about it.
+        name: of the checked thing, a noun phrase.
+        passed: True if it is as required.
+        detail: what was found, and if it did not pass, what to do.
     """
 
     name: str
@@ -32,13 +32,12 @@ class Deployment:
     """A running index.
 
     Parameters:
-        url: where the index answers, ending in a slash; ``{url}simple/`` is the index URL for pip and uv, ``{url}`` the
+        url: of the index, ending in a slash; ``{url}simple/`` is the index URL for pip and uv, ``{url}`` the
             repository URL for twine and ``uv publish``.
-        admin_url: where the admin application answers, ending in a slash.
+        admin_url: of the admin application, ending in a slash.
         detail: one line for people: the process id, or the Modal app's version.
-        changed: whether this call started or altered it, or found it as it is.
-        admin_headers: what every request to the admin application has to carry besides its token, if something stands
-            in front of it.
+        changed: True if this call started or changed it.
+        admin_headers: headers that the admin application requires besides its token, if it is behind a proxy.
     """
 
     url: str
@@ -49,18 +48,18 @@ class Deployment:
 
     @property
     def index_url(self) -> str:
-        """The PEP 503 root, for ``index-url``."""
+        """URL of the simple API (PEP 503), for ``index-url``."""
         return f"{self.url}simple/"
 
 
 @dataclass(frozen=True)
 class State:
-    """An index as it is found now: there and answering, there and not answering, or not there.
+    """State of an index: answering, deployed but not answering, or not deployed.
 
     Parameters:
-        deployment: what is deployed, whether or not it answers; None when nothing is.
-        answers: whether it does.
-        error: the last error in the log of one that does not; empty when the log has none.
+        deployment: the deployed index; None if there is none.
+        answers: True if it answers.
+        error: if it does not answer, the last error in its log; empty if there is none.
     """
 
     deployment: Deployment | None
@@ -75,7 +74,7 @@ class State:
         return f"deployed at {self.deployment.url}, and does not answer: {self.error or 'no error in its log'}"
 
     def require(self, target: str) -> Deployment:
-        """The index, when it answers.
+        """The index if it answers.
 
         Parameters:
             target: its name, for the error.
@@ -93,7 +92,7 @@ class State:
 
 @dataclass(frozen=True)
 class DeployedVersion:
-    """One entry of a target's deployment history: *version* counts from 1, *when* is ISO 8601 in UTC."""
+    """Entry of a deployment history: *version* counts from 1, *when* is ISO 8601 in UTC."""
 
     version: str
     when: str
@@ -106,8 +105,8 @@ class Move:
     """A change of the index's address.
 
     Parameters:
-        before: the address that its clients know, ending in a slash.
-        after: the one that it would have.
+        before: the address that clients know, ending in a slash.
+        after: the new address.
     """
 
     before: str
@@ -116,13 +115,13 @@ class Move:
 
 @dataclass(frozen=True)
 class HostingChange:
-    """One setting of the hosting that a deployment would change.
+    """Setting of the hosting that a deployment would change.
 
     Parameters:
         name: the field of :class:`~ops.settings.Hosting`.
-        now: as it is deployed, in words.
-        then: as it would be.
-        refused: why the next deployment will not do that, or an empty string.
+        now: the deployed value, in words.
+        then: the new value.
+        refused: reason why the next deployment refuses it; empty if it does not.
     """
 
     name: str
@@ -138,21 +137,21 @@ class HostingChange:
 
 @dataclass(frozen=True)
 class HostingDifferences:
-    """The hosting after the next deployment, and how it differs from what is deployed.
+    """Hosting after the next deployment, and its differences from what is deployed.
 
     Parameters:
-        summary: all that is not by default, in one line.
-        changes: what would be another than now.
+        summary: settings that differ from the defaults, in one line.
+        changes: settings that would change.
     """
 
     summary: str
     changes: tuple[HostingChange, ...]
 
     def require_allowed(self) -> None:
-        """Refuse a deployment of which a change is refused.
+        """Raise if a change is refused.
 
         Raises:
-            ProtectionError: one is; all of them are named.
+            ProtectionError: with all refused changes.
         """
         if refused := [change for change in self.changes if change.refused]:
             raise ProtectionError(
@@ -161,7 +160,7 @@ class HostingDifferences:
 
 
 class Target(Protocol):
-    """A place where an index runs. What a method cannot do is a ``TargetError`` that says what to do instead."""
+    """Place where an index runs. Methods raise ``TargetError`` if they fail, with what to do."""
 
     @property
     def name(self) -> str:
@@ -169,108 +168,108 @@ class Target(Protocol):
 
     @property
     def place(self) -> str:
-        """The target and, where it has them, its environment: what files on this machine are kept apart by."""
+        """The target with its environment, if it has them; separates the files on this machine."""
 
     def is_named(self, word: str) -> bool:
-        """Whether *word* names this target, for a parameter that has to before something is destroyed."""
+        """True if *word* names this target, as a parameter must before anything is deleted."""
 
     def client_folder(self, username: str) -> Path:
-        """Where the client files of one user of this target are, or go."""
+        """Folder for the client files of one user of this target."""
 
     def client_folders(self) -> Sequence[Path]:
-        """The folders with client files of this target's users that are on this machine."""
+        """Folders on this machine with client files of this target's users."""
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the target against other runs that change it.
+        """Lock the target for other runs that change it. Waits, with a message on stderr.
 
         Raises:
-            BusyError: another run still holds it after the waiting time, of which it told on stderr.
+            BusyError: another run still holds the lock after the waiting time.
         """
 
     def checks(self) -> Sequence[Check]:
-        """The preflight: is everything here that the target needs? Reads only."""
+        """Preflight checks of everything that the target needs. Reads only."""
 
     def secret_exists(self, name: str) -> bool:
-        """Whether the target's secret store has a secret called *name*."""
+        """True if the target's secret store has a secret called *name*."""
 
     def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
-        """Create the secret *name*, or replace it as a whole; servers take the new value at their next deployment."""
+        """Create or replace the secret *name*. Servers use the new value after their next deployment."""
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
-        """The operator's own copy of a secret's value: from the environment variable *key*, else from the workspace."""
+        """The operator's copy of a secret's value, from the environment variable *key* or the workspace."""
 
     def refused_secret(self, name: str, key: str) -> str:
-        """Advice for when the index refuses the value that :meth:`recall_secret` gives."""
+        """Advice for when the index refuses the value of :meth:`recall_secret`."""
 
     def delete_secret(self, name: str) -> bool:
-        """Delete the secret, and the operator's copy. False when there was none."""
+        """Delete the secret and the operator's copy. False if there was none."""
 
     def volume_exists(self, name: str) -> bool:
-        """Whether there is a volume called *name*."""
+        """True if there is a volume called *name*."""
 
     def create_volume(self, name: str) -> None:
-        """Make an empty volume. One that exists is left as it is."""
+        """Create an empty volume, unless it exists."""
 
     def delete_volume(self, name: str) -> bool:
-        """Delete the volume and all that lies on it. False when there was none."""
+        """Delete the volume with all its files. False if there was none."""
 
     def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
-        """Every file of a volume: its path relative to the volume's root, with slashes, and its size in bytes."""
+        """List all files of a volume: path from its root, with slashes, and size in bytes."""
 
     def download(self, volume: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*."""
 
     def upload(self, volume: str, path: str, source: Path) -> None:
-        """Copy *source* onto a volume as *path*, in place of what is there."""
+        """Copy *source* onto a volume as *path*, replacing a file there."""
 
     def state(self) -> State:
-        """Whether there is an index, and whether it answers. Reads only."""
+        """State of the index. Reads only."""
 
     def deployment(self) -> Deployment | None:
         """The index that answers now, or None."""
 
     def outdated(self) -> str:
-        """What the next :meth:`deploy` would bring up to date on a server that answers; empty when nothing."""
+        """Description of what the next :meth:`deploy` would update on a running server; empty if nothing."""
 
     def private_paths(self) -> Sequence[Path]:
-        """The files and folders of this target on this machine that are for their owner only."""
+        """Files and folders of this target on this machine that must be private."""
 
     def move(self) -> Move | None:
-        """The move to another address that the next :meth:`deploy` would make; None when the index stays.
+        """Change of address by the next :meth:`deploy`; None if there is none.
 
         Raises:
-            PortTakenError: the address cannot be had.
+            PortTakenError: the address is taken.
         """
 
     def hosting(self, *, lower_protection: str = "") -> HostingDifferences | None:
-        """The hosting as the next :meth:`deploy` would leave it; None where there is none to choose.
+        """Hosting after the next :meth:`deploy`; None if the target has no hosting settings.
 
         Parameters:
             lower_protection: as of :meth:`deploy`.
         """
 
     def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
-        """Start the index, or bring the running one up to date; return when it answers.
+        """Start or update the index, and wait until it answers.
 
-        Hosting that this run was not told stays as it is deployed.
+        Hosting settings without a variable stay as they are deployed.
 
         Parameters:
-            tag: a name for this deployment in the history.
-            lower_protection: the protections that may be lowered, by commas; see :meth:`hosting`.
+            tag: name of this deployment in the history.
+            lower_protection: protections that may be lowered, separated by commas; see :meth:`hosting`.
 
         Raises:
-            ProtectionError: it would lower one that is not named.
-            StartError: it did not answer in time; the message says where its log is.
+            ProtectionError: it would lower a protection that is not named.
+            StartError: the index did not answer in time; the message has the place of its log.
         """
 
     def history(self) -> Sequence[DeployedVersion]:
-        """Past deployments, newest first; empty where the target keeps none."""
+        """Past deployments, newest first; empty if the target has no history."""
 
     def rollback(self, version: str) -> Deployment:
-        """Deploy what was deployed as *version*."""
+        """Deploy an earlier version again."""
 
     def stop(self) -> bool:
-        """End the server and keep all data. False when none ran."""
+        """Stop the server and keep all data. False if none ran."""
 
     def logs(self, lines: int = 50) -> str:
-        """The last lines of the server's log."""
+        """Last lines of the server's log."""

@@ -1,4 +1,4 @@
-"""Inside a Modal container: a mounted Volume as storage, and claims on file names in a Modal Dict."""
+"""Storage in a Modal container: a mounted Volume, and locks on file names in a Modal Dict."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     import modal
 
 LEASE_SECONDS = 30.0
-"""How long a claim lasts that its holder does not renew."""
+"""Seconds for which a lock lasts if its holder does not renew it."""
 SKEW_SECONDS = 5.0
-"""How far the clocks of two containers may be apart."""
+"""Largest difference between the clocks of two containers."""
 SUCCESSION = "\0"
-"""Begins the keys by which containers settle who succeeds a dead holder; no file name contains it."""
+"""Prefix of the keys with which containers decide on the successor of a dead holder; in no file name."""
 
 
 class VolumeStorage(GuardedStorage):
-    """A Volume at the place where the container has it.
+    """Mounted Volume.
 
     Parameters:
-        volume: the Volume that is mounted there.
-        directory: the mount point.
-        cache_directory: where copies go that are served to clients; the container's own disk when None.
-        cache_bytes: how much of that disk they may take.
+        volume: the Volume.
+        directory: its mount point.
+        cache_directory: for copies of files that are served to clients; None for the container's own disk.
+        cache_bytes: limit of their size.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class VolumeStorage(GuardedStorage):
 
 @dataclass(frozen=True)
 class _Lease:
-    """What a Dict has under a claimed name: a token of the holder's, and until when (Unix time) it holds."""
+    """Entry of the Dict for a locked name: the holder's token, and the end of the lease (Unix time)."""
 
     token: str
     until: float
@@ -64,15 +64,15 @@ class _Lease:
 
 
 class DictNameLocks:
-    """Claims among all containers, as entries of a Modal Dict. ``put`` with ``skip_if_exists`` is atomic there.
+    """Locks between all containers, as entries of a Modal Dict, whose ``put`` with ``skip_if_exists`` is atomic.
 
-    A claim is a lease, renewed by a thread while it is held. A container that dies stops renewing, and after the lease
-    another may take over: exactly one, as taking over is itself a claim on the dead holder's token. An entry that
-    nobody uses is also removed by Modal after 7 days, which no claim lives to see.
+    A lock is a lease, renewed by a thread while it is held. If a container dies, exactly one other may take over after
+    the lease, since taking over requires a lock on the dead holder's token. Modal removes unused entries after 7 days,
+    far longer than any lock is held.
 
     Parameters:
         entries: the Dict.
-        lease_seconds: how long a claim outlives its holder.
+        lease_seconds: seconds for which a lock outlives its holder.
     """
 
     def __init__(self, entries: modal.Dict, *, lease_seconds: float = LEASE_SECONDS) -> None:
@@ -83,7 +83,7 @@ class DictNameLocks:
         self._renewing: threading.Thread | None = None
 
     def acquire(self, filename: str) -> bool:
-        """Take the claim on *filename*; False when another holds it."""
+        """Lock *filename*. False if another holder has it."""
         with self._lock:
             if filename in self._held:
                 return False
@@ -98,7 +98,7 @@ class DictNameLocks:
         return True
 
     def held(self) -> AbstractSet[str]:
-        """All names that are claimed now, by one look at the Dict."""
+        """All locked names, by one request to the Dict."""
         return {
             key
             for key, value in self._entries.items()
@@ -106,7 +106,7 @@ class DictNameLocks:
         }
 
     def release(self, filename: str) -> None:
-        """Give the claim back, unless it was lost to another meanwhile."""
+        """Release the lock, unless another holder has taken over."""
         with self._lock:
             lease = self._held.pop(filename, None)
         if lease is not None:
@@ -119,7 +119,7 @@ class DictNameLocks:
         found = self._entries.get(key)
         if found is None or not _lease(found).over():
             return None
-        # Its holder is dead. Whoever claims the dead one's token is the one who may replace it.
+        # Its holder is dead. The container that locks the holder's token may replace it.
         succession = f"{SUCCESSION}{_lease(found).token}"
         right = self._take(succession)
         if right is None:
@@ -149,7 +149,7 @@ class DictNameLocks:
                     self._renewing = None
                     return
             for filename, lease in held.items():
-                # A claim that ran out while this container was stopped may be another's by now.
+                # A lease that ended while this container was suspended may belong to another by now.
                 if lease.until < time.time():
                     continue
                 renewed = _Lease(lease.token, time.time() + self._seconds)

@@ -1,4 +1,4 @@
-"""Volumes of the local target: folders on this machine."""
+"""Volumes of the local target, as folders."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ class VolumeFolders:
     """Volumes, each a folder.
 
     Parameters:
-        folder: where the folders are; made with the first volume.
+        folder: parent of the volumes, created with the first one.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, name: str) -> Path:
-        """The folder of the volume *name*."""
+        """Folder of the volume *name*."""
         return self._folder / checked(name)
 
     def create(self, name: str) -> None:
-        """Make the volume's folder.
+        """Create the volume's folder.
 
         Raises:
-            TargetError: it cannot be made.
+            TargetError: it cannot be created.
         """
         with explained(f"make the volume {name!r}", self._folder):
             private_folder(self.path(name))
 
     def delete(self, name: str) -> bool:
-        """Delete the volume's folder and all in it. False when there was none.
+        """Delete the volume's folder with all its files. False if there was none.
 
         Raises:
             TargetError: it cannot be deleted.
@@ -50,7 +50,7 @@ class VolumeFolders:
         return True
 
     def files(self, name: str) -> Iterator[tuple[str, int]]:
-        """The path and size in bytes of every file, in the order of the paths."""
+        """List path and size in bytes of all files, sorted by path."""
         root = self.path(name)
         for folder, folders, files in os.walk(root):
             folders.sort()
@@ -63,13 +63,13 @@ class VolumeFolders:
         """Copy one file of a volume to *destination*.
 
         Raises:
-            TargetError: there is none, or it cannot be copied.
+            TargetError: there is no such file, or it cannot be copied.
         """
         with explained(f"copy {path!r} from the volume {name!r}", self.path(name)):
             shutil.copy2(self._inside(name, path), destination)
 
     def upload(self, name: str, path: str, source: Path) -> None:
-        """Copy *source* onto a volume as *path*; whoever reads meanwhile sees the old file or the new one.
+        """Copy *source* onto a volume as *path*, atomically.
 
         Raises:
             TargetError: it cannot be copied.

@@ -202,6 +202,20 @@ def test_a_full_disk_is_logged_once_and_fails_no_request(
     assert sum("cannot be written" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_lines_that_wait_in_memory_are_bounded(storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ops.index.auth.audit._MAX_UNWRITTEN", 3)
+    audit = Audit(storage)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for number in range(5):
+            audit.record("upload", user=f"u{number}", address="")
+    audit.record("upload", user="after", address="")
+    assert [entry["user"] for entry in entries(storage)] == ["u0", "u1", "u2", "after"]
+
+
 def test_a_line_that_does_not_fit_leaves_no_partial_line(
     storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ from passlib.apache import HtpasswdFile
 from ops.index.auth.credential_files import GROUPS, PASSWORDS, CredentialFiles
 from ops.index.auth.passwords import (
     InvalidCredentials,
+    defect,
     hashed,
     validated_hash,
     validated_name,
@@ -643,3 +644,10 @@ def test_nothing_that_describes_itself_shows_a_hash(tmp_path: Path) -> None:
     shown = repr(made) + repr(users.accounts()) + repr(users)
     assert "$2y$" not in shown
     assert PASSWORD not in shown
+
+
+@pytest.mark.parametrize("mark", ["!", "*"])
+def test_a_locked_entry_is_reported_as_locked(mark: str) -> None:
+    reason = defect(mark + hashed("correct horse battery", 4))
+    assert reason is not None
+    assert "locked" in reason
