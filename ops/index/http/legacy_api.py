@@ -25,7 +25,7 @@ from ops.index.http.project_json import project_json, release_json
 from ops.index.http.representation import Representation
 from ops.index.http.request import Confirm, Request
 from ops.index.http.response_cache import ResponseCache
-from ops.index.http.security_headers import NOTHING, SECURITY_HEADERS
+from ops.index.http.security_headers import NOTHING
 from ops.index.http.simple_api import SimpleApi
 from ops.index.http.simple_pages import offered
 from ops.index.packages.filenames import normalize, project_of
@@ -117,13 +117,7 @@ class LegacyApi:
         with waiting_until(time.monotonic() + READ_SECONDS):
             hits = await in_thread(partial(self._hits, text))
         body = xmlrpc.client.dumps((hits,), methodresponse=True).encode()
-        headers = [
-            (b"content-type", b"text/xml; charset=utf-8"),
-            (b"content-length", str(len(body)).encode()),
-            *SECURITY_HEADERS,
-            (b"cache-control", b"private, no-store"),
-        ]
-        await request.respond(200, headers, body)
+        await request.content(200, b"text/xml; charset=utf-8", body)
 
     def _list(self) -> Representation:
         lines = [f'<a href="{quote(path)}">{escape(path)}</a><br>\n' for path in sorted(self._offered())]

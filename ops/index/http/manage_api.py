@@ -10,7 +10,6 @@ from typing import Any
 
 from ops.index.errors import BadRequest
 from ops.index.http.request import Confirm, Request
-from ops.index.http.security_headers import SECURITY_HEADERS
 from ops.index.packages.releases import Releases
 
 ACTIONS = ("yank", "unyank", "status")
@@ -62,14 +61,7 @@ class ManageApi:
         fields = await _fields(request, action)
         work = partial(self._apply, request, project, action, fields)
         result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        body = json.dumps(result).encode() + b"\n"
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"cache-control", b"private, no-store"),
-            *SECURITY_HEADERS,
-        ]
-        await request.respond(200, headers, body)
+        await request.content(200, b"application/json", json.dumps(result).encode() + b"\n")
 
     def _apply(self, request: Request, project: str, action: str, fields: dict[str, str]) -> dict[str, Any]:
         address = request.address

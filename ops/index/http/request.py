@@ -32,11 +32,7 @@ _PREFIX: Final = re.compile(r"(/(?!\.\.?(/|$))([A-Za-z0-9._~@+=-]|%[0-9A-Fa-f]{2
 _ORIGIN: Final = re.compile(r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
 _PORTS: Final = {"http": 80, "https": 443}
 
-_TEXT: Final = (
-    (b"content-type", b"text/plain; charset=utf-8"),
-    (b"cache-control", b"private, no-store"),
-    *SECURITY_HEADERS,
-)
+_NOT_CACHED: Final = ((b"cache-control", b"private, no-store"), *SECURITY_HEADERS)
 
 
 class Request:
@@ -181,8 +177,14 @@ class Request:
     async def text(self, status: int, text: str, *headers: tuple[bytes, bytes], more_body: bool = False) -> None:
         """Send one line of plain text, which is what pip, uv and twine show of a refusal."""
         body = text.encode("utf-8", "replace") + b"\n" if text else b""
-        length = (b"content-length", str(len(body)).encode())
-        await self.respond(status, [*_TEXT, length, *headers], body, more_body=more_body)
+        await self.content(status, b"text/plain; charset=utf-8", body, *headers, more_body=more_body)
+
+    async def content(
+        self, status: int, content_type: bytes, body: bytes, *headers: tuple[bytes, bytes], more_body: bool = False
+    ) -> None:
+        """Send a body that no cache keeps."""
+        own = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+        await self.respond(status, [*own, *_NOT_CACHED, *headers], body, more_body=more_body)
 
     async def refuse(self, error: PackageIndexError, *headers: tuple[bytes, bytes], more_body: bool = False) -> None:
         """Send the status, the headers and the sentence of an error."""

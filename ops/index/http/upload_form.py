@@ -149,8 +149,8 @@ class UploadForm:
         announced: bytes that the file has at least.
         options: limits.
 
-    ``fields`` are the plain fields; ``files`` have field name, file name and bytes; ``plain`` is a body that is not
-    multipart.
+    ``fields`` are the plain fields in order; ``files`` have field name, file name and bytes. A body that is not
+    ``multipart`` is in ``plain``, for pypiserver to parse.
     """
 
     def __init__(
@@ -163,6 +163,7 @@ class UploadForm:
         self._publisher = publisher
         self._identity = identity
         self._announced = announced
+        self.fields: list[tuple[str, str]] = []
         self._parser: FormParser | None = None
         try:
             boundary = boundary_of(content_type)
@@ -171,16 +172,8 @@ class UploadForm:
         else:
             if boundary is not None:
                 self._parser = FormParser(boundary, self._stage, max_form_bytes=options.max_form_bytes)
-
-    @property
-    def multipart(self) -> bool:
-        """False for a body that pypiserver parses by itself."""
-        return self._parser is not None
-
-    @property
-    def fields(self) -> list[tuple[str, str]]:
-        """Names and values in order; empty if the body is not multipart."""
-        return [] if self._parser is None else self._parser.fields
+                self.fields = self._parser.fields
+        self.multipart = self._parser is not None
 
     def feed(self, pieces: list[bytes]) -> None:
         """Take the next bytes; errors are kept for :meth:`finish`."""
