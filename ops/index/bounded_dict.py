@@ -27,6 +27,8 @@ class BoundedDict(dict[K, V]):
         weigh: the weight of a value; None for 1 each.
     """
 
+    __slots__ = ("_limit", "_lock", "_weigh", "_weight")  # attributes of an instance dict would slow down ``get``
+
     def __init__(self, limit: int, weigh: Callable[[V], int] | None = None) -> None:
         super().__init__()
         self._limit = limit

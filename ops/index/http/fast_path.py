@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ops.index.auth.authenticator import Authenticator
+from ops.index.bounded_dict import BoundedDict
 from ops.index.http.representation import Response
 from ops.index.http.simple_api import DECISIVE, SimpleApi
 
@@ -45,11 +46,12 @@ class FastPath:
         self._digest = authenticator.digest
         self._holder = authenticator.holder
         self._ready = simple_api.ready
-        self._requests: dict[bytes, _Request] = {}
+        self._requests: BoundedDict[bytes, _Request] = BoundedDict(_KEPT)
+        self._known = self._requests.get
 
     def response(self, message: bytes) -> Response | None:
         """The response to a request that came before; None when it is new, or takes longer."""
-        request = self._requests.get(self._digest(message))
+        request = self._known(self._digest(message))
         if request is None or self._holder(request.login) is None:
             return None
         return self._ready(request.path, request.headers)
@@ -66,5 +68,3 @@ class FastPath:
             return
         decisive = {name: headers[name] for name in DECISIVE if name in headers}
         self._requests[self._digest(message)] = _Request(self._digest(headers[b"authorization"]), path, decisive)
-        while len(self._requests) > _KEPT:
-            del self._requests[next(iter(self._requests))]

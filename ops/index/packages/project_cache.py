@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ops.index.bounded_dict import BoundedDict
 from ops.index.packages.filenames import version_key
 from ops.index.packages.models import File, Project
 
@@ -52,10 +51,9 @@ class ProjectCache:
     """
 
     def __init__(self, files: int) -> None:
-        self._limit = files
-        self._size = 0
-        self._lock = threading.Lock()
-        self._projects: OrderedDict[str, CachedProject] = OrderedDict()
+        self._projects: BoundedDict[str, CachedProject] = BoundedDict(
+            files, weigh=lambda cached: len(cached.project.files)
+        )
 
     def get(self, name: str) -> CachedProject | None:
         """The project of this name, up to date or not."""
@@ -63,17 +61,7 @@ class ProjectCache:
 
     def put(self, cached: CachedProject) -> None:
         """Keep a project, and drop the oldest ones if there are too many files."""
-        with self._lock:
-            self._drop(cached.project.name)
-            self._projects[cached.project.name] = cached
-            self._size += len(cached.project.files)
-            while self._size > self._limit and len(self._projects) > 1:
-                self._drop(next(iter(self._projects)))
-
-    def _drop(self, name: str) -> None:
-        before = self._projects.pop(name, None)
-        if before is not None:
-            self._size -= len(before.project.files)
+        self._projects[cached.project.name] = cached
 
 
 def in_order(known: Iterable[tuple[File, int]], new: Iterable[tuple[File, int]]) -> list[tuple[File, int]]:
