@@ -245,10 +245,10 @@ def test_projects_that_are_gone_take_no_memory(house: House, readmes: Readmes) -
     for number in range(20):
         path = house.directory / wheel_name(f"gone-{number}", "1.0")
         path.write_bytes(wheel(f"gone-{number}", "1.0"))
-        house.repository.reload()
+        house.repository.listing.look(thoroughly=True)
         assert f"gone-{number}" in renderer.home("http://localhost/").plain().body.decode()
         path.unlink()
-        house.repository.reload()
+        house.repository.listing.look(thoroughly=True)
     renderer.home("http://localhost/")
     assert renderer._rows == {}
 
