@@ -24,7 +24,6 @@ GROUPS: Final = ".htgroup"
 LOCK_SECONDS = 20.0
 """How long a change waits for another of the same files; far longer than a change takes."""
 
-
 _BUSY: Final = "somebody else has been changing the users for too long: try again in a minute"
 
 
@@ -83,9 +82,7 @@ class CredentialFiles:
             audit=audit,
             reserve=".reserve",
             lock_seconds=LOCK_SECONDS,
-            busy=lambda _: StorageError(
-                "somebody else has been changing the users for too long: try again in a minute"
-            ),
+            busy=lambda _: StorageError(_BUSY),
         )
 
     def hold_back(self) -> None:
