@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def reason_phrase(sentence: str) -> str:
     return plain if len(plain) <= LONGEST else plain[: LONGEST - 3].rstrip() + "..."
 
 
+@lru_cache(maxsize=256)  # strangers are refused with the same few sentences
 def status_line(status: int, sentence: str) -> bytes:
     """The status line with the standard phrase, followed by the sentence."""
     return f"HTTP/1.1 {status} {_standard(status)}: {reason_phrase(sentence)}\r\n".encode("ascii")
