@@ -1,7 +1,7 @@
 """The server: packages, users and the admin application. Knows neither Modal nor Jupyter.
 
-What others may use stands in ``__all__``; each name is imported when it is first asked for, since whoever writes a
-``.htpasswd`` needs no server. The admin application by itself is :func:`ops.index.admin.app.create_admin`.
+The public names are in ``__all__``; each is imported on first use, as writing a ``.htpasswd`` needs no server.
+The admin application by itself is :func:`ops.index.admin.app.create_admin`.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def is_host(value: bytes) -> bool:
 
 
 def has_body(headers: Sequence[Header]) -> bool:
-    """Whether the headers of a request announce a body (RFC 9112, section 6.3)."""
+    """True if the headers of a request announce a body (RFC 9112, section 6.3)."""
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
     )

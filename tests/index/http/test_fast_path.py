@@ -1,4 +1,4 @@
-"""A request that comes again is understood without being read; what is answered is looked at each time."""
+"""Requests that come again are not parsed; user and page are looked up each time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADERS = {b"host": b"x", b"authorization": b"Basic secret", b"cookie": b"sweet"
 
 
 class House:
-    """A door that knows one secret, and one page."""
+    """A fake authenticator that knows one secret, and a fake API that has one page."""
 
     def __init__(self) -> None:
         self.inside = {self.digest(b"Basic secret")}

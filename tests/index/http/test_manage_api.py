@@ -1,4 +1,4 @@
-"""Changes whose body arrives after their user was removed, or lost a right."""
+"""Changes whose user was removed, or lost a right, while the body arrived."""
 
 from __future__ import annotations
 
