@@ -1,10 +1,9 @@
-# Everything that a newcomer, an operator or a pipeline asks of this clone. `make` alone lists the targets.
-# Without make, README.md gives the same as plain lines.
+# Commands for newcomers, operators and pipelines. `make` alone lists them; README.md gives them without make.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The first Python of these that is 3.11 or newer and can make environments, else one that is new enough; name another
-# with PYTHON=…
+# The first Python that is 3.11 or newer and can create environments, or else one that is new enough. Choose another with
+# PYTHON=…
 PYTHON ?= $(shell for needed in 'import sys, venv, ensurepip' 'import sys'; do \
 	for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c "$$needed; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo "$$p" && exit; done; done)
@@ -20,44 +19,44 @@ help:  ## list the targets
 	@echo
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 	@echo
-	@echo "PORT=8000 make run  moves the index to that port, and says who must be told;  PYTHON=… and VENV=… name an interpreter and a folder"
+	@echo "PORT=8000 make run  moves the index to that port and lists the users to tell;  PYTHON=… and VENV=… choose an interpreter and a folder"
 
-run: $(VENV)/.run  ## install what is needed, provision an index on this machine, add a user, prove that it works
+run: $(VENV)/.run  ## install what is needed, provision an index on this machine, add a user, run a smoke test
 	@$(BIN)/runbook up $(PARAMETERS)
 
 stop:  ## stop the index; packages, users and secrets stay
 	@$(call INSTALLED,$(BIN)/runbook stop)
 
-status:  ## say what runs, where, and for whom
+status:  ## show what runs, where, and for whom
 	@$(call INSTALLED,$(BIN)/runbook status)
 
 list:  ## list the notebooks with their parameters
 	@$(call INSTALLED,$(BIN)/runbook list)
 
-lab: $(VENV)/.lab  ## open copies of the notebooks in JupyterLab, and keep a record (ARGS="--no-browser --port 8889" passes options on)
+lab: $(VENV)/.lab  ## open copies of the notebooks in JupyterLab and record the run (ARGS="--no-browser --port 8889" sets options)
 	@$(BIN)/runbook open -- $(ARGS)
 
-modal: $(VENV)/.modal  ## install what the target modal needs besides
+modal: $(VENV)/.modal  ## install what the target modal needs
 
-test: $(VENV)/.test  ## run every test (ARGS="tests/index -k upload" chooses)
+test: $(VENV)/.test  ## run every test (ARGS="tests/index -k upload" selects)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.test  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/.test  ## measure the index beside its peers (installs them; SCALE=full takes half an hour)
+bench: $(VENV)/.test  ## compare the index with its peers (installs them; SCALE=full takes half an hour)
 	@$(BIN)/runbook run 10_benchmark -p scale=$(or $(SCALE),quick)
 
-notebooks: $(VENV)/.test  ## run the notebooks afresh and store their outputs in them
+notebooks: $(VENV)/.test  ## run the notebooks afresh and store their outputs
 	@$(BIN)/python -m ops.runbook.store
 
-lock:  ## resolve the dependencies again into the requirements files (needs uv)
+lock:  ## resolve the dependencies into the requirements files (needs uv)
 	$(COMPILE) pyproject.toml -o requirements.txt $(UPGRADE)
 	$(COMPILE) -c requirements.txt deployments/requirements.in -o deployments/requirements.txt
 	@for extra in test lab modal; do $(additions) || exit 1; done
 
-# What an extra needs beyond requirements.txt, so that each pin stands once; a package that the extra needs on further
-# platforms stands in both. The second compilation starts from the pins of the last one.
+# Writes what an extra needs beyond requirements.txt, so that each pin appears once. A package that the extra needs on more
+# platforms appears in both. The copy keeps the pins of the last `make lock`.
 additions = cp requirements-$$extra.txt requirements-$$extra.all && \
 	$(COMPILE) -c requirements.txt --extra $$extra pyproject.toml -o requirements-$$extra.all && \
 	awk 'NR == FNR { base[$$0]; next } /^\#/ { print; next } !start++ { print "-r requirements.txt" } \
@@ -69,20 +68,19 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 
 clean: stop  ## stop the index and remove what was installed; packages, users and secrets stay
 	@if [ -e "$(VENV)/$(MADE)" ]; then rm -rf "$(VENV)"; \
-	elif [ -e "$(VENV)" ]; then echo "$(VENV) was not made by this Makefile: it is left alone." >&2; exit 1; fi
+	elif [ -e "$(VENV)" ]; then echo "$(VENV) was not made by this Makefile: left alone." >&2; exit 1; fi
 
-# Looking and stopping install nothing, so that they replace nothing either.
+# stop, status and list install nothing, so that they never replace an environment.
 INSTALLED = if [ -z "$(UNUSABLE)" ] && [ -x "$(BIN)/runbook" ]; then $1; \
-	else echo "Nothing that can be used is installed in $(VENV): 'make run' installs it."; fi
+	else echo "There is no working installation in $(VENV): run 'make run' first."; fi
 
 # --- installing -------------------------------------------------------------------------------------------------
-# Exact versions, checked by hash; then this clone itself, editable. With uv where there is one, else with pip.
+# Exact versions, checked by hash; then this clone, editable. With uv if it is installed, else with pip.
 
-# The mark of an environment that was made here: no other folder is ever removed.
+# Marks an environment that this Makefile created; it removes no other folder.
 MADE := .made-by-make
 
-# An interpreter that was removed or upgraded leaves a folder that only looks like an environment. Looked at here,
-# replaced by the targets that install, and by no other.
+# A removed or upgraded interpreter leaves a broken environment behind. Only the targets that install replace it.
 UNUSABLE := $(shell [ ! -e "$(VENV)" ] || \
 	"$(BIN)/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || echo FORCE)
 
@@ -95,20 +93,20 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
 $(BIN)/python: $(UNUSABLE)
-	@[ -w "$$(dirname "$(VENV)")" ] || { echo "$$(cd "$$(dirname "$(VENV)")" && pwd) cannot be written by $$(id -un):" \
-		"clone the repository into a folder of your own, or run as the user who owns this one." >&2; exit 1; }
+	@[ -w "$$(dirname "$(VENV)")" ] || { echo "$$(cd "$$(dirname "$(VENV)")" && pwd) is not writable by $$(id -un):" \
+		"clone the repository into a folder of your own, or run as the owner of this one." >&2; exit 1; }
 	@if [ -z "$(PYTHON)$(UV)" ]; then \
-		echo "No Python 3.11 or newer was found. Install one, or name it: make PYTHON=/path/to/python3.12 …" >&2; exit 1; fi
+		echo "Python 3.11 or newer was not found. Install it, or name it: make PYTHON=/path/to/python3.12 …" >&2; exit 1; fi
 	@if [ -e "$(VENV)/$(MADE)" ]; then rm -rf "$(VENV)"; \
 	elif [ -n "$$(ls -A "$(VENV)" 2>/dev/null)" ]; then \
-		echo "$(VENV) is no environment of Python 3.11 or newer, and was not made here: it is left alone." \
-			"Name another folder with VENV=…, or remove that one." >&2; exit 1; fi
-	@echo "Making a virtual environment in $(VENV) with $(if $(PYTHON),$(PYTHON),uv's Python) …"
+		echo "$(VENV) is not an environment of Python 3.11 or newer, and was not made here: left alone." \
+			"Choose another folder with VENV=…, or remove this one." >&2; exit 1; fi
+	@echo "Creating a virtual environment in $(VENV) with $(if $(PYTHON),$(PYTHON),uv's Python) …"
 	@mkdir -p "$(VENV)" && touch "$(VENV)/$(MADE)"
 	@$(MAKE_VENV) || { rm -rf "$(VENV)"; $(NO_VENV); exit 1; }
 
-# Debian and Ubuntu leave out what `python3 -m venv` needs.
-NO_VENV = echo "The environment could not be made. Install what '$(PYTHON) -m venv' needs (Debian and Ubuntu:" \
+# On Debian and Ubuntu, `python3 -m venv` needs a package of its own.
+NO_VENV = echo "The environment could not be created. Install what '$(PYTHON) -m venv' needs (Debian and Ubuntu:" \
 	"apt install python3-venv), or uv, and run make again." >&2
 
 $(VENV)/.run: requirements.txt pyproject.toml $(UNUSABLE) | $(BIN)/python

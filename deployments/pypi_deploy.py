@@ -2,9 +2,9 @@
 
     uvx 'modal==1.6.4' deploy deployments/pypi_deploy.py
 
-from any directory, with nothing but ``modal`` installed. What runs in the containers is ``ops.index``, shipped from
-this clone; here stand only the images, volumes, secret and scaling. Settings are environment variables, explained in
-``ops/settings.py``; README.md beside this file says why each part is as it is.
+Works from any directory with only ``modal`` installed. The containers run ``ops.index``, shipped from this clone; this
+file defines only the image, volumes, secret and scaling. Settings are environment variables, explained in
+``ops/settings.py``; README.md beside this file gives the reason for each part.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 settings = Settings.from_environment(os.environ)
 tags: dict[str, str] = {}
 if modal.is_local():
-    # Deploying keeps what it is not told.
+    # Settings that are not given stay as deployed.
     plan = hosting_to_deploy(settings)
     hosting, limits, tags = plan.hosting, plan.limits, dict(plan.tags)
 else:
-    # A container is told everything, by its image.
+    # The image sets every variable in a container.
     hosting, limits = Hosting.from_environment(os.environ), IndexLimits.from_environment(os.environ)
 
 UV_VERSION = "0.13.9"
-"""Installs the packages when the image is built; that of requirements.txt."""
+"""The uv that installs packages when the image is built; the version pinned in requirements.txt."""
 
 SHIPPED = (
     "__init__.py",
@@ -51,11 +51,11 @@ SHIPPED = (
     "index/",
     "targets/",
 )
-"""What the containers need of ``ops``. Modal replaces containers when one of these files has changed."""
+"""The parts of ``ops`` that containers need. Modal replaces containers when one of these files changes."""
 
 
 def not_shipped(path: Path) -> bool:
-    """Whether a file of ``ops`` stays here."""
+    """Whether a file of ``ops`` is left out of the containers."""
     return not path.as_posix().startswith(SHIPPED) or "__pycache__" in path.parts
 
 
@@ -64,14 +64,14 @@ image = (
     .uv_pip_install(
         requirements=[str(HERE / "requirements.txt")], extra_options="--require-hashes", uv_version=UV_VERSION
     )
-    # Variables, so that the code inside the containers sees what was set at the deployment.
+    # Passes the deployment's settings on to the code in the containers.
     .env(settings.variables() | hosting.variables() | limits.variables())
     .add_local_dir(HERE.parent / "ops", "/root/ops", ignore=not_shipped)
 )
 
 app = modal.App(settings.app_name, image=image, tags=tags)
 
-# Volumes v1: Modal does not vouch for data on v2, which is in beta.
+# Volumes v1: v2 is in beta, and Modal does not guarantee data on it.
 packages = modal.Volume.from_name(settings.packages_volume, create_if_missing=True)
 credentials = modal.Volume.from_name(settings.credentials_volume, create_if_missing=True)
 credentials_to_read = credentials.with_mount_options(read_only=True)
@@ -103,7 +103,7 @@ def server() -> Any:
         credentials=VolumeStorage(credentials_to_read, CREDENTIALS_PATH),
         name_locks=DictNameLocks(name_locks),
         options=Options(
-            # Modal names the client in the ASGI scope, and takes away X-Forwarded-For: no header is to be believed.
+            # Modal gives the client's address in the ASGI scope and strips X-Forwarded-For: trust no header.
             trusted_proxies=(),
             project_quota_bytes=limits.project_quota_bytes,
             total_quota_bytes=limits.total_quota_bytes,
@@ -127,14 +127,14 @@ def server() -> Any:
 @modal.concurrent(max_inputs=20)
 @modal.asgi_app(requires_proxy_auth=bool(hosting.proxy_auth))
 def register_user() -> FastAPI:
-    """The admin application: the only function that has the token and writes credentials."""
+    """The admin application. The only function that has the token and can write credentials."""
     from ops.index import Options
     from ops.index.admin.app import create_admin
     from ops.targets.volume import DictNameLocks, VolumeStorage
 
     return create_admin(
         credentials=VolumeStorage(credentials, CREDENTIALS_PATH),
-        # During a rolling deployment there are two of these: one writes after the other.
+        # A rolling deployment briefly runs two of these; the locks make them write one after the other.
         name_locks=DictNameLocks(name_locks),
         token=os.environ[settings.secret_key],
         options=Options(trusted_proxies=(), audit_days=limits.audit_days, audit_bytes=limits.audit_bytes),

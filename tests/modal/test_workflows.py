@@ -85,12 +85,12 @@ def test_every_action_is_pinned_and_no_expression_stands_in_a_command(file: Path
 
 def test_checks_need_no_secret_and_deploying_gives_secrets_to_just_the_steps_that_need_them() -> None:
     assert "secrets." not in (PROJECT_ROOT / ".github" / "workflows" / "ci.yaml").read_text()
-    scan = "Look for secrets in the records"
+    scan = "Scan the records for secrets"
     deploying = [
-        "Note the version that is deployed",
+        "Record the deployed version",
         "Apply the plan",
         "Smoke test",
-        "Go back to the version of before",
+        "Roll back to the previous version",
         scan,
     ]
     for where, environment, expected in (
@@ -147,14 +147,14 @@ def test_a_deployment_that_fails_goes_back_to_the_version_of_before() -> None:
     before, provision, smoke_test, back = (
         titles.index(title)
         for title in (
-            "Note the version that is deployed",
+            "Record the deployed version",
             "Apply the plan",
             "Smoke test",
-            "Go back to the version of before",
+            "Roll back to the previous version",
         )
     )
     assert before < provision < smoke_test < back
-    found = step(*DEPLOY, "Go back to the version of before")
+    found = step(*DEPLOY, "Roll back to the previous version")
     assert found["if"] == "failure() && steps.before.outcome == 'success'"
     assert found["env"]["BEFORE"] == "${{ steps.before.outputs.version }}"
     limits = [job(*DEPLOY)["steps"][each]["timeout-minutes"] for each in (provision, smoke_test)]
@@ -199,7 +199,7 @@ def test_nothing_is_uploaded_before_it_was_looked_through(where: tuple[str, str]
     steps = job(*where)["steps"]
     names = [each["name"] for each in steps]
     upload = next(each for each in steps if "upload-artifact" in each.get("uses", ""))
-    assert names.index("Look for secrets in the records") < names.index(upload["name"])
+    assert names.index("Scan the records for secrets") < names.index(upload["name"])
     assert "steps.scan.outcome == 'success'" in upload["if"]
     assert upload["with"]["path"].strip().endswith("records"), "client files and secrets stand beside it"
 
@@ -272,7 +272,7 @@ def test_the_commands_of_the_checks_work_in_order_in_a_clean_clone(clone: Path, 
 def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
     clone: Path, plane: ControlPlane, tmp_path: Path
 ) -> None:
-    back = step(*DEPLOY, "Go back to the version of before")
+    back = step(*DEPLOY, "Roll back to the previous version")
     planning = job(*PLAN)["steps"]
     good = [each for each in job(*DEPLOY)["steps"] if each != back]
     summary, outputs = tmp_path / "summary.md", tmp_path / "outputs"
@@ -343,7 +343,7 @@ case "$1 $2" in "issue list") echo "$GH_OPEN" ;; esac
     [
         ("2", "", "issue create --title The index on Modal differs from its plan --label drift --body-file issue.md"),
         ("2", "7", "issue edit 7 --body-file issue.md"),
-        ("0", "7", "issue close 7 --comment There is no drift any more."),
+        ("0", "7", "issue close 7 --comment The drift is gone."),
         ("0", "", "issue list --label drift"),
     ],
 )
