@@ -55,36 +55,43 @@ def check_layout(file: BinaryIO, archive: zipfile.ZipFile, directory_bytes: int)
 
 
 def _check_member(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> None:
+    problem = _problem(file, member, end)
+    if problem:
+        raise zipfile.BadZipFile(f"its member {quoted(member.filename)} {problem}")
+
+
+def _problem(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> str:
+    wanted = (member.CRC, member.compress_size, member.file_size)
+    listed_flags = member.flag_bits
+    listed_name = member.orig_filename.encode("utf-8" if listed_flags & _UTF_8 else "cp437")
     if member.filename != member.orig_filename:
-        raise _ContradictionError("{} has two names")
+        return "has two names"
     file.seek(member.header_offset)
-    header = file.read(_HEADER.size)
+    header = file.read(_HEADER.size + len(listed_name))
     if len(header) < _HEADER.size or not header.startswith(b"PK\x03\x04"):
-        raise _ContradictionError("{} has no header")
-    _, version, flags, method, _, _, crc, packed, size, name_bytes, extra_bytes = _HEADER.unpack(header)
-    name, extra = file.read(name_bytes), file.read(extra_bytes)
-    if name != member.orig_filename.encode("utf-8" if member.flag_bits & _UTF_8 else "cp437"):
-        raise _ContradictionError("{} has another name in its header")
-    if not member.flag_bits & _UTF_8 and not name.isascii():
-        raise _ContradictionError("the name of {} is not marked as UTF-8")
-    if version & 0xFF > _NEWEST_VERSION or method != member.compress_type:
-        raise _ContradictionError("{} has a header that contradicts the list of members")
-    described = bool(flags & _DESCRIPTOR_FOLLOWS)
-    if (flags ^ member.flag_bits) & (_ENCRYPTED | _DESCRIPTOR_FOLLOWS):
-        raise _ContradictionError("{} has flags in its header that contradict the list of members")
-    size, packed = _sizes(size, packed, extra)
-    found, wanted = (crc, packed, size), (member.CRC, member.compress_size, member.file_size)
-    pending = (0, _MASKED) if described else ()  # what stands for a value that follows the member
-    if any(one not in {other, *pending} for one, other in zip(found, wanted, strict=True)):
-        raise _ContradictionError("{} has a size or checksum in its header that contradicts the list")
-    start = member.header_offset + _HEADER.size + name_bytes + extra_bytes + member.compress_size
-    if not described:
-        fits = start == end
-    else:
+        return "has no header"
+    _, version, flags, method, _, _, crc, packed, size, name_bytes, extra_bytes = _HEADER.unpack_from(header)
+    if name_bytes != len(listed_name) or header[_HEADER.size :] != listed_name:
+        return "has another name in its header"
+    if not listed_flags & _UTF_8 and not listed_name.isascii():
+        return "has a name that is not marked as UTF-8"
+    described = flags & _DESCRIPTOR_FOLLOWS
+    contradicts = version & 0xFF > _NEWEST_VERSION or method != member.compress_type
+    contradicts = contradicts or bool((flags ^ listed_flags) & (_ENCRYPTED | _DESCRIPTOR_FOLLOWS))
+    if (crc, packed, size) != wanted:
+        size, packed = _sizes(size, packed, file.read(extra_bytes))
+        pending = (0, _MASKED) if described else ()  # what stands for a value that follows the member
+        found = zip((crc, packed, size), wanted, strict=True)
+        contradicts = contradicts or any(one not in {other, *pending} for one, other in found)
+    if contradicts:
+        return "has a header that contradicts the list of members"
+    start = member.header_offset + len(header) + extra_bytes + member.compress_size
+    if described:
         file.seek(start)
         fits = _is_descriptor(file.read(max(0, min(end - start, _END_64.size))), wanted)
-    if not fits:
-        raise _ContradictionError("there is something between {} and what follows it")
+    else:
+        fits = start == end
+    return "" if fits else "is followed by something that belongs to no member"
 
 
 def _sizes(size: int, packed: int, extra: bytes) -> tuple[int, int]:
