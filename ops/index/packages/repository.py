@@ -297,15 +297,17 @@ class Repository:
         return self._reloads.begin()
 
     def reload(self) -> None:
-        """Reload a shared storage now. Simultaneous callers share one reload.
+        """See what others have changed until now. Simultaneous callers share one reload of a shared storage.
 
         Raises:
             StorageError: the view is the one from before.
             StorageBusy: likewise; the reload goes on.
             OSError: likewise.
         """
-        if self._storage.shared:  # else each question looks for itself
+        if self._storage.shared:
             self._reloads()
+        else:  # names are looked for by each question; annotations only now and then
+            self._read_annotations()
 
     def _reload(self) -> None:
         began = time.monotonic()
