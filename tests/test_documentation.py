@@ -108,3 +108,50 @@ def test_no_tracked_file_names_a_registry_host() -> None:
         if path.suffix not in {".png", ".whl"}:
             found = REGISTRY.search(path.read_text("utf-8", "replace"))
             assert found is None, f"{path.relative_to(PROJECT_ROOT)} names {found and found[0]}: say 'the public index'"
+
+
+PRIVATE = {
+    "door": "auth", "exchange": "request", "shelf": "response_cache",
+    "lanes": "verification_queue", "flight": "pending login", "roster": "user_cache", "vault": "credential_files",
+    "placing": "transaction", "settling": "rollback", "keeping": "file_info", "marks": "annotations",
+    "spellings": "filename_index", "freshness": "revalidation", "housekeeping": "lifespan", "catalogue": "repository",
+    "patience": "polling", "throwaway": "temporary_user", "hiding": "hidden names", "whereabouts": "path",
+}  # fmt: skip
+"""Names that only insiders know, and the field's."""
+
+
+def private_names(source: str) -> Iterator[str]:
+    """Every name that a module defines with a word of the private language in it."""
+    for node in ast.walk(ast.parse(source)):
+        name = ""
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = node.name
+        elif isinstance(node, ast.arg):
+            name = node.arg
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            name = node.id if isinstance(node, ast.Name) else node.attr
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().split("_")
+        for word in words:
+            if word in PRIVATE:
+                yield f"{name} says {word!r}: say {PRIVATE[word]!r}, so that grep and a newcomer find it"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))
+def test_names_are_the_terms_of_the_field(module: Path) -> None:
+    assert list(private_names(module.read_text())) == []
+    assert module.stem not in PRIVATE
+
+
+@pytest.mark.parametrize("line", ["class Shelf: ...", "def f(door): ...", "self._roster = 1", "def take_flight(): ..."])
+def test_a_private_name_is_found(line: str) -> None:
+    assert len(list(private_names(line))) == 1
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    defined: dict[str, list[str]] = {}
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                defined.setdefault(node.name, []).append(str(module.relative_to(PROJECT_ROOT)))
+    twice = {name: places for name, places in defined.items() if len(places) > 1}
+    assert twice == {}, "give one of each pair a name of its own"

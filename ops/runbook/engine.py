@@ -46,12 +46,12 @@ class RedactingEngine:
             given: ``start_timeout``, ``execution_timeout``, ``stdout_file`` and ``stderr_file`` from papermill; or
                 ``redactor`` and ``options`` from the runner, in place of all others.
         """
-        from ops.runbook.execution import Options, execute
+        from ops.runbook.execution import ExecutionOptions, execute
 
         del kernel_name
         if "options" in given:
             return execute(nb, given["redactor"], given["options"])
-        options = Options(
+        options = ExecutionOptions(
             save_to=Path(output_path) if output_path else None,
             start_timeout=given.get("start_timeout", 60),
             execution_timeout=given.get("execution_timeout"),

@@ -47,7 +47,7 @@ most often none of them, or None to end the notebook there."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ExecutionOptions:
     """Options of one execution, for the runner and for papermill alike.
 
     Parameters:
@@ -81,7 +81,7 @@ class Options:
     autosave_cell_every: int = 30
 
 
-def execute(notebook: Any, redactor: Redactor, options: Options) -> Any:
+def execute(notebook: Any, redactor: Redactor, options: ExecutionOptions) -> Any:
     """Run all cells until one fails, and return the masked notebook.
 
     A cell that fails, runs too long or loses its kernel ends the notebook and holds an error output.
@@ -132,7 +132,7 @@ def _masked_log(redactor: Redactor) -> Iterator[None]:
 class RedactingManager(NotebookExecutionManager):  # type: ignore[misc]  # papermill is untyped
     """Saves atomically, and only what was masked; tells the runner of each cell."""
 
-    def __init__(self, notebook: Any, redactor: Redactor, options: Options) -> None:
+    def __init__(self, notebook: Any, redactor: Redactor, options: ExecutionOptions) -> None:
         self.output_path: str | None
         super().__init__(
             notebook,
@@ -179,7 +179,7 @@ class RedactingManager(NotebookExecutionManager):  # type: ignore[misc]  # paper
 class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is untyped
     """Ends a notebook at the first cell that is not completed, whatever the reason."""
 
-    def __init__(self, manager: RedactingManager, redactor: Redactor, scratch: Path, options: Options) -> None:
+    def __init__(self, manager: RedactingManager, redactor: Redactor, scratch: Path, options: ExecutionOptions) -> None:
         super().__init__(
             manager,
             timeout=options.execution_timeout,

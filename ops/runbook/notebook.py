@@ -232,11 +232,11 @@ def find_notebook(name: str, folder: Path) -> Notebook:
         return Notebook.read(path)
     candidates = _numbered(folder)
     wanted = path.stem if path.suffix == ".ipynb" else name
-    matches = [candidate for candidate in candidates if wanted in _spellings(candidate)]
+    matches = [candidate for candidate in candidates if wanted in _names_of(candidate)]
     if len(matches) == 1:
         return Notebook.read(matches[0])
     names = [candidate.stem for candidate in candidates]
-    close = difflib.get_close_matches(wanted, [word for path in candidates for word in _spellings(path)], n=1)
+    close = difflib.get_close_matches(wanted, [word for path in candidates for word in _names_of(path)], n=1)
     raise NotebookError(
         f"there is no notebook {name!r} in {folder}",
         why=f"there are {', '.join(names) or 'none'}",
@@ -248,6 +248,6 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.ipynb") if _NUMBERED.fullmatch(path.stem))
 
 
-def _spellings(path: Path) -> tuple[str, ...]:
+def _names_of(path: Path) -> tuple[str, ...]:
     match = _NUMBERED.fullmatch(path.stem)
     return (path.stem, match["rest"], match["number"], match["number"].lstrip("0")) if match else (path.stem,)

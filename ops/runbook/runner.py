@@ -33,7 +33,7 @@ from ops.secret import REGISTER_VARIABLE
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
 
 if TYPE_CHECKING:
-    from ops.runbook.execution import Options
+    from ops.runbook.execution import ExecutionOptions
 
 Ask = Callable[[NotebookRecord], bool]
 """Called with the entry of a notebook that has shown a plan with changes; whether they may be made."""
@@ -63,7 +63,7 @@ def run_notebooks(
     resumes: str = "",
     on_progress: OnProgress | None = None,
     sources: Sequence[SecretSource] = (),
-    options: Options | None = None,
+    options: ExecutionOptions | None = None,
 ) -> Record:
     """Run *notebooks* one after the other, each in a kernel of its own; the first that fails ends the run.
 
@@ -93,7 +93,7 @@ def run_notebooks(
         RunError: a notebook failed, or a secret was found in the finished record; ``record`` has the folder.
         RunInterruptedError: Ctrl-C or SIGTERM came.
     """
-    from ops.runbook.execution import Options
+    from ops.runbook.execution import ExecutionOptions
 
     if not notebooks:
         raise NotebookError("no notebook was named", todo="name one; `runbook list` lists them")
@@ -123,7 +123,7 @@ def run_notebooks(
             )
             for key, notebook in opened.items()
         ]
-        options = options or Options()
+        options = options or ExecutionOptions()
         run = _Run(
             record,
             redactor,
@@ -224,7 +224,7 @@ class _Run:
         redactor: Redactor,
         on_progress: OnProgress,
         *,
-        options: Options,
+        options: ExecutionOptions,
         scratch: Path,
         approved: Mapping[str, str],
         ask: Ask | None,

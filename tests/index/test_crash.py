@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ops.index.config import Options
-from ops.index.packages.uploads import Outcome
+from ops.index.packages.uploads import UploadResult
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import sdist, wheel, wheel_name
@@ -127,7 +127,7 @@ def test_after_kills_every_confirmed_file_is_whole_and_every_other_absent_or_who
     for writer in range(WRITERS):
         number = sum(name.startswith(f"p{writer}-{KILLS - 1}.") for name in there)
         name, content = distribution(KILLS - 1, writer, number)
-        assert house.publisher.publish(name, io.BytesIO(content), identity=Person()) is Outcome.CREATED
+        assert house.publisher.publish(name, io.BytesIO(content), identity=Person()) is UploadResult.CREATED
     eventually(lambda: not _left_over(directory))
     assert not house.name_locks.held()
 

@@ -18,7 +18,7 @@ import pytest
 
 from ops.index.errors import Busy, FileTaken, PackageIndexError, StorageError
 from ops.index.packages.filenames import parse
-from ops.index.packages.uploads import Outcome
+from ops.index.packages.uploads import UploadResult
 from ops.index.storage import transaction
 from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks
 from tests.index.archives import wheel, wheel_name
@@ -30,7 +30,7 @@ CONTENT = wheel("foo", "1.0", payload=b"first")
 OTHER = wheel("foo", "1.0", payload=b"other")
 
 
-def publish(house: House, name: str = NAME, content: bytes = CONTENT) -> Outcome:
+def publish(house: House, name: str = NAME, content: bytes = CONTENT) -> UploadResult:
     return house.publisher.publish(name, io.BytesIO(content), identity=Person())
 
 
@@ -83,7 +83,7 @@ def refreshing(town: Town) -> Iterator[None]:
 def test_an_upload_is_committed_when_it_is_confirmed_and_others_see_it_after_a_refresh(town: Town) -> None:
     one, two = town.open(), town.open()
     assert not two.listed()
-    assert publish(one) is Outcome.CREATED
+    assert publish(one) is UploadResult.CREATED
     assert town.remote.names() == {NAME}
     assert (town.remote.directory / NAME).read_bytes() == CONTENT
     assert one.listed() == {NAME}
@@ -109,7 +109,7 @@ def test_a_server_that_has_not_seen_a_file_yet_still_refuses_other_bytes(town: T
         publish(two, content=OTHER)
     with pytest.raises(FileTaken):
         publish(two, "Foo-1.0.0-py3-none-any.whl")
-    assert publish(two) is Outcome.SAME
+    assert publish(two) is UploadResult.SAME
     assert two.listed() == {NAME}
 
 
@@ -121,9 +121,9 @@ def test_of_uploads_of_one_name_through_three_servers_one_wins(town: Town) -> No
         results = together(
             *(partial(publish, house, wheel_name("foo", version), content) for house, content in zip(houses, contents))
         )
-        assert results.count(Outcome.CREATED) == 1
+        assert results.count(UploadResult.CREATED) == 1
         assert sum(isinstance(result, FileTaken) for result in results) == 2
-        winner = contents[results.index(Outcome.CREATED)]
+        winner = contents[results.index(UploadResult.CREATED)]
         for house in houses:
             assert wheel_name("foo", version) in seen(house)
             assert (house.directory / wheel_name("foo", version)).read_bytes() == winner
@@ -141,7 +141,7 @@ def test_many_uploads_share_commits(town: Town, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(house.storage, "commit", commit_together)
     names = [f"p{number}" for number in range(16)]
     results = together(*(partial(publish, house, wheel_name(name, "1.0"), wheel(name, "1.0")) for name in names))
-    assert results == [Outcome.CREATED] * 16
+    assert results == [UploadResult.CREATED] * 16
     assert volume_of(house).commits <= 4
     assert len(town.remote.names()) == 16
 
@@ -174,7 +174,7 @@ def test_when_a_commit_fails_nobody_ever_sees_the_file(town: Town, fault: Any) -
     assert not sights
     assert not town.remote.names()
     assert [event["event"] for event in one.audit.events] == ["upload", "upload.undone"] * 5
-    assert publish(two, content=OTHER) is Outcome.CREATED
+    assert publish(two, content=OTHER) is UploadResult.CREATED
     assert seen(one) == {NAME}
     assert (one.directory / NAME).read_bytes() == OTHER
 
@@ -200,7 +200,7 @@ def test_a_removal_that_cannot_be_committed_either_is_tried_until_it_can_while_t
         assert not seen(two)
         time.sleep(0.02)
     assert not town.remote.names()
-    assert publish(two) is Outcome.CREATED
+    assert publish(two) is UploadResult.CREATED
 
 
 def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_were(town: Town) -> None:
@@ -216,7 +216,7 @@ def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_wer
     assert not volume_of(two).reload_faults
     assert two.listed() == {NAME}
     assert not two.name_locks.held()
-    assert publish(two, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is Outcome.CREATED
+    assert publish(two, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is UploadResult.CREATED
 
 
 def test_when_locks_cannot_be_reached_uploads_are_refused_and_pages_stay(
@@ -240,7 +240,7 @@ def test_when_locks_cannot_be_reached_uploads_are_refused_and_pages_stay(
             assert house.listed() == {NAME}
     with monkeypatch.context() as patch:
         patch.setattr(house.name_locks, "release", fail)
-        assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is Outcome.CREATED
+        assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is UploadResult.CREATED
     assert house.listed() == {NAME, wheel_name("bar", "1.0")}
 
 
@@ -261,7 +261,7 @@ def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_
     volume.kill()
     town.name_locks.release("foo-1-py3-none-any.whl")
     assert seen(two) == {NAME}
-    assert publish(two) is Outcome.SAME
+    assert publish(two) is UploadResult.SAME
     with pytest.raises(FileTaken):
         publish(two, content=OTHER)
 

@@ -29,7 +29,7 @@ from ops.runbook import (
     run_notebooks,
     silent,
 )
-from ops.runbook.execution import Options
+from ops.runbook.execution import ExecutionOptions
 from ops.workspace import PROJECT_ROOT, Workspace
 
 MakeNotebook = Callable[..., Path]
@@ -178,7 +178,7 @@ def test_a_cell_that_runs_too_long_is_interrupted_and_the_run_fails(
 ) -> None:
     path = make_notebook("01_hangs", "# Hangs", "### Wait", "import time; time.sleep(600)", "1")
     with pytest.raises(RunError, match="failed in its step 'Wait'") as caught:
-        run_notebooks([path], workspace=workspace, on_progress=silent, options=Options(execution_timeout=1))
+        run_notebooks([path], workspace=workspace, on_progress=silent, options=ExecutionOptions(execution_timeout=1))
     assert caught.value.why == "TimeoutError: the cell ran for longer than 1 seconds"
 
 
@@ -424,7 +424,7 @@ def test_a_kernel_that_does_not_start_fails_the_run_with_a_record(
     path = make_notebook("01_x", "# X", "1")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RunError, match="01_x failed") as caught:
-        run_notebooks([path], workspace=workspace, on_progress=silent, options=Options(start_timeout=20))
+        run_notebooks([path], workspace=workspace, on_progress=silent, options=ExecutionOptions(start_timeout=20))
     assert caught.value.why.startswith("the notebook could not be run: RuntimeError: Kernel died")
     assert caught.value.record is not None
     assert (caught.value.record / "01_x.html").is_file()

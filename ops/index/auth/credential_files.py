@@ -27,16 +27,16 @@ LOCK_SECONDS = 20.0
 _BUSY: Final = "somebody else has been changing the users for too long: try again in a minute"
 
 
-class Step(NamedTuple):
+class FileChange(NamedTuple):
     """The replacement of one file; None for no file."""
 
     name: str
     before: bytes | None
     after: bytes | None
 
-    def back(self) -> Step:
+    def back(self) -> FileChange:
         """The step that undoes this one."""
-        return Step(self.name, before=self.after, after=self.before)
+        return FileChange(self.name, before=self.after, after=self.before)
 
 
 class Draft:
@@ -50,7 +50,7 @@ class Draft:
 
     def __init__(self, before: dict[str, bytes | None]) -> None:
         self.entry: Entry | None = None
-        self.steps: list[Step] = []
+        self.steps: list[FileChange] = []
         self._now = dict(before)
 
     def __getitem__(self, name: str) -> bytes:
@@ -58,7 +58,7 @@ class Draft:
 
     def __setitem__(self, name: str, content: bytes) -> None:
         if content != self[name]:
-            self.steps.append(Step(name, before=self._now[name], after=content))
+            self.steps.append(FileChange(name, before=self._now[name], after=content))
             self._now[name] = content
 
 
@@ -135,7 +135,7 @@ class CredentialFiles:
                 except OSError as error:
                     raise _unwritten(error) from error
 
-    def _write(self, steps: Sequence[Step]) -> None:
+    def _write(self, steps: Sequence[FileChange]) -> None:
         """Replace the files. All contents are on the disk before the first takes its name, so that a full disk is
         met while nothing has changed.
         """
@@ -154,10 +154,10 @@ class CredentialFiles:
                 else:
                     (directory / step.name).unlink(missing_ok=True)
 
-    def _way_back(self, steps: Sequence[Step]) -> list[Step]:
+    def _way_back(self, steps: Sequence[FileChange]) -> list[FileChange]:
         """The steps back from wherever a failure left the files."""
         now = {step.name: self.read(step.name) for step in steps}
-        back: list[Step] = []
+        back: list[FileChange] = []
         for step in reversed(steps):
             if now[step.name] != step.before:
                 back.append(step.back())

@@ -39,7 +39,7 @@ _NOT_KEPT = "the upload could not be kept"
 _ARMOUR = b"-----BEGIN PGP "
 
 
-class Outcome(StrEnum):
+class UploadResult(StrEnum):
     """The outcome of an upload."""
 
     CREATED = "created"
@@ -111,7 +111,7 @@ class Publisher:
         identity: Uploader,
         address: str = "",
         deferring: bool = False,
-    ) -> Outcome:
+    ) -> UploadResult:
         """Publish a distribution.
 
         Parameters:
@@ -141,7 +141,7 @@ class Publisher:
         with self._staged(filename, source) as staged:
             staged.check(filename, form)
             if self._has(name, staged):
-                return Outcome.SAME
+                return UploadResult.SAME
             contents = self._inspected(name, staged, form, deferring=deferring)
             staged.sync()
             details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
@@ -151,12 +151,12 @@ class Publisher:
                 if existing is not None:
                     self._storage.commit()  # its publisher may have been killed before its own commit
                     self._repository.listing.admit(existing, name)
-                    return Outcome.SAME
+                    return UploadResult.SAME
                 staged.room.confirm(name, staged.size)
                 self._add(transaction, filename, staged, details=details, name=name, contents=contents)
                 staged.room.settle(filename, staged.size)
                 self._repository.listing.admit(filename, name)
-                return Outcome.CREATED
+                return UploadResult.CREATED
 
     def inspect(self, deferred: DeferredError, cancellation: Cancellation) -> None:
         """Inspect a large upload, and keep the result with it.
@@ -171,7 +171,7 @@ class Publisher:
 
     def publish_signature(
         self, filename: str, source: Staged | IO[bytes], *, identity: Uploader, address: str = ""
-    ) -> Outcome:
+    ) -> UploadResult:
         """Publish the signature of a distribution that exists already.
 
         Parameters:
@@ -195,12 +195,12 @@ class Publisher:
                 if self._exists(filename):
                     if self._digest(filename) != staged.sha256:
                         raise FileTaken(filename)
-                    return Outcome.SAME
+                    return UploadResult.SAME
                 staged.room.confirm(name, staged.size)
                 details = {"sha256": staged.sha256, "size": staged.size}
                 self._add(transaction, filename, staged, details=details)
                 staged.room.settle(filename, staged.size)
-                return Outcome.CREATED
+                return UploadResult.CREATED
 
     def check_signature(self, filename: str, staged: Staged) -> None:
         """Refuse what is no signature, before the distribution that came with it is published.

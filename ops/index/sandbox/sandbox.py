@@ -194,7 +194,7 @@ class Sandbox:
                         its_data.close()
                         its_life.close()
                         try:
-                            return self._judged(*self._exchange(data, life, payload))
+                            return self._judged(*self._run_in_worker(data, life, payload))
                         except (_ServerKilledError, TimeoutError):
                             if not cancellation.cancelled:
                                 self._end_process(server)  # it may not be quite dead
@@ -206,7 +206,7 @@ class Sandbox:
                             raise WorkFailed(self._too_slow) from None
                         raise
 
-    def _exchange(self, data: socket.socket, life: socket.socket, payload: bytes) -> tuple[int, bytes]:
+    def _run_in_worker(self, data: socket.socket, life: socket.socket, payload: bytes) -> tuple[int, bytes]:
         """Send the payload, and get the worker's exit code and result.
 
         Raises:

@@ -65,7 +65,7 @@ class GuardedStorage(ABC):
         self.staging = StagingFolder(self._directory, locked=False)
         self._guard = PhaseLock()
         self._generation = 0
-        self._patience = reload_seconds
+        self._wait_seconds = reload_seconds
         self._commits = BoundedRun(
             self._exclusive_commit,
             name="commit",
@@ -111,7 +111,7 @@ class GuardedStorage(ABC):
         Raises:
             StorageBusy: a commit or reload does not end in time.
         """
-        sharing = self._guard.sharing(seconds_left(max(0.0, self._patience - self._guard.closed_for())))
+        sharing = self._guard.sharing(seconds_left(max(0.0, self._wait_seconds - self._guard.closed_for())))
         try:
             sharing.__enter__()
         except TimeoutError:
@@ -143,7 +143,7 @@ class GuardedStorage(ABC):
 
     def end(self) -> None:
         """Stop waiting for commits and reloads for longer than some seconds."""
-        self._patience = min(self._patience, LAST_SECONDS)
+        self._wait_seconds = min(self._wait_seconds, LAST_SECONDS)
         self._commits.end(LAST_SECONDS)
         self._reloads.end(LAST_SECONDS)
 

@@ -22,7 +22,7 @@ from ops.index.packages.archive import OutOfBoundsError
 from ops.index.packages.filenames import Name, parse
 from ops.index.packages.inspection import AT_ONCE, DeferredError, Inspector, inspect
 from ops.index.packages.staging import Staged
-from ops.index.packages.uploads import Outcome
+from ops.index.packages.uploads import UploadResult
 from ops.index.sandbox.sandbox import Cancellation
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
@@ -107,7 +107,7 @@ def test_nothing_is_looked_at_at_length_once_the_server_stops(house: House, insp
 
 
 def test_a_caller_that_does_not_defer_gets_it_done(house: House) -> None:
-    assert house.publisher.publish(NAME, io.BytesIO(BIG), identity=Person()) is Outcome.CREATED
+    assert house.publisher.publish(NAME, io.BytesIO(BIG), identity=Person()) is UploadResult.CREATED
     with pytest.raises(InvalidArchive, match="Requires-Dist"):
         house.publisher.publish(wheel_name("big", "1.0", "py2-none-any"), io.BytesIO(BAD), identity=Person())
 

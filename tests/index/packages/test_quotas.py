@@ -14,7 +14,7 @@ import pytest
 
 from ops.index.config import Options
 from ops.index.errors import Forbidden, PackageIndexError, QuotaExceeded
-from ops.index.packages.uploads import Outcome
+from ops.index.packages.uploads import UploadResult
 from ops.index.packages.usage import Usage
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
@@ -32,7 +32,7 @@ def content(project: str, version: str, size: int) -> bytes:
 SIZE = len(content("spam", "1.0", 10))
 
 
-def publish(house: House, project: str, version: str, size: int = 10, **more: Any) -> Outcome:
+def publish(house: House, project: str, version: str, size: int = 10, **more: Any) -> UploadResult:
     source = io.BytesIO(content(project, version, size))
     return house.publisher.publish(wheel_name(project, version), source, identity=Person(), **more)
 
@@ -78,10 +78,10 @@ def test_a_file_beyond_the_quota_of_the_index_is_refused(small: House) -> None:
 
 def test_the_same_bytes_succeed_when_the_quota_is_full(small: House) -> None:
     for version in ("1.0", "1.1"):
-        assert publish(small, "spam", version) is Outcome.CREATED
-    assert publish(small, "spam", "1.0") is Outcome.SAME
+        assert publish(small, "spam", version) is UploadResult.CREATED
+    assert publish(small, "spam", "1.0") is UploadResult.SAME
     lowered = opened(small.directory, replace(small.options, project_quota_bytes=10, total_quota_bytes=10))
-    assert publish(lowered, "spam", "1.0") is Outcome.SAME
+    assert publish(lowered, "spam", "1.0") is UploadResult.SAME
     with pytest.raises(QuotaExceeded):
         publish(lowered, "spam", "1.2")
     lowered.close()
@@ -91,7 +91,7 @@ def test_a_removal_makes_room_at_once_and_its_tombstone_does_not_count(small: Ho
     for version in ("1.0", "1.1"):
         publish(small, "spam", version)
     small.releases.remove("spam", version="1.0", identity=adam)
-    assert publish(small, "spam", "1.2") is Outcome.CREATED
+    assert publish(small, "spam", "1.2") is UploadResult.CREATED
     with pytest.raises(QuotaExceeded):
         publish(small, "spam", "1.0")  # the name is known, but the bytes are gone
 
@@ -103,7 +103,7 @@ def test_files_that_were_there_before_count_and_so_do_those_that_come_by_other_w
     with pytest.raises(QuotaExceeded):
         publish(small, "spam", "1.2")
     (small.directory / "folder" / wheel_name("spam", "1.1")).unlink()
-    assert publish(small, "spam", "1.2") is Outcome.CREATED
+    assert publish(small, "spam", "1.2") is UploadResult.CREATED
 
 
 def test_a_file_written_in_place_counts_with_its_new_size(small: House) -> None:
@@ -116,7 +116,7 @@ def test_a_file_written_in_place_counts_with_its_new_size(small: House) -> None:
     def publishes() -> bool:
         small.repository.project("spam")
         try:
-            return publish(small, "spam", "1.2") is Outcome.CREATED
+            return publish(small, "spam", "1.2") is UploadResult.CREATED
         except QuotaExceeded:
             return False
 
@@ -212,7 +212,7 @@ def test_each_file_is_looked_at_once(tmp_path: Path, options: Options, monkeypat
 
 def test_without_a_quota_nothing_is_counted(house: House) -> None:
     assert house.repository.usage is None
-    assert publish(house, "spam", "1.0") is Outcome.CREATED
+    assert publish(house, "spam", "1.0") is UploadResult.CREATED
 
 
 def test_files_of_other_servers_of_a_volume_count_once_they_are_committed(town: Town) -> None:
@@ -223,13 +223,13 @@ def test_files_of_other_servers_of_a_volume_count_once_they_are_committed(town: 
     with pytest.raises(QuotaExceeded):
         publish(one, "spam", "1.2")
     assert town.remote.names() == {wheel_name("spam", "1.0"), wheel_name("spam", "1.1")}
-    assert publish(one, "spam", "1.1") is Outcome.SAME, "another server has the same bytes"
+    assert publish(one, "spam", "1.1") is UploadResult.SAME, "another server has the same bytes"
     two.releases.remove("spam", version="1.0", identity=Person("adam", may_administer=True))
-    assert publish(one, "spam", "1.3") is Outcome.CREATED
+    assert publish(one, "spam", "1.3") is UploadResult.CREATED
 
 
 def test_the_free_space_that_a_volume_reports_is_ignored(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     town.options = replace(town.options, least_free_bytes=2**60)
     server = town.open()
-    assert publish(server, "spam", "1.0") is Outcome.CREATED
+    assert publish(server, "spam", "1.0") is UploadResult.CREATED
     assert volume_of(server).shared

@@ -39,7 +39,7 @@ from ops.index.errors import (
     TooLarge,
 )
 from ops.index.packages import staging, uploads
-from ops.index.packages.uploads import Outcome, Publisher
+from ops.index.packages.uploads import Publisher, UploadResult
 from ops.index.storage import files, transaction
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
@@ -53,7 +53,7 @@ OTHER = wheel("foo-bar", "1.0", payload=b"other")
 SIGNATURE = b"-----BEGIN PGP SIGNATURE-----\n\n=abcd\n-----END PGP SIGNATURE-----\n"
 
 
-def publish(house: House, filename: str = NAME, content: bytes = CONTENT, **more: Any) -> Outcome:
+def publish(house: House, filename: str = NAME, content: bytes = CONTENT, **more: Any) -> UploadResult:
     more.setdefault("identity", Person())
     return house.publisher.publish(filename, io.BytesIO(content), **more)
 
@@ -79,7 +79,7 @@ def assert_nothing_came(house: House, filename: str = NAME) -> None:
 
 def test_an_upload_is_there_whole_listed_and_noted(house: House) -> None:
     form = {"name": "foo-bar", "version": "1.0", "sha256_digest": hashlib.sha256(CONTENT).hexdigest()}
-    assert publish(house, form=form, address="192.0.2.1") is Outcome.CREATED
+    assert publish(house, form=form, address="192.0.2.1") is UploadResult.CREATED
     assert (house.directory / NAME).read_bytes() == CONTENT
     assert house.listed() == {NAME}
     assert house.audit.events == [
@@ -120,7 +120,7 @@ def test_the_same_bytes_again_are_a_success_and_change_nothing(house: House) -> 
     publish(house)
     before = (house.directory / NAME).stat()
     stamp = house.repository.project_stamp("foo-bar")
-    assert publish(house) is Outcome.SAME
+    assert publish(house) is UploadResult.SAME
     assert (house.directory / NAME).stat().st_mtime_ns == before.st_mtime_ns
     assert house.repository.project_stamp("foo-bar") == stamp
     assert len(house.audit.events) == 1
@@ -150,7 +150,7 @@ def test_a_file_that_stock_pypiserver_left_is_not_overwritten(house: House) -> N
     (house.directory / "sub" / NAME).write_bytes(OTHER)
     with pytest.raises(FileTaken):
         publish(house)
-    assert publish(house, content=OTHER) is Outcome.SAME
+    assert publish(house, content=OTHER) is UploadResult.SAME
     assert house.listed() == {NAME}
     assert not (house.directory / NAME).exists()
 
@@ -191,7 +191,7 @@ def test_the_same_bytes_that_appear_meanwhile_are_made_durable_before_they_are_c
         monkeypatch.setattr(house.storage, "commit", lambda: commits.append(None))
 
     meanwhile(house, monkeypatch, act)
-    assert publish(house) is Outcome.SAME
+    assert publish(house) is UploadResult.SAME
     assert len(commits) == 1
     assert not house.audit.events
 
@@ -210,7 +210,7 @@ def test_without_hard_links_a_file_is_still_not_overwritten(house: House, monkey
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_link)
-    assert publish(house) is Outcome.CREATED
+    assert publish(house) is UploadResult.CREATED
     assert (house.directory / NAME).read_bytes() == CONTENT
     with pytest.raises(FileExistsError):
         files.place(str(house.directory / NAME), str(house.directory / NAME))
@@ -228,7 +228,7 @@ def test_a_wrong_digest_is_refused_and_a_right_one_is_not(house: House, algorith
         with pytest.raises(DigestMismatch, match=algorithm):
             publish(house, form={f"{algorithm}_digest": wrong})
         assert_nothing_came(house)
-    assert publish(house, form={f"{algorithm}_digest": right.hexdigest().upper()}) is Outcome.CREATED
+    assert publish(house, form={f"{algorithm}_digest": right.hexdigest().upper()}) is UploadResult.CREATED
 
 
 def test_a_blake2_256_digest_of_128_digits_is_compared_as_one_of_512_bits(house: House) -> None:
@@ -240,7 +240,7 @@ def test_a_blake2_256_digest_of_128_digits_is_compared_as_one_of_512_bits(house:
         assert_nothing_came(house)
     with pytest.raises(DigestMismatch, match=r"'ab', which is not a digest of 64 hexadecimal digits; send it again"):
         publish(house, form={"blake2_256_digest": "ab"})
-    assert publish(house, form={"blake2_256_digest": right.upper()}) is Outcome.CREATED
+    assert publish(house, form={"blake2_256_digest": right.upper()}) is UploadResult.CREATED
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_an_upload_that_is_too_large_is_refused_before_it_fills_the_disk(house: 
 
 def test_content_may_go_unchecked_to_compare_with_stock_pypiserver(house: House) -> None:
     lax = House(house.storage, house.name_locks, replace(house.options, check_content=False))
-    assert publish(lax, "foo_bar-1.0.win32-py2.7.exe", b"anything") is Outcome.CREATED
+    assert publish(lax, "foo_bar-1.0.win32-py2.7.exe", b"anything") is UploadResult.CREATED
     assert lax.listed() == {"foo_bar-1.0.win32-py2.7.exe"}
 
 
@@ -342,7 +342,7 @@ def test_only_an_admin_may_remove_and_a_removed_name_never_gets_other_bytes(
             publish(server, content=OTHER)
         with pytest.raises(FileTaken):
             publish(server, "Foo_Bar-1.0-py3-none-any.whl", wheel("Foo_Bar", "1.0"))
-    assert publish(house) is Outcome.CREATED, "the same bytes may come back"
+    assert publish(house) is UploadResult.CREATED, "the same bytes may come back"
     assert house.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
     with pytest.raises(NotFound):
         house.releases.remove("foo-bar", version="2.0", identity=adam)
@@ -354,7 +354,7 @@ def test_only_an_admin_may_remove_and_a_removed_name_never_gets_other_bytes(
 
 
 def test_a_signature_comes_after_its_file_and_stays_as_it_is(house: House, alice: Person) -> None:
-    def sign(content: bytes = SIGNATURE) -> Outcome:
+    def sign(content: bytes = SIGNATURE) -> UploadResult:
         return house.publisher.publish_signature(f"{NAME}.asc", io.BytesIO(content), identity=alice)
 
     with pytest.raises(NotFound):
@@ -362,8 +362,8 @@ def test_a_signature_comes_after_its_file_and_stays_as_it_is(house: House, alice
     publish(house)
     with pytest.raises(InvalidArchive):
         sign(b"no signature")
-    assert sign() is Outcome.CREATED
-    assert sign() is Outcome.SAME
+    assert sign() is UploadResult.CREATED
+    assert sign() is UploadResult.SAME
     with pytest.raises(FileTaken):
         sign(SIGNATURE + b"\n")
     assert house.repository.locate(f"{NAME}.asc") == (house.directory / f"{NAME}.asc", len(SIGNATURE))
@@ -433,11 +433,11 @@ def test_a_quarantine_is_for_admins_and_a_status_for_projects_that_exist(
 # Who comes first
 
 
-def race(actions: list[Callable[[], Outcome]]) -> list[Outcome | PackageIndexError]:
-    results: list[Outcome | PackageIndexError] = []
+def race(actions: list[Callable[[], UploadResult]]) -> list[UploadResult | PackageIndexError]:
+    results: list[UploadResult | PackageIndexError] = []
     barrier = threading.Barrier(len(actions))
 
-    def run(action: Callable[[], Outcome]) -> None:
+    def run(action: Callable[[], UploadResult]) -> None:
         barrier.wait()
         try:
             results.append(action())
@@ -467,7 +467,7 @@ def test_of_uploads_of_one_name_that_arrive_at_once_one_wins(house: House, serve
                 for writer, content in enumerate(contents)
             ]
         )
-        assert results.count(Outcome.CREATED) == 1
+        assert results.count(UploadResult.CREATED) == 1
         assert sum(isinstance(result, FileTaken) for result in results) == 3
         stored = (house.directory / wheel_name("foo", version)).read_bytes()
         assert stored in contents
@@ -476,7 +476,7 @@ def test_of_uploads_of_one_name_that_arrive_at_once_one_wins(house: House, serve
 
 def test_the_same_bytes_that_arrive_at_once_all_succeed(house: House) -> None:
     results = race([lambda: publish(house)] * 6)
-    assert sorted(results) == [Outcome.CREATED, *[Outcome.SAME] * 5]  # type: ignore[type-var] # no errors among them
+    assert sorted(results) == [UploadResult.CREATED, *[UploadResult.SAME] * 5]  # type: ignore[type-var] # no errors among them
 
 
 def test_two_spellings_that_arrive_at_once_are_one_name(house: House) -> None:
@@ -485,7 +485,7 @@ def test_two_spellings_that_arrive_at_once_are_one_name(house: House) -> None:
         filename_index = [f"foo_bar-{version}-py3-none-any.whl", f"Foo.Bar-{version}.0-py3-none-any.whl"]
         content = wheel("foo-bar", version)
         results = race([partial(publish, house, name, content) for name in filename_index])
-        assert results.count(Outcome.CREATED) == 1
+        assert results.count(UploadResult.CREATED) == 1
         assert sum((house.directory / name).exists() for name in filename_index) == 1
 
 
@@ -497,7 +497,7 @@ def test_an_upload_does_not_wait_for_ever_for_another_of_its_name(house: House) 
     assert refused.value.status == 503
     assert "Retry-After" in refused.value.headers
     house.name_locks.release("foo_bar-1-py3-none-any.whl")
-    assert publish(server) is Outcome.CREATED
+    assert publish(server) is UploadResult.CREATED
 
 
 # What may fail
@@ -529,7 +529,7 @@ def test_a_failing_fsync_is_an_error_and_nobody_ever_sees_the_file(
     assert not seen
     fail = False
     eventually(lambda: not left_over(house))
-    assert publish(house) is Outcome.CREATED
+    assert publish(house) is UploadResult.CREATED
     assert house.listed() == {NAME}
 
 
@@ -566,7 +566,7 @@ def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
     broken = False
     eventually(lambda: not left_over(house))
     assert_nothing_came(house)
-    assert publish(other) is Outcome.CREATED
+    assert publish(other) is UploadResult.CREATED
 
 
 @pytest.mark.parametrize(
@@ -600,13 +600,13 @@ def test_whatever_the_disk_refuses_becomes_a_clear_error(
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, fail)
             if call == "rename":  # only facts are renamed, and those can do without
-                assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is Outcome.CREATED
+                assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is UploadResult.CREATED
                 continue
             with pytest.raises(error) as refused:
                 publish(house)
             assert refused.value.status == error.status
         assert_nothing_came(house)
-    assert publish(house) is Outcome.CREATED
+    assert publish(house) is UploadResult.CREATED
 
 
 def test_a_full_disk_refuses_files_that_do_not_fit_and_keeps_the_others(small_disk: Path, options: Options) -> None:
@@ -630,7 +630,7 @@ def test_a_full_disk_refuses_files_that_do_not_fit_and_keeps_the_others(small_di
         assert (directory / name).read_bytes() == content
     assert not left_over(house)
     (directory / next(iter(kept))).unlink()
-    assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0", payload=b"x" * 100)) is Outcome.CREATED
+    assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0", payload=b"x" * 100)) is UploadResult.CREATED
 
 
 def test_a_source_that_breaks_off_leaves_nothing(house: House) -> None:
