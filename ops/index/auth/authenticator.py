@@ -15,7 +15,7 @@ from typing import Final
 
 from ops.index.auth.audit import Audit, masked_name
 from ops.index.auth.credentials import BasicCredentials
-from ops.index.auth.passwords import verify
+from ops.index.auth.passwords import defect, verify
 from ops.index.auth.roles import Identity
 from ops.index.auth.throttle import Admission, Throttle
 from ops.index.auth.user_cache import UserCache
@@ -253,7 +253,7 @@ class Authenticator:
             if isinstance(error, Unauthorized):
                 if not guessed:
                     self._throttle.repeated(name, address)
-                self._refuse("login.refused", login.credentials, address)
+                self._refuse("login.refused", login.credentials, address, why=self._unusable(name))
             elif isinstance(error, TooManyAttempts):
                 self._refuse("login.throttled", login.credentials, address)
             self._pending.pop(login.digest, None)
@@ -309,6 +309,11 @@ class Authenticator:
             "the user name or the password is wrong; ask the index's operator for a new one if it is lost",
             realm=self._realm,
         )
+
+    def _unusable(self, username: str) -> str:
+        """Reason why no password can match the user's entry, for the audit log only; empty if one can."""
+        account = self._user_cache.accounts.get(username)
+        return (defect(account.digest) or "") if account else ""
 
     def _refuse(self, event: str, credentials: BasicCredentials, address: str, *, why: str = "") -> None:
         name = credentials.username

@@ -1,7 +1,7 @@
 """Warnings about lines of ``.htpasswd`` and ``.htgroup`` that have no effect.
 
-Users who cannot log in see only a 401; the reason is in the server's log. It names the number of the line and never its
-content, which may be a misplaced password.
+Users who cannot log in see only a 401; the reason is in the server's log, and in the audit log's line about the
+refusal. The server's log names the number of the line and never its content, which may be a misplaced password.
 """
 
 from __future__ import annotations

@@ -994,6 +994,29 @@ def test_a_refused_login_is_recorded_with_user_and_address(users: Users, storage
     assert audit.events == [("login.refused", "alice", HERE), ("login.refused", "ma… (unknown, 7 characters)", HERE)]
 
 
+def test_a_refusal_says_in_the_audit_log_only_that_the_entry_of_the_user_cannot_be_used(
+    storage: DirectoryStorage, tmp_path: Path
+) -> None:
+    storage.directory.mkdir(exist_ok=True)
+    (storage.directory / PASSWORDS).write_text(f"alice:{DIGEST}\nbob:!{DIGEST}\n")
+    packages = DirectoryStorage(tmp_path / "packages")
+    audit = Audit(packages)
+    authenticator = Authenticator(storage, CHEAP, audit)
+    messages = set()
+    for name, password in (("alice", "wrong"), ("bob", PASSWORD)):
+        with pytest.raises(Unauthorized) as refused:
+            log_in(authenticator, basic(name, password))
+        messages.add(str(refused.value))
+    authenticator.close()
+    audit.close()
+    (file,) = (packages.directory / ".index" / "audit").iterdir()
+    alice, bob = (json.loads(line) for line in file.read_text().splitlines())
+    assert "why" not in alice
+    assert bob["why"].startswith("the entry is locked by its first character: set the password anew")
+    assert DIGEST not in file.read_text()
+    assert len(messages) == 1  # the client learns no more than from a wrong password
+
+
 @pytest.mark.parametrize(
     ("header", "user"),
     [
