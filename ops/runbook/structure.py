@@ -39,6 +39,7 @@ _FORBIDDEN_CALLS = frozenset(
     {"input", "exit", "quit", "eval", "exec", "open", "getattr", "setattr", "compile", "print"}
 )
 _FORBIDDEN_MODULES = frozenset({"os", "sys", "subprocess", "shutil", "requests", "getpass", "time"})
+_STORE = "store it with python -m ops.runbook.store"
 _OF_THIS_MACHINE = re.compile(r"(?<![\w/])/(?:tmp|root|work|home/\w+|Users/\w+|private/var|var/folders)/")
 
 
@@ -153,7 +154,7 @@ def _thin(cell: Cell) -> Iterator[str]:
 def _kernel(notebook: Notebook) -> Iterator[str]:
     kernelspec = notebook.metadata.get("kernelspec", {})
     if kernelspec.get("name") != "python3":
-        yield f"its kernel is {kernelspec.get('name')!r}, and must be python3"
+        yield f"its kernel is {kernelspec.get('name')!r}, and must be python3: {_STORE} {notebook.name}"
     if "papermill" in notebook.metadata:
         yield "it holds papermill's metadata: it was stored from a run's record"
 
@@ -171,7 +172,8 @@ def _stored(notebook: Notebook) -> Iterator[str]:
             continue
         expected += 1
         if cell.execution_count != expected:
-            yield f"cell {number} has the execution count {cell.execution_count}, and {expected} after a clean run"
+            count = f"{cell.execution_count}, and {expected} after a clean run"
+            yield f"cell {number} has the execution count {count}: {_STORE} {notebook.name}"
         for output in cell.outputs:
             if output["output_type"] == "error":
                 yield f"cell {number} holds an error: {output.get('ename')}"

@@ -37,7 +37,8 @@ def test_every_notebook_in_the_folder_is_numbered_once() -> None:
 
 @each
 def test_a_notebook_has_the_skeleton_is_thin_and_is_stored_as_it_ran(notebook: Notebook) -> None:
-    assert check(notebook) == ()
+    problems = check(notebook)
+    assert problems == (), "\n".join(problems)
 
 
 @each
