@@ -4,9 +4,9 @@ The line of a change is written before the change is made, so that a server that
 without a change, never a change without a line. A second line follows if the change does not stay: ``….undone`` if all
 is as before, ``….unconfirmed`` if the change may or may not be durable, ``user.change_failed`` for users.
 
-A refused login is written within a second. Of the refusals of one user from one address within a minute only the first
-is written; a line at the end of that minute counts the rest (``more``). Refusals beyond 60 lines a minute are counted
-together (``others``), so that guessing does not fill the disk.
+A refused login is written within a second. Of the refusals of one user from one address for one reason within a minute
+only the first is written; a line at the end of that minute counts the rest (``more``). Refusals beyond 60
+lines a minute are counted together (``others``), so that guessing does not fill the disk.
 
 A server that writes its first line of a day removes files older than the option ``audit_days``, and the oldest ones
 beyond ``audit_bytes``. A line written before (``audit.expired``) names them.
@@ -44,7 +44,7 @@ _SECRET: Final = ("password", "authorization", "token", "secret", "hash")
 _MAX_LENGTH: Final = 500
 
 _WINDOW: Final = 60.0
-"""Seconds over which the refusals of one user from one address are summarized."""
+"""Seconds over which the refusals of one user from one address for one reason are summarized."""
 
 _MAX_LINES: Final = 60
 """Lines about refusals in one window, of all users and addresses: at most some 30 MB a day."""
@@ -223,19 +223,19 @@ class _Writer:
 
 
 class _Refusals:
-    """Summary of refused logins: the first of a user from an address as a line, the rest as a number."""
+    """Summary of refused logins: the first of a user from an address for a reason as a line, the rest as a number."""
 
     def __init__(self) -> None:
         self._until = 0.0
         self._lines: list[bytes] = []
         self._written = 0
-        self._counts: dict[tuple[str, str, str], int] = {}
+        self._counts: dict[tuple[str, str, str, str], int] = {}
         self._others = 0
 
     def add(self, now: float, event: str, user: str, address: str, details: dict[str, object]) -> None:
         if now >= self._until:
             self._close(now)
-        key = (event, user, address)
+        key = (event, user, address, str(details.get("why", "")))
         if key in self._counts:
             self._counts[key] += 1
         elif self._written < _MAX_LINES:
@@ -253,9 +253,10 @@ class _Refusals:
 
     def _close(self, now: float) -> None:
         """Write the counts of the window that ends, and begin the next."""
-        for (event, user, address), count in self._counts.items():
+        for (event, user, address, why), count in self._counts.items():
             if count:
-                self._lines.append(_line(now, event, user, address, {"more": count, "seconds": _WINDOW}))
+                reason = {"why": why} if why else {}
+                self._lines.append(_line(now, event, user, address, {**reason, "more": count, "seconds": _WINDOW}))
         if self._others:
             self._lines.append(_line(now, "login.refused", "", "", {"others": self._others, "seconds": _WINDOW}))
         self._counts.clear()

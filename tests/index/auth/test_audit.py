@@ -109,6 +109,19 @@ def test_a_flood_of_refusals_is_summarized_in_a_few_lines(storage: DirectoryStor
     assert counted + sum(entry.get("others", 0) for entry in lines) == 5000
 
 
+def test_refusals_of_one_user_for_different_reasons_are_not_counted_together(storage: DirectoryStorage) -> None:
+    audit = Audit(storage, clock=FakeTime())
+    for why in ({}, {"why": "an empty password"}, {}, {"why": "an empty password"}):
+        audit.record("login.refused", user="alice", address="192.0.2.1", **why)
+    audit.close()
+    assert [(entry.get("why"), entry.get("more")) for entry in entries(storage)] == [
+        (None, None),
+        ("an empty password", None),
+        (None, 1),
+        ("an empty password", 1),
+    ]
+
+
 def test_a_refusal_is_written_soon_without_further_events(storage: DirectoryStorage) -> None:
     audit = Audit(storage)
     audit.record("login.refused", user="alice", address="192.0.2.1")
