@@ -223,7 +223,10 @@ def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
             _finding("twine: an upload that must be refused", Twine(files, login).upload(wheel)[0], refused)
         )
         findings.append(_finding("uv publish: the same", Uv(files, login).publish(wheel)[0], refused))
-    todo = "read the log of the server; where the login was refused, run this notebook with password_reset=true"
+    todo = (
+        "find the cause as deployments/server.md says under Refused logins; if the password is wrong, run this "
+        "notebook with password_reset=true"
+    )
     return proven("Logged in with each client", findings, todo=todo)
 
 
