@@ -44,6 +44,7 @@ UV_VERSION = "0.13.9"
 SHIPPED = (
     "__init__.py",
     "errors.py",
+    "polling.py",
     "private_files.py",
     "secret.py",
     "settings.py",
