@@ -15,7 +15,7 @@ from ops.columns import columns
 from ops.output_metadata import KEY
 
 BAR_CELLS = 40
-"""How many characters the longest bar of a plain-text chart has."""
+"""Characters of the longest bar in a plain-text chart."""
 
 _TABLE = "table-layout:auto;border-collapse:collapse;margin:0.5em 0;text-align:left"
 _CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0;overflow-wrap:anywhere"

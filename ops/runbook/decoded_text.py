@@ -20,7 +20,7 @@ _GAPS = (
     r"\ \ (?<![ \t]\ \ )[ \t]*\r?\n[ \t]*",  # lines filled up with spaces
     r"\\\r?\n[ \t]*",  # a shell's continuation
 )
-"""What stands between the characters of a value. Each starts with one fixed character, so that :mod:`re` skips all
+"""Gaps between the characters of a value. Each starts with one fixed character, so that :mod:`re` skips all
 others quickly."""
 
 _ENCODINGS = (
@@ -32,7 +32,7 @@ _ENCODINGS = (
     r"\\\\*x[0-9A-Fa-f]{2}(?:\\+x[0-9A-Fa-f]{2})*",
     r"\\\\*[0-3][0-7]{2}(?:\\+[0-3][0-7]{2})*",
 )
-"""What stands for a character, or for several."""
+"""Escapes of one character, or of several."""
 
 _GAP = re.compile("|".join(_GAPS))
 _ENCODED = re.compile("|".join(_ENCODINGS))

@@ -17,7 +17,7 @@ from ops.runbook.secret_forms import MINIMUM_LENGTH, Form, forms, lines_of
 MASK = "********"
 
 SecretSource = Callable[[], Iterable[str]]
-"""Where secrets are known from; asked again before each masking, so it should be quick when nothing changed."""
+"""Source of known secrets, asked again before each masking: it should be quick when nothing changed."""
 
 _FORMAT_WORDS = frozenset(
     """

@@ -22,7 +22,7 @@ PASSWORDS: Final = ".htpasswd"
 GROUPS: Final = ".htgroup"
 
 LOCK_SECONDS = 20.0
-"""How long a change waits for another of the same files; far longer than a change takes."""
+"""Seconds that a change waits for another of the same files; far longer than a change takes."""
 
 _BUSY: Final = "somebody else has been changing the users for too long: try again in a minute"
 

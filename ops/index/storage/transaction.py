@@ -25,7 +25,7 @@ RETRY_SECONDS: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0, 5.0, 5.0,
 """Before each further attempt to undo a change and commit that."""
 
 LAST_SECONDS: Final = 5.0
-"""How long a server that stops waits for changes that are being undone."""
+"""Seconds that a stopping server waits for changes that are being undone."""
 
 _SHORTEST_WAIT: Final = 0.002
 _LONGEST_WAIT: Final = 0.25
