@@ -29,6 +29,7 @@ SHIPPED = (
     "deployments",
     "ops/__init__.py",
     "ops/errors.py",
+    "ops/polling.py",
     "ops/private_files.py",
     "ops/secret.py",
     "ops/settings.py",
