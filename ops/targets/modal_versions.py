@@ -229,13 +229,16 @@ class AppVersions:
         commit = rows[0][1] if rows else ""
         if not commit:
             return ""
-        if commit.endswith("*"):
-            return (
-                "" if self._differs("HEAD") else f"runs the code of {commit[:12]} with changes that were not committed"
-            )
+        if commit.endswith("*"):  # Modal marks a clone with any change so, also in a file that is not shipped
+            return "" if self._is_dirty() else f"runs the code of {commit[:12]} with changes that were not committed"
         differs = self._differs(commit)
         unknown = ", which this clone does not have" if differs is None else ""
         return "" if differs is False else f"runs the code of the commit {commit[:12]}{unknown}"
+
+    def _is_dirty(self) -> bool:
+        """Whether Modal would mark a deployment of this clone as one with uncommitted changes."""
+        command = ["git", "-C", str(self._root), "status", "--porcelain"]
+        return bool(subprocess.run(command, capture_output=True, check=False, timeout=60).stdout)
 
     def _differs(self, commit: str) -> bool | None:
         """Whether the shipped files here differ from those of *commit*; None when there is no such commit here."""

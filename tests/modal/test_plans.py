@@ -86,6 +86,7 @@ def test_code_that_differs_from_the_deployed_commit_is_known(tmp_path: Path, mon
     assert deployed(f"{commit}*") == f"runs the code of {commit[:12]} with changes that were not committed"
     (tmp_path / "README.md").write_text("not shipped")
     assert deployed(commit) == ""
+    assert deployed(f"{commit}*") == "", "Modal marks a clone for a change in any file, and would again"
     code.write_text("2\n")
     assert deployed(commit) == f"runs the code of the commit {commit[:12]}"
     assert deployed(f"{commit}*") == "", "both have changes that nobody knows"
