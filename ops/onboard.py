@@ -8,19 +8,18 @@ from pathlib import Path
 
 from ops.admin_api import AdminApi, IndexUser
 from ops.clients import PROBE, ClientFiles, Login, Pip, Twine, Uv, write_refused_wheel
-from ops.display_path import shown
 from ops.errors import RunbookError
 from ops.http_client import HttpClient
-from ops.password import PASSWORD_VARIABLE, given_password
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, require_approved
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
 from ops.private_files import open_to_others
-from ops.secret import Secret
+from ops.secret import PASSWORD_VARIABLE, Secret, given_password
 from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Deployment, Target
 from ops.targets.index_rules import check_password, check_role, checked_user_name, password_hash
+from ops.workspace import shown
 
 ROUNDS = 12
 """The bcrypt cost: about a quarter of a second per guess."""

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from ops.errors import ApprovalError, VerificationError
-from ops.output_metadata import APPROVED_VARIABLE, OUTCOME, PLAN, change_line, where
-from ops.table import Table
+from ops.table import APPROVED_VARIABLE, OUTCOME, PLAN, Table, change_line, where
 
 NOTHING = "nothing"
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from ops.admin_api import AdminApi
 from ops.errors import PreflightError
-from ops.output_metadata import where
 from ops.settings import Settings
-from ops.table import Table
+from ops.table import Table, where
 from ops.targets import Check, State, Target
 
 

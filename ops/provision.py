@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ops.admin_api import AdminApi, advice_for
 from ops.client_folders import ClientFolders, advice_after_move
-from ops.display_path import shown
 from ops.http_client import HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, require_approved
 from ops.preflight import preflight
@@ -16,6 +15,7 @@ from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Deployment, Move, State, Target
 from ops.targets.index_rules import check_admin_token
+from ops.workspace import shown
 
 _STRANGER = "nobody-of-this-name"
 _WRONG = "not-the-password-of-anybody"

@@ -1,14 +1,14 @@
-"""Status of an index: its state, its hosting, and the users with client files here."""
+"""Status of an index: its state, its hosting, its users, and the next commands for a newcomer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from ops.display_path import shown
 from ops.errors import RunbookError
 from ops.targets import State, Target, open_target
-
-_LABEL = 13
+from ops.workspace import shown
 
 
 def status(target: Target) -> str:
@@ -28,7 +28,7 @@ def status(target: Target) -> str:
         if releases := target.history():
             rows.append(("Since", " ".join(part for part in (releases[0].when, releases[0].tag) if part)))
     rows += [("User", f"{folder.name}   (files in {shown(folder)}/)") for folder in target.client_folders()]
-    return "\n".join(f"{label:<{_LABEL}} {text}" for label, text in rows)
+    return _lines(rows)
 
 
 def status_json(target: str, environment: str | None) -> dict[str, Any]:
@@ -66,3 +66,35 @@ def _index(state: State) -> str:
     if state.deployment is None:
         return "not deployed; the notebook 01_provision deploys it"
     return f"{state.deployment.index_url}   (answers)" if state.answers else str(state)
+
+
+def installation(*, report: Path | None = None) -> str:
+    """The index of this machine: its address, users, their files, and the command that stops it; no secret among it.
+
+    Parameters:
+        report: of the run that installed it.
+    """
+    target = open_target("local")
+    state = target.state()
+    deployment = state.deployment if state.answers else None
+    rows: list[tuple[str, str]] = []
+    if deployment:
+        rows.append(("Index", f"{deployment.index_url}   ({deployment.detail})"))
+    elif state.deployment:
+        rows.append(("Index", f"{state}; start it anew with: make run"))
+    else:
+        rows.append(("Index", "does not run; start it with: make run"))
+    for folder in target.client_folders():
+        rows.append(("User", folder.name))
+        rows.append(("Credentials", shown(folder / "netrc")))
+        rows.append(("Client files", f"{shown(folder)}/   (pip.conf, uv.toml, .pypirc, netrc)"))
+        rows.append(("Use them", f". {shown(folder / 'env.sh')}   then pip, uv and twine know the index"))
+    if report is not None:
+        rows.append(("Report", shown(report)))
+    if deployment:
+        rows.append(("Stop", "make stop   in the folder of the clone; the data stays"))
+    return _lines(rows)
+
+
+def _lines(rows: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"{label:<13} {text}" for label, text in rows)

@@ -11,8 +11,46 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Self
 
-from ops.columns import columns
-from ops.output_metadata import KEY
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line for each row, the cells of a column below each other, two spaces between them.
+
+    Parameters:
+        rows: each with the same number of cells.
+    """
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+KEY = "pypi-runbook"
+"""The entry of an output's metadata; the words below are the keys in it."""
+
+PLAN = "plan"
+OUTCOME = "outcome"
+PLACE = "place"
+"""The target and its environment, as in ``modal.staging``."""
+ADDRESS = "address"
+"""The root URL of the index."""
+
+APPROVED_VARIABLE = "RUNBOOK_APPROVED_PLAN"
+"""Holds the SHA-256 of the only plan that the notebook may apply."""
+
+
+def where(place: str, address: str = "") -> dict[str, str]:
+    """The entries that say where: the target's place and the index's address, as far as they are known."""
+    return {key: value for key, value in ((PLACE, place), (ADDRESS, address)) if value}
+
+
+def change_line(change: Mapping[str, str]) -> str:
+    """One change of a plan as a line: ``+ server  start it``, ``~ hosting min_containers  1 -> 0``.
+
+    Parameters:
+        change: ``sign``, ``thing``, ``now``, ``then`` and perhaps ``refused``.
+    """
+    then = change["then"] + (f"; refused: {change['refused']}" if change.get("refused") else "")
+    before = f"{change['now']}; " if change["sign"] == "~" and not change["then"].startswith(change["now"]) else ""
+    return f"{change['sign']} {change['thing']}  {before}{then}"
+
 
 BAR_CELLS = 40
 """Characters of the longest bar in a plain-text chart."""
@@ -33,7 +71,7 @@ class Table:
         header: the columns' names.
         rows: as many cells each as there are columns; the first one names the row.
         note: a sentence below the table, or an empty string.
-        metadata: for the record of the run, by the words of :mod:`ops.output_metadata`; not shown.
+        metadata: for the record of the run, by the words of :mod:`ops.table`; not shown.
     """
 
     caption: str

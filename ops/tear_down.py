@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ops.display_path import shown
 from ops.errors import ConfirmationError, TargetError
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.preflight import preflight as target_preflight
 from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Target
+from ops.workspace import shown
 
 
 def preflight(target: Target, *, confirm: str = "") -> Table:

@@ -16,6 +16,7 @@ Earlier versions kept all environments of Modal in modal/ and users/modal/; what
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,3 +97,11 @@ def _unusable(named: str, why: str) -> SettingError:
         why=why,
         todo=f"name a folder of yours in {HOME_VARIABLE}, or unset it for .runbook in the clone",
     )
+
+
+def shown(path: Path) -> str:
+    """Absolute path for a shell: relative to ``~`` if possible, quoted if necessary."""
+    home, absolute = Path.home(), path.absolute()
+    if absolute != home and absolute.is_relative_to(home):
+        return f"~/{shlex.quote(str(absolute.relative_to(home)))}"
+    return shlex.quote(str(absolute))

@@ -15,9 +15,8 @@ from ops.workspace import PROJECT_ROOT
 FOUNDATIONS = frozenset(
     {
         "ops",
-        "ops.columns",
+        "ops.table",
         "ops.errors",
-        "ops.output_metadata",
         "ops.parameters",
         "ops.polling",
         "ops.private_files",
@@ -28,13 +27,9 @@ FOUNDATIONS = frozenset(
 )
 """Modules without a place of their own; each part may use those that it is allowed below."""
 
-SERVER_IMPORTS_ONLY_ITSELF = "ops.index"
 JUPYTER = frozenset(
     {"IPython", "ipykernel", "jupyter_client", "jupyter_core", "nbclient", "nbconvert", "nbformat", "papermill", "zmq"}
 )
-
-IN_THE_KERNEL = frozenset({"ops.guard", "ops.cell_errors"})
-"""What a notebook calls to guard itself has to do with IPython."""
 
 
 def part(module: str) -> str:
@@ -100,9 +95,7 @@ def violations(package: Path) -> list[str]:
                 found.append(f"{name} imports {target}, which has no place in the server")
             elif part(name) != "targets" and top == "modal":
                 found.append(f"{name} imports modal, which only the targets know")
-            elif (
-                part(name) != "runbook" and top in JUPYTER and name not in {"ops.guard", "ops.cell_errors"}
-            ):  # it runs in the kernel
+            elif part(name) != "runbook" and top in JUPYTER and name != "ops.guard":  # it runs in the kernel
                 found.append(f"{name} imports {target}, which only the runner and the guard know")
     return found
 

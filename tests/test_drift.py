@@ -16,9 +16,9 @@ from ops import onboard, provision
 from ops.admin_api import AdminApi
 from ops.errors import ApprovalError
 from ops.onboard import Onboarding
-from ops.output_metadata import APPROVED_VARIABLE
 from ops.plan import Plan
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_NAME
+from ops.table import APPROVED_VARIABLE
 from ops.targets import Target, open_target
 from ops.targets.process import ServerProcess
 from ops.workspace import Workspace

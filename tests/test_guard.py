@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ops import guard
+from ops.errors import TargetError
+from ops.parameters import require
 
 PARAMETERS = 'target: str = "local"  # where\ndry_run: bool = False  # show only'
 CHECK = "from ops import guard\n\nguard.check()"
@@ -38,3 +40,35 @@ def test_without_a_parameters_cell_nothing_is_declared() -> None:
 
 def test_outside_a_notebook_the_guard_does_nothing() -> None:
     guard.check()
+
+
+def test_an_expected_error_is_three_lines() -> None:
+    error = TargetError("the oven is cold", why="the gas is off", todo="open the tap")
+    assert guard.explanation(error) == [
+        "TargetError: the oven is cold.",
+        "Why: the gas is off.",
+        "What to do: open the tap.",
+    ]
+
+
+def test_an_unexpected_error_says_that_it_is_one_and_where_it_was_raised() -> None:
+    try:
+        require(None, 1)  # type: ignore[arg-type]  # for an error out of the package
+    except AttributeError as error:
+        lines = guard.explanation(error)
+    assert lines[0].startswith("Unexpected AttributeError: ")
+    assert "raised in ops/parameters.py, line " in lines[1]
+    assert "traceback" in lines[2]
+
+
+def test_an_error_without_a_text_is_three_lines_too() -> None:
+    assert [line.split(":")[0] for line in guard.explanation(ValueError("a\nb\nc"))] == [
+        "Unexpected ValueError",
+        "Why",
+        "What to do",
+    ]
+    assert guard.explanation(ValueError())[0] == "Unexpected ValueError: no message"
+
+
+def test_an_interrupt_is_one_line() -> None:
+    assert len(guard.explanation(KeyboardInterrupt())) == 1

@@ -8,9 +8,9 @@ import pytest
 
 from ops import onboard, provision, tear_down
 from ops.errors import ApprovalError, VerificationError
-from ops.output_metadata import APPROVED_VARIABLE, KEY
 from ops.plan import Change, Finding, Outcome, Plan, proven
 from ops.secret import Secret
+from ops.table import APPROVED_VARIABLE, KEY
 from tests.fakes import FakeIndex, FakeTarget
 
 pytest_plugins = ["tests.operations"]

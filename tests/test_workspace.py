@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from ops.errors import SettingError
-from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
+from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace, shown
 
 
 def test_without_the_variable_it_is_in_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +40,17 @@ def test_what_is_no_folder_and_cannot_become_one_is_refused_by_the_variables_nam
         with pytest.raises(SettingError) as caught:
             Workspace.default().create()
         assert HOME_VARIABLE in caught.value.todo
+
+
+def test_a_path_in_the_home_is_shown_below_the_tilde_and_any_other_from_the_root(newcomer: Path) -> None:
+    assert shown(newcomer / "files") == "~/files"
+    assert shown(newcomer) == str(newcomer)
+    assert shown(Path("/srv/files")) == "/srv/files"
+    assert shown(Path("files")) == str(Path.cwd() / "files")
+
+
+@pytest.mark.parametrize("name", ["plain", 'it\'s a "folder" $HOME `id`', "two\nlines", "-n", "~x"])
+def test_a_shell_in_any_directory_understands_it(newcomer: Path, tmp_path: Path, name: str) -> None:
+    for path in (newcomer / name, tmp_path / name):
+        done = subprocess.run(["sh", "-c", f"printf %s {shown(path)}"], capture_output=True, check=True, cwd="/")
+        assert done.stdout.decode() == str(path)

@@ -139,15 +139,16 @@ def plan(options: argparse.Namespace) -> int:
 
 def up(options: argparse.Namespace) -> int:
     """Run the first notebooks, and say how to use what there is then."""
-    from ops.installation import Installation
     from ops.runbook.selection import select_notebooks
+    from ops.status import installation
+    from ops.targets.lock import exclusive
 
-    installation = Installation(Workspace.default())
-    with installation.exclusive():
+    # Not the target's own lock, which the notebooks take in processes of their own.
+    with exclusive(Workspace.default().create().home / "up.lock", what="the workspace"):
         record = _execute(select_notebooks(FIRST_RUN, NOTEBOOKS), _given(options), name="up")
         if not any(entry.changes for entry in record.notebooks):
             print("\nEverything was in place; nothing was changed.")
-        print(f"\n{installation.summary(report=record.report)}")
+        print(f"\n{installation(report=record.report)}")
     return 0
 
 
@@ -166,8 +167,8 @@ def open_lab(options: argparse.Namespace) -> int:
 def list_all(options: argparse.Namespace) -> int:
     """List the notebooks with their parameters."""
     del options
-    from ops.columns import columns
     from ops.runbook import list_notebooks
+    from ops.table import columns
 
     for notebook in list_notebooks(NOTEBOOKS):
         print(f"{notebook.name}   {notebook.title}")

@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING
 
 from ops.errors import ParameterError
-from ops.workspace import Workspace
 
 if TYPE_CHECKING:
     from ops.targets import Target
@@ -28,7 +27,7 @@ def _open(options: argparse.Namespace) -> Target:
 
 def status(options: argparse.Namespace) -> int:
     """Say what runs, where, and for whom."""
-    from ops.status import status, status_json
+    from ops.status import installation, status, status_json
     from ops.targets import known_places
 
     if options.json:
@@ -36,12 +35,7 @@ def status(options: argparse.Namespace) -> int:
         print(json.dumps([status_json(*place) for place in named], indent=2, ensure_ascii=False))
         return 0
     target = _open(options)
-    if target.name == "local":
-        from ops.installation import Installation
-
-        print(Installation(Workspace.default()).summary())
-    else:
-        print(status(target))
+    print(installation() if target.name == "local" else status(target))
     return 0
 
 

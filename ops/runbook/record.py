@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from ops.errors import RunbookError
-from ops.output_metadata import ADDRESS, KEY, OUTCOME, PLACE, PLAN
 from ops.private_files import private_folder, replace_file
 from ops.runbook.provenance import Provenance
 from ops.runbook.redaction import Redactor
+from ops.table import ADDRESS, KEY, OUTCOME, PLACE, PLAN
 
 SCHEMA = 2
 """Of ``record.json``. Records of schema 1, which lack plans, changes and provenance, can be read."""

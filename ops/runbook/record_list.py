@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ops.columns import columns
 from ops.errors import RunbookError
 from ops.runbook.record import Record, list_records
 from ops.runbook.summary import counts
+from ops.table import columns
 
 
 def choose(

@@ -20,10 +20,10 @@ import nbformat
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
-from ops.output_metadata import change_line
 from ops.private_files import replace_file
 from ops.runbook.record import Failure, Record
 from ops.runbook.redaction import Redactor
+from ops.table import change_line
 
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE = "runbook_report"

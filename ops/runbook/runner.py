@@ -16,7 +16,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ops.errors import NotebookError, ParameterError, RunError
-from ops.output_metadata import APPROVED_VARIABLE
 from ops.parameters import Value, assign
 from ops.runbook import record as outcomes
 from ops.runbook.engine import ENGINE_NAME, register_engine
@@ -30,6 +29,7 @@ from ops.runbook.secret_scan import scan
 from ops.runbook.sources import register, workspace_sources
 from ops.runbook.step_log import StepLog
 from ops.secret import REGISTER_VARIABLE
+from ops.table import APPROVED_VARIABLE
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
 
 if TYPE_CHECKING:

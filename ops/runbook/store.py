@@ -24,7 +24,6 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from ops.errors import RunbookError, RunError
-from ops.output_metadata import KEY
 from ops.private_files import replace_file
 from ops.runbook.execution import CELL_TIMEOUT
 from ops.runbook.failure import explained
@@ -33,6 +32,7 @@ from ops.runbook.notebook import Notebook, find_notebook, list_notebooks
 from ops.runbook.redaction import Redactor
 from ops.runbook.sources import register, workspace_sources
 from ops.secret import REGISTER_VARIABLE
+from ops.table import KEY
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
 
 SKIP_TAG = "nbval-skip"

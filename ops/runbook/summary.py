@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from ops.columns import columns
-from ops.output_metadata import change_line
 from ops.runbook import record as outcomes
 from ops.runbook.progress import write
 from ops.runbook.record import PLAN_ONLY, Failure, NotebookRecord, Record
+from ops.table import change_line, columns
 
 _WORDS = {outcomes.SUCCEEDED: "ok", outcomes.RUNNING: "running"}
 

@@ -10,9 +10,9 @@ import pytest
 
 from ops import provision
 from ops.errors import ApprovalError
-from ops.output_metadata import APPROVED_VARIABLE
 from ops.secret import Secret
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME
+from ops.table import APPROVED_VARIABLE
 from ops.targets.modal import ModalTarget
 from ops.targets.modal_versions import SHIPPED, AppVersions
 from ops.workspace import PROJECT_ROOT, Workspace

@@ -19,7 +19,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
 from papermill.exceptions import PapermillExecutionError
 
-from ops.cell_errors import INTERRUPTED
+from ops.guard import INTERRUPTED
 from ops.workspace import PROJECT_ROOT
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"

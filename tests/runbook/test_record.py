@@ -13,11 +13,11 @@ import jsonschema
 import pytest
 
 from ops.errors import RunbookError
-from ops.output_metadata import KEY
 from ops.runbook import record as record_module
 from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord, list_records, prune
 from ops.runbook.redaction import Redactor
 from ops.runbook.secret_scan import scan
+from ops.table import KEY
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SECRET = "correct-horse-battery"

@@ -37,7 +37,7 @@ def test_outputs_are_stored_from_a_fresh_state_without_anything_of_this_run(
     path = make_notebook(
         "01_x",
         "# X",
-        "from ops.display_path import shown\nfrom ops.workspace import Workspace\n"
+        "from ops.workspace import shown\nfrom ops.workspace import Workspace\n"
         "folder = Workspace.default().create().home",
         "print(shown(folder), [path.name for path in folder.iterdir()])",
         "import sys; print('a', flush=True); print('b')",
