@@ -25,7 +25,7 @@ from ops.index.lifespan import Lifespan
 from ops.index.packages.releases import Releases
 from ops.index.packages.repository import Repository
 from ops.index.packages.uploads import Publisher
-from ops.index.storage.files import INDEX_FOLDER
+from ops.index.storage.directory import INDEX_FOLDER
 from ops.index.storage.name_locks import FileNameLocks, NameLocks
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Transactions

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from ops.index.storage.files import INDEX_FOLDER
+from ops.index.storage.directory import INDEX_FOLDER
 
 TOKEN_KEY: Final = "AUTH_TOKEN"  # noqa: S105 - the name of a secret, not its value
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ops.index.auth.audit import Audit, masked_name
-from ops.index.auth.credentials import BasicCredentials
-from ops.index.auth.passwords import defect, verify
+from ops.index.auth.passwords import BasicCredentials, defect, verify
 from ops.index.auth.roles import Identity
 from ops.index.auth.throttle import Admission, Throttle
 from ops.index.auth.user_cache import UserCache

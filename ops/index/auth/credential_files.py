@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ops.index.errors import StorageError, StorageFull
-from ops.index.storage.file_locks import try_lock
-from ops.index.storage.files import FULL, storage_error, write_all
-from ops.index.storage.name_locks import NameLocks
+from ops.index.storage.directory import FULL, storage_error, write_all
+from ops.index.storage.name_locks import NameLocks, try_lock
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import AuditLog, Entry, Policy, Transactions
 

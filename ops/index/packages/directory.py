@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ops.index.errors import StorageError
 from ops.index.packages.filenames import Name, parse, project_of
-from ops.index.packages.usage import Usage
+from ops.index.packages.quotas import Usage
 from ops.index.storage.name_locks import NameLocks
 
 TICK_NS = 20_000_000

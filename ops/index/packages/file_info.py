@@ -26,7 +26,7 @@ from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, parse
 from ops.index.packages.inspection import look_into
 from ops.index.packages.models import File
-from ops.index.storage.files import INDEX_FOLDER, StagingFolder, remove
+from ops.index.storage.directory import INDEX_FOLDER, StagingFolder, remove
 from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import at_once, seconds_left
 

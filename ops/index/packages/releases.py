@@ -13,7 +13,7 @@ from ops.index.errors import BadRequest, Forbidden, NotFound
 from ops.index.packages.filenames import normalize, parse, same_version
 from ops.index.packages.models import STATUSES, File
 from ops.index.packages.repository import Repository
-from ops.index.storage.files import FULL, remove, sync_folder
+from ops.index.storage.directory import FULL, remove, sync_folder
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Entry, Policy, Transaction, Transactions
 

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
 from ops.index.config import Options
 from ops.index.errors import DigestMismatch, TooLarge
 from ops.index.packages.quotas import Reservation
-from ops.index.storage.files import remove, storage_error, write_all
+from ops.index.storage.directory import remove, storage_error, write_all
 from ops.index.storage.storage import Storage
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from ops.index.packages.quotas import Quotas
 from ops.index.packages.releases import Uploader
 from ops.index.packages.repository import Repository
 from ops.index.packages.staging import Stage, Staged
-from ops.index.storage.files import place, remove, storage_error
+from ops.index.storage.directory import place, remove, storage_error
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Entry, Policy, Transaction, Transactions, writing
 

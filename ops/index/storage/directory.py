@@ -1,17 +1,22 @@
-"""A directory of this machine as a storage."""
+"""A directory of this machine as a storage, and its files, which are written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
+import secrets
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ops.index.errors import StorageError
-from ops.index.storage.files import StagingFolder, storage_error, sync_folder
+from ops.index.errors import StorageError, StorageFull, StorageReadOnly
+from ops.index.storage.name_locks import UNLINKABLE, is_locked, try_lock
 
 _NOTHING = contextlib.nullcontext()
 
@@ -130,3 +135,160 @@ class SharedRun:
                 raise
             finally:
                 this.done.set()
+
+
+INDEX_FOLDER = ".index"
+"""The index's own folder in a directory of packages; stock pypiserver ignores it."""
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+_FORGOTTEN_SECONDS = 24 * 3600.0
+
+
+class StagingFolder:
+    """A folder for unfinished files, on the file system where they will stay.
+
+    Parameters:
+        directory: of the storage; the folder in it is created when it is first needed.
+        locked: keep a lock file there, so that files of killed processes can be told from those being written. Not on a
+            Volume, where no file may stay open.
+    """
+
+    def __init__(self, directory: Path, *, locked: bool) -> None:
+        self.folder = f"{directory}/{INDEX_FOLDER}/staging"
+        self._token = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self._numbers = itertools.count()
+        self._locked = locked
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+
+    def new(self) -> str:
+        """An unused path in the folder."""
+        if self._locked and self._descriptor is None:
+            self._hold()
+        return f"{self.folder}/{self._token}-{next(self._numbers)}"
+
+    def create(self) -> tuple[str, int]:
+        """A new empty file, and a descriptor to write and read it.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        path = self.new()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return path, os.open(path, flags, 0o644)
+        except FileNotFoundError:
+            os.makedirs(self.folder, exist_ok=True)  # noqa: PTH103
+            return path, os.open(path, flags, 0o644)
+
+    def sweep(self) -> None:
+        """Remove the files of killed processes."""
+        with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
+            alive: dict[str, bool] = {}
+            for entry in list(entries):
+                with contextlib.suppress(OSError):
+                    token = entry.name.rpartition("-")[0]
+                    if not self._locked or not token:
+                        old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _FORGOTTEN_SECONDS
+                    elif token not in alive:
+                        old = not alive.setdefault(token, is_locked(f"{self.folder}/{token}-lock"))
+                    else:
+                        old = not alive[token]
+                    if old and token != self._token:
+                        remove(entry.path)
+
+    def _hold(self) -> None:
+        with self._lock:
+            if self._descriptor is None:
+                self._descriptor = try_lock(f"{self.folder}/{self._token}-lock")
+                if self._descriptor is not None:
+                    weakref.finalize(self, os.close, self._descriptor)
+
+    def replace(self, path: str, *pieces: bytes, durable: bool = False) -> None:
+        """Replace *path* atomically.
+
+        Raises:
+            OSError: nothing has changed.
+        """
+        scratch, descriptor = self.create()
+        try:
+            try:
+                write_all(descriptor, *pieces)
+                if durable:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            try:
+                os.rename(scratch, path)  # noqa: PTH104
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+                os.rename(scratch, path)  # noqa: PTH104
+        except BaseException:
+            remove(scratch)
+            raise
+        if durable:
+            sync_folder(os.path.dirname(path))  # noqa: PTH120
+
+
+def write_all(descriptor: int, *pieces: bytes | bytearray | memoryview) -> None:
+    """Write all bytes, however few each call of the system takes."""
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+
+def place(scratch: str, path: str) -> None:
+    """Give a finished file its name, unless that is taken. The caller removes the scratch file's own name.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in UNLINKABLE:
+            raise
+        # Without hard links, the lock on the name keeps other servers away meanwhile.
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "it exists", path) from None
+        os.rename(scratch, path)  # noqa: PTH104
+
+
+def remove(path: str) -> bool:
+    """Remove a file; False if there was none."""
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(what: str, error: OSError) -> StorageError:
+    """An OSError as the error for clients.
+
+    Parameters:
+        what: begins the message.
+        error: of the file system.
+    """
+    if error.errno in FULL:
+        return StorageFull(f"{what}: there is no room left; ask the index's operator for more")
+    if error.errno in READ_ONLY:
+        return StorageReadOnly(
+            f"{what}: the server cannot write its directory ({error.strerror}); ask the index's operator, who can "
+            "change its owner or mode, or how it is mounted"
+        )
+    return StorageError(f"{what}: {error.strerror or type(error).__name__}; try again, or ask the index's operator")

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ops.index.storage.files import FULL, remove, write_all
+from ops.index.storage.directory import FULL, remove, write_all
 from ops.index.storage.storage import Storage
 
 _FILES = 8

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from ops.index.storage.files import StagingFolder
+from ops.index.storage.directory import StagingFolder
 
 
 class Storage(Protocol):

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from typing import Final, NamedTuple, Protocol
 
 from ops.index.errors import Busy, PackageIndexError, StorageBusy, StorageError
-from ops.index.storage.files import storage_error
+from ops.index.storage.directory import storage_error
 from ops.index.storage.name_locks import NameLocks
 from ops.index.storage.reserve import Reserve
 from ops.index.storage.storage import Storage

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,9 +16,8 @@ from typing import Final
 
 from ops.index.errors import StorageBusy, StorageError
 from ops.index.storage.bounded_run import BoundedRun
+from ops.index.storage.directory import StagingFolder, remove, write_all
 from ops.index.storage.file_cache import FileCache, copy_bytes
-from ops.index.storage.files import StagingFolder, remove, write_all
-from ops.index.storage.phase_lock import PhaseLock
 from ops.index.storage.waiting import at_once, seconds_left
 
 COMMIT_SECONDS: Final = 40.0
@@ -267,3 +268,94 @@ def _version(status: os.stat_result) -> tuple[int, int]:
 
 def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:300]
+
+
+class PhaseLock:
+    """Shared and exclusive access, in phases.
+
+    A waiting writer precedes readers that come later; the readers that waited for it precede the next writer. A thread
+    may share the lock again while it shares it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._readers = 0
+        self._blocked = 0
+        self._waiting = 0
+        self._writing = False
+        self._phase = 0
+        self._closed_since: float | None = None
+        self._mine = threading.local()
+
+    @property
+    def held(self) -> bool:
+        """True if this thread shares the lock."""
+        return bool(getattr(self._mine, "depth", 0))
+
+    @property
+    def closed(self) -> bool:
+        """True if a reader that comes now has to wait."""
+        return self._writing or self._waiting > 0
+
+    def closed_for(self) -> float:
+        """Seconds for which readers have had to wait; 0.0 if they need not."""
+        since = self._closed_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @contextmanager
+    def sharing(self, seconds: float) -> Iterator[None]:
+        """Share the lock.
+
+        Parameters:
+            seconds: the longest wait for a writer; 0.0 for none.
+
+        Raises:
+            TimeoutError: the writer does not end in time.
+        """
+        depth = getattr(self._mine, "depth", 0)
+        if depth == 0:
+            self._enter(seconds)
+        self._mine.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._mine.depth = depth
+            if depth == 0:
+                with self._changed:
+                    self._readers -= 1
+                    if not self._readers:
+                        self._changed.notify_all()
+
+    def _enter(self, seconds: float) -> None:
+        with self._changed:
+            if not self.closed:
+                self._readers += 1
+                return
+            if seconds <= 0:
+                raise TimeoutError
+            phase = self._phase
+            self._blocked += 1
+            if not self._changed.wait_for(lambda: self._phase != phase, seconds):  # else the writer counted us in
+                self._blocked -= 1
+                raise TimeoutError
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Have the lock alone, after waiting for readers and other writers."""
+        with self._changed:
+            self._waiting += 1
+            self._closed_since = self._closed_since or time.monotonic()
+            self._changed.wait_for(lambda: not (self._writing or self._readers))
+            self._waiting -= 1
+            self._writing = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._writing = False
+                self._phase += 1
+                self._readers += self._blocked
+                self._blocked = 0
+                # The next writer closes the lock again, to readers that come from now on.
+                self._closed_since = time.monotonic() if self._waiting else None
+                self._changed.notify_all()

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 from ops.index.auth.audit import Audit
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_files import GROUPS, PASSWORDS
-from ops.index.auth.credentials import BasicCredentials
-from ops.index.auth.passwords import hashed
+from ops.index.auth.passwords import BasicCredentials, hashed
 from ops.index.auth.roles import Identity, Role
 from ops.index.auth.users import Account, Signature, Users
 from ops.index.auth.verification_queue import processors

@@ -21,7 +21,7 @@ from ops.index.errors import PackageIndexError, StorageFull
 from ops.index.http.request import Request
 from ops.index.http.upload import PIECE_BYTES, UploadApi
 from ops.index.packages import staging
-from ops.index.storage import files
+from ops.index.storage import directory
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House
 
@@ -271,7 +271,7 @@ def test_the_bytes_of_an_upload_are_written_once(client: Client, monkeypatch: py
     def count(descriptor: int, *pieces: Any) -> None:
         nonlocal written
         written += sum(len(piece) for piece in pieces)
-        files.write_all(descriptor, *pieces)
+        directory.write_all(descriptor, *pieces)
 
     monkeypatch.setattr(staging, "write_all", count)
     content = wheel("foo-bar", "1.0", more={"x": b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(50_000))})

@@ -14,8 +14,8 @@ import pytest
 
 from ops.index.config import Options
 from ops.index.errors import Forbidden, PackageIndexError, QuotaExceeded
+from ops.index.packages.quotas import Usage
 from ops.index.packages.uploads import UploadResult
-from ops.index.packages.usage import Usage
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import wheel, wheel_name

@@ -14,7 +14,7 @@ import pytest
 from ops.index.errors import Busy, Forbidden, StorageError
 from ops.index.packages import releases
 from ops.index.packages.annotations import AnnotationFolder
-from ops.index.storage import files, transaction
+from ops.index.storage import directory, transaction
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
 from tests.index.serving import eventually
@@ -198,7 +198,7 @@ def test_a_change_has_its_line_before_it_is_made(town: Town, monkeypatch: pytest
         monkeypatch.setattr(
             AnnotationFolder, name, lambda *arguments, method=method: noted(*arguments, original=method)
         )
-    monkeypatch.setattr(releases, "remove", partial(noted, original=files.remove))
+    monkeypatch.setattr(releases, "remove", partial(noted, original=directory.remove))
     if change == "remove":
         house.releases.remove("foo", filename=SECOND, identity=ADAM)
     else:
@@ -237,7 +237,7 @@ def test_of_a_removal_that_broke_off_the_log_says_which_files_are_still_there(
     def remove(path: str) -> bool:
         if path.endswith(names[1]):
             raise PermissionError(errno.EACCES, "Permission denied")
-        return files.remove(path)
+        return directory.remove(path)
 
     monkeypatch.setattr(releases, "remove", remove)
     with pytest.raises(StorageError):

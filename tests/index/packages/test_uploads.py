@@ -40,7 +40,7 @@ from ops.index.errors import (
 )
 from ops.index.packages import staging, uploads
 from ops.index.packages.uploads import Publisher, UploadResult
-from ops.index.storage import files, transaction
+from ops.index.storage import directory, transaction
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import sdist, wheel, wheel_name
@@ -110,7 +110,7 @@ def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_before_it_is_sh
         return act
 
     monkeypatch.setattr(os, "fsync", noted(None, os.fsync))
-    monkeypatch.setattr(uploads, "place", noted("place", files.place))
+    monkeypatch.setattr(uploads, "place", noted("place", directory.place))
     monkeypatch.setattr(house.repository.listing, "admit", noted("show", house.repository.listing.admit))
     publish(house)
     assert steps == ["sync file", "place", "sync folder", "show"]
@@ -160,7 +160,7 @@ def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(
 ) -> None:
     def late(scratch: str, path: str) -> None:
         Path(path).write_bytes(OTHER)
-        files.place(scratch, path)
+        directory.place(scratch, path)
 
     monkeypatch.setattr(uploads, "place", late)
     with pytest.raises(FileTaken):
@@ -213,7 +213,7 @@ def test_without_hard_links_a_file_is_still_not_overwritten(house: House, monkey
     assert publish(house) is UploadResult.CREATED
     assert (house.directory / NAME).read_bytes() == CONTENT
     with pytest.raises(FileExistsError):
-        files.place(str(house.directory / NAME), str(house.directory / NAME))
+        directory.place(str(house.directory / NAME), str(house.directory / NAME))
     assert not left_over(house)
 
 
@@ -547,7 +547,7 @@ def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
     def remove(path: str) -> bool:
         if broken and path.endswith(NAME):
             raise OSError(errno.EIO, "Input/output error")
-        return files.remove(path)
+        return directory.remove(path)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(uploads, "remove", remove)

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ops.index.storage import file_locks
+from ops.index.storage import name_locks as module
 from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks, NameLocks
 
 HOLDER = """
 import sys
 from pathlib import Path
-from ops.index.storage import file_locks
+from ops.index.storage import name_locks as module
 from ops.index.storage.name_locks import FileNameLocks
 locks = FileNameLocks(Path(sys.argv[1]))
 print(locks.acquire(sys.argv[2]), flush=True)
@@ -228,7 +228,7 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, mon
     """Between the opening of the file and the lock on it, its holder releases it, and another takes a new one."""
     before, after, ours = FileNameLocks(tmp_path), FileNameLocks(tmp_path), FileNameLocks(tmp_path)
     before.acquire("a.whl")
-    lock = file_locks._lock
+    lock = module._lock
     waiting = [True]
 
     def lock_later(descriptor: int) -> bool:
@@ -238,7 +238,7 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, mon
             assert after.acquire("a.whl")
         return lock(descriptor)
 
-    monkeypatch.setattr(file_locks, "_lock", lock_later)
+    monkeypatch.setattr(module, "_lock", lock_later)
     assert not ours.acquire("a.whl")
     assert after.held() == {"a.whl"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.index.packages.tombstones import Tombstones
-from ops.index.storage.files import INDEX_FOLDER, StagingFolder
+from ops.index.packages.annotations import Tombstones
+from ops.index.storage.directory import INDEX_FOLDER, StagingFolder
 
 
 def tombstones(directory: Path) -> Tombstones:
