@@ -96,8 +96,7 @@ name_locks = modal.Dict.from_name(settings.claims_dict, create_if_missing=True)
 def server() -> Any:
     """The index. Has no secret, and cannot write credentials."""
     from ops.index import Options, create_index
-    from ops.targets.runtime import for_modal
-    from ops.targets.volume import DictNameLocks, VolumeStorage
+    from ops.targets.container import DictNameLocks, VolumeStorage, for_modal
 
     index = create_index(
         packages=VolumeStorage(packages, PACKAGES_PATH),
@@ -131,7 +130,7 @@ def register_user() -> FastAPI:
     """The admin application. The only function that has the token and can write credentials."""
     from ops.index import Options
     from ops.index.admin.app import create_admin
-    from ops.targets.volume import DictNameLocks, VolumeStorage
+    from ops.targets.container import DictNameLocks, VolumeStorage
 
     return create_admin(
         credentials=VolumeStorage(credentials, CREDENTIALS_PATH),

@@ -15,7 +15,7 @@ from ops.http_client import HttpClient
 from ops.secret import Secret
 from ops.settings import Settings
 from ops.targets import Deployment, Target
-from ops.targets.log_lines import last_error
+from ops.targets.target import last_error
 
 _PROXY_AUTH = "proxy authorization"
 """Part of the response of Modal's proxy to a request that it does not forward."""

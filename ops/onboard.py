@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ops.admin_api import AdminApi, IndexUser
-from ops.clients import PROBE, ClientFiles, Login, Pip, Twine, Uv, write_refused_wheel
+from ops.clients import ClientFiles, Login, Pip, Twine, Uv
 from ops.errors import RunbookError
 from ops.http_client import HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, require_approved
@@ -19,6 +19,7 @@ from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Deployment, Target
 from ops.targets.index_rules import check_password, check_role, checked_user_name, password_hash
+from ops.test_release import PROBE, write_refused_wheel
 from ops.workspace import shown
 
 ROUNDS = 12

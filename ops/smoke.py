@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 from ops import test_release
-from ops.clients import PROBE, Pip, Twine, Uv
-from ops.clients.command import environment, run
+from ops.clients import Pip, Twine, Uv
+from ops.clients.client import environment, run
 from ops.errors import RunbookError
 from ops.http_client import JSON
 from ops.plan import Change, Finding, Plan, proven
@@ -22,7 +22,7 @@ from ops.settings import Settings
 from ops.table import Table, Timings
 from ops.targets import Target
 from ops.temporary_user import TemporaryUser
-from ops.test_release import PROJECT, TrialRelease
+from ops.test_release import PROBE, PROJECT, TrialRelease
 
 
 def _step(call: Callable[[SmokeTest], Table]) -> Callable[[SmokeTest], Table]:

@@ -1,4 +1,4 @@
-"""Test release: this project itself, built under a version of its own."""
+"""Test release: a project with one version, and a wheel that an index must refuse."""
 
 from __future__ import annotations
 
@@ -11,9 +11,30 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.clients.command import environment, run
+from ops.clients.client import environment, run
 from ops.errors import PreflightError
 from ops.workspace import PROJECT_ROOT
+
+PROBE = "runbook-login-check"
+"""A project that no index has: its page is 404 for a user of the index, and 401 for others."""
+
+_DIST_INFO = "runbook_login_check-0.dist-info"
+
+
+def write_refused_wheel(folder: Path) -> Path:
+    """Write a wheel that twine and uv send, and that every index refuses, since its name contradicts its metadata.
+
+    The response is 400 for a user who may upload, 403 for one who may not, and 401 for others. Nothing is stored.
+    """
+    path = folder / "runbook_login_check-0-py3-none-any.whl"
+    metadata = "Metadata-Version: 2.1\nName: another-name\nVersion: 0\n"
+    wheel = "Wheel-Version: 1.0\nGenerator: pypi-runbook\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{_DIST_INFO}/METADATA", metadata)
+        archive.writestr(f"{_DIST_INFO}/WHEEL", wheel)
+        archive.writestr(f"{_DIST_INFO}/RECORD", "")
+    return path
+
 
 PROJECT = "pypi-runbook"
 

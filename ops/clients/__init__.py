@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from ops.clients.command import Result, is_loopback
-from ops.clients.configuration import REPOSITORY, ClientFiles, Login
+from ops.clients.client import Result
+from ops.clients.configuration import REPOSITORY, ClientFiles, Login, is_loopback
 from ops.clients.pip import Pip
-from ops.clients.probe import PROBE, write_refused_wheel
 from ops.clients.twine import Twine
 from ops.clients.uv import Uv
 
 __all__ = [
-    "PROBE",
     "REPOSITORY",
     "ClientFiles",
     "Login",
@@ -19,5 +17,4 @@ __all__ = [
     "Twine",
     "Uv",
     "is_loopback",
-    "write_refused_wheel",
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import ipaddress
 import json
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ops.clients.command import is_loopback
 from ops.clients.env_sh import env_sh
 from ops.clients.handover import archive
 from ops.errors import RunbookError
@@ -18,6 +18,15 @@ from ops.secret import Secret
 
 REPOSITORY = "private"
 """Name of the index in uv and twine: ``uv publish --index private``, ``twine upload --repository private``."""
+
+
+def is_loopback(url: str) -> bool:
+    """True if the host of *url* is a loopback address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.clients.client import Client
-from ops.clients.command import Result
+from ops.clients.client import Client, Result
 from ops.clients.configuration import REPOSITORY
 
 _REFUSED = re.compile(r"HTTPError: (\d{3})")

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.clients.client import Client
-from ops.clients.command import Result
+from ops.clients.client import Client, Result
 
 _REFUSED = re.compile(r"\((401|403) (?:Unauthorized|Forbidden)\)|Missing credentials")
 _UPLOAD_REFUSED = re.compile(r"status code (\d{3})")

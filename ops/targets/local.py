@@ -19,13 +19,10 @@ from ops.polling import until
 from ops.private_files import private_file, private_folder
 from ops.secret import Secret
 from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
+from ops.targets.folders import SecretFiles, VolumeFolders, explained
 from ops.targets.lock import exclusive
-from ops.targets.log_lines import last_error
 from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
-from ops.targets.refusal import explained
-from ops.targets.secret_files import SecretFiles
-from ops.targets.target import Check, DeployedVersion, Deployment, Move, State
-from ops.targets.volume_folders import VolumeFolders
+from ops.targets.target import Check, DeployedVersion, Deployment, Move, State, last_error
 from ops.workspace import PROJECT_ROOT, Workspace
 
 START_SECONDS = 30.0

@@ -14,14 +14,13 @@ from ops.errors import NotDeployedError, RunbookError, StartError
 from ops.private_files import private_file, private_folder
 from ops.secret import Secret
 from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Settings
+from ops.targets.folders import SecretFiles
 from ops.targets.lock import exclusive
-from ops.targets.log_lines import as_lines, last_error
 from ops.targets.modal_environment import EnvironmentFolders, ModalEnvironment
 from ops.targets.modal_session import SUPPORTED, ask, exists, modal, say
 from ops.targets.modal_versions import AppVersions
 from ops.targets.modal_volumes import Volumes
-from ops.targets.secret_files import SecretFiles
-from ops.targets.target import Check, DeployedVersion, Deployment, HostingDifferences, State
+from ops.targets.target import Check, DeployedVersion, Deployment, HostingDifferences, State, as_lines, last_error
 from ops.workspace import Workspace
 
 ENVIRONMENT_VARIABLE = "MODAL_ENVIRONMENT"

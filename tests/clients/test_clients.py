@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from uv import find_uv_bin
 
-from ops.clients import PROBE, ClientFiles, Login, Pip, Twine, Uv, write_refused_wheel
+from ops.clients import ClientFiles, Login, Pip, Twine, Uv
 from ops.errors import ClientError
 from ops.secret import Secret
+from ops.test_release import PROBE, write_refused_wheel
 from tests.fakes import FakeIndex
 
 PASSWORDS = ["generated-Password_1", "a b\"c'd\\e%f#g;h$i=j:k", "pässwörd-été"]

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import modal
 import pytest
 
-from ops.targets import volume
-from ops.targets.volume import DictNameLocks
+from ops.targets import container
+from ops.targets.container import DictNameLocks
 
 NAME = "package-1.0-py3-none-any.whl"
 
@@ -33,7 +33,7 @@ RENEW = DictNameLocks._renew
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock by which leases run out. Nobody renews one, but where a test says so."""
     clock = Clock()
-    monkeypatch.setattr(volume, "time", clock)
+    monkeypatch.setattr(container, "time", clock)
     monkeypatch.setattr(DictNameLocks, "_renew", lambda _: None)
     return clock
 
@@ -103,7 +103,7 @@ def test_of_many_that_would_succeed_a_dead_holder_one_does(entries: modal.Dict, 
 def test_a_successor_that_died_at_it_can_be_succeeded_too(entries: modal.Dict, clock: Clock) -> None:
     dead(entries)
     token, _ = entries[NAME]
-    dead(entries, f"{volume.SUCCESSION}{token}")
+    dead(entries, f"{container.SUCCESSION}{token}")
     clock.now += 60
     assert DictNameLocks(entries).acquire(NAME)
 
@@ -118,7 +118,7 @@ def test_who_comes_too_late_finds_the_new_holder(
     take = slow._take
 
     def late(key: str) -> object:
-        if key.startswith(volume.SUCCESSION):
+        if key.startswith(container.SUCCESSION):
             assert quick.acquire(NAME)
         return take(key)
 
@@ -136,7 +136,7 @@ def test_a_claim_that_is_held_for_longer_than_the_lease_is_renewed(
 
     def sleep(seconds: float) -> None:
         clock.now += seconds
-        if clock.now > begun + 10 * volume.LEASE_SECONDS:
+        if clock.now > begun + 10 * container.LEASE_SECONDS:
             raise TimeoutError
 
     def renew_for_long(name_locks: DictNameLocks) -> None:

@@ -12,7 +12,7 @@ from ops.clients import ClientFiles, Login
 from ops.errors import ConfirmationError
 from ops.secret import Secret
 from ops.settings import SECRET_KEY, SECRET_NAME
-from ops.targets import secret_files
+from ops.targets import folders
 from ops.targets.modal import ModalTarget
 from ops.workspace import Workspace
 from tests.standin.control_plane import ControlPlane
@@ -86,7 +86,7 @@ def test_copies_of_the_earlier_layout_are_found_by_the_environment_that_they_are
     main, staging = both
     earlier = workspace.secrets("modal")
     for prefix, value in (("default.", "of-the-default"), ("staging.", "of-staging")):
-        secret_files.SecretFiles(earlier, prefix=prefix).put("two", {SECRET_KEY: Secret(value)})
+        folders.SecretFiles(earlier, prefix=prefix).put("two", {SECRET_KEY: Secret(value)})
     assert main.recall_secret("two", SECRET_KEY) == Secret("of-the-default")
     assert staging.recall_secret("two", SECRET_KEY) == Secret("of-staging")
     staging.delete_secret("two")
@@ -127,7 +127,7 @@ def test_a_profile_of_modals_command_that_names_an_environment_makes_it_the_defa
     try:
         target = ModalTarget(workspace=workspace)
         assert target.place == "modal.staging"
-        secret_files.SecretFiles(workspace.secrets("modal"), prefix="default.").put("s", {SECRET_KEY: TOKEN})
+        folders.SecretFiles(workspace.secrets("modal"), prefix="default.").put("s", {SECRET_KEY: TOKEN})
         assert target.recall_secret("s", SECRET_KEY) == TOKEN
         assert ModalTarget(workspace=workspace, environment="main").recall_secret("s", SECRET_KEY) is None
     finally:
@@ -145,7 +145,7 @@ def test_a_proxy_token_goes_only_to_an_application_behind_proxy_auth_and_each_ma
     monkeypatch.setenv("PYPI_PROXY_AUTH", "1")
     plane.proxy_tokens.add(("wk-staging", "ws-staging"))
     staging.deploy()
-    copies = secret_files.SecretFiles(workspace.secrets("modal.staging"))
+    copies = folders.SecretFiles(workspace.secrets("modal.staging"))
     values = {"MODAL_PROXY_TOKEN_ID": "wk-staging", "MODAL_PROXY_TOKEN_SECRET": "ws-staging"}
     copies.put("modal-proxy-token", {key: Secret(value) for key, value in values.items()})
     found, other = staging.deployment(), main.deployment()

@@ -18,7 +18,7 @@ import requests
 
 from ops.index.auth.credential_files import PASSWORDS
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, Settings
-from ops.targets.volume import DictNameLocks
+from ops.targets.container import DictNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.modal.conftest import TOKEN, create_secret, deploy, forget_client
 from tests.modal.traffic import JSON, PASSWORD, digests, eventually, register, upload, url, versions

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from ops.clients.command import Result, environment, is_loopback, masked, run
+from ops.clients.client import Result, environment, masked, run
+from ops.clients.configuration import is_loopback
 from ops.errors import ClientError
 from ops.secret import Secret
 from tests.index.serving import eventually

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ops.targets.runtime import Message, Receive, Send, for_modal
+from ops.targets.container import Message, Receive, Send, for_modal
 
 
 @pytest.mark.parametrize("body", [b"whole", bytearray(b"whole"), memoryview(b"whole")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ops.targets.log_lines import as_lines, last_error
+from ops.targets.target import as_lines, last_error
 
 TRACEBACK = """\
 Traceback (most recent call last):

@@ -1,0 +1,218 @@
+"""Folders and private files of the local target: its volumes and secrets, and the copies of secrets on Modal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ops.errors import TargetError
+from ops.private_files import draft_of, private_folder, write_durably
+from ops.secret import Secret
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@contextlib.contextmanager
+def explained(doing: str, place: Path) -> Iterator[None]:
+    """Turn an error of the operating system into one that says what to do.
+
+    Parameters:
+        doing: the attempt, to follow "could not".
+        place: its path, for errors without one.
+
+    Raises:
+        TargetError: for any OSError.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise TargetError(
+            f"could not {doing}",
+            why=f"{error.filename or place} cannot be written by this user",
+            todo="run as the user who owns it, or name another folder in PYPI_RUNBOOK_HOME",
+        ) from None
+    except OSError as error:
+        raise TargetError(
+            f"could not {doing}",
+            why=f"{error.strerror or error}: {error.filename or place}",
+            todo="mend that and run it again; nothing was lost",
+        ) from None
+
+
+def checked(name: str) -> str:
+    """Check the name of a volume or a secret, which becomes a file name, and return it.
+
+    Raises:
+        TargetError: it is invalid.
+    """
+    if not _NAME.fullmatch(name):
+        raise TargetError(
+            f"{name!r} is no name for a volume or a secret", todo="use letters, digits, dots, hyphens and underscores"
+        )
+    return name
+
+
+class VolumeFolders:
+    """Volumes, each a folder.
+
+    Parameters:
+        folder: parent of the volumes, created with the first one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, name: str) -> Path:
+        """Folder of the volume *name*."""
+        return self._folder / checked(name)
+
+    def create(self, name: str) -> None:
+        """Create the volume's folder.
+
+        Raises:
+            TargetError: it cannot be created.
+        """
+        with explained(f"make the volume {name!r}", self._folder):
+            private_folder(self.path(name))
+
+    def delete(self, name: str) -> bool:
+        """Delete the volume's folder with all its files. False if there was none.
+
+        Raises:
+            TargetError: it cannot be deleted.
+        """
+        folder = self.path(name)
+        if not folder.is_dir():
+            return False
+        with explained(f"delete the volume {name!r}", folder):
+            shutil.rmtree(folder)
+        return True
+
+    def files(self, name: str) -> Iterator[tuple[str, int]]:
+        """List path and size in bytes of all files, sorted by path."""
+        root = self.path(name)
+        for folder, folders, files in os.walk(root):
+            folders.sort()
+            for file in sorted(files):
+                path = Path(folder, file)
+                with contextlib.suppress(FileNotFoundError):
+                    yield path.relative_to(root).as_posix(), path.lstat().st_size
+
+    def download(self, name: str, path: str, destination: Path) -> None:
+        """Copy one file of a volume to *destination*.
+
+        Raises:
+            TargetError: there is no such file, or it cannot be copied.
+        """
+        with explained(f"copy {path!r} from the volume {name!r}", self.path(name)):
+            shutil.copy2(self._inside(name, path), destination)
+
+    def upload(self, name: str, path: str, source: Path) -> None:
+        """Copy *source* onto a volume as *path*, atomically.
+
+        Raises:
+            TargetError: it cannot be copied.
+        """
+        target = self._inside(name, path)
+        with explained(f"copy {path!r} onto the volume {name!r}", self.path(name)):
+            private_folder(target.parent)
+            with draft_of(target) as draft:
+                shutil.copy2(source, draft)
+                draft.chmod(0o600)
+                draft.replace(target)
+
+    def _inside(self, name: str, path: str) -> Path:
+        root = self.path(name)
+        inside = (root / path).resolve()
+        if not inside.is_relative_to(root.resolve()):
+            raise TargetError(f"{path!r} is not on the volume {name!r}", why="it leads out of the volume's folder")
+        return inside
+
+
+class SecretFiles:
+    """Secrets, each a file of ``KEY=value`` lines.
+
+    Parameters:
+        folder: of the files, created with the first one.
+        prefix: of the file names, to distinguish secrets of the same name.
+    """
+
+    def __init__(self, folder: Path, *, prefix: str = "") -> None:
+        self._folder = folder
+        self._prefix = prefix
+
+    def path(self, name: str) -> Path:
+        """File of the secret *name*."""
+        return self._folder / f"{self._prefix}{checked(name)}.env"
+
+    def paths(self) -> list[Path]:
+        """The folder and the files in it."""
+        return [self._folder, *sorted(self._folder.glob(f"{self._prefix}*.env"))] if self._folder.is_dir() else []
+
+    def put(self, name: str, values: Mapping[str, Secret]) -> None:
+        """Write or replace the secret's file.
+
+        Raises:
+            TargetError: a value does not fit into the file, or it cannot be written.
+        """
+        with self.draft(name, values):
+            pass
+
+    @contextlib.contextmanager
+    def draft(self, name: str, values: Mapping[str, Secret]) -> Iterator[None]:
+        """Write the secret's file, and put it in place when the block ends without an error.
+
+        Raises:
+            TargetError: as of :meth:`put`.
+        """
+        lines = []
+        for key, secret in values.items():
+            value = secret.reveal()
+            if not key.isidentifier() or "\n" in value or "\r" in value:
+                raise TargetError(
+                    f"the secret {name!r} cannot be kept",
+                    why="its file holds one KEY=value a line, so a value cannot contain a line break",
+                    todo="give a value on one line",
+                )
+            lines.append(f"{key}={value}\n")
+        path, doing = self.path(name), f"write the secret {name!r}"
+        with contextlib.ExitStack() as stack:
+            with explained(doing, path):
+                private_folder(path.parent)
+                draft = stack.enter_context(draft_of(path))
+                write_durably(draft, "".join(lines).encode())
+            yield
+            with explained(doing, path):
+                draft.replace(path)
+
+    def recall(self, name: str, key: str) -> Secret | None:
+        """The value of *key*; None if there is none.
+
+        Raises:
+            TargetError: the file cannot be read.
+        """
+        try:
+            text = self.path(name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise TargetError(
+                f"the secret {name!r} cannot be read", why=str(error), todo="make its file readable for this user"
+            ) from None
+        for line in text.splitlines():
+            found, _, value = line.partition("=")
+            if found == key and value:
+                return Secret(value)
+        return None
+
+    def delete(self, name: str) -> bool:
+        """Remove the secret's file. False if there was none."""
+        try:
+            self.path(name).unlink()
+        except FileNotFoundError:
+            return False
+        return True
