@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from ops.cli import EXIT_CHANGES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from ops.cli.runs import read_parameters
+from ops.errors import ParameterError
 from ops.targets.process import ServerProcess
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.benchmark.servers import free_port
@@ -240,3 +242,23 @@ def test_the_status_of_every_target_and_environment_is_given_as_json(workspace: 
     assert [(each["target"], each["environment"]) for each in found] == [("local", ""), ("modal", "staging")]
     assert found[0] | {"deployed": False, "answers": False, "users": []} == found[0]
     assert found[1]["error"]
+
+
+def test_parameters_of_a_file_are_typed_and_single_ones_go_over_them(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("port: 8000\nusername: bob\nnames: [a, b]\n")
+    assert read_parameters(["username=eve", "x=a=b"], [file]) == {
+        "port": 8000, "username": "eve", "names": ["a", "b"], "x": "a=b",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["- a", "just text", "a: [", "1: x", "\x00"])
+def test_a_file_that_holds_no_parameters_is_an_error(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(content)
+    with pytest.raises(ParameterError):
+        read_parameters([], [file])
+    with pytest.raises(ParameterError, match="cannot be read"):
+        read_parameters([], [tmp_path / "missing.yaml"])
+    with pytest.raises(ParameterError, match="NAME=VALUE"):
+        read_parameters(["nonsense"])

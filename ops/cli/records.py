@@ -14,8 +14,8 @@ def records(options: argparse.Namespace) -> int:
     """List, scan or summarise the records."""
     from ops.runbook import list_records
     from ops.runbook.record_list import choose, table
-    from ops.runbook.secret_scan import scan_all
     from ops.runbook.summary import markdown
+    from ops.runbook.workspace_secrets import scan_all
 
     workspace = Workspace.default()
     if options.action == "scan":
@@ -53,7 +53,7 @@ def diff(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write the page over all runs."""
-    from ops.runbook.overview import write_overview
+    from ops.runbook.report import write_overview
 
     print(f"Report: {write_overview(Workspace.default().records, options.out)}")
     return 0

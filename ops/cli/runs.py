@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -25,12 +25,56 @@ FIRST_RUN = ("01_provision", "02_onboard_user", "03_smoke_test")
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The parameters of a run; sets the environment of Modal for its kernels."""
-    from ops.runbook.selection import read_parameters
-
     named = [f"target={options.target}"] if options.target else []
     if options.environment:
         os.environ["MODAL_ENVIRONMENT"] = options.environment
     return read_parameters([*named, *options.parameter], options.parameters_file)
+
+
+def read_parameters(pairs: Sequence[str], files: Sequence[Path] = ()) -> dict[str, Any]:
+    """The parameters of a run: those of the files, and over them those given one by one.
+
+    Parameters:
+        pairs: each ``NAME=VALUE``.
+        files: YAML or JSON, each a mapping of names to values.
+
+    Raises:
+        ParameterError: one of them is no parameter, or a file cannot be read.
+    """
+    parameters: dict[str, Any] = {}
+    for file in files:
+        parameters |= _from_file(file)
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ParameterError(
+                f"{pair!r} is no parameter",
+                why="a parameter is given as NAME=VALUE",
+                todo="write it like -p target=local; `runbook list` names the parameters of each notebook",
+            )
+        parameters[name] = value
+    return parameters
+
+
+def _from_file(file: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise ParameterError(
+            f"the parameters in {file} cannot be read", why=why, todo="write one NAME: VALUE a line, in YAML"
+        ) from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ParameterError(
+            f"{file} holds no parameters",
+            why="it is no mapping of names to values",
+            todo="write one NAME: VALUE a line, in YAML",
+        )
+    return found
 
 
 def _execute(
@@ -56,8 +100,8 @@ def _execute(
 
 def run(options: argparse.Namespace) -> int:
     """Run notebooks."""
+    from ops.runbook.notebook import select_notebooks
     from ops.runbook.plan_file import PlanFile
-    from ops.runbook.selection import select_notebooks
 
     given, how = _given(options), dict[str, Any](ask=_ask if options.ask else None)
     names: Sequence[str] = options.notebooks or FIRST_RUN
@@ -110,8 +154,8 @@ def plan(options: argparse.Namespace) -> int:
     """Show and keep the plans of notebooks."""
     from ops.parameters import assign
     from ops.runbook import ConsoleProgress, Notebook
+    from ops.runbook.notebook import select_notebooks
     from ops.runbook.plan_file import PlanFile
-    from ops.runbook.selection import select_notebooks
     from ops.runbook.summary import plan_lines
 
     given = _given(options)
@@ -139,7 +183,7 @@ def plan(options: argparse.Namespace) -> int:
 
 def up(options: argparse.Namespace) -> int:
     """Run the first notebooks, and say how to use what there is then."""
-    from ops.runbook.selection import select_notebooks
+    from ops.runbook.notebook import select_notebooks
     from ops.status import installation
     from ops.targets.lock import exclusive
 
@@ -155,7 +199,7 @@ def up(options: argparse.Namespace) -> int:
 def open_lab(options: argparse.Namespace) -> int:
     """Open copies of notebooks in JupyterLab."""
     from ops.runbook.lab import open_notebooks
-    from ops.runbook.selection import select_notebooks
+    from ops.runbook.notebook import select_notebooks
     from ops.runbook.summary import recap
 
     paths = select_notebooks(options.notebooks or ["*"], NOTEBOOKS)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.runbook.redaction import Redactor
-from ops.runbook.sources import workspace_sources
+from ops.runbook.workspace_secrets import workspace_sources
 from ops.workspace import Workspace
 
 ENGINE_NAME = "runbook"

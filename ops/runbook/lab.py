@@ -25,8 +25,7 @@ from ops.runbook.notebook import Notebook, steps
 from ops.runbook.record import BY_HAND, NotebookRecord, Record, StepRecord
 from ops.runbook.redaction import Redactor
 from ops.runbook.runner import notebook_environment, refuse_secrets
-from ops.runbook.secret_scan import scan
-from ops.runbook.sources import register, workspace_sources
+from ops.runbook.workspace_secrets import register, scan, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.workspace import Workspace
 

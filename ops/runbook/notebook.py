@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from ops.parameters import Parameter, parse_parameters
 PARAMETERS_TAG = "parameters"
 INJECTED_TAG = "injected-parameters"
 
+_WILDCARDS = frozenset("*?[")
 _NUMBERED = re.compile(r"(?P<number>[0-9]{2})_(?P<rest>.+)")
 _HEADING = re.compile(r" {0,3}(?P<marks>#{1,6})[ \t]+(?P<text>.+?)[ \t]*#*[ \t]*")
 _FENCE = re.compile(r" {0,3}(```|~~~)")
@@ -251,3 +253,44 @@ def _numbered(folder: Path) -> list[Path]:
 def _names_of(path: Path) -> tuple[str, ...]:
     match = _NUMBERED.fullmatch(path.stem)
     return (path.stem, match["rest"], match["number"], match["number"].lstrip("0")) if match else (path.stem,)
+
+
+def select_notebooks(given: Sequence[str], folder: Path, *, start: str = "") -> list[Path]:
+    """The notebooks that *given* names, in that order, each once.
+
+    Parameters:
+        given: names, numbers, paths, or patterns such as ``0*``, which match names and numbers.
+        folder: of the runbook's notebooks.
+        start: the first of them to run; all when empty.
+
+    Raises:
+        NotebookError: there is no such notebook, or *start* is none of them.
+    """
+    paths: dict[Path, None] = {}
+    for name in given:
+        paths |= dict.fromkeys(
+            _matching(name, folder) if _WILDCARDS & set(name) else [find_notebook(name, folder).path]
+        )
+    chosen = list(paths)
+    if not start:
+        return chosen
+    first = find_notebook(start, folder).path
+    if first not in chosen:
+        raise NotebookError(
+            f"the run cannot start from {first.stem}",
+            why=f"it is of {', '.join(path.stem for path in chosen) or 'no notebook'}",
+            todo="name one of these after --from",
+        )
+    return chosen[chosen.index(first) :]
+
+
+def _matching(pattern: str, folder: Path) -> list[Path]:
+    notebooks = list_notebooks(folder)
+    found = [each.path for each in notebooks if any(fnmatch.fnmatch(w, pattern) for w in (each.name, each.number))]
+    if not found:
+        raise NotebookError(
+            f"no notebook matches {pattern!r}",
+            why=f"there are {', '.join(notebook.name for notebook in notebooks)}",
+            todo="quote the pattern, so that the shell leaves it alone, and let it match a name or number",
+        )
+    return found

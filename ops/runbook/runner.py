@@ -22,12 +22,10 @@ from ops.runbook.engine import ENGINE_NAME, register_engine
 from ops.runbook.failure import AGAIN, failure_in
 from ops.runbook.notebook import Notebook, Step
 from ops.runbook.plan_file import PlanFile, is_plan_cell
-from ops.runbook.progress import ConsoleProgress, OnProgress
+from ops.runbook.progress import ConsoleProgress, OnProgress, StepLog
 from ops.runbook.record import PLAN_ONLY, RUN, Failure, NotebookRecord, Record, StepRecord
 from ops.runbook.redaction import Redactor, SecretSource
-from ops.runbook.secret_scan import scan
-from ops.runbook.sources import register, workspace_sources
-from ops.runbook.step_log import StepLog
+from ops.runbook.workspace_secrets import register, scan, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.table import APPROVED_VARIABLE
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace

@@ -30,7 +30,7 @@ from ops.runbook.failure import explained
 from ops.runbook.kernel import kernel_environment, kernel_manager
 from ops.runbook.notebook import Notebook, find_notebook, list_notebooks
 from ops.runbook.redaction import Redactor
-from ops.runbook.sources import register, workspace_sources
+from ops.runbook.workspace_secrets import register, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.table import KEY
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TextIO
 
 from ops.runbook import record as outcomes
-from ops.runbook.progress import write
 from ops.runbook.record import PLAN_ONLY, Failure, NotebookRecord, Record
 from ops.table import change_line, columns
 
@@ -70,6 +69,15 @@ def tell(record: Record, stream: TextIO, variables: Mapping[str, str]) -> None:
     if page := variables.get("GITHUB_STEP_SUMMARY"):
         with Path(page).open("a", encoding="utf-8") as file:
             file.write(markdown([record]))
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write and flush; a stream of another encoding gets ASCII, since letters are not worth a failed run."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        stream.write(text.replace("…", "...").encode("ascii", "replace").decode("ascii"))
+    stream.flush()
 
 
 def workflow_commands(record: Record) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ops.clients import ClientFiles, Login
-from ops.runbook.sources import client_files
+from ops.runbook.workspace_secrets import client_files
 from ops.secret import Secret
 from ops.workspace import Workspace
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from ops.errors import NotebookError
-from ops.runbook.notebook import Notebook, Step, find_notebook, headings, list_notebooks
+from ops.runbook.notebook import Notebook, Step, find_notebook, headings, list_notebooks, select_notebooks
 
 
 class MakeNotebook(Protocol):
@@ -104,3 +104,25 @@ def test_code_belongs_to_the_heading_of_level_two_or_three_above_it(make_noteboo
 def test_a_heading_in_fenced_code_is_no_heading() -> None:
     text = "## One\n```bash\n# not one\n~~~\n## nor this\n```\n### Two ##\n#nor-this\n"
     assert list(headings(text)) == [(2, "One"), (3, "Two")]
+
+
+@pytest.mark.parametrize(
+    ("given", "start", "expected"),
+    [
+        (["1", "onboard_user"], "", ["01_provision", "02_onboard_user"]),
+        (["0*"], "", ["01_provision", "02_onboard_user"]),
+        (["99", "*_provision", "99_tear_down"], "", ["99_tear_down", "01_provision"]),
+        (["*"], "02", ["02_onboard_user", "99_tear_down"]),
+    ],
+)
+def test_names_numbers_and_patterns_choose_each_notebook_once_in_order(
+    folder: Path, given: list[str], start: str, expected: list[str]
+) -> None:
+    assert [path.stem for path in select_notebooks(given, folder, start=start)] == expected
+
+
+def test_a_pattern_or_a_start_that_fits_nothing_is_an_error(folder: Path) -> None:
+    with pytest.raises(NotebookError, match="no notebook matches '8\\*'"):
+        select_notebooks(["8*"], folder)
+    with pytest.raises(NotebookError, match="cannot start from 99_tear_down"):
+        select_notebooks(["0*"], folder, start="99")

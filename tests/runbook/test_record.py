@@ -16,7 +16,7 @@ from ops.errors import RunbookError
 from ops.runbook import record as record_module
 from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord, list_records, prune
 from ops.runbook.redaction import Redactor
-from ops.runbook.secret_scan import scan
+from ops.runbook.workspace_secrets import scan
 from ops.table import KEY
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -9,11 +9,10 @@ import pytest
 from bs4 import BeautifulSoup
 
 from ops.errors import RunbookError
-from ops.runbook.overview import write_overview
 from ops.runbook.record import Failure, NotebookRecord, Record, list_records
 from ops.runbook.record_list import choose, differences, find_record, table
 from ops.runbook.redaction import Redactor
-from ops.runbook.report import external_assets
+from ops.runbook.report import external_assets, write_overview
 
 
 @pytest.fixture

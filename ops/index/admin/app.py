@@ -16,9 +16,8 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ops.index.admin.gate import Gate, address_of
+from ops.index.admin.gate import Gate, address_of, refusal, refusals
 from ops.index.admin.reference import reference_page, reference_policy
-from ops.index.admin.refusal import refusal, refusals
 from ops.index.admin.token import TokenCheck
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
 from ops.index.auth.passwords import NAME_BYTES, PASSWORD_BYTES, ROUNDS

@@ -1,17 +1,63 @@
-"""Checks before the admin application reads a request: bearer token (RFC 6750), content type and size."""
+"""Checks before the admin application reads a request, and the refusals that it answers with (RFC 6750)."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ops.index.admin.refusal import refusal
 from ops.index.admin.token import OPEN_PATHS, TokenCheck
 from ops.index.errors import PackageIndexError, TooLarge, TooManyAttempts
 from ops.index.http.request import note_login, short_body
 from ops.index.http.security_headers import secured
+
+
+class Refusal(BaseModel):
+    """Why a request was refused."""
+
+    detail: str
+
+
+_MEANINGS: Final = {
+    400: "The body ended early, or cannot be read",
+    401: "No token, or a wrong one",
+    403: "The server can read the credentials but not write them",
+    404: "There is no such user",
+    408: "The body did not arrive in time",
+    413: "The body is too long for a registration",
+    415: "The body is not application/json",
+    422: "A field cannot be stored; the response does not repeat the password",
+    429: "Too many wrong tokens; see Retry-After",
+    500: "The change could not be stored; nothing has changed",
+    507: "The disk is full; nothing has changed",
+}
+
+_HEADERS: Final = {
+    401: ("WWW-Authenticate", "Bearer, with the realm (RFC 6750)", {"type": "string"}),
+    429: ("Retry-After", "seconds until the next attempt", {"type": "integer", "minimum": 1}),
+}
+
+
+def refusal(status: int, detail: str, headers: Any = None) -> JSONResponse:
+    """A refusal in the form of FastAPI's own."""
+    return JSONResponse({"detail": detail}, status, headers)
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of an operation's refusals, as FastAPI takes them."""
+    return {status: _response(status) for status in statuses}
+
+
+def _response(status: int) -> dict[str, Any]:
+    response: dict[str, Any] = {"model": Refusal, "description": _MEANINGS[status]}
+    if status in _HEADERS:
+        name, meaning, schema = _HEADERS[status]
+        response["headers"] = {name: {"description": meaning, "required": True, "schema": schema}}
+    return response
+
 
 _WITH_BODY: Final = ("POST", "/register_user")
 """The one request with a body. The bodies of all others are left unread."""

@@ -14,14 +14,13 @@ from ops.index.config import Options
 from ops.index.errors import NotFound
 from ops.index.http import html_templates
 from ops.index.http.readme import About, NotRendered, Readmes, describe
-from ops.index.http.release_list import Release, latest_of, releases_of
 from ops.index.http.representation import Representation
 from ops.index.http.request import Request
 from ops.index.http.response_cache import ResponseCache
 from ops.index.http.simple_api import SimpleApi
 from ops.index.http.simple_pages import offered
 from ops.index.packages.filenames import is_project, normalize
-from ops.index.packages.models import Project
+from ops.index.packages.models import Project, Release, latest_of, releases_of
 from ops.index.packages.repository import Repository
 
 _MEMORY = 16 * 1024**2

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from ops.index.http.release_list import latest_of, releases_of
-from ops.index.packages.models import File, Project
+from ops.index.packages.models import File, Project, latest_of, releases_of
 from tests.index.archives import wheel_name
 
 
