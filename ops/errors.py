@@ -32,9 +32,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+GUIDE = "90_troubleshoot"
+"""The notebook with an entry for each error: its symptom, how to check for its cause, and how to mend it."""
+
+STATUSES = frozenset({400, 401, 403, 404, 406, 408, 409, 413, 429, 500, 503, 507})
+"""HTTP statuses of the index that have an entry of their own."""
+
 
 def _sentence(text: str) -> str:
-    return text if text.endswith(("?", "!")) else f"{text.rstrip('.')}."
+    return text if not text or text.endswith(("?", "!")) else f"{text.rstrip('.')}."
 
 
 class RunbookError(Exception):
@@ -52,8 +58,14 @@ class RunbookError(Exception):
         self.todo = todo
         super().__init__(what)
 
+    @property
+    def entry(self) -> str:
+        """The heading of this error in the notebook that explains it, as a URL fragment."""
+        return type(self).__name__
+
     def __str__(self) -> str:
-        parts = (("", self.what), ("Why: ", self.why), ("What to do: ", self.todo))
+        see = "" if GUIDE in self.todo else f"See {GUIDE}#{self.entry}"
+        parts = (("", self.what), ("Why: ", self.why), ("What to do: ", f"{_sentence(self.todo)} {see}".strip()))
         return "\n".join(f"{label}{_sentence(text)}" for label, text in parts if text)
 
     def _render_traceback_(self) -> list[str]:
@@ -232,6 +244,11 @@ class IndexRequestError(RunbookError):
     def __init__(self, what: str, *, status: int | None = None, why: str = "", todo: str = "") -> None:
         self.status = status
         super().__init__(what, why=why, todo=todo)
+
+    @property
+    def entry(self) -> str:
+        """That of the status, if it has one."""
+        return f"{super().entry}-{self.status}" if self.status in STATUSES else super().entry
 
 
 class ClientError(RunbookError):

@@ -25,7 +25,7 @@ from IPython import get_ipython
 from IPython.core.error import UsageError
 from IPython.display import display
 
-from ops.errors import ParameterError, RunbookError
+from ops.errors import GUIDE, ParameterError, RunbookError
 from ops.parameters import TYPES, Parameter, refuse_unknown, require
 
 
@@ -175,6 +175,9 @@ def _targets(statement: ast.stmt) -> list[str]:
 
 INTERRUPTED = "Interrupted. Run the notebook again: it finds in place what was done already."
 
+UNEXPECTED = "Unexpected"
+"""The entry of the guide for errors that the runbook did not foresee."""
+
 
 def install(shell: Any) -> None:
     """Have IPython's *shell* show errors this way from now on."""
@@ -182,16 +185,23 @@ def install(shell: Any) -> None:
 
 
 class FoldedTraceback:
-    """A traceback that is kept in the notebook and unfolded only on request."""
+    """A traceback that is kept in the notebook and unfolded only on request, below a link to the error's entry.
 
-    def __init__(self, text: str) -> None:
+    Parameters:
+        text: the traceback.
+        entry: the heading of the error in the guide.
+    """
+
+    def __init__(self, text: str, entry: str) -> None:
         self.text = text
+        self.entry = entry
 
     def __repr__(self) -> str:
         return f"(a traceback of {self.text.count(chr(10))} lines is folded into the notebook's output)"
 
     def _repr_html_(self) -> str:
-        return f"<details><summary>Traceback</summary><pre>{html.escape(self.text)}</pre></details>"
+        link = f'<p><a href="{GUIDE}.ipynb#{self.entry}">How to mend this: {GUIDE}, {self.entry}</a></p>'
+        return f"<details><summary>Traceback</summary><pre>{html.escape(self.text)}</pre></details>{link}"
 
 
 def explanation(error: BaseException) -> list[str]:
@@ -204,7 +214,7 @@ def explanation(error: BaseException) -> list[str]:
     return [
         f"Unexpected {type(error).__name__}: {first}",
         f"Why: the runbook did not foresee it; it was raised {_origin(error.__traceback__)}.",
-        "What to do: run the notebook from its start; if it comes back, report it with the traceback below.",
+        f"What to do: run the notebook from its start; if it comes back, report it. See {GUIDE}#{UNEXPECTED}.",
     ]
 
 
@@ -223,7 +233,9 @@ def _show(
     sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace  # for %tb and %debug
     shell._showtraceback(kind, error, explanation(error))  # noqa: SLF001 - the method that IPython lets a shell replace
     if not isinstance(error, ParameterError | KeyboardInterrupt):
-        display(FoldedTraceback("".join(traceback.format_exception(kind, error, _of_the_cell(trace)))))  # type: ignore[no-untyped-call]
+        text = "".join(traceback.format_exception(kind, error, _of_the_cell(trace)))
+        entry = error.entry if isinstance(error, RunbookError) else UNEXPECTED
+        display(FoldedTraceback(text, entry))  # type: ignore[no-untyped-call]
 
 
 def _of_the_cell(trace: TracebackType | None) -> TracebackType | None:

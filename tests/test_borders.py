@@ -32,6 +32,10 @@ JUPYTER = frozenset(
 )
 
 
+MASKED_AS_RECORDS = frozenset({"ops.runbook.record", "ops.runbook.redaction", "ops.runbook.workspace_secrets"})
+"""What the support bundle takes from the runner: the records of runs, and the masking of secrets in them."""
+
+
 def part(module: str) -> str:
     """The part of the house that a module belongs to."""
     names = module.split(".")
@@ -86,6 +90,8 @@ def violations(package: Path) -> list[str]:
     for name, path in every.items():
         for target in imported(name, path.read_text(), package=path.name == "__init__.py", known=known):
             top = target.split(".", maxsplit=1)[0]
+            if name == "ops.support_bundle" and target in MASKED_AS_RECORDS:
+                continue
             if top == "ops" and not (target == "ops" and part(name) != "index"):
                 if part(target) not in ALLOWED[part(name)]:
                     found.append(f"{name} imports {target}")

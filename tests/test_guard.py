@@ -47,7 +47,7 @@ def test_an_expected_error_is_three_lines() -> None:
     assert guard.explanation(error) == [
         "TargetError: the oven is cold.",
         "Why: the gas is off.",
-        "What to do: open the tap.",
+        "What to do: open the tap. See 90_troubleshoot#TargetError.",
     ]
 
 
@@ -58,7 +58,7 @@ def test_an_unexpected_error_says_that_it_is_one_and_where_it_was_raised() -> No
         lines = guard.explanation(error)
     assert lines[0].startswith("Unexpected AttributeError: ")
     assert "raised in ops/parameters.py, line " in lines[1]
-    assert "traceback" in lines[2]
+    assert lines[2].endswith("See 90_troubleshoot#Unexpected.")
 
 
 def test_an_error_without_a_text_is_three_lines_too() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ops.errors import GUIDE
 from ops.runbook.notebook import Step
 from ops.runbook.record import Failure
 
@@ -15,7 +16,10 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WHY = "Why: "
 _TODO = "What to do: "
 
-UNEXPECTED = "run the notebook again; if it comes back, report it with the traceback in the executed notebook"
+UNEXPECTED = (
+    "run the notebook again; if it comes back, report it with the traceback in the executed notebook. "
+    f"See {GUIDE}#Unexpected"
+)
 
 AGAIN = "fix the cause and run the notebook again; it finds in place what was done already"
 

@@ -23,7 +23,7 @@ from ops.guard import INTERRUPTED
 from ops.workspace import PROJECT_ROOT
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
-EVERY = ("01_provision", "02_onboard_user", "03_smoke_test", "10_benchmark", "99_tear_down")
+EVERY = ("01_provision", "02_onboard_user", "03_smoke_test", "10_benchmark", "90_troubleshoot", "99_tear_down")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def test_an_unknown_parameter_ends_the_run_with_the_nearest_name(runner: str, ex
     assert not ended.good
     assert "there is no parameter dryrun in " in ended.lines[0]
     assert ended.lines[1].startswith("Why: it takes target (str")
-    assert ended.lines[2:] == ("What to do: did you mean dry_run?",)
+    assert ended.lines[2:] == ("What to do: did you mean dry_run? See 90_troubleshoot#ParameterError.",)
     assert left_by_runs(newcomer) == []
 
 

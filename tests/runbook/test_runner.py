@@ -132,7 +132,7 @@ def test_a_failing_cell_ends_the_run_and_the_error_says_what_why_and_what_to_do(
     with pytest.raises(RunError, match="01_fails failed in its step 'Apply'") as caught:
         run_notebooks([failing, after], workspace=workspace, on_progress=silent, name="up")
     assert caught.value.why == "the server did not start: the port is taken"
-    assert caught.value.todo.startswith("free it. The report is ")
+    assert caught.value.todo.startswith("free it. See 90_troubleshoot#TargetError. The report is ")
     assert not mark.exists(), "a cell after the failing one ran"
     assert caught.value.record is not None
     assert caught.value.record.name.endswith("-up")

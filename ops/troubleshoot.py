@@ -1,0 +1,132 @@
+"""Troubleshooting: looks for the known causes of failures on a target, and names the guide's entry for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from ops.admin_api import AdminApi
+from ops.client_folders import ClientFolders
+from ops.errors import GUIDE, PreflightError, RunbookError, VerificationError
+from ops.http_client import HttpClient
+from ops.private_files import open_to_others
+from ops.settings import Settings
+from ops.table import Table
+from ops.targets import Check, Target
+from ops.workspace import shown
+
+_HEADER = ("looked at", "found", "as it must be")
+
+
+def machine(target: Target) -> Table:
+    """Check this machine and what the target needs. Reads only, and raises nothing for what it finds."""
+    return table("This machine", machine_checks(target))
+
+
+def index(target: Target, settings: Settings | None = None) -> Table:
+    """Check the server and the admin token. Reads only, and raises nothing for what it finds."""
+    return table(f"The index on the target {target.name}", index_checks(target, settings))
+
+
+def logins(target: Target) -> Table:
+    """Log in with the client files of each user on this machine. Reads only, and raises nothing for what it finds."""
+    return table("Logins with the client files on this machine", login_checks(target))
+
+
+def verify(target: Target, settings: Settings | None = None) -> Table:
+    """Check all of it once more.
+
+    Raises:
+        VerificationError: something is not as it must be; all of it is named, with the entry that mends it.
+    """
+    checks = [*machine_checks(target), *index_checks(target, settings), *login_checks(target)]
+    if failed := [check for check in checks if not check.passed]:
+        raise VerificationError(
+            f"{len(failed)} of {len(checks)} checks failed",
+            why="; ".join(f"{check.name}: {check.detail}" for check in failed),
+            todo="mend them in this order, and run this notebook again",
+        )
+    return Table.of("Looked at once more", ("checks", "failed"), [(len(checks), 0)])
+
+
+def table(caption: str, checks: Sequence[Check]) -> Table:
+    """Checks as a table; one that failed is a row like the others."""
+    rows = [(check.name, check.detail, "yes" if check.passed else "NO") for check in checks]
+    return Table.of(caption, _HEADER, rows or [("nothing", "there is nothing to look at", "yes")])
+
+
+def machine_checks(target: Target) -> list[Check]:
+    """What the target needs of this machine, and the modes of the files that must be private."""
+    return list(_explained("target", lambda: [*map(_with_entry, target.checks()), _private(target)]))
+
+
+def index_checks(target: Target, settings: Settings | None = None) -> list[Check]:
+    """The server's state and code, and the admin token."""
+    return list(_explained("index", lambda: list(_index(target, settings))))
+
+
+def login_checks(target: Target) -> list[Check]:
+    """A login of each user with client files here."""
+    return list(_explained("logins", lambda: list(_logins(target))))
+
+
+def _explained(name: str, look: Callable[[], Sequence[Check]]) -> Sequence[Check]:
+    """The checks of *look*, or one that failed with the error that ended it."""
+    try:
+        return look()
+    except RunbookError as error:
+        return [_failed(name, error)]
+
+
+def _failed(name: str, error: RunbookError) -> Check:
+    said = "; ".join(part.rstrip(".") for part in (error.what, error.why, error.todo) if part)
+    return Check(name, passed=False, detail=f"{said}; see {GUIDE}#{error.entry}")
+
+
+def _with_entry(check: Check) -> Check:
+    if check.passed:
+        return check
+    return Check(check.name, passed=False, detail=f"{check.detail}; see {GUIDE}#{PreflightError.__name__}")
+
+
+def _private(target: Target) -> Check:
+    exposed = [shown(path) for path in target.private_paths() if open_to_others(path)]
+    detail = (
+        f"open to other users: {', '.join(exposed)}; the notebook 01_provision closes them" if exposed else "private"
+    )
+    return _with_entry(Check("files of the operator", not exposed, detail))
+
+
+def _index(target: Target, settings: Settings | None) -> Iterator[Check]:
+    deployment = target.state().require(target.place)
+    yield Check("server", passed=True, detail=f"answers at {deployment.url}")
+    outdated = target.outdated()
+    mend = f"{outdated}; the notebook 01_provision updates it" if outdated else "that of this clone"
+    yield _with_entry(Check("code that runs", not outdated, mend))
+    try:
+        _, admin = AdminApi.of(target, settings)
+        with admin:
+            count = len(admin.users())
+    except RunbookError as error:
+        yield _failed("admin token", error)
+    else:
+        yield Check("admin token", passed=True, detail=f"is let in; {count} users")
+
+
+def _logins(target: Target) -> Iterator[Check]:
+    deployment = target.deployment()
+    for files in ClientFolders.of(target).folders if deployment else ():
+        login, name = files.login(), f"user {files.folder.name}"
+        if login is None:
+            detail = f"the files in {shown(files.folder)} cannot be read: run the notebook 02_onboard_user"
+            yield Check(name, passed=False, detail=f"{detail}; see {GUIDE}#ClientError")
+        elif deployment and login.url != deployment.url:
+            detail = f"the files name {login.url}: run the notebook 01_provision, which rewrites them"
+            yield Check(name, passed=False, detail=f"{detail}; see {GUIDE}#ClientError")
+        else:
+            with HttpClient(login.url, username=login.username, password=login.password) as http:
+                status = http.request("GET", "simple/").status_code
+            entry = "" if status == 200 else f"; see {GUIDE}#IndexRequestError-{status}"
+            yield Check(name, status == 200, f"{'let in' if status == 200 else 'refused'} ({status}){entry}")
+
+
+__all__ = ["index", "index_checks", "login_checks", "logins", "machine", "machine_checks", "table", "verify"]
