@@ -7,6 +7,7 @@ import hashlib
 import re
 from typing import TypeAlias
 
+from ops.index.http.blocks import RenderedPage
 from ops.index.http.security_headers import NOSNIFF, security_headers
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -59,9 +60,10 @@ class Representation:
         caching: the value of Cache-Control.
         vary: the request headers that the response depends on, besides Accept-Encoding.
         policy: the Content-Security-Policy of a page that a browser shows; None for what tools read.
+        page: of which this is the body, if it is to be rendered again from its blocks.
     """
 
-    __slots__ = ("_bare", "_gzipped", "_plain", "_vary", "body", "tag")
+    __slots__ = ("_bare", "_gzipped", "_plain", "_vary", "body", "page", "tag")
 
     def __init__(
         self,
@@ -71,8 +73,10 @@ class Representation:
         caching: bytes = PAGE_CACHING,
         vary: str = "Authorization",
         policy: bytes | None = None,
+        page: RenderedPage | None = None,
     ) -> None:
         self.body = body
+        self.page = page
         self.tag = hashlib.sha256(content_type.encode() + b"\0" + body).hexdigest()[:32]
         self._vary = f"{vary}, Accept-Encoding".encode()
         self._bare: Headers = [
@@ -97,7 +101,7 @@ class Representation:
     def gzipped(self) -> Response:
         """The response with gzip; the plain one if gzip does not make it smaller."""
         if self._gzipped is None:
-            packed = gzip.compress(self.body, 6, mtime=0) if len(self.body) >= _SMALLEST_GZIP else self.body
+            packed = self._packed()
             if len(packed) < len(self.body):
                 self._gzipped = self._response(packed, f'"{self.tag}-gzip"', (b"content-encoding", b"gzip"))
             else:
@@ -109,6 +113,11 @@ class Representation:
         for matched in entity_tags(if_none_match, (f'"{self.tag}"', f'"{self.tag}-gzip"')):
             return Response(304, [(b"etag", matched.encode()), *self._bare[1:3]], b"")
         return None
+
+    def _packed(self) -> bytes:
+        if self.page is not None and self.page.packed is not None:
+            return self.page.packed
+        return gzip.compress(self.body, 6, mtime=0) if len(self.body) >= _SMALLEST_GZIP else self.body
 
     def _response(self, body: bytes, etag: str, *more: tuple[bytes, bytes]) -> Response:
         length = (b"content-length", str(len(body)).encode())

@@ -97,6 +97,11 @@ class ResponseCache(Generic[Key]):
         entry.used = True
         return entry.representation
 
+    def last(self, key: Key) -> Representation | None:
+        """The response that was rendered last, valid or not: what has not changed of it need not be rendered again."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.representation
+
     async def fetch(
         self, key: Key, mark: Callable[[], Hashable], render: Callable[[], Representation | None]
     ) -> Representation | None:
@@ -144,7 +149,7 @@ class ResponseCache(Generic[Key]):
             before = self._entries.pop(key, None)
             if before is not None:
                 self._size -= before.representation.size
-            if entry is None or entry.representation.size > self._capacity // 4:
+            if entry is None or entry.representation.size > self._capacity:
                 return
             self._entries[key] = entry
             self._size += entry.representation.size

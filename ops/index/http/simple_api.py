@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, quote
 from ops.index.config import Options
 from ops.index.errors import NotAcceptable, NotFound, PackageIndexError, Quarantined, StorageBusy, StorageError
 from ops.index.http import simple_pages
+from ops.index.http.blocks import Page, rendered
 from ops.index.http.files import Delivery
 from ops.index.http.negotiation import HTML_V1, JSON_V1, accepts_gzip, simple_form
 from ops.index.http.representation import FILE_CACHING, Representation, Response
@@ -24,8 +25,8 @@ from ops.index.packages.repository import Repository
 from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS, in_thread
 
-_MEMORY = 16 * 1024**2
-"""Bytes for rendered pages: some 3,000 projects with ten files each."""
+_MEMORY = 64 * 1024**2
+"""Bytes for rendered pages: some 10,000 projects with ten files each, or 13 with 10,000."""
 
 _CONDITIONS = frozenset(
     {b"range", b"if-range", b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since"}
@@ -107,14 +108,12 @@ class SimpleApi:
     async def projects(self, request: Request) -> None:
         """The list of all projects (PEP 503, PEP 691)."""
         form = self._wanted_form(request)
-
-        def names() -> tuple[str, ...]:
-            return tuple(self._repository.projects())
+        key = ("/simple/", form)
 
         def render() -> Representation:
-            return _page(simple_pages.project_list(names(), form), form)
+            return self._rendered(key, simple_pages.project_list(self._repository.projects(), form), form)
 
-        page = await self._response_cache.fetch(("/simple/", form), names, render)
+        page = await self._response_cache.fetch(key, self._repository.projects_stamp, render)
         assert page is not None  # noqa: S101 - there is always a list
         await request.respond_with(self.variant(page, request.headers))
 
@@ -130,16 +129,17 @@ class SimpleApi:
             await request.redirect(("../" if slash else "") + normalized + "/" + _query(request))
             return
         form = self._wanted_form(request)
+        key = (f"/simple/{normalized}/", form)
 
         def mark() -> Hashable:
             return self._repository.project_stamp(normalized)
 
         def render() -> Representation | None:
             project = self._repository.project(normalized)
-            return None if project is None else _page(simple_pages.project_page(project, form), form)
+            return None if project is None else self._rendered(key, simple_pages.project_page(project, form), form)
 
         async def look() -> Representation | None:
-            return await self._response_cache.fetch((f"/simple/{normalized}/", form), mark, render)
+            return await self._response_cache.fetch(key, mark, render)
 
         page = await self.found(look)
         if page is None:
@@ -251,6 +251,18 @@ class SimpleApi:
 
         return await self._response_cache.fetch((f"/packages/{path}", None), mark, render)
 
+    def _rendered(self, key: tuple[str, str], page: Page, form: str) -> Representation:
+        last = self._response_cache.last(key)
+        made = rendered(page, None if last is None else last.page)
+        policy = None if form == JSON_V1 else NOTHING
+        return Representation(
+            made.body,
+            content_type=simple_pages.content_type(form),
+            vary="Accept, Authorization",
+            policy=policy,
+            page=made,
+        )
+
     def _wanted_form(self, request: Request) -> str:
         """The form that a request asks for, by Accept or, from a browser, by ``?format=`` (PEP 691)."""
         # A plus sign in a query may mean a space, which no media type has: it is taken literally.
@@ -260,13 +272,6 @@ class SimpleApi:
         if form is None:
             raise NotAcceptable(f"the simple pages are {JSON_V1}, {HTML_V1} and text/html; accept one of them")
         return form
-
-
-def _page(content: bytes, form: str) -> Representation:
-    policy = None if form == JSON_V1 else NOTHING
-    return Representation(
-        content, content_type=simple_pages.content_type(form), vary="Accept, Authorization", policy=policy
-    )
 
 
 def _query(request: Request) -> str:

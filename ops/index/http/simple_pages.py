@@ -9,19 +9,20 @@
     PEP 714   the name of core metadata: in HTML the old one too, not in JSON, where older versions of pip fail on it
     PEP 792   project status
 
-Pure functions from models to bytes. Addresses are relative, so that the index works under any prefix.
+Pure functions from models to texts. Addresses are relative, so that the index works under any prefix.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
+from ops.index.http.blocks import Entries, Page
 from ops.index.http.negotiation import JSON_V1
 from ops.index.packages.models import File, Project
 
@@ -41,13 +42,23 @@ _HEAD = """<!DOCTYPE html>
 """
 _TAIL = "</body>\n</html>\n"
 
+_FILES: Final = 64
+"""In a block of a page, on average: some 20 kB."""
+
+_VERSIONS: Final = 256
+_PROJECTS: Final = 512
+
+_META: Final = f'{{"api-version":"{API_VERSION}"}}'
+
+_json = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def content_type(form: str) -> str:
     """The Content-Type of a page in *form*, one of those in :mod:`ops.index.http.negotiation`."""
     return form if form == JSON_V1 else f"{form}; charset=utf-8"
 
 
-def project_page(project: Project, form: str) -> bytes:
+def project_page(project: Project, form: str) -> Page:
     """The page of one project, at ``simple/<name>/``.
 
     A quarantined project's page has no files: an index must not offer them (PEP 792).
@@ -55,13 +66,13 @@ def project_page(project: Project, form: str) -> bytes:
     return _project_json(project) if form == JSON_V1 else _project_html(project)
 
 
-def project_list(names: Iterable[str], form: str) -> bytes:
+def project_list(names: Sequence[str], form: str) -> Page:
     """The page of all projects, at ``simple/``."""
+    render = _names_json if form == JSON_V1 else _names_html
+    listed = Entries(tuple(names), str, render, _PROJECTS, "," if form == JSON_V1 else "")
     if form == JSON_V1:
-        return _json({"meta": {"api-version": API_VERSION}, "projects": [{"name": name} for name in names]})
-    lines = [_HEAD.format(version=API_VERSION, title="Simple index", more="")]
-    lines += [f'<a href="{quote(name)}/">{escape(name)}</a><br>\n' for name in names]
-    return "".join([*lines, _TAIL]).encode()
+        return f'{{"meta":{_META},"projects":[', listed, "]}"
+    return _HEAD.format(version=API_VERSION, title="Simple index", more=""), listed, _TAIL
 
 
 def file_address(file: File) -> str:
@@ -79,18 +90,34 @@ def offered(project: Project) -> tuple[File, ...]:
     return () if project.status == "quarantined" else project.files
 
 
-def _project_json(project: Project) -> bytes:
-    page: dict[str, Any] = {
-        "meta": {"api-version": API_VERSION},
-        "name": project.name,
-        "versions": list(project.versions),
-        "files": [_file_json(file) for file in offered(project)],
-    }
+def _project_json(project: Project) -> Page:
+    status = ""
     if project.status != "active" or project.status_reason:
-        page["project-status"] = {"status": project.status}
-        if project.status_reason:
-            page["project-status"]["reason"] = project.status_reason
-    return _json(page)
+        told = {"status": project.status, **({"reason": project.status_reason} if project.status_reason else {})}
+        status = f',"project-status":{_json(told)}'
+    return (
+        f'{{"meta":{_META},"name":{_json(project.name)},"versions":[',
+        Entries(project.versions, str, _versions_json, _VERSIONS, ","),
+        '],"files":[',
+        Entries(offered(project), _filename, _files_json, _FILES, ","),
+        f"]{status}}}",
+    )
+
+
+def _versions_json(versions: Sequence[str]) -> str:
+    return _json(versions)[1:-1]
+
+
+def _names_json(names: Sequence[str]) -> str:
+    return _json([{"name": name} for name in names])[1:-1]
+
+
+def _files_json(files: Sequence[File]) -> str:
+    return _json([_file_json(file) for file in files])[1:-1]
+
+
+def _filename(file: File) -> str:
+    return file.filename
 
 
 def _file_json(file: File) -> dict[str, Any]:
@@ -112,15 +139,22 @@ def _file_json(file: File) -> dict[str, Any]:
     return entry
 
 
-def _project_html(project: Project) -> bytes:
+def _project_html(project: Project) -> Page:
     more = ""
     if project.status != "active" or project.status_reason:
         more = f'<meta name="pypi:project-status" content="{escape(project.status)}">\n'
         if project.status_reason:
             more += f'<meta name="pypi:project-status-reason" content="{escape(project.status_reason)}">\n'
-    lines = [_HEAD.format(version=API_VERSION, title=f"Links for {escape(project.name)}", more=more)]
-    lines += [f"<a {_attributes(file)}>{escape(file.filename)}</a><br>\n" for file in offered(project)]
-    return "".join([*lines, _TAIL]).encode("utf-8", "replace")
+    head = _HEAD.format(version=API_VERSION, title=f"Links for {escape(project.name)}", more=more)
+    return head, Entries(offered(project), _filename, _files_html, _FILES), _TAIL
+
+
+def _names_html(names: Sequence[str]) -> str:
+    return "".join([f'<a href="{quote(name)}/">{escape(name)}</a><br>\n' for name in names])
+
+
+def _files_html(files: Sequence[File]) -> str:
+    return "".join([f"<a {_attributes(file)}>{escape(file.filename)}</a><br>\n" for file in files])
 
 
 def _attributes(file: File) -> str:
@@ -133,7 +167,3 @@ def _attributes(file: File) -> str:
     if file.yanked is not None:
         attributes["data-yanked"] = file.yanked
     return " ".join(f'{name}="{escape(value)}"' for name, value in attributes.items())
-
-
-def _json(page: dict[str, Any]) -> bytes:
-    return json.dumps(page, separators=(",", ":")).encode()

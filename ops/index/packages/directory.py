@@ -121,6 +121,8 @@ class PackageDirectory:
         """Names that were locked before the last reload of the storage."""
         self.version = 0
         """A number that grows with every change."""
+        self.projects_version = 0
+        """A number that grows when a project appears or vanishes."""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -469,6 +471,7 @@ class PackageDirectory:
         if known is not None:
             at = bisect_left(known, project)
             self._sorted = None if self._bulk else (*known[:at], *[project] * added, *known[at + (not added) :])
+        self.projects_version += 1
 
 
 def _key(path: str) -> str:

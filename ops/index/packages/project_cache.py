@@ -24,6 +24,7 @@ class CachedProject:
         version: of the directory, as far as it concerns this project.
         project: the project.
         entries: its files, each with its last modification in nanoseconds since the epoch.
+        listed: how many files the directory listed, be some of them gone.
         complete: False if some files could not be read and have to be tried again.
         checked_at: when the files were last compared with the disk, on the monotonic clock.
     """
@@ -31,6 +32,7 @@ class CachedProject:
     version: int
     project: Project
     entries: list[tuple[File, int]]
+    listed: int
     complete: bool = True
     checked_at: float = field(default_factory=time.monotonic)
 

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import stat
+import threading
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future
@@ -42,6 +43,9 @@ _PREFETCHED = 256 * 1024**2
 """Total bytes of small files that a server copies from a shared storage before they are requested."""
 
 _ANNOTATIONS_SECONDS = 0.02
+
+_MANY_FILES = 200
+"""Files of a project that are compared with the disk in a thread, as that takes longer than rendering a page again."""
 
 _log = logging.getLogger(__name__)
 
@@ -119,6 +123,11 @@ class Repository:
         self._look()
         return self.listing.projects()
 
+    def projects_stamp(self) -> Hashable:
+        """A value that changes with the names of the projects."""
+        self._look()
+        return self.listing.projects_version
+
     def paths(self) -> list[str]:
         """The relative paths of all files."""
         self._look()
@@ -139,16 +148,20 @@ class Repository:
         return None if cached is None else cached.project
 
     def _updated(self, name: str, version: int, cached: CachedProject | None) -> CachedProject | None:
-        paths = dict.fromkeys(self.listing.paths(name))
+        listed = self.listing.paths(name)
         only_added = cached is not None and cached.complete and self.listing.altered(name) <= cached.version
         known = [] if cached is None else cached.entries
-        if not only_added:
+        if cached is not None and only_added:
+            paths: Iterable[str] = listed[cached.listed :]
+        else:
+            unread = dict.fromkeys(listed)
             same = zip(known, self.file_info.unchanged(known), strict=True)
             known = [
-                (self._annotated(file), mtime_ns) for (file, mtime_ns), holds in same if holds and file.path in paths
+                (self._annotated(file), mtime_ns) for (file, mtime_ns), holds in same if holds and file.path in unread
             ]
-        for file, _ in known:
-            paths.pop(file.path, None)
+            for file, _ in known:
+                unread.pop(file.path, None)
+            paths = unread
         new: list[tuple[File, int]] = []
         complete = True
         for path in paths:
@@ -159,8 +172,8 @@ class Repository:
         if not known and not new:
             return None
         entries = in_order(known, new)
-        project = Project(name, tuple(file for file, _ in entries), *self.status(name))
-        updated = CachedProject(version, project, entries, complete)
+        project = Project(name, tuple([file for file, _ in entries]), *self.status(name))
+        updated = CachedProject(version, project, entries, len(listed), complete)
         if cached is not None and only_added:
             updated.checked_at = cached.checked_at
         self._cache.put(updated)
@@ -372,11 +385,19 @@ class Repository:
         """
         self._look()
         cached = self._cache.get(name)
-        if cached is not None and cached.due(self._options.refresh_seconds) and not self._holds(cached):
+        if cached is not None and cached.due(self._options.refresh_seconds):
+            if len(cached.entries) <= _MANY_FILES:
+                self._compare(cached)
+            else:  # takes long enough for pages to come first
+                threading.Thread(target=self._compare, args=(cached,), name="compare", daemon=True).start()
+        return self.listing.version_of(name)
+
+    def _compare(self, cached: CachedProject) -> None:
+        name = cached.project.name
+        if not self._holds(cached):
             self.listing.touch([name])
             if self.usage is not None:
                 self.usage.changed(self.listing.paths(name))
-        return self.listing.version_of(name)
 
     def _holds(self, cached: CachedProject) -> bool:
         """Whether all files were read, and none was written since. A file that is gone shows in its folder's time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from urllib.parse import unquote, urljoin
@@ -13,11 +14,23 @@ from hypothesis import strategies as st
 from pypi_simple import ProjectPage, RepositoryPage
 from pypi_simple.pep691 import Project as JsonProject
 
+from ops.index.http import simple_pages
+from ops.index.http.blocks import rendered
 from ops.index.http.negotiation import HTML, HTML_V1, JSON_V1
-from ops.index.http.simple_pages import content_type, file_address, project_list, project_page, timestamp
+from ops.index.http.simple_pages import content_type, file_address, timestamp
 from ops.index.packages.models import File, Project
 
 ADDRESS = "https://index.example/team/simple/spam/"
+
+
+def project_page(project: Project, form: str) -> bytes:
+    return rendered(simple_pages.project_page(project, form)).body
+
+
+def project_list(names: Sequence[str], form: str) -> bytes:
+    return rendered(simple_pages.project_list(names, form)).body
+
+
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 
 _words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=40)

@@ -1,4 +1,4 @@
-"""Projects that are updated step by step equal projects made afresh."""
+"""Projects that are updated step by step, and their pages, equal projects and pages made afresh."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -17,6 +18,9 @@ from hypothesis import strategies as st
 
 from ops.index.config import Options
 from ops.index.errors import PackageIndexError
+from ops.index.http import blocks, simple_pages
+from ops.index.http.blocks import Page
+from ops.index.http.negotiation import HTML, JSON_V1
 from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import parse
 from ops.index.packages.models import Project
@@ -56,6 +60,10 @@ steps = st.lists(
 )
 
 
+Pages: TypeAlias = Mapping[tuple[str, str], blocks.RenderedPage]
+"""By the name of their project and their form."""
+
+
 class History:
     """Servers of one storage, and what happens to it.
 
@@ -66,6 +74,7 @@ class History:
 
     def __init__(self, servers: list[House], foreign: Path | None) -> None:
         self.servers = servers
+        self._pages: dict[int, Pages] = {}
         self._foreign = foreign
         self._time = 10**18
 
@@ -90,7 +99,13 @@ class History:
                 house.repository.reload()
             elif self._foreign is not None:
                 self._change(action, self._foreign / filename, content)
-        house.repository.project(project)
+        self._show(house)
+
+    def _show(self, house: House) -> tuple[object, Pages]:
+        """What a server knows, and its pages, made of those that it showed before."""
+        state = _state(house.repository)
+        pages = self._pages[id(house)] = _pages(state[0], self._pages.get(id(house), {}))
+        return state, pages
 
     def _change(self, action: str, path: Path, content: bytes) -> None:
         if action == "drop" and not path.exists():
@@ -105,10 +120,10 @@ class History:
     def check(self) -> None:
         """Compare each server with one that starts now."""
         for house in self.servers:
-            eventually(lambda house=house: _state(house.repository) == _fresh(house), seconds=20)
+            eventually(lambda house=house: self._show(house) == _fresh(house), seconds=20)
 
 
-def _state(repository: Repository) -> object:
+def _state(repository: Repository) -> tuple[dict[str, Project | None], list[str | None]]:
     """All projects, and the path of each file that there may be."""
     repository.refresh()
     names = [parse(wheel_name(project, version)) for project in PROJECTS for version in VERSIONS]
@@ -118,8 +133,30 @@ def _state(repository: Repository) -> object:
     )
 
 
-def _fresh(house: House) -> object:
-    return _state(Repository(house.storage, house.name_locks, house.options))
+def _pages(projects: Mapping[str, Project | None], before: Pages) -> Pages:
+    """The list of projects and the page of each, in both forms."""
+    made: dict[tuple[str, str], Page] = {}
+    for form in (JSON_V1, HTML):
+        made["", form] = simple_pages.project_list(tuple(projects), form)
+        for name, project in projects.items():
+            if project is not None:
+                made[name, form] = simple_pages.project_page(project, form)
+    return {key: blocks.rendered(page, before.get(key)) for key, page in made.items()}
+
+
+def _fresh(house: House) -> tuple[object, Pages]:
+    state = _state(Repository(house.storage, house.name_locks, house.options))
+    return state, _pages(state[0], {})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_blocks() -> Iterator[None]:
+    """Keep also short pages in blocks, of two entries each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "LONG", 0)
+        for length in ("_FILES", "_VERSIONS", "_PROJECTS"):
+            patch.setattr(simple_pages, length, 2)
+        yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,142 @@
+"""Long pages, made of blocks of entries: after a change, only the blocks that hold it are made again.
+
+The name of a block's last entry decides that the block ends there. So servers that list the same entries make the same
+blocks, and the same bytes, whatever their lists were before. Each block is compressed by itself and ends with a whole
+byte (RFC 1951), so that compressed blocks can be joined to one gzip member (RFC 1952).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+
+Item = TypeVar("Item")
+
+LONG: Final = 64 * 1024
+"""Bytes of a page that is kept in blocks. A shorter one is compressed as a whole, which makes it smaller."""
+
+_HEAD: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+_TAIL: Final = b"\x03\0"
+"""An empty block that is marked as the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entries(Generic[Item]):
+    """A list in a page.
+
+    Parameters:
+        items: what it lists.
+        name: the text of an item that decides if a block ends with it.
+        render: the text of consecutive items.
+        length: of a block, in items, on average.
+        separator: between two items.
+    """
+
+    items: tuple[Item, ...]
+    name: Callable[[Item], str]
+    render: Callable[[Sequence[Item]], str]
+    length: int
+    separator: str = ""
+
+
+Page: TypeAlias = Sequence["str | Entries[Any]"]
+"""Texts and lists, one after the other."""
+
+
+class _Block(NamedTuple):
+    """Consecutive items of a list, or a text, and its bytes.
+
+    Parameters:
+        key: the place of the list in the page, the name of the first item, and whether no item comes before it.
+        items: of the list; none of a text.
+        plain: its bytes.
+        packed: the same, compressed; None if that was not done yet.
+    """
+
+    key: tuple[int, str, bool]
+    items: tuple[Any, ...]
+    plain: bytes | memoryview
+    packed: bytes | memoryview | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPage:
+    """The bytes of a page.
+
+    Parameters:
+        body: all of it.
+        packed: the same as gzip; None for a short page.
+        blocks: of a long page. Their bytes are parts of the other two.
+    """
+
+    body: bytes
+    packed: bytes | None = None
+    blocks: Mapping[tuple[int, str, bool], _Block] = field(default_factory=dict)
+
+
+def rendered(page: Page, before: RenderedPage | None = None) -> RenderedPage:
+    """Render a page.
+
+    Parameters:
+        page: its texts and lists.
+        before: an earlier state of the page; its blocks are used again.
+    """
+    known = {} if before is None else before.blocks
+    blocks = [block for place, part in enumerate(page) for block in _blocks(place, part, known)]
+    body = b"".join([block.plain for block in blocks])
+    if len(body) < LONG:
+        return RenderedPage(body)
+    packed = [_deflated(block.plain) if block.packed is None else block.packed for block in blocks]
+    end = struct.pack("<LL", zlib.crc32(body), len(body) & 0xFFFFFFFF)
+    whole = b"".join([_HEAD, *packed, _TAIL, end])
+    return RenderedPage(body, whole, {block.key: block for block in _placed(blocks, packed, body, whole)})
+
+
+def _blocks(place: int, part: str | Entries[Any], known: Mapping[tuple[int, str, bool], _Block]) -> Iterator[_Block]:
+    if isinstance(part, str):
+        yield _Block((place, "", True), (), part.encode("utf-8", "replace"))
+        return
+    items, name = part.items, part.name
+    start = 0
+    while start < len(items):
+        key = (place, name(items[start]), not start)
+        block = known.get(key)
+        stop = start + (1 if block is None else len(block.items))
+        if (
+            block is None
+            or items[start:stop] != block.items
+            or not (stop == len(items) or _ends(part, items[stop - 1]))
+        ):
+            stop = start + 1
+            while stop < len(items) and not _ends(part, items[stop - 1]):
+                stop += 1
+            listed = items[start:stop]
+            text = (part.separator if start else "") + part.render(listed)
+            block = _Block(key, listed, text.encode("utf-8", "replace"))
+        yield block
+        start = stop
+
+
+def _ends(part: Entries[Any], item: Any) -> bool:
+    """Whether a block ends with an item."""
+    return zlib.crc32(part.name(item).encode("utf-8", "replace")) % part.length == 0
+
+
+def _deflated(content: bytes | memoryview) -> bytes:
+    compressor = zlib.compressobj(6, zlib.DEFLATED, -15)
+    return compressor.compress(content) + compressor.flush(zlib.Z_SYNC_FLUSH)
+
+
+def _placed(
+    blocks: Sequence[_Block], packed: Sequence[bytes | memoryview], body: bytes, whole: bytes
+) -> Iterator[_Block]:
+    """The blocks with their bytes as parts of the page, which holds them anyway."""
+    plain_view, packed_view = memoryview(body), memoryview(whole)
+    at, packed_at = 0, len(_HEAD)
+    for block, piece in zip(blocks, packed, strict=True):
+        stop, packed_stop = at + len(block.plain), packed_at + len(piece)
+        yield _Block(block.key, block.items, plain_view[at:stop], packed_view[packed_at:packed_stop])
+        at, packed_at = stop, packed_stop
