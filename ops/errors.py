@@ -20,6 +20,8 @@ RunbookError                     says what, why and what to do; its data are att
 │   ├── RateLimitError           too many requests in too short a time
 │   ├── NetworkError             the platform cannot be reached, or has an outage
 │   └── TimeLimitError           the time limit was exceeded
+├── BucketError                  the folder or bucket with the snapshots refused or failed
+├── SnapshotError                a snapshot cannot be read, or does not hold what it names
 ├── IndexRequestError            the index refused a request, or could not be reached
 ├── ClientError                  pip, uv or twine ended with another code than expected
 ├── VerificationError            what was done cannot be seen from outside
@@ -232,6 +234,14 @@ class TimeLimitError(TargetError):
     def __init__(self, what: str, *, seconds: float, todo: str = "") -> None:
         self.seconds = seconds
         super().__init__(what, why=f"it was not done after {seconds:.0f} s", todo=todo)
+
+
+class BucketError(RunbookError):
+    """The folder or bucket with the snapshots refused or failed."""
+
+
+class SnapshotError(RunbookError):
+    """A snapshot cannot be read, or does not hold what it names."""
 
 
 class IndexRequestError(RunbookError):

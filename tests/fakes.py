@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote
 import bcrypt
 
 from ops.secret import Secret
-from ops.targets import Check, DeployedVersion, Deployment, HostingDifferences, Move, State
+from ops.targets import Check, DeployedVersion, Deployment, HostingDifferences, Move, State, VolumeFile
 from ops.workspace import Workspace
 
 
@@ -271,6 +271,19 @@ class FakeTarget:
 
     def upload(self, volume: str, path: str, source: Path) -> None:
         self.volumes[volume][path] = source.read_bytes()
+
+    def stat_files(self, volume: str) -> Sequence[VolumeFile]:
+        return [VolumeFile(path, len(content), 0) for path, content in sorted(self.volumes[volume].items())]
+
+    def upload_files(self, volume: str, sources: Mapping[str, Path]) -> None:
+        for path, source in sources.items():
+            self.upload(volume, path, source)
+
+    def delete_file(self, volume: str, path: str) -> bool:
+        return self.volumes[volume].pop(path, None) is not None
+
+    def costs(self) -> Sequence[tuple[str, float]] | None:
+        return None
 
     def state(self) -> State:
         if not self.running:

@@ -15,6 +15,7 @@ from ops.targets.target import (
     Move,
     State,
     Target,
+    VolumeFile,
 )
 from ops.workspace import Workspace
 
@@ -85,6 +86,7 @@ __all__ = [
     "Move",
     "State",
     "Target",
+    "VolumeFile",
     "known_places",
     "open_target",
 ]

@@ -6,12 +6,14 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ops.errors import TargetError
 from ops.private_files import draft_of, private_folder, write_durably
 from ops.secret import Secret
+from ops.targets.target import VolumeFile
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -61,14 +63,16 @@ class VolumeFolders:
 
     Parameters:
         folder: parent of the volumes, created with the first one.
+        mounted: folders of volumes that are elsewhere, by name.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mounted: Mapping[str, Path] | None = None) -> None:
         self._folder = folder
+        self._mounted = mounted or {}
 
     def path(self, name: str) -> Path:
         """Folder of the volume *name*."""
-        return self._folder / checked(name)
+        return self._mounted.get(name) or self._folder / checked(name)
 
     def create(self, name: str) -> None:
         """Create the volume's folder.
@@ -102,6 +106,23 @@ class VolumeFolders:
                 with contextlib.suppress(FileNotFoundError):
                     yield path.relative_to(root).as_posix(), path.lstat().st_size
 
+    def stat_files(self, name: str) -> list[VolumeFile]:
+        """All files with what is known of them, sorted by path. Files that vanish meanwhile are left out."""
+        root = self.path(name)
+        found = []
+        for folder, folders, files in os.walk(root):
+            folders.sort()
+            for file in files:
+                path = Path(folder, file)
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.lstat()
+                    link = stat.S_ISLNK(status.st_mode)
+                    relative = path.relative_to(root).as_posix()
+                    found.append(
+                        VolumeFile(relative, status.st_size, int(status.st_mtime), stat.S_IMODE(status.st_mode), link)
+                    )
+        return sorted(found, key=lambda file: file.path)
+
     def download(self, name: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*.
 
@@ -112,7 +133,7 @@ class VolumeFolders:
             shutil.copy2(self._inside(name, path), destination)
 
     def upload(self, name: str, path: str, source: Path) -> None:
-        """Copy *source* onto a volume as *path*, atomically.
+        """Copy *source* onto a volume as *path*, atomically and durably.
 
         Raises:
             TargetError: it cannot be copied.
@@ -123,7 +144,32 @@ class VolumeFolders:
             with draft_of(target) as draft:
                 shutil.copy2(source, draft)
                 draft.chmod(0o600)
+                with draft.open("rb") as copy:
+                    os.fsync(copy.fileno())
                 draft.replace(target)
+
+    def upload_files(self, name: str, sources: Mapping[str, Path]) -> None:
+        """Copy files onto a volume, each atomically.
+
+        Raises:
+            TargetError: one cannot be copied; those before it are there.
+        """
+        for path, source in sources.items():
+            self.upload(name, path, source)
+
+    def delete_file(self, name: str, path: str) -> bool:
+        """Delete one file. False if there was none.
+
+        Raises:
+            TargetError: it cannot be deleted.
+        """
+        target = self._inside(name, path)
+        with explained(f"delete {path!r} from the volume {name!r}", self.path(name)):
+            try:
+                target.unlink()
+            except FileNotFoundError:
+                return False
+        return True
 
     def _inside(self, name: str, path: str) -> Path:
         root = self.path(name)

@@ -22,7 +22,7 @@ from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
 from ops.targets.folders import SecretFiles, VolumeFolders, explained
 from ops.targets.lock import exclusive
 from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
-from ops.targets.target import Check, DeployedVersion, Deployment, Move, State, last_error
+from ops.targets.target import Check, DeployedVersion, Deployment, Move, State, VolumeFile, last_error
 from ops.workspace import PROJECT_ROOT, Workspace
 
 START_SECONDS = 30.0
@@ -162,6 +162,10 @@ class LocalTarget:
         """List all files of a volume, sorted by path, including those of the index itself."""
         return self._volumes.files(volume)
 
+    def stat_files(self, volume: str) -> Sequence[VolumeFile]:
+        """All files of a volume with what is known of them, sorted by path."""
+        return self._volumes.stat_files(volume)
+
     def download(self, volume: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*."""
         self._volumes.download(volume, path, destination)
@@ -169,6 +173,14 @@ class LocalTarget:
     def upload(self, volume: str, path: str, source: Path) -> None:
         """Copy *source* onto a volume as *path*, atomically."""
         self._volumes.upload(volume, path, source)
+
+    def upload_files(self, volume: str, sources: Mapping[str, Path]) -> None:
+        """Copy files onto a volume, each to the path that is its key."""
+        self._volumes.upload_files(volume, sources)
+
+    def delete_file(self, volume: str, path: str) -> bool:
+        """Delete one file of a volume. False if there was none."""
+        return self._volumes.delete_file(volume, path)
 
     def volume_folder(self, name: str) -> Path:
         """Folder of the volume *name*."""
@@ -350,6 +362,9 @@ class LocalTarget:
         process = ServerProcess.load(self._process_file)
         # The file stays: the next start uses the same port, so that client files remain valid.
         return process is not None and process.stop()
+
+    def costs(self) -> None:
+        """None: this machine sends no bill."""
 
     def logs(self, lines: int = 50) -> str:
         """Last lines of the server's log."""

@@ -20,7 +20,16 @@ from ops.targets.modal_environment import EnvironmentFolders, ModalEnvironment
 from ops.targets.modal_session import SUPPORTED, ask, exists, modal, say
 from ops.targets.modal_versions import AppVersions
 from ops.targets.modal_volumes import Volumes
-from ops.targets.target import Check, DeployedVersion, Deployment, HostingDifferences, State, as_lines, last_error
+from ops.targets.target import (
+    Check,
+    DeployedVersion,
+    Deployment,
+    HostingDifferences,
+    State,
+    VolumeFile,
+    as_lines,
+    last_error,
+)
 from ops.workspace import Workspace
 
 ENVIRONMENT_VARIABLE = "MODAL_ENVIRONMENT"
@@ -247,6 +256,10 @@ class ModalTarget:
         """List all files of a volume, sorted by path."""
         return self._volumes.files(volume)
 
+    def stat_files(self, volume: str) -> Sequence[VolumeFile]:
+        """All files of a volume with what is known of them, sorted by path."""
+        return self._volumes.stat_files(volume)
+
     def download(self, volume: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*, atomically."""
         self._volumes.download(volume, path, destination)
@@ -254,6 +267,14 @@ class ModalTarget:
     def upload(self, volume: str, path: str, source: Path) -> None:
         """Copy *source* onto a volume as *path*. Running servers see it after their next reload."""
         self._volumes.upload(volume, path, source)
+
+    def upload_files(self, volume: str, sources: Mapping[str, Path]) -> None:
+        """Copy files onto a volume, each to the path that is its key."""
+        self._volumes.upload_files(volume, sources)
+
+    def delete_file(self, volume: str, path: str) -> bool:
+        """Delete one file of a volume. False if there was none."""
+        return self._volumes.delete_file(volume, path)
 
     # --- the app ------------------------------------------------------------------------------------------------
 
@@ -318,6 +339,20 @@ class ModalTarget:
     def logs(self, lines: int = 50) -> str:
         """The last lines that the containers printed, of all versions."""
         return "\n".join(as_lines(entry.message for entry in self._log(lines))[-lines:])
+
+    def costs(self) -> Sequence[tuple[str, float]] | None:
+        """Metered cost of this environment since the first of the month, by resource; None if Modal refuses to tell."""
+
+        def look() -> list[tuple[str, float]]:
+            name = self._environment
+            environment = modal.Environment.from_name(name) if name else modal.Environment.from_context()
+            summary = environment.billing.summary()
+            return [(resource, float(cost)) for resource, cost in sorted(summary.metered_cost_breakdown.items())]
+
+        try:
+            return ask("tell the cost of the environment", look)
+        except RunbookError:
+            return None
 
     def _last_error(self) -> str:
         """The last error that containers of the version that is deployed have printed."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ops.targets.modal_session import ask, exists, modal, say
+from ops.targets.target import VolumeFile
 
 TRANSFER_SECONDS = 4 * 3600.0
 PROGRESS_BYTES = 64 * 1024**2
@@ -51,13 +52,18 @@ class Volumes:
 
     def files(self, name: str) -> Iterator[tuple[str, int]]:
         """List path and size in bytes of all files, sorted by path."""
+        yield from ((file.path, file.size) for file in self.stat_files(name))
 
-        def look() -> list[tuple[str, int]]:
+    def stat_files(self, name: str) -> Sequence[VolumeFile]:
+        """All files with what Modal tells of them, sorted by path."""
+
+        def look() -> list[VolumeFile]:
             found = self._volume(name).listdir("/", recursive=True)
             files = [entry for entry in found if entry.type.name == "FILE"]
-            return sorted((entry.path.lstrip("/"), entry.size) for entry in files)
+            listed = [VolumeFile(entry.path.lstrip("/"), entry.size, int(entry.mtime)) for entry in files]
+            return sorted(listed, key=lambda file: file.path)
 
-        yield from ask(f"list the files of {name}", look, seconds=600)
+        return ask(f"list the files of {name}", look, seconds=600)
 
     def download(self, name: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*, atomically."""
@@ -81,12 +87,33 @@ class Volumes:
 
     def upload(self, name: str, path: str, source: Path) -> None:
         """Copy *source* onto a volume as *path*. Running servers see it after their next reload."""
+        self.upload_files(name, {path: source})
+
+    def upload_files(self, name: str, sources: Mapping[str, Path]) -> None:
+        """Copy files onto a volume in one batch, which appears as a whole."""
 
         def copy() -> None:
             with self._volume(name).batch_upload(force=True) as batch:
-                batch.put_file(source, f"/{path.lstrip('/')}")
+                for path, source in sources.items():
+                    batch.put_file(source, f"/{path.lstrip('/')}")
 
-        ask(f"upload {path} ({source.stat().st_size // 2**20} MiB)", copy, seconds=TRANSFER_SECONDS)
+        if not sources:
+            return
+        size = sum(source.stat().st_size for source in sources.values())
+        what = next(iter(sources)) if len(sources) == 1 else f"{len(sources)} files"
+        ask(f"upload {what} ({size // 2**20} MiB)", copy, seconds=TRANSFER_SECONDS)
+
+    def delete_file(self, name: str, path: str) -> bool:
+        """Delete one file. False if there was none."""
+
+        def delete() -> bool:
+            try:
+                self._volume(name).remove_file(f"/{path.lstrip('/')}")
+            except (FileNotFoundError, modal.exception.NotFoundError):
+                return False
+            return True
+
+        return ask(f"delete {path}", delete)
 
     def _volume(self, name: str) -> modal.Volume:
         return modal.Volume.from_name(name, environment_name=self._environment)

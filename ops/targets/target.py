@@ -115,6 +115,25 @@ class Move:
 
 
 @dataclass(frozen=True)
+class VolumeFile:
+    """File of a volume.
+
+    Parameters:
+        path: from the volume's root, with slashes.
+        size: bytes.
+        modified: seconds since the epoch, whole.
+        mode: permission bits; None if the volume does not tell.
+        link: True for a symbolic link.
+    """
+
+    path: str
+    size: int
+    modified: int
+    mode: int | None = None
+    link: bool = False
+
+
+@dataclass(frozen=True)
 class HostingChange:
     """Setting of the hosting that a deployment would change.
 
@@ -217,11 +236,20 @@ class Target(Protocol):
     def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
         """List all files of a volume: path from its root, with slashes, and size in bytes."""
 
+    def stat_files(self, volume: str) -> Sequence[VolumeFile]:
+        """All files of a volume with what is known of them, sorted by path."""
+
     def download(self, volume: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*."""
 
     def upload(self, volume: str, path: str, source: Path) -> None:
         """Copy *source* onto a volume as *path*, replacing a file there."""
+
+    def upload_files(self, volume: str, sources: Mapping[str, Path]) -> None:
+        """Copy files onto a volume, each to the path that is its key. Those that fit are there if it fails."""
+
+    def delete_file(self, volume: str, path: str) -> bool:
+        """Delete one file of a volume. False if there was none."""
 
     def state(self) -> State:
         """State of the index. Reads only."""
@@ -275,6 +303,8 @@ class Target(Protocol):
     def logs(self, lines: int = 50) -> str:
         """Last lines of the server's log."""
 
+    def costs(self) -> Sequence[tuple[str, float]] | None:
+        """Costs of this month in US dollars, by what they are for; None if the platform does not tell."""
 
 LONGEST = 300
 """Characters of a line to quote in an error."""
