@@ -1,0 +1,209 @@
+"""Snapshot: what an index consisted of at one moment.
+
+Small files that hold decisions (annotations, tombstones, users, roles, tokens' hashes) are in it as text; all others
+are named by the hash of their bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+from ops.errors import SnapshotError
+
+FORMAT = 1
+TEXT_BYTES = 1024**2
+"""Larger files are stored as blobs, whatever they hold."""
+
+NAME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
+"""Name of a snapshot: the moment in UTC, sortable, and valid in every bucket."""
+
+PACKAGES, CREDENTIALS = "packages", "credentials"
+"""The parts of an index: its two volumes, whatever they are called."""
+
+_REBUILT = (".index/staging/", ".index/facts/")
+"""Folders that the index makes again from its files."""
+
+_AUDIT = {PACKAGES: ".index/audit/", CREDENTIALS: ".audit/"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file.
+
+    Parameters:
+        sha256: of its bytes, in hexadecimal.
+        size: bytes.
+        modified: seconds since the epoch.
+        text: its content if it is in the snapshot itself; None if it is a blob.
+        uploaded: seconds since the epoch, as the index shows it; None if not known.
+    """
+
+    sha256: str
+    size: int
+    modified: int
+    text: str | None = None
+    uploaded: float | None = None
+
+    @classmethod
+    def of_text(cls, content: bytes, modified: int) -> Self:
+        """An item whose bytes, in any encoding, are in the snapshot."""
+        text = content.decode("utf-8", "surrogateescape")
+        return cls(hashlib.sha256(content).hexdigest(), len(content), modified, text)
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of a text."""
+        return (self.text or "").encode("utf-8", "surrogateescape")
+
+
+Items = Mapping[str, Item]
+"""The files of one part, by path."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All files of an index that cannot be made again.
+
+    Parameters:
+        name: the moment, such as ``2026-01-31T02-17-00Z``.
+        place: the target that it was taken from.
+        packages: files of the volume of packages.
+        credentials: files of the volume of credentials.
+    """
+
+    name: str
+    place: str
+    packages: Items
+    credentials: Items
+
+    @property
+    def parts(self) -> dict[str, Items]:
+        """Both volumes, by :data:`PACKAGES` and :data:`CREDENTIALS`."""
+        return {PACKAGES: self.packages, CREDENTIALS: self.credentials}
+
+    @property
+    def taken(self) -> datetime:
+        """The moment."""
+        return moment(self.name)
+
+    def blobs(self) -> Iterator[tuple[str, Item]]:
+        """Path and item of each file whose bytes are a blob."""
+        for items in self.parts.values():
+            yield from ((path, item) for path, item in items.items() if item.text is None)
+
+    def same_content(self, other: Snapshot) -> bool:
+        """Whether both hold the same bytes under the same names."""
+        return self.place == other.place and all(
+            {path: item.sha256 for path, item in items.items()}
+            == {path: item.sha256 for path, item in other.parts[part].items()}
+            for part, items in self.parts.items()
+        )
+
+    def to_bytes(self) -> bytes:
+        """The snapshot as JSON, with a hash over all of it."""
+        content = {
+            "format": FORMAT,
+            "name": self.name,
+            "place": self.place,
+            **{part: {path: _to_json(item) for path, item in items.items()} for part, items in self.parts.items()},
+        }
+        return json.dumps({**content, "sha256": _digest(content)}, sort_keys=True, indent=0).encode("ascii")
+
+    @classmethod
+    def from_bytes(cls, name: str, content: bytes) -> Self:
+        """Read a snapshot, and check that it is whole and names no path outside of its volume.
+
+        Parameters:
+            name: under which it is stored.
+            content: as of :meth:`to_bytes`.
+
+        Raises:
+            SnapshotError: it is damaged, or written by a later version.
+        """
+        try:
+            found: dict[str, Any] = json.loads(content)
+            digest, known = found.pop("sha256"), found["format"]
+            if known != FORMAT:
+                why = f"its format is {known}, and this version reads {FORMAT}"
+                raise SnapshotError(
+                    f"the snapshot {name} cannot be read", why=why, todo="use the version that wrote it"
+                )
+            if digest != _digest(found) or found["name"] != name:
+                raise ValueError("its content is not what was written")
+            parts = {part: {path: _item(path, entry) for path, entry in found[part].items()} for part in _AUDIT}
+            return cls(name, str(found["place"]), parts[PACKAGES], parts[CREDENTIALS])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise SnapshotError(
+                f"the snapshot {name} is damaged",
+                why=f"it was cut short or altered: {str(error)[:200] or type(error).__name__}",
+                todo="use another one, and delete this one's file in snapshots/",
+            ) from None
+
+
+def name_of(when: datetime) -> str:
+    """The name of a snapshot taken at this moment."""
+    return when.astimezone(UTC).strftime(NAME_FORMAT)
+
+
+def moment(name: str) -> datetime:
+    """The moment in the name of a snapshot.
+
+    Raises:
+        SnapshotError: it is no such name.
+    """
+    try:
+        return datetime.strptime(name, NAME_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        raise SnapshotError(
+            f"{name!r} is no name of a snapshot",
+            why="a name is a moment in UTC, such as 2026-01-31T02-17-00Z",
+            todo="name one that the notebook 06_back_up lists",
+        ) from None
+
+
+def is_kept(path: str) -> bool:
+    """Whether a file belongs in a snapshot: all do, except locks, unfinished files and what the index makes again."""
+    name = PurePosixPath(path).name
+    return not (
+        path.startswith(_REBUILT)
+        or name.endswith((".lock", "-lock", ".new"))
+        or any(part.endswith(".reserve") for part in PurePosixPath(path).parts)
+    )
+
+
+def is_log(part: str, path: str) -> bool:
+    """Whether a file is one of the audit log, to which lines are only ever added."""
+    return path.startswith(_AUDIT[part])
+
+
+def is_text(part: str, path: str, size: int) -> bool:
+    """Whether a file is kept in the snapshot itself."""
+    decides = part == CREDENTIALS or path.startswith(".index/")
+    return decides and not is_log(part, path) and size <= TEXT_BYTES
+
+
+def _to_json(item: Item) -> dict[str, Any]:
+    fields = {name: getattr(item, name) for name in Item.__slots__}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _item(path: str, entry: Mapping[str, Any]) -> Item:
+    parts = path.split("/")
+    if not path or any(part in ("", ".", "..") for part in parts) or "\0" in path or "\\" in path:
+        raise ValueError(f"{path!r} is no path on a volume")
+    item = Item(**entry)
+    if not (isinstance(item.sha256, str) and isinstance(item.size, int) and isinstance(item.modified, int)):
+        raise TypeError(f"the entry of {path!r} is incomplete")
+    if item.text is not None and Item.of_text(item.content, 0).sha256 != item.sha256:
+        raise ValueError(f"the text of {path!r} does not have its hash")
+    return item
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
