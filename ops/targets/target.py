@@ -306,6 +306,7 @@ class Target(Protocol):
     def costs(self) -> Sequence[tuple[str, float]] | None:
         """Costs of this month in US dollars, by what they are for; None if the platform does not tell."""
 
+
 LONGEST = 300
 """Characters of a line to quote in an error."""
 
