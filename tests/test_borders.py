@@ -15,13 +15,16 @@ from ops.workspace import PROJECT_ROOT
 FOUNDATIONS = frozenset(
     {
         "ops",
-        "ops.table",
+        "ops.decoded_text",
         "ops.errors",
         "ops.parameters",
         "ops.polling",
         "ops.private_files",
+        "ops.redaction",
         "ops.secret",
+        "ops.secret_forms",
         "ops.settings",
+        "ops.table",
         "ops.workspace",
     }
 )

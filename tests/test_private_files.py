@@ -11,8 +11,8 @@ import pytest
 
 from ops.clients import ClientFiles, Login
 from ops.private_files import private_file, private_folder, replace_file
+from ops.redaction import Redactor
 from ops.runbook.record import Record
-from ops.runbook.redaction import Redactor
 from ops.secret import Secret
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
 from ops.targets.local import LocalTarget

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import signal
 import subprocess
@@ -11,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from ops.clients.configuration import ClientFiles, Login, is_loopback
 from ops.errors import ClientError
+from ops.redaction import Redactor
 from ops.secret import Secret
 
 TIME_LIMIT = 300.0
@@ -128,24 +128,18 @@ def run(
             f"{client} did not end within {seconds:.0f} s",
             client=client,
             returncode=process.returncode,
-            output=masked(output.decode("utf-8", "replace"), secrets),
+            output=_shown(output, secrets),
             todo="check that the index answers, and run this again",
         ) from None
     except BaseException:
         _end(process)
         process.communicate()
         raise
-    shown = masked(output.decode("utf-8", "replace"), secrets)
-    return Result(client, process.returncode, shown, time.monotonic() - started)
+    return Result(client, process.returncode, _shown(output, secrets), time.monotonic() - started)
 
 
-def masked(text: str, secrets: Iterable[Secret]) -> str:
-    """Replace secrets by asterisks, also where they are quoted for a URL or encoded in base64."""
-    for secret in secrets:
-        value = secret.reveal()
-        for form in (value, quote(value, safe=""), base64.b64encode(value.encode()).decode()):
-            text = text.replace(form, str(secret))
-    return text
+def _shown(output: bytes, secrets: Iterable[Secret]) -> str:
+    return Redactor(secret.reveal() for secret in secrets).text(output.decode("utf-8", "replace"))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,10 +7,10 @@ record = run_notebooks([find_notebook("01_provision", folder).path], {"target": 
 from __future__ import annotations
 
 from ops.parameters import Parameter
+from ops.redaction import Redactor, SecretSource
 from ops.runbook.notebook import Notebook, Step, find_notebook, list_notebooks
 from ops.runbook.progress import ConsoleProgress, Progress, silent
 from ops.runbook.record import Record, list_records, prune
-from ops.runbook.redaction import Redactor, SecretSource
 from ops.runbook.runner import RunInterruptedError, run_notebooks
 
 __all__ = [

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ops.runbook.redaction import Redactor
+from ops.redaction import Redactor
 from ops.runbook.workspace_secrets import workspace_sources
 from ops.workspace import Workspace
 

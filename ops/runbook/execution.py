@@ -20,8 +20,8 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager
 
 from ops.private_files import replace_file
+from ops.redaction import Redactor
 from ops.runbook.kernel import kernel_environment, kernel_manager
-from ops.runbook.redaction import Redactor
 
 CELL_TIMEOUT = 30 * 60
 """Seconds that a cell may take unless the caller says otherwise: enough for a build on a slow network."""

@@ -19,11 +19,11 @@ from typing import Any
 from ops.errors import RunbookError
 from ops.parameters import assign
 from ops.private_files import replace_file
+from ops.redaction import Redactor
 from ops.runbook import record as outcomes
 from ops.runbook.kernel import OwnKernelSpecs, kernel_path
 from ops.runbook.notebook import Notebook, steps
 from ops.runbook.record import BY_HAND, NotebookRecord, Record, StepRecord
-from ops.runbook.redaction import Redactor
 from ops.runbook.runner import notebook_environment, refuse_secrets
 from ops.runbook.workspace_secrets import register, scan, workspace_sources
 from ops.secret import REGISTER_VARIABLE

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from ops.redaction import Redactor
 from ops.runbook import record as outcomes
 from ops.runbook.notebook import steps
 from ops.runbook.record import NotebookRecord, Record, StepRecord
-from ops.runbook.redaction import Redactor
 from ops.runbook.summary import lines, write
 
 TICK_SECONDS = 1.0

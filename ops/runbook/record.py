@@ -25,8 +25,8 @@ from typing import Any, Self
 
 from ops.errors import RunbookError
 from ops.private_files import private_folder, replace_file
+from ops.redaction import Redactor
 from ops.runbook.provenance import Provenance
-from ops.runbook.redaction import Redactor
 from ops.table import ADDRESS, KEY, OUTCOME, PLACE, PLAN
 
 SCHEMA = 2

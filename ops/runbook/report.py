@@ -19,8 +19,8 @@ from pygments.formatters import HtmlFormatter
 
 from ops.errors import RunbookError
 from ops.private_files import replace_file
+from ops.redaction import Redactor
 from ops.runbook.record import Failure, Record, list_records
-from ops.runbook.redaction import Redactor
 from ops.runbook.summary import counts
 from ops.table import change_line
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ops.errors import NotebookError, ParameterError, RunError
 from ops.parameters import Value, assign
+from ops.redaction import Redactor, SecretSource
 from ops.runbook import record as outcomes
 from ops.runbook.engine import ENGINE_NAME, register_engine
 from ops.runbook.failure import AGAIN, failure_in
@@ -24,7 +25,6 @@ from ops.runbook.notebook import Notebook, Step
 from ops.runbook.plan_file import PlanFile, is_plan_cell
 from ops.runbook.progress import ConsoleProgress, OnProgress, StepLog
 from ops.runbook.record import PLAN_ONLY, RUN, Failure, NotebookRecord, Record, StepRecord
-from ops.runbook.redaction import Redactor, SecretSource
 from ops.runbook.workspace_secrets import register, scan, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.table import APPROVED_VARIABLE

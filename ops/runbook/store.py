@@ -25,11 +25,11 @@ from nbclient.exceptions import CellExecutionError
 
 from ops.errors import RunbookError, RunError
 from ops.private_files import replace_file
+from ops.redaction import Redactor
 from ops.runbook.execution import CELL_TIMEOUT
 from ops.runbook.failure import explained
 from ops.runbook.kernel import kernel_environment, kernel_manager
 from ops.runbook.notebook import Notebook, find_notebook, list_notebooks
-from ops.runbook.redaction import Redactor
 from ops.runbook.workspace_secrets import register, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.table import KEY

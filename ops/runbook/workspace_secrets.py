@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ops.private_files import replace_file
-from ops.runbook.redaction import Redactor, SecretSource
+from ops.redaction import Redactor, SecretSource
 from ops.workspace import Workspace
 
 _STEMS = ("PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "APIKEY")

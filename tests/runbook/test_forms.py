@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from ops.runbook.redaction import Redactor
+from ops.redaction import Redactor
 from ops.runbook.workspace_secrets import scan
 from tests.runbook.forms import BEGIN, END, GENERATED, ROWS, SECURITY, WORDS, Row, table
 

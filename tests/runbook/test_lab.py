@@ -19,9 +19,9 @@ import nbformat
 import pytest
 
 from ops.errors import ParameterError, RunbookError
+from ops.redaction import Redactor
 from ops.runbook import Notebook, Record, lab
 from ops.runbook.record import BY_HAND
-from ops.runbook.redaction import Redactor
 from ops.secret import REGISTER_VARIABLE
 from ops.workspace import PROJECT_ROOT, Workspace
 

@@ -13,9 +13,9 @@ import jsonschema
 import pytest
 
 from ops.errors import RunbookError
+from ops.redaction import Redactor
 from ops.runbook import record as record_module
 from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord, list_records, prune
-from ops.runbook.redaction import Redactor
 from ops.runbook.workspace_secrets import scan
 from ops.table import KEY
 

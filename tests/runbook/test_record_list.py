@@ -9,9 +9,9 @@ import pytest
 from bs4 import BeautifulSoup
 
 from ops.errors import RunbookError
+from ops.redaction import Redactor
 from ops.runbook.record import Failure, NotebookRecord, Record, list_records
 from ops.runbook.record_list import choose, differences, find_record, table
-from ops.runbook.redaction import Redactor
 from ops.runbook.report import external_assets, write_overview
 
 

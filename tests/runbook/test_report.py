@@ -14,8 +14,8 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from ops.redaction import Redactor
 from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord
-from ops.runbook.redaction import Redactor
 from ops.runbook.report import duration, external_assets, write_reports
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

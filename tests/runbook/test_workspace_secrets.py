@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.runbook.redaction import MASK, Redactor
+from ops.redaction import MASK, Redactor
 from ops.runbook.workspace_secrets import environment, is_secret_variable, register, workspace_sources
 from ops.secret import REGISTER_VARIABLE, Secret
 from ops.workspace import Workspace

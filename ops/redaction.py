@@ -1,6 +1,6 @@
 """Masking of every known secret, in every form in which programs show values.
 
-What is found: :mod:`ops.runbook.secret_forms` and :mod:`ops.runbook.decoded_text`, and the halves of a secret in
+What is found: :mod:`ops.secret_forms` and :mod:`ops.decoded_text`, and the halves of a secret in
 neighbouring cells of a table, in lines, or on the two output streams. What is not: a value that was encrypted,
 compressed, hashed, or mixed with other text. :class:`ops.secret.Secret`, which never shows itself, comes before this;
 the scan of the finished record (:mod:`ops.runbook.record`) after it.
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ops.runbook.decoded_text import DecodedText, decoded, table_columns
-from ops.runbook.secret_forms import MINIMUM_LENGTH, Form, forms, lines_of
+from ops.decoded_text import DecodedText, decoded, table_columns
+from ops.secret_forms import MINIMUM_LENGTH, Form, forms, lines_of
 
 MASK = "********"
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from ops.runbook.redaction import MASK, Redactor
+from ops.redaction import MASK, Redactor
 
 SECRETS = [
     "correct-horse-battery",

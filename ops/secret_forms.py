@@ -1,7 +1,7 @@
 """The forms that programs give to a secret: quoted, escaped, encoded, or cut short.
 
 Some are searched for as text (:func:`forms`); those that encode single characters are decoded first
-(:mod:`ops.runbook.decoded_text`).
+(:mod:`ops.decoded_text`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ops.runbook.decoded_text import decoded
+from ops.decoded_text import decoded
 
 MINIMUM_LENGTH = 6
 """Shorter secrets are not masked: they would be found everywhere, and the masks would spell them out. The index itself
