@@ -142,7 +142,7 @@ def _records() -> str:
 
 def _masked(texts: Mapping[str, str]) -> dict[str, str]:
     """The texts without the secrets that are known here, as a record of a run would hold them."""
-    from ops.runbook.redaction import Redactor
+    from ops.redaction import Redactor
     from ops.runbook.workspace_secrets import passwords_in_urls, register, scan, workspace_sources
 
     registers = [register(Path(named))] if (named := os.environ.get(REGISTER_VARIABLE)) else []

@@ -35,7 +35,7 @@ JUPYTER = frozenset(
 )
 
 
-MASKED_AS_RECORDS = frozenset({"ops.runbook.record", "ops.runbook.redaction", "ops.runbook.workspace_secrets"})
+MASKED_AS_RECORDS = frozenset({"ops.runbook.record", "ops.redaction", "ops.runbook.workspace_secrets"})
 """What the support bundle takes from the runner: the records of runs, and the masking of secrets in them."""
 
 

@@ -8,11 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from ops.runbook.redaction import Redactor
 
 from ops import onboard, support_bundle
 from ops.clients import ClientFiles
 from ops.errors import VerificationError
+from ops.redaction import Redactor
 from ops.runbook.record import Record
 from ops.workspace import Workspace
 from tests.fakes import FakeTarget

@@ -19,19 +19,21 @@ PackageIndexError                 status, headers, and one line of plain text as
 │   └── ProjectClosed       409   the project is archived or quarantined (PEP 792)
 ├── TooLarge                413
 ├── QuotaExceeded           507   the project, or the index, has no room for the file (RFC 4331)
-├── TooManyAttempts         429   with Retry-After
-├── TooManyUploads          429   with Retry-After
 ├── StorageError            500   the directory or the Volume failed
 │   ├── StorageFull         507
 │   ├── StorageReadOnly     403   the server may read the directory but not write it
-│   └── StorageBusy         503   with Retry-After; a commit or reload takes too long
-├── LoginDelayed            503   with Retry-After; it cannot be verified in time
-├── SandboxError            503   with Retry-After; strangers' content was not processed
-│   ├── WorkFailed          400   the content made it crash, or reach a limit of time or memory
-│   ├── WorkCancelled       503   the client has left, or the server is stopping
-│   ├── SandboxBusy         503   too many calls wait
-│   └── SandboxUnavailable  503   no process can be started
-└── Busy                    503   with Retry-After; another upload of this name is not finished
+│   └── StorageBusy         503   see below
+├── TooManyAttempts         429   with Retry-After
+└── RetryLater              503   with Retry-After
+    ├── TooManyUploads      429   of one user
+    ├── StorageBusy         503   a commit or reload takes too long
+    ├── LoginDelayed        503   it cannot be verified in time
+    ├── Busy                503   another upload of this name is not finished
+    └── SandboxError        503   strangers' content was not processed
+        ├── WorkFailed          400   the content made it crash, or reach a limit of time or memory
+        ├── WorkCancelled       503   the client has left, or the server is stopping
+        ├── SandboxBusy         503   too many calls wait
+        └── SandboxUnavailable  503   no process can be started
 """
 
 # ruff: noqa: N818 - named as HTTP and the field name them
@@ -297,30 +299,8 @@ class TooManyAttempts(PackageIndexError):
         super().__init__(f"too many failed logins; check the password, and try again in {self.retry_after} s")
 
 
-class TooManyUploads(PackageIndexError):
-    """One user has as many uploads under way as allowed.
-
-    Parameters:
-        username: of the user.
-        limit: uploads at once.
-        retry_after: seconds.
-    """
-
-    status = 429
-    retry_after: int
-
-    def __init__(self, username: str, *, limit: int, retry_after: int = 5) -> None:
-        self.username = username
-        self.limit = limit
-        self.retry_after = retry_after
-        super().__init__(
-            f"the user {username!r} has {limit} uploads under way, as many as one user may have at once: wait for one "
-            f"of them to end, and try again in {retry_after} s"
-        )
-
-
-class LoginDelayed(PackageIndexError):
-    """A login cannot be verified in time. pip and uv retry by themselves.
+class RetryLater(PackageIndexError):
+    """It may work in some seconds. pip and uv retry by themselves.
 
     Parameters:
         why: words that precede "; try again".
@@ -333,6 +313,29 @@ class LoginDelayed(PackageIndexError):
     def __init__(self, why: str, *, retry_after: int = 5) -> None:
         self.retry_after = retry_after
         super().__init__(f"{why}; try again in {retry_after} s")
+
+
+class TooManyUploads(RetryLater):
+    """One user has as many uploads under way as allowed.
+
+    Parameters:
+        username: of the user.
+        limit: uploads at once.
+    """
+
+    status = 429
+
+    def __init__(self, username: str, *, limit: int) -> None:
+        self.username = username
+        self.limit = limit
+        super().__init__(
+            f"the user {username!r} has {limit} uploads under way, as many as one user may have at once: wait for one "
+            "of them to end"
+        )
+
+
+class LoginDelayed(RetryLater):
+    """A login cannot be verified in time."""
 
 
 class StorageError(PackageIndexError):
@@ -353,53 +356,27 @@ class StorageReadOnly(StorageError):
     status = 403
 
 
-class StorageBusy(StorageError):
-    """A commit or reload of a shared storage takes too long.
-
-    Parameters:
-        why: words that precede "; try again".
-        retry_after: seconds.
-    """
-
-    status = 503
-    retry_after: int
+class StorageBusy(RetryLater, StorageError):
+    """A commit or reload of a shared storage takes too long."""
 
     def __init__(self, why: str, *, retry_after: int = 10) -> None:
-        self.retry_after = retry_after
-        super().__init__(f"{why}; try again in {retry_after} s")
+        super().__init__(why, retry_after=retry_after)
 
 
-class Busy(PackageIndexError):
+class Busy(RetryLater):
     """Another upload of the same name, or change of the same project, is not finished or not yet rolled back.
 
     Parameters:
         filename: of the upload or change.
-        retry_after: seconds.
     """
 
-    status = 503
-    retry_after: int
-
-    def __init__(self, filename: str, *, retry_after: int = 5) -> None:
+    def __init__(self, filename: str) -> None:
         self.filename = filename
-        self.retry_after = retry_after
-        super().__init__(f"another upload or change of {filename!r} is not finished; try again in {retry_after} s")
+        super().__init__(f"another upload or change of {filename!r} is not finished")
 
 
-class SandboxError(PackageIndexError):
-    """Strangers' content could not be processed in a child process.
-
-    Parameters:
-        why: words that precede "; try again".
-        retry_after: seconds.
-    """
-
-    status = 503
-    retry_after: int
-
-    def __init__(self, why: str, *, retry_after: int = 5) -> None:
-        self.retry_after = retry_after
-        super().__init__(f"{why}; try again in {retry_after} s")
+class SandboxError(RetryLater):
+    """Strangers' content could not be processed in a child process."""
 
 
 class WorkFailed(SandboxError):
