@@ -7,6 +7,7 @@ byte (RFC 1951), so that compressed blocks can be joined to one gzip member (RFC
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,12 +55,14 @@ class _Block(NamedTuple):
         items: of the list; none of a text.
         plain: its bytes.
         packed: the same, compressed; None if that was not done yet.
+        digest: SHA-256 of the plain bytes; likewise.
     """
 
     key: tuple[int, str, bool]
     items: tuple[Any, ...]
     plain: bytes | memoryview
-    packed: bytes | memoryview | None = None
+    packed: bytes | memoryview = b""
+    digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,13 @@ class RenderedPage:
     Parameters:
         body: all of it.
         packed: the same as gzip; None for a short page.
+        digest: of the body, made of those of its blocks; empty for a short page.
         blocks: of a long page. Their bytes are parts of the other two.
     """
 
     body: bytes
     packed: bytes | None = None
+    digest: bytes = b""
     blocks: Mapping[tuple[int, str, bool], _Block] = field(default_factory=dict)
 
 
@@ -89,10 +94,11 @@ def rendered(page: Page, before: RenderedPage | None = None) -> RenderedPage:
     body = b"".join([block.plain for block in blocks])
     if len(body) < LONG:
         return RenderedPage(body)
-    packed = [_deflated(block.plain) if block.packed is None else block.packed for block in blocks]
+    blocks = [block if block.digest else _finished(block) for block in blocks]
     end = struct.pack("<LL", zlib.crc32(body), len(body) & 0xFFFFFFFF)
-    whole = b"".join([_HEAD, *packed, _TAIL, end])
-    return RenderedPage(body, whole, {block.key: block for block in _placed(blocks, packed, body, whole)})
+    packed = b"".join([_HEAD, *[block.packed for block in blocks], _TAIL, end])
+    digest = hashlib.sha256(b"".join([block.digest for block in blocks])).digest()
+    return RenderedPage(body, packed, digest, {block.key: block for block in _placed(blocks, body, packed)})
 
 
 def _blocks(place: int, part: str | Entries[Any], known: Mapping[tuple[int, str, bool], _Block]) -> Iterator[_Block]:
@@ -125,18 +131,17 @@ def _ends(part: Entries[Any], item: Any) -> bool:
     return zlib.crc32(part.name(item).encode("utf-8", "replace")) % part.length == 0
 
 
-def _deflated(content: bytes | memoryview) -> bytes:
+def _finished(block: _Block) -> _Block:
     compressor = zlib.compressobj(6, zlib.DEFLATED, -15)
-    return compressor.compress(content) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    packed = compressor.compress(block.plain) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    return block._replace(packed=packed, digest=hashlib.sha256(block.plain).digest())
 
 
-def _placed(
-    blocks: Sequence[_Block], packed: Sequence[bytes | memoryview], body: bytes, whole: bytes
-) -> Iterator[_Block]:
+def _placed(blocks: Sequence[_Block], body: bytes, packed: bytes) -> Iterator[_Block]:
     """The blocks with their bytes as parts of the page, which holds them anyway."""
-    plain_view, packed_view = memoryview(body), memoryview(whole)
-    at, packed_at = 0, len(_HEAD)
-    for block, piece in zip(blocks, packed, strict=True):
-        stop, packed_stop = at + len(block.plain), packed_at + len(piece)
-        yield _Block(block.key, block.items, plain_view[at:stop], packed_view[packed_at:packed_stop])
-        at, packed_at = stop, packed_stop
+    body_view, packed_view = memoryview(body), memoryview(packed)
+    start, packed_start = 0, len(_HEAD)
+    for block in blocks:
+        stop, packed_stop = start + len(block.plain), packed_start + len(block.packed)
+        yield _Block(block.key, block.items, body_view[start:stop], packed_view[packed_start:packed_stop], block.digest)
+        start, packed_start = stop, packed_stop

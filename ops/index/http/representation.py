@@ -77,7 +77,9 @@ class Representation:
     ) -> None:
         self.body = body
         self.page = page
-        self.tag = hashlib.sha256(content_type.encode() + b"\0" + body).hexdigest()[:32]
+        self.tag = hashlib.sha256(
+            content_type.encode() + b"\0" + (page.digest if page and page.digest else body)
+        ).hexdigest()[:32]
         self._vary = f"{vary}, Accept-Encoding".encode()
         self._bare: Headers = [
             (b"content-type", content_type.encode()),

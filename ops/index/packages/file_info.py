@@ -240,11 +240,8 @@ class FileInfoStore:
         """The info of a file of a shared storage as last seen, without looking at the file; None if never seen."""
         return None if self._copies is None else self._copies.read(path)
 
-    def unchanged(self, entries: Sequence[tuple[File, int]]) -> list[bool | None]:
+    def unchanged(self, files: Sequence[File]) -> list[bool | None]:
         """Compare files with the disk.
-
-        Parameters:
-            entries: files, each with its last known modification time in nanoseconds.
 
         Returns:
             For each file, whether its size and time are the same; None if it is gone. While a shared storage cannot be
@@ -253,15 +250,15 @@ class FileInfoStore:
         found: list[bool | None] = []
         try:
             with at_once(), self._storage.reading():
-                for file, mtime_ns in entries:
+                for file in files:
                     try:
                         status = os.stat(f"{self._directory}/{file.path}")  # noqa: PTH116 - many at once
                     except OSError:
                         found.append(None)
                     else:
-                        found.append(status.st_size == file.size and status.st_mtime_ns == mtime_ns)
+                        found.append(status.st_size == file.size and status.st_mtime_ns == file.mtime_ns)
         except StorageBusy:
-            return [True] * len(entries)
+            return [True] * len(files)
         return found
 
     def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from ops.index.packages.filenames import version_key
@@ -27,6 +28,7 @@ class File:
         requires_python: from the core metadata.
         metadata_sha256: digest of the core metadata that is served beside the file, if any (PEP 658).
         yanked: None if it is not yanked, otherwise the reason, which may be empty (PEP 592).
+        mtime_ns: when it was last written, in nanoseconds since the epoch. Pages do not show it.
     """
 
     filename: str
@@ -39,6 +41,7 @@ class File:
     requires_python: str | None = None
     metadata_sha256: str | None = None
     yanked: str | None = None
+    mtime_ns: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Project:
     @property
     def versions(self) -> tuple[str, ...]:
         """Each version once, oldest first (PEP 700)."""
-        return tuple(dict.fromkeys(file.version for file in self.files))
+        return tuple(dict.fromkeys(map(_version, self.files)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +115,6 @@ def latest_of(releases: list[Release]) -> Release | None:
         releases: newest first.
     """
     return max(releases, key=lambda release: (not release.yanked, release.final), default=None)
+
+
+_version = attrgetter("version")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,6 @@ class CachedProject:
     Parameters:
         version: of the directory, as far as it concerns this project.
         project: the project.
-        entries: its files, each with its last modification in nanoseconds since the epoch.
         listed: how many files the directory listed, be some of them gone.
         complete: False if some files could not be read and have to be tried again.
         checked_at: when the files were last compared with the disk, on the monotonic clock.
@@ -31,7 +30,6 @@ class CachedProject:
 
     version: int
     project: Project
-    entries: list[tuple[File, int]]
     listed: int
     complete: bool = True
     checked_at: float = field(default_factory=time.monotonic)
@@ -66,21 +64,20 @@ class ProjectCache:
         self._projects[cached.project.name] = cached
 
 
-def in_order(known: Iterable[tuple[File, int]], new: Iterable[tuple[File, int]]) -> list[tuple[File, int]]:
-    """Merge files, each with its modification time, in the order of a project: by version, file name and path.
+def in_order(known: Sequence[File], new: Sequence[File]) -> tuple[File, ...]:
+    """Merge files in the order of a project: by version, file name and path.
 
     Parameters:
         known: files in this order.
         new: further files, in any order.
     """
-    files, more = list(known), list(new)
-    if len(more) > _FEW or not files:
-        return sorted([*files, *more], key=_sort_key)
-    for entry in more:
-        files.insert(bisect_left(files, _sort_key(entry), key=_sort_key), entry)
-    return files
+    if len(new) > _FEW or not known:
+        return tuple(sorted([*known, *new], key=_sort_key))
+    files = list(known)
+    for file in new:
+        files.insert(bisect_left(files, _sort_key(file), key=_sort_key), file)
+    return tuple(files)
 
 
-def _sort_key(entry: tuple[File, int]) -> tuple[tuple[bool, Any], str, str]:
-    file = entry[0]
+def _sort_key(file: File) -> tuple[tuple[bool, Any], str, str]:
     return version_key(file.version), file.filename, file.path

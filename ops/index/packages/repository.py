@@ -150,19 +150,17 @@ class Repository:
     def _updated(self, name: str, version: int, cached: CachedProject | None) -> CachedProject | None:
         listed = self.listing.paths(name)
         only_added = cached is not None and cached.complete and self.listing.altered(name) <= cached.version
-        known = [] if cached is None else cached.entries
+        known: Sequence[File] = () if cached is None else cached.project.files
         if cached is not None and only_added:
             paths: Iterable[str] = listed[cached.listed :]
         else:
             unread = dict.fromkeys(listed)
             same = zip(known, self.file_info.unchanged(known), strict=True)
-            known = [
-                (self._annotated(file), mtime_ns) for (file, mtime_ns), holds in same if holds and file.path in unread
-            ]
-            for file, _ in known:
+            known = [self._annotated(file) for file, holds in same if holds and file.path in unread]
+            for file in known:
                 unread.pop(file.path, None)
             paths = unread
-        new: list[tuple[File, int]] = []
+        new: list[File] = []
         complete = True
         for path in paths:
             try:
@@ -171,9 +169,8 @@ class Repository:
                 complete = _is_gone(path, error) and complete
         if not known and not new:
             return None
-        entries = in_order(known, new)
-        project = Project(name, tuple([file for file, _ in entries]), *self.status(name))
-        updated = CachedProject(version, project, entries, len(listed), complete)
+        project = Project(name, in_order(known, new), *self.status(name))
+        updated = CachedProject(version, project, len(listed), complete)
         if cached is not None and only_added:
             updated.checked_at = cached.checked_at
         self._cache.put(updated)
@@ -190,13 +187,13 @@ class Repository:
     def file(self, path: str) -> File | None:
         """A listed file; None if it is not listed, gone, or cannot be read."""
         try:
-            return self._known(path)[0]
+            return self._known(path)
         except OSError as error:
             _is_gone(path, error)
             return None
 
-    def _known(self, path: str) -> tuple[File, int]:
-        """A listed file, and its modification time in nanoseconds.
+    def _known(self, path: str) -> File:
+        """A listed file.
 
         Raises:
             OSError: it cannot be read; FileNotFoundError if it is gone, or not listed.
@@ -205,8 +202,8 @@ class Repository:
         if project is None:
             raise FileNotFoundError(path)
         file_info, mtime_ns = self.file_info.of(path)
-        file = File(
-            filename=path.rpartition("/")[2],
+        return File(
+            filename=path.rpartition("/")[2] if "/" in path else path,
             path=path,
             project=project,
             version=file_info.version,
@@ -216,8 +213,8 @@ class Repository:
             requires_python=file_info.requires_python,
             metadata_sha256=file_info.metadata_sha256,
             yanked=self.annotations.yanked(path),
+            mtime_ns=mtime_ns,
         )
-        return file, mtime_ns
 
     def has(self, name: str) -> bool:
         """Whether a project of this normalized name has a file."""
@@ -386,7 +383,7 @@ class Repository:
         self._look()
         cached = self._cache.get(name)
         if cached is not None and cached.due(self._options.refresh_seconds):
-            if len(cached.entries) <= _MANY_FILES:
+            if len(cached.project.files) <= _MANY_FILES:
                 self._compare(cached)
             else:  # takes long enough for pages to come first
                 threading.Thread(target=self._compare, args=(cached,), name="compare", daemon=True).start()
@@ -401,7 +398,7 @@ class Repository:
 
     def _holds(self, cached: CachedProject) -> bool:
         """Whether all files were read, and none was written since. A file that is gone shows in its folder's time."""
-        return cached.complete and False not in self.file_info.unchanged(cached.entries)
+        return cached.complete and False not in self.file_info.unchanged(cached.project.files)
 
     def _missing(self) -> Iterable[str]:
         self._look()
