@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from ops.index.config import Options
-from ops.index.packages.releases import Releases
+from ops.index.packages.inspection import DeferredError
+from ops.index.packages.releases import Releases, Uploader
 from ops.index.packages.repository import Repository
-from ops.index.packages.uploads import Publisher
+from ops.index.packages.uploads import Publisher, Staged, UploadResult
+from ops.index.sandbox.sandbox import Cancellation
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks, NameLocks
 from ops.index.storage.storage import Storage
@@ -91,6 +94,37 @@ class House:
         """The file names that a client finds on the pages."""
         found = [self.repository.project(name) for name in self.repository.projects()]
         return {file.filename for project in found if project is not None for file in project.files}
+
+    def publish(
+        self,
+        filename: str,
+        source: IO[bytes],
+        *,
+        form: Mapping[str, str] | None = None,
+        identity: Uploader,
+        address: str = "",
+    ) -> UploadResult:
+        """Publish what can be read from a stream, as it comes."""
+        with self.staged(filename, source, identity) as staged:
+            try:
+                return self.publisher.publish(staged, form=form or {}, identity=identity, address=address)
+            except DeferredError as deferred:
+                self.publisher.inspect(deferred, Cancellation())
+                return self.publisher.publish(staged, form=form or {}, identity=identity, address=address)
+
+    def publish_signature(self, filename: str, source: IO[bytes], *, identity: Uploader) -> UploadResult:
+        with self.staged(filename, source, identity) as staged:
+            return self.publisher.publish_signature(staged, identity=identity)
+
+    @contextmanager
+    def staged(self, filename: str, source: IO[bytes], identity: Uploader) -> Iterator[Staged]:
+        staged = self.publisher.stage(filename, identity=identity)
+        try:
+            while piece := source.read(1024**2):
+                staged.write(piece)
+            yield staged
+        finally:
+            staged.discard()
 
     def close(self) -> None:
         self.publisher.close()

@@ -58,7 +58,7 @@ def serve(round_):
     def write(writer):
         for number in range(10_000):
             name, content = distribution(round_, writer, number)
-            house.publisher.publish(name, io.BytesIO(content), identity=Person())
+            house.publish(name, io.BytesIO(content), identity=Person())
             os.write(confirmed, name.encode() + b"\\n")
     threads = [threading.Thread(target=write, args=(writer,)) for writer in range(WRITERS)]
     for thread in threads:
@@ -127,7 +127,7 @@ def test_after_kills_every_confirmed_file_is_whole_and_every_other_absent_or_who
     for writer in range(WRITERS):
         number = sum(name.startswith(f"p{writer}-{KILLS - 1}.") for name in there)
         name, content = distribution(KILLS - 1, writer, number)
-        assert house.publisher.publish(name, io.BytesIO(content), identity=Person()) is UploadResult.CREATED
+        assert house.publish(name, io.BytesIO(content), identity=Person()) is UploadResult.CREATED
     eventually(lambda: not _left_over(directory))
     assert not house.name_locks.held()
 

@@ -31,7 +31,7 @@ OTHER = wheel("foo", "1.0", payload=b"other")
 
 
 def publish(house: House, name: str = NAME, content: bytes = CONTENT) -> UploadResult:
-    return house.publisher.publish(name, io.BytesIO(content), identity=Person())
+    return house.publish(name, io.BytesIO(content), identity=Person())
 
 
 def seen(house: House) -> set[str]:

@@ -25,8 +25,7 @@ from ops.index.packages.filenames import normalize, parse, same_version
 from ops.index.packages.inspection import DeferredError
 from ops.index.packages.releases import Releases, Uploader
 from ops.index.packages.repository import Repository
-from ops.index.packages.staging import Staged
-from ops.index.packages.uploads import Publisher
+from ops.index.packages.uploads import Publisher, Staged
 
 _UPLOAD: Final = "ops.index.upload"
 """Key of the current upload in the WSGI environment (PEP 3333 leaves such keys to servers)."""
@@ -146,10 +145,9 @@ class RepositoryBackend(Backend):  # type: ignore[misc] # likewise
         """Publish a distribution or a signature; the same bytes again are a success."""
         form, identity, address = _current()
         if filename.endswith(".asc"):
-            self._publisher.publish_signature(filename, stream, identity=identity, address=address)
+            self._publisher.publish_signature(stream, identity=identity, address=address)
         else:
-            fields = dict(form.fields)
-            self._publisher.publish(filename, stream, form=fields, identity=identity, address=address, deferring=True)
+            self._publisher.publish(stream, form=dict(form.fields), identity=identity, address=address)
 
     def remove_package(self, pkg: PkgFile) -> None:
         """Remove a file, if the user is an admin."""
@@ -192,8 +190,8 @@ def _add_form() -> None:
     form = _current().form
     for name, value in form.fields:
         request.POST[name] = value
-    for name, filename, staged in form.files:
-        request.POST[name] = FileUpload(staged, name, filename)
+    for name, staged in form.files:
+        request.POST[name] = FileUpload(staged, name, staged.filename)
 
 
 def _sentence(error: HTTPError) -> str:

@@ -19,8 +19,7 @@ from multipart import (
 from ops.index.config import Options
 from ops.index.errors import BadRequest, PackageIndexError, TooLarge
 from ops.index.packages.releases import Uploader
-from ops.index.packages.staging import Staged
-from ops.index.packages.uploads import Publisher
+from ops.index.packages.uploads import Publisher, Staged
 
 MAX_HEADER_BYTES = 16 * 1024
 """Longest header line of a part."""
@@ -149,7 +148,7 @@ class UploadForm:
         announced: bytes that the file has at least.
         options: limits.
 
-    ``fields`` are the plain fields in order; ``files`` have field name, file name and bytes. A body that is not
+    ``fields`` are the plain fields in order; ``files`` have field name and file. A body that is not
     ``multipart`` is in ``plain``, for pypiserver to parse.
     """
 
@@ -158,7 +157,7 @@ class UploadForm:
     ) -> None:
         self.content_type = content_type
         self.plain = bytearray()
-        self.files: list[tuple[str, str, Staged]] = []
+        self.files: list[tuple[str, Staged]] = []
         self.error: PackageIndexError | None = None
         self._publisher = publisher
         self._identity = identity
@@ -201,21 +200,21 @@ class UploadForm:
             raise self.error
         if self._parser is not None:
             self._parser.finish()
-        for field, filename, staged in self.files:
+        for field, staged in self.files:
             if field == "gpg_signature":
-                self._publisher.check_signature(filename, staged)
+                self._publisher.check_signature(staged)
 
     def discard(self) -> None:
         """Remove the staged files."""
         files, self.files = self.files, []
-        for _, _, staged in files:
+        for _, staged in files:
             staged.discard()
 
     def _stage(self, part: MultipartSegment) -> Staged | None:
         field, filename = part.name or "", part.filename or ""
-        if field not in FILE_FIELDS or any(field == other for other, _, _ in self.files):
+        if field not in FILE_FIELDS or any(field == other for other, _ in self.files):
             return None
         announced = self._announced if field == "content" else 0
         staged = self._publisher.stage(filename, announced=announced, identity=self._identity)
-        self.files.append((field, filename, staged))
+        self.files.append((field, staged))
         return staged

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
@@ -38,7 +38,7 @@ from ops.index.packages.core_metadata import (
 from ops.index.packages.filenames import Form, Name
 
 if TYPE_CHECKING:
-    from ops.index.packages.staging import Staged
+    from ops.index.packages.uploads import Staged
     from ops.index.sandbox.sandbox import Cancellation, Sandbox
 
 AT_ONCE = Bounds(members=2_000, unpacked_bytes=16 * 1024**2, read_bytes=512 * 1024, examined_bytes=32 * 1024)
@@ -82,20 +82,23 @@ class Inspector:
         self._sandbox: Sandbox | None = None
         self._closed = False
 
-    def at_once(self, name: Name, staged: Staged) -> Contents:
-        """Inspect a small upload in this thread.
+    def at_once(self, name: Name, staged: Staged, form: Mapping[str, str]) -> Contents:
+        """Inspect a small upload in this thread, or a large one that was inspected before.
+
+        Parameters:
+            name: parsed from its file name.
+            staged: its bytes.
+            form: may have a ``name`` and a ``version``, which have to agree with it.
 
         Raises:
             InvalidArchive: it cannot be installed.
+            FieldMismatch: its name, its form and its core metadata disagree.
             DeferredError: it takes too much work.
         """
-        if staged.size > AT_ONCE_BYTES:
-            raise DeferredError(name, staged)
-        try:
-            with staged.open() as file:
-                return inspect(file, name, bounds=AT_ONCE)
-        except OutOfBoundsError:
-            raise DeferredError(name, staged) from None
+        check_agreement(name, "the form", form.get("name"), form.get("version"))
+        contents = staged.contents or _inspected(name, staged)
+        check_agreement(name, "its core metadata", contents.name, contents.version)
+        return contents
 
     def at_length(self, name: Name, staged: Staged, cancellation: Cancellation | None = None) -> Contents:
         """Inspect an upload in a child process, and wait for the result.
@@ -230,6 +233,16 @@ def inspect(file: BinaryIO, name: Name, *, bounds: Bounds | None = None) -> Cont
         raise InvalidArchive(
             name.filename, f"it cannot be opened as {_KINDS[name.form]} ({reason}); build it again"
         ) from error
+
+
+def _inspected(name: Name, staged: Staged) -> Contents:
+    if staged.size > AT_ONCE_BYTES:
+        raise DeferredError(name, staged)
+    try:
+        with staged.open() as file:
+            return inspect(file, name, bounds=AT_ONCE)
+    except OutOfBoundsError:
+        raise DeferredError(name, staged) from None
 
 
 def check_agreement(name: Name, source: str, project: str | None, version: str | None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ops.index.config import Options
 from ops.index.errors import PackageIndexError, QuotaExceeded, StorageFull
-from ops.index.packages.filenames import Name, is_safe, parse
+from ops.index.packages.filenames import Name
 from ops.index.storage.storage import Storage
 
 if TYPE_CHECKING:
@@ -46,11 +46,6 @@ class Quotas:
         self._repository = repository
         self._options = options
         self._usage = repository.usage
-
-    @property
-    def counted(self) -> bool:
-        """True if there is a quota."""
-        return self._usage is not None
 
     def least_size(self, length: int) -> int:
         """The least bytes of a file, from the length of its form."""
@@ -106,19 +101,20 @@ class Quotas:
         if self._usage is not None:
             self._measure()
 
-    def reservation(self, filename: str, announced: int = 0) -> Reservation:
+    def reservation(self, filename: str, name: Name | None, announced: int) -> Reservation:
         """The room of one upload, reserved while it arrives.
 
         Parameters:
             filename: as the client names it.
+            name: of the distribution; None if it cannot be parsed.
             announced: its least bytes.
 
         Raises:
             QuotaExceeded: there is no room for the announced bytes.
             StorageFull: likewise.
         """
-        distribution = filename.removesuffix(".asc")
-        name = parse(distribution) if self._usage is not None and is_safe(distribution) else None
+        if self._usage is None:
+            name = None
         reservation = Reservation(self, filename, name, exempt=name is None or self._has(filename, name))
         if announced:
             reservation.hold(announced)
@@ -231,24 +227,20 @@ class Reservation:
                 return
         self._held = size
 
-    def confirm(self, name: Name, size: int) -> None:
+    def confirm(self, size: int) -> None:
         """Check the whole upload again, under the lock of its name, with others' uploads in view.
 
         Raises:
             QuotaExceeded: there is no room.
         """
-        if not self._quotas.counted:
-            return
-        if self._name is None or self._name.project != name.project:
-            self.release()
-            self._name = name
-        self._quotas.hold(name, size, self._held, complete=True)
-        self._held = size
+        if self._name is not None:
+            self._quotas.hold(self._name, size, self._held, complete=True)
+            self._held = size
 
-    def settle(self, filename: str, size: int) -> None:
+    def settle(self, size: int) -> None:
         """Count the upload as a file."""
         if self._name is not None:
-            self._quotas.settle(filename, self._name, size, self._held)
+            self._quotas.settle(self._filename, self._name, size, self._held)
             self._held = 0
 
     def release(self) -> None:

@@ -338,6 +338,20 @@ class Repository:
         self._look(wait=True)
         return self.listing.find(name)
 
+    def occupant(self, name: Name) -> tuple[str | None, str | None]:
+        """The path of the file with this name, in any spelling, and the digest of a removed file that had it.
+
+        The caller holds the lock on the name. Both are None if it was never used.
+
+        Raises:
+            OSError: that cannot be told.
+        """
+        path = self.find(name)
+        with self._storage.reading():
+            if path is None and os.path.lexists(f"{self._directory}/{name.filename}"):
+                path = name.filename
+            return path, None if path is not None else self.tombstones.get(name.key)
+
     def forget(self, path: str) -> None:
         """Forget a file that was removed. Called inside ``Storage.reading``."""
         self.file_info.forget(path)

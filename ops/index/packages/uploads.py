@@ -1,35 +1,40 @@
-"""Uploads: checked first, then durable, then visible, and never changed again."""
+"""Uploads: staged while they arrive, checked, durable, then visible, and never changed again."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import hmac
+import io
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ops.index.config import Options
 from ops.index.errors import (
+    DigestMismatch,
     FileTaken,
     Forbidden,
     InvalidArchive,
     InvalidFilename,
     NotFound,
     ProjectClosed,
+    TooLarge,
 )
 from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, is_project, is_safe, parse
-from ops.index.packages.inspection import DeferredError, Inspector, check_agreement
-from ops.index.packages.quotas import Quotas
+from ops.index.packages.inspection import DeferredError, Inspector
+from ops.index.packages.quotas import Quotas, Reservation
 from ops.index.packages.releases import Uploader
 from ops.index.packages.repository import Repository
-from ops.index.packages.staging import Stage, Staged
-from ops.index.storage.directory import place, remove, storage_error
+from ops.index.storage.directory import place, remove, storage_error, write_all
 from ops.index.storage.storage import Storage
-from ops.index.storage.transaction import Entry, Policy, Transaction, Transactions, writing
+from ops.index.storage.transaction import Entry, Policy, Transaction, Transactions
 
 if TYPE_CHECKING:
     from ops.index.sandbox.sandbox import Cancellation
@@ -38,6 +43,27 @@ MAX_SIGNATURE_BYTES = 1024**2
 _NOT_KEPT = "the upload could not be kept"
 _ARMOUR = b"-----BEGIN PGP "
 
+_PIECE = 1024**2
+_SMALL = 256 * 1024
+"""A file of no more bytes stays in memory as well, to be inspected without reading it again."""
+
+_BLAKE2_512_DIGITS = 128
+
+
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+ALGORITHMS: dict[str, Callable[[], _Digest]] = {
+    "md5": lambda: hashlib.md5(usedforsecurity=False),
+    "sha256": hashlib.sha256,
+    "blake2_256": lambda: hashlib.blake2b(digest_size=32),
+    "blake2_512": lambda: hashlib.blake2b(digest_size=64),
+}
+"""Digests that an upload's form may have, such as ``md5_digest``. setuptools sends the last as the third."""
+
 
 class UploadResult(StrEnum):
     """The outcome of an upload."""
@@ -45,6 +71,119 @@ class UploadResult(StrEnum):
     CREATED = "created"
     SAME = "same"
     """The same bytes existed already."""
+
+
+class Staged:
+    """The bytes of one upload, in a file that nobody else sees.
+
+    ``contents`` is the result of a long inspection, if there was one.
+
+    Parameters:
+        storage: the volume of packages.
+        filename: as the client names it; of a distribution or a signature.
+        name: parsed from the distribution's; None if it is not one.
+        room: reserved before bytes are written; released with the file, or if it cannot be created.
+        options: ``max_upload_bytes`` and ``scratch_directory``.
+
+    Raises:
+        StorageError: the file cannot be created.
+    """
+
+    def __init__(self, storage: Storage, filename: str, name: Name | None, room: Reservation, options: Options) -> None:
+        self.filename = filename
+        self.name = name
+        self.room = room
+        self.size = 0
+        self.contents: Contents | None = None
+        self._limit = options.max_upload_bytes
+        self._sha256 = hashlib.sha256()
+        self._small: bytearray | None = bytearray()
+        self._digests: dict[str, str] = {}
+        try:
+            self.path, self._descriptor = storage.stage(options.scratch_directory)
+        except OSError as error:
+            room.release()
+            raise storage_error(_NOT_KEPT, error) from error
+
+    def write(self, piece: bytes | bytearray | memoryview) -> int:
+        """Append bytes; return their number.
+
+        Raises:
+            TooLarge: the file is larger than the index accepts.
+            QuotaExceeded: there is no room for it.
+            StorageError: the disk is full, or failed.
+        """
+        self.size += len(piece)
+        if self.size > self._limit:
+            raise TooLarge("the file", limit=self._limit)
+        self.room.require(len(piece), self.size)
+        self._sha256.update(piece)
+        if self._small is not None:
+            if self.size <= _SMALL:
+                self._small += piece
+            else:
+                self._small = None
+        try:
+            write_all(self._descriptor, piece)
+        except OSError as error:
+            raise storage_error(_NOT_KEPT, error) from error
+        return len(piece)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the bytes so far, in hexadecimal."""
+        return self._sha256.hexdigest()
+
+    def open(self) -> BinaryIO:
+        """Open the bytes for reading."""
+        return open(self.path, "rb") if self._small is None else io.BytesIO(self._small)
+
+    def check(self, form: Mapping[str, str]) -> None:
+        """Compare the bytes with every digest in the form.
+
+        Raises:
+            DigestMismatch: they differ, or the form has something else than a digest.
+        """
+        named = {field: form.get(f"{field}_digest", "").strip().lower() for field in ("md5", "sha256", "blake2_256")}
+        if len(named["blake2_256"]) == _BLAKE2_512_DIGITS:
+            named["blake2_512"] = named.pop("blake2_256")
+        named = {algorithm: expected for algorithm, expected in named.items() if expected}
+        self._compute(named.keys() - self._digests.keys() - {"sha256"})
+        for algorithm, expected in named.items():
+            actual = self.sha256 if algorithm == "sha256" else self._digests[algorithm]
+            if not hmac.compare_digest(expected.encode("utf-8", "replace"), actual.encode()):
+                raise DigestMismatch(self.filename, algorithm=algorithm, expected=expected, actual=actual)
+
+    def _compute(self, algorithms: AbstractSet[str]) -> None:
+        """Compute digests and cache them: a large file is checked again after its inspection."""
+        digests = {algorithm: ALGORITHMS[algorithm]() for algorithm in algorithms}
+        if not digests:
+            return
+        with self.open() as file:
+            while piece := file.read(_PIECE):
+                for digest in digests.values():
+                    digest.update(piece)
+        self._digests.update((algorithm, digest.hexdigest()) for algorithm, digest in digests.items())
+
+    def sync(self) -> None:
+        """Make the bytes durable.
+
+        Raises:
+            StorageError: they may not be.
+        """
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise storage_error(_NOT_KEPT, error) from error
+
+    def discard(self) -> None:
+        """Close and remove the file. May be called more than once."""
+        self.room.release()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                remove(self.path)
 
 
 class Publisher:
@@ -66,7 +205,6 @@ class Publisher:
         self._repository = repository
         self._options = options
         self._directory = str(storage.directory)
-        self._stage = Stage(storage, options)
         self._inspector = Inspector()
         self.quotas = Quotas(storage, repository, options)
 
@@ -83,13 +221,13 @@ class Publisher:
         self.stop()
         self._transactions.close()
 
-    def stage(self, filename: str, *, announced: int = 0, identity: Uploader | None = None) -> Staged:
-        """A file for the bytes of an upload while they arrive. The caller discards it at the end.
+    def stage(self, filename: str, *, announced: int = 0, identity: Uploader) -> Staged:
+        """A file for the bytes of an upload while they arrive. The caller discards it at the end, even if published.
 
         Parameters:
             filename: as the client names it; of a distribution or a signature.
             announced: its least bytes.
-            identity: the user, if known already.
+            identity: the user.
 
         Raises:
             Forbidden: the user may not upload to the project.
@@ -97,66 +235,57 @@ class Publisher:
             QuotaExceeded: there is no room for it.
             StorageError: the file cannot be created.
         """
-        name = parse(filename.removesuffix(".asc")) if identity is not None and is_safe(filename) else None
-        if identity is not None and name is not None:
+        distribution = filename.removesuffix(".asc")
+        name = parse(distribution) if is_safe(distribution) else None
+        if name is not None:
             self._check_rights(name, identity)
-        return self._stage.new(self.quotas.reservation(filename, announced))
+            self._check_status(name)
+        return Staged(self._storage, filename, name, self.quotas.reservation(filename, name, announced), self._options)
 
     def publish(
-        self,
-        filename: str,
-        source: Staged | IO[bytes],
-        *,
-        form: Mapping[str, str] | None = None,
-        identity: Uploader,
-        address: str = "",
-        deferring: bool = False,
+        self, staged: Staged, *, form: Mapping[str, str], identity: Uploader, address: str = ""
     ) -> UploadResult:
         """Publish a distribution.
 
+        A large file is not inspected in this thread, which other uploads wait for: the caller has it inspected by
+        :meth:`inspect`, and publishes it again.
+
         Parameters:
-            filename: as the client names it; becomes the name of the file.
-            source: the bytes: staged, or to be read to the end.
+            staged: its bytes, all of them.
             form: the fields of the legacy upload API: ``name``, ``version``, ``sha256_digest``, ``md5_digest``,
                 ``blake2_256_digest``; others are ignored.
-            identity: the user.
+            identity: the user, whose rights may have changed while the bytes arrived.
             address: of the client, for the audit log.
-            deferring: raise DeferredError instead of inspecting a large file in this thread, which other uploads wait
-                for. The caller then calls :meth:`inspect`, and publishes the same file again.
 
         Raises:
-            DeferredError: see *deferring*.
+            DeferredError: it has to be inspected at length first.
             InvalidUpload: the file contradicts its name, its form or its digest.
             Forbidden: the user may not upload to the project.
             ProjectClosed: nobody may.
-            TooLarge: it is larger than the index accepts.
             QuotaExceeded: there is no room for it.
             FileTaken: the name belongs to another file.
             Busy: another upload of the same name does not end.
             StorageError: it could not be made durable; nobody has seen it.
         """
-        form = form or {}
-        name = self._name(filename)
+        name = self._accepted(staged)
         self._check_rights(name, identity)
-        with self._staged(filename, source) as staged:
-            staged.check(filename, form)
-            if self._has(name, staged):
+        staged.check(form)
+        if self._has(name, staged):
+            self._check_status(name)
+            return UploadResult.SAME
+        contents = self._inspector.at_once(name, staged, form) if self._options.check_content else Contents()
+        staged.sync()
+        details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
+        with self._begin(name.key, staged, identity, address) as transaction:
+            self._check_status(name)
+            existing = self._compare(name, staged)
+            if existing is not None:
+                self._storage.commit()  # its publisher may have been killed before its own commit
+                self._repository.listing.admit(existing, name)
                 return UploadResult.SAME
-            contents = self._inspected(name, staged, form, deferring=deferring)
-            staged.sync()
-            details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
-            with self._begin(name.key, filename, identity, address) as transaction:
-                self._check_status(name)
-                existing = self._compare(name, staged)
-                if existing is not None:
-                    self._storage.commit()  # its publisher may have been killed before its own commit
-                    self._repository.listing.admit(existing, name)
-                    return UploadResult.SAME
-                staged.room.confirm(name, staged.size)
-                self._add(transaction, filename, staged, details=details, name=name, contents=contents)
-                staged.room.settle(filename, staged.size)
-                self._repository.listing.admit(filename, name)
-                return UploadResult.CREATED
+            self._add(transaction, staged, details=details, contents=contents)
+            self._repository.listing.admit(staged.filename, name)
+            return UploadResult.CREATED
 
     def inspect(self, deferred: DeferredError, cancellation: Cancellation) -> None:
         """Inspect a large upload, and keep the result with it.
@@ -169,48 +298,44 @@ class Publisher:
         staged = deferred.staged
         staged.contents = self._inspector.at_length(deferred.name, staged, cancellation)
 
-    def publish_signature(
-        self, filename: str, source: Staged | IO[bytes], *, identity: Uploader, address: str = ""
-    ) -> UploadResult:
+    def publish_signature(self, staged: Staged, *, identity: Uploader, address: str = "") -> UploadResult:
         """Publish the signature of a distribution that exists already.
 
         Parameters:
-            filename: the distribution's, followed by ``.asc``.
-            source: an OpenPGP signature in ASCII armour.
+            staged: an OpenPGP signature in ASCII armour, named as the distribution, followed by ``.asc``.
             identity: the user.
             address: of the client, for the audit log.
 
         Raises:
             PackageIndexError: as from :meth:`publish`.
         """
-        name = self._name(filename.removesuffix(".asc"))
+        name = self._accepted(staged)
         self._check_rights(name, identity)
-        with self._staged(filename, source) as staged:
-            self.check_signature(filename, staged)
-            staged.sync()
-            with self._begin(f"{name.key}.asc", filename, identity, address) as transaction:
-                self._check_status(name)
-                if self._repository.locate(name.filename) is None:
-                    raise NotFound(f"there is no {name.filename!r} for {filename!r} to sign; upload the file first")
-                if self._exists(filename):
-                    if self._digest(filename) != staged.sha256:
-                        raise FileTaken(filename)
-                    return UploadResult.SAME
-                staged.room.confirm(name, staged.size)
-                details = {"sha256": staged.sha256, "size": staged.size}
-                self._add(transaction, filename, staged, details=details)
-                staged.room.settle(filename, staged.size)
-                return UploadResult.CREATED
+        self._check_status(name)
+        self.check_signature(staged)
+        staged.sync()
+        filename = staged.filename
+        with self._begin(f"{name.key}.asc", staged, identity, address) as transaction:
+            self._check_status(name)
+            if self._repository.locate(name.filename) is None:
+                raise NotFound(f"there is no {name.filename!r} for {filename!r} to sign; upload the file first")
+            if self._exists(filename):
+                if self._digest(filename) != staged.sha256:
+                    raise FileTaken(filename)
+                return UploadResult.SAME
+            self._add(transaction, staged, details={"sha256": staged.sha256, "size": staged.size})
+            return UploadResult.CREATED
 
-    def check_signature(self, filename: str, staged: Staged) -> None:
+    def check_signature(self, staged: Staged) -> None:
         """Refuse what is no signature, before the distribution that came with it is published.
 
         Raises:
             InvalidUpload: its name or its content is not that of a signature.
         """
+        filename = staged.filename
         if not filename.endswith(".asc"):
             raise InvalidFilename(filename, "the name of a signature is that of its file with .asc behind it")
-        self._name(filename.removesuffix(".asc"))
+        self._accepted(staged)
         with staged.open() as file:
             armoured = file.read(len(_ARMOUR)) == _ARMOUR
         if self._options.check_content and (not armoured or staged.size > MAX_SIGNATURE_BYTES):
@@ -218,19 +343,26 @@ class Publisher:
                 filename, "it is not an OpenPGP signature in ASCII armour; make one with gpg --armor --detach-sign"
             )
 
-    def _name(self, filename: str) -> Name:
-        name = parse(filename) if is_safe(filename) else None
+    def _accepted(self, staged: Staged) -> Name:
+        """The parsed name of the distribution that is published or signed.
+
+        Raises:
+            InvalidFilename: no installer could use it.
+        """
+        name = staged.name
         if name is None:
-            raise InvalidFilename(filename, "this is not the file name of a wheel or an sdist; send it as it was built")
+            raise InvalidFilename(
+                staged.filename, "this is not the file name of a wheel or an sdist; send it as it was built"
+            )
         if self._options.check_content:
             if name.form == "other":
                 raise InvalidFilename(
-                    filename,
+                    name.filename,
                     "this is not the file name of a wheel (PEP 427) or an sdist (PEP 625); send it as it was built",
                 )
             if not is_project(name.project):
                 raise InvalidFilename(
-                    filename,
+                    name.filename,
                     "a project's name must begin and end with a letter or digit, with only letters, digits, '.', '-' "
                     "and '_' between (PEP 508); rename the project",
                 )
@@ -239,39 +371,11 @@ class Publisher:
     def _check_rights(self, name: Name, identity: Uploader) -> None:
         if not identity.may_upload(name.project):
             raise Forbidden(identity.username, f"upload to the project {name.project!r}")
-        self._check_status(name)
 
     def _check_status(self, name: Name) -> None:
         status, _ = self._repository.status(name.project)
         if status in ("archived", "quarantined"):
             raise ProjectClosed(name.project, project_status=status)
-
-    @contextmanager
-    def _staged(self, filename: str, source: Staged | IO[bytes]) -> Iterator[Staged]:
-        if isinstance(source, Staged):
-            yield source
-            return
-        staged = self.stage(filename)
-        try:
-            self._stage.fill(staged, source)
-            yield staged
-        finally:
-            staged.discard()
-
-    def _inspected(self, name: Name, staged: Staged, form: Mapping[str, str], *, deferring: bool) -> Contents:
-        if not self._options.check_content:
-            return Contents()
-        contents = staged.contents
-        if contents is None:
-            check_agreement(name, "the form", form.get("name"), form.get("version"))
-            try:
-                contents = self._inspector.at_once(name, staged)
-            except DeferredError:
-                if deferring:
-                    raise
-                contents = self._inspector.at_length(name, staged)
-        check_agreement(name, "its core metadata", contents.name, contents.version)
-        return contents
 
     def _has(self, name: Name, staged: Staged) -> bool:
         """True if these bytes are published under this name already."""
@@ -284,13 +388,12 @@ class Publisher:
         Raises:
             FileTaken: other bytes have this name, or had it.
         """
-        existing = self._repository.find(name)
-        if existing is None and self._exists(name.filename):
-            existing = name.filename
+        try:
+            existing, removed = self._repository.occupant(name)
+        except OSError as error:
+            raise storage_error("it could not be told whether a removed file had the name", error) from error
         if existing is None:
-            with writing(self._storage, "it could not be told whether a removed file had the name"):
-                buried = self._repository.tombstones.get(name.key)
-            if buried is not None and buried != staged.sha256:
+            if removed is not None and removed != staged.sha256:
                 raise FileTaken(name.filename, removed=True)
             return None
         spelling = existing.rpartition("/")[2]
@@ -298,20 +401,25 @@ class Publisher:
             raise FileTaken(name.filename, existing=spelling)
         return existing
 
-    def _begin(self, key: str, filename: str, identity: Uploader, address: str) -> AbstractContextManager[Transaction]:
-        return self._transactions.begin({key: filename}, Policy.TAKEN_BACK, user=identity.username, address=address)
+    def _begin(self, key: str, staged: Staged, identity: Uploader, address: str) -> AbstractContextManager[Transaction]:
+        return self._transactions.begin(
+            {key: staged.filename}, Policy.TAKEN_BACK, user=identity.username, address=address
+        )
 
     def _add(
         self,
         transaction: Transaction,
-        filename: str,
         staged: Staged,
         *,
         details: Mapping[str, object],
-        name: Name | None = None,
         contents: Contents | None = None,
     ) -> None:
-        """Give a staged file its name, hidden by its lock until that is committed."""
+        """Give a staged file its name, hidden by its lock until that is committed.
+
+        Parameters:
+            contents: of a distribution; None for a signature.
+        """
+        filename, name = staged.filename, staged.name
         path = f"{self._directory}/{filename}"
         entry = Entry("upload", {"filename": filename, **details})
 
@@ -321,9 +429,10 @@ class Publisher:
         def take_back() -> None:
             with self._repository.listing.changing():
                 remove(path)
-            if name is not None:
+            if contents is not None:
                 self._repository.forget(filename)
 
+        staged.room.confirm(staged.size)
         with self._near(staged) as near, transaction.change(_NOT_KEPT, [entry], failed=failed):
             with self._repository.listing.changing():
                 try:
@@ -332,8 +441,9 @@ class Publisher:
                     raise FileTaken(filename) from None
                 transaction.undo = take_back
             self._storage.adopt(Path(path), staged.path)
-            if name is not None and contents is not None:
+            if contents is not None and name is not None:
                 self._repository.file_info.keep(filename, name, contents, sha256=staged.sha256)
+        staged.room.settle(staged.size)
 
     @contextmanager
     def _near(self, staged: Staged) -> Iterator[str]:

@@ -21,8 +21,7 @@ from ops.index.packages import inspection
 from ops.index.packages.archive import OutOfBoundsError
 from ops.index.packages.filenames import Name, parse
 from ops.index.packages.inspection import AT_ONCE, DeferredError, Inspector, inspect
-from ops.index.packages.staging import Staged
-from ops.index.packages.uploads import UploadResult
+from ops.index.packages.uploads import Staged, UploadResult
 from ops.index.sandbox.sandbox import Cancellation
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
@@ -43,7 +42,7 @@ def name_of(filename: str) -> Name:
 
 
 def staged_in(house: House, content: bytes) -> Staged:
-    staged = house.publisher.stage(NAME)
+    staged = house.publisher.stage(NAME, identity=Person())
     staged.write(content)
     return staged
 
@@ -74,7 +73,7 @@ def test_what_takes_longer_is_not_looked_at_at_once_and_looked_at_all_the_same(
         inspect(io.BytesIO(content), name_of(filename), bounds=AT_ONCE)
     staged = staged_in(house, content)
     with pytest.raises(DeferredError):
-        inspector.at_once(name_of(filename), staged)
+        inspector.at_once(name_of(filename), staged, {})
     assert inspector.at_length(name_of(filename), staged) == inspect(io.BytesIO(content), name_of(filename))
     staged.discard()
 
@@ -107,9 +106,9 @@ def test_nothing_is_looked_at_at_length_once_the_server_stops(house: House, insp
 
 
 def test_a_caller_that_does_not_defer_gets_it_done(house: House) -> None:
-    assert house.publisher.publish(NAME, io.BytesIO(BIG), identity=Person()) is UploadResult.CREATED
+    assert house.publish(NAME, io.BytesIO(BIG), identity=Person()) is UploadResult.CREATED
     with pytest.raises(InvalidArchive, match="Requires-Dist"):
-        house.publisher.publish(wheel_name("big", "1.0", "py2-none-any"), io.BytesIO(BAD), identity=Person())
+        house.publish(wheel_name("big", "1.0", "py2-none-any"), io.BytesIO(BAD), identity=Person())
 
 
 def test_a_big_wheel_comes_through_a_real_server(request: pytest.FixtureRequest) -> None:

@@ -20,7 +20,7 @@ from ops.index.auth.roles import Identity, Role
 from ops.index.errors import PackageIndexError, StorageFull
 from ops.index.http.request import Request
 from ops.index.http.upload import PIECE_BYTES, UploadApi
-from ops.index.packages import staging
+from ops.index.packages import uploads
 from ops.index.storage import directory
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House
@@ -226,7 +226,7 @@ def test_a_full_disk_is_507(client: Client, monkeypatch: pytest.MonkeyPatch) -> 
     def full(*_: object) -> None:
         raise StorageFull("the upload could not be kept: there is no room left")
 
-    monkeypatch.setattr(staging.Staged, "write", full)
+    monkeypatch.setattr(uploads.Staged, "write", full)
     answer = client.upload()
     assert answer.status == 507
     assert "no room" in answer.text
@@ -273,7 +273,7 @@ def test_the_bytes_of_an_upload_are_written_once(client: Client, monkeypatch: py
         written += sum(len(piece) for piece in pieces)
         directory.write_all(descriptor, *pieces)
 
-    monkeypatch.setattr(staging, "write_all", count)
+    monkeypatch.setattr(uploads, "write_all", count)
     content = wheel("foo-bar", "1.0", more={"x": b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(50_000))})
     assert len(content) > PIECE_BYTES
     assert client.upload(content=content).status == 200

@@ -81,11 +81,11 @@ class History:
     def apply(self, action: str, server: int, project: str, version: str, number: int) -> None:
         """Make one change; one that is refused changes nothing."""
         house = self.servers[server % len(self.servers)]
-        publisher, releases, filename = house.publisher, house.releases, wheel_name(project, version)
+        releases, filename = house.releases, wheel_name(project, version)
         content = wheel(project, version, payload=b"x" * number)
         with contextlib.suppress(PackageIndexError):
             if action == "upload":
-                publisher.publish(filename, io.BytesIO(content), identity=ADMIN)
+                house.publish(filename, io.BytesIO(content), identity=ADMIN)
             elif action == "yank":
                 releases.yank(project, version=version, reason=f"reason {number}", identity=ADMIN)
             elif action == "unyank":
@@ -215,7 +215,7 @@ def test_after_an_upload_only_the_new_file_is_read(
     assert len(_known(house).files) == 20
     read = count_calls(FileInfoStore, "of")
     for version in ("1.5.1", "0.1", "2.0"):
-        house.publisher.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
+        house.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
         assert version in _known(house).versions
     # The publisher looks at nothing else either.
     assert {str(arguments[1]) for arguments in read} == {

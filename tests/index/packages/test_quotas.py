@@ -34,7 +34,7 @@ SIZE = len(content("spam", "1.0", 10))
 
 def publish(house: House, project: str, version: str, size: int = 10, **more: Any) -> UploadResult:
     source = io.BytesIO(content(project, version, size))
-    return house.publisher.publish(wheel_name(project, version), source, identity=Person(), **more)
+    return house.publish(wheel_name(project, version), source, identity=Person(), **more)
 
 
 def opened(directory: Path, options: Options) -> House:
@@ -129,8 +129,8 @@ def test_signatures_count(small: House) -> None:
     name = wheel_name("spam", "1.1")
     signature = SIGNATURE + b"x" * 200
     with pytest.raises(QuotaExceeded):
-        small.publisher.publish_signature(f"{name}.asc", io.BytesIO(signature), identity=Person())
-    assert small.publisher.publish_signature(f"{name}.asc", io.BytesIO(SIGNATURE), identity=Person())
+        small.publish_signature(f"{name}.asc", io.BytesIO(signature), identity=Person())
+    assert small.publish_signature(f"{name}.asc", io.BytesIO(SIGNATURE), identity=Person())
     with pytest.raises(QuotaExceeded) as refused:
         publish(small, "spam", "1.2")
     assert refused.value.used == sum(path.stat().st_size for path in small.directory.glob("*.whl*"))
@@ -167,13 +167,13 @@ def test_an_upload_refused_for_another_reason_gives_its_room_back(small: House) 
 
 
 def test_an_upload_is_refused_while_it_arrives_as_soon_as_there_is_no_room(small: House) -> None:
-    staged = small.publisher.stage(wheel_name("spam", "1.0"))
+    staged = small.publisher.stage(wheel_name("spam", "1.0"), identity=Person())
     staged.write(b"x" * 2 * SIZE)
     with pytest.raises(QuotaExceeded, match="at least"):
         staged.write(b"x" * 200)
     staged.discard()
     with pytest.raises(QuotaExceeded):
-        small.publisher.stage(wheel_name("spam", "1.0"), announced=3 * SIZE)
+        small.publisher.stage(wheel_name("spam", "1.0"), announced=3 * SIZE, identity=Person())
     publish(small, "spam", "1.0")
 
 

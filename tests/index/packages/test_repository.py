@@ -254,7 +254,7 @@ def test_our_uploads_do_not_hide_files_that_others_add_at_the_same_moment(
     try:
         for number in range(60):
             name = wheel_name("inside", f"1.{number}")
-            house.publisher.publish(name, io.BytesIO(wheel("inside", f"1.{number}")), identity=alice)
+            house.publish(name, io.BytesIO(wheel("inside", f"1.{number}")), identity=alice)
             ours.add(name)
             assert name in {file.filename for file in project(house, "inside").files}
     finally:
@@ -313,7 +313,7 @@ def test_an_upload_to_one_project_leaves_the_stamp_of_another(house: House, dire
         house.repository.project_stamp("bar"),
         house.repository.stamp(),
     )
-    house.publisher.publish(wheel_name("bar", "2.0"), io.BytesIO(wheel("bar", "2.0")), identity=alice)
+    house.publish(wheel_name("bar", "2.0"), io.BytesIO(wheel("bar", "2.0")), identity=alice)
     assert house.repository.project_stamp("foo") == foo
     assert house.repository.project_stamp("bar") != bar
     assert house.repository.stamp() != everything
@@ -353,7 +353,7 @@ def test_an_unchanged_file_is_never_hashed_twice(
 def test_an_upload_is_never_read_again(house: House, alice: Person, count_calls: Count) -> None:
     hashed = count_calls(FileInfoStore, "_compute")
     content = wheel("foo", "1.0")
-    house.publisher.publish(wheel_name("foo", "1.0"), io.BytesIO(content), identity=alice)
+    house.publish(wheel_name("foo", "1.0"), io.BytesIO(content), identity=alice)
     (file,) = project(house, "foo").files
     assert file.sha256 == hashlib.sha256(content).hexdigest()
     other = reopened(house).project("foo")
@@ -409,7 +409,7 @@ def test_metadata_that_installers_may_not_rely_on_is_kept_for_people_only(
 ) -> None:
     dropped, uploaded = (sdist("foo", version, lines="Dynamic: Requires-Dist\n") for version in ("1.0", "2.0"))
     (directory / "foo-1.0.tar.gz").write_bytes(dropped)
-    house.publisher.publish("foo-2.0.tar.gz", io.BytesIO(uploaded), identity=alice)
+    house.publish("foo-2.0.tar.gz", io.BytesIO(uploaded), identity=alice)
     files = project(house, "foo").files
     assert [file.version for file in files] == ["1.0", "2.0"]
     computed = count_calls(FileInfoStore, "_compute")
@@ -448,7 +448,7 @@ def test_a_sidecar_from_before_such_metadata_was_kept_is_still_read(
 
 def test_everything_can_be_computed_from_the_files_alone(house: House, directory: Path, alice: Person) -> None:
     for version in ("1.0", "2.0"):
-        house.publisher.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
+        house.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
     before = project(house, "foo")
     shutil.rmtree(directory / ".index")
     after = reopened(house).project("foo")

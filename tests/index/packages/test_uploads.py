@@ -38,7 +38,7 @@ from ops.index.errors import (
     StorageReadOnly,
     TooLarge,
 )
-from ops.index.packages import staging, uploads
+from ops.index.packages import uploads
 from ops.index.packages.uploads import Publisher, UploadResult
 from ops.index.storage import directory, transaction
 from ops.index.storage.directory import DirectoryStorage
@@ -55,7 +55,7 @@ SIGNATURE = b"-----BEGIN PGP SIGNATURE-----\n\n=abcd\n-----END PGP SIGNATURE----
 
 def publish(house: House, filename: str = NAME, content: bytes = CONTENT, **more: Any) -> UploadResult:
     more.setdefault("identity", Person())
-    return house.publisher.publish(filename, io.BytesIO(content), **more)
+    return house.publish(filename, io.BytesIO(content), **more)
 
 
 def left_over(house: House) -> list[str]:
@@ -222,7 +222,7 @@ def test_without_hard_links_a_file_is_still_not_overwritten(house: House, monkey
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256", "blake2_256"])
 def test_a_wrong_digest_is_refused_and_a_right_one_is_not(house: House, algorithm: str) -> None:
-    right = staging.ALGORITHMS[algorithm]()
+    right = uploads.ALGORITHMS[algorithm]()
     right.update(CONTENT)
     for wrong in ("0" * 64, "ß", right.hexdigest()[:-1]):
         with pytest.raises(DigestMismatch, match=algorithm):
@@ -296,7 +296,7 @@ def test_an_upload_that_is_too_large_is_refused_before_it_fills_the_disk(house: 
 
     source = Endless()
     with pytest.raises(TooLarge) as refused:
-        small.publisher.publish(NAME, source, identity=Person())  # type: ignore[arg-type] # reads like a file
+        small.publish(NAME, source, identity=Person())  # type: ignore[arg-type] # reads like a file
     assert refused.value.status == 413
     assert source.given < 6_000_000
     assert_nothing_came(house)
@@ -355,7 +355,7 @@ def test_only_an_admin_may_remove_and_a_removed_name_never_gets_other_bytes(
 
 def test_a_signature_comes_after_its_file_and_stays_as_it_is(house: House, alice: Person) -> None:
     def sign(content: bytes = SIGNATURE) -> UploadResult:
-        return house.publisher.publish_signature(f"{NAME}.asc", io.BytesIO(content), identity=alice)
+        return house.publish_signature(f"{NAME}.asc", io.BytesIO(content), identity=alice)
 
     with pytest.raises(NotFound):
         sign()
@@ -408,7 +408,7 @@ def test_a_closed_project_takes_no_uploads(house: House, adam: Person, status: s
     with pytest.raises(ProjectClosed, match=status):
         publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
     with pytest.raises(ProjectClosed):
-        house.publisher.publish_signature(f"{NAME}.asc", io.BytesIO(SIGNATURE), identity=adam)
+        house.publish_signature(f"{NAME}.asc", io.BytesIO(SIGNATURE), identity=adam)
     house.releases.set_status("foo-bar", "active", identity=adam)
     publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
 
@@ -642,7 +642,7 @@ def test_a_source_that_breaks_off_leaves_nothing(house: House) -> None:
             return piece
 
     with pytest.raises(ConnectionResetError):
-        house.publisher.publish(NAME, Broken(CONTENT), identity=Person())
+        house.publish(NAME, Broken(CONTENT), identity=Person())
     assert_nothing_came(house)
 
 
@@ -652,7 +652,7 @@ def test_unfinished_files_of_killed_servers_are_removed_and_others_stay(house: H
     (folder / "123-0a1b2c3d4e5f-0").write_bytes(b"left")
     (folder / "123-0a1b2c3d4e5f-lock").write_bytes(b"")
     (folder / "unknown").write_bytes(b"recent")
-    working = house.publisher.stage(NAME)
+    working = house.publisher.stage(NAME, identity=Person())
     working.write(b"half")
     other = Publisher(DirectoryStorage(house.directory), house.transactions, house.repository, house.options)
     other.start()
@@ -693,7 +693,7 @@ def test_no_upload_makes_a_file_outside_or_an_unexpected_error(
     except PackageIndexError as error:
         refusals.append(error)
     try:
-        house.publisher.publish_signature(filename, io.BytesIO(content), identity=Person())
+        house.publish_signature(filename, io.BytesIO(content), identity=Person())
     except PackageIndexError as error:
         refusals.append(error)
     for refusal in refusals:
