@@ -12,6 +12,7 @@ from ops.index.app import Index
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_check import CredentialCheck
+from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.users import Users
 from ops.index.config import Options
 from ops.index.http.forwarded import TrustedProxies
@@ -27,6 +28,7 @@ from ops.index.packages.repository import Repository
 from ops.index.packages.uploads import Publisher
 from ops.index.storage.directory import INDEX_FOLDER
 from ops.index.storage.name_locks import FileNameLocks, NameLocks
+from ops.index.storage.shared_entries import FolderEntries, SharedEntries
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Transactions
 
@@ -39,6 +41,7 @@ def create_index(
     packages: Storage,
     credentials: Storage,
     name_locks: NameLocks | None = None,
+    entries: SharedEntries | None = None,
     options: Options = Options(),  # noqa: B008 - frozen
     admin_token: str | None = None,
 ) -> Index:
@@ -49,8 +52,9 @@ def create_index(
 
     Parameters:
         packages: the volume of packages, a directory as pypiserver keeps it.
-        credentials: the volume with ``.htpasswd`` and ``.htgroup``, which need not exist yet.
+        credentials: the volume with ``.htpasswd``, ``.htgroup`` and ``.tokens``, which need not exist yet.
         name_locks: exclusive locks on file names, shared by all servers of the volume; None for files on this machine.
+        entries: small values that all servers of the volume share at once; None for files on this machine.
         options: settings.
         admin_token: of the admin application at ``/admin/``; None for none.
 
@@ -58,10 +62,11 @@ def create_index(
         ValueError: the admin token cannot be sent in a header.
     """
     name_locks = name_locks or FileNameLocks(packages.directory / ".index" / "claims")
+    entries = entries or FolderEntries(packages.directory / INDEX_FOLDER / "entries")
     audit = Audit(packages, options=options)
     admin_audit = Audit(credentials, ADMIN_FOLDER, options=options)
     token_check = TokenCheck(admin_token, audit=admin_audit, options=options) if admin_token else None
-    authenticator = Authenticator(credentials, options, audit)
+    authenticator = Authenticator(credentials, options, audit, uses=TokenUses(entries, audit))
     credential_check = CredentialCheck(credentials, options)
     repository = Repository(packages, name_locks, options)
     transactions = Transactions(
@@ -90,6 +95,7 @@ def create_index(
             options=options,
             name_locks=name_locks if credentials.shared else None,
             audit=admin_audit,
+            entries=entries,
         )
 
     admin = None

@@ -1,4 +1,4 @@
-"""Admin application: creates, changes and removes users with a bearer token (RFC 6750).
+"""Admin application: creates, changes and removes users and their tokens, with a bearer token (RFC 6750).
 
 FastAPI takes half a second to import, so this module is imported only to serve this application.
 """
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
@@ -22,19 +22,26 @@ from ops.index.admin.token import TokenCheck
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
 from ops.index.auth.passwords import NAME_BYTES, PASSWORD_BYTES, ROUNDS
 from ops.index.auth.roles import Identity, Role
+from ops.index.auth.token_file import Token, timestamp
+from ops.index.auth.token_uses import TokenUses
+from ops.index.auth.tokens import DEFAULT_LIFETIME, LABEL_LENGTH, LIFETIME_SECONDS, Tokens
 from ops.index.auth.users import KEEP, Users
 from ops.index.config import Options
 from ops.index.errors import PackageIndexError
 from ops.index.http.security_headers import secured
 from ops.index.storage.name_locks import NameLocks
+from ops.index.storage.shared_entries import SharedEntries
 from ops.index.storage.storage import Storage
 
 _DESCRIPTION: Final = """\
-Creates, changes, lists and removes the users of a private package index.
+Creates, changes, lists and removes the users of a private package index, and the tokens that stand for them.
 
 Every request but `/health` needs the header `Authorization: Bearer TOKEN`, where TOKEN is the value of `AUTH_TOKEN` in
 the index's secret. Credentials travel in the JSON body only: never put them into a URL, where logs keep them. With
 `password_hash` the password itself never leaves your machine: `htpasswd -nBC 12 NAME` makes one.
+
+A token of a user goes where a password goes, with the user name `__token__`, or into `Authorization: Bearer`. It is
+shown once, when it is created, and never may more than its owner may now.
 
 A change is durable once the response arrives, and reaches every server of the index within five seconds.
 """
@@ -114,6 +121,76 @@ class RegisteredUser(User):
     created: bool = Field(description="whether there was no such user before")
 
 
+class CreateToken(BaseModel):
+    """A token to create."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "examples": [{"owner": "ci", "projects": ["spam"], "label": "release job", "lifetime_seconds": 7776000}]
+        },
+    )
+
+    owner: str = Field(
+        max_length=1024,
+        json_schema_extra={"minLength": 1, "maxLength": NAME_BYTES},
+        description="the user for whom it stands",
+    )
+    role: Role | None = Field(default=None, description="at most the owner's, which is the default")
+    projects: list[Annotated[str, Field(json_schema_extra={"pattern": _PROJECT})]] | None = Field(
+        default=None,
+        max_length=1000,
+        json_schema_extra={"minItems": 1},
+        description="the only projects that it may upload to, which need not exist yet; null for all of the owner's",
+    )
+    lifetime_seconds: int = Field(
+        default=DEFAULT_LIFETIME,
+        strict=True,
+        json_schema_extra={"minimum": LIFETIME_SECONDS.start, "maximum": LIFETIME_SECONDS.stop - 1},
+        description="one hour to one year; 90 days if left out",
+    )
+    label: str = Field(
+        default="",
+        max_length=1024,
+        json_schema_extra={"maxLength": LABEL_LENGTH},
+        description="one line for people",
+    )
+
+
+class StoredToken(BaseModel):
+    """A token as stored, without the token itself."""
+
+    id: str = Field(description="not secret; the audit log names the token by it")
+    owner: str
+    role: Role = Field(description="the most that it may; the owner's role limits it further")
+    projects: list[str] | None = Field(description="normalized names of the only projects to upload to; null for all")
+    label: str
+    created: str = Field(description="UTC (RFC 3339)")
+    expires: str = Field(description="UTC (RFC 3339)")
+    last_used: str | None = Field(description="UTC (RFC 3339), to the hour; null if no use is known")
+
+    @classmethod
+    def of(cls, token: Token) -> dict[str, Any]:
+        """The fields of a token."""
+        return {
+            "id": token.id,
+            "owner": token.owner,
+            "role": token.role,
+            "projects": None if token.projects is None else sorted(token.projects),
+            "label": token.label,
+            "created": timestamp(token.created),
+            "expires": timestamp(token.expires),
+            "last_used": None if token.last_used is None else timestamp(token.last_used),
+        }
+
+
+class CreatedToken(StoredToken):
+    """A token that was just created."""
+
+    token: str = Field(description="the token itself, which is stored nowhere and not shown again")
+
+
 class Health(BaseModel):
     """Sign of life."""
 
@@ -128,17 +205,19 @@ def create_admin(
     root_path: str = "",
     name_locks: NameLocks | None = None,
     audit: Audit | None = None,
+    entries: SharedEntries | None = None,
 ) -> FastAPI:
     """The admin application.
 
     Parameters:
-        credentials: the volume of ``.htpasswd`` and ``.htgroup``; may be empty.
+        credentials: the volume of ``.htpasswd``, ``.htgroup`` and ``.tokens``; may be empty.
         token: the admin token, 32 bytes or more; or the check of it that the mounting application shares.
         options: cost of new hashes, number of wrong tokens before a delay.
         root_path: where it is mounted, such as ``/admin``.
         name_locks: shared by all servers of a shared volume; without them, two servers may overwrite each other's
             changes, as in a rolling deployment.
         audit: records changes and refusals; closed with the server. None for one of the application's own.
+        entries: shared with the servers, which note the use of tokens there; None where no use is known.
 
     Raises:
         ValueError: the token is empty, or cannot be sent in a header.
@@ -153,6 +232,8 @@ def create_admin(
 
     users = Users(credentials, options, audit=log, name_locks=name_locks)
     users.hold_back()
+    uses = None if entries is None else TokenUses(entries)
+    tokens = Tokens(credentials, audit=log, name_locks=name_locks, uses=uses)
     app = FastAPI(
         lifespan=closing,
         title="Package index: users",
@@ -209,9 +290,48 @@ def create_admin(
         responses=refusals(401, 403, 404, 422, 429, 500, 507),
     )
     def remove_user(username: Annotated[str, Path(max_length=1024)], request: Request) -> None:
-        """Removes entry and roles. Uploaded files stay."""
+        """Removes entry, roles and tokens. Uploaded files stay."""
         if not users.remove(username, actor="admin token", address=address_of(request)):
             raise HTTPException(404, "there is no such user")
+
+    @app.post(
+        "/create_token",
+        summary="Create a token",
+        status_code=201,
+        dependencies=token_needed,
+        responses=refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 507),
+    )
+    def create_token(wanted: CreateToken, request: Request) -> CreatedToken:
+        """Creates a token beside the owner's others, so that one can be replaced without a gap."""
+        plain, token = tokens.create(
+            wanted.owner,
+            role=wanted.role,
+            projects=wanted.projects,
+            lifetime=wanted.lifetime_seconds,
+            label=wanted.label,
+            actor="admin token",
+            address=address_of(request),
+        )
+        return CreatedToken(**StoredToken.of(token), token=plain)
+
+    @app.get("/tokens", summary="List the tokens", dependencies=token_needed, responses=refusals(401, 422, 429, 500))
+    def list_tokens(
+        owner: Annotated[str | None, Query(max_length=1024, description="only this user's")] = None,
+    ) -> list[StoredToken]:
+        """All tokens, the newest first; expired ones for 30 days."""
+        return [StoredToken(**StoredToken.of(token)) for token in tokens.all(owner)]
+
+    @app.delete(
+        "/tokens/{token_id}",
+        summary="Revoke a token",
+        status_code=204,
+        dependencies=token_needed,
+        responses=refusals(401, 403, 404, 422, 429, 500, 507),
+    )
+    def revoke_token(token_id: Annotated[str, Path(max_length=64)], request: Request) -> None:
+        """It is refused everywhere within five seconds."""
+        if not tokens.revoke(token_id, actor="admin token", address=address_of(request)):
+            raise HTTPException(404, "there is no such token")
 
     @app.get("/health", summary="Check that it responds")
     def health() -> Health:
@@ -238,16 +358,19 @@ async def _failed(_request: Request, _error: Exception) -> Response:
     return failed
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     """One sentence about what is wrong. FastAPI's own response repeats the input, passwords included."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     problems = []
+    fields = (
+        [*RegisterUser.model_fields] if request.url.path.endswith("/register_user") else [*CreateToken.model_fields]
+    )
     for problem in error.errors():
-        field = next((part for part in problem["loc"][1:] if part in RegisterUser.model_fields), None)
+        field = next((part for part in problem["loc"][1:] if part in fields), None)
         if problem["type"] == "json_invalid":
             problems.append("the body is not JSON")
         elif problem["type"] == "extra_forbidden":
-            problems.append("there is an unknown field; the fields are " + ", ".join(RegisterUser.model_fields))
+            problems.append("there is an unknown field; the fields are " + ", ".join(fields))
         else:
             problems.append(f"{field or 'the body'}: {problem['msg']}")
     return refusal(422, "; ".join(dict.fromkeys(problems)))

@@ -25,7 +25,7 @@ _MEANINGS: Final = {
     400: "The body ended early, or cannot be read",
     401: "No token, or a wrong one",
     403: "The server can read the credentials but not write them",
-    404: "There is no such user",
+    404: "There is no such user, or no such token",
     408: "The body did not arrive in time",
     413: "The body is too long for a registration",
     415: "The body is not application/json",
@@ -59,8 +59,8 @@ def _response(status: int) -> dict[str, Any]:
     return response
 
 
-_WITH_BODY: Final = ("POST", "/register_user")
-"""The one request with a body. The bodies of all others are left unread."""
+_WITH_BODY: Final = {("POST", "/register_user"), ("POST", "/create_token")}
+"""The requests with a body. The bodies of all others are left unread."""
 
 _BODY_BYTES: Final = 64 * 1024
 
@@ -133,7 +133,7 @@ def _path(request: Request) -> str:
 
 
 def _takes_body(request: Request) -> bool:
-    return (request.method, _path(request)) == _WITH_BODY
+    return (request.method, _path(request)) in _WITH_BODY
 
 
 def _secured(send: Send) -> Send:

@@ -1,4 +1,4 @@
-"""Authentication of requests: HTTP Basic passwords, verified by bcrypt once and then cached."""
+"""Authentication of requests: tokens, and passwords, which are verified by bcrypt once and then cached."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final
 
 from ops.index.auth.audit import Audit, masked_name
-from ops.index.auth.passwords import BasicCredentials, defect, verify
+from ops.index.auth.passwords import TOKEN, TOKEN_USER, BasicCredentials, defect, verify
 from ops.index.auth.roles import Identity
 from ops.index.auth.throttle import Admission, Throttle
+from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.user_cache import UserCache
 from ops.index.auth.users import Account
 from ops.index.auth.verification_queue import VerificationQueue
@@ -66,12 +67,15 @@ class Authenticator:
 
     Each password is verified by bcrypt in a thread, once for all requests that bring it at the same time. After that a
     keyed hash of the header stands for it in memory, until the user's entry or role changes. Refusals are cached too.
+    A token is found by its SHA-256: it takes no thread and no turn unless it is unknown.
 
     Parameters:
         credentials: the volume with ``.htpasswd`` and ``.htgroup``.
         options: realm, cost of a refusal, limits.
-        audit: records refused logins.
+        audit: records refused logins, and the use of tokens.
+        uses: remembers when tokens were used.
         clock: seconds, such as ``time.monotonic``.
+        wall_clock: seconds since the epoch, by which tokens expire.
     """
 
     def __init__(
@@ -80,10 +84,13 @@ class Authenticator:
         options: Options,
         audit: Audit | None = None,
         *,
+        uses: TokenUses | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._realm = options.realm
         self._audit = audit
+        self._uses = uses
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
@@ -98,7 +105,7 @@ class Authenticator:
         self._shared = credentials.shared
         self._renewing: Future[None] | None = None
         self._renewal_deadline = 0.0
-        self._user_cache = UserCache(credentials, options, changed=self._forget, clock=clock)
+        self._user_cache = UserCache(credentials, options, changed=self._forget, clock=clock, wall_clock=wall_clock)
 
     def remembered(self, authorization: bytes) -> Identity | None:
         """The user of an Authorization header that was verified before; None if not cached. Takes microseconds."""
@@ -167,6 +174,11 @@ class Authenticator:
     def refresh(self) -> None:
         """Read the users again if their files have changed. Called in a thread, after a shared volume was reloaded."""
         self._user_cache.refresh()
+        if self._uses is not None and self._uses.due():
+            with self._lock:  # tokens are looked up again, and their use is noted
+                for digest, account in list(self._verified.items()):
+                    if account.identity.token:
+                        del self._verified[digest]
 
     def close(self) -> None:
         """End the threads, and refuse the logins that still wait for one."""
@@ -212,10 +224,14 @@ class Authenticator:
         """
         if not credentials.plausible:
             self._refuse("login.refused", credentials, address, why="" if credentials.password else "an empty password")
-            raise self._unauthorized()
+            raise self._unauthorized(credentials)
         account = self._verified.get(digest)
         if account is not None:
             return account.identity
+        if credentials.token is not None:
+            account = self._known_token(digest, credentials.token, address)
+            if account is not None:
+                return account.identity
         try:
             with self._lock:
                 login = self._pending.get(digest)
@@ -243,7 +259,7 @@ class Authenticator:
             if account is None:
                 if self._user_cache.behind:
                     raise LoginDelayed("the index cannot see now whether another server has registered this user")
-                raise self._unauthorized()
+                raise self._unauthorized(login.credentials)
         except BaseException as error:  # noqa: BLE001 - the requests that wait must hear of it, whatever it is
             if guessed:
                 self._throttle.failed(name, address)
@@ -267,7 +283,11 @@ class Authenticator:
 
         No login is refused by old entries: a user who was just registered gets in at once.
         """
-        digest, password = login.digest, login.credentials.password
+        digest, password, token = login.digest, login.credentials.password, login.credentials.token
+        if token is not None:
+            self._user_cache.renew(login.began)
+            account = self._known_token(digest, token, login.address)
+            return account, account is None
         guessed = False
         for renewed in (False, True, True, True):
             if renewed:
@@ -288,22 +308,38 @@ class Authenticator:
                     return account, False
         return None, guessed
 
+    def _known_token(self, digest: bytes, token: str, address: str) -> Account | None:
+        """The account of a token that is in memory, and now cached by its header too. Costs microseconds."""
+        account = self._user_cache.token(token)
+        if account is None or not self._remember(digest, account):
+            return None
+        if self._uses is not None:
+            with contextlib.suppress(RuntimeError):  # the server stops
+                self._threads.submit(self._uses.note, account.identity, address)
+        return account
+
     def _remember(self, digest: bytes, account: Account) -> bool:
         """Cache a verified login; False if the account has changed meanwhile."""
         with self._lock:
-            if self._user_cache.accounts.get(account.identity.username) != account:
+            if self._user_cache.stored(account) != account:
                 return False
             self._verified[digest] = account
         return True
 
-    def _forget(self, accounts: Mapping[str, Account]) -> None:
+    def _forget(self) -> None:
         """Forget the logins of accounts that have changed or are gone."""
         with self._lock:
             for digest, account in list(self._verified.items()):
-                if accounts.get(account.identity.username) != account:
+                if self._user_cache.stored(account) != account:
                     del self._verified[digest]
 
-    def _unauthorized(self) -> Unauthorized:
+    def _unauthorized(self, credentials: BasicCredentials) -> Unauthorized:
+        if credentials.username == TOKEN_USER:
+            return Unauthorized(
+                "the token is unknown, revoked or expired, or its owner may no longer log in; create another one with "
+                "`runbook token create`, or ask the index's operator for one",
+                realm=self._realm,
+            )
         return Unauthorized(
             "the user name or the password is wrong; ask the index's operator for a new one if it is lost",
             realm=self._realm,
@@ -316,7 +352,11 @@ class Authenticator:
 
     def _refuse(self, event: str, credentials: BasicCredentials, address: str, *, why: str = "") -> None:
         name = credentials.username
-        self._record(event, name if name in self._user_cache.accounts else masked_name(name), address, why=why)
+        if credentials.token is not None:
+            found = TOKEN.fullmatch(credentials.token)
+            why = f"no valid token; its id is {found['id']}" if found else why
+        known = name == TOKEN_USER or name in self._user_cache.accounts
+        self._record(event, name if known else masked_name(name), address, why=why)
 
     def _record(self, event: str, user: str, address: str, *, why: str = "") -> None:
         if self._audit is not None:

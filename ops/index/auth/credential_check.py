@@ -1,4 +1,4 @@
-"""Warnings about lines of ``.htpasswd`` and ``.htgroup`` that have no effect.
+"""Warnings about lines of ``.htpasswd``, ``.htgroup`` and ``.tokens`` that have no effect.
 
 Users who cannot log in see only a 401; the reason is in the server's log, and in the audit log's line about the
 refusal. The server's log names the number of the line and never its content, which may be a misplaced password.
@@ -14,9 +14,10 @@ from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
-from ops.index.auth.credential_files import GROUPS, PASSWORDS, CredentialFiles
+from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, CredentialFiles
 from ops.index.auth.passwords import NAME_BYTES, decoded, defect
 from ops.index.auth.roles import PROJECT, Role, group_of
+from ops.index.auth.token_file import TokenFile
 from ops.index.auth.users import PasswordFile, Signature, Users, entry_of
 from ops.index.config import Options
 from ops.index.packages.filenames import is_project
@@ -77,12 +78,11 @@ class CredentialCheck:
 
     def _check(self) -> None:
         contents = {}
-        for name in (PASSWORDS, GROUPS):
+        for name in (PASSWORDS, GROUPS, TOKENS):
             try:
                 contents[name] = self._credential_files.read(name) or b""
             except OSError as error:
-                meanwhile = "nobody can log in" if name == PASSWORDS else "all users can only read"
-                _log.warning("%s cannot be read, and %s: %s", self._path(name), meanwhile, error.strerror or error)
+                _log.warning("%s cannot be read, and %s: %s", self._path(name), _UNREAD[name], error.strerror or error)
                 return
         content = hashlib.sha256(b"\0\0".join(contents.values())).digest()
         if content == self._told:
@@ -92,6 +92,7 @@ class CredentialCheck:
         users = PasswordFile(passwords).entries()
         self._tell(PASSWORDS, list(password_problems(passwords)))
         self._tell(GROUPS, list(group_problems(contents[GROUPS], users)))
+        self._tell(TOKENS, [Problem(number, _NOT_A_TOKEN) for number in TokenFile(contents[TOKENS]).unreadable()])
 
     def _tell(self, name: str, problems: list[Problem]) -> None:
         path = self._path(name)
@@ -162,6 +163,12 @@ def group_problems(content: bytes, users: Collection[str]) -> Iterator[Problem]:
             )
 
 
+_UNREAD: Final = {
+    PASSWORDS: "nobody can log in",
+    GROUPS: "all users can only read",
+    TOKENS: "no token is accepted",
+}
+_NOT_A_TOKEN: Final = "it is no token: create tokens with `runbook token create`, and remove the line"  # noqa: S105 - a sentence
 _JOINED: Final = "lines end in a carriage return alone, and are read as one: end them in a line feed"
 _UTF_16: Final = "the file is in UTF-16 or UTF-32, and nothing in it can be read: save it as UTF-8"
 

@@ -19,6 +19,7 @@ from ops.index.storage.transaction import AuditLog, Entry, Policy, Transactions
 
 PASSWORDS: Final = ".htpasswd"
 GROUPS: Final = ".htgroup"
+TOKENS: Final = ".tokens"
 
 LOCK_SECONDS = 20.0
 """Seconds that a change waits for another of the same files; far longer than a change takes."""
@@ -44,11 +45,12 @@ class Draft:
     Files are written in the order in which they are set, one more than once if it is set more than once: the caller
     decides what a reader may see in between. An undo takes the same way back.
 
-    ``entry`` is the line for the audit log.
+    ``entry`` is the line for the audit log, ``user`` the one whom it is about.
     """
 
-    def __init__(self, before: dict[str, bytes | None]) -> None:
+    def __init__(self, user: str, before: dict[str, bytes | None]) -> None:
         self.entry: Entry | None = None
+        self.user = user
         self.steps: list[FileChange] = []
         self._now = dict(before)
 
@@ -62,7 +64,7 @@ class Draft:
 
 
 class CredentialFiles:
-    """Reads and replaces ``.htpasswd`` and ``.htgroup``.
+    """Reads and replaces ``.htpasswd``, ``.htgroup`` and ``.tokens``.
 
     A reader finds a whole file, old or new: the new one is written beside it, synced and renamed over it.
 
@@ -116,7 +118,7 @@ class CredentialFiles:
             {PASSWORDS: PASSWORDS}, Policy.RESTORED, user=username, address=address
         ) as transaction:
             try:
-                draft = Draft({name: self.read(name) for name in (PASSWORDS, GROUPS)})
+                draft = Draft(username, {name: self.read(name) for name in (PASSWORDS, GROUPS, TOKENS)})
             except OSError as error:
                 raise StorageError(f"the credentials could not be read: {error.strerror or error}") from error
             yield draft
@@ -126,6 +128,7 @@ class CredentialFiles:
             def failed(_: str, why: str) -> list[Entry]:
                 return [Entry("user.change_failed", {"actor": actor, "reason": why})]
 
+            transaction.user = draft.user
             transaction.undo = lambda: self._write(self._way_back(draft.steps))
             entries = [] if draft.entry is None else [draft.entry]
             with transaction.change("the credentials could not be written", entries, failed=failed):

@@ -1,4 +1,4 @@
-"""Passwords: as clients send them (RFC 7617), and their hashes in ``.htpasswd``.
+"""Passwords and tokens as clients send them (RFC 7617, RFC 6750), and the passwords' hashes in ``.htpasswd``.
 
 Hashes are written as bcrypt, and verified in every format that stock tools write.
 """
@@ -69,6 +69,8 @@ def validated_name(name: str) -> str:
     """
     if not name:
         raise InvalidCredentials("the user name is empty: give one of 1 to 255 bytes")
+    if name == TOKEN_USER:
+        raise InvalidCredentials("the user name __token__ is the one that clients send with a token: choose another")
     for character in name:
         category = unicodedata.category(character)
         if category[0] == "C" or (category[0] == "Z" and character != " "):
@@ -213,12 +215,18 @@ def _context() -> CryptContext:
     return CryptContext(schemes=["apr_md5_crypt", "ldap_sha1", "sha256_crypt", "sha512_crypt", "des_crypt"])
 
 
+TOKEN_USER: Final = "__token__"  # noqa: S105 - a name
+"""The user name that goes with a token in HTTP Basic auth, as on the public index."""
+
+TOKEN: Final = re.compile(r"pyidx_(?P<id>m?[0-9a-f]{12})_[0-9a-f]{64}")
+"""A token: prefix, id, and 256 random bits. The pattern for secret scanners. The id of a minted token begins with m."""
+
 _HEADER_BYTES: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class BasicCredentials:
-    """User name and password, as a client sent them.
+    """User name and password, as a client sent them. A bearer token is the password of ``__token__``.
 
     Parameters:
         username: in Unicode NFC, as names are stored.
@@ -233,15 +241,18 @@ class BasicCredentials:
 
     @classmethod
     def parse(cls, authorization: bytes) -> BasicCredentials | None:
-        """Read the value of an Authorization header; None if it holds no Basic credentials. Never raises."""
+        """Read the value of an Authorization header; None if it holds no credentials. Never raises."""
         if len(authorization) > _HEADER_BYTES:
             return None
-        scheme, _, token = authorization.strip().partition(b" ")
+        scheme, _, encoded = authorization.strip().partition(b" ")
+        if scheme.lower() == b"bearer":
+            bearer = cls(TOKEN_USER, encoded.strip().decode("latin-1"))
+            return None if bearer.token is None else bearer
         if scheme.lower() != b"basic":
             return None
-        token = token.strip().rstrip(b"=")
+        encoded = encoded.strip().rstrip(b"=")
         try:
-            fields = base64.b64decode(token + b"=" * (-len(token) % 4), validate=True)
+            fields = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
         except (binascii.Error, ValueError):
             return None
         try:
@@ -255,3 +266,8 @@ class BasicCredentials:
     def plausible(self) -> bool:
         """True if a user could have these credentials."""
         return 0 < len(self.username.encode()) <= NAME_BYTES and self.password != ""
+
+    @property
+    def token(self) -> str | None:
+        """The token; None if the password is none."""
+        return self.password if self.username == TOKEN_USER and TOKEN.fullmatch(self.password) else None

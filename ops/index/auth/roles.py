@@ -36,17 +36,19 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user whose password was verified.
+    """A user whose password or token was verified.
 
     Parameters:
         username: in Unicode NFC.
         role: the user's rights.
         projects: normalized names of the projects to which a publisher is limited; None for all.
+        token: the id of the token that stands for the user; empty for a password.
     """
 
     username: str
     role: Role = Role.PUBLISHER
     projects: frozenset[str] | None = None
+    token: str = ""
 
     @property
     def may_read(self) -> bool:

@@ -1,14 +1,15 @@
-"""In-memory copy of all users, kept current with the files."""
+"""In-memory copy of all users and tokens, kept current with the files."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
-from ops.index.auth.passwords import cost
+from ops.index.auth.passwords import cost, defect
+from ops.index.auth.token_file import Token, fingerprint
 from ops.index.auth.users import Account, Signature, Users
 from ops.index.config import Options
 from ops.index.errors import StorageError
@@ -50,8 +51,9 @@ class UserCache:
     Parameters:
         credentials: the volume with the files, which may be missing.
         options: how often the server reloads a shared volume, and the cost of new hashes.
-        changed: called with the accounts after a change was read.
+        changed: called after a change was read, and after a token has expired.
         clock: seconds.
+        wall_clock: seconds since the epoch, by which tokens expire.
     """
 
     def __init__(
@@ -59,14 +61,16 @@ class UserCache:
         credentials: Storage,
         options: Options,
         *,
-        changed: Callable[[Mapping[str, Account]], None],
+        changed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._storage = credentials
         self._users = Users(credentials, options)
         self._least_level = options.bcrypt_rounds
         self._changed = changed
         self._clock = clock
+        self._wall_clock = wall_clock
         self._interval = (
             min(max(2 * options.refresh_seconds, _CHECK_EVERY), _MAX_AGE) if credentials.shared else _CHECK_EVERY
         )
@@ -83,8 +87,20 @@ class UserCache:
         """True if the last renewal failed: a user that is not cached may have been registered since."""
         self.accounts: dict[str, Account] = {}
         """By user name."""
+        self._stored_tokens: list[Token] = []
+        self._tokens: dict[str, Account] = {}
+        self._next_expiry = float("inf")
         self.level = options.bcrypt_rounds
         """The bcrypt cost of every refusal: the highest of all entries."""
+
+    def token(self, token: str) -> Account | None:
+        """The account of a token that has not expired: its owner, with the rights that both have; None if unknown."""
+        return self._tokens.get(fingerprint(token))
+
+    def stored(self, account: Account) -> Account | None:
+        """An account as it is now; None if the user, or the token, is there no more."""
+        identity = account.identity
+        return self._tokens.get(account.digest) if identity.token else self.accounts.get(identity.username)
 
     @property
     def outdated(self) -> bool:
@@ -150,6 +166,9 @@ class UserCache:
                     self._next = self._clock() + _GONE
 
     def _check(self) -> bool:
+        if self._wall_clock() >= self._next_expiry:
+            self._replace_tokens()
+            self._changed()
         generation = self._storage.generation
         if self._storage.shared and generation == self._generation and self._gone is None:
             return True
@@ -169,7 +188,7 @@ class UserCache:
     def _load(self, signature: Signature) -> bool:
         """Read the files, which had this signature. False if they could not be read, or changed meanwhile."""
         try:
-            accounts = self._users.accounts()
+            accounts, tokens = self._users.logins()
         except OSError as error:
             self._failed(error)
             return False
@@ -178,11 +197,25 @@ class UserCache:
         self._signature = signature
         self._gone = None
         self._failing = False
-        if accounts != self.accounts:
+        if accounts != self.accounts or tokens != self._stored_tokens:
             self.level = max([self._least_level, *(cost(account.digest) or 0 for account in accounts.values())])
             self.accounts = accounts
-            self._changed(accounts)
+            self._stored_tokens = tokens
+            self._replace_tokens()
+            self._changed()
         return True
+
+    def _replace_tokens(self) -> None:
+        """Compute the accounts of all tokens again. One of a user who is gone, or locked, has none."""
+        now = self._wall_clock()
+        valid = [token for token in self._stored_tokens if token.expires > now]
+        usable = {name: account for name, account in self.accounts.items() if defect(account.digest) is None}
+        self._next_expiry = min((token.expires for token in valid), default=float("inf"))
+        self._tokens = {
+            token.sha256: Account(token.sha256, token.identity(usable[token.owner].identity))
+            for token in valid
+            if token.owner in usable
+        }
 
     def _vanished(self, signature: Signature) -> bool:
         """True if a file is missing that was there, and not yet for long enough to count as removed."""

@@ -14,9 +14,10 @@ from typing import Final, NamedTuple, TypeAlias
 from packaging.utils import InvalidName, canonicalize_name
 
 from ops.index.auth.audit import Audit
-from ops.index.auth.credential_files import GROUPS, PASSWORDS, CredentialFiles, Draft
+from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, CredentialFiles, Draft
 from ops.index.auth.passwords import ROUNDS, InvalidCredentials, decoded, hashed, validated_hash, validated_name
 from ops.index.auth.roles import GroupFile, Identity, Role, Roles, memberships
+from ops.index.auth.token_file import Token, TokenFile
 from ops.index.config import Options
 from ops.index.errors import StorageError
 from ops.index.storage.name_locks import NameLocks
@@ -33,7 +34,7 @@ class Keep(Enum):
 KEEP: Final = Keep.KEEP
 
 Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
-"""Of both files: equal ones have equal contents, as long as neither is being written in place."""
+"""Of all files: equal ones have equal contents, as long as neither is being written in place."""
 
 
 class Account(NamedTuple):
@@ -49,6 +50,18 @@ class Account(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Account({self.identity!r})"
+
+
+class StoredLogins(NamedTuple):
+    """All users and tokens at one moment.
+
+    Parameters:
+        accounts: by user name.
+        tokens: those that can be read, expired ones included.
+    """
+
+    accounts: dict[str, Account]
+    tokens: list[Token]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +202,7 @@ class Users:
         return Registration(identity, created)
 
     def remove(self, username: str, *, actor: str = "", address: str = "") -> bool:
-        """Remove a user's entry and roles; durable on return. False if there was no such user.
+        """Remove a user's entry, roles and tokens; durable on return. False if there was no such user.
 
         Raises:
             StorageError: nothing has changed.
@@ -199,12 +212,16 @@ class Users:
             passwords = PasswordFile(draft[PASSWORDS])
             if not passwords.remove(username):
                 return False
-            draft.entry = Entry("user.removed", {"actor": actor})
             # The entry first: a reader with an entry but without a group would be a publisher for a moment.
             draft[PASSWORDS] = bytes(passwords)
             groups = GroupFile(draft[GROUPS])
             groups.assign(username, ())
             draft[GROUPS] = bytes(groups)
+            tokens = TokenFile(draft[TOKENS])  # else they would stand for the next user of that name
+            own = [token.id for token in tokens.tokens() if token.owner == username]
+            tokens.keep([token for token in tokens.tokens() if token.id not in own])
+            draft[TOKENS] = bytes(tokens)
+            draft.entry = Entry("user.removed", {"actor": actor, **({"revoked": own} if own else {})})
         return True
 
     def accounts(self) -> dict[str, Account]:
@@ -213,21 +230,23 @@ class Users:
         Raises:
             OSError: ``.htpasswd`` is there and cannot be read.
         """
+        return self.logins().accounts
+
+    def logins(self) -> StoredLogins:
+        """All users and tokens, as :meth:`accounts`. A token file that cannot be read holds none."""
         with self._storage.reading():
             for _ in range(10):
                 before = self.signature()
                 passwords = self._credential_files.read(PASSWORDS)
-                try:
-                    groups: bytes | None = self._credential_files.read(GROUPS) or b""
-                except OSError:
-                    groups = None
+                groups, tokens = self._readable(GROUPS), self._readable(TOKENS)
                 if self.signature() == before:  # else one file is older than the other
                     break
         roles = Roles(groups)
-        return {
+        accounts = {
             username: Account(digest, roles.identity(username))
             for username, digest in PasswordFile(passwords or b"").entries().items()
         }
+        return StoredLogins(accounts, TokenFile(tokens or b"").tokens())
 
     def identities(self) -> list[Identity]:
         """All users, sorted by name, after a reload.
@@ -243,8 +262,14 @@ class Users:
         return [accounts[username].identity for username in sorted(accounts)]
 
     def signature(self) -> Signature:
-        """A value that changes with the files. Costs two calls of ``stat``."""
-        return tuple(_signature(self._storage.directory / name) for name in (PASSWORDS, GROUPS))
+        """A value that changes with the files. Costs three calls of ``stat``."""
+        return tuple(_signature(self._storage.directory / name) for name in (PASSWORDS, GROUPS, TOKENS))
+
+    def _readable(self, name: str) -> bytes | None:
+        try:
+            return self._credential_files.read(name) or b""
+        except OSError:
+            return None
 
     def _digest(self, password: str | None, password_hash: str | None) -> str | None:
         if password is not None and password_hash is not None:

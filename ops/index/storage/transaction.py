@@ -240,7 +240,8 @@ class Transactions:
 class Transaction:
     """One change whose names are locked.
 
-    ``undo`` puts back what was there before; None as long as there is nothing to put back.
+    ``undo`` puts back what was there before; None as long as there is nothing to put back. ``user`` is the one whom the
+    audit log names.
     """
 
     def __init__(self, transactions: Transactions, policy: Policy, user: str, address: str) -> None:
@@ -250,7 +251,7 @@ class Transaction:
         self._storage = transactions.storage
         self._audit = transactions.audit
         self._policy = policy
-        self._user = user
+        self.user = user
         self._address = address
 
     @contextmanager
@@ -325,7 +326,7 @@ class Transaction:
     def _note(self, entry: Entry, *, durable: bool) -> None:
         if self._audit is not None:
             note = self._audit.record if durable else self._audit.note
-            note(entry.event, user=self._user, address=self._address, **entry.details)
+            note(entry.event, user=self.user, address=self._address, **entry.details)
 
 
 @contextmanager

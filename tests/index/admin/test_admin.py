@@ -26,7 +26,7 @@ from passlib.apache import HtpasswdFile
 from ops.index import create_index
 from ops.index.admin.app import create_admin
 from ops.index.auth.audit import ADMIN_FOLDER
-from ops.index.auth.credential_files import GROUPS, PASSWORDS
+from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS
 from ops.index.auth.passwords import hashed
 from ops.index.auth.roles import Identity
 from ops.index.auth.users import Users
@@ -174,7 +174,15 @@ def test_health_and_documentation_need_no_token_and_load_nothing_from_elsewhere(
     for foreign in ("http://", "https://", "//cdn", "<script", "<link"):
         assert foreign not in page
     schema = steady.get("/openapi.json", headers=nobody).json()
-    assert set(schema["paths"]) == {"/register_user", "/users", "/users/{username}", "/health"}
+    assert set(schema["paths"]) == {
+        "/register_user",
+        "/users",
+        "/users/{username}",
+        "/create_token",
+        "/tokens",
+        "/tokens/{token_id}",
+        "/health",
+    }
 
 
 def test_wrong_tokens_are_slowed_and_the_right_one_passes_all_the_same(storage: DirectoryStorage) -> None:
@@ -393,6 +401,48 @@ def test_schemathesis_finds_no_answer_that_the_schema_does_not_announce(tmp_path
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     admin.stop()
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_shown_once_listed_without_itself_and_revoked(admin: Admin, storage: DirectoryStorage) -> None:
+    admin.register(username="ci", password=PASSWORD)
+    made = admin.post("/create_token", json={"owner": "ci", "projects": ["Spam"], "label": "release"})
+    assert made.status_code == 201
+    assert made.headers["Cache-Control"].endswith("no-store")
+    token = made.json().pop("token")
+    (listed,) = admin.get("/tokens").json()
+    assert {**listed, "token": token} == made.json()
+    assert (listed["owner"], listed["role"], listed["projects"]) == ("ci", "publisher", ["spam"])
+    assert token.encode() not in (storage.directory / TOKENS).read_bytes()
+    assert admin.get("/tokens", params={"owner": "else"}).json() == []
+    assert admin.delete(f"/tokens/{listed['id']}").status_code == 204
+    assert admin.delete(f"/tokens/{listed['id']}").status_code == 404
+    assert admin.get("/tokens").json() == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "sentence"),
+    [
+        ({"owner": "nobody"}, 404, "register the user first"),
+        ({"owner": "ci", "role": "admin"}, 422, "a token may do no more"),
+        ({"owner": "ci", "role": "reader", "projects": ["spam"]}, 422, "the role publisher only"),
+        ({"owner": "ci", "lifetime_seconds": 3599}, 422, "one hour to one year"),
+        ({"owner": "ci", "lifetime_seconds": 365 * 86400 + 1}, 422, "one hour to one year"),
+        ({"owner": "ci", "label": "two\nlines"}, 422, "one line"),
+        ({"owner": "ci", "projects": ["no project!"]}, 422, "no project name"),
+        ({"owner": "ci", "days": 3}, 422, "the fields are owner, role, projects, lifetime_seconds, label"),
+    ],
+)
+def test_a_token_that_cannot_be_is_refused_in_a_sentence(
+    admin: Admin, asked: dict[str, object], status: int, sentence: str
+) -> None:
+    admin.register(username="ci", password=PASSWORD)
+    refused = admin.post("/create_token", json=asked)
+    assert refused.status_code == status
+    assert sentence in refused.json()["detail"]
+    assert admin.get("/tokens").json() == []
 
 
 # --- where it runs ----------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_files import GROUPS, PASSWORDS
 from ops.index.auth.passwords import BasicCredentials, hashed
 from ops.index.auth.roles import Identity, Role
-from ops.index.auth.users import Account, Signature, Users
+from ops.index.auth.users import Signature, StoredLogins, Users
 from ops.index.auth.verification_queue import processors
 from ops.index.config import Options
 from ops.index.errors import LoginDelayed, PackageIndexError, StorageError, TooManyAttempts, Unauthorized
@@ -435,16 +435,16 @@ def test_a_file_that_changes_while_it_is_read_is_not_used(
     log_in(authenticator, basic("bob"))
     users.register("carol", password_hash=DIGEST)
     file = storage.directory / PASSWORDS
-    whole, read = file.read_bytes(), Users.accounts
+    whole, read = file.read_bytes(), Users.logins
 
-    def accounts(users: Users) -> dict[str, Account]:
+    def logins(users: Users) -> StoredLogins:
         file.write_bytes(whole[: len(whole) // 3])
         found = read(users)
         file.write_bytes(whole)
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Users, "accounts", accounts)
+        patch.setattr(Users, "logins", logins)
         authenticator.refresh()
     assert set(authenticator._user_cache.accounts) == {"alice", "bob"}
     assert log_in(authenticator, basic("carol")).username == "carol"

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from ops.index.auth.credential_check import CredentialCheck, group_problems, password_problems
 from ops.index.auth.credential_files import GROUPS, PASSWORDS
+from ops.index.auth.tokens import Tokens
+from ops.index.auth.users import Users
 from ops.index.config import Options
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.serving import Server, eventually
@@ -167,3 +169,18 @@ def test_the_server_tells_at_its_start_and_after_a_change_and_never_the_secret(t
         eventually(lambda: "UTF-16" in server.log.read_text())
         assert "in the clear\n" not in server.log.read_text()
         assert server.get("/health", user=None).status == 200
+
+
+def test_a_line_of_the_token_file_without_effect_is_reported_by_its_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = DirectoryStorage(tmp_path)
+    users = Users(storage, Options(bcrypt_rounds=4))
+    users.register("alice", password="correct horse battery")
+    plain, _ = Tokens(storage).create("alice")
+    with (tmp_path / ".tokens").open("a") as file:
+        file.write(f"{plain}\n")
+    CredentialCheck(storage, Options()).look()
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert ".tokens, line 2: it is no token" in message
+    assert plain[:20] not in message

@@ -1,0 +1,75 @@
+"""The last use of each token, noted by the servers and read by the admin application."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ops.index.auth.audit import Audit
+from ops.index.auth.roles import Identity
+from ops.index.bounded_dict import BoundedDict
+from ops.index.storage.shared_entries import SharedEntries
+
+_EVERY: Final = 3600.0
+"""Seconds between two notes of one token by one server."""
+
+_KEPT: Final = 400 * 86400.0
+"""Seconds for which a use is remembered: longer than any token lives."""
+
+_log = logging.getLogger(__name__)
+
+
+class TokenUses:
+    """Notes uses, once an hour and server for each token, in the audit log too.
+
+    Servers cannot write credentials, so uses are entries that all servers share.
+
+    Parameters:
+        entries: shared with the admin application.
+        audit: gets a line ``token.used``; None for reading only.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self, entries: SharedEntries, audit: Audit | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._entries = entries
+        self._audit = audit
+        self._clock = clock
+        self._noted: BoundedDict[str, float] = BoundedDict(10_000)
+        self._next = clock() + _EVERY
+
+    def due(self) -> bool:
+        """True once an hour, when cached logins have to be looked up again to be noted."""
+        if self._clock() < self._next:
+            return False
+        self._next = self._clock() + _EVERY
+        return True
+
+    def note(self, identity: Identity, address: str) -> None:
+        """Note a use, unless that was done within the hour. Blocks; never raises."""
+        now = self._clock()
+        if now < self._noted.get(identity.token, 0.0) + _EVERY / 2:
+            return
+        self._noted[identity.token] = now
+        if self._audit is not None:
+            self._audit.note("token.used", user=identity.username, address=address, id=identity.token)
+        try:
+            self._entries.put(_key(identity.token), str(now), until=now + _KEPT)
+        except Exception as error:  # noqa: BLE001 - whatever the client library of a shared storage raises
+            _log.warning("the use of a token could not be noted: %s", error)
+
+    def last(self, token_id: str) -> float | None:
+        """Seconds since the epoch of the last noted use; None if it is unknown. Blocks; never raises."""
+        try:
+            value = self._entries.get(_key(token_id))
+            return None if value is None else float(value)
+        except Exception as error:  # noqa: BLE001 - likewise
+            _log.warning("the use of a token could not be read: %s", error)
+            return None
+
+
+def _key(token_id: str) -> str:
+    return f"used-{token_id}"

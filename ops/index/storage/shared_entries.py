@@ -1,0 +1,113 @@
+"""Small values with an end, which all servers of an index see at once.
+
+Unlike files of a volume they need no commit and no reload, and a server may write them that may not write credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import quote
+
+_SWEEP_SECONDS: Final = 60.0
+
+
+class SharedEntries(Protocol):
+    """Values by key. Every method blocks, and raises what its storage raises if that does not respond."""
+
+    def add(self, key: str, value: str, *, until: float) -> bool:
+        """Store a value unless the key is there: exactly one of all callers gets True.
+
+        Parameters:
+            key: up to 150 characters.
+            value: text.
+            until: seconds since the epoch; the entry may be removed after that, and is never returned.
+        """
+
+    def put(self, key: str, value: str, *, until: float) -> None:
+        """Store a value in place of what is there."""
+
+    def get(self, key: str) -> str | None:
+        """The value; None if there is none, or its end has passed."""
+
+    def remove(self, key: str) -> bool:
+        """Remove an entry. False if there was none."""
+
+
+class FolderEntries:
+    """Entries as files of a folder, for all servers of one machine.
+
+    Parameters:
+        folder: created with the first entry; only this user can read it.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._swept = float("-inf")
+
+    def add(self, key: str, value: str, *, until: float) -> bool:
+        """Store a value unless the key is there."""
+        self._sweep()
+        try:
+            descriptor = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return False
+        _write(descriptor, value, until)
+        return True
+
+    def put(self, key: str, value: str, *, until: float) -> None:
+        """Store a value in place of what is there."""
+        self._sweep()
+        path = self._path(key)
+        draft = f"{path}.{secrets.token_hex(4)}.new"
+        _write(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), value, until)
+        os.replace(draft, path)  # noqa: PTH105
+
+    def get(self, key: str) -> str | None:
+        """The value; None if there is none, or its end has passed."""
+        try:
+            end, _, value = Path(self._path(key)).read_text("utf-8").partition("\n")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return value if end and json.loads(end) > self._clock() else None
+
+    def remove(self, key: str) -> bool:
+        """Remove an entry."""
+        try:
+            os.unlink(self._path(key))  # noqa: PTH108
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def _path(self, key: str) -> str:
+        return f"{self._folder}/{quote(key, safe='')}"
+
+    def _sweep(self) -> None:
+        """Make the folder, and remove what has ended, now and then."""
+        now = self._clock()
+        if now < self._swept + _SWEEP_SECONDS:
+            return
+        self._swept = now
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for entry in os.scandir(self._folder):
+            with contextlib.suppress(OSError):
+                if entry.stat().st_mtime < now - _SWEEP_SECONDS:  # one that is being written has its end in a moment
+                    os.unlink(entry.path)  # noqa: PTH108
+
+
+def _write(descriptor: int, value: str, until: float) -> None:
+    """Write an entry, whose time of modification is its end, so that sweeping opens no file."""
+    try:
+        os.write(descriptor, f"{json.dumps(until)}\n{value}".encode())
+        os.utime(descriptor, (until, until))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,302 @@
+"""A token stands for its owner, with no more rights than the owner has now, until it is revoked or expires."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER, Audit
+from ops.index.auth.authenticator import Authenticator
+from ops.index.auth.credential_files import PASSWORDS, TOKENS
+from ops.index.auth.passwords import TOKEN, InvalidCredentials, hashed, validated_name
+from ops.index.auth.roles import Identity, Role
+from ops.index.auth.throttle import Throttle
+from ops.index.auth.token_file import TokenFile
+from ops.index.auth.token_uses import TokenUses
+from ops.index.auth.tokens import MOST, Tokens
+from ops.index.auth.users import Users
+from ops.index.config import Options
+from ops.index.errors import NotFound, TooManyAttempts, Unauthorized
+from ops.index.storage.directory import DirectoryStorage
+from ops.index.storage.shared_entries import FolderEntries
+from ops.index.storage.storage import Storage
+from tests.index.credentials_volume import volumes
+
+CHEAP = Options(bcrypt_rounds=4, login_failures=3)
+DIGEST = hashed("correct horse battery", 4)
+HERE = "192.0.2.1"
+DAY = 86400
+
+
+def basic(token: str, username: str = "__token__") -> bytes:
+    return b"Basic " + base64.b64encode(f"{username}:{token}".encode())
+
+
+def bearer(token: str) -> bytes:
+    return b"Bearer " + token.encode()
+
+
+@dataclass
+class Clock:
+    now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Town:
+    """Users, tokens and one server on a credentials volume."""
+
+    def __init__(self, storage: Storage, entries: FolderEntries, clock: Clock, packages: Storage) -> None:
+        self.clock = clock
+        self.storage = storage
+        self.packages = packages
+        self.log = Audit(storage, ADMIN_FOLDER)
+        self.server_log = Audit(packages)
+        self.users = Users(storage, CHEAP, audit=self.log)
+        uses = TokenUses(entries, self.server_log, clock=clock)
+        self.tokens = Tokens(storage, audit=self.log, uses=TokenUses(entries, clock=clock), clock=clock)
+        self.authenticator = Authenticator(
+            storage, CHEAP, self.server_log, uses=uses, clock=lambda: clock.now, wall_clock=clock
+        )
+
+    def who(self, header: bytes, address: str = HERE) -> Identity:
+        return asyncio.run(self.authenticator.authenticate(header, address))
+
+    def refused(self, header: bytes) -> bool:
+        try:
+            self.who(header)
+        except Unauthorized:
+            return True
+        return False
+
+    def close(self) -> None:
+        self.authenticator.close()
+        self.log.close()
+        self.server_log.close()
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    packages = DirectoryStorage(tmp_path / "packages")
+    entries = FolderEntries(tmp_path / "entries")
+    made = Town(DirectoryStorage(tmp_path / "credentials"), entries, Clock(), packages)
+    made.users.register("alice", password_hash=DIGEST)
+    yield made
+    made.close()
+
+
+def lines(storage: Storage, folder: str) -> list[dict[str, object]]:
+    found = sorted((storage.directory / folder).glob("*.jsonl"))
+    return [json.loads(line) for path in found for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("header", [basic, bearer])
+def test_a_token_is_its_owner_by_basic_and_by_bearer(town: Town, header: object) -> None:
+    plain, token = town.tokens.create("alice")
+    assert TOKEN.fullmatch(plain)
+    assert callable(header)
+    assert town.who(header(plain)) == Identity("alice", Role.PUBLISHER, token=token.id)
+    assert town.authenticator.remembered(header(plain)) == Identity("alice", Role.PUBLISHER, token=token.id)
+
+
+def test_a_token_under_another_user_name_or_with_one_digit_changed_is_refused(town: Town) -> None:
+    plain, _ = town.tokens.create("alice")
+    assert town.refused(basic(plain, "alice"))
+    assert town.refused(basic(plain[:-1] + ("0" if plain[-1] != "0" else "1")))
+    assert town.refused(bearer(plain + "0"))
+    assert town.refused(bearer("whatever"))
+    assert not town.refused(basic(plain))
+
+
+def test_a_valid_token_meets_neither_bcrypt_nor_the_throttle_nor_a_thread(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [town.tokens.create("alice") for _ in range(20)]
+    town.authenticator.refresh()
+
+    def never(*_: object) -> None:
+        pytest.fail("a token must not come here")
+
+    monkeypatch.setattr(bcrypt, "checkpw", never)
+    monkeypatch.setattr(Throttle, "admit", never)
+    monkeypatch.setattr(Authenticator, "_finish", never)
+    assert [town.who(basic(plain)).token for plain, _ in made] == [token.id for _, token in made]
+
+
+def test_wrong_tokens_cost_no_bcrypt_and_are_throttled(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bcrypt, "checkpw", lambda *_: pytest.fail("a token must not come here"))
+    outcomes = []
+    for number in range(12):
+        try:
+            town.who(basic(f"pyidx_{number:012x}_{number:064x}"))
+        except (Unauthorized, TooManyAttempts) as error:
+            outcomes.append(type(error))
+    assert outcomes[0] is Unauthorized
+    assert outcomes[-1] is TooManyAttempts
+
+
+def test_two_tokens_live_at_once_and_one_is_revoked_alone(town: Town) -> None:
+    first, second = (town.tokens.create("alice", label="ci") for _ in range(2))
+    assert {town.who(basic(made.plain)).token for made in (first, second)} == {first.token.id, second.token.id}
+    assert town.tokens.revoke(first.token.id)
+    town.clock.now += 1
+    assert town.authenticator.remembered(basic(first.plain)) is None
+    assert town.refused(basic(first.plain))
+    assert town.who(basic(second.plain)).token == second.token.id
+
+
+def test_a_revoked_token_is_refused_when_the_body_has_arrived(town: Town) -> None:
+    plain, token = town.tokens.create("alice")
+    assert town.authenticator.confirm(basic(plain), HERE).token == token.id
+    town.tokens.revoke(token.id)
+    with pytest.raises(Unauthorized, match="revoked or expired"):
+        town.authenticator.confirm(basic(plain), HERE)
+
+
+def test_a_token_ends_when_it_expires_also_while_it_is_cached(town: Town) -> None:
+    plain, token = town.tokens.create("alice", lifetime=3600)
+    assert token.expires == town.clock.now + 3600
+    town.clock.now += 3599
+    assert town.who(basic(plain))
+    town.clock.now += 1
+    assert town.authenticator.remembered(basic(plain)) is None
+    assert town.refused(basic(plain))
+
+
+def test_a_token_never_has_more_rights_than_its_owner_has_now(town: Town) -> None:
+    town.users.register("alice", role=Role.ADMIN)
+    plain, token = town.tokens.create("alice", role=Role.ADMIN)
+    limited, _ = town.tokens.create("alice", projects=["Spam.X", "eggs"])
+    town.clock.now += 1
+    assert town.who(basic(plain)).role is Role.ADMIN
+    assert town.who(basic(limited)).projects == frozenset({"spam-x", "eggs"})
+    town.users.register("alice", role=Role.PUBLISHER, projects=["eggs", "ham"])
+    town.clock.now += 1
+    assert town.who(basic(plain)) == Identity("alice", Role.PUBLISHER, frozenset({"eggs", "ham"}), token=token.id)
+    assert town.who(basic(limited)).projects == frozenset({"eggs"})
+    town.users.register("alice", role=Role.READER)
+    town.clock.now += 1
+    assert town.who(basic(plain)).role is Role.READER
+    assert not town.who(basic(limited)).may_upload("eggs")
+
+
+def test_the_tokens_of_a_removed_user_end_and_do_not_come_back_with_the_name(town: Town) -> None:
+    plain, token = town.tokens.create("alice")
+    assert town.who(basic(plain))
+    town.users.remove("alice")
+    town.clock.now += 1
+    assert town.refused(basic(plain))
+    town.users.register("alice", password_hash=DIGEST)
+    assert town.refused(basic(plain))
+    assert lines(town.storage, ADMIN_FOLDER)[-2]["revoked"] == [token.id]
+
+
+def test_the_tokens_of_a_user_who_is_locked_in_the_file_are_refused(town: Town) -> None:
+    plain, _ = town.tokens.create("alice")
+    file = town.storage.directory / PASSWORDS
+    file.write_text(file.read_text().replace("alice:", "alice:!"))
+    town.clock.now += 1
+    assert town.refused(basic(plain))
+
+
+def test_a_token_is_known_on_another_server_at_once_and_revoked_there_after_a_reload(tmp_path: Path) -> None:
+    ours, theirs = volumes(tmp_path, 2)
+    packages = DirectoryStorage(tmp_path / "packages")
+    clock, entries = Clock(), FolderEntries(tmp_path / "entries")
+    admin = Town(ours, entries, clock, packages)
+    admin.users.register("alice", password_hash=DIGEST)
+    server = Town(theirs, entries, clock, packages)
+    assert server.refused(basic(f"pyidx_{0:012x}_{0:064x}"))
+    plain, token = admin.tokens.create("alice")
+    clock.now += 1
+    assert server.who(basic(plain)).token == token.id
+    admin.tokens.revoke(token.id)
+    clock.now += 5
+    assert server.authenticator.remembered(basic(plain)) is None
+    assert server.refused(basic(plain))
+    admin.close()
+    server.close()
+
+
+def test_a_use_is_listed_and_in_the_log_once_an_hour(town: Town) -> None:
+    plain, token = town.tokens.create("alice")
+    assert town.tokens.all()[0].last_used is None
+    for minutes in (0, 10, 70):
+        town.clock.now = 1_800_000_000.0 + 60 * minutes
+        town.authenticator.refresh()
+        town.who(basic(plain))
+    town.authenticator.close()
+    used = [line for line in lines(town.packages, SERVER_FOLDER) if line["event"] == "token.used"]
+    assert [(line["user"], line["id"], line["address"]) for line in used] == [("alice", token.id, HERE)] * 2
+    assert town.tokens.all()[0].last_used == town.clock.now
+    town.tokens.create("alice")
+    (stored, _) = TokenFile((town.storage.directory / TOKENS).read_bytes()).tokens()
+    assert stored.last_used == town.clock.now
+
+
+def test_creation_and_revocation_are_in_the_log_by_id_and_no_token_is(town: Town) -> None:
+    plain, token = town.tokens.create("alice", label="release", actor="admin token", address=HERE)
+    town.tokens.revoke(token.id, actor="admin token", address=HERE)
+    created, revoked = lines(town.storage, ADMIN_FOLDER)[-2:]
+    assert (created["event"], created["user"], created["id"]) == ("token.created", "alice", token.id)
+    assert (revoked["event"], revoked["user"], revoked["id"]) == ("token.revoked", "alice", token.id)
+    secret = plain.rpartition("_")[2]
+    kept = "".join(path.read_text() for path in town.storage.directory.rglob("*") if path.is_file())
+    assert secret not in kept
+    assert secret not in repr(town.tokens.create("alice")) + repr(token)
+
+
+def test_a_refused_token_is_in_the_log_by_the_id_that_it_names(town: Town) -> None:
+    plain, token = town.tokens.create("alice")
+    town.tokens.revoke(token.id)
+    assert town.refused(basic(plain))
+    town.server_log.flush()
+    (line,) = [line for line in lines(town.packages, SERVER_FOLDER) if line["event"] == "login.refused"]
+    assert (line["user"], token.id in str(line["why"])) == ("__token__", True)
+
+
+def test_nobody_has_more_than_a_bounded_number_of_tokens_and_expired_ones_do_not_count(town: Town) -> None:
+    for _ in range(MOST):
+        town.tokens.create("alice", lifetime=3600)
+    with pytest.raises(InvalidCredentials, match="revoke those"):
+        town.tokens.create("alice")
+    town.clock.now += 3601
+    town.tokens.create("alice")
+    assert len(town.tokens.all()) == MOST + 1
+    town.clock.now += 31 * DAY
+    town.tokens.create("alice")
+    assert len(town.tokens.all()) == 2
+
+
+def test_somebody_else_s_token_is_not_revoked_by_an_owner(town: Town) -> None:
+    _, token = town.tokens.create("alice")
+    assert not town.tokens.revoke(token.id, owner="bob")
+    assert town.tokens.revoke(token.id, owner="alice")
+
+
+def test_a_token_needs_an_owner_and_clients_user_name_is_nobody_s(town: Town) -> None:
+    with pytest.raises(NotFound, match="register"):
+        town.tokens.create("bob")
+    with pytest.raises(InvalidCredentials, match="__token__"):
+        validated_name("__token__")
+
+
+def test_lines_that_cannot_be_read_stay_and_open_nothing(town: Town) -> None:
+    path = town.storage.directory / TOKENS
+    plain, token = town.tokens.create("alice")
+    good = path.read_bytes()
+    bad = [b"# a comment", b"{", b"[]", b"null", good.strip().replace(b'"publisher"', b'"root"'), b"\xff" * 40]
+    path.write_bytes(b"\n".join([*bad, good]))
+    town.clock.now += 1
+    assert town.who(basic(plain)).token == token.id
+    town.tokens.revoke(token.id)
+    assert path.read_bytes().split(b"\n")[:-1] == bad
+    assert list(TokenFile(path.read_bytes()).unreadable()) == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,53 @@
+"""Small values are seen by all servers at once, and one of all callers adds a key."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from ops.index.storage.shared_entries import FolderEntries
+
+LATER = time.time() + 3600
+
+
+def test_exactly_one_of_many_callers_adds_a_key(tmp_path: Path) -> None:
+    servers = [FolderEntries(tmp_path / "entries", clock=lambda: LATER - 10) for _ in range(8)]
+    won: list[bool] = []
+    start = threading.Barrier(8)
+
+    def add(server: FolderEntries) -> None:
+        start.wait()
+        won.append(server.add("jti/../x", "value", until=LATER))
+
+    threads = [threading.Thread(target=add, args=(server,)) for server in servers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 7 + [True]
+    assert servers[0].get("jti/../x") == "value"
+    assert [path.parent for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "entries"]
+
+
+def test_an_entry_that_has_ended_is_not_returned_and_its_file_is_removed(tmp_path: Path) -> None:
+    now = LATER
+    entries = FolderEntries(tmp_path, clock=lambda: now)
+    entries.put("a", "first", until=LATER + 5)
+    entries.put("a", "second\nline", until=LATER + 10)
+    assert entries.get("a") == "second\nline"
+    now = LATER + 10
+    assert entries.get("a") is None
+    now = LATER + 100
+    entries.put("b", "", until=LATER + 200)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_what_is_removed_is_gone_and_removing_it_again_does_nothing(tmp_path: Path) -> None:
+    entries = FolderEntries(tmp_path / "entries", clock=lambda: LATER)
+    assert entries.get("a") is None
+    assert not entries.remove("a")
+    entries.add("a", "value", until=LATER + 1)
+    assert entries.remove("a")
+    assert entries.get("a") is None
+    assert entries.add("a", "value", until=LATER + 1)
