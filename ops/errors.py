@@ -40,6 +40,9 @@ GUIDE = "90_troubleshoot"
 STATUSES = frozenset({400, 401, 403, 404, 406, 408, 409, 413, 429, 500, 503, 507})
 """HTTP statuses of the index that have an entry of their own."""
 
+INTERRUPTED = "Interrupted. Run the notebook again: it finds in place what was done already."
+"""What is shown of Ctrl-C and SIGTERM."""
+
 
 def _sentence(text: str) -> str:
     return text if not text or text.endswith(("?", "!")) else f"{text.rstrip('.')}."

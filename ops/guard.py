@@ -25,7 +25,7 @@ from IPython import get_ipython
 from IPython.core.error import UsageError
 from IPython.display import display
 
-from ops.errors import GUIDE, ParameterError, RunbookError
+from ops.errors import GUIDE, INTERRUPTED, ParameterError, RunbookError
 from ops.parameters import TYPES, Parameter, refuse_unknown, require
 
 
@@ -172,8 +172,6 @@ def _targets(statement: ast.stmt) -> list[str]:
     targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
-
-INTERRUPTED = "Interrupted. Run the notebook again: it finds in place what was done already."
 
 UNEXPECTED = "Unexpected"
 """The entry of the guide for errors that the runbook did not foresee."""

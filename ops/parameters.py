@@ -132,7 +132,7 @@ def coerce(parameter: Parameter, value: object) -> Value:
     Raises:
         ParameterError: *value* cannot be converted, or contains text that is not UTF-8.
     """
-    _require_utf8(parameter, value)
+    require_utf8(parameter.name, value)
     result = _from_text(parameter.type, value) if isinstance(value, str) else _from_value(parameter.type, value)
     if result is None:
         raise ParameterError(
@@ -149,7 +149,7 @@ def require(parameter: Parameter, value: object) -> Value:
     Raises:
         ParameterError: it has another type, cannot be stored as JSON, or contains text that is not UTF-8.
     """
-    _require_utf8(parameter, value)
+    require_utf8(parameter.name, value)
     result = _from_value(parameter.type, value)
     if result is None:
         meant = _from_text(parameter.type, value) if isinstance(value, str) else None
@@ -164,12 +164,17 @@ def require(parameter: Parameter, value: object) -> Value:
     return result
 
 
-def _require_utf8(parameter: Parameter, value: object) -> None:
+def require_utf8(name: str, value: object) -> None:
+    """Refuse text that is not UTF-8 in the value of the parameter *name*.
+
+    Raises:
+        ParameterError: there is some.
+    """
     try:
         json.dumps(value, ensure_ascii=False, default=_shown).encode()
     except UnicodeEncodeError:  # PEP 383: bytes in another encoding arrive as lone surrogates
         raise ParameterError(
-            f"the value of {parameter.name} is not UTF-8 text",
+            f"the value of {name} is not UTF-8 text",
             why=f"{value!a} holds bytes in another encoding, and run records are written in UTF-8",
             todo="switch the terminal or script that sets it to UTF-8",
         ) from None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ops.cli.exit_codes import EXIT_CHANGES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from ops.cli.parser import make_parser
-from ops.errors import ParameterError, RunbookError
+from ops.errors import INTERRUPTED, ParameterError, RunbookError
 from ops.private_files import UMASK
 
 __all__ = ["EXIT_CHANGES", "EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main"]
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("runbook: interrupted", file=sys.stderr)
+        print(f"runbook: {INTERRUPTED}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, say) has seen enough.

@@ -1,18 +1,25 @@
-"""The papermill engine ``runbook``: papermill's own, with every known secret masked.
+"""The papermill engine ``runbook``: papermill's own, with every known secret masked, and a record of the run.
 
-``papermill --engine runbook in.ipynb out.ipynb`` masks the secrets of the environment and the workspace.
-``--prepare-only`` goes around every engine, this one too.
+papermill uses it for the notebooks of the runbook when no engine is named, and for any with ``--engine runbook``;
+``--engine nbclient`` is papermill's own. ``--prepare-only`` goes around every engine, this one too.
 """
 
 from __future__ import annotations
 
+import keyword
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ops.redaction import Redactor
-from ops.runbook.workspace_secrets import workspace_sources
+from ops.errors import INTERRUPTED, RunbookError, RunError
+from ops.parameters import refuse_unknown, require_utf8
 from ops.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ops.runbook.execution import ExecutionOptions
+    from ops.runbook.notebook import Notebook
 
 ENGINE_NAME = "runbook"
 
@@ -51,8 +58,10 @@ class RedactingEngine:
         del kernel_name
         if "options" in given:
             return execute(nb, given["redactor"], given["options"])
+        # Anything but a local path is left to papermill, which writes it at the end.
+        local = output_path and output_path != "-" and "://" not in output_path
         options = ExecutionOptions(
-            save_to=Path(output_path) if output_path else None,
+            copy_to=Path(output_path).absolute() if output_path and local else None,
             start_timeout=given.get("start_timeout", 60),
             execution_timeout=given.get("execution_timeout"),
             progress_bar=progress_bar,
@@ -61,9 +70,14 @@ class RedactingEngine:
             stderr_file=given.get("stderr_file"),
             autosave_cell_every=autosave_cell_every,
         )
-        executed = execute(nb, Redactor(sources=workspace_sources(Workspace.default(), os.environ)), options)
-        _end_command(executed)
-        return executed
+        try:
+            return _recorded(nb, options)
+        except RunbookError as error:
+            _end_command(str(error), 1)
+            raise
+        except KeyboardInterrupt:
+            _end_command(INTERRUPTED, 130)
+            raise
 
     @classmethod
     def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:
@@ -78,16 +92,101 @@ class RedactingEngine:
         return "python"
 
 
-def _end_command(executed: Any) -> None:
-    """End the command ``papermill`` with the sentences of a failure; its own end is a traceback of itself."""
+class DefaultEngine:
+    """papermill's own engine, but for the notebooks of the runbook.
+
+    Parameters:
+        own: that of papermill.
+    """
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+
+    def _engine(self, nb: Any) -> Any:
+        from ops.runbook.structure import GUARD
+
+        guarded = any(cell.cell_type == "code" and cell.source == GUARD for cell in nb.cells)
+        return RedactingEngine if guarded else self._own
+
+    def execute_notebook(self, nb: Any, *arguments: Any, **given: Any) -> Any:
+        """Execute *nb* by the engine that it needs."""
+        return self._engine(nb).execute_notebook(nb, *arguments, **given)
+
+    def nb_kernel_name(self, nb: Any, name: str | None = None) -> Any:
+        """The kernel of that engine."""
+        return self._engine(nb).nb_kernel_name(nb, name)
+
+    def nb_language(self, nb: Any, language: str | None = None) -> Any:
+        """The language of that engine."""
+        return self._engine(nb).nb_language(nb, language)
+
+
+def _recorded(nb: Any, options: ExecutionOptions) -> Any:
+    """Execute a notebook for papermill, and keep a record.
+
+    Raises:
+        ParameterError: a parameter cannot be written into the notebook, or is a secret; nothing was run.
+        RunError: what failed was not a cell.
+        RunInterruptedError: Ctrl-C or SIGTERM came.
+    """
+    from ops.runbook import record as outcomes
+    from ops.runbook.execution import execute
+    from ops.runbook.notebook import Notebook
+    from ops.runbook.progress import silent
+    from ops.runbook.runner import RunInterruptedError, record_notebooks
+    from ops.runbook.summary import tell
+
+    notebook = Notebook.of(nb, Path(nb.metadata.papermill["input_path"] or "notebook"))
+    given = nb.metadata.papermill.get("parameters", {})
+    _require_writable(notebook, given)
+    executed: list[Any] = []
+    record = record_notebooks(
+        {notebook.name: notebook},
+        {notebook.name: given},
+        lambda _notebook, _values, redactor, how: executed.append(execute(nb, redactor, how)),
+        workspace=Workspace.default(),
+        on_progress=silent,
+        options=options,
+    )
+    if _in_command():
+        tell(record, sys.stderr, os.environ)
+        sys.stderr.write(f"Report: {record.report}\n")
+    if record.outcome == outcomes.INTERRUPTED:
+        raise RunInterruptedError(record)
+    error = record.error
+    # Of a cell's error papermill's own exception tells; it takes the others for success.
+    if error is not None and (_in_command() or error.cell is None or error.exception in {"SystemExit", "NotExecuted"}):
+        raise RunError(error.what, why=error.why, todo=error.todo, record=record.folder)
+    return executed[0]
+
+
+def _require_writable(notebook: Notebook, given: Mapping[str, Any]) -> None:
+    """Refuse parameters that would make the notebook itself unreadable, so that its guard would never run.
+
+    Raises:
+        ParameterError: a name is no identifier, or a text is not UTF-8.
+    """
+    unusable = [name for name in given if not name.isidentifier() or keyword.iskeyword(name)]
+    refuse_unknown(unusable, {"this notebook": notebook.parameters})
+    for name, value in given.items():
+        require_utf8(name, value)
+
+
+def _in_command() -> bool:
+    """Whether the command ``papermill`` runs, and not a program that uses its API."""
     import click
 
-    from ops.runbook.failure import failure_in
+    context = click.get_current_context(silent=True)
+    return context is not None and context.command.name == "papermill"
 
-    failure = failure_in(executed, (), name="") if click.get_current_context(silent=True) else None
-    if failure is not None:
-        labelled = (("", failure.what), ("Why: ", failure.why), ("What to do: ", failure.todo))
-        raise click.ClickException("\n".join(f"{label}{text}" for label, text in labelled if text))
+
+def _end_command(message: str, code: int) -> None:
+    """End the command ``papermill`` with a message; its own end would be a traceback of itself."""
+    import click
+
+    if _in_command():
+        click.echo(f"Error: {message}", err=True)
+        raise click.exceptions.Exit(code) from None
 
 
 def register_engine() -> None:
@@ -95,3 +194,13 @@ def register_engine() -> None:
     from papermill.engines import papermill_engines
 
     papermill_engines.register(ENGINE_NAME, RedactingEngine)
+
+
+def _become_default() -> None:
+    """Run the runbook's notebooks by this engine although none is named, if papermill is just being imported."""
+    engines = getattr(sys.modules.get("papermill.engines"), "papermill_engines", None)
+    if engines is not None:
+        engines.register(None, DefaultEngine(engines.get_engine()))
+
+
+_become_default()

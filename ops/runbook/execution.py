@@ -52,6 +52,7 @@ class ExecutionOptions:
 
     Parameters:
         save_to: where the masked notebook is saved at the start and the end of each cell.
+        copy_to: a second such place.
         environment: of the kernel; this process's when None.
         cwd: the kernel's directory; this process's when None.
         scratch: a folder for the kernel's files; a temporary one when None.
@@ -67,6 +68,7 @@ class ExecutionOptions:
     """
 
     save_to: Path | None = None
+    copy_to: Path | None = None
     environment: Mapping[str, str] | None = None
     cwd: Path | None = None
     scratch: Path | None = None
@@ -143,12 +145,15 @@ class RedactingManager(NotebookExecutionManager):  # type: ignore[misc]  # paper
         )
         self._redactor = redactor
         self._on_cell = options.on_cell
+        self._copy_to = options.copy_to
 
     def save(self, **arguments: Any) -> None:
         """Write the masked notebook, so that a run killed at any moment leaves a whole and safe one."""
         del arguments
         if self.output_path:
-            write_notebook(self._redactor.notebook(self.nb), Path(self.output_path))
+            masked = self._redactor.notebook(self.nb)
+            for path in filter(None, (Path(self.output_path), self._copy_to)):
+                write_notebook(masked, path)
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **arguments: Any) -> None:

@@ -77,9 +77,7 @@ class Notebook:
             NotebookError: the file does not exist or is not a notebook.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            cells = tuple(_cell(cell) for cell in document["cells"])
-            return cls(path.resolve(), cells, document.get("metadata", {}))
+            return cls.of(json.loads(path.read_text(encoding="utf-8")), path.resolve())
         except OSError as error:
             raise NotebookError(
                 f"the notebook {path} cannot be read",
@@ -92,6 +90,11 @@ class Notebook:
                 why="it is not JSON in notebook format 4",
                 todo="open it in Jupyter, or restore it from version control",
             ) from None
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], path: Path) -> Notebook:
+        """The notebook in *document*, notebook format 4, that *path* names."""
+        return cls(path, tuple(_cell(cell) for cell in document["cells"]), document.get("metadata", {}))
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ops.errors import NotebookError, ParameterError, RunError
-from ops.parameters import Value, assign
+from ops.parameters import assign
 from ops.redaction import Redactor, SecretSource
 from ops.runbook import record as outcomes
 from ops.runbook.engine import ENGINE_NAME, register_engine
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 Ask = Callable[[NotebookRecord], bool]
 """Called with the entry of a notebook that has shown a plan with changes; whether they may be made."""
+
+Execute = Callable[[Notebook, Mapping[str, Any], Redactor, "ExecutionOptions"], object]
+"""Executes a notebook with its parameters, and saves it, masked, as the options say."""
 
 
 class RunInterruptedError(KeyboardInterrupt):
@@ -101,40 +104,21 @@ def run_notebooks(
         _require_plans(opened)
     if plan is not None:
         plan.require(opened, values)
-    with tempfile.TemporaryDirectory(prefix="runbook-", ignore_cleanup_errors=True) as scratch:
-        secrets_file = Path(scratch) / "secrets"
-        secrets_file.touch(mode=0o600)
-        redactor = Redactor(
-            sources=(*workspace_sources(workspace, os.environ), *sources, register(secrets_file)),
-        )
-        refuse_secrets(parameters or {}, redactor)
-        workspace.create()
-        record = Record.create(workspace.records, name or (next(iter(opened)) if len(opened) == 1 else "run"))
-        record.purpose, record.resumes = purpose, resumes
-        record.parameters = {key: value for given in values.values() for key, value in given.items()}
-        record.notebooks = [
-            NotebookRecord(
-                key,
-                notebook.title,
-                parameters={parameter.name: parameter.default for parameter in notebook.parameters} | dict(values[key]),
-                steps=[StepRecord(step.title, list(step.cells)) for step in notebook.steps],
-            )
-            for key, notebook in opened.items()
-        ]
-        options = options or ExecutionOptions()
-        run = _Run(
-            record,
-            redactor,
-            on_progress or ConsoleProgress(),
-            options=dataclasses.replace(
-                options, environment=notebook_environment(workspace, secrets_file), cwd=options.cwd or PROJECT_ROOT
-            ),
-            scratch=Path(scratch),
-            approved={} if plan is None else plan.approved,
-            ask=ask,
-        )
-        with _sigterm_interrupts():
-            run.all(opened, values)
+    options = options or ExecutionOptions()
+    record = record_notebooks(
+        opened,
+        values,
+        _by_papermill,
+        workspace=workspace,
+        name=name,
+        purpose=purpose,
+        approved={} if plan is None else plan.approved,
+        ask=ask,
+        resumes=resumes,
+        on_progress=on_progress or ConsoleProgress(),
+        sources=sources,
+        options=dataclasses.replace(options, cwd=options.cwd or PROJECT_ROOT),
+    )
     if record.outcome == outcomes.INTERRUPTED:
         raise RunInterruptedError(record)
     if record.error is not None:
@@ -146,6 +130,89 @@ def run_notebooks(
             record=record.folder,
         )
     return record
+
+
+def record_notebooks(
+    notebooks: Mapping[str, Notebook],
+    values: Mapping[str, Mapping[str, Any]],
+    execute: Execute,
+    *,
+    workspace: Workspace,
+    name: str = "",
+    purpose: str = RUN,
+    approved: Mapping[str, str] | None = None,
+    ask: Ask | None = None,
+    resumes: str = "",
+    on_progress: OnProgress,
+    sources: Sequence[SecretSource] = (),
+    options: ExecutionOptions,
+) -> Record:
+    """Have *execute* run *notebooks* until one fails, and keep a record, which says how they ended.
+
+    Parameters:
+        notebooks: by their names in the record.
+        values: the parameters given to each.
+        execute: runs one of them.
+        approved: the SHA-256 of each plan that was approved.
+
+    All others are those of :func:`run_notebooks`.
+
+    Raises:
+        ParameterError: a secret was given as a parameter; nothing was run.
+    """
+    given = {key: value for each in values.values() for key, value in each.items()}
+    with tempfile.TemporaryDirectory(prefix="runbook-", ignore_cleanup_errors=True) as scratch:
+        secrets_file = Path(scratch) / "secrets"
+        secrets_file.touch(mode=0o600)
+        redactor = Redactor(
+            sources=(*workspace_sources(workspace, os.environ), *sources, register(secrets_file)),
+        )
+        refuse_secrets(given, redactor)
+        workspace.create()
+        record = Record.create(workspace.records, name or (next(iter(notebooks)) if len(notebooks) == 1 else "run"))
+        record.purpose, record.resumes, record.parameters = purpose, resumes, given
+        record.notebooks = [
+            NotebookRecord(
+                key,
+                notebook.title,
+                parameters={parameter.name: parameter.default for parameter in notebook.parameters} | dict(values[key]),
+                steps=[StepRecord(step.title, list(step.cells)) for step in notebook.steps],
+            )
+            for key, notebook in notebooks.items()
+        ]
+        run = _Run(
+            record,
+            redactor,
+            on_progress,
+            execute=execute,
+            options=dataclasses.replace(options, environment=notebook_environment(workspace, secrets_file)),
+            scratch=Path(scratch),
+            approved=approved or {},
+            ask=ask,
+        )
+        with _sigterm_interrupts():
+            run.all(notebooks, values)
+    return record
+
+
+def _by_papermill(
+    notebook: Notebook, values: Mapping[str, Any], redactor: Redactor, options: ExecutionOptions
+) -> object:
+    from papermill import execute_notebook
+
+    register_engine()
+    return execute_notebook(
+        # papermill takes the path for a format string.
+        str(notebook.path).replace("{", "{{").replace("}", "}}"),
+        None,
+        parameters=dict(values),
+        engine_name=ENGINE_NAME,
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
+        redactor=redactor,
+        options=options,
+    )
 
 
 def _named(notebooks: Sequence[Notebook]) -> dict[str, Notebook]:
@@ -222,6 +289,7 @@ class _Run:
         redactor: Redactor,
         on_progress: OnProgress,
         *,
+        execute: Execute,
         options: ExecutionOptions,
         scratch: Path,
         approved: Mapping[str, str],
@@ -230,12 +298,13 @@ class _Run:
         self._record = record
         self._redactor = redactor
         self._on_progress = on_progress
+        self._execute = execute
         self._options = options
         self._scratch = scratch
         self._approved = approved
         self._ask = ask
 
-    def all(self, notebooks: Mapping[str, Notebook], values: Mapping[str, Mapping[str, Value]]) -> None:
+    def all(self, notebooks: Mapping[str, Notebook], values: Mapping[str, Mapping[str, Any]]) -> None:
         """Run them until one fails, and finish the record."""
         start = time.monotonic()
         outcome = outcomes.SUCCEEDED
@@ -253,11 +322,9 @@ class _Run:
         self._record.end(outcome, time.monotonic() - start)
         self._finish()
 
-    def _one(self, notebook: Notebook, entry: NotebookRecord, values: Mapping[str, Value]) -> str:
-        from papermill import execute_notebook
+    def _one(self, notebook: Notebook, entry: NotebookRecord, values: Mapping[str, Any]) -> str:
         from papermill.exceptions import PapermillExecutionError
 
-        register_engine()
         entry.outcome, entry.executed = outcomes.RUNNING, f"{entry.name}.ipynb"
         executed = self._record.folder / entry.executed
         scratch = self._scratch / entry.name
@@ -270,17 +337,11 @@ class _Run:
         failure: Failure | None = None
         outcome = outcomes.SUCCEEDED
         try:
-            execute_notebook(
-                # papermill takes the path for a format string.
-                str(notebook.path).replace("{", "{{").replace("}", "}}"),
-                None,
-                parameters=dict(values),
-                engine_name=ENGINE_NAME,
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                redactor=self._redactor,
-                options=dataclasses.replace(
+            self._execute(
+                notebook,
+                values,
+                self._redactor,
+                dataclasses.replace(
                     self._options,
                     save_to=executed,
                     scratch=scratch,

@@ -19,7 +19,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
 from papermill.exceptions import PapermillExecutionError
 
-from ops.guard import INTERRUPTED
+from ops.errors import INTERRUPTED
 from ops.workspace import PROJECT_ROOT
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
@@ -157,17 +157,30 @@ def test_an_unknown_parameter_ends_the_run_with_the_nearest_name(runner: str, ex
     assert left_by_runs(newcomer) == []
 
 
-def test_papermills_own_command_ends_in_three_lines_with_our_engine(executed: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "what", "records"),
+    [
+        (("dryrun", "True"), "there is no parameter dryrun in this notebook.", 1),
+        # Neither can be written into the notebook, so its guard could not run.
+        (("dry-run", "True"), "there is no parameter dry-run in this notebook.", 0),
+        (("target", "zo\udceb"), "the value of target is not UTF-8 text.", 0),
+    ],
+)
+def test_papermills_own_command_ends_in_three_lines(
+    given: tuple[str, str], what: str, records: int, executed: Path, newcomer: Path
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "papermill", "--engine", "runbook", "--no-progress-bar",
-         str(NOTEBOOKS / "01_provision.ipynb"), str(executed), "-p", "dryrun", "True"],
+        [sys.executable, "-m", "papermill", "--no-progress-bar",
+         str(NOTEBOOKS / "01_provision.ipynb"), str(executed), "-p", *given],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     lines = done.stderr.splitlines()
-    assert lines[-3].startswith("Error: there is no parameter dryrun in this notebook")
+    assert lines[-3] == f"Error: {what}"
     assert [line.split(":")[0] for line in lines[-2:]] == ["Why", "What to do"]
     assert "Traceback" not in done.stderr
+    assert len(list(newcomer.glob("runbook/records/*/record.json"))) == records
+    assert left_by_runs(newcomer) == []
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import nbformat
 import pytest
 
 from ops.errors import RunError
-from ops.runbook import Redactor, execution, run_notebooks
+from ops.runbook import Redactor, execution, list_records, run_notebooks
 from ops.workspace import PROJECT_ROOT, Workspace
 
 MakeNotebook = Callable[..., Path]
@@ -231,3 +231,34 @@ def test_importing_the_runbook_imports_neither_papermill_nor_nbconvert() -> None
         [sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_papermill_runs_other_peoples_notebooks_by_its_own_engine(
+    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path
+) -> None:
+    source, target = make_notebook("01_x", "# X", "print('theirs')"), tmp_path / "out.ipynb"
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", str(source), str(target)],
+        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "theirs" in target.read_text()
+    assert not workspace.home.exists()
+
+
+def test_a_run_by_papermill_leaves_the_record_of_any_other(
+    make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path
+) -> None:
+    source = make_notebook("01_x", "# X", "### First", "n", "### Second", "1 / 0", parameters="n: int = 1")
+    target = tmp_path / "out.ipynb"
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "--engine", "runbook", str(source), str(target), "-p", "n", "2"],
+        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-2].startswith("Error: unexpected ZeroDivisionError")
+    (record,) = list_records(workspace.records)
+    assert (record.outcome, record.parameters, record.error and record.error.step) == ("failed", {"n": 2}, "Second")
+    assert [step.outcome for step in record.notebooks[0].steps][-2:] == ["succeeded", "failed"]
+    assert f"Report: {record.report}" in done.stderr
+    assert nbformat.read(record.folder / "01_x.ipynb", as_version=4).cells == nbformat.read(target, as_version=4).cells
