@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, Self
 
 APP_NAME = "pypiserver"
 """The Modal app."""
@@ -40,7 +40,55 @@ LOWER_PROTECTION_VARIABLE = "PYPI_LOWER_PROTECTION"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class _Variables:
+    """Settings of which each field has an environment variable, such as ``PYPI_APP_NAME``."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Values from their variables, and defaults for the others.
+
+        Raises:
+            ValueError: a value cannot work; the message names its variable.
+        """
+        return cls(**cls.told(environment))
+
+    @classmethod
+    def told(cls, environment: Mapping[str, str]) -> dict[str, Any]:
+        """Fields that have a variable in *environment*, with their values.
+
+        Raises:
+            ValueError: as of :meth:`from_environment`.
+        """
+        found: dict[str, Any] = {}
+        for field in fields(cls):
+            value = environment.get(_variable(field.name), "").strip()
+            if not value:
+                continue
+            if value == NONE and field.default == "":
+                value = ""
+            try:
+                found[field.name] = _CONVERTERS[str(field.type)](value)
+            except ValueError:
+                raise ValueError(f"{_variable(field.name)} is {value!r}, which is no {field.type}") from None
+            cls._check(field.name, found[field.name])
+        return found
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Names of the fields, in order."""
+        return [field.name for field in fields(cls)]
+
+    def variables(self) -> dict[str, str]:
+        """Variables for :meth:`from_environment`."""
+        return {_variable(name): str(getattr(self, name)) for name in self.names()}
+
+    @staticmethod
+    def _check(name: str, value: str | float) -> None:
+        """Refuse a value that cannot work whatever the others are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(_Variables):
     """Names of one index. Two indexes differ in them, or in their target.
 
     The defaults are those of the documentation.
@@ -69,18 +117,9 @@ class Settings:
         """The Modal Dict with the locks on file names of the packages volume, created and deleted with it."""
         return f"{self.packages_volume}-claims"
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Names from variables such as ``PYPI_APP_NAME``, and defaults for the others."""
-        return cls(**_read(cls, environment))
-
-    def variables(self) -> dict[str, str]:
-        """Variables for :meth:`from_environment`."""
-        return {_variable(name): str(getattr(self, name)) for name in _names(type(self))}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Hosting:
+class Hosting(_Variables):
     """Hosting of the index on Modal, read from the environment at deployment.
 
     Each field has a variable, such as ``PYPI_MIN_CONTAINERS=1``. An absent or empty variable keeps the deployed value,
@@ -126,56 +165,41 @@ class Hosting:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, alone or together."""
-        for name in _names(type(self)):
-            _check_hosting(name, getattr(self, name))
+        for name in self.names():
+            self._check(name, getattr(self, name))
         for least, most in (("min_containers", "max_containers"), ("target_requests", "max_requests")):
             low, high = getattr(self, least), getattr(self, most)
             if low > high:
                 raise _refusal(least, low, f"use no more than {_variable(most)}, which is {high}")
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Hosting:
-        """Values from variables such as ``PYPI_MIN_CONTAINERS``, and defaults for the others.
-
-        Raises:
-            ValueError: a value cannot work; the message names its variable.
-        """
-        return cls(**_read(cls, environment))
-
-    @classmethod
-    def told(cls, environment: Mapping[str, str]) -> dict[str, Any]:
-        """Fields that have a variable in *environment*, with their values.
-
-        Raises:
-            ValueError: as of :meth:`from_environment`.
-        """
-        return _read(cls, environment)
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """Names of the fields, in order."""
-        return _names(cls)
-
     @staticmethod
     def takes(name: str, value: str | float) -> bool:
         """True if *value* is valid for the field *name*."""
         try:
-            _check_hosting(name, value)
+            Hosting._check(name, value)
         except ValueError:
             return False
         return True
-
-    def variables(self) -> dict[str, str]:
-        """Variables for :meth:`from_environment`."""
-        return {_variable(name): str(getattr(self, name)) for name in _names(type(self))}
 
     def told_variables(self) -> dict[str, str]:
         """The same, with the word ``none`` for empty values, so that :meth:`told` finds every field."""
         return {name: value or NONE for name, value in self.variables().items()}
 
+    @staticmethod
+    def _check(name: str, value: str | float) -> None:
+        if name in _RANGES:
+            low, high = _RANGES[name]
+            whole = isinstance(value, int) or name == "cpu"
+            if not isinstance(value, (int, float)) or not (math.isfinite(value) and whole and low <= value <= high):
+                raise _refusal(name, value, f"use {low:g} or {high:g}" if high == 1 else f"use {low:g} to {high:g}")
+        elif name == "region" and value and not _REGION.fullmatch(str(value)):
+            raise _refusal(name, value, "name one region as Modal does, such as eu or us-east-1")
+        elif name == "custom_domain" and value and not _DOMAIN.fullmatch(str(value)):
+            raise _refusal(name, value, "use a host name such as packages.example.com, without scheme, port and path")
+
 
 @dataclass(frozen=True, kw_only=True)
-class IndexLimits:
+class IndexLimits(_Variables):
     """Limits of the index on Modal, read from the environment at deployment.
 
     An absent variable keeps the deployed value. Modal cannot be asked for them, so the tags of the app hold them too,
@@ -200,44 +224,17 @@ class IndexLimits:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, alone or together."""
-        for name in _names(type(self)):
+        for name in self.names():
             if not 0 <= getattr(self, name) <= _LARGEST:
                 raise _refusal(name, getattr(self, name), f"use 0, which is no limit, to {_LARGEST}")
         if 0 < self.total_quota_bytes < self.project_quota_bytes:
             remedy = f"use no more than {_variable('total_quota_bytes')}, which is {self.total_quota_bytes}"
             raise _refusal("project_quota_bytes", self.project_quota_bytes, remedy)
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> IndexLimits:
-        """Values from variables such as ``PYPI_TOTAL_QUOTA_BYTES``, and defaults for the others.
-
-        Raises:
-            ValueError: a value cannot work; the message names its variable.
-        """
-        return cls(**_read(cls, environment))
-
-    @classmethod
-    def told(cls, environment: Mapping[str, str]) -> dict[str, Any]:
-        """Fields that have a variable in *environment*, with their values.
-
-        Raises:
-            ValueError: as of :meth:`from_environment`.
-        """
-        return _read(cls, environment)
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """Names of the fields, in order."""
-        return _names(cls)
-
-    def variables(self) -> dict[str, str]:
-        """Variables for :meth:`from_environment`."""
-        return {_variable(name): str(getattr(self, name)) for name in _names(type(self))}
-
 
 def deployment_variables() -> list[str]:
     """Variables of hosting and limits, in order; not those of the names."""
-    return [_variable(name) for kind in (Hosting, IndexLimits) for name in _names(kind)]
+    return [_variable(name) for kind in (Hosting, IndexLimits) for name in kind.names()]
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:
@@ -246,7 +243,7 @@ def refuse_unknown(environment: Mapping[str, str]) -> None:
     Raises:
         ValueError: there is one; the message has the closest setting.
     """
-    known = {_variable(name) for kind in (Settings, Hosting, IndexLimits) for name in _names(kind)} | {
+    known = {_variable(name) for kind in (Settings, Hosting, IndexLimits) for name in kind.names()} | {
         LOWER_PROTECTION_VARIABLE
     }
     for name in sorted(environment):
@@ -299,41 +296,8 @@ def _check_object_name(name: str, value: str, *, longest: int) -> None:
         raise _refusal(name, value, f"use 1 to {longest} letters, digits, dots, dashes and underscores")
 
 
-def _check_hosting(name: str, value: str | float) -> None:
-    if name in _RANGES:
-        low, high = _RANGES[name]
-        whole = isinstance(value, int) or name == "cpu"
-        if not isinstance(value, (int, float)) or not (math.isfinite(value) and whole and low <= value <= high):
-            raise _refusal(name, value, f"use {low:g} or {high:g}" if high == 1 else f"use {low:g} to {high:g}")
-    elif name == "region" and value and not _REGION.fullmatch(str(value)):
-        raise _refusal(name, value, "name one region as Modal does, such as eu or us-east-1")
-    elif name == "custom_domain" and value and not _DOMAIN.fullmatch(str(value)):
-        raise _refusal(name, value, "use a host name such as packages.example.com, without scheme, port and path")
-
-
 _CONVERTERS: Mapping[str, Callable[[str], str | int | float]] = {"str": str, "int": int, "float": float}
 
 
 def _variable(name: str) -> str:
     return f"PYPI_{name.upper()}"
-
-
-def _names(kind: type[Settings | Hosting | IndexLimits]) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
-def _read(kind: type[Settings | Hosting | IndexLimits], environment: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for field in fields(kind):
-        value = environment.get(_variable(field.name), "").strip()
-        if not value:
-            continue
-        if value == NONE and field.default == "":
-            value = ""
-        try:
-            found[field.name] = _CONVERTERS[str(field.type)](value)
-        except ValueError:
-            raise ValueError(f"{_variable(field.name)} is {value!r}, which is no {field.type}") from None
-        if kind is Hosting:
-            _check_hosting(field.name, found[field.name])
-    return found
