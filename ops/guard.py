@@ -26,7 +26,7 @@ from IPython.core.error import UsageError
 from IPython.display import display
 
 from ops.errors import GUIDE, INTERRUPTED, ParameterError, RunbookError
-from ops.parameters import TYPES, Parameter, refuse_unknown, require
+from ops.parameters import TYPES, Parameter, declaration, refuse_unknown, require
 
 
 def check() -> None:
@@ -152,20 +152,14 @@ def _parsed(source: str) -> list[ast.stmt]:
 
 def _declared(statement: ast.stmt) -> Parameter | None:
     """The parameter that an annotated assignment declares. Its value is checked later: it may have been replaced."""
-    if not (
-        isinstance(statement, ast.AnnAssign)
-        and isinstance(statement.target, ast.Name)
-        and isinstance(statement.annotation, ast.Name)
-        and statement.annotation.id in TYPES
-        and statement.value is not None
-    ):
+    if (declared := declaration(statement)) is None:
         return None
-    kind = statement.annotation.id
+    name, kind, value = declared
     try:
-        default = require(Parameter(statement.target.id, kind, ""), ast.literal_eval(statement.value))
+        default = require(Parameter(name, kind, ""), ast.literal_eval(value))
     except (ValueError, ParameterError):
         default = TYPES[kind]()
-    return Parameter(statement.target.id, kind, default)
+    return Parameter(name, kind, default)
 
 
 def _targets(statement: ast.stmt) -> list[str]:

@@ -94,23 +94,30 @@ def _comments(source: str) -> Mapping[int, str]:
     return {token.start[0]: token.string.lstrip("#").strip() for token in tokens if token.type == tokenize.COMMENT}
 
 
-def _parameter(statement: ast.stmt, helps: Mapping[int, str]) -> Parameter | None:
-    if not (
+def declaration(statement: ast.stmt) -> tuple[str, str, ast.expr] | None:
+    """Name, type and value of an annotated assignment that may declare a parameter; None for any other statement."""
+    if (
         isinstance(statement, ast.AnnAssign)
         and isinstance(statement.target, ast.Name)
         and isinstance(statement.annotation, ast.Name)
         and statement.annotation.id in TYPES
         and statement.value is not None
-        and statement.lineno == statement.end_lineno
     ):
+        return statement.target.id, statement.annotation.id, statement.value
+    return None
+
+
+def _parameter(statement: ast.stmt, helps: Mapping[int, str]) -> Parameter | None:
+    declared = declaration(statement)
+    if declared is None or statement.lineno != statement.end_lineno:
         return None
+    name, kind, given = declared
     try:
-        default: object = ast.literal_eval(statement.value)
+        default: object = ast.literal_eval(given)
     except ValueError:
         return None
-    kind = statement.annotation.id
     value = None if isinstance(default, tuple) else _from_value(kind, default)
-    return None if value is None else Parameter(statement.target.id, kind, value, helps.get(statement.lineno, ""))
+    return None if value is None else Parameter(name, kind, value, helps.get(statement.lineno, ""))
 
 
 def is_secret_name(name: str) -> bool:

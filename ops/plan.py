@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from ops.errors import ApprovalError, VerificationError
-from ops.table import APPROVED_VARIABLE, OUTCOME, PLAN, Table, change_line, where
+from ops.table import APPROVED_VARIABLE, OUTCOME, PLAN, Table, Tabular, change_line, where
 
 NOTHING = "nothing"
 
@@ -52,8 +52,8 @@ class Change:
         return stored | ({"refused": self.refused} if self.refused else {})
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Tabular):
     """All that an operation would do, in order.
 
     Parameters:
@@ -123,15 +123,6 @@ class Plan:
             return "Nothing of it stays."
         return "Everything is in place: nothing to change."
 
-    def __repr__(self) -> str:
-        return repr(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
-    def _repr_mimebundle_(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.table()._repr_mimebundle_(**given)
-
 
 def require_approved(look: Callable[[], Plan]) -> None:
     """Refuse, under the target's lock and before anything is changed, to apply another plan than the approved one.
@@ -146,8 +137,8 @@ def require_approved(look: Callable[[], Plan]) -> None:
         look().require_approved()
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, repr=False)
+class Outcome(Tabular):
     """What an operation did.
 
     Parameters:
@@ -187,15 +178,6 @@ class Outcome:
             note=self.note,
             metadata={OUTCOME: self.to_json(), **where(self.place, self.address)},
         )
-
-    def __repr__(self) -> str:
-        return repr(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
-    def _repr_mimebundle_(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.table()._repr_mimebundle_(**given)
 
 
 @dataclass(frozen=True)

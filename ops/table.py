@@ -122,6 +122,23 @@ class Table:
         return _framed(self.caption, head, body) + note
 
 
+class Tabular:
+    """Anything that is shown as a table."""
+
+    def table(self) -> Table:
+        """The table."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return repr(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+    def _repr_mimebundle_(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.table()._repr_mimebundle_(**given)
+
+
 @dataclass(frozen=True)
 class Timings:
     """How long each of several steps took, as a table whose last column is a bar.

@@ -15,7 +15,7 @@ import logging
 import re
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ops.index.config import REALM, Options
@@ -269,10 +269,20 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 0 to 65535")
-    return int(text)
+def _whole(low: int, high: int, use: str) -> Callable[[str], int]:
+    """Reader of a whole number from *low* to *high*; *use* says in an error what to use."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,7}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is invalid: use {use}")
+        return int(text)
+
+    return read
+
+
+_port = _whole(0, 65_535, "a port from 0 to 65535")
+_count = _whole(0, 999_999, "a whole number, or 0 for no limit")
+_connections = _whole(FEWEST_CONNECTIONS, 9_999_999, f"a number of {FEWEST_CONNECTIONS} or more")
 
 
 def _size(text: str) -> int:
@@ -284,12 +294,6 @@ def _size(text: str) -> int:
 
 def _size_or_none(text: str) -> int:
     return 0 if text.strip() == "0" else _size(text)
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is invalid: use a whole number, or 0 for no limit")
-    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -306,12 +310,6 @@ def _proxy(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
-
-
-def _connections(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,7}", text) or int(text) < FEWEST_CONNECTIONS:
-        raise argparse.ArgumentTypeError(f"{text!r} is invalid: use a number of {FEWEST_CONNECTIONS} or more")
-    return int(text)
 
 
 def _realm(text: str) -> str:
