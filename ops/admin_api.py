@@ -1,9 +1,10 @@
-"""Client of the admin application: registers, lists and deletes users."""
+"""Client of the admin application: registers, lists and deletes users, and their tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -36,6 +37,36 @@ class IndexUser:
     role: str
     projects: tuple[str, ...] | None
     created: bool = False
+
+
+@dataclass(frozen=True)
+class IndexToken:
+    """Token of a user, without the token itself.
+
+    Parameters:
+        id: not secret; the audit log names the token by it.
+        owner: the user for whom it stands.
+        label: what people call it.
+        created: UTC, in ISO 8601.
+        expires: likewise.
+        last_used: likewise, to the hour; empty if no use is known.
+        role: the most that it may.
+        projects: the only ones that it may upload to; None for all of the owner's.
+    """
+
+    id: str
+    owner: str
+    label: str
+    created: str
+    expires: str
+    last_used: str = ""
+    role: str = ""
+    projects: tuple[str, ...] | None = None
+
+    @property
+    def lifetime(self) -> int:
+        """Seconds from its creation to its end."""
+        return int((datetime.fromisoformat(self.expires) - datetime.fromisoformat(self.created)).total_seconds())
 
 
 class AdminApi:
@@ -147,6 +178,53 @@ class AdminApi:
         self._require(answer, (204, 404), f"the user {username!r} could not be deleted")
         return answer.status_code == 204
 
+    def tokens(self, owner: str | None = None) -> list[IndexToken]:
+        """Tokens of one user, or of all, the newest first. Empty for an index of a version without tokens.
+
+        Raises:
+            IndexRequestError: the request was refused, or got no response.
+        """
+        answer = self._http.request("GET", "tokens" if owner is None else f"tokens?owner={quote(owner, safe='')}")
+        self._require(answer, (200, 404), "the tokens could not be listed")
+        return [_token(entry) for entry in answer.json()] if answer.ok else []
+
+    def create_token(
+        self,
+        owner: str,
+        *,
+        role: str | None = None,
+        projects: Sequence[str] | None = None,
+        label: str = "",
+        lifetime: int | None = None,
+    ) -> tuple[Secret, IndexToken]:
+        """Create a token beside the owner's others. The index does not show it again.
+
+        Parameters:
+            owner: the user for whom it stands.
+            role: at most the owner's, which is the default.
+            projects: the only ones that it may upload to; None for all of the owner's.
+            label: one line for people.
+            lifetime: seconds, from an hour to a year; None for 90 days.
+
+        Raises:
+            IndexRequestError: the request was refused, or got no response.
+        """
+        wanted = {"role": role, "projects": projects and list(projects), "lifetime_seconds": lifetime}
+        body = {"owner": owner, "label": label} | {name: value for name, value in wanted.items() if value is not None}
+        answer = self._http.request("POST", "create_token", json=body)
+        self._require(answer, (201,), f"no token could be created for {owner!r}")
+        return Secret(answer.json()["token"]), _token(answer.json())
+
+    def revoke_token(self, token_id: str) -> bool:
+        """Revoke a token. False when there was none of that id.
+
+        Raises:
+            IndexRequestError: the request was refused, or got no response.
+        """
+        answer = self._http.request("DELETE", f"tokens/{quote(token_id, safe='')}")
+        self._require(answer, (204, 404), f"the token {token_id!r} could not be revoked")
+        return answer.status_code == 204
+
     def users_status(self) -> int:
         """Status of a request for the list of users: 200, or 401 for a wrong token.
 
@@ -214,6 +292,20 @@ def _user(entry: dict[str, Any]) -> IndexUser:
         role=entry["role"],
         projects=None if projects is None else tuple(sorted(projects)),
         created=bool(entry.get("created", False)),
+    )
+
+
+def _token(entry: dict[str, Any]) -> IndexToken:
+    projects = entry.get("projects")
+    return IndexToken(
+        id=entry["id"],
+        owner=entry["owner"],
+        label=entry["label"],
+        created=entry["created"],
+        expires=entry["expires"],
+        last_used=entry.get("last_used") or "",
+        role=entry.get("role", ""),
+        projects=None if projects is None else tuple(projects),
     )
 
 
