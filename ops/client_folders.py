@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ops.admin_api import AdminApi
 from ops.clients import ClientFiles
-from ops.errors import RunbookError
+from ops.errors import RunbookError, TargetError
 from ops.plan import Change
 from ops.settings import Settings
 from ops.targets import Target
+from ops.workspace import shown
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,22 @@ def advice_after_move(target: Target, before: str, settings: Settings) -> str:
         "replace each copy of the client files, and change what else names the old address. A program that listens "
         "there is sent the passwords of those who go on using it."
     )
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a user's client files.
+
+    Raises:
+        TargetError: one cannot be deleted.
+    """
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise TargetError(
+            f"{shown(folder)} could not be deleted",
+            why=f"{error.strerror or error}: {error.filename or folder}",
+            todo="delete it yourself, and run this notebook again",
+        ) from None
 
 
 def _url(files: ClientFiles) -> str:

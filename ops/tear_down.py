@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
-from ops.errors import ConfirmationError, TargetError
+from ops.client_folders import delete_folder
+from ops.errors import ConfirmationError
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.preflight import preflight as target_preflight
 from ops.settings import Settings
@@ -97,7 +95,7 @@ def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> 
         if target.delete_secret(settings.secret_name):
             done.append((f"secret {settings.secret_name}", "deleted"))
         for folder in folders:
-            _delete_folder(folder)
+            delete_folder(folder)
             done.append((f"client files of {folder.name}", "deleted"))
     return Outcome(_caption(target), tuple(done), place=target.place)
 
@@ -143,17 +141,6 @@ def _contents(target: Target, volume: str) -> str:
     # Without what the index writes for itself at every request, a plan stays the same until a package or user changes.
     sizes = [size for path, size in target.list_files(volume) if not path.startswith(".") or "/" not in path]
     return f"{len(sizes):,} files, {sum(sizes):,} bytes"
-
-
-def _delete_folder(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        raise TargetError(
-            f"{shown(folder)} could not be deleted",
-            why=f"{error.strerror or error}: {error.filename or folder}",
-            todo="delete it yourself, and run this notebook again",
-        ) from None
 
 
 __all__ = ["apply", "plan", "preflight", "verify"]

@@ -9,6 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from email.parser import BytesParser
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,7 @@ class FakeIndex:
         self.token = token
         self.faults: set[str] = set()
         self.users: dict[str, dict[str, Any]] = {}
+        self.tokens: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
         self.logins: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
@@ -175,6 +177,16 @@ class _Handler(BaseHTTPRequestHandler):
             user["role"] = given.get("role") or user["role"]
             user["projects"] = given.get("projects", user["projects"])
             return self.answer(201 if created else 200, {"username": name, "created": created, **_public(user)})
+        path, _, query = self.path.partition("?")
+        if path == "/admin/tokens":
+            owner = parse_qs(query).get("owner", [None])[0]
+            return self.answer(200, [token for token in fake.tokens.values() if owner in (None, token["owner"])])
+        if path == "/admin/create_token":
+            wanted, number = json.loads(body), f"id-{len(fake.tokens) + 1}"
+            fake.tokens[number] = _token(number, wanted)
+            return self.answer(201, {**fake.tokens[number], "token": f"token-of-{number}-0123456789"})
+        if path.startswith("/admin/tokens/"):
+            return self.answer(204 if fake.tokens.pop(path.rpartition("/")[2], None) else 404)
         name = unquote(self.path.removeprefix("/admin/users/"))
         if "sticky" in fake.faults:
             return self.answer(204)
@@ -183,6 +195,20 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _public(user: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": user["role"], "projects": user["projects"]}
+
+
+def _token(number: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    return {
+        "id": number,
+        "owner": wanted["owner"],
+        "role": wanted.get("role", "publisher"),
+        "projects": wanted.get("projects"),
+        "label": wanted.get("label", ""),
+        "created": now.isoformat(timespec="seconds"),
+        "expires": (now + timedelta(seconds=wanted.get("lifetime_seconds", 7776000))).isoformat(timespec="seconds"),
+        "last_used": None,
+    }
 
 
 def _version(filename: str) -> str:

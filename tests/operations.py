@@ -1,12 +1,14 @@
-"""Fixtures for the tests of operations: a fake index, and a fake target that has it as its server."""
+"""Fixtures for the tests of operations: a fake index, a fake target that has it as its server, and a real local one."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from ops import provision
+from ops.targets import Target, open_target
 from tests.fakes import FakeIndex, FakeTarget
 
 
@@ -28,3 +30,18 @@ def provisioned(target: FakeTarget) -> FakeTarget:
     """A fake target with an index that answers."""
     provision.apply(target)
     return target
+
+
+@pytest.fixture
+def served(newcomer: object) -> Iterator[Target]:
+    """A provisioned local target with a real server, in a workspace of its own."""
+    del newcomer
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    target = open_target("local", port=port)
+    try:
+        provision.apply(target)
+        yield target
+    finally:
+        target.stop()

@@ -23,7 +23,15 @@ from ops.errors import INTERRUPTED
 from ops.workspace import PROJECT_ROOT
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
-EVERY = ("01_provision", "02_onboard_user", "03_smoke_test", "10_benchmark", "90_troubleshoot", "99_tear_down")
+EVERY = (
+    "01_provision",
+    "02_onboard_user",
+    "03_smoke_test",
+    "05_offboard_user",
+    "10_benchmark",
+    "90_troubleshoot",
+    "99_tear_down",
+)
 
 
 @dataclass(frozen=True)
@@ -229,7 +237,7 @@ def test_a_value_that_only_a_kernel_can_hold_is_refused(values: Values, executed
     assert len(lines) == 3
 
 
-@pytest.mark.parametrize("notebook", ["02_onboard_user", "03_smoke_test"])
+@pytest.mark.parametrize("notebook", ["02_onboard_user", "03_smoke_test", "05_offboard_user"])
 @pytest.mark.parametrize("runner", ["papermill", "nbclient"])
 def test_without_an_index_a_notebook_that_needs_one_ends_in_its_preflight(
     runner: str, notebook: str, executed: Path, newcomer: Path

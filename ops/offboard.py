@@ -1,0 +1,269 @@
+"""Offboarding: removes a user, or lowers the user's role, and proves from outside what the user can no longer do."""
+
+from __future__ import annotations
+
+import tempfile
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ops.admin_api import AdminApi, IndexUser
+from ops.audit_log import events
+from ops.client_folders import delete_folder
+from ops.clients import ClientFiles, Login, Twine
+from ops.errors import ConfirmationError, ParameterError, RunbookError
+from ops.http_client import HttpClient
+from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
+from ops.polling import until
+from ops.preflight import preflight_of_index as preflight
+from ops.settings import Settings
+from ops.table import Table
+from ops.targets import Target
+from ops.targets.index_rules import check_role, checked_user_name
+from ops.test_release import write_refused_wheel
+from ops.workspace import shown
+
+_RANKS = ("reader", "publisher", "admin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offboarding:
+    """A user who leaves, or who shall do less, as the parameters of the notebook describe it.
+
+    Parameters:
+        target: the target of the index.
+        username: in Unicode NFC.
+        role: the lower role; empty to remove the user.
+        confirm: the user's name; empty to change nothing.
+        login: from the client files here, to try afterwards; None if there are none.
+        settings: names of the admin secret and the volumes.
+    """
+
+    target: Target
+    username: str
+    role: str = ""
+    confirm: str = ""
+    login: Login | None = None
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def files(self) -> ClientFiles | None:
+        """The user's client files in the workspace; None if there are none."""
+        folder = self.target.client_folder(self.username)
+        return ClientFiles(folder) if folder in self.target.client_folders() else None
+
+
+def describe(
+    target: Target, *, username: str, role: str = "", confirm: str = "", settings: Settings | None = None
+) -> Offboarding:
+    """Check the parameters of the notebook. Does not contact the index.
+
+    Raises:
+        ParameterError: a parameter is invalid.
+        ConfirmationError: *confirm* names somebody else.
+    """
+    username = checked_user_name(username)
+    if role:
+        check_role(role)
+    if role == _RANKS[-1]:
+        raise ParameterError(
+            "offboarding cannot make an admin",
+            why="it only takes rights away",
+            todo="give reader or publisher, or nothing to remove the user; 02_onboard_user gives more rights",
+        )
+    if confirm and unicodedata.normalize("NFC", confirm) != username:
+        raise ConfirmationError(
+            "nothing was changed",
+            why=f"the parameter `confirm` says {confirm!r}, and the user is {username!r}",
+            todo=f"give confirm={username!r} if you mean this user",
+        )
+    described = Offboarding(
+        target=target, username=username, role=role, confirm=confirm, settings=settings or Settings()
+    )
+    login = described.files.login() if described.files else None
+    return Offboarding(**{**vars(described), "login": login})
+
+
+def plan(offboarding: Offboarding) -> Plan:
+    """List what the user has, and what would be taken away. Reads only.
+
+    Raises:
+        RunbookError: the role would be a higher one.
+        NotDeployedError: there is no index.
+    """
+    deployment, admin = AdminApi.of(offboarding.target, offboarding.settings)
+    name, role = offboarding.username, offboarding.role
+    with admin:
+        user, tokens = admin.user(name), admin.tokens(name)
+    _require_lower(user, role)
+    if role:
+        changes = [Change(f"user {name}", _described(user), f"make a {role}" if user and user.role != role else "")]
+        changes += [Change(f"token {token.id} {token.label}".strip(), "limited by the role") for token in tokens]
+    else:
+        changes = [Change(f"user {name}", _described(user), "remove" if user else "", "-")]
+        changes += [
+            Change(f"token {token.id} {token.label}".strip(), f"until {token.expires}", "revoke", "-")
+            for token in tokens
+        ]
+        if files := offboarding.files:
+            changes.append(Change(f"client files of {name}", shown(files.folder), "delete them", "-"))
+    published = _published(offboarding)
+    projects = sorted({project for _, project in published})
+    changes.append(
+        Change(
+            "published files", f"{len(published)} in {', '.join(projects)}" if published else "none; they would stay"
+        )
+    )
+    held = (
+        "" if offboarding.confirm else f"Nothing is changed, since the parameter confirm is empty; {name} confirms it."
+    )
+    return Plan(_caption(offboarding), tuple(changes), offboarding.target.place, deployment.url, held)
+
+
+def _caption(offboarding: Offboarding) -> str:
+    return f"Offboard {offboarding.username} on the target {offboarding.target.place}"
+
+
+def apply(offboarding: Offboarding) -> Outcome:
+    """Remove the user with tokens and client files, or lower the role. Published files stay.
+
+    Raises:
+        RunbookError: the role would be a higher one.
+        ApprovalError: another plan was approved for this run; nothing was changed.
+        BusyError: another run holds the target for too long.
+        IndexRequestError: the index refused.
+    """
+    target, name = offboarding.target, offboarding.username
+    if not offboarding.confirm:
+        note = "Nothing was changed, since the parameter confirm is empty."
+        return Outcome(_caption(offboarding), (), note, target.place)
+    done: list[tuple[str, str]] = []
+    with target.lock():
+        require_approved(lambda: plan(offboarding))
+        deployment, admin = AdminApi.of(target, offboarding.settings)
+        with admin:
+            user = admin.user(name)
+            _require_lower(user, offboarding.role)
+            if offboarding.role:
+                if user and user.role != offboarding.role:
+                    admin.register(name, role=offboarding.role)
+                    done.append((f"user {name}", f"{user.role} before, {offboarding.role} now"))
+            else:
+                tokens = admin.tokens(name)
+                if admin.delete(name):
+                    done.append((f"user {name}", "removed"))
+                for token in tokens:
+                    admin.revoke_token(token.id)
+                    done.append((f"token {token.id} {token.label}".strip(), "revoked"))
+                if files := offboarding.files:
+                    delete_folder(files.folder)
+                    done.append((f"client files of {name}", "deleted"))
+    note = "" if done else "Everything was in place already."
+    return Outcome(_caption(offboarding), tuple(done), note, target.place, deployment.url)
+
+
+def verify(offboarding: Offboarding, outcome: Outcome) -> Table:
+    """Try from outside what the user could do, and look for what must stay and for the line in the audit log.
+
+    Parameters:
+        offboarding: the user.
+        outcome: of :func:`apply`; a change must be in the log.
+
+    Raises:
+        VerificationError: the user can still do something, or something is missing.
+    """
+    name, role = offboarding.username, offboarding.role
+    if not offboarding.confirm:
+        row = ("everything", f"left as it was; confirm={name!r} changes it")
+        return Table.of("Seen from outside", ("what", "seen"), [row])
+    _, admin = AdminApi.of(offboarding.target, offboarding.settings)
+    with admin:
+        user = admin.user(name)
+        tokens = [] if role else admin.tokens(name)
+    seen = _described(user)
+    findings = [Finding("the list of users", role or "unknown to the index", seen, (user.role if user else "") == role)]
+    if not role:
+        gone = offboarding.files is None
+        findings.append(Finding("tokens", "none", f"{len(tokens)} left" if tokens else "none", not tokens))
+        findings.append(Finding("client files here", "none", "none" if gone else "still there", gone))
+    findings.append(_as_the_user(offboarding))
+    missing = _missing(offboarding)
+    there = f"missing: {', '.join(missing)}" if missing else "all still there"
+    findings.append(Finding("published files", "all still there", there, not missing))
+    findings.append(_in_the_log(offboarding, outcome))
+    return proven(
+        "Seen from outside", findings, todo="run this notebook again; if it fails again, read the server's log"
+    )
+
+
+def _require_lower(user: IndexUser | None, role: str) -> None:
+    if user and role and _RANKS.index(role) > _RANKS.index(user.role):
+        raise RunbookError(
+            f"{user.username!r} is a {user.role} and cannot be lowered to {role}",
+            why="that role may more",
+            todo="give a lower role; 02_onboard_user gives more rights",
+        )
+
+
+def _described(user: IndexUser | None) -> str:
+    return user.role if user else "unknown to the index"
+
+
+def _as_the_user(offboarding: Offboarding) -> Finding:
+    """A request as the user, with the login that was in the client files."""
+    login, question = offboarding.login, "the former login" if not offboarding.role else "an upload as the user"
+    if login is None or login.username is None or login.password is None:
+        return Finding(question, "refused", "not tried: the password is not known here", passed=True)
+    if offboarding.role == "publisher":
+        return Finding(question, "as a publisher", "not tried: a publisher still publishes", passed=True)
+    if offboarding.role:
+        with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
+            wheel = [write_refused_wheel(Path(folder))]
+            files = ClientFiles(Path(folder) / "files")
+            files.write(login)
+            status = _settled(lambda: Twine(files, login).upload(wheel)[0], 403)
+        return Finding(question, "refused (403)", f"answered with {status}", status == 403)
+    with HttpClient(login.url, username=login.username, password=login.password) as http:
+        status = _settled(lambda: http.request("GET", "simple/").status_code, 401)
+    return Finding(question, "refused (401)", f"answered with {status}", status == 401)
+
+
+def _settled(ask: Callable[[], int], wanted: int) -> int:
+    return until(ask, lambda status: status == wanted)
+
+
+def _published(offboarding: Offboarding) -> list[tuple[str, str]]:
+    """File name and project of all that the user uploaded and nobody removed since, as the audit log has it."""
+    found: dict[str, str] = {}
+    for event in events(offboarding.target, offboarding.settings):
+        filename = str(event.get("filename", ""))
+        if event["event"] == "upload" and event["user"] == offboarding.username:
+            found[filename] = str(event.get("project", ""))
+        elif event["event"] in {"remove", "upload.undone"}:
+            found.pop(filename, None)
+    return sorted(found.items())
+
+
+def _missing(offboarding: Offboarding) -> list[str]:
+    volume = offboarding.settings.packages_volume
+    there = {path.rpartition("/")[2] for path, _ in offboarding.target.list_files(volume)}
+    return [filename for filename, _ in _published(offboarding) if filename not in there]
+
+
+def _in_the_log(offboarding: Offboarding, outcome: Outcome) -> Finding:
+    """The last change of this user in the audit log."""
+    lines = [
+        event
+        for event in events(offboarding.target, offboarding.settings)
+        if event["user"] == offboarding.username and str(event["event"]).startswith("user.")
+    ]
+    expected = f"{offboarding.role} now" if offboarding.role else "user.removed"
+    if not lines:
+        return Finding("the audit log", expected, "no line about this user", not outcome.changed)
+    last = lines[-1]
+    good = last.get("role") == offboarding.role if offboarding.role else last["event"] == "user.removed"
+    return Finding("the audit log", expected, f"{last['event']} at {last['time']}", good)
+
+
+__all__ = ["Offboarding", "apply", "describe", "plan", "preflight", "verify"]
