@@ -252,7 +252,7 @@ def _add_space(space: argparse._ArgumentGroup, defaults: Options) -> None:
         type=_count,
         default=defaults.audit_days,
         metavar="DAYS",
-        help="days for which the audit log is kept; 0 for ever (default: %(default)s)",
+        help="days for which the audit log and the counts of downloads are kept; 0 for ever (default: %(default)s)",
     )
     space.add_argument(
         "--audit-size",

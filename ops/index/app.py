@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ops.index.activity import Activity
 from ops.index.admin.mount import AdminMount
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.roles import Identity
@@ -16,9 +18,10 @@ from ops.index.http.forwarded import TrustedProxies
 from ops.index.http.html_pages import HtmlPages
 from ops.index.http.legacy_api import LegacyApi
 from ops.index.http.manage_api import ACTIONS, ManageApi
+from ops.index.http.metrics import Metrics
 from ops.index.http.representation import Response
 from ops.index.http.request import Request
-from ops.index.http.simple_api import SimpleApi
+from ops.index.http.simple_api import SimpleApi, is_download
 from ops.index.http.upload import UploadApi
 from ops.index.lifespan import Lifespan
 from ops.index.storage.storage import Storage
@@ -48,6 +51,8 @@ class Index:
         uploads: receives uploads.
         manage_api: yanks files and sets the status of projects.
         admin: the admin application; None when there is no token for it.
+        metrics: serves monitoring systems.
+        activity: counts downloads.
         lifespan: background work.
         packages: the volume of packages.
     """
@@ -63,6 +68,8 @@ class Index:
         uploads: UploadApi,
         manage_api: ManageApi,
         admin: AdminMount | None,
+        metrics: Metrics,
+        activity: Activity,
         lifespan: Lifespan,
         packages: Storage,
     ) -> None:
@@ -74,24 +81,27 @@ class Index:
         self._uploads = uploads
         self._manage_api = manage_api
         self._admin = admin
+        self._metrics = metrics
+        self._activity = activity
         self._lifespan = lifespan
         self._shared = packages.shared
         self._remembered = authenticator.remembered
         self._ready = simple_api.ready
-        self.fast_path = FastPath(authenticator, simple_api)
+        self.fast_path = FastPath(authenticator, simple_api, self._count)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request, or go through the life of the server (ASGI 3)."""
         if scope["type"] == "http":
             headers = _by_name(scope["headers"])
+            client: tuple[str, int] | None = scope.get("client")
+            peer = client[0] if client else ""
             if scope["method"] == "GET" and not scope["query_string"]:
-                response = self.at_once(scope["path"], headers)
+                response = self.at_once(scope["path"], headers, peer)
                 if response is not None:
                     await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
                     await send({"type": "http.response.body", "body": response.body})
                     return
-            client: tuple[str, int] | None = scope.get("client")
-            address, hops = self._proxies.route(client[0] if client else "", headers.get(b"x-forwarded-for"))
+            address, hops = self._proxies.route(peer, headers.get(b"x-forwarded-for"))
             await self._respond(Request(scope, receive, send, headers, address, hops=hops))
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
@@ -99,7 +109,7 @@ class Index:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
-    def at_once(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
+    def at_once(self, path: str, headers: dict[bytes, bytes], peer: str) -> Response | None:
         """The response to a GET by a known user for a page in the cache, in a few microseconds; None if it takes more.
 
         This is what an index does nearly all of its time.
@@ -107,16 +117,27 @@ class Index:
         Parameters:
             path: of the request, which has no query.
             headers: of the request, by name.
+            peer: the address at the other end of the connection.
         """
         authorization = headers.get(b"authorization")
-        if authorization is None or self._remembered(authorization) is None:
+        user = None if authorization is None else self._remembered(authorization)
+        if user is None:
             return None
-        return self._ready(path, headers)
+        response = self._ready(path, headers)
+        if response is not None and is_download(path):
+            self._count(path, user.username, peer, headers)
+        return response
 
     def stop(self) -> None:
         """Cut long requests short, because the server is stopping. Does not block."""
         self._html_pages.stop()
         self._uploads.stop()
+
+    def _count(self, path: str, username: str, peer: str, headers: Mapping[bytes, bytes]) -> None:
+        """Count a download on the fast path."""
+        address, _ = self._proxies.route(peer, headers.get(b"x-forwarded-for"))
+        agent = headers.get(b"user-agent", b"")
+        self._activity.count(path.removeprefix("/packages/"), user=username, address=address, agent=agent)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -154,7 +175,10 @@ class Index:
             identity = await self._identify(request)
             if len(path) > _LONGEST_PATH or not path.startswith("/") or "\0" in path:
                 raise NotFound("there is nothing under such a path; the index is at simple/")
-            if request.method in {"GET", "HEAD"}:
+            request.username = identity.username
+            if path == "/metrics" and request.method in {"GET", "HEAD"}:
+                await self._metrics.handle(request, identity)
+            elif request.method in {"GET", "HEAD"}:
                 await (self._read_shared if self._shared else self._read)(request, path)
             elif request.method == "POST":
                 request.check_same_origin()

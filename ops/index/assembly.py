@@ -6,6 +6,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ops.index.activity import Activity
 from ops.index.admin.mount import AdminMount
 from ops.index.admin.token import TokenCheck
 from ops.index.app import Index
@@ -19,6 +20,7 @@ from ops.index.http.forwarded import TrustedProxies
 from ops.index.http.html_pages import HtmlPages
 from ops.index.http.legacy_api import LegacyApi
 from ops.index.http.manage_api import ManageApi
+from ops.index.http.metrics import Metrics
 from ops.index.http.readme import Readmes
 from ops.index.http.simple_api import SimpleApi
 from ops.index.http.upload import UploadApi
@@ -80,7 +82,8 @@ def create_index(
     )
     publisher = Publisher(packages, transactions, repository, options)
     releases = Releases(packages, transactions, repository)
-    simple_api = SimpleApi(repository, packages, options)
+    activity = Activity(packages, options, active_users=authenticator.take_active_users)
+    simple_api = SimpleApi(repository, packages, options, activity)
     readmes = Readmes()
     html_pages = HtmlPages(repository, readmes, simple_api, options)
     uploads = UploadApi(publisher, releases, repository, authenticator.confirm, options)
@@ -114,7 +117,7 @@ def create_index(
     lifespan = Lifespan(
         start=[repository.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
         warm_up=[uploads.warm_up, *([admin.warm_up] if admin else []), html_pages.warm_up],
-        repeat=[refresh_credentials, repository.refresh],
+        repeat=[refresh_credentials, repository.refresh, activity.write],
         every=options.refresh_seconds,
         stop=[
             packages.end,
@@ -127,6 +130,7 @@ def create_index(
             authenticator.close,
             audit.close,
             admin_audit.close,
+            activity.close,
             packages.commit,
         ],
     )
@@ -139,6 +143,8 @@ def create_index(
         uploads=uploads,
         manage_api=manage_api,
         admin=admin,
+        metrics=Metrics(repository, activity, audit),
+        activity=activity,
         lifespan=lifespan,
         packages=packages,
     )

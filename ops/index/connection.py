@@ -232,7 +232,7 @@ class Connection(HttpToolsProtocol):
     def _begin(self, data: bytes) -> None:
         """Take a message between two requests, where the parser has no state: equal bytes mean the same again."""
         if len(data) <= LONGEST and self._free():
-            response = self._fast_path.response(data)
+            response = self._fast_path.response(data, self.address)
             if response is not None:
                 self._unset_keepalive_if_required()
                 self._write(response)
@@ -324,7 +324,7 @@ class Connection(HttpToolsProtocol):
         if len(headers) > HEADERS or self._framing > HEAD_BYTES:
             return False
         path = self.url.decode("latin-1")
-        response = self._at_once(path, headers)
+        response = self._at_once(path, headers, self.address)
         if response is None:
             return False
         self._asked = (path, headers)

@@ -27,7 +27,7 @@ class Memory:
         self.kept: dict[bytes, str] = {}
         self.answered = 0
 
-    def response(self, message: bytes) -> Response | None:
+    def response(self, message: bytes, peer: str) -> Response | None:
         if message not in self.kept:
             return None
         self.answered += 1
@@ -48,7 +48,7 @@ class Application:
         self.fast_path = Memory()
         self.parsed = 0
 
-    def at_once(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
+    def at_once(self, path: str, headers: dict[bytes, bytes], peer: str) -> Response | None:
         assert b"host" in headers
         self.parsed += path == "/ready"
         return PAGE.plain() if path == "/ready" else None

@@ -65,7 +65,7 @@ class AdminMount:
         scope = dict(request.scope)
         scope["root_path"] = (scope.get("root_path") or "") + _PREFIX
         scope["client"] = (request.address, (scope.get("client") or ("", 0))[1])
-        request.started = True
+        request.status = -1  # the application's, which is not looked at
         await self._app(scope, request.receive, request.send)
 
 

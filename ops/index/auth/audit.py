@@ -24,6 +24,7 @@ import secrets
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,9 @@ class Audit:
         folder: below its directory, ``.index/audit`` or ``.audit``.
         options: the server's name, ``audit_days`` and ``audit_bytes``.
         clock: seconds since the epoch.
+
+    Attributes:
+        counts: how often each event happened since the start.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class Audit:
         self._writer: _Writer | None = None
         self._day = ""
         self._unwritten: list[bytes] = []
+        self.counts: Counter[str] = Counter()
 
     def hold_back(self) -> None:
         """Reserve disk space for lines to come. Never raises."""
@@ -119,6 +124,8 @@ class Audit:
         The parameters are those of :meth:`record`.
         """
         now = self._clock()
+        with self._lock:
+            self.counts[event] += 1
         if event in _REFUSALS:
             with self._lock:
                 self._refusals.add(now, event, user, address, details)

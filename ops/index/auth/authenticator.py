@@ -96,6 +96,7 @@ class Authenticator:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._verified: BoundedDict[bytes, Account] = BoundedDict(_CACHED)
+        self._active_users: set[str] = set()
         self._account_of = self._verified.get  # bound once: looked up for every request
         self._refused: BoundedDict[bytes, Account | None] = BoundedDict(_CACHED)
         self._pending: dict[bytes, _PendingLogin] = {}
@@ -116,7 +117,16 @@ class Authenticator:
         if not self._user_cache.current():
             return None
         account = self._account_of(digest)
-        return None if account is None else account.identity
+        if account is None:
+            return None
+        identity = account.identity
+        self._active_users.add(identity.username)
+        return identity
+
+    def take_active_users(self) -> set[str]:
+        """The users who sent a request since the last call."""
+        active, self._active_users = self._active_users, set()
+        return active
 
     def digest(self, secret: bytes) -> bytes:
         """Hash a secret with a key that only this process has. The digest may be kept in memory in its place."""
@@ -324,6 +334,7 @@ class Authenticator:
             if self._user_cache.stored(account) != account:
                 return False
             self._verified[digest] = account
+        self._active_users.add(account.identity.username)
         return True
 
     def _forget(self) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ops.index.auth.authenticator import Authenticator
 from ops.index.bounded_dict import BoundedDict
 from ops.index.http.representation import Response
-from ops.index.http.simple_api import DECISIVE, SimpleApi
+from ops.index.http.simple_api import DECISIVE, SimpleApi, is_download
 
 LONGEST = 2048
 """Bytes of a request that is worth keeping; those of installers are half as long."""
+
+COUNTED = (b"user-agent", b"x-forwarded-for")
+"""The request headers that the count of a download depends on."""
 
 _KEPT = 4096
 
@@ -23,12 +26,14 @@ class _Request:
     Parameters:
         login: the digest of its Authorization header.
         path: as the server decoded it.
-        headers: those that the response depends on; never a secret.
+        headers: those that the response and the count of a download depend on; never a secret.
+        counted: true for the download of a file.
     """
 
     login: bytes
     path: str
     headers: Mapping[bytes, bytes]
+    counted: bool
 
 
 class FastPath:
@@ -40,21 +45,39 @@ class FastPath:
     Parameters:
         authenticator: knows the users, and the digest that may stand for a password.
         simple_api: has the cached pages.
+        count: counts a download, by path, user, peer and headers.
     """
 
-    def __init__(self, authenticator: Authenticator, simple_api: SimpleApi) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        simple_api: SimpleApi,
+        count: Callable[[str, str, str, Mapping[bytes, bytes]], None],
+    ) -> None:
         self._digest = authenticator.digest
         self._holder = authenticator.holder
         self._ready = simple_api.ready
+        self._count = count
         self._requests: BoundedDict[bytes, _Request] = BoundedDict(_KEPT)
         self._known = self._requests.get
 
-    def response(self, message: bytes) -> Response | None:
-        """The response to a request that came before; None when it is new, or takes longer."""
+    def response(self, message: bytes, peer: str) -> Response | None:
+        """The response to a request that came before; None when it is new, or takes longer.
+
+        Parameters:
+            message: as it was received.
+            peer: the address at the other end of the connection.
+        """
         request = self._known(self._digest(message))
-        if request is None or self._holder(request.login) is None:
+        if request is None:
             return None
-        return self._ready(request.path, request.headers)
+        user = self._holder(request.login)
+        if user is None:
+            return None
+        response = self._ready(request.path, request.headers)
+        if request.counted and response is not None:
+            self._count(request.path, user.username, peer, request.headers)
+        return response
 
     def keep(self, message: bytes, path: str, headers: Mapping[bytes, bytes]) -> None:
         """Remember a message that was one whole GET, from its first byte to its last.
@@ -66,5 +89,6 @@ class FastPath:
         """
         if len(message) > LONGEST or b"authorization" not in headers:
             return
-        decisive = {name: headers[name] for name in DECISIVE if name in headers}
-        self._requests[self._digest(message)] = _Request(self._digest(headers[b"authorization"]), path, decisive)
+        kept = {name: headers[name] for name in (*DECISIVE, *COUNTED) if name in headers}
+        login = self._digest(headers[b"authorization"])
+        self._requests[self._digest(message)] = _Request(login, path, kept, is_download(path))

@@ -264,7 +264,7 @@ class _FileResponse:
 
     async def _start(self, status: int, length: int, *headers: tuple[bytes, bytes]) -> None:
         request = self._request
-        request.started = True
+        request.status = status
         own = [(b"content-type", _TYPE), (b"content-length", str(length).encode())]
         await request.send(
             {"type": "http.response.start", "status": status, "headers": [*self._headers, *own, *headers]}

@@ -45,9 +45,13 @@ class Request:
         headers: by name in lower case; those that came more than once are joined with commas.
         address: of the client.
         hops: trusted proxies on the way. With none, ``X-Forwarded-*`` headers are ignored.
+
+    Attributes:
+        username: of the user who sent it, once that is known.
+        status: of the response, once that has started; 0 before.
     """
 
-    __slots__ = ("_hops", "_path", "address", "headers", "method", "receive", "scope", "send", "started")
+    __slots__ = ("_hops", "_path", "address", "headers", "method", "receive", "scope", "send", "status", "username")
 
     def __init__(
         self,
@@ -65,9 +69,15 @@ class Request:
         self.headers = headers
         self.method: str = scope["method"]
         self.address = address
-        self.started = False
+        self.username = ""
+        self.status = 0
         self._hops = hops
         self._path: str | None = None
+
+    @property
+    def started(self) -> bool:
+        """True once the response has started."""
+        return self.status != 0
 
     @property
     def path(self) -> str:
@@ -165,7 +175,7 @@ class Request:
             body: for GET and POST.
             more_body: leave the end of the response to the caller.
         """
-        self.started = True
+        self.status = status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         content = b"" if self.method == "HEAD" else body
         await self.send({"type": "http.response.body", "body": content, "more_body": more_body})

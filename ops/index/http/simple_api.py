@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote
 
+from ops.index.activity import Activity
 from ops.index.config import Options
 from ops.index.errors import NotAcceptable, NotFound, PackageIndexError, Quarantined, StorageBusy, StorageError
 from ops.index.http import simple_pages
@@ -67,10 +68,12 @@ class SimpleApi:
         repository: knows the projects and files.
         storage: of the files.
         options: how often files are checked for a change made in place.
+        activity: counts downloads.
     """
 
-    def __init__(self, repository: Repository, storage: Storage, options: Options) -> None:
+    def __init__(self, repository: Repository, storage: Storage, options: Options, activity: Activity) -> None:
         self._repository = repository
+        self._activity = activity
         self._delivery = Delivery(storage)
         self._response_cache: ResponseCache[tuple[str, str | None]] = ResponseCache(
             repository.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=not storage.shared
@@ -179,6 +182,9 @@ class SimpleApi:
             if located is not None:
                 self._check_quarantine(filename)
                 if await self._delivery.deliver(request, located.path, digest=located.digest):
+                    if request.status == 200 and request.method == "GET":
+                        agent = request.headers.get(b"user-agent", b"")
+                        self._activity.count(path, user=request.username, address=request.address, agent=agent)
                     return
         raise NotFound(
             f"there is no file {path[:300]!r} in this index; those of its project stand on its page below simple/"
@@ -272,6 +278,11 @@ class SimpleApi:
         if form is None:
             raise NotAcceptable(f"the simple pages are {JSON_V1}, {HTML_V1} and text/html; accept one of them")
         return form
+
+
+def is_download(path: str) -> bool:
+    """True for the path of a file, and not of its metadata."""
+    return path.startswith("/packages/") and not path.endswith(".metadata")
 
 
 def _query(request: Request) -> str:

@@ -31,12 +31,16 @@ class House:
         self.inside = {self.digest(b"Basic secret")}
         self.page: Response | None = Response(200, [], b"page")
         self.asked: list[tuple[str, Mapping[bytes, bytes]]] = []
+        self.counted: list[tuple[str, str, str, bytes]] = []
 
     def digest(self, secret: bytes) -> bytes:
         return hashlib.sha256(b"key" + secret).digest()
 
     def holder(self, digest: bytes) -> Identity | None:
         return Identity("alice", Role.READER, None) if digest in self.inside else None
+
+    def count(self, path: str, user: str, peer: str, headers: Mapping[bytes, bytes]) -> None:
+        self.counted.append((path, user, peer, headers[b"user-agent"]))
 
     def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Response | None:
         self.asked.append((path, headers))
@@ -50,16 +54,27 @@ def house() -> House:
 
 @pytest.fixture
 def fast_path(house: House) -> FastPath:
-    return FastPath(cast("Any", house), cast("Any", house))
+    return FastPath(cast("Any", house), cast("Any", house), house.count)
+
+
+def test_the_download_of_a_file_is_counted_each_time_and_no_page_or_metadata(house: House, fast_path: FastPath) -> None:
+    headers = HEADERS | {b"user-agent": b"pip/26.3"}
+    for path in ("/packages/a-1.0.whl", "/packages/a-1.0.whl.metadata", "/simple/a/"):
+        message = MESSAGE.replace(b"/simple/spam/", path.encode())
+        fast_path.keep(message, path, headers)
+        assert fast_path.response(message, "192.0.2.1") is house.page
+        assert fast_path.response(message, "192.0.2.2") is house.page
+    download = ("/packages/a-1.0.whl", "alice")
+    assert house.counted == [(*download, "192.0.2.1", b"pip/26.3"), (*download, "192.0.2.2", b"pip/26.3")]
 
 
 def test_what_was_kept_is_answered_and_nothing_else(house: House, fast_path: FastPath) -> None:
-    assert fast_path.response(MESSAGE) is None
+    assert fast_path.response(MESSAGE, "192.0.2.1") is None
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
-    assert fast_path.response(MESSAGE) is house.page
+    assert fast_path.response(MESSAGE, "192.0.2.1") is house.page
     assert house.asked == [("/simple/spam/", {b"accept": b"text/html"})]
-    assert fast_path.response(MESSAGE + b" ") is None
-    assert fast_path.response(MESSAGE.lower()) is None
+    assert fast_path.response(MESSAGE + b" ", "192.0.2.1") is None
+    assert fast_path.response(MESSAGE.lower(), "192.0.2.1") is None
 
 
 def test_a_user_who_is_gone_and_a_page_that_has_changed_are_looked_at_at_length(
@@ -67,11 +82,11 @@ def test_a_user_who_is_gone_and_a_page_that_has_changed_are_looked_at_at_length(
 ) -> None:
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
     house.inside.clear()
-    assert fast_path.response(MESSAGE) is None
+    assert fast_path.response(MESSAGE, "192.0.2.1") is None
     assert house.asked == [], "nothing is looked up for a stranger"
     house.inside.add(house.digest(b"Basic secret"))
     house.page = None
-    assert fast_path.response(MESSAGE) is None
+    assert fast_path.response(MESSAGE, "192.0.2.1") is None
 
 
 def test_no_secret_is_kept(fast_path: FastPath) -> None:
@@ -86,12 +101,12 @@ def test_no_secret_is_kept(fast_path: FastPath) -> None:
 def test_what_is_kept_is_bounded(fast_path: FastPath) -> None:
     fast_path.keep(MESSAGE + b"x" * LONGEST, "/simple/spam/", HEADERS)
     fast_path.keep(MESSAGE, "/simple/spam/", {b"host": b"x"})
-    assert fast_path.response(MESSAGE) is None
+    assert fast_path.response(MESSAGE, "192.0.2.1") is None
     for number in range(10_000):
         fast_path.keep(MESSAGE + b"%d" % number, "/simple/spam/", HEADERS)
     assert len(vars(fast_path)["_requests"]) < 5_000
-    assert fast_path.response(MESSAGE + b"9999") is not None
-    assert fast_path.response(MESSAGE + b"0") is None
+    assert fast_path.response(MESSAGE + b"9999", "192.0.2.1") is not None
+    assert fast_path.response(MESSAGE + b"0", "192.0.2.1") is None
 
 
 class Talk:
