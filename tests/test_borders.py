@@ -191,8 +191,7 @@ def test_the_house_has_the_rooms_it_is_drawn_with() -> None:
         "tests",
         "docs",
     }
-    assert {path.suffix for path in (PROJECT_ROOT / "notebooks").iterdir() if not path.name.startswith(".")} <= {
-        ".ipynb"
-    }
+    names = {path.name for path in (PROJECT_ROOT / "notebooks").iterdir() if not path.name.startswith(".")}
+    assert {name for name in names if not name.endswith(".ipynb")} == {"README.md"}
     folders = {path.name for path in (PROJECT_ROOT / "ops").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders <= {"cli", "index", "targets", "clients", "runbook", "snapshots"}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ops.runbook import contents
 from ops.workspace import PROJECT_ROOT
 
 LINK = re.compile(r"!?\[[^\]]*\]\((?P<to>[^)\s]+)(?:\s+\"[^\"]*\")?\)")
@@ -90,6 +91,11 @@ def test_the_readme_lists_every_notebook() -> None:
 
 def test_a_notebook_that_the_readme_does_not_list_is_found() -> None:
     assert missing_notebooks("| [01](notebooks/01_provision.ipynb) |", ["01_provision", "02_x"]) == ["02_x"]
+
+
+def test_what_is_made_of_the_notebooks_is_made_of_them_as_they_are() -> None:
+    outdated = [path for path, text in contents.make().items() if path.read_text() != text]
+    assert outdated == [], "run: python -m ops.runbook.contents"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))

@@ -4,7 +4,7 @@
 
 The notebooks run in a temporary copy of the project: a fresh local target, the default parameters, and paths as a
 newcomer sees them. Processes they leave are ended. The notebooks here change only if all runs succeeded and no output
-shows a secret.
+shows a secret. Then :mod:`ops.runbook.contents` is made of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from nbclient.exceptions import CellExecutionError
 from ops.errors import RunbookError, RunError
 from ops.private_files import replace_file
 from ops.redaction import Redactor
+from ops.runbook import contents
 from ops.runbook.execution import CELL_TIMEOUT
 from ops.runbook.failure import explained
 from ops.runbook.kernel import kernel_environment, kernel_manager
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = PROJECT_ROOT / "notebooks"
     try:
         chosen = [find_notebook(name, folder) for name in options.notebooks] or comparable(list_notebooks(folder))
-        for path in store(chosen):
+        for path in (*store(chosen), *contents.write()):
             sys.stdout.write(f"stored {path}\n")
     except RunbookError as error:
         sys.stderr.write(f"store: {error}\n")
