@@ -6,9 +6,10 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ops import user_tokens
 from ops.admin_api import AdminApi, IndexUser
 from ops.clients import ClientFiles, Login, Pip, Twine, Uv
-from ops.errors import RunbookError
+from ops.errors import ParameterError, RunbookError
 from ops.http_client import HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, require_approved
 from ops.polling import until
@@ -42,6 +43,7 @@ class Onboarding:
         given: password from the environment or a prompt; None if there is none.
         password_reset: True to set a new password for a user whose password is not known here.
         archive: True to write a zip file of the client files too, to hand over.
+        token_days: days until a token for a CI job expires; 0 for no token.
         settings: names of the admin secret.
     """
 
@@ -54,12 +56,18 @@ class Onboarding:
     given: Secret | None = None
     password_reset: bool = False
     archive: bool = False
+    token_days: int = 0
     settings: Settings = field(default_factory=Settings)
 
     @property
     def files(self) -> ClientFiles:
         """The user's client files."""
         return ClientFiles(self.folder, zipped=self.archive)
+
+    @property
+    def token(self) -> Path:
+        """File of the token for a CI job, in the folder of the client files; never in the zip file."""
+        return self.folder / "token"
 
     def login(self, deployment: Deployment, password: Secret | None) -> Login:
         """Login of this user."""
@@ -78,6 +86,7 @@ def describe(
     password_prompt: bool = False,
     password_reset: bool = False,
     archive: bool = False,
+    token_days: int = 0,
 ) -> Onboarding:
     """Check the parameters of the notebook. Does not contact the index.
 
@@ -92,10 +101,17 @@ def describe(
         password_prompt: True to prompt for the password, in JupyterLab.
         password_reset: True to set a new password for a user whose password is not known here.
         archive: True to write a zip file of the client files too, to hand over.
+        token_days: days until a token for a CI job expires, 1 to 365; 0 for no token.
 
     Raises:
         ParameterError: a parameter is invalid.
     """
+    if not 0 <= token_days <= 365:
+        raise ParameterError(
+            f"a token cannot live for {token_days} days",
+            why="it lives for 1 to 365",
+            todo="give token_days another number, or 0 for no token",
+        )
     username = checked_user_name(username)
     if role:
         check_role(role)
@@ -111,6 +127,7 @@ def describe(
         given=given,
         password_reset=password_reset,
         archive=archive,
+        token_days=token_days,
     )
 
 
@@ -136,6 +153,8 @@ def plan(onboarding: Onboarding) -> Plan:
         ),
         _files_change(onboarding, deployment, found),
     ]
+    if onboarding.token_days:
+        changes.append(_token_change(onboarding, deployment))
     if open_to_others(onboarding.folder):
         thing = f"mode of {shown(onboarding.folder)}"
         changes.append(Change(thing, "open to other users of this machine", "close it to them"))
@@ -183,6 +202,19 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
                 done.append((f"user {registered.username}", _described(registered, user)))
             else:
                 written = onboarding.files.write(login)
+            if onboarding.token_days and _token_change(onboarding, deployment).then:
+                request = user_tokens.TokenRequest(
+                    owner=onboarding.username,
+                    role=onboarding.role,
+                    projects=onboarding.projects,
+                    days=onboarding.token_days,
+                    label="written by onboarding",
+                )
+                plain, token = request.create(admin)
+                user_tokens.write(onboarding.token, plain)
+                done.append(
+                    (f"token {token.id}", f"in {shown(onboarding.token)}, mode 0600, until {token.expires[:10]}")
+                )
     if written:
         done.append((f"{len(written)} files in {shown(onboarding.folder)}", "written, mode 0600"))
     if exposed:
@@ -223,6 +255,10 @@ def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
             _finding("twine: an upload that must be refused", Twine(files, login).upload(wheel)[0], refused)
         )
         findings.append(_finding("uv publish: the same", Uv(files, login).publish(wheel)[0], refused))
+    token = user_tokens.read(onboarding.token) if onboarding.token_days else None
+    if token is not None:
+        seen = until(lambda: user_tokens.status(deployment.url, token), lambda status: status == 200)
+        findings.append(_finding("HTTP with the token: the index", seen, {200: "let in (200)"}))
     todo = (
         "find the cause as deployments/server.md says under Refused logins; if the password is wrong, run this "
         "notebook with password_reset=true"
@@ -241,6 +277,12 @@ def instructions(onboarding: Onboarding, outcome: Outcome, *, dry_run: bool = Fa
         shown(onboarding.folder / name) for name in ("env.sh", ".pypirc", "netrc", "pip.conf", "uv.toml")
     )
     archive = onboarding.files.archive
+    token = (
+        f"\n\nFor a CI job, store the content of {shown(onboarding.token)} as its secret, as UV_PUBLISH_TOKEN or as "
+        f"the password of the user {user_tokens.TOKEN_USER}; then delete the file. Tokens: runbook token list."
+        if onboarding.token_days and onboarding.token.exists()
+        else ""
+    )
     handover = f"\n\nTo hand over, as carefully as a password:\n\n    {shown(archive)}" if archive.exists() else ""
     return Text(
         f"{done}\n\n"
@@ -255,7 +297,7 @@ def instructions(onboarding: Onboarding, outcome: Outcome, *, dry_run: bool = Fa
         f"Or name the files, one client at a time:\n\n"
         f"    twine upload --config-file {pypirc} --repository private dist/*\n"
         f"    NETRC={netrc} PIP_CONFIG_FILE={pip_conf} pip install your-package\n"
-        f"    NETRC={netrc} uv --config-file {uv_toml} pip install your-package{handover}"
+        f"    NETRC={netrc} uv --config-file {uv_toml} pip install your-package{handover}{token}"
     )
 
 
@@ -303,6 +345,17 @@ class _Found:
         )
         now = "in the client files; lets nobody in" if kept else "not known here"
         return cls(kept, now, "give it, or set a new one with password_reset=true", unknown)
+
+
+def _token_change(onboarding: Onboarding, deployment: Deployment) -> Change:
+    thing = f"token in {shown(onboarding.token)}"
+    then = f"create one for {onboarding.token_days} days"
+    token = user_tokens.read(onboarding.token)
+    if token is None:
+        return Change(thing, "none yet", then, "+")
+    if user_tokens.status(deployment.url, token) == 200:
+        return Change(thing, "lets in", "")
+    return Change(thing, "lets nobody in", then)
 
 
 def _status(login: Login) -> int:

@@ -8,6 +8,7 @@ the scan of the finished record (:mod:`ops.runbook.record`) after it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from ops.decoded_text import DecodedText, decoded, table_columns
 from ops.secret_forms import MINIMUM_LENGTH, Form, forms, lines_of
 
 MASK = "********"
+
+TOKEN_FORMS = re.compile(r"pyidx_m?[0-9a-f]{12}_[0-9a-f]{16,64}|X190b2tlbl9fOnB5aWR4[A-Za-z0-9+/_-]+")
+"""Tokens of the index, which are masked also where nobody knows them: plain, and in a Basic header as base64."""
 
 SecretSource = Callable[[], Iterable[str]]
 """Source of known secrets, asked again before each masking: it should be quick when nothing changed."""
@@ -188,10 +192,10 @@ class Redactor:
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
         """Where secrets stand in *text*, in order and apart from each other."""
-        found: list[tuple[int, int]] = []
+        found = [match.span() for match in TOKEN_FORMS.finditer(text)]
         rest = text
         if whole := [form for form in self._forms if form.whole in text]:
-            found = _merged(span for form in whole for span in form.spans(text))
+            found = _merged([*found, *(span for form in whole for span in form.spans(text))])
             # What is found whole must not be found again as a part of the lines around it.
             rest = _replaced(text, found, lambda secret: "\0" * len(secret))
         more = self._encoded(rest)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ops import __version__
-from ops.cli import records, runs, targets
+from ops.cli import records, runs, targets, tokens
 from ops.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
 
 _NOTEBOOK = "its name (01_provision), its number, a path, or a pattern like '0*'"
@@ -101,6 +101,9 @@ def make_parser() -> _Parser:
     command("stop", targets.stop, "stop the index on this machine; packages, users and secrets stay")
     command("list", runs.list_all, "list the notebooks with their parameters")
 
+    token = command("token", tokens.tokens, "create, list and revoke tokens that stand for a user, such as in a CI job")
+    _add_token_actions(token.add_subparsers(title="actions", metavar="ACTION", required=True))
+
     listing = command("records", records.records, "list the records of runs, the newest first")
     listing.add_argument("action", nargs="?", default="list", choices=("list", "scan", "summary"), help=_RECORDS)
     listing.add_argument("--notebook", default="", metavar="NAME", help="only runs of this notebook")
@@ -117,6 +120,31 @@ def make_parser() -> _Parser:
     report = command("report", records.report, "make one page over all runs")
     report.add_argument("--out", type=Path, metavar="FILE", help="the page; index.html beside the records if omitted")
     return parser
+
+
+def _add_token_actions(actions: argparse._SubParsersAction[_Parser]) -> None:
+    def action(name: str, call: Any, text: str) -> _Parser:
+        made = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        made.set_defaults(call=call, parser=made)
+        _add_target_options(made)
+        return made
+
+    create = action("create", tokens.create, "create a token into a private file, or the target's secret store")
+    create.add_argument("owner", metavar="USER", help="for whom it stands; it may do no more than this user may now")
+    create.add_argument("--role", default="", choices=("reader", "publisher", "admin"), help="the user's if omitted")
+    create.add_argument(
+        "--project", action="append", default=[], metavar="NAME", help="upload to this project only; repeatable"
+    )
+    create.add_argument(
+        "--days", type=float, default=90, metavar="DAYS", help="until it expires, at most 365 (default: 90)"
+    )
+    create.add_argument("--label", default="", metavar="TEXT", help="what people call it")
+    create.add_argument("--out", type=Path, metavar="FILE", help="a new file; one in the user's folder if omitted")
+    create.add_argument("--secret", default="", metavar="NAME", help="a secret of the target's store instead of a file")
+    listing = action("list", tokens.tokens, "list the tokens, the newest first, with their last use")
+    listing.add_argument("--owner", default="", metavar="USER", help="only this user's")
+    revoke = action("revoke", tokens.revoke, "revoke a token; every server refuses it within five seconds")
+    revoke.add_argument("id", metavar="ID", help="of `runbook token list`; also the second part of the token")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ops.targets import Target
 
 
-def _open(options: argparse.Namespace) -> Target:
+def opened(options: argparse.Namespace) -> Target:
+    """The target that the options name."""
     from ops.targets import open_target
 
     target = options.target or "local"
@@ -34,7 +35,7 @@ def status(options: argparse.Namespace) -> int:
         named = [(options.target, options.environment)] if options.target else known_places()
         print(json.dumps([status_json(*place) for place in named], indent=2, ensure_ascii=False))
         return 0
-    target = _open(options)
+    target = opened(options)
     print(installation() if target.name == "local" else status(target))
     return 0
 
@@ -43,7 +44,7 @@ def history(options: argparse.Namespace) -> int:
     """List the deployments."""
     from ops.rollback import current, history
 
-    print(current(_open(options)) if options.current else history(_open(options)))
+    print(current(opened(options)) if options.current else history(opened(options)))
     return 0
 
 
@@ -51,7 +52,7 @@ def rollback(options: argparse.Namespace) -> int:
     """Deploy an earlier version, and prove that it works."""
     from ops import rollback
 
-    target = _open(options)
+    target = opened(options)
     print(rollback.roll_back(target, version=options.to))
     print(f"\n{rollback.verify(target)}")
     return 0

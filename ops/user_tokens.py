@@ -1,0 +1,176 @@
+"""Tokens of users: created into a private file or the target's secret store, listed, and revoked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.admin_api import AdminApi, IndexToken
+from ops.clients import Login
+from ops.errors import ParameterError, RunbookError
+from ops.http_client import HttpClient
+from ops.private_files import private_file, private_folder, replace_file
+from ops.secret import Secret
+from ops.settings import Settings
+from ops.table import Table, Text
+from ops.targets import Target
+from ops.workspace import shown
+
+TOKEN_USER = "__token__"  # noqa: S105 - the user name that goes with a token
+SECRET_KEY = "INDEX_TOKEN"  # noqa: S105 - the name of a secret's key
+DEFAULT_DAYS = 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRequest:
+    """A token to create.
+
+    Parameters:
+        owner: the user for whom it stands.
+        role: at most the owner's; empty for the owner's.
+        projects: the only ones to upload to; empty for all of the owner's.
+        days: until it expires; 1/24 to 365.
+        label: what people call it.
+    """
+
+    owner: str
+    role: str = ""
+    projects: tuple[str, ...] = ()
+    days: float = DEFAULT_DAYS
+    label: str = ""
+
+    def create(self, admin: AdminApi) -> tuple[Secret, IndexToken]:
+        """Create it.
+
+        Raises:
+            IndexRequestError: the index refused it.
+        """
+        return admin.create_token(
+            self.owner,
+            role=self.role or None,
+            projects=self.projects or None,
+            lifetime=round(self.days * 86400),
+            label=self.label,
+        )
+
+
+def create(
+    target: Target,
+    request: TokenRequest,
+    *,
+    path: Path | None = None,
+    secret: str = "",
+    settings: Settings | None = None,
+) -> Text:
+    """Create a token, and keep it where nobody else can read it; it is not shown.
+
+    Parameters:
+        target: the target of the index.
+        request: the token.
+        path: a file for it, mode 0600, which must not exist; None for one in the owner's client folder.
+        secret: a secret of the target's store for it instead, with the key ``INDEX_TOKEN``.
+        settings: names of the admin secret.
+
+    Raises:
+        ParameterError: both a file and a secret were named, or the file exists.
+        IndexRequestError: the index refused it.
+    """
+    if path is not None and secret:
+        raise ParameterError(
+            "the token has one place", why="both --out and --secret were given", todo="leave out one of them"
+        )
+    if path is not None and path.exists():
+        raise ParameterError(
+            f"{shown(path)} exists",
+            why="a token is not written over another file",
+            todo="name a new file, or remove it",
+        )
+    deployment, admin = AdminApi.of(target, settings)
+    with admin:
+        plain, token = request.create(admin)
+        try:
+            if secret:
+                target.put_secret(secret, {SECRET_KEY: plain})
+                place = f"the secret {secret} of the target {target.place}, key {SECRET_KEY}"
+            else:
+                path = path or target.client_folder(request.owner) / f"token-{token.id}"
+                write(path, plain)
+                place = f"{shown(path)} (mode 0600)"
+        except (RunbookError, OSError):
+            admin.revoke_token(token.id)  # nobody will ever have it
+            raise
+    return Text(
+        f"Token {token.id} of {token.owner} ({_rights(token.role, token.projects)}) expires on {token.expires[:10]}.\n"
+        f"It is in {place}, and is not shown again.\n\n"
+        f"Clients of {deployment.url} send it as the password of the user {TOKEN_USER}; "
+        f"for uv publish: UV_PUBLISH_TOKEN.\n"
+        f"Revoke it: runbook token revoke {token.id} --target {target.place}"
+    )
+
+
+def tokens(target: Target, owner: str = "", *, settings: Settings | None = None) -> Table:
+    """All tokens, or those of one owner, without the tokens themselves."""
+    _, admin = AdminApi.of(target, settings)
+    with admin:
+        rows = [
+            (
+                token.id,
+                token.owner,
+                _rights(token.role, token.projects),
+                token.label,
+                token.created[:10],
+                token.expires[:10],
+                token.last_used[:16].replace("T", " ") if token.last_used else "not known",
+            )
+            for token in admin.tokens(owner or None)
+        ]
+    columns = ("id", "owner", "may at most", "label", "created", "expires", "last used (UTC)")
+    return Table.of(f"Tokens of the target {target.place}", columns, rows)
+
+
+def revoke(target: Target, token_id: str, *, settings: Settings | None = None) -> Text:
+    """Revoke a token. It is refused everywhere within five seconds.
+
+    Raises:
+        ParameterError: there is no such token.
+    """
+    _, admin = AdminApi.of(target, settings)
+    with admin:
+        if not admin.revoke_token(token_id):
+            raise ParameterError(
+                f"there is no token {token_id!r}", why="none has that id", todo="see the ids with: runbook token list"
+            )
+    return Text(f"Token {token_id} was revoked; every server refuses it within five seconds.")
+
+
+def write(path: Path, token: Secret) -> None:
+    """Write a token into a private file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    private_folder(path.parent)
+    os.close(private_file(path, os.O_WRONLY))
+    replace_file(path, f"{token.reveal()}\n")
+
+
+def read(path: Path) -> Secret | None:
+    """The token in a file; None if there is none."""
+    try:
+        text = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return Secret(text) if text else None
+
+
+def status(url: str, token: Secret) -> int:
+    """Status of the index's response to a request with a token."""
+    login = Login(url=url, username=TOKEN_USER, password=token)
+    with HttpClient(login.url, username=login.username, password=login.password) as http:
+        return http.request("GET", "simple/").status_code
+
+
+def _rights(role: str, projects: Sequence[str] | None) -> str:
+    return role if projects is None else f"{role} of {', '.join(projects)}"
