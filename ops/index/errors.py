@@ -11,6 +11,7 @@ PackageIndexError                 status, headers, and one line of plain text as
 ├── Forbidden               403   the user lacks the right
 ├── OtherSite               403   a page of another origin made a browser send it
 ├── Quarantined             403   the project must not be offered (PEP 792)
+├── Revoked                 403   an admin has withdrawn these bytes
 ├── NotFound                404
 ├── NotAcceptable           406   no content type suits both sides (PEP 691)
 ├── RequestTimeout          408   the body did not arrive in time; the connection is closed
@@ -171,6 +172,25 @@ class Quarantined(PackageIndexError):
     """The project is under quarantine (PEP 792)."""
 
     status = 403
+
+
+class Revoked(PackageIndexError):
+    """An admin has withdrawn these bytes.
+
+    Parameters:
+        filename: of the file.
+        reason: given by the admin, perhaps empty.
+    """
+
+    status = 403
+
+    def __init__(self, filename: str, reason: str) -> None:
+        self.filename = filename
+        self.reason = reason
+        because = f": {reason.rstrip('.')}" if reason else ""
+        super().__init__(
+            f"{filename!r} was revoked{because}; do not install it, and ask the index's operator for another"
+        )
 
 
 class NotFound(PackageIndexError):

@@ -133,7 +133,7 @@ class LegacyApi:
             project = project_of(path.rpartition("/")[2]) or ""
             if project not in closed:
                 closed[project] = self._repository.status(project)[0] == "quarantined"
-            if not closed[project]:
+            if not closed[project] and self._repository.annotations.revocation(path) is None:
                 yield path
 
     async def _describe(self, request: Request, name: str, version: str | None) -> None:

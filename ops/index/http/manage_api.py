@@ -1,4 +1,4 @@
-"""Yanking files and setting the status of projects, as JSON over POST."""
+"""Yanking and revoking files and setting the status of projects, as JSON over POST."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ops.index.errors import BadRequest
 from ops.index.http.request import Confirm, Request
 from ops.index.packages.releases import Releases
 
-ACTIONS = ("yank", "unyank", "status")
+ACTIONS = ("yank", "unyank", "revoke", "unrevoke", "status")
 
 _LONGEST_BODY = 64 * 1024
 _LONGEST_REASON = 1000
@@ -22,15 +22,18 @@ _THREADS = 4
 _FIELDS: dict[str, frozenset[str]] = {
     "yank": frozenset({"version", "filename", "reason"}),
     "unyank": frozenset({"version", "filename"}),
+    "revoke": frozenset({"version", "filename", "reason"}),
+    "unrevoke": frozenset({"filename"}),
     "status": frozenset({"status", "reason"}),
 }
 
 
 class ManageApi:
-    """Handler of POST to ``projects/<name>/yank``, ``…/unyank`` and ``…/status``.
+    """Handler of POST to ``projects/<name>/`` followed by an action.
 
-    A yank (PEP 592) takes ``{"version": …}`` or ``{"filename": …}``, and a ``reason``; it returns ``{"files": […]}``. A
-    status (PEP 792) takes ``{"status": …, "reason": …}`` and returns the same.
+    A yank (PEP 592) takes ``{"version": …}`` or ``{"filename": …}``, and a ``reason``; so does a revocation, which only
+    ``{"filename": …}`` undoes. Each returns ``{"files": […]}``. A status (PEP 792) takes ``{"status": …, "reason": …}``
+    and returns the same.
 
     Parameters:
         releases: carries out changes.
@@ -70,11 +73,8 @@ class ManageApi:
             status = fields["status"]
             self._releases.set_status(project, status, reason=fields.get("reason"), identity=identity, address=address)
             return {"project": project, "status": status}
-        change = self._releases.unyank
-        if action == "yank":
-            change = partial(self._releases.yank, reason=fields.get("reason", ""))
-        version, filename = fields.get("version"), fields.get("filename")
-        files = change(project, version=version, filename=filename, identity=identity, address=address)
+        change = getattr(self._releases, action)
+        files = change(project, **fields, identity=identity, address=address)
         return {"project": project, "files": files}
 
 
@@ -96,5 +96,7 @@ async def _fields(request: Request, action: str) -> dict[str, str]:
         if "status" not in fields:
             raise BadRequest('the new status is missing: send {"status": "archived"}, for example')
     elif not {"version", "filename"} & fields.keys():
-        raise BadRequest(f"there is nothing to {action}: send a version or a filename")
+        raise BadRequest(
+            f"there is nothing to {action}: send a {'filename' if action == 'unrevoke' else 'version or a filename'}"
+        )
     return fields

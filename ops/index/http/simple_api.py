@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, quote
 
 from ops.index.activity import Activity
 from ops.index.config import Options
-from ops.index.errors import NotAcceptable, NotFound, PackageIndexError, Quarantined, StorageBusy, StorageError
+from ops.index.errors import NotAcceptable, NotFound, PackageIndexError, Quarantined, Revoked, StorageBusy, StorageError
 from ops.index.http import simple_pages
 from ops.index.http.blocks import Page, rendered
 from ops.index.http.files import Delivery
@@ -170,8 +170,10 @@ class SimpleApi:
         Raises:
             NotFound: there is no such file.
             Quarantined: its project must not be offered (PEP 792).
+            Revoked: an admin has withdrawn its bytes.
         """
         filename = path.removesuffix(".metadata")
+        await self._check_revocation(filename)
         if filename != path:
             page = await self.found(lambda: self._metadata(path))
             if page is not None:
@@ -220,6 +222,12 @@ class SimpleApi:
         if not can_be_listed(name):
             raise NotFound("no project can have this name; use letters, digits, and . _ - between them")
         return normalize(name)
+
+    async def _check_revocation(self, path: str) -> None:
+        if self._repository.annotations.revoked_digests:
+            reason = await in_thread(partial(self._repository.revocation, path))
+            if reason is not None:
+                raise Revoked(path.rpartition("/")[2], reason)
 
     def _check_quarantine(self, path: str) -> None:
         project = project_of(path.rpartition("/")[2].removesuffix(".asc"))

@@ -1,6 +1,6 @@
-"""Annotations that people set: yanks of files, statuses of projects, and tombstones of removed files.
+"""Annotations that people set: yanks and revocations of files, statuses of projects, tombstones of removed files.
 
-Each of the first two is a file of its own in ``.index``, so that servers that set different ones do not overwrite each
+Each but the last is a file of its own in ``.index``, so that servers that set different ones do not overwrite each
 other's.
 """
 
@@ -15,7 +15,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -31,7 +31,10 @@ _log = logging.getLogger(__name__)
 
 
 class Annotations:
-    """All annotations of one directory: yanks (PEP 592) and statuses (PEP 792).
+    """All annotations of one directory: yanks (PEP 592), statuses (PEP 792) and revocations.
+
+    A revocation is of bytes, by their SHA-256. It holds for every file that has them, and names those that had them
+    when it was made, so that a file can be refused without a look at its digest.
 
     Methods that write are called inside ``Storage.reading``.
 
@@ -43,17 +46,22 @@ class Annotations:
     def __init__(self, directory: Path, staging: StagingFolder) -> None:
         self._yanked = AnnotationFolder(directory, "yanked", staging)
         self._status = AnnotationFolder(directory, "status", staging)
+        self._revoked = AnnotationFolder(directory, "revoked", staging)
+        self._revoked_paths: dict[str, str] = {}  # and their digests
         self._lock = threading.Lock()
 
     def look(self, *, thoroughly: bool = False) -> tuple[set[str], set[str]]:
-        """Read what others have changed: the paths whose yanks changed, and the projects whose statuses did.
+        """Read what others have changed: paths with changed yanks or revocations, and projects with changed statuses.
 
         Nothing is read while an annotation is being set, unless *thoroughly*: an event loop does not wait for a disk.
         """
         if not self._lock.acquire(blocking=thoroughly):
             return set(), set()
         try:
-            return self._yanked.look(thoroughly=thoroughly), self._status.look(thoroughly=thoroughly)
+            paths = self._yanked.look(thoroughly=thoroughly)
+            if self._revoked.look(thoroughly=thoroughly):
+                paths |= self._index_revocations()
+            return paths, self._status.look(thoroughly=thoroughly)
         finally:
             self._lock.release()
 
@@ -75,6 +83,55 @@ class Annotations:
             # The project was meant to be closed: better closed than open until its status is set again.
             return "archived", "its status cannot be read"
         return status, reason if isinstance(reason, str) else None
+
+    @property
+    def revoked_digests(self) -> Collection[str]:
+        """The SHA-256 of all revoked files, in hexadecimal."""
+        return self._revoked.names()
+
+    def revocation(self, path: str, sha256: str | None = None) -> str | None:
+        """The reason why a file is revoked, perhaps empty; None if it is not.
+
+        Parameters:
+            path: of the file.
+            sha256: its digest, in hexadecimal, if known.
+        """
+        digest = self._revoked_paths.get(path) or sha256
+        text = None if digest is None else self._revoked.get(digest)
+        if text is None or digest is None:
+            return None
+        self._revoked_paths[path] = digest  # of a copy that was added later
+        return _revocation(text)[0]
+
+    def revoke(self, sha256: str, paths: Iterable[str], reason: str | None) -> None:
+        """Revoke the bytes with a digest, or take that back if *reason* is None.
+
+        Parameters:
+            sha256: in hexadecimal.
+            paths: of the files that have it.
+            reason: for those who are refused it.
+
+        Raises:
+            OSError: it is as before.
+        """
+        with self._lock:
+            if reason is None:
+                self._revoked.lift(sha256)
+            else:
+                self._revoked.put(sha256, json.dumps({"reason": reason, "files": sorted(paths)}))
+            self._index_revocations()
+
+    def revoked_files(self) -> dict[str, str]:
+        """The paths of all revoked files, and their digests."""
+        return dict(self._revoked_paths)
+
+    def _index_revocations(self) -> set[str]:
+        """Find the paths again; those that were or are revoked."""
+        before = self._revoked_paths
+        self._revoked_paths = {
+            path: digest for digest in self._revoked.names() for path in _revocation(self._revoked.get(digest) or "")[1]
+        }
+        return before.keys() | self._revoked_paths.keys()
 
     def yank(self, paths: Iterable[str], reason: str | None) -> None:
         """Yank files, or unyank them if *reason* is None.
@@ -122,6 +179,10 @@ class AnnotationFolder:
     def get(self, name: str) -> str | None:
         """The annotation of a name; None if it has none."""
         return self._annotations.get(name)
+
+    def names(self) -> Collection[str]:
+        """All names with an annotation."""
+        return self._annotations.keys()
 
     def look(self, *, thoroughly: bool = False) -> set[str]:
         """Read the folder if it has changed; the names whose annotations did."""
@@ -185,6 +246,16 @@ class AnnotationFolder:
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{quote(name, safe='+!')}"
+
+
+def _revocation(text: str) -> tuple[str, list[str]]:
+    """Reason and paths of a revocation. One that cannot be read still holds, for the digest in its name."""
+    try:
+        content = json.loads(text)
+        reason, paths = content["reason"], content["files"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "", []
+    return str(reason), [str(path) for path in paths] if isinstance(paths, list) else []
 
 
 def _files(folder: str) -> list[os.DirEntry[str]]:

@@ -1,10 +1,10 @@
-"""Changes of released files: removal, yanking (PEP 592), and the status of projects (PEP 792)."""
+"""Changes of released files: removal, yanking (PEP 592), revocation, and the status of projects (PEP 792)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Protocol
@@ -78,8 +78,7 @@ class Releases:
             NotFound: there is no such file.
             StorageError: it may come back.
         """
-        if not identity.may_administer:
-            raise Forbidden(identity.username, f"remove files of {normalize(project)!r}, only yank them")
+        self._check_admin(identity, f"remove files of {normalize(project)!r}, only yank them")
         self._repository.reload()
         keys = {
             file.filename: name.key
@@ -163,6 +162,64 @@ class Releases:
         """Undo a yank. Parameters, result and errors are those of :meth:`yank`."""
         return self._mark(project, version=version, filename=filename, reason=None, identity=identity, address=address)
 
+    def revoke(
+        self,
+        project: str,
+        *,
+        version: str | None = None,
+        filename: str | None = None,
+        reason: str = "",
+        identity: Uploader,
+        address: str = "",
+    ) -> list[str]:
+        """Revoke the files of a release, or one of them: nobody can download their bytes any more, under any name.
+
+        They stay on the volume, to be looked into, and their names stay taken.
+
+        Parameters:
+            project: in any spelling.
+            version: of the release, in any spelling.
+            filename: of the one file.
+            reason: shown to those who ask for a file all the same.
+            identity: the user, who must be an admin.
+            address: of the client, for the audit log.
+
+        Returns:
+            The names of all files with these bytes.
+
+        Raises:
+            Forbidden: the user is no admin.
+            NotFound: there is no such file.
+            StorageError: it may be lost.
+        """
+        name = normalize(project)
+        self._check_admin(identity, f"revoke files of {name!r}, only yank them")
+        self._repository.reload()
+        paths: dict[str, list[str]] = {file.sha256: [] for file in self._files(project, version, filename)}
+        for path in self._repository.paths():
+            file = self._repository.file(path)
+            if file is not None and file.sha256 in paths:
+                paths[file.sha256].append(path)
+        return self._set_revocations(name, paths, " ".join(reason.split()), identity, address)
+
+    def unrevoke(self, project: str, *, filename: str, identity: Uploader, address: str = "") -> list[str]:
+        """Undo a revocation. Parameters, result and errors are those of :meth:`revoke`."""
+        name = normalize(project)
+        self._check_admin(identity, f"restore revoked files of {name!r}")
+        self._repository.reload()
+        revoked = self._repository.annotations.revoked_files()
+        paths: dict[str, list[str]] = {
+            digest: []
+            for path, digest in revoked.items()
+            if path.rpartition("/")[2] == filename and self._repository.listing.project_of(path) == name
+        }
+        if not paths:
+            raise NotFound(f"{filename[:200]!r} is no revoked file of {name!r}; the audit log lists revocations")
+        for path, digest in revoked.items():
+            if digest in paths:
+                paths[digest].append(path)
+        return self._set_revocations(name, paths, None, identity, address)
+
     def set_status(
         self, project: str, status: str, *, reason: str | None = None, identity: Uploader, address: str = ""
     ) -> None:
@@ -196,7 +253,7 @@ class Releases:
                 raise Forbidden(identity.username, f"set or lift the quarantine of {name!r}")
             with self._annotating(
                 transaction,
-                name,
+                [name],
                 Entry("status", {"project": name, "status": status, "before": before, "reason": reason}),
                 restore=partial(annotations.set_status, name, before, former),
             ):
@@ -243,8 +300,40 @@ class Releases:
 
             event = "unyank" if reason is None else "yank"
             entry = Entry(event, {"project": name, "files": names, "reason": reason})
-            with self._annotating(transaction, name, entry, restore=restore):
+            with self._annotating(transaction, [name], entry, restore=restore):
                 annotations.yank(before, reason)
+        return names
+
+    @staticmethod
+    def _check_admin(identity: Uploader, action: str) -> None:
+        if not identity.may_administer:
+            raise Forbidden(identity.username, action)
+
+    def _set_revocations(
+        self, project: str, paths: dict[str, list[str]], reason: str | None, identity: Uploader, address: str
+    ) -> list[str]:
+        """Revoke digests, or take that back.
+
+        Parameters:
+            project: whose files are named by the request.
+            paths: of the files with each digest.
+            reason: None to take it back.
+        """
+        annotations = self._repository.annotations
+        names = sorted(path.rpartition("/")[2] for found in paths.values() for path in found)
+        projects = {self._repository.listing.project_of(path) or project for found in paths.values() for path in found}
+        with self._begin(project, identity, address) as transaction:
+            before = {digest: annotations.revocation("", digest) for digest in paths}
+
+            def restore() -> None:
+                for digest, former in before.items():
+                    annotations.revoke(digest, paths[digest], former)
+
+            event = "unrevoke" if reason is None else "revoke"
+            details = {"project": project, "files": names, "sha256": sorted(paths), "reason": reason}
+            with self._annotating(transaction, projects, Entry(event, details), restore=restore):
+                for digest, found in paths.items():
+                    annotations.revoke(digest, found, reason)
         return names
 
     def _begin(self, project: str, identity: Uploader, address: str) -> AbstractContextManager[Transaction]:
@@ -254,9 +343,9 @@ class Releases:
 
     @contextmanager
     def _annotating(
-        self, transaction: Transaction, project: str, entry: Entry, *, restore: Callable[[], None]
+        self, transaction: Transaction, projects: Collection[str], entry: Entry, *, restore: Callable[[], None]
     ) -> Iterator[None]:
-        """Hold while annotations of a project are written. Its pages are rendered again, also after an undo."""
+        """Hold while annotations of projects are written. Their pages are rendered again, also after an undo."""
 
         def failed(outcome: str, why: str) -> list[Entry]:
             subject = {key: value for key, value in entry.details.items() if key not in ("before", "reason")}
@@ -266,12 +355,12 @@ class Releases:
             try:
                 restore()
             finally:
-                self._repository.listing.touch([project])
+                self._repository.listing.touch(projects)
 
         transaction.undo = undo
         with transaction.change(f"the {entry.event} could not be kept", [entry], failed=failed):
             yield
-            self._repository.listing.touch([project])
+            self._repository.listing.touch(projects)
 
     def _exists(self, path: str) -> bool:
         with self._storage.reading():

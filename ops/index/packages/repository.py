@@ -156,7 +156,11 @@ class Repository:
         else:
             unread = dict.fromkeys(listed)
             same = zip(known, self.file_info.unchanged(known), strict=True)
-            known = [self._annotated(file) for file, holds in same if holds and file.path in unread]
+            known = [
+                self._annotated(file)
+                for file, holds in same
+                if holds and file.path in unread and self.annotations.revocation(file.path, file.sha256) is None
+            ]
             for file in known:
                 unread.pop(file.path, None)
             paths = unread
@@ -196,12 +200,14 @@ class Repository:
         """A listed file.
 
         Raises:
-            OSError: it cannot be read; FileNotFoundError if it is gone, or not listed.
+            OSError: it cannot be read; FileNotFoundError if it is gone, revoked, or not listed.
         """
         project = self.listing.project_of(path)
         if project is None:
             raise FileNotFoundError(path)
         file_info, mtime_ns = self.file_info.of(path)
+        if self.annotations.revocation(path, file_info.sha256) is not None:
+            raise FileNotFoundError(path)
         return File(
             filename=path.rpartition("/")[2] if "/" in path else path,
             path=path,
@@ -247,9 +253,23 @@ class Repository:
             return None
         return (Path(full), status.st_size) if stat.S_ISREG(status.st_mode) else None
 
-    def offers(self, path: str) -> bool:
-        """Whether a file is listed and its project is not in quarantine (PEP 792)."""
+    def revocation(self, path: str) -> str | None:
+        """The reason why a file, or the file of a signature, is revoked; None if it is not. May read the file."""
         self._look()
+        path = path.removesuffix(".asc")
+        if not self.annotations.revoked_digests or path not in self.listing:
+            return None
+        digest = None
+        if self.annotations.revocation(path) is None:
+            with contextlib.suppress(OSError):
+                digest = self.file_info.of(path)[0].sha256
+        return self.annotations.revocation(path, digest)
+
+    def offers(self, path: str) -> bool:
+        """Whether a file is listed, not revoked, and its project is not in quarantine (PEP 792)."""
+        self._look()
+        if self.annotations.revocation(path) is not None:
+            return False
         project = self.listing.project_of(path)
         return project is not None and self.annotations.status(project)[0] != "quarantined"
 

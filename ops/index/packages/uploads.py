@@ -24,6 +24,7 @@ from ops.index.errors import (
     InvalidFilename,
     NotFound,
     ProjectClosed,
+    Revoked,
     TooLarge,
 )
 from ops.index.packages.core_metadata import Contents
@@ -264,12 +265,16 @@ class Publisher:
             ProjectClosed: nobody may.
             QuotaExceeded: there is no room for it.
             FileTaken: the name belongs to another file.
+            Revoked: an admin has withdrawn these bytes.
             Busy: another upload of the same name does not end.
             StorageError: it could not be made durable; nobody has seen it.
         """
         name = self._accepted(staged)
         self._check_rights(name, identity)
         staged.check(form)
+        revoked = self._repository.annotations.revocation(staged.filename, staged.sha256)
+        if revoked is not None:
+            raise Revoked(staged.filename, revoked)
         if self._has(name, staged):
             self._check_status(name)
             return UploadResult.SAME

@@ -27,6 +27,7 @@ CHANGES: dict[str, Callable[[House], object]] = {
     "yank": lambda house: house.releases.yank("foo", version="1.0", reason="bad", identity=ALICE),
     "unyank": lambda house: house.releases.unyank("foo", version="2.0", identity=ALICE),
     "status": lambda house: house.releases.set_status("foo", "archived", reason="old", identity=ALICE),
+    "revoke": lambda house: house.releases.revoke("foo", version="1.0", reason="stolen", identity=ADAM),
 }
 
 
