@@ -63,7 +63,9 @@ additions = cp requirements-$$extra.txt requirements-$$extra.all && \
 		/^[^ ]/ { known = $$0 in base } !known' requirements.txt requirements-$$extra.all > requirements-$$extra.txt && \
 	rm requirements-$$extra.all
 
-COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+# botocore, on which moto depends, allows no newer python-dateutil. Not in pyproject.toml: uv would hold the installation to
+# it too, and refuses a constraint without a hash there.
+COMPILE := echo "python-dateutil<3" | uv pip compile -c - --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 clean: stop  ## stop the index and remove what was installed; packages, users and secrets stay
