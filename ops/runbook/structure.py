@@ -115,7 +115,10 @@ def _parameters(notebook: Notebook) -> Iterator[str]:
         yield 'it has no parameter `target: str = "local"`'
     for parameter in parameters:
         if is_secret_name(parameter.name):
-            yield f"its parameter {parameter.name} would hold a secret, and papermill writes parameters down"
+            yield (
+                f"its parameter {parameter.name} would hold a secret, and papermill writes parameters down: take it "
+                "from the environment, a file of mode 0600 or a prompt (ops/secret.py)"
+            )
         if not parameter.help:
             yield f"its parameter {parameter.name} has no comment that says what it is"
     for parameter in parameters:
@@ -132,7 +135,7 @@ def _thin(cell: Cell) -> Iterator[str]:
     try:
         tree = ast.parse(cell.source)
     except SyntaxError:
-        yield "is no plain Python: a magic, a shell command, or a mistake"
+        yield "is no plain Python: replace a magic or a shell command by a call of a function in ops/"
         return
     for kind in sorted({_BRANCHING[type(node)] for node in ast.walk(tree) if type(node) in _BRANCHING}):
         yield f"has {kind}: branches, loops and functions live in ops/"

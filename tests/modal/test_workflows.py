@@ -79,7 +79,10 @@ def test_every_action_is_pinned_and_no_expression_stands_in_a_command(file: Path
         assert "secrets" not in job, "a job that is called gets none"
         for step in job.get("steps", ()):
             if uses := step.get("uses"):
-                assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", uses)
+                advice = (
+                    f"pin {uses} by the commit of its release, with the version in a comment: @<40 digits>  # v4.2.2"
+                )
+                assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", uses), advice
             assert "${{" not in step.get("run", "")
 
 

@@ -26,7 +26,8 @@ def _nbval(*paths: str | Path, cwd: Path = PROJECT_ROOT) -> str:
         [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", "--nbval", *map(str, paths)],
         cwd=cwd, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    advice = "An output is not what is stored: run make notebooks, and commit the difference if it is what you meant.\n"
+    assert done.returncode == 0, advice + done.stdout + done.stderr
     return done.stdout.strip().splitlines()[-1]
 
 
