@@ -52,11 +52,8 @@ class FakeAudit:
     def record(self, event: str, *, user: str, address: str, **details: object) -> None:
         self.note(event, user=user, address=address, **details)
 
-    def sync(self) -> None:
-        """It is in memory."""
-
     def hold_back(self) -> None:
-        """Likewise."""
+        """It is in memory."""
 
     def note(self, event: str, *, user: str, address: str, **details: object) -> None:
         self.events.append({"event": event, "user": user, "address": address, **details})

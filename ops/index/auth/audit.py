@@ -33,7 +33,7 @@ from typing import Final
 
 from ops.index.config import Options
 from ops.index.errors import StorageBusy
-from ops.index.storage.directory import FULL, SharedRun, remove, sync_folder
+from ops.index.storage.directory import FULL, remove, sync_folder
 from ops.index.storage.reserve import Reserve
 from ops.index.storage.storage import Storage
 
@@ -100,6 +100,7 @@ class Audit:
         self._day = ""
         self._unwritten: list[bytes] = []
         self.counts: Counter[str] = Counter()
+        self._sync = storage.sync_with(self._sync_files)
 
     def hold_back(self) -> None:
         """Reserve disk space for lines to come. Never raises."""
@@ -119,7 +120,7 @@ class Audit:
             self.sync()
 
     def note(self, event: str, *, user: str, address: str, **details: object) -> None:
-        """Record one event, durably once the next :meth:`sync` returns. Never raises.
+        """Record one event, durably once the storage is committed. Never raises.
 
         The parameters are those of :meth:`record`.
         """
@@ -137,6 +138,9 @@ class Audit:
         """Make all lines durable that were noted before. Never raises."""
         if self._unwritten:
             self._append([])
+        self._sync()
+
+    def _sync_files(self) -> None:
         with self._failures_logged("made durable"):
             self._files.sync()
 
@@ -366,7 +370,7 @@ class AuditFiles:
         self._today: _DayFile | None = None
         self._closing = False
         self._new = False
-        self._sync = SharedRun(self._sync_files)
+        self._syncing = threading.Lock()
         self._reserve = Reserve(storage, f"{folder}.reserve")
         self._scarce = False
         weakref.finalize(self, _close_all, self._files)
@@ -422,18 +426,16 @@ class AuditFiles:
             remove(f"{self._folder}/{name}")
 
     def sync(self) -> None:
-        """Make all lines durable that were appended before; concurrent callers share the work.
-
-        On a shared storage the next commit does that, and this does nothing.
+        """Make all lines durable that were appended before. On a shared storage the next commit does that.
 
         Raises:
             OSError: they may not be durable.
         """
-        if not self._storage.shared:
-            self._sync()
-            if self._scarce:
-                self._scarce = False
-                self._reserve.fill()
+        with self._syncing:
+            self._sync_files()
+        if self._scarce:
+            self._scarce = False
+            self._reserve.fill()
 
     def close(self) -> None:
         """Make all lines durable, and close the files. More lines may follow later.
@@ -485,7 +487,7 @@ class AuditFiles:
         try:
             for file in files:
                 os.fsync(file.descriptor)
-            if new:
+            if files and new:
                 sync_folder(self._folder)
         except OSError:
             self._new = self._new or new

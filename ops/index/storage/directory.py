@@ -36,7 +36,8 @@ class DirectoryStorage:
         self._directory = Path(directory).resolve()
         self._directory.mkdir(parents=True, exist_ok=True)
         self.staging = StagingFolder(self._directory, locked=True)
-        self._sync = SharedRun(lambda: sync_folder(str(self._directory)))
+        self._syncs: list[Callable[[], None]] = []
+        self._sync = SharedRun(self._sync_all)
 
     @property
     def directory(self) -> Path:
@@ -50,6 +51,11 @@ class DirectoryStorage:
         """Nothing to wait for: the directory never looks empty."""
         return _NOTHING
 
+    def sync_with(self, sync: Callable[[], None]) -> Callable[[], None]:
+        """Call *sync* in each commit; the result is *sync*."""
+        self._syncs.append(sync)
+        return sync
+
     def commit(self) -> None:
         """Make the names at the top of the directory durable; one sync serves all who call meanwhile.
 
@@ -60,6 +66,11 @@ class DirectoryStorage:
             self._sync()
         except OSError as error:
             raise storage_error("what was written could not be made durable", error) from error
+
+    def _sync_all(self) -> None:
+        for sync in self._syncs:
+            sync()
+        sync_folder(str(self._directory))
 
     def reload(self) -> None:
         """Nothing to do: others' changes appear at once."""

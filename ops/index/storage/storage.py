@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -52,6 +53,16 @@ class Storage(Protocol):
 
         Raises:
             StorageBusy: a commit or reload takes longer than this thread waits (:mod:`ops.index.storage.waiting`).
+        """
+
+    def sync_with(self, sync: Callable[[], None]) -> Callable[[], None]:
+        """Make files durable with each commit that are not at the top of the directory.
+
+        Parameters:
+            sync: makes them durable; never raises. A Volume needs no call of it.
+
+        Returns:
+            Makes them durable now. On a Volume it does nothing, as only a commit can.
         """
 
     def commit(self) -> None:

@@ -57,13 +57,10 @@ class AuditLog(Protocol):
     """The audit log as transactions use it: :class:`ops.index.auth.audit.Audit`. Nothing of it raises."""
 
     def record(self, event: str, *, user: str, address: str, **details: object) -> None:
-        """Write one line, durably."""
+        """Write one line, durably; on a Volume the next commit makes it so."""
 
     def note(self, event: str, *, user: str, address: str, **details: object) -> None:
-        """Write one line; the next :meth:`sync` makes it durable."""
-
-    def sync(self) -> None:
-        """Make the lines durable; on a Volume the next commit does it."""
+        """Write one line; the next commit makes it durable."""
 
     def hold_back(self) -> None:
         """Set disk space aside for lines to come."""
@@ -275,8 +272,6 @@ class Transaction:
         try:
             with writing(self._storage, what):
                 yield
-            if self._audit is not None:
-                self._audit.sync()
             self._storage.commit()
         except BaseException as error:
             self._fail(error, failed)

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,21 @@ def test_a_change_is_synced_at_once_and_a_refusal_is_not(
     audit.close()
     assert len(synced) == 1
     assert [entry["event"] for entry in entries(storage)] == ["upload", "upload", "login.refused"]
+
+
+def test_a_line_that_was_only_noted_is_synced_with_the_next_commit(
+    storage: DirectoryStorage, count_calls: Callable[[object, str], list[tuple[Any, ...]]]
+) -> None:
+    audit = Audit(storage, clock=FakeTime())
+    audit.note("upload", user="alice", address="192.0.2.1")
+    synced = count_calls(os, "fsync")
+    storage.commit()
+    log = next((storage.directory / ".index" / "audit").iterdir())
+    assert len(synced) == 3, "the log, its folder, which is new, and the directory"
+    audit.note("upload", user="alice", address="192.0.2.1")
+    storage.commit()
+    assert len(log.read_text().splitlines()) == 2
+    assert len(synced) == 5
 
 
 def test_a_flood_of_refusals_is_summarized_in_a_few_lines(storage: DirectoryStorage) -> None:

@@ -70,9 +70,6 @@ class FakeAudit:
     def note(self, event: str, *, user: str, address: str, **details: object) -> None:
         self.steps.append(f"note {event} {user} {address} {details}")
 
-    def sync(self) -> None:
-        self.steps.append("sync")
-
     def hold_back(self) -> None:
         self.steps.append("hold back")
 
@@ -136,12 +133,12 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.mark.parametrize("policy", [RESTORATION, REMOVAL])
 def test_a_change_is_locked_seen_noted_written_and_committed_in_this_order(bench: Bench, policy: Policy) -> None:
     bench.change(policy)
-    assert bench.take() == ["lock foo", "see", "record change", "write", "sync", "commit", "unlock foo"]
+    assert bench.take() == ["lock foo", "see", "record change", "write", "commit", "unlock foo"]
 
 
 def test_the_line_of_an_addition_becomes_durable_with_it(bench: Bench) -> None:
     bench.change(ADDITION)
-    assert bench.take() == ["lock foo", "see", "note change", "write", "sync", "commit", "unlock foo"]
+    assert bench.take() == ["lock foo", "see", "note change", "write", "commit", "unlock foo"]
 
 
 def test_the_audit_log_says_who_did_what_from_where(bench: Bench) -> None:
