@@ -37,7 +37,7 @@ from pathlib import Path
 GUIDE = "90_troubleshoot"
 """The notebook with an entry for each error: its symptom, how to check for its cause, and how to mend it."""
 
-STATUSES = frozenset({400, 401, 403, 404, 406, 408, 409, 413, 429, 500, 503, 507})
+STATUSES = frozenset({400, 401, 403, 404, 406, 408, 409, 413, 422, 429, 500, 503, 507})
 """HTTP statuses of the index that have an entry of their own."""
 
 INTERRUPTED = "Interrupted. Run the notebook again: it finds in place what was done already."

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote
 import bcrypt
 
 from ops.secret import Secret
-from ops.targets import Check, DeployedVersion, Deployment, HostingDifferences, Move, State, VolumeFile
+from ops.targets import Check, CredentialAge, DeployedVersion, Deployment, HostingDifferences, Move, State, VolumeFile
 from ops.workspace import Workspace
 
 
@@ -29,6 +29,7 @@ class FakeIndex:
 
     ``open``: everybody is let in. ``silent``: 401 without a realm. ``overwrite``: other bytes replace a file.
     ``lying``: pages tell a wrong hash. ``sticky``: nothing is ever removed. ``open admin``: the token is not looked at.
+    ``early``: with one token all are revoked.
     """
 
     def __init__(self, token: str = "the-admin-token-of-the-fake-index") -> None:
@@ -36,6 +37,7 @@ class FakeIndex:
         self.faults: set[str] = set()
         self.users: dict[str, dict[str, Any]] = {}
         self.tokens: dict[str, dict[str, Any]] = {}
+        self.created = 0
         self.files: dict[str, bytes] = {}
         self.logins: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
@@ -71,6 +73,8 @@ class FakeIndex:
         except UnicodeDecodeError:
             username, _, password = raw.decode("latin-1").partition(":")
         self.logins.append((username, password))
+        if username == "__token__":
+            return next((token["owner"] for token in self.tokens.values() if _plain(token) == password), None)
         user = self.users.get(username)
         if user and bcrypt.checkpw(password.encode(), user["hash"].encode()):
             return username
@@ -180,12 +184,16 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if path == "/admin/tokens":
             owner = parse_qs(query).get("owner", [None])[0]
-            return self.answer(200, [token for token in fake.tokens.values() if owner in (None, token["owner"])])
+            newest_first = reversed(fake.tokens.values())
+            return self.answer(200, [token for token in newest_first if owner in (None, token["owner"])])
         if path == "/admin/create_token":
-            wanted, number = json.loads(body), f"id-{len(fake.tokens) + 1}"
+            fake.created += 1
+            wanted, number = json.loads(body), f"id-{fake.created}"
             fake.tokens[number] = _token(number, wanted)
-            return self.answer(201, {**fake.tokens[number], "token": f"token-of-{number}-0123456789"})
+            return self.answer(201, {**fake.tokens[number], "token": _plain(fake.tokens[number])})
         if path.startswith("/admin/tokens/"):
+            if "early" in fake.faults:
+                fake.tokens.clear()
             return self.answer(204 if fake.tokens.pop(path.rpartition("/")[2], None) else 404)
         name = unquote(self.path.removeprefix("/admin/users/"))
         if "sticky" in fake.faults:
@@ -195,6 +203,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _public(user: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": user["role"], "projects": user["projects"]}
+
+
+def _plain(token: Mapping[str, Any]) -> str:
+    return f"token-of-{token['id']}-0123456789"
 
 
 def _token(number: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,6 +253,7 @@ class FakeTarget:
         self.index = index
         self.secrets: dict[str, dict[str, Secret]] = {}
         self.volumes: dict[str, dict[str, bytes]] = {}
+        self.secret_set: datetime | None = None
         self.running = False
         self.locked = 0
         self.problems: list[str] = []
@@ -272,9 +285,13 @@ class FakeTarget:
 
     def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
         self.secrets[name] = dict(values)
+        self.secret_set = datetime.now(UTC)
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
         return self.secrets.get(name, {}).get(key)
+
+    def credential_ages(self) -> Sequence[CredentialAge]:
+        return [CredentialAge("secret pypi-auth-token (admin token)", self.secret_set)]
 
     def delete_secret(self, name: str) -> bool:
         return self.secrets.pop(name, None) is not None

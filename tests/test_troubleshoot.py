@@ -9,6 +9,7 @@ import pytest
 
 from ops import errors, guard, onboard, troubleshoot
 from ops.errors import GUIDE, IndexRequestError, RunbookError, RunError, VerificationError
+from ops.index.auth.passwords import InvalidCredentials
 from ops.index.errors import PackageIndexError
 from ops.runbook import Notebook
 from ops.runbook.failure import explained
@@ -42,6 +43,7 @@ def test_every_error_has_an_entry_and_every_entry_an_error() -> None:
 
 
 def test_every_status_of_the_index_has_an_entry() -> None:
+    assert InvalidCredentials in tree(PackageIndexError)  # it is defined outside of the tree's module
     answered = {kind.status for kind in tree(PackageIndexError) if issubclass(kind, PackageIndexError)}
     assert answered == errors.STATUSES
 

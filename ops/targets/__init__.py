@@ -8,6 +8,7 @@ from ops.errors import ParameterError
 from ops.settings import Settings
 from ops.targets.target import (
     Check,
+    CredentialAge,
     DeployedVersion,
     Deployment,
     HostingChange,
@@ -79,6 +80,7 @@ def known_places(workspace: Workspace | None = None) -> list[tuple[str, str | No
 __all__ = [
     "TARGETS",
     "Check",
+    "CredentialAge",
     "DeployedVersion",
     "Deployment",
     "HostingChange",

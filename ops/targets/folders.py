@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ops.errors import TargetError
@@ -254,6 +255,13 @@ class SecretFiles:
             if found == key and value:
                 return Secret(value)
         return None
+
+    def written(self, name: str) -> datetime | None:
+        """Time at which the secret's file was written; None if there is none."""
+        try:
+            return datetime.fromtimestamp(int(self.path(name).stat().st_mtime), UTC)
+        except FileNotFoundError:
+            return None
 
     def delete(self, name: str) -> bool:
         """Remove the secret's file. False if there was none."""

@@ -22,7 +22,7 @@ from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
 from ops.targets.folders import SecretFiles, VolumeFolders, explained
 from ops.targets.lock import exclusive
 from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
-from ops.targets.target import Check, DeployedVersion, Deployment, Move, State, VolumeFile, last_error
+from ops.targets.target import Check, CredentialAge, DeployedVersion, Deployment, Move, State, VolumeFile, last_error
 from ops.workspace import PROJECT_ROOT, Workspace
 
 START_SECONDS = 30.0
@@ -141,6 +141,11 @@ class LocalTarget:
     def refused_secret(self, name: str, key: str) -> str:
         """Advice: the server reads the same file as the operator, but only when it starts."""
         return f"{key} in {self._secrets.path(name)} changed since the server started: run the notebook 01_provision"
+
+    def credential_ages(self) -> Sequence[CredentialAge]:
+        """Age of the admin secret; this machine needs no other credential."""
+        name = self._settings.secret_name
+        return [CredentialAge(f"secret {name} (admin token)", self._secrets.written(name))]
 
     def delete_secret(self, name: str) -> bool:
         """Remove the secret's file."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from ops.errors import NotDeployedError, RunbookError, StartError
@@ -17,11 +19,12 @@ from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Settings
 from ops.targets.folders import SecretFiles
 from ops.targets.lock import exclusive
 from ops.targets.modal_environment import EnvironmentFolders, ModalEnvironment
-from ops.targets.modal_session import SUPPORTED, ask, exists, modal, say
+from ops.targets.modal_session import SUPPORTED, ask, command_line, exists, modal, say
 from ops.targets.modal_versions import AppVersions
 from ops.targets.modal_volumes import Volumes
 from ops.targets.target import (
     Check,
+    CredentialAge,
     DeployedVersion,
     Deployment,
     HostingDifferences,
@@ -197,6 +200,19 @@ class ModalTarget:
     def _other_places(self) -> list[str]:
         folders = self._workspace.home.glob(f"{self.name}.*/") if self._workspace.home.is_dir() else ()
         return sorted(folder.name for folder in folders if folder.name != self.place)
+
+    def credential_ages(self) -> Sequence[CredentialAge]:
+        """Ages of the admin secret, by the copy here or else by Modal, and of Modal's own token."""
+        name = self._settings.secret_name
+        written = next((when for files in (self._copies, *self._earlier_copies) if (when := files.written(name))), None)
+        if written is None and self.secret_exists(name):
+            written = ask("look up the secret", lambda: self._secret(name).info().created_at)
+        shown = command_line("show the token", "token", "info", environment={"TZ": "UTC"})
+        created, expires = (_moment_in(shown, word) for word in ("Created", "Expires"))
+        return [
+            CredentialAge(f"secret {name} (admin token)", written),
+            CredentialAge("token of Modal", created, expires),
+        ]
 
     def delete_secret(self, name: str) -> bool:
         """Delete the secret and the copy here."""
@@ -420,6 +436,12 @@ class ModalTarget:
                 f"{self._settings.app_name} --env {self._whole.name}",
             )
         return found
+
+
+def _moment_in(shown: str, word: str) -> datetime | None:
+    """The time after *word* in the output of ``modal token info``."""
+    found = re.search(rf"^{word} at: (\S+ \S+) UTC", shown, re.MULTILINE)
+    return datetime.strptime(f"{found[1]}+0000", "%Y-%m-%d %H:%M:%S%z") if found else None
 
 
 def _healthy(url: str, seconds: float, *, refused_seconds: float = ANSWER_SECONDS) -> bool:

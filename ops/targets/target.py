@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -99,6 +100,21 @@ class DeployedVersion:
     when: str
     tag: str
     detail: str
+
+
+@dataclass(frozen=True)
+class CredentialAge:
+    """Age of a credential: times in UTC, None if unknown or never.
+
+    Parameters:
+        name: a noun phrase.
+        created: when it was set.
+        expires: when it ends.
+    """
+
+    name: str
+    created: datetime | None
+    expires: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +236,9 @@ class Target(Protocol):
 
     def refused_secret(self, name: str, key: str) -> str:
         """Advice for when the index refuses the value of :meth:`recall_secret`."""
+
+    def credential_ages(self) -> Sequence[CredentialAge]:
+        """Ages of the admin secret and of the operator's own credentials for the platform. Reads only."""
 
     def delete_secret(self, name: str) -> bool:
         """Delete the secret and the operator's copy. False if there was none."""

@@ -27,6 +27,7 @@ EVERY = (
     "01_provision",
     "02_onboard_user",
     "03_smoke_test",
+    "04_rotate_credentials",
     "05_offboard_user",
     "10_benchmark",
     "90_troubleshoot",
@@ -237,7 +238,7 @@ def test_a_value_that_only_a_kernel_can_hold_is_refused(values: Values, executed
     assert len(lines) == 3
 
 
-@pytest.mark.parametrize("notebook", ["02_onboard_user", "03_smoke_test", "05_offboard_user"])
+@pytest.mark.parametrize("notebook", ["02_onboard_user", "03_smoke_test", "04_rotate_credentials", "05_offboard_user"])
 @pytest.mark.parametrize("runner", ["papermill", "nbclient"])
 def test_without_an_index_a_notebook_that_needs_one_ends_in_its_preflight(
     runner: str, notebook: str, executed: Path, newcomer: Path

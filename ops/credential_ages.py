@@ -1,0 +1,84 @@
+"""Ages of credentials: the admin token, passwords, tokens, and the operator's own for the platform."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from ops.admin_api import AdminApi, IndexToken
+from ops.audit_log import events
+from ops.settings import Settings
+from ops.table import Table
+from ops.targets import CredentialAge, Target
+
+WARNING = timedelta(days=14)
+"""An end that is nearer is shown as due."""
+
+
+def ages(target: Target, *, days: int, settings: Settings | None = None) -> Table:
+    """All credentials of the index and its operator: since when, until when, and what is due. Reads only.
+
+    Parameters:
+        target: the target of the index.
+        days: the age from which a credential is due.
+        settings: names of the admin secret and the volumes.
+
+    Raises:
+        NotDeployedError: there is no index.
+    """
+    found = [*target.credential_ages()]
+    _, admin = AdminApi.of(target, settings)
+    with admin:
+        users, tokens = [user.username for user in admin.users()], admin.tokens()
+    passwords = password_ages(target, settings)
+    found += [CredentialAge(f"password of {name}", passwords.get(name)) for name in users]
+    rows = [(age.name, moment(age.created), "not known", moment(age.expires), _due(age, days)) for age in found]
+    for token in tokens:
+        age = CredentialAge(named(token), parsed(token.created), parsed(token.expires))
+        used = token.last_used or "never"
+        rows.append((age.name, moment(age.created), used, moment(age.expires), _due(age, days)))
+    return Table.of(
+        f"Credentials of the target {target.place}",
+        ("credential", "set", "last used", "expires", "due"),
+        [(name, set_ or "not known", used, ends or "never", due) for name, set_, used, ends, due in rows],
+        note=f"Due is what is older than {days} days, or ends within {WARNING.days} days.",
+    )
+
+
+def _due(age: CredentialAge, days: int) -> str:
+    now = datetime.now(UTC)
+    if age.expires and age.expires < now:
+        return "expired"
+    if age.expires and age.expires - now < WARNING:
+        return f"in {(age.expires - now).days} days"
+    if age.created is None:
+        return "not known"
+    return f"yes, {(now - age.created).days} days old" if is_older(age.created, days) else "no"
+
+
+def moment(time: datetime | None) -> str:
+    """A time for reading; empty if there is none."""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else ""
+
+
+def parsed(text: str) -> datetime:
+    """A time of the index, in UTC."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def named(token: IndexToken) -> str:
+    """A token as a noun phrase."""
+    return f"token {token.label or token.id} of {token.owner}"
+
+
+def password_ages(target: Target, settings: Settings | None = None) -> dict[str, datetime]:
+    """When each user's password was set last, by the audit log."""
+    return {
+        str(event["user"]): parsed(str(event["time"]))
+        for event in events(target, settings)
+        if event.get("password_changed")
+    }
+
+
+def is_older(created: datetime | None, days: int) -> bool:
+    """True if a credential of that time, which may be unknown, has the age."""
+    return created is None or datetime.now(UTC) - created >= timedelta(days=days)

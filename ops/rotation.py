@@ -1,0 +1,349 @@
+"""Rotation of credentials: the admin token, a user's password, or a user's token."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ops import user_tokens
+from ops.admin_api import AdminApi, IndexToken
+from ops.asking_client import AskingClient
+from ops.clients import ClientFiles, Login
+from ops.credential_ages import is_older, moment, named, parsed, password_ages
+from ops.errors import ParameterError, PreflightError, RunbookError, VerificationError
+from ops.http_client import HttpClient
+from ops.onboard import ROUNDS, TOKEN_LABEL
+from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
+from ops.polling import until
+from ops.preflight import preflight_of_index as preflight
+from ops.secret import Secret
+from ops.settings import Settings
+from ops.table import Table
+from ops.targets import CredentialAge, Deployment, Target
+from ops.targets.index_rules import checked_user_name, password_hash
+from ops.workspace import shown
+
+_NOUNS = {"admin": "admin token", "password": "password", "token": "token"}
+
+OVERLAP_SECONDS = 5.0
+"""The time in which a new token reaches every server. The old one is revoked later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """A credential to replace, as the parameters of the notebook describe it.
+
+    Parameters:
+        target: the target of the index.
+        kind: ``admin``, ``password`` or ``token``; empty to rotate nothing.
+        username: the owner of a password or token.
+        label: of the token; None if the owner's tokens all have the same.
+        days: the age from which a credential is replaced.
+        former: the value that is known here before the rotation.
+        settings: names of the admin secret and the volumes.
+    """
+
+    target: Target
+    kind: str = ""
+    username: str = ""
+    label: str | None = None
+    days: int = 90
+    former: Secret | None = None
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def files(self) -> ClientFiles:
+        """Client files of the user."""
+        return ClientFiles(self.target.client_folder(self.username))
+
+    def token_file(self, label: str) -> Path:
+        """File of the token with *label*: that of onboarding, or one for each other label."""
+        folder = self.files.folder
+        if label == TOKEN_LABEL:
+            return folder / "token"
+        digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+        return folder / f"token-{re.sub(r'[^A-Za-z0-9]+', '-', label)[:40].strip('-')}-{digest}"
+
+
+def describe(
+    target: Target,
+    *,
+    rotate: str = "",
+    username: str = "",
+    label: str = "",
+    max_age_days: int = 90,
+    settings: Settings | None = None,
+) -> Rotation:
+    """Check the parameters of the notebook, and recall the value that is to be replaced.
+
+    Raises:
+        ParameterError: a parameter is invalid.
+        RunbookError: the user has no such token.
+    """
+    if rotate and rotate not in _NOUNS:
+        raise ParameterError(
+            f"the parameter rotate cannot be {rotate!r}",
+            why=f"it is one of {', '.join(_NOUNS)}",
+            todo="give one of them, or leave it out to see the ages only",
+        )
+    if max_age_days < 0:
+        raise ParameterError(
+            f"the parameter max_age_days cannot be {max_age_days}", todo="give days, or 0 to rotate whatever the age"
+        )
+    if (rotate in {"password", "token"}) != bool(username):
+        raise ParameterError(
+            "username and rotate do not fit together",
+            why="rotate=password and rotate=token need a user, and nothing else has one",
+            todo="give both, or leave both out",
+        )
+    rotation = Rotation(
+        target=target,
+        kind=rotate,
+        username=checked_user_name(username) if username else "",
+        label=label or None,
+        days=max_age_days,
+        settings=settings or Settings(),
+    )
+    return dataclasses.replace(rotation, former=_current(rotation))
+
+
+def plan(rotation: Rotation) -> Plan:
+    """Show what would be replaced. Reads only.
+
+    Raises:
+        NotDeployedError: there is no index.
+        RunbookError: there is no such user or token.
+        PreflightError: the new admin token would be hidden by an environment variable.
+    """
+    deployment, admin = AdminApi.of(rotation.target, rotation.settings)
+    with admin:
+        changes = _changes(rotation, admin)
+    held = "" if rotation.kind else "Nothing is rotated, since the parameter rotate is empty."
+    return Plan(_caption(rotation), tuple(changes), rotation.target.place, deployment.url, held)
+
+
+def _caption(rotation: Rotation) -> str:
+    what = f"the {_NOUNS[rotation.kind]}" if rotation.kind else "nothing"
+    return (
+        f"Rotate {what}{f' of {rotation.username}' if rotation.username else ''} on the target {rotation.target.place}"
+    )
+
+
+def _changes(rotation: Rotation, admin: AdminApi) -> list[Change]:
+    if rotation.kind == "admin":
+        _require_own_copy(rotation)
+        age = rotation.target.credential_ages()[0]
+        return [_change(rotation, age, "generate a new one, and restart the server")]
+    if rotation.kind == "password":
+        _require_user(rotation, admin)
+        created = password_ages(rotation.target, rotation.settings).get(rotation.username)
+        age = CredentialAge(f"password of {rotation.username}", created)
+        return [_change(rotation, age, f"generate a new one, and write it to {shown(rotation.files.folder)}")]
+    if rotation.kind == "token":
+        old = _tokens(rotation, admin)
+        due = any(is_older(parsed(token.created), rotation.days) for token in old)
+        path = shown(rotation.token_file(old[0].label))
+        then = f"create one of the same rights, write it to {path}, then revoke this" if due else ""
+        return [
+            Change(
+                named(token),
+                f"set {token.created}, until {token.expires}, last used {token.last_used or 'never'}",
+                then,
+            )
+            for token in old
+        ]
+    return []
+
+
+def _change(rotation: Rotation, age: CredentialAge, then: str) -> Change:
+    since = f"set {moment(age.created)}" if age.created else "of unknown age"
+    return Change(age.name, since, then if is_older(age.created, rotation.days) else "")
+
+
+def _require_own_copy(rotation: Rotation) -> None:
+    """Refuse a rotation after which this machine would go on using the old admin token."""
+    variable = rotation.settings.secret_key
+    if os.environ.get(variable) and rotation.target.name != "local":
+        raise PreflightError(
+            [f"the environment variable {variable} is set, and would go on hiding the new admin token"],
+            todo=f"unset {variable} and run this where the workspace has the copy; then give {variable} its new value",
+        )
+
+
+def _require_user(rotation: Rotation, admin: AdminApi) -> None:
+    if admin.user(rotation.username) is None:
+        raise RunbookError(
+            f"there is no user {rotation.username!r}", todo="run the notebook 02_onboard_user, which creates the user"
+        )
+
+
+def _tokens(rotation: Rotation, admin: AdminApi) -> list[IndexToken]:
+    """The user's tokens of one label, the newest first.
+
+    Raises:
+        RunbookError: there is none, or the label is not clear.
+    """
+    owned = admin.tokens(rotation.username)
+    labels = sorted({token.label for token in owned})
+    label = rotation.label if rotation.label is not None or len(labels) != 1 else labels[0]
+    found = [token for token in owned if token.label == label]
+    if not found:
+        raise RunbookError(
+            f"it is not clear which token of {rotation.username!r} to rotate" if owned and label is None
+            else f"{rotation.username!r} has no such token",
+            why=f"the labels are {', '.join(map(repr, labels))}" if labels else "the user has no token at all",
+            todo="give the parameter `label` one of them" if labels else "create a token first",
+        )  # fmt: skip
+    return found
+
+
+def apply(rotation: Rotation) -> Outcome:
+    """Replace the credential if it is old enough. The new value goes into a private file or the target's secret store.
+
+    Raises:
+        ApprovalError: another plan was approved for this run; nothing was changed.
+        BusyError: another run holds the target for too long.
+        IndexRequestError: the index refused.
+        VerificationError: a client was refused while a token was replaced.
+    """
+    target = rotation.target
+    if not rotation.kind:
+        note = "Nothing was rotated, since the parameter rotate is empty."
+        return Outcome(_caption(rotation), (), note, target.place)
+    with target.lock():
+        require_approved(lambda: plan(rotation))
+        deployment, admin = AdminApi.of(target, rotation.settings)
+        with admin:
+            if not any(change.then for change in _changes(rotation, admin)):
+                note = f"It is younger than {rotation.days} days; max_age_days=0 rotates whatever the age."
+                return Outcome(_caption(rotation), (), note, target.place, deployment.url)
+            if rotation.kind == "admin":
+                done = _rotate_admin(rotation)
+            elif rotation.kind == "password":
+                done = _rotate_password(rotation, admin, deployment.url)
+            else:
+                done = _rotate_token(rotation, admin, deployment.url)
+    return Outcome(_caption(rotation), tuple(done), "", target.place, deployment.url)
+
+
+def _rotate_admin(rotation: Rotation) -> list[tuple[str, str]]:
+    names = rotation.settings
+    rotation.target.put_secret(names.secret_name, {names.secret_key: Secret.generate()})
+    rotation.target.deploy()
+    return [(f"secret {names.secret_name} (admin token)", "replaced"), ("server", "restarted with it")]
+
+
+def _rotate_password(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[str, str]]:
+    password = Secret.generate(24)
+    login = rotation.files.login() or Login(url=url)
+    # The files first: if this run ends in between, the new password is not lost.
+    written = rotation.files.write(dataclasses.replace(login, url=url, username=rotation.username, password=password))
+    admin.register(rotation.username, password_hash=password_hash(password, ROUNDS))
+    return [
+        (f"password of {rotation.username}", "replaced"),
+        (f"{len(written)} files in {shown(rotation.files.folder)}", "written, mode 0600"),
+    ]
+
+
+def _rotate_token(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[str, str]]:
+    old = _tokens(rotation, admin)
+    newest, path = old[0], rotation.token_file(old[0].label)
+    client = AskingClient(url, user_tokens.read(path))
+    with client:
+        value, token = admin.create_token(
+            rotation.username,
+            role=newest.role or None,
+            projects=newest.projects,
+            label=newest.label,
+            lifetime=newest.lifetime,
+        )
+        _require_let_in(url, value)
+        client.pause(OVERLAP_SECONDS)
+        user_tokens.write(path, value)
+        client.switch(value)
+        for each in old:
+            admin.revoke_token(each.id)
+        client.pause(OVERLAP_SECONDS, until_answered=True)
+    if client.refused:
+        raise VerificationError(
+            f"a client was refused {client.refused} of {client.asked} times while the token was replaced",
+            why="a server did not know the new token when the old one was revoked",
+            todo="the new token is in place: read the server's log for why it was slow to see it",
+        )
+    return [
+        (named(token), f"created, until {token.expires}"),
+        (shown(path), "written, mode 0600"),
+        *((named(each), f"revoked, created {each.created}") for each in old),
+        ("a client that asked all the while", "was never refused"),
+    ]
+
+
+def _require_let_in(url: str, token: Secret) -> None:
+    status = until(lambda: user_tokens.status(url, token), lambda status: status == 200)
+    if status != 200:
+        raise VerificationError(
+            "the new token is not let in, and the old one stays",
+            why=f"the index answered {status}",
+            todo="run this notebook again; a token that nobody has ends by itself",
+        )
+
+
+def verify(rotation: Rotation, outcome: Outcome) -> Table:
+    """Try the new credential, and the former one if it is known here.
+
+    Parameters:
+        rotation: what was to be rotated.
+        outcome: of :func:`apply`.
+
+    Raises:
+        VerificationError: the new one is refused, or the former one is let in.
+    """
+    if not outcome.changed:
+        return Table.of("Seen from outside", ("what", "seen"), [("every credential", "left as it was")])
+    deployment = rotation.target.state().require(rotation.target.place)
+    new = _current(rotation)
+    tried = [(f"the new {_NOUNS[rotation.kind]}", new, 200), ("the former one", rotation.former, 401)]
+    findings = [_tried(rotation, deployment, question, value, wanted) for question, value, wanted in tried]
+    if rotation.kind == "token":
+        _, admin = AdminApi.of(rotation.target, rotation.settings)
+        with admin:
+            left = len(_tokens(rotation, admin))
+        findings.append(Finding("tokens of this label", "1", str(left), left == 1))
+    return proven("Seen from outside", findings, todo="run this notebook again with max_age_days=0")
+
+
+def _current(rotation: Rotation) -> Secret | None:
+    """The value that this machine has now."""
+    if rotation.kind == "admin":
+        return rotation.target.recall_secret(rotation.settings.secret_name, rotation.settings.secret_key)
+    if rotation.kind == "password":
+        return rotation.files.password()
+    if rotation.kind == "token":
+        _, admin = AdminApi.of(rotation.target, rotation.settings)
+        with admin:
+            return user_tokens.read(rotation.token_file(_tokens(rotation, admin)[0].label))
+    return None
+
+
+def _tried(rotation: Rotation, deployment: Deployment, question: str, value: Secret | None, wanted: int) -> Finding:
+    if value is None:
+        return Finding(question, str(wanted), "not tried: it is not known here", passed=wanted != 200)
+
+    def ask() -> int:
+        if rotation.kind == "admin":
+            with AdminApi(deployment.admin_url, value, deployment.admin_headers) as admin:
+                return admin.users_status()
+        if rotation.kind == "token":
+            return user_tokens.status(deployment.url, value)
+        with HttpClient(deployment.url, username=rotation.username, password=value) as http:
+            return http.request("GET", "simple/").status_code
+
+    status = until(ask, lambda status: status == wanted)
+    return Finding(question, str(wanted), str(status), status == wanted)
+
+
+__all__ = ["Rotation", "apply", "describe", "plan", "preflight", "verify"]
