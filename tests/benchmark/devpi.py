@@ -73,12 +73,12 @@ def _upload(server: Server, files: list[tuple[Wheel, Path]]) -> None:
 
 
 def _put(server: Server, path: str, login: tuple[str, Secret], values: object) -> None:
-    answer = requests.put(
+    response = requests.put(
         f"{server.url}/{path}",
         data=json.dumps(values),
         headers={"Content-Type": "application/json", "Accept": "application/json"},
         auth=(login[0], login[1].reveal()),
         timeout=60,
     )
-    if not answer.ok:
-        raise IndexRequestError(f"devpi refused to make {path}", status=answer.status_code, why=answer.text[:200])
+    if not response.ok:
+        raise IndexRequestError(f"devpi refused to make {path}", status=response.status_code, why=response.text[:200])

@@ -273,8 +273,8 @@ def free_port() -> int:
 def _ask(connection: http.client.HTTPConnection, path: str, authorization: str, accept: str) -> tuple[int, bytes]:
     headers = {"Accept": accept} | ({"Authorization": authorization} if authorization else {})
     connection.request("GET", path, headers=headers)
-    with connection.getresponse() as answer:
-        return answer.status, answer.read()
+    with connection.getresponse() as response:
+        return response.status, response.read()
 
 
 def _excerpt(body: bytes) -> str:

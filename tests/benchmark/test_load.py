@@ -65,11 +65,11 @@ class FakeServer:
                 data = data.partition(b"\r\n\r\n")[2]
                 with self._lock:
                     self.requests += 1
-                    answer = next(self._answers)
-                if not answer:
+                    response = next(self._answers)
+                if not response:
                     return
-                connection.sendall(answer)
-                if b"HTTP/1.0" in answer or b"Connection: close" in answer:
+                connection.sendall(response)
+                if b"HTTP/1.0" in response or b"Connection: close" in response:
                     return
 
     def close(self) -> None:
@@ -93,10 +93,10 @@ def send(url: str, number: int, connections: int = 3) -> Tally:
 
 
 @pytest.mark.parametrize(
-    "answer", [LENGTH, CHUNKED, EMPTY_CHUNKED, CLOSED, CLOSED_WITH_LENGTH, b"HTTP/1.1 204 No Content\r\n\r\n"]
+    "response", [LENGTH, CHUNKED, EMPTY_CHUNKED, CLOSED, CLOSED_WITH_LENGTH, b"HTTP/1.1 204 No Content\r\n\r\n"]
 )
-def test_each_request_is_counted_once_however_its_answer_ends(answer: bytes) -> None:
-    with server(answer) as running:
+def test_each_request_is_counted_once_however_its_answer_ends(response: bytes) -> None:
+    with server(response) as running:
         tally = send(running.url, 50)
         assert tally.good == running.requests == 50
         assert tally.broken == 0
@@ -132,13 +132,13 @@ def test_a_server_that_is_not_there_is_told_apart_from_a_slow_one() -> None:
         send(url, 5).rate("pages")
 
 
-@pytest.mark.parametrize("answer", [LENGTH, CHUNKED, EMPTY_CHUNKED, CLOSED_WITH_LENGTH, UNCHANGED])
-def test_an_answer_is_complete_at_its_last_byte_and_not_before(answer: bytes) -> None:
+@pytest.mark.parametrize("response", [LENGTH, CHUNKED, EMPTY_CHUNKED, CLOSED_WITH_LENGTH, UNCHANGED])
+def test_an_answer_is_complete_at_its_last_byte_and_not_before(response: bytes) -> None:
     parsed = Answer()
-    for byte in answer[:-1]:
+    for byte in response[:-1]:
         assert not parsed.feed(bytes([byte]))
-    assert parsed.feed(answer[-1:])
-    assert Answer().feed(answer)
+    assert parsed.feed(response[-1:])
+    assert Answer().feed(response)
 
 
 def test_a_page_is_asked_for_until_the_time_is_over() -> None:

@@ -93,10 +93,10 @@ class Chromium:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._receive(20)
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer["error"]
-                return answer["result"]
+            response = self._receive(20)
+            if response.get("id") == self._number:
+                assert "error" not in response, response["error"]
+                return response["result"]
 
     def open(self, url: str, *, width: int = 1100, height: int = 900, dark: bool = False) -> None:
         """Load a page, and wait until it is there."""
@@ -110,9 +110,9 @@ class Chromium:
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is waited for."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
+        response = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in response, response["exceptionDetails"]
+        return response["result"].get("value")
 
     def type(self, selector: str, text: str) -> None:
         """Replace what stands in a field, as a person does."""
@@ -148,7 +148,7 @@ class Chromium:
             assert piece, "the browser has ended"
             self._unread += piece
         message, _, self._unread = self._unread.partition(b"\0")
-        answer: dict[str, Any] = json.loads(message)
-        if "method" in answer:
-            self.events.append(answer)
-        return answer
+        response: dict[str, Any] = json.loads(message)
+        if "method" in response:
+            self.events.append(response)
+        return response

@@ -77,13 +77,13 @@ class Http:
         """Send bytes as they are, and read until the server closes or the answer's head is there."""
         with socket.create_connection((self.host, self.port), timeout=seconds) as connection:
             connection.sendall(request)
-            answer = b""
-            while b"\r\n\r\n" not in answer:
+            response = b""
+            while b"\r\n\r\n" not in response:
                 piece = connection.recv(65536)
                 if not piece:
                     break
-                answer += piece
-            return answer
+                response += piece
+            return response
 
 
 class Server(Http):
@@ -222,8 +222,8 @@ def exchange(
     if body is not None and "Content-Length" not in (headers or {}):
         connection.putheader("Content-Length", str(len(body)))
     connection.endheaders(body)
-    answer = connection.getresponse()
-    return Response(answer.status, answer.headers, answer.read())
+    response = connection.getresponse()
+    return Response(response.status, response.headers, response.read())
 
 
 def eventually(check: object, *, seconds: float = 30) -> None:

@@ -52,8 +52,8 @@ def test_each_change_and_each_refusal_is_one_line_that_says_when_who_what_and_fr
         assert change(server, "/projects/Spam/yank", yank, X_Forwarded_For="192.0.2.2").status == 200
         assert change(server, "/projects/spam/unyank", {"filename": NAME}, X_Forwarded_For="192.0.2.3").status == 200
         status = {"status": "deprecated", "reason": "use eggs"}
-        answer = change(server, "/projects/spam/status", status, user="adam", X_Forwarded_For="192.0.2.4")
-        assert answer.status == 200
+        response = change(server, "/projects/spam/status", status, user="adam", X_Forwarded_For="192.0.2.4")
+        assert response.status == 200
         headers = {"Content-Type": "multipart/form-data; boundary=b", "X-Forwarded-For": "192.0.2.5"}
         body = form(action="remove_pkg", name="spam", version="1.0")
         assert server.request("POST", "/", user="adam", headers=headers, body=body).status == 200

@@ -85,9 +85,9 @@ def test_what_is_known_is_served_by_every_server_while_a_commit_hangs(containers
 
 def test_who_waits_for_a_commit_that_hangs_is_told_to_come_again(containers: list[Container]) -> None:
     (server,) = containers
-    answer = begun(server.packages, lambda: upload(server, "new", "1.0")).result()
-    assert (answer.status, answer["retry-after"]) == (503, "10")
-    assert "try again in 10 s" in answer.text
+    response = begun(server.packages, lambda: upload(server, "new", "1.0")).result()
+    assert (response.status, response["retry-after"]) == (503, "10")
+    assert "try again in 10 s" in response.text
     threads = threading.active_count()
     for number in range(20):
         assert publish(server, f"more-{number}", "1.0") == 503
@@ -108,9 +108,9 @@ def test_what_is_not_known_is_never_said_to_be_missing_while_that_cannot_be_told
     begun(server.packages, lambda: upload(server, "new", "1.0"))
     for path in ("/simple/ham/", "/ham/", "/ham/json", "/projects/ham/", f"/packages/{wheel_name('ham', '1.0')}"):
         eventually(lambda path=path: server.get(path).status != 404)  # some are known to be missing, for a moment
-        answer = server.get(path)
-        assert (answer.status, path) == (503, path)
-        assert answer["retry-after"] == "10"
+        response = server.get(path)
+        assert (response.status, path) == (503, path)
+        assert response["retry-after"] == "10"
     server.packages.going_on.set()
     eventually(lambda: server.get("/simple/ham/").status == 404)
 

@@ -78,21 +78,21 @@ def test_an_upload_is_refused_in_a_sentence_and_the_index_goes_on(server: Server
     body, content_type = encode_multipart_formdata(
         [(":action", "file_upload"), ("name", "eggs"), ("version", "1.0"), ("content", file)]
     )
-    answer = server.request("POST", "/", headers={"Content-Type": content_type}, body=body)
-    assert answer.status == 403
-    assert "cannot write its directory" in answer.text
+    response = server.request("POST", "/", headers={"Content-Type": content_type}, body=body)
+    assert response.status == 403
+    assert "cannot write its directory" in response.text
     assert server.get("/simple/eggs/").status == 404
     assert server.get("/simple/spam/").status == 200
 
 
 def test_a_yank_and_a_new_user_are_refused_in_a_sentence(server: Server) -> None:
     headers = {"Content-Type": "application/json"}
-    answer = server.request("POST", "/projects/spam/yank", headers=headers, body=b'{"version": "1.0"}')
-    assert (answer.status, "cannot write its directory" in answer.text) == (403, True)
+    response = server.request("POST", "/projects/spam/yank", headers=headers, body=b'{"version": "1.0"}')
+    assert (response.status, "cannot write its directory" in response.text) == (403, True)
     body = json.dumps({"username": "bob", "password": "correct horse battery"}).encode()
     headers["Authorization"] = f"Bearer {TOKEN}"
-    answer = server.request("POST", "/admin/register_user", user=None, headers=headers, body=body)
-    assert (answer.status, "cannot write its directory" in answer.text) == (403, True)
+    response = server.request("POST", "/admin/register_user", user=None, headers=headers, body=body)
+    assert (response.status, "cannot write its directory" in response.text) == (403, True)
 
 
 def test_a_refused_login_is_refused_and_that_it_cannot_be_noted_is_told_once(server: Server) -> None:

@@ -53,16 +53,16 @@ class Registry:
         project = name_of(filename).project
         if project not in self._addresses:
             page = f"{self.url.rstrip('/')}/{project}/"
-            answer = self._session.get(page, headers={"Accept": "application/vnd.pypi.simple.v1+html"}, timeout=60)
-            links = re.findall(r'href="([^"#]+)', answer.text) if answer.ok else []
+            response = self._session.get(page, headers={"Accept": "application/vnd.pypi.simple.v1+html"}, timeout=60)
+            links = re.findall(r'href="([^"#]+)', response.text) if response.ok else []
             addresses = {unquote(link.rpartition("/")[2]): urljoin(page, link) for link in links}
             self._addresses[project] = addresses
         address = self._addresses[project].get(filename)
         if address is None:
             return None
-        answer = self._session.get(address, timeout=120)
-        answer.raise_for_status()
-        return answer.content
+        response = self._session.get(address, timeout=120)
+        response.raise_for_status()
+        return response.content
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, originals: dict[str, bytes]
     with Server(tmp_path_factory.mktemp("index")) as server:
         refused = {}
         for filename, content in originals.items():
-            answer = upload(server, filename, content)
-            if answer is not None:
-                refused[filename] = answer
+            response = upload(server, filename, content)
+            if response is not None:
+                refused[filename] = response
         assert not refused
         yield server
 
@@ -104,8 +104,8 @@ def upload(server: Server, filename: str, content: bytes) -> str | None:
         "content": (filename, content),
     }
     body, content_type = encode_multipart_formdata(form)
-    answer = server.request("POST", "/", headers={"Content-Type": content_type}, body=body)
-    return None if answer.status == 200 else answer.text
+    response = server.request("POST", "/", headers={"Content-Type": content_type}, body=body)
+    return None if response.status == 200 else response.text
 
 
 def test_the_list_is_long_and_every_name_on_it_is_understood() -> None:

@@ -76,13 +76,13 @@ class Clients:
             name, content = distribution(round_, writer, number)
             self.sent[name] = content
             try:
-                answer = self.send(name)
+                response = self.send(name)
             except (OSError, http.client.HTTPException):
                 return
-            if answer.status == 200:
+            if response.status == 200:
                 self.confirmed.add(name)
             else:
-                self.refused.append((name, answer.status, answer.text))
+                self.refused.append((name, response.status, response.text))
             self._first.set()
 
 

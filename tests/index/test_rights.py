@@ -38,10 +38,10 @@ def yanked(server: Server, project: str) -> list[str | bool]:
     return [file["yanked"] for file in files if file.get("yanked")]
 
 
-def assert_forbidden(answer: Response, action: str, project: str) -> None:
+def assert_forbidden(response: Response, action: str, project: str) -> None:
     """It is refused, with a sentence that says to whom and what."""
-    assert answer.status == 403
-    assert answer.text == f"the user 'ci' may not {action} {project!r}; ask the index's operator for the right\n"
+    assert response.status == 403
+    assert response.text == f"the user 'ci' may not {action} {project!r}; ask the index's operator for the right\n"
 
 
 @pytest.mark.parametrize("name", ["spam-plugins", "Spam_Plugins", "ham"])

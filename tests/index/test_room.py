@@ -70,11 +70,11 @@ def test_a_full_disk_serves_logs_in_and_lets_an_admin_make_room(
     monkeypatch.setenv("AUTH_TOKEN", TOKEN)
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     with mounted(tmp_path / "disk", "8m") as disk, Server(disk, *least_free) as server:
-        answers = [upload(server, "spam", f"1.{number}", 500_000) for number in range(20)]
-        refused = next(answer for answer in answers if answer.status != 200)
+        responses = [upload(server, "spam", f"1.{number}", 500_000) for number in range(20)]
+        refused = next(response for response in responses if response.status != 200)
         assert refused.status == 507, refused.text
         assert "room" in refused.text
-        assert answers[0].status == 200
+        assert responses[0].status == 200
         assert not scratch(server)
         assert server.request("GET", "/admin/users", user=None, headers=bearer).status == 200
         eventually((server.credentials / ".reserve").exists)
@@ -135,9 +135,9 @@ def test_a_quota_is_told_with_its_numbers_and_not_of_the_same_bytes(server: Serv
 
 
 def test_an_upload_that_says_it_is_too_long_is_refused_before_it_is_sent(server: Server) -> None:
-    answer = server.raw(head(3_000_000_000))
-    assert answer.startswith(b"HTTP/1.1 507 ")
-    assert b"connection: close" in answer.lower()
+    response = server.raw(head(3_000_000_000))
+    assert response.startswith(b"HTTP/1.1 507 ")
+    assert b"connection: close" in response.lower()
     assert server.raw(head(100_000_000), seconds=20).startswith(b"HTTP/1.1 507 ")
 
 
@@ -147,9 +147,9 @@ def test_an_upload_that_does_not_say_how_long_it_is_is_refused_while_it_arrives(
         connection.sendall(head(None))
         piece = body[:4_000_000]
         connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))  # and no more: the answer does not wait for it
-        answer = connection.recv(65536)
-    assert answer.startswith(b"HTTP/1.1 507 ")
-    assert b"connection: close" in answer.lower()
+        response = connection.recv(65536)
+    assert response.startswith(b"HTTP/1.1 507 ")
+    assert b"connection: close" in response.lower()
     eventually(lambda: not scratch(server))
     assert upload(server, "spam", "1.0").status == 200
 
@@ -173,10 +173,10 @@ def test_uploads_of_one_user_at_once_are_limited_and_others_go_on(server: Server
         refused = server.raw(head(len(body)) + body, seconds=30)
         assert refused.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after: 5" in refused.lower()
-        answer = server.request(
+        response = server.request(
             "POST", "/", user="adam", headers={"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, body=body
         )
-        assert answer.status == 200
+        assert response.status == 200
         for connection in slow:
             connection.sendall(body[50:])
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")

@@ -187,12 +187,12 @@ def test_the_volume_can_be_reloaded_and_committed_while_a_client_downloads(conta
     server = containers[0]
     connection = server.connect()
     connection.request("GET", f"/packages/{BIG}", headers={"Authorization": authorization("alice")})
-    answer = connection.getresponse()
-    received = answer.read(1000)
+    response = connection.getresponse()
+    received = response.read(1000)
     eventually(lambda: not server.packages.open_files())  # but for those of another thread, for a moment
     server.packages.reload()
     server.packages.commit()
-    assert received + answer.read() == BIG_CONTENT
+    assert received + response.read() == BIG_CONTENT
     connection.close()
 
 

@@ -56,8 +56,8 @@ def dead(entries: modal.Dict, name: str = NAME) -> DictNameLocks:
 def test_of_many_that_ask_at_once_one_gets_the_claim(entries: modal.Dict) -> None:
     containers = [DictNameLocks(entries) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda n: containers[n % 4].acquire(NAME), range(16)))
-    assert answers.count(True) == 1
+        responses = list(pool.map(lambda n: containers[n % 4].acquire(NAME), range(16)))
+    assert responses.count(True) == 1
 
 
 def test_a_claim_is_seen_by_all_until_it_is_released(entries: modal.Dict) -> None:
@@ -96,8 +96,8 @@ def test_of_many_that_would_succeed_a_dead_holder_one_does(entries: modal.Dict, 
         clock.now += 60
         containers = [DictNameLocks(entries) for _ in range(4)]
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda n, them=containers: them[n % 4].acquire(NAME), range(16)))
-        assert answers.count(True) == 1
+            responses = list(pool.map(lambda n, them=containers: them[n % 4].acquire(NAME), range(16)))
+        assert responses.count(True) == 1
 
 
 def test_a_successor_that_died_at_it_can_be_succeeded_too(entries: modal.Dict, clock: Clock) -> None:

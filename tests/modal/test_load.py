@@ -90,28 +90,28 @@ class Clients:
 
     def _publish(self, client: int, turn: int) -> None:
         name, version = f"team-{client}", f"1.{turn}"
-        answer = upload(self._plane, name, version, payload=b"%d" % turn)
+        response = upload(self._plane, name, version, payload=b"%d" % turn)
         with self.ledger.lock:
-            if answer.status_code == 200:
+            if response.status_code == 200:
                 digest = hashlib.sha256(wheel(name, version, payload=b"%d" % turn)).hexdigest()
                 self.ledger.acknowledged[wheel_name(name, version)] = digest
-            elif answer.status_code >= 500:
-                self.ledger.broken.append(answer.text)
+            elif response.status_code >= 500:
+                self.ledger.broken.append(response.text)
             else:
-                self.ledger.refused.append(f"{answer.status_code} {answer.text}")
+                self.ledger.refused.append(f"{response.status_code} {response.text}")
 
     def _read(self, client: int, turn: int) -> None:
         project = "known" if turn % 2 else ""
         path = f"/simple/{project}/" if project else "/simple/"
         if turn % 5 == 0:
             path = f"/packages/{wheel_name('known', '1.0')}"
-        answer = requests.get(f"{url(self._plane)}{path}", headers=JSON, auth=AUTH, timeout=60)
+        response = requests.get(f"{url(self._plane)}{path}", headers=JSON, auth=AUTH, timeout=60)
         with self.ledger.lock:
             self.ledger.reads += 1
-            if answer.status_code in {401, 403, 404}:
-                self.ledger.wrong.append(f"{answer.status_code} {path}")
-            elif answer.status_code != 200:
-                self.ledger.broken.append(f"{answer.status_code} {path} {answer.text[:200]}")
+            if response.status_code in {401, 403, 404}:
+                self.ledger.wrong.append(f"{response.status_code} {path}")
+            elif response.status_code != 200:
+                self.ledger.broken.append(f"{response.status_code} {path} {response.text[:200]}")
 
 
 def check_nothing_was_lost(plane: ControlPlane, ledger: Ledger) -> None:

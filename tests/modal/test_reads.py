@@ -52,8 +52,8 @@ def test_what_is_known_is_served_while_a_commit_does_not_succeed(index: ControlP
         hung = pool.submit(upload, index, "new", "1.0", seconds=140)
         while not hung.done():
             assert [(path, get(index, path)) for path in PATHS] == [(path, 200) for path in PATHS]
-        answer = hung.result()
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
+        response = hung.result()
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "10")
     assert [(path, get(index, path)) for path in PATHS] == [(path, 200) for path in PATHS]
     index.volumes.commit_seconds.clear()
     index._failures.clear()

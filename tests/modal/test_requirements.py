@@ -66,8 +66,8 @@ def test_an_operator_needs_nothing_but_modal_and_a_container_nothing_but_what_is
     assert upload(lean, "pinned", "1.0").status_code == 200
     ((name, _),) = digests(lean, "pinned").items()
     for path in ("/", "/projects/pinned/", f"/packages/{name}", f"/packages/{name}.metadata"):
-        answer = requests.get(f"{url(lean)}{path}", auth=("alice", PASSWORD), timeout=60)
-        assert answer.status_code == 200, path
+        response = requests.get(f"{url(lean)}{path}", auth=("alice", PASSWORD), timeout=60)
+        assert response.status_code == 200, path
     headers = {"Authorization": f"Bearer {TOKEN}"}
     for path in ("/docs", "/openapi.json", "/users"):
         assert requests.get(f"{url(lean, 'register_user')}{path}", headers=headers, timeout=60).status_code == 200

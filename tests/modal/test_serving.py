@@ -58,9 +58,9 @@ def test_the_first_deployment_serves_with_empty_volumes_and_asks_for_a_login(fre
     assert requests.get(f"{url(fresh)}/health", timeout=60).status_code == 200
     for path in ("/", "/simple/", "/simple/x/", "/packages/x.whl", "/nothing"):
         for credentials in (None, ("alice", "wrong")):
-            answer = requests.get(f"{url(fresh)}{path}", auth=credentials, timeout=30)
-            assert answer.status_code == 401, path
-            assert answer.headers["WWW-Authenticate"].startswith("Basic realm=")
+            response = requests.get(f"{url(fresh)}{path}", auth=credentials, timeout=30)
+            assert response.status_code == 401, path
+            assert response.headers["WWW-Authenticate"].startswith("Basic realm=")
 
 
 def test_the_admin_application_wants_its_token_in_a_header_and_the_password_in_the_body(fresh: ControlPlane) -> None:
@@ -69,8 +69,8 @@ def test_the_admin_application_wants_its_token_in_a_header_and_the_password_in_t
     assert requests.post(admin, json=body, timeout=60).status_code == 401
     assert requests.post(admin, json=body, headers={"Authorization": "Bearer x"}, timeout=60).status_code == 401
     assert requests.get(admin, params=body | {"token": TOKEN}, timeout=60).status_code in {401, 404, 405}
-    answer = requests.options(admin, headers={"Origin": "https://evil.example"}, timeout=60)
-    assert "Access-Control-Allow-Origin" not in answer.headers
+    response = requests.options(admin, headers={"Origin": "https://evil.example"}, timeout=60)
+    assert "Access-Control-Allow-Origin" not in response.headers
 
 
 def test_a_second_user_is_let_in_by_the_warm_container_at_once(served: ControlPlane) -> None:
@@ -138,8 +138,8 @@ def test_every_warm_container_lists_a_new_upload_within_seconds(served: ControlP
 def test_requests_are_served_side_by_side_in_one_container(served: ControlPlane) -> None:
     upload(served, "parallel", "1.0")
     with ThreadPoolExecutor(24) as pool:
-        answers = list(pool.map(lambda _: versions(served, "parallel"), range(120)))
-    assert answers == [["1.0"]] * 120
+        responses = list(pool.map(lambda _: versions(served, "parallel"), range(120)))
+    assert responses == [["1.0"]] * 120
     assert len(served.live()) == 1
 
 
@@ -147,28 +147,28 @@ def test_of_simultaneous_uploads_of_one_name_through_three_containers_one_wins(s
     served.scale("server", 3)
 
     def contend(version: str, number: int) -> requests.Response:
-        while (answer := upload(served, "contested", version, payload=b"%d" % number)).status_code == 503:
+        while (response := upload(served, "contested", version, payload=b"%d" % number)).status_code == 503:
             pass  # one at a time: on a busy machine the last of them wait for longer than a server lets them
-        return answer
+        return response
 
     for round_number in range(3):
         version = f"1.{round_number}"
         with ThreadPoolExecutor(6) as pool:
-            answers = list(pool.map(partial(contend, version), range(6)))
-        codes = sorted(answer.status_code for answer in answers)
-        assert codes[0] == 200, [answer.text for answer in answers]
+            responses = list(pool.map(partial(contend, version), range(6)))
+        codes = sorted(response.status_code for response in responses)
+        assert codes[0] == 200, [response.text for response in responses]
         assert all(code in {400, 409} for code in codes[1:]), codes
     eventually(lambda: versions(served, "contested") == ["1.0", "1.1", "1.2"])
     page = digests(served, "contested")
     for name, digest in page.items():
         for _ in range(6):
-            answer = requests.get(f"{url(served)}/packages/{name}", auth=("alice", PASSWORD), timeout=30)
-            assert requests_digest(answer) == digest
+            response = requests.get(f"{url(served)}/packages/{name}", auth=("alice", PASSWORD), timeout=30)
+            assert requests_digest(response) == digest
 
 
-def requests_digest(answer: requests.Response) -> str:
-    answer.raise_for_status()
-    return hashlib.sha256(answer.content).hexdigest()
+def requests_digest(response: requests.Response) -> str:
+    response.raise_for_status()
+    return hashlib.sha256(response.content).hexdigest()
 
 
 @pytest.mark.parametrize("committed", [False, True])
@@ -176,8 +176,8 @@ def test_an_upload_whose_commit_fails_is_no_success_and_shown_to_nobody(served: 
     served.scale("server", 2)
     name = f"unlucky-{committed}".lower()
     served.fail_commits(PACKAGES_VOLUME, committed=committed)
-    answer = upload(served, name, "1.0")
-    assert answer.status_code >= 500
+    response = upload(served, name, "1.0")
+    assert response.status_code >= 500
     for _ in range(10):
         assert versions(served, name) == []
     assert upload(served, name, "1.0").status_code == 200
@@ -188,8 +188,8 @@ def test_a_large_file_passes_through_the_runtime_whole(served: ControlPlane) -> 
     payload = os.urandom(60 * 1024 * 1024)
     assert upload(served, "large", "1.0", payload=payload, seconds=120).status_code == 200
     ((name, digest),) = digests(served, "large").items()
-    answer = requests.get(f"{url(served)}/packages/{name}", auth=("alice", PASSWORD), timeout=120)
-    assert requests_digest(answer) == digest
+    response = requests.get(f"{url(served)}/packages/{name}", auth=("alice", PASSWORD), timeout=120)
+    assert requests_digest(response) == digest
 
 
 def test_no_container_ever_reloads_with_a_file_open(served: ControlPlane) -> None:

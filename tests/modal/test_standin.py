@@ -50,15 +50,15 @@ def get(plane: ControlPlane, path: str, function: str = "server", **options: Any
 
 
 def from_each(plane: ControlPlane, path: str, count: int) -> dict[str, Any]:
-    answers: dict[str, Any] = {}
+    responses: dict[str, Any] = {}
 
     def all_have_answered() -> bool:
-        answer = get(plane, path).json()
-        answers.setdefault(answer["task"], answer)
-        return len(answers) == count
+        response = get(plane, path).json()
+        responses.setdefault(response["task"], response)
+        return len(responses) == count
 
     eventually(all_have_answered)
-    return answers
+    return responses
 
 
 def committed(plane: ControlPlane) -> set[str]:
@@ -68,12 +68,12 @@ def committed(plane: ControlPlane) -> set[str]:
 
 
 def test_a_container_has_its_code_from_the_deployment_and_no_variable_of_ours(probe: ControlPlane) -> None:
-    answer = get(probe, "where").json()
-    assert answer["file"] == "/root/probe_deploy.py"
-    assert answer["cwd"] == "/root"
-    assert answer["variables"]["PROBE"] == "set by the image"
-    assert "PROBE_SECRET" not in answer["variables"], "only the function that asked for the secret has it"
-    assert "PYTEST_CURRENT_TEST" not in answer["variables"]
+    response = get(probe, "where").json()
+    assert response["file"] == "/root/probe_deploy.py"
+    assert response["cwd"] == "/root"
+    assert response["variables"]["PROBE"] == "set by the image"
+    assert "PROBE_SECRET" not in response["variables"], "only the function that asked for the secret has it"
+    assert "PYTEST_CURRENT_TEST" not in response["variables"]
 
 
 def test_the_scope_of_a_request_is_what_modals_protocol_carries(probe: ControlPlane) -> None:
@@ -100,7 +100,7 @@ def test_what_one_container_commits_another_sees_only_after_its_own_reload(probe
     assert "shared" in committed(probe)
 
     def seen() -> dict[str, bool]:
-        return {task: "shared" in answer["files"] for task, answer in from_each(probe, "list", 2).items()}
+        return {task: "shared" in response["files"] for task, response in from_each(probe, "list", 2).items()}
 
     assert sorted(seen().values()) == [False, True]
     from_each(probe, "reload", 2)
@@ -110,23 +110,23 @@ def test_what_one_container_commits_another_sees_only_after_its_own_reload(probe
 def test_a_volume_looks_empty_while_it_reloads(probe: ControlPlane) -> None:
     get(probe, "write/present", data=b"x")
     probe.volumes.window_seconds = 2
-    answer = get(probe, "look/while/reloading/present").json()
-    assert (answer["before"], answer["always"], answer["after"]) == (True, False, True)
+    response = get(probe, "look/while/reloading/present").json()
+    assert (response["before"], response["always"], response["after"]) == (True, False, True)
 
 
 @pytest.mark.parametrize("path", ["reload/with/open/file", "reload/inside"])
 def test_a_reload_is_refused_while_a_file_or_the_working_directory_is_on_the_volume(
     probe: ControlPlane, path: str
 ) -> None:
-    answer = get(probe, path)
-    assert answer.status_code == 500
-    assert "there are open files preventing the operation" in answer.text
+    response = get(probe, path)
+    assert response.status_code == 500
+    assert "there are open files preventing the operation" in response.text
     assert get(probe, "reload").status_code == 200
 
 
 def test_a_volume_that_is_mounted_read_only_cannot_be_written(probe: ControlPlane) -> None:
-    answer = get(probe, "write/settings/x", data=b"x")
-    assert "Read-only file system" in answer.json()["error"]
+    response = get(probe, "write/settings/x", data=b"x")
+    assert "Read-only file system" in response.json()["error"]
 
 
 def test_what_was_written_is_committed_by_itself_after_a_while(probe: ControlPlane) -> None:
@@ -166,7 +166,7 @@ def test_a_container_takes_as_many_requests_at_once_as_it_was_allowed(probe: Con
     with ThreadPoolExecutor(10) as pool:
         held = [pool.submit(get, probe, "hold") for _ in range(10)]
         eventually(lambda: len(probe.live()[0].calls) == 10)
-        tasks = {get(probe, "let/go").json()["task"]} | {answer.result().json()["task"] for answer in held}
+        tasks = {get(probe, "let/go").json()["task"]} | {response.result().json()["task"] for response in held}
     assert len(tasks) == 1
 
 
@@ -175,9 +175,9 @@ def test_a_client_that_waits_too_long_is_redirected_and_gets_the_answer_there_by
 ) -> None:
     get(probe, "x")
     probe.redirect_seconds = 0.3
-    answer = get(probe, "sleep/0.8", allow_redirects=False)
-    assert answer.status_code == 303
-    url = probe.function("server", app="probe").web_url + answer.headers["Location"]
+    response = get(probe, "sleep/0.8", allow_redirects=False)
+    assert response.status_code == 303
+    url = probe.function("server", app="probe").web_url + response.headers["Location"]
     refused = requests.post(url, timeout=10)
     assert (refused.status_code, refused.text) == (400, "modal-http: bad redirect method\n")
     probe.redirect_seconds = 150
@@ -195,9 +195,9 @@ def test_a_rolling_deployment_keeps_the_old_containers_until_the_new_are_warm(pr
     seen = set()
     deadline = time.monotonic() + 120
     while old in [container.task_id for container in probe.live()]:
-        answer = get(probe, "x")
-        assert answer.status_code == 200
-        seen.add(answer.json()["task"])
+        response = get(probe, "x")
+        assert response.status_code == 200
+        seen.add(response.json()["task"])
         assert time.monotonic() < deadline
     assert old in seen
     assert len(seen) == 2, "both generations served"
@@ -215,8 +215,8 @@ def test_a_function_behind_a_proxy_token_wants_it(probe: ControlPlane) -> None:
     probe.proxy_tokens.add(("wk-id", "ws-secret"))
     assert get(probe, "x", "guarded").status_code == 401
     headers = {"Modal-Key": "wk-id", "Modal-Secret": "ws-secret"}
-    answer = get(probe, "where", "guarded", headers=headers)
-    assert answer.json()["variables"]["PROBE_SECRET"] == "the-probes-secret"
+    response = get(probe, "where", "guarded", headers=headers)
+    assert response.json()["variables"]["PROBE_SECRET"] == "the-probes-secret"
 
 
 def test_a_running_container_keeps_a_secrets_old_value_until_it_is_replaced(probe: ControlPlane) -> None:

@@ -268,8 +268,10 @@ def test_after_a_rotation_the_next_deployment_replaces_the_containers(
     deployment = provisioned.deploy()
 
     def admits(token: str) -> bool:
-        answer = requests.get(f"{deployment.admin_url}users", headers={"Authorization": f"Bearer {token}"}, timeout=60)
-        return answer.status_code == 200
+        response = requests.get(
+            f"{deployment.admin_url}users", headers={"Authorization": f"Bearer {token}"}, timeout=60
+        )
+        return response.status_code == 200
 
     provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("the-token-before-the-rotation-0123")})
     provisioned.deploy()

@@ -60,18 +60,18 @@ def upload(
 
 
 def versions(plane: ControlPlane, name: str, *, user: str = "alice") -> list[str]:
-    answer = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=(user, PASSWORD), timeout=30)
-    if answer.status_code == 404:
+    response = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=(user, PASSWORD), timeout=30)
+    if response.status_code == 404:
         return []
-    answer.raise_for_status()
-    return [str(version) for version in answer.json()["versions"]]
+    response.raise_for_status()
+    return [str(version) for version in response.json()["versions"]]
 
 
 def digests(plane: ControlPlane, name: str) -> dict[str, str]:
     """File name: SHA-256, as the page says."""
-    answer = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=("alice", PASSWORD), timeout=30)
-    answer.raise_for_status()
-    return {file["filename"]: file["hashes"]["sha256"] for file in answer.json()["files"]}
+    response = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=("alice", PASSWORD), timeout=30)
+    response.raise_for_status()
+    return {file["filename"]: file["hashes"]["sha256"] for file in response.json()["files"]}
 
 
 def eventually(holds: Callable[[], object], seconds: float = 60) -> float:

@@ -127,8 +127,8 @@ def test_jupyterlab_serves_the_copies_and_the_record_is_finished_when_it_ends(
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
-                with urllib.request.urlopen(request) as answer:
-                    assert "n = 2" in answer.read().decode()
+                with urllib.request.urlopen(request) as response:
+                    assert "n = 2" in response.read().decode()
                 break
             except OSError:
                 time.sleep(0.2)

@@ -113,16 +113,18 @@ def test_a_plan_file_that_was_edited_or_is_none_is_refused(
         PlanFile.read(tmp_path / "missing.json")
 
 
-@pytest.mark.parametrize("answer", [True, False])
-def test_changes_are_made_only_after_a_yes(notebook: Path, workspace: Workspace, tmp_path: Path, answer: bool) -> None:
+@pytest.mark.parametrize("response", [True, False])
+def test_changes_are_made_only_after_a_yes(
+    notebook: Path, workspace: Workspace, tmp_path: Path, response: bool
+) -> None:
     asked: list[NotebookRecord] = []
 
     def ask(entry: NotebookRecord) -> bool:
         assert not (tmp_path / "applied").exists()
         asked.append(entry)
-        return answer
+        return response
 
-    if answer:
+    if response:
         record = run_notebooks([notebook], workspace=workspace, ask=ask, on_progress=silent)
         assert record.succeeded
         run_notebooks([notebook], workspace=workspace, ask=ask, on_progress=silent)  # nothing to change, so no question
@@ -131,7 +133,7 @@ def test_changes_are_made_only_after_a_yes(notebook: Path, workspace: Workspace,
             run_notebooks([notebook], workspace=workspace, ask=ask, on_progress=silent)
         assert "the plan was not approved, and nothing was changed" in caught.value.why
     assert len(asked) == 1
-    assert (tmp_path / "applied").exists() == answer
+    assert (tmp_path / "applied").exists() == response
 
 
 def test_the_world_may_not_change_while_somebody_thinks(notebook: Path, workspace: Workspace, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def test_a_deployed_index_answers_and_refuses_a_stranger(target: LocalTarget) ->
     deployment = target.deploy()
 
     assert deployment.changed
-    with urllib.request.urlopen(f"{deployment.url}health") as answer:
-        assert answer.status == 200
+    with urllib.request.urlopen(f"{deployment.url}health") as response:
+        assert response.status == 200
     with pytest.raises(urllib.error.HTTPError) as refusal:
         urllib.request.urlopen(deployment.index_url)
     refusal.value.close()
@@ -251,8 +251,8 @@ def test_the_server_outlives_the_process_that_started_it(workspace: Workspace, t
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     ).stdout.strip()
 
-    with urllib.request.urlopen(f"{url}health") as answer:
-        assert answer.status == 200
+    with urllib.request.urlopen(f"{url}health") as response:
+        assert response.status == 200
 
 
 def test_a_server_that_cannot_start_is_explained_with_its_log(target: LocalTarget, workspace: Workspace) -> None:

@@ -159,10 +159,10 @@ def test_a_name_that_only_stock_tools_would_write_can_be_removed_too(admin: Admi
 )
 def test_without_the_token_nothing_is_told(steady: Admin, header: str) -> None:
     for method, path in (("GET", "/users"), ("POST", "/register_user"), ("DELETE", "/users/a"), ("GET", "/nothing")):
-        answer = steady.request(method, path, headers={"Authorization": header.encode("latin-1")}, data=b"{")
-        assert answer.status_code == 401
-        assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
-        assert answer.json() == {"detail": "the admin token is missing or wrong"}
+        response = steady.request(method, path, headers={"Authorization": header.encode("latin-1")}, data=b"{")
+        assert response.status_code == 401
+        assert response.headers["WWW-Authenticate"].startswith("Bearer ")
+        assert response.json() == {"detail": "the admin token is missing or wrong"}
 
 
 def test_health_and_documentation_need_no_token_and_load_nothing_from_elsewhere(steady: Admin) -> None:
@@ -187,9 +187,9 @@ def test_health_and_documentation_need_no_token_and_load_nothing_from_elsewhere(
 
 def test_wrong_tokens_are_slowed_and_the_right_one_passes_all_the_same(storage: DirectoryStorage) -> None:
     admin = Admin(storage, options=Options(bcrypt_rounds=4, login_failures=3))
-    answers = [admin.get("/users", headers={"Authorization": f"Bearer wrong{n}"}) for n in range(6)]
-    assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429, 429]
-    assert int(answers[-1].headers["Retry-After"]) >= 1
+    responses = [admin.get("/users", headers={"Authorization": f"Bearer wrong{n}"}) for n in range(6)]
+    assert [response.status_code for response in responses] == [401, 401, 401, 429, 429, 429]
+    assert int(responses[-1].headers["Retry-After"]) >= 1
     assert admin.get("/users").status_code == 200
     admin.stop()
 
@@ -197,8 +197,8 @@ def test_wrong_tokens_are_slowed_and_the_right_one_passes_all_the_same(storage: 
 def test_every_wrong_token_is_noted_also_while_it_is_slowed_and_no_token_is_none(storage: DirectoryStorage) -> None:
     admin = Admin(storage, options=Options(bcrypt_rounds=4, login_failures=2))
     assert admin.get("/users", headers={"Authorization": ""}).status_code == 401
-    answers = [admin.get("/users", headers={"Authorization": f"Bearer wrong{n}"}).status_code for n in range(5)]
-    assert answers == [401, 401, 429, 429, 429]
+    responses = [admin.get("/users", headers={"Authorization": f"Bearer wrong{n}"}).status_code for n in range(5)]
+    assert responses == [401, 401, 429, 429, 429]
     assert admin.get("/users", headers={"Authorization": ""}).status_code == 429
     admin.stop()
 
@@ -237,10 +237,10 @@ def test_a_token_that_no_client_can_send_is_refused_and_not_told(storage: Direct
 
 
 def test_no_web_page_of_another_origin_is_let_in(steady: Admin) -> None:
-    answer = steady.options(
+    response = steady.options(
         "/register_user", headers={"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     )
-    assert not any(name.lower().startswith("access-control") for name in answer.headers)
+    assert not any(name.lower().startswith("access-control") for name in response.headers)
 
 
 # --- what is taken ----------------------------------------------------------------------------------------------
@@ -275,11 +275,11 @@ def test_no_web_page_of_another_origin_is_let_in(steady: Admin) -> None:
 def test_what_cannot_be_stored_is_refused_in_a_sentence_that_repeats_no_secret(
     steady: Admin, body: Any, said: str
 ) -> None:
-    answer = steady.post("/register_user", data=json.dumps(body), headers=JSON)
-    assert answer.status_code == 422
-    assert said in answer.json()["detail"]
+    response = steady.post("/register_user", data=json.dumps(body), headers=JSON)
+    assert response.status_code == 422
+    assert said in response.json()["detail"]
     for secret in (PASSWORD, "hunter2", "x" * 73, "$2y$10$"):
-        assert secret not in answer.text
+        assert secret not in response.text
     assert steady.get("/users").json() == []
 
 
@@ -321,9 +321,9 @@ def test_a_body_that_does_not_come_in_time_is_refused(steady: Admin, monkeypatch
     ],
 )
 def test_what_is_no_json_is_a_client_s_mistake(steady: Admin, body: bytes) -> None:
-    answer = steady.post("/register_user", data=body, headers=JSON)
-    assert answer.status_code in {400, 422}
-    assert "detail" in answer.json()
+    response = steady.post("/register_user", data=body, headers=JSON)
+    assert response.status_code in {400, 422}
+    assert "detail" in response.json()
 
 
 hostile = st.one_of(
@@ -342,10 +342,10 @@ hostile = st.one_of(
 @example({"username": "x" * 10_000, "password": "y" * 10_000})
 @example({"username": "alice", "password": PASSWORD, "\ud800": 1})
 def test_no_body_is_the_server_s_fault(steady: Admin, body: dict[str, Any]) -> None:
-    answer = steady.post("/register_user", data=json.dumps(body), headers=JSON)
-    assert answer.status_code in {200, 201, 422}
-    if answer.status_code != 422:
-        assert steady.delete(f"/users/{quote(answer.json()['username'], safe='')}").status_code == 204
+    response = steady.post("/register_user", data=json.dumps(body), headers=JSON)
+    assert response.status_code in {200, 201, 422}
+    if response.status_code != 422:
+        assert steady.delete(f"/users/{quote(response.json()['username'], safe='')}").status_code == 204
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -353,8 +353,8 @@ def test_no_body_is_the_server_s_fault(steady: Admin, body: dict[str, Any]) -> N
 @example(".")
 @example("a" * 5000)
 def test_no_name_in_a_url_is_the_server_s_fault(steady: Admin, name: str) -> None:
-    answer = steady.delete(f"/users/{quote(name, safe='')}")
-    assert answer.status_code in {404, 405, 422}
+    response = steady.delete(f"/users/{quote(name, safe='')}")
+    assert response.status_code in {404, 405, 422}
 
 
 def test_every_answer_is_one_that_the_schema_announces(admin: Admin) -> None:
@@ -365,10 +365,10 @@ def test_every_answer_is_one_that_the_schema_announces(admin: Admin) -> None:
     security = schema["components"]["securitySchemes"]
     assert [scheme["scheme"] for scheme in security.values()] == ["bearer"]
     for example_body in schema["components"]["schemas"]["RegisterUser"]["examples"][:1]:
-        answer = admin.register(**example_body)
-        assert str(answer.status_code) in said["/register_user"]["post"]
+        response = admin.register(**example_body)
+        assert str(response.status_code) in said["/register_user"]["post"]
         model = schema["components"]["schemas"]["RegisteredUser"]
-        assert set(model["required"]) <= set(answer.json()) <= set(model["properties"])
+        assert set(model["required"]) <= set(response.json()) <= set(model["properties"])
 
 
 def test_what_nobody_foresaw_is_told_without_its_cause(storage: DirectoryStorage) -> None:
@@ -381,12 +381,12 @@ def test_what_nobody_foresaw_is_told_without_its_cause(storage: DirectoryStorage
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ops.index.admin.app.Users", Broken)
         admin = Admin(storage)
-    answer = admin.get("/users")
+    response = admin.get("/users")
     admin.stop()
-    assert answer.status_code == 500
-    assert "log" in answer.json()["detail"]
-    assert PASSWORD not in answer.text
-    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert response.status_code == 500
+    assert "log" in response.json()["detail"]
+    assert PASSWORD not in response.text
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
 
 
 @pytest.mark.slow
@@ -511,6 +511,6 @@ def test_no_secret_is_in_a_log_an_answer_or_the_audit(
     logging.getLogger().removeHandler(handler)
     audit = "".join(path.read_text() for path in (storage.directory / ADMIN_FOLDER).iterdir())
     assert '"user.created"' in audit
-    everything = [answer.text + str(answer.headers) for answer in said] + [audit, caplog.text, handled.getvalue()]
+    everything = [response.text + str(response.headers) for response in said] + [audit, caplog.text, handled.getvalue()]
     for secret in (canary, TOKEN, digest, base64.b64encode(canary.encode()).decode()[:-4]):
         assert not any(secret in text for text in everything)

@@ -17,9 +17,9 @@ def test_a_wrong_token_for_the_documentation_is_noted_once_and_never_shown(tmp_p
     server.start()
     assert server.get(path, user=None).status == 401
     assert server.get(path, user=None, Authorization=f"Bearer {TOKEN}").status == 200
-    answers = [server.get(path, user=None, Authorization=f"Bearer wrong-{n}") for n in range(12)]
-    assert [answer.status for answer in answers] == [401] * 10 + [429] * 2
-    assert answers[0]["www-authenticate"].startswith("Basic realm=")
+    responses = [server.get(path, user=None, Authorization=f"Bearer wrong-{n}") for n in range(12)]
+    assert [response.status for response in responses] == [401] * 10 + [429] * 2
+    assert responses[0]["www-authenticate"].startswith("Basic realm=")
     assert server.get(path).status == 200
     server.stop()
     text = "".join(file.read_text() for file in (server.credentials / ADMIN_FOLDER).iterdir())
@@ -38,8 +38,8 @@ def test_a_guess_counts_wherever_it_is_made(tmp_path: Path) -> None:
     """The documentation and the users are behind one throttle: ten guesses are free, not ten at each."""
     with Server(tmp_path) as server:
         paths = ["/admin/docs", "/admin/users", "/admin/openapi.json", "/admin/health"] * 3
-        answers = [server.get(path, user=None, Authorization=f"Bearer wrong-{n}") for n, path in enumerate(paths)]
-        assert [answer.status for answer in answers] == [401] * 10 + [429] * 2
+        responses = [server.get(path, user=None, Authorization=f"Bearer wrong-{n}") for n, path in enumerate(paths)]
+        assert [response.status for response in responses] == [401] * 10 + [429] * 2
         for path in paths[:4]:
             assert server.get(path, user=None, Authorization="Bearer wrong").status == 429
             assert server.get(path, user=None, Authorization=f"Bearer {TOKEN}").status == 200

@@ -223,7 +223,7 @@ def test_fifty_connections_with_one_wrong_password_cost_one_bcrypt_and_later_one
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     for _ in range(2):
-        assert {type(answer) for answer in asyncio.run(cold())} == {Unauthorized}
+        assert {type(response) for response in asyncio.run(cold())} == {Unauthorized}
     assert len(work.passwords) == 1
 
 
@@ -540,12 +540,12 @@ def test_guessing_is_slowed_but_not_the_user_elsewhere_nor_colleagues_here(
 ) -> None:
     users.register("bob", password_hash=DIGEST)
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=5), clock=lambda: 1000.0)
-    answers = []
+    responses = []
     for number in range(20):
         with pytest.raises((Unauthorized, TooManyAttempts)) as caught:
             log_in(authenticator, basic("alice", f"guess {number}"))
-        answers.append(caught.type)
-    assert answers == [Unauthorized] * 5 + [TooManyAttempts] * 15
+        responses.append(caught.type)
+    assert responses == [Unauthorized] * 5 + [TooManyAttempts] * 15
     with pytest.raises(TooManyAttempts) as blocked:
         log_in(authenticator, basic("alice"))
     assert blocked.value.headers["Retry-After"] == "2"
@@ -672,15 +672,15 @@ def test_a_hundred_first_logins_at_once_all_succeed_while_a_guesser_is_slowed(
         everything = asyncio.gather(*guesses, *logins, return_exceptions=True)
         await until(lambda: len(authenticator._verification_queue._waiting) + len(work.passwords) == 160)
         work.gate.set()
-        answers = await everything
-        return answers[:60], answers[60:]
+        responses = await everything
+        return responses[:60], responses[60:]
 
     guessed, logged_in = asyncio.run(start())
     authenticator.close()
     assert [one for one in logged_in if not isinstance(one, Identity)] == []
-    assert {type(answer) for answer in guessed} == {Unauthorized, TooManyAttempts}
+    assert {type(response) for response in guessed} == {Unauthorized, TooManyAttempts}
     # Thirty, and those whose turn came before the last of them was counted, after another look at the users.
-    assert sum(isinstance(answer, Unauthorized) for answer in guessed) < 50
+    assert sum(isinstance(response, Unauthorized) for response in guessed) < 50
 
 
 def test_a_login_that_waits_too_long_gets_503_and_keeps_its_place_in_the_queue(
@@ -1090,9 +1090,9 @@ def test_logins_that_wait_when_the_server_stops_get_503(users: Users, storage: D
         await closing
         return await logins
 
-    answers = asyncio.run(crowd_and_close())
+    responses = asyncio.run(crowd_and_close())
     assert len(work.passwords) <= processors()
-    assert sum(isinstance(answer, LoginDelayed) for answer in answers) >= 20 - processors()
+    assert sum(isinstance(response, LoginDelayed) for response in responses) >= 20 - processors()
 
 
 def test_closing_does_not_wait_for_delayed_logins(users: Users, storage: DirectoryStorage) -> None:

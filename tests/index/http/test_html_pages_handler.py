@@ -60,10 +60,10 @@ def test_everything_is_answered_while_readmes_are_rendered_for_any_number_of_hos
         assert upload(server, wheel_name("new", "1.0"), wheel("new", "1.0")).status == 200
         assert not any(page.done() for page in pages)
         sandbox.may_end.set()
-        for number, answer in enumerate(page.result() for page in pages):
-            assert answer.status == 200
-            assert "<em>its-readme</em>" in answer.text
-            assert f"http://host-{number}.example/simple/" in answer.text
+        for number, response in enumerate(page.result() for page in pages):
+            assert response.status == 200
+            assert "<em>its-readme</em>" in response.text
+            assert f"http://host-{number}.example/simple/" in response.text
     assert len(sandbox.calls) == 1
 
 

@@ -38,14 +38,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ]:
         (server.packages / folder / wheel_name(name, version)).write_bytes(wheel(name, version))
     with server:
-        answer = server.request(
+        response = server.request(
             "POST",
             "/projects/closed/status",
             user="adam",
             headers={"Content-Type": "application/json"},
             body=b'{"status": "quarantined"}',
         )
-        assert answer.status == 200
+        assert response.status == 200
         yield server
 
 
@@ -56,9 +56,9 @@ def call(server: Server, body: bytes, *, user: str | None = "rea") -> Response:
 def search(server: Server, text: str) -> list[dict[str, object]]:
     # As pip asks: {"name": text, "summary": text}, "or".
     asked = xmlrpc.client.dumps(({"name": text, "summary": text}, "or"), "search").encode()
-    answer = call(server, asked)
-    assert answer.status == 200
-    (hits,), _ = xmlrpc.client.loads(answer.text)
+    response = call(server, asked)
+    assert response.status == 200
+    (hits,), _ = xmlrpc.client.loads(response.text)
     assert isinstance(hits, list)
     return hits
 
@@ -113,9 +113,9 @@ def test_a_file_that_comes_behind_the_servers_back_is_on_these_pages(server: Ser
 def test_no_host_makes_an_address_of_another_kind(server: Server) -> None:
     for host in ("[", "[::1", "a b", "evil.example/x", '"', "\xff", "x" * 5000):
         for path in ("/packages/", "/spam/json", "/", "/projects/spam/"):
-            answer = server.request("GET", path, headers={"Host": host})
-            assert answer.status in {200, 400}, (host, path)
-            assert "evil.example/x" not in answer.text
+            response = server.request("GET", path, headers={"Host": host})
+            assert response.status in {200, 400}, (host, path)
+            assert "evil.example/x" not in response.text
 
 
 def test_a_search_finds_the_releases_of_projects_by_a_part_of_their_names(server: Server) -> None:
@@ -147,9 +147,9 @@ def test_a_search_finds_the_releases_of_projects_by_a_part_of_their_names(server
     ],
 )
 def test_a_call_that_is_no_search_is_refused(server: Server, body: bytes) -> None:
-    answer = call(server, body)
-    assert answer.status == 400
-    assert len(answer.text.splitlines()) == 1
+    response = call(server, body)
+    assert response.status == 400
+    assert len(response.text.splitlines()) == 1
 
 
 def test_a_call_that_is_too_long_is_refused(server: Server) -> None:
@@ -232,9 +232,9 @@ def json_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def get(json_server: Server, path: str, **headers: str) -> Any:
-    answer = json_server.get(path, **headers)
-    assert (answer.status, answer["content-type"]) == (200, "application/json")
-    return json.loads(answer.body)
+    response = json_server.get(path, **headers)
+    assert (response.status, response["content-type"]) == (200, "application/json")
+    return json.loads(response.body)
 
 
 @pytest.mark.parametrize("path", ["/spam-and-eggs/json", "/pypi/spam-and-eggs/json"])
@@ -282,8 +282,8 @@ def test_a_release_has_a_page_of_its_own_under_any_spelling(json_server: Server)
     ],
 )
 def test_another_spelling_of_the_name_is_redirected_relatively(json_server: Server, path: str, location: str) -> None:
-    answer = json_server.get(path)
-    assert (answer.status, answer["location"]) == (301, location)
+    response = json_server.get(path)
+    assert (response.status, response["location"]) == (301, location)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def administer(server: Server, method: str, path: str, **fields: object) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": JSON}
     body = json.dumps(fields).encode() if fields else None
-    answer = server.request(method, f"/admin/{path}", user=None, headers=headers, body=body)
-    assert answer.status in {200, 201, 204}, answer.text
+    response = server.request(method, f"/admin/{path}", user=None, headers=headers, body=body)
+    assert response.status in {200, 201, 204}, response.text
 
 
 @contextmanager

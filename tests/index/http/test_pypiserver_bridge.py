@@ -137,8 +137,8 @@ def form_of(**fields: str) -> bytes:
 
 def test_an_upload_goes_through_pypiserver_to_the_publisher(client: Client) -> None:
     digest = hashlib.sha256(CONTENT).hexdigest()
-    answer = client.upload(fields=[("name", "foo-bar"), ("version", "1.0"), ("sha256_digest", digest)])
-    assert (answer.status, answer.body) == (200, b"")
+    response = client.upload(fields=[("name", "foo-bar"), ("version", "1.0"), ("sha256_digest", digest)])
+    assert (response.status, response.body) == (200, b"")
     assert (client.house.directory / NAME).read_bytes() == CONTENT
     (event,) = client.house.audit.events
     assert (event["user"], event["address"], event["sha256"]) == ("alice", "192.0.2.1", digest)
@@ -170,11 +170,11 @@ def test_the_same_bytes_again_are_200_and_other_bytes_409_or_400_for_twine(clien
 def test_a_bad_upload_is_400_with_one_line_of_plain_text(
     client: Client, filename: str, content: bytes, fields: list[tuple[str, str]], says: str
 ) -> None:
-    answer = client.upload(filename, content, fields=fields)
-    assert answer.status == 400
-    assert says in answer.text
-    assert answer.text.count("\n") == 1
-    assert answer.headers["content-type"].startswith("text/plain")
+    response = client.upload(filename, content, fields=fields)
+    assert response.status == 400
+    assert says in response.text
+    assert response.text.count("\n") == 1
+    assert response.headers["content-type"].startswith("text/plain")
     assert not client.house.listed()
 
 
@@ -217,9 +217,9 @@ def test_attestations_and_unknown_fields_are_of_no_interest(client: Client) -> N
 def test_other_actions_are_answered_as_stock_pypiserver_does(
     client: Client, fields: dict[str, str], status: int
 ) -> None:
-    answer = client.send(form_of(**fields))
-    assert answer.status == status
-    assert "<" not in answer.text
+    response = client.send(form_of(**fields))
+    assert response.status == status
+    assert "<" not in response.text
 
 
 def test_a_full_disk_is_507(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,9 +227,9 @@ def test_a_full_disk_is_507(client: Client, monkeypatch: pytest.MonkeyPatch) -> 
         raise StorageFull("the upload could not be kept: there is no room left")
 
     monkeypatch.setattr(uploads.Staged, "write", full)
-    answer = client.upload()
-    assert answer.status == 507
-    assert "no room" in answer.text
+    response = client.upload()
+    assert response.status == 507
+    assert "no room" in response.text
 
 
 def test_an_unexpected_failure_is_500_and_tells_nothing_of_the_inside(
@@ -239,10 +239,10 @@ def test_an_unexpected_failure_is_500_and_tells_nothing_of_the_inside(
         raise ZeroDivisionError("a secret of the inside")
 
     monkeypatch.setattr(client.house.publisher, "publish", fail)
-    answer = client.upload()
-    assert answer.status == 500
-    assert "secret" not in answer.text
-    assert "Traceback" not in answer.text
+    response = client.upload()
+    assert response.status == 500
+    assert "secret" not in response.text
+    assert "Traceback" not in response.text
 
 
 def staged_files(house: House) -> list[str]:
@@ -257,8 +257,8 @@ def test_a_large_upload_in_pieces_arrives_as_it_was_sent(client: Client, size: i
     )
     body, content_type = encode_multipart_formdata([(":action", "file_upload"), ("content", (NAME, content))])
     pieces = [body[start : start + size] for start in range(0, len(body), size)]
-    answer = client.send(pieces=pieces, content_type=content_type)
-    assert answer.status == 200
+    response = client.send(pieces=pieces, content_type=content_type)
+    assert response.status == 200
     assert (client.house.directory / NAME).read_bytes() == content
     assert not staged_files(client.house)
 
@@ -321,17 +321,17 @@ def test_a_form_that_is_refused_half_way_is_received_to_its_end(client: Client, 
     """A client that is still sending does not read an answer."""
     small = House(house.storage, house.name_locks, type(house.options)(max_upload_bytes=1000))
     client = Client(small)
-    answer = client.upload(content=b"x" * 5_000_000)
-    assert answer.status == 413
-    assert "1000 bytes" in answer.text
+    response = client.upload(content=b"x" * 5_000_000)
+    assert response.status == 413
+    assert "1000 bytes" in response.text
     assert not staged_files(house)
 
 
 def test_a_form_that_ends_early_is_400(client: Client) -> None:
     body, content_type = encode_multipart_formdata([(":action", "file_upload"), ("content", (NAME, CONTENT))])
-    answer = client.send(body[:-20], content_type=content_type)
-    assert answer.status == 400
-    assert "ended early" in answer.text
+    response = client.send(body[:-20], content_type=content_type)
+    assert response.status == 400
+    assert "ended early" in response.text
     assert not staged_files(client.house)
     assert client.send(body, content_type="multipart/form-data").status == 400
 
@@ -359,6 +359,6 @@ def test_who_asks_is_looked_at_after_the_body_has_come(client: Client) -> None:
         people["alice"] = Identity("alice", projects=frozenset())
         yield body[100:]
 
-    answer = client.send(content_type=content_type, pieces=slowly())
-    assert answer.status == 403
+    response = client.send(content_type=content_type, pieces=slowly())
+    assert response.status == 403
     assert not client.house.listed()

@@ -12,8 +12,8 @@ from ops.index.http.representation import Representation, Response, entity_tags
 PAGE = Representation(b"spam " * 500, content_type="text/html; charset=utf-8")
 
 
-def header(answer: Response, name: bytes) -> str:
-    (value,) = [value for field, value in answer.headers if field == name]
+def header(response: Response, name: bytes) -> str:
+    (value,) = [value for field, value in response.headers if field == name]
     return value.decode()
 
 
@@ -22,13 +22,16 @@ def test_both_codings_have_the_same_content_and_tags_of_their_own() -> None:
     assert gzip.decompress(packed.body) == plain.body == PAGE.body
     assert header(plain, b"etag") != header(packed, b"etag")
     assert header(packed, b"content-encoding") == "gzip"
-    assert [int(header(answer, b"content-length")) for answer in (plain, packed)] == [len(plain.body), len(packed.body)]
+    assert [int(header(response, b"content-length")) for response in (plain, packed)] == [
+        len(plain.body),
+        len(packed.body),
+    ]
 
 
 def test_a_page_is_private_and_depends_on_who_asks_and_how() -> None:
-    for answer in (PAGE.plain(), PAGE.gzipped()):
-        assert "private" in header(answer, b"cache-control")
-        assert header(answer, b"vary") == "Authorization, Accept-Encoding"
+    for response in (PAGE.plain(), PAGE.gzipped()):
+        assert "private" in header(response, b"cache-control")
+        assert header(response, b"vary") == "Authorization, Accept-Encoding"
 
 
 def test_a_small_page_is_not_packed() -> None:
@@ -37,8 +40,8 @@ def test_a_small_page_is_not_packed() -> None:
 
 
 def test_who_has_either_coding_is_not_sent_it_again() -> None:
-    for answer in (PAGE.plain(), PAGE.gzipped()):
-        etag = header(answer, b"etag")
+    for response in (PAGE.plain(), PAGE.gzipped()):
+        etag = header(response, b"etag")
         for named in (etag, f"W/{etag}", f'"other", {etag}', "*"):
             unchanged = PAGE.not_modified(named)
             assert unchanged is not None

@@ -46,8 +46,8 @@ def test_a_file_with_a_signature_that_is_none_is_not_published(server: Server, s
     body, content_type = encode_multipart_formdata(
         {":action": "file_upload", "content": (NAME, CONTENT), "gpg_signature": signature}
     )
-    answer = post(server, body, content_type)
-    assert answer.status == 400
+    response = post(server, body, content_type)
+    assert response.status == 400
     assert server.get("/simple/spam/").status == 404
 
 
@@ -80,15 +80,15 @@ def test_a_file_in_two_folders_is_removed_from_both(server: Server) -> None:
         (server.packages / folder).mkdir()
         (server.packages / folder / NAME).write_bytes(CONTENT)
     fields = [(":action", "remove_pkg"), ("name", "spam"), ("version", "1.0")]
-    answer = post(server, *encode_multipart_formdata(fields), user="adam")
-    assert answer.status == 200, answer.text
+    response = post(server, *encode_multipart_formdata(fields), user="adam")
+    assert response.status == 200, response.text
     assert not list(server.packages.glob("*/*.whl"))
 
 
 def test_a_readers_upload_is_refused_before_its_body_is_sent(server_of_all: Server) -> None:
     head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization('rea')}\r\nContent-Length: 4000000000\r\n\r\n"
-    answer = server_of_all.raw(head.encode())
-    assert answer.startswith(b"HTTP/1.1 403 ")
+    response = server_of_all.raw(head.encode())
+    assert response.startswith(b"HTTP/1.1 403 ")
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_who_loses_a_right_while_an_upload_arrives_has_lost_it(server: Server, c
             users = (server.credentials / ".htpasswd").read_text().splitlines(keepends=True)
             (server.credentials / ".htpasswd").write_text("".join(line for line in users if "alice" not in line))
         connection.sendall(body[100:])
-        answer = b""
+        response = b""
         while piece := connection.recv(65536):
-            answer += piece
-    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+            response += piece
+    assert response.startswith(f"HTTP/1.1 {status} ".encode()), response
     assert server.get("/simple/spam/", user="rea").status == (200 if status == 200 else 404)
 
 

@@ -43,14 +43,14 @@ class Probe:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        status, answer = 200, {}
+        status, response = 200, {}
         try:
-            answer = await self.do(scope["path"].strip("/").split("/"), body) | {"scope": sorted(scope)}
+            response = await self.do(scope["path"].strip("/").split("/"), body) | {"scope": sorted(scope)}
         except Exception as error:  # noqa: BLE001 - shown to the test
-            status, answer = 500, {"error": f"{type(error).__name__}: {error}"}
-        answer["task"] = os.environ["MODAL_TASK_ID"]
+            status, response = 500, {"error": f"{type(error).__name__}: {error}"}
+        response["task"] = os.environ["MODAL_TASK_ID"]
         await send({"type": "http.response.start", "status": status, "headers": [(b"x-probe", b"yes")]})
-        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+        await send({"type": "http.response.body", "body": json.dumps(response).encode()})
 
     async def do(self, words: list[str], body: bytes) -> dict[str, Any]:
         match words:
