@@ -1,4 +1,4 @@
-"""What every test stands on: a home of its own, and no setting of this machine that a newcomer would not have.
+"""Environment of every test: a home of its own, and no setting of this machine that a newcomer would not have.
 
 The examples that Hypothesis makes up are the same in each run, and may take as long as they take: a result says
 something of the code and nothing of the machine. ``pytest --hypothesis-profile=random`` looks for new ones.
@@ -29,7 +29,7 @@ DOWNLOADS = {
     },
     **{name: f"{os.environ.get(name, '')},127.0.0.1,localhost" for name in ("NO_PROXY", "no_proxy")},
 }
-"""How this machine reaches public packages, beside itself: for what a test runs that has to download some."""
+"""Variables by which this machine reaches public packages, for tests that download some."""
 
 
 settings.register_profile("random", deadline=None)

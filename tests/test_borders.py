@@ -36,7 +36,7 @@ JUPYTER = frozenset(
 
 
 MASKED_AS_RECORDS = frozenset({"ops.runbook.record", "ops.redaction", "ops.runbook.workspace_secrets"})
-"""What the support bundle takes from the runner: the records of runs, and the masking of secrets in them."""
+"""Imports of the support bundle from the runner: the records of runs, and the masking of secrets in them."""
 
 
 def part(module: str) -> str:
@@ -59,7 +59,7 @@ ALLOWED = {
     "operations": {"operations", "snapshots", "targets", "clients", "foundations"},
     "cli": {"cli", "operations", "snapshots", "targets", "clients", "runbook", "foundations"},
 }
-"""Which parts each part may import. ``ops`` itself holds the version and nothing else, so that the index may not even
+"""Parts that each part may import. ``ops`` itself holds the version and nothing else, so that the index may not even
 import that; nobody imports the command."""
 
 
@@ -153,7 +153,7 @@ def test_an_import_across_a_border_is_found(tmp_path: Path, module: str, line: s
 
 
 def notebook_imports(path: Path) -> Iterator[str]:
-    """What the code cells of a notebook import."""
+    """Imports of a notebook's code cells."""
     known = frozenset(name for name, _ in modules(PROJECT_ROOT / "ops"))
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "code":

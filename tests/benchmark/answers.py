@@ -16,7 +16,7 @@ _KEEP = re.compile(rb"\r\nconnection:\s*keep-alive", re.IGNORECASE)
 
 @dataclass
 class Tally:
-    """What came back: *answers* by HTTP status, *broken* connections, and the *seconds* until the last answer."""
+    """Counted responses: *answers* by HTTP status, *broken* connections, and the *seconds* until the last response."""
 
     answers: Counter[int] = field(default_factory=Counter)
     broken: int = 0
@@ -29,10 +29,10 @@ class Tally:
         return sum(count for status, count in self.answers.items() if 200 <= status < 300)
 
     def rate(self, what: str) -> float:
-        """Good answers a second.
+        """Good responses a second.
 
         Raises:
-            IndexRequestError: not all answers were good, so that the rate would not be of *what*.
+            IndexRequestError: not all responses were good, so that the rate would not be of *what*.
         """
         bad = {status: count for status, count in self.answers.items() if not 200 <= status < 300}
         if bad or self.broken or not self.good:
@@ -40,14 +40,14 @@ class Tally:
             raise IndexRequestError(
                 f"{what}: not every request succeeded",
                 status=min(bad, default=None),
-                why=f"{self.good} good answers, {seen}, {self.broken} broken connections",
+                why=f"{self.good} good responses, {seen}, {self.broken} broken connections",
                 todo="look into the server's log; a rate with failures in it means nothing",
             )
         return self.good / self.seconds
 
 
 class Answer:
-    """One HTTP/1.1 answer as its bytes arrive; only its status and its end matter."""
+    """One HTTP/1.1 response as its bytes arrive; only its status and its end matter."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -58,7 +58,7 @@ class Answer:
         self._chunked = False
 
     def feed(self, data: bytes) -> bool:
-        """Take the next bytes; True when the answer is complete."""
+        """Take the next bytes; True when the response is complete."""
         if not self.status:
             self._head += data
             end = self._head.find(b"\r\n\r\n")
@@ -76,7 +76,7 @@ class Answer:
         return False
 
     def feed_end(self) -> bool:
-        """The connection has ended; True when that completes the answer."""
+        """The connection has ended; True when that completes the response."""
         return bool(self.status) and self._left is None and not self._chunked
 
     def _read(self, head: bytes) -> None:

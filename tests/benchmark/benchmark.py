@@ -51,7 +51,7 @@ class Benchmark:
         self._held = ExitStack()
 
     def preflight(self) -> Table:
-        """What is there and what is not; changes nothing.
+        """Lists what is there and what is missing. Reads only.
 
         Raises:
             PreflightError: the disk has too little room.
@@ -107,7 +107,7 @@ class Benchmark:
         return self._keep(*sizes.large_files(self._field))
 
     def starts(self) -> Results:
-        """How soon a server answers."""
+        """Time until the server responds."""
         return self._keep(*sizes.starts(self._field))
 
     def report(self) -> Report:

@@ -79,7 +79,7 @@ def write_large_wheel(folder: Path, project: str, version: str, *, size: int) ->
 
 @dataclass(frozen=True)
 class Corpus:
-    """A folder of wheels, all in one level as ``pip download`` leaves them, and the facts of each."""
+    """A folder of wheels, all in one level as ``pip download`` leaves them, and what is known of each."""
 
     folder: Path
     wheels: tuple[Wheel, ...]

@@ -1,4 +1,4 @@
-"""How a corpus gets into devpi: through its REST API and uploads, since it keeps files in a store of its own."""
+"""Loading of a corpus into devpi by its REST API and uploads, since it keeps files in a store of its own."""
 
 from __future__ import annotations
 

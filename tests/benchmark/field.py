@@ -22,7 +22,7 @@ from tests.benchmark.toolbox import Set, Toolbox
 from tests.benchmark.watch import await_rest
 
 PEERS = ("nginx", "pypiserver", "devpi")
-"""What the parameter ``peers`` may name; ours always takes part."""
+"""Values of the parameter ``peers``; ours always takes part."""
 
 _WARM_SECONDS = 2.0
 
@@ -125,7 +125,7 @@ class Field:
         ]
 
     def place(self, peer: Peer) -> Path:
-        """Where a contender's data lies."""
+        """Folder of a contender's data."""
         return self.scratch / "".join(letter if letter.isalnum() else "-" for letter in peer.name)
 
     @contextlib.contextmanager
@@ -194,7 +194,7 @@ class Field:
         """Of the peers that take part, and of the client that asks for pages."""
         found = {peer.name: peer.version() for peer in self.present}
         if wrk.available():
-            found["page client"] = f"wrk; for fewer than {wrk.SLOW_ANSWERS} answers the built-in loader"
+            found["page client"] = f"wrk; for fewer than {wrk.SLOW_ANSWERS} responses the built-in loader"
         else:
             found["page client"] = "built-in loader, as wrk is not on PATH"
         return found

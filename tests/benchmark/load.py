@@ -89,7 +89,7 @@ async def _send(
 
 
 class _Client(asyncio.Protocol):
-    """One connection: sends a request, counts its answer, sends the next; opened anew when the server closes it."""
+    """One connection: sends a request, counts its response, sends the next; opened anew when the server closes it."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class _Client(asyncio.Protocol):
         del exc
         if self.done.done():
             return
-        if self._message is not None:  # an answer without a length ends with its connection
+        if self._message is not None:  # a response without a length ends with its connection
             if self._answer.feed_end():
                 self._tally.answers[self._answer.status] += 1
             else:
@@ -175,5 +175,5 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def supply(messages: Iterator[bytes]) -> Callable[[], bytes | None]:
-    """What :func:`send` asks for its next request, from an iterator."""
+    """The next request for :func:`send`, from an iterator."""
     return lambda: next(messages, None)

@@ -21,7 +21,7 @@ _OURS = ("pypiserver", "uvicorn", "uvloop", "httptools", "bcrypt", "libpass", "u
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where and when. *memory* is in bytes, *when* is ISO 8601 in UTC."""
+    """Place and time. *memory* is in bytes, *when* is ISO 8601 in UTC."""
 
     cpu: str
     cores: int

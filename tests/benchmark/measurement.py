@@ -1,4 +1,4 @@
-"""What was measured: repeated figures of each contender, goals, and the rows that hold them."""
+"""Measurements: repeated figures of each contender, goals, and the rows that hold them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Nginx:
     login: None = None
 
     def missing(self) -> str:
-        """When it is not on PATH."""
+        """Error for a program that is not on PATH."""
         return "" if shutil.which("nginx") else "nginx is not on PATH: install it, and run the benchmark again"
 
     def version(self) -> str:

@@ -35,10 +35,10 @@ class Peer(Protocol):
 
     @property
     def login(self) -> Login | None:
-        """The user, or None when it answers anyone."""
+        """The user, or None if it needs none."""
 
     def missing(self) -> str:
-        """Why it cannot take part, as one sentence; empty when it can."""
+        """Reason why it cannot take part, as one sentence; empty if it can."""
 
     def version(self) -> str:
         """Of the program."""
@@ -114,7 +114,7 @@ class Stock:
         return f"pypiserver {self.server_kind}, cost {self.rounds}"
 
     def missing(self) -> str:
-        """When it could not be installed."""
+        """Error for a peer that could not be installed."""
         return self.toolbox.missing("stock")
 
     def version(self) -> str:
@@ -163,7 +163,7 @@ class Devpi:
     name: str = DEVPI
 
     def missing(self) -> str:
-        """When it could not be installed."""
+        """Error for a peer that could not be installed."""
         return self.toolbox.missing("devpi")
 
     def version(self) -> str:

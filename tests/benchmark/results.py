@@ -1,4 +1,4 @@
-"""How results look in a notebook, and how they are kept."""
+"""Results as a notebook shows them and a file keeps them."""
 
 from __future__ import annotations
 

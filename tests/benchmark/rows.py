@@ -1,4 +1,4 @@
-"""What is measured: one function for each row of the goals, on the contenders of a field."""
+"""Measurements, one function for each row of the goals, on the contenders of a field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much is measured: enough to see a difference in two minutes, or all that the goals name."""
+"""Scale of the measurements: enough to see a difference in two minutes, or all that the goals name."""
 
 from __future__ import annotations
 

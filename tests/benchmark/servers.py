@@ -23,7 +23,7 @@ from ops.secret import Secret
 
 HOST = "127.0.0.1"
 ANY_PAGE = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
-"""What uv accepts, sent by every client of the benchmark."""
+"""Accept header of uv, sent by every client of the benchmark."""
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
@@ -62,7 +62,7 @@ class Server:
         port: the TCP port on loopback that *command* names.
         index_path: of the PEP 503 root, with both slashes.
         upload_path: where files are posted to, or empty.
-        login: whom it wants to know before it answers; None when it answers anyone.
+        login: the user that it requires; None if it requires none.
         uploader: who may upload, if that is another; None for *login*.
         environment: variables besides the few that every server gets.
     """
@@ -103,12 +103,12 @@ class Server:
 
     @property
     def upload_url(self) -> str:
-        """Where files are posted to."""
+        """Path of uploads."""
         return self.url + self.upload_path
 
     @property
     def authorization(self) -> str:
-        """The header's value; empty when the server answers anyone."""
+        """The header's value; empty if the server requires no user."""
         return self.login.header() if self.login else ""
 
     @property
@@ -121,7 +121,7 @@ class Server:
         return f"{self.index_url}{project}/"
 
     def start(self, *, until: str | None = None) -> float:
-        """Start it and return the seconds until its first good answer.
+        """Start it and return the seconds until its first good response.
 
         Parameters:
             until: the path that has to answer with 200; the index's root when not given.
@@ -188,7 +188,7 @@ class Server:
         """The body of one page.
 
         Raises:
-            IndexRequestError: it was not answered with 200.
+            IndexRequestError: the status was not 200.
         """
         connection = http.client.HTTPConnection(HOST, self.port, timeout=START_SECONDS)
         with contextlib.closing(connection):
@@ -219,7 +219,7 @@ class Server:
     def _await_answer(self, path: str) -> None:
         assert self._process is not None
         begin = time.monotonic()
-        seen = "no answer"
+        seen = "no response"
         # A page outside the index is for anyone; a login sent with it would be verified and known from then on.
         asking = (self.authorization, ANY_PAGE) if path.startswith(self.index_path) else ("", "*/*")
         while time.monotonic() < begin + START_SECONDS:
@@ -233,7 +233,7 @@ class Server:
                 seen = f"{status} {_excerpt(body)}"
             # Fine at first, as it is timed; one percent of what has passed later on, to leave it the machine.
             time.sleep(max(_POLL_SECONDS, (time.monotonic() - begin) / 100))
-        raise StartError(f"{self.name} gave no good answer in {START_SECONDS:.0f} seconds", why=seen)
+        raise StartError(f"{self.name} gave no good response in {START_SECONDS:.0f} seconds", why=seen)
 
 
 @contextlib.contextmanager

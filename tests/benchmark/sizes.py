@@ -1,4 +1,4 @@
-"""What is measured on indexes and files of several sizes: pages, large files, and starts."""
+"""Measurements on indexes and files of several sizes: pages, large files, and starts."""
 
 from __future__ import annotations
 

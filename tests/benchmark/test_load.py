@@ -1,4 +1,4 @@
-"""The loader counts what it was answered, however a server frames its answers."""
+"""The loader counts every response, however the server frames it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REFUSED = b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n"
 
 
 class FakeServer:
-    """Answers every request with the next of some prepared answers, and counts requests and connections."""
+    """Sends the next of some prepared responses to every request, and counts requests and connections."""
 
     def __init__(self, *answers: bytes) -> None:
         self.requests = 0
@@ -113,7 +113,7 @@ def test_a_rate_with_refusals_in_it_is_no_rate() -> None:
     with server(LENGTH, REFUSED) as running:
         tally = send(running.url, 10)
     assert tally.answers == {200: 5, 409: 5}
-    with pytest.raises(IndexRequestError, match="5 good answers, 5 x 409") as error:
+    with pytest.raises(IndexRequestError, match="5 good responses, 5 x 409") as error:
         tally.rate("uploads")
     assert error.value.status == 409
 

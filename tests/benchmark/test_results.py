@@ -1,4 +1,4 @@
-"""What a notebook shows of the figures, and what is kept of them."""
+"""Figures in a notebook and in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server does is seen from outside."""
+"""A server is watched from outside."""
 
 from __future__ import annotations
 

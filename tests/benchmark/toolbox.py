@@ -47,7 +47,7 @@ class Toolbox:
         return True
 
     def missing(self, name: Set) -> str:
-        """Why a set cannot be used; empty when it can."""
+        """Reason why a set cannot be used; empty if it can."""
         if (self._environment(name) / "installed").is_file():
             return ""
         return f"its environment was not installed from {self._requirements(name).name}"

@@ -52,7 +52,7 @@ def download(server: Server, path: str, wheel: Wheel, *, check: bool = False) ->
         check: also compute the digest, which takes time of its own.
 
     Raises:
-        IndexRequestError: the answer was not the whole file.
+        IndexRequestError: the response was not the whole file.
     """
     lines = [f"GET {path} HTTP/1.1", f"Host: {urlsplit(server.url).netloc}", "Accept: */*", "Connection: close"]
     if server.authorization:
@@ -110,7 +110,7 @@ def _read_head(connection: socket.socket) -> tuple[int, bytes]:
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)
         if not piece:
-            raise ConnectionError("the connection ended before an answer")
+            raise ConnectionError("the connection ended before a response")
         data += piece
     head, _, rest = data.partition(b"\r\n\r\n")
     return int(head[9:12]), rest

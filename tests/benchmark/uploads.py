@@ -50,7 +50,7 @@ def upload_request(server: Server, wheel: Wheel, content: bytes) -> bytes:
 
 
 def upload_frame(server: Server, wheel: Wheel) -> tuple[bytes, bytes]:
-    """What stands before and after a file's content in its upload: the request's head and the form's fields.
+    """The bytes before and after a file's content in its upload: the request's head and the form's fields.
 
     The fields and their names are twine's: those of the legacy upload API.
     """

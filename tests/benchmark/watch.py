@@ -11,7 +11,7 @@ from typing import Self
 from tests.benchmark.servers import Server
 
 REST_SECONDS = 300.0
-"""How long a measurement waits for its servers to come to rest."""
+"""Seconds for which a measurement waits for its servers to be idle."""
 
 _REST_SHARE = 0.1  # of one processor, by all servers together: timers and housekeeping go on at rest
 _REST_CHECKS = 4  # longer than any server here waits before it begins with something on its own account

@@ -12,11 +12,11 @@ from ops.errors import IndexRequestError
 from tests.benchmark.answers import Tally
 
 SLOW_ANSWERS = 100
-"""Below this many answers wrk's figure is too coarse: it forgets the requests that are under way at its end."""
+"""Below this many responses wrk's figure is too coarse: it forgets the requests that are under way at its end."""
 
 
 def available() -> bool:
-    """Whether wrk is on PATH."""
+    """True if wrk is on PATH."""
     return shutil.which("wrk") is not None
 
 

@@ -86,7 +86,7 @@ class Chromium:
         return [t["targetId"] for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """Send a command, and return what it answers."""
+        """Send a command, and return its reply."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session is not None:
@@ -125,7 +125,7 @@ class Chromium:
         self._wait(lambda: bool(self.run(expression)))
 
     def complaints(self) -> list[str]:
-        """What the browser has to say about the page: errors, refused scripts and the like."""
+        """Messages of the browser about the page: errors, refused scripts and the like."""
         found = []
         for event in self.events:
             if event["method"] == "Log.entryAdded":

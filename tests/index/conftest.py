@@ -1,4 +1,4 @@
-"""What the tests of the index's storage and uploads stand on."""
+"""Fixtures for tests of the index's storage and uploads."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FakeAudit:
 
 @dataclass
 class House:
-    """One server's storage, claims, catalogue and publisher."""
+    """One server's storage, name locks, repository and uploads."""
 
     storage: Storage
     name_locks: NameLocks

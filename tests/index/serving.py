@@ -67,14 +67,14 @@ class Http:
     ) -> Response:
         """Send one request on a connection of its own."""
         with closing(self.connect()) as connection:
-            return exchange(connection, method, path, user=user, password=password, headers=headers, body=body)
+            return send_request(connection, method, path, user=user, password=password, headers=headers, body=body)
 
     def get(self, path: str, *, user: str | None = "alice", **headers: str) -> Response:
         """GET with headers given as ``If_None_Match=…``."""
         return self.request("GET", path, user=user, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
     def raw(self, request: bytes, *, seconds: float = 20) -> bytes:
-        """Send bytes as they are, and read until the server closes or the answer's head is there."""
+        """Send bytes as they are, and read until the server closes or the head of the response is there."""
         with socket.create_connection((self.host, self.port), timeout=seconds) as connection:
             connection.sendall(request)
             response = b""
@@ -158,7 +158,7 @@ class Server(Http):
         return int(line.split()[1]) * 1024
 
     def open_files(self) -> list[str]:
-        """Which distributions the process holds open."""
+        """Distributions that the process holds open."""
         found = []
         for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
             try:
@@ -203,7 +203,7 @@ def authorization(user: str, password: str = PASSWORD) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def exchange(
+def send_request(
     connection: http.client.HTTPConnection,
     method: str,
     path: str,

@@ -20,7 +20,7 @@ from pypi_simple import ACCEPT_HTML_ONLY, ACCEPT_JSON_ONLY, NoSuchProjectError, 
 
 from ops.index.packages.filenames import is_project
 from tests.index.archives import sdist, wheel, wheel_name
-from tests.index.serving import JSON, PASSWORD, TOKEN, Http, Response, Server, authorization, eventually, exchange
+from tests.index.serving import JSON, PASSWORD, TOKEN, Http, Response, Server, authorization, eventually, send_request
 
 TWINE = {"User-Agent": "twine/7.0.0 requests/2.34 Python/3.12"}
 
@@ -370,7 +370,7 @@ def test_an_uploaded_file_is_on_the_page_when_the_upload_is_answered(server: Ser
 
 
 def test_credentials_in_latin_1_as_twine_sends_them_may_upload_too(server: Server) -> None:
-    """What reads them for pypiserver knows UTF-8 only."""
+    """pypiserver's form parser knows UTF-8 only."""
     entry = bcrypt.hashpw("pässword of zoë".encode(), bcrypt.gensalt(4)).decode()
     with (server.credentials / ".htpasswd").open("a") as users:
         users.write(f"zoe:{entry}\n")
@@ -535,12 +535,12 @@ def test_the_admin_application_opens_with_the_token_and_its_reference_with_a_log
 def test_requests_of_all_kinds_share_a_connection(server: Server) -> None:
     connection = server.connect()
     for _ in range(3):
-        assert exchange(connection, "GET", "/simple/spam/").status == 200
-        assert exchange(connection, "GET", "/simple/spam/", user=None).status == 401
-        assert exchange(connection, "HEAD", "/simple/spam/").status == 200
-        assert exchange(connection, "GET", "/simple/spam/", body=b"ignored").status == 200
-        assert exchange(connection, "POST", "/nothing", body=b"ignored").status == 405
-        assert exchange(connection, "GET", "/health", user=None).status == 200
+        assert send_request(connection, "GET", "/simple/spam/").status == 200
+        assert send_request(connection, "GET", "/simple/spam/", user=None).status == 401
+        assert send_request(connection, "HEAD", "/simple/spam/").status == 200
+        assert send_request(connection, "GET", "/simple/spam/", body=b"ignored").status == 200
+        assert send_request(connection, "POST", "/nothing", body=b"ignored").status == 405
+        assert send_request(connection, "GET", "/health", user=None).status == 200
     connection.close()
 
 

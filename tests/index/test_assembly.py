@@ -41,7 +41,7 @@ def log_in(server: Server, user: str, password: str, address: str) -> int:
 
 
 def test_each_change_and_each_refusal_is_one_line_that_says_when_who_what_and_from_where(tmp_path: Path) -> None:
-    """A change is there when it is answered; a refusal follows. Nothing that opens a door is in either log."""
+    """A change is logged before its response, a refusal after it. Neither log holds a secret."""
     server = Server(tmp_path, "--trusted-proxy", "127.0.0.1")
     changes, users = server.packages / SERVER_FOLDER, server.credentials / ADMIN_FOLDER
     digest = bcrypt.hashpw(b"the second words of carol", bcrypt.gensalt(10)).decode()

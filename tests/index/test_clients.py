@@ -109,7 +109,7 @@ def nothing_goes_wrong_inside_the_server(server: Server) -> Iterator[None]:
 
 @pytest.fixture
 def dist(tmp_path: Path) -> Path:
-    """Where a project's built distributions lie."""
+    """Folder of a project's built distributions."""
     folder = tmp_path / "dist"
     folder.mkdir()
     return folder

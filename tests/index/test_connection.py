@@ -1,4 +1,4 @@
-"""What a connection allows its client: how long, how much, and what is answered without a detour."""
+"""Connections: their limits of time and size, and responses of the fast path."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Running(ThreadServer):
         eventually(lambda: self.taken >= self.sent)
 
     def ask(self, connection: socket.socket, *pieces: bytes, answers: int = 1) -> None:
-        """Send pieces one after the other, and read so many whole answers with the page."""
+        """Send pieces one after the other, and read so many whole responses with the page."""
         for piece in pieces:
             self.give(connection, piece)
         received = read_until(connection, PAGE.body, times=answers)

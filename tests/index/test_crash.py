@@ -20,7 +20,7 @@ from tests.index.conftest import House, Person
 from tests.index.serving import eventually
 
 KILLS = int(os.environ.get("CRASH_TEST_KILLS", "40"))
-"""How many; 200 before a release."""
+"""Number of kills; 200 before a release."""
 
 WRITERS = 4
 

@@ -93,7 +93,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, originals: dict[str, bytes]
 
 
 def upload(server: Server, filename: str, content: bytes) -> str | None:
-    """Why it was refused, or None."""
+    """Reason of the refusal, or None."""
     name = name_of(filename)
     form: dict[str, str | tuple[str, str | bytes]] = {
         ":action": "file_upload",

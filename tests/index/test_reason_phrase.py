@@ -55,7 +55,7 @@ class FakeCycle:
 
 
 def answered(status: int, content_type: str, *pieces: bytes) -> bytes:
-    """What is written for a response."""
+    """Bytes written for a response."""
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         headers = [(b"content-type", content_type.encode())]

@@ -22,10 +22,10 @@ from tests.index.test_app import form
 from tests.index.test_crash import WRITERS, distribution
 
 KILLS = int(os.environ.get("CRASH_TEST_KILLS", "8"))
-"""How many; 200 before a release."""
+"""Number of kills; 200 before a release."""
 
 SEED = int(os.environ.get("CRASH_TEST_SEED", "0")) or random.randrange(1, 10**6)
-"""When the kills come, after the first upload that was confirmed: another each time, unless it is given."""
+"""Seconds from the first confirmed upload to each kill: random, unless given."""
 
 
 class Clients:

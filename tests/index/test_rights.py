@@ -33,7 +33,7 @@ def publish(server: Server, name: str, version: str, *, user: str = "ci") -> Res
 
 
 def yanked(server: Server, project: str) -> list[str | bool]:
-    """Why each file of a project is yanked; nothing for those that are not."""
+    """Reason why each file of a project is yanked; nothing for those that are not."""
     files = json.loads(server.get(f"/simple/{project}/", user="ci", Accept=JSON).body)["files"]
     return [file["yanked"] for file in files if file.get("yanked")]
 

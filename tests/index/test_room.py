@@ -1,4 +1,4 @@
-"""What a server does when there is no room: it says so with the numbers, goes on, and lets an admin make some."""
+"""A server without room says so with the numbers, goes on, and lets an admin make some."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_an_upload_that_does_not_say_how_long_it_is_is_refused_while_it_arrives(
     with closing(socket.create_connection((server.host, server.port), timeout=20)) as connection:
         connection.sendall(head(None))
         piece = body[:4_000_000]
-        connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))  # and no more: the answer does not wait for it
+        connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))  # and no more: the response does not wait for it
         response = connection.recv(65536)
     assert response.startswith(b"HTTP/1.1 507 ")
     assert b"connection: close" in response.lower()

@@ -40,7 +40,7 @@ def seen(house: House) -> set[str]:
 
 
 def together(*actions: Callable[[], Any]) -> list[Any]:
-    """What each action returned or raised, all of them begun at once."""
+    """Results and exceptions of actions that begin at once."""
     results: list[Any] = [None] * len(actions)
     barrier = threading.Barrier(len(actions))
 
@@ -62,7 +62,7 @@ def together(*actions: Callable[[], Any]) -> list[Any]:
 
 @contextmanager
 def refreshing(town: Town) -> Iterator[None]:
-    """What each server does every refresh_seconds."""
+    """Let each server refresh, as it does every refresh_seconds."""
     stop = threading.Event()
 
     def refresh(house: House) -> None:

@@ -78,7 +78,7 @@ def containers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[
 def publish(
     server: Http, name: str, version: str, *, payload: bytes = b"", login: tuple[str, str] = ("alice", PASSWORD)
 ) -> int:
-    """Upload a wheel, and say with which status that was answered."""
+    """Upload a wheel, and return the status of the response."""
     return upload(server, name, version, payload=payload, login=login).status
 
 

@@ -24,7 +24,7 @@ Identity = tuple[int, int, int]
 
 
 class VolumeError(Exception):
-    """What the real client raises, as far as anyone can tell."""
+    """Errors of the real client, as far as they are known."""
 
 
 class Remote:
@@ -91,7 +91,7 @@ class Volume(GuardedStorage):
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def commit_in_background(self) -> None:
-        """What the runtime does every few seconds: commit what is there, and nothing else."""
+        """Commit everything, as the runtime does every few seconds."""
         with self._moving:
             self._push(self.directory)
 

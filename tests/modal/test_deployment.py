@@ -1,4 +1,4 @@
-"""What the deployment asks Modal for, read from the control plane's record."""
+"""Requests of the deployment to Modal, read from the control plane's record."""
 
 from __future__ import annotations
 

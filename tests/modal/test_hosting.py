@@ -31,7 +31,7 @@ AS_HOSTED = Hosting.from_environment(HOSTED)
 
 
 def as_hosted(plane: ControlPlane) -> bool:
-    """Whether the last test left it so."""
+    """True if the last test left it so."""
     if plane.apps.named("pypiserver") is None:
         return False
     server, admin = (plane.function(name).definition for name in (SERVER_FUNCTION, ADMIN_FUNCTION))

@@ -44,7 +44,7 @@ def can_log_in(plane: ControlPlane) -> bool:
 
 @dataclass
 class Ledger:
-    """What clients were answered."""
+    """Responses that clients got."""
 
     acknowledged: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What clients of one and of three containers meet while a commit of the packages' Volume does not end, or fails."""
+"""Reads from one and three containers while a commit of the packages' Volume hangs or fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATHS = ("/simple/known/", f"/packages/{NAME}", f"/packages/{NAME}.metadata", "/
 
 
 def get(plane: ControlPlane, path: str) -> int:
-    """The status of an answer, which must come long before Modal would give one in its place."""
+    """The status of a response, which must come long before Modal would send one instead."""
     return requests.get(f"{url(plane)}{path}", auth=("alice", PASSWORD), timeout=60, allow_redirects=False).status_code
 
 

@@ -1,4 +1,4 @@
-"""What is pinned is enough: environments with just that, on both sides."""
+"""The pinned versions suffice in environments with nothing else, on both sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An app that is deployed and does not answer, and an index that answers and refuses: each is told as what it is."""
+"""State of an app that is deployed and does not respond, and of an index that responds and refuses."""
 
 from __future__ import annotations
 

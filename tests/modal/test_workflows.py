@@ -212,7 +212,7 @@ def test_nothing_is_uploaded_before_it_was_looked_through(where: tuple[str, str]
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a checkout has: the files that git knows, as they are now."""
+    """Copy of the files that git tracks, as they are now."""
     folder = tmp_path_factory.mktemp("checkout") / "clone"
     listed = subprocess.run(
         ["git", "-C", str(PROJECT_ROOT), "ls-files", "-z"], check=True, capture_output=True, text=True

@@ -37,7 +37,7 @@ EVERY = (
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: whether it was good, and the lines that tell why not."""
+    """Result of a run: True if it succeeded, and the lines that say why not."""
 
     good: bool
     lines: tuple[str, ...] = ()
@@ -138,12 +138,12 @@ every_runner = pytest.mark.parametrize("runner", RUNNERS)
 
 @pytest.fixture
 def executed(tmp_path: Path) -> Path:
-    """Where the executed notebook goes."""
+    """Path of the executed notebook."""
     return tmp_path / "executed.ipynb"
 
 
 def left_by_runs(newcomer: Path) -> list[str]:
-    """What lies in the workspace besides records."""
+    """Files of the workspace besides records."""
     home = newcomer / "runbook"
     return [path.name for path in home.iterdir() if path.name != "records"] if home.is_dir() else []
 

@@ -1,4 +1,4 @@
-"""What the notebooks show is still true: run afresh by nbval, every output is compared with the stored one."""
+"""The notebooks still show the truth: nbval runs them and compares every output with the stored one."""
 
 from __future__ import annotations
 

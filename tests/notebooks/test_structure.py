@@ -51,7 +51,7 @@ def test_a_notebook_is_valid_and_its_links_lead_to_notebooks_that_exist(notebook
 
 
 def seen_by_papermill(path: Path) -> list[tuple[str, str, object, str]]:
-    """What ``papermill --help-notebook`` shows."""
+    """Output of ``papermill --help-notebook``."""
     parameters = papermill.inspect_notebook(str(path))
     return [
         (name, item["inferred_type_name"], ast.literal_eval(item["default"]), item["help"])
@@ -60,7 +60,7 @@ def seen_by_papermill(path: Path) -> list[tuple[str, str, object, str]]:
 
 
 def seen_by_us(notebook: Notebook) -> list[tuple[str, str, object, str]]:
-    """What ``runbook list`` shows."""
+    """Output of ``runbook list``."""
     return [(parameter.name, parameter.type, parameter.default, parameter.help) for parameter in notebook.parameters]
 
 

@@ -17,7 +17,7 @@ MakeNotebook = Callable[..., Path]
 def make_notebook(tmp_path: Path) -> MakeNotebook:
     """Write a notebook of cells, and return its path.
 
-    A cell that starts with a heading's marks is Markdown, any other is code; *parameters* becomes the tagged cell after
+    A cell that starts with ``#`` is Markdown, any other is code; *parameters* becomes the tagged cell after
     the first one.
     """
 

@@ -1,4 +1,4 @@
-"""What is done to a secret on its way into a record, and whether it is masked then: the table in SECURITY.
+"""Forms of a secret on its way into a record, masked or not: the table in SECURITY.
 
     python -m tests.runbook.forms      # writes it
 

@@ -1,4 +1,4 @@
-"""What is made of the notebooks: the page about them, and the forms of the workflows."""
+"""Files made from the notebooks: the page about them, and the forms of the workflows."""
 
 from __future__ import annotations
 

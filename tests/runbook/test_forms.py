@@ -20,7 +20,7 @@ CASES = [
 
 
 def longest_rest(masked: str, secret: str) -> int:
-    """How many characters of the secret are still together."""
+    """Number of characters of the secret that are still together."""
     sizes = range(len(secret) + 1)
     return max(size for size in sizes for at in range(len(secret) - size + 1) if secret[at : at + size] in masked)
 

@@ -46,7 +46,7 @@ def opened(make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytes
 
 
 def saves(record: Record) -> Any:
-    """What JupyterLab's server is configured with."""
+    """Configuration of JupyterLab's server."""
     configuration = SimpleNamespace(ServerApp=SimpleNamespace(), FileContentsManager=SimpleNamespace())
     lab.configure(configuration)
     assert configuration.ServerApp.root_dir == str(record.folder)

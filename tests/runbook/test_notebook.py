@@ -92,7 +92,7 @@ def test_code_belongs_to_the_heading_of_level_two_or_three_above_it(make_noteboo
         "## Last",
         "4",
     )
-    # "#### deeper" starts with none of the marks that make a cell Markdown here, and is a comment in code.
+    # "#### deeper" starts with more than the three # that make a cell Markdown here, and is a comment in code.
     assert Notebook.read(path).steps == (
         Step("T", (1,)),
         Step("Parameters", (3,)),

@@ -1,4 +1,4 @@
-"""What is shown while notebooks run."""
+"""Progress on the console while notebooks run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says of itself on the console, in GitHub's log and on a job's page."""
+"""Summaries of a run on the console, in GitHub's log and on a job's page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where secrets are known from."""
+"""Sources of secrets."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Function:
     web_url: str
 
     def handle(self) -> api_pb2.FunctionHandleMetadata:
-        """What clients and containers are told of it."""
+        """Its description for clients and containers."""
         return api_pb2.FunctionHandleMetadata(
             function_name=self.name,
             function_type=self.definition.function_type,
@@ -90,7 +90,7 @@ class App:
         return self.versions[-1].layout if self.versions else {}
 
     def lifecycle(self) -> api_pb2.AppLifecycle:
-        """What the command line is told of it."""
+        """Its description for the command line."""
         last = self.versions[-1] if self.versions else None
         return api_pb2.AppLifecycle(
             app_state=self.state,  # type: ignore[arg-type]  # an int is what the enum is
@@ -279,7 +279,7 @@ class Apps:
         return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=now)
 
     def _scaling(self, function_id: str) -> tuple[api_pb2.AutoscalerSettings, api_pb2.AutoscalerSettings]:
-        """What the deployed definition asks for, and what was set since; the latter is told and not acted upon."""
+        """Settings of the deployed definition, and those set since, which are reported but have no effect."""
         for app in self.by_id.values():
             for function in app.layout.values():
                 if function.function_id == function_id:

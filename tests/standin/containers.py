@@ -90,7 +90,7 @@ class Container:
         return self.plane.sockets / self.task_id[-8:]
 
     def mount_path(self, volume_id: str) -> str:
-        """Where the container has that Volume."""
+        """Mount point of that Volume in the container."""
         return str(next(m.mount_path for m in self.function.definition.volume_mounts if m.volume_id == volume_id))
 
     async def start(self) -> None:
@@ -183,7 +183,7 @@ class Container:
                 os.kill(self._process.pid, number)
 
     async def preempt(self) -> None:
-        """What Modal does to a container that has to leave: SIGINT, and SIGKILL after a while."""
+        """Stop a container as Modal does: SIGINT, and SIGKILL after a while."""
         self.draining.set()
         self.signal(signal.SIGINT)
         await self._end(GRACE_SECONDS)

@@ -182,7 +182,7 @@ class ControlPlane:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What the environment of a client needs to speak to this control plane."""
+        """Environment variables by which a client reaches this control plane."""
         token_id, token_secret = self.tokens[0] if self.tokens else ("ak-fake", "as-fake")
         return {
             "MODAL_SERVER_URL": self.server_url,
@@ -283,7 +283,7 @@ class ControlPlane:
         return None
 
     def function_at(self, request: web.Request) -> tuple[str, str]:
-        """Which App's which function a request was sent to."""
+        """App and function of a request."""
         assert request.transport is not None
         return self._ports[request.transport.get_extra_info("sockname")[1]]
 

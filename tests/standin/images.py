@@ -1,4 +1,4 @@
-"""What a client ships: contents by hash, mounts, image definitions, blobs; and the HTTP side of it."""
+"""Uploads of a client: contents by hash, mounts, image definitions, blobs; and their HTTP endpoints."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class ContentStore:
         self._blocks: dict[str, tuple[Path, int, int]] = {}
 
     def path(self, sha256_hex: str) -> Path:
-        """Where the content with that hash lies, if it was sent."""
+        """Path of the content with that hash, if it was sent."""
         return self._contents / sha256_hex
 
     def blob(self, blob_id: str) -> Path:
-        """Where a blob lies."""
+        """Path of a blob."""
         return self._blobs / blob_id
 
     def block_url(self, path: Path, begin: int, end: int) -> str:

@@ -24,7 +24,7 @@ class Bind:
 
 @functools.cache
 def missing() -> str | None:
-    """Why a process cannot have its own mounts here, or None."""
+    """Reason why a process cannot have its own mounts here, or None."""
     for program in ("unshare", "mount", "chroot"):
         if shutil.which(program) is None:
             return f"the program {program} is missing"

@@ -1,4 +1,4 @@
-"""Dispatch of gRPC calls to the methods that answer them."""
+"""Dispatch of gRPC calls to the methods that handle them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def new_id(prefix: str) -> str:
 
 
 def rpc(name: str) -> Callable[[Method], Method]:
-    """Mark a method as the answer to the call *name*."""
+    """Mark a method as the handler of the call *name*."""
 
     def mark(method: Method) -> Method:
         method.rpc_name = name  # type: ignore[attr-defined]  # read back by Router
@@ -38,7 +38,7 @@ def rpc(name: str) -> Callable[[Method], Method]:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a call: a client with its headers, or a container over its own socket."""
+    """Sender of a call: a client with its headers, or a container over its own socket."""
 
     container: Container | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ Gate = Callable[[str, Caller], Awaitable[None]]
 
 
 class Router:
-    """Every call that the services answer; all others end with UNIMPLEMENTED and are noted.
+    """Every call that the services handle; all others end with UNIMPLEMENTED and are noted.
 
     Parameters:
         services: objects with methods marked by :func:`rpc`, called with the request and the :class:`Caller`.
@@ -69,7 +69,7 @@ class Router:
         return Listener(self, container)
 
     async def answer(self, name: str, stream: Stream[Any, Any], container: Container | None) -> None:
-        """Receive one request from *stream* and answer it."""
+        """Receive one request from *stream* and send its reply."""
         caller = Caller(container, {str(k): str(v) for k, v in (stream.metadata or {}).items()})
         request = await stream.recv_message()
         await self.gate(name, caller)
@@ -85,7 +85,7 @@ class Router:
 
 
 class Listener:
-    """What grpclib asks for its table of calls."""
+    """The table of calls, for grpclib."""
 
     def __init__(self, router: Router, container: Container | None) -> None:
         self._router = router

@@ -29,7 +29,7 @@ class StoredSecret:
     updates: int = 0
 
     def metadata(self) -> api_pb2.SecretMetadata:
-        """What clients are told of it: the keys and no value."""
+        """Its description for clients: the keys and no value."""
         return api_pb2.SecretMetadata(
             name=self.name,
             creation_info=api_pb2.CreationInfo(created_at=self.created_at, created_by="fake-user"),
@@ -136,7 +136,7 @@ class StoredDict:
     entries: dict[bytes, bytes] = field(default_factory=dict)
 
     def metadata(self) -> api_pb2.DictMetadata:
-        """What clients are told of it."""
+        """Its description for clients."""
         return api_pb2.DictMetadata(name=self.name, creation_info=api_pb2.CreationInfo(created_at=self.created_at))
 
 

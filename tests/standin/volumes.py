@@ -43,7 +43,7 @@ def walk(root: Path) -> Iterator[str]:
 
 @dataclass
 class Volume:
-    """What is committed, and how often each file was."""
+    """Committed files, and how often each was committed."""
 
     volume_id: str
     name: str
@@ -77,7 +77,7 @@ class Volume:
             parent.rmdir()
 
     def metadata(self) -> api_pb2.VolumeMetadata:
-        """What clients are told of it."""
+        """Its description for clients."""
         return api_pb2.VolumeMetadata(
             version=api_pb2.VOLUME_FS_VERSION_V1,
             name=self.name,
@@ -189,9 +189,9 @@ class Volumes:
         self.failing: list[FailingCommit] = []
         self._working: set[asyncio.Future[None]] = set()
         self.window_seconds = 0.02
-        """How long a Volume looks empty at least, during a commit and during a reload."""
+        """Seconds for which a Volume looks empty at least, during a commit and during a reload."""
         self.commit_seconds: dict[str, float] = {}
-        """How long each commit of a Volume of this name takes; ``inf`` for as long as it says so here."""
+        """Seconds that each commit of a Volume takes, by its name; ``inf`` while the entry stays."""
         self.reload_seconds: dict[str, float] = {}
         """The same of reloads."""
 
@@ -342,7 +342,7 @@ class Volumes:
         return Empty()
 
     async def background_commit(self, view: View) -> None:
-        """What Modal does by itself every few seconds: no reload, nothing looks empty."""
+        """Commit by itself, as Modal does every few seconds: no reload, nothing looks empty."""
         async with self._plane.volume_lock(view.volume.volume_id):
             if not view.closed and not view.volume.deleted and not any(view.hidden.iterdir()):
                 await asyncio.to_thread(view.commit, view.directory)

@@ -27,7 +27,7 @@ PIECE = 2 * 1024 * 1024
 CALL_ID = "__modal_function_call_id"
 POLL_SECONDS = 20
 UNLIMITED = 8
-"""How many containers a function without ``max_containers`` gets here."""
+"""Number of containers of a function without ``max_containers``."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Call:
         await self._to_app.put(message)
 
     async def data_in(self) -> AsyncIterator[api_pb2.DataChunk]:
-        """What the application receives, in order. Never ends by itself: the runtime hangs up."""
+        """Messages for the application, in order. Never ends by itself: the runtime hangs up."""
         while True:
             message = await self._to_app.get()
             self._sent += 1
@@ -98,7 +98,7 @@ class Call:
 
     @property
     def ended(self) -> bool:
-        """Whether the container is done with it."""
+        """True if the container is done with it."""
         return self._ended.is_set()
 
 
@@ -132,7 +132,7 @@ class Pool:
 
     @property
     def scaledown_seconds(self) -> float:
-        """How long a container may be idle."""
+        """Seconds for which a container may be idle."""
         asked = self.function.definition
         return asked.autoscaler_settings.scaledown_window or asked.task_idle_timeout_secs or 60
 

@@ -1,4 +1,4 @@
-"""What Modal's container runtime wants of an application."""
+"""Requirements of Modal's container runtime for an application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is quoted of a log."""
+"""Lines that are quoted from a log."""
 
 from __future__ import annotations
 

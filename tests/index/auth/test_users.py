@@ -445,13 +445,13 @@ ANOTHER = "# another tool's comment\n"
 
 
 def rights(identity: Identity) -> set[str]:
-    """What a user may do, so that one set can be compared with another."""
+    """Rights of a user, comparable with another's."""
     projects = {name for name in ("spam", "eggs", "anything-else") if identity.may_upload(name)}
     return projects | ({"administer"} if identity.may_administer else set())
 
 
 def watch(monkeypatch: pytest.MonkeyPatch, users: Users) -> list[Account | None]:
-    """What a reader finds of dora, from now on, after each single change of a file."""
+    """Views of dora that a reader gets after each single change of a file."""
     seen: list[Account | None] = []
 
     def watched(owner: type, name: str) -> None:

@@ -20,7 +20,7 @@ from ops.index.http.files import PIECE, Delivery, OpenFile
 from ops.index.http.request import Request
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
-from tests.index.serving import Response, Server, authorization, eventually, exchange
+from tests.index.serving import Response, Server, authorization, eventually, send_request
 
 SMALL = wheel_name("spam", "1.0")
 CONTENT = wheel("spam", "1.0", lines="Requires-Python: >=3.9\n", payload=os.urandom(3000))
@@ -177,15 +177,17 @@ def test_what_the_client_has_is_not_sent_again(server: Server) -> None:
 def test_many_requests_go_over_one_connection(server: Server) -> None:
     connection = server.connect()
     for _ in range(5):
-        assert exchange(connection, "GET", f"/packages/{SMALL}").body == CONTENT
-        assert exchange(connection, "HEAD", f"/packages/{SMALL}").body == b""
-        assert exchange(connection, "GET", f"/packages/{SMALL}", headers={"Range": "bytes=1-2"}).body == CONTENT[1:3]
-        assert exchange(connection, "GET", "/packages/x-1.0.tar.gz").status == 404
+        assert send_request(connection, "GET", f"/packages/{SMALL}").body == CONTENT
+        assert send_request(connection, "HEAD", f"/packages/{SMALL}").body == b""
+        assert (
+            send_request(connection, "GET", f"/packages/{SMALL}", headers={"Range": "bytes=1-2"}).body == CONTENT[1:3]
+        )
+        assert send_request(connection, "GET", "/packages/x-1.0.tar.gz").status == 404
     connection.close()
 
 
 def memory_of_all_parts(server: Server) -> int:
-    """What the server takes once it has imported all that it imports later than it starts."""
+    """Memory of the server once all its lazy imports are done."""
     for path in ("/", "/projects/spam/", "/packages/", "/admin/docs"):
         server.get(path)
     return server.memory()
@@ -248,7 +250,7 @@ class _Listener:
             "headers": list(fields.items()),
             "extensions": {name: {} for name in extensions},
         }
-        self.exchange = Request(scope, self._receive, self._send, fields, "")
+        self.request = Request(scope, self._receive, self._send, fields, "")
 
     async def _receive(self) -> MutableMapping[str, Any]:
         while len(self.sent) < self._leaves_after:
@@ -265,7 +267,7 @@ class _Listener:
 
 
 def deliver(path: Path, listener: _Listener) -> bool:
-    return asyncio.run(Delivery(DirectoryStorage(path.parent)).deliver(listener.exchange, path))
+    return asyncio.run(Delivery(DirectoryStorage(path.parent)).deliver(listener.request, path))
 
 
 def test_a_server_that_sends_files_by_itself_is_told_the_path(tmp_path: Path) -> None:

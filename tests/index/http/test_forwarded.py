@@ -26,7 +26,7 @@ from ops.index.http.request import Request
 )
 def test_an_entry_is_an_address_a_network_or_everybody(entry: str, trusted: list[str], others: list[str]) -> None:
     proxies = TrustedProxies([entry])
-    for _ in range(2):  # the second answer is remembered
+    for _ in range(2):  # the second response comes from the cache
         assert [address in proxies for address in trusted] == [True] * len(trusted)
         assert [address in proxies for address in others] == [False] * len(others)
 

@@ -75,7 +75,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, foreigner: socket.socket) -
 
 
 class Page(HTMLParser):
-    """What a page consists of."""
+    """Parts of a page."""
 
     def __init__(self, response: Response) -> None:
         super().__init__()

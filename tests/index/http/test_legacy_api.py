@@ -1,4 +1,4 @@
-"""What stock pypiserver answers besides the simple pages, over HTTP."""
+"""Endpoints of stock pypiserver besides the simple pages, over HTTP."""
 
 from __future__ import annotations
 

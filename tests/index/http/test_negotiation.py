@@ -1,4 +1,4 @@
-"""Which form of a page a client gets."""
+"""The form of a page that a client gets."""
 
 from __future__ import annotations
 

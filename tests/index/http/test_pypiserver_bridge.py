@@ -318,7 +318,7 @@ def test_an_upload_that_is_slow_to_arrive_holds_no_thread(client: Client) -> Non
 
 
 def test_a_form_that_is_refused_half_way_is_received_to_its_end(client: Client, house: House) -> None:
-    """A client that is still sending does not read an answer."""
+    """A client that is still sending does not read a response."""
     small = House(house.storage, house.name_locks, type(house.options)(max_upload_bytes=1000))
     client = Client(small)
     response = client.upload(content=b"x" * 5_000_000)

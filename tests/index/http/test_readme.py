@@ -1,4 +1,4 @@
-"""What is read of a version's core metadata: in any letters, of any age, and in time whatever it contains."""
+"""Core metadata of a version is read in any encoding and of any age, and in limited time whatever it contains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What HTTP says of a page, and when it is not sent again."""
+"""Headers of a page, and requests that get 304."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rendered answers are kept as long as they are right, and no longer."""
+"""Rendered responses are cached while they are right, and no longer."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def policy_of(response: Response) -> dict[str, str]:
-    """The directives of the one policy that an answer has."""
+    """The directives of the one policy of a response."""
     (policy,) = response.headers.get_all("Content-Security-Policy") or [""]
     return {words[0]: " ".join(words[1:]) for part in policy.split(";") if (words := part.split())}
 
@@ -90,7 +90,7 @@ def test_every_answer_of_the_admin_application_is_guarded(server: Server, method
 
 
 def test_an_upload_s_answer_is_guarded_too(server: Server) -> None:
-    """pypiserver says of an empty answer that it is HTML."""
+    """pypiserver calls an empty response HTML."""
     content = wheel("eggs", "1.0")
     fields = {":action": "file_upload", "name": "eggs", "version": "1.0"}
     parts = [f'--b\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]

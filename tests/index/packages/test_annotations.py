@@ -1,4 +1,4 @@
-"""What was removed is remembered, in few files however much it is."""
+"""Removed names are remembered, in few files however many they are."""
 
 from __future__ import annotations
 

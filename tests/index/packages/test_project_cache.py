@@ -102,7 +102,7 @@ class History:
         self._show(house)
 
     def _show(self, house: House) -> tuple[object, Pages]:
-        """What a server knows, and its pages, made of those that it showed before."""
+        """Projects that a server knows, and its pages, made from earlier ones."""
         state = _state(house.repository)
         pages = self._pages[id(house)] = _pages(state[0], self._pages.get(id(house), {}))
         return state, pages

@@ -41,7 +41,7 @@ def fill(house: House) -> None:
 
 
 def told(house: House) -> dict[str, Any]:
-    """What a page says of it."""
+    """Its entry in a page."""
     project = house.repository.project("foo")
     assert project is not None
     return {file.filename: file.yanked for file in project.files} | {"status": (project.status, project.status_reason)}
@@ -51,7 +51,7 @@ BEFORE = {NAME: None, SECOND: "broken", "status": ("deprecated", "use bar")}
 
 
 def anew(town: Town) -> dict[str, Any]:
-    """What a server says that was started just now."""
+    """The view of a server that has just started."""
     return told(town.open())
 
 

@@ -371,7 +371,7 @@ def test_a_signature_comes_after_its_file_and_stays_as_it_is(house: House, alice
     assert not left_over(house)
 
 
-# Marks
+# Yanks and statuses
 
 
 def test_a_yank_is_of_a_release_or_a_file_and_can_be_taken_back(house: House, alice: Person) -> None:
@@ -599,7 +599,7 @@ def test_whatever_the_disk_refuses_becomes_a_clear_error(
 
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, fail)
-            if call == "rename":  # only facts are renamed, and those can do without
+            if call == "rename":  # only sidecars are renamed, and files do without them
                 assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is UploadResult.CREATED
                 continue
             with pytest.raises(error) as refused:

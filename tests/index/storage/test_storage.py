@@ -36,7 +36,7 @@ class Mount(GuardedStorage):
         self.act()
 
     def has_waiting(self) -> bool:
-        """Whether a commit or reload waits for the readers to leave."""
+        """True if a commit or reload waits for readers."""
         return self._guard._waiting > 0
 
 

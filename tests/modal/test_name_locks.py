@@ -1,4 +1,4 @@
-"""Claims in a Modal Dict: one holder at a time, and none that is dead."""
+"""Name locks in a Modal Dict: one holder at a time, and none that is dead."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def entries(client: Mapping[str, str], clock: Clock) -> Iterator[modal.Dict]:
 
 
 def dead(entries: modal.Dict, name: str = NAME) -> DictNameLocks:
-    """A holder that took the claim and neither renews nor releases it: a minute later, others may have it."""
+    """A dead holder, which neither renews nor releases its lock: a minute later, others may take it."""
     name_locks = DictNameLocks(entries)
     assert name_locks.acquire(name)
     return name_locks
@@ -86,7 +86,7 @@ def test_a_dead_holders_claim_frees_itself_after_the_lease(entries: modal.Dict, 
     assert living.held() == set()
     assert living.acquire(NAME)
     assert living.held() == {NAME}
-    assert len(list(entries.keys())) == 1, "what settled the succession is gone"
+    assert len(list(entries.keys())) == 1, "the lock on the succession is gone"
 
 
 def test_of_many_that_would_succeed_a_dead_holder_one_does(entries: modal.Dict, clock: Clock) -> None:
