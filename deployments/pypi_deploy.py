@@ -56,7 +56,7 @@ SHIPPED = (
 
 
 def not_shipped(path: Path) -> bool:
-    """Whether a file of ``ops`` is left out of the containers."""
+    """True if a file of ``ops`` is left out of the containers."""
     return not path.as_posix().startswith(SHIPPED) or "__pycache__" in path.parts
 
 

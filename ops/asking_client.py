@@ -12,7 +12,7 @@ from ops.secret import Secret
 INTERVAL_SECONDS = 0.05
 
 SWITCH_SECONDS = 30.0
-"""How long to wait for the first answer to another token."""
+"""Seconds to wait for the first response to another token."""
 
 
 class AskingClient:

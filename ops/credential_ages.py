@@ -71,7 +71,7 @@ def named(token: IndexToken) -> str:
 
 
 def password_ages(target: Target, settings: Settings | None = None) -> dict[str, datetime]:
-    """When each user's password was set last, by the audit log."""
+    """Time at which each user's password was last set, by the audit log."""
     return {
         str(event["user"]): parsed(str(event["time"]))
         for event in events(target, settings)

@@ -77,7 +77,7 @@ class DecodedText:
         return DecodedText("".join([*pieces, self.text[position:]]), (*origin, *self.origin[position:]))
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """Where the characters from *start* to *end* stand in the original."""
+        """Place in the original of the characters from *start* to *end*."""
         return self.origin[start][0], self.origin[end - 1][1]
 
 

@@ -41,7 +41,7 @@ STATUSES = frozenset({400, 401, 403, 404, 406, 408, 409, 413, 422, 429, 500, 503
 """HTTP statuses of the index that have an entry of their own."""
 
 INTERRUPTED = "Interrupted. Run the notebook again: it finds in place what was done already."
-"""What is shown of Ctrl-C and SIGTERM."""
+"""Text shown for Ctrl-C and SIGTERM."""
 
 
 def _sentence(text: str) -> str:
@@ -49,7 +49,7 @@ def _sentence(text: str) -> str:
 
 
 class RunbookError(Exception):
-    """What went wrong, why, and what to do about it.
+    """A failure: what, why, and what to do about it.
 
     Parameters:
         what: what failed, as one sentence without a full stop.
@@ -74,7 +74,7 @@ class RunbookError(Exception):
         return "\n".join(f"{label}{_sentence(text)}" for label, text in parts if text)
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a traceback."""
+        """Lines that IPython shows in place of a traceback."""
         return f"{type(self).__name__}: {self}".splitlines()
 
 
@@ -282,7 +282,7 @@ class ClientError(RunbookError):
 
 
 class VerificationError(RunbookError):
-    """What was done cannot be seen from outside."""
+    """The result cannot be seen from outside."""
 
 
 class ApprovalError(RunbookError):

@@ -57,7 +57,7 @@ def check() -> None:
 
 
 def refuse() -> None:
-    """What runs in place of a cell while the parameters are wrong.
+    """Run in place of a cell while the parameters are wrong.
 
     Raises:
         ParameterError: always.
@@ -85,7 +85,7 @@ _gate = _Gate()
 
 
 def _corrects(cell: ast.Module) -> bool:
-    """Whether a cell checks the parameters, or only assigns or deletes names and calls nothing."""
+    """True if a cell checks the parameters, or only assigns or deletes names and calls nothing."""
     nodes = list(ast.walk(cell))
     if any(ast.unparse(node) == "guard.check" for node in nodes if isinstance(node, ast.Attribute)):
         return True

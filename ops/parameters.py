@@ -121,7 +121,7 @@ def _parameter(statement: ast.stmt, helps: Mapping[int, str]) -> Parameter | Non
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a parameter with this name would hold a secret; a secret is never a parameter.
+    """True if a parameter with this name would hold a secret; a secret is never a parameter.
 
     True for ``password`` and ``admin_token``, false for ``token_variable``, which only says where to find one.
     """

@@ -43,7 +43,7 @@ class Change:
 
     @property
     def to_do(self) -> str:
-        """What would be done, and whether that is refused."""
+        """The change in words, and the refusal if there is one."""
         return f"{self.then}; refused: {self.refused}" if self.refused else self.then
 
     def to_json(self) -> dict[str, str]:
@@ -139,7 +139,7 @@ def require_approved(look: Callable[[], Plan]) -> None:
 
 @dataclass(frozen=True, repr=False)
 class Outcome(Tabular):
-    """What an operation did.
+    """Changes that an operation made.
 
     Parameters:
         caption: the operation in a few words.
@@ -162,7 +162,7 @@ class Outcome(Tabular):
 
     @property
     def changed(self) -> bool:
-        """Whether anything is other than before."""
+        """True if anything is other than before."""
         return bool(self.done)
 
     def to_json(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class Outcome(Tabular):
         return {"changes": [{"thing": thing, "done": done} for thing, done in self.done], "note": self.note}
 
     def table(self) -> Table:
-        """What was done as a table, one row a change."""
+        """The changes as a table, one row each."""
         return Table.of(
             self.caption,
             ("what", "done"),

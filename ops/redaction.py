@@ -74,7 +74,7 @@ class Redactor:
             self.add(*source())
 
     def finds(self, text: str) -> bool:
-        """Whether a secret stands in *text*, in any form."""
+        """True if a secret stands in *text*, in any form."""
         return self._mask(text) != text
 
     def text(self, text: str) -> str:
@@ -103,13 +103,13 @@ class Redactor:
         return type(node)(copied)
 
     def finds_in(self, document: Any) -> bool:
-        """Whether a secret stands in a structure as JSON has them, which may be a stored notebook."""
+        """True if a secret stands in a structure as JSON has them, which may be a stored notebook."""
         self.refresh()
         cells = document.get("cells", ()) if isinstance(document, Mapping) else ()
         return not self.is_clean([document, _streams(cells)])
 
     def is_clean(self, value: Any) -> bool:
-        """Whether no string of a structure, and no list of lines as one text, holds a secret that is known by now.
+        """True if no string of a structure, and no list of lines as one text, holds a secret that is known by now.
 
         Nearly every save of a notebook adds a few strings to those of the save before: only new ones are searched, all
         of them at once.
@@ -191,7 +191,7 @@ class Redactor:
         return [_masked(piece, spans) for piece, spans in zip(pieces, own, strict=True)]
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        """Where secrets stand in *text*, in order and apart from each other."""
+        """Places of secrets in *text*, in order and without overlaps."""
         found = [match.span() for match in TOKEN_FORMS.finditer(text)]
         rest = text
         if whole := [form for form in self._forms if form.whole in text]:
@@ -206,7 +206,7 @@ class Redactor:
         return _merged([*found, *more]) if more else found
 
     def _encoded(self, text: str) -> list[tuple[int, int]]:
-        """Where secrets stand in *text* whose single characters are encoded, or that were cut short."""
+        """Places of secrets in *text* whose single characters are encoded, or that were cut short."""
         plain = decoded(text)
         shortened = "…" in plain or ".." in plain
         forms = [form for form in self._forms if form.head in plain]
@@ -263,7 +263,7 @@ def _orders(streams: Sequence[Any]) -> tuple[list[Any], ...]:
 
 
 def _streams(cells: Iterable[Any]) -> list[str]:
-    """What each cell wrote to its streams, as one text in each order."""
+    """Text that each cell wrote to its streams, once for each order."""
     found: list[str] = []
     for cell in cells:
         outputs = cell.get("outputs", ())

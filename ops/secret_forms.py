@@ -85,7 +85,7 @@ class Form:
             start = text.find(self.tail, start + 1)
 
     def _shortened(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where the middle was replaced by an ellipsis, as :mod:`reprlib` does."""
+        """Places where the middle was replaced by an ellipsis, as :mod:`reprlib` does."""
         sizes = range(len(self.whole) - 1, 0, -1)
         for match in _ELLIPSIS.finditer(text):
             start, end = match.span()
@@ -96,7 +96,7 @@ class Form:
 
 
 def forms(secret: str) -> Iterator[Form]:
-    """How *secret* looks after what programs do to values; a generated one also with up to half of it cut off."""
+    """Forms of *secret* after all that programs do to values; a generated one also with up to half of it cut off."""
     part = _part_of(secret)
     share = part / len(secret) if part else 1.0
     data = secret.encode("utf-8", "surrogatepass")
@@ -126,7 +126,7 @@ def lines_of(secret: str) -> list[str]:
 
 
 def _part_of(secret: str) -> int | None:
-    """How many characters tell a generated secret; None for one that a person may have made of words."""
+    """Number of characters that identify a generated secret; None for one that a person may have made of words."""
     part = max(_SHORTEST_PART, (len(secret) + 1) // 2)
     if len(secret) < GENERATED_LENGTH or any(sign.isspace() for sign in secret):
         return None

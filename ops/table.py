@@ -141,7 +141,7 @@ class Tabular:
 
 @dataclass(frozen=True)
 class Timings:
-    """How long each of several steps took, as a table whose last column is a bar.
+    """Times of several steps, as a table whose last column is a bar.
 
     Parameters:
         caption: one line, shown above.

@@ -55,7 +55,7 @@ def table(caption: str, checks: Sequence[Check]) -> Table:
 
 
 def machine_checks(target: Target) -> list[Check]:
-    """What the target needs of this machine, and the modes of the files that must be private."""
+    """Requirements of the target on this machine, and the modes of the files that must be private."""
     return list(_explained("target", lambda: [*map(_with_entry, target.checks()), _private(target)]))
 
 

@@ -41,7 +41,7 @@ _UNREAD_SECONDS = 600.0
 
 
 class Phase(enum.Enum):
-    """What the client is to send next; the value is the most seconds for it, where uvicorn would wait for ever."""
+    """Next thing that the client sends; the value is its time limit in seconds, where uvicorn would wait for ever."""
 
     IDLE = IDLE_SECONDS
     """The next request."""

@@ -108,7 +108,7 @@ def _changes(notebook: Notebook) -> str:
 
 
 def _planned(cell: Cell) -> Iterator[tuple[str, str]]:
-    """What each row of a stored plan is about, and what would be done about it."""
+    """Subject of each row of a stored plan, and the change."""
     text = next(("".join(output["data"]["text/plain"]) for output in cell.outputs if "data" in output), "")
     lines = iter(text.splitlines())
     rule = next((line for line in lines if line.startswith("──")), "")

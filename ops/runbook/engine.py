@@ -173,7 +173,7 @@ def _require_writable(notebook: Notebook, given: Mapping[str, Any]) -> None:
 
 
 def _in_command() -> bool:
-    """Whether the command ``papermill`` runs, and not a program that uses its API."""
+    """True if the command ``papermill`` runs, and not a program that uses its API."""
     import click
 
     context = click.get_current_context(silent=True)

@@ -25,7 +25,7 @@ _SUFFIXES = frozenset({".py", ".html", ".css", ".js", ".j2", ".txt", ".in"})
 
 
 def is_plan_cell(source: str) -> bool:
-    """Whether a cell calls a function or method named ``plan``."""
+    """True if a cell calls a function or method named ``plan``."""
     try:
         tree = ast.parse(source)
     except SyntaxError:

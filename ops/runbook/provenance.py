@@ -21,7 +21,7 @@ _GIT_SECONDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Who made a run, with what.
+    """Maker and tools of a run.
 
     Parameters:
         who: ``user`` and ``host``.

@@ -236,11 +236,11 @@ class Record:
 
     @property
     def succeeded(self) -> bool:
-        """Whether every notebook of the run did."""
+        """True if every notebook of the run did."""
         return self.outcome == SUCCEEDED
 
     def to_json(self) -> dict[str, Any]:
-        """What ``record.json`` holds."""
+        """Content of ``record.json``."""
         stored = dataclasses.asdict(self)
         del stored["folder"]
         provenance = stored.pop("provenance")

@@ -66,7 +66,7 @@ def write_reports(record: Record, redactor: Redactor) -> None:
 
 
 def external_assets(page: str) -> tuple[str, ...]:
-    """What in an HTML page would be run, or loaded from elsewhere; a report has nothing of it."""
+    """Parts of an HTML page that would be run, or loaded from elsewhere; a report has none."""
     return tuple(match[0] for match in _ASSET.finditer(page))
 
 

@@ -33,7 +33,7 @@ def change_lines(entry: NotebookRecord) -> tuple[str, ...]:
 
 
 def lines(entry: NotebookRecord) -> tuple[str, ...]:
-    """What a notebook has told last: its outcome, or else its plan."""
+    """Lines of a notebook's outcome, or else of its plan."""
     return change_lines(entry) or plan_lines(entry)
 
 
@@ -97,7 +97,7 @@ def workflow_commands(record: Record) -> str:
 
 
 def reason(error: Failure) -> str:
-    """Why a run failed and what to do, as sentences."""
+    """Reason of a failed run and what to do, as sentences."""
     parts = [f"{error.what}: {error.why}" if error.why else error.what, error.todo]
     return " ".join(f"{part.rstrip('.')}." for part in parts if part)
 

@@ -28,7 +28,7 @@ MAXIMUM_SIZE = 1_000_000
 
 
 def is_secret_variable(name: str) -> bool:
-    """Whether a variable of this name holds a secret.
+    """True if a variable of this name holds a secret.
 
     True if a word ends in password, passwd, passphrase, secret, token, credential or apikey, singular or plural
     (``PGPASSWORD``, ``MODAL_TOKEN_SECRET``, ``UV_INDEX_TEAM_PASSWORD``), or if the last of several words is key, pat,

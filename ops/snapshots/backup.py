@@ -70,7 +70,7 @@ class _Needs:
 
 @dataclass(frozen=True)
 class Pending:
-    """What the next snapshot would add.
+    """Content that the next snapshot would add.
 
     Parameters:
         files: number of files of the index that belong in a snapshot.
@@ -236,7 +236,7 @@ class Backup:
         return unneeded(self._bucket.blobs(), needed, now=self._clock())
 
     def _needs(self, name: str) -> _Needs:
-        """What is needed of a snapshot to decide about blobs. Snapshots never change, so each is read once."""
+        """Entries of a snapshot by which blobs are decided about. Snapshots never change, so each is read once."""
         if name not in self._read:
             snapshot = read(self._bucket, name)
             blobs = frozenset(sys.intern(item.sha256) for _, item in snapshot.blobs())

@@ -98,7 +98,7 @@ class Snapshot:
             yield from ((path, item) for path, item in items.items() if item.text is None)
 
     def same_content(self, other: Snapshot) -> bool:
-        """Whether both hold the same bytes under the same names."""
+        """True if both hold the same bytes under the same names."""
         return self.place == other.place and all(
             {path: item.sha256 for path, item in items.items()}
             == {path: item.sha256 for path, item in other.parts[part].items()}
@@ -168,7 +168,7 @@ def moment(name: str) -> datetime:
 
 
 def is_kept(path: str) -> bool:
-    """Whether a file belongs in a snapshot: all do, except locks, unfinished files and what the index makes again."""
+    """True if a file belongs in a snapshot: all do, except locks, unfinished files and what the index makes again."""
     name = PurePosixPath(path).name
     return not (
         path.startswith(_REBUILT)
@@ -178,12 +178,12 @@ def is_kept(path: str) -> bool:
 
 
 def is_log(part: str, path: str) -> bool:
-    """Whether a file is one of the audit log, to which lines are only ever added."""
+    """True if a file is one of the audit log, to which lines are only ever added."""
     return path.startswith(_AUDIT[part])
 
 
 def is_text(part: str, path: str, size: int) -> bool:
-    """Whether a file is kept in the snapshot itself."""
+    """True if a file is kept in the snapshot itself."""
     decides = part == CREDENTIALS or path.startswith(".index/")
     return decides and not is_log(part, path) and size <= TEXT_BYTES
 

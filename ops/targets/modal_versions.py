@@ -236,12 +236,12 @@ class AppVersions:
         return "" if differs is False else f"runs the code of the commit {commit[:12]}{unknown}"
 
     def _is_dirty(self) -> bool:
-        """Whether Modal would mark a deployment of this clone as one with uncommitted changes."""
+        """True if Modal would mark a deployment of this clone as one with uncommitted changes."""
         command = ["git", "-C", str(self._root), "status", "--porcelain"]
         return bool(subprocess.run(command, capture_output=True, check=False, timeout=60).stdout)
 
     def _differs(self, commit: str) -> bool | None:
-        """Whether the shipped files here differ from those of *commit*; None when there is no such commit here."""
+        """True if the shipped files here differ from those of *commit*; None when there is no such commit here."""
         command = ["git", "-C", str(self._root), "diff", "--quiet", commit, "--", *SHIPPED]
         done = subprocess.run(command, capture_output=True, check=False, timeout=60)
         return {0: False, 1: True}.get(done.returncode)

@@ -16,7 +16,7 @@ from ops.index.http.security_headers import secured
 
 
 class Refusal(BaseModel):
-    """Why a request was refused."""
+    """The reason of a refusal."""
 
     detail: str
 

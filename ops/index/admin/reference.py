@@ -47,7 +47,7 @@ def _operations(document: Mapping[str, Any], root: str) -> Iterator[dict[str, An
 
 
 def _resolved(document: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page shows of a schema, which may be a reference."""
+    """Content of the page for a schema, which may be a reference."""
     reference = schema.get("$ref")
     found = schema if reference is None else document["components"]["schemas"][reference.rpartition("/")[2]]
     fields = {name: {"description": field.get("description", "")} for name, field in found["properties"].items()}

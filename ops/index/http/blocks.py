@@ -127,7 +127,7 @@ def _blocks(place: int, part: str | Entries[Any], known: Mapping[tuple[int, str,
 
 
 def _ends(part: Entries[Any], item: Any) -> bool:
-    """Whether a block ends with an item."""
+    """True if a block ends with an item."""
     return zlib.crc32(part.name(item).encode("utf-8", "replace")) % part.length == 0
 
 

@@ -21,7 +21,7 @@ _KEPT = 4096
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What a response depends on.
+    """All that a response depends on.
 
     Parameters:
         login: the digest of its Authorization header.

@@ -104,12 +104,12 @@ class Bounds:
 
 
 def is_zip(name: Name) -> bool:
-    """Whether a file of this name is a zip archive."""
+    """True if a file of this name is a zip archive."""
     return name.filename.endswith((".whl", ".zip", ".egg"))
 
 
 def is_tar(name: Name) -> bool:
-    """Whether a file of this name is a tar archive."""
+    """True if a file of this name is a tar archive."""
     return not is_zip(name) and (name.form == "sdist" or name.filename.endswith((".gz", ".bz2", ".xz", ".tgz")))
 
 
@@ -263,7 +263,7 @@ def _check_path(name: Name, path: str) -> None:
 
 
 def _has_control(path: str) -> bool:
-    """Whether a path has a control or format character, or one for private use: uv unpacks none of them."""
+    """True if a path has a control or format character, or one for private use: uv unpacks none of them."""
     if path.isascii():
         return _CONTROL.search(path) is not None
     return any(unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs"} for character in path)
@@ -286,7 +286,7 @@ def check_tree(name: Name, paths: Iterable[str]) -> None:
 
 
 def _leads_outside(link: tarfile.TarInfo) -> bool:
-    """Whether a link would leave the folder that it is unpacked to (PEP 706): pip leaves out the root folder.
+    """True if a link would leave the folder that it is unpacked to (PEP 706): pip leaves out the root folder.
 
     By its text alone: Python's own filter asks this machine's file system, and is missing before 3.11.4.
     """
@@ -296,7 +296,7 @@ def _leads_outside(link: tarfile.TarInfo) -> bool:
 
 
 def _is_plain_link(link: tarfile.TarInfo) -> bool:
-    """Whether uv unpacks a symbolic link: its target has ``..`` at its start only, and is not itself."""
+    """True if uv unpacks a symbolic link: its target has ``..`` at its start only, and is not itself."""
     parts = link.linkname.removeprefix("./").split("/")
     while parts and parts[0] == "..":
         parts = parts[1:]

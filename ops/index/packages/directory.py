@@ -400,7 +400,7 @@ class PackageDirectory:
         return found
 
     def _too_early(self, folder: _Folder, now: float) -> bool:
-        """Whether a second scan is too early: the tick has not passed, or the folder is large and was just scanned."""
+        """True if a second scan is too early: the tick has not passed, or the folder is large and was just scanned."""
         if folder.count > LARGE and now < self._verify_again:
             return True
         tick = _tick_ns(folder.mtime_ns)
@@ -512,7 +512,7 @@ def _read(path: str) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file or a link to one; a link in a circle, or to where we may not look, is neither."""
+    """True if it is a file or a link to one; a link in a circle, or to where we may not look, is neither."""
     try:
         return entry.is_file()
     except OSError:

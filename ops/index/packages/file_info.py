@@ -89,7 +89,7 @@ class FileInfo:
         return self if mtime_ns == self.mtime_ns else replace(self, mtime_ns=mtime_ns)
 
     def is_valid_for(self, status: os.stat_result) -> bool:
-        """Whether the file has not been written since."""
+        """True if the file has not been written since."""
         if status.st_size != self.size:
             return False
         # A storage that keeps whole seconds has cut off the rest.

@@ -59,7 +59,7 @@ class Name:
     key: str
 
     def matches(self, project: str, version: str) -> bool:
-        """Whether *project* and *version*, in any spelling, are those of this name (PEP 503, PEP 440)."""
+        """True if *project* and *version*, in any spelling, are those of this name (PEP 503, PEP 440)."""
         same = project == self.project or (is_project(project) and normalize(project) == self.project)
         return same and (version == self.version or same_version(version, self.version))
 
@@ -70,17 +70,17 @@ def normalize(name: str) -> str:
 
 
 def is_project(name: str) -> bool:
-    """Whether *name* is a valid project name, normalized or not (PEP 508)."""
+    """True if *name* is a valid project name, normalized or not (PEP 508)."""
     return _PROJECT.fullmatch(name) is not None
 
 
 def can_be_listed(name: str) -> bool:
-    """Whether a project of this name can be listed; pypiserver accepts more names than PEP 508."""
+    """True if a project of this name can be listed; pypiserver accepts more names than PEP 508."""
     return _SAFE.fullmatch(name) is not None
 
 
 def is_safe(filename: str) -> bool:
-    """Whether a file may be given this name: no path, no leading dot, plain characters, not too long."""
+    """True if a file may be given this name: no path, no leading dot, plain characters, not too long."""
     return len(filename) <= MAX_FILENAME_BYTES and _SAFE.fullmatch(filename) is not None
 
 
@@ -133,7 +133,7 @@ def version_key(version: str) -> tuple[bool, Any]:
 
 
 def same_version(one: str, other: str) -> bool:
-    """Whether two versions are equal, however they are spelled (PEP 440)."""
+    """True if two versions are equal, however they are spelled (PEP 440)."""
     return canonical_version(one) == canonical_version(other)
 
 

@@ -35,7 +35,7 @@ class CachedProject:
     checked_at: float = field(default_factory=time.monotonic)
 
     def due(self, seconds: float) -> bool:
-        """Whether the files have to be compared with the disk again; True only once for a comparison."""
+        """True if the files have to be compared with the disk again; True only once for a comparison."""
         now = time.monotonic()
         if now - self.checked_at <= seconds:
             return False

@@ -223,7 +223,7 @@ class Repository:
         )
 
     def has(self, name: str) -> bool:
-        """Whether a project of this normalized name has a file."""
+        """True if a project of this normalized name has a file."""
         self._look()
         return bool(self.listing.paths(name))
 
@@ -266,7 +266,7 @@ class Repository:
         return self.annotations.revocation(path, digest)
 
     def offers(self, path: str) -> bool:
-        """Whether a file is listed, not revoked, and its project is not in quarantine (PEP 792)."""
+        """True if a file is listed, not revoked, and its project is not in quarantine (PEP 792)."""
         self._look()
         if self.annotations.revocation(path) is not None:
             return False
@@ -431,7 +431,7 @@ class Repository:
                 self.usage.changed(self.listing.paths(name))
 
     def _holds(self, cached: CachedProject) -> bool:
-        """Whether all files were read, and none was written since. A file that is gone shows in its folder's time."""
+        """True if all files were read, and none was written since. A file that is gone shows in its folder's time."""
         return cached.complete and False not in self.file_info.unchanged(cached.project.files)
 
     def _missing(self) -> Iterable[str]:
@@ -451,7 +451,7 @@ class Repository:
 
 
 def _is_gone(path: str, error: OSError) -> bool:
-    """Whether a file has vanished. One that cannot be read is logged."""
+    """True if a file has vanished. One that cannot be read is logged."""
     gone = isinstance(error, FileNotFoundError)
     if not gone:
         _log.warning("%s cannot be read: %s", path, error)

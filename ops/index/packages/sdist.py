@@ -22,7 +22,7 @@ METADATA = "PKG-INFO"
 
 
 def is_root_file(path: str, file: str = METADATA) -> bool:
-    """Whether a member is this file in a folder at the root of the archive."""
+    """True if a member is this file in a folder at the root of the archive."""
     return path.endswith(f"/{file}") and path.removeprefix("./").count("/") == 1
 
 
@@ -34,7 +34,7 @@ def choose_metadata(name: Name, candidates: Sequence[str]) -> str | None:
 
 
 def is_root_folder(name: Name, folder: str) -> bool:
-    """Whether a folder is ``name-version``, in any spelling."""
+    """True if a folder is ``name-version``, in any spelling."""
     project, _, version = folder.rpartition("-")
     return name.matches(project, version)
 

@@ -70,7 +70,7 @@ def check(name: Name, files: Mapping[str, bytes]) -> None:
 
 
 def is_info_folder(name: Name, folder: str) -> bool:
-    """Whether pip takes a folder for the metadata of the project and version in *name*."""
+    """True if pip takes a folder for the metadata of the project and version in *name*."""
     project, _, version = folder.removesuffix(_INFO).partition("-")
     return name.matches(project, version)
 
@@ -150,7 +150,7 @@ def _check_script_file(name: Name, path: str, script: str) -> None:
 
 
 def _is_egg_info(path: str) -> bool:
-    """Whether pip takes a member, once unpacked, for the metadata of another project, installed by setuptools."""
+    """True if pip takes a member, once unpacked, for the metadata of another project, installed by setuptools."""
     return path.endswith((".egg-info", ".egg-info/PKG-INFO")) and path.count("/") == path.endswith("/PKG-INFO")
 
 

@@ -41,7 +41,7 @@ class DirectoryStorage:
 
     @property
     def directory(self) -> Path:
-        """Where the files are."""
+        """Folder of the files."""
         return self._directory
 
     def check(self) -> None:

@@ -21,7 +21,7 @@ class Storage(Protocol):
 
     @property
     def directory(self) -> Path:
-        """Where the files are."""
+        """Folder of the files."""
 
     @property
     def staging(self) -> StagingFolder:
@@ -29,7 +29,7 @@ class Storage(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether other servers write here and their writes appear only after ``reload``."""
+        """True if other servers write here and their writes appear only after ``reload``."""
 
     @property
     def generation(self) -> int:
@@ -37,7 +37,7 @@ class Storage(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether a commit or reload keeps readers out now."""
+        """True if a commit or reload keeps readers out now."""
 
     def check(self) -> None:
         """Refuse a change that could not be committed.

@@ -34,16 +34,16 @@ _log = logging.getLogger(__name__)
 
 
 class Policy(Enum):
-    """How a change that fails is undone."""
+    """Ways to undo a change that fails."""
 
     TAKEN_BACK = auto()
-    """What was added is removed, and stays locked, and so hidden, until its removal is committed."""
+    """Added files are removed, and stay locked, and so hidden, until their removal is committed."""
 
     RESTORED = auto()
-    """What was there before is written again."""
+    """The earlier content is written again."""
 
     IRREVOCABLE = auto()
-    """What was removed stays removed. The next commit takes it along."""
+    """Removed files stay removed. The next commit includes that."""
 
 
 class Entry(NamedTuple):

@@ -83,7 +83,7 @@ class GuardedStorage(ABC):
 
     @property
     def directory(self) -> Path:
-        """Where the Volume is mounted."""
+        """Mount point of the Volume."""
         return self._directory
 
     @property
