@@ -358,8 +358,12 @@ class FileInfoStore:
             while piece := file.read(_PIECE):
                 digest.update(piece)
             contents = look_into(file, name)
-        upload_time = status.st_mtime_ns / 1e9
-        file_info = FileInfo.of(name, contents, status, sha256=digest.hexdigest(), upload_time=upload_time)
+        sha256 = digest.hexdigest()
+        with self._storage.reading():
+            before = self._sidecars.read(path)
+        # A copy of the same bytes, such as a restored one, was still uploaded when it was.
+        upload_time = before.upload_time if before and before.sha256 == sha256 else status.st_mtime_ns / 1e9
+        file_info = FileInfo.of(name, contents, status, sha256=sha256, upload_time=upload_time)
         try:
             with self._storage.reading():
                 self._sidecars.write(path, file_info, contents.metadata)
