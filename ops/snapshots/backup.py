@@ -77,6 +77,7 @@ class Pending:
         size: of them, in bytes.
         new: number of those that the last snapshot does not have as they are.
         new_size: of them, in bytes.
+        gone: number of files that only the last snapshot has.
         last: the newest snapshot that can be read; None if there is none.
     """
 
@@ -84,6 +85,7 @@ class Pending:
     size: int
     new: int
     new_size: int
+    gone: int
     last: Snapshot | None
 
 
@@ -117,26 +119,32 @@ class Backup:
 
     def last(self) -> Snapshot | None:
         """The newest snapshot of this index that can be read; None if there is none."""
+        found = (snapshot for _, snapshot in self.history() if snapshot is not None and snapshot.place == self._place)
+        return next(found, None)
+
+    def history(self) -> Iterator[tuple[str, Snapshot | None]]:
+        """Name and content of all snapshots of the bucket, the newest first; None for the content of a damaged one."""
         for name in reversed(self._bucket.snapshots()):
-            with contextlib.suppress(SnapshotError):
-                snapshot = read(self._bucket, name)
-                if snapshot.place == self._place:
-                    return snapshot
-        return None
+            try:
+                yield name, read(self._bucket, name)
+            except SnapshotError:
+                yield name, None
 
     def pending(self) -> Pending:
         """Compare the index with its last snapshot, by names, sizes and times. Reads only the small files."""
         last = self.last()
-        files = new = size = new_size = 0
+        files = new = size = new_size = gone = 0
         for part in self._volumes:
-            for file in self._listed(part):
+            listed = self._listed(part)
+            gone += len(set(last.parts[part] if last else ()) - {file.path for file in listed})
+            for file in listed:
                 files += 1
                 size += file.size
                 known = _known(last, part, file)
                 if known is None or (known.text is not None and self._text(part, file) != known):
                     new += 1
                     new_size += file.size
-        return Pending(files, size, new, new_size, last)
+        return Pending(files, size, new, new_size, gone, last)
 
     def take(self) -> tuple[Snapshot, bool]:
         """Take a snapshot, unless the last one is of today and holds the same.
@@ -242,6 +250,11 @@ class Backup:
             blobs = frozenset(sys.intern(item.sha256) for _, item in snapshot.blobs())
             self._read[name] = _Needs(snapshot.place, blobs)
         return self._read[name]
+
+    def is_complete(self, pending: Pending) -> bool:
+        """Whether the last snapshot is of today and holds the index as it is."""
+        today = self._clock().date()
+        return pending.last is not None and pending.last.taken.date() == today and not (pending.new or pending.gone)
 
     def _listed(self, part: str) -> list[VolumeFile]:
         return [file for file in self._reader.stat_files(self._volume(part)) if is_kept(file.path)]

@@ -26,8 +26,8 @@ NAME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
 PACKAGES, CREDENTIALS = "packages", "credentials"
 """The parts of an index: its two volumes, whatever they are called."""
 
-_REBUILT = (".index/staging/", ".index/facts/")
-"""Folders that the index makes again from its files."""
+_REBUILT = (".index/staging/", ".index/facts/", ".index/claims/", ".index/reserve/")
+"""Folders for unfinished files, locks and reserved space, and what the index makes again from its files."""
 
 _AUDIT = {PACKAGES: ".index/audit/", CREDENTIALS: ".audit/"}
 
@@ -91,6 +91,18 @@ class Snapshot:
     def taken(self) -> datetime:
         """The moment."""
         return moment(self.name)
+
+    @property
+    def distributions(self) -> list[str]:
+        """Paths of the packages, without what the index keeps about them."""
+        return [path for path in self.packages if not path.startswith(".")]
+
+    @property
+    def usernames(self) -> list[str]:
+        """Names in ``.htpasswd``, as they are written there."""
+        file = self.credentials.get(".htpasswd")
+        lines = file.content.decode(errors="replace").splitlines() if file else []
+        return [line.partition(":")[0].strip() for line in lines if ":" in line and not line.startswith("#")]
 
     def blobs(self) -> Iterator[tuple[str, Item]]:
         """Path and item of each file whose bytes are a blob."""
@@ -168,7 +180,7 @@ def moment(name: str) -> datetime:
 
 
 def is_kept(path: str) -> bool:
-    """True if a file belongs in a snapshot: all do, except locks, unfinished files and what the index makes again."""
+    """True if a file belongs in a snapshot: all do, but locks, reserves and what the index makes again."""
     name = PurePosixPath(path).name
     return not (
         path.startswith(_REBUILT)

@@ -1,0 +1,268 @@
+"""Restoration: makes the volumes of a target hold what an origin holds, and refuses to replace other bytes.
+
+Everything can be repeated: a run that is killed leaves whole files, and the next one adds those that are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ops.errors import SnapshotError
+from ops.settings import Settings
+from ops.snapshots.backup import digest_of
+from ops.snapshots.origin import Origin
+from ops.snapshots.snapshot import CREDENTIALS, PACKAGES, Item, is_kept, is_log, is_text
+from ops.targets import Target
+from ops.targets.index_files import (
+    FACTS,
+    GROUPS,
+    PASSWORDS,
+    REMOVED,
+    STATUS,
+    YANKED,
+    annotated,
+    distribution,
+    file_info,
+    tombstones,
+)
+
+BATCH_FILES = 250
+BATCH_BYTES = 512 * 1024**2
+"""A batch ends at either; it is copied to this machine's disk first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextChange:
+    """Change of one small file.
+
+    Parameters:
+        part: of the index.
+        path: on its volume.
+        before: content; None if there is none.
+        after: content; None to delete it.
+    """
+
+    part: str
+    path: str
+    before: bytes | None
+    after: bytes | None
+
+
+@dataclass
+class Comparison:
+    """Differences between a target and an origin.
+
+    Parameters:
+        equal: number of files that are there with the same bytes.
+        equal_bytes: their size.
+        missing: files to add, by part.
+        conflicts: reason for each file that cannot be restored.
+        extra: packages that only the target has; they stay.
+        texts: small files to write or delete, in that order.
+        credentials: the small files of the volume of credentials as they are.
+    """
+
+    equal: int = 0
+    equal_bytes: int = 0
+    missing: dict[str, dict[str, Item]] = field(default_factory=lambda: {PACKAGES: {}, CREDENTIALS: {}})
+    conflicts: dict[str, str] = field(default_factory=dict)
+    extra: list[str] = field(default_factory=list)
+    texts: list[TextChange] = field(default_factory=list)
+    credentials: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there is nothing to do."""
+        return not (any(self.missing.values()) or self.conflicts or self.texts)
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes to add."""
+        return sum(item.size for items in self.missing.values() for item in items.values())
+
+
+class Restoration:
+    """Brings one target to the state of one origin.
+
+    Parameters:
+        target: to change.
+        origin: to read.
+        settings: names of the volumes.
+    """
+
+    def __init__(self, target: Target, origin: Origin, settings: Settings | None = None) -> None:
+        settings = settings or Settings()
+        self._target = target
+        self._origin = origin
+        self._volumes = {PACKAGES: settings.packages_volume, CREDENTIALS: settings.credentials_volume}
+
+    def compare(self) -> Comparison:
+        """Read both sides. Files of the same name and size are hashed."""
+        found = Comparison()
+        for part, volume in self._volumes.items():
+            exists = self._target.volume_exists(volume)
+            present = (
+                {file.path: file for file in self._target.stat_files(volume) if is_kept(file.path)} if exists else {}
+            )
+            self._compare_blobs(found, part, {path: file.size for path, file in present.items()})
+            texts = {path for path, file in present.items() if is_text(part, path, file.size)}
+            contents = {path: self._content(part, path) for path in sorted(texts)}
+            found.texts += self._compare_texts(part, contents)
+            if part == CREDENTIALS:
+                found.credentials = contents
+        found.texts.sort(key=_order)
+        return found
+
+    def carry_out(self, comparison: Comparison) -> None:
+        """Make the changes: annotations and tombstones first, then the files, roles before users, deletions last.
+
+        Raises:
+            SnapshotError: a file cannot be restored, so that nothing was changed; or bytes of the origin are missing
+                or damaged, and the files so far are there.
+            TargetError: the target refused; the files so far are there.
+        """
+        if comparison.conflicts:
+            raise SnapshotError(
+                f"{len(comparison.conflicts)} files cannot be restored, and nothing was changed",
+                why="; ".join(f"{path}: {why}" for path, why in list(comparison.conflicts.items())[:10]),
+                todo="restore into an empty index, or move these files out of the way yourself",
+            )
+        for volume in self._volumes.values():
+            self._target.create_volume(volume)
+        with tempfile.TemporaryDirectory(prefix="pypi-restore-") as folder:
+            scratch = Path(folder, "files")
+            writes = [text for text in comparison.texts if text.after is not None]
+            self._write_texts(scratch, [text for text in writes if text.part == PACKAGES])
+            for part, items in comparison.missing.items():
+                for batch in _batches(items):
+                    self._upload(scratch, part, batch)
+            for text in (text for text in writes if text.part == CREDENTIALS):
+                self._write_texts(scratch, [text])
+        for text in comparison.texts:
+            if text.after is None:
+                self._target.delete_file(self._volumes[text.part], text.path)
+
+    def _compare_blobs(self, found: Comparison, part: str, sizes: Mapping[str, int]) -> None:
+        items = self._origin.snapshot.parts[part]
+        keys = {key: path for path in sizes if (key := _key(path))} if part == PACKAGES else {}
+        buried = self._buried(sizes) if part == PACKAGES else {}
+        for path, item in items.items():
+            if item.text is not None:
+                continue
+            if path in sizes:
+                if is_log(part, path) or (sizes[path] == item.size and self._digest(part, path) == item.sha256):
+                    found.equal += 1
+                    found.equal_bytes += item.size
+                else:
+                    found.conflicts[path] = "the index has other bytes under this name"
+            elif part == PACKAGES and (key := _key(path)) in keys:
+                found.conflicts[path] = f"the index has it in another spelling, {keys[key]}"
+            elif part == PACKAGES and buried.get(_key(path), item.sha256) != item.sha256:
+                found.conflicts[path] = "a file of this name with other bytes was removed from the index"
+            else:
+                found.missing[part][path] = item
+        if part == PACKAGES:
+            found.extra += [path for path in sizes if not path.startswith(".") and path not in items]
+
+    def _compare_texts(self, part: str, now: Mapping[str, bytes]) -> Iterator[TextChange]:
+        snapshot = self._origin.snapshot
+        then = {path: item.content for path, item in snapshot.parts[part].items() if item.text is not None}
+        for path, content in then.items():
+            after = _merged(part, path, now.get(path), content)
+            if after != now.get(path):
+                yield TextChange(part, path, now.get(path), after)
+        if not self._origin.is_complete:
+            return
+        known = {distribution(path) for path in snapshot.packages}
+        projects = {found.project for found in known if found is not None}
+        for path in now.keys() - then.keys():
+            # What was not in the snapshot keeps its annotations.
+            yank = path.startswith(YANKED) and annotated(path) in snapshot.packages
+            status = path.startswith(STATUS) and annotated(path) in projects
+            if part == CREDENTIALS or yank or status:
+                yield TextChange(part, path, now[path], None)
+
+    def _buried(self, paths: Iterable[str]) -> dict[str, str]:
+        graves: dict[str, str] = {}
+        for path in paths:
+            if path.startswith(REMOVED):
+                content = self._content(PACKAGES, path).decode("utf-8", "surrogateescape")
+                graves.update(tombstones(path.removeprefix(REMOVED), content))
+        return graves
+
+    def _upload(self, scratch: Path, part: str, batch: Mapping[str, Item]) -> None:
+        sources: dict[str, Path] = {}
+        scratch.mkdir(exist_ok=True)
+        for number, (path, item) in enumerate(batch.items()):
+            copy = scratch / f"{number}"
+            with copy.open("wb") as stream:
+                self._origin.fetch_blob(item.sha256, stream)
+            os.utime(copy, (item.modified, item.modified))
+            if item.uploaded is not None:
+                info = scratch / f"{number}.info"
+                info.write_bytes(file_info(sha256=item.sha256, size=item.size, uploaded=item.uploaded))
+                sources[FACTS + path] = info
+            sources[path] = copy
+        self._target.upload_files(self._volumes[part], sources)
+        for copy in sources.values():
+            copy.unlink()
+
+    def _write_texts(self, scratch: Path, texts: Iterable[TextChange]) -> None:
+        scratch.mkdir(exist_ok=True)
+        by_volume: dict[str, dict[str, Path]] = {}
+        for number, text in enumerate(texts):
+            copy = scratch / f"{number}.text"
+            copy.write_bytes(text.after or b"")
+            by_volume.setdefault(self._volumes[text.part], {})[text.path] = copy
+        for volume, sources in by_volume.items():
+            self._target.upload_files(volume, sources)
+
+    def _digest(self, part: str, path: str) -> str:
+        with tempfile.TemporaryDirectory(prefix="pypi-restore-") as folder:
+            copy = Path(folder, "copy")
+            self._target.download(self._volumes[part], path, copy)
+            return digest_of(copy)[0]
+
+    def _content(self, part: str, path: str) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="pypi-restore-") as folder:
+            copy = Path(folder, "copy")
+            self._target.download(self._volumes[part], path, copy)
+            return copy.read_bytes()
+
+
+def _merged(part: str, path: str, now: bytes | None, then: bytes) -> bytes:
+    """The content of a small file after a restoration."""
+    if now is None or part == CREDENTIALS or path.startswith((YANKED, STATUS)):
+        return then
+    if path.startswith(REMOVED):  # a name that was used is never free again
+        lines = now.splitlines(keepends=True)
+        return now + b"".join(line for line in then.splitlines(keepends=True) if line not in lines)
+    return now
+
+
+def _order(text: TextChange) -> tuple[str, bool, str]:
+    """Roles come before passwords: a user without a role may upload."""
+    return text.part, text.path == PASSWORDS, "" if text.path == GROUPS else text.path
+
+
+def _key(path: str) -> str:
+    signature = path.endswith(".asc")
+    found = distribution(path.removesuffix(".asc"))
+    return f"{found.key}{'.asc' * signature}" if found else ""
+
+
+def _batches(items: Mapping[str, Item]) -> Iterator[dict[str, Item]]:
+    batch: dict[str, Item] = {}
+    size = 0
+    for path, item in items.items():
+        if batch and (len(batch) >= BATCH_FILES or size + item.size > BATCH_BYTES):
+            yield batch
+            batch, size = {}, 0
+        batch[path] = item
+        size += item.size
+    if batch:
+        yield batch

@@ -1,0 +1,186 @@
+"""Formats of the index's own files, for those who read or write a volume from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from urllib.parse import unquote
+
+from ops.index.packages.filenames import Form, can_be_listed, is_project, is_safe, parse
+
+if TYPE_CHECKING:
+    from ops.index.packages.inspection import Inspector
+    from ops.index.packages.staging import Staged
+
+YANKED, STATUS, REMOVED, AUDIT = ".index/yanked/", ".index/status/", ".index/removed/", ".index/audit/"
+"""Folders on the volume of packages: yanks by file, statuses by project, tombstones, and the audit log."""
+
+FACTS = ".index/facts/"
+"""Folder with the info about each file."""
+
+ADMIN_AUDIT = ".audit/"
+"""Folder on the volume of credentials: the audit log of the admin application."""
+
+PASSWORDS, GROUPS = ".htpasswd", ".htgroup"
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """File that the index lists.
+
+    Parameters:
+        project: normalized name (PEP 503).
+        version: of the release.
+        key: equal for all spellings of one file name.
+        form: kind of file; ``other`` if only pypiserver takes it for a distribution.
+    """
+
+    project: str
+    version: str
+    key: str
+    form: Form
+
+
+@dataclass(frozen=True)
+class AccountEntry:
+    """User as the files of the index have it.
+
+    Parameters:
+        role: ``reader``, ``publisher`` or ``admin``.
+        projects: to which a publisher is limited, sorted; None for all.
+        digest: of the password; never shown.
+    """
+
+    role: str
+    projects: tuple[str, ...] | None
+    digest: str = field(repr=False)
+
+    @property
+    def rights(self) -> str:
+        """Role and projects in words."""
+        return self.role if self.projects is None else f"{self.role} of {', '.join(self.projects)}"
+
+
+def distribution(path: str) -> Distribution | None:
+    """The distribution at *path*, as the index lists it; None if it is none, or hidden."""
+    *folders, filename = path.split("/")
+    name = parse(filename)
+    if name is None or any(part.startswith(".") for part in folders) or not can_be_listed(name.project):
+        return None
+    return Distribution(name.project, name.version, name.key, name.form)
+
+
+def annotated(path: str) -> str:
+    """The file or project that an annotation at *path* is about."""
+    return unquote(path.rpartition("/")[2])
+
+
+def tombstones(name: str, content: str) -> Iterator[tuple[str, str]]:
+    """Key and SHA-256 of each removed file in one file of :data:`REMOVED`; malformed lines are left out.
+
+    Parameters:
+        name: of the file.
+        content: of it.
+    """
+    if len(name) > 2:  # the first version had a file for each
+        yield unquote(name), content.strip()
+        return
+    for line in content.splitlines():
+        sha256, space, key = line.partition(" ")
+        if space and len(sha256) == 64:
+            yield key, sha256
+
+
+def accounts(passwords: bytes, groups: bytes) -> dict[str, AccountEntry]:
+    """The users in ``.htpasswd`` and ``.htgroup``, by name."""
+    from ops.index.auth.roles import Roles
+    from ops.index.auth.users import PasswordFile
+
+    roles = Roles(groups)
+    found = {}
+    for username, digest in PasswordFile(passwords).entries().items():
+        identity = roles.identity(username)
+        projects = None if identity.projects is None else tuple(sorted(identity.projects))
+        found[username] = AccountEntry(str(identity.role), projects, digest)
+    return found
+
+
+def file_info(*, sha256: str, size: int, uploaded: float) -> bytes:
+    """What a copied file's info is until the index computes it anew: it keeps the upload time of the same bytes."""
+    fields = {
+        "format": 1,
+        "size": size,
+        "mtime_ns": -1,
+        "sha256": sha256,
+        "version": "",
+        "upload_time": uploaded,
+        "requires_python": None,
+        "metadata_sha256": None,
+        "metadata_size": 0,
+    }
+    return json.dumps(fields).encode() + b"\n"
+
+
+def refusals(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Each file with the reason why the index would refuse it as an upload; an empty one if it would accept it.
+
+    Contents are looked at in child processes with limits, as on the server.
+    """
+    from ops.index.packages.inspection import Inspector
+
+    inspector = Inspector()
+    try:
+        for path in paths:
+            yield path, _refusal(path, inspector)
+    finally:
+        inspector.close()
+
+
+def _refusal(path: Path, inspector: Inspector) -> str:
+    from ops.index.errors import PackageIndexError
+    from ops.index.packages.inspection import check_agreement
+
+    name = parse(path.name) if is_safe(path.name) else None
+    if name is None or name.form == "other":
+        return "its name is not that of a wheel (PEP 427) or an sdist (PEP 625)"
+    if not is_project(name.project):
+        return "its project's name is invalid (PEP 508)"
+    try:
+        contents = inspector.at_length(name, cast("Staged", _InPlace(os.fspath(path))))
+        check_agreement(name, "its core metadata", contents.name, contents.version)
+    except PackageIndexError as error:
+        return str(error)
+    return ""
+
+
+@dataclass(frozen=True)
+class _InPlace:
+    """A file that is inspected where it is; only its path is looked at."""
+
+    path: str
+
+
+def audit_lines(content: bytes) -> Iterator[dict[str, object] | None]:
+    """The entries of one file of the audit log, in order; None for a line that cannot be read."""
+    for line in content.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        yield entry if isinstance(entry, dict) and isinstance(entry.get("event"), str) else None
+
+
+def audit_line(when: str, event: str, user: str, details: Mapping[str, object]) -> bytes:
+    """One entry of the audit log, for a change that was made on the volume itself.
+
+    Parameters:
+        when: in UTC (RFC 3339).
+        event: such as ``restore``.
+        user: who made it.
+        details: values for JSON, never a secret.
+    """
+    return json.dumps({"time": when, "event": event, "user": user, "address": "", **details}).encode("ascii") + b"\n"

@@ -1,0 +1,172 @@
+"""A bucket: a folder or S3 on loopback, written once, and every failure in one sentence."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from ops.errors import BucketError, ParameterError, SnapshotError
+from ops.snapshots import bucket as module
+from ops.snapshots.bucket import Bucket
+from tests.snapshots.conftest import sha256
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "new" / "folder")
+    make: Callable[[str], str] = request.getfixturevalue("s3")
+    return make("both")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"bytes")
+    return path
+
+
+def fetched(bucket: Bucket, name: str) -> bytes:
+    out = io.BytesIO()
+    bucket.fetch_blob(name, out)
+    return out.getvalue()
+
+
+def test_blobs_and_snapshots_are_read_as_they_were_written(place: str, file: Path) -> None:
+    bucket = Bucket.open(place, create=True)
+    name = sha256(b"bytes")
+    bucket.put_blob(name, file)
+    bucket.put_snapshot("2026-01-31T02-17-00Z", b"{}")
+    assert fetched(bucket, name) == b"bytes"
+    assert bucket.blobs()[name].size == 5
+    assert bucket.snapshots() == ["2026-01-31T02-17-00Z"]
+    assert bucket.read_snapshot("2026-01-31T02-17-00Z") == b"{}"
+    bucket.delete_snapshot("2026-01-31T02-17-00Z")
+    bucket.delete_blob(name)
+    bucket.delete_blob(name)
+    assert (bucket.snapshots(), bucket.blobs()) == ([], {})
+
+
+def test_what_is_stored_is_never_written_again(place: str, file: Path, tmp_path: Path) -> None:
+    bucket = Bucket.open(place, create=True)
+    name = sha256(b"bytes")
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+    bucket.put_blob(name, file)
+    bucket.put_blob(name, other)
+    assert fetched(bucket, name) == b"bytes"
+    bucket.put_snapshot("x", b"1")
+    with pytest.raises(BucketError, match="there is a snapshot x already"):
+        bucket.put_snapshot("x", b"2")
+    bucket.delete_snapshot("x")
+    bucket.delete_blob(name)
+
+
+def test_a_large_blob_is_sent_in_parts(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SINGLE_BYTES", 1000)
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(6 * 1024**2))
+    bucket = Bucket.open(place, create=True)
+    bucket.put_blob(sha256(large.read_bytes()), large)
+    assert fetched(bucket, sha256(large.read_bytes())) == large.read_bytes()
+    bucket.delete_blob(sha256(large.read_bytes()))
+
+
+def test_a_missing_and_a_damaged_blob_are_told_apart(tmp_path: Path, file: Path) -> None:
+    bucket = Bucket.open(str(tmp_path), create=True)
+    with pytest.raises(SnapshotError, match="is missing in"):
+        fetched(bucket, "0" * 64)
+    bucket.put_blob("0" * 64, file)
+    with pytest.raises(SnapshotError, match="is damaged") as raised:
+        fetched(bucket, "0" * 64)
+    assert "cut short or altered" in raised.value.why
+
+
+def test_a_new_folder_is_private_and_an_open_one_is_known_as_such(tmp_path: Path) -> None:
+    bucket = Bucket.open(str(tmp_path / "new"), create=True)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    assert not bucket.open_to_others
+    (tmp_path / "new").chmod(0o755)
+    assert bucket.open_to_others
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("ftp://host/x", "is no bucket"),
+        ("s3:///x", "is no bucket"),
+        ("https://host/x", "is no bucket"),
+        ("s3://key:secret@bucket/x", "holds credentials"),
+        ("s3://bucket/x?token=abc", "holds credentials"),
+    ],
+)
+def test_a_place_that_is_none_is_refused_without_repeating_credentials(place: str, what: str) -> None:
+    with pytest.raises(ParameterError, match=what) as raised:
+        Bucket.open(place)
+    assert "secret" not in str(raised.value)
+    assert "abc" not in str(raised.value)
+
+
+def test_a_folder_that_is_not_there_is_not_made_to_read_from_it(tmp_path: Path) -> None:
+    with pytest.raises(BucketError, match="there are no snapshots in"):
+        Bucket.open(str(tmp_path / "absent"))
+    assert not (tmp_path / "absent").exists()
+
+
+def failure(call: Callable[[], object]) -> BucketError:
+    with pytest.raises(BucketError) as raised:
+        call()
+    assert raised.value.why
+    assert raised.value.todo
+    assert "Debug" not in str(raised.value)
+    assert str(raised.value).count("\n") == 2
+    return raised.value
+
+
+def test_a_bucket_that_does_not_exist_or_refuses_is_one_sentence(s3: Callable[[str], str]) -> None:
+    s3("exists")
+    assert "NoSuchBucket" in failure(Bucket.open("s3://absent/x").blobs).why
+
+
+def test_missing_credentials_are_named(s3: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    place = s3("private")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    error = failure(lambda: Bucket.open(place).blobs())
+    assert "AWS_ACCESS_KEY_ID" in error.todo
+
+
+class _Answer(BaseHTTPRequestHandler):
+    status = 500
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("status", "todo"), [(500, "nothing was lost"), (403, "the right to list")])
+def test_a_bucket_that_answers_500_or_403_is_one_sentence(
+    status: int, todo: str, s3: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = s3("failing")
+    monkeypatch.setattr(module, "RETRIES", 1)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (_Answer,), {"status": status}))
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    try:
+        assert todo in failure(Bucket.open(place).blobs).todo
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,253 @@
+"""Restorations: equal afterwards, never other bytes, and the same end however often they are interrupted."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from ops.errors import RunbookError, SnapshotError, TargetError
+from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
+from ops.snapshots import Backup, Bucket
+from ops.snapshots import restoration as module
+from ops.snapshots.origin import DirectoryOrigin, SnapshotOrigin, find_origin
+from ops.snapshots.restoration import Restoration
+from tests.index.archives import wheel
+from tests.snapshots.conftest import GROUPS, USERS, Counting, Index, Killed, make_index, sha256
+
+CHANGING = ("upload_files", "delete_file", "create_volume")
+
+
+@pytest.fixture
+def origin(backup: Backup, bucket: Bucket) -> SnapshotOrigin:
+    """The snapshot of the index."""
+    return SnapshotOrigin(bucket, backup.take()[0])
+
+
+def restore(target: object, origin: SnapshotOrigin | DirectoryOrigin) -> None:
+    restoration = Restoration(target, origin)  # type: ignore[arg-type]  # perhaps a proxy
+    restoration.carry_out(restoration.compare())
+
+
+def test_an_empty_target_becomes_equal_byte_for_byte(index: Index, empty: Index, origin: SnapshotOrigin) -> None:
+    restore(empty, origin)
+    expected = {path: content for path, content in index.tree().items() if "/.index/staging/" not in path}
+    assert empty.tree() == expected
+    audit = ".index/audit/2026-01-01.1-abc.jsonl"
+    assert (empty.volume_folder(PACKAGES_VOLUME) / audit).is_file()
+    before = index.volume_folder(PACKAGES_VOLUME) / "spam-1.0.tar.gz"
+    after = empty.volume_folder(PACKAGES_VOLUME) / "spam-1.0.tar.gz"
+    assert int(after.stat().st_mtime) == int(before.stat().st_mtime)
+    assert Restoration(empty, origin).compare().is_empty
+
+
+def test_an_existing_index_gets_what_is_missing_and_keeps_what_is_its_own(index: Index, origin: SnapshotOrigin) -> None:
+    (index.volume_folder(PACKAGES_VOLUME) / "spam-1.0.tar.gz").unlink()
+    index.write("own-1.tar.gz", b"own")
+    index.write(".index/yanked/own-1.tar.gz", b"mine")
+    index.write(".index/yanked/spam-2.0.tar.gz", b"since then")
+    index.write(".index/removed/3f", b"1" * 64 + b" ham-1.tar.gz\n")
+    index.write(".htpasswd", b"mallory:x\n", CREDENTIALS_VOLUME)
+    index.write(".tokens.json", b"{}", CREDENTIALS_VOLUME)
+    found = Restoration(index, origin).compare()
+    assert list(found.missing["packages"]) == ["spam-1.0.tar.gz"]
+    assert found.extra == ["own-1.tar.gz"]
+    restore(index, origin)
+    tree = index.tree()
+    assert tree["pypiserver-data/own-1.tar.gz"] == b"own"
+    assert tree["pypiserver-data/.index/yanked/own-1.tar.gz"] == b"mine"
+    assert "pypiserver-data/.index/yanked/spam-2.0.tar.gz" not in tree, "it was not yanked in the snapshot"
+    graves = tree["pypiserver-data/.index/removed/3f"]
+    assert graves == b"1" * 64 + b" ham-1.tar.gz\n" + b"0" * 64 + b" eggs-1.tar.gz\n", "no name is free again"
+    assert tree["pypiserver-credentials/.htpasswd"] == USERS
+    assert tree["pypiserver-credentials/.htgroup"] == GROUPS
+    assert "pypiserver-credentials/.tokens.json" not in tree, "a token made since then would stay valid"
+
+
+def test_the_log_of_a_running_server_goes_on(index: Index, origin: SnapshotOrigin) -> None:
+    longer = b'{"event": "upload"}\n{"event": "yank"}\n'
+    log = index.write(".index/audit/2026-01-01.1-abc.jsonl", longer)
+    restore(index, origin)
+    assert log.read_bytes() == longer
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "why"),
+    [
+        ("spam-1.0.tar.gz", b"SPAM 1.0", "other bytes"),
+        ("spam-1.0.tar.gz", b"longer than before", "other bytes"),
+        ("Spam-1.0.0.tar.gz", b"spam 1.0", "another spelling"),
+    ],
+)
+def test_other_bytes_are_never_replaced_and_nothing_else_is_changed(
+    empty: Index, origin: SnapshotOrigin, path: str, content: bytes, why: str
+) -> None:
+    empty.create_volume(PACKAGES_VOLUME)
+    empty.write(path, content)
+    before = empty.tree()
+    with pytest.raises(SnapshotError, match="1 files cannot be restored, and nothing was changed") as raised:
+        restore(empty, origin)
+    assert why in raised.value.why
+    assert empty.tree() == before
+
+
+def test_a_name_that_was_removed_with_other_bytes_is_not_used_again(empty: Index, origin: SnapshotOrigin) -> None:
+    empty.create_volume(PACKAGES_VOLUME)
+    empty.write(".index/removed/aa", b"1" * 64 + b" spam-1.tar.gz\n")
+    assert "was removed" in Restoration(empty, origin).compare().conflicts["spam-1.0.tar.gz"]
+
+
+def test_one_that_is_killed_at_any_step_and_repeated_ends_the_same(
+    index: Index, origin: SnapshotOrigin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH_FILES", 1)
+
+    def prepared(name: str) -> Index:
+        target = make_index(tmp_path / name, filled=False)
+        target.create_volume(CREDENTIALS_VOLUME)
+        target.write(".tokens.json", b"{}", CREDENTIALS_VOLUME)
+        return target
+
+    whole = Counting(prepared("whole"), CHANGING)
+    restore(whole, origin)
+    assert whole.calls == 9
+    for fatal in range(whole.calls):
+        for after in (False, True):
+            target = prepared(f"{fatal}-{after}")
+            with pytest.raises(Killed):
+                restore(Counting(target, CHANGING, fatal, after=after), origin)
+            restore(target, origin)
+            assert target.tree() == whole._real.tree(), f"killed {'after' if after else 'before'} step {fatal}"
+
+
+def test_roles_are_there_before_users_and_yanks_before_files(empty: Index, origin: SnapshotOrigin) -> None:
+    order: list[str] = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            return getattr(empty, name)
+
+        def upload_files(self, volume: str, sources: dict[str, Path]) -> None:
+            order.extend(sources)
+            empty.upload_files(volume, sources)
+
+    restore(Watched(), origin)
+    assert order.index(".index/yanked/spam-1.0.tar.gz") < order.index("spam-1.0.tar.gz")
+    assert order.index(".htgroup") < order.index(".htpasswd")
+
+
+def test_a_truncated_blob_ends_it_in_a_sentence_and_restores_no_part_of_it(
+    empty: Index, origin: SnapshotOrigin, tmp_path: Path
+) -> None:
+    blob = tmp_path / "snapshots" / "blobs" / sha256(b"spam 2.0")
+    blob.write_bytes(b"spam")
+    with pytest.raises(SnapshotError, match=r"the blob .* is damaged"):
+        restore(empty, origin)
+    assert "pypiserver-data/spam-2.0.tar.gz" not in empty.tree()
+    blob.write_bytes(b"spam 2.0")
+    restore(empty, origin)
+    assert Restoration(empty, origin).compare().is_empty
+
+
+def test_a_full_disk_ends_it_in_a_sentence_and_the_next_run_goes_on(
+    empty: Index, origin: SnapshotOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    real = shutil.copy2
+
+    def full(source: Path, target: Path) -> None:
+        if Path(source).read_bytes() == b"spam 2.0":
+            raise OSError(28, os.strerror(28), str(target))
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy2", full)
+        with pytest.raises(TargetError, match=r"could not copy 'spam-2.0.tar.gz' onto the volume") as raised:
+            restore(empty, origin)
+    assert "No space left on device" in raised.value.why
+    assert "nothing was lost" in raised.value.todo
+    restore(empty, origin)
+    assert Restoration(empty, origin).compare().is_empty
+
+
+def test_a_volume_that_cannot_be_written_ends_it_in_a_sentence(
+    empty: Index, origin: SnapshotOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, os.strerror(13), "/volume")
+
+    monkeypatch.setattr("ops.targets.folders.draft_of", refuse)
+    with pytest.raises(TargetError, match="could not copy") as raised:
+        restore(empty, origin)
+    assert "cannot be written by this user" in raised.value.why
+
+
+def test_the_upload_time_comes_back_with_a_file(index: Index, bucket: Bucket, empty: Index) -> None:
+    from ops.index.packages.file_info import FileInfoStore
+    from ops.index.storage.directory import DirectoryStorage
+
+    file = index.write("eggs-1.tar.gz", b"eggs")
+    index.write(".index/facts/eggs-1.tar.gz", b'{"sha256": "%s", "upload_time": 12.5}\n' % sha256(b"eggs").encode())
+    restore(empty, SnapshotOrigin(bucket, Backup(index, bucket, "local").take()[0]))
+    assert file.exists()
+    storage = DirectoryStorage(empty.volume_folder(PACKAGES_VOLUME))
+    store = FileInfoStore(storage, storage.staging, scratch=None)
+    assert store.of("eggs-1.tar.gz")[0].upload_time == 12.5
+    assert store.of("spam-1.0.tar.gz")[0].upload_time > 1e9
+
+
+def test_a_directory_of_stock_pypiserver_is_taken_in_as_it_is(tmp_path: Path, empty: Index) -> None:
+    folder = tmp_path / "stock"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "eggs-1.0.tar.gz").write_bytes(b"anything")
+    (folder / "eggs-1.0.tar.gz.asc").write_bytes(b"signature")
+    (folder / "README.txt").write_bytes(b"notes")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "x-1.0.tar.gz").write_bytes(b"x")
+    origin = find_origin(str(folder))
+    assert isinstance(origin, DirectoryOrigin)
+    assert origin.skipped == ("README.txt",)
+    restore(empty, origin)
+    assert empty.tree() == {
+        "pypiserver-data/sub/eggs-1.0.tar.gz": b"anything",
+        "pypiserver-data/eggs-1.0.tar.gz.asc": b"signature",
+    }
+    assert Restoration(empty, origin).compare().is_empty
+
+
+def test_a_directory_changes_neither_users_nor_annotations(tmp_path: Path, index: Index) -> None:
+    before = index.tree()
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    (folder / "eggs-1.0-py3-none-any.whl").write_bytes(wheel("eggs", "1.0"))
+    restore(index, find_origin(str(folder)))  # type: ignore[arg-type]  # either kind
+    after = index.tree()
+    assert after.pop("pypiserver-data/eggs-1.0-py3-none-any.whl")
+    assert after == before
+
+
+def test_a_file_that_changes_under_the_hand_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "eggs-1.0.tar.gz").write_bytes(b"before")
+    origin = DirectoryOrigin.of(tmp_path)
+    (tmp_path / "eggs-1.0.tar.gz").write_bytes(b"after")
+    with pytest.raises(SnapshotError, match="was changed meanwhile"):
+        origin.fetch_blob(sha256(b"before"), io.BytesIO())
+
+
+@pytest.mark.parametrize("name", ["latest", "2026", ""])
+def test_a_snapshot_is_found_by_the_beginning_of_its_name(bucket: Bucket, backup: Backup, name: str) -> None:
+    snapshot, _ = backup.take()
+    if name:
+        assert find_origin(bucket.place, name).snapshot == snapshot
+    with pytest.raises(SnapshotError, match="there is no snapshot"):
+        find_origin(bucket.place, name and "1999")
+
+
+def test_a_source_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="there is nothing to restore"):
+        find_origin(str(tmp_path))
+    with pytest.raises(RunbookError, match="there are no snapshots"):
+        find_origin(str(tmp_path / "absent"))
