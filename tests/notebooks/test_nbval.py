@@ -76,6 +76,8 @@ def test_the_sanitise_file_is_read_whole() -> None:
         ("5 files, 1,833 bytes", "12 files, 9 bytes"),
         ("in 0.41 s", "in 12.7 s"),
         ("2026-01-02T03:04:05Z", "2026-11-12 13:14:15 UTC"),
+        ("snapshot 2026-01-02T03-04-05Z", "snapshot 2026-11-12T13-14-15Z"),
+        ("in ~/pypi-runbook/.runbook/snapshots/local", "in /tmp/x/runbook/snapshots/local"),
         ("a" * 64, "b" * 64),
     ],
 )
