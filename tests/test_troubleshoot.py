@@ -18,7 +18,7 @@ from tests.fakes import FakeTarget
 
 pytest_plugins = ["tests.operations"]
 
-GROUPS = {"The runbook", "Plans and confirmations", "The target", "The clients and the index"}
+GROUPS = {"The runbook", "Plans and confirmations", "Snapshots", "The target", "The clients and the index"}
 
 
 def entries() -> dict[str, str]:

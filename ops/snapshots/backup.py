@@ -252,7 +252,7 @@ class Backup:
         return self._read[name]
 
     def is_complete(self, pending: Pending) -> bool:
-        """Whether the last snapshot is of today and holds the index as it is."""
+        """True if the last snapshot is of today and holds the index as it is."""
         today = self._clock().date()
         return pending.last is not None and pending.last.taken.date() == today and not (pending.new or pending.gone)
 

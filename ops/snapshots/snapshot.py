@@ -29,7 +29,7 @@ PACKAGES, CREDENTIALS = "packages", "credentials"
 _REBUILT = (".index/staging/", ".index/facts/", ".index/claims/", ".index/reserve/")
 """Folders for unfinished files, locks and reserved space, and what the index makes again from its files."""
 
-_AUDIT = {PACKAGES: ".index/audit/", CREDENTIALS: ".audit/"}
+_LOGS = {PACKAGES: (".index/audit/", ".index/activity/"), CREDENTIALS: (".audit/",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Snapshot:
                 )
             if digest != _digest(found) or found["name"] != name:
                 raise ValueError("its content is not what was written")
-            parts = {part: {path: _item(path, entry) for path, entry in found[part].items()} for part in _AUDIT}
+            parts = {part: {path: _item(path, entry) for path, entry in found[part].items()} for part in _LOGS}
             return cls(name, str(found["place"]), parts[PACKAGES], parts[CREDENTIALS])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SnapshotError(
@@ -190,8 +190,8 @@ def is_kept(path: str) -> bool:
 
 
 def is_log(part: str, path: str) -> bool:
-    """True if a file is one of the audit log, to which lines are only ever added."""
-    return path.startswith(_AUDIT[part])
+    """True if a file is one of the audit log or the counts, to which lines are only ever added."""
+    return path.startswith(_LOGS[part])
 
 
 def is_text(part: str, path: str, size: int) -> bool:

@@ -14,7 +14,7 @@ from ops.index.packages.filenames import Form, can_be_listed, is_project, is_saf
 
 if TYPE_CHECKING:
     from ops.index.packages.inspection import Inspector
-    from ops.index.packages.staging import Staged
+    from ops.index.packages.uploads import Staged
 
 YANKED, STATUS, REMOVED, AUDIT = ".index/yanked/", ".index/status/", ".index/removed/", ".index/audit/"
 """Folders on the volume of packages: yanks by file, statuses by project, tombstones, and the audit log."""

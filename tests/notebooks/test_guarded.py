@@ -29,6 +29,8 @@ EVERY = (
     "03_smoke_test",
     "04_rotate_credentials",
     "05_offboard_user",
+    "06_back_up",
+    "07_restore",
     "10_benchmark",
     "90_troubleshoot",
     "99_tear_down",
