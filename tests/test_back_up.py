@@ -9,8 +9,8 @@ import pytest
 
 from ops import back_up
 from ops.errors import ApprovalError, BucketError, ParameterError, SnapshotError, VerificationError
-from ops.table import APPROVED_VARIABLE
 from ops.snapshots import Backup
+from ops.table import APPROVED_VARIABLE
 from ops.workspace import Workspace
 from tests.snapshots.conftest import Index, make_index, sha256
 
