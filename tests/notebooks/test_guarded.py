@@ -24,6 +24,7 @@ from ops.workspace import PROJECT_ROOT
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 EVERY = (
+    "00_start_here",
     "01_provision",
     "02_onboard_user",
     "03_smoke_test",

@@ -25,7 +25,7 @@ each = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: noteb
 
 def test_there_are_the_notebooks_of_the_first_run_and_the_one_that_undoes_it() -> None:
     names = [notebook.name for notebook in NOTEBOOKS]
-    assert names[:3] == ["01_provision", "02_onboard_user", "03_smoke_test"]
+    assert names[:4] == ["00_start_here", "01_provision", "02_onboard_user", "03_smoke_test"]
     assert "99_tear_down" in names
 
 

@@ -1,0 +1,86 @@
+"""Start: checks everything that a target needs, says what there is already, and what comes next."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+from ops.errors import PreflightError, RunbookError
+from ops.table import Table, Text
+from ops.targets import Check, Target
+from ops.troubleshoot import machine_checks, table
+from ops.workspace import PROJECT_ROOT, shown
+
+TOOLS = ("pip", "uv", "twine", "build", "papermill", "nbclient")
+"""Packages that the notebooks run."""
+
+_INSTALL = f"run make in {shown(PROJECT_ROOT)}, or pip install --require-hashes -r requirements.txt"
+
+
+def checks(target: Target) -> Table:
+    """Check this machine and what *target* needs of it. Reads only, and raises nothing for what it finds."""
+    return table(f"What the target {target.name} needs", _checks(target))
+
+
+def found(target: Target) -> Table:
+    """The index and its users, as far as this machine knows them. Reads only, and raises nothing for what it finds."""
+    try:
+        state, users = str(target.state()), [folder.name for folder in target.client_folders()]
+    except RunbookError as error:
+        return Table.of("What there is", ("what", "seen"), [("index", f"cannot be asked: {error.why or error.what}")])
+    rows = [("index", state), ("users with client files here", ", ".join(users) or "none")]
+    return Table.of("What there is", ("what", "seen"), rows)
+
+
+def next_steps(target: Target) -> Text:
+    """The notebooks to run next, by what there is. Reads only.
+
+    Raises:
+        TargetError: the platform cannot be asked.
+    """
+    state = target.state()
+    if state.deployment is None:
+        return Text(f"Next: runbook run 01_provision 02_onboard_user 03_smoke_test -p target={target.name}")
+    if not state.answers:
+        return Text(f"Next: runbook run 90_troubleshoot -p target={target.name}, which says why the index is silent.")
+    if not target.client_folders():
+        return Text(f"Next: runbook run 02_onboard_user -p target={target.name} -p username=NAME")
+    return Text(f"Next: runbook run 03_smoke_test -p target={target.name}, after every change and on a schedule.")
+
+
+def verify(target: Target) -> Table:
+    """Require that all checks pass.
+
+    Raises:
+        PreflightError: something is missing; all of it is listed, each with what to do.
+    """
+    every = _checks(target)
+    if failed := [f"{check.name}: {check.detail}" for check in every if not check.passed]:
+        raise PreflightError(failed)
+    return Table.of("Ready", ("checks", "failed"), [(len(every), 0)])
+
+
+def _checks(target: Target) -> list[Check]:
+    clone = PROJECT_ROOT / "notebooks"
+    return [*map(_tool, TOOLS), _git(), _notebooks(clone), *machine_checks(target)]
+
+
+def _tool(name: str) -> Check:
+    try:
+        return Check(name, passed=True, detail=importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, passed=False, detail=f"not installed: {_INSTALL}")
+
+
+def _git() -> Check:
+    there = shutil.which("git") is not None
+    return Check("git", there, "installed" if there else "not installed: records lack the revision without it")
+
+
+def _notebooks(folder: Path) -> Check:
+    there = folder.is_dir()
+    return Check("notebooks", there, "there" if there else f"{shown(folder)} is missing: install from a clone")
+
+
+__all__ = ["checks", "found", "next_steps", "verify"]

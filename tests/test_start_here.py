@@ -1,0 +1,61 @@
+"""Start: all that is missing at once, each with its mend; what comes next; and a map of every notebook."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+from ops import onboard, start_here
+from ops.errors import PreflightError
+from ops.runbook import Notebook, list_notebooks
+from ops.workspace import PROJECT_ROOT
+from tests.fakes import FakeTarget
+
+pytest_plugins = ["tests.operations"]
+
+
+def test_everything_that_is_missing_is_named_at_once_with_its_mend(
+    target: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    target.problems = ["no room: make some"]
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(start_here, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    table = start_here.checks(target)
+    assert {row[0] for row in table.rows if row[2] == "NO"} == {*start_here.TOOLS, "git", "notebooks", "fault"}
+    with pytest.raises(PreflightError) as raised:
+        start_here.verify(target)
+    assert len(raised.value.problems) == len(start_here.TOOLS) + 3
+    for problem in raised.value.problems:
+        assert ": " in problem.partition(": ")[2], problem
+
+
+def test_what_comes_next_follows_from_what_there_is(target: FakeTarget, provisioned: FakeTarget) -> None:
+    target.running = False
+    assert "01_provision" in repr(start_here.next_steps(target))
+    target.running = True
+    assert "02_onboard_user" in repr(start_here.next_steps(target))
+    onboard.apply(onboard.describe(provisioned, username="alice"))
+    assert "03_smoke_test" in repr(start_here.next_steps(target))
+    assert "alice" in repr(start_here.found(target))
+    target.failure = "OSError: no room"
+    assert "90_troubleshoot" in repr(start_here.next_steps(target))
+    assert "no room" in repr(start_here.found(target))
+
+
+def test_with_all_in_place_it_is_ready(target: FakeTarget) -> None:
+    assert start_here.verify(target).rows[0][1] == "0"
+
+
+def test_the_map_leads_to_every_notebook() -> None:
+    folder = PROJECT_ROOT / "notebooks"
+    notebook = Notebook.read(folder / "00_start_here.ipynb")
+    text = "\n".join(cell.source for cell in notebook.cells if cell.kind == "markdown")
+    names = [each.name for each in list_notebooks(folder) if each.name != notebook.name]
+    missing = [name for name in names if f"| [{name}]({name}.ipynb) |" not in text]
+    assert missing == [], f"add a row to the map in 00_start_here for {', '.join(missing)}"
