@@ -55,7 +55,7 @@ def create_index(
     Parameters:
         packages: the volume of packages, a directory as pypiserver keeps it.
         credentials: the volume with ``.htpasswd``, ``.htgroup`` and ``.tokens``, which need not exist yet.
-        name_locks: exclusive locks on file names, shared by all servers of the volume; None for files on this machine.
+        name_locks: exclusive locks on file names, shared by all servers of the volumes; None for files on this machine.
         entries: small values that all servers of the volume share at once; None for files on this machine.
         options: settings.
         admin_token: of the admin application at ``/admin/``; None for none.
@@ -63,17 +63,17 @@ def create_index(
     Raises:
         ValueError: the admin token cannot be sent in a header.
     """
-    name_locks = name_locks or FileNameLocks(packages.directory / ".index" / "claims")
+    package_locks = name_locks or FileNameLocks(packages.directory / ".index" / "claims")
     entries = entries or FolderEntries(packages.directory / INDEX_FOLDER / "entries")
     audit = Audit(packages, options=options)
     admin_audit = Audit(credentials, ADMIN_FOLDER, options=options)
     token_check = TokenCheck(admin_token, audit=admin_audit, options=options) if admin_token else None
     authenticator = Authenticator(credentials, options, audit, uses=TokenUses(entries, audit))
     credential_check = CredentialCheck(credentials, options)
-    repository = Repository(packages, name_locks, options)
+    repository = Repository(packages, package_locks, options)
     transactions = Transactions(
         packages,
-        name_locks,
+        package_locks,
         see_others=repository.reload,
         audit=audit,
         reserve=f"{INDEX_FOLDER}/reserve",
@@ -96,7 +96,7 @@ def create_index(
             credentials=credentials,
             token=token_check,
             options=options,
-            name_locks=name_locks if credentials.shared else None,
+            name_locks=name_locks,
             audit=admin_audit,
             entries=entries,
         )

@@ -103,7 +103,6 @@ class Authenticator:
         self._throttle = Throttle(options.login_failures, options.login_window_seconds, clock=clock)
         self._verification_queue = VerificationQueue(self._throttle.suspicion)
         self._threads = ThreadPoolExecutor(_MAX_PENDING + 2, thread_name_prefix="login")
-        self._shared = credentials.shared
         self._renewing: Future[None] | None = None
         self._renewal_deadline = 0.0
         self._user_cache = UserCache(credentials, options, changed=self._forget, clock=clock, wall_clock=wall_clock)
@@ -211,9 +210,7 @@ class Authenticator:
 
     def _see_changes(self) -> None:
         """Read users that were changed; on a shared volume, those changed more than a few seconds ago."""
-        if not self._shared:
-            self._user_cache.renew()
-        elif not self._user_cache.current() and not self._closing.is_set():
+        if not self._user_cache.caught_up() and not self._closing.is_set():
             renewal, seconds = self._renewal()
             wait([renewal], timeout=seconds)
 

@@ -71,9 +71,10 @@ class UserCache:
         self._changed = changed
         self._clock = clock
         self._wall_clock = wall_clock
-        self._interval = (
-            min(max(2 * options.refresh_seconds, _CHECK_EVERY), _MAX_AGE) if credentials.shared else _CHECK_EVERY
-        )
+        self._reloads = credentials.shared
+        self._interval = _CHECK_EVERY
+        if self._reloads:
+            self._interval = min(max(2 * options.refresh_seconds, _CHECK_EVERY), _MAX_AGE)
         self._loading = threading.Lock()
         self._reloading = threading.Lock()
         self._reloaded = float("-inf")
@@ -105,14 +106,14 @@ class UserCache:
     @property
     def outdated(self) -> bool:
         """True if a shared volume could not be reloaded for so long that the cached users are no longer trusted."""
-        return self._storage.shared and self._clock() > self._seen + _MAX_UNREADABLE
+        return self._reloads and self._clock() > self._seen + _MAX_UNREADABLE
 
     def current(self) -> bool:
         """True if the accounts are recent enough. Checks local files now and then. Called for every request."""
         now = self._clock()
         if now < self._next:
             return True
-        if self._storage.shared:
+        if self._reloads:
             return False
         self._next = now + self._interval
         if self._loading.acquire(blocking=False):
@@ -120,6 +121,13 @@ class UserCache:
                 self._check()
             finally:
                 self._loading.release()
+        return True
+
+    def caught_up(self) -> bool:
+        """Read what was changed until now; on a shared volume nothing, and False if the accounts are not recent."""
+        if self._reloads:
+            return self.current()
+        self.renew()
         return True
 
     def refresh(self) -> bool:
@@ -143,7 +151,7 @@ class UserCache:
             moment: on the clock; None for now.
         """
         moment = self._clock() if moment is None else moment
-        if not self._storage.shared:
+        if not self._reloads:
             deadline = self._clock() + 2 * _SETTLE
             while not self.refresh() and self._clock() < deadline:
                 time.sleep(_SETTLE / 4)
@@ -170,7 +178,7 @@ class UserCache:
             self._replace_tokens()
             self._changed()
         generation = self._storage.generation
-        if self._storage.shared and generation == self._generation and self._gone is None:
+        if self._reloads and generation == self._generation and self._gone is None:
             return True
         with self._storage.reading():
             signature = self._users.signature()
@@ -181,8 +189,7 @@ class UserCache:
             elif self._unsettled(signature) or not self._load(signature):
                 return False
         self._generation = generation
-        if self._storage.shared:
-            self._next = self._clock() + self._interval
+        self._next = self._clock() + self._interval
         return True
 
     def _load(self, signature: Signature) -> bool:
@@ -228,7 +235,7 @@ class UserCache:
 
     def _unsettled(self, signature: Signature) -> bool:
         """True if a file may be incomplete: changed a moment ago, and not by replacing it."""
-        if self._signature is None or self._storage.shared:  # on a Volume a file appears complete
+        if self._signature is None or self._reloads:  # on a Volume a file appears complete
             return False
         for now, before in zip(signature, self._signature):
             if now is None or now == before or (before is not None and before[0] != now[0]):

@@ -75,10 +75,10 @@ class SimpleApi:
         self._repository = repository
         self._activity = activity
         self._delivery = Delivery(storage)
-        self._response_cache: ResponseCache[tuple[str, str | None]] = ResponseCache(
-            repository.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=not storage.shared
-        )
         self._shared = storage.shared
+        self._response_cache: ResponseCache[tuple[str, str | None]] = ResponseCache(
+            repository.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=not self._shared
+        )
         self._form = Memo(simple_form)
         self._gzip = Memo(accepts_gzip)
 

@@ -95,7 +95,7 @@ class Releases:
             done: list[File] = []
 
             def failed(_: str, why: str) -> Iterator[Entry]:
-                for file in files if self._storage.shared else files[len(done) :]:
+                for file in files[len(done) :] if self._transactions.at_once else files:
                     outcome = "undone" if self._exists(file.path) else "unconfirmed"
                     yield Entry(f"remove.{outcome}", {"filename": file.filename, "why": why})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import stat
 import threading
@@ -82,13 +81,15 @@ class Repository:
         self.listing = PackageDirectory(directory, name_locks, self.usage)
         self._open = False
         self._failing = False
-        self._reloads = BoundedRun(
-            self._reload,
-            name="repository reload",
-            seconds=RELOAD_SECONDS,
-            overdue="it cannot be seen yet what others have added",
-        )
-        self._rest_until = 0.0 if storage.shared else math.inf  # a directory of this machine needs no reload
+        self._reloads: BoundedRun | None = None  # a directory of this machine needs none
+        if storage.shared:
+            self._reloads = BoundedRun(
+                self._reload,
+                name="repository reload",
+                seconds=RELOAD_SECONDS,
+                overdue="it cannot be seen yet what others have added",
+            )
+        self._rest_until = 0.0
         self._cache = ProjectCache(options.cached_files)
         self._rebuilder = Rebuilder(briefly(self._missing), briefly(self._prepare))
         self._prefetched = 0
@@ -105,16 +106,17 @@ class Repository:
 
     def start(self) -> None:
         """Start computing missing file info in a thread. Pages are served meanwhile."""
-        self._rebuilder.start(again=self._storage.shared)
+        self._rebuilder.start(again=self._reloads is not None)
 
     def close(self) -> None:
         """Stop the thread, and wait for no further reload."""
-        self._reloads.end(0.0)
+        if self._reloads is not None:
+            self._reloads.end(0.0)
         self._rebuilder.close()
 
     def stamp(self) -> Hashable:
         """A value that changes with everything visible. Costs a few looks at modification times."""
-        if not self._storage.shared:
+        if self._reloads is None:
             self._look()
         return self.listing.version
 
@@ -305,7 +307,7 @@ class Repository:
 
         Never raises: a failed reload leaves the view as it was.
         """
-        if time.monotonic() < self._rest_until:
+        if self._reloads is None or time.monotonic() < self._rest_until:
             return
         try:
             self._reloads()
@@ -321,7 +323,7 @@ class Repository:
         Raises:
             StorageBusy: a reload takes too long.
         """
-        if time.monotonic() < self._rest_until:
+        if self._reloads is None or time.monotonic() < self._rest_until:
             return None
         return self._reloads.begin()
 
@@ -333,7 +335,7 @@ class Repository:
             StorageBusy: likewise; the reload goes on.
             OSError: likewise.
         """
-        if self._storage.shared:
+        if self._reloads is not None:
             self._reloads()
         else:  # names are looked for by each question; annotations only now and then
             self._read_annotations()
@@ -379,23 +381,22 @@ class Repository:
 
     def _look(self, *, wait: bool = False) -> None:
         """Notice what others have changed on this machine."""
-        if not self._storage.shared:
+        if self._reloads is None:
             self.listing.look(wait=wait)
         self._look_at_annotations()
 
     def _look_at_annotations(self) -> None:
         """The same for annotations alone; reads the names of a shared storage the first time."""
-        if self._storage.shared:
+        if self._reloads is not None:
             if not self._open:
-                self._wait_for_first_reload()
+                self._wait_for_first(self._reloads.begin())
             return
         now = time.monotonic()
         if now >= self._annotations_again:
             self._annotations_again = now + _ANNOTATIONS_SECONDS
             self._read_annotations()
 
-    def _wait_for_first_reload(self) -> None:
-        run = self._reloads.begin()
+    def _wait_for_first(self, run: Future[None]) -> None:
         try:
             run.result(seconds_left(RELOAD_SECONDS))
         except TimeoutError:
@@ -437,7 +438,7 @@ class Repository:
     def _missing(self) -> Iterable[str]:
         self._look()
         missing = self.file_info.missing(self.listing)
-        return islice(missing, self._options.cached_files) if self._storage.shared else missing
+        return islice(missing, self._options.cached_files) if self._reloads is not None else missing
 
     def _prepare(self, path: str) -> None:
         """Compute the info of a file, and copy a small one of a Volume: it may be requested while that looks empty."""

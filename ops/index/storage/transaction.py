@@ -98,7 +98,9 @@ class Transactions:
         self._name_locks = name_locks
         self._reserve = Reserve(storage, reserve)
         self._lock_seconds = lock_seconds
-        self._rest_seconds = rest_seconds if storage.shared else 0.0
+        self.at_once = not storage.shared
+        """Whether what is written is in effect for all servers before it is committed."""
+        self._rest_seconds = 0.0 if self.at_once else rest_seconds
         self._busy = busy
         self._undoing: set[threading.Thread] = set()
         self._closing = threading.Event()
@@ -315,7 +317,7 @@ class Transaction:
         except StorageError:
             # On this machine what is undone is in effect at once. A crash may bring it back, whole: no more than a
             # response that was lost.
-            return not self._storage.shared
+            return self._transactions.at_once
         return True
 
     def _note(self, entry: Entry, *, durable: bool) -> None:
