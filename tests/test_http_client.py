@@ -1,4 +1,4 @@
-"""HTTP as a visitor: who is said to ask, what is tried again, and how an error reads."""
+"""HTTP client: its user agent, its retries, and the text of its errors."""
 
 from __future__ import annotations
 

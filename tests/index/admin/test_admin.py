@@ -1,4 +1,4 @@
-"""The admin application, over HTTP: who has the token may change users, and nobody learns a secret from it."""
+"""The admin application, over HTTP: its token gives access to users, and no response holds a secret."""
 
 from __future__ import annotations
 

@@ -430,7 +430,7 @@ def test_a_quarantine_is_for_admins_and_a_status_for_projects_that_exist(
     house.releases.set_status("foo-bar", "active", identity=alice)
 
 
-# Who comes first
+# Concurrent uploads
 
 
 def race(actions: list[Callable[[], UploadResult]]) -> list[UploadResult | PackageIndexError]:
