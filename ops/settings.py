@@ -232,11 +232,6 @@ class IndexLimits(_Variables):
             raise _refusal("project_quota_bytes", self.project_quota_bytes, remedy)
 
 
-def deployment_variables() -> list[str]:
-    """Variables of hosting and limits, in order; not those of the names."""
-    return [_variable(name) for kind in (Hosting, IndexLimits) for name in kind.names()]
-
-
 def refuse_unknown(environment: Mapping[str, str]) -> None:
     """Refuse a variable that looks like a setting of this project but is not: a typo would be ignored silently.
 

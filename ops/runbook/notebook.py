@@ -16,7 +16,6 @@ from ops.errors import NotebookError
 from ops.parameters import Parameter, parse_parameters
 
 PARAMETERS_TAG = "parameters"
-INJECTED_TAG = "injected-parameters"
 
 _WILDCARDS = frozenset("*?[")
 _NUMBERED = re.compile(r"(?P<number>[0-9]{2})_(?P<rest>.+)")

@@ -31,14 +31,6 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOTEBOOK_LINK = re.compile(
     r"<a [^>]*href=\"(?P<name>[^\":/]+)\.ipynb(?P<rest>#[^\"]*)?\"[^>]*>(?P<text>.*?)</a>", re.DOTALL
 )
-_ASSET = re.compile(
-    r"<(?:script|iframe|object|embed|video|audio|source|track)\b"
-    r"|<link\b[^>]*\bhref"
-    r"|<(?:img|image|input|use)\b[^>]*\b(?:src|srcset|href|xlink:href)\s*=\s*[\"']?(?!data:|[\"'#])"
-    r"|@import\b"
-    r"|url\(\s*[\"']?(?!data:|#)",
-    re.IGNORECASE,
-)
 
 
 _LOG = logging.getLogger(__name__)
@@ -63,11 +55,6 @@ def write_reports(record: Record, redactor: Redactor) -> None:
             replace_file(record.folder / entry.report, redactor.text(page))
     if len(record.notebooks) != 1 or not record.notebooks[0].report:
         replace_file(record.folder / "index.html", redactor.text(_run_page(shown)))
-
-
-def external_assets(page: str) -> tuple[str, ...]:
-    """Parts of an HTML page that would be run, or loaded from elsewhere; a report has none."""
-    return tuple(match[0] for match in _ASSET.finditer(page))
 
 
 def duration(seconds: float) -> str:

@@ -18,11 +18,11 @@ from ops.index.packages.repository import Repository
 from ops.index.packages.uploads import Publisher, Staged, UploadResult
 from ops.index.sandbox.sandbox import Cancellation
 from ops.index.storage.directory import DirectoryStorage
-from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks, NameLocks
+from ops.index.storage.name_locks import FileNameLocks, NameLocks
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Transactions
 from tests.index.full_disk import mounted
-from tests.index.volume import Remote, Volume
+from tests.index.volume import MemoryNameLocks, Remote, Volume
 
 with warnings.catch_warnings():
     # On Python 3.11 and 3.12 its framework imports the standard library's cgi, which is deprecated there, and on 3.11

@@ -16,10 +16,10 @@ import pytest
 from ops.index import Options, create_index
 from ops.index.storage import transaction
 from ops.index.storage.directory import DirectoryStorage
-from ops.index.storage.name_locks import MemoryNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import PASSWORD, ThreadServer, eventually
 from tests.index.test_sharing import Container, log_in, opened, publish, register, upload
+from tests.index.volume import MemoryNameLocks
 
 SPAM = wheel_name("spam", "1.0")
 KNOWN = ("/simple/spam/", "/simple/", f"/packages/{SPAM}", f"/packages/{SPAM}.metadata", "/projects/spam/", "/")

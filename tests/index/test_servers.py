@@ -20,10 +20,11 @@ from ops.index.errors import Busy, FileTaken, PackageIndexError, StorageError
 from ops.index.packages.filenames import parse
 from ops.index.packages.uploads import UploadResult
 from ops.index.storage import transaction
-from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks
+from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
 from tests.index.serving import eventually
+from tests.index.volume import MemoryNameLocks
 
 NAME = wheel_name("foo", "1.0")
 CONTENT = wheel("foo", "1.0", payload=b"first")

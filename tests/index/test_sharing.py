@@ -15,11 +15,10 @@ import bcrypt
 import pytest
 
 from ops.index import Options, create_index
-from ops.index.storage.name_locks import MemoryNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import JSON, PASSWORD, TOKEN, Http, Response, ThreadServer, authorization, eventually
 from tests.index.test_app import form
-from tests.index.volume import Remote, Volume
+from tests.index.volume import MemoryNameLocks, Remote, Volume
 
 BIG = "big-1.0.tar.gz"
 BIG_CONTENT = os.urandom(1024) * 8 * 1024

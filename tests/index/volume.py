@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Literal
 
@@ -205,3 +206,29 @@ def _files(directory: Path) -> dict[str, Identity]:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, target)
+
+
+class MemoryNameLocks:
+    """Locks among the threads of one process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: set[str] = set()
+
+    def acquire(self, filename: str) -> bool:
+        """Lock *filename*; False if it is locked."""
+        with self._lock:
+            if filename in self._names:
+                return False
+            self._names.add(filename)
+            return True
+
+    def held(self) -> AbstractSet[str]:
+        """All names that are locked now."""
+        with self._lock:
+            return frozenset(self._names)
+
+    def release(self, filename: str) -> None:
+        """Release a lock."""
+        with self._lock:
+            self._names.discard(filename)

@@ -15,12 +15,13 @@ import pytest
 import yaml
 
 from ops.runbook import find_notebook
-from ops.settings import LOWER_PROTECTION_VARIABLE, deployment_variables
+from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, IndexLimits
 from ops.workspace import PROJECT_ROOT
 from tests.conftest import DOWNLOADS
 from tests.modal.conftest import TOKEN, deploy
 from tests.standin.control_plane import ControlPlane
 
+VARIABLES = [*Hosting().variables(), *IndexLimits().variables()]
 WORKFLOWS = sorted((PROJECT_ROOT / ".github" / "workflows").glob("*.yaml"))
 SECRETS = {"MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "AUTH_TOKEN"}
 STEP_SECONDS = 850
@@ -169,7 +170,7 @@ def test_a_deployment_that_fails_goes_back_to_the_version_of_before() -> None:
 def test_planning_and_applying_are_told_every_variable_of_the_hosting_and_of_the_limits() -> None:
     for where in (step(*PLAN, "Plan"), step(*DEPLOY, "Apply the plan"), step(*DRIFT, "Plan")):
         told = {name: value for name, value in where["env"].items() if name.startswith("PYPI_")}
-        assert told == {name: f"${{{{ vars.{name} }}}}" for name in deployment_variables()}
+        assert told == {name: f"${{{{ vars.{name} }}}}" for name in VARIABLES}
 
 
 def test_lowering_a_protection_has_to_be_said_at_each_run() -> None:
@@ -283,7 +284,7 @@ def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
         **{name: value for name, value in plane.variables.items() if name != "MODAL_CONFIG_PATH"},
         "MODAL_ENVIRONMENT": "",
         "LOWER_PROTECTION": "",
-        **dict.fromkeys(deployment_variables(), ""),
+        **dict.fromkeys(VARIABLES, ""),
         "PYPI_UPLOADS_PER_USER": "7",
         "AUTH_TOKEN": TOKEN,
         "GITHUB_OUTPUT": str(outputs),

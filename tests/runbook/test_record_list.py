@@ -12,7 +12,8 @@ from ops.errors import RunbookError
 from ops.redaction import Redactor
 from ops.runbook.record import Failure, NotebookRecord, Record, list_records
 from ops.runbook.record_list import choose, differences, find_record, table
-from ops.runbook.report import external_assets, write_overview
+from ops.runbook.report import write_overview
+from tests.runbook.assets import external_assets
 
 
 @pytest.fixture

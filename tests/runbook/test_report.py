@@ -16,7 +16,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from ops.redaction import Redactor
 from ops.runbook.record import Failure, NotebookRecord, Record, StepRecord
-from ops.runbook.report import duration, external_assets, write_reports
+from ops.runbook.report import duration, write_reports
+from tests.runbook.assets import external_assets
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -50,11 +50,6 @@ class Identity:
     projects: frozenset[str] | None = None
     token: str = ""
 
-    @property
-    def may_read(self) -> bool:
-        """True if the user may list and download, as every user may."""
-        return True
-
     def may_upload(self, project: str) -> bool:
         """True if the user may upload to this project, yank from it, and set its status except quarantine.
 

@@ -118,32 +118,6 @@ class NameLocks(Protocol):
         """Release a lock. One that is not held is left alone."""
 
 
-class MemoryNameLocks:
-    """Locks among the threads of one process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._names: set[str] = set()
-
-    def acquire(self, filename: str) -> bool:
-        """Lock *filename*; False if it is locked."""
-        with self._lock:
-            if filename in self._names:
-                return False
-            self._names.add(filename)
-            return True
-
-    def held(self) -> AbstractSet[str]:
-        """All names that are locked now."""
-        with self._lock:
-            return frozenset(self._names)
-
-    def release(self, filename: str) -> None:
-        """Release a lock."""
-        with self._lock:
-            self._names.discard(filename)
-
-
 class FileNameLocks:
     """Locks among all processes of one machine, as hard links to a file that each process keeps locked (``flock``).
 

@@ -30,8 +30,8 @@ from ops.index.auth.verification_queue import processors
 from ops.index.config import Options
 from ops.index.errors import LoginDelayed, PackageIndexError, StorageError, TooManyAttempts, Unauthorized
 from ops.index.storage.directory import DirectoryStorage
-from ops.index.storage.name_locks import MemoryNameLocks
 from tests.index.credentials_volume import volumes
+from tests.index.volume import MemoryNameLocks
 
 CHEAP = Options(bcrypt_rounds=4, login_failures=1000)
 PASSWORD = "correct horse battery"

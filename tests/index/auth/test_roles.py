@@ -17,7 +17,6 @@ def identity(content: str, username: str) -> Identity:
 def test_a_user_in_no_group_may_publish_anything() -> None:
     someone = identity("admin: carol\n", "alice")
     assert someone == Identity("alice", Role.PUBLISHER, None)
-    assert someone.may_read
     assert someone.may_upload("anything")
     assert not someone.may_administer
 
@@ -48,7 +47,6 @@ def test_the_most_powerful_group_is_the_role(content: str, role: Role) -> None:
 
 def test_a_reader_may_not_upload_and_an_admin_may_do_everything() -> None:
     reader = identity("reader: alice\nproject/spam: alice", "alice")
-    assert reader.may_read
     assert not reader.may_upload("spam")
     assert not reader.may_administer
     admin = identity("admin: alice\nproject/spam: alice", "alice")

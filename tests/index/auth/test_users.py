@@ -38,8 +38,8 @@ from ops.index.auth.users import Account, PasswordFile, Users
 from ops.index.config import Options
 from ops.index.errors import StorageError
 from ops.index.storage.directory import DirectoryStorage
-from ops.index.storage.name_locks import MemoryNameLocks
 from tests.index.credentials_volume import Volume, volumes
+from tests.index.volume import MemoryNameLocks
 
 CHEAP = Options(bcrypt_rounds=4)
 PASSWORD = "correct horse battery"

@@ -11,9 +11,9 @@ import pytest
 from ops.index.packages import directory as module
 from ops.index.packages.directory import PackageDirectory
 from ops.index.packages.filenames import parse
-from ops.index.storage.name_locks import MemoryNameLocks
 from tests.index.archives import wheel_name
 from tests.index.serving import eventually
+from tests.index.volume import MemoryNameLocks
 
 Read = Callable[[str], tuple[list[str], tuple[str, ...]]]
 

@@ -26,11 +26,10 @@ from ops.index.packages.filenames import parse
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
 from ops.index.storage.directory import DirectoryStorage
-from ops.index.storage.name_locks import MemoryNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import House, Person, Town, volume_of
 from tests.index.serving import eventually
-from tests.index.volume import Remote
+from tests.index.volume import MemoryNameLocks, Remote
 
 EXAMPLES = int(os.environ.get("HISTORIES", "25"))
 

@@ -30,9 +30,9 @@ from ops.index.packages.filenames import Name, parse
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
 from ops.index.storage.directory import DirectoryStorage
-from ops.index.storage.name_locks import MemoryNameLocks
 from tests.index.archives import core_metadata, sdist, wheel, wheel_name
 from tests.index.conftest import House, Person
+from tests.index.volume import MemoryNameLocks
 
 Count = Callable[[object, str], list[tuple[Any, ...]]]
 

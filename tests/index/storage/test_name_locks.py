@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ops.index.storage import name_locks as module
-from ops.index.storage.name_locks import FileNameLocks, MemoryNameLocks, NameLocks
+from ops.index.storage.name_locks import FileNameLocks, NameLocks
+from tests.index.volume import MemoryNameLocks
 
 HOLDER = """
 import sys

@@ -12,9 +12,9 @@ import pytest
 from ops.index.errors import Busy, NotFound, StorageBusy, StorageError, StorageFull
 from ops.index.storage import transaction as module
 from ops.index.storage.directory import DirectoryStorage
-from ops.index.storage.name_locks import MemoryNameLocks
 from ops.index.storage.transaction import Entry, Policy, Transaction, Transactions
 from tests.index.serving import eventually
+from tests.index.volume import MemoryNameLocks
 
 ENTRY = Entry("change", {"filename": "foo"})
 ADDITION, RESTORATION, REMOVAL = Policy.TAKEN_BACK, Policy.RESTORED, Policy.IRREVOCABLE
