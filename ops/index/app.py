@@ -19,6 +19,7 @@ from ops.index.http.html_pages import HtmlPages
 from ops.index.http.legacy_api import LegacyApi
 from ops.index.http.manage_api import ACTIONS, ManageApi
 from ops.index.http.metrics import Metrics
+from ops.index.http.oidc_api import DISCOVERY, PREFIX, OidcApi
 from ops.index.http.representation import Response
 from ops.index.http.request import Request
 from ops.index.http.simple_api import SimpleApi, is_download
@@ -40,7 +41,8 @@ _logger = logging.getLogger(__name__)
 class Index:
     """The index as an ASGI application.
 
-    Every path but ``/health`` needs credentials, which are verified before anything else is read, the body included.
+    Every path but ``/health`` and the exchange of ID tokens needs credentials, which are verified before anything else
+    is read, the body included.
 
     Parameters:
         authenticator: verifies credentials.
@@ -50,6 +52,7 @@ class Index:
         legacy_api: serves what stock pypiserver serves besides.
         uploads: receives uploads.
         manage_api: yanks files and sets the status of projects.
+        oidc_api: exchanges ID tokens of CI jobs.
         admin: the admin application; None when there is no token for it.
         metrics: serves monitoring systems.
         activity: counts downloads.
@@ -67,6 +70,7 @@ class Index:
         legacy_api: LegacyApi,
         uploads: UploadApi,
         manage_api: ManageApi,
+        oidc_api: OidcApi,
         admin: AdminMount | None,
         metrics: Metrics,
         activity: Activity,
@@ -80,6 +84,7 @@ class Index:
         self._legacy_api = legacy_api
         self._uploads = uploads
         self._manage_api = manage_api
+        self._oidc_api = oidc_api
         self._admin = admin
         self._metrics = metrics
         self._activity = activity
@@ -171,6 +176,8 @@ class Index:
             await request.text(200, "ok")
         elif path == "/admin" or path.startswith("/admin/"):
             await self._administer(request)
+        elif path.startswith((PREFIX, DISCOVERY)):
+            await self._oidc_api.handle(request)
         else:
             identity = await self._identify(request)
             if len(path) > _LONGEST_PATH or not path.startswith("/") or "\0" in path:

@@ -13,6 +13,8 @@ from ops.index.app import Index
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_check import CredentialCheck
+from ops.index.auth.id_tokens import IdTokens
+from ops.index.auth.minted_tokens import MintedTokens
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.users import Users
 from ops.index.config import Options
@@ -21,6 +23,7 @@ from ops.index.http.html_pages import HtmlPages
 from ops.index.http.legacy_api import LegacyApi
 from ops.index.http.manage_api import ManageApi
 from ops.index.http.metrics import Metrics
+from ops.index.http.oidc_api import OidcApi
 from ops.index.http.readme import Readmes
 from ops.index.http.simple_api import SimpleApi
 from ops.index.http.upload import UploadApi
@@ -68,7 +71,9 @@ def create_index(
     audit = Audit(packages, options=options)
     admin_audit = Audit(credentials, ADMIN_FOLDER, options=options)
     token_check = TokenCheck(admin_token, audit=admin_audit, options=options) if admin_token else None
-    authenticator = Authenticator(credentials, options, audit, uses=TokenUses(entries, audit))
+    minted = MintedTokens(entries)
+    authenticator = Authenticator(credentials, options, audit, uses=TokenUses(entries, audit), minted=minted)
+    oidc_api = OidcApi(authenticator, IdTokens(), minted, audit)
     credential_check = CredentialCheck(credentials, options)
     repository = Repository(packages, package_locks, options)
     transactions = Transactions(
@@ -117,7 +122,7 @@ def create_index(
     lifespan = Lifespan(
         start=[repository.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
         warm_up=[uploads.warm_up, *([admin.warm_up] if admin else []), html_pages.warm_up],
-        repeat=[refresh_credentials, repository.refresh, activity.write],
+        repeat=[refresh_credentials, authenticator.refresh_minted, repository.refresh, activity.write],
         every=options.refresh_seconds,
         stop=[
             packages.end,
@@ -125,6 +130,7 @@ def create_index(
             readmes.close,
             uploads.close,
             manage_api.close,
+            oidc_api.close,
             publisher.close,
             repository.close,
             authenticator.close,
@@ -142,6 +148,7 @@ def create_index(
         legacy_api=LegacyApi(repository, simple_api, authenticator.confirm, options),
         uploads=uploads,
         manage_api=manage_api,
+        oidc_api=oidc_api,
         admin=admin,
         metrics=Metrics(repository, activity, audit),
         activity=activity,

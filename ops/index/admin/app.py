@@ -19,12 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from ops.index.admin.gate import Gate, address_of, refusal, refusals
 from ops.index.admin.reference import reference_page, reference_policy
 from ops.index.admin.token import TokenCheck
+from ops.index.admin.trust_api import TrustedJobs, add_trust_api
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
 from ops.index.auth.passwords import NAME_BYTES, PASSWORD_BYTES, ROUNDS
 from ops.index.auth.roles import Identity, Role
 from ops.index.auth.token_file import Token, timestamp
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.tokens import DEFAULT_LIFETIME, LABEL_LENGTH, LIFETIME_SECONDS, Tokens
+from ops.index.auth.trust import TrustStore
 from ops.index.auth.users import KEEP, Users
 from ops.index.config import Options
 from ops.index.errors import PackageIndexError
@@ -333,6 +335,8 @@ def create_admin(
         if not tokens.revoke(token_id, actor="admin token", address=address_of(request)):
             raise HTTPException(404, "there is no such token")
 
+    add_trust_api(app, TrustStore(credentials, audit=log, name_locks=name_locks), token_needed)
+
     @app.get("/health", summary="Check that it responds")
     def health() -> Health:
         """Needs no token."""
@@ -362,9 +366,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     """One sentence about what is wrong. FastAPI's own response repeats the input, passwords included."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     problems = []
-    fields = (
-        [*RegisterUser.model_fields] if request.url.path.endswith("/register_user") else [*CreateToken.model_fields]
-    )
+    models: dict[str, type[BaseModel]] = {"create_token": CreateToken, "replace_trust": TrustedJobs}
+    fields = list(models.get(request.url.path.rpartition("/")[2], RegisterUser).model_fields)
     for problem in error.errors():
         field = next((part for part in problem["loc"][1:] if part in fields), None)
         if problem["type"] == "json_invalid":

@@ -27,6 +27,7 @@ _MEANINGS: Final = {
     403: "The server can read the credentials but not write them",
     404: "There is no such user, or no such token",
     408: "The body did not arrive in time",
+    409: "It was changed meanwhile; nothing has changed",
     413: "The body is too long for a registration",
     415: "The body is not application/json",
     422: "A field cannot be stored; the response does not repeat the password",
@@ -59,7 +60,7 @@ def _response(status: int) -> dict[str, Any]:
     return response
 
 
-_WITH_BODY: Final = {("POST", "/register_user"), ("POST", "/create_token")}
+_WITH_BODY: Final = {("POST", "/register_user"), ("POST", "/create_token"), ("POST", "/replace_trust")}
 """The requests with a body. The bodies of all others are left unread."""
 
 _BODY_BYTES: Final = 64 * 1024

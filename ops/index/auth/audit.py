@@ -43,7 +43,7 @@ SERVER_FOLDER: Final = ".index/audit"
 ADMIN_FOLDER: Final = ".audit"
 """On the credentials volume."""
 
-_REFUSALS: Final = frozenset({"login.refused", "login.throttled", "admin.refused", "admin.throttled"})
+_REFUSALS: Final = frozenset({"oidc.refused", "login.refused", "login.throttled", "admin.refused", "admin.throttled"})
 """Events that anybody can cause at will, and that are therefore summarized."""
 
 _SECRET: Final = ("password", "authorization", "token", "secret", "hash")

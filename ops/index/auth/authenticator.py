@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import secrets
 import threading
 import time
@@ -14,10 +15,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ops.index.auth.audit import Audit, masked_name
+from ops.index.auth.minted_tokens import MintedTokens
 from ops.index.auth.passwords import TOKEN, TOKEN_USER, BasicCredentials, defect, verify
 from ops.index.auth.roles import Identity
 from ops.index.auth.throttle import Admission, Throttle
+from ops.index.auth.token_file import fingerprint
 from ops.index.auth.token_uses import TokenUses
+from ops.index.auth.trust import Trust
 from ops.index.auth.user_cache import UserCache
 from ops.index.auth.users import Account
 from ops.index.auth.verification_queue import VerificationQueue
@@ -41,6 +45,8 @@ _RENEWAL_WAIT: Final = 0.5
 """Seconds for which logins wait for changes of the users to be read: a hanging volume must not block known users."""
 
 _NEVER: Final = object()
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -74,6 +80,7 @@ class Authenticator:
         options: realm, cost of a refusal, limits.
         audit: records refused logins, and the use of tokens.
         uses: remembers when tokens were used.
+        minted: the tokens of CI jobs; None for none.
         clock: seconds, such as ``time.monotonic``.
         wall_clock: seconds since the epoch, by which tokens expire.
     """
@@ -85,12 +92,14 @@ class Authenticator:
         audit: Audit | None = None,
         *,
         uses: TokenUses | None = None,
+        minted: MintedTokens | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._realm = options.realm
         self._audit = audit
         self._uses = uses
+        self._minted = minted
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
@@ -175,6 +184,9 @@ class Authenticator:
         self._see_changes()
         digest = self.digest(authorization or b"")
         account = self._verified.get(digest)
+        if account is not None and account.identity.minted:
+            self._check_minted(account.digest)
+            account = self._stored(account)
         if account is not None:
             return account.identity
         found = self._begin(digest, self._parse(authorization, address), address)
@@ -188,6 +200,19 @@ class Authenticator:
                 for digest, account in list(self._verified.items()):
                     if account.identity.token:
                         del self._verified[digest]
+
+    def refresh_minted(self) -> None:
+        """Forget the minted tokens that were burnt or have expired. Called in a thread."""
+        if self._minted is not None:
+            try:
+                self._minted.refresh()
+            finally:
+                self._forget()
+
+    def trust(self) -> Trust:
+        """The trusted jobs as they are now, as :meth:`confirm` finds users. Blocks."""
+        self._see_changes()
+        return self._user_cache.trust
 
     def close(self) -> None:
         """End the threads, and refuse the logins that still wait for one."""
@@ -292,7 +317,10 @@ class Authenticator:
         """
         digest, password, token = login.digest, login.credentials.password, login.credentials.token
         if token is not None:
-            self._user_cache.renew(login.began)
+            if login.credentials.minted:
+                self._check_minted(fingerprint(token))
+            else:
+                self._user_cache.renew(login.began)
             account = self._known_token(digest, token, login.address)
             return account, account is None
         guessed = False
@@ -317,18 +345,44 @@ class Authenticator:
 
     def _known_token(self, digest: bytes, token: str, address: str) -> Account | None:
         """The account of a token that is in memory, and now cached by its header too. Costs microseconds."""
-        account = self._user_cache.token(token)
+        account = self._token(fingerprint(token))
         if account is None or not self._remember(digest, account):
             return None
-        if self._uses is not None:
+        if self._uses is not None and not account.identity.minted:
             with contextlib.suppress(RuntimeError):  # the server stops
                 self._threads.submit(self._uses.note, account.identity, address)
         return account
 
+    def _token(self, sha256: str) -> Account | None:
+        """The account of a token in memory."""
+        found = self._user_cache.token(sha256)
+        return (
+            found if found is not None or self._minted is None else self._minted.known(sha256, self._user_cache.trust)
+        )
+
+    def _check_minted(self, sha256: str) -> None:
+        """Learn whether a minted token exists now.
+
+        Raises:
+            LoginDelayed: that cannot be told.
+        """
+        if self._minted is not None:
+            try:
+                self._minted.check(sha256)
+            except Exception as error:
+                _log.warning("minted tokens cannot be looked up: %s", error)
+                raise LoginDelayed("the index cannot look up tokens of CI jobs", retry_after=5) from error
+
+    def _stored(self, account: Account) -> Account | None:
+        """An account as it is now; None if the user, or the token, is there no more."""
+        if account.identity.token:
+            return self._token(account.digest)
+        return self._user_cache.accounts.get(account.identity.username)
+
     def _remember(self, digest: bytes, account: Account) -> bool:
         """Cache a verified login; False if the account has changed meanwhile."""
         with self._lock:
-            if self._user_cache.stored(account) != account:
+            if self._stored(account) != account:
                 return False
             self._verified[digest] = account
         self._active_users.add(account.identity.username)
@@ -338,7 +392,7 @@ class Authenticator:
         """Forget the logins of accounts that have changed or are gone."""
         with self._lock:
             for digest, account in list(self._verified.items()):
-                if self._user_cache.stored(account) != account:
+                if self._stored(account) != account:
                     del self._verified[digest]
 
     def _unauthorized(self, credentials: BasicCredentials) -> Unauthorized:

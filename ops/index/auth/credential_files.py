@@ -20,6 +20,7 @@ from ops.index.storage.transaction import AuditLog, Entry, Policy, Transactions
 PASSWORDS: Final = ".htpasswd"
 GROUPS: Final = ".htgroup"
 TOKENS: Final = ".tokens"
+TRUST: Final = ".trust"
 
 LOCK_SECONDS = 20.0
 """Seconds that a change waits for another of the same files; far longer than a change takes."""
@@ -64,7 +65,7 @@ class Draft:
 
 
 class CredentialFiles:
-    """Reads and replaces ``.htpasswd``, ``.htgroup`` and ``.tokens``.
+    """Reads and replaces ``.htpasswd``, ``.htgroup``, ``.tokens`` and ``.trust``.
 
     A reader finds a whole file, old or new: the new one is written beside it, synced and renamed over it.
 
@@ -118,7 +119,7 @@ class CredentialFiles:
             {PASSWORDS: PASSWORDS}, Policy.RESTORED, user=username, address=address
         ) as transaction:
             try:
-                draft = Draft(username, {name: self.read(name) for name in (PASSWORDS, GROUPS, TOKENS)})
+                draft = Draft(username, {name: self.read(name) for name in (PASSWORDS, GROUPS, TOKENS, TRUST)})
             except OSError as error:
                 raise StorageError(f"the credentials could not be read: {error.strerror or error}") from error
             yield draft

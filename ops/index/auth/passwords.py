@@ -271,3 +271,9 @@ class BasicCredentials:
     def token(self) -> str | None:
         """The token; None if the password is none."""
         return self.password if self.username == TOKEN_USER and TOKEN.fullmatch(self.password) else None
+
+    @property
+    def minted(self) -> bool:
+        """True if the token is one that was minted for a CI job."""
+        found = TOKEN.fullmatch(self.token or "")
+        return found is not None and found["id"].startswith("m")

@@ -43,12 +43,19 @@ class Identity:
         role: the user's rights.
         projects: normalized names of the projects to which a publisher is limited; None for all.
         token: the id of the token that stands for the user; empty for a password.
+        run: the address of the CI run that a token was minted for; empty for all others.
     """
 
     username: str
     role: Role = Role.PUBLISHER
     projects: frozenset[str] | None = None
     token: str = ""
+    run: str = ""
+
+    @property
+    def minted(self) -> bool:
+        """True if it is no user but a CI job with a minted token."""
+        return self.token.startswith("m")
 
     def may_upload(self, project: str) -> bool:
         """True if the user may upload to this project, yank from it, and set its status except quarantine.

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 from ops.index.auth.passwords import cost, defect
-from ops.index.auth.token_file import Token, fingerprint
+from ops.index.auth.token_file import Token
+from ops.index.auth.trust import Trust
 from ops.index.auth.users import Account, Signature, Users
 from ops.index.config import Options
 from ops.index.errors import StorageError
@@ -88,20 +89,17 @@ class UserCache:
         """True if the last renewal failed: a user that is not cached may have been registered since."""
         self.accounts: dict[str, Account] = {}
         """By user name."""
+        self.trust = Trust()
+        """The trusted jobs."""
         self._stored_tokens: list[Token] = []
         self._tokens: dict[str, Account] = {}
         self._next_expiry = float("inf")
         self.level = options.bcrypt_rounds
         """The bcrypt cost of every refusal: the highest of all entries."""
 
-    def token(self, token: str) -> Account | None:
+    def token(self, sha256: str) -> Account | None:
         """The account of a token that has not expired: its owner, with the rights that both have; None if unknown."""
-        return self._tokens.get(fingerprint(token))
-
-    def stored(self, account: Account) -> Account | None:
-        """An account as it is now; None if the user, or the token, is there no more."""
-        identity = account.identity
-        return self._tokens.get(account.digest) if identity.token else self.accounts.get(identity.username)
+        return self._tokens.get(sha256)
 
     @property
     def outdated(self) -> bool:
@@ -195,7 +193,7 @@ class UserCache:
     def _load(self, signature: Signature) -> bool:
         """Read the files, which had this signature. False if they could not be read, or changed meanwhile."""
         try:
-            accounts, tokens = self._users.logins()
+            accounts, tokens, trust_file = self._users.logins()
         except OSError as error:
             self._failed(error)
             return False
@@ -204,10 +202,12 @@ class UserCache:
         self._signature = signature
         self._gone = None
         self._failing = False
-        if accounts != self.accounts or tokens != self._stored_tokens:
+        trust = Trust.read(trust_file)
+        if (accounts, tokens, trust) != (self.accounts, self._stored_tokens, self.trust):
             self.level = max([self._least_level, *(cost(account.digest) or 0 for account in accounts.values())])
             self.accounts = accounts
             self._stored_tokens = tokens
+            self.trust = trust
             self._replace_tokens()
             self._changed()
         return True

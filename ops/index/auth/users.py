@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 from packaging.utils import InvalidName, canonicalize_name
 
 from ops.index.auth.audit import Audit
-from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, CredentialFiles, Draft
+from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, TRUST, CredentialFiles, Draft
 from ops.index.auth.passwords import ROUNDS, InvalidCredentials, decoded, hashed, validated_hash, validated_name
 from ops.index.auth.roles import GroupFile, Identity, Role, Roles, memberships
 from ops.index.auth.token_file import Token, TokenFile
@@ -53,15 +53,17 @@ class Account(NamedTuple):
 
 
 class StoredLogins(NamedTuple):
-    """All users and tokens at one moment.
+    """All users, tokens and trusted jobs at one moment.
 
     Parameters:
         accounts: by user name.
         tokens: those that can be read, expired ones included.
+        trust: the content of the file with the trusted jobs.
     """
 
     accounts: dict[str, Account]
     tokens: list[Token]
+    trust: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,7 @@ class Users:
             for _ in range(10):
                 before = self.signature()
                 passwords = self._credential_files.read(PASSWORDS)
-                groups, tokens = self._readable(GROUPS), self._readable(TOKENS)
+                groups, tokens, trust = (self._readable(name) for name in (GROUPS, TOKENS, TRUST))
                 if self.signature() == before:  # else one file is older than the other
                     break
         roles = Roles(groups)
@@ -246,7 +248,7 @@ class Users:
             username: Account(digest, roles.identity(username))
             for username, digest in PasswordFile(passwords or b"").entries().items()
         }
-        return StoredLogins(accounts, TokenFile(tokens or b"").tokens())
+        return StoredLogins(accounts, TokenFile(tokens or b"").tokens(), trust or b"")
 
     def identities(self) -> list[Identity]:
         """All users, sorted by name, after a reload.
@@ -262,8 +264,8 @@ class Users:
         return [accounts[username].identity for username in sorted(accounts)]
 
     def signature(self) -> Signature:
-        """A value that changes with the files. Costs three calls of ``stat``."""
-        return tuple(_signature(self._storage.directory / name) for name in (PASSWORDS, GROUPS, TOKENS))
+        """A value that changes with the files. Costs four calls of ``stat``."""
+        return tuple(_signature(self._storage.directory / name) for name in (PASSWORDS, GROUPS, TOKENS, TRUST))
 
     def _readable(self, name: str) -> bytes | None:
         try:

@@ -181,6 +181,8 @@ def test_health_and_documentation_need_no_token_and_load_nothing_from_elsewhere(
         "/create_token",
         "/tokens",
         "/tokens/{token_id}",
+        "/trust",
+        "/replace_trust",
         "/health",
     }
 

@@ -1,0 +1,117 @@
+"""Minted tokens: short-lived ones of CI jobs, in entries that all servers share.
+
+They are not on the credentials volume, which servers cannot write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from ops.index.auth.token_file import fingerprint, new_token
+from ops.index.auth.trust import Trust
+from ops.index.auth.users import Account
+from ops.index.bounded_dict import BoundedDict
+from ops.index.storage.shared_entries import SharedEntries
+
+LIFETIME: Final = 900
+"""Seconds: the least that the draft of PEP 807 allows."""
+
+_KNOWN: Final = 10_000
+
+
+class MintedToken(NamedTuple):
+    """What is kept of a minted token.
+
+    Parameters:
+        id: begins with m.
+        jobs: the names of the trusted jobs whose rights it has, for as long as they are trusted.
+        run: the address of the run that it was minted for.
+        expires: seconds since the epoch.
+    """
+
+    id: str
+    jobs: tuple[str, ...]
+    run: str
+    expires: float
+
+
+class MintedTokens:
+    """Mints, finds and burns tokens. Methods that ask the shared entries block.
+
+    Parameters:
+        entries: shared by all servers.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, entries: SharedEntries, *, clock: Callable[[], float] = time.time) -> None:
+        self._entries = entries
+        self._clock = clock
+        self._known: BoundedDict[str, MintedToken] = BoundedDict(_KNOWN)
+
+    def spend(self, issuer: str, jti: str, until: float) -> bool:
+        """Use up the id of an ID token; False if a server has done so before."""
+        key = hashlib.sha256(f"{issuer}\0{jti}".encode()).hexdigest()
+        return self._entries.add(f"jti-{key}", "", until=until)
+
+    def mint(self, jobs: Sequence[str], run: str) -> tuple[str, MintedToken]:
+        """A new token with the rights of these jobs."""
+        plain, token_id = new_token(minted=True)
+        token = MintedToken(token_id, tuple(jobs), run, float(int(self._clock()) + LIFETIME))
+        digest = fingerprint(plain)
+        self._entries.put(_key(digest), json.dumps(token), until=token.expires)
+        self._known[digest] = token
+        return plain, token
+
+    def burn(self, plain: str) -> MintedToken | None:
+        """End a token; None if there is none. Other servers notice within some seconds."""
+        digest = fingerprint(plain)
+        token = self._read(digest)
+        if token is not None:
+            self._entries.remove(_key(digest))
+        self._known.pop(digest, None)
+        return token
+
+    def known(self, digest: str, trust: Trust) -> Account | None:
+        """The account of a token that this server has seen and that has not expired. Does not block."""
+        token = self._known.get(digest)
+        if token is None or token.expires <= self._clock():
+            return None
+        identity = trust.identity(token.jobs)
+        return None if identity is None else Account(digest, replace(identity, token=token.id, run=token.run))
+
+    def check(self, digest: str) -> None:
+        """Learn whether a token exists now."""
+        token = self._read(digest)
+        if token is None:
+            self._known.pop(digest, None)
+        else:
+            self._known[digest] = token
+
+    def refresh(self) -> None:
+        """Learn which of the tokens that this server has seen were burnt elsewhere.
+
+        Raises:
+            Exception: whatever the shared storage raises; no token is known then.
+        """
+        for digest in list(self._known):
+            try:
+                self.check(digest)
+            except BaseException:
+                self._known.clear()
+                raise
+
+    def _read(self, digest: str) -> MintedToken | None:
+        value = self._entries.get(_key(digest))
+        if value is None:
+            return None
+        token_id, jobs, run, expires = json.loads(value)
+        return MintedToken(token_id, tuple(jobs), run, expires)
+
+
+def _key(digest: str) -> str:
+    return f"minted-{digest}"
