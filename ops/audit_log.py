@@ -1,18 +1,16 @@
-"""Audit log of an index, read from its volumes: changes of packages, changes of users, and refusals."""
+"""Audit log and counts of downloads of an index, read from its volumes."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ops.settings import Settings
 from ops.targets import Target
-
-PACKAGES_FOLDER = ".index/audit/"
-CREDENTIALS_FOLDER = ".audit/"
+from ops.targets.index_files import ACTIVITY, ADMIN_AUDIT, AUDIT, Downloads, download_counts
 
 Event = Mapping[str, Any]
 """One line of the log; its keys are those that ``deployments/server.md`` describes."""
@@ -25,26 +23,37 @@ def events(target: Target, settings: Settings | None = None) -> list[Event]:
         TargetError: a volume cannot be read.
     """
     settings = settings or Settings()
-    places = ((settings.packages_volume, PACKAGES_FOLDER), (settings.credentials_volume, CREDENTIALS_FOLDER))
-    found: list[Event] = []
-    for volume, folder in places:
-        if target.volume_exists(volume):
-            found += _events(target, volume, folder)
-    return sorted(found, key=lambda event: str(event["time"]))
+    places = ((settings.packages_volume, AUDIT), (settings.credentials_volume, ADMIN_AUDIT))
+    lines = [line for volume, folder in places for line in _contents(target, volume, folder).splitlines()]
+    return sorted(filter(None, map(_event, lines)), key=lambda event: str(event["time"]))
 
 
-def _events(target: Target, volume: str, folder: str) -> Iterator[Event]:
+def downloads(target: Target, settings: Settings | None = None) -> list[Downloads]:
+    """All counts of downloads, the oldest first. Those of the last minute, on Modal of the last hour, may be missing.
+
+    Raises:
+        TargetError: the volume cannot be read.
+    """
+    volume = (settings or Settings()).packages_volume
+    rows = download_counts(_contents(target, volume, ACTIVITY))
+    return sorted((row for row in rows if row.downloads), key=lambda row: row.hour)
+
+
+def _contents(target: Target, volume: str, folder: str) -> bytes:
+    """The lines of all files in a folder of a volume."""
+    if not target.volume_exists(volume):
+        return b""
     names = [path for path, _ in target.list_files(volume) if path.startswith(folder) and path.endswith(".jsonl")]
     with tempfile.TemporaryDirectory(prefix="runbook-") as temporary:
         copy = Path(temporary) / "log"
+        contents = []
         for name in names:
             target.download(volume, name, copy)
-            for line in copy.read_text("utf-8", "replace").splitlines():
-                if event := _event(line):
-                    yield event
+            contents.append(copy.read_bytes())
+    return b"\n".join(contents)
 
 
-def _event(line: str) -> Event | None:
+def _event(line: bytes) -> Event | None:
     """The event of a line; None for one that was cut short when a server was killed."""
     try:
         event = json.loads(line)

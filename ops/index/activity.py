@@ -20,9 +20,9 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ops.index.auth.audit import AuditFiles, expired
 from ops.index.config import Options
@@ -141,7 +141,7 @@ class Activity:
             return
         self._next_write = now + _WRITE_SECONDS
         self._write(now)
-        if now >= self._next_commit:
+        if self._storage.shared and now >= self._next_commit:
             self._next_commit = now + _HOUR
             self._storage.commit()
 
@@ -178,36 +178,6 @@ class Activity:
             with contextlib.suppress(OSError):
                 for file in expired(self._files.files(), today=today, days=self._days, limit=_LIMIT_BYTES):
                     self._files.remove(file.name)
-
-
-class Downloads(NamedTuple):
-    """One line of the files.
-
-    Parameters:
-        hour: when, the beginning of an hour in UTC.
-        file: path of the file that was downloaded; empty if the line is about a user only.
-        user: the user; empty if not known.
-        address: of the client; empty if not known.
-        client: its family.
-        downloads: in that hour; 0 if the line is about a user only.
-    """
-
-    hour: datetime
-    file: str
-    user: str
-    address: str
-    client: str
-    downloads: int
-
-
-def parse(content: bytes) -> Iterator[Downloads]:
-    """Parse the lines of a file. Lines that are damaged, as by a full disk, are left out."""
-    for line in content.splitlines():
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            row: Mapping[str, Any] = json.loads(line)
-            file, user, address, client = (str(row.get(name, "")) for name in ("file", "user", "address", "client"))
-            hour = datetime.strptime(row["hour"], "%Y-%m-%dT%H").replace(tzinfo=UTC)
-            yield Downloads(hour, file, user, address, client, int(row.get("count", 0)))
 
 
 def client_family(agent: str) -> str:

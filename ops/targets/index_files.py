@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote
 
 from ops.index.packages.filenames import Form, can_be_listed, is_project, is_safe, parse
@@ -16,8 +18,14 @@ if TYPE_CHECKING:
     from ops.index.packages.inspection import Inspector
     from ops.index.packages.uploads import Staged
 
-YANKED, STATUS, REMOVED, AUDIT = ".index/yanked/", ".index/status/", ".index/removed/", ".index/audit/"
-"""Folders on the volume of packages: yanks by file, statuses by project, tombstones, and the audit log."""
+YANKED, REVOKED, STATUS = ".index/yanked/", ".index/revoked/", ".index/status/"
+"""Folders on the volume of packages: yanks by file, revocations by digest, and statuses by project."""
+
+REMOVED, AUDIT = ".index/removed/", ".index/audit/"
+"""Folders on the same volume: tombstones, and the audit log."""
+
+ACTIVITY, STAGING = ".index/activity/", ".index/staging/"
+"""Folders on the same volume: counts of downloads and uses, and unfinished files."""
 
 FACTS = ".index/facts/"
 """Folder with the info about each file."""
@@ -184,3 +192,33 @@ def audit_line(when: str, event: str, user: str, details: Mapping[str, object]) 
         details: values for JSON, never a secret.
     """
     return json.dumps({"time": when, "event": event, "user": user, "address": "", **details}).encode("ascii") + b"\n"
+
+
+class Downloads(NamedTuple):
+    """Count of downloads: one line of the files in ``.index/activity``.
+
+    Parameters:
+        hour: when, the beginning of an hour in UTC.
+        file: path of the file that was downloaded; empty if the line is about a user only.
+        user: the user; empty if not known.
+        address: of the client; empty if not known.
+        client: its family.
+        downloads: in that hour; 0 if the line is about a user only.
+    """
+
+    hour: datetime
+    file: str
+    user: str
+    address: str
+    client: str
+    downloads: int
+
+
+def download_counts(content: bytes) -> Iterator[Downloads]:
+    """Parse the lines of a file. Lines that are damaged, as by a full disk, are left out."""
+    for line in content.splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            row: Mapping[str, Any] = json.loads(line)
+            file, user, address, client = (str(row.get(name, "")) for name in ("file", "user", "address", "client"))
+            hour = datetime.strptime(row["hour"], "%Y-%m-%dT%H").replace(tzinfo=UTC)
+            yield Downloads(hour, file, user, address, client, int(row.get("count", 0)))

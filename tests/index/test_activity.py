@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from ops.index import activity
-from ops.index.activity import FOLDER, Activity, Downloads, client_family, parse
+from ops.index.activity import FOLDER, Activity, client_family
 from ops.index.auth.audit import AuditFiles
 from ops.index.config import Options
 from ops.index.errors import StorageError
 from ops.index.storage.directory import DirectoryStorage
+from ops.targets.index_files import Downloads, download_counts
 from tests.index.volume import Remote, Volume
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -44,7 +45,7 @@ def storage(tmp_path: Path) -> DirectoryStorage:
 
 def written(directory: Path) -> list[Downloads]:
     """All counts in the files of all servers."""
-    return [row for path in sorted((directory / FOLDER).glob("*.jsonl")) for row in parse(path.read_bytes())]
+    return [row for path in sorted((directory / FOLDER).glob("*.jsonl")) for row in download_counts(path.read_bytes())]
 
 
 def test_equal_downloads_of_one_hour_are_one_line(storage: DirectoryStorage, clock: Clock) -> None:
@@ -152,13 +153,13 @@ def test_hostile_names_stay_inside_their_line_and_are_cut(storage: DirectoryStor
     (line,) = next((storage.directory / FOLDER).iterdir()).read_bytes().splitlines()
     assert len(line) < 700
     assert json.loads(line)["user"] == "eve\r\n"
-    assert [row.client for row in parse(line)] == ["other"]
+    assert [row.client for row in download_counts(line)] == ["other"]
 
 
 def test_damaged_lines_are_left_out() -> None:
     good = b'{"hour": "2026-01-31T12", "file": "a.whl", "count": 2}'
     bad = [b"", b"[]", b"{", b'{"hour": 3}', b'{"hour": "2026-01-31T12", "count": "x"}', b"\xff", b"[" * 100_000]
-    assert [row.downloads for row in parse(b"\n".join([*bad, good]))] == [2]
+    assert [row.downloads for row in download_counts(b"\n".join([*bad, good]))] == [2]
 
 
 @pytest.mark.parametrize(

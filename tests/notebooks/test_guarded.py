@@ -33,6 +33,7 @@ EVERY = (
     "06_back_up",
     "07_restore",
     "10_benchmark",
+    "12_incident",
     "90_troubleshoot",
     "99_tear_down",
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ops.index.activity import FOLDER, parse
+from ops.index.activity import FOLDER
+from ops.targets.index_files import download_counts
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import Server
 from tests.index.test_app import upload
@@ -50,7 +51,7 @@ def test_every_download_is_counted_once_with_its_user_address_and_client(tmp_pat
         assert (found["pypi_index_files", ""], found["pypi_index_projects", ""]) == (2, 2)
 
     (file,) = (server.packages / FOLDER).iterdir()
-    rows = list(parse(file.read_bytes()))
+    rows = list(download_counts(file.read_bytes()))
     counted = sorted((row.file, row.user, row.address, row.client, row.downloads) for row in rows if row.file)
     assert counted == [
         (OTHER, "alice", "192.0.2.1", "pip", 3),

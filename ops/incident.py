@@ -1,0 +1,408 @@
+"""Incident: a bad release is out. Finds who uploaded and who downloaded it, and takes it away from everybody."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.utils import canonicalize_name, canonicalize_version
+
+from ops.admin_api import AdminApi, IndexUser
+from ops.audit_log import Event, downloads, events
+from ops.errors import ConfirmationError, IndexRequestError, ParameterError, RunbookError
+from ops.http_client import JSON, HttpClient
+from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
+from ops.polling import until
+from ops.preflight import preflight_of_index as preflight
+from ops.secret import Secret
+from ops.settings import Settings
+from ops.table import Table, Text
+from ops.targets import Target
+from ops.targets.index_files import REVOKED, distribution
+from ops.targets.index_rules import password_hash
+from ops.temporary_admin import temporary_admin
+
+_RECENT = 20
+
+_RUN = ("token", "issuer", "repository", "workflow", "ref", "run_id")
+"""Keys of an upload's event that say which token or CI run sent it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incident:
+    """A bad release, as the parameters of the notebook describe it.
+
+    Parameters:
+        target: the target of the index.
+        project: normalized (PEP 503); empty if no release is named yet.
+        version: of the release; empty likewise.
+        reason: for those who are refused its files; one line.
+        lock_publisher: whether to take the rights of those who uploaded it.
+        confirm: the project and the version; empty to change nothing.
+        settings: names of the admin secret and the volumes.
+    """
+
+    target: Target
+    project: str
+    version: str
+    reason: str = ""
+    lock_publisher: bool = False
+    confirm: str = ""
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def held(self) -> str:
+        """Why nothing is changed; empty if the release is confirmed."""
+        if not self.project:
+            return "Nothing is changed, since no release is named: give project and version."
+        return "" if self.confirm else "Nothing is changed, since the parameter confirm is empty."
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file of the release.
+
+    Parameters:
+        path: from the root of the packages volume.
+        sha256: in hexadecimal.
+        upload: the event of its upload; None if the audit log has none.
+        revoked: whether nobody gets it any more.
+    """
+
+    path: str
+    sha256: str
+    upload: Event | None
+    revoked: bool
+
+    @property
+    def filename(self) -> str:
+        """The last component of its path."""
+        return self.path.rpartition("/")[2]
+
+
+def describe(
+    target: Target,
+    *,
+    project: str = "",
+    version: str = "",
+    reason: str = "",
+    lock_publisher: bool = False,
+    confirm: str = "",
+    settings: Settings | None = None,
+) -> Incident:
+    """Check the parameters of the notebook. Does not contact the index.
+
+    Raises:
+        ParameterError: only one of project and version is given, or the reason is not one line.
+        ConfirmationError: *confirm* names another release.
+    """
+    if bool(project) != bool(version):
+        raise ParameterError(
+            "no release is named",
+            why="only one of the parameters `project` and `version` is given",
+            todo="give both, such as project=spam version=1.1",
+        )
+    if not reason.isprintable() or len(reason) > 1000:
+        raise ParameterError(
+            "the reason cannot be shown to those who are refused the files",
+            why="it is not one line of at most 1,000 characters",
+            todo="write one short line",
+        )
+    release = f"{canonicalize_name(project)} {version}".strip()
+    named = confirm.split()
+    if named and (len(named) != 2 or f"{canonicalize_name(named[0])} {named[1]}" != release):
+        raise ConfirmationError(
+            "nothing was changed",
+            why=f"the parameter `confirm` says {confirm!r}, and the release is {release!r}",
+            todo=f"give confirm={release!r} if you mean this release",
+        )
+    return Incident(
+        target=target,
+        project=str(canonicalize_name(project)),
+        version=version,
+        reason=reason,
+        lock_publisher=lock_publisher,
+        confirm=confirm,
+        settings=settings or Settings(),
+    )
+
+
+def files(incident: Incident) -> list[BadFile]:
+    """The files of the release, in the order of their names; none if no release is named. Reads only.
+
+    Raises:
+        RunbookError: the index has no such release.
+    """
+    if not incident.project:
+        return []
+    target, volume = incident.target, incident.settings.packages_volume
+    uploads = {
+        str(event.get("sha256")): event
+        for event in events(target, incident.settings)
+        if event["event"] == "upload" and event.get("project") == incident.project
+    }
+    paths = [path for path, _ in target.list_files(volume)]
+    revoked = {path.removeprefix(REVOKED) for path in paths if path.startswith(REVOKED)}
+    wanted = incident.project, canonicalize_version(incident.version)
+    found = []
+    for path in sorted(paths):
+        name = distribution(path)
+        if name is not None and (name.project, canonicalize_version(name.version)) == wanted:
+            sha256 = _sha256(target, volume, path)
+            found.append(BadFile(path, sha256, uploads.get(sha256), sha256 in revoked))
+    if not found:
+        raise RunbookError(
+            f"there is no file of {incident.project} {incident.version}",
+            why="the packages volume holds none whose name says so",
+            todo="see the project's page for its versions; a removed release is out of reach already",
+        )
+    return found
+
+
+def recent(incident: Incident) -> Table:
+    """The last uploads, to find the release and its files by."""
+    uploads = [event for event in events(incident.target, incident.settings) if event["event"] == "upload"]
+    rows = [
+        (event["time"], event["user"], event.get("project", ""), event.get("version", ""), event.get("filename", ""))
+        for event in reversed(uploads[-_RECENT:])
+    ]
+    note = "" if rows else "Nothing was uploaded."
+    return Table.of("The last uploads", ("when", "user", "project", "version", "file"), rows, note=note)
+
+
+def uploaded(found: Sequence[BadFile]) -> Table:
+    """When, by whom and from where each file was uploaded."""
+    rows = [
+        (
+            file.filename,
+            file.sha256,
+            *(str((file.upload or {}).get(key, "not in the audit log")) for key in ("time", "user", "address")),
+            _run(file.upload or {}),
+        )
+        for file in found
+    ]
+    note = "" if rows else "No release is named."
+    return Table.of("Who uploaded it", ("file", "SHA-256", "when", "user", "address", "by"), rows, note=note)
+
+
+def downloaded(incident: Incident, found: Sequence[BadFile]) -> Table:
+    """Who downloaded the files, by hour in UTC."""
+    paths = {file.path: file.filename for file in found}
+    rows = [
+        (f"{row.hour:%Y-%m-%d %H}:00", row.user or "?", row.address or "?", row.client, paths[row.file], row.downloads)
+        for row in downloads(incident.target, incident.settings)
+        if row.file in paths
+    ]
+    concerned = len({row[1] for row in rows})
+    note = f"{concerned} {'user' if concerned == 1 else 'users'}. " if rows else "Nobody, as far as it was counted. "
+    note += "Copies in clients' caches and images are not seen here. On Modal the last hour may be missing."
+    return Table.of("Who downloaded it", ("when", "user", "address", "client", "file", "times"), rows, note=note)
+
+
+def reach(incident: Incident, found: Sequence[BadFile]) -> Table:
+    """What else those who uploaded the release have changed since the first of its files came, the oldest first."""
+    users = _publishers(found)
+    since = min((str(file.upload["time"]) for file in found if file.upload), default="")
+    own = {file.filename for file in found}
+    rows = [
+        (event["time"], event["user"], event["event"], event.get("project", ""), _subject(event))
+        for event in events(incident.target, incident.settings)
+        if event["user"] in users and str(event["time"]) >= since and event.get("filename") not in own
+    ]
+    note = "Look at each of them; run this notebook again for a release that is bad too." if rows else "Nothing."
+    return Table.of("What else they changed since", ("when", "user", "event", "project", "what"), rows, note=note)
+
+
+def notice(incident: Incident, found: Sequence[BadFile]) -> Text:
+    """Text to send to those concerned."""
+    if not found:
+        return Text("No release is named.")
+    names = "\n".join(f"  {file.filename}\n    sha256 {file.sha256}" for file in found)
+    paths = {file.path for file in found}
+    rows = downloads(incident.target, incident.settings)
+    users = sorted({row.user for row in rows if row.file in paths and row.user})
+    return Text(
+        f"To: {', '.join(users) or 'all users of the index'}\n"
+        f"Subject: {incident.project} {incident.version} was revoked\n\n"
+        f"The release {incident.project} {incident.version} must not be used"
+        f"{': ' + incident.reason if incident.reason else ''}.\n\n{names}\n\n"
+        "The index refuses these files now (403). Where you installed one of them:\n"
+        f"  1. uninstall it: pip uninstall {incident.project}\n"
+        "  2. remove it from caches and images: pip cache purge; uv cache clean; build images again\n"
+        "  3. remove its digest from lock files, and lock again\n"
+        "  4. if it may have run, replace the credentials that it could read on that machine"
+    )
+
+
+def plan(incident: Incident) -> Plan:
+    """List the files and the people, and what would be done. Reads only.
+
+    Raises:
+        NotDeployedError: there is no index.
+        RunbookError: the index has no such release.
+    """
+    deployment, admin = AdminApi.of(incident.target, incident.settings)
+    found = files(incident)
+    changes = [
+        Change(
+            f"file {file.filename}", "revoked" if file.revoked else "offered", "" if file.revoked else "yank and revoke"
+        )
+        for file in found
+    ]
+    with admin:
+        for name, user in _users(admin, found).items():
+            tokens = len(admin.tokens(name)) if user else 0
+            now = f"{user.role}, {tokens} tokens" if user else "unknown to the index"
+            locked = user is None or (user.role == "reader" and not tokens)
+            wanted = incident.lock_publisher and not locked
+            changes.append(
+                Change(f"user {name}", now, "make a reader, revoke the tokens, replace the password" if wanted else "")
+            )
+    return Plan(_caption(incident), tuple(changes), incident.target.place, deployment.url, incident.held)
+
+
+def apply(incident: Incident) -> Outcome:
+    """Yank and revoke the files, and lock those who uploaded them if the incident says so.
+
+    Raises:
+        ApprovalError: another plan was approved for this run; nothing was changed.
+        BusyError: another run holds the target for too long.
+        IndexRequestError: the index refused.
+    """
+    target, caption = incident.target, _caption(incident)
+    if incident.held:
+        return Outcome(caption, (), incident.held, target.place)
+    done: list[tuple[str, str]] = []
+    with target.lock():
+        require_approved(lambda: plan(incident))
+        deployment, admin = AdminApi.of(target, incident.settings)
+        found = files(incident)
+        if bad := [file for file in found if not file.revoked]:
+            with _admin_of(incident) as http:
+                for file in bad:
+                    for action in ("yank", "revoke"):
+                        _change(http, incident, action, file.filename)
+                    done.append((f"file {file.filename}", "yanked and revoked"))
+        if incident.lock_publisher:
+            with admin:
+                for name, user in _users(admin, found).items():
+                    if user is not None and _lock(admin, user):
+                        done.append((f"user {name}", "a reader now, without tokens and with an unknown password"))
+    note = "" if done else "Everything was in place already."
+    return Outcome(caption, tuple(done), note, target.place, deployment.url)
+
+
+def verify(incident: Incident) -> Table:
+    """Ask for the files as a user would, by page, by address and by metadata, and look at the publishers.
+
+    Raises:
+        VerificationError: a file can still be had, or a publisher still has rights.
+    """
+    if incident.held:
+        return Table.of("Seen from outside", ("what", "seen"), [("everything", "left as it was")], note=incident.held)
+    found = files(incident)
+    findings: list[Finding] = []
+    with _admin_of(incident) as http:
+        for file in found:
+            for path in (f"packages/{file.path}", f"packages/{file.path}.metadata"):
+                status = until(lambda path=path: http.request("GET", path).status_code, lambda status: status == 403)  # type: ignore[misc]
+                findings.append(Finding(path, "refused (403)", f"answered with {status}", status == 403))
+        names = {file.filename for file in found}
+        listed = until(lambda: _listed(http, incident.project) & names, lambda left: not left)
+        seen = f"lists {', '.join(sorted(listed))}" if listed else "lists none of them"
+        findings.append(Finding(f"simple/{incident.project}/", "lists none of them", seen, not listed))
+    if incident.lock_publisher:
+        _, admin = AdminApi.of(incident.target, incident.settings)
+        with admin:
+            for name, user in _users(admin, found).items():
+                role, tokens = user.role if user else "unknown", len(admin.tokens(name)) if user else 0
+                locked = role in {"reader", "unknown"} and not tokens
+                findings.append(Finding(f"user {name}", "no rights to publish", f"{role}, {tokens} tokens", locked))
+    return proven(
+        "Seen from outside", findings, todo="run this notebook again; if it fails again, read the server's log"
+    )
+
+
+def _caption(incident: Incident) -> str:
+    release = f"{incident.project} {incident.version}" if incident.project else "a release"
+    return f"Revoke {release} on the target {incident.target.place}"
+
+
+def _admin_of(incident: Incident) -> AbstractContextManager[HttpClient]:
+    return temporary_admin(incident.target, "incident", incident.settings)
+
+
+def _change(http: HttpClient, incident: Incident, action: str, filename: str) -> None:
+    fields = {"filename": filename, "reason": incident.reason}
+    response = http.request("POST", f"projects/{incident.project}/{action}", json=fields)
+    if response.status_code != 200:
+        raise IndexRequestError(
+            f"the index refused to {action} {filename}",
+            status=response.status_code,
+            why=response.text.strip()[:300],
+            todo="run this notebook again; what was done stays done",
+        )
+
+
+def _lock(admin: AdminApi, user: IndexUser) -> bool:
+    """Take a user's rights, tokens and password; False if there is nothing to take."""
+    tokens = admin.tokens(user.username)
+    if user.role == "reader" and not tokens:
+        return False
+    admin.register(user.username, password_hash=password_hash(Secret.generate(), 10), role="reader")
+    for token in tokens:
+        admin.revoke_token(token.id)
+    return True
+
+
+def _listed(http: HttpClient, project: str) -> set[str]:
+    response = http.request("GET", f"simple/{project}/", headers={"Accept": JSON})
+    return {str(file["filename"]) for file in response.json()["files"]} if response.status_code == 200 else set()
+
+
+def _users(admin: AdminApi, found: Sequence[BadFile]) -> Mapping[str, IndexUser | None]:
+    """Those who uploaded the files, by name; None for one that the index does not know any more."""
+    known = {user.username: user for user in admin.users()}
+    return {name: known.get(name) for name in sorted(_publishers(found))}
+
+
+def _publishers(found: Sequence[BadFile]) -> Collection[str]:
+    return {str(file.upload["user"]) for file in found if file.upload}
+
+
+def _run(event: Event) -> str:
+    return ", ".join(f"{key} {event[key]}" for key in _RUN if event.get(key)) or "password"
+
+
+def _subject(event: Event) -> str:
+    named = event.get("filename") or event.get("files") or event.get("status") or ""
+    return json.dumps(named) if isinstance(named, list) else str(named)
+
+
+def _sha256(target: Target, volume: str, path: str) -> str:
+    with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
+        copy = Path(folder) / "file"
+        target.download(volume, path, copy)
+        with copy.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+__all__ = [
+    "Incident",
+    "apply",
+    "describe",
+    "downloaded",
+    "files",
+    "notice",
+    "plan",
+    "preflight",
+    "reach",
+    "recent",
+    "uploaded",
+    "verify",
+]
