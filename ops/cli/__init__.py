@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ops.cli.exit_codes import EXIT_CHANGES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
-from ops.cli.parser import make_parser
 from ops.errors import INTERRUPTED, ParameterError, RunbookError
 from ops.private_files import UMASK
 
-__all__ = ["EXIT_CHANGES", "EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main"]
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_CHANGES = 2
+"""Of `runbook plan` and `runbook diff`: there are changes. A call of these that makes no sense exits with 1."""
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 1 a failed run, 2 a wrong call, 130 an interrupted run. Of `plan` and `diff` 2 says that there are
     changes, and a wrong call is 1.
     """
+    from ops.cli.parser import make_parser
+
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if given[:1] == ["open"] and "--" in given else len(given)
     options, unknown = make_parser().parse_known_args(given[:end])

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ops import __version__
-from ops.cli import records, runs, targets, tokens
-from ops.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
+from ops.cli import EXIT_FAILED, EXIT_USAGE, records, runs, targets, tokens
 
 _NOTEBOOK = "its name (01_provision), its number, a path, or a pattern like '0*'"
 _FIRST = ", ".join(runs.FIRST_RUN)

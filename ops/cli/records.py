@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 
-from ops.cli.exit_codes import EXIT_CHANGES, EXIT_FAILED
+from ops.cli import EXIT_CHANGES, EXIT_FAILED
 from ops.workspace import Workspace
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ops.cli.exit_codes import EXIT_CHANGES
+from ops.cli import EXIT_CHANGES
 from ops.errors import ApprovalError, ParameterError, RunbookError, RunError
 from ops.workspace import PROJECT_ROOT, Workspace
 
