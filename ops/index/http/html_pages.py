@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,26 +11,35 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
+from ops.index.bounded_dict import BoundedDict
 from ops.index.config import Options
 from ops.index.errors import NotFound
 from ops.index.http import html_templates
+from ops.index.http.project_search import Hits, ProjectSearch
 from ops.index.http.readme import About, NotRendered, Readmes, describe
 from ops.index.http.representation import Representation
 from ops.index.http.request import Request
 from ops.index.http.response_cache import ResponseCache
 from ops.index.http.simple_api import SimpleApi
 from ops.index.http.simple_pages import offered
-from ops.index.packages.filenames import is_project, normalize
-from ops.index.packages.models import Project, Release, latest_of, releases_of
+from ops.index.packages.filenames import is_project
+from ops.index.packages.models import File, Project, Release, latest_of, releases_of
 from ops.index.packages.repository import Repository
 
 _MEMORY = 16 * 1024**2
-"""Bytes for rendered pages: a list of 10,000 projects is one of 2.5 MiB."""
+"""Bytes for rendered pages."""
+
+ROWS = 50
+"""Projects on one page of the list."""
+
+_ROWS_KEPT = 20 * ROWS
 
 _THREADS = 2
 """For rendering pages, whatever Host headers and searches they come with; uploads and installers have others."""
 
 _LONGEST_QUERY = 200
+
+_NUMBER = re.compile(r"[0-9]{1,7}")
 
 _MEANINGS = {
     "archived": "It is no longer worked on and takes no uploads; what is here stays.",
@@ -49,7 +59,8 @@ class HtmlPages:
     """
 
     def __init__(self, repository: Repository, readmes: Readmes, simple_api: SimpleApi, options: Options) -> None:
-        self._renderer = HtmlRenderer(repository, readmes)
+        self._search = ProjectSearch(repository)
+        self._renderer = HtmlRenderer(repository, readmes, self._search)
         self._readmes = readmes
         self._repository = repository
         self._simple_api = simple_api
@@ -69,14 +80,22 @@ class HtmlPages:
     def stop(self) -> None:
         """Send pages that wait for a README without it, because the server is stopping. Does not block."""
         self._readmes.close()
+        self._search.close()
 
     async def projects(self, request: Request) -> None:
-        """The list of projects, or of those that match ``?q=``."""
+        """A page of the list of projects, the one of ``?page=``, or of those that match ``?q=``."""
         text = request.scope.get("query_string", b"")[:4096].decode("latin-1")
-        query = parse_qs(text, encoding="utf-8", errors="replace").get("q", [""])[0][:_LONGEST_QUERY]
+        asked = parse_qs(text, encoding="utf-8", errors="replace")
+        query = " ".join(asked.get("q", [""])[0][:_LONGEST_QUERY].split())
+        number = asked.get("page", [""])[0]
+        place = int(number) if _NUMBER.fullmatch(number) else 1
         base = request.index_url
+
+        def mark() -> Hashable:
+            return None if query else self._repository.stamp()  # summaries are still being read, maybe
+
         page = await self._response_cache.fetch(
-            ("", query, base), self._repository.stamp, lambda: self._renderer.home(base, query)
+            (f"?{place}", query, base), mark, lambda: self._renderer.home(base, query, place)
         )
         assert page is not None  # noqa: S101 - there is always a list
         await request.respond_with(self._simple_api.variant(page, request.headers))
@@ -121,6 +140,7 @@ class Row:
     """One project in the list."""
 
     name: str
+    summary: str
     latest: str | None
     files: int
     uploaded: datetime | None
@@ -133,24 +153,27 @@ class HtmlRenderer:
     Parameters:
         repository: knows the projects.
         readmes: rendered READMEs.
+        search: finds projects.
     """
 
-    def __init__(self, repository: Repository, readmes: Readmes) -> None:
+    def __init__(self, repository: Repository, readmes: Readmes, search: ProjectSearch) -> None:
         self._repository = repository
         self._readmes = readmes
-        self._rows: dict[str, tuple[Any, Row]] = {}
+        self._search = search
+        self._rows: BoundedDict[str, tuple[Hashable, Row]] = BoundedDict(_ROWS_KEPT)
 
-    def home(self, base: str, query: str = "") -> Representation:
-        """The list of all projects, or of those with *query* in their name.
+    def home(self, base: str, query: str = "", place: int = 1) -> Representation:
+        """A page of the list of all projects, or of those with *query* in their name or summary.
 
         Parameters:
             base: the index's own address, ending in a slash.
             query: what to search for; an empty string for everything.
+            place: of the page, from 1; beyond the last page, that one.
         """
         names = self._repository.projects()
-        self._prune(names)
-        wanted = normalize(query.strip())
-        found = [name for name in names if wanted in name]
+        hits = self._search.find(query) if query else Hits(names, 0)
+        pages = max(1, -(-len(hits.names) // ROWS))
+        place = min(max(1, place), pages)
         counted = html_templates.count(len(names), "project")
         return _page(
             "home.html",
@@ -158,9 +181,12 @@ class HtmlRenderer:
             base=base,
             heading="Packages",
             total=len(names),
-            rows=self._table(found),
-            query=query.strip(),
-            counted=f"{len(found)} of {counted}" if wanted else counted,
+            rows=self._table(hits.names[(place - 1) * ROWS : place * ROWS]),
+            query=query,
+            counted=f"{len(hits.names):,} of {counted}" if query else counted,
+            unread=hits.unread,
+            place=place,
+            pages=pages,
         )
 
     def project(self, name: str, base: str, abouts: Mapping[str, About] | None = None) -> Representation | None:
@@ -203,21 +229,26 @@ class HtmlRenderer:
                 project = self._repository.project(name)
                 if project is None:
                     continue
-                self._rows[name] = known = (stamp, _row(project))
+                self._rows[name] = known = (stamp, self._row(project))
             rows.append(known[1])
         return rows
 
-    def _prune(self, names: Sequence[str]) -> None:
-        """Drop the rows of projects that are gone as soon as there are more rows than projects."""
-        if len(self._rows) > len(names):
-            for gone in set(self._rows.copy()).difference(names):
-                self._rows.pop(gone, None)
+    def _row(self, project: Project) -> Row:
+        latest = latest_of(releases_of(project))
+        files = () if latest is None else _by_rank(latest)
+        metadata = next(filter(None, (self._repository.metadata(file.path, unserved=True) for file in files)), b"")
+        return Row(
+            name=project.name,
+            summary=describe(metadata).summary,
+            latest=latest.version if latest else None,
+            files=len(project.files),
+            uploaded=max((file.upload_time for file in project.files), default=None),
+            status=project.status,
+        )
 
     def _about(self, release: Release, abouts: Mapping[str, About]) -> About:
-        """Summary and README of a release, from the metadata of a wheel if there is one, else of an sdist."""
-        for file in sorted(
-            release.files, key=lambda file: (not file.filename.endswith(".whl"), file.metadata_sha256 is None)
-        ):
+        """Summary and README of a release."""
+        for file in _by_rank(release):
             about = abouts.get(file.sha256) or self._readmes.known(file.sha256)
             if about is not None:
                 return about
@@ -233,20 +264,14 @@ class HtmlRenderer:
         return About()
 
 
+def _by_rank(release: Release) -> Iterable[File]:
+    """Its files, those first whose metadata tells most: wheels, then sdists with metadata for installers."""
+    return sorted(release.files, key=lambda file: (not file.filename.endswith(".whl"), file.metadata_sha256 is None))
+
+
 def _page(template: str, **context: Any) -> Representation:
     body = html_templates.render(template, **context)
     return Representation(body, content_type="text/html; charset=utf-8", policy=html_templates.policy())
-
-
-def _row(project: Project) -> Row:
-    latest = latest_of(releases_of(project))
-    return Row(
-        name=project.name,
-        latest=latest.version if latest else None,
-        files=len(project.files),
-        uploaded=max((file.upload_time for file in project.files), default=None),
-        status=project.status,
-    )
 
 
 def _not_cached() -> None:

@@ -17,27 +17,3 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     setTimeout(() => { button.textContent = "Copy"; }, 2000);
   });
 }
-const field = document.getElementById("q");
-const table = document.getElementById("projects");
-if (field && table && !new URLSearchParams(location.search).get("q")) {
-  const rows = Array.from(table.tBodies[0].rows, (row) => [row, row.cells[0].firstChild.textContent]);
-  const count = document.getElementById("count");
-  const all = count.textContent;
-  const nothing = document.getElementById("nothing");
-  const filter = () => {
-    const wanted = field.value.trim().toLowerCase().replace(/[-_.]+/g, "-");
-    let shown = 0;
-    for (const [row, name] of rows) {
-      const fits = name.includes(wanted);
-      if (row.hidden === fits) row.hidden = !fits;
-      shown += fits;
-    }
-    count.textContent = wanted ? `${shown} of ${all}` : all;
-    nothing.hidden = shown > 0;
-    table.hidden = shown === 0;
-  };
-  let waiting;
-  field.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 80); });
-  field.form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
-  if (field.value) filter();
-}
