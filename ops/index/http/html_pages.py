@@ -74,8 +74,9 @@ class HtmlPages:
 
     @staticmethod
     def warm_up() -> None:
-        """Import what the first page needs."""
-        html_templates.environment()
+        """Import and compile what the first page needs."""
+        for template in ("home.html", "project.html"):
+            html_templates.environment().get_template(template)
 
     def stop(self) -> None:
         """Send pages that wait for a README without it, because the server is stopping. Does not block."""

@@ -335,7 +335,9 @@ class PackageDirectory:
             folder.mtime_ns = _UNREAD
             raise
         finally:
-            self._bulk = False
+            if self._bulk:
+                self._bulk = False
+                self.projects()  # sorted here rather than for a page
             with self._lock:
                 self._dropped.clear()
         folder.failing = False

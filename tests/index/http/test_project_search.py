@@ -47,7 +47,7 @@ def test_names_come_before_summaries_and_case_and_spaces_do_not_count(
 def test_a_summary_that_has_changed_is_seen(house: House, alice: Person, search: ProjectSearch) -> None:
     assert search.find("parsley").names == []
     content = wheel("spoon", "2.0", lines="Summary: Chops parsley\n")
-    house.publisher.publish(wheel_name("spoon", "2.0"), io.BytesIO(content), identity=alice)
+    house.publish(wheel_name("spoon", "2.0"), io.BytesIO(content), identity=alice)
     assert search.find("parsley").names == ["spoon"]
     assert search.find("soup").names == []
 
@@ -57,9 +57,9 @@ def test_the_summary_is_that_of_the_release_that_installers_choose(
 ) -> None:
     for version, summary in (("3.0rc1", "candidate"), ("0.9", "old")):
         content = wheel("spoon", version, lines=f"Summary: {summary}\n")
-        house.publisher.publish(wheel_name("spoon", version), io.BytesIO(content), identity=alice)
+        house.publish(wheel_name("spoon", version), io.BytesIO(content), identity=alice)
     content = sdist("spoon", "1.0", lines="Summary: source\n")
-    house.publisher.publish("spoon-1.0.tar.gz", io.BytesIO(content), identity=alice)
+    house.publish("spoon-1.0.tar.gz", io.BytesIO(content), identity=alice)
     assert search.find("stirs").names == ["spoon"]
     for word in ("candidate", "old", "source"):
         assert search.find(word).names == []
