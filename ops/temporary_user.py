@@ -31,7 +31,7 @@ _ROUNDS = 10
 _STALE = timedelta(hours=1)
 """Age from which leftovers of a killed test are removed."""
 
-_USERNAME = re.compile(r"smoke-([0-9a-f]{8})[0-9a-f]{4}")
+_USERNAME = re.compile(r"(?:smoke|operator)-([0-9a-f]{8})[0-9a-f]{4}")
 _VERSION = re.compile(r"\d+(?:\.\d+)*\.dev(\d{14})\d{3}")
 
 
@@ -41,13 +41,14 @@ class TemporaryUser:
     Parameters:
         target: the target of the index.
         settings: names of the admin secret.
+        prefix: of the user's name, by which the audit log shows its purpose: ``smoke`` or ``operator``.
     """
 
-    def __init__(self, target: Target, settings: Settings | None = None) -> None:
+    def __init__(self, target: Target, settings: Settings | None = None, *, prefix: str = "smoke") -> None:
         self._target = target
         self._settings = settings or Settings()
         now = datetime.now(UTC)
-        self.username = f"smoke-{int(now.timestamp()):08x}{secrets.token_hex(2)}"
+        self.username = f"{prefix}-{int(now.timestamp()):08x}{secrets.token_hex(2)}"
         # In milliseconds: uv does not accept numbers of more than 64 bits.
         number = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03}"
         self.version = f"{Version(__version__).base_version}.dev{number}"

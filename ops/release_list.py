@@ -1,0 +1,168 @@
+"""Releases on the volume of packages: sizes, ages, yanks, statuses of projects, and last downloads."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from ops.settings import Settings
+from ops.targets import Target
+from ops.targets.index_files import STATUS, YANKED, annotated, distribution
+from ops.targets.target import VolumeFile
+
+ACTIVITY = ".index/activity/"
+"""Folder with the counts of downloads, on the volume of packages."""
+
+
+@dataclass(frozen=True)
+class PublishedRelease:
+    """All files of one version of a project.
+
+    Parameters:
+        project: normalized name (PEP 503).
+        version: as the index lists it.
+        files: paths on the volume.
+        size: bytes of all.
+        uploaded: when the newest was.
+        yanks: the files that are yanked, with the reasons.
+        downloaded: the hour of the last download; None if none is known.
+    """
+
+    project: str
+    version: str
+    files: tuple[str, ...]
+    size: int
+    uploaded: datetime
+    yanks: dict[str, str]
+    downloaded: datetime | None
+
+    @property
+    def name(self) -> str:
+        """Project and version, as the parameter `confirm` names them."""
+        return f"{self.project} {self.version}"
+
+    @property
+    def state(self) -> str:
+        """Whether installers are offered it."""
+        if not self.yanks:
+            return "offered"
+        reason = next(iter(self.yanks.values()))
+        part = "" if len(self.yanks) == len(self.files) else f" {len(self.yanks)} of {len(self.files)} files"
+        return f"yanked{part}{f': {reason}' if reason else ''}"
+
+    @property
+    def order(self) -> tuple[bool, Version | str]:
+        """For sorting by version; those that PEP 440 does not know come first."""
+        try:
+            return (True, Version(self.version))
+        except InvalidVersion:
+            return (False, self.version)
+
+    @property
+    def is_prerelease(self) -> bool:
+        """True for developmental releases too (PEP 440)."""
+        try:
+            return Version(self.version).is_prerelease
+        except InvalidVersion:
+            return False
+
+
+@dataclass(frozen=True)
+class ReleaseList:
+    """What the volume of packages holds.
+
+    Parameters:
+        releases: by project, the newest version first.
+        statuses: of projects that are not active, with the reasons (PEP 792).
+        counted_since: the first hour for which downloads were counted; None if none were.
+    """
+
+    releases: tuple[PublishedRelease, ...]
+    statuses: dict[str, tuple[str, str]]
+    counted_since: datetime | None
+
+    @classmethod
+    def of(cls, target: Target, settings: Settings | None = None) -> ReleaseList:
+        """Read the volume. Copies the annotations and the counts of downloads.
+
+        Raises:
+            TargetError: the volume cannot be read.
+        """
+        volume = (settings or Settings()).packages_volume
+        groups: dict[tuple[str, str], list[VolumeFile]] = defaultdict(list)
+        yanked: list[str] = []
+        status: list[str] = []
+        activity: list[str] = []
+        for file in target.stat_files(volume):
+            if found := distribution(file.path):
+                groups[found.project, found.version].append(file)
+            for folder, paths in ((YANKED, yanked), (STATUS, status), (ACTIVITY, activity)):
+                if file.path.startswith(folder):
+                    paths.append(file.path)
+        yanks = {annotated(path): text for path, text in _texts(target, volume, yanked)}
+        statuses = {annotated(path): _status(text) for path, text in _texts(target, volume, status)}
+        last, since = _downloads(text for _, text in _texts(target, volume, activity))
+        releases = [
+            PublishedRelease(
+                project,
+                version,
+                tuple(sorted(file.path for file in files)),
+                sum(file.size for file in files),
+                datetime.fromtimestamp(max(file.modified for file in files), UTC),
+                {file.path: yanks[file.path] for file in files if file.path in yanks},
+                max((last[file.path] for file in files if file.path in last), default=None),
+            )
+            for (project, version), files in groups.items()
+        ]
+        releases.sort(key=lambda release: release.order, reverse=True)
+        releases.sort(key=lambda release: release.project)
+        return cls(tuple(releases), statuses, since)
+
+    def of_project(self, project: str) -> tuple[PublishedRelease, ...]:
+        """Releases of one project, the newest version first."""
+        return tuple(release for release in self.releases if release.project == project)
+
+    def status(self, project: str) -> tuple[str, str]:
+        """Status of a project, and the reason."""
+        return self.statuses.get(project, ("active", ""))
+
+
+def _texts(target: Target, volume: str, paths: Iterable[str]) -> list[tuple[str, str]]:
+    found = []
+    with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
+        copy = Path(folder) / "copy"
+        for path in paths:
+            target.download(volume, path, copy)
+            found.append((path, copy.read_text("utf-8", "replace")))
+    return found
+
+
+def _status(text: str) -> tuple[str, str]:
+    try:
+        stored = json.loads(text)
+        return str(stored["status"]), str(stored.get("reason") or "")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "archived", "its status cannot be read"
+
+
+def _downloads(texts: Iterable[str]) -> tuple[dict[str, datetime], datetime | None]:
+    """The hour of each file's last download, and the first hour of all."""
+    last: dict[str, datetime] = {}
+    first: datetime | None = None
+    for line in (line for text in texts for line in text.splitlines()):
+        try:
+            row = json.loads(line)
+            hour = datetime.strptime(f"{row['hour']}+0000", "%Y-%m-%dT%H%z")
+        except (ValueError, TypeError, KeyError):
+            continue  # cut short when a server was killed
+        first = min(first or hour, hour)
+        if file := row.get("file"):
+            last[file] = max(last.get(file, hour), hour)
+    return last, first
