@@ -78,6 +78,7 @@ credentials = modal.Volume.from_name(settings.credentials_volume, create_if_miss
 credentials_to_read = credentials.with_mount_options(read_only=True)
 token = modal.Secret.from_name(settings.secret_name, required_keys=[settings.secret_key])
 name_locks = modal.Dict.from_name(settings.claims_dict, create_if_missing=True)
+entries = modal.Dict.from_name(settings.tokens_dict, create_if_missing=True)
 
 
 @app.function(
@@ -96,12 +97,14 @@ name_locks = modal.Dict.from_name(settings.claims_dict, create_if_missing=True)
 def server() -> Any:
     """The index. Has no secret, and cannot write credentials."""
     from ops.index import Options, create_index
-    from ops.targets.container import DictNameLocks, VolumeStorage, for_modal
+    from ops.targets.container import DictEntries, DictNameLocks, VolumeStorage, for_modal
 
     index = create_index(
         packages=VolumeStorage(packages, PACKAGES_PATH),
         credentials=VolumeStorage(credentials_to_read, CREDENTIALS_PATH),
         name_locks=DictNameLocks(name_locks),
+        # Tokens of CI jobs, which this function mints although it cannot write credentials.
+        entries=DictEntries(entries),
         options=Options(
             # Modal gives the client's address in the ASGI scope and strips X-Forwarded-For: trust no header.
             trusted_proxies=(),
@@ -130,12 +133,13 @@ def register_user() -> FastAPI:
     """The admin application. The only function that has the token and can write credentials."""
     from ops.index import Options
     from ops.index.admin.app import create_admin
-    from ops.targets.container import DictNameLocks, VolumeStorage
+    from ops.targets.container import DictEntries, DictNameLocks, VolumeStorage
 
     return create_admin(
         credentials=VolumeStorage(credentials, CREDENTIALS_PATH),
         # A rolling deployment briefly runs two of these; the locks make them write one after the other.
         name_locks=DictNameLocks(name_locks),
+        entries=DictEntries(entries),
         token=os.environ[settings.secret_key],
         options=Options(trusted_proxies=(), audit_days=limits.audit_days, audit_bytes=limits.audit_bytes),
     )

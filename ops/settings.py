@@ -117,6 +117,11 @@ class Settings(_Variables):
         """The Modal Dict with the locks on file names of the packages volume, created and deleted with it."""
         return f"{self.packages_volume}-claims"
 
+    @property
+    def tokens_dict(self) -> str:
+        """The Modal Dict with minted tokens and last uses of tokens, created and deleted with the same volume."""
+        return f"{self.packages_volume}-tokens"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hosting(_Variables):

@@ -26,7 +26,7 @@ NAME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
 PACKAGES, CREDENTIALS = "packages", "credentials"
 """The parts of an index: its two volumes, whatever they are called."""
 
-_REBUILT = (".index/staging/", ".index/facts/", ".index/claims/", ".index/reserve/")
+_REBUILT = (".index/staging/", ".index/facts/", ".index/claims/", ".index/reserve/", ".index/entries/")
 """Folders for unfinished files, locks and reserved space, and what the index makes again from its files."""
 
 _LOGS = {PACKAGES: (".index/audit/", ".index/activity/"), CREDENTIALS: (".audit/",)}

@@ -1,4 +1,4 @@
-"""Parts of the index in a Modal container: storage on a Volume, locks in a Dict, and the server's adapter."""
+"""Parts of the index in a Modal container: storage on a Volume, locks and entries in Dicts, the server's adapter."""
 
 from __future__ import annotations
 
@@ -159,6 +159,36 @@ class DictNameLocks:
                     if self._held.get(filename) == lease:
                         self._entries.put(filename, _value(renewed))
                         self._held[filename] = renewed
+
+
+class DictEntries:
+    """Entries that all containers share, in a Modal Dict, which needs no commit and no access to credentials.
+
+    Modal removes an entry that was not used for 7 days; minted tokens and ids of ID tokens live for minutes.
+
+    Parameters:
+        entries: the Dict.
+    """
+
+    def __init__(self, entries: modal.Dict) -> None:
+        self._entries = entries
+
+    def add(self, key: str, value: str, *, until: float) -> bool:
+        """Store a value unless the key is there; atomic among all containers."""
+        return bool(self._entries.put(key, (value, until), skip_if_exists=True))
+
+    def put(self, key: str, value: str, *, until: float) -> None:
+        """Store a value in place of what is there."""
+        self._entries.put(key, (value, until))
+
+    def get(self, key: str) -> str | None:
+        """The value; None if there is none, or its end has passed."""
+        found = cast("tuple[str, float] | None", self._entries.get(key))
+        return found[0] if found is not None and found[1] > time.time() else None
+
+    def remove(self, key: str) -> bool:
+        """Remove an entry. False if there was none."""
+        return self._entries.pop(key, None) is not None
 
 
 def _value(lease: _Lease) -> tuple[str, float]:

@@ -261,12 +261,13 @@ class ModalTarget:
         self._volumes.create(name)
 
     def delete_volume(self, name: str) -> bool:
-        """Delete the volume, and with the one of the packages also the locks on its file names.
+        """Delete the volume, and with the one of the packages also the locks on its file names, and minted tokens.
 
         A deployed app refers to a volume by its id: stop the app first.
         """
-        claims = self._settings.claims_dict if name == self._settings.packages_volume else None
-        return self._volumes.delete(name, with_dict=claims)
+        packages = name == self._settings.packages_volume
+        dicts = (self._settings.claims_dict, self._settings.tokens_dict) if packages else ()
+        return self._volumes.delete(name, with_dicts=dicts)
 
     def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
         """List all files of a volume, sorted by path."""

@@ -37,15 +37,15 @@ class Volumes:
             ),
         )
 
-    def delete(self, name: str, *, with_dict: str | None = None) -> bool:
-        """Delete a volume, and the Dict that belongs to it. False when there was none."""
+    def delete(self, name: str, *, with_dicts: Sequence[str] = ()) -> bool:
+        """Delete a volume, and the Dicts that belong to it. False when there was none."""
         if not self.exists(name):
             return False
 
         def delete() -> None:
             modal.Volume.objects.delete(name, allow_missing=True, environment_name=self._environment)
-            if with_dict is not None:
-                modal.Dict.objects.delete(with_dict, allow_missing=True, environment_name=self._environment)
+            for own in with_dicts:
+                modal.Dict.objects.delete(own, allow_missing=True, environment_name=self._environment)
 
         ask("delete the volume", delete)
         return True

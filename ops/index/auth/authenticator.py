@@ -317,12 +317,14 @@ class Authenticator:
         """
         digest, password, token = login.digest, login.credentials.password, login.credentials.token
         if token is not None:
-            if login.credentials.minted:
-                self._check_minted(fingerprint(token))
-            else:
+            # The job of a minted token may have been trusted a moment ago, which this server has not seen yet.
+            if not login.credentials.minted or self._check_minted(fingerprint(token)):
                 self._user_cache.renew(login.began)
             account = self._known_token(digest, token, login.address)
-            return account, account is None
+            guessed = account is None and digest not in self._refused
+            if account is None:
+                self._refused[digest] = None
+            return account, guessed
         guessed = False
         for renewed in (False, True, True, True):
             if renewed:
@@ -360,18 +362,17 @@ class Authenticator:
             found if found is not None or self._minted is None else self._minted.known(sha256, self._user_cache.trust)
         )
 
-    def _check_minted(self, sha256: str) -> None:
+    def _check_minted(self, sha256: str) -> bool:
         """Learn whether a minted token exists now.
 
         Raises:
             LoginDelayed: that cannot be told.
         """
-        if self._minted is not None:
-            try:
-                self._minted.check(sha256)
-            except Exception as error:
-                _log.warning("minted tokens cannot be looked up: %s", error)
-                raise LoginDelayed("the index cannot look up tokens of CI jobs", retry_after=5) from error
+        try:
+            return self._minted is not None and self._minted.check(sha256)
+        except Exception as error:
+            _log.warning("minted tokens cannot be looked up: %s", error)
+            raise LoginDelayed("the index cannot look up tokens of CI jobs", retry_after=5) from error
 
     def _stored(self, account: Account) -> Account | None:
         """An account as it is now; None if the user, or the token, is there no more."""

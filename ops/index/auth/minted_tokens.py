@@ -84,13 +84,14 @@ class MintedTokens:
         identity = trust.identity(token.jobs)
         return None if identity is None else Account(digest, replace(identity, token=token.id, run=token.run))
 
-    def check(self, digest: str) -> None:
+    def check(self, digest: str) -> bool:
         """Learn whether a token exists now."""
         token = self._read(digest)
         if token is None:
             self._known.pop(digest, None)
-        else:
-            self._known[digest] = token
+            return False
+        self._known[digest] = token
+        return True
 
     def refresh(self) -> None:
         """Learn which of the tokens that this server has seen were burnt elsewhere.

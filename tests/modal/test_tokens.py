@@ -1,0 +1,74 @@
+"""Tokens on Modal: minted by containers that cannot write credentials, known and ended on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests.index.issuer import FakeIssuer
+from tests.modal.conftest import TOKEN, create_secret, deploy
+from tests.modal.traffic import PASSWORD, eventually, register, url
+from tests.standin.control_plane import ControlPlane
+
+ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+CONTAINERS = 3
+OUT = {401, 429}
+"""The second for an address that sends the same wrong token again and again."""
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[ControlPlane]:
+    """An index in three containers, with one user."""
+    with ControlPlane() as plane:
+        create_secret(plane)
+        deploy(plane, PYPI_MIN_CONTAINERS=f"{CONTAINERS}", PYPI_MAX_CONTAINERS=f"{CONTAINERS}")
+        eventually(lambda: len(plane.live()) >= CONTAINERS)
+        assert register(plane, "alice").status_code == 201
+        yield plane
+        assert not plane.problems, plane.problems
+
+
+def admin(plane: ControlPlane, method: str, path: str, **options: object) -> requests.Response:
+    address = f"{url(plane, 'register_user')}/{path}"
+    return requests.request(method, address, headers=ADMIN, timeout=60, **options)  # type: ignore[arg-type]
+
+
+def statuses(plane: ControlPlane, token: str) -> set[int]:
+    """The statuses of many requests at once, which reach all containers."""
+
+    def status(_: int) -> int:
+        return requests.get(f"{url(plane)}/simple/", auth=("__token__", token), timeout=60).status_code
+
+    with ThreadPoolExecutor(4 * CONTAINERS) as pool:
+        return set(pool.map(status, range(8 * CONTAINERS)))
+
+
+def test_a_token_lets_in_on_every_container_and_is_out_within_five_seconds(served: ControlPlane) -> None:
+    made = admin(served, "POST", "create_token", json={"owner": "alice"}).json()
+    eventually(lambda: statuses(served, made["token"]) == {200}, 10)
+    eventually(lambda: admin(served, "GET", "tokens").json()[0]["last_used"], 10)
+    assert admin(served, "DELETE", f"tokens/{made['id']}").status_code == 204
+    eventually(lambda: statuses(served, made["token"]) <= OUT, 10)
+    assert requests.get(f"{url(served)}/simple/", auth=("alice", PASSWORD), timeout=60).status_code == 200
+
+
+def test_an_id_token_is_used_once_by_three_containers_and_a_burnt_token_is_out_on_all(served: ControlPlane) -> None:
+    with FakeIssuer() as issuer:
+        assert admin(served, "POST", "replace_trust", json={"version": 0, **issuer.trust()}).status_code == 200
+        mint = f"{url(served)}/_/oidc/mint-token"
+        audience = f"{url(served)}/_/oidc/audience"
+        eventually(lambda: requests.get(audience, timeout=60).status_code == 200, 15)
+        for _ in range(10):
+            body = {"token": issuer.id_token()}
+            with ThreadPoolExecutor(CONTAINERS) as pool:
+                asked = [pool.submit(requests.post, mint, json=body, timeout=60) for _ in range(CONTAINERS)]
+            answers = [answer.result() for answer in asked]
+            assert [answer.status_code for answer in answers].count(200) == 1, [answer.text for answer in answers]
+            assert {answer.status_code for answer in answers} == {200, 422}
+        (token,) = [answer.json()["token"] for answer in answers if answer.ok]
+        assert statuses(served, token) == {200}
+        assert requests.post(f"{url(served)}/_/oidc/burn-token", json={"token": token}, timeout=60).status_code == 202
+        eventually(lambda: statuses(served, token) <= OUT, 10)
