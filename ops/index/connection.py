@@ -71,6 +71,7 @@ class _Responded:
 
 
 _RESPONDED: Any = _Responded()
+_REFUSED: Any = _Responded()
 
 _NOT_HTTP = "this is not a request of HTTP/1.1; use http:// and not https:// for this port, or ask its operator"
 _TOO_MUCH_FRAMING = RefusedRequest(
@@ -133,6 +134,7 @@ class Connection(HttpToolsProtocol):
         self.client = _address(transport.get_extra_info("peername"))
         self.scheme = "http"  # this server holds no certificate
         self._at_once = self.config.loaded_app.at_once
+        self._challenge = self.config.loaded_app.challenge
         self._fast_path = self.config.loaded_app.fast_path
         self._requests = 0
         self._asked: tuple[str, dict[bytes, bytes]] | None = None
@@ -329,7 +331,7 @@ class Connection(HttpToolsProtocol):
         if len(headers) > HEADERS or self._framing > HEAD_BYTES:
             return False
         path = self.url.decode("latin-1")
-        response = self._at_once(path, headers, self.address)
+        response = self._at_once(path, headers, self.address) or self._challenge(path, headers, self.address)
         if response is None:
             return False
         self._asked = (path, headers)
@@ -337,9 +339,15 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _write(self, response: Response) -> None:
-        self.cycle = _RESPONDED
+        if response.reason:
+            self._logged_in = self.logged_in
+            self.cycle = _REFUSED
+            line = status_line(response.status, response.reason)
+        else:
+            self.cycle = _RESPONDED
+            line = STATUS_LINE[response.status]
         self.server_state.total_requests += 1
-        self.transport.write(b"".join((STATUS_LINE[response.status], self._date_line(), response.wire)))
+        self.transport.write(b"".join((line, self._date_line(), response.wire)))
         self._since = self.loop.time()
 
     def _date_line(self) -> bytes:

@@ -12,11 +12,13 @@ from starlette.types import Receive, Scope, Send
 
 from ops.index.connection import Connection
 from ops.index.connection_limits import ConnectionLimits
+from ops.index.errors import Unauthorized
 from ops.index.http.representation import Representation, Response
-from ops.index.http.request import note_login
+from ops.index.http.request import note_login, refusal
 from ops.index.server import Server
 from tests.index.serving import ThreadServer, eventually
 
+REFUSAL = refusal(Unauthorized(realm="pypi"))
 PAGE = Representation(b"a page " * 200, content_type="text/plain")
 
 
@@ -31,7 +33,7 @@ class Memory:
         if message not in self.kept:
             return None
         self.answered += 1
-        return PAGE.plain()
+        return REFUSAL if self.kept[message] == "/refused" else PAGE.plain()
 
     def keep(self, message: bytes, path: str, headers: dict[bytes, bytes]) -> None:
         assert b"host" in headers
@@ -52,6 +54,9 @@ class Application:
         assert b"host" in headers
         self.parsed += path == "/ready"
         return PAGE.plain() if path == "/ready" else None
+
+    def challenge(self, path: str, headers: dict[bytes, bytes], peer: str) -> Response | None:
+        return REFUSAL if path == "/refused" else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -512,6 +517,30 @@ def test_a_login_that_the_application_finds_right_counts_as_one() -> None:
         with running.send() as new:
             assert silent.recv(1000) == b""
             running.ask_plainly(new)
+
+
+REFUSED = READY.replace(b"/ready", b"/refused")
+
+
+def test_a_refusal_that_is_ready_has_its_reason_and_needs_no_application(running: Running) -> None:
+    with running.send() as connection:
+        for _ in range(3):
+            connection.sendall(REFUSED)
+            received = read_until(connection, REFUSAL.body)
+            assert received.startswith(b"HTTP/1.1 401 Unauthorized: a user name and a password")
+        running.ask_plainly(connection)
+    assert running.application.calls == []
+
+
+def test_a_refusal_that_is_ready_is_no_login() -> None:
+    with Running(ConnectionLimits(2, 2)) as running, running.send() as user, running.send() as stranger:
+        for client, message in ((user, READY), (user, REFUSED), (stranger, REFUSED), (stranger, REFUSED)):
+            client.sendall(message)
+            read_until(client, PAGE.body if message is READY else REFUSAL.body)
+        with running.send() as new:
+            assert stranger.recv(1000) == b"", "the stranger makes room"
+            for connection in (new, user):
+                running.ask_plainly(connection)
 
 
 def test_a_new_connection_is_refused_when_users_have_all_of_them() -> None:

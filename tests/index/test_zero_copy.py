@@ -35,11 +35,12 @@ class FilesOnly:
         self._delivery = Delivery(DirectoryStorage(folder))
         self.fast_path = self
 
-    def at_once(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
+    def at_once(self, path: str, headers: dict[bytes, bytes], peer: str) -> Response | None:
         return Response(200, [(b"content-length", b"5")], b"ready") if path == "/ready" else None
 
-    def response(self, message: bytes) -> Response | None:
-        return None
+    def challenge(self, *_: Any) -> None: ...
+
+    def response(self, *_: Any) -> None: ...
 
     def keep(self, *_: Any) -> None: ...
 

@@ -153,7 +153,7 @@ class Authenticator:
             TooManyAttempts: too many wrong ones from this address, or for this user from this address.
             LoginDelayed: too many logins are waiting to be verified, or the users could not be read for too long.
         """
-        credentials = self._parse(authorization, address)
+        credentials = self.parse(authorization, address)
         if not self._user_cache.current() and not self._closing.is_set():
             renewal, seconds = self._renewal()
             if not renewal.done():
@@ -189,7 +189,7 @@ class Authenticator:
             account = self._stored(account)
         if account is not None:
             return account.identity
-        found = self._begin(digest, self._parse(authorization, address), address)
+        found = self._begin(digest, self.parse(authorization, address), address)
         return found if isinstance(found, Identity) else found.result()
 
     def refresh(self) -> None:
@@ -224,7 +224,12 @@ class Authenticator:
         for login in pending:
             login.result.cancel()
 
-    def _parse(self, authorization: bytes | None, address: str) -> BasicCredentials:
+    def parse(self, authorization: bytes | None, address: str) -> BasicCredentials:
+        """Read the credentials of an Authorization header.
+
+        Raises:
+            Unauthorized: it has none, which is recorded if it has something else; see :meth:`authenticate`.
+        """
         credentials = BasicCredentials.parse(authorization or b"")
         if credentials is None:
             if authorization is not None and authorization.strip():

@@ -18,6 +18,9 @@ COUNTED = (b"user-agent", b"x-forwarded-for")
 
 _KEPT = 4096
 
+_STRANGERS = 256
+"""Requests without credentials, in a table of their own: they push out no user's."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Request:
@@ -37,7 +40,7 @@ class _Request:
 
 
 class FastPath:
-    """Recent requests for cached pages, by a digest of their bytes.
+    """Recent requests for cached pages, and without credentials, by a digest of their bytes.
 
     A team's installers and CI jobs send the same requests all day, and parsing them takes longer than responding. What
     is kept is the parsed request and not the response: the user, and the page, are looked up each time.
@@ -46,6 +49,7 @@ class FastPath:
         authenticator: knows the users, and the digest that may stand for a password.
         simple_api: has the cached pages.
         count: counts a download, by path, user, peer and headers.
+        challenge: makes the response to a request without credentials, by path, headers and peer.
     """
 
     def __init__(
@@ -53,11 +57,14 @@ class FastPath:
         authenticator: Authenticator,
         simple_api: SimpleApi,
         count: Callable[[str, str, str, Mapping[bytes, bytes]], None],
+        challenge: Callable[[str, Mapping[bytes, bytes], str], Response | None],
     ) -> None:
         self._digest = authenticator.digest
         self._holder = authenticator.holder
         self._ready = simple_api.ready
         self._count = count
+        self._challenge = challenge
+        self._strangers: BoundedDict[bytes, str] = BoundedDict(_STRANGERS)
         self._requests: BoundedDict[bytes, _Request] = BoundedDict(_KEPT)
         self._known = self._requests.get
 
@@ -68,9 +75,11 @@ class FastPath:
             message: as it was received.
             peer: the address at the other end of the connection.
         """
-        request = self._known(self._digest(message))
+        digest = self._digest(message)
+        request = self._known(digest)
         if request is None:
-            return None
+            path = self._strangers.get(digest)
+            return None if path is None else self._challenge(path, {}, peer)
         user = self._holder(request.login)
         if user is None:
             return None
@@ -87,8 +96,14 @@ class FastPath:
             path: of the request, as the server decoded it.
             headers: of the request, by name.
         """
-        if len(message) > LONGEST or b"authorization" not in headers:
+        if len(message) > LONGEST:
+            return
+        if b"authorization" not in headers:
+            if b"x-forwarded-for" not in headers:
+                self._strangers[self._digest(message)] = path
+            return
+        login = self._digest(headers[b"authorization"])
+        if self._holder(login) is None:
             return
         kept = {name: headers[name] for name in (*DECISIVE, *COUNTED) if name in headers}
-        login = self._digest(headers[b"authorization"])
         self._requests[self._digest(message)] = _Request(login, path, kept, is_download(path))

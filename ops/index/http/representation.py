@@ -32,12 +32,14 @@ class Response:
         status: such as 200.
         headers: all but Date and Connection.
         body: empty for 304.
+        reason: of a refusal, for the status line.
     """
 
-    __slots__ = ("_wire", "body", "headers", "status")
+    __slots__ = ("_wire", "body", "headers", "reason", "status")
 
-    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+    def __init__(self, status: int, headers: Headers, body: bytes, reason: str = "") -> None:
         self.status = status
+        self.reason = reason
         self.headers = headers
         self.body = body
         self._wire: bytes | None = None

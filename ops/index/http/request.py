@@ -32,6 +32,7 @@ _PREFIX: Final = re.compile(r"(/(?!\.\.?(/|$))([A-Za-z0-9._~@+=-]|%[0-9A-Fa-f]{2
 _ORIGIN: Final = re.compile(r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
 _PORTS: Final = {"http": 80, "https": 443}
 
+_TEXT: Final = b"text/plain; charset=utf-8"
 _NOT_CACHED: Final = ((b"cache-control", b"private, no-store"), *SECURITY_HEADERS)
 
 
@@ -186,25 +187,29 @@ class Request:
 
     async def text(self, status: int, text: str, *headers: tuple[bytes, bytes], more_body: bool = False) -> None:
         """Send one line of plain text, which is what pip, uv and twine show of a refusal."""
-        body = text.encode("utf-8", "replace") + b"\n" if text else b""
-        await self.content(status, b"text/plain; charset=utf-8", body, *headers, more_body=more_body)
+        await self.content(status, _TEXT, _line(text), *headers, more_body=more_body)
 
     async def content(
         self, status: int, content_type: bytes, body: bytes, *headers: tuple[bytes, bytes], more_body: bool = False
     ) -> None:
         """Send a body that no cache keeps."""
-        own = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
-        await self.respond(status, [*own, *_NOT_CACHED, *headers], body, more_body=more_body)
+        await self.respond(status, [*_of_content(content_type, body), *headers], body, more_body=more_body)
 
     async def refuse(self, error: PackageIndexError, *headers: tuple[bytes, bytes], more_body: bool = False) -> None:
         """Send the status, the headers and the sentence of an error."""
-        status = error.status_for(self.header(b"user-agent") or "")
-        own = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-        await self.text(status, error.message, *own, *headers, more_body=more_body)
+        refused = refusal(error, self.header(b"user-agent") or "")
+        await self.respond(refused.status, [*refused.headers, *headers], refused.body, more_body=more_body)
 
     async def redirect(self, location: str) -> None:
         """Redirect permanently to an address relative to this one."""
         await self.text(301, f"This page is at {location}", (b"location", location.encode("ascii")))
+
+
+def refusal(error: PackageIndexError, user_agent: str = "") -> Response:
+    """The response with the status, the headers and the sentence of an error."""
+    body = _line(error.message)
+    own = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    return Response(error.status_for(user_agent), [*_of_content(_TEXT, body), *own], body, error.message)
 
 
 async def short_body(receive: Receive, limit: int) -> bytes:
@@ -238,6 +243,15 @@ def note_login(scope: Scope) -> None:
     tell = (scope.get("extensions") or {}).get(LOGGED_IN)
     if tell is not None:
         tell()
+
+
+def _line(text: str) -> bytes:
+    return text.encode("utf-8", "replace") + b"\n" if text else b""
+
+
+def _of_content(content_type: bytes, body: bytes) -> Headers:
+    """The headers of a body that no cache keeps."""
+    return [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *_NOT_CACHED]
 
 
 def _origin(text: str) -> tuple[str, str, int] | None:

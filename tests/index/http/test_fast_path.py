@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +32,7 @@ class House:
         self.inside = {self.digest(b"Basic secret")}
         self.page: Response | None = Response(200, [], b"page")
         self.asked: list[tuple[str, Mapping[bytes, bytes]]] = []
+        self.challenged: list[tuple[str, str]] = []
         self.counted: list[tuple[str, str, str, bytes]] = []
 
     def digest(self, secret: bytes) -> bytes:
@@ -41,6 +43,11 @@ class House:
 
     def count(self, path: str, user: str, peer: str, headers: Mapping[bytes, bytes]) -> None:
         self.counted.append((path, user, peer, headers[b"user-agent"]))
+
+    def challenge(self, path: str, headers: Mapping[bytes, bytes], peer: str) -> Response | None:
+        assert not headers
+        self.challenged.append((path, peer))
+        return Response(401, [], b"no")
 
     def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Response | None:
         self.asked.append((path, headers))
@@ -54,7 +61,7 @@ def house() -> House:
 
 @pytest.fixture
 def fast_path(house: House) -> FastPath:
-    return FastPath(cast("Any", house), cast("Any", house), house.count)
+    return FastPath(cast("Any", house), cast("Any", house), house.count, house.challenge)
 
 
 def test_the_download_of_a_file_is_counted_each_time_and_no_page_or_metadata(house: House, fast_path: FastPath) -> None:
@@ -100,13 +107,31 @@ def test_no_secret_is_kept(fast_path: FastPath) -> None:
 
 def test_what_is_kept_is_bounded(fast_path: FastPath) -> None:
     fast_path.keep(MESSAGE + b"x" * LONGEST, "/simple/spam/", HEADERS)
-    fast_path.keep(MESSAGE, "/simple/spam/", {b"host": b"x"})
     assert fast_path.response(MESSAGE, "192.0.2.1") is None
     for number in range(10_000):
         fast_path.keep(MESSAGE + b"%d" % number, "/simple/spam/", HEADERS)
     assert len(vars(fast_path)["_requests"]) < 5_000
     assert fast_path.response(MESSAGE + b"9999", "192.0.2.1") is not None
     assert fast_path.response(MESSAGE + b"0", "192.0.2.1") is None
+
+
+def test_strangers_push_out_no_request_of_a_user(house: House, fast_path: FastPath) -> None:
+    fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
+    for number in range(10_000):
+        fast_path.keep(MESSAGE + b"%d" % number, "/simple/spam/", {b"host": b"x"})
+        fast_path.keep(MESSAGE + b"a%d" % number, "/simple/spam/", {b"host": b"x", b"authorization": b"%d" % number})
+    assert fast_path.response(MESSAGE, "192.0.2.1") is house.page
+    assert len(vars(fast_path)["_strangers"]) <= 256
+
+
+def test_a_request_without_credentials_is_challenged_by_its_address(house: House, fast_path: FastPath) -> None:
+    fast_path.keep(MESSAGE, "/simple/", {b"host": b"x"})
+    fast_path.keep(MESSAGE + b"proxied", "/simple/", {b"host": b"x", b"x-forwarded-for": b"192.0.2.9"})
+    response = fast_path.response(MESSAGE, "192.0.2.1")
+    assert response is not None
+    assert response.status == 401
+    assert house.challenged == [("/simple/", "192.0.2.1")]
+    assert fast_path.response(MESSAGE + b"proxied", "192.0.2.1") is None
 
 
 class Talk:
@@ -198,6 +223,49 @@ def test_what_fails_on_the_short_way_is_answered_on_the_long_one(
 
     monkeypatch.setattr(Repository, "offers", lambda *_: fail())
     assert simple_api.ready(f"/packages/{NAME}", {}) is None
+
+
+def strangers(server: Server, path: str, *headers: str) -> tuple[bytes, bytes]:
+    """A refusal on the short way, the second time by its bytes alone, and as others get it."""
+    lines = [f"GET {path} HTTP/1.1", "Host: x", *headers]
+    first, second = (server.raw("\r\n".join([*lines, "", ""]).encode()) for _ in range(2))
+    longer = server.raw("\r\n".join(["GET /%73imple/ HTTP/1.1", *lines[1:], "", ""]).encode())
+    assert undated(first) == undated(second)
+    return undated(first), undated(longer)
+
+
+def undated(response: bytes) -> bytes:
+    """The head of a response, without its time."""
+    return re.sub(rb"date: [^\r]*\r\n", b"", response.partition(b"\r\n\r\n")[0])
+
+
+def test_a_stranger_is_refused_alike_on_both_ways(server: Server) -> None:
+    for path in ("/", "/simple/", "/simple/spam/?x=y", "/packages/x", "/nothing", "//health"):
+        for headers in ((), ("Authorization: Bearer secret",), ("Authorization:",)):
+            refused, longer = strangers(server, path, *headers)
+            assert refused.startswith(b"HTTP/1.1 401 Unauthorized: a user name and a password of this index are needed")
+            assert b'www-authenticate: Basic realm="pypi"' in refused
+            assert refused == longer
+
+
+def test_what_needs_no_login_is_answered_as_before(server: Server) -> None:
+    for path in ("/health", "/health?x", "/%68ealth", "http://x/health") * 2:
+        assert server.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_an_unknown_scheme_is_recorded_each_time(server: Server) -> None:
+    for _ in range(3):
+        strangers(server, "/simple/", "Authorization: Bearer secret")
+    server.stop()
+    (log,) = (server.packages / ".index/audit").iterdir()
+    first, others = (json.loads(line) for line in log.read_text().splitlines())
+    assert (first["event"], first["address"], first["why"]) == (
+        "login.refused",
+        "127.0.0.1",
+        "no user name and password (RFC 7617)",
+    )
+    assert others["more"] == 8
+    assert "secret" not in log.read_text()
 
 
 def test_neither_password_nor_token_is_left_in_the_log(server: Server) -> None:
