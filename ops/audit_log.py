@@ -43,7 +43,8 @@ def _contents(target: Target, volume: str, folder: str) -> bytes:
     """The lines of all files in a folder of a volume."""
     if not target.volume_exists(volume):
         return b""
-    names = [path for path, _ in target.list_files(volume) if path.startswith(folder) and path.endswith(".jsonl")]
+    paths = [file.path for file in target.list_files(volume)]
+    names = [path for path in paths if path.startswith(folder) and path.endswith(".jsonl")]
     with tempfile.TemporaryDirectory(prefix="runbook-") as temporary:
         copy = Path(temporary) / "log"
         contents = []

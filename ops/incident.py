@@ -146,7 +146,7 @@ def files(incident: Incident) -> list[BadFile]:
         for event in events(target, incident.settings)
         if event["event"] == "upload" and event.get("project") == incident.project
     }
-    paths = [path for path, _ in target.list_files(volume)]
+    paths = [file.path for file in target.list_files(volume)]
     revoked = {path.removeprefix(REVOKED) for path in paths if path.startswith(REVOKED)}
     wanted = incident.project, canonicalize_version(incident.version)
     found = []

@@ -247,7 +247,7 @@ def _published(offboarding: Offboarding) -> list[tuple[str, str]]:
 
 def _missing(offboarding: Offboarding) -> list[str]:
     volume = offboarding.settings.packages_volume
-    there = {path.rpartition("/")[2] for path, _ in offboarding.target.list_files(volume)}
+    there = {file.path.rpartition("/")[2] for file in offboarding.target.list_files(volume)}
     return [filename for filename, _ in _published(offboarding) if filename not in there]
 
 

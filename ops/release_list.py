@@ -100,7 +100,7 @@ class ReleaseList:
         yanked: list[str] = []
         status: list[str] = []
         activity: list[str] = []
-        for file in target.stat_files(volume):
+        for file in target.list_files(volume):
             if found := distribution(file.path):
                 groups[found.project, found.version].append(file)
             for folder, paths in ((YANKED, yanked), (STATUS, status), (ACTIVITY, activity)):

@@ -139,7 +139,8 @@ def _contents(target: Target, volume: str) -> str:
     if not target.volume_exists(volume):
         return "missing"
     # Without what the index writes for itself at every request, a plan stays the same until a package or user changes.
-    sizes = [size for path, size in target.list_files(volume) if not path.startswith(".") or "/" not in path]
+    files = target.list_files(volume)
+    sizes = [file.size for file in files if not file.path.startswith(".") or "/" not in file.path]
     return f"{len(sizes):,} files, {sum(sizes):,} bytes"
 
 

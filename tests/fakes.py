@@ -305,17 +305,13 @@ class FakeTarget:
     def delete_volume(self, name: str) -> bool:
         return self.volumes.pop(name, None) is not None
 
-    def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
-        for path, content in sorted(self.volumes[volume].items()):
-            yield path, len(content)
-
     def download(self, volume: str, path: str, destination: Path) -> None:
         destination.write_bytes(self.volumes[volume][path])
 
     def upload(self, volume: str, path: str, source: Path) -> None:
         self.volumes[volume][path] = source.read_bytes()
 
-    def stat_files(self, volume: str) -> Sequence[VolumeFile]:
+    def list_files(self, volume: str) -> Sequence[VolumeFile]:
         return [VolumeFile(path, len(content), 0) for path, content in sorted(self.volumes[volume].items())]
 
     def upload_files(self, volume: str, sources: Mapping[str, Path]) -> None:

@@ -78,7 +78,7 @@ def test_the_whole_runbook_works_on_this_machine_and_leaves_nothing(workspace: W
             assert [user.username for user in admin.users()] == ["al ice"]
         assert not provision.apply(target).changed
         assert not onboard.apply(onboarding).changed
-        published = [path for path, _ in target.list_files("pypiserver-data") if not path.startswith(".index/")]
+        published = [file.path for file in target.list_files("pypiserver-data") if not file.path.startswith(".index/")]
         assert published == []
         tear_down.apply(target, confirm="local")
         assert {seen for _, _, seen in tear_down.verify(target, confirm="local").rows} == {"gone"}

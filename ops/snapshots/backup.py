@@ -53,7 +53,7 @@ class VolumeReader(Protocol):
     def volume_exists(self, name: str) -> bool:
         """True if there is a volume called *name*."""
 
-    def stat_files(self, volume: str) -> Sequence[VolumeFile]:
+    def list_files(self, volume: str) -> Sequence[VolumeFile]:
         """All files of a volume."""
 
     def download(self, volume: str, path: str, destination: Path) -> None:
@@ -257,7 +257,7 @@ class Backup:
         return pending.last is not None and pending.last.taken.date() == today and not (pending.new or pending.gone)
 
     def _listed(self, part: str) -> list[VolumeFile]:
-        return [file for file in self._reader.stat_files(self._volume(part)) if is_kept(file.path)]
+        return [file for file in self._reader.list_files(self._volume(part)) if is_kept(file.path)]
 
     def _volume(self, part: str) -> str:
         volume = self._volumes[part]
@@ -278,7 +278,7 @@ class Backup:
                 return known
             return self._copy(part, file, stored, described=part == PACKAGES and file.path in described)
 
-        every = self._reader.stat_files(self._volume(part))
+        every = self._reader.list_files(self._volume(part))
         described = {file.path.removeprefix(FACTS) for file in every if file.path.startswith(FACTS)}
         files = [file for file in every if is_kept(file.path) and not is_text(part, file.path, file.size)]
         with ThreadPoolExecutor(THREADS) as threads:
@@ -337,7 +337,7 @@ class Backup:
             try:
                 self._reader.download(self._volumes[part], path, copy)
             except (RunbookError, FileNotFoundError):
-                if any(file.path == path for file in self._reader.stat_files(self._volumes[part])):
+                if any(file.path == path for file in self._reader.list_files(self._volumes[part])):
                     raise
                 yield None
                 return

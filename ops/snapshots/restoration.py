@@ -106,7 +106,7 @@ class Restoration:
         for part, volume in self._volumes.items():
             exists = self._target.volume_exists(volume)
             present = (
-                {file.path: file for file in self._target.stat_files(volume) if is_kept(file.path)} if exists else {}
+                {file.path: file for file in self._target.list_files(volume) if is_kept(file.path)} if exists else {}
             )
             self._compare_blobs(found, part, {path: file.size for path, file in present.items()})
             texts = {path for path, file in present.items() if is_text(part, path, file.size)}

@@ -97,17 +97,7 @@ class VolumeFolders:
             shutil.rmtree(folder)
         return True
 
-    def files(self, name: str) -> Iterator[tuple[str, int]]:
-        """List path and size in bytes of all files, sorted by path."""
-        root = self.path(name)
-        for folder, folders, files in os.walk(root):
-            folders.sort()
-            for file in sorted(files):
-                path = Path(folder, file)
-                with contextlib.suppress(FileNotFoundError):
-                    yield path.relative_to(root).as_posix(), path.lstat().st_size
-
-    def stat_files(self, name: str) -> list[VolumeFile]:
+    def list_files(self, name: str) -> list[VolumeFile]:
         """All files with what is known of them, sorted by path. Files that vanish meanwhile are left out."""
         root = self.path(name)
         found = []

@@ -163,13 +163,9 @@ class LocalTarget:
         """Delete the folder of the volume *name* and all in it."""
         return self._volumes.delete(name)
 
-    def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
-        """List all files of a volume, sorted by path, including those of the index itself."""
-        return self._volumes.files(volume)
-
-    def stat_files(self, volume: str) -> Sequence[VolumeFile]:
+    def list_files(self, volume: str) -> Sequence[VolumeFile]:
         """All files of a volume with what is known of them, sorted by path."""
-        return self._volumes.stat_files(volume)
+        return self._volumes.list_files(volume)
 
     def download(self, volume: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*."""

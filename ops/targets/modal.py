@@ -269,13 +269,9 @@ class ModalTarget:
         dicts = (self._settings.claims_dict, self._settings.tokens_dict) if packages else ()
         return self._volumes.delete(name, with_dicts=dicts)
 
-    def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
-        """List all files of a volume, sorted by path."""
-        return self._volumes.files(volume)
-
-    def stat_files(self, volume: str) -> Sequence[VolumeFile]:
+    def list_files(self, volume: str) -> Sequence[VolumeFile]:
         """All files of a volume with what is known of them, sorted by path."""
-        return self._volumes.stat_files(volume)
+        return self._volumes.list_files(volume)
 
     def download(self, volume: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*, atomically."""

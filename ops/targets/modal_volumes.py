@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ops.targets.modal_session import ask, exists, modal, say
@@ -50,11 +50,7 @@ class Volumes:
         ask("delete the volume", delete)
         return True
 
-    def files(self, name: str) -> Iterator[tuple[str, int]]:
-        """List path and size in bytes of all files, sorted by path."""
-        yield from ((file.path, file.size) for file in self.stat_files(name))
-
-    def stat_files(self, name: str) -> Sequence[VolumeFile]:
+    def list_files(self, name: str) -> Sequence[VolumeFile]:
         """All files with what Modal tells of them, sorted by path."""
 
         def look() -> list[VolumeFile]:

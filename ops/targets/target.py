@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -252,10 +252,7 @@ class Target(Protocol):
     def delete_volume(self, name: str) -> bool:
         """Delete the volume with all its files. False if there was none."""
 
-    def list_files(self, volume: str) -> Iterator[tuple[str, int]]:
-        """List all files of a volume: path from its root, with slashes, and size in bytes."""
-
-    def stat_files(self, volume: str) -> Sequence[VolumeFile]:
+    def list_files(self, volume: str) -> Sequence[VolumeFile]:
         """All files of a volume with what is known of them, sorted by path."""
 
     def download(self, volume: str, path: str, destination: Path) -> None:

@@ -34,7 +34,7 @@ class Index(LocalTarget):
             f"{volume}/{path}": (self.volume_folder(volume) / path).read_bytes()
             for volume in (PACKAGES_VOLUME, CREDENTIALS_VOLUME)
             if self.volume_exists(volume)
-            for path, _ in self.list_files(volume)
+            for path in (file.path for file in self.list_files(volume))
             if not path.endswith(".lock") and not path.startswith(".index/audit/")
         }
 

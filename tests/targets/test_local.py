@@ -305,7 +305,7 @@ def test_files_go_onto_a_volume_and_come_back_but_never_out_of_it(target: LocalT
     target.download(PACKAGES_VOLUME, "sub/file.whl", tmp_path / "back")
 
     assert (tmp_path / "back").read_bytes() == b"bytes"
-    assert ("sub/file.whl", 5) in list(target.list_files(PACKAGES_VOLUME))
+    assert ("sub/file.whl", 5) in [(file.path, file.size) for file in target.list_files(PACKAGES_VOLUME)]
     with pytest.raises(TargetError):
         target.upload(PACKAGES_VOLUME, "../outside", source)
 
