@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ def events(target: Target, settings: Settings | None = None) -> list[Event]:
     """
     settings = settings or Settings()
     places = ((settings.packages_volume, AUDIT), (settings.credentials_volume, ADMIN_AUDIT))
-    lines = [line for volume, folder in places for line in _contents(target, volume, folder).splitlines()]
-    return sorted(filter(None, map(_event, lines)), key=lambda event: str(event["time"]))
+    found = [event for volume, folder in places for event in parse(_contents(target, volume, folder)) if event]
+    return sorted(found, key=lambda event: str(event["time"]))
 
 
 def downloads(target: Target, settings: Settings | None = None) -> list[Downloads]:
@@ -54,8 +54,12 @@ def _contents(target: Target, volume: str, folder: str) -> bytes:
     return b"\n".join(contents)
 
 
+def parse(content: bytes) -> Iterator[Event | None]:
+    """Parse lines of the log; None for one that was cut short when a server was killed."""
+    return map(_event, content.splitlines())
+
+
 def _event(line: bytes) -> Event | None:
-    """The event of a line; None for one that was cut short when a server was killed."""
     try:
         event = json.loads(line)
     except ValueError:

@@ -36,6 +36,7 @@ from ops.targets.index_files import (
     audit_line,
     distribution,
     refusals,
+    status_of,
 )
 
 NAMED = 30
@@ -303,7 +304,11 @@ def _note(job: RestoreJob, found: Comparison) -> None:
             "files": sum(map(len, found.missing.values())),
             "users": [f"{name} {account.rights}" for name, account in sorted(_accounts(snapshot).items())],
             "yanked": [annotated(path) for path in snapshot.packages if path.startswith(YANKED)],
-            "statuses": [annotated(path) for path in snapshot.packages if path.startswith(STATUS)],
+            "statuses": [
+                f"{annotated(path)} {status_of(item.content)}"
+                for path, item in snapshot.packages.items()
+                if path.startswith(STATUS)
+            ],
         }
         lines.append(audit_line(when, "restore", getpass.getuser(), details))
     else:

@@ -33,7 +33,7 @@ FACTS = ".index/facts/"
 ADMIN_AUDIT = ".audit/"
 """Folder on the volume of credentials: the audit log of the admin application."""
 
-PASSWORDS, GROUPS = ".htpasswd", ".htgroup"
+PASSWORDS, GROUPS, TOKENS = ".htpasswd", ".htgroup", ".tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def annotated(path: str) -> str:
 
 
 def tombstones(name: str, content: str) -> Iterator[tuple[str, str]]:
-    """Key and SHA-256 of each removed file in one file of :data:`REMOVED`; malformed lines are left out.
+    """Key and SHA-256 of each removed file in one file of :data:`REMOVED`; the key is empty for a damaged line.
 
     Parameters:
         name: of the file.
@@ -99,8 +99,7 @@ def tombstones(name: str, content: str) -> Iterator[tuple[str, str]]:
         return
     for line in content.splitlines():
         sha256, space, key = line.partition(" ")
-        if space and len(sha256) == 64:
-            yield key, sha256
+        yield (key, sha256) if space and len(sha256) == 64 else ("", "")
 
 
 def accounts(passwords: bytes, groups: bytes) -> dict[str, AccountEntry]:
@@ -115,6 +114,86 @@ def accounts(passwords: bytes, groups: bytes) -> dict[str, AccountEntry]:
         projects = None if identity.projects is None else tuple(sorted(identity.projects))
         found[username] = AccountEntry(str(identity.role), projects, digest)
     return found
+
+
+def credential_defects(passwords: bytes, groups: bytes) -> Iterator[tuple[str, str]]:
+    """Lines of ``.htpasswd`` and ``.htgroup`` that do not work, and users with weak hashes, each with the reason.
+
+    Parameters:
+        passwords: content of ``.htpasswd``.
+        groups: content of ``.htgroup``.
+    """
+    from ops.index.auth.credential_check import group_problems, password_problems
+    from ops.index.auth.passwords import cost
+    from ops.index.auth.users import PasswordFile
+
+    entries = PasswordFile(passwords).entries()
+    for name, problems in ((PASSWORDS, password_problems(passwords)), (GROUPS, group_problems(groups, entries))):
+        for problem in problems:
+            yield f"{name}, line {problem.line}", problem.reason
+    for username, digest in entries.items():
+        rounds = cost(digest)
+        if rounds is None or rounds < WEAK_ROUNDS:
+            kind = "no bcrypt hash" if rounds is None else f"a bcrypt hash of cost {rounds}"
+            yield f"user {username}", f"has {kind}, which is quickly guessed: set the password anew"
+
+
+WEAK_ROUNDS = 10
+"""Cost of a bcrypt hash below which guessing is cheap."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEntry:
+    """Token as the index has it, without its hash.
+
+    Parameters:
+        id: not secret.
+        owner: the user for whom it stands.
+        label: as people call it.
+        expires: moment.
+        last_used: moment; None if no use is known.
+    """
+
+    id: str
+    owner: str
+    label: str
+    expires: datetime
+    last_used: datetime | None
+
+
+def token_entries(content: bytes) -> tuple[list[TokenEntry], list[int]]:
+    """The tokens in ``.tokens``, and the numbers of lines that mean nothing."""
+    from ops.index.auth.token_file import TokenFile
+
+    file = TokenFile(content)
+    moments = (
+        (token, None if token.last_used is None else datetime.fromtimestamp(token.last_used, UTC))
+        for token in file.tokens()
+    )
+    found = [
+        TokenEntry(token.id, token.owner, token.label, datetime.fromtimestamp(token.expires, UTC), used)
+        for token, used in moments
+    ]
+    return found, list(file.unreadable())
+
+
+def status_of(content: bytes) -> str:
+    """The status of a project in a file of :data:`STATUS`; empty if it cannot be read."""
+    from ops.index.packages.models import STATUSES
+
+    try:
+        status = json.loads(content)["status"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return str(status) if status in STATUSES else ""
+
+
+def recorded_hash(content: bytes) -> str:
+    """The SHA-256 in a file of :data:`FACTS`; empty if it cannot be read."""
+    try:
+        return str(json.loads(content.partition(b"\n")[0])["sha256"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
 
 
 def file_info(*, sha256: str, size: int, uploaded: float) -> bytes:
@@ -170,16 +249,6 @@ class _InPlace:
     """A file that is inspected where it is; only its path is looked at."""
 
     path: str
-
-
-def audit_lines(content: bytes) -> Iterator[dict[str, object] | None]:
-    """The entries of one file of the audit log, in order; None for a line that cannot be read."""
-    for line in content.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        yield entry if isinstance(entry, dict) and isinstance(entry.get("event"), str) else None
 
 
 def audit_line(when: str, event: str, user: str, details: Mapping[str, object]) -> bytes:

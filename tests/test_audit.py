@@ -1,0 +1,311 @@
+"""The notebook 09_audit: an index that is as its log says has no finding, and each of 20 hand-made faults is named."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from ops import audit, back_up
+from ops.errors import NotDeployedError, ParameterError, VerificationError
+from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
+from tests.snapshots.conftest import Index, make_index, sha256
+
+BCRYPT = "$2y$12$abcdefghijklmnopqrstuuJTD3vZl2nTj8ZBmFnEKzQk4s1nXvG6."
+OTHER = "$2y$12$zbcdefghijklmnopqrstuuJTD3vZl2nTj8ZBmFnEKzQk4s1nXvG6."
+GRAVE = f"{sha256(b'gone')} gone-1.tar.gz\n"
+STATUS = json.dumps({"status": "archived", "reason": None})
+EVENTS: tuple[dict[str, object], ...] = (
+    {"event": "user.created", "user": "alice", "role": "publisher", "projects": None, "actor": "admin token"},
+    {"event": "user.created", "user": "bob", "role": "reader", "projects": None, "actor": "admin token"},
+    {"event": "upload", "user": "alice", "filename": "spam-1.0.tar.gz", "sha256": sha256(b"spam 1.0")},
+    {"event": "upload", "user": "alice", "filename": "eggs-1.0.tar.gz", "sha256": sha256(b"eggs 1.0")},
+    {"event": "upload", "user": "alice", "filename": "ham-1.0.tar.gz", "sha256": sha256(b"ham 1.0")},
+    {"event": "upload", "user": "alice", "filename": "gone-1.0.tar.gz", "sha256": sha256(b"gone")},
+    {"event": "remove", "user": "alice", "filename": "gone-1.0.tar.gz", "sha256": sha256(b"gone")},
+    {"event": "yank", "user": "alice", "project": "spam", "files": ["spam-1.0.tar.gz"], "reason": "bad"},
+    {"event": "status", "user": "alice", "project": "ham", "status": "archived"},
+    {"event": "login.refused", "user": "eve", "address": "192.0.2.1", "more": 4},
+)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    """An index that is as its audit log says, with a snapshot of today."""
+    index = make_index(tmp_path / "home", filled=False)
+    index.create_volume(PACKAGES_VOLUME)
+    index.create_volume(CREDENTIALS_VOLUME)
+    log = [
+        json.dumps({"time": f"2026-01-{day:02}T12:00:00.000Z", "address": "", **event})
+        for day, event in enumerate(EVENTS, 1)
+    ]
+    index.write(".index/audit/2026-01-01.1-abc.jsonl", "\n".join(log[2:]).encode() + b"\n")
+    write(index, ".audit/2026-01-01.1-def.jsonl", "\n".join(log[:2]) + "\n")
+    for name in ("spam", "eggs", "ham"):
+        index.write(f"{name}-1.0.tar.gz", f"{name} 1.0".encode())
+    index.write(".index/yanked/spam-1.0.tar.gz", b"bad")
+    index.write(".index/status/ham", STATUS.encode())
+    index.write(".index/removed/3f", GRAVE.encode())
+    write(index, ".htpasswd", f"alice:{BCRYPT}\nbob:{OTHER}\n")
+    write(index, ".htgroup", "publisher: alice\nreader: bob\n")
+    for path in index.private_paths():
+        path.chmod(0o700)
+    back_up.apply(back_up.describe(index, destination=str(tmp_path / "snapshots")))
+    return index
+
+
+def write(index: Index, path: str, content: str) -> None:
+    index.write(path, content.encode(), CREDENTIALS_VOLUME).chmod(0o600)
+
+
+def read(index: Index, tmp_path: Path, **parameters: str | bool) -> audit.AuditReport:
+    return audit.read(index, **{"snapshots": str(tmp_path / "snapshots"), **parameters})  # type: ignore[arg-type]
+
+
+def named(report: audit.AuditReport) -> list[tuple[str, str]]:
+    """Severity and thing of each finding but that no server runs, as there is none in these tests."""
+    return [(str(found.severity), found.thing) for found in report.findings if found.thing != "server"]
+
+
+def test_an_index_that_is_as_its_log_says_has_no_finding(index: Index, tmp_path: Path) -> None:
+    report = read(index, tmp_path, fail_at="warning")
+    assert named(report) == []
+    assert "none; it fails from warning on" in repr(audit.verify(report))
+
+
+def altered(index: Index) -> None:
+    index.write("eggs-1.0.tar.gz", b"EGGS 1.0")
+
+
+def removed_by_hand(index: Index) -> None:
+    index.delete_file(PACKAGES_VOLUME, "eggs-1.0.tar.gz")
+
+
+def linked(index: Index) -> None:
+    path = index.volume_folder(PACKAGES_VOLUME) / "eggs-1.0.tar.gz"
+    path.replace(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def wrong_mode(index: Index) -> None:
+    (index.volume_folder(CREDENTIALS_VOLUME) / ".htpasswd").chmod(0o644)
+
+
+def open_folder(index: Index) -> None:
+    index.volume_folder(CREDENTIALS_VOLUME).chmod(0o755)
+
+
+FAULTS: dict[str, tuple[Callable[[Index], object], tuple[str, str]]] = {
+    "a file altered": (altered, ("error", "eggs-1.0.tar.gz")),
+    "a file lost": (removed_by_hand, ("error", "eggs-1.0.tar.gz")),
+    "a file copied there": (lambda i: i.write("new-1.0.tar.gz", b"new"), ("warning", "new-1.0.tar.gz")),
+    "a removed file back": (lambda i: i.write("gone-1.0.tar.gz", b"gone"), ("warning", "gone-1.0.tar.gz")),
+    "a file replaced by a link": (linked, ("warning", "eggs-1.0.tar.gz")),
+    "no distribution": (lambda i: i.write("notes.txt", b""), ("notice", "notes.txt")),
+    "a signature alone": (lambda i: i.write("x-1.tar.gz.asc", b""), ("notice", "x-1.tar.gz.asc")),
+    "a second spelling": (lambda i: i.write("Eggs-1.0.0.tar.gz", b"eggs 1.0"), ("error", "Eggs-1.0.0.tar.gz")),
+    "a yank lost": (
+        lambda i: i.delete_file(PACKAGES_VOLUME, ".index/yanked/spam-1.0.tar.gz"),
+        ("error", "yank of spam-1.0.tar.gz"),
+    ),
+    "a yank by hand": (lambda i: i.write(".index/yanked/ham-1.0.tar.gz", b""), ("warning", "yank of ham-1.0.tar.gz")),
+    "a yank of nothing": (lambda i: i.write(".index/yanked/x-1.tar.gz", b""), ("notice", "yank of x-1.tar.gz")),
+    "a status lost": (lambda i: i.delete_file(PACKAGES_VOLUME, ".index/status/ham"), ("error", "status of ham")),
+    "a status damaged": (lambda i: i.write(".index/status/ham", b"{"), ("error", "status of ham")),
+    "a tombstone lost": (lambda i: i.delete_file(PACKAGES_VOLUME, ".index/removed/3f"), ("error", "gone-1.0.tar.gz")),
+    "a tombstone damaged": (
+        lambda i: i.write(".index/removed/3f", GRAVE.encode() + b"half a li"),
+        ("warning", ".index/removed/3f"),
+    ),
+    "a user added by hand": (
+        lambda i: write(i, ".htpasswd", f"alice:{BCRYPT}\nbob:{OTHER}\nmallory:{BCRYPT}\n"),
+        ("error", "user mallory"),
+    ),
+    "a user removed by hand": (lambda i: write(i, ".htpasswd", f"alice:{BCRYPT}\n"), ("warning", "user bob")),
+    "a role by hand": (
+        lambda i: write(i, ".htgroup", "publisher: alice\nreader: bob\nadmin: bob\n"),
+        ("error", "user bob"),
+    ),
+    "the roles lost": (lambda i: i.delete_file(CREDENTIALS_VOLUME, ".htgroup"), ("error", "user bob")),
+    "a weak hash": (
+        lambda i: write(i, ".htpasswd", f"alice:{BCRYPT.replace('$12$', '$05$')}\nbob:{OTHER}\n"),
+        ("warning", "user alice"),
+    ),
+    "a user twice": (
+        lambda i: write(i, ".htpasswd", f"alice:{BCRYPT}\nbob:{OTHER}\nalice:{OTHER}\n"),
+        ("warning", ".htpasswd, line 3"),
+    ),
+    "a line that is none": (
+        lambda i: write(i, ".htpasswd", f"alice:{BCRYPT}\nbob:{OTHER}\nnonsense\n"),
+        ("warning", ".htpasswd, line 3"),
+    ),
+    "a role of nobody": (
+        lambda i: write(i, ".htgroup", "publisher: alice\nreader: bob\nadmin: ghost\n"),
+        ("warning", ".htgroup, line 3"),
+    ),
+    "a token that is none": (lambda i: write(i, ".tokens", "nonsense\n"), ("warning", ".tokens, line 1")),
+    "a wrong mode": (wrong_mode, ("error", ".htpasswd")),
+    "an open folder": (open_folder, ("error", "pypiserver-credentials")),
+    "a copy of the passwords": (lambda i: write(i, "htpasswd.bak", "x"), ("warning", "htpasswd.bak")),
+    "a log damaged": (
+        lambda i: write(i, ".audit/2026-01-02.1-def.jsonl", '{"time": "2026'),
+        ("warning", ".audit/2026-01-02.1-def.jsonl"),
+    ),
+}
+
+
+def test_there_are_at_least_twenty_faults() -> None:
+    assert len(FAULTS) >= 20
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_named(fault: str, index: Index, tmp_path: Path) -> None:
+    make, (severity, thing) = FAULTS[fault]
+    make(index)
+    found = [
+        (level, what.rpartition("/")[2] if fault == "an open folder" else what)
+        for level, what in named(read(index, tmp_path))
+    ]
+    assert (severity, thing) in found
+
+
+def test_all_faults_that_go_together_are_named_at_once(index: Index, tmp_path: Path) -> None:
+    together = [name for name in FAULTS if name not in {
+        "a file lost", "a file replaced by a link", "a status damaged", "a tombstone lost", "the roles lost",
+        "a user removed by hand", "a weak hash", "a user twice", "a role of nobody",
+        "a line that is none", "an open folder",
+    }]  # fmt: skip
+    for name in together:
+        FAULTS[name][0](index)
+    found = named(read(index, tmp_path))
+    assert {FAULTS[name][1] for name in together} <= set(found)
+
+
+def test_the_severity_from_which_it_fails_is_a_parameter(index: Index, tmp_path: Path) -> None:
+    index.write("new-1.0.tar.gz", b"new")
+    assert audit.verify(read(index, tmp_path, fail_at="error"))
+    assert audit.verify(read(index, tmp_path, fail_at="never"))
+    with pytest.raises(VerificationError, match="1 findings of severity warning or above") as raised:
+        audit.verify(read(index, tmp_path, fail_at="warning"))
+    assert "new-1.0.tar.gz" in raised.value.why
+
+
+def test_without_integrity_no_package_is_read(index: Index, tmp_path: Path) -> None:
+    altered(index)
+    assert named(read(index, tmp_path, integrity=False)) == []
+
+
+def test_where_the_log_does_not_reach_back_strangers_are_only_notices(index: Index, tmp_path: Path) -> None:
+    for volume, folder in ((PACKAGES_VOLUME, ".index/audit"), (CREDENTIALS_VOLUME, ".audit")):
+        for path in (index.volume_folder(volume) / folder).iterdir():
+            path.unlink()
+    severities = {severity for severity, _ in named(read(index, tmp_path))}
+    assert severities == {"notice"}
+
+
+def test_a_restoration_is_part_of_the_history(index: Index, tmp_path: Path) -> None:
+    from ops import restore
+
+    altered(index)
+    removed_by_hand(index)
+    write(index, ".htpasswd", f"alice:{BCRYPT}\nmallory:{BCRYPT}\n")
+    restore.apply(restore.describe(index, source=str(tmp_path / "snapshots"), confirm="local"))
+    assert named(read(index, tmp_path)) == []
+
+
+def test_the_tables_tell_sizes_uses_and_events(index: Index, tmp_path: Path) -> None:
+    line = {"hour": "2026-01-31T14", "file": "spam-1.0.tar.gz", "user": "alice", "client": "pip", "count": 3}
+    for path in ("spam-1.0.tar.gz", "eggs-1.0.tar.gz"):
+        os.utime(index.volume_folder(PACKAGES_VOLUME) / path, (0, 0))
+    report = read(index, tmp_path)
+    assert audit.unused(report).rows == (("all", "", "not counted"),)
+    assert audit.users(report).rows[0] == ("alice", "publisher", "not counted", "none")
+    index.write(".index/activity/2026-01-31.1-abc.jsonl", json.dumps(line).encode() + b"\n")
+    report = read(index, tmp_path)
+    assert [row[0] for row in audit.unused(report).rows] == ["eggs-1.0.tar.gz", "spam-1.0.tar.gz"]
+    assert audit.unused(report).rows[0][2] == "none that was counted"
+    assert audit.users(report).rows[0][2] == "2026-01-31 14:00 UTC"
+    assert audit.users(report).rows[1][2] == "none that was counted"
+    assert ("packages", "3 files, 23 bytes") in audit.contents(report).rows
+    assert audit.largest(report).rows[0][:2] == ("eggs-1.0.tar.gz", "8")
+    assert audit.growth(report).rows == (("2026-01", "23", "█" * audit.BAR_CELLS),)
+    assert audit.timeline(report).rows[-1][1:3] == ("0", "4")
+    assert audit.recent(report).rows[0][1:3] == ("status", "ham")
+    assert audit.costs(report).rows == (("all", "not told by this target", ""),)
+    assert "█" in audit.largest(report)._repr_html_(), "a bar is text, which no page strips"
+
+
+def test_an_old_or_missing_snapshot_is_a_warning(index: Index, tmp_path: Path) -> None:
+    found = named(read(index, tmp_path, snapshots=str(tmp_path / "absent")))
+    assert [severity for severity, _ in found] == ["warning"]
+    (old,) = (tmp_path / "snapshots" / "snapshots").iterdir()
+    old.rename(old.with_name("2026-01-01T00-00-00Z.json"))
+    assert [severity for severity, _ in named(read(index, tmp_path))] == ["warning"]
+
+
+@pytest.fixture
+def public() -> Iterator[tuple[str, list[str]]]:
+    """A public index on loopback that has ham, fails for eggs, and notes what it was asked and told."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(f"{self.path} {self.headers.get('Authorization')}")
+            self.send_response({"/simple/ham/": 200, "/simple/eggs/": 503}.get(self.path, 404))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/simple/", asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_names_on_the_public_index_are_warnings(
+    index: Index, tmp_path: Path, public: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, asked = public
+    assert named(read(index, tmp_path)) == []
+    assert asked == [], "nobody is asked by default"
+    found = named(read(index, tmp_path, public_index=url))
+    assert found == [("warning", "project ham"), ("notice", "project eggs")]
+    assert asked == [f"/simple/{name}/ None" for name in ("eggs", "ham", "spam")]
+    monkeypatch.setattr(audit, "PUBLIC_NAMES", 1)
+    assert ("notice", "public index") in named(read(index, tmp_path, public_index=url))
+    assert len(asked) == 4
+
+
+def test_a_public_index_that_cannot_be_reached_is_a_notice(index: Index, tmp_path: Path) -> None:
+    found = named(read(index, tmp_path, public_index="http://127.0.0.1:9/simple/"))
+    assert found == [("notice", "public index")]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"fail_at": "panic"},
+        {"fail_at": ""},
+        {"public_index": "host/simple"},
+        {"public_index": "https://a:secret@host/"},
+    ],
+)
+def test_bad_parameters_are_refused(index: Index, tmp_path: Path, parameters: dict[str, str]) -> None:
+    with pytest.raises(ParameterError) as raised:
+        read(index, tmp_path, **parameters)
+    assert "secret" not in str(raised.value)
+
+
+def test_without_an_index_there_is_nothing_to_audit(tmp_path: Path) -> None:
+    with pytest.raises(NotDeployedError):
+        audit.read(make_index(tmp_path / "none", filled=False))
