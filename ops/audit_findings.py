@@ -17,6 +17,7 @@ from ops.targets.index_files import (
     GROUPS,
     PASSWORDS,
     REMOVED,
+    REVOKED,
     STAGING,
     STATUS,
     TOKENS,
@@ -81,6 +82,7 @@ def findings(target: Target, inventory: Inventory) -> list[AuditFinding]:
         *_names(inventory),
         *_tombstones(inventory, history),
         *_yanks(inventory, history),
+        *_revocations(inventory, history),
         *_statuses(inventory, history),
         *_users(inventory, history),
         *_tokens(inventory),
@@ -171,6 +173,13 @@ def _yanks(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
             yield AuditFinding(ERROR, f"yank of {path}", why, "yank it again")
         elif path in yanked and not expected:
             yield AuditFinding(WARNING, f"yank of {path}", "was not set through the index", "find out who set it")
+
+
+def _revocations(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
+    revoked = {annotated(path) for path in inventory.texts if path.startswith(REVOKED)}
+    for sha256 in sorted(sha256 for sha256, expected in history.revoked.items() if expected and sha256 not in revoked):
+        why = "was set and never lifted, and is not there: the bytes are served again"
+        yield AuditFinding(ERROR, f"revocation of {sha256}", why, "revoke them again with 12_incident")
 
 
 def _statuses(inventory: Inventory, history: History) -> Iterator[AuditFinding]:

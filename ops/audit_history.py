@@ -21,6 +21,7 @@ class History:
         uploaded: SHA-256 of each file that was uploaded and not removed, by file name.
         removed: SHA-256 of each removed file.
         yanked: for each file that was yanked or unyanked, True if it is yanked.
+        revoked: for each digest that was revoked or unrevoked, True if it is revoked.
         statuses: of each project whose status was set.
         users: rights of each user; None for one who was removed.
         unconfirmed: changes that may or may not have stayed, in words.
@@ -30,6 +31,7 @@ class History:
     uploaded: dict[str, str] = field(default_factory=dict)
     removed: dict[str, str] = field(default_factory=dict)
     yanked: dict[str, bool] = field(default_factory=dict)
+    revoked: dict[str, bool] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)
     users: dict[str, Rights | None] = field(default_factory=dict)
     unconfirmed: list[str] = field(default_factory=list)
@@ -62,6 +64,8 @@ class History:
             self.removed[name] = str(event.get("sha256", ""))
         elif kind in ("yank", "unyank"):
             self.yanked.update(dict.fromkeys(_names(event, "files"), kind == "yank"))
+        elif kind in ("revoke", "unrevoke"):
+            self.revoked.update(dict.fromkeys(_names(event, "sha256"), kind == "revoke"))
         elif kind == "status":
             self.statuses[str(event.get("project"))] = str(event.get("status"))
         elif kind in ("user.created", "user.changed"):
@@ -88,6 +92,9 @@ class History:
         elif subject in ("yank", "unyank"):
             for file in _names(event, "files"):
                 self.yanked.pop(file, None)
+        elif subject in ("revoke", "unrevoke"):
+            for sha256 in _names(event, "sha256"):
+                self.revoked.pop(sha256, None)
         elif subject == "status":
             self.statuses.pop(str(event.get("project")), None)
         if outcome == "unconfirmed":

@@ -24,6 +24,7 @@ from ops.targets.index_files import (
     GROUPS,
     PASSWORDS,
     REMOVED,
+    REVOKED,
     STATUS,
     TOKENS,
     YANKED,
@@ -40,7 +41,7 @@ from ops.targets.index_files import (
 
 THREADS = 8
 
-_READ = (YANKED, STATUS, REMOVED, PASSWORDS, GROUPS, TOKENS)
+_READ = (YANKED, REVOKED, STATUS, REMOVED, PASSWORDS, GROUPS, TOKENS)
 _Result = TypeVar("_Result")
 
 

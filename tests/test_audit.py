@@ -30,6 +30,13 @@ EVENTS: tuple[dict[str, object], ...] = (
     {"event": "remove", "user": "alice", "filename": "gone-1.0.tar.gz", "sha256": sha256(b"gone")},
     {"event": "yank", "user": "alice", "project": "spam", "files": ["spam-1.0.tar.gz"], "reason": "bad"},
     {"event": "status", "user": "alice", "project": "ham", "status": "archived"},
+    {
+        "event": "revoke",
+        "user": "alice",
+        "project": "spam",
+        "files": ["spam-1.0.tar.gz"],
+        "sha256": [sha256(b"spam 1.0")],
+    },
     {"event": "login.refused", "user": "eve", "address": "192.0.2.1", "more": 4},
 )
 
@@ -49,6 +56,7 @@ def index(tmp_path: Path) -> Index:
     for name in ("spam", "eggs", "ham"):
         index.write(f"{name}-1.0.tar.gz", f"{name} 1.0".encode())
     index.write(".index/yanked/spam-1.0.tar.gz", b"bad")
+    index.write(f".index/revoked/{sha256(b'spam 1.0')}", b'{"reason": "bad", "files": ["spam-1.0.tar.gz"]}')
     index.write(".index/status/ham", STATUS.encode())
     index.write(".index/removed/3f", GRAVE.encode())
     write(index, ".htpasswd", f"alice:{BCRYPT}\nbob:{OTHER}\n")
@@ -115,6 +123,10 @@ FAULTS: dict[str, tuple[Callable[[Index], object], tuple[str, str]]] = {
     ),
     "a yank by hand": (lambda i: i.write(".index/yanked/ham-1.0.tar.gz", b""), ("warning", "yank of ham-1.0.tar.gz")),
     "a yank of nothing": (lambda i: i.write(".index/yanked/x-1.tar.gz", b""), ("notice", "yank of x-1.tar.gz")),
+    "a revocation lost": (
+        lambda i: i.delete_file(PACKAGES_VOLUME, f".index/revoked/{sha256(b'spam 1.0')}"),
+        ("error", f"revocation of {sha256(b'spam 1.0')}"),
+    ),
     "a status lost": (lambda i: i.delete_file(PACKAGES_VOLUME, ".index/status/ham"), ("error", "status of ham")),
     "a status damaged": (lambda i: i.write(".index/status/ham", b"{"), ("error", "status of ham")),
     "a tombstone lost": (lambda i: i.delete_file(PACKAGES_VOLUME, ".index/removed/3f"), ("error", "gone-1.0.tar.gz")),
@@ -235,7 +247,7 @@ def test_the_tables_tell_sizes_uses_and_events(index: Index, tmp_path: Path) -> 
     assert audit.largest(report).rows[0][:2] == ("eggs-1.0.tar.gz", "8")
     assert audit.growth(report).rows == (("2026-01", "23", "█" * audit.BAR_CELLS),)
     assert audit.timeline(report).rows[-1][1:3] == ("0", "4")
-    assert audit.recent(report).rows[0][1:3] == ("status", "ham")
+    assert audit.recent(report).rows[0][1:3] == ("revoke", "spam")
     assert audit.costs(report).rows == (("all", "not told by this target", ""),)
     assert "█" in audit.largest(report)._repr_html_(), "a bar is text, which no page strips"
 
