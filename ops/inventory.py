@@ -86,7 +86,7 @@ class Inventory:
         volumes = settings.packages_volume, settings.credentials_volume
         if not all(target.volume_exists(volume) for volume in volumes):
             raise NotDeployedError(target.place)
-        packages, credentials = ({file.path: file for file in target.stat_files(volume)} for volume in volumes)
+        packages, credentials = ({file.path: file for file in target.list_files(volume)} for volume in volumes)
         # A link may lead anywhere, and is not followed.
         own, others = ([path for path, file in files.items() if not file.link] for files in (packages, credentials))
         from_packages, from_credentials = (partial(_read, target, volume) for volume in volumes)
