@@ -129,17 +129,17 @@ def _files(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
 
 def _names(inventory: Inventory) -> Iterator[AuditFinding]:
     keys: dict[str, list[str]] = defaultdict(list)
-    spellings: dict[str, set[str]] = defaultdict(set)
+    ways_by_project: dict[str, set[str]] = defaultdict(set)
     for path, found in inventory.distributions.items():
         keys[found.key].append(path)
         if found.form in ("wheel", "sdist"):
             spelled = path.rpartition("/")[2][: len(found.project)].replace("_", "-").replace(".", "-")
-            spellings[found.project].add(spelled)
+            ways_by_project[found.project].add(spelled)
     for paths in keys.values():
         if len(paths) > 1:
             why = f"is the same file as {', '.join(paths[1:])} in another spelling: clients get either"
             yield AuditFinding(ERROR, paths[0], why, "remove the one that was not uploaded first")
-    for project, ways in spellings.items():
+    for project, ways in ways_by_project.items():
         if len(ways) > 1:
             why = f"its files spell the name in {len(ways)} ways: {', '.join(sorted(ways))}"
             yield AuditFinding(NOTICE, f"project {project}", why, "clients do not mind; agree on one")
