@@ -8,7 +8,6 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 from packaging.utils import InvalidName, canonicalize_name
@@ -143,6 +142,7 @@ class Users:
         self._storage = credentials
         self._options = options
         self._credential_files = CredentialFiles(credentials, name_locks, audit=audit)
+        self._paths = [f"{credentials.directory}/{name}" for name in (PASSWORDS, GROUPS, TOKENS, TRUST)]
 
     def hold_back(self) -> None:
         """Set disk space aside, so that users can be changed on a full disk. Never raises."""
@@ -265,7 +265,7 @@ class Users:
 
     def signature(self) -> Signature:
         """A value that changes with the files. Costs four calls of ``stat``."""
-        return tuple(_signature(self._storage.directory / name) for name in (PASSWORDS, GROUPS, TOKENS, TRUST))
+        return tuple(map(_signature, self._paths))
 
     def _readable(self, name: str) -> bytes | None:
         try:
@@ -326,7 +326,7 @@ def _parsed(line: bytes) -> tuple[str | None, str]:
     return (decoded(name), digest) if name else (None, "")
 
 
-def _signature(path: Path) -> tuple[int, ...] | None:
+def _signature(path: str) -> tuple[int, ...] | None:
     try:
         status = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, and called very often
     except OSError:

@@ -117,9 +117,9 @@ class UploadApi:
         """
         if identity.role is Role.READER:
             raise Forbidden(identity.username, "upload to this index")
-        length = request.header(b"content-length") or "0"
+        length = request.headers.get(b"content-length", b"0")
         limit = self._options.max_upload_bytes + self._options.max_form_bytes
-        if len(length) > 18 or not (length.isascii() and length.isdecimal()) or int(length) > limit:
+        if len(length) > 18 or not length.isdigit() or int(length) > limit:
             raise TooLarge("the upload", limit=self._options.max_upload_bytes)
         body = TimedBody(request)
         try:
@@ -184,8 +184,7 @@ class UploadApi:
         """
         try:
             if pieces:
-                form.feed(pieces)
-                form.finish()
+                form.finish(pieces)
             identity = self._confirm(request.headers.get(b"authorization"), request.address)
             assert self._pypiserver is not None  # noqa: S101 - made before the body was received
             self._pypiserver.handle(form, identity, request.address)

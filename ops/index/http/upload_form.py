@@ -190,12 +190,13 @@ class UploadForm:
             self.error = error
             self.discard()
 
-    def finish(self) -> None:
-        """End of the body.
+    def finish(self, pieces: list[bytes]) -> None:
+        """Take the last bytes.
 
         Raises:
-            PackageIndexError: it is incomplete, or was refused on the way.
+            PackageIndexError: the body is incomplete, or was refused on the way.
         """
+        self.feed(pieces)
         if self.error is not None:
             raise self.error
         if self._parser is not None:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ops.index.bounded_dict import BoundedDict
 from ops.index.errors import StorageError
 from ops.index.packages.filenames import Name, parse, project_of
 from ops.index.packages.quotas import Usage
@@ -109,7 +110,7 @@ class PackageDirectory:
         self._files: dict[str, str] = {}
         self._projects: dict[str, list[str]] = {}
         self._sorted: tuple[str, ...] | None = None
-        self._keys: dict[str, dict[str, str]] = {}
+        self._keys: BoundedDict[str, dict[str, str]] = BoundedDict(_KEYED_PROJECTS)
         self._hidden: set[str] = set()
         self._dropped: set[str] = set()
         self._versions: dict[str, int] = {}
@@ -302,8 +303,6 @@ class PackageDirectory:
             keys = {_key(path): path for path in self.paths(project)}
             with self._lock:
                 if self.version_of(project) == version:
-                    while len(self._keys) >= _KEYED_PROJECTS:
-                        del self._keys[next(iter(self._keys))]
                     self._keys[project] = keys
         return keys
 
