@@ -8,6 +8,7 @@ again later. Event loops ask for the index, so large folders are only scanned in
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import stat
@@ -53,9 +54,12 @@ FEW = 1000
 LARGE = 4000
 """Folders with more files are scanned in the background, and trees with more folders walked there."""
 
-_SLICE = 2000
+_SLICE = 200
 _BREATH = 0.0001
-"""A scan sleeps for so many seconds after a slice of this many names, to let other threads run."""
+"""A scan that repeats one sleeps for so many seconds after a slice of this many names, to let other threads run."""
+
+_BULK = 20_000
+"""Names that are listed before they are excluded from garbage collection, which would stop all threads for long."""
 
 _GLANCE = 0.002
 """Seconds between two checks whether a scan that another thread makes is still worth waiting for."""
@@ -310,7 +314,7 @@ class PackageDirectory:
         mtime_ns = folder.mtime_ns
         began_ns = time.time_ns()
         try:
-            names, folders = _read(self._directory + "/" + prefix)
+            names, folders = _read(self._directory + "/" + prefix, hurry=not folder.looked_at)
             with self._lock:
                 for gone in set(folder.folders) - set(folders):
                     self._forget_folder(f"{prefix}{gone}/")
@@ -319,7 +323,7 @@ class PackageDirectory:
             appeared = []
             for start in range(0, len(names), _SLICE):
                 appeared += [name for name in names[start : start + _SLICE] if prefix + name not in self._files]
-                if start:
+                if start and folder.looked_at:
                     time.sleep(_BREATH)
             if folder.count > len(names) - len(appeared):
                 self._remove_missing(prefix, names)
@@ -337,6 +341,7 @@ class PackageDirectory:
             if self._bulk:
                 self._bulk = False
                 self.projects()  # sorted here rather than for a page
+                gc.freeze()
             with self._lock:
                 self._dropped.clear()
         folder.failing = False
@@ -357,7 +362,9 @@ class PackageDirectory:
         """List names that have appeared, except those that somebody is still at work on."""
         locked = self._locked(names)
         self._bulk = many = len(names) > FEW
-        for name in names:
+        for number, name in enumerate(names, 1):
+            if not number % _BULK:
+                gc.freeze()
             project = project_of(name)
             if project is None:
                 continue
@@ -486,8 +493,12 @@ def _prefix(path: str) -> str:
     return path[: path.rfind("/") + 1]
 
 
-def _read(path: str) -> tuple[list[str], tuple[str, ...]]:
+def _read(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
     """The names of the files and of the folders that may hold distributions; nothing if the folder is gone.
+
+    Parameters:
+        path: of the folder.
+        hurry: leave no time to other threads.
 
     Raises:
         OSError: it is there, and cannot be read.
@@ -507,7 +518,7 @@ def _read(path: str) -> tuple[list[str], tuple[str, ...]]:
                 folders.append(name)
             elif _is_file(entry):
                 files.append(name)
-            if not number % _SLICE:
+            if not (hurry or number % _SLICE):
                 time.sleep(_BREATH)
     return files, tuple(folders)
 

@@ -15,7 +15,7 @@ from tests.index.archives import wheel_name
 from tests.index.serving import eventually
 from tests.index.volume import MemoryNameLocks
 
-Read = Callable[[str], tuple[list[str], tuple[str, ...]]]
+Read = Callable[..., tuple[list[str], tuple[str, ...]]]
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     threads: list[threading.Thread] = []
     original: Read = module._read
 
-    def read(path: str) -> tuple[list[str], tuple[str, ...]]:
+    def read(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
         threads.append(threading.current_thread())
-        return original(path)
+        return original(path, hurry=hurry)
 
     monkeypatch.setattr(module, "_read", read)
     return threads
@@ -108,8 +108,8 @@ def test_a_scan_neither_delays_nor_undoes_changes_of_ours(
     original: Read = module._read
     began, proceed = threading.Event(), threading.Event()
 
-    def slow(path: str) -> tuple[list[str], tuple[str, ...]]:
-        found = original(path)
+    def slow(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
+        found = original(path, hurry=hurry)
         began.set()
         assert proceed.wait(60)
         return found

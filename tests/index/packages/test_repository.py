@@ -591,7 +591,7 @@ def test_annotations_that_cannot_be_read_just_now_stay_in_force(
 def hundred_thousand(monkeypatch: pytest.MonkeyPatch) -> int:
     """A directory that says it has a hundred thousand files."""
 
-    def read(path: str) -> tuple[list[str], tuple[str, ...]]:
+    def read(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
         return [f"project_{n % 10_000}-1.{n // 10_000}.{n % 7}-py3-none-any.whl" for n in range(100_000)], ()
 
     monkeypatch.setattr(listing, "_read", read)
