@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ RECORD_VARIABLE = "RUNBOOK_LAB_RECORD"
 """Names the record's folder for the server's process."""
 
 START_SECONDS = 60.0
+_SETTINGS = {"@jupyterlab/notebook-extension:tracker": {"recordTiming": True}}
+"""JupyterLab's own, below those that the user has chosen: each cell gets the times of its execution."""
 _CONFIGURATION = "from ops.runbook.lab import configure\n\nconfigure(c)\n"
 
 
@@ -101,6 +104,9 @@ def _copy(notebook: Notebook, values: Mapping[str, Any], path: Path) -> Notebook
 def _serve(record: Record, scratch: Path, environment: Mapping[str, str], arguments: Sequence[str]) -> None:
     configuration = scratch / "jupyter_lab_config.py"
     configuration.write_text(_CONFIGURATION, encoding="utf-8")
+    settings = scratch / "config" / "labconfig" / "default_setting_overrides.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(_SETTINGS), encoding="utf-8")
     first = record.notebooks[0].executed
     command = [
         sys.executable,
@@ -115,6 +121,9 @@ def _serve(record: Record, scratch: Path, environment: Mapping[str, str], argume
         **environment,
         "PATH": kernel_path(environment.get("PATH", "")),
         "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+        "JUPYTER_CONFIG_PATH": os.pathsep.join(
+            filter(None, [str(scratch / "config"), environment.get("JUPYTER_CONFIG_PATH", "")])
+        ),
         RECORD_VARIABLE: str(record.folder),
     }
     with subprocess.Popen([*command, *arguments], env=variables, cwd=record.folder) as server, _sigterm_ends(server):
@@ -219,6 +228,7 @@ def _learn(entry: NotebookRecord, node: Any) -> None:
     """Take the steps and their outcomes from a notebook that is being run by hand."""
     found = list(_steps(entry, node))
     entry.steps = found
+    entry.seconds = round(sum(step.seconds for step in found), 3)
     entry.plan = entry.changes = None
     for cell in node.cells:
         if cell.cell_type == "code":
@@ -239,4 +249,14 @@ def _steps(entry: NotebookRecord, node: Any) -> Iterator[StepRecord]:
         failed = any(output.output_type == "error" for cell in cells for output in cell.outputs)
         whole = all(cell.execution_count is not None for cell in cells)
         outcome = outcomes.FAILED if failed else outcomes.SUCCEEDED if whole else outcomes.SKIPPED
-        yield StepRecord(step.title, list(step.cells), outcome)
+        yield StepRecord(step.title, list(step.cells), outcome, round(sum(map(_seconds, cells)), 3))
+
+
+def _seconds(cell: Any) -> float:
+    """How long a cell ran, by the times that JupyterLab keeps of its messages; 0.0 if it keeps none."""
+    times = cell.metadata.get("execution", {})
+    try:
+        begin, end = (datetime.fromisoformat(times[key]) for key in ("iopub.execute_input", "shell.execute_reply"))
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+    return max((end - begin).total_seconds(), 0.0)

@@ -140,17 +140,22 @@ class Index:
         return [record.outcome for record in list_records(self.home / "runbook" / "records")]
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    """An index with one user; the tests at the end of this module find it stopped."""
-    made = Index(tmp_path_factory.mktemp("index"))
+def make_index(home: Path) -> Iterator[Index]:
+    """Start an index with one user and a snapshot in the folder *home*; stop it at the end."""
+    made = Index(home)
     runbook = [sys.executable, "-m", "ops.cli"]
     done = subprocess.run(
-        [*runbook, "run", "01", "02"], env=made.environment, capture_output=True, text=True, check=False
+        [*runbook, "run", "01", "02", "06"], env=made.environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     yield made
     subprocess.run([*runbook, "stop"], env=made.environment, check=True)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    """An index that all tests share; those at the end of this module find it stopped."""
+    yield from make_index(tmp_path_factory.mktemp("index"))
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,8 @@ def explained(errors: str) -> str:
     return "\n".join(found[-1])
 
 
-def good(notebook: Notebook) -> Mapping[str, Any]:
+def good(notebook: Notebook) -> dict[str, Any]:
+    """The parameters of a good run that changes nothing."""
     dry = {"dry_run": True} if any(each.name == "dry_run" for each in notebook.parameters) else {}
     return {**dry, **GOOD.get(notebook.name, {})}
 

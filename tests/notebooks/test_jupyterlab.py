@@ -1,0 +1,174 @@
+"""Every notebook in JupyterLab, opened by ``runbook open`` and run in Chromium as a person runs it.
+
+Each notebook goes one of four ways, and ``RUNBOOK_MATRIX=full`` all of them; the other programs are in test_matrix.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.errors import INTERRUPTED
+from ops.runbook import Notebook, Record
+from ops.runbook.plan_file import is_plan_cell
+from ops.runbook.structure import GUARD
+from ops.workspace import PROJECT_ROOT
+from tests.index import chromium
+from tests.index.chromium import Chromium
+from tests.notebooks.test_matrix import QUICK, Index, good, make_index
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="JupyterLab is not installed: make lab"),
+    pytest.mark.skipif(not chromium.PROGRAM, reason="Chromium is not installed"),
+]
+
+WAYS = ("good", "unknown", "wrong", "interrupted")
+CASES = [
+    pytest.param(way, notebook, id=f"{way}-{notebook.name}")
+    for row, notebook in enumerate(QUICK)
+    for column, way in enumerate(WAYS)
+    if row % len(WAYS) == column or os.environ.get("RUNBOOK_MATRIX") == "full"
+]
+CONTENT = "jupyterapp.shell.currentWidget.content"
+
+
+@dataclass
+class Lab:
+    """A JupyterLab on copies of all notebooks, and a browser that shows it.
+
+    Parameters:
+        url: its root.
+        folder: of its record, which holds the copies.
+        page: the browser.
+    """
+
+    url: str
+    folder: Path
+    page: Chromium
+
+    def until(self, expression: str, *, seconds: float = 180) -> None:
+        """Wait until a JavaScript expression is true."""
+        end = time.monotonic() + seconds
+        while not self.page.run(f"Boolean({expression})"):
+            assert time.monotonic() < end, f"it did not become true: {expression}"
+            time.sleep(0.1)
+
+    def show(self, name: str, **how: Any) -> None:
+        """Open a notebook, and wait until its kernel is ready."""
+        self.page.open(f"{self.url}lab/tree/{name}.ipynb?token=t&reset", **how)
+        self.until(f"window.jupyterapp && jupyterapp.shell.currentWidget?.context?.path === '{name}.ipynb'")
+        self.until(f"{CONTENT}.model?.cells?.length > 3")
+        self.until("jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")
+
+    def edit(self, source: str, change: str) -> None:
+        """Replace the cell with a source by another."""
+        cells = f"Array.from({CONTENT}.model.sharedModel.cells)"
+        self.page.run(f"{cells}.find(cell => cell.source === {json.dumps(source)}).setSource({json.dumps(change)})")
+
+    def run_all(self) -> None:
+        """Start *Run All Cells*."""
+        self.page.run("window.ended = false; jupyterapp.commands.execute('notebook:run-all-cells')"
+                      ".finally(() => { window.ended = true }); 0")  # fmt: skip
+
+    def save(self) -> Record:
+        """Save, and return the record as it is then."""
+        self.page.run("jupyterapp.commands.execute('docmanager:save')")
+        return Record.read(self.folder)
+
+    def errors(self) -> list[str]:
+        """The text of each error that is shown."""
+        shown = "Array.from(document.querySelectorAll('[data-mime-type=\"application/vnd.jupyter.stderr\"]'))"
+        self.until(f"{shown}.every(each => each.textContent)")  # drawn a moment after it has arrived
+        found: list[str] = self.page.run(f"{shown}.map(each => each.textContent.trim())")
+        return found
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    yield from make_index(tmp_path_factory.mktemp("index"))
+
+
+@pytest.fixture(scope="module")
+def lab(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    before = {path: path.read_bytes() for path in (PROJECT_ROOT / "notebooks").iterdir()}
+    command = [
+        *(sys.executable, "-m", "ops.cli", "open", "--", "--no-browser", "--port=0"),
+        *("--IdentityProvider.token=t", "--LabApp.expose_app_in_browser=True"),
+    ]
+    log = tmp_path_factory.mktemp("lab") / "log"
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(command, cwd=PROJECT_ROOT, env=index.environment, stdout=stream, stderr=stream) as process,
+    ):
+        try:
+            end = time.monotonic() + 120
+            while "Record: " not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.1)
+            lines = log.read_text().splitlines()
+            url = next(line for line in lines if line.startswith("01_provision: ")).split()[1].partition("lab/")[0]
+            folder = next(line for line in lines if line.startswith("Record: ")).partition(" ")[2]
+            with Chromium(tmp_path_factory.mktemp("profile")) as page:
+                yield Lab(url, Path(folder), page)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(120)
+    assert {path: path.read_bytes() for path in (PROJECT_ROOT / "notebooks").iterdir()} == before
+    assert (Path(folder) / "01_provision.html").is_file(), "the record has reports"
+
+
+@pytest.mark.parametrize(("way", "notebook"), CASES)
+def test_a_notebook_is_as_safe_and_clear_in_jupyterlab(
+    way: str, notebook: Notebook, lab: Lab, index: Index, tmp_path: Path
+) -> None:
+    before = index.state()
+    lab.show(notebook.name)
+    cell = notebook.parameters_cell
+    assert cell is not None
+    wrong: dict[str, dict[str, Any]] = {"unknown": {"targt": "local"}, "wrong": {"target": ["local"]}}
+    values = good(notebook) | wrong.get(way, {})
+    lines = [f"{name} = {value!r}" for name, value in values.items()]
+    lab.edit(cell.source, "\n".join([cell.source, *lines]))
+    mark = tmp_path / "mark"
+    if way == "interrupted":
+        code = [each.source for each in notebook.cells if each.kind == "code"]
+        stop = next(filter(is_plan_cell, code), GUARD)
+        lab.edit(stop, f"import pathlib, time\npathlib.Path({str(mark)!r}).touch()\ntime.sleep(600)")
+    lab.run_all()
+    if way == "interrupted":
+        end = time.monotonic() + 180
+        while not mark.exists():
+            assert time.monotonic() < end, lab.errors()
+            time.sleep(0.1)
+        lab.page.run("jupyterapp.commands.execute('notebook:interrupt-kernel'); 0")
+    lab.until("window.ended")
+    record = lab.save()
+    entry = next(each for each in record.notebooks if each.name == notebook.name)
+    shown = lab.errors()
+    if way == "good":
+        assert shown == []
+        assert all(step.seconds > 0 for step in entry.steps)
+    elif way == "interrupted":
+        assert shown == [INTERRUPTED]
+    else:
+        said = "there is no parameter targt" if way == "unknown" else "the parameter target cannot be ['local']"
+        (error,) = shown
+        assert said in error
+        assert [line.partition(":")[0] for line in error.splitlines()[1:]] == ["Why", "What to do"]
+    assert entry.outcome == ("succeeded" if way == "good" else "failed")
+    assert index.state() == before
