@@ -38,6 +38,9 @@ IDLE_SECONDS = 75.0
 """Time between two requests: no shorter than with clients, lest one sends a request into a connection that is being
 closed."""
 
+_LARGE = 64 * 1024
+"""Bytes of a body that is written without being copied."""
+
 _UNREAD_SECONDS = 600.0
 """Time for a client to read the next piece of a response."""
 
@@ -347,7 +350,10 @@ class Connection(HttpToolsProtocol):
             self.cycle = _RESPONDED
             line = STATUS_LINE[response.status]
         self.server_state.total_requests += 1
-        self.transport.write(b"".join((line, self._date_line(), response.wire)))
+        if len(response.body) < _LARGE:
+            self.transport.write(b"".join((line, self._date_line(), response.head, response.body)))
+        else:
+            self.transport.writelines((b"".join((line, self._date_line(), response.head)), response.body))
         self._since = self.loop.time()
 
     def _date_line(self) -> bytes:

@@ -35,22 +35,21 @@ class Response:
         reason: of a refusal, for the status line.
     """
 
-    __slots__ = ("_wire", "body", "headers", "reason", "status")
+    __slots__ = ("_head", "body", "headers", "reason", "status")
 
     def __init__(self, status: int, headers: Headers, body: bytes, reason: str = "") -> None:
         self.status = status
         self.reason = reason
         self.headers = headers
         self.body = body
-        self._wire: bytes | None = None
+        self._head: bytes | None = None
 
     @property
-    def wire(self) -> bytes:
-        """Everything after the status line as it goes over the wire: headers, empty line, body."""
-        if self._wire is None:
-            lines = [b"%b: %b\r\n" % header for header in self.headers]
-            self._wire = b"".join([*lines, b"\r\n", self.body])
-        return self._wire
+    def head(self) -> bytes:
+        """What goes over the wire between the status line and the body: headers, empty line."""
+        if self._head is None:
+            self._head = b"".join([*[b"%b: %b\r\n" % header for header in self.headers], b"\r\n"])
+        return self._head
 
 
 class Representation:
@@ -65,7 +64,7 @@ class Representation:
         page: of which this is the body, if it is to be rendered again from its blocks.
     """
 
-    __slots__ = ("_bare", "_gzipped", "_plain", "_vary", "body", "page", "tag")
+    __slots__ = ("_bare", "_gzipped", "_plain", "_unchanged", "_vary", "body", "page", "tag")
 
     def __init__(
         self,
@@ -91,6 +90,7 @@ class Representation:
         ]
         self._plain: Response = self._response(body, f'"{self.tag}"')
         self._gzipped: Response | None = None
+        self._unchanged: dict[str, Response] = {}
 
     @property
     def size(self) -> int:
@@ -114,9 +114,14 @@ class Representation:
 
     def not_modified(self, if_none_match: str) -> Response | None:
         """304 with the tag that the client named; None if it has something else."""
-        for matched in entity_tags(if_none_match, (f'"{self.tag}"', f'"{self.tag}-gzip"')):
-            return Response(304, [(b"etag", matched.encode()), *self._bare[1:3]], b"")
-        return None
+        response = self._unchanged.get(if_none_match)
+        if response is None:
+            for matched in entity_tags(if_none_match, (f'"{self.tag}"', f'"{self.tag}-gzip"')):
+                response = Response(304, [(b"etag", matched.encode()), *self._bare[1:3]], b"")
+                if matched == if_none_match:  # as nearly all clients send it
+                    self._unchanged[matched] = response
+                break
+        return response
 
     def _packed(self) -> bytes:
         if self.page is not None and self.page.packed is not None:

@@ -194,12 +194,19 @@ class PackageDirectory:
         Raises:
             StorageError: the locks on names cannot be read.
         """
+        if self._calm() and not thoroughly:
+            return
         if not self._look(thoroughly=thoroughly, wait=wait) and not self._in_background:
             self._in_background = True
             try:
                 threading.Thread(target=self._look_in_background, name="directory", daemon=True).start()
             except RuntimeError:  # no further thread can be had; the next look tries again
                 self._in_background = False
+
+    def _calm(self) -> bool:
+        """Whether nothing can have changed since the last scan, as the time of the only folder tells: nearly always."""
+        top = self._folders[""]
+        return top.settled and not (top.folders or self._hidden) and _mtime_ns(self._directory) == top.mtime_ns
 
     def _look_in_background(self) -> None:
         try:
