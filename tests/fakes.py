@@ -254,6 +254,8 @@ class FakeTarget:
         self.secrets: dict[str, dict[str, Secret]] = {}
         self.volumes: dict[str, dict[str, bytes]] = {}
         self.secret_set: datetime | None = None
+        self.versions: list[DeployedVersion] = []
+        self.code = ""
         self.running = False
         self.locked = 0
         self.problems: list[str] = []
@@ -336,8 +338,8 @@ class FakeTarget:
     def refused_secret(self, name: str, key: str) -> str:
         return f"another value of {key} is needed in {name}"
 
-    def outdated(self) -> str:
-        return self.old
+    def outdated(self, *, revision: str = "") -> str:
+        return self.old if not revision or self.code != revision else ""
 
     def private_paths(self) -> Sequence[Path]:
         return ()
@@ -349,18 +351,23 @@ class FakeTarget:
         del lower_protection
         return self.hosted
 
-    def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
-        del tag, lower_protection
+    def deploy(self, *, tag: str = "", lower_protection: str = "", revision: str = "") -> Deployment:
+        del lower_protection
+        if not self.versions or self.code != revision:
+            self.versions.append(
+                DeployedVersion(str(len(self.versions) + 1), "2026-01-01T00:00:00+00:00", tag, revision, revision)
+            )
+        self.code, self.old = revision, ""
         changed, self.running = not self.running, True
         (secret,) = self.secrets.values()
         self.index.token = secret["AUTH_TOKEN"].reveal()
         return self._deployment(changed=changed)
 
     def history(self) -> Sequence[DeployedVersion]:
-        return ()
+        return self.versions[::-1]
 
     def rollback(self, version: str) -> Deployment:
-        raise NotImplementedError(version)
+        return self.deploy(tag=f"rollback-to-{version}", revision=self.versions[int(version) - 1].detail)
 
     def stop(self) -> bool:
         ran, self.running = self.running, False

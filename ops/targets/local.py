@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from ops.errors import NotDeployedError, PortTakenError, StartError, TargetError
 from ops.polling import until
@@ -20,8 +19,10 @@ from ops.private_files import private_file, private_folder
 from ops.secret import Secret
 from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
 from ops.targets.folders import SecretFiles, VolumeFolders, explained
+from ops.targets.local_versions import LocalVersions, code_digest
 from ops.targets.lock import exclusive
 from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
+from ops.targets.revisions import checkout, head
 from ops.targets.target import Check, CredentialAge, DeployedVersion, Deployment, Move, State, VolumeFile, last_error
 from ops.workspace import PROJECT_ROOT, Workspace
 
@@ -61,6 +62,7 @@ class LocalTarget:
         self._folder = workspace.target(self.name)
         self._secrets = SecretFiles(workspace.secrets(self.name))
         self._volumes = VolumeFolders(self._folder / "volumes")
+        self._versions = LocalVersions(self._folder / "versions")
         self._process_file = self._folder / "server.json"
         self._log = self._folder / "server.log"
 
@@ -204,13 +206,15 @@ class LocalTarget:
         state = self.state()
         return state.deployment if state.answers else None
 
-    def outdated(self) -> str:
+    def outdated(self, *, revision: str = "") -> str:
         """Parts of the server that a restart would change: code, interpreter, folders, secret or address."""
         running = ServerProcess.load(self._process_file)
         if running is None or not running.alive():
             return ""
         before = dict(part.split("=", 1) for part in running.fingerprint.split() if "=" in part)
-        parts = [name for name, digest in self._parts().items() if before.get(name) != digest]
+        with self._code(revision) as code:
+            after = self._parts(code)
+        parts = [name for name, digest in after.items() if before.get(name) != digest]
         return f"runs with another {' and '.join(parts)}" if parts else ""
 
     def private_paths(self) -> Sequence[Path]:
@@ -239,33 +243,46 @@ class LocalTarget:
         """None: a local process has no hosting settings."""
         del lower_protection
 
-    def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
-        """Start the server, unless it runs with the current code and configuration.
+    def deploy(self, *, tag: str = "", lower_protection: str = "", revision: str = "") -> Deployment:
+        """Start the server, unless it runs with this code and configuration. There is no protection to lower."""
+        del lower_protection
+        with self._code(revision) as code:
+            return self._deploy(self._versions.keep(code) if revision else code, tag, head(code))
 
-        *tag* is ignored: the server runs the code of this clone. There is no protection to lower.
-        """
-        del tag, lower_protection
+    @contextlib.contextmanager
+    def _code(self, revision: str) -> Iterator[Path]:
+        """The folder with the code of a revision, or of this clone."""
+        if not revision:
+            yield PROJECT_ROOT
+            return
+        with checkout(PROJECT_ROOT, revision) as clone:
+            yield clone
+
+    def _deploy(self, code: Path, tag: str, commit: str) -> Deployment:
         running = ServerProcess.load(self._process_file)
-        fingerprint = self._fingerprint()
+        fingerprint = " ".join(f"{name}={digest}" for name, digest in self._parts(code).items())
         if running is not None and running.alive():
             wanted = running.port if self._port is None else self._port
             address = running.host if self._host is None else self._host
             same = (running.port, running.host, running.fingerprint) == (wanted, address, fingerprint)
             healthy = _healthy(running)
             if same and healthy:
+                self._versions.record(code, tag=tag, commit=commit)  # that of a clone without a history
                 return _deployment(running, changed=False)
             if taken := self._taken_port():
                 raise taken  # before the running server is stopped
             running.stop(seconds=STOP_SECONDS if healthy else HUNG_SECONDS)
-        return _deployment(self._start(running, fingerprint), changed=True)
+        started = self._start(running, fingerprint, code)
+        self._versions.record(code, tag=tag, commit=commit)
+        return _deployment(started, changed=True)
 
-    def _start(self, last: ServerProcess | None, fingerprint: str) -> ServerProcess:
+    def _start(self, last: ServerProcess | None, fingerprint: str, code: Path) -> ServerProcess:
         host = self._host or (last.host if last else LOCAL_HOST)
         with explained("start the server", self._folder):
             private_folder(self._folder)
             for port in self._candidates(host, last):
                 process = ServerProcess.start(
-                    self._command(host, port), log=self._log, host=host, port=port, fingerprint=fingerprint
+                    self._command(host, port), log=self._log, host=host, port=port, fingerprint=fingerprint, code=code
                 )
                 process.save(self._process_file)
                 if self._answers(process):
@@ -326,37 +343,26 @@ class LocalTarget:
         process.stop(seconds=1)
         return False
 
-    def _fingerprint(self) -> str:
-        """Everything that a restart would change, as ``name=digest`` words."""
-        return " ".join(f"{name}={digest}" for name, digest in self._parts().items())
-
-    def _parts(self) -> dict[str, str]:
+    def _parts(self, code: Path) -> dict[str, str]:
         """Digest of each part that a server is started with."""
-        code = hashlib.sha256()
-        for path in sorted((PROJECT_ROOT / "ops" / "index").rglob("*")):
-            if path.is_file() and path.suffix in {".py", ".html", ".css", ".js"}:
-                code.update(path.read_bytes())
         secret = b""
         with contextlib.suppress(OSError):
             secret = self._secrets.path(self._settings.secret_name).read_bytes()
         return {
-            "code": code.hexdigest(),
+            "code": code_digest(code),
             "interpreter": _digest(sys.version.encode()),
             "command": _digest("\0".join(self._command("", 0)).encode()),
             "admin_token": _digest(secret),
         }
 
     def history(self) -> Sequence[DeployedVersion]:
-        """Empty: the server runs the code of this clone, whose history is in git."""
-        return ()
+        """Versions of the code that ran here, the newest first."""
+        return self._versions.history()
 
-    def rollback(self, version: str) -> NoReturn:
-        """Not supported: the server runs the code of this clone."""
-        raise TargetError(
-            f"the local target cannot go back to version {version!r}",
-            why="it runs the code of this clone and keeps no other",
-            todo="check out the commit that you want and run the notebook 01_provision",
-        )
+    def rollback(self, version: str) -> Deployment:
+        """Start the server with the code of an earlier version. Volumes and secrets stay as they are."""
+        code, commit = self._versions.code(version)
+        return self._deploy(code, f"rollback-to-{version}", commit)
 
     def stop(self) -> bool:
         """Stop the server. Volumes and secrets stay."""

@@ -305,11 +305,11 @@ class ModalTarget:
         state = self.state()
         return state.deployment if state.answers else None
 
-    def outdated(self) -> str:
+    def outdated(self, *, revision: str = "") -> str:
         """The commit whose code runs, if it differs from the code here; or a secret that containers do not have yet."""
         if any(file.exists() for file in self._stale_files):
             return "runs with an older secret"
-        return self._versions.outdated()
+        return self._versions.outdated(revision)
 
     def private_paths(self) -> Sequence[Path]:
         """Copies of secrets."""
@@ -322,10 +322,10 @@ class ModalTarget:
         """Hosting after the next :meth:`deploy`: from this process's variables, otherwise as deployed."""
         return self._versions.hosting(lower_protection).differences()
 
-    def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
-        """Deploy this clone, replace containers with an old secret, and wait until the index answers."""
+    def deploy(self, *, tag: str = "", lower_protection: str = "", revision: str = "") -> Deployment:
+        """Deploy, replace containers with an old secret, and wait until the index answers."""
         before = self._versions.version()
-        self._versions.deploy(tag, lower_protection=lower_protection)
+        self._versions.deploy(tag, lower_protection=lower_protection, revision=revision)
         stale = [file for file in self._stale_files if file.exists()]
         if before and stale:
             self._versions.rollover()

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, IndexLimits, Settin
 from ops.targets.modal_deployed import DeployedTags, deployed_hosting
 from ops.targets.modal_hosting import KEPT_OR_SAID, HostingPlan
 from ops.targets.modal_session import ask, command_line, exists, modal, say
+from ops.targets.revisions import checkout, commit_of
 from ops.targets.target import DeployedVersion
 from ops.workspace import PROJECT_ROOT
 
@@ -86,8 +86,10 @@ class AppVersions:
         """Hosting after a deployment from this process's variables."""
         return HostingPlan.of(self._settings, self._environment, os.environ, lower_protection)
 
-    def deploy(self, tag: str = "", *, lower_protection: str = "") -> None:
-        """Deploy this clone. Modal leaves an app alone that has not changed, and hosting that was not told stays.
+    def deploy(self, tag: str = "", *, lower_protection: str = "", revision: str = "") -> None:
+        """Deploy this clone, or a revision of it. Hosting that was not told stays.
+
+        Modal leaves an app alone that has not changed.
 
         Raises:
             ProtectionError: it would lower a protection that *lower_protection* does not name.
@@ -108,6 +110,9 @@ class AppVersions:
             )
         plan = self.hosting(lower_protection)
         plan.differences().require_allowed()
+        if revision:
+            self._deploy_commit(commit_of(self._root, revision), tag, plan.hosting, plan.limits)
+            return
         told = {
             **self._settings.variables(),
             **plan.hosting.told_variables(),
@@ -164,15 +169,15 @@ class AppVersions:
             lost.append("limits")
         if lost:
             say(f"version {number} had another {' and '.join(lost)}: deploying its commit, with that of today")
-            self._deploy_commit(number, row[1], hosting, f"Modal's rollback would change {' and '.join(lost)}")
+            self._roll_back_to_commit(number, row[1], hosting, f"Modal's rollback would change {' and '.join(lost)}")
             return
         try:
             command_line("roll the app back", "app", "rollback", self._settings.app_name, f"v{number}", *self._env())
         except PlanError as refused:
             say(f"Modal's rollback is not part of this workspace's plan; deploying the commit of version {number}")
-            self._deploy_commit(number, row[1], hosting, refused.why)
+            self._roll_back_to_commit(number, row[1], hosting, refused.why)
 
-    def _deploy_commit(self, number: str, commit: str, hosting: Hosting, refused: str) -> None:
+    def _roll_back_to_commit(self, number: str, commit: str, hosting: Hosting, refused: str) -> None:
         if not commit or commit.endswith("*"):
             lacking = "it was deployed from a clone with uncommitted changes" if commit else "its commit is not known"
             raise TargetError(
@@ -180,16 +185,18 @@ class AppVersions:
                 why=f"{refused}; and {lacking}",
                 todo="check out the commit that you want and run the notebook 01_provision",
             ) from None
+        limits = IndexLimits(**DeployedTags.of(self._settings, self._environment).limits())
+        self._deploy_commit(commit, f"rollback-to-{number}", hosting, limits)
+
+    def _deploy_commit(self, commit: str, tag: str, hosting: Hosting, limits: IndexLimits) -> None:
         tags = DeployedTags.of(self._settings, self._environment)
-        limits = IndexLimits(**tags.limits())
-        with _checkout(self._root, commit) as clone:
+        with checkout(self._root, commit) as clone:
             # An earlier deployment file keeps nothing by itself, and knows no word for none.
             command_line(
-                "deploy the earlier commit",
+                f"deploy the commit {commit[:12]}",
                 "deploy",
                 str(clone / DEPLOYMENT),
-                "--tag",
-                f"rollback-to-{number}",
+                *(["--tag", tag] if tag else []),
                 *self._env(),
                 environment=self._settings.variables() | _known(hosting.variables() | limits.variables(), clone),
                 folder=clone,  # whose commit Modal notes, so that this version can be gone back to as well
@@ -215,23 +222,30 @@ class AppVersions:
             by = entry.get("deployed_by") or ""
             detail = ", ".join([*([f"commit {commit.rstrip('*')}"] if commit else []), *([f"by {by}"] if by else [])])
             when = datetime.fromisoformat(entry["time_deployed"]).astimezone(UTC).isoformat(timespec="seconds")
-            release = DeployedVersion(entry["version"].removeprefix("v"), when, entry.get("tag") or "", detail)
+            release = DeployedVersion(
+                entry["version"].removeprefix("v"), when, entry.get("tag") or "", detail, commit.rstrip("*")
+            )
             rows.append((release, commit))
         return rows
 
-    def outdated(self) -> str:
+    def outdated(self, revision: str = "") -> str:
         """The difference of the deployed code from this clone's, in words; empty when there is none, or none is known.
 
         Compares the commit that Modal noted with the files here, as far as they are shipped. Of two clones with
         uncommitted changes nothing is known.
+
+        Parameters:
+            revision: compared instead of the files here; then an unknown commit differs.
         """
+        wanted = commit_of(self._root, revision) if revision else ""
         rows = self._rows()
         commit = rows[0][1] if rows else ""
         if not commit:
-            return ""
+            return "runs the code of an unknown commit" if rows and wanted else ""
         if commit.endswith("*"):  # Modal marks a clone with any change so, also in a file that is not shipped
-            return "" if self._is_dirty() else f"runs the code of {commit[:12]} with changes that were not committed"
-        differs = self._differs(commit)
+            same = not wanted and self._is_dirty()
+            return "" if same else f"runs the code of {commit[:12]} with changes that were not committed"
+        differs = self._differs(commit, wanted)
         unknown = ", which this clone does not have" if differs is None else ""
         return "" if differs is False else f"runs the code of the commit {commit[:12]}{unknown}"
 
@@ -240,9 +254,10 @@ class AppVersions:
         command = ["git", "-C", str(self._root), "status", "--porcelain"]
         return bool(subprocess.run(command, capture_output=True, check=False, timeout=60).stdout)
 
-    def _differs(self, commit: str) -> bool | None:
-        """True if the shipped files here differ from those of *commit*; None when there is no such commit here."""
-        command = ["git", "-C", str(self._root), "diff", "--quiet", commit, "--", *SHIPPED]
+    def _differs(self, commit: str, wanted: str = "") -> bool | None:
+        """True if the shipped files of *wanted*, or those here, differ from those of *commit*; None if unknown."""
+        commits = [commit, wanted] if wanted else [commit]
+        command = ["git", "-C", str(self._root), "diff", "--quiet", *commits, "--", *SHIPPED]
         done = subprocess.run(command, capture_output=True, check=False, timeout=60)
         return {0: False, 1: True}.get(done.returncode)
 
@@ -285,28 +300,3 @@ def _known(variables: Mapping[str, str], clone: Path) -> dict[str, str]:
     settings = clone / "ops" / "settings.py"
     fields = set(re.findall(r"^    (\w+): ", settings.read_text(encoding="utf-8"), re.MULTILINE))
     return {name: value for name, value in variables.items() if name.removeprefix("PYPI_").lower() in fields}
-
-
-@contextlib.contextmanager
-def _checkout(root: Path, commit: str) -> Iterator[Path]:
-    """The tree of *commit* in a temporary worktree of the clone *root*."""
-    if not re.fullmatch(r"[0-9a-f]{7,40}", commit):
-        raise TargetError(f"{commit!r} is no commit")
-    with tempfile.TemporaryDirectory(prefix="pypi-runbook-") as folder:
-        clone = Path(folder) / "clone"
-        _git(root, "worktree", "add", "--detach", "--quiet", str(clone), commit)
-        try:
-            yield clone
-        finally:
-            _git(root, "worktree", "remove", "--force", str(clone))
-
-
-def _git(root: Path, *arguments: str) -> None:
-    command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    if done.returncode:
-        raise TargetError(
-            "git could not check out the earlier commit",
-            why=done.stderr.strip(),
-            todo="fetch it with: git fetch --unshallow --tags, and run this again",
-        )

@@ -40,10 +40,12 @@ class ServerProcess:
     fingerprint: str
 
     @classmethod
-    def start(cls, command: Sequence[str], *, log: Path, host: str, port: int, fingerprint: str) -> ServerProcess:
+    def start(
+        cls, command: Sequence[str], *, log: Path, host: str, port: int, fingerprint: str, code: Path
+    ) -> ServerProcess:
         """Start *command* in a session of its own, so that it outlives the notebook's kernel and any Ctrl-C there.
 
-        Both of its outputs are appended to *log*.
+        Both of its outputs are appended to *log*. It imports ``ops`` from the folder *code*.
         """
         descriptor = private_file(log, os.O_WRONLY | os.O_APPEND)
         try:
@@ -53,7 +55,7 @@ class ServerProcess:
                 stdout=descriptor,
                 stderr=descriptor,
                 cwd=log.parent,
-                env=_environment(),
+                env=_environment(code),
                 start_new_session=True,
                 umask=UMASK,
             )
@@ -154,14 +156,13 @@ def _described(process: psutil.Process) -> str:
     return f"process {process.pid}{f' ({command})' if command else ''}{user}"
 
 
-def _environment() -> dict[str, str]:
+def _environment(code: Path) -> dict[str, str]:
     """The server's environment: ours, less what belongs to a notebook's kernel or is a secret of the operator."""
     dropped = ("JPY_", "MODAL_TOKEN", "RUNBOOK_", "TWINE_", "UV_PUBLISH_", "AUTH_TOKEN", "MPLBACKEND", "PYDEVD_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     kept["PYTHONUNBUFFERED"] = "1"
-    # `python -m ops.index` starts in the target's folder: it must find the package that this process runs.
-    root = str(Path(__file__).resolve().parent.parent.parent)
-    kept["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    # `python -m ops.index` starts in the target's folder, where it would not find the package.
+    kept["PYTHONPATH"] = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
     kept.setdefault("PATH", os.defpath)
     kept["VIRTUAL_ENV"] = sys.prefix
     return kept

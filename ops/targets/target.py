@@ -94,12 +94,21 @@ class State:
 
 @dataclass(frozen=True)
 class DeployedVersion:
-    """Entry of a deployment history: *version* counts from 1, *when* is ISO 8601 in UTC."""
+    """Entry of a deployment history.
+
+    Parameters:
+        version: counts from 1.
+        when: ISO 8601 in UTC.
+        tag: name of the deployment.
+        detail: for people.
+        commit: of the code, as far as it is known.
+    """
 
     version: str
     when: str
     tag: str
     detail: str
+    commit: str = ""
 
 
 @dataclass(frozen=True)
@@ -273,8 +282,12 @@ class Target(Protocol):
     def deployment(self) -> Deployment | None:
         """The index that answers now, or None."""
 
-    def outdated(self) -> str:
-        """Description of what the next :meth:`deploy` would update on a running server; empty if nothing."""
+    def outdated(self, *, revision: str = "") -> str:
+        """Description of what the next :meth:`deploy` would update on a running server; empty if nothing.
+
+        Parameters:
+            revision: as of :meth:`deploy`.
+        """
 
     def private_paths(self) -> Sequence[Path]:
         """Files and folders of this target on this machine that must be private."""
@@ -293,7 +306,7 @@ class Target(Protocol):
             lower_protection: as of :meth:`deploy`.
         """
 
-    def deploy(self, *, tag: str = "", lower_protection: str = "") -> Deployment:
+    def deploy(self, *, tag: str = "", lower_protection: str = "", revision: str = "") -> Deployment:
         """Start or update the index, and wait until it answers.
 
         Hosting settings without a variable stay as they are deployed.
@@ -301,8 +314,10 @@ class Target(Protocol):
         Parameters:
             tag: name of this deployment in the history.
             lower_protection: protections that may be lowered, separated by commas; see :meth:`hosting`.
+            revision: a commit, branch or tag of the clone; empty for the clone as it is.
 
         Raises:
+            ParameterError: there is no such revision.
             ProtectionError: it would lower a protection that is not named.
             StartError: the index did not answer in time; the message has the place of its log.
         """

@@ -1,0 +1,188 @@
+"""Upgrade: deploys a new version, tests it as a team uses it, and goes back by itself if that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ops import provision, rollback
+from ops.errors import ParameterError, RunbookError, VerificationError
+from ops.plan import DRY_RUN, Change, Outcome, Plan, require_approved
+from ops.preflight import preflight_of_index as preflight
+from ops.settings import Settings
+from ops.smoke import SmokeTest
+from ops.table import Table
+from ops.targets import DeployedVersion, Target
+from ops.targets.revisions import commit_of, subjects
+from ops.workspace import PROJECT_ROOT
+
+STORAGE = (
+    "ops/index/storage",
+    "ops/index/packages/annotations.py",
+    "ops/index/packages/file_info.py",
+    "ops/index/auth",
+    "ops/index/activity.py",
+)
+"""The code that writes to the volumes."""
+
+MOST_COMMITS = 50
+
+
+def smoke_test(target: Target, settings: Settings) -> None:
+    """Publish, install and remove a release, as the notebook 03_smoke_test does.
+
+    Raises:
+        RunbookError: a step failed; nothing of the test is left.
+    """
+    test = SmokeTest(target, settings)
+    for step in (test.start, test.refusals, test.build, test.publish, test.install, test.compare, test.remove):
+        step()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upgrade:
+    """A version to deploy, as the parameters of the notebook describe it.
+
+    Parameters:
+        target: the target of the index.
+        commit: of the clone; empty for the clone as it is.
+        dry_run: True to change nothing.
+        test: raises if the new version is not good.
+        settings: names of the admin secret.
+    """
+
+    target: Target
+    commit: str = ""
+    dry_run: bool = False
+    test: Callable[[Target, Settings], None] = smoke_test
+    settings: Settings = field(default_factory=Settings)
+
+
+def describe(target: Target, *, revision: str = "", dry_run: bool = False) -> Upgrade:
+    """Look the revision up in the clone. Does not contact the index.
+
+    Raises:
+        ParameterError: there is no such revision.
+    """
+    if not revision.isprintable() or revision != revision.strip():
+        raise ParameterError(
+            f"the parameter revision cannot be {revision!r}",
+            why="a revision is a commit, a branch or a tag",
+            todo="give one of them, or nothing for the clone as it is",
+        )
+    return Upgrade(target=target, commit=commit_of(PROJECT_ROOT, revision) if revision else "", dry_run=dry_run)
+
+
+def changes(upgrade: Upgrade) -> Table:
+    """Commits between the deployed version and the new one, and which of them change what is written to the volumes.
+
+    Raises:
+        TargetError: the platform cannot be asked.
+    """
+    header = ("commit", "change", "touches what is on the volumes")
+    releases = upgrade.target.history()
+    deployed = releases[0].commit if releases else ""
+    found = subjects(PROJECT_ROOT, deployed, upgrade.commit or "HEAD", "ops/index", "ops/targets", "deployments")
+    stored = {commit for commit, _ in subjects(PROJECT_ROOT, deployed, upgrade.commit or "HEAD", *STORAGE)}
+    rows = [(commit, subject, "yes" if commit in stored else "no") for commit, subject in found[:MOST_COMMITS]]
+    more = f"And {len(found) - MOST_COMMITS} older ones." if len(found) > MOST_COMMITS else ""
+    known = "not known" if upgrade.target.outdated(revision=upgrade.commit) else "it is this version"
+    return Table.of("Changes since the deployed version", header, rows or [("none", known, "no")], note=more)
+
+
+def plan(upgrade: Upgrade) -> Plan:
+    """Compare what is deployed with the new version. Reads only.
+
+    Raises:
+        NotDeployedError: there is no index.
+    """
+    target = upgrade.target
+    deployment = target.state().require(target.place)
+    outdated, before = target.outdated(revision=upgrade.commit), _current(target)
+    wanted = f"deploy the commit {upgrade.commit[:12]}" if upgrade.commit else "deploy this clone"
+    now = f"version {before.version}" if before else "a version without a history"
+    listed = [Change("server", f"{now}; {outdated}" if outdated else now, wanted if outdated else "")]
+    if outdated:
+        back = f"go back to version {before.version} if it fails" if before else "there is no version to go back to"
+        listed.append(Change("smoke test", "not run yet", f"run it; {back}", "±"))
+    return Plan(_caption(upgrade), tuple(listed), target.place, deployment.url, DRY_RUN if upgrade.dry_run else "")
+
+
+def _caption(upgrade: Upgrade) -> str:
+    return f"Upgrade the target {upgrade.target.place}"
+
+
+def _current(target: Target) -> DeployedVersion | None:
+    return next(iter(target.history()), None)
+
+
+def apply(upgrade: Upgrade) -> Outcome:
+    """Deploy the version and test it; if either fails, deploy the one before again.
+
+    Packages, users and secrets stay as they are.
+
+    Raises:
+        ApprovalError: another plan was approved for this run; nothing was changed.
+        BusyError: another run holds the target for too long.
+        VerificationError: the new version failed; the message says what runs now.
+    """
+    target, caption = upgrade.target, _caption(upgrade)
+    if upgrade.dry_run:
+        return Outcome(caption, (), DRY_RUN, target.place)
+    with target.lock():
+        require_approved(lambda: plan(upgrade))
+        before = _current(target)
+        if not target.outdated(revision=upgrade.commit):
+            note = f"Version {before.version if before else ''} is this version already; nothing was changed."
+            return Outcome(caption, (), note, target.place)
+        try:
+            deployment = target.deploy(tag="upgrade", revision=upgrade.commit)
+            upgrade.test(target, upgrade.settings)
+        except RunbookError as error:
+            raise _after_going_back(target, before, error) from error
+        now = _current(target)
+    replaced = before.version if before else "another"
+    done = (
+        ("server", f"version {now.version if now else ''} deployed, in place of {replaced}"),
+        ("smoke test", "passed; nothing of it is left"),
+    )
+    return Outcome(caption, done, f"The index answers at {deployment.url}", target.place, deployment.url)
+
+
+def _after_going_back(target: Target, before: DeployedVersion | None, error: RunbookError) -> VerificationError:
+    """Go back, and return the error that says what failed and what runs now."""
+    why = "; ".join(part for part in (error.what, error.why) if part)
+    if before is None:
+        return VerificationError(
+            "the new version failed, and there is none to go back to",
+            why=why,
+            todo="check out the commit that worked and run the notebook 01_provision",
+        )
+    try:
+        target.rollback(before.version)
+        provision.verify(target)
+    except RunbookError as second:
+        return VerificationError(
+            f"the new version failed, and version {before.version} could not be deployed again",
+            why=f"{why}; then: {second.what}; {second.why}",
+            todo=f"run: runbook rollback --target {target.name} --to {before.version}",
+        )
+    return VerificationError(
+        f"the new version failed and was taken back: version {before.version} runs again",
+        why=why,
+        todo="mend the new version; the log of the server has what it printed",
+    )
+
+
+def verify(upgrade: Upgrade) -> Table:
+    """Prove from outside that the index answers and refuses requests without valid credentials.
+
+    Raises:
+        VerificationError: it answers incorrectly.
+    """
+    return provision.verify(upgrade.target, settings=upgrade.settings, dry_run=upgrade.dry_run)
+
+
+history = rollback.history
+
+__all__ = ["Upgrade", "apply", "changes", "describe", "history", "plan", "preflight", "smoke_test", "verify"]

@@ -1,0 +1,158 @@
+"""Upgrade: a good version stays, a bad one is taken back, and the same version changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops import provision, rollback, upgrade
+from ops.errors import ParameterError, RunbookError, VerificationError
+from ops.http_client import HttpClient
+from ops.plan import Outcome
+from ops.settings import Settings
+from ops.targets import Target, local, open_target
+from ops.workspace import PROJECT_ROOT
+from tests.fakes import FakeTarget
+
+pytest_plugins = ["tests.operations"]
+
+
+def git(clone: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(clone), "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone of the server's code, in which versions can be made and broken."""
+    folder = tmp_path / "clone"
+    shutil.copytree(PROJECT_ROOT / "ops", folder / "ops", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / ".gitignore").write_text("__pycache__\n")
+    git(tmp_path, "init", "-q", str(folder))
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "First")
+    for module in (local, upgrade):
+        monkeypatch.setattr(module, "PROJECT_ROOT", folder)
+    return folder
+
+
+@pytest.fixture
+def versioned(clone: Path) -> Iterator[Target]:
+    """A provisioned local target that runs the clone's code."""
+    del clone
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found = open_target("local", port=port)
+    try:
+        provision.apply(found)
+        yield found
+    finally:
+        found.stop()
+
+
+def change(clone: Path, message: str, *, old: str = "", new: str = "", file: str = "ops/index/__init__.py") -> str:
+    """Commit a change of the code, and return the commit."""
+    path = clone / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1) if old else f"{text}{new}\n")
+    git(clone, "commit", "-qam", message)
+    return git(clone, "rev-parse", "HEAD")
+
+
+def health(target: Target, settings: Settings) -> None:
+    """A smoke test that takes no time."""
+    del settings
+    deployment = target.state().require(target.place)
+    with HttpClient(deployment.url) as index:
+        if index.request("GET", "health").text.strip() != "ok":
+            raise RunbookError("the health page says something else")
+
+
+def upgraded(target: Target, revision: str = "") -> Outcome:
+    described = upgrade.describe(target, revision=revision)
+    quick = upgrade.Upgrade(target=target, commit=described.commit, test=health)
+    upgrade.plan(quick)
+    outcome = upgrade.apply(quick)
+    upgrade.verify(quick)
+    return outcome
+
+
+@pytest.mark.slow
+def test_a_new_version_is_deployed_once_and_can_be_gone_back_from(versioned: Target, clone: Path) -> None:
+    assert not upgraded(versioned).changed
+    commit = change(clone, "Say <b>more</b>", new="# more")
+    described = upgrade.describe(versioned, dry_run=True)
+    assert not upgrade.apply(described).changed
+    rows = upgrade.changes(described).rows
+    assert [row[1:] for row in rows] == [("Say <b>more</b>", "no")]
+    assert "<b>" not in upgrade.changes(described)._repr_html_()
+    assert len(upgrade.plan(upgrade.describe(versioned)).pending) == 1
+    assert upgraded(versioned).done[0] == ("server", "version 2 deployed, in place of 1")
+    assert not upgraded(versioned).changed
+    assert upgrade.changes(upgrade.describe(versioned)).rows == (("none", "it is this version", "no"),)
+    assert versioned.history()[0].commit == commit
+    rollback.roll_back(versioned)
+    assert [release.tag for release in versioned.history()] == ["rollback-to-1", "upgrade", ""]
+    assert versioned.outdated() == "runs with another code"
+    assert not upgraded(versioned, "HEAD~1").changed
+    assert upgraded(versioned, commit[:10]).changed
+    assert "the commit" in repr(upgrade.plan(upgrade.describe(versioned, revision="HEAD~1")))
+    assert git(clone, "worktree", "list").count("\n") == 0, "no worktree is left"
+
+
+def test_a_change_of_what_is_on_the_volumes_is_marked(versioned: Target, clone: Path) -> None:
+    change(clone, "Write otherwise", new="# otherwise", file="ops/index/packages/annotations.py")
+    assert upgrade.changes(upgrade.describe(versioned)).rows[0][1:] == ("Write otherwise", "yes")
+
+
+@pytest.mark.parametrize("broken", ["import no_such_module", "raise SystemExit('refused')"])
+def test_a_version_that_does_not_start_is_taken_back(versioned: Target, clone: Path, broken: str) -> None:
+    change(clone, "Break", new=broken)
+    with pytest.raises(VerificationError, match="was taken back: version 1 runs again") as raised:
+        upgraded(versioned)
+    assert "did not answer" in raised.value.why
+    health(versioned, Settings())
+    assert [release.version for release in versioned.history()] == ["1"]
+    provision.verify(versioned)
+
+
+@pytest.mark.slow
+def test_a_version_that_starts_and_fails_the_smoke_test_is_taken_back(versioned: Target, clone: Path) -> None:
+    change(
+        clone,
+        "Refuse every removal",
+        old="if not identity.may_administer:\n            raise Forbidden",
+        new="if True:\n            raise Forbidden",
+        file="ops/index/packages/releases.py",
+    )
+    with pytest.raises(VerificationError, match="was taken back: version 1 runs again"):
+        upgrade.apply(upgrade.describe(versioned))
+    assert [release.tag for release in versioned.history()][:2] == ["rollback-to-1", "upgrade"]
+    upgrade.smoke_test(versioned, Settings())
+
+
+def test_without_an_earlier_version_the_error_says_what_to_do(provisioned: FakeTarget) -> None:
+    provisioned.old, provisioned.versions = "runs with another code", []
+
+    def fail(target: Target, settings: Settings) -> None:
+        raise RunbookError("it smokes")
+
+    with pytest.raises(VerificationError, match="there is none to go back to") as raised:
+        upgrade.apply(upgrade.Upgrade(target=provisioned, test=fail))
+    assert raised.value.why == "it smokes"
+
+
+@pytest.mark.parametrize(
+    "revision", ["no-such-branch", "--help", "-x", "a b", "a\nb", " HEAD", "HEAD;ls", "../x", "<b>"]
+)
+def test_a_revision_that_is_none_is_refused(clone: Path, revision: str) -> None:
+    del clone
+    with pytest.raises(ParameterError, match="revision"):
+        upgrade.describe(open_target("local"), revision=revision)
