@@ -23,7 +23,6 @@ from ops.index.admin.trust_api import TrustedJobs, add_trust_api
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
 from ops.index.auth.passwords import NAME_BYTES, PASSWORD_BYTES, ROUNDS
 from ops.index.auth.roles import Identity, Role
-from ops.index.auth.token_file import Token, timestamp
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.tokens import DEFAULT_LIFETIME, LABEL_LENGTH, LIFETIME_SECONDS, Tokens
 from ops.index.auth.trust import TrustStore
@@ -172,20 +171,6 @@ class StoredToken(BaseModel):
     expires: str = Field(description="UTC (RFC 3339)")
     last_used: str | None = Field(description="UTC (RFC 3339), to the hour; null if no use is known")
 
-    @classmethod
-    def of(cls, token: Token) -> dict[str, Any]:
-        """The fields of a token."""
-        return {
-            "id": token.id,
-            "owner": token.owner,
-            "role": token.role,
-            "projects": None if token.projects is None else sorted(token.projects),
-            "label": token.label,
-            "created": timestamp(token.created),
-            "expires": timestamp(token.expires),
-            "last_used": None if token.last_used is None else timestamp(token.last_used),
-        }
-
 
 class CreatedToken(StoredToken):
     """A token that was just created."""
@@ -314,14 +299,14 @@ def create_admin(
             actor="admin token",
             address=address_of(request),
         )
-        return CreatedToken(**StoredToken.of(token), token=plain)
+        return CreatedToken(**token.to_json(), token=plain)
 
     @app.get("/tokens", summary="List the tokens", dependencies=token_needed, responses=refusals(401, 422, 429, 500))
     def list_tokens(
         owner: Annotated[str | None, Query(max_length=1024, description="only this user's")] = None,
     ) -> list[StoredToken]:
         """All tokens, the newest first; expired ones for 30 days."""
-        return [StoredToken(**StoredToken.of(token)) for token in tokens.all(owner)]
+        return [StoredToken(**token.to_json()) for token in tokens.all(owner)]
 
     @app.delete(
         "/tokens/{token_id}",

@@ -82,13 +82,11 @@ class Identity:
         return Identity(self.username, role, projects)
 
 
-class GroupFile:
-    """The text of an Apache group file (``AuthGroupFile``): ``group: member member "a member"``.
-
-    Comments, other groups and invalid lines are preserved. A group may have several lines.
+class CredentialLines:
+    """The text of a file of credentials. A byte order mark, which some editors write, is dropped.
 
     Parameters:
-        content: the file's bytes; any bytes are accepted.
+        content: the file's bytes; any bytes will do.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -98,6 +96,13 @@ class GroupFile:
 
     def __bytes__(self) -> bytes:
         return b"".join(line + b"\n" for line in self._lines)
+
+
+class GroupFile(CredentialLines):
+    """The text of an Apache group file (``AuthGroupFile``): ``group: member member "a member"``.
+
+    Comments, other groups and invalid lines are preserved. A group may have several lines.
+    """
 
     def groups(self) -> dict[str, set[str]]:
         """Members of the groups that mean something here, by group."""

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from packaging.utils import canonicalize_name
 
@@ -51,6 +51,19 @@ class Token:
     created: float
     expires: float
     last_used: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the digest."""
+        return {
+            "id": self.id,
+            "owner": self.owner,
+            "role": self.role,
+            "projects": None if self.projects is None else sorted(self.projects),
+            "label": self.label,
+            "created": timestamp(self.created),
+            "expires": timestamp(self.expires),
+            "last_used": None if self.last_used is None else timestamp(self.last_used),
+        }
 
     def identity(self, owner: Identity) -> Identity:
         """The user that it stands for now: its owner, with no more rights than either has."""
@@ -112,19 +125,7 @@ def timestamp(moment: float) -> str:
 
 
 def _line(token: Token) -> bytes:
-    return json.dumps(
-        {
-            "id": token.id,
-            "sha256": token.sha256,
-            "owner": token.owner,
-            "role": token.role,
-            "projects": None if token.projects is None else sorted(token.projects),
-            "label": token.label,
-            "created": timestamp(token.created),
-            "expires": timestamp(token.expires),
-            "last_used": None if token.last_used is None else timestamp(token.last_used),
-        }
-    ).encode()
+    return json.dumps({**token.to_json(), "sha256": token.sha256}).encode()
 
 
 def _parsed(line: bytes) -> Token | None:

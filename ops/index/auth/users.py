@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -15,7 +14,7 @@ from packaging.utils import InvalidName, canonicalize_name
 from ops.index.auth.audit import Audit
 from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, TRUST, CredentialFiles, Draft
 from ops.index.auth.passwords import ROUNDS, InvalidCredentials, decoded, hashed, validated_hash, validated_name
-from ops.index.auth.roles import GroupFile, Identity, Role, Roles, memberships
+from ops.index.auth.roles import CredentialLines, GroupFile, Identity, Role, Roles, memberships
 from ops.index.auth.token_file import Token, TokenFile
 from ops.index.config import Options
 from ops.index.errors import StorageError
@@ -78,22 +77,11 @@ class Registration:
     created: bool
 
 
-class PasswordFile:
+class PasswordFile(CredentialLines):
     """The text of an ``.htpasswd``. Comments, empty lines and invalid lines stay as they are.
 
-    As in nginx and Apache, the hash ends at a second colon. A byte order mark, which some editors write, is dropped.
-
-    Parameters:
-        content: the file's bytes; any bytes will do.
+    As in nginx and Apache, the hash ends at a second colon.
     """
-
-    def __init__(self, content: bytes) -> None:
-        self._lines = content.removeprefix(BOM_UTF8).split(b"\n")
-        if self._lines[-1] == b"":
-            self._lines.pop()
-
-    def __bytes__(self) -> bytes:
-        return b"".join(line + b"\n" for line in self._lines)
 
     def entries(self) -> dict[str, str]:
         """The hash of each user. The first of several entries counts, as in Apache and passlib."""

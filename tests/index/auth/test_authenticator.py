@@ -787,9 +787,8 @@ def test_a_server_that_is_never_refreshed_reloads_and_drops_a_removed_user(tmp_p
     authenticator.close()
 
 
-def test_a_volume_that_cannot_be_reloaded_keeps_the_cached_users(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def without_its_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authenticator:
+    """An authenticator that knows alice, and whose volume cannot be reloaded any more."""
     (ours,) = volumes(tmp_path, 1)
     Users(ours, CHEAP).register("alice", password_hash=DIGEST)
     authenticator = Authenticator(ours, SHARED)
@@ -799,6 +798,13 @@ def test_a_volume_that_cannot_be_reloaded_keeps_the_cached_users(
         raise StorageError("the volume is away")
 
     monkeypatch.setattr(ours, "reload", broken)
+    return authenticator
+
+
+def test_a_volume_that_cannot_be_reloaded_keeps_the_cached_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authenticator = without_its_volume(tmp_path, monkeypatch)
     time.sleep(0.5)
     assert log_in(authenticator, basic("alice")).username == "alice"
     assert authenticator.remembered(basic("alice")) is not None
@@ -809,15 +815,7 @@ def test_a_login_that_fails_while_the_volume_cannot_be_reloaded_is_delayed_and_n
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The user may have been registered through another server."""
-    (ours,) = volumes(tmp_path, 1)
-    Users(ours, CHEAP).register("alice", password_hash=DIGEST)
-    authenticator = Authenticator(ours, SHARED)
-    log_in(authenticator, basic("alice"))
-
-    def broken() -> None:
-        raise StorageError("the volume is away")
-
-    monkeypatch.setattr(ours, "reload", broken)
+    authenticator = without_its_volume(tmp_path, monkeypatch)
     with pytest.raises(LoginDelayed, match="another server"):
         log_in(authenticator, basic("new"))
     authenticator.close()
