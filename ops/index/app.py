@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ops.index.activity import Activity
@@ -25,6 +25,7 @@ from ops.index.http.representation import Response
 from ops.index.http.request import Request, refusal
 from ops.index.http.simple_api import SimpleApi, is_download
 from ops.index.http.upload import UploadApi
+from ops.index.http.user_pages import GUIDE, UserPages
 from ops.index.lifespan import Lifespan
 from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS, waiting_until
@@ -59,6 +60,7 @@ class Index:
         oidc_api: exchanges ID tokens of CI jobs.
         admin: the admin application; None when there is no token for it.
         metrics: serves monitoring systems.
+        user_pages: tell users who they are and how to use the index.
         activity: counts downloads.
         lifespan: background work.
         packages: the volume of packages.
@@ -77,6 +79,7 @@ class Index:
         oidc_api: OidcApi,
         admin: AdminMount | None,
         metrics: Metrics,
+        user_pages: UserPages,
         activity: Activity,
         lifespan: Lifespan,
         packages: Storage,
@@ -90,7 +93,11 @@ class Index:
         self._manage_api = manage_api
         self._oidc_api = oidc_api
         self._admin = admin
-        self._metrics = metrics
+        self._of_the_user: Mapping[str, Callable[[Request, Identity], Awaitable[None]]] = {
+            "/metrics": metrics.handle,
+            "/whoami": user_pages.whoami,
+            GUIDE: user_pages.guide,
+        }
         self._activity = activity
         self._lifespan = lifespan
         self._shared = packages.shared
@@ -209,8 +216,8 @@ class Index:
             if len(path) > _LONGEST_PATH or not path.startswith("/") or "\0" in path:
                 raise NotFound("there is nothing under such a path; the index is at simple/")
             request.username = identity.username
-            if path == "/metrics" and request.method in {"GET", "HEAD"}:
-                await self._metrics.handle(request, identity)
+            if request.method in {"GET", "HEAD"} and path in self._of_the_user:
+                await self._of_the_user[path](request, identity)
             elif request.method in {"GET", "HEAD"}:
                 await (self._read_shared if self._shared else self._read)(request, path)
             elif request.method == "POST":

@@ -27,6 +27,7 @@ from ops.index.http.oidc_api import OidcApi
 from ops.index.http.readme import Readmes
 from ops.index.http.simple_api import SimpleApi
 from ops.index.http.upload import UploadApi
+from ops.index.http.user_pages import UserPages
 from ops.index.lifespan import Lifespan
 from ops.index.packages.releases import Releases
 from ops.index.packages.repository import Repository
@@ -151,6 +152,7 @@ def create_index(
         oidc_api=oidc_api,
         admin=admin,
         metrics=Metrics(repository, activity, audit),
+        user_pages=UserPages(options.account_url or ("admin/account" if admin else "")),
         activity=activity,
         lifespan=lifespan,
         packages=packages,

@@ -62,6 +62,7 @@ class Options:
         cached_files: files whose metadata is kept in memory.
         max_connections: the most connections at once; fewer if the limit of open files requires it.
         max_connections_per_address: the most of them from one address that is no trusted proxy.
+        account_url: where users change their password and their tokens, if that is not below this index.
         instance: this server's name in the file name of the audit log. Empty for host and process.
 
     Raises:
@@ -90,6 +91,7 @@ class Options:
     cached_files: int = 10_000
     max_connections: int = 4096
     max_connections_per_address: int = 2048
+    account_url: str = ""
     instance: str = ""
 
     def __post_init__(self) -> None:

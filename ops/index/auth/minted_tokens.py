@@ -82,7 +82,11 @@ class MintedTokens:
         if token is None or token.expires <= self._clock():
             return None
         identity = trust.identity(token.jobs)
-        return None if identity is None else Account(digest, replace(identity, token=token.id, run=token.run))
+        return (
+            None
+            if identity is None
+            else Account(digest, replace(identity, token=token.id, run=token.run, expires=token.expires))
+        )
 
     def check(self, digest: str) -> bool:
         """Learn whether a token exists now."""

@@ -44,6 +44,7 @@ class Identity:
         projects: normalized names of the projects to which a publisher is limited; None for all.
         token: the id of the token that stands for the user; empty for a password.
         run: the address of the CI run that a token was minted for; empty for all others.
+        expires: when the token does, in seconds since the epoch; 0 for a password.
     """
 
     username: str
@@ -51,6 +52,7 @@ class Identity:
     projects: frozenset[str] | None = None
     token: str = ""
     run: str = ""
+    expires: float = 0.0
 
     @property
     def minted(self) -> bool:

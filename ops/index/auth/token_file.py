@@ -67,7 +67,9 @@ class Token:
 
     def identity(self, owner: Identity) -> Identity:
         """The user that it stands for now: its owner, with no more rights than either has."""
-        return replace(Identity(self.owner, self.role, self.projects).limited_to(owner), token=self.id)
+        return replace(
+            Identity(self.owner, self.role, self.projects).limited_to(owner), token=self.id, expires=self.expires
+        )
 
 
 class TokenFile:

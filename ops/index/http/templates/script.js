@@ -2,6 +2,9 @@
 for (const address of document.querySelectorAll("[data-url]")) {
   address.textContent = new URL(address.dataset.url, location.href).href; // as the browser sees it, behind any proxy
 }
+for (const host of document.querySelectorAll("[data-host]")) {
+  host.textContent = location.hostname;
+}
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.hidden = false;
   button.addEventListener("click", async () => {
