@@ -105,6 +105,7 @@ def create_index(
             name_locks=name_locks,
             audit=admin_audit,
             entries=entries,
+            authenticator=authenticator,
         )
 
     admin = None

@@ -16,13 +16,17 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ops.index.admin.gate import Gate, address_of, refusal, refusals
+from ops.index.admin.account import AccountPages, refused_page
+from ops.index.admin.gate import Gate, address_of, inner_path, is_own, refusal, refusals
 from ops.index.admin.reference import reference_page, reference_policy
 from ops.index.admin.token import TokenCheck
 from ops.index.admin.trust_api import TrustedJobs, add_trust_api
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
+from ops.index.auth.authenticator import Authenticator
+from ops.index.auth.invitations import Invitations
 from ops.index.auth.passwords import NAME_BYTES, PASSWORD_BYTES, ROUNDS
 from ops.index.auth.roles import Identity, Role
+from ops.index.auth.token_file import timestamp
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.tokens import DEFAULT_LIFETIME, LABEL_LENGTH, LIFETIME_SECONDS, Tokens
 from ops.index.auth.trust import TrustStore
@@ -178,6 +182,22 @@ class CreatedToken(StoredToken):
     token: str = Field(description="the token itself, which is stored nowhere and not shown again")
 
 
+class Invite(BaseModel):
+    """A user to invite."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"username": "alice"}]})
+
+    username: str = Field(max_length=1024, json_schema_extra={"minLength": 1, "maxLength": NAME_BYTES})
+
+
+class Invited(BaseModel):
+    """An invitation that was just made."""
+
+    username: str
+    code: str = Field(description="stored nowhere and not shown again; the link is this server's invitation#CODE")
+    expires: str = Field(description="UTC (RFC 3339)")
+
+
 class Health(BaseModel):
     """Sign of life."""
 
@@ -193,6 +213,7 @@ def create_admin(
     name_locks: NameLocks | None = None,
     audit: Audit | None = None,
     entries: SharedEntries | None = None,
+    authenticator: Authenticator | None = None,
 ) -> FastAPI:
     """The admin application.
 
@@ -205,6 +226,7 @@ def create_admin(
             changes, as in a rolling deployment.
         audit: records changes and refusals; closed with the server. None for one of the application's own.
         entries: shared with the servers, which note the use of tokens there; None where no use is known.
+        authenticator: of the index that mounts the application; None if it stands alone.
 
     Raises:
         ValueError: the token is empty, or cannot be sent in a header.
@@ -322,6 +344,22 @@ def create_admin(
 
     add_trust_api(app, TrustStore(credentials, audit=log, name_locks=name_locks), token_needed)
 
+    invitations = Invitations(credentials, options, audit=log, name_locks=name_locks)
+    own = authenticator or Authenticator(credentials, options, log)
+    AccountPages(users, tokens, invitations, own, mounted=authenticator is not None).add_to(app)
+
+    @app.post(
+        "/invite",
+        summary="Invite a user to set a password",
+        status_code=201,
+        dependencies=token_needed,
+        responses=refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 507),
+    )
+    def invite(wanted: Invite, request: Request) -> Invited:
+        """Makes a code with which the user sets a password of her own at `invitation`, once, within a day."""
+        code, invitation = invitations.create(wanted.username, actor="admin token", address=address_of(request))
+        return Invited(username=invitation.username, code=code, expires=timestamp(invitation.expires))
+
     @app.get("/health", summary="Check that it responds")
     def health() -> Health:
         """Needs no token."""
@@ -335,8 +373,10 @@ def create_admin(
     return app
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, PackageIndexError)  # noqa: S101 - for the type checker
+    if is_own(inner_path(request)):
+        return refused_page(request, error)
     return refusal(error.status, str(error), error.headers)
 
 
@@ -351,7 +391,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     """One sentence about what is wrong. FastAPI's own response repeats the input, passwords included."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     problems = []
-    models: dict[str, type[BaseModel]] = {"create_token": CreateToken, "replace_trust": TrustedJobs}
+    models: dict[str, type[BaseModel]] = {"create_token": CreateToken, "invite": Invite, "replace_trust": TrustedJobs}
     fields = list(models.get(request.url.path.rpartition("/")[2], RegisterUser).model_fields)
     for problem in error.errors():
         field = next((part for part in problem["loc"][1:] if part in fields), None)

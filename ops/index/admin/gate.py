@@ -60,8 +60,8 @@ def _response(status: int) -> dict[str, Any]:
     return response
 
 
-_WITH_BODY: Final = {("POST", "/register_user"), ("POST", "/create_token"), ("POST", "/replace_trust")}
-"""The requests with a body. The bodies of all others are left unread."""
+_WITH_BODY: Final = frozenset({"/register_user", "/create_token", "/invite", "/replace_trust"})
+"""The paths that are posted a body. The bodies of all others are left unread."""
 
 _BODY_BYTES: Final = 64 * 1024
 
@@ -102,39 +102,51 @@ class Gate:
         await (refused or self._app)(scope, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
-        if _path(request) in OPEN_PATHS:
-            return None
+        path = inner_path(request)
+        refused = None
+        if path not in OPEN_PATHS and not is_own(path):
+            refused = self._unauthorized(request)
+            if refused is None and _takes_body(request) and not is_json(request):
+                refused = refusal(415, "the body must be JSON, with the header Content-Type: application/json")
+            if refused is None:
+                note_login(request.scope)
+        length = request.headers.get("content-length", "0")
+        if refused is None and _takes_body(request) and not (length.isdecimal() and int(length) <= _BODY_BYTES):
+            refused = refusal(413, str(TooLarge("the body", limit=_BODY_BYTES)))
+        return refused
+
+    def _unauthorized(self, request: Request) -> Response | None:
         try:
             authorization = request.headers.get("authorization", "").encode("latin-1")
-            if not self._token_check.accepts(authorization, address_of(request)):
-                return refusal(
-                    401,
-                    "the admin token is missing or wrong",
-                    {"WWW-Authenticate": _REALM},
-                )
+            if self._token_check.accepts(authorization, address_of(request)):
+                return None
         except TooManyAttempts as error:
             return refusal(
                 error.status, "too many wrong admin tokens; check the token, and try again later", error.headers
             )
-        if _takes_body(request):
-            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-                return refusal(415, "the body must be JSON, with the header Content-Type: application/json")
-            length = request.headers.get("content-length", "0")
-            if not length.isdecimal() or int(length) > _BODY_BYTES:
-                return refusal(413, str(TooLarge("the body", limit=_BODY_BYTES)))
-        note_login(request.scope)
-        return None
+        return refusal(401, "the admin token is missing or wrong", {"WWW-Authenticate": _REALM})
 
 
-def _path(request: Request) -> str:
+def inner_path(request: Request) -> str:
     """The path below the root of the application."""
     root: str = request.scope.get("root_path", "")
     path: str = request.scope["path"]
     return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
+def is_own(path: str) -> bool:
+    """True for the pages of users, which ask for the user's login instead of the admin token."""
+    return path in {"/invitation", "/account"} or path.startswith("/account/")
+
+
 def _takes_body(request: Request) -> bool:
-    return (request.method, _path(request)) in _WITH_BODY
+    path = inner_path(request)
+    return request.method == "POST" and (path in _WITH_BODY or is_own(path))
+
+
+def is_json(request: Request) -> bool:
+    """True if the request says that its body is JSON."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 def _secured(send: Send) -> Send:

@@ -41,7 +41,7 @@ class AdminMount:
                 self._app = self._create()
 
     def authenticates(self, request: Request) -> bool:
-        """False for a request without a bearer token: it needs a user of the index.
+        """False for a request without a bearer token or an invitation: it needs a user of the index.
 
         What the application shows to everybody where it stands alone takes the token here, or a user. For everything
         else it checks the token by itself.
@@ -50,6 +50,8 @@ class AdminMount:
             Unauthorized: the token is wrong.
             TooManyAttempts: too many wrong ones came from there.
         """
+        if _inner(request) == "/invitation":  # for those who have no password yet
+            return True
         authorization = request.headers.get(b"authorization", b"")
         if authorization[:7].lower() != b"bearer ":
             return False

@@ -21,6 +21,7 @@ PASSWORDS: Final = ".htpasswd"
 GROUPS: Final = ".htgroup"
 TOKENS: Final = ".tokens"
 TRUST: Final = ".trust"
+INVITATIONS: Final = ".invitations"
 
 LOCK_SECONDS = 20.0
 """Seconds that a change waits for another of the same files; far longer than a change takes."""
@@ -65,7 +66,7 @@ class Draft:
 
 
 class CredentialFiles:
-    """Reads and replaces ``.htpasswd``, ``.htgroup``, ``.tokens`` and ``.trust``.
+    """Reads and replaces ``.htpasswd``, ``.htgroup``, ``.tokens``, ``.trust`` and ``.invitations``.
 
     A reader finds a whole file, old or new: the new one is written beside it, synced and renamed over it.
 
@@ -119,7 +120,9 @@ class CredentialFiles:
             {PASSWORDS: PASSWORDS}, Policy.RESTORED, user=username, address=address
         ) as transaction:
             try:
-                draft = Draft(username, {name: self.read(name) for name in (PASSWORDS, GROUPS, TOKENS, TRUST)})
+                draft = Draft(
+                    username, {name: self.read(name) for name in (PASSWORDS, GROUPS, TOKENS, TRUST, INVITATIONS)}
+                )
             except OSError as error:
                 raise StorageError(f"the credentials could not be read: {error.strerror or error}") from error
             yield draft

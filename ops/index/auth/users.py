@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 from packaging.utils import InvalidName, canonicalize_name
 
 from ops.index.auth.audit import Audit
-from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, TRUST, CredentialFiles, Draft
+from ops.index.auth.credential_files import GROUPS, INVITATIONS, PASSWORDS, TOKENS, TRUST, CredentialFiles, Draft
 from ops.index.auth.passwords import ROUNDS, InvalidCredentials, decoded, hashed, validated_hash, validated_name
 from ops.index.auth.roles import CredentialLines, GroupFile, Identity, Role, Roles, memberships
 from ops.index.auth.token_file import Token, TokenFile
@@ -192,11 +192,13 @@ class Users:
         return Registration(identity, created)
 
     def remove(self, username: str, *, actor: str = "", address: str = "") -> bool:
-        """Remove a user's entry, roles and tokens; durable on return. False if there was no such user.
+        """Remove a user's entry, roles, tokens and invitation; durable on return. False if there was no such user.
 
         Raises:
             StorageError: nothing has changed.
         """
+        from ops.index.auth.invitations import without  # which knows the users
+
         username = unicodedata.normalize("NFC", username)
         with self._credential_files.change(username, actor=actor, address=address) as draft:
             passwords = PasswordFile(draft[PASSWORDS])
@@ -211,6 +213,7 @@ class Users:
             own = [token.id for token in tokens.tokens() if token.owner == username]
             tokens.keep([token for token in tokens.tokens() if token.id not in own])
             draft[TOKENS] = bytes(tokens)
+            draft[INVITATIONS] = without(draft[INVITATIONS], username)
             draft.entry = Entry("user.removed", {"actor": actor, **({"revoked": own} if own else {})})
         return True
 

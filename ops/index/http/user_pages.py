@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from ops.index.auth.roles import Identity
 from ops.index.auth.token_file import timestamp
 from ops.index.http import html_templates
+from ops.index.http.representation import Representation
 from ops.index.http.request import Request
 from ops.index.storage.waiting import in_thread
 
@@ -50,5 +51,5 @@ class UserPages:
                 publisher=identity.may_upload(""),
             )
         )
-        policy = (b"content-security-policy", html_templates.policy())
-        await request.content(200, b"text/html; charset=utf-8", page, policy)
+        made = Representation(page, content_type="text/html; charset=utf-8", policy=html_templates.policy())
+        await request.respond_with(made.plain())

@@ -179,6 +179,7 @@ def test_health_and_documentation_need_no_token_and_load_nothing_from_elsewhere(
         "/users",
         "/users/{username}",
         "/create_token",
+        "/invite",
         "/tokens",
         "/tokens/{token_id}",
         "/trust",

@@ -5,6 +5,12 @@ for (const address of document.querySelectorAll("[data-url]")) {
 for (const host of document.querySelectorAll("[data-host]")) {
   host.textContent = location.hostname;
 }
+for (const field of document.querySelectorAll("[data-fragment]")) {
+  if (location.hash.length > 1) {
+    field.value = location.hash.slice(1);
+    history.replaceState(null, "", location.pathname); // the code is not left in the address
+  }
+}
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.hidden = false;
   button.addEventListener("click", async () => {

@@ -1,0 +1,216 @@
+"""Users change their own passwords and tokens, with their own logins or with an invitation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from ops.index.auth.invitations import InvalidInvitationError, Invitations
+from ops.index.auth.users import Users
+from ops.index.config import Options
+from ops.index.errors import NotFound
+from ops.index.storage.directory import DirectoryStorage
+from tests.index.chromium import PROGRAM, Chromium
+from tests.index.serving import PASSWORD, TOKEN, Response, Server, eventually
+
+NEW = "a password of her own"
+FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
+OWN_PAGE = FORM | {"Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("account")) as server:
+        yield server
+
+
+def send(
+    server: Server, path: str, fields: dict[str, Any], *, user: str = "alice", password: str = PASSWORD
+) -> Response:
+    """Post JSON, as a program does."""
+    headers = {"Content-Type": "application/json"}
+    return server.request(
+        "POST", f"/admin/{path}", user=user, password=password, headers=headers, body=json.dumps(fields).encode()
+    )
+
+
+def administer(server: Server, path: str, fields: dict[str, Any]) -> Response:
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    return server.request("POST", f"/admin/{path}", user=None, headers=headers, body=json.dumps(fields).encode())
+
+
+def register(server: Server, username: str, **fields: Any) -> None:
+    assert administer(server, "register_user", {"username": username, "password": PASSWORD, **fields}).status == 201
+
+
+def account(server: Server, user: str = "alice", password: str = PASSWORD) -> dict[str, Any]:
+    response = server.request("GET", "/admin/account", user=user, password=password)
+    assert response.status == 200
+    return json.loads(response.body)  # type: ignore[no-any-return]
+
+
+def may(server: Server, user: str, password: str) -> int:
+    return server.request("GET", "/simple/", user=user, password=password).status
+
+
+def test_a_user_makes_sees_and_revokes_tokens_with_at_most_her_rights(server: Server) -> None:
+    register(server, "carol", projects=["spam", "eggs"])
+    made = send(server, "account/tokens", {"label": "laptop", "projects": ["Spam"], "days": 1}, user="carol")
+    assert made.status == 201
+    token = json.loads(made.body)
+    assert (token["role"], token["projects"]) == ("publisher", ["spam"])
+    assert may(server, "__token__", token["token"]) == 200
+    seen = account(server, "carol")
+    assert [(one["id"], one["label"]) for one in seen["tokens"]] == [(token["id"], "laptop")]
+    assert "token" not in seen["tokens"][0]
+    for more in ({"role": "admin"}, {"projects": "bacon"}, {"days": 366}, {"days": "x"}, {"role": "king"}):
+        assert send(server, "account/tokens", {"label": "more", **more}, user="carol").status in {400, 422}
+    assert send(server, f"account/tokens/{token['id']}/revoke", {}).status == 404  # it is not alice's
+    assert send(server, f"account/tokens/{token['id']}/revoke", {}, user="carol").status == 200
+    eventually(lambda: may(server, "__token__", token["token"]) == 401)
+
+
+def test_a_changed_password_is_the_only_one_that_works(server: Server) -> None:
+    register(server, "dora")
+    assert send(server, "account/password", {"new_password": "short"}, user="dora").status == 422
+    assert send(server, "account/password", {"new_password": NEW}, user="dora").status == 200
+    assert (may(server, "dora", PASSWORD), may(server, "dora", NEW)) == (401, 200)
+    log = "".join(path.read_text() for path in (server.credentials / ".audit").iterdir())
+    assert '"user": "dora"' in log
+    assert NEW not in log
+
+
+def test_neither_a_stranger_nor_a_token_nor_the_admin_token_changes_an_account(server: Server) -> None:
+    register(server, "erin")
+    token = json.loads(send(server, "account/tokens", {"label": "ci"}, user="erin").body)["token"]
+    wanted = {"new_password": NEW}
+    assert send(server, "account/password", wanted, user="erin", password="wrong password").status == 401
+    assert send(server, "account/password", wanted, user="__token__", password=token).status == 403
+    assert administer(server, "account/password", wanted).status == 401
+    assert server.request("GET", "/admin/account", user=None).status == 401
+    assert may(server, "erin", PASSWORD) == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        FORM,
+        FORM | {"Sec-Fetch-Site": "cross-site"},
+        FORM | {"Sec-Fetch-Site": "same-site"},
+        FORM | {"Origin": "https://evil.example"},
+        FORM | {"Origin": "null"},
+        {"Content-Type": "text/plain"},
+    ],
+)
+def test_a_form_of_another_site_changes_nothing(server: Server, headers: dict[str, str]) -> None:
+    body = urlencode({"new_password": NEW}).encode()
+    refused = server.request("POST", "/admin/account/password", headers=headers, body=body)
+    assert refused.status == 403
+    assert may(server, "alice", PASSWORD) == 200
+
+
+def test_hostile_bodies_are_refused_in_one_sentence(server: Server) -> None:
+    bodies = [b"[]", b"{", b"\xff", b"[" * 60_000, b'{"new_password": null}', b'{"new_password": 7}']
+    for body in bodies:
+        headers = {"Content-Type": "application/json"}
+        refused = server.request("POST", "/admin/account/password", headers=headers, body=body)
+        assert refused.status in {400, 422}, body
+    huge = server.request("POST", "/admin/account/password", headers=OWN_PAGE, body=b"a=" + b"x" * 70_000)
+    assert huge.status == 413
+
+
+def test_hostile_labels_are_escaped_on_the_page(server: Server) -> None:
+    register(server, "mallory")
+    label = "<script>alert(1)</script>"
+    body = urlencode({"label": label, "days": "1"}).encode()
+    page = server.request("POST", "/admin/account/tokens", user="mallory", headers=OWN_PAGE, body=body)
+    assert page.status == 201
+    assert label not in page.text
+    assert "&lt;script&gt;" in page.text
+    assert "default-src 'none'" in page["content-security-policy"]
+    assert page["cache-control"] == "no-store"
+
+
+def test_an_invitation_works_once_and_its_user_logs_in(server: Server) -> None:
+    register(server, "frida")
+    assert administer(server, "invite", {"username": "nobody"}).status == 404
+    first = json.loads(administer(server, "invite", {"username": "frida"}).body)["code"]
+    code = json.loads(administer(server, "invite", {"username": "frida"}).body)["code"]
+
+    def accept(code: str, password: str = NEW) -> int:
+        body = json.dumps({"code": code, "new_password": password}).encode()
+        headers = {"Content-Type": "application/json"}
+        return server.request("POST", "/admin/invitation", user=None, headers=headers, body=body).status
+
+    assert accept(first) == 403  # another one was made since
+    assert accept("") == accept("x" * 43) == 403
+    assert accept(code, "short") == 422
+    assert accept(code) == 200
+    assert accept(code) == 403
+    assert (may(server, "frida", PASSWORD), may(server, "frida", NEW)) == (401, 200)
+    stored = (server.credentials / ".invitations").read_text()
+    assert "frida" not in stored
+    assert code not in "".join(path.read_text() for path in (server.credentials / ".audit").iterdir())
+
+
+def test_an_invitation_ends_after_a_day_and_with_its_user(tmp_path: Path) -> None:
+    now = [1_000_000.0]
+    storage, options = DirectoryStorage(tmp_path), Options(bcrypt_rounds=4)
+    users, invitations = Users(storage, options), Invitations(storage, options, clock=lambda: now[0])
+    users.register("gina", password=PASSWORD)
+    late, _ = invitations.create("gina")
+    now[0] += 86400
+    with pytest.raises(InvalidInvitationError):
+        invitations.accept(late, NEW)
+    code, _ = invitations.create("gina")
+    users.remove("gina")
+    users.register("gina", password=PASSWORD)
+    with pytest.raises(InvalidInvitationError):
+        invitations.accept(code, NEW)
+    with pytest.raises(NotFound):
+        invitations.create("nobody")
+
+
+def test_the_invitation_page_is_open_and_tells_nothing(server: Server) -> None:
+    page = server.request("GET", "/admin/invitation", user=None, headers={"Accept": "text/html"})
+    assert page.status == 200
+    assert "Set your password" in page.text
+    assert "alice" not in page.text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not PROGRAM, reason="there is no Chromium here")
+def test_in_a_browser_a_user_accepts_an_invitation_makes_a_token_and_revokes_it(server: Server, tmp_path: Path) -> None:
+    register(server, "hanna")
+    code = json.loads(administer(server, "invite", {"username": "hanna"}).body)["code"]
+    base = f"http://127.0.0.1:{server.port}/admin"
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(f"{base}/invitation#{code}")
+        assert browser.run("document.querySelector('#code').value") == code
+        assert browser.run("location.hash") == ""
+        browser.type("#new-password", NEW)
+        browser.type("#repeated", NEW)
+        browser.run("document.querySelector('form').requestSubmit()")
+        browser.until("(document.body?.textContent ?? '').includes('Welcome, hanna')")
+        assert browser.complaints() == []
+
+        login = f"http://hanna:{NEW.replace(' ', '%20')}@127.0.0.1:{server.port}/admin/account"
+        browser.open(login)
+        browser.type("#label", "laptop")
+        browser.run("document.querySelector('form[action$=tokens]').requestSubmit()")
+        browser.until("document.querySelector('#token-command') !== null")
+        token = browser.run("document.querySelector('#token-command').textContent")
+        assert may(server, "__token__", token) == 200
+        browser.run("document.querySelector('form[action$=revoke]').requestSubmit()")
+        browser.until("document.querySelector('form[action$=revoke]') === null")
+        eventually(lambda: may(server, "__token__", token) == 401)
+        browser.until("document.querySelector('a[href$=\"-/help/\"]') !== null")
+        browser.run("document.querySelector('a[href$=\"-/help/\"]').click()")
+        browser.until("document.title === 'How to use this index'")
+        assert f"127.0.0.1:{server.port}/simple/" in browser.run("document.body.textContent")
+        assert browser.complaints() == []
