@@ -113,6 +113,7 @@ def server() -> Any:
             uploads_per_user=limits.uploads_per_user,
             audit_days=limits.audit_days,
             audit_bytes=limits.audit_bytes,
+            page_max_age_seconds=limits.page_max_age_seconds,
         ),
     )
     return for_modal(index)

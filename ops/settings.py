@@ -215,6 +215,7 @@ class IndexLimits(_Variables):
         total_quota_bytes: for the files of all projects. 0 for no limit.
         uploads_per_user: concurrent uploads of one user, in each container. 0 for no limit.
         audit_days: days for which the audit log is kept. 0 for ever.
+        page_max_age_seconds: for which clients may use a simple page again without asking. 0 to ask each time.
         audit_bytes: for the audit files of one volume, beyond which the oldest are removed. 0 for no limit.
 
     Raises:
@@ -226,12 +227,16 @@ class IndexLimits(_Variables):
     uploads_per_user: int = 32
     audit_days: int = 400
     audit_bytes: int = 1024**3
+    page_max_age_seconds: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, alone or together."""
         for name in self.names():
             if not 0 <= getattr(self, name) <= _LARGEST:
                 raise _refusal(name, getattr(self, name), f"use 0, which is no limit, to {_LARGEST}")
+        if self.page_max_age_seconds > _LONGEST_PAGE_AGE:
+            remedy = f"use 0, which is to ask each time, to {_LONGEST_PAGE_AGE}"
+            raise _refusal("page_max_age_seconds", self.page_max_age_seconds, remedy)
         if 0 < self.total_quota_bytes < self.project_quota_bytes:
             remedy = f"use no more than {_variable('total_quota_bytes')}, which is {self.total_quota_bytes}"
             raise _refusal("project_quota_bytes", self.project_quota_bytes, remedy)
@@ -274,6 +279,9 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "proxy_auth": (0, 1),
 }
 """Ranges that Modal accepts, in the units of the fields."""
+
+_LONGEST_PAGE_AGE: Final = 3600
+"""Seconds, as of the server."""
 
 _LARGEST: Final = 2**60
 """Larger values cannot be meant as a limit."""

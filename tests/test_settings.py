@@ -135,6 +135,7 @@ def test_limits_come_from_variables_and_back() -> None:
         {"PYPI_TOTAL_QUOTA_BYTES": "10G"},
         {"PYPI_UPLOADS_PER_USER": "1.5"},
         {"PYPI_AUDIT_DAYS": "-5"},
+        {"PYPI_PAGE_MAX_AGE_SECONDS": "3601"},
         {"PYPI_PROJECT_QUOTA_BYTES": "20", "PYPI_TOTAL_QUOTA_BYTES": "10"},
     ],
 )

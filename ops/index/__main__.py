@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ops.index.config import REALM, Options
+from ops.index.config import LONGEST_PAGE_AGE, REALM, Options
 from ops.index.connection_limits import FEWEST_CONNECTIONS, ConnectionLimits, allowed_connections
 from ops.index.http.forwarded import TrustedProxies
 from ops.index.startup import TOKEN_KEY, CannotStartError, admin_token, check_apart, check_least_free, served_directory
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             uploads_per_user=asked.uploads_per_user,
             audit_days=asked.audit_days,
             audit_bytes=asked.audit_size,
+            page_max_age_seconds=asked.page_max_age,
             refresh_seconds=asked.refresh_seconds,
             trusted_proxies=tuple(asked.trusted_proxy),
             max_connections=total,
@@ -195,6 +196,14 @@ def _parser() -> argparse.ArgumentParser:
         help="the cost of new password hashes; each step doubles the time (default: %(default)s)",
     )
     limits.add_argument(
+        "--page-max-age",
+        type=_page_age,
+        metavar="SECONDS",
+        default=defaults.page_max_age_seconds,
+        help="time for which clients may use a simple page again without asking, up to an hour. They do not see "
+        "uploads, yanks and removals meanwhile (default: 0, they always ask)",
+    )
+    limits.add_argument(
         "--refresh-seconds",
         type=_seconds,
         default=defaults.refresh_seconds,
@@ -282,6 +291,7 @@ def _whole(low: int, high: int, use: str) -> Callable[[str], int]:
 
 _port = _whole(0, 65_535, "a port from 0 to 65535")
 _count = _whole(0, 999_999, "a whole number, or 0 for no limit")
+_page_age = _whole(0, LONGEST_PAGE_AGE, f"seconds from 0 to {LONGEST_PAGE_AGE}")
 _connections = _whole(FEWEST_CONNECTIONS, 9_999_999, f"a number of {FEWEST_CONNECTIONS} or more")
 
 

@@ -21,6 +21,9 @@ _LEAST: Final[Mapping[str, float]] = {
 }
 """Smallest working values; 0 for all others."""
 
+LONGEST_PAGE_AGE: Final = 3600
+"""Seconds after which every client sees that a file was removed or quarantined."""
+
 _ROUNDS: Final = range(4, 18)
 """Costs of bcrypt whose hashes can be verified here."""
 
@@ -51,6 +54,8 @@ class Options:
         audit_days: days for which the audit log is kept. 0 for ever.
         audit_bytes: total size of its files before the oldest are deleted. 0 for no limit. Files of today and yesterday
             stay.
+        page_max_age_seconds: time for which a client may use a simple page again without asking, up to an hour. It does
+            not see uploads, yanks, removals and quarantines meanwhile. 0 lets it ask each time.
         max_form_bytes: total size of the other fields of one upload.
         check_content: true if an upload must be a readable wheel, sdist or egg that agrees with its form fields. False
             only to compare with stock pypiserver, which accepts anything.
@@ -82,6 +87,7 @@ class Options:
     uploads_per_user: int = 32
     audit_days: int = 400
     audit_bytes: int = 1024**3
+    page_max_age_seconds: int = 0
     max_form_bytes: int = 8 * 1024**2
     check_content: bool = True
     claim_seconds: float = 20.0
@@ -109,6 +115,8 @@ class Options:
                 _require(value >= least, field.name, value, f"use {least:g} or more")
         for name in ("login_window_seconds", "refresh_seconds"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "use more than 0 seconds")
+        age = self.page_max_age_seconds
+        _require(age <= LONGEST_PAGE_AGE, "page_max_age_seconds", age, f"use {LONGEST_PAGE_AGE} or less")
         least_free = self.least_free_bytes
         usable = least_free is None or (type(least_free) is int and least_free >= 0)
         _require(usable, "least_free_bytes", least_free, "use a whole number from 0, or None")

@@ -47,6 +47,7 @@ def test_a_whole_number_has_no_fraction(name: str) -> None:
         ("upload_threads", 0),
         ("check_content", "no"),
         ("instance", None),
+        ("page_max_age_seconds", 3601),
         ("scratch_directory", Path("/nowhere/at/all")),
         ("least_free_bytes", -1),
         ("least_free_bytes", 1.5),

@@ -294,6 +294,19 @@ def test_files_are_looked_at_neither_all_the_time_nor_next_to_never(
     assert "0.1 to 60 seconds" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("seconds", "taken"), [("0", True), ("3600", True), ("3601", False), ("1.5", False)])
+def test_clients_keep_pages_for_an_hour_at_most(
+    folders: list[str], capsys: pytest.CaptureFixture[str], seconds: str, taken: bool
+) -> None:
+    arguments = [*folders, "--page-max-age", seconds]
+    if taken:
+        assert _parser().parse_args(arguments).page_max_age == int(seconds)
+        return
+    with pytest.raises(SystemExit):
+        _parser().parse_args(arguments)
+    assert "seconds from 0 to 3600" in capsys.readouterr().err
+
+
 def test_the_help_names_every_option_without_importing_a_server() -> None:
     done = run("--help")
     assert done.returncode == 0

@@ -129,6 +129,7 @@ LIMITED = {
     "PYPI_UPLOADS_PER_USER": "3",
     "PYPI_AUDIT_DAYS": "30",
     "PYPI_AUDIT_BYTES": "70000",
+    "PYPI_PAGE_MAX_AGE_SECONDS": "60",
 }
 AS_LIMITED = IndexLimits.from_environment(LIMITED)
 

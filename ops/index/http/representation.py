@@ -16,6 +16,12 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 PAGE_CACHING = b"private, no-cache"
 """Of a page: only in its user's own cache, and revalidated each time, so that an upload shows at once."""
 
+
+def page_caching(max_age: int) -> bytes:
+    """The Cache-Control of a page that may be used again for *max_age* seconds without asking."""
+    return b"private, max-age=%d" % max_age if max_age else PAGE_CACHING
+
+
 FILE_CACHING = b"private, max-age=31536000, immutable"
 """Of a file, which never changes. ``private``, since it takes a password to read it."""
 

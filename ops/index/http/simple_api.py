@@ -17,7 +17,7 @@ from ops.index.http import simple_pages
 from ops.index.http.blocks import Page, rendered
 from ops.index.http.files import Delivery
 from ops.index.http.negotiation import HTML_V1, JSON_V1, accepts_gzip, simple_form
-from ops.index.http.representation import FILE_CACHING, Representation, Response
+from ops.index.http.representation import FILE_CACHING, Representation, Response, page_caching
 from ops.index.http.request import Request
 from ops.index.http.response_cache import ResponseCache
 from ops.index.http.security_headers import NOTHING
@@ -67,7 +67,7 @@ class SimpleApi:
     Parameters:
         repository: knows the projects and files.
         storage: of the files.
-        options: how often files are checked for a change made in place.
+        options: how often files are checked for a change made in place, and how long clients may use a page again.
         activity: counts downloads.
     """
 
@@ -79,6 +79,7 @@ class SimpleApi:
         self._response_cache: ResponseCache[tuple[str, str | None]] = ResponseCache(
             repository.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=not self._shared
         )
+        self._caching = page_caching(options.page_max_age_seconds)
         self._form = Memo(simple_form)
         self._gzip = Memo(accepts_gzip)
 
@@ -272,6 +273,7 @@ class SimpleApi:
         return Representation(
             made.body,
             content_type=simple_pages.content_type(form),
+            caching=self._caching,
             vary="Accept, Authorization",
             policy=policy,
             page=made,
