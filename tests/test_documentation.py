@@ -36,6 +36,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 PAGES = tracked("*.md")
 MODULES = tracked("ops/*.py", "deployments/*.py")
+TESTS = tracked("tests/*.py")
 
 
 def anchors(page: str) -> set[str]:
@@ -98,7 +99,7 @@ def test_what_is_made_of_the_notebooks_is_made_of_them_as_they_are() -> None:
     assert outdated == [], "run: python -m ops.runbook.contents"
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))
+@pytest.mark.parametrize("module", [*MODULES, *TESTS], ids=lambda path: str(path.relative_to(PROJECT_ROOT)))
 def test_a_module_opens_with_a_noun_or_a_verb(module: Path) -> None:
     word = opening(module.read_text())
     assert word, f"{module.name} has no docstring: say in one line what it holds or does"

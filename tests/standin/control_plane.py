@@ -27,8 +27,8 @@ from modal_proto import api_pb2
 from tests.standin.apps import App, Apps, Function
 from tests.standin.containers import Container, Runtime, image_environment
 from tests.standin.images import ContentStore, Images
+from tests.standin.objects import Dicts, Secrets
 from tests.standin.rpc import Caller, Router, rpc
-from tests.standin.vault import Dicts, Secrets
 from tests.standin.volumes import FailingCommit, Volumes
 from tests.standin.web import Call, Pool, Request, Web
 
