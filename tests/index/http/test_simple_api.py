@@ -1,4 +1,4 @@
-"""How long a client may use a page again without asking."""
+"""Caching of simple pages by clients: headers and requests that get 304."""
 
 from __future__ import annotations
 
