@@ -20,10 +20,10 @@ HERE = Path(__file__).resolve().parent
 if modal.is_local():
     sys.path.insert(0, str(HERE.parent))
 
-from ops.settings import CREDENTIALS_PATH, PACKAGES_PATH, Hosting, IndexLimits, Settings  # noqa: E402 - found by the line above
+from ops.settings import CREDENTIALS_PATH, DESTINATION_KEY, PACKAGES_PATH, Hosting, IndexLimits, Settings  # noqa: E402 - found by the line above
 
 if modal.is_local():
-    from ops.targets.modal_hosting import hosting_to_deploy
+    from ops.targets.modal_hosting import backup_is_set, hosting_to_deploy
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -34,9 +34,11 @@ if modal.is_local():
     # Settings that are not given stay as deployed.
     plan = hosting_to_deploy(settings)
     hosting, limits, tags = plan.hosting, plan.limits, dict(plan.tags)
+    nightly = backup_is_set(settings)
 else:
     # The image sets every variable in a container.
     hosting, limits = Hosting.from_environment(os.environ), IndexLimits.from_environment(os.environ)
+    nightly = True  # a function that was not deployed is never called
 
 UV_VERSION = "0.13.9"
 """The uv that installs packages when the image is built; the version pinned in requirements.txt."""
@@ -50,6 +52,7 @@ SHIPPED = (
     "settings.py",
     "workspace.py",
     "index/",
+    "snapshots/",
     "targets/",
 )
 """The parts of ``ops`` that containers need. Modal replaces containers when one of these files changes."""
@@ -144,3 +147,25 @@ def register_user() -> FastAPI:
         token=os.environ[settings.secret_key],
         options=Options(trusted_proxies=(), audit_days=limits.audit_days, audit_bytes=limits.audit_bytes),
     )
+
+
+if nightly:
+
+    @app.function(
+        volumes={
+            PACKAGES_PATH: packages.with_mount_options(read_only=True),
+            CREDENTIALS_PATH: credentials_to_read,
+        },
+        secrets=[modal.Secret.from_name(settings.backup_secret, required_keys=[DESTINATION_KEY])],
+        schedule=modal.Cron("17 2 * * *"),
+        region=hosting.region or None,
+        max_containers=1,
+        timeout=4 * 3600,
+        startup_timeout=hosting.startup_seconds,
+    )
+    def back_up() -> None:
+        """The nightly snapshot. Reads both volumes, and has no secret but that of its bucket."""
+        from ops.snapshots.nightly import back_up_volumes
+
+        mounted = {settings.packages_volume: PACKAGES_PATH, settings.credentials_volume: CREDENTIALS_PATH}
+        print(back_up_volumes(settings, mounted, os.environ))  # noqa: T201 - Modal keeps it as the log of the night

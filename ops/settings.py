@@ -24,6 +24,10 @@ CREDENTIALS_PATH = "/credentials"
 SECRET_NAME = "pypi-auth-token"  # noqa: S105 - the name of a secret, not its value
 SECRET_KEY = "AUTH_TOKEN"  # noqa: S105 - likewise
 
+BACKUP_SECRET = "pypi-backup"  # noqa: S105 - likewise
+DESTINATION_KEY = "BACKUP_DESTINATION"
+"""Key of the folder or bucket in that secret, beside the credentials of the bucket."""
+
 SERVER_FUNCTION = "server"
 ADMIN_FUNCTION = "register_user"
 
@@ -102,10 +106,11 @@ class Settings(_Variables):
     credentials_volume: str = CREDENTIALS_VOLUME
     secret_name: str = SECRET_NAME
     secret_key: str = SECRET_KEY
+    backup_secret: str = BACKUP_SECRET
 
     def __post_init__(self) -> None:
         """Refuse names that Modal would refuse, or that would confuse two volumes."""
-        for name in ("app_name", "packages_volume", "credentials_volume", "secret_name"):
+        for name in ("app_name", "packages_volume", "credentials_volume", "secret_name", "backup_secret"):
             _check_object_name(name, getattr(self, name), longest=57 if name == "packages_volume" else 64)
         if not _KEY.fullmatch(self.secret_key):
             raise _refusal("secret_key", self.secret_key, "a variable's name has letters, digits and _, no digit first")

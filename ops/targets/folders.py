@@ -75,6 +75,10 @@ class VolumeFolders:
         """Folder of the volume *name*."""
         return self._mounted.get(name) or self._folder / checked(name)
 
+    def volume_exists(self, name: str) -> bool:
+        """True if the volume's folder exists."""
+        return self.path(name).is_dir()
+
     def create(self, name: str) -> None:
         """Create the volume's folder.
 

@@ -155,7 +155,7 @@ class LocalTarget:
 
     def volume_exists(self, name: str) -> bool:
         """True if there is a folder for the volume *name*."""
-        return self._volumes.path(name).is_dir()
+        return self._volumes.volume_exists(name)
 
     def create_volume(self, name: str) -> None:
         """Create the folder of the volume *name*."""

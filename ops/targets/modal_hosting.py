@@ -131,6 +131,12 @@ def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = 
     return plan
 
 
+def backup_is_set(settings: Settings) -> bool:
+    """True if the secret of the nightly back-up exists, so that the app is to have one."""
+    name = settings.backup_secret
+    return exists("look up the secret of the back-ups", lambda: modal.Secret.from_name(name).hydrate())
+
+
 def _require_secret(settings: Settings) -> None:
     name, key = settings.secret_name, settings.secret_key
     if exists("look up the secret", lambda: modal.Secret.from_name(name, required_keys=[key]).hydrate()):

@@ -35,6 +35,7 @@ SHIPPED = (
     "ops/settings.py",
     "ops/workspace.py",
     "ops/index",
+    "ops/snapshots",
     "ops/targets",
 )
 """The files of the clone that decide what runs in the containers."""

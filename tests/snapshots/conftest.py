@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,38 +114,3 @@ class Counting:
             return result
 
         return call
-
-
-@pytest.fixture(scope="session")
-def object_store() -> Iterator[str]:
-    """The address of an S3 service on loopback, without buckets."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(object_store: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Makes a bucket on loopback, and returns its URL; its credentials are in the environment."""
-    import urllib.request
-
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing-secret-key",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": object_store,
-        "AWS_ALLOW_HTTP": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-
-    def make(name: str) -> str:
-        request = urllib.request.Request(f"{object_store}/{name}", method="PUT")
-        urllib.request.urlopen(request, timeout=30).close()
-        return f"s3://{name}/index"
-
-    return make

@@ -15,6 +15,8 @@ from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
 from ops.snapshots import Backup, Bucket, Retention
 from tests.snapshots.conftest import Counting, Index, Killed, sha256
 
+pytest_plugins = ["tests.object_store"]
+
 MUTATING = ("put_blob", "put_snapshot", "delete_blob", "delete_snapshot")
 
 

@@ -17,6 +17,8 @@ from ops.snapshots import bucket as module
 from ops.snapshots.bucket import Bucket
 from tests.snapshots.conftest import sha256
 
+pytest_plugins = ["tests.object_store"]
+
 
 @pytest.fixture(params=["folder", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:

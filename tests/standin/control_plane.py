@@ -226,6 +226,17 @@ class ControlPlane:
             time.sleep(0.05)
         raise AssertionError(f"{count} containers of {name} were not ready in {seconds} s: {pool.failures}")
 
+    def call(self, name: str) -> str:
+        """Call a scheduled function now, and return its error, or an empty string."""
+        pool = next(pool for pool in self.pools.values() if pool.function.name == name and not pool.stopped)
+
+        async def call() -> str:
+            submitted = Call()
+            pool.submit(submitted)
+            return await submitted.wait()
+
+        return self.run(call())
+
     def preempt(self, container: Container) -> None:
         """SIGINT, as when Modal needs the machine; returns when the container has left."""
         self.run(container.preempt())

@@ -43,9 +43,9 @@ class Request:
 
 
 class Call:
-    """One HTTP request on its way through a container."""
+    """One HTTP request on its way through a container, or without a scope the call of a scheduled function."""
 
-    def __init__(self, scope: dict[str, Any]) -> None:
+    def __init__(self, scope: dict[str, Any] | None = None) -> None:
         self.call_id = new_id("fc")
         self.input_id = new_id("in")
         self.container: Container | None = None
@@ -63,7 +63,7 @@ class Call:
             function_call_id=self.call_id,
             function_call_invocation_type=api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC,
             input=api_pb2.FunctionInput(
-                args=pickle.dumps(((self._scope,), {})), data_format=api_pb2.DATA_FORMAT_PICKLE
+                args=pickle.dumps(((self._scope,) if self._scope else (), {})), data_format=api_pb2.DATA_FORMAT_PICKLE
             ),
         )
 
@@ -88,6 +88,11 @@ class Call:
         """Take a message from the application; waits while the client does not read."""
         if not self._ended.is_set():
             await self._from_app.put(message)
+
+    async def wait(self) -> str:
+        """Wait until the container is done with it, and return its error."""
+        await self._ended.wait()
+        return self.error
 
     def end(self, error: str = "") -> None:
         """Nothing more will come from the container."""
