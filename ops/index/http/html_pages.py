@@ -15,6 +15,7 @@ from ops.index.bounded_dict import BoundedDict
 from ops.index.config import Options
 from ops.index.errors import NotFound
 from ops.index.http import html_templates
+from ops.index.http.project_details import Details
 from ops.index.http.project_search import Hits, ProjectSearch
 from ops.index.http.readme import About, NotRendered, Readmes, describe
 from ops.index.http.representation import Representation
@@ -219,6 +220,8 @@ class HtmlRenderer:
             downloadable=bool(offered(project)),
             meaning=_MEANINGS.get(project.status, ""),
             about=about,
+            details=self._details(latest) if latest is not None and offered(project) else Details(),
+            here=self._repository.has,
         )
 
     def _table(self, names: Iterable[str]) -> list[Row]:
@@ -234,10 +237,17 @@ class HtmlRenderer:
             rows.append(known[1])
         return rows
 
+    def _metadata(self, release: Release) -> bytes:
+        """The core metadata that tells most; empty if there is none."""
+        found = (self._repository.metadata(file.path, unserved=True) for file in _by_rank(release))
+        return next(filter(None, found), b"")
+
+    def _details(self, release: Release) -> Details:
+        return Details.of(self._metadata(release))
+
     def _row(self, project: Project) -> Row:
         latest = latest_of(releases_of(project))
-        files = () if latest is None else _by_rank(latest)
-        metadata = next(filter(None, (self._repository.metadata(file.path, unserved=True) for file in files)), b"")
+        metadata = b"" if latest is None else self._metadata(latest)
         return Row(
             name=project.name,
             summary=describe(metadata).summary,

@@ -241,6 +241,21 @@ def test_of_metadata_for_installers_and_for_people_only_the_former_is_shown(hous
     assert "for good" in shown(house, readmes, "foo")
 
 
+def test_author_licence_links_and_dependencies_are_shown_and_are_never_markup(house: House, readmes: Readmes) -> None:
+    house.directory.mkdir(parents=True, exist_ok=True)
+    lines = (
+        "Author: <b>Ada</b>\nLicense-Expression: MIT\nProject-URL: <i>Source, https://example.com/a?b=%22%3E<script>\n"
+        "Project-URL: Evil, javascript:alert(1)\nRequires-Dist: bar>=1\nRequires-Dist: absent<2\n"
+    )
+    (house.directory / wheel_name("foo", "1.0")).write_bytes(wheel("foo", "1.0", lines=lines))
+    (house.directory / wheel_name("bar", "1.0")).write_bytes(wheel("bar", "1.0"))
+    page = shown(house, readmes, "foo")
+    for text in ("&lt;b&gt;Ada&lt;/b&gt;", "MIT", '<a href="../bar/">bar&gt;=1</a>', "<li>absent&lt;2</li>"):
+        assert text in page
+    for markup in ("<b>Ada", "<i>Source", "javascript:", "><script>"):
+        assert markup not in page.partition("<script>")[0]
+
+
 def many(house: House, count: int) -> HtmlRenderer:
     """The pages of an index of many projects."""
     house.directory.mkdir(parents=True, exist_ok=True)
