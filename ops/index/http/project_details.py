@@ -18,6 +18,7 @@ _MOST_LINKS: Final = 30
 _MOST_REQUIREMENTS: Final = 200
 
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_MAILBOX: Final = re.compile(r"([^<>]*)<([^<>\s]+@[^<>\s]+)>")
 _EXTRA: Final = re.compile(r"""\bextra\s*==\s*['"]([^'"]+)['"]""")
 
 
@@ -93,8 +94,8 @@ def _headers(metadata: bytes) -> Iterator[tuple[str, str]]:
 
 def _person(text: str) -> str:
     """The name in ``Name <address>``; the address if there is no name."""
-    name, _, address = text.partition("<")
-    return name.strip().strip('"') or address.strip(" >")
+    found = _MAILBOX.fullmatch(text.strip())
+    return (found[1].strip().strip('"') or found[2]) if found else text.strip()
 
 
 def _is_web(address: str) -> bool:
