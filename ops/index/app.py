@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 _LONGEST_PATH = 4096
-_MAY_BE_PUBLIC = re.compile(r"(?!/)|/(health|admin)|.*%", re.DOTALL)
-"""Paths for which the usual way says if they need credentials: the two that may not, and all that are to be decoded."""
+_MAY_BE_PUBLIC = re.compile(rf"(?!/)|/(health|admin)|{PREFIX}|{re.escape(DISCOVERY)}|.*%", re.DOTALL)
+"""Paths for which the usual way says if they need credentials: those that may not, and all that are to be decoded."""
 
 _RETRY_SECONDS = 0.02
 """Pause between two attempts to read a storage."""
