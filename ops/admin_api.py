@@ -225,6 +225,30 @@ class AdminApi:
         self._require(answer, (204, 404), f"the token {token_id!r} could not be revoked")
         return answer.status_code == 204
 
+    def trust(self) -> dict[str, Any]:
+        """The trusted CI jobs: ``version``, ``audience``, ``issuers`` and ``jobs``.
+
+        Raises:
+            IndexRequestError: the request was refused, or got no response.
+        """
+        answer = self._http.request("GET", "trust")
+        self._require(answer, (200,), "the trusted CI jobs could not be read")
+        return dict(answer.json())
+
+    def replace_trust(self, document: Mapping[str, Any], *, version: int) -> dict[str, Any]:
+        """Replace the trusted CI jobs, and return them as stored.
+
+        Parameters:
+            document: ``audience``, ``issuers`` and ``jobs``.
+            version: of those that the document was made from.
+
+        Raises:
+            IndexRequestError: the request was refused, or got no response.
+        """
+        answer = self._http.request("POST", "replace_trust", json={**document, "version": version})
+        self._require(answer, (200,), "the trusted CI jobs could not be replaced")
+        return dict(answer.json())
+
     def users_status(self) -> int:
         """Status of a request for the list of users: 200, or 401 for a wrong token.
 

@@ -38,6 +38,7 @@ class Person:
     username: str = "alice"
     may_administer: bool = False
     projects: frozenset[str] | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def may_upload(self, project: str) -> bool:
         return self.projects is None or project in self.projects

@@ -59,6 +59,8 @@ class FakeIssuer:
                 if self.path.startswith("/id-token"):  # as GitHub gives it to a job
                     audience = self.path.partition("audience=")[2]
                     body = json.dumps({"value": issuer.id_token(aud=audience)}).encode()
+                if self.path in {"/api/v3/repos/acme/spam", "/api/v4/projects/acme%2Fspam"}:
+                    body = json.dumps({"id": 1001, "owner": {"id": 77}, "namespace": {"id": 77}}).encode()
                 self.send_response(503 if issuer.outage else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

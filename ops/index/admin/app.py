@@ -20,7 +20,7 @@ from ops.index.admin.account import AccountPages, refused_page
 from ops.index.admin.gate import Gate, address_of, inner_path, is_own, refusal, refusals
 from ops.index.admin.reference import reference_page, reference_policy
 from ops.index.admin.token import TokenCheck
-from ops.index.admin.trust_api import TrustedJobs, add_trust_api
+from ops.index.admin.trust_api import IssuerEntry, JobEntry, TrustedJobs, add_trust_api
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.invitations import Invitations
@@ -393,8 +393,9 @@ async def _invalid(request: Request, error: Exception) -> Response:
     problems = []
     models: dict[str, type[BaseModel]] = {"create_token": CreateToken, "invite": Invite, "replace_trust": TrustedJobs}
     fields = list(models.get(request.url.path.rpartition("/")[2], RegisterUser).model_fields)
+    known = {*fields, *IssuerEntry.model_fields, *JobEntry.model_fields}
     for problem in error.errors():
-        field = next((part for part in problem["loc"][1:] if part in fields), None)
+        field = ".".join(str(part) for part in problem["loc"][1:] if type(part) is int or part in known)
         if problem["type"] == "json_invalid":
             problems.append("the body is not JSON")
         elif problem["type"] == "extra_forbidden":

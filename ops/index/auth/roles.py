@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF8
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -53,6 +53,11 @@ class Identity:
     token: str = ""
     run: str = ""
     expires: float = 0.0
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """What the audit log says of a change besides the user: the token, and the run that it was minted for."""
+        return {name: value for name, value in (("credential", self.token), ("run", self.run)) if value}
 
     @property
     def minted(self) -> bool:

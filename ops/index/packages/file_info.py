@@ -1,7 +1,7 @@
 """File info: computed once, and kept in sidecars beside the packages, in ``.index/facts``.
 
 A sidecar is one line of JSON, then the core metadata byte for byte. It is valid as long as the file has the size and
-time recorded in it, and is computed again from the file alone if it is lost.
+time recorded in it, and is computed again from the file alone if it is lost: all but who uploaded the file, and when.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class FileInfo:
         requires_python: from the core metadata.
         metadata_sha256: digest of the core metadata; None if it is not served to installers.
         metadata_size: length in bytes of the core metadata that is kept, served or not.
+        uploader: the user who uploaded it; empty if unknown. Unlike the rest, it cannot be computed again.
+        run: the address of the CI run that uploaded it; empty if none did.
     """
 
     size: int
@@ -68,6 +70,8 @@ class FileInfo:
     requires_python: str | None = None
     metadata_sha256: str | None = None
     metadata_size: int = 0
+    uploader: str = ""
+    run: str = ""
 
     @classmethod
     def of(cls, name: Name, contents: Contents, status: os.stat_result, *, sha256: str, upload_time: float) -> FileInfo:
@@ -287,7 +291,9 @@ class FileInfoStore:
                 return None
         return found
 
-    def keep(self, path: str, name: Name, contents: Contents, *, sha256: str) -> None:
+    def keep(
+        self, path: str, name: Name, contents: Contents, *, sha256: str, uploader: str = "", run: str = ""
+    ) -> None:
         """Keep the info of an upload that has its name, but is not listed yet. Called inside ``Storage.reading``.
 
         Parameters:
@@ -295,9 +301,12 @@ class FileInfoStore:
             name: parsed from its file name.
             contents: read from it.
             sha256: hexadecimal.
+            uploader: the user.
+            run: the address of a CI run, or empty.
         """
         status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116
-        file_info = FileInfo.of(name, contents, status, sha256=sha256, upload_time=time.time())
+        computed = FileInfo.of(name, contents, status, sha256=sha256, upload_time=time.time())
+        file_info = replace(computed, uploader=uploader, run=run)
         self._sidecars.write(path, file_info, contents.metadata)
         self._copy(path, file_info, contents.metadata)
 
@@ -459,5 +468,6 @@ def _parse(content: bytes) -> FileInfo | None:
         and isinstance(file_info.mtime_ns, int)
         and isinstance(file_info.metadata_size, int)
     )
+    whole = whole and isinstance(file_info.uploader, str) and isinstance(file_info.run, str)
     dated = isinstance(file_info.upload_time, int | float) and 0 <= file_info.upload_time <= LATEST
     return file_info if whole and dated and isinstance(file_info.sha256, str) else None

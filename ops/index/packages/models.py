@@ -28,6 +28,8 @@ class File:
         requires_python: from the core metadata.
         metadata_sha256: digest of the core metadata that is served beside the file, if any (PEP 658).
         yanked: None if it is not yanked, otherwise the reason, which may be empty (PEP 592).
+        uploader: the user who uploaded it; empty if unknown. Only pages for people show it.
+        run: the address of the CI run that uploaded it; empty if none did.
         mtime_ns: when it was last written, in nanoseconds since the epoch. Pages do not show it.
     """
 
@@ -41,6 +43,8 @@ class File:
     requires_python: str | None = None
     metadata_sha256: str | None = None
     yanked: str | None = None
+    uploader: str = ""
+    run: str = ""
     mtime_ns: int = field(default=0, compare=False)
 
 

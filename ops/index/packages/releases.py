@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Protocol
@@ -24,6 +24,10 @@ class Uploader(Protocol):
     @property
     def username(self) -> str:
         """The user's name."""
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """Token and CI run of the request, for the audit log; empty for a password."""
 
     @property
     def may_administer(self) -> bool:
@@ -89,7 +93,7 @@ class Releases:
         names |= {key: filename for filename, key in keys.items()}
         names[annotations_lock(normalize(project))] = normalize(project)
         with self._transactions.begin(
-            names, Policy.IRREVOCABLE, user=identity.username, address=address
+            names, Policy.IRREVOCABLE, user=identity.username, address=address, origin=identity.origin
         ) as transaction:
             files = [file for file in self._files(project, version, filename) if file.filename in keys]
             done: list[File] = []
@@ -338,7 +342,11 @@ class Releases:
 
     def _begin(self, project: str, identity: Uploader, address: str) -> AbstractContextManager[Transaction]:
         return self._transactions.begin(
-            {annotations_lock(project): project}, Policy.RESTORED, user=identity.username, address=address
+            {annotations_lock(project): project},
+            Policy.RESTORED,
+            user=identity.username,
+            address=address,
+            origin=identity.origin,
         )
 
     @contextmanager

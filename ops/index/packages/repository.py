@@ -221,6 +221,8 @@ class Repository:
             requires_python=file_info.requires_python,
             metadata_sha256=file_info.metadata_sha256,
             yanked=self.annotations.yanked(path),
+            uploader=file_info.uploader,
+            run=file_info.run,
             mtime_ns=mtime_ns,
         )
 

@@ -408,7 +408,7 @@ class Publisher:
 
     def _begin(self, key: str, staged: Staged, identity: Uploader, address: str) -> AbstractContextManager[Transaction]:
         return self._transactions.begin(
-            {key: staged.filename}, Policy.TAKEN_BACK, user=identity.username, address=address
+            {key: staged.filename}, Policy.TAKEN_BACK, user=identity.username, address=address, origin=identity.origin
         )
 
     def _add(
@@ -447,7 +447,10 @@ class Publisher:
                 transaction.undo = take_back
             self._storage.adopt(Path(path), staged.path)
             if contents is not None and name is not None:
-                self._repository.file_info.keep(filename, name, contents, sha256=staged.sha256)
+                uploader, run = transaction.user, transaction.origin.get("run", "")
+                self._repository.file_info.keep(
+                    filename, name, contents, sha256=staged.sha256, uploader=uploader, run=run
+                )
         staged.room.settle(staged.size)
 
     @contextmanager

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
 from ops.index.errors import Busy, PackageIndexError, StorageBusy, StorageError
@@ -120,7 +121,13 @@ class Transactions:
 
     @contextmanager
     def begin(
-        self, names: Mapping[str, str], policy: Policy, *, user: str = "", address: str = ""
+        self,
+        names: Mapping[str, str],
+        policy: Policy,
+        *,
+        user: str = "",
+        address: str = "",
+        origin: Mapping[str, str] = MappingProxyType({}),
     ) -> Iterator[Transaction]:
         """Lock names and see what others did; the body refuses the change, or makes it with :meth:`Transaction.change`.
 
@@ -129,6 +136,7 @@ class Transactions:
             policy: how the change is undone if it fails.
             user: who makes it, for the audit log.
             address: from where.
+            origin: what else the audit log says of the request.
 
         Raises:
             Busy: another change of the same name does not end.
@@ -136,7 +144,7 @@ class Transactions:
             StorageBusy: an earlier commit does not end, so this change could not be committed.
         """
         self.storage.check()
-        transaction = Transaction(self, policy, user, address)
+        transaction = Transaction(self, policy, user, address, origin)
         with contextlib.nullcontext() if policy is Policy.TAKEN_BACK else self._reserve.lent():
             try:
                 for key in sorted(names):  # in one order, so that no two changes wait for each other
@@ -240,10 +248,12 @@ class Transaction:
     """One change whose names are locked.
 
     ``undo`` puts back what was there before; None as long as there is nothing to put back. ``user`` is the one whom the
-    audit log names.
+    audit log names, and ``origin`` what else it says of the request.
     """
 
-    def __init__(self, transactions: Transactions, policy: Policy, user: str, address: str) -> None:
+    def __init__(
+        self, transactions: Transactions, policy: Policy, user: str, address: str, origin: Mapping[str, str]
+    ) -> None:
         self.undo: Callable[[], None] | None = None
         self.locked: list[str] = []
         self._transactions = transactions
@@ -252,6 +262,7 @@ class Transaction:
         self._policy = policy
         self.user = user
         self._address = address
+        self.origin = origin
 
     @contextmanager
     def change(
@@ -323,7 +334,7 @@ class Transaction:
     def _note(self, entry: Entry, *, durable: bool) -> None:
         if self._audit is not None:
             note = self._audit.record if durable else self._audit.note
-            note(entry.event, user=self.user, address=self._address, **entry.details)
+            note(entry.event, user=self.user, address=self._address, **self.origin, **entry.details)
 
 
 @contextmanager

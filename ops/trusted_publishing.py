@@ -1,0 +1,244 @@
+"""Trusted publishing: the CI jobs that get short-lived tokens of the index for proving which repository they run for.
+
+They stand in a TOML file that the team reviews, and that is applied as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from ops.admin_api import AdminApi
+from ops.errors import IndexRequestError, ParameterError, RunbookError
+from ops.http_client import HttpClient
+from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_approved
+from ops.polling import until
+from ops.preflight import preflight_of_index as preflight
+from ops.secret import Secret
+from ops.settings import Settings
+from ops.table import Table
+from ops.targets import Target
+from ops.workspace import shown
+
+API_TOKENS = {"github": "GITHUB_TOKEN", "gitlab": "GITLAB_TOKEN"}
+"""Environment variables with which the numbers of private repositories are looked up."""
+
+_NO_FILE = "No file was named, so nothing is changed."
+_NOT_AN_ID_TOKEN = "eyJhbGciOiJub25lIn0.e30."  # noqa: S105 - signed by nobody: {"alg": "none"}
+_KEYS = {"github": ".well-known/jwks", "gitlab": "oauth/discovery/keys"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustChange:
+    """What is to be trusted, as the parameters of the notebook describe it.
+
+    Parameters:
+        target: the target of the index.
+        file: the TOML file; None to look only.
+        wanted: its content; empty to look only.
+        settings: names of the admin secret.
+    """
+
+    target: Target
+    file: Path | None = None
+    wanted: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+
+
+def describe(target: Target, *, file: str = "") -> TrustChange:
+    """Read the file. Does not contact the index.
+
+    Parameters:
+        target: the target of the index.
+        file: path of the TOML file; empty to look only.
+
+    Raises:
+        ParameterError: it cannot be read, or is no TOML.
+    """
+    if not file:
+        return TrustChange(target=target)
+    path = Path(file).expanduser().absolute()
+    try:
+        wanted = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ParameterError(
+            f"{shown(path)} cannot be read", why=str(error), todo="start from deployments/trusted.example.toml"
+        ) from None
+    return TrustChange(target=target, file=path, wanted=wanted)
+
+
+def plan(change: TrustChange) -> Plan:
+    """Compare what is trusted with the file. Looks up the numbers of repositories that the file leaves out.
+
+    Raises:
+        NotDeployedError: there is no index.
+        ParameterError: a job names no known issuer, or its repository cannot be looked up.
+    """
+    deployment, admin = AdminApi.of(change.target, change.settings)
+    with admin:
+        now = admin.trust()
+    wanted = _completed(change.wanted, now) if change.file else now
+    changes = [Change("audience", now["audience"] or "none", _then(now, wanted, "audience"))]
+    for key, name in (("issuers", "url"), ("jobs", "name")):
+        before, after = ({item[name]: item for item in trust[key]} for trust in (now, wanted))
+        named = f"{key.removesuffix('s')} {{}}".format
+        changes += [_change(named(item), before.get(item), after.get(item)) for item in sorted({*before, *after})]
+    held = "" if change.file else _NO_FILE
+    return Plan(_caption(change), tuple(changes), change.target.place, deployment.url, held)
+
+
+def apply(change: TrustChange, *, dry_run: bool = False) -> Outcome:
+    """Replace what is trusted by the file, if it differs. Tokens of jobs that are trusted no more end at once.
+
+    Raises:
+        BusyError: another run holds the target for too long.
+        IndexRequestError: the index refused the file; nothing was changed.
+        ApprovalError: another plan was approved for this run; nothing was changed.
+    """
+    target = change.target
+    if dry_run or change.file is None:
+        return Outcome(_caption(change), (), DRY_RUN if dry_run else _NO_FILE, target.place)
+    with target.lock():
+        require_approved(lambda: plan(change))
+        deployment, admin = AdminApi.of(target, change.settings)
+        with admin:
+            now = admin.trust()
+            wanted = _completed(change.wanted, now)
+            pending = plan(change).pending
+            if pending:
+                now = admin.replace_trust(wanted, version=now["version"])
+    done = tuple((pending_change.thing, pending_change.then) for pending_change in pending)
+    note = f"{'' if done else 'Everything was in place already. '}Version {now['version']} is in effect."
+    return Outcome(_caption(change), done, note, target.place, deployment.url)
+
+
+def verify(change: TrustChange, *, dry_run: bool = False) -> Table:
+    """Ask the index as a CI job would, without any login; and each issuer for its keys.
+
+    Raises:
+        VerificationError: the index says something else, or accepts an ID token that nobody signed.
+    """
+    deployment, admin = AdminApi.of(change.target, change.settings)
+    with admin:
+        trust = admin.trust()
+    expected = trust["audience"] if trust["jobs"] else "404, since no job is trusted"
+    findings = []
+    with HttpClient(deployment.url) as http:
+        seen = until(lambda: _audience(http), lambda seen: seen == expected)
+        findings.append(Finding("the audience, without a login", expected, seen, seen == expected))
+        answer = http.request("POST", "_/oidc/mint-token", json={"token": _NOT_AN_ID_TOKEN})
+        refused = f"{answer.status_code}"
+        findings.append(Finding("an ID token that nobody signed", "422", refused, refused == "422"))
+    for issuer in trust["issuers"]:
+        keys = _keys(issuer)
+        findings.append(Finding(f"keys of {issuer['url']}, from here", "some", keys, dry_run or keys != "none"))
+    todo = "correct the issuer's url in the file, and look at the log of the index: runbook status"
+    return proven("What a CI job sees", findings, todo=todo)
+
+
+def _caption(change: TrustChange) -> str:
+    return f"Trusted CI jobs on the target {change.target.place}"
+
+
+def _then(now: Mapping[str, Any], wanted: Mapping[str, Any], key: str) -> str:
+    return "" if now[key] == wanted[key] else f"set to {wanted[key]}"
+
+
+def _change(thing: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Change:
+    if after is None:
+        return Change(thing, _described(before or {}), "trust no more", "-")
+    if before is None:
+        return Change(thing, "not trusted", f"trust: {_described(after)}", "+")
+    return Change(thing, _described(before), "" if before == after else f"change to: {_described(after)}")
+
+
+def _described(item: Mapping[str, Any]) -> str:
+    if "kind" in item:
+        return str(item["kind"])
+    where = f"{item['repository'] or 'repository'} ({item['repository_id']} of owner {item['owner_id']})"
+    limits = [f"{name} {item[name]}" for name in ("environment", "workflow") if item[name]]
+    limits += ["protected refs only"] if item["protected_ref"] else []
+    rights = f"publisher of {', '.join(item['projects'])}" if item["projects"] else item["role"]
+    return f"{rights}; {', '.join([where, *limits])}"
+
+
+def _completed(wanted: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a file, with all fields, and with numbers that it leaves out: those trusted already, or else
+    those that the issuer's API has for the name. A name that somebody else has by now does not change them.
+    """
+    kinds = {str(issuer.get("url")): str(issuer.get("kind")) for issuer in wanted.get("issuers", ())}
+    known = {(job["name"], job["issuer"], job["repository"]): job for job in now["jobs"]}
+    jobs = []
+    for given in wanted.get("jobs", ()):
+        job = {
+            "repository": "",
+            "environment": "",
+            "workflow": "",
+            "protected_ref": False,
+            "projects": None,
+            **given,
+        }
+        numbers = {name: str(job[name]) for name in ("repository_id", "owner_id") if job.get(name)}
+        if len(numbers) < 2:
+            key = (job.get("name"), job.get("issuer"), job["repository"])
+            found = known.get(key) or _looked_up(str(job.get("issuer")), kinds, str(job["repository"]))
+            numbers = {name: str(found[name]) for name in ("repository_id", "owner_id")} | numbers
+        if isinstance(job["projects"], list):
+            job["projects"] = sorted(str(project) for project in job["projects"])
+        jobs.append(job | numbers)
+    return {"audience": wanted.get("audience", ""), "issuers": list(wanted.get("issuers", ())), "jobs": jobs}
+
+
+def _looked_up(issuer: str, kinds: Mapping[str, str], repository: str) -> dict[str, Any]:
+    """The numbers of a repository and its owner, from the API of its issuer."""
+    kind, address = kinds.get(issuer, ""), urlsplit(issuer)
+    if kind not in API_TOKENS or not repository:
+        raise ParameterError(
+            "a job has no numbers, and they cannot be looked up",
+            why=f"its repository is {repository!r}, of the issuer {issuer!r}",
+            todo="give repository_id and owner_id, or repository and an issuer that stands among the issuers",
+        )
+    origin = f"{address.scheme}://{address.netloc}"
+    if kind == "github":
+        public = address.netloc == "token.actions.githubusercontent.com"
+        root, path = ("https://api.github.com/" if public else f"{origin}/api/v3/"), f"repos/{repository}"
+        owner = "owner"
+    else:
+        root, path, owner = f"{issuer.rstrip('/')}/api/v4/", f"projects/{quote(repository, safe='')}", "namespace"
+    token = os.environ.get(API_TOKENS[kind])
+    try:
+        with HttpClient(root, token=Secret(token) if token else None) as http:
+            answer = http.request("GET", path)
+        found = answer.json() if answer.ok else {}
+        return {"repository_id": found["id"], "owner_id": found[owner]["id"]}
+    except (IndexRequestError, ValueError, KeyError, TypeError):
+        raise RunbookError(
+            f"the numbers of the repository {repository} could not be looked up",
+            why=f"{root}{path} does not tell them",
+            todo=f"write repository_id and owner_id into the file, or set {API_TOKENS[kind]} for a private repository",
+        ) from None
+
+
+def _audience(http: HttpClient) -> str:
+    answer = http.request("GET", "_/oidc/audience")
+    if answer.status_code == 404:
+        return "404, since no job is trusted"
+    return str(answer.json().get("audience")) if answer.ok else f"{answer.status_code}"
+
+
+def _keys(issuer: Mapping[str, Any]) -> str:
+    try:
+        with HttpClient(f"{issuer['url'].rstrip('/')}/") as http:
+            answer = http.request("GET", _KEYS[issuer["kind"]])
+        keys = answer.json()["keys"] if answer.ok else []
+    except (IndexRequestError, ValueError, KeyError, TypeError):
+        return "none"
+    return f"{len(keys)}" if keys else "none"
+
+
+__all__ = ["apply", "describe", "plan", "preflight", "verify"]

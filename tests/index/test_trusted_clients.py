@@ -1,0 +1,183 @@
+"""Unmodified clients in an environment like that of GitHub or GitLab publish and install without a stored secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.index import create_index
+from ops.index.auth.trust import TrustStore
+from ops.index.config import Options
+from ops.index.storage.directory import DirectoryStorage
+from ops.redaction import TOKEN_FORMS
+from ops.workspace import PROJECT_ROOT
+from tests.index.archives import wheel, wheel_name
+from tests.index.issuer import AUDIENCE, FakeIssuer
+from tests.index.serving import ThreadServer, eventually
+from tests.index.tls import TlsFront
+
+BIN = Path(sys.executable).parent
+LOGIN = PROJECT_ROOT / ".github" / "actions" / "index-login" / "login.py"
+
+KNOWN_PATHS = re.compile(
+    r"GET /_/oidc/audience|POST /_/oidc/(mint|burn)-token|POST /(legacy/)?"
+    r"|GET /simple/|GET /simple/[a-z0-9-]+/|(GET|HEAD) /packages/[^/]+(\.whl|\.tar\.gz)(\.metadata)?"
+)
+"""The requests of pip, uv and twine. A client that asks for something new fails the tests: look what it wants."""
+
+
+@dataclass
+class World:
+    """An index over TLS, an issuer, and the environment of a job."""
+
+    folder: Path
+    front: TlsFront
+    issuer: FakeIssuer
+    index: ThreadServer
+    variables: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+
+    def trust(self, **changed: Any) -> None:
+        store = TrustStore(DirectoryStorage(self.folder / "credentials"))
+        store.replace(self.issuer.trust(**changed), version=store.current().version)
+        eventually(lambda: self.index.get("/_/oidc/audience", user=None).status == 200)
+
+    def run(self, *command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(self.folder / "home"),
+            "SSL_CERT_FILE": str(self.front.authority),
+            "REQUESTS_CA_BUNDLE": str(self.front.authority),
+            "PIP_CERT": str(self.front.authority),
+            "UV_NO_CACHE": "1",
+            "RUNNER_TEMP": str(self.folder / "home"),
+            **self.variables,
+            **variables,
+        }
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=environment,
+            cwd=self.folder / "home",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        # The runner takes these lines out of the log.
+        self.said += [re.sub(r"(?m)^::add-mask::.*$", "", text) for text in (done.stdout, done.stderr)]
+        return done
+
+    def wheel(self, name: str = "spam", version: str = "1.0") -> Path:
+        path = self.folder / "home" / wheel_name(name, version)
+        path.write_bytes(wheel(name, version))
+        return path
+
+    def log_in(self) -> dict[str, str]:
+        """Run the composite action's program, and return the variables that it sets for later steps."""
+        variables = self.folder / "home" / "variables"
+        variables.touch()
+        done = self.run(sys.executable, LOGIN, "--url", self.front.url, GITHUB_ENV=str(variables))
+        assert done.returncode == 0, done.stderr
+        return dict(line.split("=", 1) for line in variables.read_text().splitlines())
+
+    def audit(self) -> list[dict[str, Any]]:
+        found = sorted((self.folder / "packages" / ".index" / "audit").glob("*.jsonl"))
+        return [json.loads(line) for path in found for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(params=["github", "gitlab"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    (tmp_path / "home").mkdir()
+    index = create_index(
+        packages=DirectoryStorage(tmp_path / "packages"),
+        credentials=DirectoryStorage(tmp_path / "credentials"),
+        options=Options(refresh_seconds=0.1),
+    )
+    with ThreadServer(index) as server, TlsFront(tmp_path, server.port) as front, FakeIssuer(request.param) as issuer:
+        made = World(tmp_path, front, issuer, server)
+        if request.param == "github":
+            made.variables = {
+                "GITHUB_ACTIONS": "true",
+                "ACTIONS_ID_TOKEN_REQUEST_URL": f"{issuer.url}/id-token?api-version=2",
+                "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "the-secret-of-the-runner",
+            }
+        else:
+            made.variables = {"GITLAB_CI": "true", "PYPI_TEST_ID_TOKEN": issuer.id_token(aud=AUDIENCE)}
+        yield made
+        unknown = [line for line in front.requests if not KNOWN_PATHS.fullmatch(line.partition("?")[0])]
+        assert unknown == [], "a client asks for something new"
+        kept = [path.read_text("latin-1") for path in (tmp_path / "packages").rglob("*") if path.is_file()]
+        for text in [*made.said, *kept]:
+            assert not TOKEN_FORMS.search(text), "a token was shown or kept"
+
+
+def test_uv_publishes_and_the_file_names_the_run(world: World) -> None:
+    world.trust()
+    done = world.run("uv", "publish", "--publish-url", world.front.url, world.wheel())
+    assert done.returncode == 0, done.stderr
+    lines = {line["event"]: line for line in world.audit()}
+    assert lines["upload"]["user"] == "oidc:spam-release"
+    assert "4711" in lines["upload"]["run"]
+    assert lines["upload"]["credential"] == lines["oidc.minted"]["id"]
+    if "POST /_/oidc/burn-token" in world.front.requests:  # uv of September 2026 and later
+        assert lines["oidc.burnt"]["id"] == lines["oidc.minted"]["id"]
+
+
+def test_uv_says_what_did_not_match(world: World) -> None:
+    world.trust(environment="production")
+    done = world.run("uv", "publish", "--trusted-publishing", "always", "--publish-url", world.front.url, world.wheel())
+    assert done.returncode != 0
+    assert "the environment is 'release' and not 'production'" in re.sub(r"\s+", " ", done.stderr)
+
+
+def test_uv_may_not_publish_another_project(world: World) -> None:
+    world.trust()
+    done = world.run("uv", "publish", "--publish-url", world.front.url, world.wheel("ham"))
+    assert done.returncode != 0
+    assert "may not upload to the project" in re.sub(r"\s+", " ", done.stderr)
+
+
+def test_twine_publishes_and_pip_and_uv_install_after_the_login_action(world: World) -> None:
+    world.trust()
+    variables = world.log_in()
+    done = world.run("twine", "upload", "--non-interactive", world.wheel(), **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = world.run(sys.executable, "-m", "pip", "download", "--no-deps", "--dest", "pip", "spam", **variables)
+    assert done.returncode == 0, done.stderr
+    for name in ("NETRC", "UV_INDEX_PRIVATE_PASSWORD"):  # either is enough
+        fewer = {other: value for other, value in variables.items() if other != name}
+        folder = world.folder / f"uv-{name}"
+        done = world.run(
+            "uv", "pip", "install", "--target", folder, "--default-index", "https://127.0.0.1:1/", "spam", **fewer
+        )
+        assert done.returncode == 0, done.stderr
+        assert list(folder.glob("spam-1.0.dist-info"))
+
+
+def test_a_reader_installs_and_does_not_publish(world: World) -> None:
+    (world.folder / "packages" / wheel_name("spam", "1.0")).write_bytes(wheel("spam", "1.0"))
+    world.trust(role="reader", projects=None)
+    variables = world.log_in()
+    done = world.run(sys.executable, "-m", "pip", "download", "--no-deps", "--dest", "pip", "spam", **variables)
+    assert done.returncode == 0, done.stderr
+    refused = world.run("twine", "upload", "--non-interactive", world.wheel("eggs"), **variables)
+    assert refused.returncode != 0
+    assert "403" in refused.stdout + refused.stderr
+
+
+def test_a_job_without_an_id_token_is_told_what_to_add(world: World) -> None:
+    world.trust()
+    world.variables = {}
+    done = world.run(sys.executable, LOGIN, "--url", world.front.url, "--out", "index.env")
+    assert done.returncode == 1
+    assert "id-token: write" in done.stderr
+    assert "PYPI_TEST_ID_TOKEN" in done.stderr
