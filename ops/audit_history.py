@@ -44,9 +44,9 @@ class History:
         Parameters:
             events: the oldest first.
         """
-        history = cls()
+        events = list(events)
+        history = cls(complete=bool(events))
         for event in events:
-            history.complete = True
             history.add(event)
         return history
 

@@ -1,0 +1,60 @@
+"""The history of an index: what its log says that there should be, and what it leaves open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ops.audit_history import History
+
+UPLOAD = {"event": "upload", "filename": "spam-1.tar.gz", "sha256": "a"}
+REMOVE = {"event": "remove", "filename": "spam-1.tar.gz", "sha256": "a"}
+YANK = {"event": "yank", "project": "spam", "files": ["spam-1.tar.gz"]}
+CREATED = {"event": "user.created", "user": "alice", "role": "publisher", "projects": ["spam"]}
+
+
+def history(*events: dict[str, Any]) -> History:
+    return History.of({"time": str(number), "user": "alice", **event} for number, event in enumerate(events))
+
+
+def test_the_last_word_counts() -> None:
+    found = history(UPLOAD, YANK, CREATED, {**YANK, "event": "unyank"}, REMOVE, {"event": "user.removed"})
+    assert (found.uploaded, found.removed) == ({}, {"spam-1.tar.gz": "a"})
+    assert found.yanked == {"spam-1.tar.gz": False}
+    assert found.users == {"alice": None}
+    assert history(REMOVE, UPLOAD).removed == {}
+    assert history(CREATED).users == {"alice": ("publisher", ("spam",))}
+    assert history({"event": "status", "project": "spam", "status": "archived"}).statuses == {"spam": "archived"}
+    assert history({"event": "revoke", "sha256": ["a", "b"]}).revoked == {"a": True, "b": True}
+
+
+@pytest.mark.parametrize("outcome", ["undone", "unconfirmed"])
+def test_a_change_that_may_not_have_stayed_leaves_the_thing_open(outcome: str) -> None:
+    assert history(UPLOAD, {"event": f"upload.{outcome}", "filename": "spam-1.tar.gz"}).uploaded == {}
+    assert history(YANK, {**YANK, "event": f"yank.{outcome}"}).yanked == {}
+    removed = history(UPLOAD, REMOVE, {"event": f"remove.{outcome}", "filename": "spam-1.tar.gz"})
+    assert removed.removed == {}
+    assert removed.uploaded == ({"spam-1.tar.gz": "a"} if outcome == "undone" else {})
+    assert len(removed.unconfirmed) == (outcome == "unconfirmed")
+    assert history(CREATED, {"event": "user.change_failed"}).users == {}
+
+
+def test_a_restoration_sets_users_yanks_and_statuses() -> None:
+    restored = {
+        "event": "restore",
+        "users": ["a b publisher of spam, eggs", "carol admin"],
+        "yanked": ["eggs-1.tar.gz"],
+        "statuses": ["eggs archived"],
+    }
+    found = history(CREATED, YANK, restored)
+    assert found.users == {"a b": ("publisher", ("eggs", "spam")), "carol": ("admin", None)}
+    assert found.yanked == {"eggs-1.tar.gz": True}
+    assert found.statuses == {"eggs": "archived"}
+
+
+def test_a_log_that_is_empty_or_lost_its_beginning_is_not_complete() -> None:
+    assert not history().complete
+    assert history(UPLOAD).complete
+    assert not history(UPLOAD, {"event": "audit.expired"}).complete
+    assert not history({"event": "audit.expired"}, UPLOAD).complete
