@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import netrc
+import subprocess
+import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from ops import back_up, restore
 from ops.errors import ConfirmationError, RunbookError, SnapshotError, VerificationError
+from ops.http_client import JSON
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
+from ops.targets import open_target
+from ops.workspace import PROJECT_ROOT, Workspace
 from tests.index.archives import wheel
 from tests.snapshots.conftest import Index, make_index
 
@@ -160,3 +168,48 @@ def test_a_snapshot_that_is_not_there_is_refused_with_those_that_are(empty: Inde
     with pytest.raises(SnapshotError, match="there is no snapshot") as raised:
         restore.preflight(restore.describe(empty, source=source, snapshot=snapshot))
     assert "there are 1, from" in raised.value.why
+
+
+@pytest.mark.slow
+def test_a_lost_index_answers_as_before_to_the_same_users(workspace: Workspace, tmp_path: Path) -> None:
+    """A real server: publish, yank, back up by the notebook, lose everything, restore by the notebook, look again."""
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "ops.cli", "run", *arguments],
+            cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def seen() -> dict[str, object]:
+        deployment = target.state().require("local")
+        page = requests.get(f"{deployment.url}simple/spam/", auth=login, headers={"Accept": JSON}, timeout=30)
+        return {"status": page.status_code, "files": page.json()["files"], "project": page.json()["project-status"]}
+
+    target = open_target("local")
+    try:
+        run("01_provision", "02_onboard_user")
+        deployment = target.state().require("local")
+        hosts = netrc.netrc(workspace.user("local", "alice") / "netrc").hosts
+        login = ("alice", hosts[urlsplit(deployment.url).hostname or ""][2])
+        for version in ("1.0", "2.0"):
+            form = {":action": "file_upload", "protocol_version": "1", "name": "spam", "version": version}
+            content = {"content": (f"spam-{version}-py3-none-any.whl", wheel("spam", version))}
+            sent = requests.post(deployment.url, auth=login, data=form, files=content, timeout=30)
+            assert sent.status_code == 200, sent.text
+        for action, body in (("yank", {"version": "1.0", "reason": "bad"}), ("status", {"status": "deprecated"})):
+            sent = requests.post(f"{deployment.url}projects/spam/{action}", auth=login, json=body, timeout=30)
+            assert sent.status_code == 200, sent.text
+        before = seen()
+        place = str(tmp_path / "snapshots")
+        assert "1 changed" in run("06_back_up", "-p", f"destination={place}")
+        assert " 0 changed" in run("06_back_up", "-p", f"destination={place}")
+        target.stop()
+        for volume in (PACKAGES_VOLUME, CREDENTIALS_VOLUME):
+            target.delete_volume(volume)
+        run("07_restore", "01_provision", "-p", f"source={place}", "-p", "confirm=local")
+        assert seen() == before
+        assert run("09_audit", "-p", f"snapshots={place}", "-p", "fail_at=warning")
+    finally:
+        target.stop()
