@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,13 +35,16 @@ from ops.index.storage.storage import Storage
 _CACHED: Final = 10_000
 """Verified logins in memory, and as many refused ones; some 300 bytes each."""
 
-_MAX_PENDING: Final = 512
+_MAX_PENDING: Final = 1024
 """Logins that are being verified or wait for it, each with a thread. Further ones get 503 with Retry-After."""
 
-_MAX_WAIT: Final = 12.0
-"""Seconds for which a request waits for its login to be verified: pip gives up after 15. The login keeps its place in
-the queue, where the client's next request finds it. pip sends six requests and waits as Retry-After says, uv sends four
-at its own pace: in all a minute and a half, and almost a minute."""
+_MAX_WAIT: Final = 50.0
+"""Seconds for which a request waits for its login to be verified; proxies give up after 60. The login keeps its place
+in the queue, where the client's next request finds it: pip asks six times, every 15 s, and uv four times, every 30 s.
+"""
+
+_LOWERED: Final = 5
+"""Niceness of the threads that verify passwords: while two of them keep two processors busy, known users are served."""
 
 _RENEWAL_WAIT: Final = 0.5
 """Seconds for which logins wait for changes of the users to be read: a hanging volume must not block known users."""
@@ -111,7 +116,8 @@ class Authenticator:
         self._pending: dict[bytes, _PendingLogin] = {}
         self._throttle = Throttle(options.login_failures, options.login_window_seconds, clock=clock)
         self._verification_queue = VerificationQueue(self._throttle.suspicion)
-        self._threads = ThreadPoolExecutor(_MAX_PENDING + 2, thread_name_prefix="login")
+        self._threads = ThreadPoolExecutor(_MAX_PENDING + 2, thread_name_prefix="login", initializer=_lower_priority)
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="login-starter")
         self._renewing: Future[None] | None = None
         self._renewal_deadline = 0.0
         self._user_cache = UserCache(credentials, options, changed=self._forget, clock=clock, wall_clock=wall_clock)
@@ -220,6 +226,7 @@ class Authenticator:
             self._closing.set()
             pending = list(self._pending.values())
         self._verification_queue.close()
+        self._starter.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=True, cancel_futures=True)
         for login in pending:
             login.result.cancel()
@@ -279,7 +286,8 @@ class Authenticator:
                     admission = self._throttle.admit(credentials.username, address)
                     login = self._pending[digest] = _PendingLogin(digest, credentials, address, began, admission)
                     with contextlib.suppress(RuntimeError):  # no new thread: one that is there takes it later
-                        self._threads.submit(self._finish, login)
+                        # Starting a thread means waiting for it, which is nothing for the event loop.
+                        self._starter.submit(self._threads.submit, self._finish, login)
         except TooManyAttempts:
             self._refuse("login.throttled", credentials, address)
             raise
@@ -429,3 +437,10 @@ class Authenticator:
     def _record(self, event: str, user: str, address: str, *, why: str = "") -> None:
         if self._audit is not None:
             self._audit.record(event, user=user, address=address, **({"why": why} if why else {}))
+
+
+def _lower_priority() -> None:
+    """Let the event loop go first. On Linux each thread has a niceness of its own."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # forbidden by a sandbox
+            os.nice(_LOWERED)

@@ -30,8 +30,9 @@ _PACE: Final = 1.0
 _PACED_WAITING: Final = 4
 """Attempts of such an address that may wait."""
 
-_ADDRESS_PENDING: Final = 256
-"""Pending attempts of one address, even if none has failed: a whole team may log in at once."""
+_ADDRESS_PENDING: Final = 512
+"""Pending attempts of one address, even if none has failed: a whole team may log in at once. Half of all that may be
+pending, so that no address shuts out the others."""
 
 _TOLERANCE: Final = 0.5
 """Failures fade from the first moment on: ten in a row count a little less than ten."""

@@ -13,9 +13,9 @@ from typing import Final
 from ops.index.auth.throttle import network
 from ops.index.errors import LoginDelayed, PackageIndexError, TooManyAttempts
 
-_MAX_WAITING: Final = 384
-"""At a quarter of a second each, the last one waits for a minute and a half on one processor. A client that gives up
-earlier finds its login still in the queue when it retries."""
+_MAX_WAITING: Final = 896
+"""At a quarter of a second each, the last one waits for two minutes on two processors. A client that gives up earlier
+finds its login still in the queue when it retries."""
 
 _SUSPICIOUS: Final = 0.5
 """Above this suspicion an address counts as one that failed recently: one failure, half a window ago."""

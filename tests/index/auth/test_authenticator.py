@@ -8,8 +8,10 @@ import contextlib
 import gc
 import itertools
 import json
+import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from ops.index.auth import authenticator as authenticator_module
+from ops.index.auth import throttle
 from ops.index.auth.audit import Audit
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_files import GROUPS, PASSWORDS
@@ -719,6 +723,65 @@ def test_a_login_waits_for_a_running_thread_when_no_new_one_can_be_started(
 
     assert [identity.username for identity in asyncio.run(both())] == ["alice", "bob"]
     monkeypatch.undo()
+
+
+def test_a_team_of_four_hundred_logs_in_at_once_from_one_address(
+    storage: DirectoryStorage, users: Users, authenticator: Authenticator, work: Work
+) -> None:
+    names = [f"user{number}" for number in range(400)]
+    (storage.directory / PASSWORDS).write_text("".join(f"{name}:{DIGEST}\n" for name in names))
+
+    async def all_at_once() -> list[Identity]:
+        work.gate.clear()
+        logins = [asyncio.ensure_future(authenticator.authenticate(basic(name), HERE)) for name in names]
+        await until(lambda: len(authenticator._pending) == 400)
+        work.gate.set()
+        return await asyncio.gather(*logins)
+
+    assert [identity.username for identity in asyncio.run(all_at_once())] == names
+
+
+def test_half_of_the_pending_logins_are_kept_for_other_addresses(
+    authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 2 * throttle._ADDRESS_PENDING <= authenticator_module._MAX_PENDING
+    monkeypatch.setattr(authenticator_module, "_MAX_PENDING", 8)
+    monkeypatch.setattr(throttle, "_ADDRESS_PENDING", 4)
+
+    async def crowd() -> Identity:
+        work.gate.clear()
+        flood = [asyncio.ensure_future(authenticator.authenticate(basic(f"n{n}"), "2001:db8::1")) for n in range(20)]
+        mine = asyncio.ensure_future(authenticator.authenticate(basic("alice"), HERE))
+        await until(lambda: sum(each.done() for each in flood) == 16)
+        assert not mine.done()
+        work.gate.set()
+        await asyncio.gather(*flood, return_exceptions=True)
+        return await mine
+
+    assert asyncio.run(crowd()).username == "alice"
+
+
+def test_the_event_loop_starts_no_thread_for_a_login_and_goes_first(
+    users: Users, authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starters, niceness = set(), []
+    start, check = threading.Thread.start, bcrypt.checkpw
+
+    def noted_start(thread: threading.Thread) -> None:
+        if thread.name.startswith("login_"):
+            starters.add(threading.current_thread().name)
+        start(thread)
+
+    def noted_check(password: bytes, digest: bytes) -> bool:
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return check(password, digest)
+
+    monkeypatch.setattr(threading.Thread, "start", noted_start)
+    monkeypatch.setattr(bcrypt, "checkpw", noted_check)
+    assert log_in(authenticator, basic("alice")).username == "alice"
+    assert {name.rstrip("_0") for name in starters} == {"login-starter"}
+    if sys.platform == "linux":
+        assert niceness == [os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) + 5]
 
 
 def test_when_too_many_logins_are_pending_the_next_one_gets_503(
