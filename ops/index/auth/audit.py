@@ -136,11 +136,11 @@ class Audit:
 
     def sync(self) -> None:
         """Make all lines durable that were noted before. Never raises."""
-        if self._unwritten:
-            self._append([])
         self._sync()
 
     def _sync_files(self) -> None:
+        if self._unwritten:
+            self._append([])
         with self._failures_logged("made durable"):
             self._files.sync()
 

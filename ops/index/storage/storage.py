@@ -59,7 +59,7 @@ class Storage(Protocol):
         """Make files durable with each commit that are not at the top of the directory.
 
         Parameters:
-            sync: makes them durable; never raises. A Volume needs no call of it.
+            sync: makes them durable, after writing what still waits for that; never raises.
 
         Returns:
             Makes them durable now. On a Volume it does nothing, as only a commit can.

@@ -67,14 +67,15 @@ class GuardedStorage(ABC):
         self._guard = PhaseLock()
         self._generation = 0
         self._wait_seconds = reload_seconds
+        self._syncs: list[Callable[[], None]] = []
         self._commits = BoundedRun(
-            self._exclusive_commit,
+            lambda: self._alone(self._commit, "did not confirm the commit"),
             name="commit",
             seconds=commit_seconds,
             overdue="the storage does not confirm what was written, which may be lost",
         )
         self._reloads = BoundedRun(
-            self._exclusive_reload,
+            lambda: self._alone(self._reload, "could not be reloaded"),
             name="reload",
             seconds=reload_seconds,
             overdue="the storage does not show what others have changed",
@@ -122,8 +123,9 @@ class GuardedStorage(ABC):
         finally:
             sharing.__exit__(None, None, None)
 
-    def sync_with(self, sync: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002
-        """Do nothing: a commit takes everything."""
+    def sync_with(self, sync: Callable[[], None]) -> Callable[[], None]:
+        """Call *sync* before each commit. The result does nothing: only a commit makes anything durable."""
+        self._syncs.append(sync)
         return lambda: None
 
     def commit(self) -> None:
@@ -134,6 +136,8 @@ class GuardedStorage(ABC):
             StorageBusy: likewise, and the commit is still running.
         """
         self._refuse_inside()
+        for sync in self._syncs:
+            sync()
         self._commits()
 
     def reload(self) -> None:
@@ -220,21 +224,17 @@ class GuardedStorage(ABC):
         if self._guard.held:
             raise RuntimeError("a thread that reads the storage cannot commit or reload it: it would wait for itself")
 
-    def _exclusive_commit(self) -> None:
-        with self._guard.exclusive():
-            try:
-                self._commit()
-            except Exception as error:
-                raise StorageError(f"the storage did not confirm the commit: {_line(error)}; try again") from error
-            finally:
-                self._generation += 1
+    def _alone(self, action: Callable[[], None], failed: str) -> None:
+        """Commit or reload while nobody reads.
 
-    def _exclusive_reload(self) -> None:
+        Raises:
+            StorageError: of *action*'s error, whatever it is.
+        """
         with self._guard.exclusive():
             try:
-                self._reload()
+                action()
             except Exception as error:
-                raise StorageError(f"the storage could not be reloaded: {_line(error)}; try again") from error
+                raise StorageError(f"the storage {failed}: {_line(error)}; try again") from error
             finally:
                 self._generation += 1
 
