@@ -18,7 +18,8 @@ from ops.workspace import PROJECT_ROOT
 PROBE = "runbook-login-check"
 """A project that no index has: its page is 404 for a user of the index, and 401 for others."""
 
-_DIST_INFO = "runbook_login_check-0.dist-info"
+PUBLISHED = "runbook-publishing-check"
+"""A project with one release of always the same bytes, which an index takes again and again."""
 
 
 def write_refused_wheel(folder: Path) -> Path:
@@ -26,13 +27,26 @@ def write_refused_wheel(folder: Path) -> Path:
 
     The response is 400 for a user who may upload, 403 for one who may not, and 401 for others. Nothing is stored.
     """
-    path = folder / "runbook_login_check-0-py3-none-any.whl"
-    metadata = "Metadata-Version: 2.1\nName: another-name\nVersion: 0\n"
-    wheel = "Wheel-Version: 1.0\nGenerator: pypi-runbook\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    return _write_wheel(folder, PROBE, "0", metadata_name="another-name")
+
+
+def write_published_wheel(folder: Path) -> Path:
+    """Write a wheel of always the same bytes, so that it can be published daily and leaves one file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write_wheel(folder, PUBLISHED, "1", metadata_name=PUBLISHED)
+
+
+def _write_wheel(folder: Path, project: str, version: str, *, metadata_name: str) -> Path:
+    stem = f"{project.replace('-', '_')}-{version}"
+    files = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {metadata_name}\nVersion: {version}\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: pypi-runbook\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files["RECORD"] = "".join(f"{stem}.dist-info/{name},,\n" for name in (*files, "RECORD"))
+    path = folder / f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{_DIST_INFO}/METADATA", metadata)
-        archive.writestr(f"{_DIST_INFO}/WHEEL", wheel)
-        archive.writestr(f"{_DIST_INFO}/RECORD", "")
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/{name}"), text)
     return path
 
 
@@ -117,3 +131,7 @@ def build(version: str, folder: Path) -> TrialRelease:
 def _path() -> str:
     """PATH with the programs of this environment, which build tools may need."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+if __name__ == "__main__":  # in the smoke test's workflow
+    write_published_wheel(Path(sys.argv[1]))

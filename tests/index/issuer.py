@@ -19,9 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 AUDIENCE = "pypi-test"
 
 
-@cache
 def private_key(number: int = 0, bits: int = 2048) -> rsa.RSAPrivateKey:
     """One of some keys, made once."""
+    return _made(number, bits)
+
+
+@cache
+def _made(number: int, bits: int) -> rsa.RSAPrivateKey:
     del number
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
@@ -79,8 +83,12 @@ class FakeIssuer:
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
-        self._server.server_close()
+        self.close()
         self._thread.join()
+
+    def close(self) -> None:
+        """Close one that was never started."""
+        self._server.server_close()
 
     def claims(self, **changed: Any) -> dict[str, Any]:
         """The claims of a good ID token, with some changed, and those removed that are None."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ops.index import create_index
 from ops.index.auth.trust import TrustStore
@@ -181,3 +182,21 @@ def test_a_job_without_an_id_token_is_told_what_to_add(world: World) -> None:
     assert done.returncode == 1
     assert "id-token: write" in done.stderr
     assert "PYPI_TEST_ID_TOKEN" in done.stderr
+
+
+def test_the_job_of_the_smoke_test_publishes_the_same_again_and_installs(world: World) -> None:
+    steps = yaml.safe_load((PROJECT_ROOT / ".github/workflows/smoke-test.yaml").read_text())["jobs"]["publish"]["steps"]
+    publish, install = (step["run"] for step in steps if step["name"] in {"Publish", "Install with pip and uv"})
+    world.trust(projects=["runbook-publishing-check"])
+    (world.folder / "home" / ".venv").mkdir()
+    (world.folder / "home" / ".venv" / "bin").symlink_to(BIN)
+    python_path = {"PYTHONPATH": str(PROJECT_ROOT), "INDEX_URL": world.front.url}
+    for _ in range(2):
+        if world.issuer.kind == "gitlab":
+            world.variables["PYPI_TEST_ID_TOKEN"] = world.issuer.id_token()
+        done = world.run("bash", "-ec", publish, **python_path)
+        assert done.returncode == 0, done.stderr
+    if world.issuer.kind == "gitlab":
+        world.variables["PYPI_TEST_ID_TOKEN"] = world.issuer.id_token()
+    done = world.run("bash", "-ec", install, **python_path, **world.log_in())
+    assert done.returncode == 0, done.stderr

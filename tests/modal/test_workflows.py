@@ -44,6 +44,7 @@ PLAN = ("deploy-modal.yaml", "plan")
 DEPLOY = ("deploy-modal.yaml", "deploy")
 DRIFT = ("drift.yaml", "drift")
 SMOKE_TEST = ("smoke-test.yaml", "smoke-test")
+PUBLISH = ("smoke-test.yaml", "publish")
 CHECKS = ("ci.yaml", "checks")
 
 
@@ -76,14 +77,15 @@ def test_every_action_is_pinned_and_no_expression_stands_in_a_command(file: Path
     assert workflow["permissions"] == {}
     for name, job in workflow["jobs"].items():
         expected = {} if name == "switched-off" else {"contents": "read"}
-        assert job["permissions"] == expected | ({"issues": "write"} if name == "drift" else {})
+        more = {"drift": {"issues": "write"}, "publish": {"id-token": "write"}}
+        assert job["permissions"] == expected | more.get(name, {})
         assert "secrets" not in job, "a job that is called gets none"
         for step in job.get("steps", ()):
             if uses := step.get("uses"):
                 advice = (
                     f"pin {uses} by the commit of its release, with the version in a comment: @<40 digits>  # v4.2.2"
                 )
-                assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", uses), advice
+                assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}|\./\.github/actions/[\w-]+", uses), advice
             assert "${{" not in step.get("run", "")
 
 
@@ -190,6 +192,13 @@ def test_a_deployment_is_never_cancelled_and_by_hand_only_shows_the_plan_unless_
     triggers = workflow[True]  # YAML 1.1 reads the key "on" as a boolean
     assert triggers["push"] == {"branches": ["main"]}
     assert triggers["workflow_dispatch"]["inputs"]["dry_run"]["default"] is True
+
+
+def test_the_job_that_publishes_without_a_secret_has_none_and_may_prove_who_it_is() -> None:
+    assert "secrets." not in yaml.safe_dump(job(*PUBLISH))
+    assert job(*PUBLISH)["permissions"] == {"contents": "read", "id-token": "write"}
+    assert "vars.INDEX_URL != ''" in job(*PUBLISH)["if"]
+    assert job(*SMOKE_TEST)["permissions"] == {"contents": "read"}
 
 
 def test_the_daily_smoke_test_is_off_until_it_is_switched_on() -> None:
