@@ -249,6 +249,16 @@ class AdminApi:
         self._require(answer, (200,), "the trusted CI jobs could not be replaced")
         return dict(answer.json())
 
+    def invite(self, username: str) -> tuple[Secret, str]:
+        """The code with which a user sets a password, once, and when it ends (RFC 3339). It ends an earlier one.
+
+        Raises:
+            IndexRequestError: the request was refused, or got no response.
+        """
+        answer = self._http.request("POST", "invite", json={"username": username})
+        self._require(answer, (201,), f"the user {username!r} could not be invited")
+        return Secret(answer.json()["code"]), str(answer.json()["expires"])
+
     def users_status(self) -> int:
         """Status of a request for the list of users: 200, or 401 for a wrong token.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ops import user_tokens
+from ops import invite, user_tokens
 from ops.admin_api import AdminApi, IndexUser
 from ops.clients import ClientFiles, Login, Pip, Twine, Uv
 from ops.errors import ParameterError, RunbookError
 from ops.http_client import HttpClient
+from ops.invite import Guest, TeamInvitation, read_guests
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, require_approved
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
@@ -133,13 +135,53 @@ def describe(
     )
 
 
-def plan(onboarding: Onboarding) -> Plan:
+def requested(
+    target: Target,
+    *,
+    username: str,
+    role: str = "",
+    projects: str = "",
+    folder: str = "",
+    invite_user: bool = False,
+    users_csv: str = "",
+    **more: Any,
+) -> Onboarding | TeamInvitation:
+    """The user to onboard, or the users to invite. Does not contact the index.
+
+    Parameters:
+        target: the target of the index.
+        username: the user's name; ignored with *users_csv*.
+        role: as of :func:`describe`; ignored likewise.
+        projects: likewise.
+        folder: for the client files, or for the file with the links; empty for a folder in the workspace.
+        invite_user: True for a one-time link with which the user sets the password, in place of client files.
+        users_csv: a file of users to invite, see :func:`ops.invite.read_guests`; empty for *username* alone.
+        more: further parameters of :func:`describe`.
+
+    Raises:
+        ParameterError: a parameter is invalid.
+    """
+    if not users_csv and not invite_user:
+        return describe(target, username=username, role=role, projects=projects, folder=folder, **more)
+    if users_csv:
+        guests = read_guests(Path(users_csv).expanduser().absolute())
+    else:
+        if role:
+            check_role(role)
+        guests = (Guest(checked_user_name(username), role, tuple(projects.replace(",", " ").split())),)
+    place = Path(folder).expanduser().absolute() if folder else target.client_folder("alice").parent
+    return TeamInvitation(target=target, guests=guests, again=invite_user, folder=place)
+
+
+def plan(onboarding: Onboarding | TeamInvitation) -> Plan:
     """Compare the user and the files with what is wanted. Reads only.
 
     Raises:
         NotDeployedError: there is no index.
         PreflightError: this machine has no copy of the admin token.
     """
+    if isinstance(onboarding, TeamInvitation):
+        return invite.plan(onboarding)
     deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
     with admin:
         user = admin.user(onboarding.username)
@@ -167,7 +209,7 @@ def _caption(onboarding: Onboarding) -> str:
     return f"Onboard {onboarding.username} on the target {onboarding.target.place}"
 
 
-def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
+def apply(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> Outcome:
     """Register the user if something differs, and write the client files that are missing or outdated.
 
     The index gets a bcrypt hash. The password itself stays on this machine, in private files.
@@ -179,6 +221,8 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
         RunbookError: the user exists and the password is unknown here, or cannot be used, or the files cannot be
             written.
     """
+    if isinstance(onboarding, TeamInvitation):
+        return invite.apply(onboarding, dry_run=dry_run)
     if dry_run:
         return Outcome(_caption(onboarding), (), DRY_RUN, onboarding.target.place)
     done: list[tuple[str, str]] = []
@@ -225,7 +269,7 @@ def apply(onboarding: Onboarding, *, dry_run: bool = False) -> Outcome:
     return Outcome(_caption(onboarding), tuple(done), note, onboarding.target.place, deployment.url)
 
 
-def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
+def verify(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> Table:
     """Log in as the user with each client and the files that were written.
 
     For a project that no index has, 404 proves the login and 401 refuses it. The clients that publish send a wheel that
@@ -235,6 +279,8 @@ def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
         ClientError: a client got no response.
         VerificationError: a login failed.
     """
+    if isinstance(onboarding, TeamInvitation):
+        return invite.verify(onboarding, dry_run=dry_run)
     deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
     with admin:
         user = admin.user(onboarding.username)
@@ -268,8 +314,10 @@ def verify(onboarding: Onboarding, *, dry_run: bool = False) -> Table:
     return proven("Logged in with each client", findings, todo=todo)
 
 
-def instructions(onboarding: Onboarding, outcome: Outcome, *, dry_run: bool = False) -> Text:
+def instructions(onboarding: Onboarding | TeamInvitation, outcome: Outcome, *, dry_run: bool = False) -> Text:
     """Summary of the run, and instructions for the user, without any secret."""
+    if isinstance(onboarding, TeamInvitation):
+        return invite.instructions(onboarding, dry_run=dry_run)
     done = "This was a dry run: nothing was changed." if dry_run else f"{onboarding.username} can log in"
     if dry_run and not onboarding.files.password():
         return Text(f"{done} There are no client files of {onboarding.username} yet.")
@@ -404,4 +452,4 @@ def _finding(question: str, status: int, good: dict[int, str]) -> Finding:
     return Finding(question, "let in", good.get(status, str(status)), status in good)
 
 
-__all__ = ["Onboarding", "apply", "describe", "instructions", "plan", "preflight", "verify"]
+__all__ = ["Onboarding", "apply", "describe", "instructions", "plan", "preflight", "requested", "verify"]

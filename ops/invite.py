@@ -1,0 +1,240 @@
+"""Inviting: users of an index who set their own passwords, each by a one-time link."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ops.admin_api import AdminApi, IndexUser
+from ops.errors import ParameterError, RunbookError
+from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_approved
+from ops.private_files import private_folder, replace_file
+from ops.secret import Secret
+from ops.settings import Settings
+from ops.table import Table, Text
+from ops.targets import Target
+from ops.targets.index_rules import check_role, checked_user_name, password_hash
+from ops.workspace import shown
+
+COLUMNS = ("username", "role", "projects")
+_MOST = 1000
+_LARGEST = 1024**2
+_ROUNDS = 10
+"""The lowest cost that the index accepts: enough for a password of 256 random bits that nobody ever learns."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A user to invite.
+
+    Parameters:
+        username: in Unicode NFC.
+        role: ``reader``, ``publisher`` or ``admin``; empty to keep the role, and to make a new user a publisher.
+        projects: the only ones that a publisher may upload to; empty to keep the current ones.
+    """
+
+    username: str
+    role: str = ""
+    projects: tuple[str, ...] = ()
+
+    def wanted(self, user: IndexUser | None) -> str:
+        """What would be done with the account; empty for nothing."""
+        limit = f" of {', '.join(self.projects)}" if self.projects else ""
+        if user is None:
+            return f"create as {self.role or 'publisher'}{limit}, and invite"
+        changes = [f"make a {self.role}"] if self.role and self.role != user.role else []
+        if self.projects and set(self.projects) != set(user.projects or ()):
+            changes.append(f"limit to {', '.join(self.projects)}")
+        return " and ".join(changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeamInvitation:
+    """The users to invite, as the parameters of the notebook describe them.
+
+    Parameters:
+        target: the target of the index.
+        guests: at least one.
+        again: true to invite those too whom the index knows already.
+        folder: for the file with the links.
+        settings: names of the admin secret.
+    """
+
+    target: Target
+    guests: tuple[Guest, ...]
+    again: bool = False
+    folder: Path
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def links(self) -> Path:
+        """The private file with the links."""
+        return self.folder / "invitations.csv"
+
+
+def read_guests(path: Path) -> tuple[Guest, ...]:
+    """Read a CSV file (RFC 4180) in UTF-8 with a header: ``username``, and perhaps ``role`` and ``projects``.
+
+    Projects of one user are separated by spaces.
+
+    Raises:
+        ParameterError: it cannot be read, or one of its lines is invalid; the line is named.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ParameterError(
+                f"{shown(path)} is too large", why="it has more than 1 MiB", todo="name a smaller file"
+            )
+        content = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror or "" if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise ParameterError(f"the users in {shown(path)} cannot be read", why=why, todo="name a CSV file") from None
+    rows = csv.DictReader(io.StringIO(content), skipinitialspace=True)
+    unknown = [str(name) for name in rows.fieldnames or ["nothing"] if name not in COLUMNS]
+    if unknown or "username" not in (rows.fieldnames or ()):
+        raise ParameterError(
+            f"the first line of {shown(path)} names no columns that are known",
+            why=f"it has {', '.join(unknown) or 'no username'}",
+            todo=f"begin the file with a line {','.join(COLUMNS)}",
+        )
+    guests: dict[str, Guest] = {}
+    for row in rows:
+        guest = _guest(path, rows.line_num, row)
+        if guests.setdefault(guest.username, guest) != guest or len(guests) > _MOST:
+            raise _invalid(
+                path, rows.line_num, f"{guest.username!r} stands there twice, or there are over {_MOST} users"
+            )
+    if not guests:
+        raise ParameterError(
+            f"{shown(path)} names no users", why="it has a header only", todo="add a line for each user"
+        )
+    return tuple(guests.values())
+
+
+def plan(invitations: TeamInvitation) -> Plan:
+    """Compare the users with what is wanted. Reads only."""
+    deployment, admin = AdminApi.of(invitations.target, invitations.settings)
+    with admin:
+        known = {user.username: user for user in admin.users()}
+    changes = []
+    for guest in invitations.guests:
+        user = known.get(guest.username)
+        wanted = guest.wanted(user)
+        if user is not None and invitations.again:
+            wanted = f"{wanted} and invite again" if wanted else "invite again"
+        now = "unknown to the index" if user is None else user.role
+        changes.append(Change(f"user {guest.username}", now, wanted, "+" if user is None else "~"))
+    return Plan(_caption(invitations), tuple(changes), invitations.target.place, deployment.url)
+
+
+def apply(invitations: TeamInvitation, *, dry_run: bool = False) -> Outcome:
+    """Register the users, and write a one-time link for each into a private file.
+
+    Raises:
+        BusyError: another run holds the target for too long.
+        IndexRequestError: the index refused a user; those before are registered, and their links written.
+        ApprovalError: another plan was approved for this run; nothing was changed.
+    """
+    target, caption = invitations.target, _caption(invitations)
+    if dry_run:
+        return Outcome(caption, (), DRY_RUN, target.place)
+    done: list[tuple[str, str]] = []
+    links: list[tuple[str, str, str]] = []
+    with target.lock():
+        require_approved(lambda: plan(invitations))
+        deployment, admin = AdminApi.of(target, invitations.settings)
+        with admin:
+            known = {user.username: user for user in admin.users()}
+            try:
+                for guest in invitations.guests:
+                    user = known.get(guest.username)
+                    if guest.wanted(user):
+                        _register(admin, guest, user)
+                        done.append((f"user {guest.username}", "created" if user is None else "changed"))
+                    if user is None or invitations.again:
+                        code, expires = admin.invite(guest.username)
+                        links.append((guest.username, f"{deployment.admin_url}invitation#{code.reveal()}", expires))
+                        done.append((f"invitation of {guest.username}", f"until {expires}"))
+            finally:
+                _write(invitations.links, links)
+    note = "" if done else "Everything was in place already."
+    if links:
+        note = f"The links are in {shown(invitations.links)}, mode 0600."
+    return Outcome(caption, tuple(done), note, target.place, deployment.url)
+
+
+def verify(invitations: TeamInvitation, *, dry_run: bool = False) -> Table:
+    """Look at the users as the index has them.
+
+    Raises:
+        VerificationError: one is missing, or has another role.
+    """
+    _, admin = AdminApi.of(invitations.target, invitations.settings)
+    with admin:
+        known = {user.username: user for user in admin.users()}
+    findings = []
+    for guest in invitations.guests:
+        user = known.get(guest.username)
+        expected = guest.role or (user.role if user else "publisher")
+        seen = user.role if user else "unknown to the index"
+        findings.append(Finding(f"user {guest.username}", expected, seen, dry_run or seen == expected))
+    return proven("The users of the index", findings, todo="run this notebook again")
+
+
+def instructions(invitations: TeamInvitation, *, dry_run: bool = False) -> Text:
+    """What to do with the links."""
+    if dry_run or not invitations.links.exists():
+        return Text("There are no links to hand out.")
+    return Text(
+        f"The links are in {shown(invitations.links)}.\n\n"
+        "Send each user the link behind the name, in a way that nobody else reads. It works once, in a day: the user\n"
+        "sets a password that nobody else knows, and finds there how to use the index. Then delete the file.\n"
+        "A link that was lost: run 02_onboard_user again with invite=true."
+    )
+
+
+def _caption(invitations: TeamInvitation) -> str:
+    count = len(invitations.guests)
+    return f"Invite {'a user' if count == 1 else f'{count} users'} on the target {invitations.target.place}"
+
+
+def _register(admin: AdminApi, guest: Guest, user: IndexUser | None) -> None:
+    admin.register(
+        guest.username,
+        password_hash=password_hash(Secret.generate(), _ROUNDS) if user is None else None,
+        role=guest.role or None,
+        projects=guest.projects or None,
+    )
+
+
+def _write(path: Path, links: Sequence[tuple[str, str, str]]) -> None:
+    """Write the links, if there are any, in place of those of an earlier run."""
+    if not links:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("username", "link", "works until"))
+    writer.writerows(links)
+    private_folder(path.parent)
+    replace_file(path, text.getvalue().encode())
+
+
+def _guest(path: Path, line: int, row: dict[str, str | None]) -> Guest:
+    if None in row or None in row.values():
+        raise _invalid(path, line, "it has more or fewer fields than the first line")
+    username, role = (row["username"] or "").strip(), (row.get("role") or "").strip()
+    try:
+        if role:
+            check_role(role)
+        projects = tuple((row.get("projects") or "").replace(",", " ").split())
+        return Guest(checked_user_name(username), role, projects)
+    except RunbookError as error:
+        raise _invalid(path, line, f"{error.what}: {error.why}") from None
+
+
+def _invalid(path: Path, line: int, why: str) -> ParameterError:
+    what = f"line {line} of {shown(path)} cannot be used"
+    return ParameterError(what, why=why, todo="correct it; nobody was invited")
