@@ -89,13 +89,13 @@ def advice_after_move(target: Target, before: str, settings: Settings) -> str:
 
 
 def delete_folder(folder: Path) -> None:
-    """Delete a user's client files.
+    """Delete a folder, such as that of a user's client files, or a file.
 
     Raises:
-        TargetError: one cannot be deleted.
+        TargetError: something in it cannot be deleted.
     """
     try:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
     except OSError as error:
         raise TargetError(
             f"{shown(folder)} could not be deleted",

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
+from ops import back_up
+from ops.admin_api import AdminApi
 from ops.client_folders import delete_folder
-from ops.errors import ConfirmationError
+from ops.errors import ConfirmationError, ParameterError, RunbookError
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.preflight import preflight as target_preflight
 from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Target
-from ops.workspace import shown
+from ops.workspace import Workspace, shown
 
 
-def preflight(target: Target, *, confirm: str = "") -> Table:
-    """Check what the target needs, and that *confirm* is empty or names the target. Reads only.
+def preflight(target: Target, *, confirm: str = "", snapshot: str = "") -> Table:
+    """Check what the target needs, that *confirm* is empty or names it, and that *snapshot* can be read. Reads only.
 
     Raises:
         PreflightError: something is missing; all of it is listed.
         ConfirmationError: *confirm* names something else.
+        ParameterError: the snapshot would be deleted with the index.
+        BucketError: the destination of the snapshot cannot be used.
     """
     table = target_preflight(target)
     _require_named(target, confirm)
+    if snapshot:
+        _require_elsewhere(target, snapshot)
+        back_up.describe(target, destination=snapshot).bucket()
     return table
 
 
-def plan(target: Target, settings: Settings | None = None, *, confirm: str = "") -> Plan:
+def _require_elsewhere(target: Target, snapshot: str) -> None:
+    folder = Workspace.default().target(target.place)
+    if "://" not in snapshot and Path(snapshot).expanduser().resolve().is_relative_to(folder.resolve()):
+        raise ParameterError(
+            "the last snapshot would be deleted with the index",
+            why=f"{snapshot} lies in {shown(folder)}",
+            todo="give another folder, or a bucket",
+        )
+
+
+def plan(target: Target, settings: Settings | None = None, *, confirm: str = "", snapshot: str = "") -> Plan:
     """List what exists, and what would be deleted. Reads only.
 
     Parameters:
         target: the target to tear down.
         settings: names of the secret and the volumes.
         confirm: as of :func:`apply`; if empty, nothing would be deleted.
+        snapshot: as of :func:`apply`.
 
     Raises:
         ConfirmationError: *confirm* names something else.
@@ -38,7 +59,12 @@ def plan(target: Target, settings: Settings | None = None, *, confirm: str = "")
     settings = settings or Settings()
     _require_named(target, confirm)
     state = target.state()
-    changes = [Change("server", str(state), "stop it" if state.deployment else "", "-")]
+    changes = [
+        Change("server", str(state), "stop it, with all that it does on a schedule" if state.deployment else "", "-"),
+        _last_snapshot(target, snapshot, settings),
+    ]
+    if state.answers and (tokens := _tokens(target, settings)):
+        changes.append(Change("tokens", tokens, "they end with their users", "-"))
     for name in (settings.packages_volume, settings.credentials_volume):
         exists = target.volume_exists(name)
         changes.append(Change(f"volume {name}", _contents(target, name), "delete it with all its files" * exists, "-"))
@@ -55,6 +81,7 @@ def plan(target: Target, settings: Settings | None = None, *, confirm: str = "")
         Change(f"client files of {folder.name}", shown(folder), "delete them", "-")
         for folder in target.client_folders()
     ]
+    changes += [Change(shown(path), "of this index only", "delete it", "-") for path in target.state_files()]
     held = (
         "" if confirm else f"Nothing is deleted, since the parameter confirm is empty; {target.place} would delete it."
     )
@@ -65,31 +92,73 @@ def _caption(target: Target) -> str:
     return f"Tear down the target {target.place}"
 
 
-def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> Outcome:
+def _last_snapshot(target: Target, snapshot: str, settings: Settings) -> Change:
+    """The newest snapshot in the named destination, or in that of the workspace, and whether one more is taken."""
+    if not _has_volumes(target, settings):
+        return Change("last snapshot", "there is nothing to take one of")
+    job = back_up.describe(target, destination=snapshot, settings=settings)
+    if not snapshot and not Path(job.destination).is_dir():
+        return Change("last snapshot", "none is known; snapshot=PLACE would take one")
+    backup = job.backup(job.bucket())
+    pending = backup.pending()
+    when = f"of {pending.last.taken:%Y-%m-%d %H:%M:%S} UTC" if pending.last else "none"
+    if not snapshot:
+        return Change("last snapshot", f"{when}; snapshot=PLACE would take one more")
+    if backup.is_complete(pending):
+        return Change("last snapshot", f"{when}, holds everything")
+    now = f"{when}, {pending.new:,} files are newer"
+    return Change("last snapshot", now, f"take one in {back_up.place_shown(job.destination)}", "+")
+
+
+def _has_volumes(target: Target, settings: Settings) -> bool:
+    return all(target.volume_exists(name) for name in (settings.packages_volume, settings.credentials_volume))
+
+
+def _tokens(target: Target, settings: Settings) -> str:
+    """Number of tokens by user; empty if there are none, or the index cannot be asked."""
+    try:
+        _, admin = AdminApi.of(target, settings)
+        with admin:
+            counts = Counter(token.owner for token in admin.tokens())
+    except RunbookError:
+        return ""
+    return ", ".join(f"{count} of {owner}" for owner, count in sorted(counts.items()))
+
+
+def apply(target: Target, *, confirm: str, snapshot: str = "", settings: Settings | None = None) -> Outcome:
     """Delete everything in the plan if *confirm* is the target's name, and nothing if it is empty.
 
     Parameters:
         target: the target to tear down.
         confirm: its name.
+        snapshot: a folder or bucket for a last snapshot, which is taken once the server stopped; empty for none.
         settings: names of the secret and the volumes.
 
     Raises:
         ConfirmationError: *confirm* names something else.
         ApprovalError: another plan was approved for this run; nothing was deleted.
         BusyError: another run holds the target for too long.
+        RunbookError: the snapshot could not be taken; the server was stopped, and nothing was deleted.
     """
     settings = settings or Settings()
     if not confirm:
         note = "Nothing was deleted, since the parameter confirm is empty."
         return Outcome(_caption(target), (), note, target.place)
     _require_named(target, confirm)
+    if snapshot:
+        _require_elsewhere(target, snapshot)
     done: list[tuple[str, str]] = []
     with target.lock():
-        require_approved(lambda: plan(target, settings, confirm=confirm))
+        require_approved(lambda: plan(target, settings, confirm=confirm, snapshot=snapshot))
         # Before the app is deleted: files of the earlier layout are recognized by the URL in them.
         folders = target.client_folders()
         if target.stop():
             done.append(("server", "stopped"))
+        if snapshot and _has_volumes(target, settings):
+            backup = (job := back_up.describe(target, destination=snapshot, settings=settings)).backup(job.bucket())
+            taken, new = backup.take()
+            backup.check(taken, thorough=True)
+            done.append((f"snapshot {taken.name}", f"{'taken' if new else 'in place'}, every byte read back"))
         volumes = (settings.packages_volume, settings.credentials_volume)
         done.extend((f"volume {name}", "deleted") for name in volumes if target.delete_volume(name))
         if target.delete_secret(settings.secret_name):
@@ -97,6 +166,9 @@ def apply(target: Target, *, confirm: str, settings: Settings | None = None) -> 
         for folder in folders:
             delete_folder(folder)
             done.append((f"client files of {folder.name}", "deleted"))
+        for path in target.state_files():
+            delete_folder(path)
+            done.append((shown(path), "deleted"))
     return Outcome(_caption(target), tuple(done), place=target.place)
 
 
@@ -131,6 +203,7 @@ def verify(target: Target, *, confirm: str, settings: Settings | None = None) ->
     ]
     left.append((f"secret {settings.secret_name}", target.secret_exists(settings.secret_name)))
     left.append(("client files", bool(target.client_folders())))
+    left.append(("logs and versions", bool(target.state_files())))
     findings = [Finding(what, "gone", "still there" if there else "gone", not there) for what, there in left]
     return proven("Looked for afterwards", findings, todo="run this notebook again")
 

@@ -369,6 +369,9 @@ class FakeTarget:
     def rollback(self, version: str) -> Deployment:
         return self.deploy(tag=f"rollback-to-{version}", revision=self.versions[int(version) - 1].detail)
 
+    def state_files(self) -> Sequence[Path]:
+        return ()
+
     def stop(self) -> bool:
         ran, self.running = self.running, False
         return ran

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from ops import onboard, tear_down
-from ops.errors import ConfirmationError, VerificationError
+from ops import back_up, onboard, tear_down
+from ops.admin_api import AdminApi
+from ops.errors import BucketError, ConfirmationError, ParameterError, VerificationError
+from ops.snapshots.backup import Backup
+from ops.snapshots.bucket import Bucket
+from ops.targets import Target
 from ops.workspace import Workspace
 from tests.fakes import FakeTarget
 
@@ -28,7 +34,7 @@ def test_the_plan_counts_files_and_bytes_and_names_users(used: FakeTarget) -> No
     rows = {row[0]: row[1:] for row in tear_down.plan(used).table().rows}
     assert rows["volume pypiserver-data"] == ("1 files, 5 bytes", "delete it with all its files")
     assert rows["client files of alice"][1] == "delete them"
-    assert rows["server"][1] == "stop it"
+    assert rows["server"][1].startswith("stop it")
 
 
 @pytest.mark.parametrize("confirm", ["Local", "yes", "true", "modal", " local"])
@@ -76,5 +82,55 @@ def test_an_index_that_does_not_answer_is_shown_and_stopped_too(used: FakeTarget
     used.failure = "OSError: no room"
     rows = {row[0]: row[1:] for row in tear_down.plan(used).table().rows}
     assert rows["server"][0].endswith("does not answer: OSError: no room")
-    assert rows["server"][1] == "stop it"
+    assert rows["server"][1].startswith("stop it")
     assert ("server", "stopped") in tear_down.apply(used, confirm="local").done
+
+
+def test_a_last_snapshot_is_taken_once_the_server_stopped_and_before_anything_is_deleted(
+    served: Target, tmp_path: Path
+) -> None:
+    onboard.apply(onboard.describe(served, username="alice"))
+    place = str(tmp_path / "last")
+    assert "none is known" in repr(tear_down.plan(served))
+    change = next(each for each in tear_down.plan(served, snapshot=place).changes if each.thing == "last snapshot")
+    assert change.then.startswith("take one in ")
+    assert not tear_down.apply(served, confirm="", snapshot=place).changed
+    assert not list((tmp_path / "last").glob("snapshots/*"))
+    done = tear_down.apply(served, confirm="local", snapshot=place).done
+    assert [what.split()[0] for what, _ in done[:3]] == ["server", "snapshot", "volume"]
+    assert done[1][1] == "taken, every byte read back"
+    snapshot = back_up.describe(served, destination=place).backup(Bucket.open(place)).last()
+    assert snapshot is not None
+    assert list(snapshot.usernames) == ["alice"]
+    assert {seen for _, _, seen in tear_down.verify(served, confirm="local").rows} == {"gone"}
+    again = tear_down.apply(served, confirm="local", snapshot=place)
+    assert not again.changed
+    assert "nothing to take one of" in repr(tear_down.plan(served, confirm="local", snapshot=place))
+
+
+def test_a_snapshot_that_cannot_be_taken_deletes_nothing(
+    served: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Backup) -> None:
+        raise BucketError("the bucket is full")
+
+    monkeypatch.setattr(Backup, "take", full)
+    with pytest.raises(BucketError):
+        tear_down.apply(served, confirm="local", snapshot=str(tmp_path / "last"))
+    assert served.volume_exists("pypiserver-data")
+    assert served.secret_exists("pypi-auth-token")
+
+
+def test_a_snapshot_that_would_go_with_the_index_is_refused(provisioned: FakeTarget, workspace: Workspace) -> None:
+    for place in (workspace.home / "local" / "x", workspace.home / "snapshots" / ".." / "local"):
+        with pytest.raises(ParameterError, match="would be deleted with the index"):
+            tear_down.preflight(provisioned, snapshot=str(place))
+    with pytest.raises(ParameterError, match="no bucket"):
+        tear_down.preflight(provisioned, snapshot="ftp://x/y")
+
+
+def test_tokens_are_shown_by_user(used: FakeTarget) -> None:
+    with AdminApi.of(used)[1] as admin:
+        admin.create_token("alice")
+        admin.create_token("alice")
+    assert "2 of alice" in repr(tear_down.plan(used))

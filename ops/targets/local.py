@@ -364,6 +364,10 @@ class LocalTarget:
         code, commit = self._versions.code(version)
         return self._deploy(code, f"rollback-to-{version}", commit)
 
+    def state_files(self) -> Sequence[Path]:
+        """The server's log, and the code of its versions. Its address stays, for the next index."""
+        return [path for path in (self._folder / "versions", self._log) if path.exists()]
+
     def stop(self) -> bool:
         """Stop the server. Volumes and secrets stay."""
         process = ServerProcess.load(self._process_file)

@@ -342,6 +342,10 @@ class ModalTarget:
         self._versions.rollback(version)
         return self._answering(changed=True)
 
+    def state_files(self) -> Sequence[Path]:
+        """Marks that the containers have an older secret."""
+        return [path for path in self._stale_files if path.exists()]
+
     def stop(self) -> bool:
         """Stop the app for good. Volumes and secrets stay; the next :meth:`deploy` creates a new app of that name."""
         if not self._versions.version():

@@ -328,6 +328,9 @@ class Target(Protocol):
     def rollback(self, version: str) -> Deployment:
         """Deploy an earlier version again."""
 
+    def state_files(self) -> Sequence[Path]:
+        """Files and folders on this machine that only serve this index: logs, and the code of its versions."""
+
     def stop(self) -> bool:
         """Stop the server and keep all data. False if none ran."""
 
