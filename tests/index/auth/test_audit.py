@@ -111,6 +111,25 @@ def test_a_line_that_was_only_noted_is_synced_with_the_next_commit(
     assert len(synced) == 5
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_line_that_could_not_be_written_is_part_of_the_next_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """A removal on a full disk makes the room for its own line."""
+    storage = volumes(tmp_path, 1)[0] if shared else DirectoryStorage(tmp_path)
+    audit = Audit(storage, clock=FakeTime())
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        audit.record("remove", user="adam", address="")
+    assert entries(storage) == []
+    storage.commit()
+    assert [line["event"] for line in entries(storage)] == ["remove"]
+
+
 def test_a_flood_of_refusals_is_summarized_in_a_few_lines(storage: DirectoryStorage) -> None:
     clock = FakeTime()
     audit = Audit(storage, clock=clock)
