@@ -25,7 +25,7 @@ from ops.table import Table, Text
 from ops.targets import Target
 from ops.targets.index_files import REVOKED, distribution
 from ops.targets.index_rules import password_hash
-from ops.temporary_admin import temporary_admin
+from ops.temporary_user import temporary_admin
 
 _RECENT = 20
 

@@ -1,4 +1,4 @@
-"""Temporary user and test release, removed at the end of a smoke test."""
+"""Temporary users and admins of an index, removed when the work with them ends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -201,3 +203,32 @@ def _release_is_stale(version: str) -> bool:
 
 def _is_past(moment: datetime) -> bool:
     return datetime.now(UTC) - moment > _STALE
+
+
+_ROUNDS = 10
+"""The lowest cost that the index accepts: enough for a password of 256 random bits that exists for seconds."""
+
+
+@contextmanager
+def temporary_admin(target: Target, purpose: str, settings: Settings | None = None) -> Iterator[HttpClient]:
+    """An HTTP client with the login of an admin who exists only meanwhile.
+
+    Parameters:
+        target: the target of the index.
+        purpose: begins the user's name, which the audit log keeps.
+        settings: names of the admin secret.
+
+    Raises:
+        NotDeployedError: there is no index.
+        IndexRequestError: the index refused the user.
+    """
+    username, password = f"{purpose}-{secrets.token_hex(4)}", Secret.generate()
+    deployment, admin = AdminApi.of(target, settings)
+    with admin:
+        admin.register(username, password_hash=password_hash(password, _ROUNDS), role="admin")
+        try:
+            with HttpClient(deployment.url, username=username, password=password) as http:
+                until(lambda: http.request("GET", "simple/").status_code, lambda status: status == 200)
+                yield http
+        finally:
+            admin.delete(username)

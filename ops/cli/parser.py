@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ops import __version__
-from ops.cli import EXIT_FAILED, EXIT_USAGE, records, runs, targets, tokens
+from ops.cli import EXIT_FAILED, EXIT_USAGE, records, runs, targets
 
 _NOTEBOOK = "its name (01_provision), its number, a path, or a pattern like '0*'"
 _FIRST = ", ".join(runs.FIRST_RUN)
@@ -100,7 +100,9 @@ def make_parser() -> _Parser:
     command("stop", targets.stop, "stop the index on this machine; packages, users and secrets stay")
     command("list", runs.list_all, "list the notebooks with their parameters")
 
-    token = command("token", tokens.tokens, "create, list and revoke tokens that stand for a user, such as in a CI job")
+    token = command(
+        "token", targets.list_tokens, "create, list and revoke tokens that stand for a user, such as in a CI job"
+    )
     _add_token_actions(token.add_subparsers(title="actions", metavar="ACTION", required=True))
 
     listing = command("records", records.records, "list the records of runs, the newest first")
@@ -128,7 +130,7 @@ def _add_token_actions(actions: argparse._SubParsersAction[_Parser]) -> None:
         _add_target_options(made)
         return made
 
-    create = action("create", tokens.create, "create a token into a private file, or the target's secret store")
+    create = action("create", targets.create_token, "create a token into a private file, or the target's secret store")
     create.add_argument("owner", metavar="USER", help="for whom it stands; it may do no more than this user may now")
     create.add_argument("--role", default="", choices=("reader", "publisher", "admin"), help="the user's if omitted")
     create.add_argument(
@@ -140,9 +142,9 @@ def _add_token_actions(actions: argparse._SubParsersAction[_Parser]) -> None:
     create.add_argument("--label", default="", metavar="TEXT", help="what people call it")
     create.add_argument("--out", type=Path, metavar="FILE", help="a new file; one in the user's folder if omitted")
     create.add_argument("--secret", default="", metavar="NAME", help="a secret of the target's store instead of a file")
-    listing = action("list", tokens.tokens, "list the tokens, the newest first, with their last use")
+    listing = action("list", targets.list_tokens, "list the tokens, the newest first, with their last use")
     listing.add_argument("--owner", default="", metavar="USER", help="only this user's")
-    revoke = action("revoke", tokens.revoke, "revoke a token; every server refuses it within five seconds")
+    revoke = action("revoke", targets.revoke_token, "revoke a token; every server refuses it within five seconds")
     revoke.add_argument("id", metavar="ID", help="of `runbook token list`; also the second part of the token")
 
 

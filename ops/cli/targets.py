@@ -1,4 +1,4 @@
-"""Commands on a target: status, history, rollback and stop."""
+"""Commands on a target: status, history, rollback and stop, and the tokens of its users."""
 
 from __future__ import annotations
 
@@ -67,4 +67,31 @@ def stop(options: argparse.Namespace) -> int:
     with target.lock():
         stopped = target.stop()
     print("The index was stopped; its data stays." if stopped else "No index runs on this machine; nothing to stop.")
+    return 0
+
+
+def create_token(options: argparse.Namespace) -> int:
+    """Create a token into a file or the target's secret store."""
+    from ops import user_tokens
+
+    request = user_tokens.TokenRequest(
+        owner=options.owner, role=options.role, projects=tuple(options.project), days=options.days, label=options.label
+    )
+    print(user_tokens.create(opened(options), request, path=options.out, secret=options.secret))
+    return 0
+
+
+def list_tokens(options: argparse.Namespace) -> int:
+    """List the tokens."""
+    from ops import user_tokens
+
+    print(user_tokens.tokens(opened(options), options.owner))
+    return 0
+
+
+def revoke_token(options: argparse.Namespace) -> int:
+    """Revoke a token."""
+    from ops import user_tokens
+
+    print(user_tokens.revoke(opened(options), options.id))
     return 0
