@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from ops.errors import RunbookError, SnapshotError
+from ops.errors import BucketError, RunbookError, SnapshotError
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
 from ops.snapshots import Backup, Bucket, Retention
+from ops.workspace import PROJECT_ROOT
+from tests.index import full_disk
 from tests.snapshots.conftest import Counting, Index, Killed, sha256
 
 pytest_plugins = ["tests.object_store"]
@@ -250,3 +255,45 @@ def test_the_same_into_a_bucket(index: Index, s3: Callable[[str], str]) -> None:
     snapshot, _ = backup.take()
     assert backup.check(snapshot, thorough=True) == (3, 3)
     assert backup.take() == (snapshot, False)
+
+
+def test_a_full_disk_ends_the_run_in_a_sentence_and_the_next_one_goes_on(index: Index, tmp_path: Path) -> None:
+    large = index.write("large-1.0.tar.gz", os.urandom(300_000))
+    with full_disk.mounted(tmp_path / "small", "1m") as disk:
+        disk.chmod(0o700)
+        give_back = full_disk.fill(disk, leave=200_000)
+        bucket = Bucket.open(str(disk))
+        with pytest.raises(BucketError, match="could not write to") as raised:
+            Backup(index, bucket, "local").take()
+        assert "No space left on device" in raised.value.why
+        assert raised.value.todo.startswith("make room there")
+        assert bucket.snapshots() == []
+        give_back()
+        snapshot, new = Backup(index, bucket, "local").take()
+        assert new
+        assert Backup(index, bucket, "local").check(snapshot)
+        assert snapshot.packages["large-1.0.tar.gz"].sha256 == sha256(large.read_bytes())
+
+
+def test_a_run_that_is_ended_by_a_signal_leaves_nothing_that_the_next_one_trips_over(
+    index: Index, bucket: Bucket, tmp_path: Path
+) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from ops.snapshots import Backup, Bucket\n"
+        "from tests.snapshots.conftest import make_index\n"
+        "from pathlib import Path\n"
+        "put = Bucket.put_blob\n"
+        "def put_and_die(*arguments):\n"
+        "    put(*arguments)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Bucket.put_blob = put_and_die\n"
+        f"Backup(make_index(Path({str(tmp_path / 'index')!r})), Bucket.open({bucket.place!r}), 'local').take()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT_ROOT, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert bucket.snapshots() == []
+    backup = Backup(index, bucket, "local")
+    snapshot, _ = backup.take()
+    assert backup.check(snapshot, thorough=True) == (3, 3)
+    assert set(bucket.blobs()) == {item.sha256 for _, item in snapshot.blobs()}

@@ -172,3 +172,10 @@ def test_a_bucket_that_answers_500_or_403_is_one_sentence(
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, who may read everything
+    error = failure(lambda: Bucket.open(str(tmp_path)))
+    assert "permission was denied" in error.why
+    assert "the right to list" in error.todo
