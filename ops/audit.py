@@ -105,7 +105,7 @@ def contents(report: AuditReport) -> Table:
         ("packages", f"{len(listed):,} files, {size:,} bytes"),
         ("signatures", f"{signatures:,}"),
         ("kept by the index itself", f"{len(inventory.files) - len(listed) - signatures:,} files, {own:,} bytes"),
-        ("users", ", ".join(f"{count} {role}" for role, count in sorted(roles.items())) or "none"),
+        ("users", ", ".join(f"{count} {role}{'s' * (count > 1)}" for role, count in sorted(roles.items())) or "none"),
         ("tokens", f"{len(inventory.tokens):,}"),
         ("read and hashed", f"{len(inventory.hashes):,} of {len(listed):,} packages"),
     ]

@@ -127,7 +127,7 @@ class Restoration:
         """
         if comparison.conflicts:
             raise SnapshotError(
-                f"{len(comparison.conflicts)} files cannot be restored, and nothing was changed",
+                f"{len(comparison.conflicts)} of the files cannot be restored, and nothing was changed",
                 why="; ".join(f"{path}: {why}" for path, why in list(comparison.conflicts.items())[:10]),
                 todo="restore into an empty index, or move these files out of the way yourself",
             )

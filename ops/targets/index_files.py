@@ -124,7 +124,7 @@ def credential_defects(passwords: bytes, groups: bytes) -> Iterator[tuple[str, s
         groups: content of ``.htgroup``.
     """
     from ops.index.auth.credential_check import group_problems, password_problems
-    from ops.index.auth.passwords import cost
+    from ops.index.auth.passwords import cost, defect
     from ops.index.auth.users import PasswordFile
 
     entries = PasswordFile(passwords).entries()
@@ -133,7 +133,7 @@ def credential_defects(passwords: bytes, groups: bytes) -> Iterator[tuple[str, s
             yield f"{name}, line {problem.line}", problem.reason
     for username, digest in entries.items():
         rounds = cost(digest)
-        if rounds is None or rounds < WEAK_ROUNDS:
+        if defect(digest) is None and (rounds is None or rounds < WEAK_ROUNDS):
             kind = "no bcrypt hash" if rounds is None else f"a bcrypt hash of cost {rounds}"
             yield f"user {username}", f"has {kind}, which is quickly guessed: set the password anew"
 

@@ -83,6 +83,12 @@ def test_a_second_run_finds_everything_in_place(plane: ControlPlane, home: Path)
     assert len(plane.apps.by_id[plane.function("server").app_id].versions) == before
 
 
+def test_it_is_backed_up_restored_and_audited_and_each_changes_nothing_twice(plane: ControlPlane, home: Path) -> None:
+    assert " 1 changed" in runbook(plane, home, "06_back_up")
+    again = runbook(plane, home, "06_back_up", "07_restore", "09_audit", "-p", "confirm=modal")
+    assert "3 ok, 0 changed" in again, again
+
+
 def test_no_secret_is_in_any_record_log_or_url(plane: ControlPlane, home: Path) -> None:
     stored = plane.secrets.named(SECRET_NAME, "main")
     assert stored is not None

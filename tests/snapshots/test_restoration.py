@@ -87,7 +87,7 @@ def test_other_bytes_are_never_replaced_and_nothing_else_is_changed(
     empty.create_volume(PACKAGES_VOLUME)
     empty.write(path, content)
     before = empty.tree()
-    with pytest.raises(SnapshotError, match="1 files cannot be restored, and nothing was changed") as raised:
+    with pytest.raises(SnapshotError, match="1 of the files cannot be restored, and nothing was changed") as raised:
         restore(empty, origin)
     assert why in raised.value.why
     assert empty.tree() == before
