@@ -205,10 +205,6 @@ def _is_past(moment: datetime) -> bool:
     return datetime.now(UTC) - moment > _STALE
 
 
-_ROUNDS = 10
-"""The lowest cost that the index accepts: enough for a password of 256 random bits that exists for seconds."""
-
-
 @contextmanager
 def temporary_admin(target: Target, purpose: str, settings: Settings | None = None) -> Iterator[HttpClient]:
     """An HTTP client with the login of an admin who exists only meanwhile.
