@@ -117,7 +117,7 @@ def test_a_line_that_could_not_be_written_is_part_of_the_next_commit(
 ) -> None:
     """A removal on a full disk makes the room for its own line."""
     storage = volumes(tmp_path, 1)[0] if shared else DirectoryStorage(tmp_path)
-    audit = Audit(storage, clock=FakeTime())
+    audit = Audit(storage, ADMIN_FOLDER, clock=FakeTime())
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -125,9 +125,9 @@ def test_a_line_that_could_not_be_written_is_part_of_the_next_commit(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         audit.record("remove", user="adam", address="")
-    assert entries(storage) == []
+    assert entries(storage, ADMIN_FOLDER) == []
     storage.commit()
-    assert [line["event"] for line in entries(storage)] == ["remove"]
+    assert [line["event"] for line in entries(storage, ADMIN_FOLDER)] == ["remove"]
 
 
 def test_a_flood_of_refusals_is_summarized_in_a_few_lines(storage: DirectoryStorage) -> None:
