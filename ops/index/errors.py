@@ -16,6 +16,7 @@ PackageIndexError                 status, headers, and one line of plain text as
 ├── NotAcceptable           406   no content type suits both sides (PEP 691)
 ├── RequestTimeout          408   the body did not arrive in time; the connection is closed
 ├── Conflict                409   it contradicts what is stored
+│   ├── NameReserved        409   the name falls under a prefix that belongs to others (PEP 752)
 │   ├── FileTaken           409   a released file never changes; 400 for twine, which expects that
 │   └── ProjectClosed       409   the project is archived or quarantined (PEP 792)
 ├── TooLarge                413
@@ -220,6 +221,22 @@ class Conflict(PackageIndexError):
     """It contradicts what is stored."""
 
     status = 409
+
+
+class NameReserved(Conflict):
+    """The name of a new project falls under a reserved prefix (PEP 752).
+
+    Parameters:
+        project: its normalized name.
+        owners: of the prefix, in words.
+    """
+
+    def __init__(self, project: str, owners: str) -> None:
+        self.project = project
+        self.owners = owners
+        super().__init__(
+            f"the name {project!r} is reserved for {owners}; choose another name, or have one of them publish it first"
+        )
 
 
 class FileTaken(Conflict):

@@ -43,6 +43,9 @@ class Person:
     def may_upload(self, project: str) -> bool:
         return self.projects is None or project in self.projects
 
+    def owner_of(self, project: str) -> str:
+        return ""
+
 
 @dataclass
 class FakeAudit:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from ops.index.admin.account import AccountPages, refused_page
 from ops.index.admin.gate import Gate, address_of, inner_path, is_own, refusal, refusals
 from ops.index.admin.reference import reference_page, reference_policy
+from ops.index.admin.reservation_api import PrefixReservation, add_reservation_api
 from ops.index.admin.token import TokenCheck
 from ops.index.admin.trust_api import IssuerEntry, JobEntry, TrustedJobs, add_trust_api
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
@@ -342,6 +343,7 @@ def create_admin(
         if not tokens.revoke(token_id, actor="admin token", address=address_of(request)):
             raise HTTPException(404, "there is no such token")
 
+    add_reservation_api(app, users, token_needed)
     add_trust_api(app, TrustStore(credentials, audit=log, name_locks=name_locks), token_needed)
 
     invitations = Invitations(credentials, options, audit=log, name_locks=name_locks)
@@ -391,7 +393,12 @@ async def _invalid(request: Request, error: Exception) -> Response:
     """One sentence about what is wrong. FastAPI's own response repeats the input, passwords included."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     problems = []
-    models: dict[str, type[BaseModel]] = {"create_token": CreateToken, "invite": Invite, "replace_trust": TrustedJobs}
+    models: dict[str, type[BaseModel]] = {
+        "create_token": CreateToken,
+        "invite": Invite,
+        "replace_trust": TrustedJobs,
+        "reserve": PrefixReservation,
+    }
     fields = list(models.get(request.url.path.rpartition("/")[2], RegisterUser).model_fields)
     known = {*fields, *IssuerEntry.model_fields, *JobEntry.model_fields}
     for problem in error.errors():

@@ -60,7 +60,7 @@ def _response(status: int) -> dict[str, Any]:
     return response
 
 
-_WITH_BODY: Final = frozenset({"/register_user", "/create_token", "/invite", "/replace_trust"})
+_WITH_BODY: Final = frozenset({"/register_user", "/create_token", "/invite", "/reserve", "/replace_trust"})
 """The paths that are posted a body. The bodies of all others are left unread."""
 
 _BODY_BYTES: Final = 64 * 1024

@@ -3,6 +3,7 @@
 reader: bob
 admin: carol
 project/spam: dave            dave may upload to spam and to no other project
+reserved/acme: erin frank     new projects acme and acme-… are theirs alone (PEP 752)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from codecs import BOM_UTF8
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from packaging.utils import canonicalize_name
 
@@ -20,6 +21,12 @@ from ops.index.auth.passwords import decoded
 
 PROJECT: Final = "project/"
 """Prefix of the groups of users that are limited to a project, before its normalized name (PEP 503)."""
+
+RESERVED: Final = "reserved/"
+"""Prefix of the groups of owners of a reserved prefix of names, before the prefix, normalized (PEP 752)."""
+
+Grants: TypeAlias = tuple[tuple[str, frozenset[str]], ...]
+"""Reserved prefixes and their owners, the longest prefix first."""
 
 
 class Role(StrEnum):
@@ -45,6 +52,7 @@ class Identity:
         token: the id of the token that stands for the user; empty for a password.
         run: the address of the CI run that a token was minted for; empty for all others.
         expires: when the token does, in seconds since the epoch; 0 for a password.
+        grants: all reserved prefixes.
     """
 
     username: str
@@ -53,6 +61,7 @@ class Identity:
     token: str = ""
     run: str = ""
     expires: float = 0.0
+    grants: Grants = ()
 
     @property
     def origin(self) -> Mapping[str, str]:
@@ -74,6 +83,17 @@ class Identity:
             return False
         return self.projects is None or canonicalize_name(project) in self.projects
 
+    def owner_of(self, project: str) -> str:
+        """The owners of the reserved prefix under which a project's name falls; empty if the user may take the name.
+
+        Parameters:
+            project: its normalized name (PEP 503).
+        """
+        for prefix, owners in self.grants:
+            if project == prefix or project.startswith(f"{prefix}-"):
+                return "" if self.username in owners else ", ".join(sorted(owners))
+        return ""
+
     @property
     def may_administer(self) -> bool:
         """True if the user may delete files, and set and lift the quarantine of projects."""
@@ -86,7 +106,7 @@ class Identity:
         projects = frozenset.intersection(*limits) if limits and role is Role.PUBLISHER else None
         if projects is not None and not projects:
             return Identity(self.username, Role.READER)
-        return Identity(self.username, role, projects)
+        return Identity(self.username, role, projects, grants=self.grants or other.grants)
 
 
 class CredentialLines:
@@ -119,6 +139,27 @@ class GroupFile(CredentialLines):
             if group is not None:
                 found.setdefault(group, set()).update(members)
         return found
+
+    def grants(self) -> Grants:
+        """Reserved prefixes and their owners, the longest first."""
+        found: dict[str, set[str]] = {}
+        for line in self._lines:
+            group, members = group_of(line)
+            if group is not None and group.startswith(RESERVED) and len(group) > len(RESERVED):
+                found.setdefault(canonicalize_name(group.removeprefix(RESERVED)), set()).update(members)
+        by_length = sorted(found.items(), key=lambda grant: (-len(grant[0]), grant[0]))
+        return tuple((prefix, frozenset(owners)) for prefix, owners in by_length)
+
+    def reserve(self, prefix: str, owners: Collection[str]) -> None:
+        """Make these, and nobody else, the owners of a prefix; without owners it is free.
+
+        Parameters:
+            prefix: normalized.
+            owners: names of users.
+        """
+        group = RESERVED + prefix
+        others = [line for line in self._lines if _reserved(line) != prefix]
+        self._lines = others + ([_rendered(group, sorted(owners))] if owners else [])
 
     def assign(self, username: str, groups: Collection[str]) -> None:
         """Make the user a member of exactly these groups, out of those that mean something here."""
@@ -156,12 +197,14 @@ class Roles:
             if group.startswith(PROJECT):
                 for member in members:
                     self._projects.setdefault(member, set()).add(group.removeprefix(PROJECT))
+        self._grants = GroupFile(content or b"").grants()
 
     def identity(self, username: str) -> Identity:
         """The user of that name, with role and projects."""
         role = self._roles.get(username, self._default)
         projects = self._projects.get(username) if role is Role.PUBLISHER else None
-        return Identity(username, role, None if projects is None else frozenset(projects))
+        limits = None if projects is None else frozenset(projects)
+        return Identity(username, role, limits, grants=self._grants)
 
 
 def memberships(identity: Identity) -> set[str]:
@@ -174,6 +217,13 @@ def group_of(line: bytes) -> tuple[str | None, list[str]]:
     name, colon, rest = line.strip().partition(b":")
     group = decoded(name.strip())
     return (None, []) if not colon or group.startswith("#") else (group, [decoded(word) for word in _words(rest)])
+
+
+def _reserved(line: bytes) -> str | None:
+    """The prefix that a line reserves."""
+    group, _ = group_of(line)
+    reserves = group is not None and group.startswith(RESERVED)
+    return str(canonicalize_name(group.removeprefix(RESERVED))) if group is not None and reserves else None
 
 
 def _parsed(line: bytes) -> tuple[str | None, list[str]]:

@@ -14,7 +14,7 @@ from packaging.utils import InvalidName, canonicalize_name
 from ops.index.auth.audit import Audit
 from ops.index.auth.credential_files import GROUPS, INVITATIONS, PASSWORDS, TOKENS, TRUST, CredentialFiles, Draft
 from ops.index.auth.passwords import ROUNDS, InvalidCredentials, decoded, hashed, validated_hash, validated_name
-from ops.index.auth.roles import CredentialLines, GroupFile, Identity, Role, Roles, memberships
+from ops.index.auth.roles import CredentialLines, Grants, GroupFile, Identity, Role, Roles, memberships
 from ops.index.auth.token_file import Token, TokenFile
 from ops.index.config import Options
 from ops.index.errors import StorageError
@@ -208,6 +208,9 @@ class Users:
             draft[PASSWORDS] = bytes(passwords)
             groups = GroupFile(draft[GROUPS])
             groups.assign(username, ())
+            for prefix, owners in groups.grants():  # else the next user of that name would own it
+                if username in owners:
+                    groups.reserve(prefix, owners - {username})
             draft[GROUPS] = bytes(groups)
             tokens = TokenFile(draft[TOKENS])  # else they would stand for the next user of that name
             own = [token.id for token in tokens.tokens() if token.owner == username]
@@ -216,6 +219,50 @@ class Users:
             draft[INVITATIONS] = without(draft[INVITATIONS], username)
             draft.entry = Entry("user.removed", {"actor": actor, **({"revoked": own} if own else {})})
         return True
+
+    def reservations(self) -> Grants:
+        """Reserved prefixes of names and their owners, after a reload.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+        self._storage.reload()
+        try:
+            return GroupFile(self._credential_files.read(GROUPS) or b"").grants()
+        except OSError as error:
+            raise StorageError(f"the groups cannot be read: {error.strerror or error}") from error
+
+    def reserve(self, prefix: str, owners: Iterable[str], *, actor: str = "", address: str = "") -> Grants:
+        """Reserve a prefix of project names (PEP 752) for some users, or for nobody; durable on return.
+
+        New projects of this name, or of one that goes on with a dash, are theirs alone. Those that are there stay.
+
+        Parameters:
+            prefix: in any spelling.
+            owners: names of users; none to free the prefix.
+            actor: the one who changes it, for the audit log.
+            address: of the client.
+
+        Returns:
+            All reservations.
+
+        Raises:
+            InvalidCredentials: the prefix cannot begin a name, or one of the owners is unknown.
+            StorageError: nothing has changed.
+        """
+        try:
+            normalized = str(canonicalize_name(prefix, validate=True))
+        except InvalidName:
+            raise InvalidCredentials("no project's name can begin so: use letters, digits and . _ -") from None
+        names = frozenset(unicodedata.normalize("NFC", owner) for owner in owners)
+        with self._credential_files.change("", actor=actor, address=address) as draft:
+            if unknown := sorted(names - PasswordFile(draft[PASSWORDS]).entries().keys()):
+                raise InvalidCredentials(f"there is no user {unknown[0]!r}: register the owners first")
+            groups = GroupFile(draft[GROUPS])
+            groups.reserve(normalized, names)
+            draft[GROUPS] = bytes(groups)
+            draft.entry = Entry("prefix.reserved", {"actor": actor, "prefix": normalized, "owners": sorted(names)})
+            return groups.grants()
 
     def accounts(self) -> dict[str, Account]:
         """All users by name, from the files as they are now; does not reload a shared volume.

@@ -33,6 +33,9 @@ class Uploader(Protocol):
     def may_administer(self) -> bool:
         """True if the user may remove files, and set and lift quarantines."""
 
+    def owner_of(self, project: str) -> str:
+        """The owners of the reserved prefix under which a project's name falls; empty if the user may take the name."""
+
     def may_upload(self, project: str) -> bool:
         """True if the user may upload to the project, yank its files, and set any status but a quarantine."""
 

@@ -22,6 +22,7 @@ from ops.index.errors import (
     Forbidden,
     InvalidArchive,
     InvalidFilename,
+    NameReserved,
     NotFound,
     ProjectClosed,
     Revoked,
@@ -232,6 +233,7 @@ class Publisher:
 
         Raises:
             Forbidden: the user may not upload to the project.
+            NameReserved: its name is reserved for others.
             ProjectClosed: nobody may.
             QuotaExceeded: there is no room for it.
             StorageError: the file cannot be created.
@@ -262,6 +264,7 @@ class Publisher:
             DeferredError: it has to be inspected at length first.
             InvalidUpload: the file contradicts its name, its form or its digest.
             Forbidden: the user may not upload to the project.
+            NameReserved: its name is reserved for others.
             ProjectClosed: nobody may.
             QuotaExceeded: there is no room for it.
             FileTaken: the name belongs to another file.
@@ -376,6 +379,9 @@ class Publisher:
     def _check_rights(self, name: Name, identity: Uploader) -> None:
         if not identity.may_upload(name.project):
             raise Forbidden(identity.username, f"upload to the project {name.project!r}")
+        owners = identity.owner_of(name.project)
+        if owners and not self._repository.has(name.project):  # a project that was there before stays its users'
+            raise NameReserved(name.project, owners)
 
     def _check_status(self, name: Name) -> None:
         status, _ = self._repository.status(name.project)

@@ -180,6 +180,8 @@ def test_health_and_documentation_need_no_token_and_load_nothing_from_elsewhere(
         "/users/{username}",
         "/create_token",
         "/invite",
+        "/reservations",
+        "/reserve",
         "/tokens",
         "/tokens/{token_id}",
         "/trust",

@@ -1,0 +1,89 @@
+"""A reserved prefix keeps new projects for its owners (PEP 752), and touches nothing that is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from ops.index.auth.roles import GroupFile, Roles
+from tests.index.archives import wheel, wheel_name
+from tests.index.serving import PASSWORD, TOKEN, Response, Server, eventually
+from tests.index.test_app import form, upload
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("reserved")) as server:
+        yield server
+
+
+def administer(server: Server, method: str, path: str, body: object = None) -> Response:
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    content = None if body is None else json.dumps(body).encode()
+    return server.request(method, f"/admin/{path}", user=None, headers=headers, body=content)
+
+
+def publish(server: Server, project: str, *, user: str = "alice", version: str = "1.0") -> Response:
+    return upload(server, wheel_name(project, version), wheel(project, version), user=user)
+
+
+def test_new_projects_under_a_prefix_are_its_owners_alone(server: Server) -> None:
+    assert publish(server, "acme-old").status == 200
+    reserved = administer(server, "POST", "reserve", {"prefix": "Acme", "owners": ["adam"]})
+    assert json.loads(reserved.body) == [{"prefix": "acme", "owners": ["adam"]}]
+    eventually(lambda: publish(server, "acme-new").status == 409)
+    refused = publish(server, "acme")
+    assert (refused.status, "reserved for adam" in refused.text) == (409, True)
+    assert publish(server, "acme-new", user="adam").status == 200
+    assert publish(server, "acme-new", version="2.0").status == 200  # it is there now, as any project
+    assert publish(server, "acme-old", version="2.0").status == 200
+    assert publish(server, "acmeter").status == 200
+    token = json.loads(administer(server, "POST", "create_token", {"owner": "alice", "label": "ci"}).body)["token"]
+    name = wheel_name("acme-ci", "1.0")
+    body = form(action="file_upload", name="acme-ci", version="1.0", content=(name, wheel("acme-ci", "1.0")))
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert server.request("POST", "/", user="__token__", password=token, headers=headers, body=body).status == 409
+
+    administer(server, "POST", "reserve", {"prefix": "acme", "owners": []})
+    eventually(lambda: publish(server, "acme-free").status == 200)
+    assert json.loads(administer(server, "GET", "reservations").body) == []
+
+
+def test_an_owner_who_is_removed_leaves_nothing_to_the_next_of_that_name(server: Server) -> None:
+    new = {"username": "erin", "password": PASSWORD}
+    administer(server, "POST", "register_user", new)
+    administer(server, "POST", "reserve", {"prefix": "acme", "owners": ["erin", "adam"]})
+    assert administer(server, "DELETE", "users/erin").status == 204
+    administer(server, "POST", "register_user", new)
+    assert json.loads(administer(server, "GET", "reservations").body) == [{"prefix": "acme", "owners": ["adam"]}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prefix": "acme", "owners": ["nobody"]},
+        {"prefix": "-acme", "owners": ["adam"]},
+        {"prefix": "a: b\nc", "owners": ["adam"]},
+        {"prefix": "", "owners": []},
+        {"prefix": "acme"},
+        {"prefix": "acme", "owners": "adam"},
+    ],
+)
+def test_what_cannot_be_reserved_is_refused(server: Server, body: dict[str, object]) -> None:
+    assert administer(server, "POST", "reserve", body).status == 422
+
+
+def test_the_longest_prefix_counts_and_a_role_keeps_reservations() -> None:
+    groups = GroupFile(b"# ours\nreserved/acme: alice\nreserved/Acme.Labs: bob\nother: x\n")
+    groups.assign("alice", {"reader"})
+    roles = Roles(bytes(groups))
+    alice, bob, eve = (roles.identity(name) for name in ("alice", "bob", "eve"))
+    assert (alice.owner_of("acme-core"), alice.owner_of("acme-labs-x")) == ("", "bob")
+    assert (bob.owner_of("acme-core"), bob.owner_of("acme-labs")) == ("alice", "")
+    assert (eve.owner_of("acme"), eve.owner_of("acmex"), eve.owner_of("other")) == ("alice", "", "")
+    groups.reserve("acme", ["carol"])
+    assert b"# ours" in bytes(groups)
+    assert b"reserved/Acme.Labs: bob" in bytes(groups)
+    assert dict(groups.grants())["acme"] == {"carol"}
