@@ -41,7 +41,15 @@ QUICK = comparable(ALL)
 GOOD: Mapping[str, Mapping[str, Any]] = {}
 """Parameters of a good run that changes nothing, for the notebooks that need others than ``dry_run``."""
 
-STOPPED = {"01_provision": "", "90_troubleshoot": "checks failed", "99_tear_down": ""}
+STOPPED = {
+    "00_start_here": "",
+    "01_provision": "",
+    "06_back_up": "",
+    "07_restore": "",
+    "09_audit": "",
+    "90_troubleshoot": "checks failed",
+    "99_tear_down": "",
+}
 """What a notebook says of an index that does not answer, if its preflight does not; empty when it can do its work."""
 
 _CODE = "import sys, papermill, yaml; papermill.execute_notebook(*sys.argv[1:3], yaml.safe_load(open(sys.argv[3])))"
@@ -251,12 +259,12 @@ def stopped_by(number: signal.Signals, run: Run) -> tuple[int, str]:
     """Send a signal to the program while a cell runs, before the first change, and wait until its kernel is gone."""
     mark = run.folder / "kernel"
     with run.start(good(run.notebook), blocks=mark) as process:
-        eventually(lambda: process.poll() is not None or (mark.exists() and mark.read_text() != ""), seconds=60)
+        eventually(lambda: process.poll() is not None or (mark.exists() and mark.read_text() != ""), seconds=300)
         assert process.poll() is None, process.communicate()[1]
         kernel = int(mark.read_text())
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-    eventually(lambda: not psutil.pid_exists(kernel), seconds=60)
+        _, errors = process.communicate(timeout=300)
+    eventually(lambda: not psutil.pid_exists(kernel), seconds=300)
     return process.returncode, errors
 
 
