@@ -100,7 +100,7 @@ class Audit:
         self._day = ""
         self._unwritten: list[bytes] = []
         self.counts: Counter[str] = Counter()
-        self._sync = storage.sync_with(self._sync_files)
+        storage.before_commit(self.sync)
 
     def hold_back(self) -> None:
         """Reserve disk space for lines to come. Never raises."""
@@ -135,10 +135,7 @@ class Audit:
             self._append([_line(now, event, user, address, details)])
 
     def sync(self) -> None:
-        """Make all lines durable that were noted before. Never raises."""
-        self._sync()
-
-    def _sync_files(self) -> None:
+        """Write lines that wait for room, and make all durable; on a Volume the next commit does. Never raises."""
         if self._unwritten:
             self._append([])
         with self._failures_logged("made durable"):

@@ -36,7 +36,7 @@ class DirectoryStorage:
         self._directory = Path(directory).resolve()
         self._directory.mkdir(parents=True, exist_ok=True)
         self.staging = StagingFolder(self._directory, locked=True)
-        self._syncs: list[Callable[[], None]] = []
+        self._before: list[Callable[[], None]] = []
         self._sync = SharedRun(self._sync_all)
 
     @property
@@ -51,10 +51,9 @@ class DirectoryStorage:
         """Nothing to wait for: the directory never looks empty."""
         return _NOTHING
 
-    def sync_with(self, sync: Callable[[], None]) -> Callable[[], None]:
-        """Call *sync* in each commit; the result is *sync*."""
-        self._syncs.append(sync)
-        return sync
+    def before_commit(self, action: Callable[[], None]) -> None:
+        """Have *action* called by each commit, once for all who share it."""
+        self._before.append(action)
 
     def commit(self) -> None:
         """Make the names at the top of the directory durable; one sync serves all who call meanwhile.
@@ -68,8 +67,8 @@ class DirectoryStorage:
             raise storage_error("what was written could not be made durable", error) from error
 
     def _sync_all(self) -> None:
-        for sync in self._syncs:
-            sync()
+        for action in self._before:
+            action()
         sync_folder(str(self._directory))
 
     def reload(self) -> None:

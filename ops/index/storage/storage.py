@@ -55,15 +55,8 @@ class Storage(Protocol):
             StorageBusy: a commit or reload takes longer than this thread waits (:mod:`ops.index.storage.waiting`).
         """
 
-    def sync_with(self, sync: Callable[[], None]) -> Callable[[], None]:
-        """Make files durable with each commit that are not at the top of the directory.
-
-        Parameters:
-            sync: makes them durable, after writing what still waits for that; never raises.
-
-        Returns:
-            Makes them durable now. On a Volume it does nothing, as only a commit can.
-        """
+    def before_commit(self, action: Callable[[], None]) -> None:
+        """Have *action*, which never raises, called by each commit before it begins, to make its own files durable."""
 
     def commit(self) -> None:
         """Make everything written so far durable, and visible to others' next reload.

@@ -67,7 +67,7 @@ class GuardedStorage(ABC):
         self._guard = PhaseLock()
         self._generation = 0
         self._wait_seconds = reload_seconds
-        self._syncs: list[Callable[[], None]] = []
+        self._before: list[Callable[[], None]] = []
         self._commits = BoundedRun(
             lambda: self._alone(self._commit, "did not confirm the commit"),
             name="commit",
@@ -123,10 +123,9 @@ class GuardedStorage(ABC):
         finally:
             sharing.__exit__(None, None, None)
 
-    def sync_with(self, sync: Callable[[], None]) -> Callable[[], None]:
-        """Call *sync* before each commit. The result does nothing: only a commit makes anything durable."""
-        self._syncs.append(sync)
-        return lambda: None
+    def before_commit(self, action: Callable[[], None]) -> None:
+        """Have *action* called before each commit."""
+        self._before.append(action)
 
     def commit(self) -> None:
         """Make everything written so far durable.
@@ -136,8 +135,8 @@ class GuardedStorage(ABC):
             StorageBusy: likewise, and the commit is still running.
         """
         self._refuse_inside()
-        for sync in self._syncs:
-            sync()
+        for action in self._before:
+            action()
         self._commits()
 
     def reload(self) -> None:
