@@ -201,11 +201,13 @@ class Authenticator:
     def refresh(self) -> None:
         """Read the users again if their files have changed. Called in a thread, after a shared volume was reloaded."""
         self._user_cache.refresh()
-        if self._uses is not None and self._uses.due():
-            with self._lock:  # tokens are looked up again, and their use is noted
-                for digest, account in list(self._verified.items()):
-                    if account.identity.token:
-                        del self._verified[digest]
+        if self._uses is not None:
+            self._uses.write()
+            if self._uses.due():
+                with self._lock:  # tokens are looked up again, and their use is noted
+                    for digest, account in list(self._verified.items()):
+                        if account.identity.token:
+                            del self._verified[digest]
 
     def refresh_minted(self) -> None:
         """Forget the minted tokens that were burnt or have expired. Called in a thread."""
@@ -226,6 +228,8 @@ class Authenticator:
             self._closing.set()
             pending = list(self._pending.values())
         self._verification_queue.close()
+        if self._uses is not None:
+            self._uses.write()
         self._starter.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=True, cancel_futures=True)
         for login in pending:
@@ -364,8 +368,7 @@ class Authenticator:
         if account is None or not self._remember(digest, account):
             return None
         if self._uses is not None and not account.identity.minted:
-            with contextlib.suppress(RuntimeError):  # the server stops
-                self._threads.submit(self._uses.note, account.identity, address)
+            self._uses.note(account.identity, address)
         return account
 
     def _token(self, sha256: str) -> Account | None:

@@ -24,7 +24,8 @@ _log = logging.getLogger(__name__)
 class TokenUses:
     """Notes uses, once an hour and server for each token, in the audit log too.
 
-    Servers cannot write credentials, so uses are entries that all servers share.
+    Servers cannot write credentials, so uses are entries that all servers share. They are written in the background:
+    many first logins at once take no longer than many pages do.
 
     Parameters:
         entries: shared with the admin application.
@@ -39,6 +40,7 @@ class TokenUses:
         self._audit = audit
         self._clock = clock
         self._noted: BoundedDict[str, float] = BoundedDict(10_000)
+        self._unwritten: dict[str, tuple[Identity, str, float]] = {}
         self._next = clock() + _EVERY
 
     def due(self) -> bool:
@@ -49,17 +51,22 @@ class TokenUses:
         return True
 
     def note(self, identity: Identity, address: str) -> None:
-        """Note a use, unless that was done within the hour. Blocks; never raises."""
+        """Note a use, unless that was done within the hour. Only in memory, for :meth:`write`."""
         now = self._clock()
-        if now < self._noted.get(identity.token, 0.0) + _EVERY / 2:
-            return
-        self._noted[identity.token] = now
-        if self._audit is not None:
-            self._audit.note("token.used", user=identity.username, address=address, id=identity.token)
-        try:
-            self._entries.put(_key(identity.token), str(now), until=now + _KEPT)
-        except Exception as error:  # noqa: BLE001 - whatever the client library of a shared storage raises
-            _log.warning("the use of a token could not be noted: %s", error)
+        if now >= self._noted.get(identity.token, 0.0) + _EVERY / 2:
+            self._noted[identity.token] = now
+            self._unwritten[identity.token] = identity, address, now
+
+    def write(self) -> None:
+        """Write what was noted. Blocks; never raises."""
+        unwritten, self._unwritten = self._unwritten, {}
+        for identity, address, moment in unwritten.values():
+            if self._audit is not None:
+                self._audit.note("token.used", user=identity.username, address=address, id=identity.token)
+            try:
+                self._entries.put(_key(identity.token), str(moment), until=moment + _KEPT)
+            except Exception as error:  # noqa: BLE001 - whatever the client library of a shared storage raises
+                _log.warning("the use of a token could not be noted: %s", error)
 
     def last(self, token_id: str) -> float | None:
         """Seconds since the epoch of the last noted use; None if it is unknown. Blocks; never raises."""

@@ -60,7 +60,7 @@ class FolderEntries:
             descriptor = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             return False
-        _write(descriptor, value, until)
+        _write(descriptor, value, until, durable=True)
         return True
 
     def put(self, key: str, value: str, *, until: float) -> None:
@@ -103,11 +103,12 @@ class FolderEntries:
                     os.unlink(entry.path)  # noqa: PTH108
 
 
-def _write(descriptor: int, value: str, until: float) -> None:
+def _write(descriptor: int, value: str, until: float, *, durable: bool = False) -> None:
     """Write an entry, whose time of modification is its end, so that sweeping opens no file."""
     try:
         os.write(descriptor, f"{json.dumps(until)}\n{value}".encode())
         os.utime(descriptor, (until, until))
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
