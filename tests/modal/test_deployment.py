@@ -42,7 +42,9 @@ def secrets(plane: ControlPlane, function: str) -> list[str]:
 
 
 def shipped(plane: ControlPlane, function: str = "server") -> set[str]:
-    ids = plane.function(function).definition.mount_ids
+    definition = plane.function(function).definition
+    copied = [layer.context_mount_id for layer in plane.images.lineage(definition.image_id) if layer.context_mount_id]
+    ids = [*definition.mount_ids, *copied]
     return {path for mount_id in ids for path in plane.images.mounts[mount_id].files}
 
 
@@ -94,6 +96,18 @@ def test_the_containers_get_the_index_and_nothing_of_the_operators_side(index: C
     folders = {Path(path).parts[3] for path in files if path.startswith("/root/ops/")}
     assert not folders & {"runbook", "clients"}
     assert not any("__pycache__" in path or path.endswith(".pyc") for path in files)
+
+
+def test_what_is_shipped_is_compiled_in_the_image(index: ControlPlane) -> None:
+    image_id = index.function("server").definition.image_id
+    built = index.images.files(image_id)
+    sources = {path.relative_to(built) for path in built.rglob("ops/**/*.py")}
+    compiled = {path.relative_to(built) for path in built.rglob("ops/**/*.pyc")}
+    assert sources
+    assert {path.parent.parent / f"{path.name.partition('.')[0]}.py" for path in compiled} == sources
+    for path in compiled:
+        flags = int.from_bytes((built / path).read_bytes()[4:8], "little")
+        assert flags == 0b01, "a hash that is not checked (PEP 552)"
 
 
 def test_what_is_shipped_imports_nothing_of_ours_that_is_not() -> None:

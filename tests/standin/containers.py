@@ -121,11 +121,9 @@ class Container:
         ]
 
     def _lay_out(self) -> None:
+        shutil.copytree(self.plane.images.files(self.function.definition.image_id), self.directory / "files")
         for mount_id in sorted(self.function.definition.mount_ids):
-            for path, digest in self.plane.images.mounts[mount_id].files.items():
-                target = self.directory / "files" / path.lstrip("/")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.plane.store.path(digest), target)
+            self.plane.images.place(self.plane.images.mounts[mount_id], self.directory / "files")
         (self.directory / "files" / "root").mkdir(parents=True, exist_ok=True)
         for mount in self.function.definition.volume_mounts:
             volume = self.plane.volumes.by_id[mount.volume_id]

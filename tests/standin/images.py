@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shlex
+import shutil
+import subprocess
+import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +32,7 @@ class Image:
     context_files: dict[str, bytes]
     base_ids: list[str]
     secret_ids: list[str]
+    context_mount_id: str = ""
 
 
 @dataclass
@@ -128,10 +133,15 @@ class ContentStore:
 
 
 class Images:
-    """The calls about images and mounts. Nothing is built: the definition is kept for tests to look at."""
+    """The calls about images and mounts.
+
+    No packages are installed: the interpreter has them, and the definition is kept for tests to look at. Files that a
+    layer copies are copied, and compiled where it says so.
+    """
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
+        self._building = threading.Lock()
         self.images: dict[str, Image] = {}
         self.mounts: dict[str, Mount] = {}
 
@@ -139,6 +149,31 @@ class Images:
         """The image's layers, base first."""
         image = self.images[image_id]
         return [layer for base in image.base_ids for layer in self.lineage(base)] + [image]
+
+    def files(self, image_id: str) -> Path:
+        """A directory with all files that the image's layers copied or compiled, made at the first call."""
+        built = self._plane.directory / "images" / image_id
+        with self._building:
+            if built.exists():
+                return built
+            built.mkdir(parents=True)
+            for layer in self.lineage(image_id):
+                if layer.context_mount_id:
+                    self.place(self.mounts[layer.context_mount_id], built)
+                for command in layer.commands:
+                    if command.startswith("RUN python -m compileall "):
+                        *options, folder = shlex.split(command)[1:]
+                        inside = built / folder.lstrip("/")
+                        compiling = [str(self._plane.python), *options[1:], "-s", str(built), "-p", "/", str(inside)]
+                        subprocess.run(compiling, check=True, timeout=60)
+        return built
+
+    def place(self, mount: Mount, directory: Path) -> None:
+        """Lay out the files of a mount below *directory*."""
+        for path, digest in mount.files.items():
+            target = directory / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._plane.store.path(digest), target)
 
     @rpc("MountGetOrCreate")
     async def get_or_create_mount(
@@ -167,13 +202,10 @@ class Images:
             context_files={file.filename: file.data for file in asked.context_files},
             base_ids=[base.image_id for base in asked.base_images],
             secret_ids=list(asked.secret_ids),
+            context_mount_id=asked.context_mount_id,
         )
         for known in self.images.values():
-            if (known.commands, known.context_files, known.base_ids) == (
-                image.commands,
-                image.context_files,
-                image.base_ids,
-            ):
+            if replace(known, image_id="", secret_ids=[]) == replace(image, secret_ids=[]):
                 image = known
         if not image.image_id:
             image.image_id = new_id("im")
