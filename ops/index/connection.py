@@ -7,8 +7,6 @@ from functools import partial
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ops.index.connection_limits import ConnectionLimits
 from ops.index.http.fast_path import LONGEST
@@ -29,6 +27,7 @@ from ops.index.request_limits import (
     head_too_long,
     is_host,
 )
+from ops.index.uvicorn_core import STATUS_LINE, FlowControl, HttpToolsProtocol
 from ops.index.zero_copy import SENDS_FILES, with_zero_copy
 
 FIRST_REQUEST_SECONDS = 10.0

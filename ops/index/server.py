@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
-
 from ops.index.config import Options
 from ops.index.connection import IDLE_SECONDS, Connection
 from ops.index.connection_limits import ConnectionLimits
+from ops.index.uvicorn_core import Config, UvicornServer
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -29,7 +28,7 @@ _GRACE = 10
 """Seconds for requests to end when the server is stopping."""
 
 
-class Server(uvicorn.Server):
+class Server(UvicornServer):
     """One process, one event loop, one listening socket.
 
     Parameters:
@@ -55,7 +54,7 @@ class Server(uvicorn.Server):
         limits = limits or ConnectionLimits(options.max_connections, options.max_connections_per_address)
         connection: Any = partial(Connection, limits=limits)
         super().__init__(
-            uvicorn.Config(
+            Config(
                 application,
                 http=connection,
                 backlog=backlog,

@@ -11,10 +11,8 @@ import json
 import logging
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from typing import Any, Final, NamedTuple, NoReturn
 
 from ops.index.auth.trust import Issuer, Trust
@@ -174,31 +172,36 @@ class IdTokens:
         try:
             keys.by_id = _parsed(self._fetch(url))
             keys.fetched = self._clock()
-        except (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             _log.warning("the keys at %s could not be fetched: %s", url, error)
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """An issuer's keys are where its address says, or nowhere."""
-
-    def redirect_request(self, *_: object, **__: object) -> None:
-        """Follow nothing."""
 
 
 def fetch_keys(url: str) -> bytes:
     """The bytes of a short document of an issuer.
 
     Raises:
-        OSError: it does not come in time, or is too long.
+        OSError: it does not come in time, is too long, or is no HTTP.
     """
+    # Imported here, as few servers trust issuers.
+    from http.client import HTTPException
+    from urllib.request import HTTPRedirectHandler, build_opener
+
+    class NoRedirects(HTTPRedirectHandler):
+        """An issuer's keys are where its address says, or nowhere."""
+
+        def redirect_request(self, *_: object, **__: object) -> None:
+            """Follow nothing."""
+
     end = time.monotonic() + _FETCH_SECONDS
-    opener = urllib.request.build_opener(_NoRedirects)
-    with opener.open(url, timeout=_FETCH_SECONDS / 2) as response:
-        content = bytearray()
-        while piece := response.read1(65536):
-            content += piece
-            if len(content) > _KEYS_BYTES or time.monotonic() > end:
-                raise OSError("the document is too long, or comes too slowly")
+    content = bytearray()
+    try:
+        with build_opener(NoRedirects).open(url, timeout=_FETCH_SECONDS / 2) as response:
+            while piece := response.read1(65536):
+                content += piece
+                if len(content) > _KEYS_BYTES or time.monotonic() > end:
+                    raise OSError("the document is too long, or comes too slowly")
+    except HTTPException as error:
+        raise OSError(f"no answer in HTTP: {error}") from error
     return bytes(content)
 
 

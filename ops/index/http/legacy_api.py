@@ -10,17 +10,12 @@ import asyncio
 import json
 import os
 import time
-import xmlrpc.client
 from collections.abc import Hashable, Iterable
 from datetime import UTC
 from functools import partial
 from html import escape
 from typing import Any
 from urllib.parse import quote
-from xml.etree.ElementTree import Element, ParseError
-
-from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
-from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
 from ops.index.config import Options
 from ops.index.errors import BadRequest, NotFound
@@ -119,7 +114,9 @@ class LegacyApi:
         await asyncio.to_thread(self._confirm, request.headers.get(b"authorization"), request.address)
         with waiting_until(time.monotonic() + READ_SECONDS):
             hits = await in_thread(partial(self._hits, text))
-        body = xmlrpc.client.dumps((hits,), methodresponse=True).encode()
+        from xmlrpc.client import dumps
+
+        body = dumps((hits,), methodresponse=True).encode()
         await request.content(200, b"text/xml; charset=utf-8", body)
 
     def _list(self) -> Representation:
@@ -181,6 +178,12 @@ class LegacyApi:
 
 def _searched(call: bytes) -> str:
     """The text that an XML-RPC call of ``search`` searches for."""
+    # Imported here, as are the rest of XML and XML-RPC, which few servers ever need.
+    from xml.etree.ElementTree import Element, ParseError
+
+    from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
+    from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
+
     try:
         root: Element = fromstring(call, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError, LookupError):  # the last: an unknown encoding

@@ -1,0 +1,29 @@
+"""uvicorn as the server imports it: without what only its command line needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.index.serving import ROOT
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_server_imports_nothing_that_few_requests_need() -> None:
+    unneeded = {"uvicorn.main", "click", "watchfiles", "uvicorn.supervisors", "xmlrpc.client", "urllib.request"}
+    code = "import sys, ops.index.assembly, ops.index.server; print(*sys.modules)"
+    assert unneeded & set(run(code).split()) == set()
+
+
+def test_whoever_imports_all_of_uvicorn_later_gets_it() -> None:
+    code = "import ops.index.server, uvicorn, uvicorn.main as m; print(m.run.__name__, uvicorn.Server is m.Server)"
+    assert run(code) == "run True\n"
+
+
+def test_all_of_uvicorn_stays_for_those_who_imported_it_before() -> None:
+    assert run("import uvicorn, ops.index.server; print(uvicorn.run.__name__, uvicorn.main.name)") == "run main\n"
