@@ -34,7 +34,7 @@ def ages(target: Target, *, days: int, settings: Settings | None = None) -> Tabl
     rows = [(age.name, moment(age.created), "not known", moment(age.expires), _due(age, days)) for age in found]
     for token in tokens:
         age = CredentialAge(named(token), parsed(token.created), parsed(token.expires))
-        used = token.last_used or "never"
+        used = moment(token.last_used) or "never"
         rows.append((age.name, moment(age.created), used, moment(age.expires), _due(age, days)))
     return Table.of(
         f"Credentials of the target {target.place}",
@@ -55,8 +55,9 @@ def _due(age: CredentialAge, days: int) -> str:
     return f"yes, {(now - age.created).days} days old" if is_older(age.created, days) else "no"
 
 
-def moment(time: datetime | None) -> str:
-    """A time for reading; empty if there is none."""
+def moment(time: datetime | str | None) -> str:
+    """A time of the index for reading; empty if there is none."""
+    time = parsed(time) if isinstance(time, str) and time else time
     return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else ""
 
 

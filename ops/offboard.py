@@ -12,6 +12,7 @@ from ops.admin_api import AdminApi, IndexUser
 from ops.audit_log import events
 from ops.client_folders import delete_folder
 from ops.clients import ClientFiles, Login, Twine
+from ops.credential_ages import moment
 from ops.errors import ConfirmationError, ParameterError, RunbookError
 from ops.http_client import HttpClient
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
@@ -103,7 +104,7 @@ def plan(offboarding: Offboarding) -> Plan:
     else:
         changes = [Change(f"user {name}", _described(user), "remove" if user else "", "-")]
         changes += [
-            Change(f"token {token.id} {token.label}".strip(), f"until {token.expires}", "revoke", "-")
+            Change(f"token {token.id} {token.label}".strip(), f"until {moment(token.expires)}", "revoke", "-")
             for token in tokens
         ]
         if files := offboarding.files:

@@ -148,15 +148,13 @@ def _changes(rotation: Rotation, admin: AdminApi) -> list[Change]:
         due = any(is_older(parsed(token.created), rotation.days) for token in old)
         path = shown(rotation.token_file(old[0].label))
         then = f"create one of the same rights, write it to {path}, then revoke this" if due else ""
-        return [
-            Change(
-                named(token),
-                f"set {token.created}, until {token.expires}, last used {token.last_used or 'never'}",
-                then,
-            )
-            for token in old
-        ]
+        return [Change(named(token), _times(token), then) for token in old]
     return []
+
+
+def _times(token: IndexToken) -> str:
+    used = moment(token.last_used) or "never"
+    return f"set {moment(token.created)}, until {moment(token.expires)}, last used {used}"
 
 
 def _change(rotation: Rotation, age: CredentialAge, then: str) -> Change:
@@ -275,9 +273,9 @@ def _rotate_token(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[s
             todo="the new token is in place: read the server's log for why it was slow to see it",
         )
     return [
-        (named(token), f"created, until {token.expires}"),
+        (named(token), f"created, until {moment(token.expires)}"),
         (shown(path), "written, mode 0600"),
-        *((named(each), f"revoked, created {each.created}") for each in old),
+        *((named(each), f"revoked, created {moment(each.created)}") for each in old),
         ("a client that asked all the while", "was never refused"),
     ]
 

@@ -105,11 +105,11 @@ def _index(target: Target, settings: Settings | None) -> Iterator[Check]:
     try:
         _, admin = AdminApi.of(target, settings)
         with admin:
-            count = len(admin.users())
+            admin.users()
     except RunbookError as error:
         yield _failed("admin token", error)
     else:
-        yield Check("admin token", passed=True, detail=f"is let in; {count} users")
+        yield Check("admin token", passed=True, detail="is let in")
 
 
 def _logins(target: Target) -> Iterator[Check]:

@@ -23,8 +23,9 @@ def offboarded(target: Target, name: str, *, role: str = "") -> offboard.Offboar
 
 
 @pytest.fixture
-def alice(provisioned: FakeTarget) -> FakeTarget:
-    """A target with one publisher and one token."""
+def alice(provisioned: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> FakeTarget:
+    """A target with one publisher and one token. The fake index accepts hashes that cost nothing."""
+    monkeypatch.setattr(onboard, "ROUNDS", 4)
     onboard.apply(onboard.describe(provisioned, username="alice"))
     _, admin = AdminApi.of(provisioned)
     with admin:

@@ -212,6 +212,7 @@ class ModalTarget:
         return [
             CredentialAge(f"secret {name} (admin token)", written),
             CredentialAge("token of Modal", created, expires),
+            *([CredentialAge("proxy token of Modal", proxy)] if (proxy := self._copies.written(PROXY_SECRET)) else []),
         ]
 
     def delete_secret(self, name: str) -> bool:
