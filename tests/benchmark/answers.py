@@ -28,22 +28,24 @@ class Tally:
         """Answers with a status of 200 to 299."""
         return sum(count for status, count in self.answers.items() if 200 <= status < 300)
 
-    def rate(self, what: str) -> float:
-        """Good responses a second.
+    def rate(self, what: str, *, status: int | None = None) -> float:
+        """Good responses a second, or with *status* responses of that status.
 
         Raises:
             IndexRequestError: not all responses were good, so that the rate would not be of *what*.
         """
-        bad = {status: count for status, count in self.answers.items() if not 200 <= status < 300}
-        if bad or self.broken or not self.good:
+        good = self.good if status is None else self.answers[status]
+        wanted = range(200, 300) if status is None else (status,)
+        bad = {status: count for status, count in self.answers.items() if count and status not in wanted}
+        if bad or self.broken or not good:
             seen = ", ".join(f"{count} x {status}" for status, count in sorted(bad.items())) or "none of them refused"
             raise IndexRequestError(
                 f"{what}: not every request succeeded",
                 status=min(bad, default=None),
-                why=f"{self.good} good responses, {seen}, {self.broken} broken connections",
+                why=f"{good} good responses, {seen}, {self.broken} broken connections",
                 todo="look into the server's log; a rate with failures in it means nothing",
             )
-        return self.good / self.seconds
+        return good / self.seconds
 
 
 class Answer:

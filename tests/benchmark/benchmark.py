@@ -10,7 +10,7 @@ from ops.errors import ParameterError, PreflightError
 from ops.table import Table
 from ops.targets.lock import exclusive
 from ops.workspace import Workspace
-from tests.benchmark import rows, sizes, wrk
+from tests.benchmark import changes, repeats, rows, sizes, wrk
 from tests.benchmark.field import Field, find_peers
 from tests.benchmark.machine import Machine, own_versions
 from tests.benchmark.measurement import Row
@@ -27,7 +27,7 @@ class Benchmark:
     Parameters:
         target: must be ``local``: what is measured are servers on this machine, and never the index that is in use.
         scale: ``quick`` or ``full``.
-        peers: names with commas between: ``nginx``, ``pypiserver``, ``devpi``.
+        peers: names with commas between: ``nginx``, ``peryx``, ``pypiserver``, ``devpi``.
         workspace: the operator's folder; the default one when not given.
 
     Raises:
@@ -92,7 +92,7 @@ class Benchmark:
 
     def page_rate(self) -> Results:
         """Requests for a project's page."""
-        return self._keep(rows.page_rate(self._field))
+        return self._keep(*rows.page_rate(self._field))
 
     def page_by_size(self) -> Results:
         """The same with more files in the index."""
@@ -100,7 +100,19 @@ class Benchmark:
 
     def upload_rate(self) -> Results:
         """Small uploads."""
-        return self._keep(rows.upload_rate(self._field))
+        return self._keep(*rows.upload_rates(self._field))
+
+    def repeats(self) -> Results:
+        """Requests that repeat themselves, and those that no server has seen before."""
+        field = self._field
+        return self._keep(*repeats.long_page(field), *repeats.small_page(field), repeats.unseen_pages(field))
+
+    def changes(self) -> Results:
+        """Pages and lists after an upload, and while others upload."""
+        field = self._field
+        return self._keep(
+            changes.page_after_upload(field), changes.page_under_uploads(field), *changes.lists_of_projects(field)
+        )
 
     def large_files(self) -> Results:
         """Large files, and the servers' memory meanwhile."""

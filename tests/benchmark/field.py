@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import time
@@ -15,13 +16,13 @@ from tests.benchmark import devpi, load, wrk
 from tests.benchmark.answers import Tally
 from tests.benchmark.corpus import Corpus
 from tests.benchmark.nginx import NGINX, Nginx
-from tests.benchmark.peers import Devpi, Ours, Peer, Stock
+from tests.benchmark.peers import Devpi, Ours, Peer, Peryx, Stock
 from tests.benchmark.scale import Scale
 from tests.benchmark.servers import ANY_PAGE, Login, Server, end_abandoned, free_port, running
 from tests.benchmark.toolbox import Set, Toolbox
 from tests.benchmark.watch import await_rest
 
-PEERS = ("nginx", "pypiserver", "devpi")
+PEERS = ("nginx", "peryx", "pypiserver", "devpi")
 """Values of the parameter ``peers``; ours always takes part."""
 
 _WARM_SECONDS = 2.0
@@ -65,8 +66,9 @@ class Field:
         self.scratch = self.folder / "scratch"
         self.toolbox = Toolbox(self.folder / "peers")
         self.peers = self._peers()
-        self.many: dict[int, Corpus] = {}
+        self._shaped: dict[tuple[int, int], Corpus] = {}
         self._slow: set[str] = set()
+        self._numbers = itertools.count()
 
     def install(self) -> list[str]:
         """Install the programs of the peers that were asked for; the names of the sets that were not there yet."""
@@ -75,6 +77,8 @@ class Field:
             sets.append("stock")
         if "devpi" in self.named:
             sets.append("devpi")
+        if "peryx" in self.named:
+            sets.append("peryx")
         return [name for name in sets if self.toolbox.install(name)]
 
     def prepare(self) -> Corpus:
@@ -82,7 +86,7 @@ class Field:
         end_abandoned(self.folder.resolve())
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir(parents=True)
-        self.many.clear()
+        self._shaped.clear()
         scale = self.scale
         self.corpus = Corpus.write(
             self.scratch / "corpus", projects=scale.projects, versions=scale.versions, installed=scale.packages
@@ -101,6 +105,34 @@ class Field:
             else:
                 peer.prepare(self.place(peer), self.corpus)
         return self.corpus
+
+    def shaped(self, projects: int, versions: int) -> Corpus:
+        """A corpus of the smallest wheels, written when it is first asked for."""
+        shape = (projects, versions)
+        if shape not in self._shaped:
+            folder = self.scratch / f"corpus-{projects}-{versions}"
+            self._shaped[shape] = Corpus.write(folder, projects=projects, versions=versions, size=0)
+        return self._shaped[shape]
+
+    @contextlib.contextmanager
+    def serving(self, peer: Peer, corpus: Corpus, *, warm: bool = True) -> Iterator[Server]:
+        """A server of a contender over another corpus, at rest.
+
+        Parameters:
+            peer: the contender.
+            corpus: what it serves.
+            warm: true if its catalogue is complete, and its first page was asked for.
+        """
+        place = self.scratch / f"{corpus.folder.name}-{self.place(peer).name}-{next(self._numbers)}"
+        peer.prepare(place, corpus)
+        try:
+            with peer.server(place, free_port()) as server:
+                if warm:
+                    server.get(f"{server.index_path}{next(iter(corpus.projects))}/")
+                    await_rest([server])
+                yield server
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove what this run made; environments, devpi's data and results stay."""
@@ -190,6 +222,41 @@ class Field:
             seconds=scale.seconds,
         )
 
+    def repeat(
+        self, server: Server, path: str, *, login: bool = True, status: int = 200, headers: Mapping[str, str]
+    ) -> Tally:
+        """One request, over and over, with wrk when it is there.
+
+        Parameters:
+            server: to ask.
+            path: of the request.
+            login: true to send the credentials that the server wants.
+            status: that is expected. wrk tells only if it is 400 or more.
+            headers: further ones.
+        """
+        url, scale = server.url + path, self.scale
+        authorization = server.authorization if login else ""
+        if wrk.available():
+            tally = wrk.fetch(
+                url,
+                authorization=authorization,
+                accept=ANY_PAGE,
+                connections=scale.connections,
+                seconds=scale.seconds,
+                folder=self.scratch,
+                headers=headers,
+            )
+            tally.answers[status] += tally.answers.pop(400 if status >= 400 else 200, 0)
+            return tally
+        return load.fetch(
+            url,
+            authorization=authorization,
+            accept=ANY_PAGE,
+            connections=scale.connections,
+            seconds=scale.seconds,
+            headers=headers,
+        )
+
     def versions(self) -> Mapping[str, str]:
         """Of the peers that take part, and of the client that asks for pages."""
         found = {peer.name: peer.version() for peer in self.present}
@@ -204,6 +271,8 @@ class Field:
         if "nginx" in self.named:
             peers.append(Nginx())
         peers.append(Ours(self.login))
+        if "peryx" in self.named:
+            peers.append(Peryx(self.login, self.toolbox))
         if "devpi" in self.named:
             peers.append(Devpi(self.login, self.toolbox))
         if "pypiserver" in self.named:

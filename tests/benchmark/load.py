@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -17,23 +18,35 @@ from tests.benchmark.answers import Answer, Tally
 _ANSWER_SECONDS = 120.0
 
 
-def request(url: str, *, authorization: str = "", accept: str = "*/*") -> bytes:
+def request(
+    url: str, *, authorization: str = "", accept: str = "*/*", headers: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
     """A GET request's bytes (RFC 9112)."""
     parts = urlsplit(url)
     lines = [f"GET {parts.path} HTTP/1.1", f"Host: {parts.netloc}", f"Accept: {accept}", "Connection: keep-alive"]
     if authorization:
         lines.append(f"Authorization: {authorization}")
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
-def fetch(url: str, *, authorization: str, accept: str, connections: int, seconds: float) -> Tally:
+def fetch(
+    url: str,
+    *,
+    authorization: str,
+    accept: str,
+    connections: int,
+    seconds: float,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Tally:
     """Ask for one page over and over, with the loader of our own.
 
     Parameters:
         connections: how many clients ask at once.
         seconds: how long new requests are sent.
+        headers: further ones.
     """
-    message = request(url, authorization=authorization, accept=accept)
+    message = request(url, authorization=authorization, accept=accept, headers=headers)
     return send(url, lambda: message, connections=connections, seconds=seconds)
 
 

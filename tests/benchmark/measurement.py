@@ -173,6 +173,17 @@ def below(row: Row, subject: str, limit: float) -> Verdict:
     return Verdict(goal=goal, found=f"{figure(worst)} {row.unit}", met=worst <= limit)
 
 
+def median_within(row: Row, subject: str, limit: float) -> Verdict:
+    """The goal that the median of *subject* is no worse than *limit*, in the row's unit."""
+    entry = next((entry for entry in row.entries if entry.name == subject), None)
+    lower = row.better == "lower"
+    goal = f"{subject}: at {'most' if lower else 'least'} {figure(limit)} {row.unit}"
+    median = None if entry is None else entry.median
+    if entry is None or median is None:
+        return Verdict(goal=goal, found=entry.note if entry else "", met=False if entry and entry.failed else None)
+    return Verdict(goal=goal, found=f"{figure(median)} {row.unit}", met=median <= limit if lower else median >= limit)
+
+
 def figure(value: float) -> str:
     """A number with three significant digits and thousands apart, never in powers of ten."""
     if value >= 100:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pwd
@@ -78,7 +79,9 @@ def write_static_page(folder: Path, project: str, wheels: tuple[Wheel, ...]) -> 
         "versions": sorted({wheel.version for wheel in wheels}),
         "files": files,
     }
-    (folder / "index.json").write_text(json.dumps(page, separators=(",", ":")))
+    content = json.dumps(page, separators=(",", ":")).encode()
+    (folder / "index.json").write_bytes(content)
+    (folder / "index.json.gz").write_bytes(gzip.compress(content, 6))
     anchors = "".join(
         f'<a href="../../packages/{wheel.filename}#sha256={wheel.sha256}" data-requires-python="&gt;=3.8" '
         f'data-core-metadata="sha256={wheel.metadata_sha256}">{wheel.filename}</a><br>\n'
@@ -123,6 +126,7 @@ http {{
     location /simple/ {{
       types {{ text/html html; application/vnd.pypi.simple.v1+json json; }}
       add_header Vary Accept;
+      gzip_static on;
       try_files ${{uri}}index.$form =404;
     }}
     location /packages/ {{ types {{}} default_type application/octet-stream; }}

@@ -1,11 +1,13 @@
-"""The contenders that take uploads: our index, stock pypiserver and devpi-server.
+"""The contenders that take uploads: our index, stock pypiserver, devpi-server and peryx.
 
 Each prepares its data in a folder from the same corpus, and then makes servers over that folder.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Literal, Protocol
 
 import bcrypt
 
+from ops.errors import StartError
 from ops.secret import Secret
 from ops.settings import SECRET_KEY
 from ops.workspace import PROJECT_ROOT
@@ -24,6 +27,7 @@ from tests.benchmark.toolbox import Toolbox
 
 OURS = "pypi-runbook"
 DEVPI = "devpi"
+PERYX = "peryx"
 
 
 class Peer(Protocol):
@@ -195,6 +199,69 @@ class Devpi:
             upload_path=f"/{self.login.username}/{devpi.INDEX}/",
             uploader=self.login,
         )
+
+
+@dataclass(frozen=True)
+class Peryx:
+    """peryx, in Rust, with one hosted index; reading needs no user, as is its default."""
+
+    login: Login
+    toolbox: Toolbox
+    name: str = PERYX
+
+    def missing(self) -> str:
+        """Error for a peer that could not be installed."""
+        return self.toolbox.missing("peryx")
+
+    def version(self) -> str:
+        """Of its wheel."""
+        return self.toolbox.version("peryx", "peryx")
+
+    def prepare(self, folder: Path, corpus: Corpus) -> None:
+        """Import the corpus by its own command.
+
+        Raises:
+            StartError: it failed.
+        """
+        folder.mkdir(parents=True)
+        secret = folder / "secret"
+        secret.touch(mode=0o600)
+        secret.write_text(self.login.password.reveal())
+        (folder / "peryx.toml").write_text(
+            '[[index]]\nname = "bench"\nroute = "bench"\nhosted = true\nanonymous_read = true\n'
+            f'[[index.access_token]]\nname = "bench"\nsecret_file = {json.dumps(str(secret))}\n'
+            'actions = ["read", "write"]\n[rate_limit]\nenabled = false\n'
+        )
+        self._import(folder, corpus.folder)
+
+    def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
+        """Imported too."""
+        alone = folder / f"add-{wheel.filename}"
+        alone.mkdir()
+        os.link(source, alone / wheel.filename)
+        self._import(folder, alone)
+
+    def server(self, folder: Path, port: int) -> Server:
+        """Without the log of requests, as the others."""
+        return Server(
+            self.name,
+            [*self._command(folder, "serve"), "--host", HOST, "--port", str(port), "--log-level", "error"],
+            folder=folder / "run",
+            port=port,
+            index_path="/bench/simple/",
+            upload_path="/bench/",
+            uploader=self.login,
+        )
+
+    def _import(self, folder: Path, wheels: Path) -> None:
+        command = [*self._command(folder, "import-dir"), "bench", str(wheels)]
+        finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if finished.returncode:
+            raise StartError("peryx import-dir failed", why=(finished.stderr.strip() or "silent").splitlines()[-1])
+
+    def _command(self, folder: Path, verb: str) -> list[str]:
+        program = self.toolbox.program("peryx", "peryx")
+        return [program, verb, "--config", str(folder / "peryx.toml"), "--data-dir", str(folder / "data")]
 
 
 def write_htpasswd(path: Path, login: Login, rounds: int) -> None:

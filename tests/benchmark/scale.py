@@ -27,6 +27,8 @@ class Scale:
         budget_seconds: what one contender may use in one row before it is left out of the further rounds.
         connections: persistent connections of the page and upload clients.
         most_uploads: uploads that are made beforehand for each measurement.
+        project_files: numbers of files in the projects whose pages are asked for after an upload.
+        projects_listed: projects in the index whose lists are asked for.
         index_files: numbers of files in the indexes whose pages are compared.
         large_bytes: sizes of the large files.
         start_files: files in the index that is started.
@@ -45,6 +47,8 @@ class Scale:
     budget_seconds: float
     connections: int = 8
     most_uploads: int
+    project_files: tuple[int, ...]
+    projects_listed: int
     index_files: tuple[int, ...]
     large_bytes: tuple[int, ...]
     start_files: int
@@ -63,6 +67,8 @@ QUICK = Scale(
     seconds=2,
     budget_seconds=5,
     most_uploads=1_500,
+    project_files=(10, 1_500),
+    projects_listed=2_000,
     index_files=(100, 1_000),
     large_bytes=(50_000_000,),
     start_files=1_000,
@@ -81,10 +87,12 @@ FULL = Scale(
     seconds=3,
     budget_seconds=40,
     most_uploads=5_000,
-    index_files=(100, 1_000, 10_000, 100_000),
+    project_files=(10, 100, 1_500, 10_000),
+    projects_listed=100_000,
+    index_files=(100, 1_000, 10_000, 100_000, 1_000_000),
     large_bytes=(200_000_000, 2_000_000_000),
     start_files=10_000,
-    free_bytes=20_000 * MIB,
+    free_bytes=30_000 * MIB,
 )
 
 

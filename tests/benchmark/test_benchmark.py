@@ -15,10 +15,20 @@ from tests.benchmark.scale import QUICK, Scale, find_scale
 
 TINY = dataclasses.replace(
     QUICK, projects=4, versions=2, packages=3, at_once=2, installs=1, rounds=1, seconds=0.3, most_uploads=40,
-    index_files=(20, 40), large_bytes=(2_000_000,), start_files=20,
+    index_files=(20, 40), project_files=(10, 40), projects_listed=60, large_bytes=(2_000_000,), start_files=20,
 )  # fmt: skip
 
-STEPS = ("cold_install", "installs_at_once", "page_rate", "page_by_size", "upload_rate", "large_files", "starts")
+STEPS = (
+    "cold_install",
+    "installs_at_once",
+    "page_rate",
+    "page_by_size",
+    "upload_rate",
+    "changes",
+    "repeats",
+    "large_files",
+    "starts",
+)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +55,9 @@ def test_too_little_room_is_found_before_anything_is_written(monkeypatch: pytest
 def test_the_full_scale_has_the_sizes_that_the_goals_name() -> None:
     full = find_scale("full")
     assert (full.packages, full.at_once, full.projects * full.versions) == (40, 8, 600)
-    assert full.index_files == (100, 1_000, 10_000, 100_000)
+    assert full.index_files == (100, 1_000, 10_000, 100_000, 1_000_000)
+    assert full.project_files == (10, 100, 1_500, 10_000)
+    assert full.projects_listed == 100_000
     assert full.large_bytes == (200_000_000, 2_000_000_000)
     assert full.start_files == 10_000
 
@@ -69,12 +81,12 @@ def test_a_whole_run_measures_every_row_and_leaves_no_process(
                     assert entry.values, f"{row.title}: {entry}"
                     assert min(entry.values) > 0
 
-    assert len(bench.goals().rows) == 11
+    assert len(bench.goals().rows) == 32
     assert any(name == "figures as JSON" for name, _ in bench.finish().rows)
 
     results = list((workspace.home / "benchmark/results").iterdir())
     assert len(results) == 1
-    assert len(json.loads(results[0].read_text())["rows"]) == 10
+    assert len(json.loads(results[0].read_text())["rows"]) == 30
     assert not (workspace.home / "benchmark/scratch").exists()
     home = str(workspace.home)
     assert not [p for p in psutil.process_iter(["cmdline"]) if any(home in part for part in p.info["cmdline"] or ())]

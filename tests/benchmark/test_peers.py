@@ -95,3 +95,4 @@ def test_the_programs_of_the_peers_are_pinned_with_hashes(tmp_path: Path) -> Non
     assert toolbox.version("stock", "pypiserver")
     assert toolbox.version("stock", "gunicorn")
     assert toolbox.version("devpi", "devpi-server")
+    assert toolbox.version("peryx", "peryx")

@@ -15,8 +15,8 @@ from typing import Literal
 
 from ops.errors import ClientError
 
-Set = Literal["stock", "devpi"]
-"""Two environments: stock pypiserver runs on libpass, devpi on passlib, and both are imported as ``passlib``."""
+Set = Literal["stock", "devpi", "peryx"]
+"""Environments: stock pypiserver runs on libpass, devpi on passlib, and both are imported as ``passlib``."""
 
 _REQUIREMENTS = Path(__file__).parent / "requirements"
 _INSTALL_SECONDS = 300

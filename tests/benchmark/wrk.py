@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ops.errors import IndexRequestError
 from tests.benchmark.answers import Tally
@@ -32,19 +35,30 @@ end
 """
 
 
-def fetch(url: str, *, authorization: str, accept: str, connections: int, seconds: float, folder: Path) -> Tally:
+def fetch(
+    url: str,
+    *,
+    authorization: str,
+    accept: str,
+    connections: int,
+    seconds: float,
+    folder: Path,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Tally:
     """Ask for one page over and over.
 
     Parameters:
         connections: how many clients ask at once.
         seconds: for how long, at least 1.
+        headers: further ones.
         folder: where the script may lie that holds the credentials, out of sight of other users.
 
     Raises:
         IndexRequestError: wrk failed.
     """
     script = folder / "wrk.lua"
-    login = f'wrk.headers["Authorization"] = "{authorization}"' if authorization else ""
+    named = {**({"Authorization": authorization} if authorization else {}), **headers}
+    login = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in named.items())
     script.touch(mode=0o600)
     script.write_text(_SCRIPT.format(accept=accept, login=login))
     whole = max(1, round(seconds))

@@ -1,0 +1,247 @@
+"""Measurements of what a change costs: pages and lists after an upload, and while others upload."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+
+from ops.errors import IndexRequestError
+from tests.benchmark.corpus import build_wheel
+from tests.benchmark.field import Field
+from tests.benchmark.load import send, supply
+from tests.benchmark.measurement import Entry, Row, Verdict, interleaved, median_within
+from tests.benchmark.peers import OURS, PERYX, Peer
+from tests.benchmark.servers import ANY_PAGE, HOST, Server
+from tests.benchmark.uploads import upload_request
+from tests.benchmark.watch import await_rest
+
+UPLOADERS = (1, 4, 8)
+"""Clients that upload to a project while its page is asked for."""
+
+AFTER_GOALS = {1_500: 3.0, 10_000: 12.0}
+"""Milliseconds for the page of a project after an upload, by the number of its files."""
+
+MEANWHILE_GOAL = 100.0
+OTHERS_GOAL = 7.0
+
+LIST_GOALS = {
+    "the list for people, first": 25.0,
+    "the list for people, again": 4.0,
+    "the list for people, after an upload": 10.0,
+    "the list as JSON, after a new project": 30.0,
+    "the list as HTML, again": 5.0,
+}
+"""Milliseconds for lists of 100,000 projects."""
+
+_PEOPLE = "/"
+_PEOPLE_BYTES = 100_000
+_HTML = "text/html"
+_UPLOADS = 12
+
+
+class Client:
+    """One persistent connection, as an installer has it.
+
+    Parameters:
+        server: to connect to.
+
+    Attributes:
+        tag: the entity tag of the last page.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.tag = ""
+        self._server = server
+        self._connection = http.client.HTTPConnection(HOST, server.port, timeout=120)
+
+    def page(self, path: str, accept: str = ANY_PAGE) -> tuple[float, int]:
+        """Milliseconds until the last byte of a page has arrived, and its bytes as they were sent.
+
+        Raises:
+            IndexRequestError: there is no such page.
+        """
+        headers = {"Accept": accept, "Accept-Encoding": "gzip"}
+        if self._server.authorization:
+            headers["Authorization"] = self._server.authorization
+        begin = time.perf_counter()
+        self._connection.request("GET", path, headers=headers)
+        response = self._connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            raise IndexRequestError(f"{self._server.name} answered {path}", status=response.status)
+        self.tag = response.headers["ETag"] or ""
+        return (time.perf_counter() - begin) * 1e3, len(body)
+
+
+class _Uploads:
+    """Uploads of wheels that nobody has seen before, each a further version of a project.
+
+    Parameters:
+        server: where to.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._numbers = itertools.count(int(time.time()))
+
+    def message(self, project: str) -> bytes:
+        """The next upload."""
+        wheel, content = build_wheel(project, f"9.{next(self._numbers)}", size=0)
+        return upload_request(self.server, wheel, content)
+
+    def one(self, project: str) -> None:
+        """Upload one file, and wait until it is acknowledged."""
+        send(self.server.url, supply(iter([self.message(project)])), connections=1, seconds=60).rate("an upload")
+
+
+def page_after_upload(field: Field) -> Row:
+    """The page of a project with ever more files, each time after an upload to it."""
+    sizes = field.scale.project_files
+    contenders: dict[str, Callable[[], float]] = {}
+    with ExitStack() as stack:
+        for files in sizes:
+            corpus = field.shaped(1, files)
+            for peer in _takers(field):
+                server = stack.enter_context(field.serving(peer, corpus))
+                contenders[_sized(peer.name, files)] = _after_upload(server, next(iter(corpus.projects)))
+        row = _row(
+            field,
+            contenders,
+            title="Page of a project after an upload to it",
+            method=f"The median of {_UPLOADS} pages, gzipped, each asked for when an upload was acknowledged.",
+        )
+    goals = {_sized(OURS, files): limit for files, limit in AFTER_GOALS.items() if files in sizes}
+    return row.judged(*(median_within(row, name, limit) for name, limit in goals.items()))
+
+
+def page_under_uploads(field: Field) -> Row:
+    """The page of the largest project while clients upload to it."""
+    files = field.scale.project_files[-1]
+    corpus = field.shaped(1, files)
+    contenders: dict[str, Callable[[], float]] = {}
+    with ExitStack() as stack:
+        pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+        for peer in _takers(field):
+            server = stack.enter_context(field.serving(peer, corpus))
+            for clients in UPLOADERS:
+                name = f"{peer.name}, {clients} uploading"
+                contenders[name] = partial(_worst_meanwhile, field, server, next(iter(corpus.projects)), clients, pool)
+        row = _row(
+            field,
+            contenders,
+            title=f"Worst page of a project of {files:,} files while clients upload to it",
+            method=f"One client asks for the page for {field.scale.seconds:g} s; another process uploads.",
+        )
+    return row.judged(*(median_within(row, f"{OURS}, {clients} uploading", MEANWHILE_GOAL) for clients in UPLOADERS))
+
+
+def lists_of_projects(field: Field) -> tuple[Row, Row]:
+    """The lists of all projects, and the page of a project while somebody uploads once a second."""
+    corpus = field.shaped(field.scale.projects_listed, 1)
+    with field.serving(field.ours, corpus) as server:
+        client, uploads, numbers = Client(server), _Uploads(server), itertools.count()
+        known = next(iter(corpus.projects))
+        await_rest([server])
+        first, size = client.page(_PEOPLE, _HTML)
+
+        def after(path: str, accept: str, project: Callable[[], str]) -> float:
+            uploads.one(project())
+            return client.page(path, accept)[0]
+
+        simple = server.index_path
+        contenders: dict[str, Callable[[], float]] = {
+            "the list for people, again": lambda: client.page(_PEOPLE, _HTML)[0],
+            "the list for people, after an upload": lambda: after(_PEOPLE, _HTML, lambda: known),
+            "the list as JSON, after a new project": lambda: after(simple, ANY_PAGE, lambda: f"fresh-{next(numbers)}"),
+            "the list as HTML, again": lambda: client.page(simple, _HTML)[0],
+        }
+        for measure in contenders.values():  # nobody is measured on his first request, except for the first entry
+            measure()
+        lists = _row(
+            field,
+            contenders,
+            title=f"Lists of {field.scale.projects_listed:,} projects",
+            method="Gzipped. The list for people has pages, of which the first is asked for.",
+        )
+        entry = Entry(name="the list for people, first", values=(first,))
+        lists = replace(lists, entries=(entry, *lists.entries))
+        others = _row(
+            field,
+            {OURS: lambda: _worst_of_others(client, uploads, list(corpus.projects), field.scale.seconds)},
+            title="Worst page of other projects during one upload a second",
+            method=f"One client asks for another project's page for {field.scale.seconds:g} s, in an index of "
+            f"{field.scale.projects_listed:,} projects.",
+        )
+    small = Verdict(
+        goal=f"the list for people: at most {_PEOPLE_BYTES / 1e3:g} kB",
+        found=f"{size / 1e3:.1f} kB",
+        met=size <= _PEOPLE_BYTES,
+    )
+    judged = [median_within(lists, name, limit) for name, limit in LIST_GOALS.items()]
+    return lists.judged(*judged, small), others.judged(median_within(others, OURS, OTHERS_GOAL))
+
+
+def _after_upload(server: Server, project: str) -> Callable[[], float]:
+    client, uploads, path = Client(server), _Uploads(server), f"{server.index_path}{project}/"
+    client.page(path)
+
+    def measure() -> float:
+        figures = []
+        for _ in range(_UPLOADS):
+            uploads.one(project)
+            figures.append(client.page(path)[0])
+        return statistics.median(figures)
+
+    return measure
+
+
+def _worst_meanwhile(field: Field, server: Server, project: str, clients: int, pool: ProcessPoolExecutor) -> float:
+    client, uploads, path = Client(server), _Uploads(server), f"{server.index_path}{project}/"
+    client.page(path)
+    messages = [uploads.message(project) for _ in range(field.scale.most_uploads)]
+    seconds = field.scale.seconds
+    sent = pool.submit(send_all, server.url, messages, clients, seconds)
+    figures = []
+    while not sent.done():
+        figures.append(client.page(path)[0])
+    sent.result()
+    return max(figures)
+
+
+def send_all(url: str, messages: Sequence[bytes], connections: int, seconds: float) -> float:
+    """Send requests from a process of their own, so that they do not slow down who measures; how many a second."""
+    return send(url, supply(iter(messages)), connections=connections, seconds=seconds).rate("uploads")
+
+
+def _worst_of_others(client: Client, uploads: _Uploads, projects: Sequence[str], seconds: float) -> float:
+    path = f"{uploads.server.index_path}{projects[-1]}/"
+    client.page(path)
+    worst, begin, due = 0.0, time.monotonic(), 0.0
+    while (passed := time.monotonic() - begin) < seconds:
+        if passed >= due:
+            uploads.one(projects[0])
+            due += 1.0
+        worst = max(worst, client.page(path)[0])
+    return worst
+
+
+def _takers(field: Field) -> list[Peer]:
+    """The contenders that are fast enough for rows of this kind."""
+    return [peer for peer in field.present if peer.name in {OURS, PERYX}]
+
+
+def _sized(name: str, files: int) -> str:
+    return f"{name}, {files:,} files"
+
+
+def _row(field: Field, contenders: dict[str, Callable[[], float]], *, title: str, method: str) -> Row:
+    entries = interleaved(contenders, rounds=field.scale.rounds, budget_seconds=field.scale.budget_seconds)
+    return Row(title=title, unit="ms", better="lower", entries=tuple(entries), method=method)
