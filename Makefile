@@ -44,7 +44,7 @@ test: $(VENV)/.test  ## run every test (ARGS="tests/index -k upload" selects)
 lint: $(VENV)/.test  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/.test  ## compare the index with its peers (installs them; SCALE=full takes half an hour)
+bench: $(VENV)/.test  ## compare the index with its peers (installs them; SCALE=full takes more than an hour)
 	@$(BIN)/runbook run 10_benchmark -p scale=$(or $(SCALE),quick)
 
 notebooks: $(VENV)/.test  ## run the notebooks afresh, store their outputs, and write what is made of them
