@@ -68,33 +68,33 @@ class VolumeFolders:
     """
 
     def __init__(self, folder: Path, mounted: Mapping[str, Path] | None = None) -> None:
-        self._folder = folder
+        self._parent = folder
         self._mounted = mounted or {}
 
-    def path(self, name: str) -> Path:
+    def volume_folder(self, name: str) -> Path:
         """Folder of the volume *name*."""
-        return self._mounted.get(name) or self._folder / checked(name)
+        return self._mounted.get(name) or self._parent / checked(name)
 
     def volume_exists(self, name: str) -> bool:
         """True if the volume's folder exists."""
-        return self.path(name).is_dir()
+        return self.volume_folder(name).is_dir()
 
-    def create(self, name: str) -> None:
+    def create_volume(self, name: str) -> None:
         """Create the volume's folder.
 
         Raises:
             TargetError: it cannot be created.
         """
-        with explained(f"make the volume {name!r}", self._folder):
-            private_folder(self.path(name))
+        with explained(f"make the volume {name!r}", self._parent):
+            private_folder(self.volume_folder(name))
 
-    def delete(self, name: str) -> bool:
+    def delete_volume(self, name: str) -> bool:
         """Delete the volume's folder with all its files. False if there was none.
 
         Raises:
             TargetError: it cannot be deleted.
         """
-        folder = self.path(name)
+        folder = self.volume_folder(name)
         if not folder.is_dir():
             return False
         with explained(f"delete the volume {name!r}", folder):
@@ -103,7 +103,7 @@ class VolumeFolders:
 
     def list_files(self, name: str) -> list[VolumeFile]:
         """All files with what is known of them, sorted by path. Files that vanish meanwhile are left out."""
-        root = self.path(name)
+        root = self.volume_folder(name)
         found = []
         for folder, folders, files in os.walk(root):
             folders.sort()
@@ -124,7 +124,7 @@ class VolumeFolders:
         Raises:
             TargetError: there is no such file, or it cannot be copied.
         """
-        with explained(f"copy {path!r} from the volume {name!r}", self.path(name)):
+        with explained(f"copy {path!r} from the volume {name!r}", self.volume_folder(name)):
             shutil.copy2(self._inside(name, path), destination)
 
     def upload(self, name: str, path: str, source: Path) -> None:
@@ -134,7 +134,7 @@ class VolumeFolders:
             TargetError: it cannot be copied.
         """
         target = self._inside(name, path)
-        with explained(f"copy {path!r} onto the volume {name!r}", self.path(name)):
+        with explained(f"copy {path!r} onto the volume {name!r}", self.volume_folder(name)):
             private_folder(target.parent)
             with draft_of(target) as draft:
                 shutil.copy2(source, draft)
@@ -159,7 +159,7 @@ class VolumeFolders:
             TargetError: it cannot be deleted.
         """
         target = self._inside(name, path)
-        with explained(f"delete {path!r} from the volume {name!r}", self.path(name)):
+        with explained(f"delete {path!r} from the volume {name!r}", self.volume_folder(name)):
             try:
                 target.unlink()
             except FileNotFoundError:
@@ -167,7 +167,7 @@ class VolumeFolders:
         return True
 
     def _inside(self, name: str, path: str) -> Path:
-        root = self.path(name)
+        root = self.volume_folder(name)
         inside = (root / path).resolve()
         if not inside.is_relative_to(root.resolve()):
             raise TargetError(f"{path!r} is not on the volume {name!r}", why="it leads out of the volume's folder")

@@ -23,7 +23,7 @@ from ops.targets.local_versions import LocalVersions, code_digest
 from ops.targets.lock import exclusive
 from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
 from ops.targets.revisions import checkout, head
-from ops.targets.target import Check, CredentialAge, DeployedVersion, Deployment, Move, State, VolumeFile, last_error
+from ops.targets.target import Check, CredentialAge, DeployedVersion, Deployment, Move, State, last_error
 from ops.workspace import PROJECT_ROOT, Workspace
 
 START_SECONDS = 30.0
@@ -38,7 +38,7 @@ PORTS_TRIED = 50
 FREE_BYTES_NEEDED = 200 * 2**20
 
 
-class LocalTarget:
+class LocalTarget(VolumeFolders):
     """An index on this machine, in the workspace's folder ``local``.
 
     Parameters:
@@ -61,7 +61,7 @@ class LocalTarget:
         self._port = port
         self._folder = workspace.target(self.name)
         self._secrets = SecretFiles(workspace.secrets(self.name))
-        self._volumes = VolumeFolders(self._folder / "volumes")
+        super().__init__(self._folder / "volumes")
         self._versions = LocalVersions(self._folder / "versions")
         self._process_file = self._folder / "server.json"
         self._log = self._folder / "server.log"
@@ -153,42 +153,6 @@ class LocalTarget:
         """Remove the secret's file."""
         return self._secrets.delete(name)
 
-    def volume_exists(self, name: str) -> bool:
-        """True if there is a folder for the volume *name*."""
-        return self._volumes.volume_exists(name)
-
-    def create_volume(self, name: str) -> None:
-        """Create the folder of the volume *name*."""
-        self._volumes.create(name)
-
-    def delete_volume(self, name: str) -> bool:
-        """Delete the folder of the volume *name* and all in it."""
-        return self._volumes.delete(name)
-
-    def list_files(self, volume: str) -> Sequence[VolumeFile]:
-        """All files of a volume with what is known of them, sorted by path."""
-        return self._volumes.list_files(volume)
-
-    def download(self, volume: str, path: str, destination: Path) -> None:
-        """Copy one file of a volume to *destination*."""
-        self._volumes.download(volume, path, destination)
-
-    def upload(self, volume: str, path: str, source: Path) -> None:
-        """Copy *source* onto a volume as *path*, atomically."""
-        self._volumes.upload(volume, path, source)
-
-    def upload_files(self, volume: str, sources: Mapping[str, Path]) -> None:
-        """Copy files onto a volume, each to the path that is its key."""
-        self._volumes.upload_files(volume, sources)
-
-    def delete_file(self, volume: str, path: str) -> bool:
-        """Delete one file of a volume. False if there was none."""
-        return self._volumes.delete_file(volume, path)
-
-    def volume_folder(self, name: str) -> Path:
-        """Folder of the volume *name*."""
-        return self._volumes.path(name)
-
     # --- the server ---------------------------------------------------------------------------------------------
 
     def state(self) -> State:
@@ -220,7 +184,7 @@ class LocalTarget:
     def private_paths(self) -> Sequence[Path]:
         """The workspace, the secrets, the volumes, and the state files of the server."""
         volumes = [
-            self._volumes.path(name) for name in (self._settings.packages_volume, self._settings.credentials_volume)
+            self.volume_folder(name) for name in (self._settings.packages_volume, self._settings.credentials_volume)
         ]
         files = [self._workspace.home, self._folder, self._process_file, self._log, *volumes, *self._secrets.paths()]
         return [path for path in files if path.exists()]
@@ -325,9 +289,9 @@ class LocalTarget:
             "-m",
             "ops.index",
             "--packages",
-            str(self._volumes.path(self._settings.packages_volume)),
+            str(self.volume_folder(self._settings.packages_volume)),
             "--credentials",
-            str(self._volumes.path(self._settings.credentials_volume)),
+            str(self.volume_folder(self._settings.credentials_volume)),
             "--host",
             host,
             "--port",

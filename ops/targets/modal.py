@@ -29,7 +29,6 @@ from ops.targets.target import (
     Deployment,
     HostingDifferences,
     State,
-    VolumeFile,
     as_lines,
     last_error,
 )
@@ -51,7 +50,7 @@ ERROR_LINES = 500
 """Lines of the log that are searched for an error."""
 
 
-class ModalTarget:
+class ModalTarget(Volumes):
     """Environment of a Modal workspace. Credentials come from Modal's own variables or configuration file.
 
     Parameters:
@@ -70,7 +69,7 @@ class ModalTarget:
         self._environment = environment if environment is not None else os.environ.get(ENVIRONMENT_VARIABLE, "")
         self._whole = ModalEnvironment(self._environment)
         self._clients = EnvironmentFolders(self._workspace, self._whole, self._settings, self._url)
-        self._volumes = Volumes(self._environment)
+        super().__init__(self._environment)
         self._versions = AppVersions(self._settings, self._environment)
 
     @property
@@ -253,42 +252,10 @@ class ModalTarget:
 
     # --- volumes ------------------------------------------------------------------------------------------------
 
-    def volume_exists(self, name: str) -> bool:
-        """True if Modal has a volume called *name* in this environment."""
-        return self._volumes.exists(name)
-
-    def create_volume(self, name: str) -> None:
-        """Create the volume."""
-        self._volumes.create(name)
-
-    def delete_volume(self, name: str) -> bool:
-        """Delete the volume, and with the one of the packages also the locks on its file names, and minted tokens.
-
-        A deployed app refers to a volume by its id: stop the app first.
-        """
+    def _dicts_of(self, name: str) -> Sequence[str]:
+        """The locks on file names, and minted tokens, belong to the volume of the packages."""
         packages = name == self._settings.packages_volume
-        dicts = (self._settings.claims_dict, self._settings.tokens_dict) if packages else ()
-        return self._volumes.delete(name, with_dicts=dicts)
-
-    def list_files(self, volume: str) -> Sequence[VolumeFile]:
-        """All files of a volume with what is known of them, sorted by path."""
-        return self._volumes.list_files(volume)
-
-    def download(self, volume: str, path: str, destination: Path) -> None:
-        """Copy one file of a volume to *destination*, atomically."""
-        self._volumes.download(volume, path, destination)
-
-    def upload(self, volume: str, path: str, source: Path) -> None:
-        """Copy *source* onto a volume as *path*. Running servers see it after their next reload."""
-        self._volumes.upload(volume, path, source)
-
-    def upload_files(self, volume: str, sources: Mapping[str, Path]) -> None:
-        """Copy files onto a volume, each to the path that is its key."""
-        self._volumes.upload_files(volume, sources)
-
-    def delete_file(self, volume: str, path: str) -> bool:
-        """Delete one file of a volume. False if there was none."""
-        return self._volumes.delete_file(volume, path)
+        return (self._settings.claims_dict, self._settings.tokens_dict) if packages else ()
 
     # --- the app ------------------------------------------------------------------------------------------------
 

@@ -22,30 +22,31 @@ class Volumes:
     """
 
     def __init__(self, environment: str) -> None:
-        self._environment = environment or None
+        self._named = environment or None
 
-    def exists(self, name: str) -> bool:
+    def volume_exists(self, name: str) -> bool:
         """True if there is a volume called *name*."""
         return exists("look up the volume", lambda: self._volume(name).hydrate())
 
-    def create(self, name: str) -> None:
+    def create_volume(self, name: str) -> None:
         """Make a Volume v1: Modal does not vouch for data on v2."""
         ask(
             "create the volume",
-            lambda: modal.Volume.objects.create(
-                name, version=1, allow_existing=True, environment_name=self._environment
-            ),
+            lambda: modal.Volume.objects.create(name, version=1, allow_existing=True, environment_name=self._named),
         )
 
-    def delete(self, name: str, *, with_dicts: Sequence[str] = ()) -> bool:
-        """Delete a volume, and the Dicts that belong to it. False when there was none."""
-        if not self.exists(name):
+    def delete_volume(self, name: str) -> bool:
+        """Delete a volume, and the Dicts that belong to it. False when there was none.
+
+        A deployed app refers to a volume by its id: stop the app first.
+        """
+        if not self.volume_exists(name):
             return False
 
         def delete() -> None:
-            modal.Volume.objects.delete(name, allow_missing=True, environment_name=self._environment)
-            for own in with_dicts:
-                modal.Dict.objects.delete(own, allow_missing=True, environment_name=self._environment)
+            modal.Volume.objects.delete(name, allow_missing=True, environment_name=self._named)
+            for own in self._dicts_of(name):
+                modal.Dict.objects.delete(own, allow_missing=True, environment_name=self._named)
 
         ask("delete the volume", delete)
         return True
@@ -111,5 +112,9 @@ class Volumes:
 
         return ask(f"delete {path}", delete)
 
+    def _dicts_of(self, name: str) -> Sequence[str]:  # noqa: ARG002 - a target knows them
+        """Names of the Dicts that belong to a volume."""
+        return ()
+
     def _volume(self, name: str) -> modal.Volume:
-        return modal.Volume.from_name(name, environment_name=self._environment)
+        return modal.Volume.from_name(name, environment_name=self._named)
