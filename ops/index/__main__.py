@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             page_max_age_seconds=asked.page_max_age,
             refresh_seconds=asked.refresh_seconds,
             trusted_proxies=tuple(asked.trusted_proxy),
+            public_url=asked.public_url,
             max_connections=total,
             max_connections_per_address=per_address,
         )
@@ -165,6 +166,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="believe X-Forwarded-For, -Proto, -Host and -Prefix from this address or network (10.0.0.5, "
         "172.16.0.0/12), or from everybody (*); may be repeated",
+    )
+    network.add_argument(
+        "--public-url",
+        default="",
+        metavar="URL",
+        help="the index's address as clients know it, with a slash at the end: project pages give the addresses of "
+        "attestations only with it (PEP 740)",
     )
     limits = parser.add_argument_group("limits")
     defaults = Options()

@@ -31,6 +31,10 @@ REALM: Final = re.compile(r"[A-Za-z0-9 ._:/-]{1,100}")
 """Characters that need no escapes in a header, a keyring or a configuration file."""
 
 
+PUBLIC_URL: Final = re.compile(r"(https?://[A-Za-z0-9.\-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~@+=\-]+)*/)?")
+"""Empty, or an address with a final slash."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """One server's settings. The defaults are those of the documentation.
@@ -67,6 +71,8 @@ class Options:
         cached_files: files whose metadata is kept in memory.
         max_connections: the most connections at once; fewer if the limit of open files requires it.
         max_connections_per_address: the most of them from one address that is no trusted proxy.
+        public_url: the index's own address as clients know it, with a final slash, for what has to be absolute: the
+            addresses of provenances (PEP 740), which pages leave out without it.
         account_url: where users change their password and their tokens, if that is not below this index.
         instance: this server's name in the file name of the audit log. Empty for host and process.
 
@@ -97,6 +103,7 @@ class Options:
     cached_files: int = 10_000
     max_connections: int = 4096
     max_connections_per_address: int = 2048
+    public_url: str = ""
     account_url: str = ""
     instance: str = ""
 
@@ -127,6 +134,8 @@ class Options:
         _require(self.bcrypt_rounds in _ROUNDS, "bcrypt_rounds", self.bcrypt_rounds, rounds)
         realm = "use 1 to 100 letters, digits, spaces and . _ : / -"
         _require(REALM.fullmatch(self.realm) is not None, "realm", self.realm, realm)
+        address = "use an address such as https://index.example/, with a slash at the end, or leave it out"
+        _require(PUBLIC_URL.fullmatch(self.public_url) is not None, "public_url", self.public_url, address)
         proxies = self.trusted_proxies
         strings = isinstance(proxies, tuple) and all(isinstance(proxy, str) for proxy in proxies)
         _require(strings, "trusted_proxies", proxies, 'use a tuple of strings, such as ("10.0.0.5",)')

@@ -21,6 +21,7 @@ from ops.index.http.representation import FILE_CACHING, Representation, Response
 from ops.index.http.request import Request
 from ops.index.http.response_cache import ResponseCache
 from ops.index.http.security_headers import NOTHING
+from ops.index.packages.attestations import SUFFIX
 from ops.index.packages.filenames import can_be_listed, normalize, project_of
 from ops.index.packages.repository import Repository
 from ops.index.storage.storage import Storage
@@ -35,6 +36,9 @@ _CONDITIONS = frozenset(
 
 DECISIVE = (b"accept", b"accept-encoding", *_CONDITIONS)
 """The request headers that :meth:`SimpleApi.ready` depends on."""
+
+PROVENANCE_TYPE = "application/vnd.pypi.integrity.v1+json"
+"""The media type of a provenance object, as the public index names it."""
 
 Header = TypeVar("Header")
 
@@ -173,8 +177,11 @@ class SimpleApi:
             Quarantined: its project must not be offered (PEP 792).
             Revoked: an admin has withdrawn its bytes.
         """
-        filename = path.removesuffix(".metadata")
+        filename = path.removesuffix(".metadata").removesuffix(SUFFIX)
         await self._check_revocation(filename)
+        if path.endswith(SUFFIX):
+            await self._provenance(request, filename)
+            return
         if filename != path:
             page = await self.found(lambda: self._metadata(path))
             if page is not None:
@@ -250,6 +257,19 @@ class SimpleApi:
         if self._shared or not _CONDITIONS.isdisjoint(headers) or not self._repository.offers(path):
             return None
         return self._delivery.at_once(path)
+
+    async def _provenance(self, request: Request, filename: str) -> None:
+        """Respond with the provenance of a file (PEP 740).
+
+        Raises:
+            NotFound: there is no such file, or it has none.
+        """
+        self._check_quarantine(filename)
+        content = await self.found(lambda: in_thread(partial(self._repository.provenance, filename)))
+        if content is None:
+            raise NotFound(f"there is no provenance of {filename[:300]!r}; it was uploaded without attestations")
+        page = Representation(content, content_type=PROVENANCE_TYPE, caching=FILE_CACHING)
+        await request.respond_with(self.variant(page, request.headers))
 
     async def _metadata(self, path: str) -> Representation | None:
         filename = path.removesuffix(".metadata")

@@ -6,6 +6,7 @@
     PEP 658   core metadata beside the file
     PEP 691   the JSON
     PEP 700   versions, sizes and upload times
+    PEP 740   the address of a file's provenance
     PEP 714   the name of core metadata: in HTML the old one too, not in JSON, where older versions of pip fail on it
     PEP 792   project status
 
@@ -27,7 +28,7 @@ from ops.index.http.negotiation import JSON_V1
 from ops.index.packages.models import File, Project
 
 API_VERSION = "1.4"
-"""1.1 is PEP 700, 1.4 is PEP 792; what came between is optional and absent."""
+"""1.1 is PEP 700, 1.3 is PEP 740, 1.4 is PEP 792; 1.2 is optional and absent."""
 
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -134,6 +135,8 @@ def _file_json(file: File) -> dict[str, Any]:
         entry["core-metadata"] = {"sha256": file.metadata_sha256}
     else:
         entry["core-metadata"] = False
+    if file.provenance:
+        entry["provenance"] = file.provenance
     if file.yanked is not None:
         entry["yanked"] = file.yanked or True
     return entry
@@ -164,6 +167,8 @@ def _attributes(file: File) -> str:
     if file.metadata_sha256 is not None:
         digest = f"sha256={file.metadata_sha256}"
         attributes["data-core-metadata"] = attributes["data-dist-info-metadata"] = digest
+    if file.provenance:
+        attributes["data-provenance"] = file.provenance
     if file.yanked is not None:
         attributes["data-yanked"] = file.yanked
     return " ".join(f'{name}="{escape(value)}"' for name, value in attributes.items())

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ops.index.errors import PackageIndexError, StorageBusy
+from ops.index.packages.attestations import Provenances
 from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, parse
 from ops.index.packages.inspection import look_into
@@ -60,6 +61,7 @@ class FileInfo:
         metadata_size: length in bytes of the core metadata that is kept, served or not.
         uploader: the user who uploaded it; empty if unknown. Unlike the rest, it cannot be computed again.
         run: the address of the CI run that uploaded it; empty if none did.
+        provenance: digest of its provenance (PEP 740); empty if it has none.
     """
 
     size: int
@@ -72,6 +74,7 @@ class FileInfo:
     metadata_size: int = 0
     uploader: str = ""
     run: str = ""
+    provenance: str = ""
 
     @classmethod
     def of(cls, name: Name, contents: Contents, status: os.stat_result, *, sha256: str, upload_time: float) -> FileInfo:
@@ -210,6 +213,9 @@ class FileInfoStore:
         storage: the volume of packages.
         staging: on the same file system.
         scratch: parent of temporary folders; None for the system's temporary directory.
+
+    Attributes:
+        provenances: what was attested of files at their upload.
     """
 
     def __init__(self, storage: Storage, staging: StagingFolder, *, scratch: Path | None) -> None:
@@ -217,6 +223,7 @@ class FileInfoStore:
         self._directory = str(storage.directory)
         self._sidecars = Sidecars(storage.directory, staging, scratch=scratch)
         self._copies = Sidecars(None, None, scratch=scratch) if storage.shared else None
+        self.provenances = Provenances(storage.directory, staging)
         self._failing = False
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
@@ -292,7 +299,15 @@ class FileInfoStore:
         return found
 
     def keep(
-        self, path: str, name: Name, contents: Contents, *, sha256: str, uploader: str = "", run: str = ""
+        self,
+        path: str,
+        name: Name,
+        contents: Contents,
+        *,
+        sha256: str,
+        uploader: str = "",
+        run: str = "",
+        provenance: str = "",
     ) -> None:
         """Keep the info of an upload that has its name, but is not listed yet. Called inside ``Storage.reading``.
 
@@ -303,10 +318,11 @@ class FileInfoStore:
             sha256: hexadecimal.
             uploader: the user.
             run: the address of a CI run, or empty.
+            provenance: digest of its provenance, or empty.
         """
         status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116
         computed = FileInfo.of(name, contents, status, sha256=sha256, upload_time=time.time())
-        file_info = replace(computed, uploader=uploader, run=run)
+        file_info = replace(computed, uploader=uploader, run=run, provenance=provenance)
         self._sidecars.write(path, file_info, contents.metadata)
         self._copy(path, file_info, contents.metadata)
 
@@ -372,7 +388,10 @@ class FileInfoStore:
             before = self._sidecars.read(path)
         # A copy of the same bytes, such as a restored one, was still uploaded when it was.
         upload_time = before.upload_time if before and before.sha256 == sha256 else status.st_mtime_ns / 1e9
-        file_info = FileInfo.of(name, contents, status, sha256=sha256, upload_time=upload_time)
+        with self._storage.reading():
+            provenance = self.provenances.digest(path)
+        computed = FileInfo.of(name, contents, status, sha256=sha256, upload_time=upload_time)
+        file_info = replace(computed, provenance=provenance)
         try:
             with self._storage.reading():
                 self._sidecars.write(path, file_info, contents.metadata)
@@ -468,6 +487,6 @@ def _parse(content: bytes) -> FileInfo | None:
         and isinstance(file_info.mtime_ns, int)
         and isinstance(file_info.metadata_size, int)
     )
-    whole = whole and isinstance(file_info.uploader, str) and isinstance(file_info.run, str)
+    whole = whole and all(isinstance(text, str) for text in (file_info.uploader, file_info.run, file_info.provenance))
     dated = isinstance(file_info.upload_time, int | float) and 0 <= file_info.upload_time <= LATEST
     return file_info if whole and dated and isinstance(file_info.sha256, str) else None

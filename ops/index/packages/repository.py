@@ -14,10 +14,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from urllib.parse import quote
 
 from ops.index.config import Options
 from ops.index.errors import PackageIndexError, StorageBusy
 from ops.index.packages.annotations import Annotations, Tombstones
+from ops.index.packages.attestations import SUFFIX
 from ops.index.packages.directory import PackageDirectory
 from ops.index.packages.file_info import FileInfoStore, Rebuilder
 from ops.index.packages.filenames import Name
@@ -72,6 +74,7 @@ class Repository:
         self._options = options
         directory = storage.directory
         self._directory = str(directory)
+        self._provenances_url = f"{options.public_url}packages/"
         staging = storage.staging
         self.file_info = FileInfoStore(storage, staging, scratch=options.scratch_directory)
         self.annotations = Annotations(directory, staging)
@@ -222,6 +225,9 @@ class Repository:
             metadata_sha256=file_info.metadata_sha256,
             yanked=self.annotations.yanked(path),
             uploader=file_info.uploader,
+            provenance=f"{self._provenances_url}{quote(os.fsencode(path))}{SUFFIX}"
+            if file_info.provenance and self._options.public_url
+            else "",
             run=file_info.run,
             mtime_ns=mtime_ns,
         )
@@ -303,6 +309,18 @@ class Repository:
             return self.file_info.metadata(path, unserved=unserved)
         except OSError:
             return None
+
+    def provenance(self, path: str) -> bytes | None:
+        """The provenance of a listed file (PEP 740); None if it has none.
+
+        Raises:
+            StorageBusy: as of :meth:`locate`.
+        """
+        self._look()
+        if path not in self.listing:
+            return None
+        with self._storage.reading():
+            return self.file_info.provenances.get(path)
 
     def refresh(self) -> None:
         """Reload a shared storage to see what others have added, unless that was done a moment ago.

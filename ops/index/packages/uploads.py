@@ -28,6 +28,7 @@ from ops.index.errors import (
     Revoked,
     TooLarge,
 )
+from ops.index.packages.attestations import provenance_of
 from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, is_project, is_safe, parse
 from ops.index.packages.inspection import DeferredError, Inspector
@@ -262,7 +263,7 @@ class Publisher:
 
         Raises:
             DeferredError: it has to be inspected at length first.
-            InvalidUpload: the file contradicts its name, its form or its digest.
+            InvalidUpload: the file contradicts its name, its form, its digest or its attestations.
             Forbidden: the user may not upload to the project.
             NameReserved: its name is reserved for others.
             ProjectClosed: nobody may.
@@ -281,6 +282,9 @@ class Publisher:
         if self._has(name, staged):
             self._check_status(name)
             return UploadResult.SAME
+        attested = form.get("attestations", "")
+        uploader, run = identity.username, identity.origin.get("run", "")
+        provenance = attested and provenance_of(attested, staged.filename, staged.sha256, uploader=uploader, run=run)
         contents = self._inspector.at_once(name, staged, form) if self._options.check_content else Contents()
         staged.sync()
         details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
@@ -291,7 +295,7 @@ class Publisher:
                 self._storage.commit()  # its publisher may have been killed before its own commit
                 self._repository.listing.admit(existing, name)
                 return UploadResult.SAME
-            self._add(transaction, staged, details=details, contents=contents)
+            self._add(transaction, staged, details=details, contents=contents, provenance=provenance or b"")
             self._repository.listing.admit(staged.filename, name)
             return UploadResult.CREATED
 
@@ -424,15 +428,18 @@ class Publisher:
         *,
         details: Mapping[str, object],
         contents: Contents | None = None,
+        provenance: bytes = b"",
     ) -> None:
         """Give a staged file its name, hidden by its lock until that is committed.
 
         Parameters:
             contents: of a distribution; None for a signature.
+            provenance: of its attestations; empty for none.
         """
         filename, name = staged.filename, staged.name
         path = f"{self._directory}/{filename}"
         entry = Entry("upload", {"filename": filename, **details})
+        provenances = self._repository.file_info.provenances
 
         def failed(outcome: str, why: str) -> list[Entry]:
             return [Entry(f"upload.{outcome}", {"filename": filename, "why": why})]
@@ -442,9 +449,14 @@ class Publisher:
                 remove(path)
             if contents is not None:
                 self._repository.forget(filename)
+                provenances.drop(filename)
 
         staged.room.confirm(staged.size)
         with self._near(staged) as near, transaction.change(_NOT_KEPT, [entry], failed=failed):
+            if provenance:
+                provenances.put(filename, provenance)
+            elif contents is not None:
+                provenances.drop(filename)  # of an upload of this name that was killed
             with self._repository.listing.changing():
                 try:
                     place(near, path)
@@ -455,7 +467,13 @@ class Publisher:
             if contents is not None and name is not None:
                 uploader, run = transaction.user, transaction.origin.get("run", "")
                 self._repository.file_info.keep(
-                    filename, name, contents, sha256=staged.sha256, uploader=uploader, run=run
+                    filename,
+                    name,
+                    contents,
+                    sha256=staged.sha256,
+                    uploader=uploader,
+                    run=run,
+                    provenance=hashlib.sha256(provenance).hexdigest() if provenance else "",
                 )
         staged.room.settle(staged.size)
 

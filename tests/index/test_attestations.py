@@ -1,0 +1,141 @@
+"""Attestations of an upload (PEP 740) are checked against the file, kept, and served as its provenance."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pypi_simple import ProjectPage
+
+from ops.index.errors import InvalidUpload
+from ops.index.packages.attestations import provenance_of
+from tests.index.archives import wheel, wheel_name
+from tests.index.serving import JSON, Response, Server
+from tests.index.test_app import form
+
+NAME = wheel_name("spam", "1.0")
+CONTENT = wheel("spam", "1.0")
+ROOT = "https://index.example/team/"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def b64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def statement(**changes: Any) -> dict[str, Any]:
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": NAME, "digest": {"sha256": SHA256}}],
+        "predicateType": "https://example.com/publish/v1",
+        "predicate": None,
+    } | changes
+
+
+def about(name: object, sha256: str = SHA256) -> str:
+    """Attestations of another file."""
+    return json.dumps([attestation(statement(subject=[{"name": name, "digest": {"sha256": sha256}}]))])
+
+
+def attestation(stated: object = None, **changes: Any) -> dict[str, Any]:
+    content = json.dumps(statement() if stated is None else stated).encode()
+    return {
+        "version": 1,
+        "verification_material": {"certificate": b64(b"certificate"), "transparency_entries": [{"logIndex": "1"}]},
+        "envelope": {"statement": b64(content), "signature": b64(b"signature")},
+    } | changes
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("attested"), "--public-url", ROOT) as server:
+        yield server
+
+
+def publish(server: Server, attestations: str, name: str = NAME, content: bytes = CONTENT) -> Response:
+    project, version = name.split("-")[:2]
+    fields = {"attestations": attestations} if attestations else {}
+    body = form(action="file_upload", name=project, version=version, content=(name, content), **fields)
+    return server.request("POST", "/", headers={"Content-Type": "multipart/form-data; boundary=b"}, body=body)
+
+
+def test_what_was_attested_is_served_as_the_provenance_of_the_file(server: Server) -> None:
+    assert publish(server, json.dumps([attestation()])).status == 200
+    other = wheel_name("spam", "2.0")
+    assert publish(server, "", other, wheel("spam", "2.0")).status == 200
+    page = server.get("/simple/spam/", Accept=JSON)
+    first, second = json.loads(page.body)["files"]
+    assert first["provenance"] == f"{ROOT}packages/{NAME}.provenance"
+    assert "provenance" not in second
+    assert f'data-provenance="{ROOT}packages/{NAME}.provenance"' in server.get("/simple/spam/").text
+    served = server.get(f"/packages/{NAME}.provenance")
+    provenance = json.loads(served.body)
+    assert (provenance["version"], len(provenance["attestation_bundles"])) == (1, 1)
+    (bundle,) = provenance["attestation_bundles"]
+    assert bundle == {"publisher": {"kind": "user", "name": "alice"}, "attestations": [attestation()]}
+    assert server.get(f"/packages/{other}.provenance").status == 404
+    assert server.get(f"/packages/{NAME}.provenance", user=None).status == 401
+
+
+def test_an_independent_client_finds_it_also_after_the_sidecars_are_lost(server: Server) -> None:
+    publish(server, json.dumps([attestation()]))
+    server.stop()
+    for sidecar in (server.packages / ".index" / "facts").rglob("*.whl"):
+        sidecar.unlink()
+    server.start()
+    page = ProjectPage.from_json_data(
+        json.loads(server.get("/simple/spam/", Accept=JSON).body), f"{server.url}simple/spam/"
+    )
+    assert page.packages[0].provenance_url == f"{ROOT}packages/{NAME}.provenance"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda: "{", "not JSON"),
+        (lambda: "[" * 50_000, "not JSON"),
+        (lambda: "[]", "not a list of 1"),
+        (lambda: json.dumps([attestation()] * 11), "not a list of 1"),
+        (lambda: json.dumps([attestation(), 7]), "attestation 2"),
+        (lambda: json.dumps([attestation(version=2)]), "version 1"),
+        (lambda: json.dumps([attestation(envelope={})]), "lacks a statement"),
+        (lambda: json.dumps([attestation(envelope=None)]), "lacks its"),
+        (lambda: json.dumps([attestation(verification_material={"certificate": "x"})]), "lacks a certificate"),
+        (lambda: json.dumps([attestation(statement(subject=[]))]), "exactly one subject"),
+        (lambda: json.dumps([attestation(statement(_type="x"))]), "not of in-toto"),
+        (lambda: json.dumps([attestation([1])]), "exactly one subject"),
+        (lambda: about(NAME, "0" * 64), "other bytes"),
+        (lambda: about("eggs-1.0-py3-none-any.whl"), "another file"),
+        (lambda: about(None), "another file"),
+        (lambda: "x" * 300_000, "bytes"),
+    ],
+)  # fmt: skip
+def test_what_attests_nothing_of_the_file_is_refused_with_the_reason(change: Callable[[], str], why: str) -> None:
+    with pytest.raises(InvalidUpload, match=why):
+        provenance_of(change(), NAME, SHA256, uploader="alice", run="")
+
+
+def test_without_an_address_of_its_own_pages_are_silent_and_the_provenance_is_there(tmp_path: Path) -> None:
+    """A relative address is none that PEP 740 allows, and clients fail on it."""
+    with Server(tmp_path) as server:
+        assert publish(server, json.dumps([attestation()])).status == 200
+        assert "provenance" not in json.loads(server.get("/simple/spam/", Accept=JSON).body)["files"][0]
+        assert server.get(f"/packages/{NAME}.provenance").status == 200
+
+
+def test_a_refused_attestation_leaves_neither_file_nor_provenance(server: Server) -> None:
+    refused = publish(server, json.dumps([attestation(version=2)]))
+    assert (refused.status, "version 1" in refused.text) == (400, True)
+    assert server.get("/simple/spam/").status == 404
+    assert not (server.packages / ".index" / "provenance").exists()
+
+
+def test_another_spelling_of_the_name_is_the_same_file() -> None:
+    subject = [{"name": NAME.replace("spam", "Spam"), "digest": {"sha256": SHA256}}]
+    content = provenance_of(json.dumps([attestation(statement(subject=subject))]), NAME, SHA256, uploader="ci", run="u")
+    assert json.loads(content)["attestation_bundles"][0]["publisher"] == {"kind": "CI run", "name": "ci", "run": "u"}
