@@ -12,7 +12,7 @@ import bcrypt
 
 from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER
 from tests.index.archives import wheel, wheel_name
-from tests.index.serving import PASSWORD, TOKEN, Server, authorization
+from tests.index.serving import PASSWORD, TOKEN, Server, authorization, eventually
 from tests.index.test_app import change, form, upload
 
 NAME = wheel_name("spam", "1.0")
@@ -107,3 +107,28 @@ def test_each_change_and_each_refusal_is_one_line_that_says_when_who_what_and_fr
     secrets += [line.partition(":")[2] for line in (server.credentials / ".htpasswd").read_text().splitlines()]
     secrets += [authorization(user, word).split()[1] for user, word in (("alice", PASSWORD), ("alice", MISTYPED))]
     assert [secret for secret in secrets if secret in text] == []
+
+
+def test_the_life_of_a_token_is_in_the_log_by_its_id_and_on_the_page_of_a_file_by_its_owner(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        wanted = json.dumps({"owner": "alice", "projects": ["spam"], "label": "release"}).encode()
+        created = server.request("POST", "/admin/create_token", user=None, headers=headers, body=wanted)
+        token = json.loads(created.body)
+        authorized = {"Authorization": f"Bearer {token['token']}"}
+        files = {"Content-Type": "multipart/form-data; boundary=b", **authorized}
+        body = form(action="file_upload", name="spam", version="1.0", content=(NAME, CONTENT))
+        assert server.request("POST", "/", user=None, headers=files, body=body).status == 200
+        assert "<dd>alice</dd>" in server.get("/projects/spam/", user="rea").text
+        assert administer(server, "DELETE", f"tokens/{token['id']}", "192.0.2.1") == 204
+        eventually(lambda: server.request("GET", "/simple/", user=None, headers=authorized).status == 401)
+    entries = {entry["event"]: entry for entry in logged(server.packages / SERVER_FOLDER)}
+    changes = {entry["event"]: entry for entry in logged(server.credentials / ADMIN_FOLDER)}
+    assert entries["upload"]["credential"] == token["id"]
+    assert (entries["token.used"]["user"], entries["token.used"]["id"]) == ("alice", token["id"])
+    assert token["id"] in entries["login.refused"]["why"]
+    assert (changes["token.created"]["id"], changes["token.created"]["label"]) == (token["id"], "release")
+    assert (changes["token.revoked"]["id"], changes["token.revoked"]["actor"]) == (token["id"], "admin token")
+    kept = [path for folder in (server.packages, server.credentials) for path in folder.rglob("*") if path.is_file()]
+    secret = token["token"].rpartition("_")[2].encode()
+    assert [path for path in (*kept, server.log) if secret in path.read_bytes()] == []

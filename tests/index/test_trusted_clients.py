@@ -21,6 +21,7 @@ from ops.index.config import Options
 from ops.index.storage.directory import DirectoryStorage
 from ops.redaction import TOKEN_FORMS
 from ops.workspace import PROJECT_ROOT
+from tests.conftest import DOWNLOADS
 from tests.index.archives import wheel, wheel_name
 from tests.index.issuer import AUDIENCE, FakeIssuer
 from tests.index.serving import ThreadServer, eventually
@@ -147,6 +148,7 @@ def test_uv_may_not_publish_another_project(world: World) -> None:
     assert "may not upload to the project" in re.sub(r"\s+", " ", done.stderr)
 
 
+@pytest.mark.slow
 def test_twine_publishes_and_pip_and_uv_install_after_the_login_action(world: World) -> None:
     world.trust()
     variables = world.log_in()
@@ -184,6 +186,7 @@ def test_a_job_without_an_id_token_is_told_what_to_add(world: World) -> None:
     assert "PYPI_TEST_ID_TOKEN" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_job_of_the_smoke_test_publishes_the_same_again_and_installs(world: World) -> None:
     steps = yaml.safe_load((PROJECT_ROOT / ".github/workflows/smoke-test.yaml").read_text())["jobs"]["publish"]["steps"]
     publish, install = (step["run"] for step in steps if step["name"] in {"Publish", "Install with pip and uv"})
@@ -200,3 +203,27 @@ def test_the_job_of_the_smoke_test_publishes_the_same_again_and_installs(world: 
         world.variables["PYPI_TEST_ID_TOKEN"] = world.issuer.id_token()
     done = world.run("bash", "-ec", install, **python_path, **world.log_in())
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def older_uv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of another version of uv."""
+    folder = tmp_path_factory.mktemp("uv")
+    command: list[str | Path] = [BIN / "uv", "pip", "install", "--target", folder, f"uv=={request.param}"]
+    done = subprocess.run(command, env={**os.environ, **DOWNLOADS}, capture_output=True, check=False, timeout=300)
+    if done.returncode:
+        pytest.skip("this machine cannot download it")
+    return folder / "bin"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("older_uv", ["0.4.16", "0.9.0"], indirect=True)
+@pytest.mark.parametrize("world", ["github"], indirect=True)
+def test_older_versions_of_uv_publish_too(world: World, older_uv: Path) -> None:
+    """The first that asks any index for the exchange, and one that does not burn its token."""
+    world.trust()
+    done = world.run(
+        older_uv / "uv", "publish", "--trusted-publishing", "always", "--publish-url", world.front.url, world.wheel()
+    )
+    assert done.returncode == 0, done.stderr
+    assert "upload" in {line["event"] for line in world.audit()}
