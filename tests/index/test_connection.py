@@ -192,16 +192,21 @@ def test_both_ways_may_follow_each_other_on_one_connection(running: Running) -> 
     connection.close()
 
 
+def assert_in_order(running: Running, connection: socket.socket) -> None:
+    """Nothing is sent until the slow request is released; then both responses follow, in order."""
+    connection.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        connection.recv(1000)
+    connection.settimeout(10)
+    running.application.release.set()
+    response = read_until(connection, PAGE.body)
+    assert response.index(b"slowly") < response.index(PAGE.body)
+
+
 def test_a_request_behind_a_slow_one_waits_for_its_turn(running: Running) -> None:
     both = b"GET /never HTTP/1.1\r\nHost: x\r\n\r\nGET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
     with running.send(both) as connection:
-        connection.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            connection.recv(1000)
-        connection.settimeout(10)
-        running.application.release.set()
-        answer = read_until(connection, PAGE.body)
-        assert answer.index(b"slowly") < answer.index(PAGE.body)
+        assert_in_order(running, connection)
 
 
 READY = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -269,13 +274,7 @@ def test_known_bytes_behind_a_slow_request_wait_for_their_turn(running: Running)
         running.ask(connection, READY)
         running.give(connection, b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
         running.give(connection, READY)
-        connection.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            connection.recv(1000)
-        connection.settimeout(10)
-        running.application.release.set()
-        answer = read_until(connection, PAGE.body)
-    assert answer.index(b"slowly") < answer.index(PAGE.body)
+        assert_in_order(running, connection)
     assert running.application.fast_path.answered == 0
 
 
