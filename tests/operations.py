@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -10,6 +11,20 @@ import pytest
 from ops import provision
 from ops.targets import Target, open_target
 from tests.fakes import FakeIndex, FakeTarget
+
+
+@contextlib.contextmanager
+def local_index() -> Iterator[Target]:
+    """A provisioned local target with a real server on a free port, stopped at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    target = open_target("local", port=port)
+    try:
+        provision.apply(target)
+        yield target
+    finally:
+        target.stop()
 
 
 @pytest.fixture
@@ -36,12 +51,5 @@ def provisioned(target: FakeTarget) -> FakeTarget:
 def served(newcomer: object) -> Iterator[Target]:
     """A provisioned local target with a real server, in a workspace of its own."""
     del newcomer
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    target = open_target("local", port=port)
-    try:
-        provision.apply(target)
-        yield target
-    finally:
-        target.stop()
+    with local_index() as found:
+        yield found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ops import manage_releases, provision
+from ops import manage_releases
 from ops.admin_api import AdminApi
 from ops.audit_log import events
 from ops.errors import ConfirmationError, ParameterError, RunbookError, VerificationError
@@ -21,6 +20,7 @@ from ops.release_list import ReleaseList
 from ops.targets import Target, open_target
 from ops.workspace import Workspace
 from tests.index.archives import wheel, wheel_name
+from tests.operations import local_index
 
 DAY = 86400
 
@@ -60,15 +60,8 @@ def downloaded(folder: Path, path: str, *, days: int, first_days: int = 400) -> 
 def target(volume: Path) -> Iterator[Target]:
     """A local target that serves the volume."""
     del volume
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    found = open_target("local", port=port)
-    try:
-        provision.apply(found)
+    with local_index() as found:
         yield found
-    finally:
-        found.stop()
 
 
 def managed(target: Target, **values: object) -> Outcome:

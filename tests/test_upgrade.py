@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from ops.settings import Settings
 from ops.targets import Target, local, open_target
 from ops.workspace import PROJECT_ROOT
 from tests.fakes import FakeTarget
+from tests.operations import local_index
 
 pytest_plugins = ["tests.operations"]
 
@@ -45,15 +45,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def versioned(clone: Path) -> Iterator[Target]:
     """A provisioned local target that runs the clone's code."""
     del clone
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    found = open_target("local", port=port)
-    try:
-        provision.apply(found)
+    with local_index() as found:
         yield found
-    finally:
-        found.stop()
 
 
 def change(clone: Path, message: str, *, old: str = "", new: str = "", file: str = "ops/index/__init__.py") -> str:
