@@ -103,7 +103,7 @@ entries = modal.Dict.from_name(settings.tokens_dict, create_if_missing=True)
 def server() -> Any:
     """The index. Has no secret, and cannot write credentials."""
     from ops.index import Options, create_index
-    from ops.targets.container import DictEntries, DictNameLocks, VolumeStorage, for_modal
+    from ops.targets.container import DictEntries, DictNameLocks, VolumeStorage, address_below, for_modal
 
     index = create_index(
         packages=VolumeStorage(packages, PACKAGES_PATH),
@@ -120,6 +120,8 @@ def server() -> Any:
             audit_days=limits.audit_days,
             audit_bytes=limits.audit_bytes,
             page_max_age_seconds=limits.page_max_age_seconds,
+            # A browser cannot send what proxy auth wants.
+            account_url="" if hosting.proxy_auth else address_below(register_user, "account"),
         ),
     )
     return for_modal(index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import threading
 import time
@@ -17,6 +18,8 @@ from ops.index.storage.volume import GuardedStorage
 if TYPE_CHECKING:
     import modal
 
+
+_log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30.0
 """Seconds for which a lock lasts if its holder does not renew it."""
@@ -224,3 +227,20 @@ def for_modal(application: Application) -> Application:
         await application(scope, receive, send_bytes)
 
     return call
+
+
+def address_below(function: modal.Function[..., Any, Any], path: str) -> str:
+    """The address of a page of another web function of the same app; empty if it cannot be told.
+
+    Parameters:
+        function: as the app's file defines it.
+        path: below its root, without a leading slash.
+    """
+    from modal.exception import Error
+
+    try:
+        url = function.get_web_url()
+    except Error:
+        _log.warning("the address of the function that serves %s is not known", path, exc_info=True)
+        return ""
+    return f"{url.rstrip('/')}/{path}" if url else ""

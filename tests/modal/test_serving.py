@@ -73,6 +73,17 @@ def test_the_admin_application_wants_its_token_in_a_header_and_the_password_in_t
     assert "Access-Control-Allow-Origin" not in response.headers
 
 
+def test_the_guide_leads_to_the_account_page_where_a_user_changes_the_password(served: ControlPlane) -> None:
+    assert register(served, "hilda").status_code == 201
+    eventually(lambda: can_log_in(served, "hilda"))
+    guide = requests.get(f"{url(served)}/-/help/", auth=("hilda", PASSWORD), timeout=60)
+    page = f"{url(served, 'register_user')}/account"
+    assert f'href="{page}"' in guide.text
+    login, wanted = ("hilda", PASSWORD), {"new_password": "words of her own"}
+    assert requests.post(f"{page}/password", auth=login, json=wanted, timeout=60).status_code == 200
+    eventually(lambda: can_log_in(served, "hilda", "words of her own") and not can_log_in(served, "hilda"))
+
+
 def test_a_second_user_is_let_in_by_the_warm_container_at_once(served: ControlPlane) -> None:
     container = served.live()[0]
     assert register(served, "bob").status_code == 201
