@@ -6,6 +6,7 @@ The admin application by itself is :func:`ops.index.admin.app.create_admin`.
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -42,4 +43,10 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    collects = gc.isenabled()
+    gc.disable()  # nothing that is imported is garbage, and searching it takes nearly as long as the import
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    finally:
+        if collects:
+            gc.enable()

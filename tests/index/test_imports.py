@@ -1,4 +1,4 @@
-"""uvicorn as the server imports it: without what only its command line needs."""
+"""Imports of a server: neither what few requests need nor searches for garbage."""
 
 from __future__ import annotations
 
@@ -27,3 +27,11 @@ def test_whoever_imports_all_of_uvicorn_later_gets_it() -> None:
 
 def test_all_of_uvicorn_stays_for_those_who_imported_it_before() -> None:
     assert run("import uvicorn, ops.index.server; print(uvicorn.run.__name__, uvicorn.main.name)") == "run main\n"
+
+
+def test_the_collector_rests_while_the_index_is_imported_and_no_longer() -> None:
+    code = (
+        "import gc; runs = []; gc.callbacks.append(lambda *_: runs.append(1));"
+        "from ops.index import create_index; print(len(runs), gc.isenabled())"
+    )
+    assert run(code) == "0 True\n"
