@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 
+from tests.index.archives import wheel, wheel_name
 from tests.index.issuer import FakeIssuer
+from tests.index.tls import TlsFront
 from tests.modal.conftest import TOKEN, create_secret, deploy
-from tests.modal.traffic import PASSWORD, eventually, register, url
+from tests.modal.traffic import PASSWORD, eventually, register, url, versions
 from tests.standin.control_plane import ControlPlane
 
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
@@ -72,3 +80,27 @@ def test_an_id_token_is_used_once_by_three_containers_and_a_burnt_token_is_out_o
         assert statuses(served, token) == {200}
         assert requests.post(f"{url(served)}/_/oidc/burn-token", json={"token": token}, timeout=60).status_code == 202
         eventually(lambda: statuses(served, token) <= OUT, 10)
+
+
+def test_uv_publishes_to_three_containers_and_burns_its_token(served: ControlPlane, tmp_path: Path) -> None:
+    with FakeIssuer() as issuer, TlsFront(tmp_path, urlsplit(url(served)).port or 0) as front:
+        version = admin(served, "GET", "trust").json()["version"]
+        trusted = admin(served, "POST", "replace_trust", json={"version": version, **issuer.trust()})
+        assert trusted.status_code == 200
+        time.sleep(5)  # what is trusted takes effect on all containers
+        path = tmp_path / wheel_name("spam", "1.0")
+        path.write_bytes(wheel("spam", "1.0"))
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "SSL_CERT_FILE": str(front.authority),
+            "GITHUB_ACTIONS": "true",
+            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{issuer.url}/id-token?api-version=2",
+            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "the-secret-of-the-runner",
+        }
+        uv = Path(sys.executable).with_name("uv")
+        command = [str(uv), "publish", "--publish-url", front.url, str(path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert front.requests.count("POST /_/oidc/burn-token") == 1
+        assert versions(served, "spam") == ["1.0"]
