@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import pytest
@@ -189,6 +190,15 @@ def test_a_token_never_has_more_rights_than_its_owner_has_now(town: Town) -> Non
     town.clock.now += 1
     assert town.who(basic(plain)).role is Role.READER
     assert not town.who(basic(limited)).may_upload("eggs")
+
+
+@pytest.mark.parametrize("asked", [{"role": Role.ADMIN}, {"projects": ["eggs"]}, {"projects": ["spam", "eggs"]}])
+def test_a_token_for_more_than_its_owner_may_is_not_created(town: Town, asked: dict[str, Any]) -> None:
+    town.users.register("alice", role=Role.PUBLISHER, projects=["spam"])
+    with pytest.raises(InvalidCredentials, match="'alice' is publisher of spam, and a token may do no more"):
+        town.tokens.create("alice", **asked)
+    assert town.tokens.all() == []
+    assert town.tokens.create("alice", projects=["Spam"]).token.projects == frozenset({"spam"})
 
 
 def test_the_tokens_of_a_removed_user_end_and_do_not_come_back_with_the_name(town: Town) -> None:
