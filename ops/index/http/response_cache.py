@@ -103,7 +103,12 @@ class ResponseCache(Generic[Key]):
         return None if entry is None else entry.representation
 
     async def fetch(
-        self, key: Key, mark: Callable[[], Hashable], render: Callable[[], Representation | None]
+        self,
+        key: Key,
+        mark: Callable[[], Hashable],
+        render: Callable[[], Representation | None],
+        *,
+        gzip: bool = True,
     ) -> Representation | None:
         """The response, rendered in another thread if it is not cached or its content has changed.
 
@@ -115,18 +120,24 @@ class ResponseCache(Generic[Key]):
             mark: returns what the response depends on, None if it is not to be cached. Called in the other thread, and
                 in :meth:`ready` if marks are near.
             render: makes the response; None if there is none.
+            gzip: false to leave a short response uncompressed until somebody wants it so.
         """
         stamp = self._stamp()
         rendering = self._rendering.get((key, stamp))
         if rendering is None:
-            work = partial(self._renewed, key, stamp, mark, render)
+            work = partial(self._renewed, key, stamp, mark, render, gzip)
             rendering = asyncio.ensure_future(in_thread(work, self._executor))
             self._rendering[key, stamp] = rendering
             rendering.add_done_callback(lambda done: self._finished(key, stamp, done))
         return await asyncio.shield(rendering)
 
     def _renewed(
-        self, key: Key, stamp: Hashable, mark: Callable[[], Hashable], render: Callable[[], Representation | None]
+        self,
+        key: Key,
+        stamp: Hashable,
+        mark: Callable[[], Hashable],
+        render: Callable[[], Representation | None],
+        gzip: bool,
     ) -> Representation | None:
         entry = self._entries.get(key)
         marked = mark()
@@ -135,7 +146,7 @@ class ResponseCache(Generic[Key]):
             entry.until = time.monotonic() + self._lifetime
             return entry.representation
         representation = render()
-        if representation is not None:
+        if representation is not None and (gzip or representation.size > _SMALL):
             representation.gzipped()  # here rather than in the event loop
         until = time.monotonic() + self._lifetime
         if representation is None or marked is None:

@@ -147,8 +147,9 @@ class SimpleApi:
             return None if project is None else self._rendered(key, simple_pages.project_page(project, form), form)
 
         async def look() -> Representation | None:
-            return await self._response_cache.fetch(key, mark, render)
+            return await self._response_cache.fetch(key, mark, render, gzip=gzip)
 
+        gzip = self._gzip[request.headers.get(b"accept-encoding")]
         page = await self.found(look)
         if page is None:
             raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")

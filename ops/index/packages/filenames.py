@@ -122,10 +122,13 @@ def _canonical_version(version: str) -> str:
 
 def version_key(version: str) -> tuple[bool, Any]:
     """A key to sort versions by; invalid versions come first."""
+    return (False, version) if len(version) > MAX_VERSION_CHARACTERS else _version_key(version)
+
+
+@lru_cache(maxsize=4096)
+def _version_key(version: str) -> tuple[bool, Any]:
     from packaging.version import InvalidVersion, Version  # not needed to list files
 
-    if len(version) > MAX_VERSION_CHARACTERS:
-        return False, version
     try:
         return True, Version(version)
     except InvalidVersion:
