@@ -199,7 +199,7 @@ class AppVersions:
                 str(clone / DEPLOYMENT),
                 *(["--tag", tag] if tag else []),
                 *self._env(),
-                environment=self._settings.variables() | _known(hosting.variables() | limits.variables(), clone),
+                environment=_known(self._settings.variables() | hosting.variables() | limits.variables(), clone),
                 folder=clone,  # whose commit Modal notes, so that this version can be gone back to as well
                 seconds=DEPLOY_SECONDS,
             )

@@ -381,11 +381,14 @@ def test_a_rollback_reaches_a_commit_from_before_a_setting_was_added(
     root = clone(tmp_path)
     monkeypatch.chdir(root)
     git = ["git", "-C", str(root), "-c", "user.name=T", "-c", "user.email=t@example.org"]
-    for path, added in (
-        ("ops/settings.py", r"    audit_bytes: int = .*\n"),
-        ("deployments/pypi_deploy.py", r",?\s*audit_bytes=limits.audit_bytes(?=[,)])"),
+    for path, added, before in (
+        ("ops/settings.py", r"    (audit_bytes: int|backup_secret: str) = .*\n", ""),
+        ("ops/settings.py", r', "backup_secret"', ""),
+        ("ops/targets/modal_hosting.py", r"settings\.backup_secret", '"pypi-backup"'),
+        ("deployments/pypi_deploy.py", r"settings\.backup_secret", '"pypi-backup"'),
+        ("deployments/pypi_deploy.py", r",?\s*audit_bytes=limits.audit_bytes(?=[,)])", ""),
     ):
-        earlier, count = re.subn(added, "", (root / path).read_text())
+        earlier, count = re.subn(added, before, (root / path).read_text())
         assert count
         (root / path).write_text(earlier)
     subprocess.run([*git, "commit", "-q", "-a", "-m", "earlier"], check=True)
