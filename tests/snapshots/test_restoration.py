@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from ops.errors import RunbookError, SnapshotError, TargetError
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
-from ops.snapshots import Backup, Bucket
+from ops.snapshots import Backup, Bucket, Retention
 from ops.snapshots import restoration as module
 from ops.snapshots.origin import DirectoryOrigin, SnapshotOrigin, find_origin
 from ops.snapshots.restoration import Restoration
@@ -251,3 +252,21 @@ def test_a_source_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
         find_origin(str(tmp_path))
     with pytest.raises(RunbookError, match="there are no snapshots"):
         find_origin(str(tmp_path / "absent"))
+
+
+def test_the_seventeenth_of_thirty_nights_comes_back_bit_for_bit(index: Index, bucket: Bucket, tmp_path: Path) -> None:
+    first = datetime(2026, 1, 1, 2, 17, tzinfo=UTC)
+    trees = []
+    for night in range(30):
+        index.write(f"nightly-{night}.0.tar.gz", f"night {night}".encode())
+        index.write(".index/yanked/spam-2.0.tar.gz", f"because of night {night}".encode())
+        index.write(".htpasswd", USERS + f"user{night}:x\n".encode(), CREDENTIALS_VOLUME)
+        backup = Backup(index, bucket, "local", clock=lambda: first + timedelta(days=night))  # noqa: B023 - used at once
+        backup.take()
+        backup.prune(Retention(30, 0, 0))
+        trees.append({path: content for path, content in index.tree().items() if "/staging/" not in path})
+    assert len(bucket.snapshots()) == 30
+    target = make_index(tmp_path / "restored", filled=False)
+    origin = find_origin(bucket.place, "2026-01-17")
+    restore(target, origin)  # type: ignore[arg-type]  # either kind
+    assert target.tree() == trees[16]
