@@ -54,6 +54,8 @@ def change_line(change: Mapping[str, str]) -> str:
 
 BAR_CELLS = 40
 """Characters of the longest bar in a plain-text chart."""
+HTML_BAR_CELLS = 24
+"""The same in a table, where other columns need room."""
 
 _TABLE = "table-layout:auto;border-collapse:collapse;margin:0.5em 0;text-align:left"
 _CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0;overflow-wrap:anywhere"
@@ -179,17 +181,23 @@ class Timings:
         return [seconds / longest for _, seconds in self.steps]
 
 
+def bar(share: float) -> str:
+    """A bar for the cell of an HTML table, drawn by characters: GitHub and others remove the styles of an output.
+
+    Parameters:
+        share: of the longest bar, 0 to 1.
+    """
+    return (
+        f'<span role="img" aria-label="{share:.0%} of the longest" style="color:#4c72b0;white-space:nowrap">'
+        f"{'█' * max(round(share * HTML_BAR_CELLS), 1)}</span>"
+    )
+
+
 def _bar(step: str, time: str, share: float | None) -> str:
-    drawing = ""
-    if share is not None:
-        drawing = (
-            f'<div role="img" aria-label="{share:.0%} of the longest" style="width:{max(share * 100, 0.5):.1f}%;'
-            f'height:0.8em;margin-top:0.3em;background:#4c72b0"></div>'
-        )
     return (
         f'<tr><th scope="row" style="{_CELL};font-weight:normal">{escape(step)}</th>'
         f'<td style="{_CELL};text-align:right;white-space:nowrap;width:1%">{time}</td>'
-        f'<td style="{_CELL};width:45%">{drawing}</td></tr>'
+        f'<td style="{_CELL};width:45%">{"" if share is None else bar(share)}</td></tr>'
     )
 
 

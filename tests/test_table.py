@@ -76,6 +76,12 @@ def test_the_bars_of_a_chart_are_as_long_as_the_times_say() -> None:
     assert re.search(r"in all +2\.50 s", repr(chart))
 
 
+def test_the_bars_of_a_chart_are_drawn_where_styles_are_removed() -> None:
+    page = Timings("Times", (("quick", 1.0), ("slow", 4.0)))._repr_html_()
+    stripped = re.sub(r' (style|class)="[^"]*"', "", page)
+    assert [len(found) for found in re.findall("█+", stripped)] == [6, 24]
+
+
 def test_a_chart_in_html_says_in_words_what_its_bars_show() -> None:
     outline = Outline(Timings("Times", (("quick", 0.5), ("slow", 2.0)))._repr_html_())
     assert outline.texts["td"] == ["0.50 s", "2.00 s", "2.50 s"]

@@ -34,8 +34,12 @@ RECORD_VARIABLE = "RUNBOOK_LAB_RECORD"
 """Names the record's folder for the server's process."""
 
 START_SECONDS = 60.0
-_SETTINGS = {"@jupyterlab/notebook-extension:tracker": {"recordTiming": True}}
-"""JupyterLab's own, below those that the user has chosen: each cell gets the times of its execution."""
+_SETTINGS = {
+    "@jupyterlab/notebook-extension:tracker": {"recordTiming": True},
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
+}
+"""Defaults of JupyterLab, below the user's own: each cell keeps the times of its execution, and no question about
+news covers the notebook."""
 _CONFIGURATION = "from ops.runbook.lab import configure\n\nconfigure(c)\n"
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
-from ops.table import Table
+from ops.table import Table, bar
 from tests.benchmark.machine import Machine
 from tests.benchmark.measurement import Entry, Row
 
@@ -112,16 +112,11 @@ def _html(row: Row) -> str:
 
 
 def _html_line(entry: Entry, share: float) -> str:
-    bar = (
-        f'<div style="width:{max(share * 100, 0.5):.1f}%;height:0.8em;margin-top:0.3em;background:#4c72b0" role="img" '
-        f'aria-label="{share:.0%} of the longest"></div>'
-        if entry.values
-        else ""
-    )
     return (
         f'<tr><th scope="row" style="{_CELL};font-weight:normal">{escape(entry.name)}</th>'
         f'<td style="{_CELL};white-space:nowrap">{escape(entry.text())}</td>'
-        f'<td style="{_CELL};width:35%">{bar}</td><td style="{_CELL}">{escape(entry.note)}</td></tr>'
+        f'<td style="{_CELL};width:35%">{bar(share) if entry.values else ""}</td>'
+        f'<td style="{_CELL}">{escape(entry.note)}</td></tr>'
     )
 
 
