@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.runbook import find_notebook
+from ops.runbook import find_notebook, list_notebooks
+from ops.runbook.plan_file import is_plan_cell
 from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, IndexLimits
 from ops.workspace import PROJECT_ROOT
 from tests.conftest import DOWNLOADS
@@ -323,6 +324,9 @@ def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
     summary.unlink()
     execute(clone, job(*SMOKE_TEST)["steps"], tmp_path, variables)
     assert "| 03_smoke_test | Publish it | succeeded |" in summary.read_text()
+    outputs.unlink(missing_ok=True)
+    execute(clone, [step(*DRIFT, "Plan")], tmp_path, variables)
+    assert outputs.read_text() == "code=0\n", (clone / "issue.md").read_text()
 
     file = clone / "deployments" / "pypi_deploy.py"
     file.write_text(file.read_text().replace("timeout=hosting.request_seconds", "timeout=77"))
@@ -343,6 +347,45 @@ def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
     assert "the index, without credentials" in printed
     records = "".join(p.read_text(errors="replace") for p in (clone / ".runbook" / "records").rglob("*") if p.is_file())
     assert TOKEN not in records
+
+
+NOT_DRIFT = {"02_onboard_user", "06_back_up", "07_restore"}
+"""Notebooks whose plans are no drift; drift.yaml says why."""
+
+
+def test_drift_plans_every_notebook_that_has_a_plan() -> None:
+    planned = [
+        notebook.name
+        for notebook in list_notebooks(PROJECT_ROOT / "notebooks")
+        if any(cell.kind == "code" and is_plan_cell(cell.source) for cell in notebook.cells)
+    ]
+    named = re.findall(r"[0-9]{2}_\w+", step(*DRIFT, "Plan")["run"])
+    assert named == [name for name in planned if name not in NOT_DRIFT], (
+        "add the notebook to drift.yaml, or say why not"
+    )
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [({}, "code=0"), ({"99": 2}, "code=2"), ({"01": 2, "03": 1, "99": 1}, "code=2"), ({"03": 1}, None)],
+)
+def test_drift_is_any_plan_with_changes_and_a_plan_that_fails_is_none(
+    tmp_path: Path, codes: Mapping[str, int], expected: str | None
+) -> None:
+    fake = tmp_path / ".venv" / "bin" / "runbook"
+    fake.parent.mkdir(parents=True)
+    cases = "".join(f" {number}_*) exit {code};;" for number, code in codes.items())
+    fake.write_text(f'#!/bin/sh\necho "$2"\ncase "$2" in{cases} *) exit 0;; esac\n')
+    fake.chmod(0o755)
+    outputs = tmp_path / "outputs"
+    outputs.touch()
+    if expected is None:
+        with pytest.raises(AssertionError):
+            execute(tmp_path, [step(*DRIFT, "Plan")], tmp_path, {"GITHUB_OUTPUT": str(outputs)})
+    else:
+        execute(tmp_path, [step(*DRIFT, "Plan")], tmp_path, {"GITHUB_OUTPUT": str(outputs)})
+        assert "01_provision" in (tmp_path / "issue.md").read_text()
+    assert outputs.read_text().splitlines() == ([expected] if expected else [])
 
 
 FAKE_GH = """#!/bin/sh
