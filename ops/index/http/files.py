@@ -15,8 +15,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from ops.index.errors import StorageBusy
-from ops.index.http.ranges import ByteRange, UnsatisfiableRangeError, range_applies, range_of
-from ops.index.http.representation import FILE_CACHING, Headers, Response, entity_tags
+from ops.index.http.representation import (
+    FILE_CACHING,
+    ByteRange,
+    Headers,
+    Response,
+    UnsatisfiableRangeError,
+    entity_tags,
+    range_applies,
+    range_of,
+)
 from ops.index.http.request import Request, client_gone
 from ops.index.packages.file_info import LATEST
 from ops.index.storage.storage import Storage
