@@ -112,7 +112,7 @@ class PackageDirectory:
         self._bulk = False  # so many files are being listed that the order of projects is not kept
         self._folders: dict[str, _Folder] = {"": _Folder()}
         self._files: dict[str, str] = {}
-        self._projects: dict[str, list[str]] = {}
+        self._projects: dict[str, str | list[str]] = {}  # of most projects of a large index, a single path
         self._sorted: tuple[str, ...] | None = None
         self._keys: BoundedDict[str, dict[str, str]] = BoundedDict(_KEYED_PROJECTS)
         self._hidden: set[str] = set()
@@ -153,7 +153,8 @@ class PackageDirectory:
 
     def paths(self, project: str) -> tuple[str, ...]:
         """The files of a project, in no order."""
-        return tuple(self._projects.get(project, ()))
+        found = self._projects.get(project, ())
+        return (found,) if isinstance(found, str) else tuple(found)
 
     def version_of(self, project: str) -> int:
         """A number that grows with every change of the project's files, and with :meth:`touch`."""
@@ -449,8 +450,10 @@ class PackageDirectory:
         self._files[path] = project
         known = self._projects.get(project)
         if known is None:
-            self._projects[project] = [path]
+            self._projects[project] = path
             self._reorder(project, added=True)
+        elif isinstance(known, str):
+            self._projects[project] = [known, path]
         else:
             known.append(path)
         keys = self._keys.get(project)
@@ -459,7 +462,8 @@ class PackageDirectory:
         if self._usage is not None:
             self._usage.appeared(path, project)
         self.version += 1
-        self._versions[project] = self.version
+        if known is not None or not self._bulk or project in self._versions:
+            self._versions[project] = self.version  # of a new one among many it stays 0, which takes no memory
 
     def _remove(self, path: str) -> None:
         self._hidden.discard(path)
@@ -469,8 +473,9 @@ class PackageDirectory:
         self._folders[_prefix(path)].count -= 1
         self._keys.pop(project, None)
         left = self._projects[project]
-        left.remove(path)
-        if not left:
+        if isinstance(left, list):
+            left.remove(path)
+        if left in (path, []):
             del self._projects[project]
             self._reorder(project, added=False)
         if self._usage is not None:
