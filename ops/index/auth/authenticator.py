@@ -193,6 +193,8 @@ class Authenticator:
         if account is not None and account.identity.minted:
             self._check_minted(account.digest)
             account = self._stored(account)
+            if account is None:
+                self._verified.pop(digest, None)
         if account is not None:
             return account.identity
         found = self._begin(digest, self.parse(authorization, address), address)

@@ -14,10 +14,11 @@ from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
-from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, CredentialFiles
+from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, TRUST, CredentialFiles
 from ops.index.auth.passwords import NAME_BYTES, decoded, defect
 from ops.index.auth.roles import PROJECT, Role, group_of
 from ops.index.auth.token_file import TokenFile
+from ops.index.auth.trust import Trust
 from ops.index.auth.users import PasswordFile, Signature, Users, entry_of
 from ops.index.config import Options
 from ops.index.packages.filenames import is_project
@@ -78,7 +79,7 @@ class CredentialCheck:
 
     def _check(self) -> None:
         contents = {}
-        for name in (PASSWORDS, GROUPS, TOKENS):
+        for name in (PASSWORDS, GROUPS, TOKENS, TRUST):
             try:
                 contents[name] = self._credential_files.read(name) or b""
             except OSError as error:
@@ -92,6 +93,8 @@ class CredentialCheck:
         users = PasswordFile(passwords).entries()
         self._tell(PASSWORDS, list(password_problems(passwords)))
         self._tell(GROUPS, list(group_problems(contents[GROUPS], users)))
+        if contents[TRUST] and not Trust.read(contents[TRUST]).version:
+            self._tell(TRUST, [Problem(1, "it cannot be read, and no CI job is trusted: run 13_trusted_publishing")])
         self._tell(TOKENS, [Problem(number, _NOT_A_TOKEN) for number in TokenFile(contents[TOKENS]).unreadable()])
 
     def _tell(self, name: str, problems: list[Problem]) -> None:
@@ -167,6 +170,7 @@ _UNREAD: Final = {
     PASSWORDS: "nobody can log in",
     GROUPS: "all users can only read",
     TOKENS: "no token is accepted",
+    TRUST: "no CI job is trusted",
 }
 _NOT_A_TOKEN: Final = "it is no token: create tokens with `runbook token create`, and remove the line"  # noqa: S105 - a sentence
 _JOINED: Final = "lines end in a carriage return alone, and are read as one: end them in a line feed"

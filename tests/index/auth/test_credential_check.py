@@ -184,3 +184,12 @@ def test_a_line_of_the_token_file_without_effect_is_reported_by_its_number(
     (message,) = [record.getMessage() for record in caplog.records]
     assert ".tokens, line 2: it is no token" in message
     assert plain[:20] not in message
+
+
+def test_a_file_of_trusted_jobs_that_cannot_be_read_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ".trust").write_text('{"version": 3, "audience": "Not A Name"}')
+    CredentialCheck(DirectoryStorage(tmp_path), Options()).look()
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "no CI job is trusted: run 13_trusted_publishing" in message

@@ -16,15 +16,17 @@ import pytest
 from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER, Audit
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_files import PASSWORDS, TOKENS
+from ops.index.auth.minted_tokens import LIFETIME, MintedTokens
 from ops.index.auth.passwords import TOKEN, InvalidCredentials, hashed, validated_name
 from ops.index.auth.roles import Identity, Role
 from ops.index.auth.throttle import Throttle
 from ops.index.auth.token_file import TokenFile
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.tokens import MOST, Tokens
+from ops.index.auth.trust import TrustStore
 from ops.index.auth.users import Users
 from ops.index.config import Options
-from ops.index.errors import NotFound, TooManyAttempts, Unauthorized
+from ops.index.errors import LoginDelayed, NotFound, TooManyAttempts, Unauthorized
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.shared_entries import FolderEntries
 from ops.index.storage.storage import Storage
@@ -64,8 +66,15 @@ class Town:
         self.users = Users(storage, CHEAP, audit=self.log)
         uses = TokenUses(entries, self.server_log, clock=clock)
         self.tokens = Tokens(storage, audit=self.log, uses=TokenUses(entries, clock=clock), clock=clock)
+        self.minted = MintedTokens(entries, clock=clock)
         self.authenticator = Authenticator(
-            storage, CHEAP, self.server_log, uses=uses, clock=lambda: clock.now, wall_clock=clock
+            storage,
+            CHEAP,
+            self.server_log,
+            uses=uses,
+            minted=self.minted,
+            clock=lambda: clock.now,
+            wall_clock=clock,
         )
 
     def who(self, header: bytes, address: str = HERE) -> Identity:
@@ -314,3 +323,71 @@ def test_lines_that_cannot_be_read_stay_and_open_nothing(town: Town) -> None:
     town.tokens.revoke(token.id)
     assert path.read_bytes().split(b"\n")[:-1] == bad
     assert list(TokenFile(path.read_bytes()).unreadable()) == [1, 2, 3, 4, 5, 6]
+
+
+# --- minted tokens ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(town: Town, tmp_path: Path) -> MintedTokens:
+    """Another server, with a trusted job."""
+    job = {"issuer": "https://ci.example", "repository_id": "1", "owner_id": "2"}
+    jobs = [
+        {"name": "release", **job, "role": "publisher", "projects": ["spam"]},
+        {"name": "install", **job, "role": "reader"},
+    ]
+    issuers = [{"url": "https://ci.example", "kind": "gitlab"}]
+    TrustStore(town.storage).replace({"audience": "pypi-a", "issuers": issuers, "jobs": jobs}, version=0)
+    return MintedTokens(FolderEntries(tmp_path / "entries"), clock=town.clock)
+
+
+def test_a_token_minted_elsewhere_has_the_rights_of_its_jobs(town: Town, elsewhere: MintedTokens) -> None:
+    plain, token = elsewhere.mint(["release", "install"], "https://ci.example/run/7")
+    identity = town.who(basic(plain))
+    assert (identity.username, identity.role, identity.projects) == (
+        "oidc:release",
+        Role.PUBLISHER,
+        frozenset({"spam"}),
+    )
+    assert identity.origin == {"credential": token.id, "run": "https://ci.example/run/7"}
+    reader, _ = elsewhere.mint(["install"], "")
+    assert not town.who(bearer(reader)).may_upload("spam")
+    nobody, _ = elsewhere.mint(["unknown"], "")
+    assert town.refused(basic(nobody))
+
+
+def test_a_token_burnt_elsewhere_is_refused_when_the_body_has_arrived(town: Town, elsewhere: MintedTokens) -> None:
+    plain, _ = elsewhere.mint(["release"], "")
+    assert town.who(basic(plain))
+    assert elsewhere.burn(plain)
+    assert town.authenticator.remembered(basic(plain)), "it is noticed in the background"
+    with pytest.raises(Unauthorized):
+        town.authenticator.confirm(basic(plain), HERE)
+    town.authenticator.refresh_minted()
+    assert town.authenticator.remembered(basic(plain)) is None
+
+
+def test_a_minted_token_ends_after_a_quarter_of_an_hour(town: Town, elsewhere: MintedTokens) -> None:
+    plain, _ = elsewhere.mint(["release"], "")
+    assert town.who(basic(plain))
+    town.clock.now += LIFETIME
+    town.authenticator.refresh_minted()
+    assert town.authenticator.remembered(basic(plain)) is None
+    assert town.refused(basic(plain))
+
+
+def test_no_minted_token_is_trusted_while_the_shared_entries_do_not_respond(
+    town: Town, elsewhere: MintedTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _ = elsewhere.mint(["release"], "")
+    assert town.who(basic(plain))
+
+    def away(*_: object) -> str:
+        raise OSError("the storage is away")
+
+    monkeypatch.setattr(FolderEntries, "get", away)
+    with pytest.raises(OSError, match="away"):
+        town.authenticator.refresh_minted()
+    assert town.authenticator.remembered(basic(plain)) is None
+    with pytest.raises(LoginDelayed):
+        town.who(basic(plain))
