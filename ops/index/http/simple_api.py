@@ -27,8 +27,8 @@ from ops.index.packages.repository import Repository
 from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS, in_thread
 
-_MEMORY = 64 * 1024**2
-"""Bytes for rendered pages: some 10,000 projects with ten files each, or 13 with 10,000."""
+_MEMORY = 32 * 1024**2
+"""Bytes for rendered pages: some 6,000 projects with ten files each, or six with 10,000."""
 
 _CONDITIONS = frozenset(
     {b"range", b"if-range", b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since"}

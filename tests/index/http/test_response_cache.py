@@ -189,6 +189,20 @@ def test_a_failure_reaches_all_who_wait_and_is_not_kept(world: World) -> None:
     asyncio.run(scenario())
 
 
+def test_the_largest_response_is_kept_if_there_is_room_for_it_alone(world: World) -> None:
+    async def scenario() -> None:
+        for name, size in (("long", 40_000), ("short", 100), ("endless", 200_000)):
+            world.change(name)
+            await world.fetch(name, size=size)
+        assert world.response_cache.ready("long") is None, "something has changed since"
+        await world.fetch("long", size=40_000)
+        assert world.response_cache.ready("long") is not None
+        assert world.response_cache.ready("endless") is None
+
+    asyncio.run(scenario())
+    assert world.rendered == ["long", "short", "endless"]
+
+
 def test_memory_is_bounded_and_what_is_asked_for_stays(world: World) -> None:
     async def scenario() -> None:
         for index in range(100):
