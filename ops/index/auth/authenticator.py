@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -42,9 +40,6 @@ _MAX_WAIT: Final = 50.0
 """Seconds for which a request waits for its login to be verified; proxies give up after 60. The login keeps its place
 in the queue, where the client's next request finds it: pip asks six times, every 15 s, and uv four times, every 30 s.
 """
-
-_LOWERED: Final = 5
-"""Niceness of the threads that verify passwords: while two of them keep two processors busy, known users are served."""
 
 _RENEWAL_WAIT: Final = 0.5
 """Seconds for which logins wait for changes of the users to be read: a hanging volume must not block known users."""
@@ -116,7 +111,7 @@ class Authenticator:
         self._pending: dict[bytes, _PendingLogin] = {}
         self._throttle = Throttle(options.login_failures, options.login_window_seconds, clock=clock)
         self._verification_queue = VerificationQueue(self._throttle.suspicion)
-        self._threads = ThreadPoolExecutor(_MAX_PENDING + 2, thread_name_prefix="login", initializer=_lower_priority)
+        self._threads = ThreadPoolExecutor(_MAX_PENDING + 2, thread_name_prefix="login")
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="login-starter")
         self._renewing: Future[None] | None = None
         self._renewal_deadline = 0.0
@@ -442,10 +437,3 @@ class Authenticator:
     def _record(self, event: str, user: str, address: str, *, why: str = "") -> None:
         if self._audit is not None:
             self._audit.record(event, user=user, address=address, **({"why": why} if why else {}))
-
-
-def _lower_priority() -> None:
-    """Let the event loop go first. On Linux each thread has a niceness of its own."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # forbidden by a sandbox
-            os.nice(_LOWERED)
