@@ -73,7 +73,7 @@ def test_plan_errors_status_and_teardown_tell_it_from_one_that_was_never_provisi
     assert ERROR in status(broken)
     assert main(["status", "--target", "modal", "--environment", "staging"]) == 0
     assert ERROR in capsys.readouterr().out
-    assert tear_down.plan(broken).changes[0].then == "stop it"
+    assert tear_down.plan(broken).changes[0].then == "stop it, with all that it does on a schedule"
 
 
 def test_a_deployment_that_does_not_answer_ends_with_the_error(
