@@ -33,19 +33,12 @@ class Origin(Protocol):
     def is_complete(self) -> bool:
         """True if it has annotations and users too, and those of the index are to be equal to them."""
 
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """Paths that no index would list, and that are left out."""
-
     def fetch_blob(self, sha256: str, destination: IO[bytes]) -> int:
         """Copy bytes to *destination*, and return their number.
 
         Raises:
             SnapshotError: they are missing, or others.
         """
-
-    def path_of(self, path: str) -> Path | None:
-        """The file on this machine, if the origin has it as one."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +53,10 @@ class SnapshotOrigin:
     bucket: Bucket
     snapshot: Snapshot
     is_complete: bool = True
-    skipped: tuple[str, ...] = ()
 
     def fetch_blob(self, sha256: str, destination: IO[bytes]) -> int:
         """Copy a blob to *destination*."""
         return self.bucket.fetch_blob(sha256, destination)
-
-    def path_of(self, path: str) -> None:
-        """None: blobs have no names of packages."""
-        del path
 
 
 @dataclass(frozen=True)
@@ -133,7 +121,7 @@ class DirectoryOrigin:
         return size
 
     def path_of(self, path: str) -> Path:
-        """The file itself."""
+        """The file at *path* of the snapshot."""
         return self.folder / path
 
 

@@ -72,6 +72,9 @@ def test_the_notebooks_steps_back_up_from_outside_and_change_nothing_twice(
     report = audit.read(target, snapshots=str(tmp_path / "snapshots"), fail_at="never")
     assert ("users", "1 publisher, 1 reader") in audit.contents(report).rows
     assert audit.costs(report).rows == (("all", "not told by this target", ""),)
+    index.costs = {"cpu": "1.25", "memory": "0.5"}
+    rows = [row[:2] for row in audit.costs(report).rows]
+    assert rows == [("cpu", "1.25"), ("memory", "0.50"), ("together", "1.75")]
 
 
 @pytest.mark.slow

@@ -90,6 +90,20 @@ class Workspace:
         self._plane.environments.append(request.name)
         return Empty()
 
+    @rpc("EnvironmentBillingSummary")
+    async def billing(
+        self, request: api_pb2.EnvironmentBillingSummaryRequest, _: Caller
+    ) -> api_pb2.EnvironmentBillingSummaryResponse:
+        costs = self._plane.costs
+        if costs is None:
+            raise GRPCError(Status.PERMISSION_DENIED, "billing is not told to this token")
+        return api_pb2.EnvironmentBillingSummaryResponse(
+            start_timestamp=request.start_timestamp,
+            end_timestamp=request.start_timestamp,
+            metered_cost=str(sum(map(float, costs.values()))),
+            metered_cost_breakdown=costs,
+        )
+
     @rpc("ObjectSuggest")
     async def suggest(self, _request: api_pb2.ObjectSuggestRequest, _: Caller) -> api_pb2.ObjectSuggestResponse:
         return api_pb2.ObjectSuggestResponse()
@@ -106,6 +120,7 @@ class ControlPlane:
         redirect_seconds: after how long without a response a client is sent away with 303; Modal's is 150.
         cold_start_seconds: how long the image takes to arrive before a container's process starts.
         overlap_seconds: how long old and new containers both serve after the new ones are warm.
+        costs: dollars of this month by resource; None if they are not told.
         background_commit_seconds: how often writable Volumes are committed by themselves.
     """
 
@@ -121,6 +136,7 @@ class ControlPlane:
         self.cold_start_seconds = 0.0
         self.overlap_seconds = 0.0
         self.background_commit_seconds = 2.0
+        self.costs: dict[str, str] | None = None
         self.minimum_client_version = (0,)
         self.hidden_directories = [PROJECT_ROOT / name for name in ("ops", "deployments", "tests")]
         self.server_url = ""
