@@ -367,6 +367,7 @@ class AuditFiles:
         self._today: _DayFile | None = None
         self._closing = False
         self._new = False
+        self._unsynced = False
         self._syncing = threading.Lock()
         self._reserve = Reserve(storage, f"{folder}.reserve")
         self._scarce = False
@@ -429,7 +430,8 @@ class AuditFiles:
             OSError: they may not be durable.
         """
         with self._syncing:
-            self._sync_files()
+            if self._unsynced or self._closing:
+                self._sync_files()
         if self._scarce:
             self._scarce = False
             self._reserve.fill()
@@ -453,6 +455,7 @@ class AuditFiles:
         else:
             descriptor, status = self._today_open(path)
             _append(descriptor, content, status)
+            self._unsynced = True
 
     def _today_open(self, path: str) -> tuple[int, os.stat_result]:
         """Descriptor and status of today's file, opened if need be."""
@@ -477,7 +480,7 @@ class AuditFiles:
     def _sync_files(self) -> None:
         with self._lock:
             files, new = list(self._files), self._new
-            self._new = False
+            self._new = self._unsynced = False
             if self._closing:
                 self._today = None
             complete = [file for file in files if file is not self._today]
@@ -487,7 +490,7 @@ class AuditFiles:
             if files and new:
                 sync_folder(self._folder)
         except OSError:
-            self._new = self._new or new
+            self._new, self._unsynced = self._new or new, True
             raise
         with self._lock:
             for file in complete:

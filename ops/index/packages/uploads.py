@@ -286,7 +286,6 @@ class Publisher:
         uploader, run = identity.username, identity.origin.get("run", "")
         provenance = attested and provenance_of(attested, staged.filename, staged.sha256, uploader=uploader, run=run)
         contents = self._inspector.at_once(name, staged, form) if self._options.check_content else Contents()
-        staged.sync()
         details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
         with self._begin(name.key, staged, identity, address) as transaction:
             self._check_status(name)
@@ -325,7 +324,6 @@ class Publisher:
         self._check_rights(name, identity)
         self._check_status(name)
         self.check_signature(staged)
-        staged.sync()
         filename = staged.filename
         with self._begin(f"{name.key}.asc", staged, identity, address) as transaction:
             self._check_status(name)
@@ -417,6 +415,8 @@ class Publisher:
         return existing
 
     def _begin(self, key: str, staged: Staged, identity: Uploader, address: str) -> AbstractContextManager[Transaction]:
+        if staged.size > _SMALL:
+            staged.sync()  # most of it: nobody waits for the lock meanwhile
         return self._transactions.begin(
             {key: staged.filename}, Policy.TAKEN_BACK, user=identity.username, address=address, origin=identity.origin
         )
@@ -457,6 +457,8 @@ class Publisher:
                 provenances.put(filename, provenance)
             elif contents is not None:
                 provenances.drop(filename)  # of an upload of this name that was killed
+            if near == staged.path:  # else the copy is durable already
+                staged.sync()
             with self._repository.listing.changing():
                 try:
                     place(near, path)

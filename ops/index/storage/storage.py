@@ -58,6 +58,9 @@ class Storage(Protocol):
     def before_commit(self, action: Callable[[], None]) -> None:
         """Have *action*, which never raises, called by each commit before it begins, to make its own files durable."""
 
+    def begin_commit(self) -> None:
+        """Begin what of the next commit need not wait for the files that it commits. Does not block."""
+
     def commit(self) -> None:
         """Make everything written so far durable, and visible to others' next reload.
 

@@ -280,8 +280,11 @@ class Transaction:
         Raises:
             StorageError: the change is undone, or in the hands of the policy.
         """
+        addition = self._policy is Policy.TAKEN_BACK
         for entry in entries:
-            self._note(entry, durable=self._policy is not Policy.TAKEN_BACK)  # an addition commits its line with it
+            self._note(entry, durable=not addition)  # an addition commits its line with it
+        if addition:
+            self._storage.begin_commit()
         try:
             with writing(self._storage, what):
                 yield

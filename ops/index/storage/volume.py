@@ -127,6 +127,9 @@ class GuardedStorage(ABC):
         """Have *action* called before each commit."""
         self._before.append(action)
 
+    def begin_commit(self) -> None:  # noqa: B027 - a commit is not abstract either
+        """Do nothing: a commit does all."""
+
     def commit(self) -> None:
         """Make everything written so far durable.
 

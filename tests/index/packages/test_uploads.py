@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from ops.index.auth.audit import Audit
 from ops.index.config import Options
 from ops.index.errors import (
     BadRequest,
@@ -114,6 +115,23 @@ def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_before_it_is_sh
     monkeypatch.setattr(house.repository.listing, "admit", noted("show", house.repository.listing.admit))
     publish(house)
     assert steps == ["sync file", "place", "sync folder", "show"]
+
+
+def test_the_line_of_an_upload_is_synced_while_its_file_is(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = Audit(house.storage)
+    house.transactions.audit = audit
+    both = threading.Barrier(2, timeout=60)
+    sync = os.fsync
+
+    def meeting(descriptor: int) -> None:
+        if path_of(descriptor).suffix == ".jsonl" or path_of(descriptor).parent.name == "staging":
+            both.wait()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", meeting)
+    publish(house)
+    (log,) = (house.directory / ".index" / "audit").iterdir()
+    assert '"upload"' in log.read_text()
 
 
 def test_the_same_bytes_again_are_a_success_and_change_nothing(house: House) -> None:
