@@ -2,6 +2,7 @@
 
 PackageIndexError                 status, headers, and one line of plain text as body
 ├── BadRequest              400   the request cannot be understood
+│   ├── InvalidIdToken      422   the ID token of a CI job is not accepted
 │   └── InvalidUpload       400   it cannot be published
 │       ├── InvalidFilename 400   no installer could use the file name
 │       ├── InvalidArchive  400   not a readable wheel, sdist or egg
@@ -79,6 +80,21 @@ class BadRequest(PackageIndexError):
     """The request cannot be understood."""
 
     status = 400
+
+
+class InvalidIdToken(BadRequest):
+    """An ID token that is not accepted.
+
+    Parameters:
+        code: for machines, as the public index has it.
+        message: what is wrong, and what to do; says nothing that the token does not.
+    """
+
+    status = 422
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
 
 
 class InvalidUpload(BadRequest):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, NoReturn
 
 from ops.index.auth.trust import Issuer, Trust
+from ops.index.errors import InvalidIdToken
 
 LONGEST: Final = 12 * 1024
 """Bytes of an ID token; those of GitHub and GitLab have less than a quarter."""
@@ -43,20 +44,6 @@ _KEY_BITS: Final = range(2048, 8193)
 _log = logging.getLogger(__name__)
 
 _REQUIRED: Final = ["iss", "aud", "exp", "nbf", "iat", "jti"]
-
-
-class InvalidIdToken(Exception):  # noqa: N818 - a refusal
-    """An ID token that is not accepted.
-
-    Parameters:
-        code: for machines, as the public index has it.
-        description: what is wrong, and what to do; says nothing that the token does not.
-    """
-
-    def __init__(self, code: str, description: str) -> None:
-        self.code = code
-        self.description = description
-        super().__init__(description)
 
 
 class IdToken(NamedTuple):
@@ -220,5 +207,5 @@ def _bits(key: Mapping[str, Any]) -> int:
     return int.from_bytes(base64.urlsafe_b64decode(modulus + "=" * (-len(modulus) % 4))).bit_length()
 
 
-def _refuse(code: str, description: str) -> NoReturn:
-    raise InvalidIdToken(code, description) from None
+def _refuse(code: str, message: str) -> NoReturn:
+    raise InvalidIdToken(code, message) from None

@@ -17,12 +17,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from ops.index.auth.audit import Audit
 from ops.index.auth.authenticator import Authenticator
-from ops.index.auth.id_tokens import LONGEST, SKEW_SECONDS, IdToken, IdTokens, InvalidIdToken
+from ops.index.auth.id_tokens import LONGEST, SKEW_SECONDS, IdToken, IdTokens
 from ops.index.auth.minted_tokens import MintedTokens
 from ops.index.auth.passwords import TOKEN
 from ops.index.auth.roles import Role
 from ops.index.auth.trust import KINDS, Trust, TrustedJob
-from ops.index.errors import LoginDelayed, PackageIndexError
+from ops.index.errors import InvalidIdToken, LoginDelayed, PackageIndexError
 from ops.index.http.request import Request
 
 PREFIX: Final = "/_/oidc/"
@@ -66,10 +66,8 @@ class OidcApi:
         """Respond to a request below one of the paths. Errors are JSON, in the form of the public index."""
         try:
             status, content = await self._content(request)
-        except InvalidIdToken as refused:
-            status, content = 422, _errors(refused.code, refused.description)
         except PackageIndexError as error:
-            status, content = error.status, _errors("unavailable", error.message)
+            status, content = error.status, _errors(getattr(error, "code", "unavailable"), error.message)
         body = json.dumps(content).encode() + b"\n"
         await request.content(status, b"application/json", body)
 
@@ -114,7 +112,7 @@ class OidcApi:
             if not _shared(self._minted.spend, id_token.issuer.url, jti, until):
                 raise InvalidIdToken("invalid-token", "the ID token was used before; request a new one for each token")
         except InvalidIdToken as refused:
-            self._audit.record("oidc.refused", user="", address=address, why=refused.description, **claims)
+            self._audit.record("oidc.refused", user="", address=address, why=refused.message, **claims)
             raise
         names = [job.name for job in jobs]
         plain, minted = _shared(self._minted.mint, names, id_token.issuer.run(id_token.claims))

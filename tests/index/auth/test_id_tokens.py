@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ops.index.auth.id_tokens import IdTokens, InvalidIdToken, fetch_keys
+from ops.index.auth.id_tokens import IdTokens, fetch_keys
 from ops.index.auth.trust import Trust
+from ops.index.errors import InvalidIdToken
 from tests.index.issuer import FakeIssuer, private_key, public_jwk
 
 
