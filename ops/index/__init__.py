@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     collects = gc.isenabled()
-    gc.disable()  # nothing that is imported is garbage, and searching it takes nearly as long as the import
+    gc.disable()  # nothing that is imported is garbage, and searching it takes a tenth of the import
     try:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     finally:

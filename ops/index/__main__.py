@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(packages: Path, credentials: Path, token: str | None, options: Options, listener: socket.socket) -> None:
-    gc.disable()  # until the server has settled: nothing that is imported is garbage, and searching it takes 50 ms
+    gc.disable()  # until the server has settled: nothing that is imported is garbage, and searching it takes 10 ms
     # Imported here, so that --help and a wrong option respond at once.
     from ops.index import DirectoryStorage, create_index
     from ops.index.server import Server

@@ -1,4 +1,4 @@
-"""uvicorn without its command line: supervisors, file watchers and option parsers are a tenth of a start."""
+"""Core of uvicorn, without its command line: supervisors, file watchers and option parsers are a tenth of a start."""
 
 from __future__ import annotations
 
