@@ -98,9 +98,10 @@ def test_the_upload_time_that_the_index_shows_is_kept(backup: Backup, index: Ind
     assert snapshot.packages["spam-2.0.tar.gz"].uploaded is None
 
 
-def test_files_that_come_and_go_meanwhile_do_no_harm(index: Index, bucket: Bucket) -> None:
+@pytest.mark.parametrize("read", [True, False])
+def test_files_that_come_and_go_meanwhile_do_no_harm(index: Index, bucket: Bucket, read: bool) -> None:
     class Busy:
-        """An index with an upload before each file that is read, and a removal of the file itself."""
+        """An index with an upload before each file that is read, and a removal of one before or after that."""
 
         count = 0
 
@@ -111,8 +112,12 @@ def test_files_that_come_and_go_meanwhile_do_no_harm(index: Index, bucket: Bucke
             self.count += 1
             index.write(f"eggs-{self.count}.tar.gz", b"eggs")
             if path == "spam-1.0.tar.gz":
+                if read:
+                    index.download(volume, path, destination)
                 index.delete_file(volume, path)
                 index.write(".index/removed/aa", f"{sha256(b'spam 1.0')} spam-1.tar.gz\n".encode())
+                if read:
+                    return
             index.download(volume, path, destination)
 
     backup = Backup(Busy(), bucket, "local")  # type: ignore[arg-type]  # a proxy
