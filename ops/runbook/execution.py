@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import nbformat
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbclient.util import ensure_async, run_sync
 from papermill.clientwrap import PapermillNotebookClient
@@ -218,6 +219,10 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
                 self._cleanup_kernel()
         return self.nb
 
+    def _cleanup_kernel(self) -> None:
+        """End the kernel; once, although Ctrl-C is raised again meanwhile."""
+        run_to_its_end(self._async_cleanup_kernel)
+
     def papermill_execute_cells(self) -> None:
         """Run cell by cell. papermill's own loop takes a cell that timed out or lost its kernel for completed."""
         for index, cell in enumerate(self.nb.cells):
@@ -274,8 +279,8 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
 
     def _end_cell(self) -> None:
         """Interrupt the cell that runs, and let it end what it can; the kernel itself is ended afterwards."""
-        with suppress(Exception):
-            run_sync(self._interrupt)()
+        with suppress(Exception, KeyboardInterrupt):
+            run_to_its_end(self._interrupt)
 
     async def _interrupt(self) -> None:
         await ensure_async(self.km.interrupt_kernel())
@@ -311,6 +316,23 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
             output = {"output_type": "stream", "name": name, "text": self._redactor.text(text)}
             super().log_output_message(nbformat.from_dict(output))
         self._unfinished.clear()
+
+
+def run_to_its_end(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine to its end after Ctrl-C.
+
+    The signal breaks off whichever task of the loop runs. Tasks that wait for it raise KeyboardInterrupt once more
+    when the loop goes on, out of the loop, and would break off the coroutine as well.
+    """
+    loop = ensure_event_loop()
+    if loop.is_running():  # within Jupyter, where nbclient's loop is in another thread
+        run_sync(function)()
+        return
+    task = loop.create_task(function())
+    while not task.done():
+        with suppress(KeyboardInterrupt):
+            loop.run_until_complete(task)
+    task.result()
 
 
 def write_notebook(notebook: Any, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 import nbformat
 import psutil
 import pytest
+from jupyter_core.utils import ensure_event_loop
 
 from ops.errors import NotebookError, ParameterError, RunError
 from ops.runbook import (
@@ -428,3 +430,21 @@ def test_a_kernel_that_does_not_start_fails_the_run_with_a_record(
     assert caught.value.why.startswith("the notebook could not be run: RuntimeError: Kernel died")
     assert caught.value.record is not None
     assert (caught.value.record / "01_x.html").is_file()
+
+
+def test_what_ends_a_run_is_not_broken_off_by_the_echo_of_an_interrupt() -> None:
+    done = []
+
+    async def broken_off() -> None:
+        raise KeyboardInterrupt
+
+    async def ends_the_kernel() -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        done.append(True)
+
+    loop = ensure_event_loop()
+    echo = loop.create_task(broken_off())
+    execution.run_to_its_end(ends_the_kernel)
+    assert done == [True]
+    assert isinstance(echo.exception(), KeyboardInterrupt)
