@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -61,7 +62,7 @@ class MintedTokens:
     def mint(self, jobs: Sequence[str], run: str) -> tuple[str, MintedToken]:
         """A new token with the rights of these jobs."""
         plain, token_id = new_token(minted=True)
-        token = MintedToken(token_id, tuple(jobs), run, float(int(self._clock()) + LIFETIME))
+        token = MintedToken(token_id, tuple(jobs), run, float(math.ceil(self._clock()) + LIFETIME))
         digest = fingerprint(plain)
         self._entries.put(_key(digest), json.dumps(token), until=token.expires)
         self._known[digest] = token

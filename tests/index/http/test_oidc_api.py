@@ -104,7 +104,7 @@ def test_an_id_token_of_a_trusted_job_becomes_a_token_that_publishes_its_project
     answer = json.loads(response.body)
     token = answer["token"]
     assert answer["success"] is True
-    assert before + 895 <= answer["expires"] <= time.time() + 900
+    assert before + 900 <= answer["expires"] <= time.time() + 901
     assert TOKEN.fullmatch(token)
     assert response["Cache-Control"] == "private, no-store"
     assert status(server, token) == 200
