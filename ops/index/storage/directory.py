@@ -59,11 +59,8 @@ class DirectoryStorage:
         self._before.append(action)
 
     def begin_commit(self) -> None:
-        """Do in another thread what precedes a commit, while the caller makes its own files durable.
-
-        Not while others commit: a run that many share serves them with less work.
-        """
-        if self._before and not self._sync.running and (self._begun is None or self._begun.done()):
+        """Do in another thread what precedes a commit, while the caller makes its own files durable."""
+        if self._before and (self._begun is None or self._begun.done()):
             with contextlib.suppress(RuntimeError):  # no thread can be started: the commit does all
                 self._begun = self._thread.submit(self._prepare)
 
@@ -139,11 +136,6 @@ class SharedRun:
         self._turn = threading.Lock()
         self._lock = threading.Lock()
         self._next: _Round | None = None
-
-    @property
-    def running(self) -> bool:
-        """True during a run."""
-        return self._turn.locked()
 
     def __call__(self) -> None:
         """Run the action once more, and wait for it."""
