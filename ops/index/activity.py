@@ -141,7 +141,7 @@ class Activity:
             return
         self._next_write = now + _WRITE_SECONDS
         self._write(now)
-        if self._storage.shared and now >= self._next_commit:
+        if now >= self._next_commit:
             self._next_commit = now + _HOUR
             self._storage.commit()
 
