@@ -198,8 +198,9 @@ def test_a_signature_may_come_with_its_file(client: Client) -> None:
     assert client.upload(signature=(f"{NAME}.asc", SIGNATURE + b"x")).status == 409
 
 
-def test_attestations_and_unknown_fields_are_of_no_interest(client: Client) -> None:
-    fields = [("attestations", json.dumps([{"version": 1}])), ("protocol_version", "1"), ("x" * 100, "y" * 10_000)]
+def test_unknown_fields_are_of_no_interest_and_attestations_are(client: Client) -> None:
+    fields = [("protocol_version", "1"), ("x" * 100, "y" * 10_000)]
+    assert client.upload(fields=[*fields, ("attestations", json.dumps([{"version": 1}]))]).status == 400
     assert client.upload(fields=fields).status == 200
 
 
