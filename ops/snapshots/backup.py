@@ -30,6 +30,7 @@ from ops.snapshots.snapshot import (
     Item,
     Snapshot,
     is_kept,
+    is_log,
     is_text,
     name_of,
 )
@@ -136,10 +137,13 @@ class Backup:
         files = new = size = new_size = gone = 0
         for part in self._volumes:
             listed = self._listed(part)
-            gone += len(set(last.parts[part] if last else ()) - {file.path for file in listed})
+            before = {path for path in last.parts[part] if not is_log(part, path)} if last else set()
+            gone += len(before - {file.path for file in listed})
             for file in listed:
                 files += 1
                 size += file.size
+                if last is not None and is_log(part, file.path):  # a line more is no reason for another snapshot
+                    continue
                 known = _known(last, part, file)
                 if known is None or (known.text is not None and self._text(part, file) != known):
                     new += 1

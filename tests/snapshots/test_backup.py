@@ -50,6 +50,10 @@ def test_a_second_run_on_the_same_day_changes_nothing(backup: Backup, index: Ind
     first, _ = backup.take()
     assert backup.is_complete(backup.pending())
     assert backup.take() == (first, False)
+    index.write(".index/audit/2026-01-01.1-abc.jsonl", b'{"event": "login.refused"}\n')
+    index.write(".index/activity/2026-01-01.1-abc.jsonl", b'{"hour": "2026-01-01T12", "user": "alice"}\n')
+    assert backup.is_complete(backup.pending()), "a longer log is no change of the index"
+    assert not backup.take()[1]
     index.write("spam-3.0.tar.gz", b"spam 3.0")
     pending = backup.pending()
     assert (pending.new, pending.new_size, pending.gone) == (1, 8, 0)
