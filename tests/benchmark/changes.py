@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -61,6 +62,7 @@ class Client:
         self.tag = ""
         self._server = server
         self._connection = http.client.HTTPConnection(HOST, server.port, timeout=120)
+        weakref.finalize(self, self._connection.close)
 
     def page(self, path: str, accept: str = ANY_PAGE) -> tuple[float, int]:
         """Milliseconds until the last byte of a page has arrived, and its bytes as they were sent.

@@ -10,7 +10,7 @@ import pytest
 
 from ops.errors import ParameterError, PreflightError
 from ops.workspace import Workspace
-from tests.benchmark import Benchmark, benchmark
+from tests.benchmark import Benchmark, benchmark, changes, field, sizes
 from tests.benchmark.scale import QUICK, Scale, find_scale
 
 TINY = dataclasses.replace(
@@ -71,6 +71,8 @@ def test_a_whole_run_measures_every_row_and_leaves_no_process(
         return TINY
 
     monkeypatch.setattr(benchmark, "find_scale", tiny)
+    for module in (field, sizes, changes):  # nothing is compared with anything
+        monkeypatch.setattr(module, "await_rest", lambda servers: None)
     bench = Benchmark(target="local", scale="quick", peers="nginx", workspace=workspace)
     bench.preflight()
     bench.prepare()
@@ -79,7 +81,8 @@ def test_a_whole_run_measures_every_row_and_leaves_no_process(
             for entry in row.entries:
                 if not entry.name.startswith("nginx"):
                     assert entry.values, f"{row.title}: {entry}"
-                    assert min(entry.values) > 0
+                    if "processor time" not in row.title:  # counted in hundredths of a second
+                        assert min(entry.values) > 0
 
     assert len(bench.goals().rows) == 32
     assert any(name == "figures as JSON" for name, _ in bench.finish().rows)
