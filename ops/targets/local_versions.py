@@ -83,6 +83,8 @@ class LocalVersions:
                     shutil.copytree(source, draft / name, ignore=shutil.ignore_patterns("__pycache__"))
                 else:
                     shutil.copy(source, draft / name)
+            for path in (draft, *draft.rglob("*")):
+                path.chmod(0o700 if path.is_dir() else 0o600)
             draft.rename(copy)
         return copy
 

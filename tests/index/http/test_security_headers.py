@@ -125,5 +125,5 @@ def test_a_browser_shows_the_reference_with_its_style_and_reports_nothing(
     with Chromium(tmp_path_factory.mktemp("chromium")) as chromium:
         chromium.open(f"{server.url_for()}admin/docs")
         assert chromium.run("getComputedStyle(document.querySelector('pre')).borderRadius") != "0px"
-        assert chromium.run("document.querySelectorAll('h2').length") == 4
+        assert chromium.run("document.querySelectorAll('h2').length") >= 4
         assert chromium.complaints() == []
