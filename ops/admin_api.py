@@ -259,6 +259,25 @@ class AdminApi:
         self._require(answer, (201,), f"the user {username!r} could not be invited")
         return Secret(answer.json()["code"]), str(answer.json()["expires"])
 
+    def reservations(self) -> dict[str, tuple[str, ...]]:
+        """Reserved prefixes of project names, and their owners (PEP 752).
+
+        Raises:
+            IndexRequestError: the request was refused, or got no response.
+        """
+        answer = self._http.request("GET", "reservations")
+        self._require(answer, (200,), "the reserved prefixes could not be listed")
+        return {entry["prefix"]: tuple(entry["owners"]) for entry in answer.json()}
+
+    def reserve(self, prefix: str, owners: Sequence[str]) -> None:
+        """Replace the owners of a prefix; none frees it.
+
+        Raises:
+            IndexRequestError: the request was refused, or got no response.
+        """
+        answer = self._http.request("POST", "reserve", json={"prefix": prefix, "owners": list(owners)})
+        self._require(answer, (200,), f"the prefix {prefix!r} could not be reserved")
+
     def users_status(self) -> int:
         """Status of a request for the list of users: 200, or 401 for a wrong token.
 

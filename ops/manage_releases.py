@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from packaging.utils import InvalidName, canonicalize_name, canonicalize_version
 
-from ops.admin_api import said
+from ops.admin_api import AdminApi, said
 from ops.errors import ConfirmationError, IndexRequestError, ParameterError, RunbookError
 from ops.http_client import JSON, HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_approved
@@ -20,9 +20,10 @@ from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Target
 from ops.targets.index_files import distribution
+from ops.targets.index_rules import checked_user_name
 from ops.temporary_user import TemporaryUser
 
-ACTIONS = ("yank", "unyank", "status", "delete", "prune")
+ACTIONS = ("yank", "unyank", "status", "reserve", "delete", "prune")
 STATUSES = ("active", "archived", "deprecated", "quarantined")
 EVERY_PROJECT = "every project"
 """What `confirm` says to prune all of them."""
@@ -38,6 +39,7 @@ class ReleaseChange:
         project: normalized; empty for all, if the action allows that.
         version: of the release.
         status: of the project.
+        owners: of the reserved prefix that *project* is then.
         reason: for people.
         keep: pre-releases of each project that are never pruned: the newest.
         days: pre-releases that were uploaded or downloaded since are never pruned.
@@ -51,6 +53,7 @@ class ReleaseChange:
     project: str = ""
     version: str = ""
     status: str = ""
+    owners: tuple[str, ...] = ()
     reason: str = ""
     keep: int = 5
     days: int = 90
@@ -84,6 +87,7 @@ def describe(
     project: str = "",
     version: str = "",
     status: str = "",
+    owners: str = "",
     reason: str = "",
     keep: int = 5,
     older_than_days: int = 90,
@@ -99,12 +103,14 @@ def describe(
     """
     if action and action not in ACTIONS:
         raise _invalid("action", action, f"it is one of {', '.join(ACTIONS)}")
-    if (action in {"yank", "unyank", "status", "delete"}) and not project:
+    if (action in {"yank", "unyank", "status", "reserve", "delete"}) and not project:
         raise _invalid("project", project, f"{action} needs the name of a project")
     if (action in {"yank", "unyank", "delete"}) != bool(version):
         raise _invalid("version", version, "yank, unyank and delete need a version, and nothing else has one")
     if (status or action == "status") and (action != "status" or status not in STATUSES):
         raise _invalid("status", status, f"with action=status it is one of {', '.join(STATUSES)}")
+    if owners and action != "reserve":
+        raise _invalid("owners", owners, "only action=reserve has owners")
     if not reason.isprintable() or len(reason) > 1000:
         raise _invalid("reason", reason[:40], "it is one line of at most 1000 characters")
     if keep < 0 or older_than_days < 0:
@@ -119,6 +125,7 @@ def describe(
         project=name,
         version=version,
         status=status,
+        owners=tuple(sorted({checked_user_name(name.strip()) for name in owners.split(",") if name.strip()})),
         reason=" ".join(reason.split()),
         keep=keep,
         days=older_than_days,
@@ -192,6 +199,11 @@ def _changes(change: ReleaseChange, found: ReleaseList) -> Iterator[Change]:
         wanted = f"{change.status}: {change.reason}" if change.reason else change.status
         now = _status(found, change.project)
         yield Change(f"project {change.project}", now, "" if now == wanted else f"set {wanted}")
+    elif change.action == "reserve":
+        owners = _reserved(change)
+        then = f"reserve for {', '.join(change.owners)}" if change.owners else "free it"
+        now = f"reserved for {', '.join(owners)}" if owners else "free"
+        yield Change(f"names {change.project} and {change.project}-…", now, "" if owners == change.owners else then)
     elif change.action in {"yank", "unyank"}:
         release = _release(change, found)
         yield Change(f"release {release.name}", release.state, _yank(change, release))
@@ -203,6 +215,13 @@ def _changes(change: ReleaseChange, found: ReleaseList) -> Iterator[Change]:
         for release, kept in _pruned(change, found):
             now = f"uploaded {release.uploaded:%Y-%m-%d %H:%M} UTC, last download {_downloaded(release)}"
             yield Change(f"release {release.name}", f"{now}; {kept}" if kept else now, "" if kept else "delete", "-")
+
+
+def _reserved(change: ReleaseChange) -> tuple[str, ...]:
+    """The owners of the prefix now."""
+    _, admin = AdminApi.of(change.target, change.settings)
+    with admin:
+        return admin.reservations().get(change.project, ())
 
 
 def _yank(change: ReleaseChange, release: PublishedRelease) -> str:
@@ -278,6 +297,13 @@ def apply(change: ReleaseChange) -> Outcome:
         pending = [each for each in _changes(change, found) if each.then]
         if not pending:
             return Outcome(_caption(change), (), "Everything was in place already.", change.target.place)
+        if change.action == "reserve":
+            _, admin = AdminApi.of(change.target, change.settings)
+            with admin:
+                admin.reserve(change.project, change.owners)
+            return Outcome(
+                _caption(change), tuple((each.thing, each.then) for each in pending), "", change.target.place
+            )
         with _operator(change) as index:
             for request in _requests(change, found):
                 _send(index, *request)
@@ -336,6 +362,10 @@ def verify(change: ReleaseChange, outcome: Outcome) -> Table:
     """
     if not outcome.changed:
         return Table.of("Seen from outside", ("what", "seen"), [("every release", "left as it was")])
+    if change.action == "reserve":
+        owners, wanted = _reserved(change), ", ".join(change.owners) or "nobody"
+        finding = Finding(f"owners of {change.project}", wanted, ", ".join(owners) or "nobody", owners == change.owners)
+        return proven("As the index has it", [finding], todo="run this notebook again")
     with _operator(change) as index:
         findings = [_finding(change, index, thing) for thing, _ in outcome.done]
     return proven("Seen from outside", findings, todo="run this notebook again")

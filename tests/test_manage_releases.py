@@ -14,10 +14,12 @@ import pytest
 from ops import manage_releases
 from ops.admin_api import AdminApi
 from ops.audit_log import events
-from ops.errors import ConfirmationError, ParameterError, RunbookError, VerificationError
+from ops.errors import ConfirmationError, IndexRequestError, ParameterError, RunbookError, VerificationError
 from ops.plan import Outcome
 from ops.release_list import ReleaseList
+from ops.secret import Secret
 from ops.targets import Target, open_target
+from ops.targets.index_rules import password_hash
 from ops.workspace import Workspace
 from tests.index.archives import wheel, wheel_name
 from tests.operations import local_index
@@ -113,6 +115,21 @@ def test_each_change_is_seen_by_installers_and_made_once(target: Target) -> None
     lines = [event for event in events(target) if event["event"] in {"yank", "status", "unyank", "remove"}]
     assert [event["event"] for event in lines] == ["yank", "status", "unyank", "remove"]
     assert all(str(event["user"]).startswith("operator-") for event in lines)
+
+
+def test_a_prefix_is_reserved_for_users_and_freed(target: Target) -> None:
+    _, admin = AdminApi.of(target)
+    with admin:
+        admin.register("alice", password_hash=password_hash(Secret.generate(), 10))
+    for owners, then in (("alice", "reserve for alice"), ("", "free it")):
+        change = manage_releases.describe(target, action="reserve", project="Acme", owners=owners)
+        (pending,) = manage_releases.plan(change).pending
+        assert (pending.thing, pending.then) == ("names acme and acme-…", then)
+        outcome = manage_releases.apply(change)
+        assert (owners or "nobody") in repr(manage_releases.verify(change, outcome))
+        assert not manage_releases.apply(change).changed
+    with pytest.raises(IndexRequestError, match="could not be reserved"):
+        manage_releases.apply(manage_releases.describe(target, action="reserve", project="acme", owners="nobody"))
 
 
 def test_old_pre_releases_go_and_those_in_use_stay(target: Target, volume: Path) -> None:
