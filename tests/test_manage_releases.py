@@ -22,7 +22,7 @@ from ops.targets import Target, open_target
 from ops.targets.index_rules import password_hash
 from ops.workspace import Workspace
 from tests.index.archives import wheel, wheel_name
-from tests.operations import local_index
+from tests.local_index import local_index
 
 DAY = 86400
 

@@ -17,7 +17,7 @@ from ops.settings import Settings
 from ops.targets import Target, local, open_target
 from ops.workspace import PROJECT_ROOT
 from tests.fakes import FakeTarget
-from tests.operations import local_index
+from tests.local_index import local_index
 
 pytest_plugins = ["tests.operations"]
 
