@@ -64,7 +64,7 @@ class FakeAudit:
 
 
 @dataclass
-class House:
+class Node:
     """One server's storage, name locks, repository and uploads."""
 
     storage: Storage
@@ -138,42 +138,42 @@ def options() -> Options:
 
 
 @pytest.fixture
-def house(tmp_path: Path, options: Options) -> Iterator[House]:
+def node(tmp_path: Path, options: Options) -> Iterator[Node]:
     """A server on a directory of this machine."""
     directory = tmp_path / "packages"
-    server = House(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
+    server = Node(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
     yield server
     server.close()
 
 
 @dataclass
-class Town:
+class Cluster:
     """Servers on one Volume."""
 
     folder: Path
     options: Options
     remote: Remote
     name_locks: NameLocks = field(default_factory=MemoryNameLocks)
-    houses: list[House] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
 
-    def open(self, **settings: Any) -> House:
-        volume = Volume(self.remote, self.folder / f"view{len(self.houses)}", **settings)
-        server = House(volume, self.name_locks, self.options)
-        self.houses.append(server)
+    def open(self, **settings: Any) -> Node:
+        volume = Volume(self.remote, self.folder / f"view{len(self.nodes)}", **settings)
+        server = Node(volume, self.name_locks, self.options)
+        self.nodes.append(server)
         return server
 
 
 @pytest.fixture
-def town(tmp_path: Path, options: Options) -> Iterator[Town]:
+def cluster(tmp_path: Path, options: Options) -> Iterator[Cluster]:
     """A Volume on which servers can be opened."""
-    place = Town(tmp_path, options, Remote(tmp_path / "remote"))
+    place = Cluster(tmp_path, options, Remote(tmp_path / "remote"))
     yield place
-    for server in place.houses:
+    for server in place.nodes:
         server.close()
         volume_of(server).kill()
 
 
-def volume_of(server: House) -> Volume:
+def volume_of(server: Node) -> Volume:
     assert isinstance(server.storage, Volume)
     return server.storage
 

@@ -16,7 +16,7 @@ from ops.index.packages.uploads import UploadResult
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import sdist, wheel, wheel_name
-from tests.index.conftest import House, Person
+from tests.index.conftest import Node, Person
 from tests.index.serving import eventually
 
 KILLS = int(os.environ.get("CRASH_TEST_KILLS", "40"))
@@ -34,15 +34,15 @@ def distribution(round_: int, writer: int, number: int) -> tuple[str, bytes]:
     return wheel_name(name, version), wheel(name, version, payload=payload)
 
 
-def open_house(directory: Path) -> House:
-    return House(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), Options(claim_seconds=60))
+def open_node(directory: Path) -> Node:
+    return Node(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), Options(claim_seconds=60))
 
 
 # Runs in a process of its own: forks a server for each round, and kills it.
 KILLER = """
 import io, os, random, signal, sys, threading, time
 from pathlib import Path
-from tests.index.test_crash import WRITERS, distribution, open_house
+from tests.index.test_crash import WRITERS, distribution, open_node
 from tests.index.conftest import Person
 from ops.index.packages.filenames import canonical_version
 
@@ -52,13 +52,13 @@ directory, log, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 generator = random.Random(int(sys.argv[4]))
 
 def serve(round_):
-    house = open_house(directory)
-    house.publisher.start()
+    node = open_node(directory)
+    node.publisher.start()
     confirmed = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     def write(writer):
         for number in range(10_000):
             name, content = distribution(round_, writer, number)
-            house.publish(name, io.BytesIO(content), identity=Person())
+            node.publish(name, io.BytesIO(content), identity=Person())
             os.write(confirmed, name.encode() + b"\\n")
     threads = [threading.Thread(target=write, args=(writer,)) for writer in range(WRITERS)]
     for thread in threads:
@@ -113,23 +113,23 @@ def test_after_kills_every_confirmed_file_is_whole_and_every_other_absent_or_who
     for name in there:
         assert (directory / name).read_bytes() == contents[name]
 
-    house = open_house(directory)
-    assert house.listed() == there
-    for project in house.repository.projects():
-        for file in house.repository.project(project).files:  # type: ignore[union-attr] # listed
+    node = open_node(directory)
+    assert node.listed() == there
+    for project in node.repository.projects():
+        for file in node.repository.project(project).files:  # type: ignore[union-attr] # listed
             assert file.size == len(contents[file.filename])
-            metadata = house.repository.metadata(file.path)
+            metadata = node.repository.metadata(file.path)
             assert metadata is not None
             assert metadata.startswith(b"Metadata-Version")
 
     # The names of uploads that were cut off are free, and what they left is swept away.
-    house.publisher.start()
+    node.publisher.start()
     for writer in range(WRITERS):
         number = sum(name.startswith(f"p{writer}-{KILLS - 1}.") for name in there)
         name, content = distribution(KILLS - 1, writer, number)
-        assert house.publish(name, io.BytesIO(content), identity=Person()) is UploadResult.CREATED
+        assert node.publish(name, io.BytesIO(content), identity=Person()) is UploadResult.CREATED
     eventually(lambda: not _left_over(directory))
-    assert not house.name_locks.held()
+    assert not node.name_locks.held()
 
 
 def _left_over(directory: Path) -> list[str]:

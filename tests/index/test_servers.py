@@ -22,7 +22,7 @@ from ops.index.packages.uploads import UploadResult
 from ops.index.storage import transaction
 from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import wheel, wheel_name
-from tests.index.conftest import House, Person, Town, volume_of
+from tests.index.conftest import Cluster, Node, Person, volume_of
 from tests.index.serving import eventually
 from tests.index.volume import MemoryNameLocks
 
@@ -31,13 +31,13 @@ CONTENT = wheel("foo", "1.0", payload=b"first")
 OTHER = wheel("foo", "1.0", payload=b"other")
 
 
-def publish(house: House, name: str = NAME, content: bytes = CONTENT) -> UploadResult:
-    return house.publish(name, io.BytesIO(content), identity=Person())
+def publish(node: Node, name: str = NAME, content: bytes = CONTENT) -> UploadResult:
+    return node.publish(name, io.BytesIO(content), identity=Person())
 
 
-def seen(house: House) -> set[str]:
-    house.repository.reload()
-    return house.listed()
+def seen(node: Node) -> set[str]:
+    node.repository.reload()
+    return node.listed()
 
 
 def together(*actions: Callable[[], Any]) -> list[Any]:
@@ -62,15 +62,15 @@ def together(*actions: Callable[[], Any]) -> list[Any]:
 
 
 @contextmanager
-def refreshing(town: Town) -> Iterator[None]:
+def refreshing(cluster: Cluster) -> Iterator[None]:
     """Let each server refresh, as it does every refresh_seconds."""
     stop = threading.Event()
 
-    def refresh(house: House) -> None:
-        while not stop.wait(town.options.refresh_seconds):
-            house.repository.refresh()
+    def refresh(node: Node) -> None:
+        while not stop.wait(cluster.options.refresh_seconds):
+            node.repository.refresh()
 
-    threads = [threading.Thread(target=refresh, args=(house,)) for house in town.houses]
+    threads = [threading.Thread(target=refresh, args=(node,)) for node in cluster.nodes]
     for thread in threads:
         thread.start()
     try:
@@ -81,12 +81,12 @@ def refreshing(town: Town) -> Iterator[None]:
             thread.join()
 
 
-def test_an_upload_is_committed_when_it_is_confirmed_and_others_see_it_after_a_refresh(town: Town) -> None:
-    one, two = town.open(), town.open()
+def test_an_upload_is_committed_when_it_is_confirmed_and_others_see_it_after_a_refresh(cluster: Cluster) -> None:
+    one, two = cluster.open(), cluster.open()
     assert not two.listed()
     assert publish(one) is UploadResult.CREATED
-    assert town.remote.names() == {NAME}
-    assert (town.remote.directory / NAME).read_bytes() == CONTENT
+    assert cluster.remote.names() == {NAME}
+    assert (cluster.remote.directory / NAME).read_bytes() == CONTENT
     assert one.listed() == {NAME}
     assert not two.listed()
     assert seen(two) == {NAME}
@@ -94,17 +94,17 @@ def test_an_upload_is_committed_when_it_is_confirmed_and_others_see_it_after_a_r
     assert two.repository.metadata(NAME) == one.repository.metadata(NAME)
 
 
-def test_a_killed_server_loses_nothing_that_it_confirmed(town: Town) -> None:
-    one = town.open()
+def test_a_killed_server_loses_nothing_that_it_confirmed(cluster: Cluster) -> None:
+    one = cluster.open()
     publish(one)
     volume_of(one).kill()
-    three = town.open()
+    three = cluster.open()
     assert three.listed() == {NAME}
     assert (three.directory / NAME).read_bytes() == CONTENT
 
 
-def test_a_server_that_has_not_seen_a_file_yet_still_refuses_other_bytes(town: Town) -> None:
-    one, two = town.open(), town.open()
+def test_a_server_that_has_not_seen_a_file_yet_still_refuses_other_bytes(cluster: Cluster) -> None:
+    one, two = cluster.open(), cluster.open()
     publish(one)
     with pytest.raises(FileTaken):
         publish(two, content=OTHER)
@@ -114,51 +114,51 @@ def test_a_server_that_has_not_seen_a_file_yet_still_refuses_other_bytes(town: T
     assert two.listed() == {NAME}
 
 
-def test_of_uploads_of_one_name_through_three_servers_one_wins(town: Town) -> None:
-    houses = [town.open(background_seconds=0.01) for _ in range(3)]
+def test_of_uploads_of_one_name_through_three_servers_one_wins(cluster: Cluster) -> None:
+    nodes = [cluster.open(background_seconds=0.01) for _ in range(3)]
     for number in range(8):
         version = f"1.{number}"
         contents = [wheel("foo", version, payload=b"%d" % writer) for writer in range(3)]
         results = together(
-            *(partial(publish, house, wheel_name("foo", version), content) for house, content in zip(houses, contents))
+            *(partial(publish, node, wheel_name("foo", version), content) for node, content in zip(nodes, contents))
         )
         assert results.count(UploadResult.CREATED) == 1
         assert sum(isinstance(result, FileTaken) for result in results) == 2
         winner = contents[results.index(UploadResult.CREATED)]
-        for house in houses:
-            assert wheel_name("foo", version) in seen(house)
-            assert (house.directory / wheel_name("foo", version)).read_bytes() == winner
+        for node in nodes:
+            assert wheel_name("foo", version) in seen(node)
+            assert (node.directory / wheel_name("foo", version)).read_bytes() == winner
 
 
-def test_many_uploads_share_commits(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = town.open(empty_seconds=0.2)
+def test_many_uploads_share_commits(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = cluster.open(empty_seconds=0.2)
     written = threading.Barrier(16)
-    commit = house.storage.commit
+    commit = node.storage.commit
 
     def commit_together() -> None:
         written.wait(20)  # the machine may be busy: what is measured is how they share, not when they come
         commit()
 
-    monkeypatch.setattr(house.storage, "commit", commit_together)
+    monkeypatch.setattr(node.storage, "commit", commit_together)
     names = [f"p{number}" for number in range(16)]
-    results = together(*(partial(publish, house, wheel_name(name, "1.0"), wheel(name, "1.0")) for name in names))
+    results = together(*(partial(publish, node, wheel_name(name, "1.0"), wheel(name, "1.0")) for name in names))
     assert results == [UploadResult.CREATED] * 16
-    assert volume_of(house).commits <= 4
-    assert len(town.remote.names()) == 16
+    assert volume_of(node).commits <= 4
+    assert len(cluster.remote.names()) == 16
 
 
 @pytest.mark.parametrize("fault", ["not committed", "committed all the same"])
-def test_when_a_commit_fails_nobody_ever_sees_the_file(town: Town, fault: Any) -> None:
-    one, two = town.open(), town.open()
+def test_when_a_commit_fails_nobody_ever_sees_the_file(cluster: Cluster, fault: Any) -> None:
+    one, two = cluster.open(), cluster.open()
     two.listed()
     stop = threading.Event()
     sights: set[str] = set()
 
-    def watch(house: House) -> None:
+    def watch(node: Node) -> None:
         while not stop.is_set():
-            sights.update(seen(house))
+            sights.update(seen(node))
 
-    watchers = [threading.Thread(target=watch, args=(house,)) for house in (one, two)]
+    watchers = [threading.Thread(target=watch, args=(node,)) for node in (one, two)]
     for watcher in watchers:
         watcher.start()
     try:
@@ -173,7 +173,7 @@ def test_when_a_commit_fails_nobody_ever_sees_the_file(town: Town, fault: Any) -
         for watcher in watchers:
             watcher.join()
     assert not sights
-    assert not town.remote.names()
+    assert not cluster.remote.names()
     assert [event["event"] for event in one.audit.events] == ["upload", "upload.undone"] * 5
     assert publish(two, content=OTHER) is UploadResult.CREATED
     assert seen(one) == {NAME}
@@ -181,31 +181,31 @@ def test_when_a_commit_fails_nobody_ever_sees_the_file(town: Town, fault: Any) -
 
 
 def test_a_removal_that_cannot_be_committed_either_is_tried_until_it_can_while_the_file_stays_hidden(
-    town: Town, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transaction, "RETRY_SECONDS", (0.02,))
-    town.options = replace(town.options, claim_seconds=0.1)
-    one, two = town.open(), town.open()
+    cluster.options = replace(cluster.options, claim_seconds=0.1)
+    one, two = cluster.open(), cluster.open()
     volume_of(one).faults.append("committed all the same")
     volume_of(one).faults += ["not committed"] * 10_000
     with pytest.raises(StorageError):
         publish(one)
-    assert town.remote.names() == {NAME}, "it became visible to others without being confirmed"
+    assert cluster.remote.names() == {NAME}, "it became visible to others without being confirmed"
     assert not seen(two)
     assert two.repository.locate(NAME) is None
     with pytest.raises(Busy):
         publish(two)
     volume_of(one).faults.clear()
     deadline = time.monotonic() + 30
-    while (town.name_locks.held() or town.remote.names()) and time.monotonic() < deadline:
+    while (cluster.name_locks.held() or cluster.remote.names()) and time.monotonic() < deadline:
         assert not seen(two)
         time.sleep(0.02)
-    assert not town.remote.names()
+    assert not cluster.remote.names()
     assert publish(two) is UploadResult.CREATED
 
 
-def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_were(town: Town) -> None:
-    one, two = town.open(), town.open()
+def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_were(cluster: Cluster) -> None:
+    one, two = cluster.open(), cluster.open()
     publish(one)
     assert seen(two) == {NAME}
     volume_of(two).reload_faults = 1
@@ -221,7 +221,7 @@ def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_wer
 
 
 def test_when_locks_cannot_be_reached_uploads_are_refused_and_pages_stay(
-    town: Town, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class NetworkError(Exception):
         pass
@@ -229,28 +229,28 @@ def test_when_locks_cannot_be_reached_uploads_are_refused_and_pages_stay(
     def fail(*_: object) -> None:
         raise NetworkError("the network is away")
 
-    house = town.open()
-    publish(house)
+    node = cluster.open()
+    publish(node)
     for broken in ("acquire", "held"):
         with monkeypatch.context() as patch:
-            patch.setattr(house.name_locks, broken, fail)
+            patch.setattr(node.name_locks, broken, fail)
             with pytest.raises(StorageError):
-                publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0"))
+                publish(node, wheel_name("bar", "1.0"), wheel("bar", "1.0"))
             time.sleep(0.3)
-            house.repository.refresh()
-            assert house.listed() == {NAME}
+            node.repository.refresh()
+            assert node.listed() == {NAME}
     with monkeypatch.context() as patch:
-        patch.setattr(house.name_locks, "release", fail)
-        assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is UploadResult.CREATED
-    assert house.listed() == {NAME, wheel_name("bar", "1.0")}
+        patch.setattr(node.name_locks, "release", fail)
+        assert publish(node, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is UploadResult.CREATED
+    assert node.listed() == {NAME, wheel_name("bar", "1.0")}
 
 
 def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_is_free_when_it_is_not(
-    town: Town, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its background commit may have come before its end."""
     monkeypatch.setattr(transaction, "RETRY_SECONDS", (60,))
-    one, two = town.open(), town.open()
+    one, two = cluster.open(), cluster.open()
     volume = volume_of(one)
     volume.faults += ["not committed"] * 50
     with pytest.raises(StorageError):
@@ -260,23 +260,23 @@ def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_
     assert not seen(two)
     one.publisher.close()
     volume.kill()
-    town.name_locks.release("foo-1-py3-none-any.whl")
+    cluster.name_locks.release("foo-1-py3-none-any.whl")
     assert seen(two) == {NAME}
     assert publish(two) is UploadResult.SAME
     with pytest.raises(FileTaken):
         publish(two, content=OTHER)
 
 
-def test_background_commits_never_publish_a_part_of_a_file(town: Town) -> None:
+def test_background_commits_never_publish_a_part_of_a_file(cluster: Cluster) -> None:
     """They come at any moment, also in the middle of a write."""
-    one = town.open(background_seconds=0.001)
+    one = cluster.open(background_seconds=0.001)
     torn: list[str] = []
     contents = {
         wheel_name("foo", f"1.{number}"): wheel("foo", f"1.{number}", payload=random.Random(number).randbytes(200_000))
         for number in range(25)
     }
 
-    two = town.open()
+    two = cluster.open()
     for name, content in contents.items():
         publish(one, name, content)
         torn += [visible for visible in seen(two) if (two.directory / visible).read_bytes() != contents[visible]]
@@ -284,8 +284,8 @@ def test_background_commits_never_publish_a_part_of_a_file(town: Town) -> None:
     assert seen(two) == set(contents)
 
 
-def test_yanks_and_statuses_set_through_one_server_are_seen_through_the_others(town: Town) -> None:
-    one, two = town.open(), town.open()
+def test_yanks_and_statuses_set_through_one_server_are_seen_through_the_others(cluster: Cluster) -> None:
+    one, two = cluster.open(), cluster.open()
     publish(one)
     seen(two)
     stamp = two.repository.project_stamp("foo")
@@ -303,19 +303,19 @@ def test_yanks_and_statuses_set_through_one_server_are_seen_through_the_others(t
     assert one.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
 
 
-def test_a_removal_through_one_server_is_seen_through_the_others_and_remembered(town: Town) -> None:
-    one, two = town.open(), town.open()
+def test_a_removal_through_one_server_is_seen_through_the_others_and_remembered(cluster: Cluster) -> None:
+    one, two = cluster.open(), cluster.open()
     publish(one)
     assert seen(two) == {NAME}
     two.releases.remove("foo", version="1.0", identity=Person("adam", may_administer=True))
-    assert not town.remote.names()
+    assert not cluster.remote.names()
     assert not seen(one)
     with pytest.raises(FileTaken, match="removed"):
         publish(one, content=OTHER)
 
 
-def test_removals_through_two_servers_at_once_are_both_remembered(town: Town) -> None:
-    one, two = town.open(), town.open()
+def test_removals_through_two_servers_at_once_are_both_remembered(cluster: Cluster) -> None:
+    one, two = cluster.open(), cluster.open()
     names = [wheel_name("foo", f"1.{number}") for number in range(2000)]
 
     def claim(name: str) -> str:
@@ -333,104 +333,104 @@ def test_removals_through_two_servers_at_once_are_both_remembered(town: Town) ->
         lambda: two.releases.remove("foo", filename=second, identity=adam),
     )
     assert results == [[first], [second]]
-    for house in (one, two, town.open()):
-        assert seen(house) == set()
+    for node in (one, two, cluster.open()):
+        assert seen(node) == set()
         for name in (first, second):
             with pytest.raises(FileTaken, match="removed"):
-                publish(house, name, wheel("foo", name.split("-")[1], lines="Requires-Python: >=3.9\n"))
+                publish(node, name, wheel("foo", name.split("-")[1], lines="Requires-Python: >=3.9\n"))
 
 
 def test_a_removal_that_was_not_committed_holds_its_locks_a_little_longer(
-    town: Town, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its server's next commit may carry the list of what was removed: nobody may have written it anew by then."""
-    one = town.open()
+    one = cluster.open()
     monkeypatch.setattr(one.transactions, "_rest_seconds", 60.0)
     publish(one)
     volume_of(one).faults.append("not committed")
     with pytest.raises(StorageError):
         one.releases.remove("foo", filename=NAME, identity=Person("adam", may_administer=True))
-    assert any(name.startswith("removed/") for name in town.name_locks.held())
+    assert any(name.startswith("removed/") for name in cluster.name_locks.held())
     one.transactions.close()
-    eventually(lambda: not town.name_locks.held())
+    eventually(lambda: not cluster.name_locks.held())
 
 
-def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undone(town: Town) -> None:
+def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undone(cluster: Cluster) -> None:
     """Commits, reloads and background commits go on; readers find what they know, always."""
-    houses = [town.open(background_seconds=0.03) for _ in range(3)]
+    nodes = [cluster.open(background_seconds=0.03) for _ in range(3)]
     known: dict[str, bytes] = {}
     stop = threading.Event()
     false_answers: list[str] = []
     looks = Counter[str]()
     slow: list[float] = []
 
-    def read(house: House) -> None:
+    def read(node: Node) -> None:
         own_known: set[str] = set()
         generator = random.Random(1)
         while not stop.is_set():
-            own_known |= house.listed()
+            own_known |= node.listed()
             name = generator.choice(sorted(own_known)) if own_known else None
             if name is not None:
-                found = house.repository.locate(name)
+                found = node.repository.locate(name)
                 if found is None:
                     false_answers.append(name)
                 else:
-                    with house.storage.detached(found[0]) as path:
+                    with node.storage.detached(found[0]) as path:
                         if path.read_bytes() != known[name]:
                             false_answers.append(name)
-                if house.repository.metadata(name) is None:
+                if node.repository.metadata(name) is None:
                     false_answers.append(name)
                 looks["reads"] += 1
             time.sleep(0.001)
 
-    def write(house: House, writer: int) -> None:
+    def write(node: Node, writer: int) -> None:
         for number in range(12):
             name = wheel_name(f"p{writer}", f"1.{number}")
             content = wheel(f"p{writer}", f"1.{number}", payload=b"%d" % number)
             known[name] = content
-            publish(house, name, content)
+            publish(node, name, content)
             confirmed = time.monotonic()
-            for other in houses:
+            for other in nodes:
                 while name not in other.listed():
                     time.sleep(0.005)
                     if time.monotonic() - confirmed > 60:
                         break
             slow.append(time.monotonic() - confirmed)
 
-    readers = [threading.Thread(target=read, args=(house,)) for house in houses]
-    with refreshing(town):
+    readers = [threading.Thread(target=read, args=(node,)) for node in nodes]
+    with refreshing(cluster):
         for reader in readers:
             reader.start()
-        together(*(partial(write, house, number) for number, house in enumerate(houses)))
+        together(*(partial(write, node, number) for number, node in enumerate(nodes)))
         eventually(lambda: looks["reads"] > 100)
         stop.set()
         for reader in readers:
             reader.join()
     assert not false_answers
     assert max(slow) < 60
-    assert town.remote.names() == set(known)
-    for house in houses:
-        assert seen(house) == set(known)
+    assert cluster.remote.names() == set(known)
+    for node in nodes:
+        assert seen(node) == set(known)
 
 
-def test_no_file_of_the_volume_stays_open(town: Town) -> None:
-    house = town.open()
-    publish(house)
-    house.listed()
-    with house.storage.detached(house.directory / NAME) as path, path.open("rb") as file:
-        house.releases.yank("foo", version="1.0", identity=Person())
-        assert not volume_of(house).open_files()
-        house.storage.reload()
+def test_no_file_of_the_volume_stays_open(cluster: Cluster) -> None:
+    node = cluster.open()
+    publish(node)
+    node.listed()
+    with node.storage.detached(node.directory / NAME) as path, path.open("rb") as file:
+        node.releases.yank("foo", version="1.0", identity=Person())
+        assert not volume_of(node).open_files()
+        node.storage.reload()
         assert file.read() == CONTENT
 
 
 @pytest.mark.parametrize("kind", ["memory", "files"])
-def test_servers_of_one_machine_may_share_locks_as_files(town: Town, tmp_path: Path, kind: str) -> None:
+def test_servers_of_one_machine_may_share_locks_as_files(cluster: Cluster, tmp_path: Path, kind: str) -> None:
     if kind == "files":
-        town.name_locks = FileNameLocks(tmp_path / "claims")
-    one = town.open()
-    town.name_locks = FileNameLocks(tmp_path / "claims") if kind == "files" else MemoryNameLocks()
-    two = town.open()
+        cluster.name_locks = FileNameLocks(tmp_path / "claims")
+    one = cluster.open()
+    cluster.name_locks = FileNameLocks(tmp_path / "claims") if kind == "files" else MemoryNameLocks()
+    two = cluster.open()
     two.listed()
     one.name_locks.acquire("foo-1-py3-none-any.whl")
     (two.directory / NAME).write_bytes(CONTENT)

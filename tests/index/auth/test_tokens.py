@@ -54,7 +54,7 @@ class Clock:
         return self.now
 
 
-class Town:
+class Parts:
     """Users, tokens and one server on a credentials volume."""
 
     def __init__(self, storage: Storage, entries: FolderEntries, clock: Clock, packages: Storage) -> None:
@@ -94,10 +94,10 @@ class Town:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
+def parts(tmp_path: Path) -> Iterator[Parts]:
     packages = DirectoryStorage(tmp_path / "packages")
     entries = FolderEntries(tmp_path / "entries")
-    made = Town(DirectoryStorage(tmp_path / "credentials"), entries, Clock(), packages)
+    made = Parts(DirectoryStorage(tmp_path / "credentials"), entries, Clock(), packages)
     made.users.register("alice", password_hash=DIGEST)
     yield made
     made.close()
@@ -109,30 +109,30 @@ def lines(storage: Storage, folder: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("header", [basic, bearer])
-def test_a_token_is_its_owner_by_basic_and_by_bearer(town: Town, header: object) -> None:
-    plain, token = town.tokens.create("alice")
+def test_a_token_is_its_owner_by_basic_and_by_bearer(parts: Parts, header: object) -> None:
+    plain, token = parts.tokens.create("alice")
     assert TOKEN.fullmatch(plain)
     assert callable(header)
-    assert town.who(header(plain)) == Identity("alice", Role.PUBLISHER, token=token.id, expires=token.expires)
-    assert town.authenticator.remembered(header(plain)) == Identity(
+    assert parts.who(header(plain)) == Identity("alice", Role.PUBLISHER, token=token.id, expires=token.expires)
+    assert parts.authenticator.remembered(header(plain)) == Identity(
         "alice", Role.PUBLISHER, token=token.id, expires=token.expires
     )
 
 
-def test_a_token_under_another_user_name_or_with_one_digit_changed_is_refused(town: Town) -> None:
-    plain, _ = town.tokens.create("alice")
-    assert town.refused(basic(plain, "alice"))
-    assert town.refused(basic(plain[:-1] + ("0" if plain[-1] != "0" else "1")))
-    assert town.refused(bearer(plain + "0"))
-    assert town.refused(bearer("whatever"))
-    assert not town.refused(basic(plain))
+def test_a_token_under_another_user_name_or_with_one_digit_changed_is_refused(parts: Parts) -> None:
+    plain, _ = parts.tokens.create("alice")
+    assert parts.refused(basic(plain, "alice"))
+    assert parts.refused(basic(plain[:-1] + ("0" if plain[-1] != "0" else "1")))
+    assert parts.refused(bearer(plain + "0"))
+    assert parts.refused(bearer("whatever"))
+    assert not parts.refused(basic(plain))
 
 
 def test_a_valid_token_meets_neither_bcrypt_nor_the_throttle_nor_a_thread(
-    town: Town, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = [town.tokens.create("alice") for _ in range(20)]
-    town.authenticator.refresh()
+    made = [parts.tokens.create("alice") for _ in range(20)]
+    parts.authenticator.refresh()
 
     def never(*_: object) -> None:
         pytest.fail("a token must not come here")
@@ -140,102 +140,102 @@ def test_a_valid_token_meets_neither_bcrypt_nor_the_throttle_nor_a_thread(
     monkeypatch.setattr(bcrypt, "checkpw", never)
     monkeypatch.setattr(Throttle, "admit", never)
     monkeypatch.setattr(Authenticator, "_finish", never)
-    assert [town.who(basic(plain)).token for plain, _ in made] == [token.id for _, token in made]
+    assert [parts.who(basic(plain)).token for plain, _ in made] == [token.id for _, token in made]
 
 
-def test_wrong_tokens_cost_no_bcrypt_and_are_throttled(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_tokens_cost_no_bcrypt_and_are_throttled(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bcrypt, "checkpw", lambda *_: pytest.fail("a token must not come here"))
     outcomes = []
     for number in range(12):
         try:
-            town.who(basic(f"pyidx_{number:012x}_{number:064x}"))
+            parts.who(basic(f"pyidx_{number:012x}_{number:064x}"))
         except (Unauthorized, TooManyAttempts) as error:
             outcomes.append(type(error))
     assert outcomes[0] is Unauthorized
     assert outcomes[-1] is TooManyAttempts
 
 
-def test_two_tokens_live_at_once_and_one_is_revoked_alone(town: Town) -> None:
-    first, second = (town.tokens.create("alice", label="ci") for _ in range(2))
-    assert {town.who(basic(made.plain)).token for made in (first, second)} == {first.token.id, second.token.id}
-    assert town.tokens.revoke(first.token.id)
-    town.clock.now += 1
-    assert town.authenticator.remembered(basic(first.plain)) is None
-    assert town.refused(basic(first.plain))
-    assert town.who(basic(second.plain)).token == second.token.id
+def test_two_tokens_live_at_once_and_one_is_revoked_alone(parts: Parts) -> None:
+    first, second = (parts.tokens.create("alice", label="ci") for _ in range(2))
+    assert {parts.who(basic(made.plain)).token for made in (first, second)} == {first.token.id, second.token.id}
+    assert parts.tokens.revoke(first.token.id)
+    parts.clock.now += 1
+    assert parts.authenticator.remembered(basic(first.plain)) is None
+    assert parts.refused(basic(first.plain))
+    assert parts.who(basic(second.plain)).token == second.token.id
 
 
-def test_a_revoked_token_is_refused_when_the_body_has_arrived(town: Town) -> None:
-    plain, token = town.tokens.create("alice")
-    assert town.authenticator.confirm(basic(plain), HERE).token == token.id
-    town.tokens.revoke(token.id)
+def test_a_revoked_token_is_refused_when_the_body_has_arrived(parts: Parts) -> None:
+    plain, token = parts.tokens.create("alice")
+    assert parts.authenticator.confirm(basic(plain), HERE).token == token.id
+    parts.tokens.revoke(token.id)
     with pytest.raises(Unauthorized, match="revoked or expired"):
-        town.authenticator.confirm(basic(plain), HERE)
+        parts.authenticator.confirm(basic(plain), HERE)
 
 
-def test_a_token_ends_when_it_expires_also_while_it_is_cached(town: Town) -> None:
-    plain, token = town.tokens.create("alice", lifetime=3600)
-    assert token.expires == town.clock.now + 3600
-    town.clock.now += 3599
-    assert town.who(basic(plain))
-    town.clock.now += 1
-    assert town.authenticator.remembered(basic(plain)) is None
-    assert town.refused(basic(plain))
+def test_a_token_ends_when_it_expires_also_while_it_is_cached(parts: Parts) -> None:
+    plain, token = parts.tokens.create("alice", lifetime=3600)
+    assert token.expires == parts.clock.now + 3600
+    parts.clock.now += 3599
+    assert parts.who(basic(plain))
+    parts.clock.now += 1
+    assert parts.authenticator.remembered(basic(plain)) is None
+    assert parts.refused(basic(plain))
 
 
-def test_a_token_never_has_more_rights_than_its_owner_has_now(town: Town) -> None:
-    town.users.register("alice", role=Role.ADMIN)
-    plain, token = town.tokens.create("alice", role=Role.ADMIN)
-    limited, _ = town.tokens.create("alice", projects=["Spam.X", "eggs"])
-    town.clock.now += 1
-    assert town.who(basic(plain)).role is Role.ADMIN
-    assert town.who(basic(limited)).projects == frozenset({"spam-x", "eggs"})
-    town.users.register("alice", role=Role.PUBLISHER, projects=["eggs", "ham"])
-    town.clock.now += 1
+def test_a_token_never_has_more_rights_than_its_owner_has_now(parts: Parts) -> None:
+    parts.users.register("alice", role=Role.ADMIN)
+    plain, token = parts.tokens.create("alice", role=Role.ADMIN)
+    limited, _ = parts.tokens.create("alice", projects=["Spam.X", "eggs"])
+    parts.clock.now += 1
+    assert parts.who(basic(plain)).role is Role.ADMIN
+    assert parts.who(basic(limited)).projects == frozenset({"spam-x", "eggs"})
+    parts.users.register("alice", role=Role.PUBLISHER, projects=["eggs", "ham"])
+    parts.clock.now += 1
     limits = frozenset({"eggs", "ham"})
-    assert town.who(basic(plain)) == Identity("alice", Role.PUBLISHER, limits, token=token.id, expires=token.expires)
-    assert town.who(basic(limited)).projects == frozenset({"eggs"})
-    town.users.register("alice", role=Role.READER)
-    town.clock.now += 1
-    assert town.who(basic(plain)).role is Role.READER
-    assert not town.who(basic(limited)).may_upload("eggs")
+    assert parts.who(basic(plain)) == Identity("alice", Role.PUBLISHER, limits, token=token.id, expires=token.expires)
+    assert parts.who(basic(limited)).projects == frozenset({"eggs"})
+    parts.users.register("alice", role=Role.READER)
+    parts.clock.now += 1
+    assert parts.who(basic(plain)).role is Role.READER
+    assert not parts.who(basic(limited)).may_upload("eggs")
 
 
 @pytest.mark.parametrize("asked", [{"role": Role.ADMIN}, {"projects": ["eggs"]}, {"projects": ["spam", "eggs"]}])
-def test_a_token_for_more_than_its_owner_may_is_not_created(town: Town, asked: dict[str, Any]) -> None:
-    town.users.register("alice", role=Role.PUBLISHER, projects=["spam"])
+def test_a_token_for_more_than_its_owner_may_is_not_created(parts: Parts, asked: dict[str, Any]) -> None:
+    parts.users.register("alice", role=Role.PUBLISHER, projects=["spam"])
     with pytest.raises(InvalidCredentials, match="'alice' is publisher of spam, and a token may do no more"):
-        town.tokens.create("alice", **asked)
-    assert town.tokens.all() == []
-    assert town.tokens.create("alice", projects=["Spam"]).token.projects == frozenset({"spam"})
+        parts.tokens.create("alice", **asked)
+    assert parts.tokens.all() == []
+    assert parts.tokens.create("alice", projects=["Spam"]).token.projects == frozenset({"spam"})
 
 
-def test_the_tokens_of_a_removed_user_end_and_do_not_come_back_with_the_name(town: Town) -> None:
-    plain, token = town.tokens.create("alice")
-    assert town.who(basic(plain))
-    town.users.remove("alice")
-    town.clock.now += 1
-    assert town.refused(basic(plain))
-    town.users.register("alice", password_hash=DIGEST)
-    assert town.refused(basic(plain))
-    assert lines(town.storage, ADMIN_FOLDER)[-2]["revoked"] == [token.id]
+def test_the_tokens_of_a_removed_user_end_and_do_not_come_back_with_the_name(parts: Parts) -> None:
+    plain, token = parts.tokens.create("alice")
+    assert parts.who(basic(plain))
+    parts.users.remove("alice")
+    parts.clock.now += 1
+    assert parts.refused(basic(plain))
+    parts.users.register("alice", password_hash=DIGEST)
+    assert parts.refused(basic(plain))
+    assert lines(parts.storage, ADMIN_FOLDER)[-2]["revoked"] == [token.id]
 
 
-def test_the_tokens_of_a_user_who_is_locked_in_the_file_are_refused(town: Town) -> None:
-    plain, _ = town.tokens.create("alice")
-    file = town.storage.directory / PASSWORDS
+def test_the_tokens_of_a_user_who_is_locked_in_the_file_are_refused(parts: Parts) -> None:
+    plain, _ = parts.tokens.create("alice")
+    file = parts.storage.directory / PASSWORDS
     file.write_text(file.read_text().replace("alice:", "alice:!"))
-    town.clock.now += 1
-    assert town.refused(basic(plain))
+    parts.clock.now += 1
+    assert parts.refused(basic(plain))
 
 
 def test_a_token_is_known_on_another_server_at_once_and_revoked_there_after_a_reload(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
     packages = DirectoryStorage(tmp_path / "packages")
     clock, entries = Clock(), FolderEntries(tmp_path / "entries")
-    admin = Town(ours, entries, clock, packages)
+    admin = Parts(ours, entries, clock, packages)
     admin.users.register("alice", password_hash=DIGEST)
-    server = Town(theirs, entries, clock, packages)
+    server = Parts(theirs, entries, clock, packages)
     assert server.refused(basic(f"pyidx_{0:012x}_{0:064x}"))
     plain, token = admin.tokens.create("alice")
     clock.now += 1
@@ -248,79 +248,79 @@ def test_a_token_is_known_on_another_server_at_once_and_revoked_there_after_a_re
     server.close()
 
 
-def test_a_use_is_listed_and_in_the_log_once_an_hour(town: Town) -> None:
-    plain, token = town.tokens.create("alice")
-    assert town.tokens.all()[0].last_used is None
+def test_a_use_is_listed_and_in_the_log_once_an_hour(parts: Parts) -> None:
+    plain, token = parts.tokens.create("alice")
+    assert parts.tokens.all()[0].last_used is None
     for minutes, noted in ((0, 0), (10, 0), (70, 70)):
-        town.clock.now = 1_800_000_000.0 + 60 * minutes
-        town.authenticator.refresh()
-        town.who(basic(plain))
-        town.authenticator.refresh()
-        assert town.tokens.all()[0].last_used == 1_800_000_000.0 + 60 * noted
-    town.authenticator.close()
-    used = [line for line in lines(town.packages, SERVER_FOLDER) if line["event"] == "token.used"]
+        parts.clock.now = 1_800_000_000.0 + 60 * minutes
+        parts.authenticator.refresh()
+        parts.who(basic(plain))
+        parts.authenticator.refresh()
+        assert parts.tokens.all()[0].last_used == 1_800_000_000.0 + 60 * noted
+    parts.authenticator.close()
+    used = [line for line in lines(parts.packages, SERVER_FOLDER) if line["event"] == "token.used"]
     assert [(line["user"], line["id"], line["address"]) for line in used] == [("alice", token.id, HERE)] * 2
-    town.tokens.create("alice")
-    (stored, _) = TokenFile((town.storage.directory / TOKENS).read_bytes()).tokens()
-    assert stored.last_used == town.clock.now
+    parts.tokens.create("alice")
+    (stored, _) = TokenFile((parts.storage.directory / TOKENS).read_bytes()).tokens()
+    assert stored.last_used == parts.clock.now
 
 
-def test_creation_and_revocation_are_in_the_log_by_id_and_no_token_is(town: Town) -> None:
-    plain, token = town.tokens.create("alice", label="release", actor="admin token", address=HERE)
-    town.tokens.revoke(token.id, actor="admin token", address=HERE)
-    created, revoked = lines(town.storage, ADMIN_FOLDER)[-2:]
+def test_creation_and_revocation_are_in_the_log_by_id_and_no_token_is(parts: Parts) -> None:
+    plain, token = parts.tokens.create("alice", label="release", actor="admin token", address=HERE)
+    parts.tokens.revoke(token.id, actor="admin token", address=HERE)
+    created, revoked = lines(parts.storage, ADMIN_FOLDER)[-2:]
     assert (created["event"], created["user"], created["id"]) == ("token.created", "alice", token.id)
     assert (revoked["event"], revoked["user"], revoked["id"]) == ("token.revoked", "alice", token.id)
     secret = plain.rpartition("_")[2]
-    kept = "".join(path.read_text() for path in town.storage.directory.rglob("*") if path.is_file())
+    kept = "".join(path.read_text() for path in parts.storage.directory.rglob("*") if path.is_file())
     assert secret not in kept
-    assert secret not in repr(town.tokens.create("alice")) + repr(token)
+    assert secret not in repr(parts.tokens.create("alice")) + repr(token)
 
 
-def test_a_refused_token_is_in_the_log_by_the_id_that_it_names(town: Town) -> None:
-    plain, token = town.tokens.create("alice")
-    town.tokens.revoke(token.id)
-    assert town.refused(basic(plain))
-    town.server_log.flush()
-    (line,) = [line for line in lines(town.packages, SERVER_FOLDER) if line["event"] == "login.refused"]
+def test_a_refused_token_is_in_the_log_by_the_id_that_it_names(parts: Parts) -> None:
+    plain, token = parts.tokens.create("alice")
+    parts.tokens.revoke(token.id)
+    assert parts.refused(basic(plain))
+    parts.server_log.flush()
+    (line,) = [line for line in lines(parts.packages, SERVER_FOLDER) if line["event"] == "login.refused"]
     assert (line["user"], token.id in str(line["why"])) == ("__token__", True)
 
 
-def test_nobody_has_more_than_a_bounded_number_of_tokens_and_expired_ones_do_not_count(town: Town) -> None:
+def test_nobody_has_more_than_a_bounded_number_of_tokens_and_expired_ones_do_not_count(parts: Parts) -> None:
     for _ in range(MOST):
-        town.tokens.create("alice", lifetime=3600)
+        parts.tokens.create("alice", lifetime=3600)
     with pytest.raises(InvalidCredentials, match="revoke those"):
-        town.tokens.create("alice")
-    town.clock.now += 3601
-    town.tokens.create("alice")
-    assert len(town.tokens.all()) == MOST + 1
-    town.clock.now += 31 * DAY
-    town.tokens.create("alice")
-    assert len(town.tokens.all()) == 2
+        parts.tokens.create("alice")
+    parts.clock.now += 3601
+    parts.tokens.create("alice")
+    assert len(parts.tokens.all()) == MOST + 1
+    parts.clock.now += 31 * DAY
+    parts.tokens.create("alice")
+    assert len(parts.tokens.all()) == 2
 
 
-def test_somebody_else_s_token_is_not_revoked_by_an_owner(town: Town) -> None:
-    _, token = town.tokens.create("alice")
-    assert not town.tokens.revoke(token.id, owner="bob")
-    assert town.tokens.revoke(token.id, owner="alice")
+def test_somebody_else_s_token_is_not_revoked_by_an_owner(parts: Parts) -> None:
+    _, token = parts.tokens.create("alice")
+    assert not parts.tokens.revoke(token.id, owner="bob")
+    assert parts.tokens.revoke(token.id, owner="alice")
 
 
-def test_a_token_needs_an_owner_and_clients_user_name_is_nobody_s(town: Town) -> None:
+def test_a_token_needs_an_owner_and_clients_user_name_is_nobody_s(parts: Parts) -> None:
     with pytest.raises(NotFound, match="register"):
-        town.tokens.create("bob")
+        parts.tokens.create("bob")
     with pytest.raises(InvalidCredentials, match="__token__"):
         validated_name("__token__")
 
 
-def test_lines_that_cannot_be_read_stay_and_open_nothing(town: Town) -> None:
-    path = town.storage.directory / TOKENS
-    plain, token = town.tokens.create("alice")
+def test_lines_that_cannot_be_read_stay_and_open_nothing(parts: Parts) -> None:
+    path = parts.storage.directory / TOKENS
+    plain, token = parts.tokens.create("alice")
     good = path.read_bytes()
     bad = [b"# a comment", b"{", b"[]", b"null", good.strip().replace(b'"publisher"', b'"root"'), b"\xff" * 40]
     path.write_bytes(b"\n".join([*bad, good]))
-    town.clock.now += 1
-    assert town.who(basic(plain)).token == token.id
-    town.tokens.revoke(token.id)
+    parts.clock.now += 1
+    assert parts.who(basic(plain)).token == token.id
+    parts.tokens.revoke(token.id)
     assert path.read_bytes().split(b"\n")[:-1] == bad
     assert list(TokenFile(path.read_bytes()).unreadable()) == [1, 2, 3, 4, 5, 6]
 
@@ -329,7 +329,7 @@ def test_lines_that_cannot_be_read_stay_and_open_nothing(town: Town) -> None:
 
 
 @pytest.fixture
-def elsewhere(town: Town, tmp_path: Path) -> MintedTokens:
+def elsewhere(parts: Parts, tmp_path: Path) -> MintedTokens:
     """Another server, with a trusted job."""
     job = {"issuer": "https://ci.example", "repository_id": "1", "owner_id": "2"}
     jobs = [
@@ -337,13 +337,13 @@ def elsewhere(town: Town, tmp_path: Path) -> MintedTokens:
         {"name": "install", **job, "role": "reader"},
     ]
     issuers = [{"url": "https://ci.example", "kind": "gitlab"}]
-    TrustStore(town.storage).replace({"audience": "pypi-a", "issuers": issuers, "jobs": jobs}, version=0)
-    return MintedTokens(FolderEntries(tmp_path / "entries"), clock=town.clock)
+    TrustStore(parts.storage).replace({"audience": "pypi-a", "issuers": issuers, "jobs": jobs}, version=0)
+    return MintedTokens(FolderEntries(tmp_path / "entries"), clock=parts.clock)
 
 
-def test_a_token_minted_elsewhere_has_the_rights_of_its_jobs(town: Town, elsewhere: MintedTokens) -> None:
+def test_a_token_minted_elsewhere_has_the_rights_of_its_jobs(parts: Parts, elsewhere: MintedTokens) -> None:
     plain, token = elsewhere.mint(["release", "install"], "https://ci.example/run/7")
-    identity = town.who(basic(plain))
+    identity = parts.who(basic(plain))
     assert (identity.username, identity.role, identity.projects) == (
         "oidc:release",
         Role.PUBLISHER,
@@ -351,43 +351,43 @@ def test_a_token_minted_elsewhere_has_the_rights_of_its_jobs(town: Town, elsewhe
     )
     assert identity.origin == {"credential": token.id, "run": "https://ci.example/run/7"}
     reader, _ = elsewhere.mint(["install"], "")
-    assert not town.who(bearer(reader)).may_upload("spam")
+    assert not parts.who(bearer(reader)).may_upload("spam")
     nobody, _ = elsewhere.mint(["unknown"], "")
-    assert town.refused(basic(nobody))
+    assert parts.refused(basic(nobody))
 
 
-def test_a_token_burnt_elsewhere_is_refused_when_the_body_has_arrived(town: Town, elsewhere: MintedTokens) -> None:
+def test_a_token_burnt_elsewhere_is_refused_when_the_body_has_arrived(parts: Parts, elsewhere: MintedTokens) -> None:
     plain, _ = elsewhere.mint(["release"], "")
-    assert town.who(basic(plain))
+    assert parts.who(basic(plain))
     assert elsewhere.burn(plain)
-    assert town.authenticator.remembered(basic(plain)), "it is noticed in the background"
+    assert parts.authenticator.remembered(basic(plain)), "it is noticed in the background"
     with pytest.raises(Unauthorized):
-        town.authenticator.confirm(basic(plain), HERE)
-    town.authenticator.refresh_minted()
-    assert town.authenticator.remembered(basic(plain)) is None
+        parts.authenticator.confirm(basic(plain), HERE)
+    parts.authenticator.refresh_minted()
+    assert parts.authenticator.remembered(basic(plain)) is None
 
 
-def test_a_minted_token_ends_after_a_quarter_of_an_hour(town: Town, elsewhere: MintedTokens) -> None:
+def test_a_minted_token_ends_after_a_quarter_of_an_hour(parts: Parts, elsewhere: MintedTokens) -> None:
     plain, _ = elsewhere.mint(["release"], "")
-    assert town.who(basic(plain))
-    town.clock.now += LIFETIME
-    town.authenticator.refresh_minted()
-    assert town.authenticator.remembered(basic(plain)) is None
-    assert town.refused(basic(plain))
+    assert parts.who(basic(plain))
+    parts.clock.now += LIFETIME
+    parts.authenticator.refresh_minted()
+    assert parts.authenticator.remembered(basic(plain)) is None
+    assert parts.refused(basic(plain))
 
 
 def test_no_minted_token_is_trusted_while_the_shared_entries_do_not_respond(
-    town: Town, elsewhere: MintedTokens, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, elsewhere: MintedTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, _ = elsewhere.mint(["release"], "")
-    assert town.who(basic(plain))
+    assert parts.who(basic(plain))
 
     def away(*_: object) -> str:
         raise OSError("the storage is away")
 
     monkeypatch.setattr(FolderEntries, "get", away)
     with pytest.raises(OSError, match="away"):
-        town.authenticator.refresh_minted()
-    assert town.authenticator.remembered(basic(plain)) is None
+        parts.authenticator.refresh_minted()
+    assert parts.authenticator.remembered(basic(plain)) is None
     with pytest.raises(LoginDelayed):
-        town.who(basic(plain))
+        parts.who(basic(plain))

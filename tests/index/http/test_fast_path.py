@@ -25,7 +25,7 @@ MESSAGE = b"GET /simple/spam/ HTTP/1.1\r\nHost: x\r\nAuthorization: Basic secret
 HEADERS = {b"host": b"x", b"authorization": b"Basic secret", b"cookie": b"sweet", b"accept": b"text/html"}
 
 
-class House:
+class FakeParts:
     """A fake authenticator that knows one secret, and a fake API that has one page."""
 
     def __init__(self) -> None:
@@ -55,44 +55,46 @@ class House:
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def parts() -> FakeParts:
+    return FakeParts()
 
 
 @pytest.fixture
-def fast_path(house: House) -> FastPath:
-    return FastPath(cast("Any", house), cast("Any", house), house.count, house.challenge)
+def fast_path(parts: FakeParts) -> FastPath:
+    return FastPath(cast("Any", parts), cast("Any", parts), parts.count, parts.challenge)
 
 
-def test_the_download_of_a_file_is_counted_each_time_and_no_page_or_metadata(house: House, fast_path: FastPath) -> None:
+def test_the_download_of_a_file_is_counted_each_time_and_no_page_or_metadata(
+    parts: FakeParts, fast_path: FastPath
+) -> None:
     headers = HEADERS | {b"user-agent": b"pip/26.3"}
     for path in ("/packages/a-1.0.whl", "/packages/a-1.0.whl.metadata", "/simple/a/"):
         message = MESSAGE.replace(b"/simple/spam/", path.encode())
         fast_path.keep(message, path, headers)
-        assert fast_path.response(message, "192.0.2.1") is house.page
-        assert fast_path.response(message, "192.0.2.2") is house.page
+        assert fast_path.response(message, "192.0.2.1") is parts.page
+        assert fast_path.response(message, "192.0.2.2") is parts.page
     download = ("/packages/a-1.0.whl", "alice")
-    assert house.counted == [(*download, "192.0.2.1", b"pip/26.3"), (*download, "192.0.2.2", b"pip/26.3")]
+    assert parts.counted == [(*download, "192.0.2.1", b"pip/26.3"), (*download, "192.0.2.2", b"pip/26.3")]
 
 
-def test_what_was_kept_is_answered_and_nothing_else(house: House, fast_path: FastPath) -> None:
+def test_what_was_kept_is_answered_and_nothing_else(parts: FakeParts, fast_path: FastPath) -> None:
     assert fast_path.response(MESSAGE, "192.0.2.1") is None
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
-    assert fast_path.response(MESSAGE, "192.0.2.1") is house.page
-    assert house.asked == [("/simple/spam/", {b"accept": b"text/html"})]
+    assert fast_path.response(MESSAGE, "192.0.2.1") is parts.page
+    assert parts.asked == [("/simple/spam/", {b"accept": b"text/html"})]
     assert fast_path.response(MESSAGE + b" ", "192.0.2.1") is None
     assert fast_path.response(MESSAGE.lower(), "192.0.2.1") is None
 
 
 def test_a_user_who_is_gone_and_a_page_that_has_changed_are_looked_at_at_length(
-    house: House, fast_path: FastPath
+    parts: FakeParts, fast_path: FastPath
 ) -> None:
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
-    house.inside.clear()
+    parts.inside.clear()
     assert fast_path.response(MESSAGE, "192.0.2.1") is None
-    assert house.asked == [], "nothing is looked up for a stranger"
-    house.inside.add(house.digest(b"Basic secret"))
-    house.page = None
+    assert parts.asked == [], "nothing is looked up for a stranger"
+    parts.inside.add(parts.digest(b"Basic secret"))
+    parts.page = None
     assert fast_path.response(MESSAGE, "192.0.2.1") is None
 
 
@@ -115,22 +117,22 @@ def test_what_is_kept_is_bounded(fast_path: FastPath) -> None:
     assert fast_path.response(MESSAGE + b"0", "192.0.2.1") is None
 
 
-def test_strangers_push_out_no_request_of_a_user(house: House, fast_path: FastPath) -> None:
+def test_strangers_push_out_no_request_of_a_user(parts: FakeParts, fast_path: FastPath) -> None:
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
     for number in range(10_000):
         fast_path.keep(MESSAGE + b"%d" % number, "/simple/spam/", {b"host": b"x"})
         fast_path.keep(MESSAGE + b"a%d" % number, "/simple/spam/", {b"host": b"x", b"authorization": b"%d" % number})
-    assert fast_path.response(MESSAGE, "192.0.2.1") is house.page
+    assert fast_path.response(MESSAGE, "192.0.2.1") is parts.page
     assert len(vars(fast_path)["_strangers"]) <= 256
 
 
-def test_a_request_without_credentials_is_challenged_by_its_address(house: House, fast_path: FastPath) -> None:
+def test_a_request_without_credentials_is_challenged_by_its_address(parts: FakeParts, fast_path: FastPath) -> None:
     fast_path.keep(MESSAGE, "/simple/", {b"host": b"x"})
     fast_path.keep(MESSAGE + b"proxied", "/simple/", {b"host": b"x", b"x-forwarded-for": b"192.0.2.9"})
     response = fast_path.response(MESSAGE, "192.0.2.1")
     assert response is not None
     assert response.status == 401
-    assert house.challenged == [("/simple/", "192.0.2.1")]
+    assert parts.challenged == [("/simple/", "192.0.2.1")]
     assert fast_path.response(MESSAGE + b"proxied", "192.0.2.1") is None
 
 

@@ -20,7 +20,7 @@ from ops.index.http.project_search import ProjectSearch
 from ops.index.http.readme import NotRendered, Readmes
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.chromium import PROGRAM, Chromium
-from tests.index.conftest import House
+from tests.index.conftest import Node
 from tests.index.serving import Response, Server
 
 README = """# Billing
@@ -203,8 +203,8 @@ def readmes() -> Iterator[Readmes]:
     readmes.close()
 
 
-def shown(house: House, readmes: Readmes, project: str) -> str:
-    renderer = HtmlRenderer(house.repository, readmes, ProjectSearch(house.repository))
+def shown(node: Node, readmes: Readmes, project: str) -> str:
+    renderer = HtmlRenderer(node.repository, readmes, ProjectSearch(node.repository))
     try:
         page = renderer.project(project, "http://localhost/")
     except NotRendered as missing:
@@ -218,7 +218,7 @@ def shown(house: House, readmes: Readmes, project: str) -> str:
     ("metadata_version", "lines"), [("2.4", "Dynamic: Requires-Dist\n"), ("1.1", "")], ids=["dynamic", "old"]
 )
 def test_the_page_of_a_project_with_sdists_only_shows_what_they_say(
-    house: House, readmes: Readmes, metadata_version: str, lines: str
+    node: Node, readmes: Readmes, metadata_version: str, lines: str
 ) -> None:
     content = sdist(
         "foo",
@@ -227,44 +227,44 @@ def test_the_page_of_a_project_with_sdists_only_shows_what_they_say(
         body="About *carrots*.",
         metadata_version=metadata_version,
     )
-    house.directory.mkdir(parents=True, exist_ok=True)
-    (house.directory / "foo-1.0.tar.gz").write_bytes(content)
-    page = shown(house, readmes, "foo")
+    node.directory.mkdir(parents=True, exist_ok=True)
+    (node.directory / "foo-1.0.tar.gz").write_bytes(content)
+    page = shown(node, readmes, "foo")
     assert "Möhren in words" in page
     assert "About <em>carrots</em>." in page
 
 
-def test_of_metadata_for_installers_and_for_people_only_the_former_is_shown(house: House, readmes: Readmes) -> None:
-    house.directory.mkdir(parents=True, exist_ok=True)
+def test_of_metadata_for_installers_and_for_people_only_the_former_is_shown(node: Node, readmes: Readmes) -> None:
+    node.directory.mkdir(parents=True, exist_ok=True)
     for suffix, lines in ((".tar.gz", "Dynamic: License\nSummary: before\n"), (".tgz", "Summary: for good\n")):
-        (house.directory / f"foo-1.0{suffix}").write_bytes(sdist("foo", "1.0", lines=lines))
-    assert "for good" in shown(house, readmes, "foo")
+        (node.directory / f"foo-1.0{suffix}").write_bytes(sdist("foo", "1.0", lines=lines))
+    assert "for good" in shown(node, readmes, "foo")
 
 
-def test_author_licence_links_and_dependencies_are_shown_and_are_never_markup(house: House, readmes: Readmes) -> None:
-    house.directory.mkdir(parents=True, exist_ok=True)
+def test_author_licence_links_and_dependencies_are_shown_and_are_never_markup(node: Node, readmes: Readmes) -> None:
+    node.directory.mkdir(parents=True, exist_ok=True)
     lines = (
         "Author: <b>Ada</b>\nLicense-Expression: MIT\nProject-URL: <i>Source, https://example.com/a?b=%22%3E<script>\n"
         "Project-URL: Evil, javascript:alert(1)\nRequires-Dist: bar>=1\nRequires-Dist: absent<2\n"
     )
-    (house.directory / wheel_name("foo", "1.0")).write_bytes(wheel("foo", "1.0", lines=lines))
-    (house.directory / wheel_name("bar", "1.0")).write_bytes(wheel("bar", "1.0"))
-    page = shown(house, readmes, "foo")
+    (node.directory / wheel_name("foo", "1.0")).write_bytes(wheel("foo", "1.0", lines=lines))
+    (node.directory / wheel_name("bar", "1.0")).write_bytes(wheel("bar", "1.0"))
+    page = shown(node, readmes, "foo")
     for text in ("&lt;b&gt;Ada&lt;/b&gt;", "MIT", '<a href="../bar/">bar&gt;=1</a>', "<li>absent&lt;2</li>"):
         assert text in page
     for markup in ("<b>Ada", "<i>Source", "javascript:", "><script>"):
         assert markup not in page.partition("<script>")[0]
 
 
-def many(house: House, count: int) -> HtmlRenderer:
+def many(node: Node, count: int) -> HtmlRenderer:
     """The pages of an index of many projects."""
-    house.directory.mkdir(parents=True, exist_ok=True)
+    node.directory.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         name = f"tool-{number:03}"
         lines = f"Summary: Cuts <number> {'Möhren' if number == 107 else number}\n"
-        (house.directory / wheel_name(name, "1.0")).write_bytes(wheel(name, "1.0", lines=lines))
-    house.repository.listing.look(thoroughly=True)
-    return HtmlRenderer(house.repository, Readmes(), ProjectSearch(house.repository))
+        (node.directory / wheel_name(name, "1.0")).write_bytes(wheel(name, "1.0", lines=lines))
+    node.repository.listing.look(thoroughly=True)
+    return HtmlRenderer(node.repository, Readmes(), ProjectSearch(node.repository))
 
 
 def listed(renderer: HtmlRenderer, query: str = "", place: int = 1) -> tuple[list[str], Page]:
@@ -273,9 +273,9 @@ def listed(renderer: HtmlRenderer, query: str = "", place: int = 1) -> tuple[lis
     return [link.split("/")[1] for link in page.links if link.startswith("projects/")], page
 
 
-def test_a_long_list_has_pages_that_link_to_each_other(house: House) -> None:
-    renderer = many(house, 2 * ROWS + 8)
-    names = list(house.repository.projects())
+def test_a_long_list_has_pages_that_link_to_each_other(node: Node) -> None:
+    renderer = many(node, 2 * ROWS + 8)
+    names = list(node.repository.projects())
     first, page = listed(renderer)
     assert first == names[:ROWS]
     assert "108 projects" in page.text
@@ -289,14 +289,14 @@ def test_a_long_list_has_pages_that_link_to_each_other(house: House) -> None:
     assert listed(renderer, place=0)[0] == first
 
 
-def test_pages_of_hits_keep_the_search(house: House) -> None:
-    hits, page = listed(many(house, ROWS + 8), "cuts <", 2)
+def test_pages_of_hits_keep_the_search(node: Node) -> None:
+    hits, page = listed(many(node, ROWS + 8), "cuts <", 2)
     assert len(hits) == 8
     assert "./?q=cuts%20%3C&page=1" in page.links
 
 
-def test_a_search_without_hits_says_so(house: House) -> None:
-    hits, page = listed(many(house, 3), "nowhere")
+def test_a_search_without_hits_says_so(node: Node) -> None:
+    hits, page = listed(many(node, 3), "nowhere")
     assert hits == []
     assert "No project has this in its name or summary." in page.text
 

@@ -24,7 +24,7 @@ from ops.index.packages.inspection import AT_ONCE, DeferredError, Inspector, ins
 from ops.index.packages.uploads import Staged, UploadResult
 from ops.index.sandbox.sandbox import Cancellation
 from tests.index.archives import sdist, wheel, wheel_name
-from tests.index.conftest import House, Person
+from tests.index.conftest import Node, Person
 from tests.index.http.test_pypiserver_bridge import FakeAuthenticator
 from tests.index.serving import Server
 
@@ -41,8 +41,8 @@ def name_of(filename: str) -> Name:
     return name
 
 
-def staged_in(house: House, content: bytes) -> Staged:
-    staged = house.publisher.stage(NAME, identity=Person())
+def staged_in(node: Node, content: bytes) -> Staged:
+    staged = node.publisher.stage(NAME, identity=Person())
     staged.write(content)
     return staged
 
@@ -67,19 +67,19 @@ def inspector() -> Iterator[Inspector]:
     ids=["members", "bytes", "description", "requirements", "sdist bytes", "sdist description"],
 )
 def test_what_takes_longer_is_not_looked_at_at_once_and_looked_at_all_the_same(
-    house: House, inspector: Inspector, filename: str, content: bytes
+    node: Node, inspector: Inspector, filename: str, content: bytes
 ) -> None:
     with pytest.raises(OutOfBoundsError):
         inspect(io.BytesIO(content), name_of(filename), bounds=AT_ONCE)
-    staged = staged_in(house, content)
+    staged = staged_in(node, content)
     with pytest.raises(DeferredError):
         inspector.at_once(name_of(filename), staged, {})
     assert inspector.at_length(name_of(filename), staged) == inspect(io.BytesIO(content), name_of(filename))
     staged.discard()
 
 
-def test_what_is_refused_at_length_is_refused_with_the_same_sentence(house: House, inspector: Inspector) -> None:
-    staged = staged_in(house, BAD)
+def test_what_is_refused_at_length_is_refused_with_the_same_sentence(node: Node, inspector: Inspector) -> None:
+    staged = staged_in(node, BAD)
     with pytest.raises(InvalidArchive) as expected:
         inspect(io.BytesIO(BAD), name_of(NAME))
     with pytest.raises(InvalidArchive) as refused:
@@ -89,26 +89,26 @@ def test_what_is_refused_at_length_is_refused_with_the_same_sentence(house: Hous
     staged.discard()
 
 
-def test_what_reaches_a_limit_is_refused(house: House, inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_reaches_a_limit_is_refused(node: Node, inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "_WALL_SECONDS", 0.001)
-    staged = staged_in(house, BIG)
+    staged = staged_in(node, BIG)
     with pytest.raises(InvalidArchive, match="it cannot be looked at: it takes more than"):
         inspector.at_length(name_of(NAME), staged)
     staged.discard()
 
 
-def test_nothing_is_looked_at_at_length_once_the_server_stops(house: House, inspector: Inspector) -> None:
-    staged = staged_in(house, BIG)
+def test_nothing_is_looked_at_at_length_once_the_server_stops(node: Node, inspector: Inspector) -> None:
+    staged = staged_in(node, BIG)
     inspector.close()
     with pytest.raises(WorkCancelled):
         inspector.at_length(name_of(NAME), staged)
     staged.discard()
 
 
-def test_a_caller_that_does_not_defer_gets_it_done(house: House) -> None:
-    assert house.publish(NAME, io.BytesIO(BIG), identity=Person()) is UploadResult.CREATED
+def test_a_caller_that_does_not_defer_gets_it_done(node: Node) -> None:
+    assert node.publish(NAME, io.BytesIO(BIG), identity=Person()) is UploadResult.CREATED
     with pytest.raises(InvalidArchive, match="Requires-Dist"):
-        house.publish(wheel_name("big", "1.0", "py2-none-any"), io.BytesIO(BAD), identity=Person())
+        node.publish(wheel_name("big", "1.0", "py2-none-any"), io.BytesIO(BAD), identity=Person())
 
 
 def test_a_big_wheel_comes_through_a_real_server(request: pytest.FixtureRequest) -> None:
@@ -158,12 +158,12 @@ class Client:
 class Endless:
     """A fake of inspections that go on until they are cancelled."""
 
-    def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = threading.Semaphore(0)
         self.closing = Cancellation()
         self.over: list[Name] = []
-        monkeypatch.setattr(house.publisher._inspector, "at_length", self.inspect)
-        monkeypatch.setattr(house.publisher._inspector, "close", self.closing.cancel)
+        monkeypatch.setattr(node.publisher._inspector, "at_length", self.inspect)
+        monkeypatch.setattr(node.publisher._inspector, "close", self.closing.cancel)
 
     def inspect(self, name: Name, staged: Staged, cancellation: Cancellation) -> None:
         ended = threading.Event()
@@ -175,14 +175,14 @@ class Endless:
 
 
 @pytest.fixture
-def uploads(house: House) -> Iterator[UploadApi]:
-    made = UploadApi(house.publisher, house.releases, house.repository, FakeAuthenticator().confirm, house.options)
+def uploads(node: Node) -> Iterator[UploadApi]:
+    made = UploadApi(node.publisher, node.releases, node.repository, FakeAuthenticator().confirm, node.options)
     yield made
     made.close()
 
 
-def staging(house: House) -> list[str]:
-    return [path.name for path in (house.directory / ".index" / "staging").glob("*") if not path.name.endswith("-lock")]
+def staging(node: Node) -> list[str]:
+    return [path.name for path in (node.directory / ".index" / "staging").glob("*") if not path.name.endswith("-lock")]
 
 
 def run(work: Callable[[], Any]) -> None:
@@ -194,9 +194,9 @@ def run(work: Callable[[], Any]) -> None:
 
 
 def test_an_upload_whose_client_has_left_is_not_looked_at_any_more(
-    house: House, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
+    node: Node, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endless = Endless(house, monkeypatch)
+    endless = Endless(node, monkeypatch)
 
     async def work() -> None:
         client = Client(uploads, NAME, BIG)
@@ -208,17 +208,17 @@ def test_an_upload_whose_client_has_left_is_not_looked_at_any_more(
     run(work)
     uploads.close()  # waits for its threads
     assert [name.filename for name in endless.over] == [NAME]
-    assert staging(house) == []
-    assert not (house.directory / NAME).exists()
+    assert staging(node) == []
+    assert not (node.directory / NAME).exists()
 
 
 def test_uploads_that_take_long_hold_up_no_other(
-    house: House, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
+    node: Node, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endless = Endless(house, monkeypatch)
+    endless = Endless(node, monkeypatch)
 
     async def work() -> None:
-        clients = [Client(uploads, NAME, BIG) for _ in range(house.options.upload_threads + 2)]
+        clients = [Client(uploads, NAME, BIG) for _ in range(node.options.upload_threads + 2)]
         for _ in clients:
             await asyncio.to_thread(endless.begun.acquire)
         assert await Client(uploads, wheel_name("small", "1.0"), SMALL).status() == 200
@@ -230,9 +230,9 @@ def test_uploads_that_take_long_hold_up_no_other(
 
 
 def test_a_server_that_stops_answers_uploads_that_take_long_at_once(
-    house: House, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
+    node: Node, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endless = Endless(house, monkeypatch)
+    endless = Endless(node, monkeypatch)
 
     async def work() -> None:
         client = Client(uploads, NAME, BIG)
@@ -241,14 +241,14 @@ def test_a_server_that_stops_answers_uploads_that_take_long_at_once(
         assert await client.status() == 503
 
     run(work)
-    assert not (house.directory / NAME).exists()
+    assert not (node.directory / NAME).exists()
 
 
 def test_a_client_that_waits_for_an_inspection_is_not_taken_for_one_that_stopped_sending(
-    house: House, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
+    node: Node, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "PIECE_SECONDS", 0.01)
-    endless = Endless(house, monkeypatch)
+    endless = Endless(node, monkeypatch)
 
     async def work() -> None:
         client = Client(uploads, NAME, BIG)

@@ -12,18 +12,18 @@ from ops.index.http import project_search
 from ops.index.http.project_search import ProjectSearch
 from ops.index.packages.repository import Repository
 from tests.index.archives import sdist, wheel, wheel_name
-from tests.index.conftest import House, Person
+from tests.index.conftest import Node, Person
 from tests.index.serving import eventually
 
 
 @pytest.fixture
-def search(house: House) -> ProjectSearch:
+def search(node: Node) -> ProjectSearch:
     """A search in an index of three projects."""
-    house.directory.mkdir(parents=True, exist_ok=True)
+    node.directory.mkdir(parents=True, exist_ok=True)
     for name, summary in (("carrots", "Möhren & more"), ("knife", "Cuts carrots"), ("spoon", "Stirs\n  soup")):
-        (house.directory / wheel_name(name, "1.0")).write_bytes(wheel(name, "1.0", lines=f"Summary: {summary}\n"))
-    house.repository.listing.look(thoroughly=True)
-    return ProjectSearch(house.repository)
+        (node.directory / wheel_name(name, "1.0")).write_bytes(wheel(name, "1.0", lines=f"Summary: {summary}\n"))
+    node.repository.listing.look(thoroughly=True)
+    return ProjectSearch(node.repository)
 
 
 @pytest.mark.parametrize(
@@ -44,29 +44,29 @@ def test_names_come_before_summaries_and_case_and_spaces_do_not_count(
     assert search.find(text) == (names, 0)
 
 
-def test_a_summary_that_has_changed_is_seen(house: House, alice: Person, search: ProjectSearch) -> None:
+def test_a_summary_that_has_changed_is_seen(node: Node, alice: Person, search: ProjectSearch) -> None:
     assert search.find("parsley").names == []
     content = wheel("spoon", "2.0", lines="Summary: Chops parsley\n")
-    house.publish(wheel_name("spoon", "2.0"), io.BytesIO(content), identity=alice)
+    node.publish(wheel_name("spoon", "2.0"), io.BytesIO(content), identity=alice)
     assert search.find("parsley").names == ["spoon"]
     assert search.find("soup").names == []
 
 
 def test_the_summary_is_that_of_the_release_that_installers_choose(
-    house: House, alice: Person, search: ProjectSearch
+    node: Node, alice: Person, search: ProjectSearch
 ) -> None:
     for version, summary in (("3.0rc1", "candidate"), ("0.9", "old")):
         content = wheel("spoon", version, lines=f"Summary: {summary}\n")
-        house.publish(wheel_name("spoon", version), io.BytesIO(content), identity=alice)
+        node.publish(wheel_name("spoon", version), io.BytesIO(content), identity=alice)
     content = sdist("spoon", "1.0", lines="Summary: source\n")
-    house.publish("spoon-1.0.tar.gz", io.BytesIO(content), identity=alice)
+    node.publish("spoon-1.0.tar.gz", io.BytesIO(content), identity=alice)
     assert search.find("stirs").names == ["spoon"]
     for word in ("candidate", "old", "source"):
         assert search.find(word).names == []
 
 
 def test_a_search_does_not_wait_for_ever_and_says_how_many_summaries_it_does_not_know(
-    house: House, search: ProjectSearch, monkeypatch: pytest.MonkeyPatch
+    node: Node, search: ProjectSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(project_search, "WAIT_SECONDS", 0)
     go_on = threading.Event()
@@ -83,15 +83,15 @@ def test_a_search_does_not_wait_for_ever_and_says_how_many_summaries_it_does_not
     eventually(lambda: search.find("soup") == (["spoon"], 0))
 
 
-def test_projects_that_are_gone_take_no_memory(house: House) -> None:
-    search = ProjectSearch(house.repository)
-    house.directory.mkdir(parents=True, exist_ok=True)
+def test_projects_that_are_gone_take_no_memory(node: Node) -> None:
+    search = ProjectSearch(node.repository)
+    node.directory.mkdir(parents=True, exist_ok=True)
     for number in range(5):
-        path = house.directory / wheel_name(f"gone-{number}", "1.0")
+        path = node.directory / wheel_name(f"gone-{number}", "1.0")
         path.write_bytes(wheel(f"gone-{number}", "1.0"))
-        house.repository.listing.look(thoroughly=True)
+        node.repository.listing.look(thoroughly=True)
         assert search.find("gone").names == [f"gone-{number}"]
         path.unlink()
-        house.repository.listing.look(thoroughly=True)
+        node.repository.listing.look(thoroughly=True)
     assert search.find("gone").names == []
     assert search._known == {}

@@ -23,7 +23,7 @@ from ops.index.http.upload import PIECE_BYTES, UploadApi
 from ops.index.packages import uploads
 from ops.index.storage import directory
 from tests.index.archives import wheel, wheel_name
-from tests.index.conftest import House
+from tests.index.conftest import Node
 
 NAME = wheel_name("foo-bar", "1.0")
 CONTENT = wheel("foo-bar", "1.0", payload=b"first")
@@ -58,11 +58,11 @@ class Answer:
 class Client:
     """Sends uploads to our handler, without a server."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, node: Node) -> None:
+        self.node = node
         self.authenticator = FakeAuthenticator()
         self.uploads = UploadApi(
-            house.publisher, house.releases, house.repository, self.authenticator.confirm, house.options
+            node.publisher, node.releases, node.repository, self.authenticator.confirm, node.options
         )
 
     def send(
@@ -125,8 +125,8 @@ class Client:
 
 
 @pytest.fixture
-def client(house: House) -> Iterator[Client]:
-    client = Client(house)
+def client(node: Node) -> Iterator[Client]:
+    client = Client(node)
     yield client
     client.uploads.close()
 
@@ -139,8 +139,8 @@ def test_an_upload_goes_through_pypiserver_to_the_publisher(client: Client) -> N
     digest = hashlib.sha256(CONTENT).hexdigest()
     response = client.upload(fields=[("name", "foo-bar"), ("version", "1.0"), ("sha256_digest", digest)])
     assert (response.status, response.body) == (200, b"")
-    assert (client.house.directory / NAME).read_bytes() == CONTENT
-    (event,) = client.house.audit.events
+    assert (client.node.directory / NAME).read_bytes() == CONTENT
+    (event,) = client.node.audit.events
     assert (event["user"], event["address"], event["sha256"]) == ("alice", "192.0.2.1", digest)
 
 
@@ -153,7 +153,7 @@ def test_the_same_bytes_again_are_200_and_other_bytes_409_or_400_for_twine(clien
     assert "already exists" in refused.text
     assert refused.headers["content-type"] == "text/plain; charset=utf-8"
     assert client.upload(content=OTHER, user_agent="twine/7.0.0").status == 400
-    assert (client.house.directory / NAME).read_bytes() == CONTENT
+    assert (client.node.directory / NAME).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_bad_upload_is_400_with_one_line_of_plain_text(
     assert says in response.text
     assert response.text.count("\n") == 1
     assert response.headers["content-type"].startswith("text/plain")
-    assert not client.house.listed()
+    assert not client.node.listed()
 
 
 def test_removing_is_for_admins(client: Client) -> None:
@@ -184,16 +184,16 @@ def test_removing_is_for_admins(client: Client) -> None:
     refused = client.send(body)
     assert refused.status == 403
     assert "only yank" in refused.text
-    assert client.house.listed() == {NAME}
+    assert client.node.listed() == {NAME}
     assert client.send(form_of(action="remove_pkg", name="foo-bar", version="2"), user="adam").status == 404
     assert client.send(body, user="adam").status == 200
-    assert not client.house.listed()
+    assert not client.node.listed()
 
 
 def test_a_signature_may_come_with_its_file(client: Client) -> None:
     assert client.upload(signature=(f"{NAME}.asc", SIGNATURE)).status == 200
-    assert (client.house.directory / f"{NAME}.asc").read_bytes() == SIGNATURE
-    assert client.house.listed() == {NAME}
+    assert (client.node.directory / f"{NAME}.asc").read_bytes() == SIGNATURE
+    assert client.node.listed() == {NAME}
     assert client.upload(signature=("other.whl.asc", SIGNATURE)).status == 400
     assert client.upload(signature=(f"{NAME}.asc", SIGNATURE + b"x")).status == 409
 
@@ -239,15 +239,15 @@ def test_an_unexpected_failure_is_500_and_tells_nothing_of_the_inside(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a secret of the inside")
 
-    monkeypatch.setattr(client.house.publisher, "publish", fail)
+    monkeypatch.setattr(client.node.publisher, "publish", fail)
     response = client.upload()
     assert response.status == 500
     assert "secret" not in response.text
     assert "Traceback" not in response.text
 
 
-def staged_files(house: House) -> list[str]:
-    folder = house.directory / ".index" / "staging"
+def staged_files(node: Node) -> list[str]:
+    folder = node.directory / ".index" / "staging"
     return [path.name for path in folder.glob("*") if not path.name.endswith("-lock")]
 
 
@@ -260,8 +260,8 @@ def test_a_large_upload_in_pieces_arrives_as_it_was_sent(client: Client, size: i
     pieces = [body[start : start + size] for start in range(0, len(body), size)]
     response = client.send(pieces=pieces, content_type=content_type)
     assert response.status == 200
-    assert (client.house.directory / NAME).read_bytes() == content
-    assert not staged_files(client.house)
+    assert (client.node.directory / NAME).read_bytes() == content
+    assert not staged_files(client.node)
 
 
 def test_the_bytes_of_an_upload_are_written_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,10 +286,10 @@ def test_a_client_that_goes_away_leaves_nothing(client: Client) -> None:
 
     def begun() -> Iterator[Any]:
         yield {"type": "http.request", "body": body[:2_000_000], "more_body": True}
-        assert staged_files(client.house)
+        assert staged_files(client.node)
 
     assert asyncio.run(client.receive(begun(), content_type=content_type)).status == 0
-    assert not staged_files(client.house)
+    assert not staged_files(client.node)
 
 
 def test_an_upload_that_is_slow_to_arrive_holds_no_thread(client: Client) -> None:
@@ -318,14 +318,14 @@ def test_an_upload_that_is_slow_to_arrive_holds_no_thread(client: Client) -> Non
     asyncio.run(run())
 
 
-def test_a_form_that_is_refused_half_way_is_received_to_its_end(client: Client, house: House) -> None:
+def test_a_form_that_is_refused_half_way_is_received_to_its_end(client: Client, node: Node) -> None:
     """A client that is still sending does not read a response."""
-    small = House(house.storage, house.name_locks, type(house.options)(max_upload_bytes=1000))
+    small = Node(node.storage, node.name_locks, type(node.options)(max_upload_bytes=1000))
     client = Client(small)
     response = client.upload(content=b"x" * 5_000_000)
     assert response.status == 413
     assert "1000 bytes" in response.text
-    assert not staged_files(house)
+    assert not staged_files(node)
 
 
 def test_a_form_that_ends_early_is_400(client: Client) -> None:
@@ -333,7 +333,7 @@ def test_a_form_that_ends_early_is_400(client: Client) -> None:
     response = client.send(body[:-20], content_type=content_type)
     assert response.status == 400
     assert "ended early" in response.text
-    assert not staged_files(client.house)
+    assert not staged_files(client.node)
     assert client.send(body, content_type="multipart/form-data").status == 400
 
 
@@ -347,8 +347,8 @@ def test_of_two_files_in_one_field_the_first_counts_and_strange_ones_are_dropped
         ]
     )
     assert client.send(body, content_type=content_type).status == 200
-    assert (client.house.directory / NAME).read_bytes() == CONTENT
-    assert not staged_files(client.house)
+    assert (client.node.directory / NAME).read_bytes() == CONTENT
+    assert not staged_files(client.node)
 
 
 def test_who_asks_is_looked_at_after_the_body_has_come(client: Client) -> None:
@@ -362,4 +362,4 @@ def test_who_asks_is_looked_at_after_the_body_has_come(client: Client) -> None:
 
     response = client.send(content_type=content_type, pieces=slowly())
     assert response.status == 403
-    assert not client.house.listed()
+    assert not client.node.listed()

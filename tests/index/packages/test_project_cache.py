@@ -27,7 +27,7 @@ from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
-from tests.index.conftest import House, Person, Town, volume_of
+from tests.index.conftest import Cluster, Node, Person, volume_of
 from tests.index.serving import eventually
 from tests.index.volume import MemoryNameLocks, Remote
 
@@ -71,7 +71,7 @@ class History:
         foreign: the directory in which somebody else adds, deletes and replaces files; None if nobody can.
     """
 
-    def __init__(self, servers: list[House], foreign: Path | None) -> None:
+    def __init__(self, servers: list[Node], foreign: Path | None) -> None:
         self.servers = servers
         self._pages: dict[int, Pages] = {}
         self._foreign = foreign
@@ -79,12 +79,12 @@ class History:
 
     def apply(self, action: str, server: int, project: str, version: str, number: int) -> None:
         """Make one change; one that is refused changes nothing."""
-        house = self.servers[server % len(self.servers)]
-        releases, filename = house.releases, wheel_name(project, version)
+        node = self.servers[server % len(self.servers)]
+        releases, filename = node.releases, wheel_name(project, version)
         content = wheel(project, version, payload=b"x" * number)
         with contextlib.suppress(PackageIndexError):
             if action == "upload":
-                house.publish(filename, io.BytesIO(content), identity=ADMIN)
+                node.publish(filename, io.BytesIO(content), identity=ADMIN)
             elif action == "yank":
                 releases.yank(project, version=version, reason=f"reason {number}", identity=ADMIN)
             elif action == "unyank":
@@ -95,15 +95,15 @@ class History:
                 status = ("active", "archived", "quarantined", "deprecated")[number]
                 releases.set_status(project, status, reason="why", identity=ADMIN)
             elif action == "reload":
-                house.repository.reload()
+                node.repository.reload()
             elif self._foreign is not None:
                 self._change(action, self._foreign / filename, content)
-        self._show(house)
+        self._show(node)
 
-    def _show(self, house: House) -> tuple[object, Pages]:
+    def _show(self, node: Node) -> tuple[object, Pages]:
         """Projects that a server knows, and its pages, made from earlier ones."""
-        state = _state(house.repository)
-        pages = self._pages[id(house)] = _pages(state[0], self._pages.get(id(house), {}))
+        state = _state(node.repository)
+        pages = self._pages[id(node)] = _pages(state[0], self._pages.get(id(node), {}))
         return state, pages
 
     def _change(self, action: str, path: Path, content: bytes) -> None:
@@ -118,8 +118,8 @@ class History:
 
     def check(self) -> None:
         """Compare each server with one that starts now."""
-        for house in self.servers:
-            eventually(lambda house=house: self._show(house) == _fresh(house), seconds=20)
+        for node in self.servers:
+            eventually(lambda node=node: self._show(node) == _fresh(node), seconds=20)
 
 
 def _state(repository: Repository) -> tuple[dict[str, Project | None], list[str | None]]:
@@ -143,8 +143,8 @@ def _pages(projects: Mapping[str, Project | None], before: Pages) -> Pages:
     return {key: blocks.rendered(page, before.get(key)) for key, page in made.items()}
 
 
-def _fresh(house: House) -> tuple[object, Pages]:
-    state = _state(Repository(house.storage, house.name_locks, house.options))
+def _fresh(node: Node) -> tuple[object, Pages]:
+    state = _state(Repository(node.storage, node.name_locks, node.options))
     return state, _pages(state[0], {})
 
 
@@ -171,7 +171,7 @@ def test_servers_of_one_directory_equal_one_that_starts_now(
 ) -> None:
     with _folder() as folder:
         name_locks, options = MemoryNameLocks(), Options(refresh_seconds=0.01)
-        servers = [House(DirectoryStorage(folder), name_locks, options) for _ in range(count)]
+        servers = [Node(DirectoryStorage(folder), name_locks, options) for _ in range(count)]
         world = History(servers, folder)
         try:
             for step in history:
@@ -188,14 +188,14 @@ def test_servers_of_one_volume_equal_one_that_starts_now(
     history: list[tuple[str, int, str, str, int]], count: int
 ) -> None:
     with _folder() as folder:
-        town = Town(folder, Options(refresh_seconds=0.01), Remote(folder / "remote"))
-        world = History([town.open() for _ in range(count)], None)
+        cluster = Cluster(folder, Options(refresh_seconds=0.01), Remote(folder / "remote"))
+        world = History([cluster.open() for _ in range(count)], None)
         try:
             for step in history:
                 world.apply(*step)
             world.check()
         finally:
-            for server in town.houses:
+            for server in cluster.nodes:
                 server.close()
                 volume_of(server).kill()
 
@@ -207,37 +207,37 @@ def put(directory: Path, version: str, payload: bytes = b"") -> Path:
 
 
 def test_after_an_upload_only_the_new_file_is_read(
-    house: House, alice: Person, count_calls: Callable[[object, str], list[tuple[object, ...]]]
+    node: Node, alice: Person, count_calls: Callable[[object, str], list[tuple[object, ...]]]
 ) -> None:
     for number in range(20):
-        put(house.directory, f"1.{number}")
-    assert len(_known(house).files) == 20
+        put(node.directory, f"1.{number}")
+    assert len(_known(node).files) == 20
     read = count_calls(FileInfoStore, "of")
     for version in ("1.5.1", "0.1", "2.0"):
-        house.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
-        assert version in _known(house).versions
+        node.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
+        assert version in _known(node).versions
     # The publisher looks at nothing else either.
     assert {str(arguments[1]) for arguments in read} == {
         wheel_name("foo", version) for version in ("1.5.1", "0.1", "2.0")
     }
-    assert _known(house).versions[0] == "0.1"
-    assert _known(house).versions[-1] == "2.0"
+    assert _known(node).versions[0] == "0.1"
+    assert _known(node).versions[-1] == "2.0"
 
 
-def test_a_file_that_was_removed_and_added_again_is_read_again(house: House) -> None:
-    repository = Repository(house.storage, house.name_locks, replace(house.options, refresh_seconds=1e9))
-    first = put(house.directory, "1.0", b"1")
-    put(house.directory, "2.0")
+def test_a_file_that_was_removed_and_added_again_is_read_again(node: Node) -> None:
+    repository = Repository(node.storage, node.name_locks, replace(node.options, refresh_seconds=1e9))
+    first = put(node.directory, "1.0", b"1")
+    put(node.directory, "2.0")
     before = _sha256(repository, first.name)
     time.sleep(0.05)
     first.unlink()
     eventually(lambda: first.name not in set(repository.paths()))
-    put(house.directory, "1.0", b"22")
+    put(node.directory, "1.0", b"22")
     eventually(lambda: _sha256(repository, first.name) not in {before, None})
 
 
-def _known(house: House) -> Project:
-    found = house.repository.project("foo")
+def _known(node: Node) -> Project:
+    found = node.repository.project("foo")
     assert found is not None
     return found
 
@@ -248,11 +248,11 @@ def _sha256(repository: Repository, filename: str) -> str | None:
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_new_files_are_put_in_their_order_whether_few_or_many(house: House, count: int) -> None:
-    put(house.directory, "5.0")
-    assert _known(house).versions == ("5.0",)
+def test_new_files_are_put_in_their_order_whether_few_or_many(node: Node, count: int) -> None:
+    put(node.directory, "5.0")
+    assert _known(node).versions == ("5.0",)
     for number in range(count):
-        put(house.directory, f"{number}.5")
+        put(node.directory, f"{number}.5")
     versions = [f"{number}.5" for number in range(count)]
     expected = sorted([*versions, "5.0"], key=float)
-    eventually(lambda: list(_known(house).versions) == expected)
+    eventually(lambda: list(_known(node).versions) == expected)

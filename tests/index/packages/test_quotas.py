@@ -19,7 +19,7 @@ from ops.index.packages.uploads import UploadResult
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import wheel, wheel_name
-from tests.index.conftest import House, Person, Town, volume_of
+from tests.index.conftest import Cluster, Node, Person, volume_of
 from tests.index.serving import eventually
 
 SIGNATURE = b"-----BEGIN PGP SIGNATURE-----\n\n=abcd\n-----END PGP SIGNATURE-----\n"
@@ -32,27 +32,27 @@ def content(project: str, version: str, size: int) -> bytes:
 SIZE = len(content("spam", "1.0", 10))
 
 
-def publish(house: House, project: str, version: str, size: int = 10, **more: Any) -> UploadResult:
+def publish(node: Node, project: str, version: str, size: int = 10, **more: Any) -> UploadResult:
     source = io.BytesIO(content(project, version, size))
-    return house.publish(wheel_name(project, version), source, identity=Person(), **more)
+    return node.publish(wheel_name(project, version), source, identity=Person(), **more)
 
 
-def opened(directory: Path, options: Options) -> House:
-    return House(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
+def opened(directory: Path, options: Options) -> Node:
+    return Node(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
 
 
 @pytest.fixture
-def small(tmp_path: Path, options: Options) -> Iterator[House]:
+def small(tmp_path: Path, options: Options) -> Iterator[Node]:
     """A server on which a project has room for two small files, and all projects for three."""
-    house = opened(
+    node = opened(
         tmp_path / "packages",
         replace(options, project_quota_bytes=2 * SIZE + 100, total_quota_bytes=3 * SIZE + 100),
     )
-    yield house
-    house.close()
+    yield node
+    node.close()
 
 
-def test_a_file_beyond_the_quota_of_a_project_is_refused_with_the_numbers(small: House) -> None:
+def test_a_file_beyond_the_quota_of_a_project_is_refused_with_the_numbers(small: Node) -> None:
     publish(small, "spam", "1.0")
     publish(small, "spam", "1.1")
     with pytest.raises(QuotaExceeded) as refused:
@@ -69,14 +69,14 @@ def test_a_file_beyond_the_quota_of_a_project_is_refused_with_the_numbers(small:
     assert not [path for path in (small.directory / ".index/staging").iterdir() if not path.name.endswith("-lock")]
 
 
-def test_a_file_beyond_the_quota_of_the_index_is_refused(small: House) -> None:
+def test_a_file_beyond_the_quota_of_the_index_is_refused(small: Node) -> None:
     for project, version in (("spam", "1.0"), ("spam", "1.1"), ("eggs", "1.0")):
         publish(small, project, version)
     with pytest.raises(QuotaExceeded, match="this index"):
         publish(small, "eggs", "1.1")
 
 
-def test_the_same_bytes_succeed_when_the_quota_is_full(small: House) -> None:
+def test_the_same_bytes_succeed_when_the_quota_is_full(small: Node) -> None:
     for version in ("1.0", "1.1"):
         assert publish(small, "spam", version) is UploadResult.CREATED
     assert publish(small, "spam", "1.0") is UploadResult.SAME
@@ -87,7 +87,7 @@ def test_the_same_bytes_succeed_when_the_quota_is_full(small: House) -> None:
     lowered.close()
 
 
-def test_a_removal_makes_room_at_once_and_its_tombstone_does_not_count(small: House, adam: Person) -> None:
+def test_a_removal_makes_room_at_once_and_its_tombstone_does_not_count(small: Node, adam: Person) -> None:
     for version in ("1.0", "1.1"):
         publish(small, "spam", version)
     small.releases.remove("spam", version="1.0", identity=adam)
@@ -96,7 +96,7 @@ def test_a_removal_makes_room_at_once_and_its_tombstone_does_not_count(small: Ho
         publish(small, "spam", "1.0")  # the name is known, but the bytes are gone
 
 
-def test_files_that_were_there_before_count_and_so_do_those_that_come_by_other_ways(small: House) -> None:
+def test_files_that_were_there_before_count_and_so_do_those_that_come_by_other_ways(small: Node) -> None:
     (small.directory / wheel_name("spam", "1.0")).write_bytes(content("spam", "1.0", 10))
     (small.directory / "folder").mkdir()
     (small.directory / "folder" / wheel_name("spam", "1.1")).write_bytes(content("spam", "1.1", 10))
@@ -106,7 +106,7 @@ def test_files_that_were_there_before_count_and_so_do_those_that_come_by_other_w
     assert publish(small, "spam", "1.2") is UploadResult.CREATED
 
 
-def test_a_file_written_in_place_counts_with_its_new_size(small: House) -> None:
+def test_a_file_written_in_place_counts_with_its_new_size(small: Node) -> None:
     path = small.directory / wheel_name("spam", "1.0")
     path.write_bytes(content("spam", "1.0", 10))
     publish(small, "spam", "1.1")
@@ -123,7 +123,7 @@ def test_a_file_written_in_place_counts_with_its_new_size(small: House) -> None:
     eventually(publishes)
 
 
-def test_signatures_count(small: House) -> None:
+def test_signatures_count(small: Node) -> None:
     publish(small, "spam", "1.0")
     publish(small, "spam", "1.1")
     name = wheel_name("spam", "1.1")
@@ -137,36 +137,36 @@ def test_signatures_count(small: House) -> None:
 
 
 def test_uploads_that_arrive_at_once_do_not_exceed_the_quota_together(tmp_path: Path, options: Options) -> None:
-    house = opened(tmp_path / "packages", replace(options, project_quota_bytes=5 * SIZE + 100))
+    node = opened(tmp_path / "packages", replace(options, project_quota_bytes=5 * SIZE + 100))
     barrier = threading.Barrier(20)
 
     def upload(number: int) -> bool:
         barrier.wait(30)
         try:
-            publish(house, "spam", f"1.{number}")
+            publish(node, "spam", f"1.{number}")
         except QuotaExceeded:
             return False
         return True
 
     with ThreadPoolExecutor(20) as threads:
         came = sum(threads.map(upload, range(10, 30)))
-    files = list(house.directory.glob("*.whl"))
+    files = list(node.directory.glob("*.whl"))
     assert 1 <= came == len(files) <= 5
     for number in range(30, 30 + 5 - came):  # nothing is held back for those that were refused
-        publish(house, "spam", f"1.{number}")
+        publish(node, "spam", f"1.{number}")
     with pytest.raises(QuotaExceeded):
-        publish(house, "spam", "1.40")
-    house.close()
+        publish(node, "spam", "1.40")
+    node.close()
 
 
-def test_an_upload_refused_for_another_reason_gives_its_room_back(small: House) -> None:
+def test_an_upload_refused_for_another_reason_gives_its_room_back(small: Node) -> None:
     with pytest.raises(PackageIndexError):
         publish(small, "spam", "1.0", form={"sha256_digest": "0" * 64})
     for version in ("1.0", "1.1"):
         publish(small, "spam", version)
 
 
-def test_an_upload_is_refused_while_it_arrives_as_soon_as_there_is_no_room(small: House) -> None:
+def test_an_upload_is_refused_while_it_arrives_as_soon_as_there_is_no_room(small: Node) -> None:
     staged = small.publisher.stage(wheel_name("spam", "1.0"), identity=Person())
     staged.write(b"x" * 2 * SIZE)
     with pytest.raises(QuotaExceeded, match="at least"):
@@ -177,12 +177,12 @@ def test_an_upload_is_refused_while_it_arrives_as_soon_as_there_is_no_room(small
     publish(small, "spam", "1.0")
 
 
-def test_an_upload_without_rights_reserves_no_room(small: House) -> None:
+def test_an_upload_without_rights_reserves_no_room(small: Node) -> None:
     with pytest.raises(Forbidden):
         small.publisher.stage(wheel_name("spam", "1.0"), identity=Person(projects=frozenset({"eggs"})))
 
 
-def test_a_size_that_no_project_has_room_for_is_refused_before_anything_arrives(small: House) -> None:
+def test_a_size_that_no_project_has_room_for_is_refused_before_anything_arrives(small: Node) -> None:
     quotas = small.publisher.quotas
     quotas.expect(2 * SIZE)
     with pytest.raises(QuotaExceeded, match="a project"):
@@ -201,35 +201,35 @@ def test_each_file_is_looked_at_once(tmp_path: Path, options: Options, monkeypat
         return real(self, path)
 
     monkeypatch.setattr(Usage, "_size", size)
-    house = opened(tmp_path / "packages", replace(options, total_quota_bytes=10**6))
+    node = opened(tmp_path / "packages", replace(options, total_quota_bytes=10**6))
     for number in range(5):
-        (house.directory / wheel_name("spam", f"1.{number}")).write_bytes(content("spam", f"1.{number}", 10))
+        (node.directory / wheel_name("spam", f"1.{number}")).write_bytes(content("spam", f"1.{number}", 10))
     for number in range(5):
-        publish(house, "eggs", f"1.{number}")
+        publish(node, "eggs", f"1.{number}")
     assert sorted(looked) == [wheel_name("spam", f"1.{number}") for number in range(5)]
-    house.close()
+    node.close()
 
 
-def test_without_a_quota_nothing_is_counted(house: House) -> None:
-    assert house.repository.usage is None
-    assert publish(house, "spam", "1.0") is UploadResult.CREATED
+def test_without_a_quota_nothing_is_counted(node: Node) -> None:
+    assert node.repository.usage is None
+    assert publish(node, "spam", "1.0") is UploadResult.CREATED
 
 
-def test_files_of_other_servers_of_a_volume_count_once_they_are_committed(town: Town) -> None:
-    town.options = replace(town.options, project_quota_bytes=2 * SIZE + 100)
-    one, two = town.open(), town.open()
+def test_files_of_other_servers_of_a_volume_count_once_they_are_committed(cluster: Cluster) -> None:
+    cluster.options = replace(cluster.options, project_quota_bytes=2 * SIZE + 100)
+    one, two = cluster.open(), cluster.open()
     publish(one, "spam", "1.0")
     publish(two, "spam", "1.1")
     with pytest.raises(QuotaExceeded):
         publish(one, "spam", "1.2")
-    assert town.remote.names() == {wheel_name("spam", "1.0"), wheel_name("spam", "1.1")}
+    assert cluster.remote.names() == {wheel_name("spam", "1.0"), wheel_name("spam", "1.1")}
     assert publish(one, "spam", "1.1") is UploadResult.SAME, "another server has the same bytes"
     two.releases.remove("spam", version="1.0", identity=Person("adam", may_administer=True))
     assert publish(one, "spam", "1.3") is UploadResult.CREATED
 
 
-def test_the_free_space_that_a_volume_reports_is_ignored(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    town.options = replace(town.options, least_free_bytes=2**60)
-    server = town.open()
+def test_the_free_space_that_a_volume_reports_is_ignored(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.options = replace(cluster.options, least_free_bytes=2**60)
+    server = cluster.open()
     assert publish(server, "spam", "1.0") is UploadResult.CREATED
     assert volume_of(server).shared

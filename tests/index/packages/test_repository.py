@@ -31,7 +31,7 @@ from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.archives import core_metadata, sdist, wheel, wheel_name
-from tests.index.conftest import House, Person
+from tests.index.conftest import Node, Person
 from tests.index.volume import MemoryNameLocks
 
 Count = Callable[[object, str], list[tuple[Any, ...]]]
@@ -44,8 +44,8 @@ def free(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def directory(house: House) -> Path:
-    return house.directory
+def directory(node: Node) -> Path:
+    return node.directory
 
 
 def put(directory: Path, name: str, version: str, *, folder: str = "", payload: bytes = b"") -> Path:
@@ -62,39 +62,39 @@ def name_of(path: Path) -> Name:
     return name
 
 
-def project(house: House, name: str) -> Project:
-    found = house.repository.project(name)
+def project(node: Node, name: str) -> Project:
+    found = node.repository.project(name)
     assert found is not None
     return found
 
 
-def reopened(house: House, **options: Any) -> Repository:
+def reopened(node: Node, **options: Any) -> Repository:
     """The repository of another server, started later."""
-    return Repository(DirectoryStorage(house.directory), house.name_locks, replace(house.options, **options))
+    return Repository(DirectoryStorage(node.directory), node.name_locks, replace(node.options, **options))
 
 
-def test_a_file_is_described_as_it_is_on_disk(house: House, directory: Path) -> None:
+def test_a_file_is_described_as_it_is_on_disk(node: Node, directory: Path) -> None:
     path = put(directory, "Foo.Bar", "1.0.0")
     content = path.read_bytes()
     os.utime(path, ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789))
-    (file,) = project(house, "foo-bar").files
+    (file,) = project(node, "foo-bar").files
     assert file.filename == file.path == path.name
     assert (file.project, file.version, file.size) == ("foo-bar", "1.0.0", len(content))
     assert file.sha256 == hashlib.sha256(content).hexdigest()
     assert file.upload_time == datetime.fromtimestamp(1_600_000_000.123456789, UTC)
     assert file.requires_python == ">=3.8"
-    metadata = house.repository.metadata(path.name)
+    metadata = node.repository.metadata(path.name)
     assert metadata is not None
     assert hashlib.sha256(metadata).hexdigest() == file.metadata_sha256
     assert metadata.startswith(b"Metadata-Version: 2.4\nName: Foo.Bar\n")
     assert file.yanked is None
 
 
-def test_files_are_sorted_by_version_then_name(house: House, directory: Path) -> None:
+def test_files_are_sorted_by_version_then_name(node: Node, directory: Path) -> None:
     for version in ("1.10", "1.9", "1.9rc1"):
         put(directory, "foo", version)
     (directory / "foo-1.9.tar.gz").write_bytes(sdist("foo", "1.9"))
-    found = project(house, "foo")
+    found = project(node, "foo")
     assert [file.filename for file in found.files] == [
         "foo-1.9rc1-py3-none-any.whl",
         "foo-1.9-py3-none-any.whl",
@@ -104,14 +104,14 @@ def test_files_are_sorted_by_version_then_name(house: House, directory: Path) ->
     assert found.versions == ("1.9rc1", "1.9", "1.10")
 
 
-def test_other_files_are_not_listed_and_cannot_be_downloaded(house: House, directory: Path) -> None:
+def test_other_files_are_not_listed_and_cannot_be_downloaded(node: Node, directory: Path) -> None:
     path = put(directory, "foo", "1.0")
     others = ["README.txt", ".hidden-1.0.tar.gz", "foo-1.0 (1).tar.gz", ".index/facts/foo-1.0.zip", ".dot/foo-2.0.zip"]
     for other in others:
         (directory / other).parent.mkdir(parents=True, exist_ok=True)
         (directory / other).write_text("x")
     (directory / "foo-3.0.tar.gz").mkdir()
-    assert house.listed() == {path.name}
+    assert node.listed() == {path.name}
     for other in [
         *others,
         "foo-3.0.tar.gz",
@@ -122,30 +122,30 @@ def test_other_files_are_not_listed_and_cannot_be_downloaded(house: House, direc
         f"./{path.name}",
         f"../packages/{path.name}",
     ]:
-        assert house.repository.locate(other) is None
-        assert house.repository.metadata(other) is None
-    assert house.repository.locate(path.name) == (path, path.stat().st_size)
-    assert house.repository.project("nothing") is None
+        assert node.repository.locate(other) is None
+        assert node.repository.metadata(other) is None
+    assert node.repository.locate(path.name) == (path, path.stat().st_size)
+    assert node.repository.project("nothing") is None
 
 
 @pytest.mark.parametrize("path", ["a\0b", "foo-1.0-py3-none-any.whl\0", "x" * 5000, "\udcff", "foo-1.0.tar.gz/"])
-def test_no_path_raises_an_error(house: House, path: str) -> None:
-    assert house.repository.locate(path) is None
-    assert house.repository.metadata(path) is None
-    assert house.repository.project(path) is None
+def test_no_path_raises_an_error(node: Node, path: str) -> None:
+    assert node.repository.locate(path) is None
+    assert node.repository.metadata(path) is None
+    assert node.repository.project(path) is None
 
 
-def test_a_signature_is_not_listed_and_can_be_downloaded(house: House, directory: Path) -> None:
+def test_a_signature_is_not_listed_and_can_be_downloaded(node: Node, directory: Path) -> None:
     path = put(directory, "foo", "1.0")
     signature = path.with_name(path.name + ".asc")
     signature.write_text("-----BEGIN PGP SIGNATURE-----\n")
     (directory / "other-1.0.tar.gz.asc").write_text("x")
-    assert house.listed() == {path.name}
-    assert house.repository.locate(signature.name) == (signature, signature.stat().st_size)
-    assert house.repository.locate("other-1.0.tar.gz.asc") is None, "there is nothing that it signs"
+    assert node.listed() == {path.name}
+    assert node.repository.locate(signature.name) == (signature, signature.stat().st_size)
+    assert node.repository.locate("other-1.0.tar.gz.asc") is None, "there is nothing that it signs"
 
 
-def test_folders_are_listed_as_stock_pypiserver_lists_them(house: House, directory: Path) -> None:
+def test_folders_are_listed_as_stock_pypiserver_lists_them(node: Node, directory: Path) -> None:
     put(directory, "foo", "1.0", folder="a/b")
     put(directory, "foo", "2.0", folder=".a")
     put(directory, "foo", "3.0", folder="a/.b")
@@ -154,39 +154,39 @@ def test_folders_are_listed_as_stock_pypiserver_lists_them(house: House, directo
     (directory / "linked").symlink_to(elsewhere)
     (directory / target.name).symlink_to(target)
     (directory / "foo-5.0.tar.gz").symlink_to(directory / "missing")
-    assert {file.path for file in project(house, "foo").files} == {"a/b/foo-1.0-py3-none-any.whl", target.name}
-    found = house.repository.locate("a/b/foo-1.0-py3-none-any.whl")
+    assert {file.path for file in project(node, "foo").files} == {"a/b/foo-1.0-py3-none-any.whl", target.name}
+    found = node.repository.locate("a/b/foo-1.0-py3-none-any.whl")
     assert found is not None
     assert found[0].read_bytes()[:2] == b"PK"
-    assert house.repository.metadata("a/b/foo-1.0-py3-none-any.whl") is not None
+    assert node.repository.metadata("a/b/foo-1.0-py3-none-any.whl") is not None
 
 
-def test_the_same_file_name_in_two_folders_is_two_files(house: House, directory: Path) -> None:
+def test_the_same_file_name_in_two_folders_is_two_files(node: Node, directory: Path) -> None:
     put(directory, "foo", "1.0", folder="a", payload=b"1")
     put(directory, "foo", "1.0", folder="b", payload=b"2")
-    files = project(house, "foo").files
+    files = project(node, "foo").files
     assert [file.path[0] for file in files] == ["a", "b"]
     assert files[0].sha256 != files[1].sha256
 
 
-def test_a_change_behind_the_servers_back_is_noticed_at_once(house: House, directory: Path) -> None:
+def test_a_change_behind_the_servers_back_is_noticed_at_once(node: Node, directory: Path) -> None:
     """Also one that comes so soon that the folder's time stays as it was."""
     for number in range(30):
-        stamp = house.repository.stamp()
+        stamp = node.repository.stamp()
         path = put(directory, "foo", f"1.{number}", folder="" if number % 3 else "sub")
-        assert _soon(partial(_lists, house, path.name)), number
-        assert house.repository.stamp() != stamp
+        assert _soon(partial(_lists, node, path.name)), number
+        assert node.repository.stamp() != stamp
         if number % 2:
             path.unlink()
-            assert _soon(partial(_lists_not, house, path.name)), number
+            assert _soon(partial(_lists_not, node, path.name)), number
 
 
-def _lists_not(house: House, filename: str) -> bool:
-    return filename not in house.listed()
+def _lists_not(node: Node, filename: str) -> bool:
+    return filename not in node.listed()
 
 
-def _lists(house: House, filename: str) -> bool:
-    return filename in house.listed()
+def _lists(node: Node, filename: str) -> bool:
+    return filename in node.listed()
 
 
 def _soon(condition: Callable[[], bool], seconds: float = 60) -> bool:
@@ -198,45 +198,45 @@ def _soon(condition: Callable[[], bool], seconds: float = 60) -> bool:
 
 
 def test_two_changes_within_one_tick_of_the_clock_are_both_noticed(
-    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder's time is set back to what it was, as a clock does that has not moved."""
     put(directory, "foo", "1.0")
-    house.listed()  # which makes a folder of its own beside it
+    node.listed()  # which makes a folder of its own beside it
     before = now = directory.stat().st_mtime_ns
     monkeypatch.setattr(
         "ops.index.packages.directory.time", SimpleNamespace(monotonic=time.monotonic, time_ns=lambda: now)
     )
-    assert len(house.listed()) == 1
+    assert len(node.listed()) == 1
     put(directory, "foo", "2.0")
     os.utime(directory, ns=(before, before))
     now += 2 * COARSE_TICK_NS
-    assert len(house.listed()) == 2
+    assert len(node.listed()) == 2
 
 
-def test_a_quiet_directory_is_not_read_again(house: House, directory: Path, count_calls: Count) -> None:
+def test_a_quiet_directory_is_not_read_again(node: Node, directory: Path, count_calls: Count) -> None:
     put(directory, "foo", "1.0")
-    house.listed()
+    node.listed()
     time.sleep(0.05)
-    house.repository.stamp()
+    node.repository.stamp()
     reads = count_calls(listing, "_read")
     for _ in range(200):
-        house.repository.stamp()
+        node.repository.stamp()
     assert not reads
 
 
-def test_folders_that_come_and_go_are_noticed(house: House, directory: Path) -> None:
+def test_folders_that_come_and_go_are_noticed(node: Node, directory: Path) -> None:
     put(directory, "foo", "1.0", folder="a/b/c")
-    assert _soon(lambda: len(house.listed()) == 1)
+    assert _soon(lambda: len(node.listed()) == 1)
     (directory / "a").rename(directory / "z")
-    assert _soon(lambda: {file.path for file in project(house, "foo").files} == {"z/b/c/foo-1.0-py3-none-any.whl"})
+    assert _soon(lambda: {file.path for file in project(node, "foo").files} == {"z/b/c/foo-1.0-py3-none-any.whl"})
     shutil.rmtree(directory / "z" / "b")
-    assert _soon(lambda: not house.listed())
-    assert not house.repository.projects()
+    assert _soon(lambda: not node.listed())
+    assert not node.repository.projects()
 
 
 def test_our_uploads_do_not_hide_files_that_others_add_at_the_same_moment(
-    house: House, directory: Path, alice: Person
+    node: Node, directory: Path, alice: Person
 ) -> None:
     stop = threading.Event()
     outside: set[str] = set()
@@ -254,40 +254,40 @@ def test_our_uploads_do_not_hide_files_that_others_add_at_the_same_moment(
     try:
         for number in range(60):
             name = wheel_name("inside", f"1.{number}")
-            house.publish(name, io.BytesIO(wheel("inside", f"1.{number}")), identity=alice)
+            node.publish(name, io.BytesIO(wheel("inside", f"1.{number}")), identity=alice)
             ours.add(name)
-            assert name in {file.filename for file in project(house, "inside").files}
+            assert name in {file.filename for file in project(node, "inside").files}
     finally:
         stop.set()
         thread.join()
-    assert _soon(lambda: house.listed() == ours | outside)
+    assert _soon(lambda: node.listed() == ours | outside)
 
 
 def test_a_file_added_right_before_a_change_of_ours_is_seen_right_after_it(
-    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the second look that comes a little later anyway."""
     monkeypatch.setattr("ops.index.packages.directory.TICK_NS", 10**12)
     monkeypatch.setattr("ops.index.packages.directory.OVERDUE_SECONDS", 10**6)
     put(directory, "first", "1.0")
-    house.listed()
+    node.listed()
     time.sleep(0.03)
     outside = put(directory, "outside", "1.0")
     time.sleep(0.03)
-    with house.repository.listing.changing():
+    with node.repository.listing.changing():
         inside = put(directory, "inside", "1.0")
-    house.repository.listing.admit(inside.name, name_of(inside))
-    assert {inside.name, outside.name} <= house.listed()
+    node.repository.listing.admit(inside.name, name_of(inside))
+    assert {inside.name, outside.name} <= node.listed()
 
 
 def test_names_that_are_added_at_the_same_moment_are_all_found(
-    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = parse(wheel_name("foo", "1.0")), parse(wheel_name("foo", "2.0"))
     assert first is not None
     assert second is not None
     put(directory, "foo", "0.1")
-    assert house.repository.find(first) is None
+    assert node.repository.find(first) is None
     admit = PackageDirectory.admit
 
     def admit_both(self: PackageDirectory, path: str, name: Name) -> None:
@@ -295,39 +295,39 @@ def test_names_that_are_added_at_the_same_moment_are_all_found(
         admit(self, path, name)
 
     monkeypatch.setattr(PackageDirectory, "admit", admit_both)
-    with house.repository.listing.changing():
+    with node.repository.listing.changing():
         put(directory, "foo", "1.0")
         put(directory, "foo", "2.0")
-    house.repository.listing.admit(first.filename, first)
-    assert house.repository.find(first) == first.filename
-    assert house.repository.find(second) == second.filename
+    node.repository.listing.admit(first.filename, first)
+    assert node.repository.find(first) == first.filename
+    assert node.repository.find(second) == second.filename
 
 
-def test_an_upload_to_one_project_leaves_the_stamp_of_another(house: House, directory: Path, alice: Person) -> None:
+def test_an_upload_to_one_project_leaves_the_stamp_of_another(node: Node, directory: Path, alice: Person) -> None:
     put(directory, "foo", "1.0")
     put(directory, "bar", "1.0")
-    house.listed()
+    node.listed()
     time.sleep(0.05)
     foo, bar, everything = (
-        house.repository.project_stamp("foo"),
-        house.repository.project_stamp("bar"),
-        house.repository.stamp(),
+        node.repository.project_stamp("foo"),
+        node.repository.project_stamp("bar"),
+        node.repository.stamp(),
     )
-    house.publish(wheel_name("bar", "2.0"), io.BytesIO(wheel("bar", "2.0")), identity=alice)
-    assert house.repository.project_stamp("foo") == foo
-    assert house.repository.project_stamp("bar") != bar
-    assert house.repository.stamp() != everything
+    node.publish(wheel_name("bar", "2.0"), io.BytesIO(wheel("bar", "2.0")), identity=alice)
+    assert node.repository.project_stamp("foo") == foo
+    assert node.repository.project_stamp("bar") != bar
+    assert node.repository.stamp() != everything
     put(directory, "bar", "3.0")
-    assert _soon(lambda: len(project(house, "bar").files) == 3)
-    assert house.repository.project_stamp("foo") == foo
-    assert house.repository.project_stamp("unknown") == house.repository.project_stamp("unknown")
+    assert _soon(lambda: len(project(node, "bar").files) == 3)
+    assert node.repository.project_stamp("foo") == foo
+    assert node.repository.project_stamp("unknown") == node.repository.project_stamp("unknown")
 
 
 # File info
 
 
 def test_an_unchanged_file_is_never_hashed_twice(
-    house: House, directory: Path, count_calls: Count, monkeypatch: pytest.MonkeyPatch
+    node: Node, directory: Path, count_calls: Count, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = put(directory, "foo", "1.0")
     compute = FileInfoStore._compute
@@ -338,38 +338,38 @@ def test_an_unchanged_file_is_never_hashed_twice(
 
     monkeypatch.setattr(FileInfoStore, "_compute", slow)
     hashed = count_calls(FileInfoStore, "_compute")
-    threads = [threading.Thread(target=house.repository.project, args=("foo",)) for _ in range(8)]
+    threads = [threading.Thread(target=node.repository.project, args=("foo",)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    first = project(house, "foo")
+    first = project(node, "foo")
     assert len(hashed) == 1
-    assert reopened(house).project("foo") == first
-    assert reopened(house, cached_files=0).metadata(path.name) is not None
+    assert reopened(node).project("foo") == first
+    assert reopened(node, cached_files=0).metadata(path.name) is not None
     assert len(hashed) == 1
 
 
-def test_an_upload_is_never_read_again(house: House, alice: Person, count_calls: Count) -> None:
+def test_an_upload_is_never_read_again(node: Node, alice: Person, count_calls: Count) -> None:
     hashed = count_calls(FileInfoStore, "_compute")
     content = wheel("foo", "1.0")
-    house.publish(wheel_name("foo", "1.0"), io.BytesIO(content), identity=alice)
-    (file,) = project(house, "foo").files
+    node.publish(wheel_name("foo", "1.0"), io.BytesIO(content), identity=alice)
+    (file,) = project(node, "foo").files
     assert file.sha256 == hashlib.sha256(content).hexdigest()
-    other = reopened(house).project("foo")
+    other = reopened(node).project("foo")
     assert other is not None
     assert other.files == (file,)
     assert not hashed
 
 
-def test_a_file_that_is_replaced_is_noticed_also_by_the_next_server(house: House, directory: Path) -> None:
+def test_a_file_that_is_replaced_is_noticed_also_by_the_next_server(node: Node, directory: Path) -> None:
     path = put(directory, "foo", "1.0", payload=b"1")
-    first = project(house, "foo").files[0].sha256
+    first = project(node, "foo").files[0].sha256
     put(directory, "foo", "1.0", payload=b"22")
     assert hashlib.sha256(path.read_bytes()).hexdigest() != first
-    assert _soon(lambda: project(house, "foo").files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest())
+    assert _soon(lambda: project(node, "foo").files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest())
     put(directory, "foo", "1.0", payload=b"333")
-    other = reopened(house).project("foo")
+    other = reopened(node).project("foo")
     assert other is not None
     assert other.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -391,30 +391,30 @@ def test_a_file_that_is_replaced_is_noticed_also_by_the_next_server(house: House
     ],
 )
 def test_a_damaged_sidecar_is_computed_again(
-    house: House, directory: Path, damage: Callable[[bytes, bytes], bytes]
+    node: Node, directory: Path, damage: Callable[[bytes, bytes], bytes]
 ) -> None:
     path = put(directory, "foo", "1.0")
-    first = project(house, "foo")
-    metadata = house.repository.metadata(path.name)
+    first = project(node, "foo")
+    metadata = node.repository.metadata(path.name)
     sidecar = directory / ".index" / "facts" / path.name
     line, _, rest = sidecar.read_bytes().partition(b"\n")
     sidecar.write_bytes(damage(line, rest))
-    other = reopened(house)
+    other = reopened(node)
     assert other.metadata(path.name) == metadata
     assert other.project("foo") == first
 
 
 def test_metadata_that_installers_may_not_rely_on_is_kept_for_people_only(
-    house: House, directory: Path, alice: Person, count_calls: Count
+    node: Node, directory: Path, alice: Person, count_calls: Count
 ) -> None:
     dropped, uploaded = (sdist("foo", version, lines="Dynamic: Requires-Dist\n") for version in ("1.0", "2.0"))
     (directory / "foo-1.0.tar.gz").write_bytes(dropped)
-    house.publish("foo-2.0.tar.gz", io.BytesIO(uploaded), identity=alice)
-    files = project(house, "foo").files
+    node.publish("foo-2.0.tar.gz", io.BytesIO(uploaded), identity=alice)
+    files = project(node, "foo").files
     assert [file.version for file in files] == ["1.0", "2.0"]
     computed = count_calls(FileInfoStore, "_compute")
-    for repository in (house.repository, reopened(house)):
-        assert repository.project("foo") == project(house, "foo")
+    for repository in (node.repository, reopened(node)):
+        assert repository.project("foo") == project(node, "foo")
         for file in files:
             assert file.metadata_sha256 is None
             assert repository.metadata(file.path) is None
@@ -424,36 +424,34 @@ def test_metadata_that_installers_may_not_rely_on_is_kept_for_people_only(
     assert not computed
     sidecar = directory / ".index" / "facts" / "foo-2.0.tar.gz"
     sidecar.write_bytes(sidecar.read_bytes()[:-1])
-    assert house.repository.metadata("foo-2.0.tar.gz") is None
+    assert node.repository.metadata("foo-2.0.tar.gz") is None
     assert not computed
-    assert house.repository.metadata("foo-2.0.tar.gz", unserved=True) == kept
+    assert node.repository.metadata("foo-2.0.tar.gz", unserved=True) == kept
     assert len(computed) == 1
 
 
 def test_a_sidecar_from_before_such_metadata_was_kept_is_still_read(
-    house: House, directory: Path, count_calls: Count
+    node: Node, directory: Path, count_calls: Count
 ) -> None:
     (directory / "foo-1.0.tar.gz").write_bytes(sdist("foo", "1.0", metadata_version="2.1"))
-    first = project(house, "foo")
+    first = project(node, "foo")
     sidecar = directory / ".index" / "facts" / "foo-1.0.tar.gz"
     fields = json.loads(sidecar.read_bytes().partition(b"\n")[0])
     assert fields["metadata_size"] > 0
     sidecar.write_bytes(json.dumps({**fields, "metadata_size": 0}).encode() + b"\n")
     computed = count_calls(FileInfoStore, "_compute")
-    other = reopened(house)
+    other = reopened(node)
     assert other.project("foo") == first
     assert other.metadata("foo-1.0.tar.gz", unserved=True) is None
     assert not computed
 
 
-def test_all_but_the_uploader_can_be_computed_from_the_files_alone(
-    house: House, directory: Path, alice: Person
-) -> None:
+def test_all_but_the_uploader_can_be_computed_from_the_files_alone(node: Node, directory: Path, alice: Person) -> None:
     for version in ("1.0", "2.0"):
-        house.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
-    before = project(house, "foo")
+        node.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
+    before = project(node, "foo")
     shutil.rmtree(directory / ".index")
-    after = reopened(house).project("foo")
+    after = reopened(node).project("foo")
     assert after is not None
     for old, new in zip(before.files, after.files, strict=True):
         assert replace(old, upload_time=new.upload_time, uploader=new.uploader) == new
@@ -461,13 +459,13 @@ def test_all_but_the_uploader_can_be_computed_from_the_files_alone(
 
 
 def test_a_directory_that_cannot_be_written_is_served_and_hashed_once(
-    house: House, directory: Path, count_calls: Count, tmp_path: Path
+    node: Node, directory: Path, count_calls: Count, tmp_path: Path
 ) -> None:
     path = put(directory, "foo", "1.0", folder="sub")
     (directory / ".index").write_text("here no folder can be made")
     hashed = count_calls(FileInfoStore, "_compute")
     repository = Repository(
-        house.storage, house.name_locks, replace(house.options, scratch_directory=tmp_path, cached_files=0)
+        node.storage, node.name_locks, replace(node.options, scratch_directory=tmp_path, cached_files=0)
     )
     found = repository.project("foo")
     assert found is not None
@@ -479,16 +477,16 @@ def test_a_directory_that_cannot_be_written_is_served_and_hashed_once(
 
 
 def test_where_nothing_at_all_can_be_written_files_are_served_and_the_log_says_so_once(
-    house: House, directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    node: Node, directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for version in ("1.0", "2.0", "3.0"):
         put(directory, "foo", version)
     (directory / ".index").write_text("here no folder can be made")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    options = replace(house.options, scratch_directory=scratch)
+    options = replace(node.options, scratch_directory=scratch)
     scratch.rmdir()
-    found = Repository(house.storage, house.name_locks, options).project("foo")
+    found = Repository(node.storage, node.name_locks, options).project("foo")
     assert found is not None
     assert found.versions == ("1.0", "2.0", "3.0")
     assert caplog.text.count("cannot be kept") == 1
@@ -502,7 +500,7 @@ def replace_version(repository: Repository) -> Any:
 
 
 def test_a_file_that_cannot_be_read_costs_only_itself(
-    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(directory, "foo", "1.0")
     put(directory, "foo", "2.0")
@@ -514,62 +512,62 @@ def test_a_file_that_cannot_be_read_costs_only_itself(
         return original(self, path, status)
 
     monkeypatch.setattr(FileInfoStore, "_compute", fail)
-    assert project(house, "foo").versions == ("2.0",)
+    assert project(node, "foo").versions == ("2.0",)
 
 
-def test_a_file_that_is_no_archive_is_listed_without_metadata(house: House, directory: Path) -> None:
+def test_a_file_that_is_no_archive_is_listed_without_metadata(node: Node, directory: Path) -> None:
     (directory / "foo-1.0-py3-none-any.whl").write_bytes(b"text")
     (directory / "foo-1.0.tar.gz").write_bytes(b"")
     (directory / "foo-1.0.win32-py2.7.exe").write_bytes(b"MZ")
-    files = project(house, "foo").files
+    files = project(node, "foo").files
     assert len(files) == 3
     assert all(file.metadata_sha256 is None for file in files)
-    assert house.repository.metadata("foo-1.0.tar.gz") is None
+    assert node.repository.metadata("foo-1.0.tar.gz") is None
 
 
-def test_missing_file_info_is_computed_in_the_background_while_pages_are_served(house: House, directory: Path) -> None:
+def test_missing_file_info_is_computed_in_the_background_while_pages_are_served(node: Node, directory: Path) -> None:
     for number in range(40):
         put(directory, f"p{number % 4}", f"1.{number}")
-    house.repository.start()
-    house.repository.start()
-    assert len(project(house, "p1").files) == 10
+    node.repository.start()
+    node.repository.start()
+    assert len(project(node, "p1").files) == 10
     sidecars = directory / ".index" / "facts"
     assert _soon(lambda: len(list(sidecars.iterdir())) == 40)
-    house.repository.close()
+    node.repository.close()
 
 
 # Annotations
 
 
-def test_annotations_that_another_server_sets_are_noticed(house: House, directory: Path, alice: Person) -> None:
+def test_annotations_that_another_server_sets_are_noticed(node: Node, directory: Path, alice: Person) -> None:
     put(directory, "foo", "1.0")
-    other = House(DirectoryStorage(directory), house.name_locks, house.options)
-    assert project(house, "foo").files[0].yanked is None
+    other = Node(DirectoryStorage(directory), node.name_locks, node.options)
+    assert project(node, "foo").files[0].yanked is None
     other.releases.yank("foo", version="1.0", reason="broken", identity=alice)
-    assert _soon(lambda: project(house, "foo").files[0].yanked == "broken")
+    assert _soon(lambda: project(node, "foo").files[0].yanked == "broken")
     other.releases.yank("foo", version="1.0", reason="worse!", identity=alice)
-    assert _soon(lambda: project(house, "foo").files[0].yanked == "worse!")
+    assert _soon(lambda: project(node, "foo").files[0].yanked == "worse!")
     other.releases.set_status("foo", "deprecated", reason="use bar", identity=alice)
-    assert _soon(lambda: project(house, "foo").status == "deprecated")
-    assert project(house, "foo").status_reason == "use bar"
+    assert _soon(lambda: project(node, "foo").status == "deprecated")
+    assert project(node, "foo").status_reason == "use bar"
     other.releases.unyank("foo", version="1.0", identity=alice)
-    assert _soon(lambda: project(house, "foo").files[0].yanked is None)
+    assert _soon(lambda: project(node, "foo").files[0].yanked is None)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "open"}', '{"status": 1}', '"archived"', "\x00"])
-def test_a_status_that_cannot_be_read_closes_the_project(house: House, directory: Path, content: str) -> None:
+def test_a_status_that_cannot_be_read_closes_the_project(node: Node, directory: Path, content: str) -> None:
     put(directory, "foo", "1.0")
     folder = directory / ".index" / "status"
     folder.mkdir(parents=True)
     (folder / "foo").write_text(content)
-    assert project(house, "foo").status == "archived"
+    assert project(node, "foo").status == "archived"
 
 
 def test_annotations_that_cannot_be_read_just_now_stay_in_force(
-    house: House, directory: Path, adam: Person, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    node: Node, directory: Path, adam: Person, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(directory, "foo", "1.0")
-    house.releases.set_status("foo", "quarantined", identity=adam)
+    node.releases.set_status("foo", "quarantined", identity=adam)
 
     def fail(_: str) -> list[os.DirEntry[str]]:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -578,12 +576,12 @@ def test_annotations_that_cannot_be_read_just_now_stay_in_force(
     os.utime(directory / ".index" / "status")
     for _ in range(5):
         time.sleep(0.03)
-        assert house.repository.status("foo")[0] == "quarantined"
+        assert node.repository.status("foo")[0] == "quarantined"
     assert sum("cannot be read" in record.getMessage() for record in caplog.records) == 1
     monkeypatch.undo()
-    assert _soon(lambda: house.repository.status("foo")[0] == "quarantined")
-    house.releases.set_status("foo", "active", identity=adam)
-    assert _soon(lambda: house.repository.status("foo")[0] == "active")
+    assert _soon(lambda: node.repository.status("foo")[0] == "quarantined")
+    node.releases.set_status("foo", "active", identity=adam)
+    assert _soon(lambda: node.repository.status("foo")[0] == "active")
 
 
 # Many files
@@ -616,10 +614,10 @@ def test_a_hundred_thousand_names_take_little_memory(tmp_path: Path, hundred_tho
     assert peak < 30 * 1024**2
 
 
-def test_the_cache_of_projects_is_bounded(house: House, directory: Path) -> None:
+def test_the_cache_of_projects_is_bounded(node: Node, directory: Path) -> None:
     for number in range(30):
         put(directory, f"p{number}", "1.0")
-    repository = reopened(house, cached_files=10)
+    repository = reopened(node, cached_files=10)
     for number in range(30):
         assert repository.project(f"p{number}") is not None
     assert len(repository._cache._projects) <= 10
@@ -627,25 +625,25 @@ def test_the_cache_of_projects_is_bounded(house: House, directory: Path) -> None
 
 def test_locked_names_are_hidden_until_they_are_released(tmp_path: Path) -> None:
     name_locks = MemoryNameLocks()
-    house = House(DirectoryStorage(tmp_path / "packages"), name_locks, Options())
+    node = Node(DirectoryStorage(tmp_path / "packages"), name_locks, Options())
     name_locks.acquire("foo-1-py3-none-any.whl")
-    path = put(house.directory, "foo", "1.0")
-    assert not house.listed()
-    assert house.repository.locate(path.name) is None
-    put(house.directory, "foo", "2.0")
-    assert _soon(lambda: house.listed() == {wheel_name("foo", "2.0")})
+    path = put(node.directory, "foo", "1.0")
+    assert not node.listed()
+    assert node.repository.locate(path.name) is None
+    put(node.directory, "foo", "2.0")
+    assert _soon(lambda: node.listed() == {wheel_name("foo", "2.0")})
     name_locks.release("foo-1-py3-none-any.whl")
-    assert _soon(lambda: len(house.listed()) == 2)
+    assert _soon(lambda: len(node.listed()) == 2)
 
 
 def test_a_locked_name_that_vanishes_is_never_shown(tmp_path: Path) -> None:
     name_locks = MemoryNameLocks()
-    house = House(DirectoryStorage(tmp_path / "packages"), name_locks, Options())
+    node = Node(DirectoryStorage(tmp_path / "packages"), name_locks, Options())
     name_locks.acquire("foo-1-py3-none-any.whl")
-    path = put(house.directory, "foo", "1.0")
-    assert not house.listed()
+    path = put(node.directory, "foo", "1.0")
+    assert not node.listed()
     path.unlink()
     name_locks.release("foo-1-py3-none-any.whl")
     for _ in range(20):
-        assert not house.listed()
+        assert not node.listed()
         time.sleep(0.01)

@@ -12,13 +12,13 @@ import pytest
 
 from ops.index.packages.file_info import LATEST, FileInfoStore, Sidecars
 from tests.index.archives import wheel, wheel_name
-from tests.index.conftest import House
+from tests.index.conftest import Node
 from tests.index.serving import eventually
 
 
 @pytest.fixture
-def directory(house: House) -> Path:
-    return house.directory
+def directory(node: Node) -> Path:
+    return node.directory
 
 
 @pytest.fixture(autouse=True)
@@ -34,28 +34,28 @@ def put(directory: Path, name: str, version: str) -> Path:
     return path
 
 
-def versions(house: House, name: str) -> tuple[str, ...]:
-    found = house.repository.project(name)
+def versions(node: Node, name: str) -> tuple[str, ...]:
+    found = node.repository.project(name)
     return () if found is None else found.versions
 
 
-def test_a_link_in_a_circle_hides_nothing_else(house: House, directory: Path) -> None:
+def test_a_link_in_a_circle_hides_nothing_else(node: Node, directory: Path) -> None:
     path = put(directory, "foo", "1.0")
     put(directory / "sub", "foo", "2.0")
     for name in ("loop", "loop-1.0.tar.gz", "sub/loop-1.0.tar.gz"):
         (directory / name).symlink_to(directory / name)
     (directory / "through-1.0.tar.gz").symlink_to(path / "no-folder")
-    assert versions(house, "foo") == ("1.0", "2.0")
-    assert house.repository.projects() == ("foo",)
+    assert versions(node, "foo") == ("1.0", "2.0")
+    assert node.repository.projects() == ("foo",)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
 def test_a_folder_that_cannot_be_read_shows_what_was_known_of_it(
-    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch, number: int, caplog: pytest.LogCaptureFixture
+    node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(directory, "foo", "1.0")
     put(directory / "sub", "bar", "1.0")
-    assert house.repository.projects() == ("bar", "foo")
+    assert node.repository.projects() == ("bar", "foo")
     scandir = os.scandir
 
     def fail(path: Any) -> Any:
@@ -68,23 +68,23 @@ def test_a_folder_that_cannot_be_read_shows_what_was_known_of_it(
     with monkeypatch.context() as broken:
         broken.setattr(os, "scandir", fail)
         for _ in range(3):
-            assert versions(house, "foo") == ("1.0",)
-            assert versions(house, "bar") == ("1.0",)
+            assert versions(node, "foo") == ("1.0",)
+            assert versions(node, "bar") == ("1.0",)
     assert len(caplog.records) == 2, "one line for each folder"
-    assert versions(house, "foo") == ("1.0", "2.0")
-    assert versions(house, "bar") == ("1.0", "2.0")
+    assert versions(node, "foo") == ("1.0", "2.0")
+    assert versions(node, "bar") == ("1.0", "2.0")
 
 
-def test_a_folder_that_is_gone_shows_nothing(house: House, directory: Path) -> None:
+def test_a_folder_that_is_gone_shows_nothing(node: Node, directory: Path) -> None:
     path = put(directory / "sub", "bar", "1.0")
-    assert versions(house, "bar") == ("1.0",)
+    assert versions(node, "bar") == ("1.0",)
     path.unlink()
     path.parent.rmdir()
-    assert versions(house, "bar") == ()
+    assert versions(node, "bar") == ()
 
 
 def test_a_file_that_can_be_read_again_is_on_its_page_again(
-    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(directory, "foo", "1.0")
     put(directory, "foo", "2.0")
@@ -97,45 +97,43 @@ def test_a_file_that_can_be_read_again_is_on_its_page_again(
 
     with monkeypatch.context() as broken:
         broken.setattr(FileInfoStore, "of", fail)
-        assert versions(house, "foo") == ("1.0",)
-    eventually(lambda: versions(house, "foo") == ("1.0", "2.0"))
+        assert versions(node, "foo") == ("1.0",)
+    eventually(lambda: versions(node, "foo") == ("1.0", "2.0"))
 
 
 def test_file_info_that_cannot_be_kept_is_used_all_the_same(
-    house: House, directory: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Sidecars, path: str, file_info: object, metadata: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Sidecars, "write", full)
     path = put(directory, "foo", "1.0")
-    found = house.repository.project("foo")
+    found = node.repository.project("foo")
     assert found is not None
     assert found.files[0].metadata_sha256 is not None
-    metadata = house.repository.metadata(path.name)
+    metadata = node.repository.metadata(path.name)
     assert metadata is not None
     assert metadata.startswith(b"Metadata-Version")
 
 
 @pytest.mark.parametrize("upload_time", [-1.0, 1e300, float("nan"), float("inf"), "now", None, LATEST + 1])
-def test_file_info_with_an_impossible_date_is_computed_again(
-    house: House, directory: Path, upload_time: object
-) -> None:
+def test_file_info_with_an_impossible_date_is_computed_again(node: Node, directory: Path, upload_time: object) -> None:
     path = put(directory, "foo", "1.0")
-    assert versions(house, "foo") == ("1.0",)
+    assert versions(node, "foo") == ("1.0",)
     sidecar = directory / ".index" / "facts" / path.name
     first, _, rest = sidecar.read_bytes().partition(b"\n")
     sidecar.write_bytes(json.dumps(json.loads(first) | {"upload_time": upload_time}).encode() + b"\n" + rest)
-    house.repository.listing.touch(["foo"])
-    found = house.repository.project("foo")
+    node.repository.listing.touch(["foo"])
+    found = node.repository.project("foo")
     assert found is not None
     assert found.files[0].upload_time.timestamp() == pytest.approx(path.stat().st_mtime)
 
 
 @pytest.mark.parametrize("seconds", [-(10**9), 10**9])
-def test_a_file_of_any_age_is_on_its_page(house: House, directory: Path, seconds: int) -> None:
+def test_a_file_of_any_age_is_on_its_page(node: Node, directory: Path, seconds: int) -> None:
     path = put(directory, "foo", "1.0")
     os.utime(path, (seconds, seconds))
-    found = house.repository.project("foo")
+    found = node.repository.project("foo")
     assert found is not None
     assert found.files[0].upload_time.timestamp() == max(seconds, 0)

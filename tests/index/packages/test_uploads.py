@@ -45,7 +45,7 @@ from ops.index.storage import directory, transaction
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import sdist, wheel, wheel_name
-from tests.index.conftest import House, Person
+from tests.index.conftest import Node, Person
 from tests.index.serving import eventually
 
 NAME = "foo_bar-1.0-py3-none-any.whl"
@@ -54,17 +54,17 @@ OTHER = wheel("foo-bar", "1.0", payload=b"other")
 SIGNATURE = b"-----BEGIN PGP SIGNATURE-----\n\n=abcd\n-----END PGP SIGNATURE-----\n"
 
 
-def publish(house: House, filename: str = NAME, content: bytes = CONTENT, **more: Any) -> UploadResult:
+def publish(node: Node, filename: str = NAME, content: bytes = CONTENT, **more: Any) -> UploadResult:
     more.setdefault("identity", Person())
-    return house.publish(filename, io.BytesIO(content), **more)
+    return node.publish(filename, io.BytesIO(content), **more)
 
 
-def left_over(house: House) -> list[str]:
+def left_over(node: Node) -> list[str]:
     """Leftovers of an upload: scratch files, locks, and info of files that do not exist."""
-    index = house.directory / ".index"
+    index = node.directory / ".index"
     found = [str(path) for path in (index / "staging").glob("*") if not path.name.endswith("-lock")]
     found += [str(path) for path in (index / "claims").glob("[!.]*")]
-    found += [str(path) for path in (index / "facts").glob("*") if not (house.directory / path.name).exists()]
+    found += [str(path) for path in (index / "facts").glob("*") if not (node.directory / path.name).exists()]
     return found
 
 
@@ -72,18 +72,18 @@ def path_of(descriptor: int) -> Path:
     return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
-def assert_nothing_came(house: House, filename: str = NAME) -> None:
-    assert not (house.directory / filename).exists()
-    assert filename not in house.listed()
-    assert not left_over(house)
+def assert_nothing_came(node: Node, filename: str = NAME) -> None:
+    assert not (node.directory / filename).exists()
+    assert filename not in node.listed()
+    assert not left_over(node)
 
 
-def test_an_upload_is_there_whole_listed_and_noted(house: House) -> None:
+def test_an_upload_is_there_whole_listed_and_noted(node: Node) -> None:
     form = {"name": "foo-bar", "version": "1.0", "sha256_digest": hashlib.sha256(CONTENT).hexdigest()}
-    assert publish(house, form=form, address="192.0.2.1") is UploadResult.CREATED
-    assert (house.directory / NAME).read_bytes() == CONTENT
-    assert house.listed() == {NAME}
-    assert house.audit.events == [
+    assert publish(node, form=form, address="192.0.2.1") is UploadResult.CREATED
+    assert (node.directory / NAME).read_bytes() == CONTENT
+    assert node.listed() == {NAME}
+    assert node.audit.events == [
         {
             "event": "upload",
             "user": "alice",
@@ -95,31 +95,31 @@ def test_an_upload_is_there_whole_listed_and_noted(house: House) -> None:
             "size": len(CONTENT),
         }
     ]
-    assert not left_over(house)
+    assert not left_over(node)
 
 
 def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_before_it_is_shown(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
 
     def noted(step: str | None, action: Callable[..., None]) -> Callable[..., None]:
         def act(*arguments: Any) -> None:
-            steps.append(step or f"sync {'folder' if path_of(arguments[0]) == house.directory else 'file'}")
+            steps.append(step or f"sync {'folder' if path_of(arguments[0]) == node.directory else 'file'}")
             action(*arguments)
 
         return act
 
     monkeypatch.setattr(os, "fsync", noted(None, os.fsync))
     monkeypatch.setattr(uploads, "place", noted("place", directory.place))
-    monkeypatch.setattr(house.repository.listing, "admit", noted("show", house.repository.listing.admit))
-    publish(house)
+    monkeypatch.setattr(node.repository.listing, "admit", noted("show", node.repository.listing.admit))
+    publish(node)
     assert steps == ["sync file", "place", "sync folder", "show"]
 
 
-def test_the_line_of_an_upload_is_synced_while_its_file_is(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    audit = Audit(house.storage)
-    house.transactions.audit = audit
+def test_the_line_of_an_upload_is_synced_while_its_file_is(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = Audit(node.storage)
+    node.transactions.audit = audit
     both = threading.Barrier(2, timeout=60)
     sync = os.fsync
 
@@ -129,136 +129,134 @@ def test_the_line_of_an_upload_is_synced_while_its_file_is(house: House, monkeyp
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", meeting)
-    publish(house)
-    (log,) = (house.directory / ".index" / "audit").iterdir()
+    publish(node)
+    (log,) = (node.directory / ".index" / "audit").iterdir()
     assert '"upload"' in log.read_text()
 
 
-def test_the_same_bytes_again_are_a_success_and_change_nothing(house: House) -> None:
-    publish(house)
-    before = (house.directory / NAME).stat()
-    stamp = house.repository.project_stamp("foo-bar")
-    assert publish(house) is UploadResult.SAME
-    assert (house.directory / NAME).stat().st_mtime_ns == before.st_mtime_ns
-    assert house.repository.project_stamp("foo-bar") == stamp
-    assert len(house.audit.events) == 1
+def test_the_same_bytes_again_are_a_success_and_change_nothing(node: Node) -> None:
+    publish(node)
+    before = (node.directory / NAME).stat()
+    stamp = node.repository.project_stamp("foo-bar")
+    assert publish(node) is UploadResult.SAME
+    assert (node.directory / NAME).stat().st_mtime_ns == before.st_mtime_ns
+    assert node.repository.project_stamp("foo-bar") == stamp
+    assert len(node.audit.events) == 1
 
 
-def test_other_bytes_under_a_name_are_refused(house: House) -> None:
-    publish(house)
+def test_other_bytes_under_a_name_are_refused(node: Node) -> None:
+    publish(node)
     with pytest.raises(FileTaken, match="never changes") as refused:
-        publish(house, content=OTHER)
+        publish(node, content=OTHER)
     assert refused.value.status == 409
     assert refused.value.status_for("twine/7.0.0 CPython/3.12") == 400
     assert refused.value.status_for("uv/0.13") == 409
-    assert (house.directory / NAME).read_bytes() == CONTENT
-    assert not left_over(house)
+    assert (node.directory / NAME).read_bytes() == CONTENT
+    assert not left_over(node)
 
 
 @pytest.mark.parametrize("spelling", ["Foo_Bar-1.0-py3-none-any.whl", "foo.bar-1.0.0-py3-none-any.whl"])
-def test_another_spelling_of_a_name_is_refused_even_with_the_same_bytes(house: House, spelling: str) -> None:
-    publish(house)
+def test_another_spelling_of_a_name_is_refused_even_with_the_same_bytes(node: Node, spelling: str) -> None:
+    publish(node)
     with pytest.raises(FileTaken, match=r"another spelling of 'foo_bar-1\.0-py3-none-any\.whl'"):
-        publish(house, spelling)
-    assert house.listed() == {NAME}
+        publish(node, spelling)
+    assert node.listed() == {NAME}
 
 
-def test_a_file_that_stock_pypiserver_left_is_not_overwritten(house: House) -> None:
-    (house.directory / "sub").mkdir()
-    (house.directory / "sub" / NAME).write_bytes(OTHER)
+def test_a_file_that_stock_pypiserver_left_is_not_overwritten(node: Node) -> None:
+    (node.directory / "sub").mkdir()
+    (node.directory / "sub" / NAME).write_bytes(OTHER)
     with pytest.raises(FileTaken):
-        publish(house)
-    assert publish(house, content=OTHER) is UploadResult.SAME
-    assert house.listed() == {NAME}
-    assert not (house.directory / NAME).exists()
+        publish(node)
+    assert publish(node, content=OTHER) is UploadResult.SAME
+    assert node.listed() == {NAME}
+    assert not (node.directory / NAME).exists()
 
 
-def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     def late(scratch: str, path: str) -> None:
         Path(path).write_bytes(OTHER)
         directory.place(scratch, path)
 
     monkeypatch.setattr(uploads, "place", late)
     with pytest.raises(FileTaken):
-        publish(house)
-    assert (house.directory / NAME).read_bytes() == OTHER
+        publish(node)
+    assert (node.directory / NAME).read_bytes() == OTHER
 
 
-def meanwhile(house: House, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+def meanwhile(node: Node, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Have something happen between the first checks of an upload and its transaction."""
-    begin = house.transactions.begin
+    begin = node.transactions.begin
 
     def late(*arguments: Any, **named: Any) -> Any:
         monkeypatch.undo()
         act()
         return begin(*arguments, **named)
 
-    monkeypatch.setattr(house.transactions, "begin", late)
+    monkeypatch.setattr(node.transactions, "begin", late)
 
 
 def test_the_same_bytes_that_appear_meanwhile_are_made_durable_before_they_are_confirmed(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever wrote them may have been killed before it was."""
     commits: list[None] = []
 
     def act() -> None:
-        (house.directory / NAME).write_bytes(CONTENT)
-        monkeypatch.setattr(house.storage, "commit", lambda: commits.append(None))
+        (node.directory / NAME).write_bytes(CONTENT)
+        monkeypatch.setattr(node.storage, "commit", lambda: commits.append(None))
 
-    meanwhile(house, monkeypatch, act)
-    assert publish(house) is UploadResult.SAME
+    meanwhile(node, monkeypatch, act)
+    assert publish(node) is UploadResult.SAME
     assert len(commits) == 1
-    assert not house.audit.events
+    assert not node.audit.events
 
 
-def test_a_project_that_is_closed_meanwhile_takes_no_upload(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(house)
-    other = House(house.storage, house.name_locks, house.options)
-    meanwhile(house, monkeypatch, lambda: other.releases.set_status("foo-bar", "archived", identity=Person()))
+def test_a_project_that_is_closed_meanwhile_takes_no_upload(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(node)
+    other = Node(node.storage, node.name_locks, node.options)
+    meanwhile(node, monkeypatch, lambda: other.releases.set_status("foo-bar", "archived", identity=Person()))
     with pytest.raises(ProjectClosed):
-        publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
-    assert house.listed() == {NAME}
+        publish(node, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
+    assert node.listed() == {NAME}
 
 
-def test_without_hard_links_a_file_is_still_not_overwritten(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_a_file_is_still_not_overwritten(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_link(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_link)
-    assert publish(house) is UploadResult.CREATED
-    assert (house.directory / NAME).read_bytes() == CONTENT
+    assert publish(node) is UploadResult.CREATED
+    assert (node.directory / NAME).read_bytes() == CONTENT
     with pytest.raises(FileExistsError):
-        directory.place(str(house.directory / NAME), str(house.directory / NAME))
-    assert not left_over(house)
+        directory.place(str(node.directory / NAME), str(node.directory / NAME))
+    assert not left_over(node)
 
 
 # What is checked
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256", "blake2_256"])
-def test_a_wrong_digest_is_refused_and_a_right_one_is_not(house: House, algorithm: str) -> None:
+def test_a_wrong_digest_is_refused_and_a_right_one_is_not(node: Node, algorithm: str) -> None:
     right = uploads.ALGORITHMS[algorithm]()
     right.update(CONTENT)
     for wrong in ("0" * 64, "ß", right.hexdigest()[:-1]):
         with pytest.raises(DigestMismatch, match=algorithm):
-            publish(house, form={f"{algorithm}_digest": wrong})
-        assert_nothing_came(house)
-    assert publish(house, form={f"{algorithm}_digest": right.hexdigest().upper()}) is UploadResult.CREATED
+            publish(node, form={f"{algorithm}_digest": wrong})
+        assert_nothing_came(node)
+    assert publish(node, form={f"{algorithm}_digest": right.hexdigest().upper()}) is UploadResult.CREATED
 
 
-def test_a_blake2_256_digest_of_128_digits_is_compared_as_one_of_512_bits(house: House) -> None:
+def test_a_blake2_256_digest_of_128_digits_is_compared_as_one_of_512_bits(node: Node) -> None:
     """setuptools sends it so."""
     right = hashlib.blake2b(CONTENT).hexdigest()
     for wrong in (hashlib.blake2b(OTHER).hexdigest(), right[:64], right[:-1], right + "0"):
         with pytest.raises(DigestMismatch, match="blake2_"):
-            publish(house, form={"blake2_256_digest": wrong})
-        assert_nothing_came(house)
+            publish(node, form={"blake2_256_digest": wrong})
+        assert_nothing_came(node)
     with pytest.raises(DigestMismatch, match=r"'ab', which is not a digest of 64 hexadecimal digits; send it again"):
-        publish(house, form={"blake2_256_digest": "ab"})
-    assert publish(house, form={"blake2_256_digest": right.upper()}) is UploadResult.CREATED
+        publish(node, form={"blake2_256_digest": "ab"})
+    assert publish(node, form={"blake2_256_digest": right.upper()}) is UploadResult.CREATED
 
 
 @pytest.mark.parametrize(
@@ -288,19 +286,19 @@ def test_a_blake2_256_digest_of_128_digits_is_compared_as_one_of_512_bits(house:
     ],
 )
 def test_an_upload_that_contradicts_itself_is_refused_and_leaves_nothing(
-    house: House, filename: str, content: bytes, form: dict[str, str], error: type[InvalidUpload]
+    node: Node, filename: str, content: bytes, form: dict[str, str], error: type[InvalidUpload]
 ) -> None:
     with pytest.raises(error) as refused:
-        publish(house, filename, content, form=form)
+        publish(node, filename, content, form=form)
     assert refused.value.status == 400
     assert "\n" not in refused.value.message
-    assert not [path for path in house.directory.iterdir() if path.name != ".index"]
-    assert not left_over(house)
-    assert not house.audit.events
+    assert not [path for path in node.directory.iterdir() if path.name != ".index"]
+    assert not left_over(node)
+    assert not node.audit.events
 
 
-def test_an_upload_that_is_too_large_is_refused_before_it_fills_the_disk(house: House) -> None:
-    small = House(house.storage, house.name_locks, replace(house.options, max_upload_bytes=3_000_000))
+def test_an_upload_that_is_too_large_is_refused_before_it_fills_the_disk(node: Node) -> None:
+    small = Node(node.storage, node.name_locks, replace(node.options, max_upload_bytes=3_000_000))
 
     class Endless(io.RawIOBase):
         given = 0
@@ -317,11 +315,11 @@ def test_an_upload_that_is_too_large_is_refused_before_it_fills_the_disk(house: 
         small.publish(NAME, source, identity=Person())  # type: ignore[arg-type] # reads like a file
     assert refused.value.status == 413
     assert source.given < 6_000_000
-    assert_nothing_came(house)
+    assert_nothing_came(node)
 
 
-def test_content_may_go_unchecked_to_compare_with_stock_pypiserver(house: House) -> None:
-    lax = House(house.storage, house.name_locks, replace(house.options, check_content=False))
+def test_content_may_go_unchecked_to_compare_with_stock_pypiserver(node: Node) -> None:
+    lax = Node(node.storage, node.name_locks, replace(node.options, check_content=False))
     assert publish(lax, "foo_bar-1.0.win32-py2.7.exe", b"anything") is UploadResult.CREATED
     assert lax.listed() == {"foo_bar-1.0.win32-py2.7.exe"}
 
@@ -329,123 +327,123 @@ def test_content_may_go_unchecked_to_compare_with_stock_pypiserver(house: House)
 # Who may
 
 
-def test_a_user_without_rights_in_a_project_is_refused(house: House) -> None:
+def test_a_user_without_rights_in_a_project_is_refused(node: Node) -> None:
     carol = Person("carol", projects=frozenset({"spam"}))
     with pytest.raises(Forbidden, match="'carol' may not upload to the project 'foo-bar'"):
-        publish(house, identity=carol)
-    assert_nothing_came(house)
-    publish(house)
+        publish(node, identity=carol)
+    assert_nothing_came(node)
+    publish(node)
     with pytest.raises(Forbidden):
-        publish(house, identity=carol)
+        publish(node, identity=carol)
     with pytest.raises(Forbidden):
-        house.releases.yank("foo-bar", version="1.0", identity=carol)
+        node.releases.yank("foo-bar", version="1.0", identity=carol)
     with pytest.raises(Forbidden):
-        house.releases.unyank("foo-bar", version="1.0", identity=carol)
+        node.releases.unyank("foo-bar", version="1.0", identity=carol)
     with pytest.raises(Forbidden):
-        house.releases.set_status("foo-bar", "archived", identity=carol)
+        node.releases.set_status("foo-bar", "archived", identity=carol)
 
 
 def test_only_an_admin_may_remove_and_a_removed_name_never_gets_other_bytes(
-    house: House, alice: Person, adam: Person
+    node: Node, alice: Person, adam: Person
 ) -> None:
-    publish(house)
-    house.releases.yank("foo-bar", version="1.0", reason="bad", identity=alice)
+    publish(node)
+    node.releases.yank("foo-bar", version="1.0", reason="bad", identity=alice)
     with pytest.raises(Forbidden, match="only yank"):
-        house.releases.remove("foo-bar", version="1.0", identity=alice)
-    assert house.releases.remove("Foo.Bar", version="1", identity=adam) == [NAME]
-    assert_nothing_came(house)
-    assert house.audit.events[-1]["event"] == "remove"
-    for server in (house, House(DirectoryStorage(house.directory), house.name_locks, house.options)):
+        node.releases.remove("foo-bar", version="1.0", identity=alice)
+    assert node.releases.remove("Foo.Bar", version="1", identity=adam) == [NAME]
+    assert_nothing_came(node)
+    assert node.audit.events[-1]["event"] == "remove"
+    for server in (node, Node(DirectoryStorage(node.directory), node.name_locks, node.options)):
         with pytest.raises(FileTaken, match="removed"):
             publish(server, content=OTHER)
         with pytest.raises(FileTaken):
             publish(server, "Foo_Bar-1.0-py3-none-any.whl", wheel("Foo_Bar", "1.0"))
-    assert publish(house) is UploadResult.CREATED, "the same bytes may come back"
-    assert house.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
+    assert publish(node) is UploadResult.CREATED, "the same bytes may come back"
+    assert node.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
     with pytest.raises(NotFound):
-        house.releases.remove("foo-bar", version="2.0", identity=adam)
+        node.releases.remove("foo-bar", version="2.0", identity=adam)
     with pytest.raises(NotFound):
-        house.releases.remove("foo-bar", identity=adam)
+        node.releases.remove("foo-bar", identity=adam)
 
 
 # Signatures
 
 
-def test_a_signature_comes_after_its_file_and_stays_as_it_is(house: House, alice: Person) -> None:
+def test_a_signature_comes_after_its_file_and_stays_as_it_is(node: Node, alice: Person) -> None:
     def sign(content: bytes = SIGNATURE) -> UploadResult:
-        return house.publish_signature(f"{NAME}.asc", io.BytesIO(content), identity=alice)
+        return node.publish_signature(f"{NAME}.asc", io.BytesIO(content), identity=alice)
 
     with pytest.raises(NotFound):
         sign()
-    publish(house)
+    publish(node)
     with pytest.raises(InvalidArchive):
         sign(b"no signature")
     assert sign() is UploadResult.CREATED
     assert sign() is UploadResult.SAME
     with pytest.raises(FileTaken):
         sign(SIGNATURE + b"\n")
-    assert house.repository.locate(f"{NAME}.asc") == (house.directory / f"{NAME}.asc", len(SIGNATURE))
-    assert house.listed() == {NAME}
-    assert not left_over(house)
+    assert node.repository.locate(f"{NAME}.asc") == (node.directory / f"{NAME}.asc", len(SIGNATURE))
+    assert node.listed() == {NAME}
+    assert not left_over(node)
 
 
 # Yanks and statuses
 
 
-def test_a_yank_is_of_a_release_or_a_file_and_can_be_taken_back(house: House, alice: Person) -> None:
-    publish(house)
-    publish(house, "foo_bar-1.0.tar.gz", sdist("foo-bar", "1.0"))
-    publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
+def test_a_yank_is_of_a_release_or_a_file_and_can_be_taken_back(node: Node, alice: Person) -> None:
+    publish(node)
+    publish(node, "foo_bar-1.0.tar.gz", sdist("foo-bar", "1.0"))
+    publish(node, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
 
     def yanked() -> dict[str, str | None]:
-        found = house.repository.project("foo-bar")
+        found = node.repository.project("foo-bar")
         assert found is not None
         return {file.filename: file.yanked for file in found.files}
 
     both = [NAME, "foo_bar-1.0.tar.gz"]
-    assert house.releases.yank("Foo_Bar", version="1.0.0", reason="bad\nbuild", identity=alice) == both
+    assert node.releases.yank("Foo_Bar", version="1.0.0", reason="bad\nbuild", identity=alice) == both
     assert yanked() == {NAME: "bad build", "foo_bar-1.0.tar.gz": "bad build", wheel_name("foo-bar", "2.0"): None}
-    assert house.releases.unyank("foo-bar", filename=NAME, identity=alice) == [NAME]
-    assert house.releases.yank("foo-bar", filename=wheel_name("foo-bar", "2.0"), identity=alice)
+    assert node.releases.unyank("foo-bar", filename=NAME, identity=alice) == [NAME]
+    assert node.releases.yank("foo-bar", filename=wheel_name("foo-bar", "2.0"), identity=alice)
     assert yanked() == {NAME: None, "foo_bar-1.0.tar.gz": "bad build", wheel_name("foo-bar", "2.0"): ""}
-    assert [event["event"] for event in house.audit.events[3:]] == ["yank", "unyank", "yank"]
-    other = House(DirectoryStorage(house.directory), house.name_locks, house.options)
-    assert other.repository.project("foo-bar") == house.repository.project("foo-bar")
+    assert [event["event"] for event in node.audit.events[3:]] == ["yank", "unyank", "yank"]
+    other = Node(DirectoryStorage(node.directory), node.name_locks, node.options)
+    assert other.repository.project("foo-bar") == node.repository.project("foo-bar")
     for wanted in ({"version": "3.0"}, {"filename": "other"}, {"version": "1.0", "filename": "other"}, {}):
         with pytest.raises(NotFound):
-            house.releases.yank("foo-bar", identity=alice, **wanted)
+            node.releases.yank("foo-bar", identity=alice, **wanted)
 
 
 @pytest.mark.parametrize("status", ["archived", "quarantined"])
-def test_a_closed_project_takes_no_uploads(house: House, adam: Person, status: str) -> None:
-    publish(house)
-    house.releases.set_status("foo-bar", status, reason="over", identity=adam)
-    found = house.repository.project("foo-bar")
+def test_a_closed_project_takes_no_uploads(node: Node, adam: Person, status: str) -> None:
+    publish(node)
+    node.releases.set_status("foo-bar", status, reason="over", identity=adam)
+    found = node.repository.project("foo-bar")
     assert found is not None
     assert (found.status, found.status_reason) == (status, "over")
     with pytest.raises(ProjectClosed, match=status):
-        publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
+        publish(node, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
     with pytest.raises(ProjectClosed):
-        house.publish_signature(f"{NAME}.asc", io.BytesIO(SIGNATURE), identity=adam)
-    house.releases.set_status("foo-bar", "active", identity=adam)
-    publish(house, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
+        node.publish_signature(f"{NAME}.asc", io.BytesIO(SIGNATURE), identity=adam)
+    node.releases.set_status("foo-bar", "active", identity=adam)
+    publish(node, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
 
 
 def test_a_quarantine_is_for_admins_and_a_status_for_projects_that_exist(
-    house: House, alice: Person, adam: Person
+    node: Node, alice: Person, adam: Person
 ) -> None:
     with pytest.raises(NotFound):
-        house.releases.set_status("foo-bar", "archived", identity=adam)
-    publish(house)
+        node.releases.set_status("foo-bar", "archived", identity=adam)
+    publish(node)
     with pytest.raises(BadRequest, match="no status"):
-        house.releases.set_status("foo-bar", "open", identity=adam)
+        node.releases.set_status("foo-bar", "open", identity=adam)
     with pytest.raises(Forbidden):
-        house.releases.set_status("foo-bar", "quarantined", identity=alice)
-    house.releases.set_status("foo-bar", "quarantined", identity=adam)
+        node.releases.set_status("foo-bar", "quarantined", identity=alice)
+    node.releases.set_status("foo-bar", "quarantined", identity=adam)
     with pytest.raises(Forbidden):
-        house.releases.set_status("foo-bar", "active", identity=alice)
-    house.releases.set_status("foo-bar", "deprecated", identity=adam)
-    house.releases.set_status("foo-bar", "active", identity=alice)
+        node.releases.set_status("foo-bar", "active", identity=alice)
+    node.releases.set_status("foo-bar", "deprecated", identity=adam)
+    node.releases.set_status("foo-bar", "active", identity=alice)
 
 
 # Concurrent uploads
@@ -471,50 +469,50 @@ def race(actions: list[Callable[[], UploadResult]]) -> list[UploadResult | Packa
 
 
 @pytest.mark.parametrize("servers", [1, 2])
-def test_of_uploads_of_one_name_that_arrive_at_once_one_wins(house: House, servers: int) -> None:
-    houses = [house]
+def test_of_uploads_of_one_name_that_arrive_at_once_one_wins(node: Node, servers: int) -> None:
+    nodes = [node]
     if servers == 2:
-        name_locks = FileNameLocks(house.directory / ".index" / "claims")
-        houses.append(House(DirectoryStorage(house.directory), name_locks, house.options))
+        name_locks = FileNameLocks(node.directory / ".index" / "claims")
+        nodes.append(Node(DirectoryStorage(node.directory), name_locks, node.options))
     for number in range(12):
         version = f"1.{number}"
         contents = [wheel("foo", version, payload=b"%d" % writer) for writer in range(4)]
         results = race(
             [
-                partial(publish, houses[writer % servers], wheel_name("foo", version), content)
+                partial(publish, nodes[writer % servers], wheel_name("foo", version), content)
                 for writer, content in enumerate(contents)
             ]
         )
         assert results.count(UploadResult.CREATED) == 1
         assert sum(isinstance(result, FileTaken) for result in results) == 3
-        stored = (house.directory / wheel_name("foo", version)).read_bytes()
+        stored = (node.directory / wheel_name("foo", version)).read_bytes()
         assert stored in contents
-    assert not left_over(house)
+    assert not left_over(node)
 
 
-def test_the_same_bytes_that_arrive_at_once_all_succeed(house: House) -> None:
-    results = race([lambda: publish(house)] * 6)
+def test_the_same_bytes_that_arrive_at_once_all_succeed(node: Node) -> None:
+    results = race([lambda: publish(node)] * 6)
     assert sorted(results) == [UploadResult.CREATED, *[UploadResult.SAME] * 5]  # type: ignore[type-var] # no errors among them
 
 
-def test_two_spellings_that_arrive_at_once_are_one_name(house: House) -> None:
+def test_two_spellings_that_arrive_at_once_are_one_name(node: Node) -> None:
     for number in range(8):
         version = f"1.{number}"
         filename_index = [f"foo_bar-{version}-py3-none-any.whl", f"Foo.Bar-{version}.0-py3-none-any.whl"]
         content = wheel("foo-bar", version)
-        results = race([partial(publish, house, name, content) for name in filename_index])
+        results = race([partial(publish, node, name, content) for name in filename_index])
         assert results.count(UploadResult.CREATED) == 1
-        assert sum((house.directory / name).exists() for name in filename_index) == 1
+        assert sum((node.directory / name).exists() for name in filename_index) == 1
 
 
-def test_an_upload_does_not_wait_for_ever_for_another_of_its_name(house: House) -> None:
-    server = House(house.storage, house.name_locks, replace(house.options, claim_seconds=0.1))
-    house.name_locks.acquire("foo_bar-1-py3-none-any.whl")
+def test_an_upload_does_not_wait_for_ever_for_another_of_its_name(node: Node) -> None:
+    server = Node(node.storage, node.name_locks, replace(node.options, claim_seconds=0.1))
+    node.name_locks.acquire("foo_bar-1-py3-none-any.whl")
     with pytest.raises(Busy) as refused:
         publish(server)
     assert refused.value.status == 503
     assert "Retry-After" in refused.value.headers
-    house.name_locks.release("foo_bar-1-py3-none-any.whl")
+    node.name_locks.release("foo_bar-1-py3-none-any.whl")
     assert publish(server) is UploadResult.CREATED
 
 
@@ -523,16 +521,16 @@ def test_an_upload_does_not_wait_for_ever_for_another_of_its_name(house: House) 
 
 @pytest.mark.parametrize("failing", ["file", "folder"])
 def test_a_failing_fsync_is_an_error_and_nobody_ever_sees_the_file(
-    house: House, monkeypatch: pytest.MonkeyPatch, failing: str
+    node: Node, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    house.listed()
+    node.listed()
     seen: set[str] = set()
     sync = os.fsync
     fail = True
 
     def fsync(descriptor: int) -> None:
-        folder = path_of(descriptor) == house.directory
-        seen.update(house.listed())
+        folder = path_of(descriptor) == node.directory
+        seen.update(node.listed())
         if fail and folder == (failing == "folder"):
             raise OSError(errno.EIO, "Input/output error")
         sync(descriptor)
@@ -540,25 +538,25 @@ def test_a_failing_fsync_is_an_error_and_nobody_ever_sees_the_file(
     monkeypatch.setattr(os, "fsync", fsync)
     for _ in range(3):
         with pytest.raises(StorageError) as refused:
-            publish(house)
+            publish(node)
         assert refused.value.status == 500
-        seen.update(house.listed())
-        assert not (house.directory / NAME).exists()
+        seen.update(node.listed())
+        assert not (node.directory / NAME).exists()
     assert not seen
     fail = False
-    eventually(lambda: not left_over(house))
-    assert publish(house) is UploadResult.CREATED
-    assert house.listed() == {NAME}
+    eventually(lambda: not left_over(node))
+    assert publish(node) is UploadResult.CREATED
+    assert node.listed() == {NAME}
 
 
 def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync = os.fsync
     broken = True
 
     def fsync(descriptor: int) -> None:
-        if broken and path_of(descriptor) == house.directory:
+        if broken and path_of(descriptor) == node.directory:
             raise OSError(errno.EIO, "Input/output error")
         sync(descriptor)
 
@@ -571,19 +569,17 @@ def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
     monkeypatch.setattr(uploads, "remove", remove)
     monkeypatch.setattr(transaction, "RETRY_SECONDS", (0.05,))
     with pytest.raises(StorageError):
-        publish(house)
-    other = House(
-        DirectoryStorage(house.directory), FileNameLocks(house.directory / ".index" / "claims"), house.options
-    )
-    assert (house.directory / NAME).exists()
+        publish(node)
+    other = Node(DirectoryStorage(node.directory), FileNameLocks(node.directory / ".index" / "claims"), node.options)
+    assert (node.directory / NAME).exists()
     for _ in range(5):
-        assert not house.listed()
+        assert not node.listed()
         assert not other.listed()
-        assert house.repository.locate(NAME) is None
+        assert node.repository.locate(NAME) is None
         time.sleep(0.02)
     broken = False
-    eventually(lambda: not left_over(house))
-    assert_nothing_came(house)
+    eventually(lambda: not left_over(node))
+    assert_nothing_came(node)
     assert publish(other) is UploadResult.CREATED
 
 
@@ -597,9 +593,9 @@ def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
     ],
 )
 def test_whatever_the_disk_refuses_becomes_a_clear_error(
-    house: House, monkeypatch: pytest.MonkeyPatch, number: int, error: type[StorageError]
+    node: Node, monkeypatch: pytest.MonkeyPatch, number: int, error: type[StorageError]
 ) -> None:
-    house.listed()
+    node.listed()
     calls = {
         "write": (os, "write"),
         "open": (os, "open"),
@@ -618,40 +614,40 @@ def test_whatever_the_disk_refuses_becomes_a_clear_error(
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, fail)
             if call == "rename":  # only sidecars are renamed, and files do without them
-                assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is UploadResult.CREATED
+                assert publish(node, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is UploadResult.CREATED
                 continue
             with pytest.raises(error) as refused:
-                publish(house)
+                publish(node)
             assert refused.value.status == error.status
-        assert_nothing_came(house)
-    assert publish(house) is UploadResult.CREATED
+        assert_nothing_came(node)
+    assert publish(node) is UploadResult.CREATED
 
 
 def test_a_full_disk_refuses_files_that_do_not_fit_and_keeps_the_others(small_disk: Path, options: Options) -> None:
     directory = small_disk / "packages"
-    house = House(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
+    node = Node(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
     kept = {}
     refused = 0
     for number in range(40):
         name = wheel_name("foo", f"1.{number}")
         content = wheel("foo", f"1.{number}", payload=random.Random(number).randbytes(100_000))
         try:
-            publish(house, name, content)
+            publish(node, name, content)
             kept[name] = content
         except StorageFull:
             refused += 1
             assert not (directory / name).exists()
     assert kept
     assert refused
-    assert house.listed() == set(kept)
+    assert node.listed() == set(kept)
     for name, content in kept.items():
         assert (directory / name).read_bytes() == content
-    assert not left_over(house)
+    assert not left_over(node)
     (directory / next(iter(kept))).unlink()
-    assert publish(house, wheel_name("bar", "1.0"), wheel("bar", "1.0", payload=b"x" * 100)) is UploadResult.CREATED
+    assert publish(node, wheel_name("bar", "1.0"), wheel("bar", "1.0", payload=b"x" * 100)) is UploadResult.CREATED
 
 
-def test_a_source_that_breaks_off_leaves_nothing(house: House) -> None:
+def test_a_source_that_breaks_off_leaves_nothing(node: Node) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             piece = super().read(min(size or 1, 100))
@@ -660,19 +656,19 @@ def test_a_source_that_breaks_off_leaves_nothing(house: House) -> None:
             return piece
 
     with pytest.raises(ConnectionResetError):
-        house.publish(NAME, Broken(CONTENT), identity=Person())
-    assert_nothing_came(house)
+        node.publish(NAME, Broken(CONTENT), identity=Person())
+    assert_nothing_came(node)
 
 
-def test_unfinished_files_of_killed_servers_are_removed_and_others_stay(house: House) -> None:
-    folder = house.directory / ".index" / "staging"
+def test_unfinished_files_of_killed_servers_are_removed_and_others_stay(node: Node) -> None:
+    folder = node.directory / ".index" / "staging"
     folder.mkdir(parents=True)
     (folder / "123-0a1b2c3d4e5f-0").write_bytes(b"left")
     (folder / "123-0a1b2c3d4e5f-lock").write_bytes(b"")
     (folder / "unknown").write_bytes(b"recent")
-    working = house.publisher.stage(NAME, identity=Person())
+    working = node.publisher.stage(NAME, identity=Person())
     working.write(b"half")
-    other = Publisher(DirectoryStorage(house.directory), house.transactions, house.repository, house.options)
+    other = Publisher(DirectoryStorage(node.directory), node.transactions, node.repository, node.options)
     other.start()
     eventually(lambda: not (folder / "123-0a1b2c3d4e5f-0").exists())
     assert Path(working.path).exists()
@@ -702,22 +698,22 @@ hostile_names = (
 )
 @example(filename="foo_bar-1.0-py3-none-any.whl", form={}, content=CONTENT)
 def test_no_upload_makes_a_file_outside_or_an_unexpected_error(
-    house: House, filename: str, form: dict[str, str], content: bytes
+    node: Node, filename: str, form: dict[str, str], content: bytes
 ) -> None:
-    before = set(house.directory.parent.iterdir())
+    before = set(node.directory.parent.iterdir())
     refusals: list[PackageIndexError] = []
     try:
-        publish(house, filename, content, form=form)
+        publish(node, filename, content, form=form)
     except PackageIndexError as error:
         refusals.append(error)
     try:
-        house.publish_signature(filename, io.BytesIO(content), identity=Person())
+        node.publish_signature(filename, io.BytesIO(content), identity=Person())
     except PackageIndexError as error:
         refusals.append(error)
     for refusal in refusals:
         assert refusal.status in (400, 404, 409)
         assert "\n" not in refusal.message
-    assert set(house.directory.parent.iterdir()) == before
-    for path in house.directory.rglob("*"):
-        inside = path.relative_to(house.directory).parts
+    assert set(node.directory.parent.iterdir()) == before
+    for path in node.directory.rglob("*"):
+        inside = path.relative_to(node.directory).parts
         assert inside[0] == ".index" or path.name in {NAME, "foo_bar-1.0.tar.gz"}
