@@ -6,17 +6,20 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pypi_simple import ProjectPage
 
+from ops.index.auth.audit import SERVER_FOLDER
 from ops.index.errors import InvalidUpload
 from ops.index.packages.attestations import provenance_of
 from tests.index.archives import wheel, wheel_name
-from tests.index.serving import JSON, Response, Server
-from tests.index.test_app import form
+from tests.index.serving import JSON, Response, Server, eventually
+from tests.index.test_app import change, form
+from tests.index.test_assembly import logged
 
 NAME = wheel_name("spam", "1.0")
 CONTENT = wheel("spam", "1.0")
@@ -126,6 +129,32 @@ def test_without_an_address_of_its_own_pages_are_silent_and_the_provenance_is_th
         assert publish(server, json.dumps([attestation()])).status == 200
         assert "provenance" not in json.loads(server.get("/simple/spam/", Accept=JSON).body)["files"][0]
         assert server.get(f"/packages/{NAME}.provenance").status == 200
+
+
+def test_a_project_may_want_attestations_of_every_file_or_have_it_noted(server: Server) -> None:
+    policy = "/projects/Spam/attestations"
+    assert change(server, policy, {"policy": "enforce"}).status == 403
+    assert change(server, policy, {"policy": "perhaps"}, user="adam").status == 400
+    assert change(server, policy, {}, user="adam").status == 400
+    assert change(server, policy, {"policy": "enforce"}, user="adam").status == 200
+    refused = publish(server, "")
+    assert (refused.status, "without attestations" in refused.text) == (400, True)
+    assert publish(server, json.dumps([attestation()])).status == 200
+    assert change(server, policy, {"policy": "audit"}, user="adam").status == 200
+    assert publish(server, "", wheel_name("spam", "2.0"), wheel("spam", "2.0")).status == 200
+    assert change(server, policy, {"policy": "off"}, user="adam").status == 200
+    assert publish(server, "", wheel_name("spam", "3.0"), wheel("spam", "3.0")).status == 200
+    lines = [line for line in logged(server.packages / SERVER_FOLDER) if line["event"] == "upload"]
+    assert [line.get("attested") for line in lines] == [None, False, None]
+    (server.packages / ".index" / "attestations").mkdir(exist_ok=True)
+    (server.packages / ".index" / "attestations" / "spam").write_text("enf")
+    versions = (f"4.{number}" for number in count())
+
+    def refused_now() -> bool:
+        version = next(versions)
+        return publish(server, "", wheel_name("spam", version), wheel("spam", version)).status == 400
+
+    eventually(refused_now)  # what cannot be read was meant to be strict
 
 
 def test_a_refused_attestation_leaves_neither_file_nor_provenance(server: Server) -> None:

@@ -12,7 +12,7 @@ from ops.index.errors import BadRequest
 from ops.index.http.request import Confirm, Request
 from ops.index.packages.releases import Releases
 
-ACTIONS = ("yank", "unyank", "revoke", "unrevoke", "status")
+ACTIONS = ("yank", "unyank", "revoke", "unrevoke", "status", "attestations")
 
 _LONGEST_BODY = 64 * 1024
 _LONGEST_REASON = 1000
@@ -25,6 +25,7 @@ _FIELDS: dict[str, frozenset[str]] = {
     "revoke": frozenset({"version", "filename", "reason"}),
     "unrevoke": frozenset({"filename"}),
     "status": frozenset({"status", "reason"}),
+    "attestations": frozenset({"policy"}),
 }
 
 
@@ -33,7 +34,7 @@ class ManageApi:
 
     A yank (PEP 592) takes ``{"version": …}`` or ``{"filename": …}``, and a ``reason``; so does a revocation, which only
     ``{"filename": …}`` undoes. Each returns ``{"files": […]}``. A status (PEP 792) takes ``{"status": …, "reason": …}``
-    and returns the same.
+    and returns the same, as does ``{"policy": …}`` for attestations (PEP 740).
 
     Parameters:
         releases: carries out changes.
@@ -73,6 +74,10 @@ class ManageApi:
             status = fields["status"]
             self._releases.set_status(project, status, reason=fields.get("reason"), identity=identity, address=address)
             return {"project": project, "status": status}
+        if action == "attestations":
+            policy = fields["policy"]
+            self._releases.set_attestation_policy(project, policy, identity=identity, address=address)
+            return {"project": project, "policy": policy}
         change = getattr(self._releases, action)
         files = change(project, **fields, identity=identity, address=address)
         return {"project": project, "files": files}
@@ -95,6 +100,9 @@ async def _fields(request: Request, action: str) -> dict[str, str]:
     if action == "status":
         if "status" not in fields:
             raise BadRequest('the new status is missing: send {"status": "archived"}, for example')
+    elif action == "attestations":
+        if "policy" not in fields:
+            raise BadRequest('the policy is missing: send {"policy": "enforce"}, for example')
     elif not {"version", "filename"} & fields.keys():
         raise BadRequest(
             f"there is nothing to {action}: send a {'filename' if action == 'unrevoke' else 'version or a filename'}"

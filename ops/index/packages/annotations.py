@@ -1,4 +1,5 @@
-"""Annotations that people set: yanks and revocations of files, statuses of projects, tombstones of removed files.
+"""Annotations that people set: yanks and revocations of files, statuses and attestation policies of projects,
+tombstones of removed files.
 
 Each but the last is a file of its own in ``.index``, so that servers that set different ones do not overwrite each
 other's.
@@ -19,6 +20,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from ops.index.packages.attestations import POLICIES
 from ops.index.packages.directory import COARSE_TICK_NS, TICK_NS
 from ops.index.packages.models import STATUSES
 from ops.index.storage.directory import INDEX_FOLDER, StagingFolder, remove, sync_folder, write_all
@@ -47,6 +49,7 @@ class Annotations:
         self._yanked = AnnotationFolder(directory, "yanked", staging)
         self._status = AnnotationFolder(directory, "status", staging)
         self._revoked = AnnotationFolder(directory, "revoked", staging)
+        self._attestations = AnnotationFolder(directory, "attestations", staging)
         self._revoked_paths: dict[str, str] = {}  # and their digests
         self._lock = threading.Lock()
 
@@ -61,6 +64,7 @@ class Annotations:
             paths = self._yanked.look(thoroughly=thoroughly)
             if self._revoked.look(thoroughly=thoroughly):
                 paths |= self._index_revocations()
+            self._attestations.look(thoroughly=thoroughly)
             return paths, self._status.look(thoroughly=thoroughly)
         finally:
             self._lock.release()
@@ -132,6 +136,24 @@ class Annotations:
             path: digest for digest in self._revoked.names() for path in _revocation(self._revoked.get(digest) or "")[1]
         }
         return before.keys() | self._revoked_paths.keys()
+
+    def attestation_policy(self, project: str) -> str:
+        """Whether uploads to a project need attestations: one of POLICIES."""
+        policy = self._attestations.get(project)
+        # One that cannot be read was meant to be strict.
+        return "off" if policy is None else policy if policy in POLICIES else "enforce"
+
+    def set_attestation_policy(self, project: str, policy: str) -> None:
+        """Set the policy of a project.
+
+        Raises:
+            OSError: it is as before.
+        """
+        with self._lock:
+            if policy == "off":
+                self._attestations.lift(project)
+            else:
+                self._attestations.put(project, policy)
 
     def yank(self, paths: Iterable[str], reason: str | None) -> None:
         """Yank files, or unyank them if *reason* is None.

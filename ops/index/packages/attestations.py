@@ -21,6 +21,9 @@ from ops.index.storage.directory import INDEX_FOLDER, StagingFolder, remove
 SUFFIX: Final = ".provenance"
 """Behind a file's address. No distribution has it."""
 
+POLICIES: Final = ("off", "audit", "enforce")
+"""What happens to an upload without attestations: nothing, a note in its audit line, a refusal."""
+
 _STATEMENT: Final = "https://in-toto.io/Statement/v1"
 _MOST: Final = 10
 _LARGEST: Final = 256 * 1024

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from ops.index.errors import BadRequest, Forbidden, NotFound
+from ops.index.packages.attestations import POLICIES
 from ops.index.packages.filenames import normalize, parse, same_version
 from ops.index.packages.models import STATUSES, File
 from ops.index.packages.repository import Repository
@@ -265,6 +266,33 @@ class Releases:
                 restore=partial(annotations.set_status, name, before, former),
             ):
                 annotations.set_status(name, status, reason)
+
+    def set_attestation_policy(self, project: str, policy: str, *, identity: Uploader, address: str = "") -> None:
+        """Decide whether uploads to a project need attestations (PEP 740). The project need not exist.
+
+        Parameters:
+            project: in any spelling.
+            policy: ``off``, ``audit`` or ``enforce``.
+            identity: the user, who must be an admin.
+            address: of the client, for the audit log.
+
+        Raises:
+            BadRequest: there is no such policy.
+            Forbidden: the user is no admin.
+            StorageError: it may be lost.
+        """
+        name = normalize(project)
+        if policy not in POLICIES:
+            raise BadRequest(f"{policy[:50]!r} is no policy for attestations; say one of {', '.join(POLICIES)}")
+        self._check_admin(identity, f"decide about the attestations of {name!r}")
+        self._repository.reload()
+        annotations = self._repository.annotations
+        with self._begin(name, identity, address) as transaction:
+            before = annotations.attestation_policy(name)
+            entry = Entry("attestations", {"project": name, "policy": policy, "before": before})
+            restore = partial(annotations.set_attestation_policy, name, before)
+            with self._annotating(transaction, [name], entry, restore=restore):
+                annotations.set_attestation_policy(name, policy)
 
     def _files(self, project: str, version: str | None, filename: str | None) -> list[File]:
         found = self._repository.project(normalize(project))

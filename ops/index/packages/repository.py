@@ -242,6 +242,11 @@ class Repository:
         self._look_at_annotations()
         return self.annotations.status(name)
 
+    def attestation_policy(self, name: str) -> str:
+        """Whether uploads to a project need attestations: ``off``, ``audit`` or ``enforce``."""
+        self._look_at_annotations()
+        return self.annotations.attestation_policy(name)
+
     def locate(self, path: str) -> tuple[Path, int] | None:
         """The absolute path and the size in bytes of a listed file or of the ``.asc`` beside one; None otherwise.
 

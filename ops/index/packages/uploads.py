@@ -22,6 +22,7 @@ from ops.index.errors import (
     Forbidden,
     InvalidArchive,
     InvalidFilename,
+    InvalidUpload,
     NameReserved,
     NotFound,
     ProjectClosed,
@@ -283,10 +284,19 @@ class Publisher:
             self._check_status(name)
             return UploadResult.SAME
         attested = form.get("attestations", "")
+        policy = self._repository.attestation_policy(name.project)
+        if policy == "enforce" and not attested:
+            raise InvalidUpload(
+                staged.filename,
+                "its project takes no file without attestations (PEP 740); publish it from CI with uv publish, or with "
+                "twine upload --attestations",
+            )
         uploader, run = identity.username, identity.origin.get("run", "")
         provenance = attested and provenance_of(attested, staged.filename, staged.sha256, uploader=uploader, run=run)
         contents = self._inspector.at_once(name, staged, form) if self._options.check_content else Contents()
         details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
+        if policy == "audit":
+            details["attested"] = bool(attested)
         with self._begin(name.key, staged, identity, address) as transaction:
             self._check_status(name)
             existing = self._compare(name, staged)
