@@ -42,6 +42,12 @@ def upload(target: ModalTarget, volume: str, path: str, content: bytes, folder: 
     target.upload(volume, path, copy)
 
 
+def fill(target: ModalTarget, folder: Path) -> None:
+    """Put two packages and two users on the target, unless they are there."""
+    back_up.apply(back_up.describe(make_index(folder / "here"), destination=str(folder / "snapshots")))
+    restore.apply(restore.describe(target, source=str(folder / "snapshots"), confirm="modal"))
+
+
 def test_without_a_destination_the_app_has_no_nightly_function(index: ControlPlane) -> None:
     app = index.apps.named("pypiserver")
     assert app is not None
@@ -64,6 +70,7 @@ def test_an_index_moves_from_this_machine_to_modal(index: ControlPlane, target: 
 def test_the_notebooks_steps_back_up_from_outside_and_change_nothing_twice(
     index: ControlPlane, target: ModalTarget, tmp_path: Path
 ) -> None:
+    fill(target, tmp_path / "before")
     job = back_up.describe(target, destination=str(tmp_path / "snapshots"))
     back_up.preflight(job)
     assert back_up.apply(job).changed
@@ -82,6 +89,7 @@ def test_the_app_takes_a_snapshot_by_itself_once_a_destination_is_set(
     index: ControlPlane, target: ModalTarget, s3_variables: dict[str, str], s3: Callable[[str], str], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    fill(target, tmp_path / "before")
     bucket = s3("nightly")
     set_destination(index, bucket, s3_variables)
     deploy(index)
