@@ -20,7 +20,6 @@ from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.invitations import Invitations
 from ops.index.auth.passwords import PASSWORD_BYTES
 from ops.index.auth.roles import Identity, Role
-from ops.index.auth.token_file import Token, timestamp
 from ops.index.auth.tokens import DEFAULT_LIFETIME, LABEL_LENGTH, LIFETIME_SECONDS, Tokens
 from ops.index.auth.users import Users
 from ops.index.errors import BadRequest, Forbidden, NotFound, OtherSite, PackageIndexError
@@ -108,7 +107,7 @@ class AccountPages:
             )
         )
         if _wants_json(request):
-            return JSONResponse({**_described(token), "token": plain}, 201)
+            return JSONResponse({**token.to_json(), "token": plain}, 201)
         return await self._account(request, identity, plain=plain, status=201)
 
     async def revoke_token(self, request: Request) -> Response:
@@ -159,7 +158,7 @@ class AccountPages:
 
     async def _account(self, request: Request, identity: Identity, *, plain: str = "", status: int = 200) -> Response:
         tokens = await run_in_threadpool(self._tokens.all, identity.username)
-        described = [_described(token) for token in tokens]
+        described = [token.to_json() for token in tokens]
         if _wants_json(request):
             projects = None if identity.projects is None else sorted(identity.projects)
             user = {"username": identity.username, "role": identity.role, "projects": projects}
@@ -217,18 +216,6 @@ def _page(request: Request, template: str, *, up: str, status: int = 200, **cont
         **context,
     )
     return HTMLResponse(page, status, headers={"Content-Security-Policy": html_templates.policy().decode()})
-
-
-def _described(token: Token) -> dict[str, Any]:
-    return {
-        "id": token.id,
-        "role": token.role,
-        "projects": None if token.projects is None else sorted(token.projects),
-        "label": token.label,
-        "created": timestamp(token.created),
-        "expires": timestamp(token.expires),
-        "last_used": None if token.last_used is None else timestamp(token.last_used),
-    }
 
 
 def _wants_json(request: Request) -> bool:
