@@ -37,7 +37,7 @@ LEFTOVER_SECONDS = 24 * 3600.0
 
 _OWN = (PASSWORDS, GROUPS, TOKENS, f"{PASSWORDS}.lock")
 _OWN_FOLDERS = (".audit/", ".reserve/", ".audit.reserve/", ".index/")
-"""What the index writes on the volume of credentials."""
+"""Files that the index writes on the volume of credentials."""
 
 
 class Severity(IntEnum):

@@ -57,7 +57,7 @@ class Incident:
 
     @property
     def held(self) -> str:
-        """Why nothing is changed; empty if the release is confirmed."""
+        """Reason why nothing is changed; empty if the release is confirmed."""
         if not self.project:
             return "Nothing is changed, since no release is named: give project and version."
         return "" if self.confirm else "Nothing is changed, since the parameter confirm is empty."
@@ -191,7 +191,7 @@ def uploaded(found: Sequence[BadFile]) -> Table:
 
 
 def downloaded(incident: Incident, found: Sequence[BadFile]) -> Table:
-    """Who downloaded the files, by hour in UTC."""
+    """Downloads of the files, by hour in UTC."""
     paths = {file.path: file.filename for file in found}
     rows = [
         (f"{row.hour:%Y-%m-%d %H}:00", row.user or "?", row.address or "?", row.client, paths[row.file], row.downloads)
@@ -205,7 +205,7 @@ def downloaded(incident: Incident, found: Sequence[BadFile]) -> Table:
 
 
 def reach(incident: Incident, found: Sequence[BadFile]) -> Table:
-    """What else those who uploaded the release have changed since the first of its files came, the oldest first."""
+    """Other changes by the uploaders since the first file of the release came, the oldest first."""
     users = _publishers(found)
     since = min((str(file.upload["time"]) for file in found if file.upload), default="")
     own = {file.filename for file in found}

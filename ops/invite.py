@@ -41,7 +41,7 @@ class Guest:
     projects: tuple[str, ...] = ()
 
     def wanted(self, user: IndexUser | None) -> str:
-        """What would be done with the account; empty for nothing."""
+        """Change that the account needs; empty for none."""
         limit = f" of {', '.join(self.projects)}" if self.projects else ""
         if user is None:
             return f"create as {self.role or 'publisher'}{limit}, and invite"
@@ -185,7 +185,7 @@ def verify(invitations: TeamInvitation, *, dry_run: bool = False) -> Table:
 
 
 def instructions(invitations: TeamInvitation, *, dry_run: bool = False) -> Text:
-    """What to do with the links."""
+    """Instructions for handing out the links."""
     if dry_run or not invitations.links.exists():
         return Text("There are no links to hand out.")
     return Text(

@@ -26,7 +26,7 @@ from ops.temporary_user import TemporaryUser
 ACTIONS = ("yank", "unyank", "status", "reserve", "delete", "prune")
 STATUSES = ("active", "archived", "deprecated", "quarantined")
 EVERY_PROJECT = "every project"
-"""What `confirm` says to prune all of them."""
+"""Value of `confirm` that prunes all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +63,14 @@ class ReleaseChange:
 
     @property
     def named(self) -> str:
-        """What `confirm` must say; empty if the change can be undone."""
+        """Value that `confirm` needs; empty if the change can be undone."""
         if self.action == "delete":
             return f"{self.project} {self.version}"
         return (self.project or EVERY_PROJECT) if self.action == "prune" else ""
 
     @property
     def held(self) -> str:
-        """Why nothing is changed; empty if it is."""
+        """Reason why nothing is changed; empty if it is."""
         if not self.action:
             return "Nothing is changed, since the parameter action is empty."
         if self.dry_run:
@@ -179,7 +179,7 @@ def _status(found: ReleaseList, project: str) -> str:
 
 
 def plan(change: ReleaseChange) -> Plan:
-    """What is, and what would be changed. Reads only.
+    """Compare the releases with what is wanted. Reads only.
 
     Raises:
         RunbookError: there is no such project or release.

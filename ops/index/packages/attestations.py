@@ -22,7 +22,7 @@ SUFFIX: Final = ".provenance"
 """Behind a file's address. No distribution has it."""
 
 POLICIES: Final = ("off", "audit", "enforce")
-"""What happens to an upload without attestations: nothing, a note in its audit line, a refusal."""
+"""Consequences for an upload without attestations: none, a note in its audit line, a refusal."""
 
 _STATEMENT: Final = "https://in-toto.io/Statement/v1"
 _MOST: Final = 10
