@@ -110,7 +110,12 @@ def create_index(
 
     admin = None
     if token_check is not None:
-        admin = AdminMount(partial(admin_app, token_check), token_check=token_check, options=options)
+        admin = AdminMount(
+            partial(admin_app, token_check),
+            token_check=token_check,
+            options=options,
+            see_changes=authenticator.see_changes,
+        )
 
     def hold_back() -> None:
         users = Users(credentials, options, audit=admin_audit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import faulthandler
 import http.client
 import os
 import signal
@@ -190,6 +191,14 @@ class ThreadServer(Http):
         self.server.should_exit = True
         self._thread.join(20)
         assert not self._thread.is_alive()
+
+    def request(self, *arguments: Any, **more: Any) -> Response:
+        """As with any server, and if it does not respond, what each of its threads is doing."""
+        try:
+            return super().request(*arguments, **more)
+        except TimeoutError:
+            faulthandler.dump_traceback(2)
+            raise
 
     def _run(self) -> None:
         async def serve() -> None:

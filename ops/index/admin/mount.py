@@ -13,7 +13,7 @@ from ops.index.errors import Unauthorized
 from ops.index.http.request import Request
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Message
 
 _PREFIX = "/admin"
 
@@ -25,10 +25,20 @@ class AdminMount:
         create: imports and makes the admin application, which takes half a second. Runs in a thread, once.
         token_check: the one of the admin application, so that a guess counts wherever it is made.
         options: the realm.
+        see_changes: reads what the application has changed, so that a client can rely on its response: a password
+            that was replaced is refused from then on. Runs in a thread.
     """
 
-    def __init__(self, create: Callable[[], ASGIApp], *, token_check: TokenCheck, options: Options) -> None:
+    def __init__(
+        self,
+        create: Callable[[], ASGIApp],
+        *,
+        token_check: TokenCheck,
+        options: Options,
+        see_changes: Callable[[], None],
+    ) -> None:
         self._create = create
+        self._see_changes = see_changes
         self._token_check = token_check
         self._realm = options.realm
         self._making = threading.Lock()
@@ -68,7 +78,13 @@ class AdminMount:
         scope["root_path"] = (scope.get("root_path") or "") + _PREFIX
         scope["client"] = (request.address, (scope.get("client") or ("", 0))[1])
         request.status = -1  # the application's, which is not looked at
-        await self._app(scope, request.receive, request.send)
+
+        async def send(message: Message) -> None:
+            if request.method not in {"GET", "HEAD"} and message.get("status", 500) < 400:
+                await asyncio.to_thread(self._see_changes)
+            await request.send(message)
+
+        await self._app(scope, request.receive, send)
 
 
 def _inner(request: Request) -> str:

@@ -182,7 +182,7 @@ class Authenticator:
             Unauthorized: the credentials are wrong, or have become so.
             TooManyAttempts: too many wrong ones came from this address.
         """
-        self._see_changes()
+        self.see_changes()
         digest = self.digest(authorization or b"")
         account = self._verified.get(digest)
         if account is not None and account.identity.minted:
@@ -216,8 +216,14 @@ class Authenticator:
 
     def trust(self) -> Trust:
         """The trusted jobs as they are now, as :meth:`confirm` finds users. Blocks."""
-        self._see_changes()
+        self.see_changes()
         return self._user_cache.trust
+
+    def see_changes(self) -> None:
+        """Read users that were changed; on a shared volume, those changed more than a few seconds ago. Blocks."""
+        if not self._user_cache.caught_up() and not self._closing.is_set():
+            renewal, seconds = self._renewal()
+            wait([renewal], timeout=seconds)
 
     def close(self) -> None:
         """End the threads, and refuse the logins that still wait for one."""
@@ -245,12 +251,6 @@ class Authenticator:
                 self._record("login.refused", "", address, why="no user name and password (RFC 7617)")
             raise Unauthorized(realm=self._realm)
         return credentials
-
-    def _see_changes(self) -> None:
-        """Read users that were changed; on a shared volume, those changed more than a few seconds ago."""
-        if not self._user_cache.caught_up() and not self._closing.is_set():
-            renewal, seconds = self._renewal()
-            wait([renewal], timeout=seconds)
 
     def _renewal(self) -> tuple[Future[None], float]:
         """The renewal of the user cache that all logins share, and the seconds to wait for it."""

@@ -10,13 +10,15 @@ from urllib.parse import urlencode
 
 import pytest
 
+from ops.index import create_index
+from ops.index.auth import user_cache
 from ops.index.auth.invitations import InvalidInvitationError, Invitations
 from ops.index.auth.users import Users
 from ops.index.config import Options
 from ops.index.errors import NotFound
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.chromium import PROGRAM, Chromium
-from tests.index.serving import PASSWORD, TOKEN, Response, Server, eventually
+from tests.index.serving import PASSWORD, TOKEN, Http, Response, Server, ThreadServer, eventually
 
 NEW = "a password of her own"
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
@@ -29,9 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def send(
-    server: Server, path: str, fields: dict[str, Any], *, user: str = "alice", password: str = PASSWORD
-) -> Response:
+def send(server: Http, path: str, fields: dict[str, Any], *, user: str = "alice", password: str = PASSWORD) -> Response:
     """Post JSON, as a program does."""
     headers = {"Content-Type": "application/json"}
     return server.request(
@@ -39,12 +39,12 @@ def send(
     )
 
 
-def administer(server: Server, path: str, fields: dict[str, Any]) -> Response:
+def administer(server: Http, path: str, fields: dict[str, Any]) -> Response:
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     return server.request("POST", f"/admin/{path}", user=None, headers=headers, body=json.dumps(fields).encode())
 
 
-def register(server: Server, username: str, **fields: Any) -> None:
+def register(server: Http, username: str, **fields: Any) -> None:
     assert administer(server, "register_user", {"username": username, "password": PASSWORD, **fields}).status == 201
 
 
@@ -54,7 +54,7 @@ def account(server: Server, user: str = "alice", password: str = PASSWORD) -> di
     return json.loads(response.body)  # type: ignore[no-any-return]
 
 
-def may(server: Server, user: str, password: str) -> int:
+def may(server: Http, user: str, password: str) -> int:
     return server.request("GET", "/simple/", user=user, password=password).status
 
 
@@ -83,6 +83,26 @@ def test_a_changed_password_is_the_only_one_that_works(server: Server) -> None:
     log = "".join(path.read_text() for path in (server.credentials / ".audit").iterdir())
     assert '"user": "dora"' in log
     assert NEW not in log
+
+
+def test_a_change_holds_from_its_response_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_cache, "_CHECK_EVERY", 3600)
+    packages, credentials = DirectoryStorage(tmp_path / "packages"), DirectoryStorage(tmp_path / "credentials")
+    index = create_index(
+        packages=packages,
+        credentials=credentials,
+        options=Options(bcrypt_rounds=4, refresh_seconds=3600),
+        admin_token=TOKEN,
+    )
+    with ThreadServer(index) as server:
+        register(server, "dora")
+        assert may(server, "dora", PASSWORD) == 200
+        assert send(server, "account/password", {"new_password": NEW}, user="dora").status == 200
+        assert (may(server, "dora", PASSWORD), may(server, "dora", NEW)) == (401, 200)
+        token = json.loads(send(server, "account/tokens", {"label": "ci"}, user="dora", password=NEW).body)
+        assert may(server, "__token__", token["token"]) == 200
+        revoked = send(server, f"account/tokens/{token['id']}/revoke", {}, user="dora", password=NEW)
+        assert (revoked.status, may(server, "__token__", token["token"])) == (200, 401)
 
 
 def test_neither_a_stranger_nor_a_token_nor_the_admin_token_changes_an_account(server: Server) -> None:
