@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +55,20 @@ class Lab:
     Parameters:
         url: its root.
         folder: of its record, which holds the copies.
+        copies: of the notebooks by name, before the first run.
         page: the browser.
     """
 
     url: str
     folder: Path
+    copies: dict[str, bytes]
     page: Chromium
+
+    def request(self, method: str, path: str) -> bytes:
+        """Send a request to the server's own API (Jupyter Server REST API)."""
+        request = urllib.request.Request(f"{self.url}{path}", method=method, headers={"Authorization": "token t"})
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return bytes(response.read())
 
     def until(self, expression: str, *, seconds: float = 180) -> None:
         """Wait until a JavaScript expression is true."""
@@ -69,7 +78,10 @@ class Lab:
             time.sleep(0.1)
 
     def show(self, name: str, **how: Any) -> None:
-        """Open a notebook, and wait until its kernel is ready."""
+        """Open a notebook as ``runbook open`` copied it, and wait until its new kernel is ready."""
+        for session in json.loads(self.request("GET", "api/sessions")):
+            self.request("DELETE", f"api/sessions/{session['id']}")
+        (self.folder / f"{name}.ipynb").write_bytes(self.copies[name])
         self.page.open(f"{self.url}lab/tree/{name}.ipynb?token=t&reset", **how)
         self.until(f"window.jupyterapp && jupyterapp.shell.currentWidget?.context?.path === '{name}.ipynb'")
         self.until(f"{CONTENT}.model?.cells?.length > 3")
@@ -126,14 +138,15 @@ def lab(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
                 time.sleep(0.1)
             lines = log.read_text().splitlines()
             url = next(line for line in lines if line.startswith("01_provision: ")).split()[1].partition("lab/")[0]
-            folder = next(line for line in lines if line.startswith("Record: ")).partition(" ")[2]
+            folder = Path(next(line for line in lines if line.startswith("Record: ")).partition(" ")[2])
+            copies = {path.stem: path.read_bytes() for path in folder.glob("*.ipynb")}
             with Chromium(tmp_path_factory.mktemp("profile")) as page:
-                yield Lab(url, Path(folder), page)
+                yield Lab(url, folder, copies, page)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(120)
     assert {path: path.read_bytes() for path in (PROJECT_ROOT / "notebooks").iterdir()} == before
-    assert (Path(folder) / "01_provision.html").is_file(), "the record has reports"
+    assert (folder / "01_provision.html").is_file(), "the record has reports"
 
 
 @pytest.mark.parametrize(("way", "notebook"), CASES)
