@@ -265,7 +265,7 @@ class PackageDirectory:
                 self._change.release()
             if due:
                 self._slow = self._slow or large
-                self._scan_folder(prefix, folder, started)
+                self._scan_folder(prefix, folder, started, wait=wait)
                 if large:
                     now = time.monotonic()
                     self._verify_again = now + (now - started) * VERIFY_REST
@@ -318,7 +318,7 @@ class PackageDirectory:
                     self._keys[project] = keys
         return keys
 
-    def _scan_folder(self, prefix: str, folder: _Folder, now: float) -> None:
+    def _scan_folder(self, prefix: str, folder: _Folder, now: float, *, wait: bool) -> None:
         mtime_ns = folder.mtime_ns
         began_ns = time.time_ns()
         try:
@@ -353,10 +353,19 @@ class PackageDirectory:
             with self._lock:
                 self._dropped.clear()
         folder.failing = False
-        with self._change:
+        self._settle(folder, mtime_ns, began_ns, now, wait=wait)
+
+    def _settle(self, folder: _Folder, mtime_ns: int, began_ns: int, now: float, *, wait: bool) -> None:
+        """Note that a folder was scanned."""
+        if not self._change.acquire(blocking=wait):
+            folder.settled = False  # a change of ours has begun since, and may wait for a disk
+            return
+        try:
             if folder.mtime_ns == mtime_ns:  # else a change of ours came in between
                 folder.looked_at = now
                 folder.settled = began_ns - mtime_ns > _tick_ns(mtime_ns)
+        finally:
+            self._change.release()
 
     def _remove_missing(self, prefix: str, names: Iterable[str]) -> None:
         present = set(names)

@@ -137,6 +137,39 @@ def test_a_scan_neither_delays_nor_undoes_changes_of_ours(
     assert set(directory) == expected
 
 
+def test_a_look_does_not_wait_for_a_change_of_ours_that_began_meanwhile(
+    directory: PackageDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGE", 1000)
+    original: Read = module._read
+    began, finish = threading.Event(), threading.Event()
+
+    def change() -> None:
+        with directory.changing():
+            began.set()
+            finish.wait(60)
+
+    def read(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
+        found = original(path, hurry=hurry)
+        monkeypatch.setattr(module, "_read", original)
+        changer.start()
+        assert began.wait(60)
+        return found
+
+    changer = threading.Thread(target=change)
+    monkeypatch.setattr(module, "_read", read)
+    put(tmp_path, "2.0")
+    looking = threading.Thread(target=directory.look)
+    looking.start()
+    looking.join(30)
+    waits = looking.is_alive()
+    finish.set()
+    changer.join()
+    looking.join()
+    assert not waits
+    assert len(directory) == 6
+
+
 def test_projects_stay_sorted_as_they_come_and_go(directory: PackageDirectory, tmp_path: Path) -> None:
     for project in ("zoo", "alpha", "foo-bar", "foo", "beta"):
         assert list(directory.projects()) == sorted(directory.projects())
