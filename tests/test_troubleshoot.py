@@ -65,8 +65,8 @@ def test_every_class_of_error_is_raised_somewhere() -> None:
 
 
 @pytest.mark.parametrize("name", entries())
-def test_an_entry_says_symptom_check_and_mend(name: str) -> None:
-    assert re.findall(r"^- \*\*(\w+)\.\*\* \S", entries()[name], re.MULTILINE) == ["Symptom", "Check", "Mend"]
+def test_an_entry_says_symptom_check_and_fix(name: str) -> None:
+    assert re.findall(r"^- \*\*(\w+)\.\*\* \S", entries()[name], re.MULTILINE) == ["Symptom", "Check", "Fix"]
 
 
 def test_an_error_names_its_entry_in_its_last_line_wherever_it_is_shown() -> None:
@@ -100,7 +100,7 @@ def test_without_an_index_each_check_goes_on_and_the_verification_names_all(targ
         assert found in raised.value.why
 
 
-def test_a_good_index_has_nothing_to_mend(provisioned: FakeTarget) -> None:
+def test_a_good_index_has_nothing_to_fix(provisioned: FakeTarget) -> None:
     onboard.apply(onboard.describe(provisioned, username="alice"))
     assert troubleshoot.logins(provisioned).rows == (("user alice", "let in (200)", "yes"),)
     assert troubleshoot.verify(provisioned).rows == (("6", "0"),)
