@@ -14,7 +14,6 @@ import requests
 from ops.errors import IndexRequestError, PreflightError, TargetError
 from ops.http_client import HttpClient
 from ops.secret import Secret
-from ops.settings import Settings
 from ops.targets import Deployment, Target
 from ops.targets.target import last_error
 
@@ -92,7 +91,7 @@ class AdminApi:
         self._advice = advice
 
     @classmethod
-    def of(cls, target: Target, settings: Settings | None = None) -> tuple[Deployment, Self]:
+    def of(cls, target: Target) -> tuple[Deployment, Self]:
         """The index on *target*, and its admin application with the operator's copy of the token.
 
         Raises:
@@ -100,15 +99,15 @@ class AdminApi:
             NotAnsweringError: it does not answer.
             PreflightError: this machine has no copy of the token.
         """
-        settings = settings or Settings()
         deployment = target.state().require(target.place)
+        settings = target.settings
         token = target.recall_secret(settings.secret_name, settings.secret_key)
         if token is None:
             raise PreflightError(
                 [f"this machine has no copy of the admin token of the target {target.place!r}"],
                 todo=f"set the environment variable {settings.secret_key} to it, or work where it was provisioned",
             )
-        advice = advice_for(target, settings)
+        advice = advice_for(target)
         return deployment, cls(deployment.admin_url, token, deployment.admin_headers, advice=advice)
 
     def __enter__(self) -> Self:
@@ -323,12 +322,12 @@ class AdminApi:
         return "mend that and run it again" if answer.status_code < 500 else "see the log of the index"
 
 
-def advice_for(target: Target, settings: Settings) -> Callable[[int], str]:
+def advice_for(target: Target) -> Callable[[int], str]:
     """Advice for when the admin application of *target* refuses the operator's token, or fails."""
 
     def advice(status: int) -> str:
         if status == 401:
-            return target.refused_secret(settings.secret_name, settings.secret_key)
+            return target.refused_secret(target.settings.secret_name, target.settings.secret_key)
         try:
             error = last_error(target.logs(200).splitlines())
         except TargetError:

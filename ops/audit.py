@@ -13,7 +13,6 @@ from ops.errors import IndexRequestError, ParameterError, RunbookError, Verifica
 from ops.http_client import JSON, HttpClient
 from ops.inventory import Inventory
 from ops.preflight import preflight
-from ops.settings import Settings
 from ops.snapshots import Bucket
 from ops.snapshots.snapshot import moment
 from ops.table import Table
@@ -58,7 +57,6 @@ def read(
     snapshots: str = "",
     public_index: str = "",
     fail_at: str = "error",
-    settings: Settings | None = None,
 ) -> AuditReport:
     """Read an index and check it.
 
@@ -69,7 +67,6 @@ def read(
         public_index: URL of a simple API (PEP 503) to be asked for the names of all projects, at most
             :data:`PUBLIC_NAMES`; empty to ask nobody.
         fail_at: ``notice``, ``warning``, ``error`` or ``never``.
-        settings: names of the volumes.
 
     Raises:
         ParameterError: a parameter makes no sense.
@@ -83,7 +80,7 @@ def read(
     if public_index and (not public_index.startswith(("https://", "http://")) or "@" in public_index):
         why = "it is not the URL of a simple API, or holds credentials"
         raise ParameterError("public_index cannot be used", why=why, todo="give its URL, ending in /simple/")
-    inventory = Inventory.of(target, settings, integrity=integrity)
+    inventory = Inventory.of(target, integrity=integrity)
     found = [*findings(target, inventory), *_snapshots(target, snapshots)]
     if public_index:
         found += _public_names(inventory, public_index)

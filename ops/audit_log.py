@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ops.settings import Settings
 from ops.targets import Target
 from ops.targets.index_files import ACTIVITY, ADMIN_AUDIT, AUDIT, Downloads, download_counts
 
@@ -16,26 +15,25 @@ Event = Mapping[str, Any]
 """One line of the log; its keys are those that ``deployments/server.md`` describes."""
 
 
-def events(target: Target, settings: Settings | None = None) -> list[Event]:
+def events(target: Target) -> list[Event]:
     """All events, the oldest first. Reads only; copies each file of the log once.
 
     Raises:
         TargetError: a volume cannot be read.
     """
-    settings = settings or Settings()
-    places = ((settings.packages_volume, AUDIT), (settings.credentials_volume, ADMIN_AUDIT))
+    names = target.settings
+    places = ((names.packages_volume, AUDIT), (names.credentials_volume, ADMIN_AUDIT))
     found = [event for volume, folder in places for event in parse(_contents(target, volume, folder)) if event]
     return sorted(found, key=lambda event: str(event["time"]))
 
 
-def downloads(target: Target, settings: Settings | None = None) -> list[Downloads]:
+def downloads(target: Target) -> list[Downloads]:
     """All counts of downloads, the oldest first. Those of the last minute, on Modal of the last hour, may be missing.
 
     Raises:
         TargetError: the volume cannot be read.
     """
-    volume = (settings or Settings()).packages_volume
-    rows = download_counts(_contents(target, volume, ACTIVITY))
+    rows = download_counts(_contents(target, target.settings.packages_volume, ACTIVITY))
     return sorted((row for row in rows if row.downloads), key=lambda row: row.hour)
 
 

@@ -9,7 +9,6 @@ from ops.errors import SnapshotError
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_approved
 from ops.preflight import preflight as target_preflight
 from ops.private_files import close_to_others
-from ops.settings import Settings
 from ops.snapshots import Backup, Bucket, Retention
 from ops.table import Table
 from ops.targets import Target
@@ -27,13 +26,11 @@ class BackupJob:
         target: with the index.
         destination: folder or URL.
         retention: snapshots to keep.
-        settings: names of the volumes.
     """
 
     target: Target
     destination: str
     retention: Retention
-    settings: Settings
 
     @property
     def caption(self) -> str:
@@ -46,7 +43,7 @@ class BackupJob:
 
     def backup(self, bucket: Bucket) -> Backup:
         """The back-up into *bucket*."""
-        return Backup(self.target, bucket, self.target.place, self.settings)
+        return Backup(self.target, bucket, self.target.place, self.target.settings)
 
 
 def describe(
@@ -56,7 +53,6 @@ def describe(
     daily: int = 30,
     weekly: int = 8,
     monthly: int = 12,
-    settings: Settings | None = None,
 ) -> BackupJob:
     """Check the parameters. Contacts nothing.
 
@@ -66,13 +62,12 @@ def describe(
         daily: days of which the last snapshot stays.
         weekly: likewise for weeks.
         monthly: likewise for months.
-        settings: names of the volumes.
 
     Raises:
         ParameterError: a parameter makes no sense.
     """
     destination = destination or str(default_destination(target))
-    return BackupJob(target, destination, Retention(daily, weekly, monthly), settings or Settings())
+    return BackupJob(target, destination, Retention(daily, weekly, monthly))
 
 
 def default_destination(target: Target) -> Path:

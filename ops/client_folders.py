@@ -12,7 +12,6 @@ from ops.admin_api import AdminApi
 from ops.clients import ClientFiles
 from ops.errors import RunbookError, TargetError
 from ops.plan import Change
-from ops.settings import Settings
 from ops.targets import Target
 from ops.workspace import shown
 
@@ -65,16 +64,15 @@ class ClientFolders:
         return done
 
 
-def advice_after_move(target: Target, before: str, settings: Settings) -> str:
+def advice_after_move(target: Target, before: str) -> str:
     """Advice for the operator of an index that moved: which users to inform.
 
     Parameters:
         target: the target of the index.
         before: its previous address.
-        settings: the names of the admin secret.
     """
     try:
-        _, admin = AdminApi.of(target, settings)
+        _, admin = AdminApi.of(target)
         with admin:
             names: Sequence[str] = [user.username for user in admin.users()]
     except RunbookError:

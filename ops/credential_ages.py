@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 from ops.admin_api import AdminApi, IndexToken
 from ops.audit_log import events
-from ops.settings import Settings
 from ops.table import Table
 from ops.targets import CredentialAge, Target
 
@@ -14,22 +13,21 @@ WARNING = timedelta(days=14)
 """An end that is nearer is shown as due."""
 
 
-def ages(target: Target, *, days: int, settings: Settings | None = None) -> Table:
+def ages(target: Target, *, days: int) -> Table:
     """All credentials of the index and its operator: since when, until when, and what is due. Reads only.
 
     Parameters:
         target: the target of the index.
         days: the age from which a credential is due.
-        settings: names of the admin secret and the volumes.
 
     Raises:
         NotDeployedError: there is no index.
     """
     found = [*target.credential_ages()]
-    _, admin = AdminApi.of(target, settings)
+    _, admin = AdminApi.of(target)
     with admin:
         users, tokens = [user.username for user in admin.users()], admin.tokens()
-    passwords = password_ages(target, settings)
+    passwords = password_ages(target)
     found += [CredentialAge(f"password of {name}", passwords.get(name)) for name in users]
     rows = [(age.name, moment(age.created), "not known", moment(age.expires), _due(age, days)) for age in found]
     for token in tokens:
@@ -71,13 +69,9 @@ def named(token: IndexToken) -> str:
     return f"token {token.label or token.id} of {token.owner}"
 
 
-def password_ages(target: Target, settings: Settings | None = None) -> dict[str, datetime]:
+def password_ages(target: Target) -> dict[str, datetime]:
     """Time at which each user's password was last set, by the audit log."""
-    return {
-        str(event["user"]): parsed(str(event["time"]))
-        for event in events(target, settings)
-        if event.get("password_changed")
-    }
+    return {str(event["user"]): parsed(str(event["time"])) for event in events(target) if event.get("password_changed")}
 
 
 def is_older(created: datetime | None, days: int) -> bool:

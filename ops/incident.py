@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.utils import canonicalize_name, canonicalize_version
@@ -20,7 +20,6 @@ from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
-from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Target
 from ops.targets.index_files import REVOKED, distribution
@@ -44,7 +43,6 @@ class Incident:
         reason: for those who are refused its files; one line.
         lock_publisher: whether to take the rights of those who uploaded it.
         confirm: the project and the version; empty to change nothing.
-        settings: names of the admin secret and the volumes.
     """
 
     target: Target
@@ -53,7 +51,6 @@ class Incident:
     reason: str = ""
     lock_publisher: bool = False
     confirm: str = ""
-    settings: Settings = field(default_factory=Settings)
 
     @property
     def held(self) -> str:
@@ -93,7 +90,6 @@ def describe(
     reason: str = "",
     lock_publisher: bool = False,
     confirm: str = "",
-    settings: Settings | None = None,
 ) -> Incident:
     """Check the parameters of the notebook. Does not contact the index.
 
@@ -128,7 +124,6 @@ def describe(
         reason=reason,
         lock_publisher=lock_publisher,
         confirm=confirm,
-        settings=settings or Settings(),
     )
 
 
@@ -140,10 +135,10 @@ def files(incident: Incident) -> list[BadFile]:
     """
     if not incident.project:
         return []
-    target, volume = incident.target, incident.settings.packages_volume
+    target, volume = incident.target, incident.target.settings.packages_volume
     uploads = {
         str(event.get("sha256")): event
-        for event in events(target, incident.settings)
+        for event in events(target)
         if event["event"] == "upload" and event.get("project") == incident.project
     }
     paths = [file.path for file in target.list_files(volume)]
@@ -166,7 +161,7 @@ def files(incident: Incident) -> list[BadFile]:
 
 def recent(incident: Incident) -> Table:
     """The last uploads, to find the release and its files by."""
-    uploads = [event for event in events(incident.target, incident.settings) if event["event"] == "upload"]
+    uploads = [event for event in events(incident.target) if event["event"] == "upload"]
     rows = [
         (event["time"], event["user"], event.get("project", ""), event.get("version", ""), event.get("filename", ""))
         for event in reversed(uploads[-_RECENT:])
@@ -195,7 +190,7 @@ def downloaded(incident: Incident, found: Sequence[BadFile]) -> Table:
     paths = {file.path: file.filename for file in found}
     rows = [
         (f"{row.hour:%Y-%m-%d %H}:00", row.user or "?", row.address or "?", row.client, paths[row.file], row.downloads)
-        for row in downloads(incident.target, incident.settings)
+        for row in downloads(incident.target)
         if row.file in paths
     ]
     concerned = len({row[1] for row in rows})
@@ -211,7 +206,7 @@ def reach(incident: Incident, found: Sequence[BadFile]) -> Table:
     own = {file.filename for file in found}
     rows = [
         (event["time"], event["user"], event["event"], event.get("project", ""), _subject(event))
-        for event in events(incident.target, incident.settings)
+        for event in events(incident.target)
         if event["user"] in users and str(event["time"]) >= since and event.get("filename") not in own
     ]
     note = "Look at each of them; run this notebook again for a release that is bad too." if rows else "Nothing."
@@ -224,7 +219,7 @@ def notice(incident: Incident, found: Sequence[BadFile]) -> Text:
         return Text("No release is named.")
     names = "\n".join(f"  {file.filename}\n    sha256 {file.sha256}" for file in found)
     paths = {file.path for file in found}
-    rows = downloads(incident.target, incident.settings)
+    rows = downloads(incident.target)
     users = sorted({row.user for row in rows if row.file in paths and row.user})
     return Text(
         f"To: {', '.join(users) or 'all users of the index'}\n"
@@ -246,7 +241,7 @@ def plan(incident: Incident) -> Plan:
         NotDeployedError: there is no index.
         RunbookError: the index has no such release.
     """
-    deployment, admin = AdminApi.of(incident.target, incident.settings)
+    deployment, admin = AdminApi.of(incident.target)
     found = files(incident)
     changes = [
         Change(
@@ -280,7 +275,7 @@ def apply(incident: Incident) -> Outcome:
     done: list[tuple[str, str]] = []
     with target.lock():
         require_approved(lambda: plan(incident))
-        deployment, admin = AdminApi.of(target, incident.settings)
+        deployment, admin = AdminApi.of(target)
         found = files(incident)
         if bad := [file for file in found if not file.revoked]:
             with _admin_of(incident) as http:
@@ -317,7 +312,7 @@ def verify(incident: Incident) -> Table:
         seen = f"lists {', '.join(sorted(listed))}" if listed else "lists none of them"
         findings.append(Finding(f"simple/{incident.project}/", "lists none of them", seen, not listed))
     if incident.lock_publisher:
-        _, admin = AdminApi.of(incident.target, incident.settings)
+        _, admin = AdminApi.of(incident.target)
         with admin:
             for name, user in _users(admin, found).items():
                 role, tokens = user.role if user else "unknown", len(admin.tokens(name)) if user else 0
@@ -334,7 +329,7 @@ def _caption(incident: Incident) -> str:
 
 
 def _admin_of(incident: Incident) -> AbstractContextManager[HttpClient]:
-    return temporary_admin(incident.target, "incident", incident.settings)
+    return temporary_admin(incident.target, "incident")
 
 
 def _change(http: HttpClient, incident: Incident, action: str, filename: str) -> None:

@@ -13,7 +13,6 @@ from typing import TypeVar
 from ops import audit_log
 from ops.audit_log import Event
 from ops.errors import NotDeployedError
-from ops.settings import Settings
 from ops.snapshots.backup import digest_of
 from ops.targets import Target, VolumeFile
 from ops.targets.index_files import (
@@ -70,20 +69,18 @@ class Inventory:
     uses: list[Downloads] | None
 
     @classmethod
-    def of(cls, target: Target, settings: Settings | None = None, *, integrity: bool = True) -> Inventory:
+    def of(cls, target: Target, *, integrity: bool = True) -> Inventory:
         """Read the volumes of *target*.
 
         Parameters:
             target: with the index.
-            settings: names of the volumes.
             integrity: True to read and hash every package.
 
         Raises:
             NotDeployedError: a volume is missing.
             TargetError: one cannot be read.
         """
-        settings = settings or Settings()
-        volumes = settings.packages_volume, settings.credentials_volume
+        volumes = target.settings.volumes
         if not all(target.volume_exists(volume) for volume in volumes):
             raise NotDeployedError(target.place)
         packages, credentials = ({file.path: file for file in target.list_files(volume)} for volume in volumes)

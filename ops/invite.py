@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ops.admin_api import AdminApi, IndexUser
@@ -13,7 +13,6 @@ from ops.errors import ParameterError, RunbookError
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_approved
 from ops.private_files import private_folder, replace_file
 from ops.secret import Secret
-from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Target
 from ops.targets.index_rules import check_role, checked_user_name, password_hash
@@ -60,14 +59,12 @@ class TeamInvitation:
         guests: at least one.
         again: true to invite those too whom the index knows already.
         folder: for the file with the links.
-        settings: names of the admin secret.
     """
 
     target: Target
     guests: tuple[Guest, ...]
     again: bool = False
     folder: Path
-    settings: Settings = field(default_factory=Settings)
 
     @property
     def links(self) -> Path:
@@ -116,7 +113,7 @@ def read_guests(path: Path) -> tuple[Guest, ...]:
 
 def plan(invitations: TeamInvitation) -> Plan:
     """Compare the users with what is wanted. Reads only."""
-    deployment, admin = AdminApi.of(invitations.target, invitations.settings)
+    deployment, admin = AdminApi.of(invitations.target)
     with admin:
         known = {user.username: user for user in admin.users()}
     changes = []
@@ -145,7 +142,7 @@ def apply(invitations: TeamInvitation, *, dry_run: bool = False) -> Outcome:
     links: list[tuple[str, str, str]] = []
     with target.lock():
         require_approved(lambda: plan(invitations))
-        deployment, admin = AdminApi.of(target, invitations.settings)
+        deployment, admin = AdminApi.of(target)
         with admin:
             known = {user.username: user for user in admin.users()}
             try:
@@ -172,7 +169,7 @@ def verify(invitations: TeamInvitation, *, dry_run: bool = False) -> Table:
     Raises:
         VerificationError: one is missing, or has another role.
     """
-    _, admin = AdminApi.of(invitations.target, invitations.settings)
+    _, admin = AdminApi.of(invitations.target)
     with admin:
         known = {user.username: user for user in admin.users()}
     findings = []

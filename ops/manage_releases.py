@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from packaging.utils import InvalidName, canonicalize_name, canonicalize_version
@@ -16,7 +16,6 @@ from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_ap
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
 from ops.release_list import PublishedRelease, ReleaseList
-from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Target
 from ops.targets.index_files import distribution
@@ -45,7 +44,6 @@ class ReleaseChange:
         days: pre-releases that were uploaded or downloaded since are never pruned.
         confirm: names what is deleted.
         dry_run: True to change nothing.
-        settings: names of the admin secret and the volumes.
     """
 
     target: Target
@@ -59,7 +57,6 @@ class ReleaseChange:
     days: int = 90
     confirm: str = ""
     dry_run: bool = False
-    settings: Settings = field(default_factory=Settings)
 
     @property
     def named(self) -> str:
@@ -93,7 +90,6 @@ def describe(
     older_than_days: int = 90,
     confirm: str = "",
     dry_run: bool = False,
-    settings: Settings | None = None,
 ) -> ReleaseChange:
     """Check the parameters of the notebook. Does not contact the index.
 
@@ -131,7 +127,6 @@ def describe(
         days=older_than_days,
         confirm=confirm,
         dry_run=dry_run,
-        settings=settings or Settings(),
     )
     if confirm and confirm != described.named:
         why = f"the parameter `confirm` says {confirm!r}, and what would go is {described.named!r}"
@@ -149,7 +144,7 @@ def listing(change: ReleaseChange) -> Table:
     Raises:
         TargetError: the volume cannot be read.
     """
-    found = ReleaseList.of(change.target, change.settings)
+    found = ReleaseList.of(change.target)
     chosen = [release for release in found.releases if change.project in {"", release.project}]
     rows = [
         (
@@ -184,7 +179,7 @@ def plan(change: ReleaseChange) -> Plan:
     Raises:
         RunbookError: there is no such project or release.
     """
-    found = ReleaseList.of(change.target, change.settings)
+    found = ReleaseList.of(change.target)
     return Plan(_caption(change), tuple(_changes(change, found)), change.target.place, held=change.held)
 
 
@@ -219,7 +214,7 @@ def _changes(change: ReleaseChange, found: ReleaseList) -> Iterator[Change]:
 
 def _reserved(change: ReleaseChange) -> tuple[str, ...]:
     """The owners of the prefix now."""
-    _, admin = AdminApi.of(change.target, change.settings)
+    _, admin = AdminApi.of(change.target)
     with admin:
         return admin.reservations().get(change.project, ())
 
@@ -293,12 +288,12 @@ def apply(change: ReleaseChange) -> Outcome:
         return Outcome(_caption(change), (), change.held, change.target.place)
     with change.target.lock():
         require_approved(lambda: plan(change))
-        found = ReleaseList.of(change.target, change.settings)
+        found = ReleaseList.of(change.target)
         pending = [each for each in _changes(change, found) if each.then]
         if not pending:
             return Outcome(_caption(change), (), "Everything was in place already.", change.target.place)
         if change.action == "reserve":
-            _, admin = AdminApi.of(change.target, change.settings)
+            _, admin = AdminApi.of(change.target)
             with admin:
                 admin.reserve(change.project, change.owners)
             return Outcome(
@@ -341,7 +336,7 @@ def _send(index: HttpClient, path: str, fields: dict[str, str]) -> None:
 @contextmanager
 def _operator(change: ReleaseChange) -> Iterator[HttpClient]:
     """The index as a temporary admin, who is removed at the end."""
-    user = TemporaryUser(change.target, change.settings, prefix="operator")
+    user = TemporaryUser(change.target, prefix="operator")
     try:
         user.start()
         with user.http() as index:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ops.admin_api import AdminApi, IndexUser
@@ -18,7 +18,6 @@ from ops.http_client import HttpClient
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
-from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Target
 from ops.targets.index_rules import check_role, checked_user_name
@@ -38,7 +37,6 @@ class Offboarding:
         role: the lower role; empty to remove the user.
         confirm: the user's name; empty to change nothing.
         login: from the client files here, to try afterwards; None if there are none.
-        settings: names of the admin secret and the volumes.
     """
 
     target: Target
@@ -46,7 +44,6 @@ class Offboarding:
     role: str = ""
     confirm: str = ""
     login: Login | None = None
-    settings: Settings = field(default_factory=Settings)
 
     @property
     def files(self) -> ClientFiles | None:
@@ -55,9 +52,7 @@ class Offboarding:
         return ClientFiles(folder) if folder in self.target.client_folders() else None
 
 
-def describe(
-    target: Target, *, username: str, role: str = "", confirm: str = "", settings: Settings | None = None
-) -> Offboarding:
+def describe(target: Target, *, username: str, role: str = "", confirm: str = "") -> Offboarding:
     """Check the parameters of the notebook. Does not contact the index.
 
     Raises:
@@ -79,9 +74,7 @@ def describe(
             why=f"the parameter `confirm` says {confirm!r}, and the user is {username!r}",
             todo=f"give confirm={username!r} if you mean this user",
         )
-    described = Offboarding(
-        target=target, username=username, role=role, confirm=confirm, settings=settings or Settings()
-    )
+    described = Offboarding(target=target, username=username, role=role, confirm=confirm)
     login = described.files.login() if described.files else None
     return Offboarding(**{**vars(described), "login": login})
 
@@ -93,7 +86,7 @@ def plan(offboarding: Offboarding) -> Plan:
         RunbookError: the role would be a higher one.
         NotDeployedError: there is no index.
     """
-    deployment, admin = AdminApi.of(offboarding.target, offboarding.settings)
+    deployment, admin = AdminApi.of(offboarding.target)
     name, role = offboarding.username, offboarding.role
     with admin:
         user, tokens = admin.user(name), admin.tokens(name)
@@ -142,7 +135,7 @@ def apply(offboarding: Offboarding) -> Outcome:
     done: list[tuple[str, str]] = []
     with target.lock():
         require_approved(lambda: plan(offboarding))
-        deployment, admin = AdminApi.of(target, offboarding.settings)
+        deployment, admin = AdminApi.of(target)
         with admin:
             user = admin.user(name)
             _require_lower(user, offboarding.role)
@@ -178,7 +171,7 @@ def verify(offboarding: Offboarding, outcome: Outcome) -> Table:
     if not offboarding.confirm:
         row = ("everything", f"left as it was; confirm={name!r} changes it")
         return Table.of("Seen from outside", ("what", "seen"), [row])
-    _, admin = AdminApi.of(offboarding.target, offboarding.settings)
+    _, admin = AdminApi.of(offboarding.target)
     with admin:
         user = admin.user(name)
         tokens = [] if role else admin.tokens(name)
@@ -237,7 +230,7 @@ def _settled(ask: Callable[[], int], wanted: int) -> int:
 def _published(offboarding: Offboarding) -> list[tuple[str, str]]:
     """File name and project of all that the user uploaded and nobody removed since, as the audit log has it."""
     found: dict[str, str] = {}
-    for event in events(offboarding.target, offboarding.settings):
+    for event in events(offboarding.target):
         filename = str(event.get("filename", ""))
         if event["event"] == "upload" and event["user"] == offboarding.username:
             found[filename] = str(event.get("project", ""))
@@ -247,7 +240,7 @@ def _published(offboarding: Offboarding) -> list[tuple[str, str]]:
 
 
 def _missing(offboarding: Offboarding) -> list[str]:
-    volume = offboarding.settings.packages_volume
+    volume = offboarding.target.settings.packages_volume
     there = {file.path.rpartition("/")[2] for file in offboarding.target.list_files(volume)}
     return [filename for filename, _ in _published(offboarding) if filename not in there]
 
@@ -256,7 +249,7 @@ def _in_the_log(offboarding: Offboarding, outcome: Outcome) -> Finding:
     """The last change of this user in the audit log."""
     lines = [
         event
-        for event in events(offboarding.target, offboarding.settings)
+        for event in events(offboarding.target)
         if event["user"] == offboarding.username and str(event["event"]).startswith("user.")
     ]
     expected = f"{offboarding.role} now" if offboarding.role else "user.removed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
 from ops.private_files import open_to_others
 from ops.secret import PASSWORD_VARIABLE, Secret, given_password
-from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Deployment, Target
 from ops.targets.index_rules import check_password, check_role, checked_user_name, password_hash
@@ -48,7 +47,6 @@ class Onboarding:
         password_reset: True to set a new password for a user whose password is not known here.
         archive: True to write a zip file of the client files too, to hand over.
         token_days: days until a token for a CI job expires; 0 for no token.
-        settings: names of the admin secret.
     """
 
     target: Target
@@ -61,7 +59,6 @@ class Onboarding:
     password_reset: bool = False
     archive: bool = False
     token_days: int = 0
-    settings: Settings = field(default_factory=Settings)
 
     @property
     def files(self) -> ClientFiles:
@@ -182,7 +179,7 @@ def plan(onboarding: Onboarding | TeamInvitation) -> Plan:
     """
     if isinstance(onboarding, TeamInvitation):
         return invite.plan(onboarding)
-    deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
+    deployment, admin = AdminApi.of(onboarding.target)
     with admin:
         user = admin.user(onboarding.username)
     found = _Found.of(onboarding, deployment, user)
@@ -229,7 +226,7 @@ def apply(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> 
     with onboarding.target.lock():
         require_approved(lambda: plan(onboarding))
         exposed = open_to_others(onboarding.folder)
-        deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
+        deployment, admin = AdminApi.of(onboarding.target)
         with admin:
             user = admin.user(onboarding.username)
             found = _Found.of(onboarding, deployment, user)
@@ -281,7 +278,7 @@ def verify(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) ->
     """
     if isinstance(onboarding, TeamInvitation):
         return invite.verify(onboarding, dry_run=dry_run)
-    deployment, admin = AdminApi.of(onboarding.target, onboarding.settings)
+    deployment, admin = AdminApi.of(onboarding.target)
     with admin:
         user = admin.user(onboarding.username)
     password = onboarding.files.password()

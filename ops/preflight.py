@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from ops.admin_api import AdminApi
 from ops.errors import PreflightError
-from ops.settings import Settings
 from ops.table import Table, where
 from ops.targets import Check, State, Target
 
@@ -20,12 +19,11 @@ def preflight(target: Target) -> Table:
     return _table(target, target.checks())
 
 
-def preflight_of_index(target: Target, settings: Settings | None = None) -> Table:
+def preflight_of_index(target: Target) -> Table:
     """Check what the target needs, and that an index answers there and takes the admin token. Reads only.
 
     Parameters:
         target: where the index runs.
-        settings: the names of the admin secret.
 
     Raises:
         PreflightError: something is missing; all of it is listed.
@@ -34,7 +32,7 @@ def preflight_of_index(target: Target, settings: Settings | None = None) -> Tabl
     if all(check.passed for check in checks):
         state = target.state()
         address = state.deployment.url if state.deployment else ""
-        checks += _index(target, state, settings or Settings())
+        checks += _index(target, state)
     return _table(target, checks, address)
 
 
@@ -46,16 +44,16 @@ def _table(target: Target, checks: Sequence[Check], address: str = "") -> Table:
     return Table.of(caption, header, rows, metadata=where(target.place, address))
 
 
-def _index(target: Target, state: State, settings: Settings) -> list[Check]:
+def _index(target: Target, state: State) -> list[Check]:
     if not state.answers:
         found = str(state) if state.deployment else f"there is none on the target {target.place}"
         return [Check("index", passed=False, detail=f"{found}; run the notebook 01_provision first")]
-    return [Check("index", passed=True, detail=str(state)), _admin_token(target, settings)]
+    return [Check("index", passed=True, detail=str(state)), _admin_token(target)]
 
 
-def _admin_token(target: Target, settings: Settings) -> Check:
+def _admin_token(target: Target) -> Check:
     try:
-        _, admin = AdminApi.of(target, settings)
+        _, admin = AdminApi.of(target)
     except PreflightError as error:
         return Check("admin token", passed=False, detail=f"{error.problems[0]}; {error.todo}")
     with admin:

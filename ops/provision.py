@@ -11,7 +11,6 @@ from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, requ
 from ops.preflight import preflight
 from ops.private_files import close_to_others, open_to_others
 from ops.secret import Secret
-from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Deployment, Move, State, Target
 from ops.targets.index_rules import check_admin_token
@@ -22,20 +21,18 @@ _WRONG = "not-the-password-of-anybody"
 """Always the same, so that the index does not take repeated checks for guesses."""
 
 
-def plan(target: Target, settings: Settings | None = None, *, lower_protection: str = "") -> Plan:
+def plan(target: Target, *, lower_protection: str = "") -> Plan:
     """Compare the target with what is wanted. Reads only.
 
     Parameters:
         target: the target.
-        settings: names of the secret and the volumes.
         lower_protection: as of :func:`apply`.
 
     Raises:
         PortTakenError: another program uses the port that clients know, or that was requested.
     """
-    settings = settings or Settings()
-    changes = [_secret(target, settings)]
-    for name, purpose in ((settings.packages_volume, "packages"), (settings.credentials_volume, "credentials")):
+    changes = [_secret(target)]
+    for name, purpose in zip(target.settings.volumes, ("packages", "credentials"), strict=True):
         exists = target.volume_exists(name)
         changes.append(
             Change(
@@ -95,9 +92,7 @@ def _hosting(target: Target, lower_protection: str) -> list[Change]:
     ]
 
 
-def apply(
-    target: Target, *, dry_run: bool = False, settings: Settings | None = None, lower_protection: str = ""
-) -> Outcome:
+def apply(target: Target, *, dry_run: bool = False, lower_protection: str = "") -> Outcome:
     """Create what is missing, and update the server. Anything that is up to date stays as it is.
 
     Reads the state again under the target's lock, so that of two concurrent runs only one changes anything.
@@ -105,7 +100,6 @@ def apply(
     Parameters:
         target: the target.
         dry_run: True to change nothing.
-        settings: names of the secret and the volumes.
         lower_protection: protections of the hosting that may be lowered, separated by commas.
 
     Raises:
@@ -115,20 +109,20 @@ def apply(
         ApprovalError: another plan was approved for this run; nothing was changed.
         TargetError: the target refused or failed.
     """
-    settings = settings or Settings()
     if dry_run:
         return Outcome(_caption(target), (), DRY_RUN, target.place)
     done: list[tuple[str, str]] = []
     with target.lock():
-        require_approved(lambda: plan(target, settings, lower_protection=lower_protection))
+        require_approved(lambda: plan(target, lower_protection=lower_protection))
         hosting = target.hosting(lower_protection=lower_protection)
         if hosting is not None:
             hosting.require_allowed()
-        if not target.secret_exists(settings.secret_name):
-            given = _given_token(target, settings)
-            target.put_secret(settings.secret_name, {settings.secret_key: given or Secret.generate()})
-            done.append((f"secret {settings.secret_name}", "stored as given" if given else "generated and stored"))
-        for name in (settings.packages_volume, settings.credentials_volume):
+        names = target.settings
+        if not target.secret_exists(names.secret_name):
+            given = _given_token(target)
+            target.put_secret(names.secret_name, {names.secret_key: given or Secret.generate()})
+            done.append((f"secret {names.secret_name}", "stored as given" if given else "generated and stored"))
+        for name in names.volumes:
             if not target.volume_exists(name):
                 target.create_volume(name)
                 done.append((f"volume {name}", "created"))
@@ -147,17 +141,16 @@ def apply(
     if hosting is not None:
         done.extend((f"hosting {change.name}", change.arrow) for change in hosting.changes)
     note = "" if done else "Everything was in place already. "
-    told = f". {advice_after_move(target, before, settings)}" if before else ""
+    told = f". {advice_after_move(target, before)}" if before else ""
     note = f"{note}The index answers at {deployment.url}{told}"
     return Outcome(_caption(target), tuple(done), note, target.place, deployment.url)
 
 
-def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = False) -> Table:
+def verify(target: Target, *, dry_run: bool = False) -> Table:
     """Prove from outside that the index answers and refuses requests without valid credentials.
 
     Parameters:
         target: the target.
-        settings: names of the admin secret.
         dry_run: True if nothing was changed, so that a missing index is not a failure.
 
     Raises:
@@ -165,13 +158,12 @@ def verify(target: Target, *, settings: Settings | None = None, dry_run: bool = 
         NotAnsweringError: it does not answer.
         VerificationError: it answers incorrectly; the error lists every wrong answer.
     """
-    settings = settings or Settings()
     state = target.state()
     if dry_run and not state.answers:
         seen = str(state) if state.deployment else "there is none yet"
         return Table.of("Seen from outside", ("tried", "seen"), [("the index", seen)])
     deployment = state.require(target.place)
-    findings = [*_as_a_visitor(deployment), *_as_the_operator(target, deployment, settings)]
+    findings = [*_as_a_visitor(deployment), *_as_the_operator(target, deployment)]
     return proven("Seen from outside", findings, todo="read the log of the server and run this notebook again")
 
 
@@ -184,24 +176,24 @@ def summary(target: Target, outcome: Outcome, *, dry_run: bool = False) -> Text:
     return Text(f"{changed}.\nThe index {target.state()}.")
 
 
-def _secret(target: Target, settings: Settings) -> Change:
-    thing = f"secret {settings.secret_name} (admin token)"
-    if not target.secret_exists(settings.secret_name):
-        given = _given_token(target, settings)
+def _secret(target: Target) -> Change:
+    thing = f"secret {target.settings.secret_name} (admin token)"
+    if not target.secret_exists(target.settings.secret_name):
+        given = _given_token(target)
         return Change(thing, "missing", "store the given one" if given else "generate and store it", "+")
-    copy = target.recall_secret(settings.secret_name, settings.secret_key)
+    copy = target.recall_secret(target.settings.secret_name, target.settings.secret_key)
     return Change(thing, "in place" if copy else "in place; this machine has no copy")
 
 
-def _given_token(target: Target, settings: Settings) -> Secret | None:
+def _given_token(target: Target) -> Secret | None:
     """The admin token that the operator chose; None if there is none.
 
     Raises:
         SettingError: it can be guessed, or cannot be sent.
     """
-    given = target.recall_secret(settings.secret_name, settings.secret_key)
+    given = target.recall_secret(target.settings.secret_name, target.settings.secret_key)
     if given is not None:
-        check_admin_token(given, settings.secret_key)
+        check_admin_token(given, target.settings.secret_key)
     return given
 
 
@@ -220,14 +212,14 @@ def _as_a_visitor(deployment: Deployment) -> list[Finding]:
     return findings
 
 
-def _as_the_operator(target: Target, deployment: Deployment, settings: Settings) -> list[Finding]:
+def _as_the_operator(target: Target, deployment: Deployment) -> list[Finding]:
     findings = []
     with AdminApi(deployment.admin_url, None, deployment.admin_headers) as stranger:
         status = stranger.users_status()
     findings.append(Finding("the list of users, without the admin token", "401", str(status), status == 401))
-    token = target.recall_secret(settings.secret_name, settings.secret_key)
+    token = target.recall_secret(target.settings.secret_name, target.settings.secret_key)
     if token is not None:
-        advice = advice_for(target, settings)
+        advice = advice_for(target)
         with AdminApi(deployment.admin_url, token, deployment.admin_headers, advice=advice) as operator:
             status = operator.users_status()
             todo = "" if status == 200 else operator.refusal()

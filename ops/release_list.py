@@ -12,7 +12,6 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from ops.settings import Settings
 from ops.targets import Target
 from ops.targets.index_files import STATUS, YANKED, annotated, distribution
 from ops.targets.target import VolumeFile
@@ -89,13 +88,13 @@ class ReleaseList:
     counted_since: datetime | None
 
     @classmethod
-    def of(cls, target: Target, settings: Settings | None = None) -> ReleaseList:
+    def of(cls, target: Target) -> ReleaseList:
         """Read the volume. Copies the annotations and the counts of downloads.
 
         Raises:
             TargetError: the volume cannot be read.
         """
-        volume = (settings or Settings()).packages_volume
+        volume = target.settings.packages_volume
         groups: dict[tuple[str, str], list[VolumeFile]] = defaultdict(list)
         yanked: list[str] = []
         status: list[str] = []

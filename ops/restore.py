@@ -16,7 +16,6 @@ from ops.errors import ConfirmationError, RunbookError
 from ops.plan import Change, Finding, Outcome, Plan, Sign, proven, require_approved
 from ops.polling import until
 from ops.preflight import preflight as target_preflight
-from ops.settings import Settings
 from ops.snapshots import Snapshot
 from ops.snapshots.origin import LATEST, DirectoryOrigin, Origin, find_origin
 from ops.snapshots.restoration import Comparison, Restoration, TextChange
@@ -52,14 +51,12 @@ class RestoreJob:
         source: folder or URL.
         name: of the snapshot, its beginning, or ``latest``.
         confirm: name of the target; empty to change nothing.
-        settings: names of the volumes.
     """
 
     target: Target
     source: str
     name: str
     confirm: str
-    settings: Settings
 
     @cached_property
     def origin(self) -> Origin:
@@ -73,12 +70,10 @@ class RestoreJob:
 
     def restoration(self) -> Restoration:
         """The restoration itself."""
-        return Restoration(self.target, self.origin, self.settings)
+        return Restoration(self.target, self.origin)
 
 
-def describe(
-    target: Target, *, source: str = "", snapshot: str = LATEST, confirm: str = "", settings: Settings | None = None
-) -> RestoreJob:
+def describe(target: Target, *, source: str = "", snapshot: str = LATEST, confirm: str = "") -> RestoreJob:
     """Describe a restoration. Contacts nothing.
 
     Parameters:
@@ -86,9 +81,8 @@ def describe(
         source: a folder or bucket with snapshots, or a directory of distributions; empty for the workspace's folder.
         snapshot: ``latest``, or a name or its beginning, such as a day.
         confirm: name of the target; empty to change nothing.
-        settings: names of the volumes.
     """
-    return RestoreJob(target, source or str(default_destination(target)), snapshot, confirm, settings or Settings())
+    return RestoreJob(target, source or str(default_destination(target)), snapshot, confirm)
 
 
 def preflight(job: RestoreJob) -> Table:
@@ -138,7 +132,7 @@ def plan(job: RestoreJob) -> Plan:
 def _plan(job: RestoreJob, found: Comparison) -> Plan:
     target = job.target
     changes = []
-    for volume in (job.settings.packages_volume, job.settings.credentials_volume):
+    for volume in job.target.settings.volumes:
         exists = target.volume_exists(volume)
         changes.append(Change(f"volume {volume}", "in place" if exists else "missing", "" if exists else "create", "+"))
     missing = sum(map(len, found.missing.values()))
@@ -221,7 +215,7 @@ def _as_the_index_tells(job: RestoreJob) -> Iterator[Finding]:
         return
     expected = _accounts(job.origin.snapshot)
     try:
-        _, api = AdminApi.of(job.target, job.settings)
+        _, api = AdminApi.of(job.target)
     except RunbookError:
         return
     wanted = {name: (account.role, account.projects) for name, account in expected.items()}
@@ -321,9 +315,9 @@ def _note(job: RestoreJob, found: Comparison) -> None:
     with tempfile.NamedTemporaryFile(prefix="pypi-restore-") as file:
         file.write(b"".join(lines))
         file.flush()
-        job.target.create_volume(job.settings.packages_volume)
+        job.target.create_volume(job.target.settings.packages_volume)
         path = f"{AUDIT}{now:%Y-%m-%d}.restore-{now:%H%M%S}.jsonl"
-        job.target.upload(job.settings.packages_volume, path, Path(file.name))
+        job.target.upload(job.target.settings.packages_volume, path, Path(file.name))
 
 
 __all__ = ["acceptance", "apply", "describe", "plan", "preflight", "verify"]

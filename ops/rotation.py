@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ops import user_tokens
@@ -21,7 +21,6 @@ from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
-from ops.settings import Settings
 from ops.table import Table
 from ops.targets import CredentialAge, Deployment, Target
 from ops.targets.index_rules import checked_user_name, password_hash
@@ -44,7 +43,6 @@ class Rotation:
         label: of the token; None if the owner's tokens all have the same.
         days: the age from which a credential is replaced.
         former: the value that is known here before the rotation.
-        settings: names of the admin secret and the volumes.
     """
 
     target: Target
@@ -53,7 +51,6 @@ class Rotation:
     label: str | None = None
     days: int = 90
     former: Secret | None = None
-    settings: Settings = field(default_factory=Settings)
 
     @property
     def files(self) -> ClientFiles:
@@ -76,7 +73,6 @@ def describe(
     username: str = "",
     label: str = "",
     max_age_days: int = 90,
-    settings: Settings | None = None,
 ) -> Rotation:
     """Check the parameters of the notebook, and recall the value that is to be replaced.
 
@@ -106,7 +102,6 @@ def describe(
         username=checked_user_name(username) if username else "",
         label=label or None,
         days=max_age_days,
-        settings=settings or Settings(),
     )
     return dataclasses.replace(rotation, former=_current(rotation))
 
@@ -119,7 +114,7 @@ def plan(rotation: Rotation) -> Plan:
         RunbookError: there is no such user or token.
         PreflightError: the new admin token would be hidden by an environment variable.
     """
-    deployment, admin = AdminApi.of(rotation.target, rotation.settings)
+    deployment, admin = AdminApi.of(rotation.target)
     with admin:
         changes = _changes(rotation, admin)
     held = "" if rotation.kind else "Nothing is rotated, since the parameter rotate is empty."
@@ -140,7 +135,7 @@ def _changes(rotation: Rotation, admin: AdminApi) -> list[Change]:
         return [_change(rotation, age, "generate a new one, and restart the server")]
     if rotation.kind == "password":
         _require_user(rotation, admin)
-        created = password_ages(rotation.target, rotation.settings).get(rotation.username)
+        created = password_ages(rotation.target).get(rotation.username)
         age = CredentialAge(f"password of {rotation.username}", created)
         return [_change(rotation, age, f"generate a new one, and write it to {shown(rotation.files.folder)}")]
     if rotation.kind == "token":
@@ -164,7 +159,7 @@ def _change(rotation: Rotation, age: CredentialAge, then: str) -> Change:
 
 def _require_own_copy(rotation: Rotation) -> None:
     """Refuse a rotation after which this machine would go on using the old admin token."""
-    variable = rotation.settings.secret_key
+    variable = rotation.target.settings.secret_key
     if os.environ.get(variable) and rotation.target.name != "local":
         raise PreflightError(
             [f"the environment variable {variable} is set, and would go on hiding the new admin token"],
@@ -214,7 +209,7 @@ def apply(rotation: Rotation) -> Outcome:
         return Outcome(_caption(rotation), (), note, target.place)
     with target.lock():
         require_approved(lambda: plan(rotation))
-        deployment, admin = AdminApi.of(target, rotation.settings)
+        deployment, admin = AdminApi.of(target)
         with admin:
             if not any(change.then for change in _changes(rotation, admin)):
                 note = f"It is younger than {rotation.days} days; max_age_days=0 rotates whatever the age."
@@ -229,7 +224,7 @@ def apply(rotation: Rotation) -> Outcome:
 
 
 def _rotate_admin(rotation: Rotation) -> list[tuple[str, str]]:
-    names = rotation.settings
+    names = rotation.target.settings
     rotation.target.put_secret(names.secret_name, {names.secret_key: Secret.generate()})
     rotation.target.deploy()
     return [(f"secret {names.secret_name} (admin token)", "replaced"), ("server", "restarted with it")]
@@ -307,7 +302,7 @@ def verify(rotation: Rotation, outcome: Outcome) -> Table:
     tried = [(f"the new {_NOUNS[rotation.kind]}", new, 200), ("the former one", rotation.former, 401)]
     findings = [_tried(rotation, deployment, question, value, wanted) for question, value, wanted in tried]
     if rotation.kind == "token":
-        _, admin = AdminApi.of(rotation.target, rotation.settings)
+        _, admin = AdminApi.of(rotation.target)
         with admin:
             left = len(_tokens(rotation, admin))
         findings.append(Finding("tokens of this label", "1", str(left), left == 1))
@@ -317,11 +312,11 @@ def verify(rotation: Rotation, outcome: Outcome) -> Table:
 def _current(rotation: Rotation) -> Secret | None:
     """The value that this machine has now."""
     if rotation.kind == "admin":
-        return rotation.target.recall_secret(rotation.settings.secret_name, rotation.settings.secret_key)
+        return rotation.target.recall_secret(rotation.target.settings.secret_name, rotation.target.settings.secret_key)
     if rotation.kind == "password":
         return rotation.files.password()
     if rotation.kind == "token":
-        _, admin = AdminApi.of(rotation.target, rotation.settings)
+        _, admin = AdminApi.of(rotation.target)
         with admin:
             return user_tokens.read(rotation.token_file(_tokens(rotation, admin)[0].label))
     return None

@@ -118,6 +118,11 @@ class Settings(_Variables):
             raise _refusal("credentials_volume", self.credentials_volume, "that is the volume of the packages")
 
     @property
+    def volumes(self) -> tuple[str, str]:
+        """The volumes of packages and of credentials."""
+        return self.packages_volume, self.credentials_volume
+
+    @property
     def claims_dict(self) -> str:
         """The Modal Dict with the locks on file names of the packages volume, created and deleted with it."""
         return f"{self.packages_volume}-claims"

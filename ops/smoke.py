@@ -18,7 +18,6 @@ from ops.http_client import JSON
 from ops.plan import Change, Finding, Plan, proven
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
-from ops.settings import Settings
 from ops.table import Table, Timings
 from ops.targets import Target
 from ops.temporary_user import TemporaryUser
@@ -49,12 +48,11 @@ class SmokeTest:
 
     Parameters:
         target: the target of the index.
-        settings: names of the admin secret.
     """
 
-    def __init__(self, target: Target, settings: Settings | None = None) -> None:
+    def __init__(self, target: Target) -> None:
         self._target = target
-        self.temporary_user = TemporaryUser(target, settings)
+        self.temporary_user = TemporaryUser(target)
         self._timings: list[tuple[str, float]] = []
         self._built: TrialRelease | None = None
 

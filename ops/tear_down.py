@@ -11,7 +11,6 @@ from ops.client_folders import delete_folder
 from ops.errors import ConfirmationError, ParameterError, RunbookError
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.preflight import preflight as target_preflight
-from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Target
 from ops.workspace import Workspace, shown
@@ -44,34 +43,32 @@ def _require_elsewhere(target: Target, snapshot: str) -> None:
         )
 
 
-def plan(target: Target, settings: Settings | None = None, *, confirm: str = "", snapshot: str = "") -> Plan:
+def plan(target: Target, *, confirm: str = "", snapshot: str = "") -> Plan:
     """List what exists, and what would be deleted. Reads only.
 
     Parameters:
         target: the target to tear down.
-        settings: names of the secret and the volumes.
         confirm: as of :func:`apply`; if empty, nothing would be deleted.
         snapshot: as of :func:`apply`.
 
     Raises:
         ConfirmationError: *confirm* names something else.
     """
-    settings = settings or Settings()
     _require_named(target, confirm)
     state = target.state()
     changes = [
         Change("server", str(state), "stop it, with all that it does on a schedule" if state.deployment else "", "-"),
-        _last_snapshot(target, snapshot, settings),
+        _last_snapshot(target, snapshot),
     ]
-    if state.answers and (tokens := _tokens(target, settings)):
+    if state.answers and (tokens := _tokens(target)):
         changes.append(Change("tokens", tokens, "they end with their users", "-"))
-    for name in (settings.packages_volume, settings.credentials_volume):
+    for name in target.settings.volumes:
         exists = target.volume_exists(name)
         changes.append(Change(f"volume {name}", _contents(target, name), "delete it with all its files" * exists, "-"))
-    secret = target.secret_exists(settings.secret_name)
+    secret = target.secret_exists(target.settings.secret_name)
     changes.append(
         Change(
-            f"secret {settings.secret_name}",
+            f"secret {target.settings.secret_name}",
             "in place" if secret else "missing",
             "delete it, and the copy here" * secret,
             "-",
@@ -92,11 +89,11 @@ def _caption(target: Target) -> str:
     return f"Tear down the target {target.place}"
 
 
-def _last_snapshot(target: Target, snapshot: str, settings: Settings) -> Change:
+def _last_snapshot(target: Target, snapshot: str) -> Change:
     """The newest snapshot in the named destination, or in that of the workspace, and whether one more is taken."""
-    if not _has_volumes(target, settings):
+    if not _has_volumes(target):
         return Change("last snapshot", "there is nothing to take one of")
-    job = back_up.describe(target, destination=snapshot, settings=settings)
+    job = back_up.describe(target, destination=snapshot)
     if not snapshot and not Path(job.destination).is_dir():
         return Change("last snapshot", "none is known; snapshot=PLACE would take one")
     backup = job.backup(job.bucket())
@@ -110,14 +107,14 @@ def _last_snapshot(target: Target, snapshot: str, settings: Settings) -> Change:
     return Change("last snapshot", now, f"take one in {back_up.place_shown(job.destination)}", "+")
 
 
-def _has_volumes(target: Target, settings: Settings) -> bool:
-    return all(target.volume_exists(name) for name in (settings.packages_volume, settings.credentials_volume))
+def _has_volumes(target: Target) -> bool:
+    return all(target.volume_exists(name) for name in target.settings.volumes)
 
 
-def _tokens(target: Target, settings: Settings) -> str:
+def _tokens(target: Target) -> str:
     """Number of tokens by user; empty if there are none, or the index cannot be asked."""
     try:
-        _, admin = AdminApi.of(target, settings)
+        _, admin = AdminApi.of(target)
         with admin:
             counts = Counter(token.owner for token in admin.tokens())
     except RunbookError:
@@ -125,14 +122,13 @@ def _tokens(target: Target, settings: Settings) -> str:
     return ", ".join(f"{count} of {owner}" for owner, count in sorted(counts.items()))
 
 
-def apply(target: Target, *, confirm: str, snapshot: str = "", settings: Settings | None = None) -> Outcome:
+def apply(target: Target, *, confirm: str, snapshot: str = "") -> Outcome:
     """Delete everything in the plan if *confirm* is the target's name, and nothing if it is empty.
 
     Parameters:
         target: the target to tear down.
         confirm: its name.
         snapshot: a folder or bucket for a last snapshot, which is taken once the server stopped; empty for none.
-        settings: names of the secret and the volumes.
 
     Raises:
         ConfirmationError: *confirm* names something else.
@@ -140,7 +136,6 @@ def apply(target: Target, *, confirm: str, snapshot: str = "", settings: Setting
         BusyError: another run holds the target for too long.
         RunbookError: the snapshot could not be taken; the server was stopped, and nothing was deleted.
     """
-    settings = settings or Settings()
     if not confirm:
         note = "Nothing was deleted, since the parameter confirm is empty."
         return Outcome(_caption(target), (), note, target.place)
@@ -149,20 +144,20 @@ def apply(target: Target, *, confirm: str, snapshot: str = "", settings: Setting
         _require_elsewhere(target, snapshot)
     done: list[tuple[str, str]] = []
     with target.lock():
-        require_approved(lambda: plan(target, settings, confirm=confirm, snapshot=snapshot))
+        require_approved(lambda: plan(target, confirm=confirm, snapshot=snapshot))
         # Before the app is deleted: files of the earlier layout are recognized by the URL in them.
         folders = target.client_folders()
         if target.stop():
             done.append(("server", "stopped"))
-        if snapshot and _has_volumes(target, settings):
-            backup = (job := back_up.describe(target, destination=snapshot, settings=settings)).backup(job.bucket())
+        if snapshot and _has_volumes(target):
+            backup = (job := back_up.describe(target, destination=snapshot)).backup(job.bucket())
             taken, new = backup.take()
             backup.check(taken, thorough=True)
             done.append((f"snapshot {taken.name}", f"{'taken' if new else 'in place'}, every byte read back"))
-        volumes = (settings.packages_volume, settings.credentials_volume)
+        volumes = target.settings.volumes
         done.extend((f"volume {name}", "deleted") for name in volumes if target.delete_volume(name))
-        if target.delete_secret(settings.secret_name):
-            done.append((f"secret {settings.secret_name}", "deleted"))
+        if target.delete_secret(target.settings.secret_name):
+            done.append((f"secret {target.settings.secret_name}", "deleted"))
         for folder in folders:
             delete_folder(folder)
             done.append((f"client files of {folder.name}", "deleted"))
@@ -181,27 +176,22 @@ def _require_named(target: Target, confirm: str) -> None:
         )
 
 
-def verify(target: Target, *, confirm: str, settings: Settings | None = None) -> Table:
+def verify(target: Target, *, confirm: str) -> Table:
     """Look whether all of it is gone.
 
     Parameters:
         target: what went.
         confirm: as for :func:`apply`; empty when nothing was to go.
-        settings: the names of secret and volumes.
 
     Raises:
         VerificationError: something is left; all of it is named.
     """
-    settings = settings or Settings()
     if not confirm:
         row = ("everything", f'left as it was; confirm="{target.place}" deletes it')
         return Table.of("Looked for afterwards", ("what", "seen"), [row])
     left = [("server", target.state().deployment is not None)]
-    left += [
-        (f"volume {name}", target.volume_exists(name))
-        for name in (settings.packages_volume, settings.credentials_volume)
-    ]
-    left.append((f"secret {settings.secret_name}", target.secret_exists(settings.secret_name)))
+    left += [(f"volume {name}", target.volume_exists(name)) for name in target.settings.volumes]
+    left.append((f"secret {target.settings.secret_name}", target.secret_exists(target.settings.secret_name)))
     left.append(("client files", bool(target.client_folders())))
     left.append(("logs and versions", bool(target.state_files())))
     findings = [Finding(what, "gone", "still there" if there else "gone", not there) for what, there in left]

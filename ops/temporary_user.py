@@ -22,7 +22,6 @@ from ops.errors import IndexRequestError, RunbookError
 from ops.http_client import JSON, HttpClient
 from ops.polling import until
 from ops.secret import Secret
-from ops.settings import Settings
 from ops.targets import Target
 from ops.targets.index_rules import password_hash
 from ops.test_release import PROJECT
@@ -42,13 +41,11 @@ class TemporaryUser:
 
     Parameters:
         target: the target of the index.
-        settings: names of the admin secret.
         prefix: of the user's name, by which the audit log shows its purpose: ``smoke`` or ``operator``.
     """
 
-    def __init__(self, target: Target, settings: Settings | None = None, *, prefix: str = "smoke") -> None:
+    def __init__(self, target: Target, *, prefix: str = "smoke") -> None:
         self._target = target
-        self._settings = settings or Settings()
         now = datetime.now(UTC)
         self.username = f"{prefix}-{int(now.timestamp()):08x}{secrets.token_hex(2)}"
         # In milliseconds: uv does not accept numbers of more than 64 bits.
@@ -69,7 +66,7 @@ class TemporaryUser:
         # Also if the kernel is shut down in the middle.
         atexit.register(self._end_quietly)
         password = Secret.generate()
-        deployment, admin = AdminApi.of(self._target, self._settings)
+        deployment, admin = AdminApi.of(self._target)
         with admin:
             stale = [user.username for user in admin.users() if _user_is_stale(user.username)]
             for username in stale:
@@ -139,7 +136,7 @@ class TemporaryUser:
         Raises:
             IndexRequestError: the index refused.
         """
-        _, admin = AdminApi.of(self._target, self._settings)
+        _, admin = AdminApi.of(self._target)
         with admin:
             admin.delete(self.username)
             return "still there" if admin.user(self.username) else "deleted"
@@ -206,20 +203,19 @@ def _is_past(moment: datetime) -> bool:
 
 
 @contextmanager
-def temporary_admin(target: Target, purpose: str, settings: Settings | None = None) -> Iterator[HttpClient]:
+def temporary_admin(target: Target, purpose: str) -> Iterator[HttpClient]:
     """An HTTP client with the login of an admin who exists only meanwhile.
 
     Parameters:
         target: the target of the index.
         purpose: begins the user's name, which the audit log keeps.
-        settings: names of the admin secret.
 
     Raises:
         NotDeployedError: there is no index.
         IndexRequestError: the index refused the user.
     """
     username, password = f"{purpose}-{secrets.token_hex(4)}", Secret.generate()
-    deployment, admin = AdminApi.of(target, settings)
+    deployment, admin = AdminApi.of(target)
     with admin:
         admin.register(username, password_hash=password_hash(password, _ROUNDS), role="admin")
         try:

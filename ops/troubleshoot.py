@@ -9,7 +9,6 @@ from ops.client_folders import ClientFolders
 from ops.errors import GUIDE, PreflightError, RunbookError, VerificationError
 from ops.http_client import HttpClient
 from ops.private_files import open_to_others
-from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Check, Target
 from ops.workspace import shown
@@ -22,9 +21,9 @@ def machine(target: Target) -> Table:
     return table("This machine", machine_checks(target))
 
 
-def index(target: Target, settings: Settings | None = None) -> Table:
+def index(target: Target) -> Table:
     """Check the server and the admin token. Reads only, and raises nothing for what it finds."""
-    return table(f"The index on the target {target.name}", index_checks(target, settings))
+    return table(f"The index on the target {target.name}", index_checks(target))
 
 
 def logins(target: Target) -> Table:
@@ -32,13 +31,13 @@ def logins(target: Target) -> Table:
     return table("Logins with the client files on this machine", login_checks(target))
 
 
-def verify(target: Target, settings: Settings | None = None) -> Table:
+def verify(target: Target) -> Table:
     """Check all of it once more.
 
     Raises:
         VerificationError: something is not as it must be; all of it is named, with the entry that mends it.
     """
-    checks = [*machine_checks(target), *index_checks(target, settings), *login_checks(target)]
+    checks = [*machine_checks(target), *index_checks(target), *login_checks(target)]
     if failed := [check for check in checks if not check.passed]:
         raise VerificationError(
             f"{len(failed)} of {len(checks)} checks failed",
@@ -59,9 +58,9 @@ def machine_checks(target: Target) -> list[Check]:
     return list(_explained("target", lambda: [*map(_with_entry, target.checks()), _private(target)]))
 
 
-def index_checks(target: Target, settings: Settings | None = None) -> list[Check]:
+def index_checks(target: Target) -> list[Check]:
     """The server's state and code, and the admin token."""
-    return list(_explained("index", lambda: list(_index(target, settings))))
+    return list(_explained("index", lambda: list(_index(target))))
 
 
 def login_checks(target: Target) -> list[Check]:
@@ -96,14 +95,14 @@ def _private(target: Target) -> Check:
     return _with_entry(Check("files of the operator", not exposed, detail))
 
 
-def _index(target: Target, settings: Settings | None) -> Iterator[Check]:
+def _index(target: Target) -> Iterator[Check]:
     deployment = target.state().require(target.place)
     yield Check("server", passed=True, detail=f"answers at {deployment.url}")
     outdated = target.outdated()
     mend = f"{outdated}; the notebook 01_provision updates it" if outdated else "that of this clone"
     yield _with_entry(Check("code that runs", not outdated, mend))
     try:
-        _, admin = AdminApi.of(target, settings)
+        _, admin = AdminApi.of(target)
         with admin:
             admin.users()
     except RunbookError as error:

@@ -20,7 +20,6 @@ from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_ap
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
-from ops.settings import Settings
 from ops.table import Table
 from ops.targets import Target
 from ops.workspace import shown
@@ -41,13 +40,11 @@ class TrustChange:
         target: the target of the index.
         file: the TOML file; None to look only.
         wanted: its content; empty to look only.
-        settings: names of the admin secret.
     """
 
     target: Target
     file: Path | None = None
     wanted: Mapping[str, Any] = field(default_factory=dict)
-    settings: Settings = field(default_factory=Settings)
 
 
 def describe(target: Target, *, file: str = "") -> TrustChange:
@@ -79,7 +76,7 @@ def plan(change: TrustChange) -> Plan:
         NotDeployedError: there is no index.
         ParameterError: a job names no known issuer, or its repository cannot be looked up.
     """
-    deployment, admin = AdminApi.of(change.target, change.settings)
+    deployment, admin = AdminApi.of(change.target)
     with admin:
         now = admin.trust()
     wanted = _completed(change.wanted, now) if change.file else now
@@ -105,7 +102,7 @@ def apply(change: TrustChange, *, dry_run: bool = False) -> Outcome:
         return Outcome(_caption(change), (), DRY_RUN if dry_run else _NO_FILE, target.place)
     with target.lock():
         require_approved(lambda: plan(change))
-        deployment, admin = AdminApi.of(target, change.settings)
+        deployment, admin = AdminApi.of(target)
         with admin:
             now = admin.trust()
             wanted = _completed(change.wanted, now)
@@ -123,7 +120,7 @@ def verify(change: TrustChange, *, dry_run: bool = False) -> Table:
     Raises:
         VerificationError: the index says something else, or accepts an ID token that nobody signed.
     """
-    deployment, admin = AdminApi.of(change.target, change.settings)
+    deployment, admin = AdminApi.of(change.target)
     with admin:
         trust = admin.trust()
     expected = trust["audience"] if trust["jobs"] else "404, since no job is trusted"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ops import provision, rollback
 from ops.errors import ParameterError, RunbookError, VerificationError
 from ops.plan import DRY_RUN, Change, Outcome, Plan, require_approved
 from ops.preflight import preflight_of_index as preflight
-from ops.settings import Settings
 from ops.smoke import SmokeTest
 from ops.table import Table
 from ops.targets import DeployedVersion, Target
@@ -28,13 +27,13 @@ STORAGE = (
 MOST_COMMITS = 50
 
 
-def smoke_test(target: Target, settings: Settings) -> None:
+def smoke_test(target: Target) -> None:
     """Publish, install and remove a release, as the notebook 03_smoke_test does.
 
     Raises:
         RunbookError: a step failed; nothing of the test is left.
     """
-    test = SmokeTest(target, settings)
+    test = SmokeTest(target)
     for step in (test.start, test.refusals, test.build, test.publish, test.install, test.compare, test.remove):
         step()
 
@@ -48,14 +47,12 @@ class Upgrade:
         commit: of the clone; empty for the clone as it is.
         dry_run: True to change nothing.
         test: raises if the new version is not good.
-        settings: names of the admin secret.
     """
 
     target: Target
     commit: str = ""
     dry_run: bool = False
-    test: Callable[[Target, Settings], None] = smoke_test
-    settings: Settings = field(default_factory=Settings)
+    test: Callable[[Target], None] = smoke_test
 
 
 def describe(target: Target, *, revision: str = "", dry_run: bool = False) -> Upgrade:
@@ -137,7 +134,7 @@ def apply(upgrade: Upgrade) -> Outcome:
             return Outcome(caption, (), note, target.place)
         try:
             deployment = target.deploy(tag="upgrade", revision=upgrade.commit)
-            upgrade.test(target, upgrade.settings)
+            upgrade.test(target)
         except RunbookError as error:
             raise _after_going_back(target, before, error) from error
         now = _current(target)
@@ -180,7 +177,7 @@ def verify(upgrade: Upgrade) -> Table:
     Raises:
         VerificationError: it answers incorrectly.
     """
-    return provision.verify(upgrade.target, settings=upgrade.settings, dry_run=upgrade.dry_run)
+    return provision.verify(upgrade.target, dry_run=upgrade.dry_run)
 
 
 history = rollback.history

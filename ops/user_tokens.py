@@ -13,7 +13,6 @@ from ops.errors import ParameterError, RunbookError
 from ops.http_client import HttpClient
 from ops.private_files import private_file, private_folder, replace_file
 from ops.secret import Secret
-from ops.settings import Settings
 from ops.table import Table, Text
 from ops.targets import Target
 from ops.workspace import shown
@@ -62,7 +61,6 @@ def create(
     *,
     path: Path | None = None,
     secret: str = "",
-    settings: Settings | None = None,
 ) -> Text:
     """Create a token, and keep it where nobody else can read it; it is not shown.
 
@@ -71,7 +69,6 @@ def create(
         request: the token.
         path: a file for it, mode 0600, which must not exist; None for one in the owner's client folder.
         secret: a secret of the target's store for it instead, with the key ``INDEX_TOKEN``.
-        settings: names of the admin secret.
 
     Raises:
         ParameterError: both a file and a secret were named, or the file exists.
@@ -87,7 +84,7 @@ def create(
             why="a token is not written over another file",
             todo="name a new file, or remove it",
         )
-    deployment, admin = AdminApi.of(target, settings)
+    deployment, admin = AdminApi.of(target)
     with admin:
         plain, token = request.create(admin)
         try:
@@ -110,9 +107,9 @@ def create(
     )
 
 
-def tokens(target: Target, owner: str = "", *, settings: Settings | None = None) -> Table:
+def tokens(target: Target, owner: str = "") -> Table:
     """All tokens, or those of one owner, without the tokens themselves."""
-    _, admin = AdminApi.of(target, settings)
+    _, admin = AdminApi.of(target)
     with admin:
         rows = [
             (
@@ -130,13 +127,13 @@ def tokens(target: Target, owner: str = "", *, settings: Settings | None = None)
     return Table.of(f"Tokens of the target {target.place}", columns, rows)
 
 
-def revoke(target: Target, token_id: str, *, settings: Settings | None = None) -> Text:
+def revoke(target: Target, token_id: str) -> Text:
     """Revoke a token. It is refused everywhere within five seconds.
 
     Raises:
         ParameterError: there is no such token.
     """
-    _, admin = AdminApi.of(target, settings)
+    _, admin = AdminApi.of(target)
     with admin:
         if not admin.revoke_token(token_id):
             raise ParameterError(

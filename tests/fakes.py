@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote
 import bcrypt
 
 from ops.secret import Secret
+from ops.settings import Settings
 from ops.targets import Check, CredentialAge, DeployedVersion, Deployment, HostingDifferences, Move, State, VolumeFile
 from ops.workspace import Workspace
 
@@ -248,6 +249,7 @@ class FakeTarget:
     """A target that keeps everything in memory, with a fake index as its server."""
 
     name = place = "local"
+    settings = Settings()
 
     def __init__(self, index: FakeIndex) -> None:
         self.index = index

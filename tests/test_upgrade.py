@@ -13,7 +13,6 @@ from ops import provision, rollback, upgrade
 from ops.errors import ParameterError, RunbookError, VerificationError
 from ops.http_client import HttpClient
 from ops.plan import Outcome
-from ops.settings import Settings
 from ops.targets import Target, local, open_target
 from ops.workspace import PROJECT_ROOT
 from tests.fakes import FakeTarget
@@ -59,9 +58,8 @@ def change(clone: Path, message: str, *, old: str = "", new: str = "", file: str
     return git(clone, "rev-parse", "HEAD")
 
 
-def health(target: Target, settings: Settings) -> None:
+def health(target: Target) -> None:
     """A smoke test that takes no time."""
-    del settings
     deployment = target.state().require(target.place)
     with HttpClient(deployment.url) as index:
         if index.request("GET", "health").text.strip() != "ok":
@@ -111,7 +109,7 @@ def test_a_version_that_does_not_start_is_taken_back(versioned: Target, clone: P
     with pytest.raises(VerificationError, match="was taken back: version 1 runs again") as raised:
         upgraded(versioned)
     assert "did not answer" in raised.value.why
-    health(versioned, Settings())
+    health(versioned)
     assert [release.version for release in versioned.history()] == ["1"]
     provision.verify(versioned)
 
@@ -128,13 +126,13 @@ def test_a_version_that_starts_and_fails_the_smoke_test_is_taken_back(versioned:
     with pytest.raises(VerificationError, match="was taken back: version 1 runs again"):
         upgrade.apply(upgrade.describe(versioned))
     assert [release.tag for release in versioned.history()][:2] == ["rollback-to-1", "upgrade"]
-    upgrade.smoke_test(versioned, Settings())
+    upgrade.smoke_test(versioned)
 
 
 def test_without_an_earlier_version_the_error_says_what_to_do(provisioned: FakeTarget) -> None:
     provisioned.old, provisioned.versions = "runs with another code", []
 
-    def fail(target: Target, settings: Settings) -> None:
+    def fail(target: Target) -> None:
         raise RunbookError("it smokes")
 
     with pytest.raises(VerificationError, match="there is none to go back to") as raised:

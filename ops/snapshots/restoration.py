@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ops.errors import SnapshotError
-from ops.settings import Settings
 from ops.snapshots.backup import digest_of
 from ops.snapshots.origin import Origin
 from ops.snapshots.snapshot import CREDENTIALS, PACKAGES, Item, is_kept, is_log, is_text
@@ -91,14 +90,12 @@ class Restoration:
     Parameters:
         target: to change.
         origin: to read.
-        settings: names of the volumes.
     """
 
-    def __init__(self, target: Target, origin: Origin, settings: Settings | None = None) -> None:
-        settings = settings or Settings()
+    def __init__(self, target: Target, origin: Origin) -> None:
         self._target = target
         self._origin = origin
-        self._volumes = {PACKAGES: settings.packages_volume, CREDENTIALS: settings.credentials_volume}
+        self._volumes = {PACKAGES: target.settings.packages_volume, CREDENTIALS: target.settings.credentials_volume}
 
     def compare(self) -> Comparison:
         """Read both sides. Files of the same name and size are hashed."""

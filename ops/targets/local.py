@@ -56,7 +56,7 @@ class LocalTarget(VolumeFolders):
         if port is not None and not 0 < port < 65536:
             raise TargetError(f"{port} is no TCP port", todo="give a number from 1 to 65535, or none")
         self._workspace = workspace
-        self._settings = settings
+        self.settings = settings
         self._host = host
         self._port = port
         self._folder = workspace.target(self.name)
@@ -146,7 +146,7 @@ class LocalTarget(VolumeFolders):
 
     def credential_ages(self) -> Sequence[CredentialAge]:
         """Age of the admin secret; this machine needs no other credential."""
-        name = self._settings.secret_name
+        name = self.settings.secret_name
         return [CredentialAge(f"secret {name} (admin token)", self._secrets.written(name))]
 
     def delete_secret(self, name: str) -> bool:
@@ -184,7 +184,7 @@ class LocalTarget(VolumeFolders):
     def private_paths(self) -> Sequence[Path]:
         """The workspace, the secrets, the volumes, and the state files of the server."""
         volumes = [
-            self.volume_folder(name) for name in (self._settings.packages_volume, self._settings.credentials_volume)
+            self.volume_folder(name) for name in (self.settings.packages_volume, self.settings.credentials_volume)
         ]
         files = [self._workspace.home, self._folder, self._process_file, self._log, *volumes, *self._secrets.paths()]
         return [path for path in files if path.exists()]
@@ -289,15 +289,15 @@ class LocalTarget(VolumeFolders):
             "-m",
             "ops.index",
             "--packages",
-            str(self.volume_folder(self._settings.packages_volume)),
+            str(self.volume_folder(self.settings.packages_volume)),
             "--credentials",
-            str(self.volume_folder(self._settings.credentials_volume)),
+            str(self.volume_folder(self.settings.credentials_volume)),
             "--host",
             host,
             "--port",
             str(port),
             "--admin-token-file",
-            str(self._secrets.path(self._settings.secret_name)),
+            str(self._secrets.path(self.settings.secret_name)),
         ]
 
     def _answers(self, process: ServerProcess) -> bool:
@@ -311,7 +311,7 @@ class LocalTarget(VolumeFolders):
         """Digest of each part that a server is started with."""
         secret = b""
         with contextlib.suppress(OSError):
-            secret = self._secrets.path(self._settings.secret_name).read_bytes()
+            secret = self._secrets.path(self.settings.secret_name).read_bytes()
         return {
             "code": code_digest(code),
             "interpreter": _digest(sys.version.encode()),

@@ -65,12 +65,12 @@ class ModalTarget(Volumes):
         self, *, workspace: Workspace | None = None, settings: Settings | None = None, environment: str | None = None
     ) -> None:
         self._workspace = workspace or Workspace.default()
-        self._settings = settings or Settings()
+        self.settings = settings or Settings()
         self._environment = environment if environment is not None else os.environ.get(ENVIRONMENT_VARIABLE, "")
         self._whole = ModalEnvironment(self._environment)
-        self._clients = EnvironmentFolders(self._workspace, self._whole, self._settings, self._url)
+        self._clients = EnvironmentFolders(self._workspace, self._whole, self.settings, self._url)
         super().__init__(self._environment)
-        self._versions = AppVersions(self._settings, self._environment)
+        self._versions = AppVersions(self.settings, self._environment)
 
     @property
     def place(self) -> str:
@@ -202,7 +202,7 @@ class ModalTarget(Volumes):
 
     def credential_ages(self) -> Sequence[CredentialAge]:
         """Ages of the admin secret, by the copy here or else by Modal, and of Modal's own token."""
-        name = self._settings.secret_name
+        name = self.settings.secret_name
         written = next((when for files in (self._copies, *self._earlier_copies) if (when := files.written(name))), None)
         if written is None and self.secret_exists(name):
             written = ask("look up the secret", lambda: self._secret(name).info().created_at)
@@ -232,13 +232,13 @@ class ModalTarget(Volumes):
     @property
     def _stale(self) -> Path:
         """File that exists while running containers may have an old secret."""
-        return self._folder / f"{self._settings.app_name}.stale"
+        return self._folder / f"{self.settings.app_name}.stale"
 
     @property
     def _stale_files(self) -> list[Path]:
         earlier = self._workspace.target(self.name)
         prefixes = self._whole.earlier_prefixes if earlier.is_dir() else ()
-        return [self._stale, *(earlier / f"{prefix}{self._settings.app_name}.stale" for prefix in prefixes)]
+        return [self._stale, *(earlier / f"{prefix}{self.settings.app_name}.stale" for prefix in prefixes)]
 
     # --- client files -------------------------------------------------------------------------------------------
 
@@ -254,8 +254,8 @@ class ModalTarget(Volumes):
 
     def _dicts_of(self, name: str) -> Sequence[str]:
         """The locks on file names, and minted tokens, belong to the volume of the packages."""
-        packages = name == self._settings.packages_volume
-        return (self._settings.claims_dict, self._settings.tokens_dict) if packages else ()
+        packages = name == self.settings.packages_volume
+        return (self.settings.claims_dict, self.settings.tokens_dict) if packages else ()
 
     # --- the app ------------------------------------------------------------------------------------------------
 
@@ -355,7 +355,7 @@ class ModalTarget(Volumes):
         return ask("show the log", tail)
 
     def _app(self) -> modal.App:
-        return modal.App.lookup(self._settings.app_name, environment_name=self._environment or None)
+        return modal.App.lookup(self.settings.app_name, environment_name=self._environment or None)
 
     def _url(self) -> str | None:
         found = self._deployed(changed=False)
@@ -366,7 +366,7 @@ class ModalTarget(Volumes):
 
         def look() -> tuple[str | None, str | None, bool] | None:
             server, admin = (
-                modal.Function.from_name(self._settings.app_name, function, environment_name=self._environment or None)
+                modal.Function.from_name(self.settings.app_name, function, environment_name=self._environment or None)
                 for function in (SERVER_FUNCTION, ADMIN_FUNCTION)
             )
             try:
@@ -383,7 +383,7 @@ class ModalTarget(Volumes):
         return Deployment(
             url=f"{url}/",
             admin_url=f"{admin_url}/",
-            detail=f"app {self._settings.app_name}, version {self._versions.version()}, environment {self._whole.name}",
+            detail=f"app {self.settings.app_name}, version {self._versions.version()}, environment {self._whole.name}",
             changed=changed,
             admin_headers=self._proxy_headers() if behind_proxy_auth else {},
         )
@@ -402,7 +402,7 @@ class ModalTarget(Volumes):
                 "the app was deployed and the index does not answer",
                 why=self._last_error() or self.logs(5).replace("\n", " | ") or "it printed nothing",
                 todo="mend that and run this again; the whole log: modal app logs "
-                f"{self._settings.app_name} --env {self._whole.name}",
+                f"{self.settings.app_name} --env {self._whole.name}",
             )
         return found
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ops.errors import NotAnsweringError, NotDeployedError, ProtectionError
 from ops.secret import Secret
+from ops.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,10 @@ class Target(Protocol):
     @property
     def place(self) -> str:
         """The target with its environment, if it has them; separates the files on this machine."""
+
+    @property
+    def settings(self) -> Settings:
+        """Names of the index on this target: its app, volumes and secrets."""
 
     def is_named(self, word: str) -> bool:
         """True if *word* names this target, as a parameter must before anything is deleted."""

@@ -22,7 +22,6 @@ from ops import (
 )
 from ops.clients import ClientFiles, Twine
 from ops.errors import RunbookError, VerificationError
-from ops.settings import Settings
 from ops.targets import Target
 from ops.targets.modal import ModalTarget
 from ops.user_tokens import TokenRequest, create
@@ -95,8 +94,7 @@ def test_a_version_that_fails_its_test_is_taken_back(
     before = target.history()[0].version
     seen: list[str] = []
 
-    def fail(tested: Target, settings: Settings) -> None:
-        del settings
+    def fail(tested: Target) -> None:
         seen.append(tested.history()[0].version)
         raise RunbookError("an upload was refused")
 
