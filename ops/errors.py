@@ -199,7 +199,8 @@ class ProtectionError(TargetError):
             "the deployment would lower a protection",
             why="; ".join(self.changes.values()),
             todo="leave the variable out to keep the deployed value; or give the value and allow it, by the parameter "
-            f'lower_protection="{names}" of 01_provision, or PYPI_LOWER_PROTECTION={names} for a plain modal deploy',
+            f'lower_protection="{names}" of 01_provision, or PYPI_LOWER_PROTECTION={names} for 08_upgrade or a plain '
+            "modal deploy",
         )
 
 

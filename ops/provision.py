@@ -51,7 +51,7 @@ def plan(target: Target, *, lower_protection: str = "") -> Plan:
         Change(f"mode of {shown(path)}", "open to other users of this machine", "close it to them")
         for path in _exposed(target)
     ]
-    changes += _hosting(target, lower_protection)
+    changes += hosting_changes(target, lower_protection)
     return Plan(_caption(target), tuple(changes), target.place, url)
 
 
@@ -75,7 +75,8 @@ def _exposed(target: Target) -> list[Path]:
     return [path for path in target.private_paths() if open_to_others(path)]
 
 
-def _hosting(target: Target, lower_protection: str) -> list[Change]:
+def hosting_changes(target: Target, lower_protection: str = "") -> list[Change]:
+    """Compare hosting with that of the next deployment; empty if the target has none. Reads only."""
     hosting = target.hosting(lower_protection=lower_protection)
     if hosting is None:
         return []
@@ -228,4 +229,4 @@ def _as_the_operator(target: Target, deployment: Deployment) -> list[Finding]:
     return findings
 
 
-__all__ = ["apply", "plan", "preflight", "summary", "verify"]
+__all__ = ["apply", "hosting_changes", "plan", "preflight", "summary", "verify"]

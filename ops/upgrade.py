@@ -102,6 +102,7 @@ def plan(upgrade: Upgrade) -> Plan:
     if outdated:
         back = f"go back to version {before.version} if it fails" if before else "there is no version to go back to"
         listed.append(Change("smoke test", "not run yet", f"run it; {back}", "±"))
+        listed += provision.hosting_changes(target)
     return Plan(_caption(upgrade), tuple(listed), target.place, deployment.url, DRY_RUN if upgrade.dry_run else "")
 
 
@@ -121,6 +122,7 @@ def apply(upgrade: Upgrade) -> Outcome:
     Raises:
         ApprovalError: another plan was approved for this run; nothing was changed.
         BusyError: another run holds the target for too long.
+        ProtectionError: it would lower a protection that ``PYPI_LOWER_PROTECTION`` does not name; nothing was changed.
         VerificationError: the new version failed; the message says what runs now.
     """
     target, caption = upgrade.target, _caption(upgrade)
@@ -132,6 +134,9 @@ def apply(upgrade: Upgrade) -> Outcome:
         if not target.outdated(revision=upgrade.commit):
             note = f"Version {before.version if before else ''} is this version already; nothing was changed."
             return Outcome(caption, (), note, target.place)
+        hosting = target.hosting()
+        if hosting is not None:
+            hosting.require_allowed()
         try:
             deployment = target.deploy(tag="upgrade", revision=upgrade.commit)
             upgrade.test(target)
@@ -142,6 +147,7 @@ def apply(upgrade: Upgrade) -> Outcome:
     done = (
         ("server", f"version {now.version if now else ''} deployed, in place of {replaced}"),
         ("smoke test", "passed; nothing of it is left"),
+        *((f"hosting {change.name}", change.arrow) for change in (hosting.changes if hosting else ())),
     )
     return Outcome(caption, done, f"The index answers at {deployment.url}", target.place, deployment.url)
 

@@ -10,13 +10,13 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
 from ops.errors import PlanError, TargetError
-from ops.settings import LOWER_PROTECTION_VARIABLE, Hosting, IndexLimits, Settings
+from ops.settings import LOWER_PROTECTION_VARIABLE, NONE, Hosting, IndexLimits, Settings
 from ops.targets.modal_deployed import DeployedTags, deployed_hosting
 from ops.targets.modal_hosting import KEPT_OR_SAID, HostingPlan
 from ops.targets.modal_session import ask, command_line, exists, modal, say
@@ -112,18 +112,14 @@ class AppVersions:
         plan = self.hosting(lower_protection)
         plan.differences().require_allowed()
         if revision:
-            self._deploy_commit(commit_of(self._root, revision), tag, plan.hosting, plan.limits)
+            self._deploy_commit(commit_of(self._root, revision), tag, plan.hosting, plan.limits, plan.lowered)
             return
-        told = {
-            **self._settings.variables(),
-            **plan.hosting.told_variables(),
-            **plan.limits.variables(),
-            LOWER_PROTECTION_VARIABLE: ",".join(plan.lowered),
-            **({"MODAL_ENVIRONMENT": self._environment} if self._environment else {}),
-        }
+        variables = self._told(plan.hosting, plan.limits, plan.lowered)
+        if self._environment:
+            variables["MODAL_ENVIRONMENT"] = self._environment
 
         def run() -> None:
-            with _variables(told):
+            with _variables(variables):
                 try:
                     app = _module(self.file).app
                 except SystemExit as refused:
@@ -131,6 +127,11 @@ class AppVersions:
                 app.deploy(environment_name=self._environment or None, tag=tag)
 
         ask("deploy the app", run, seconds=DEPLOY_SECONDS)
+
+    def _told(self, hosting: Hosting, limits: IndexLimits, lowered: Collection[str] = ()) -> dict[str, str]:
+        """Variables that tell a deployment file every setting."""
+        lower = {LOWER_PROTECTION_VARIABLE: ",".join(sorted(lowered))}
+        return self._settings.variables() | hosting.told_variables() | limits.variables() | lower
 
     def _secret(self) -> modal.Secret:
         return modal.Secret.from_name(
@@ -150,7 +151,8 @@ class AppVersions:
     def rollback(self, version: str) -> None:
         """Deploy what was deployed as *version*: by Modal where the plan has it, else from that version's commit.
 
-        Its hosting comes back with it. Protections and limits stay as they are today.
+        Its hosting comes back with it, with a message for each difference. Protections and limits stay as they are
+        today.
         """
         number = version.removeprefix("v")
         row = next((row for row in self._rows() if row[0].version == number), None)
@@ -164,6 +166,9 @@ class AppVersions:
         hosting = Hosting(
             **{name: value for name, value in ((then or now) | kept).items() if Hosting.takes(name, value)}
         )
+        for name, before in now.items():
+            if before != (after := getattr(hosting, name)):
+                say(f"hosting {name}: {before} -> {after}")
         lost = [name for name in kept if then.get(name) != kept[name]]
         tags = DeployedTags.of(self._settings, self._environment)
         if tags.limits() and int(number) < tags.since():
@@ -189,17 +194,19 @@ class AppVersions:
         limits = IndexLimits(**DeployedTags.of(self._settings, self._environment).limits())
         self._deploy_commit(commit, f"rollback-to-{number}", hosting, limits)
 
-    def _deploy_commit(self, commit: str, tag: str, hosting: Hosting, limits: IndexLimits) -> None:
+    def _deploy_commit(
+        self, commit: str, tag: str, hosting: Hosting, limits: IndexLimits, lowered: Collection[str] = ()
+    ) -> None:
         tags = DeployedTags.of(self._settings, self._environment)
         with checkout(self._root, commit) as clone:
-            # An earlier deployment file keeps nothing by itself, and knows no word for none.
+            # An earlier deployment file keeps nothing by itself.
             command_line(
                 f"deploy the commit {commit[:12]}",
                 "deploy",
                 str(clone / DEPLOYMENT),
                 *(["--tag", tag] if tag else []),
                 *self._env(),
-                environment=_known(self._settings.variables() | hosting.variables() | limits.variables(), clone),
+                environment=_known(self._told(hosting, limits, lowered), clone),
                 folder=clone,  # whose commit Modal notes, so that this version can be gone back to as well
                 seconds=DEPLOY_SECONDS,
             )
@@ -298,6 +305,10 @@ def _module(path: Path) -> ModuleType:
 
 def _known(variables: Mapping[str, str], clone: Path) -> dict[str, str]:
     """Variables that *clone* has a setting for: an earlier deployment file refuses those added since."""
-    settings = clone / "ops" / "settings.py"
-    fields = set(re.findall(r"^    (\w+): ", settings.read_text(encoding="utf-8"), re.MULTILINE))
-    return {name: value for name, value in variables.items() if name.removeprefix("PYPI_").lower() in fields}
+    settings = (clone / "ops" / "settings.py").read_text(encoding="utf-8")
+    fields = set(re.findall(r"^    (\w+): ", settings, re.MULTILINE))
+    known = {name: value for name, value in variables.items() if name.removeprefix("PYPI_").lower() in fields}
+    if LOWER_PROTECTION_VARIABLE in settings:
+        return known | {LOWER_PROTECTION_VARIABLE: variables[LOWER_PROTECTION_VARIABLE]}
+    # One that protects nothing has no word for none either.
+    return {name: "" if value == NONE else value for name, value in known.items()}

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import modal
 import pytest
 from grpclib import Status
 
-from ops import provision
+from ops import provision, upgrade
 from ops.errors import ParameterError, ProtectionError
 from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Hosting, IndexLimits, Settings
 from ops.targets.modal import ModalTarget
 from ops.targets.modal_deployed import deployed_hosting
 from ops.targets.modal_hosting import HostingPlan
-from ops.workspace import Workspace
+from ops.targets.modal_versions import AppVersions
+from ops.targets.revisions import commit_of
+from ops.workspace import PROJECT_ROOT, Workspace
 from tests.modal.conftest import DEPLOYMENT, create_secret, deploy, run_modal
+from tests.modal.test_target import clone
 from tests.standin.control_plane import ControlPlane
 
 HOSTED = {
@@ -167,6 +171,75 @@ def test_limits_that_no_tag_tells_are_shown_as_not_known(hosted: ControlPlane, t
     app.tags = told
     assert set(shown) == {f"hosting {name}" for name in IndexLimits.names()}
     assert shown["hosting audit_days"] == ("not known", "not known -> 400")
+
+
+CHANGED: Mapping[str, str] = {
+    **HOSTED,
+    **LIMITED,
+    "PYPI_SCALEDOWN_SECONDS": "61",
+    "PYPI_TARGET_REQUESTS": "7",
+    "PYPI_MAX_REQUESTS": "8",
+    "PYPI_REQUEST_SECONDS": "3601",
+    "PYPI_CPU": "0.25",
+}
+"""Every setting of a deployment, with another value than its default."""
+
+
+@pytest.mark.slow
+def test_every_setting_outlives_a_deployment_from_ci_an_upgrade_and_both_kinds_of_rollback(
+    hosted: ControlPlane,
+    target: ModalTarget,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del target
+    defaults = {**Hosting().variables(), **IndexLimits().variables()}
+    assert set(CHANGED) == set(defaults)
+    assert all(value != defaults[name] for name, value in CHANGED.items())
+    root = clone(tmp_path)
+    monkeypatch.chdir(root)
+    releases = AppVersions(Settings(app_name="changed"), "", root=root)
+
+    def deployed() -> dict[str, str]:
+        told = hosted.image_environment(hosted.function("server", app="changed").definition.image_id)
+        return {name: told[name] for name in CHANGED}
+
+    with monkeypatch.context() as variables:  # as the workflow of the deployment has them
+        for name, value in CHANGED.items():
+            variables.setenv(name, value)
+        releases.deploy("ci")
+    assert deployed() == CHANGED
+    releases.deploy("upgrade", revision="HEAD")
+    assert deployed() == CHANGED
+    for plan in ("starter", "team"):
+        monkeypatch.setattr(hosted.apps, "plan", plan)
+        releases.rollback("1")
+        assert deployed() == CHANGED, plan
+    assert releases.hosting().differences().changes == ()
+    # A setting that the earlier version had otherwise comes back with it, and that is told.
+    monkeypatch.setenv("PYPI_SCALEDOWN_SECONDS", "62")
+    releases.deploy("other")
+    releases.rollback("1")
+    assert "hosting scaledown_seconds: 62 -> 61" in capsys.readouterr().err
+    assert deployed() == CHANGED
+
+
+def test_an_upgrade_shows_and_makes_what_the_operator_wants_otherwise_and_lowers_only_what_is_named(
+    hosted: ControlPlane, target: ModalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModalTarget, "outdated", lambda *_, **__: "runs another commit")
+    monkeypatch.setenv("PYPI_REGION", "none")
+    described = upgrade.Upgrade(target=target, commit=commit_of(PROJECT_ROOT, "HEAD"), test=lambda *_: None)
+    published = hosted.called.count("AppPublish")
+    with pytest.raises(ProtectionError, match="lower a protection"):
+        upgrade.apply(described)
+    assert hosted.called.count("AppPublish") == published, "there is nothing to go back from"
+    monkeypatch.setenv("PYPI_LOWER_PROTECTION", "region")
+    (row,) = [change for change in upgrade.plan(described).changes if change.thing.startswith("hosting")]
+    assert row.to_do == "eu -> none"
+    assert ("hosting region", "eu -> none") in upgrade.apply(described).done
+    assert list(hosted.function("server").definition.scheduler_placement.regions) == []
 
 
 def test_a_deployment_keeps_the_tags_that_somebody_else_gave_the_app(hosted: ControlPlane, target: ModalTarget) -> None:
