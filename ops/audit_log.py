@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from ops.targets import Target
+from ops.targets import Target, content_of
 from ops.targets.index_files import ACTIVITY, ADMIN_AUDIT, AUDIT, Downloads, download_counts
 
 Event = Mapping[str, Any]
@@ -41,15 +39,9 @@ def _contents(target: Target, volume: str, folder: str) -> bytes:
     """The lines of all files in a folder of a volume."""
     if not target.volume_exists(volume):
         return b""
-    paths = [file.path for file in target.list_files(volume)]
-    names = [path for path in paths if path.startswith(folder) and path.endswith(".jsonl")]
-    with tempfile.TemporaryDirectory(prefix="runbook-") as temporary:
-        copy = Path(temporary) / "log"
-        contents = []
-        for name in names:
-            target.download(volume, name, copy)
-            contents.append(copy.read_bytes())
-    return b"\n".join(contents)
+    paths = (file.path for file in target.list_files(volume))
+    logs = [path for path in paths if path.startswith(folder) and path.endswith(".jsonl")]
+    return b"\n".join(content_of(target, volume, path) for path in logs)
 
 
 def parse(content: bytes) -> Iterator[Event | None]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 from packaging.utils import canonicalize_name, canonicalize_version
 
@@ -20,8 +17,9 @@ from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
+from ops.snapshots.backup import digest_of
 from ops.table import Table, Text
-from ops.targets import Target
+from ops.targets import Target, local_copy
 from ops.targets.index_files import REVOKED, distribution
 from ops.targets.index_rules import password_hash
 from ops.temporary_user import temporary_admin
@@ -380,11 +378,8 @@ def _subject(event: Event) -> str:
 
 
 def _sha256(target: Target, volume: str, path: str) -> str:
-    with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
-        copy = Path(folder) / "file"
-        target.download(volume, path, copy)
-        with copy.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    with local_copy(target, volume, path) as copy:
+        return digest_of(copy)[0]
 
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from ops import audit_log
 from ops.audit_log import Event
 from ops.errors import NotDeployedError
 from ops.snapshots.backup import digest_of
-from ops.targets import Target, VolumeFile
+from ops.targets import Target, VolumeFile, local_copy
 from ops.targets.index_files import (
     ACTIVITY,
     ADMIN_AUDIT,
@@ -128,9 +127,7 @@ def _content(copy: Path) -> bytes:
 
 
 def _read(target: Target, volume: str, then: Callable[[Path], _Result], path: str) -> _Result:
-    with tempfile.TemporaryDirectory(prefix="pypi-audit-") as folder:
-        copy = Path(folder, "copy")
-        target.download(volume, path, copy)
+    with local_copy(target, volume, path) as copy:
         return then(copy)
 
 

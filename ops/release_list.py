@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
 from packaging.version import InvalidVersion, Version
 
-from ops.targets import Target
-from ops.targets.index_files import STATUS, YANKED, annotated, distribution
-from ops.targets.target import VolumeFile
-
-ACTIVITY = ".index/activity/"
-"""Folder with the counts of downloads, on the volume of packages."""
+from ops.targets import Target, VolumeFile, content_of
+from ops.targets.index_files import ACTIVITY, STATUS, YANKED, Downloads, annotated, distribution, download_counts
 
 
 @dataclass(frozen=True)
@@ -105,9 +100,10 @@ class ReleaseList:
             for folder, paths in ((YANKED, yanked), (STATUS, status), (ACTIVITY, activity)):
                 if file.path.startswith(folder):
                     paths.append(file.path)
-        yanks = {annotated(path): text for path, text in _texts(target, volume, yanked)}
-        statuses = {annotated(path): _status(text) for path, text in _texts(target, volume, status)}
-        last, since = _downloads(text for _, text in _texts(target, volume, activity))
+        content = partial(content_of, target, volume)
+        yanks = {annotated(path): content(path).decode(errors="replace") for path in yanked}
+        statuses = {annotated(path): _status(content(path).decode(errors="replace")) for path in status}
+        last, since = _last_downloads(row for path in activity for row in download_counts(content(path)))
         releases = [
             PublishedRelease(
                 project,
@@ -133,16 +129,6 @@ class ReleaseList:
         return self.statuses.get(project, ("active", ""))
 
 
-def _texts(target: Target, volume: str, paths: Iterable[str]) -> list[tuple[str, str]]:
-    found = []
-    with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
-        copy = Path(folder) / "copy"
-        for path in paths:
-            target.download(volume, path, copy)
-            found.append((path, copy.read_text("utf-8", "replace")))
-    return found
-
-
 def _status(text: str) -> tuple[str, str]:
     try:
         stored = json.loads(text)
@@ -151,17 +137,12 @@ def _status(text: str) -> tuple[str, str]:
         return "archived", "its status cannot be read"
 
 
-def _downloads(texts: Iterable[str]) -> tuple[dict[str, datetime], datetime | None]:
+def _last_downloads(counts: Iterable[Downloads]) -> tuple[dict[str, datetime], datetime | None]:
     """The hour of each file's last download, and the first hour of all."""
     last: dict[str, datetime] = {}
     first: datetime | None = None
-    for line in (line for text in texts for line in text.splitlines()):
-        try:
-            row = json.loads(line)
-            hour = datetime.strptime(f"{row['hour']}+0000", "%Y-%m-%dT%H%z")
-        except (ValueError, TypeError, KeyError):
-            continue  # cut short when a server was killed
-        first = min(first or hour, hour)
-        if file := row.get("file"):
-            last[file] = max(last.get(file, hour), hour)
+    for row in counts:
+        first = min(first or row.hour, row.hour)
+        if row.file:
+            last[row.file] = max(last.get(row.file, row.hour), row.hour)
     return last, first

@@ -15,7 +15,7 @@ from ops.errors import SnapshotError
 from ops.snapshots.backup import digest_of
 from ops.snapshots.origin import Origin
 from ops.snapshots.snapshot import CREDENTIALS, PACKAGES, Item, is_kept, is_log, is_text
-from ops.targets import Target
+from ops.targets import Target, content_of, local_copy
 from ops.targets.index_files import (
     FACTS,
     GROUPS,
@@ -219,16 +219,11 @@ class Restoration:
             self._target.upload_files(volume, sources)
 
     def _digest(self, part: str, path: str) -> str:
-        with tempfile.TemporaryDirectory(prefix="pypi-restore-") as folder:
-            copy = Path(folder, "copy")
-            self._target.download(self._volumes[part], path, copy)
+        with local_copy(self._target, self._volumes[part], path) as copy:
             return digest_of(copy)[0]
 
     def _content(self, part: str, path: str) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="pypi-restore-") as folder:
-            copy = Path(folder, "copy")
-            self._target.download(self._volumes[part], path, copy)
-            return copy.read_bytes()
+        return content_of(self._target, self._volumes[part], path)
 
 
 def _merged(part: str, path: str, now: bytes | None, then: bytes) -> bytes:

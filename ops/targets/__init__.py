@@ -17,6 +17,8 @@ from ops.targets.target import (
     State,
     Target,
     VolumeFile,
+    content_of,
+    local_copy,
 )
 from ops.workspace import Workspace
 
@@ -89,6 +91,8 @@ __all__ = [
     "State",
     "Target",
     "VolumeFile",
+    "content_of",
     "known_places",
+    "local_copy",
     "open_target",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -344,6 +346,29 @@ class Target(Protocol):
 
     def costs(self) -> Sequence[tuple[str, float]] | None:
         """Costs of this month in US dollars, by what they are for; None if the platform does not tell."""
+
+
+@contextlib.contextmanager
+def local_copy(target: Target, volume: str, path: str) -> Iterator[Path]:
+    """A copy of one file of a volume on this machine, deleted afterwards.
+
+    Raises:
+        TargetError: it cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
+        copy = Path(folder, "copy")
+        target.download(volume, path, copy)
+        yield copy
+
+
+def content_of(target: Target, volume: str, path: str) -> bytes:
+    """The bytes of one small file of a volume.
+
+    Raises:
+        TargetError: it cannot be read.
+    """
+    with local_copy(target, volume, path) as copy:
+        return copy.read_bytes()
 
 
 LONGEST = 300
