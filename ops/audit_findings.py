@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 
-from ops.audit_history import History
+from ops.audit_log import History
 from ops.inventory import Inventory
 from ops.private_files import open_to_others
 from ops.targets import Target

@@ -1,9 +1,10 @@
-"""Audit log and counts of downloads of an index, read from its volumes."""
+"""Audit log and counts of downloads of an index, read from its volumes, and the state that the log leads to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ops.targets import Target, content_of
@@ -11,6 +12,11 @@ from ops.targets.index_files import ACTIVITY, ADMIN_AUDIT, AUDIT, Downloads, dow
 
 Event = Mapping[str, Any]
 """One line of the log; its keys are those that ``deployments/server.md`` describes."""
+
+Rights = tuple[str, tuple[str, ...] | None]
+"""Role and projects of a user."""
+
+_FAILED = (".undone", ".unconfirmed")
 
 
 def events(target: Target) -> list[Event]:
@@ -55,3 +61,110 @@ def _event(line: bytes) -> Event | None:
     except ValueError:
         return None
     return event if isinstance(event, dict) and {"time", "event", "user"} <= event.keys() else None
+
+
+@dataclass
+class History:
+    """Expected state, as far as the audit log reaches back. A change that may not have stayed makes a thing unknown.
+
+    Parameters:
+        uploaded: SHA-256 of each file that was uploaded and not removed, by file name.
+        removed: SHA-256 of each removed file.
+        yanked: for each file that was yanked or unyanked, True if it is yanked.
+        revoked: for each digest that was revoked or unrevoked, True if it is revoked.
+        statuses: of each project whose status was set.
+        users: rights of each user; None for one who was removed.
+        unconfirmed: changes that may or may not have stayed, in words.
+        complete: False if files of the log have expired, or it is empty.
+    """
+
+    uploaded: dict[str, str] = field(default_factory=dict)
+    removed: dict[str, str] = field(default_factory=dict)
+    yanked: dict[str, bool] = field(default_factory=dict)
+    revoked: dict[str, bool] = field(default_factory=dict)
+    statuses: dict[str, str] = field(default_factory=dict)
+    users: dict[str, Rights | None] = field(default_factory=dict)
+    unconfirmed: list[str] = field(default_factory=list)
+    complete: bool = False
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> History:
+        """The state after these events.
+
+        Parameters:
+            events: the oldest first.
+        """
+        events = list(events)
+        history = cls(complete=bool(events))
+        for event in events:
+            history.add(event)
+        return history
+
+    def add(self, event: Event) -> None:
+        """Apply one event. Unknown ones change nothing."""
+        kind, name = str(event["event"]), str(event.get("filename", ""))
+        subject, _, outcome = kind.partition(".")
+        if kind.endswith(_FAILED):
+            self._failed(subject, outcome, event)
+        elif kind == "upload":
+            self.removed.pop(name, None)
+            self.uploaded[name] = str(event.get("sha256", ""))
+        elif kind == "remove":
+            self.uploaded.pop(name, None)
+            self.removed[name] = str(event.get("sha256", ""))
+        elif kind in ("yank", "unyank"):
+            self.yanked.update(dict.fromkeys(_names(event, "files"), kind == "yank"))
+        elif kind in ("revoke", "unrevoke"):
+            self.revoked.update(dict.fromkeys(_names(event, "sha256"), kind == "revoke"))
+        elif kind == "status":
+            self.statuses[str(event.get("project"))] = str(event.get("status"))
+        elif kind in ("user.created", "user.changed"):
+            projects = event.get("projects")
+            limits = tuple(sorted(map(str, projects))) if isinstance(projects, list) else None
+            self.users[str(event["user"])] = str(event.get("role")), limits
+        elif kind == "user.removed":
+            self.users[str(event["user"])] = None
+        elif kind == "user.change_failed":
+            self.users.pop(str(event["user"]), None)
+        elif kind == "restore":
+            self._restored(event)
+        elif kind == "audit.expired":
+            self.complete = False
+
+    def _failed(self, subject: str, outcome: str, event: Event) -> None:
+        name = str(event.get("filename", ""))
+        if subject == "upload":
+            self.uploaded.pop(name, None)
+        elif subject == "remove":
+            sha256 = self.removed.pop(name, "")
+            if outcome == "undone":
+                self.uploaded[name] = sha256
+        elif subject in ("yank", "unyank"):
+            for file in _names(event, "files"):
+                self.yanked.pop(file, None)
+        elif subject in ("revoke", "unrevoke"):
+            for sha256 in _names(event, "sha256"):
+                self.revoked.pop(sha256, None)
+        elif subject == "status":
+            self.statuses.pop(str(event.get("project")), None)
+        if outcome == "unconfirmed":
+            self.unconfirmed.append(f"{subject} of {name or event.get('project')} at {event['time']}")
+
+    def _restored(self, event: Event) -> None:
+        """A restoration sets users and annotations; its line names them."""
+        self.users = {}
+        for line in _names(event, "users"):
+            name, _, rights = line.rpartition(" of ") if " of " in line else ("", "", line)
+            projects = tuple(sorted(rights.split(", "))) if name else None
+            username, _, role = (name or line).rpartition(" ")
+            self.users[username] = role, projects
+        self.yanked = dict.fromkeys(_names(event, "yanked"), True)
+        self.statuses = {}
+        for line in _names(event, "statuses"):
+            project, _, status = line.rpartition(" ")
+            self.statuses[project] = status
+
+
+def _names(event: Event, key: str) -> list[str]:
+    values = event.get(key)
+    return [str(value) for value in values] if isinstance(values, list) else []

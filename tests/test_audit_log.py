@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ops.audit_history import History
+from ops.audit_log import History
 
 UPLOAD = {"event": "upload", "filename": "spam-1.tar.gz", "sha256": "a"}
 REMOVE = {"event": "remove", "filename": "spam-1.tar.gz", "sha256": "a"}
