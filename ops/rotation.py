@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from ops import user_tokens
 from ops.admin_api import AdminApi, IndexToken
-from ops.asking_client import AskingClient
 from ops.clients import ClientFiles, Login
 from ops.credential_ages import is_older, moment, named, parsed, password_ages
 from ops.errors import ParameterError, PreflightError, RunbookError, VerificationError
@@ -30,6 +31,12 @@ _NOUNS = {"admin": "admin token", "password": "password", "token": "token"}
 
 OVERLAP_SECONDS = 5.0
 """The time in which a new token reaches every server. The old one is revoked later."""
+
+_INTERVAL_SECONDS = 0.05
+"""Seconds between two requests of a client that asks all the while a token is replaced."""
+
+_SWITCH_SECONDS = 30.0
+"""Seconds to wait for the first response to another token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +280,56 @@ def _rotate_token(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[s
         *((named(each), f"revoked, created {moment(each.created)}") for each in old),
         ("a client that asked all the while", "was never refused"),
     ]
+
+
+class AskingClient:
+    """A client that sends requests with the token that it has, all the while a token is replaced.
+
+    Parameters:
+        url: the root of the index.
+        token: the one before the rotation; None to ask only after :meth:`switch`.
+    """
+
+    def __init__(self, url: str, token: Secret | None) -> None:
+        self._url = url
+        self._token = token
+        self._ended = threading.Event()
+        self._answered = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self.asked = self.refused = 0
+
+    def __enter__(self) -> Self:
+        if self._token and user_tokens.status(self._url, self._token) != 200:
+            self._token = None  # it is of another index, or was revoked before
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def switch(self, token: Secret) -> None:
+        """Use another token from now on, and wait until it was used."""
+        self._token = token
+        self.pause(_SWITCH_SECONDS, until_answered=True)
+
+    def pause(self, seconds: float, *, until_answered: bool = False) -> None:
+        """Go on asking for some seconds, or until the next answer."""
+        self._answered.clear()
+        (self._answered if until_answered else self._ended).wait(seconds)
+
+    def _ask(self) -> None:
+        while not self._ended.is_set():
+            token = self._token
+            if token is not None:
+                self.asked += 1
+                try:
+                    self.refused += user_tokens.status(self._url, token) != 200
+                except RunbookError:
+                    self.refused += 1
+                if token is self._token:
+                    self._answered.set()
+            self._ended.wait(_INTERVAL_SECONDS)
 
 
 def _require_let_in(url: str, token: Secret) -> None:

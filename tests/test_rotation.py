@@ -9,7 +9,6 @@ import pytest
 
 from ops import credential_ages, onboard, rotation
 from ops.admin_api import AdminApi
-from ops.asking_client import AskingClient
 from ops.errors import ParameterError, PreflightError, RunbookError, VerificationError
 from ops.plan import Outcome
 from ops.secret import Secret
@@ -120,7 +119,7 @@ def test_a_refusal_while_a_token_is_replaced_fails_the_rotation(alice: FakeTarge
 
 def test_the_client_notices_each_refusal(alice: FakeTarget) -> None:
     token_of(alice, "alice")
-    client = AskingClient(alice.index.url, Secret("token-of-id-1-0123456789"))
+    client = rotation.AskingClient(alice.index.url, Secret("token-of-id-1-0123456789"))
     with client:
         client.pause(10, until_answered=True)
         alice.index.tokens.clear()
