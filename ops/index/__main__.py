@@ -21,7 +21,15 @@ from pathlib import Path
 from ops.index.config import LONGEST_PAGE_AGE, REALM, Options
 from ops.index.connection_limits import FEWEST_CONNECTIONS, ConnectionLimits, allowed_connections
 from ops.index.http.forwarded import TrustedProxies
-from ops.index.startup import TOKEN_KEY, CannotStartError, admin_token, check_apart, check_least_free, served_directory
+from ops.index.startup import (
+    TOKEN_KEY,
+    CannotStartError,
+    admin_token,
+    check_apart,
+    check_least_free,
+    check_trusted_root,
+    served_directory,
+)
 
 _BACKLOG = 2048
 """The most connections that wait to be accepted, which happens all at once, if there are enough descriptors."""
@@ -64,9 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refresh_seconds=asked.refresh_seconds,
             trusted_proxies=tuple(asked.trusted_proxy),
             public_url=asked.public_url,
+            trusted_root=asked.trusted_root,
             max_connections=total,
             max_connections_per_address=per_address,
         )
+        if options.trusted_root is not None:
+            check_trusted_root(options.trusted_root)
         listener = _listen(asked.host, asked.port, min(_BACKLOG, total))
     except (CannotStartError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for a person at a terminal
@@ -150,6 +161,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_path,
         metavar="FILE",
         help=f"a file that only you can read, with a line {TOKEN_KEY}=…",
+    )
+    files.add_argument(
+        "--trusted-root",
+        type=_path,
+        metavar="FILE",
+        help="Sigstore's trusted_root.json, or that of your own instance, by which the signatures of attestations are "
+        "verified without the network (PEP 740). Needs the extra 'attestations'",
     )
     network = parser.add_argument_group("network")
     network.add_argument(

@@ -86,7 +86,13 @@ def create_index(
         lock_seconds=options.claim_seconds,
         rest_seconds=2 * options.refresh_seconds,
     )
-    publisher = Publisher(packages, transactions, repository, options)
+    publisher = Publisher(
+        packages,
+        transactions,
+        repository,
+        options,
+        check_signer=lambda project, signer: authenticator.trust().objection(project, signer),
+    )
     releases = Releases(packages, transactions, repository)
     activity = Activity(packages, options, active_users=authenticator.take_active_users)
     simple_api = SimpleApi(repository, packages, options, activity)

@@ -74,6 +74,8 @@ class Options:
         public_url: the index's own address as clients know it, with a final slash, for what has to be absolute: the
             addresses of provenances (PEP 740), which pages leave out without it.
         account_url: where users change their password and their tokens, if that is not below this index.
+        trusted_root: the file of a Sigstore trusted root, by which the signatures of attestations are verified (PEP
+            740). None leaves them to those who install.
         instance: this server's name in the file name of the audit log. Empty for host and process.
 
     Raises:
@@ -105,6 +107,7 @@ class Options:
     max_connections_per_address: int = 2048
     public_url: str = ""
     account_url: str = ""
+    trusted_root: Path | None = None
     instance: str = ""
 
     def __post_init__(self) -> None:
@@ -146,6 +149,9 @@ class Options:
         scratch = self.scratch_directory
         usable = scratch is None or (isinstance(scratch, Path) and scratch.is_dir())
         _require(usable, "scratch_directory", scratch, "use the path of a directory that is there, or None")
+        root = self.trusted_root
+        usable = root is None or (isinstance(root, Path) and root.is_file())
+        _require(usable, "trusted_root", root, "use the path of a file that is there, or None")
 
 
 def _require(condition: bool, name: str, value: Any, remedy: str) -> None:

@@ -106,6 +106,25 @@ def check_least_free(packages: Path, least: int | None) -> None:
         )
 
 
+def check_trusted_root(path: Path) -> None:
+    """Refuse a Sigstore trusted root that would reject every attestation. Takes about a second.
+
+    Raises:
+        CannotStartError: it cannot be used.
+    """
+    from ops.index.errors import PackageIndexError
+    from ops.index.packages.signatures import SignatureVerifier
+
+    try:
+        verifier = SignatureVerifier(path)
+        try:
+            verifier.check()
+        finally:
+            verifier.close()
+    except (PackageIndexError, ValueError) as error:
+        raise CannotStartError(str(error)) from None
+
+
 def admin_token(path: Path | None) -> str | None:
     """The admin token, from the file or else from the environment; None if there is none.
 

@@ -14,10 +14,13 @@ import pytest
 from pypi_simple import ProjectPage
 
 from ops.index.auth.audit import SERVER_FOLDER
+from ops.index.auth.trust import TrustStore
 from ops.index.errors import InvalidUpload
-from ops.index.packages.attestations import provenance_of
+from ops.index.packages.attestations import attestations_of
+from ops.index.storage.directory import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import JSON, Response, Server, eventually
+from tests.index.sigstore_instance import JOB, FakeSigstore
 from tests.index.test_app import change, form
 from tests.index.test_assembly import logged
 
@@ -120,7 +123,7 @@ def test_an_independent_client_finds_it_also_after_the_sidecars_are_lost(server:
 )  # fmt: skip
 def test_what_attests_nothing_of_the_file_is_refused_with_the_reason(change: Callable[[], str], why: str) -> None:
     with pytest.raises(InvalidUpload, match=why):
-        provenance_of(change(), NAME, SHA256, uploader="alice", run="")
+        attestations_of(change(), NAME, SHA256)
 
 
 def test_without_an_address_of_its_own_pages_are_silent_and_the_provenance_is_there(tmp_path: Path) -> None:
@@ -128,6 +131,7 @@ def test_without_an_address_of_its_own_pages_are_silent_and_the_provenance_is_th
     with Server(tmp_path) as server:
         assert publish(server, json.dumps([attestation()])).status == 200
         assert "provenance" not in json.loads(server.get("/simple/spam/", Accept=JSON).body)["files"][0]
+        assert f'<a href="../../packages/{NAME}.provenance">' in server.get("/projects/spam/").text
         assert server.get(f"/packages/{NAME}.provenance").status == 200
 
 
@@ -157,6 +161,35 @@ def test_a_project_may_want_attestations_of_every_file_or_have_it_noted(server: 
     eventually(refused_now)  # what cannot be read was meant to be strict
 
 
+def test_with_a_trusted_root_signatures_are_verified_and_name_the_publisher(tmp_path: Path) -> None:
+    ours, strangers = FakeSigstore(), FakeSigstore()
+    root = ours.write(tmp_path / "trusted_root.json")
+    with Server(tmp_path, "--trusted-root", str(root)) as server:
+        unsigned = publish(server, json.dumps([attestation()]))
+        assert (unsigned.status, "attestation 1 is not validly signed: invalid X.509" in unsigned.text) == (400, True)
+        forged = publish(server, json.dumps([strangers.attest(NAME, SHA256)]))
+        assert (forged.status, "signature does not match" in forged.text) == (400, True)
+        assert server.get("/simple/spam/").status == 404
+
+        trusted = [{"repository_id": "1002", "name": "other"}, {"repository_id": "1001", "name": "spam-release"}]
+        fields = {"issuer": JOB[8], "owner_id": "77", "role": "publisher", "projects": ["spam"]}
+        document = {"audience": "pypi-test", "issuers": [{"url": JOB[8], "kind": "github"}]}
+        store = TrustStore(DirectoryStorage(server.credentials))
+        store.replace(document | {"jobs": [fields | trusted[0]]}, version=0)
+        signed = json.dumps([ours.attest(NAME, SHA256)])
+        another = publish(server, signed)
+        assert (another.status, "and not by a job that is trusted to publish spam (other)" in another.text) == (
+            400,
+            True,
+        )
+        store.replace(document | {"jobs": [fields | job for job in trusted]}, version=1)
+        assert publish(server, signed).status == 200
+        (bundle,) = json.loads(server.get(f"/packages/{NAME}.provenance").body)["attestation_bundles"]
+        assert bundle["publisher"] == {"kind": "GitHub", "repository": "acme/spam", "workflow": "release.yaml"}
+        (line,) = [line for line in logged(server.packages / SERVER_FOLDER) if line["event"] == "upload"]
+        assert line["signers"] == [JOB[21]]
+
+
 def test_a_refused_attestation_leaves_neither_file_nor_provenance(server: Server) -> None:
     refused = publish(server, json.dumps([attestation(version=2)]))
     assert (refused.status, "version 1" in refused.text) == (400, True)
@@ -166,5 +199,4 @@ def test_a_refused_attestation_leaves_neither_file_nor_provenance(server: Server
 
 def test_another_spelling_of_the_name_is_the_same_file() -> None:
     subject = [{"name": NAME.replace("spam", "Spam"), "digest": {"sha256": SHA256}}]
-    content = provenance_of(json.dumps([attestation(statement(subject=subject))]), NAME, SHA256, uploader="ci", run="u")
-    assert json.loads(content)["attestation_bundles"][0]["publisher"] == {"kind": "CI run", "name": "ci", "run": "u"}
+    assert attestations_of(json.dumps([attestation(statement(subject=subject))]), NAME, SHA256)

@@ -260,6 +260,16 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.parametrize(("content", "why"), [(None, "a file that is there"), ("{}", "trusted_root.json")])
+def test_a_trusted_root_that_cannot_work_is_refused(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str], content: str | None, why: str
+) -> None:
+    root = tmp_path / "root.json"
+    if content is not None:
+        root.write_text(content)
+    assert why in refused(capsys, *folders, "--trusted-root", str(root))
+
+
 @pytest.mark.parametrize(
     ("limit", "arguments", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pypi_attestations import GitHubPublisher, Provenance
 
 from ops.index import create_index
 from ops.index.auth.trust import TrustStore
@@ -25,6 +27,7 @@ from tests.conftest import DOWNLOADS
 from tests.index.archives import wheel, wheel_name
 from tests.index.issuer import AUDIENCE, FakeIssuer
 from tests.index.serving import ThreadServer, eventually
+from tests.index.sigstore_instance import JOB, FakeSigstore
 from tests.index.tls import TlsFront
 
 BIN = Path(sys.executable).parent
@@ -39,11 +42,12 @@ KNOWN_PATHS = re.compile(
 
 @dataclass
 class World:
-    """An index over TLS, an issuer, and the environment of a job."""
+    """An index over TLS, an issuer, a Sigstore instance, and the environment of a job."""
 
     folder: Path
     front: TlsFront
     issuer: FakeIssuer
+    sigstore: FakeSigstore
     index: ThreadServer
     variables: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
@@ -99,13 +103,14 @@ class World:
 @pytest.fixture(params=["github", "gitlab"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     (tmp_path / "home").mkdir()
+    sigstore = FakeSigstore()
     index = create_index(
         packages=DirectoryStorage(tmp_path / "packages"),
         credentials=DirectoryStorage(tmp_path / "credentials"),
-        options=Options(refresh_seconds=0.1),
+        options=Options(refresh_seconds=0.1, trusted_root=sigstore.write(tmp_path / "trusted_root.json")),
     )
     with ThreadServer(index) as server, TlsFront(tmp_path, server.port) as front, FakeIssuer(request.param) as issuer:
-        made = World(tmp_path, front, issuer, server)
+        made = World(tmp_path, front, issuer, sigstore, server)
         if request.param == "github":
             made.variables = {
                 "GITHUB_ACTIONS": "true",
@@ -132,6 +137,33 @@ def test_uv_publishes_and_the_file_names_the_run(world: World) -> None:
     assert lines["upload"]["credential"] == lines["oidc.minted"]["id"]
     if "POST /_/oidc/burn-token" in world.front.requests:  # uv of September 2026 and later
         assert lines["oidc.burnt"]["id"] == lines["oidc.minted"]["id"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", ["uv", "twine"])
+@pytest.mark.parametrize("world", ["github"], indirect=True)
+def test_what_the_job_attested_is_published_with_the_file(world: World, client: str) -> None:
+    world.trust()
+    path = world.wheel()
+    claims = JOB | {8: world.issuer.url}
+    attested = Path(f"{path}.publish.attestation")
+    publish: dict[str, list[str | Path]] = {
+        "uv": ["uv", "publish", "--publish-url", world.front.url, path, attested],
+        "twine": ["twine", "upload", "--non-interactive", "--verbose", "--attestations", path, attested],
+    }
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    variables = world.log_in() if client == "twine" else {}
+    for repository, outcome in ("1002", "not by a job that is trusted"), ("1001", ""):
+        attested.write_text(json.dumps(world.sigstore.attest(path.name, sha256, claims | {15: repository})))
+        done = world.run(*publish[client], **variables)
+        assert (done.returncode == 0) is (outcome == ""), done.stdout + done.stderr
+        assert outcome in re.sub(r"\s+", " ", done.stdout + done.stderr)
+    (line,) = [line for line in world.audit() if line["event"] == "upload"]
+    assert line["signers"] == [JOB[21]]
+    kept = world.folder / "packages" / ".index" / "provenance" / path.name
+    provenance = Provenance.model_validate_json(kept.read_bytes())
+    publisher = GitHubPublisher(repository="acme/spam", workflow="release.yaml")
+    assert provenance.attestation_bundles[0].publisher == publisher
 
 
 def test_uv_says_what_did_not_match(world: World) -> None:

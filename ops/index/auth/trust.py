@@ -140,6 +140,20 @@ class TrustedJob:
             found.append(f"the ref {_said(str(claims.get('ref', '')))} is not protected")
         return found
 
+    def signed(self, issuer: Issuer, signer: Mapping[str, str]) -> bool:
+        """True if the certificate of a signature was issued to this job; it tells neither environment nor protection.
+
+        Parameters:
+            issuer: of this job.
+            signer: what the certificate says, see :meth:`SignatureVerifier.signers`.
+        """
+        folder = ".github/workflows" if issuer.kind == "github" else ""
+        definition = f"{signer.get('repository', '')}/{folder}/{self.workflow}@"
+        return (
+            (signer.get("issuer"), signer.get("repository_id"), signer.get("owner_id"))
+            == (self.issuer, self.repository_id, self.owner_id)
+        ) and (not self.workflow or signer.get("workflow", "").startswith(definition))
+
     def _definition(self, issuer: Issuer, claims: Mapping[str, Any]) -> str:
         """The file of this repository itself: another one's reusable workflow of the same name does not count."""
         repository = claims.get(KINDS[issuer.kind].repository, "")
@@ -220,6 +234,24 @@ class Trust:
     def issuer(self, url: object) -> Issuer | None:
         """The issuer of that URL."""
         return next((issuer for issuer in self.issuers if issuer.url == url), None)
+
+    def objection(self, project: str, signer: Mapping[str, str]) -> str:
+        """Reason why the holder of a certificate may not attest files of a project; empty if nobody is trusted to.
+
+        Parameters:
+            project: its normalized name.
+            signer: what the certificate says.
+        """
+        jobs = [job for job in self.jobs if job.projects is not None and project in job.projects]
+        issuers = {issuer.url: issuer for issuer in self.issuers}
+        if not jobs or any(job.signed(issuers[job.issuer], signer) for job in jobs):
+            return ""
+        by = _said(signer.get("workflow") or signer.get("identity", ""))
+        names = ", ".join(sorted(job.name for job in jobs))
+        return (
+            f"its attestation was signed by {by}, and not by a job that is trusted to publish {project} ({names}); "
+            "attest it in that job"
+        )
 
     def identity(self, names: Iterable[str]) -> Identity | None:
         """The rights of all jobs of these names that are still trusted, together; None if there are none."""

@@ -1,7 +1,7 @@
 """Attestations of an upload (PEP 740): checked against the file, and kept as its provenance.
 
-Structure and digest are always checked, signatures are not: installers that verify them have a root of trust, which an
-index that says so cannot replace. They are in ``.index/provenance``, a file for each.
+Structure and digest are always checked, signatures if the index has a trusted root (see :mod:`.signatures`). They are
+in ``.index/provenance``, a file for each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,15 +30,13 @@ _MOST: Final = 10
 _LARGEST: Final = 256 * 1024
 
 
-def provenance_of(field: str, filename: str, sha256: str, *, uploader: str, run: str) -> bytes:
-    """The provenance object for a file, from the form field ``attestations``.
+def attestations_of(field: str, filename: str, sha256: str) -> list[dict[str, Any]]:
+    """The attestation objects in the form field ``attestations``; their signatures are not verified.
 
     Parameters:
-        field: a JSON array of attestation objects.
+        field: a JSON array of them.
         filename: of the file.
         sha256: of the file, in hexadecimal.
-        uploader: the user.
-        run: the address of the CI run that uploaded it; empty if none did.
 
     Raises:
         InvalidUpload: an attestation is malformed, or about another file; the message says which.
@@ -54,9 +53,22 @@ def provenance_of(field: str, filename: str, sha256: str, *, uploader: str, run:
         problem = _problem(attestation) or _contradiction(attestation, filename, sha256)
         if problem:
             raise InvalidUpload(filename, f"its attestation {number} {problem}; build and attest it again")
-    publisher = {"kind": "CI run" if run else "user", "name": uploader, **({"run": run} if run else {})}
-    bundle = {"publisher": publisher, "attestations": attestations}
-    return json.dumps({"version": 1, "attestation_bundles": [bundle]}).encode()
+    return attestations
+
+
+def provenance_of(attestations: Sequence[Any], publishers: Sequence[Mapping[str, Any]]) -> bytes:
+    """The provenance object for a file.
+
+    Parameters:
+        attestations: about it.
+        publishers: of each of them.
+    """
+    bundles: list[dict[str, Any]] = []
+    for publisher, attestation in zip(publishers, attestations, strict=True):
+        if not bundles or bundles[-1]["publisher"] != publisher:
+            bundles.append({"publisher": publisher, "attestations": []})
+        bundles[-1]["attestations"].append(attestation)
+    return json.dumps({"version": 1, "attestation_bundles": bundles}).encode()
 
 
 class Provenances:

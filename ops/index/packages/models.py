@@ -30,7 +30,8 @@ class File:
         yanked: None if it is not yanked, otherwise the reason, which may be empty (PEP 592).
         uploader: the user who uploaded it; empty if unknown. Only pages for people show it.
         run: the address of the CI run that uploaded it; empty if none did.
-        provenance: absolute address of its provenance (PEP 740); empty if it has none, or the address is unknown.
+        attested: true if it has a provenance (PEP 740).
+        provenance: absolute address of that; empty if it has none, or the index does not know its own address.
         mtime_ns: when it was last written, in nanoseconds since the epoch. Pages do not show it.
     """
 
@@ -46,6 +47,7 @@ class File:
     yanked: str | None = None
     uploader: str = ""
     run: str = ""
+    attested: bool = False
     provenance: str = ""
     mtime_ns: int = field(default=0, compare=False)
 

@@ -225,6 +225,7 @@ class Repository:
             metadata_sha256=file_info.metadata_sha256,
             yanked=self.annotations.yanked(path),
             uploader=file_info.uploader,
+            attested=bool(file_info.provenance),
             provenance=f"{self._provenances_url}{quote(os.fsencode(path))}{SUFFIX}"
             if file_info.provenance and self._options.public_url
             else "",

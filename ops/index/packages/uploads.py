@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from ops.index.config import Options
 from ops.index.errors import (
@@ -29,13 +29,14 @@ from ops.index.errors import (
     Revoked,
     TooLarge,
 )
-from ops.index.packages.attestations import provenance_of
+from ops.index.packages.attestations import attestations_of, provenance_of
 from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, is_project, is_safe, parse
 from ops.index.packages.inspection import DeferredError, Inspector
 from ops.index.packages.quotas import Quotas, Reservation
 from ops.index.packages.releases import Uploader
 from ops.index.packages.repository import Repository
+from ops.index.packages.signatures import SignatureVerifier, publisher_of
 from ops.index.storage.directory import place, remove, storage_error, write_all
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Entry, Policy, Transaction, Transactions
@@ -200,16 +201,28 @@ class Publisher:
         storage: the volume of packages.
         transactions: of the same storage.
         repository: likewise.
-        options: limits.
+        options: limits, and the trusted root of signatures.
+        check_signer: gets a project and the holder of a certificate, and returns the reason why that may not attest
+            files of the project; empty if it may.
     """
 
-    def __init__(self, storage: Storage, transactions: Transactions, repository: Repository, options: Options) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        transactions: Transactions,
+        repository: Repository,
+        options: Options,
+        *,
+        check_signer: Callable[[str, Mapping[str, str]], str] = lambda _project, _signer: "",
+    ) -> None:
         self._storage = storage
         self._transactions = transactions
         self._repository = repository
         self._options = options
         self._directory = str(storage.directory)
         self._inspector = Inspector()
+        self._signatures = None if options.trusted_root is None else SignatureVerifier(options.trusted_root)
+        self._check_signer = check_signer
         self.quotas = Quotas(storage, repository, options)
 
     def start(self) -> None:
@@ -219,6 +232,8 @@ class Publisher:
     def stop(self) -> None:
         """End long inspections: the server stops. Does not block."""
         self._inspector.close()
+        if self._signatures is not None:
+            self._signatures.close()
 
     def close(self) -> None:
         """End what still runs, within a few seconds."""
@@ -291,12 +306,17 @@ class Publisher:
                 "its project takes no file without attestations (PEP 740); publish it from CI with uv publish, or with "
                 "twine upload --attestations",
             )
-        uploader, run = identity.username, identity.origin.get("run", "")
-        provenance = attested and provenance_of(attested, staged.filename, staged.sha256, uploader=uploader, run=run)
+        attestations = attestations_of(attested, staged.filename, staged.sha256) if attested else []
         contents = self._inspector.at_once(name, staged, form) if self._options.check_content else Contents()
-        details = {"project": name.project, "version": name.version, "sha256": staged.sha256, "size": staged.size}
+        details: dict[str, object] = {
+            "project": name.project,
+            "version": name.version,
+            "sha256": staged.sha256,
+            "size": staged.size,
+        }
         if policy == "audit":
             details["attested"] = bool(attested)
+        provenance = self._provenance(name, attestations, identity, details) if attestations else b""
         with self._begin(name.key, staged, identity, address) as transaction:
             self._check_status(name)
             existing = self._compare(name, staged)
@@ -304,9 +324,35 @@ class Publisher:
                 self._storage.commit()  # its publisher may have been killed before its own commit
                 self._repository.listing.admit(existing, name)
                 return UploadResult.SAME
-            self._add(transaction, staged, details=details, contents=contents, provenance=provenance or b"")
+            self._add(transaction, staged, details=details, contents=contents, provenance=provenance)
             self._repository.listing.admit(staged.filename, name)
             return UploadResult.CREATED
+
+    def _provenance(
+        self, name: Name, attestations: list[dict[str, Any]], identity: Uploader, details: dict[str, object]
+    ) -> bytes:
+        """Verify the signatures of attestations, where there is a trusted root, and say who published the file.
+
+        Raises:
+            InvalidUpload: one is not valid, or by somebody who may not attest the project's files.
+            StorageError: the trusted root cannot be used.
+            SandboxError: they could not be verified.
+        """
+        if self._signatures is None:
+            run = identity.origin.get("run", "")
+            publisher = {
+                "kind": "CI run" if run else "user",
+                "name": identity.username,
+                **({"run": run} if run else {}),
+            }
+            return provenance_of(attestations, [publisher] * len(attestations))
+        signers = self._signatures.signers(name.filename, attestations)
+        for signer in signers:
+            reason = self._check_signer(name.project, signer)
+            if reason:
+                raise InvalidUpload(name.filename, reason)
+        details["signers"] = sorted({signer.get("run") or signer["identity"] for signer in signers})
+        return provenance_of(attestations, [publisher_of(signer) for signer in signers])
 
     def inspect(self, deferred: DeferredError, cancellation: Cancellation) -> None:
         """Inspect a large upload, and keep the result with it.
