@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trusted_proxies=tuple(asked.trusted_proxy),
             public_url=asked.public_url,
             trusted_root=asked.trusted_root,
+            namespaces=asked.namespaces,
             max_connections=total,
             max_connections_per_address=per_address,
         )
@@ -191,6 +192,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="the index's address as clients know it, with a slash at the end: project pages give the addresses of "
         "attestations only with it (PEP 740)",
+    )
+    network.add_argument(
+        "--namespaces",
+        action="store_true",
+        help="show reserved prefixes to installers: version 1.5 of the simple API (PEP 752). Some clients warn of it",
     )
     limits = parser.add_argument_group("limits")
     defaults = Options()

@@ -20,6 +20,7 @@ from ops.index.http.html_pages import HtmlPages
 from ops.index.http.legacy_api import LegacyApi
 from ops.index.http.manage_api import ACTIONS, ManageApi
 from ops.index.http.metrics import Metrics
+from ops.index.http.namespaces import NAMESPACE, Namespaces
 from ops.index.http.oidc_api import DISCOVERY, PREFIX, OidcApi
 from ops.index.http.representation import Response
 from ops.index.http.request import Request, refusal
@@ -60,6 +61,7 @@ class Index:
         oidc_api: exchanges ID tokens of CI jobs.
         admin: the admin application; None when there is no token for it.
         metrics: serves monitoring systems.
+        namespaces: tells of reserved prefixes; None if they are not to be shown.
         user_pages: tell users who they are and how to use the index.
         activity: counts downloads.
         lifespan: background work.
@@ -79,6 +81,7 @@ class Index:
         oidc_api: OidcApi,
         admin: AdminMount | None,
         metrics: Metrics,
+        namespaces: Namespaces | None,
         user_pages: UserPages,
         activity: Activity,
         lifespan: Lifespan,
@@ -97,6 +100,7 @@ class Index:
             "/metrics": metrics.handle,
             "/whoami": user_pages.whoami,
             GUIDE: user_pages.guide,
+            **({} if namespaces is None else {"/namespaces": namespaces.list, NAMESPACE: namespaces.detail}),
         }
         self._activity = activity
         self._lifespan = lifespan
@@ -216,8 +220,9 @@ class Index:
             if len(path) > _LONGEST_PATH or not path.startswith("/") or "\0" in path:
                 raise NotFound("there is nothing under such a path; the index is at simple/")
             request.username = identity.username
-            if request.method in {"GET", "HEAD"} and path in self._of_the_user:
-                await self._of_the_user[path](request, identity)
+            page = NAMESPACE if path.startswith(NAMESPACE) else path
+            if request.method in {"GET", "HEAD"} and page in self._of_the_user:
+                await self._of_the_user[page](request, identity)
             elif request.method in {"GET", "HEAD"}:
                 await (self._read_shared if self._shared else self._read)(request, path)
             elif request.method == "POST":

@@ -23,6 +23,7 @@ from ops.index.http.html_pages import HtmlPages
 from ops.index.http.legacy_api import LegacyApi
 from ops.index.http.manage_api import ManageApi
 from ops.index.http.metrics import Metrics
+from ops.index.http.namespaces import Namespaces
 from ops.index.http.oidc_api import OidcApi
 from ops.index.http.readme import Readmes
 from ops.index.http.simple_api import SimpleApi
@@ -95,7 +96,8 @@ def create_index(
     )
     releases = Releases(packages, transactions, repository)
     activity = Activity(packages, options, active_users=authenticator.take_active_users)
-    simple_api = SimpleApi(repository, packages, options, activity)
+    namespaces = Namespaces(authenticator.grants) if options.namespaces else None
+    simple_api = SimpleApi(repository, packages, options, activity, namespaces)
     readmes = Readmes()
     html_pages = HtmlPages(repository, readmes, simple_api, options)
     uploads = UploadApi(publisher, releases, repository, authenticator.confirm, options)
@@ -164,6 +166,7 @@ def create_index(
         oidc_api=oidc_api,
         admin=admin,
         metrics=Metrics(repository, activity, audit),
+        namespaces=namespaces,
         user_pages=UserPages(options.account_url or ("admin/account" if admin else "")),
         activity=activity,
         lifespan=lifespan,

@@ -76,6 +76,8 @@ class Options:
         account_url: where users change their password and their tokens, if that is not below this index.
         trusted_root: the file of a Sigstore trusted root, by which the signatures of attestations are verified (PEP
             740). None leaves them to those who install.
+        namespaces: true to show reserved prefixes to installers: version 1.5 of the simple API (PEP 752), of which
+            some clients warn.
         instance: this server's name in the file name of the audit log. Empty for host and process.
 
     Raises:
@@ -108,6 +110,7 @@ class Options:
     public_url: str = ""
     account_url: str = ""
     trusted_root: Path | None = None
+    namespaces: bool = False
     instance: str = ""
 
     def __post_init__(self) -> None:

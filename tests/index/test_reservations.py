@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ops.index.auth.roles import GroupFile, Roles
 from tests.index.archives import wheel, wheel_name
-from tests.index.serving import PASSWORD, TOKEN, Response, Server, eventually
+from tests.index.serving import JSON, PASSWORD, TOKEN, Response, Server, eventually
 from tests.index.test_app import form, upload
 
 
@@ -49,6 +51,53 @@ def test_new_projects_under_a_prefix_are_its_owners_alone(server: Server) -> Non
     administer(server, "POST", "reserve", {"prefix": "acme", "owners": []})
     eventually(lambda: publish(server, "acme-free").status == 200)
     assert json.loads(administer(server, "GET", "reservations").body) == []
+
+
+def test_with_a_switch_installers_see_namespaces(tmp_path: Path) -> None:
+    with Server(tmp_path, "--namespaces") as server:
+
+        def namespaces(project: str) -> Any:
+            page = json.loads(server.get(f"/simple/{project}/", Accept=JSON).body)
+            assert page["meta"] == {"api-version": "1.5"}
+            return page["namespaces"]
+
+        assert publish(server, "acme-old").status == 200
+        assert namespaces("acme-old") is None
+        for prefix, owner in (("acme", "adam"), ("acme-labs", "adam"), ("acme-labs-x-y", "alice")):
+            administer(server, "POST", "reserve", {"prefix": prefix, "owners": [owner]})
+        eventually(lambda: publish(server, "acme-labs-new").status == 409)
+        assert publish(server, "acme-labs-new", user="adam").status == 200
+        assert publish(server, "acmeter").status == 200
+        eventually(lambda: namespaces("acme-old") == [{"name": "acme", "owned": False}])
+        both = [{"name": "acme-labs", "owned": True}, {"name": "acme", "owned": True}]
+        assert namespaces("acme-labs-new") == both
+        assert namespaces("acmeter") is None
+        assert json.loads(server.get("/simple/", Accept=JSON).body)["meta"] == {"api-version": "1.5"}
+        assert 'content="1.4"' in server.get("/simple/acme-old/").text
+
+        assert json.loads(server.get("/namespaces").body) == [
+            {"name": "acme"},
+            {"name": "acme-labs"},
+            {"name": "acme-labs-x-y"},
+        ]
+        labs = json.loads(server.get("/namespace/acme-labs").body)
+        assert labs == {"name": "acme-labs", "parent": "acme", "children": [], "owner": "adam"}
+        acme = json.loads(server.get("/namespace/acme").body)
+        assert (acme["parent"], acme["children"]) == (None, ["acme-labs"])
+        assert server.get("/namespace/spam").status == 404
+        assert server.get("/namespaces", user=None).status == 401
+
+        administer(server, "POST", "reserve", {"prefix": "acme", "owners": []})
+        eventually(lambda: namespaces("acme-old") is None)
+
+
+def test_without_it_nothing_says_so(server: Server) -> None:
+    """A client that knows only 1.4 warns of a higher version."""
+    assert publish(server, "spam").status == 200
+    page = json.loads(server.get("/simple/spam/", Accept=JSON).body)
+    assert page["meta"] == {"api-version": "1.4"}
+    assert "namespaces" not in page
+    assert server.get("/namespaces").status == server.get("/namespace/spam").status == 404
 
 
 def test_an_owner_who_is_removed_leaves_nothing_to_the_next_of_that_name(server: Server) -> None:

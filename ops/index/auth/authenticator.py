@@ -17,7 +17,7 @@ from typing import Final
 from ops.index.auth.audit import Audit, masked_name
 from ops.index.auth.minted_tokens import MintedTokens
 from ops.index.auth.passwords import TOKEN, TOKEN_USER, BasicCredentials, defect, verify
-from ops.index.auth.roles import Identity
+from ops.index.auth.roles import Grants, Identity
 from ops.index.auth.throttle import Admission, Throttle
 from ops.index.auth.token_file import fingerprint
 from ops.index.auth.token_uses import TokenUses
@@ -218,6 +218,10 @@ class Authenticator:
         """The trusted jobs as they are now, as :meth:`confirm` finds users. Blocks."""
         self.see_changes()
         return self._user_cache.trust
+
+    def grants(self) -> Grants:
+        """All reserved prefixes: every user's identity has them, and without users there are none. Does not block."""
+        return next((account.identity.grants for account in self._user_cache.accounts.values()), ())
 
     def see_changes(self) -> None:
         """Read users that were changed; on a shared volume, those changed more than a few seconds ago. Blocks."""

@@ -16,6 +16,8 @@ from ops.index.errors import NotAcceptable, NotFound, PackageIndexError, Quarant
 from ops.index.http import simple_pages
 from ops.index.http.blocks import Page, rendered
 from ops.index.http.files import Delivery
+from ops.index.http.namespaces import API_VERSION as NAMESPACES_VERSION
+from ops.index.http.namespaces import Namespaces
 from ops.index.http.negotiation import HTML_V1, JSON_V1, accepts_gzip, simple_form
 from ops.index.http.representation import FILE_CACHING, Representation, Response, page_caching
 from ops.index.http.request import Request
@@ -73,10 +75,20 @@ class SimpleApi:
         storage: of the files.
         options: how often files are checked for a change made in place, and how long clients may use a page again.
         activity: counts downloads.
+        namespaces: shown on project pages in JSON, whose version they raise; None for neither.
     """
 
-    def __init__(self, repository: Repository, storage: Storage, options: Options, activity: Activity) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        storage: Storage,
+        options: Options,
+        activity: Activity,
+        namespaces: Namespaces | None = None,
+    ) -> None:
         self._repository = repository
+        self._namespaces = namespaces
+        self._version = simple_pages.API_VERSION if namespaces is None else NAMESPACES_VERSION
         self._activity = activity
         self._delivery = Delivery(storage)
         self._shared = storage.shared
@@ -119,7 +131,8 @@ class SimpleApi:
         key = ("/simple/", form)
 
         def render() -> Representation:
-            return self._rendered(key, simple_pages.project_list(self._repository.projects(), form), form)
+            names = self._repository.projects()
+            return self._rendered(key, simple_pages.project_list(names, form, self._version), form)
 
         page = await self._response_cache.fetch(key, self._repository.projects_stamp, render)
         assert page is not None  # noqa: S101 - there is always a list
@@ -140,11 +153,15 @@ class SimpleApi:
         key = (f"/simple/{normalized}/", form)
 
         def mark() -> Hashable:
-            return self._repository.project_stamp(normalized)
+            stamp = self._repository.project_stamp(normalized)
+            return stamp if self._namespaces is None else (stamp, self._namespaces.grants())
 
         def render() -> Representation | None:
             project = self._repository.project(normalized)
-            return None if project is None else self._rendered(key, simple_pages.project_page(project, form), form)
+            if project is None:
+                return None
+            more = simple_pages.NO_KEYS if self._namespaces is None else {"namespaces": self._namespaces.of(project)}
+            return self._rendered(key, simple_pages.project_page(project, form, more, self._version), form)
 
         async def look() -> Representation | None:
             return await self._response_cache.fetch(key, mark, render, gzip=gzip)

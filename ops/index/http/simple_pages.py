@@ -6,8 +6,9 @@
     PEP 658   core metadata beside the file
     PEP 691   the JSON
     PEP 700   versions, sizes and upload times
-    PEP 740   the address of a file's provenance
     PEP 714   the name of core metadata: in HTML the old one too, not in JSON, where older versions of pip fail on it
+    PEP 740   the address of a file's provenance
+    PEP 752   namespaces of a project, in JSON, if asked for
     PEP 792   project status
 
 Pure functions from models to texts. Addresses are relative, so that the index works under any prefix.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from typing import Any, Final
@@ -29,6 +30,8 @@ from ops.index.packages.models import File, Project
 
 API_VERSION = "1.4"
 """1.1 is PEP 700, 1.3 is PEP 740, 1.4 is PEP 792; 1.2 is optional and absent."""
+
+NO_KEYS: Final[Mapping[str, Any]] = {}
 
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -49,8 +52,6 @@ _FILES: Final = 64
 _VERSIONS: Final = 256
 _PROJECTS: Final = 512
 
-_META: Final = f'{{"api-version":"{API_VERSION}"}}'
-
 _json = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -59,20 +60,24 @@ def content_type(form: str) -> str:
     return form if form == JSON_V1 else f"{form}; charset=utf-8"
 
 
-def project_page(project: Project, form: str) -> Page:
+def project_page(project: Project, form: str, more: Mapping[str, Any] = NO_KEYS, version: str = API_VERSION) -> Page:
     """The page of one project, at ``simple/<name>/``.
 
     A quarantined project's page has no files: an index must not offer them (PEP 792).
+
+    Parameters:
+        more: further keys of the JSON.
+        version: of the API in JSON; that of HTML is frozen (PEP 833).
     """
-    return _project_json(project) if form == JSON_V1 else _project_html(project)
+    return _project_json(project, more, version) if form == JSON_V1 else _project_html(project)
 
 
-def project_list(names: Sequence[str], form: str) -> Page:
+def project_list(names: Sequence[str], form: str, version: str = API_VERSION) -> Page:
     """The page of all projects, at ``simple/``."""
     render = _names_json if form == JSON_V1 else _names_html
     listed = Entries(tuple(names), str, render, _PROJECTS, "," if form == JSON_V1 else "")
     if form == JSON_V1:
-        return f'{{"meta":{_META},"projects":[', listed, "]}"
+        return f'{{"meta":{{"api-version":"{version}"}},"projects":[', listed, "]}"
     return _HEAD.format(version=API_VERSION, title="Simple index", more=""), listed, _TAIL
 
 
@@ -91,17 +96,17 @@ def offered(project: Project) -> tuple[File, ...]:
     return () if project.status == "quarantined" else project.files
 
 
-def _project_json(project: Project) -> Page:
+def _project_json(project: Project, more: Mapping[str, Any], version: str) -> Page:
     status = ""
     if project.status != "active" or project.status_reason:
         told = {"status": project.status, **({"reason": project.status_reason} if project.status_reason else {})}
         status = f',"project-status":{_json(told)}'
     return (
-        f'{{"meta":{_META},"name":{_json(project.name)},"versions":[',
+        f'{{"meta":{{"api-version":"{version}"}},"name":{_json(project.name)},"versions":[',
         Entries(project.versions, str, _versions_json, _VERSIONS, ","),
         '],"files":[',
         Entries(offered(project), _filename, _files_json, _FILES, ","),
-        f"]{status}}}",
+        f"]{status}{''.join(f',{_json(key)}:{_json(value)}' for key, value in more.items())}}}",
     )
 
 
