@@ -81,12 +81,12 @@ def _execute(
     notebooks: Sequence[Path], parameters: dict[str, Any], *, stream: TextIO | None = None, **how: Any
 ) -> Record:
     """Run notebooks, and show the recap on *stream* however they end."""
-    from ops.runbook import Record, RunInterruptedError, run_notebooks
+    from ops.runbook import Record, RunInterruptedError, RunOptions, run_notebooks
     from ops.runbook.summary import tell
 
     stream = stream or sys.stdout
     try:
-        record = run_notebooks(notebooks, parameters, workspace=Workspace.default(), **how)
+        record = run_notebooks(notebooks, parameters, options=RunOptions(workspace=Workspace.default(), **how))
     except RunError as error:
         if error.record is not None:
             tell(Record.read(error.record), stream, os.environ)

@@ -133,7 +133,7 @@ def _recorded(nb: Any, options: ExecutionOptions) -> Any:
     from ops.runbook.execution import execute
     from ops.runbook.notebook import Notebook
     from ops.runbook.progress import silent
-    from ops.runbook.runner import RunInterruptedError, record_notebooks
+    from ops.runbook.runner import RunInterruptedError, RunOptions, record_notebooks
     from ops.runbook.summary import tell
 
     notebook = Notebook.of(nb, Path(nb.metadata.papermill["input_path"] or "notebook"))
@@ -144,9 +144,7 @@ def _recorded(nb: Any, options: ExecutionOptions) -> Any:
         {notebook.name: notebook},
         {notebook.name: given},
         lambda _notebook, _values, redactor, how: executed.append(execute(nb, redactor, how)),
-        workspace=Workspace.default(),
-        on_progress=silent,
-        options=options,
+        RunOptions(workspace=Workspace.default(), on_progress=silent, execution=options),
     )
     if _in_command():
         tell(record, sys.stderr, os.environ)

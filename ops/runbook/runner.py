@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,33 @@ Execute = Callable[[Notebook, Mapping[str, Any], Redactor, "ExecutionOptions"], 
 """Executes a notebook with its parameters, and saves it, masked, as the options say."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of a run. A new one is a field here, and is used where it takes effect.
+
+    Parameters:
+        workspace: the operator's folder. The notebooks see it as ``PYPI_RUNBOOK_HOME``.
+        name: of the run, for its folder; the notebook's own when there is only one.
+        purpose: ``plan`` ends each notebook at its plan; ``run`` runs the whole.
+        plan: the plans that were approved; any other is refused.
+        ask: asked before changes are made; they are made unasked when None.
+        resumes: the name of the record that this run goes on with.
+        on_progress: called at the start and the end of each step; writes lines to standard output when not given.
+        sources: where further secrets are known from.
+        execution: time limits, and the directory, which is the clone unless given.
+    """
+
+    workspace: Workspace
+    name: str = ""
+    purpose: str = RUN
+    plan: PlanFile | None = None
+    ask: Ask | None = None
+    resumes: str = ""
+    on_progress: OnProgress = field(default_factory=ConsoleProgress)
+    sources: Sequence[SecretSource] = ()
+    execution: ExecutionOptions | None = None
+
+
 class RunInterruptedError(KeyboardInterrupt):
     """A run was interrupted by Ctrl-C or SIGTERM; its kernel is ended and its record written.
 
@@ -53,36 +81,17 @@ class RunInterruptedError(KeyboardInterrupt):
 
 
 def run_notebooks(
-    notebooks: Sequence[Path],
-    parameters: Mapping[str, object] | None = None,
-    *,
-    workspace: Workspace,
-    name: str = "",
-    purpose: str = RUN,
-    plan: PlanFile | None = None,
-    ask: Ask | None = None,
-    resumes: str = "",
-    on_progress: OnProgress | None = None,
-    sources: Sequence[SecretSource] = (),
-    options: ExecutionOptions | None = None,
+    notebooks: Sequence[Path], parameters: Mapping[str, object] | None = None, *, options: RunOptions
 ) -> Record:
     """Run *notebooks* one after the other, each in a kernel of its own; the first that fails ends the run.
 
     Whatever happens, the record in the workspace says how far it came, without any secret that is known: those in the
-    environment, in the workspace, of *sources*, and each :class:`ops.secret.Secret` that the notebooks make.
+    environment, in the workspace, of the options, and each :class:`ops.secret.Secret` that the notebooks make.
 
     Parameters:
         notebooks: their files.
         parameters: name to value, typed or as text; each must be a parameter of at least one of the notebooks.
-        workspace: the operator's folder. The notebooks see it as ``PYPI_RUNBOOK_HOME``.
-        name: of the run, for its folder; the notebook's own when there is only one.
-        purpose: ``plan`` ends each notebook at its plan; ``run`` runs the whole.
-        plan: the plans that were approved; any other is refused.
-        ask: asked before changes are made; they are made unasked when None.
-        resumes: the name of the record that this run goes on with.
-        on_progress: called at the start and the end of each step; writes lines to standard output when not given.
-        sources: where further secrets are known from.
-        options: of the execution: time limits, and the directory, which is the clone unless given.
+        options: of the run.
 
     Returns:
         the record of a run in which every code cell of every notebook was completed, or all up to their plans.
@@ -100,25 +109,13 @@ def run_notebooks(
         raise NotebookError("no notebook was named", todo="name one; `runbook list` lists them")
     opened = _named([Notebook.read(Path(path)) for path in notebooks])
     values = assign(parameters or {}, {key: notebook.parameters for key, notebook in opened.items()})
-    if purpose == PLAN_ONLY:
+    if options.purpose == PLAN_ONLY:
         _require_plans(opened)
-    if plan is not None:
-        plan.require(opened, values)
-    options = options or ExecutionOptions()
-    record = record_notebooks(
-        opened,
-        values,
-        _by_papermill,
-        workspace=workspace,
-        name=name,
-        purpose=purpose,
-        approved={} if plan is None else plan.approved,
-        ask=ask,
-        resumes=resumes,
-        on_progress=on_progress or ConsoleProgress(),
-        sources=sources,
-        options=dataclasses.replace(options, cwd=options.cwd or PROJECT_ROOT),
-    )
+    if options.plan is not None:
+        options.plan.require(opened, values)
+    execution = options.execution or ExecutionOptions()
+    execution = dataclasses.replace(execution, cwd=execution.cwd or PROJECT_ROOT)
+    record = record_notebooks(opened, values, _by_papermill, dataclasses.replace(options, execution=execution))
     if record.outcome == outcomes.INTERRUPTED:
         raise RunInterruptedError(record)
     if record.error is not None:
@@ -136,16 +133,7 @@ def record_notebooks(
     notebooks: Mapping[str, Notebook],
     values: Mapping[str, Mapping[str, Any]],
     execute: Execute,
-    *,
-    workspace: Workspace,
-    name: str = "",
-    purpose: str = RUN,
-    approved: Mapping[str, str] | None = None,
-    ask: Ask | None = None,
-    resumes: str = "",
-    on_progress: OnProgress,
-    sources: Sequence[SecretSource] = (),
-    options: ExecutionOptions,
+    options: RunOptions,
 ) -> Record:
     """Have *execute* run *notebooks* until one fails, and keep a record, which says how they ended.
 
@@ -153,24 +141,24 @@ def record_notebooks(
         notebooks: by their names in the record.
         values: the parameters given to each.
         execute: runs one of them.
-        approved: the SHA-256 of each plan that was approved.
-
-    All others are those of :func:`run_notebooks`.
+        options: of the run, with those of the execution.
 
     Raises:
         ParameterError: a secret was given as a parameter; nothing was run.
     """
+    workspace = options.workspace
     given = {key: value for each in values.values() for key, value in each.items()}
     with tempfile.TemporaryDirectory(prefix="runbook-", ignore_cleanup_errors=True) as scratch:
         secrets_file = Path(scratch) / "secrets"
         secrets_file.touch(mode=0o600)
         redactor = Redactor(
-            sources=(*workspace_sources(workspace, os.environ), *sources, register(secrets_file)),
+            sources=(*workspace_sources(workspace, os.environ), *options.sources, register(secrets_file)),
         )
         refuse_secrets(given, redactor)
         workspace.create()
-        record = Record.create(workspace.records, name or (next(iter(notebooks)) if len(notebooks) == 1 else "run"))
-        record.purpose, record.resumes, record.parameters = purpose, resumes, given
+        name = options.name or (next(iter(notebooks)) if len(notebooks) == 1 else "run")
+        record = Record.create(workspace.records, name)
+        record.purpose, record.resumes, record.parameters = options.purpose, options.resumes, given
         record.notebooks = [
             NotebookRecord(
                 key,
@@ -180,16 +168,8 @@ def record_notebooks(
             )
             for key, notebook in notebooks.items()
         ]
-        run = _Run(
-            record,
-            redactor,
-            on_progress,
-            execute=execute,
-            options=dataclasses.replace(options, environment=notebook_environment(workspace, secrets_file)),
-            scratch=Path(scratch),
-            approved=approved or {},
-            ask=ask,
-        )
+        environment = notebook_environment(workspace, secrets_file)
+        run = _Run(record, redactor, execute, options, environment=environment, scratch=Path(scratch))
         with _sigterm_interrupts():
             run.all(notebooks, values)
     return record
@@ -287,22 +267,18 @@ class _Run:
         self,
         record: Record,
         redactor: Redactor,
-        on_progress: OnProgress,
-        *,
         execute: Execute,
-        options: ExecutionOptions,
+        options: RunOptions,
+        *,
+        environment: Mapping[str, str],
         scratch: Path,
-        approved: Mapping[str, str],
-        ask: Ask | None,
     ) -> None:
         self._record = record
         self._redactor = redactor
-        self._on_progress = on_progress
         self._execute = execute
         self._options = options
+        self._environment = environment
         self._scratch = scratch
-        self._approved = approved
-        self._ask = ask
 
     def all(self, notebooks: Mapping[str, Notebook], values: Mapping[str, Mapping[str, Any]]) -> None:
         """Run them until one fails, and finish the record."""
@@ -325,14 +301,16 @@ class _Run:
     def _one(self, notebook: Notebook, entry: NotebookRecord, values: Mapping[str, Any]) -> str:
         from papermill.exceptions import PapermillExecutionError
 
+        from ops.runbook.execution import ExecutionOptions
+
         entry.outcome, entry.executed = outcomes.RUNNING, f"{entry.name}.ipynb"
         executed = self._record.folder / entry.executed
         scratch = self._scratch / entry.name
         scratch.mkdir(mode=0o700)
-        log = StepLog(self._record, entry, self._redactor, self._on_progress)
-        gate = _PlanGate(entry, plan_only=self._record.purpose == PLAN_ONLY, ask=self._ask)
-        approved = self._approved.get(entry.name)
-        environment = {**(self._options.environment or {}), **({APPROVED_VARIABLE: approved} if approved else {})}
+        log = StepLog(self._record, entry, self._redactor, self._options.on_progress)
+        gate = _PlanGate(entry, plan_only=self._options.purpose == PLAN_ONLY, ask=self._options.ask)
+        approved = self._options.plan.approved.get(entry.name) if self._options.plan else None
+        environment = {**self._environment, **({APPROVED_VARIABLE: approved} if approved else {})}
         start = time.monotonic()
         failure: Failure | None = None
         outcome = outcomes.SUCCEEDED
@@ -342,7 +320,7 @@ class _Run:
                 values,
                 self._redactor,
                 dataclasses.replace(
-                    self._options,
+                    self._options.execution or ExecutionOptions(),
                     save_to=executed,
                     scratch=scratch,
                     environment=environment,

@@ -18,7 +18,7 @@ import nbformat
 import pytest
 
 from ops.errors import RunError
-from ops.runbook import Redactor, execution, list_records, run_notebooks
+from ops.runbook import Redactor, RunOptions, execution, list_records, run_notebooks
 from ops.workspace import PROJECT_ROOT, Workspace
 
 MakeNotebook = Callable[..., Path]
@@ -141,7 +141,7 @@ def test_no_canary_is_found_in_a_record_in_any_form(
 
     monkeypatch.setattr(execution, "write_notebook", watched)
     with pytest.raises(RunError) as caught:
-        run_notebooks([leaky], {"target": "local"}, workspace=workspace)
+        run_notebooks([leaky], {"target": "local"}, options=RunOptions(workspace=workspace))
 
     folder = caught.value.record
     assert folder is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ops.errors import ApprovalError, NotebookError, RunError
-from ops.runbook import Notebook, Record, plan_file, run_notebooks, silent
+from ops.runbook import Notebook, Record, RunOptions, plan_file, run_notebooks, silent
 from ops.runbook.plan_file import PlanFile, is_plan_cell
 from ops.runbook.record import PLAN_ONLY, NotebookRecord
 from ops.workspace import Workspace
@@ -42,7 +42,9 @@ def notebook(make_notebook: MakeNotebook, tmp_path: Path) -> Path:
 
 
 def planned(notebook: Path, workspace: Workspace, **given: object) -> tuple[Record, PlanFile]:
-    record = run_notebooks([notebook], given, workspace=workspace, purpose=PLAN_ONLY, on_progress=silent)
+    record = run_notebooks(
+        [notebook], given, options=RunOptions(workspace=workspace, purpose=PLAN_ONLY, on_progress=silent)
+    )
     return record, PlanFile.of(record, {"01_fill": Notebook.read(notebook)}, {"01_fill": given})  # type: ignore[dict-item]
 
 
@@ -61,7 +63,7 @@ def test_exactly_the_approved_plan_is_applied_and_what_changed_is_recorded(
     notebook: Path, workspace: Workspace, tmp_path: Path
 ) -> None:
     _, plan = planned(notebook, workspace)
-    record = run_notebooks([notebook], workspace=workspace, plan=plan, on_progress=silent)
+    record = run_notebooks([notebook], options=RunOptions(workspace=workspace, plan=plan, on_progress=silent))
     assert record.notebooks[0].changes == [{"thing": "world", "done": "filled"}]
     assert (tmp_path / "world").read_text() == "full"
 
@@ -70,7 +72,7 @@ def test_a_plan_whose_world_has_changed_is_refused(notebook: Path, workspace: Wo
     _, plan = planned(notebook, workspace)
     (tmp_path / "world").write_text("half")
     with pytest.raises(RunError) as caught:
-        run_notebooks([notebook], workspace=workspace, plan=plan, on_progress=silent)
+        run_notebooks([notebook], options=RunOptions(workspace=workspace, plan=plan, on_progress=silent))
     assert "the approved plan no longer fits" in caught.value.why
     assert not (tmp_path / "applied").exists()
 
@@ -84,7 +86,7 @@ def test_a_plan_is_refused_for_another_notebook_parameter_or_code(
 
     def refusal(*paths: Path, **given: object) -> str:
         with pytest.raises(ApprovalError, match="nothing was run") as caught:
-            run_notebooks(paths, given, workspace=workspace, plan=plan, on_progress=silent)
+            run_notebooks(paths, given, options=RunOptions(workspace=workspace, plan=plan, on_progress=silent))
         return caught.value.why
 
     assert "this is a run of 02_other" in refusal(other)
@@ -125,12 +127,13 @@ def test_changes_are_made_only_after_a_yes(
         return response
 
     if response:
-        record = run_notebooks([notebook], workspace=workspace, ask=ask, on_progress=silent)
+        record = run_notebooks([notebook], options=RunOptions(workspace=workspace, ask=ask, on_progress=silent))
         assert record.succeeded
-        run_notebooks([notebook], workspace=workspace, ask=ask, on_progress=silent)  # nothing to change, so no question
+        asking = RunOptions(workspace=workspace, ask=ask, on_progress=silent)
+        run_notebooks([notebook], options=asking)  # nothing to change, so no question
     else:
         with pytest.raises(RunError) as caught:
-            run_notebooks([notebook], workspace=workspace, ask=ask, on_progress=silent)
+            run_notebooks([notebook], options=RunOptions(workspace=workspace, ask=ask, on_progress=silent))
         assert "the plan was not approved, and nothing was changed" in caught.value.why
     assert len(asked) == 1
     assert (tmp_path / "applied").exists() == response
@@ -143,7 +146,7 @@ def test_the_world_may_not_change_while_somebody_thinks(notebook: Path, workspac
         return True
 
     with pytest.raises(RunError) as caught:
-        run_notebooks([notebook], workspace=workspace, ask=ask, on_progress=silent)
+        run_notebooks([notebook], options=RunOptions(workspace=workspace, ask=ask, on_progress=silent))
     assert "no longer fits" in caught.value.why
     assert not (tmp_path / "applied").exists()
 
@@ -153,10 +156,10 @@ def test_a_notebook_without_a_plan_is_not_run_to_find_out(
 ) -> None:
     path = make_notebook("01_x", "# X", f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()")
     with pytest.raises(NotebookError, match="01_x cannot be planned"):
-        run_notebooks([path], workspace=workspace, purpose=PLAN_ONLY, on_progress=silent)
+        run_notebooks([path], options=RunOptions(workspace=workspace, purpose=PLAN_ONLY, on_progress=silent))
     hidden = make_notebook("02_x", "# X", "def plan(): return 1\nplan()")
     with pytest.raises(RunError) as caught:
-        run_notebooks([hidden], workspace=workspace, purpose=PLAN_ONLY, on_progress=silent)
+        run_notebooks([hidden], options=RunOptions(workspace=workspace, purpose=PLAN_ONLY, on_progress=silent))
     assert "shows no plan" in caught.value.why
     assert not (tmp_path / "ran").exists()
 

@@ -26,6 +26,7 @@ from ops.runbook import (
     Progress,
     Record,
     RunInterruptedError,
+    RunOptions,
     execution,
     list_records,
     run_notebooks,
@@ -80,7 +81,9 @@ def test_a_run_leaves_the_executed_notebook_a_report_and_a_record_of_its_steps(
     )
     seen: list[Progress] = []
     monkeypatch.chdir(tmp_path)
-    record = run_notebooks([path], {"version": "1.10", "flag": "false"}, workspace=workspace, on_progress=seen.append)
+    record = run_notebooks(
+        [path], {"version": "1.10", "flag": "false"}, options=RunOptions(workspace=workspace, on_progress=seen.append)
+    )
 
     assert outputs(record, "01_tiny").strip() == f"{PROJECT_ROOT}|{sys.executable}|local|'1.10'|False"
     assert record.succeeded
@@ -132,7 +135,7 @@ def test_a_failing_cell_ends_the_run_and_the_error_says_what_why_and_what_to_do(
     )
     after = make_notebook("02_after", "# After", f"import pathlib\npathlib.Path({str(mark)!r}).touch()")
     with pytest.raises(RunError, match="01_fails failed in its step 'Apply'") as caught:
-        run_notebooks([failing, after], workspace=workspace, on_progress=silent, name="up")
+        run_notebooks([failing, after], options=RunOptions(workspace=workspace, on_progress=silent, name="up"))
     assert caught.value.why == "the server did not start: the port is taken"
     assert caught.value.todo.startswith("free it. See 90_troubleshoot#TargetError. The report is ")
     assert not mark.exists(), "a cell after the failing one ran"
@@ -159,7 +162,7 @@ def test_a_cell_that_ends_the_kernel_or_the_notebook_makes_the_run_fail(
 ) -> None:
     path = make_notebook("01_exits", "# Exits", code, "1")
     with pytest.raises(RunError, match="01_exits failed") as caught:
-        run_notebooks([path], workspace=workspace, on_progress=silent)
+        run_notebooks([path], options=RunOptions(workspace=workspace, on_progress=silent))
     assert what in caught.value.why
     assert caught.value.record is not None
     assert Record.read(caught.value.record).outcome == "failed"
@@ -171,7 +174,7 @@ def test_a_cell_that_is_skipped_by_a_tag_makes_the_run_fail(make_notebook: MakeN
     node.cells[1].metadata["tags"] = ["skip-execution"]
     nbformat.write(node, path)
     with pytest.raises(RunError) as caught:
-        run_notebooks([path], workspace=workspace, on_progress=silent)
+        run_notebooks([path], options=RunOptions(workspace=workspace, on_progress=silent))
     assert caught.value.why == "a cell was not executed: it was skipped by a tag"
 
 
@@ -180,7 +183,12 @@ def test_a_cell_that_runs_too_long_is_interrupted_and_the_run_fails(
 ) -> None:
     path = make_notebook("01_hangs", "# Hangs", "### Wait", "import time; time.sleep(600)", "1")
     with pytest.raises(RunError, match="failed in its step 'Wait'") as caught:
-        run_notebooks([path], workspace=workspace, on_progress=silent, options=ExecutionOptions(execution_timeout=1))
+        run_notebooks(
+            [path],
+            options=RunOptions(
+                workspace=workspace, on_progress=silent, execution=ExecutionOptions(execution_timeout=1)
+            ),
+        )
     assert caught.value.why == "TimeoutError: the cell ran for longer than 1 seconds"
 
 
@@ -190,16 +198,16 @@ def test_nothing_runs_when_a_parameter_or_a_notebook_is_wrong(
     path = make_notebook("01_x", "# X", parameters="n: int = 1")
     monkeypatch.setenv("TWINE_PASSWORD", "known-secret")
     with pytest.raises(ParameterError, match="there is no parameter m in 01_x"):
-        run_notebooks([path], {"m": "1"}, workspace=workspace)
+        run_notebooks([path], {"m": "1"}, options=RunOptions(workspace=workspace))
     with pytest.raises(ParameterError, match="cannot be 'x'"):
-        run_notebooks([path], {"n": "x"}, workspace=workspace)
+        run_notebooks([path], {"n": "x"}, options=RunOptions(workspace=workspace))
     with pytest.raises(NotebookError):
-        run_notebooks([path, tmp_path / "gone.ipynb"], workspace=workspace)
+        run_notebooks([path, tmp_path / "gone.ipynb"], options=RunOptions(workspace=workspace))
     with pytest.raises(NotebookError, match="no notebook was named"):
-        run_notebooks([], workspace=workspace)
+        run_notebooks([], options=RunOptions(workspace=workspace))
     named = make_notebook("02_x", "# X", parameters="name: str = 'x'")
     with pytest.raises(ParameterError, match="the value of name is a secret") as caught:
-        run_notebooks([named], {"name": "known-secret"}, workspace=workspace)
+        run_notebooks([named], {"name": "known-secret"}, options=RunOptions(workspace=workspace))
     assert "known-secret" not in str(caught.value)
     assert not workspace.home.exists()
 
@@ -208,7 +216,7 @@ def test_two_runs_in_the_same_second_and_a_notebook_given_twice_do_not_collide(
     make_notebook: MakeNotebook, workspace: Workspace
 ) -> None:
     path = make_notebook("01_{odd} name", "# Odd", "print(n)", parameters="n: int = 1")
-    record = run_notebooks([path, path], {"n": 5}, workspace=workspace, on_progress=silent)
+    record = run_notebooks([path, path], {"n": 5}, options=RunOptions(workspace=workspace, on_progress=silent))
     assert outputs(record, "01_{odd} name") == outputs(record, "01_{odd} name-2") == "5\n"
     assert record.folder.name.endswith("-run")
 
@@ -240,7 +248,7 @@ def test_the_kernel_is_this_interpreter_whatever_the_home_of_the_user_holds(
         "print(pathlib.Path(os.environ['IPYTHONDIR']).with_name('kernel.log').read_text(), end='')",
         kernelspec={"name": "julia", "display_name": "Julia"},
     )
-    record = run_notebooks([path], workspace=workspace)
+    record = run_notebooks([path], options=RunOptions(workspace=workspace))
     assert outputs(record, "01_x") == f"{sys.executable} {Path(sys.executable).parent / 'python'}\n"
     captured = capfd.readouterr()
     assert captured.out.startswith("01_x   1/1  X … ok ")
@@ -252,9 +260,9 @@ def test_a_home_that_cannot_be_written_does_not_matter(make_notebook: MakeNotebo
     path = make_notebook("01_x", "# X", "print('ran')")
     code = textwrap.dedent(f"""
         from pathlib import Path
-        from ops.runbook import run_notebooks
+        from ops.runbook import RunOptions, run_notebooks
         from ops.workspace import Workspace
-        run_notebooks([Path({str(path)!r})], workspace=Workspace(Path({str(tmp_path / "home")!r})))
+        run_notebooks([Path({str(path)!r})], options=RunOptions(workspace=Workspace(Path({str(tmp_path / "home")!r}))))
     """)
     # /proc cannot be written by anyone, root included.
     done = subprocess.run(
@@ -285,13 +293,13 @@ def _start(path: Path, home: Path) -> subprocess.Popen[str]:
     code = textwrap.dedent(f"""
         import signal, sys
         from pathlib import Path
-        from ops.runbook import execution, run_notebooks
+        from ops.runbook import execution, RunOptions, run_notebooks
         from ops.workspace import Workspace
         execution.INTERRUPT_GRACE = 60  # the machine may be busy
         # Tests that run in the background of a shell inherit that it is ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            run_notebooks([Path({str(path)!r})], workspace=Workspace(Path({str(home)!r})))
+            run_notebooks([Path({str(path)!r})], options=RunOptions(workspace=Workspace(Path({str(home)!r}))))
         except KeyboardInterrupt as interrupted:
             print(interrupted)
             sys.exit(130)
@@ -315,7 +323,7 @@ def test_a_run_that_is_interrupted_when_its_record_has_just_been_made_says_so_in
 
     monkeypatch.setattr(Record, "save", save_and_be_interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_notebooks([make_notebook("01_x", "# X", "1")], workspace=workspace, on_progress=silent)
+        run_notebooks([make_notebook("01_x", "# X", "1")], options=RunOptions(workspace=workspace, on_progress=silent))
     (record,) = list_records(workspace.records)
     assert record.outcome == "interrupted"
 
@@ -357,7 +365,7 @@ def test_a_run_that_is_interrupted_while_its_kernel_starts_leaves_no_kernel(
     monkeypatch.setattr(execution.RedactingClient, "start_new_kernel_client", interrupted)
     path = make_notebook("01_x", "# X", "1")
     with pytest.raises(RunInterruptedError) as caught:
-        run_notebooks([path], workspace=workspace, on_progress=silent)
+        run_notebooks([path], options=RunOptions(workspace=workspace, on_progress=silent))
     assert caught.value.record.outcome == "interrupted"
     commands = [" ".join(child.cmdline()) for child in psutil.Process().children() if child.status() != "zombie"]
     assert not [command for command in commands if "ipykernel" in command]
@@ -392,7 +400,9 @@ def test_the_workspace_that_was_given_is_the_one_that_the_notebook_sees(
     make_notebook: MakeNotebook, tmp_path: Path
 ) -> None:
     path = make_notebook("01_x", "# X", "from ops.workspace import Workspace\nprint(Workspace.default().home)")
-    record = run_notebooks([path], workspace=Workspace(tmp_path / "other"), on_progress=ConsoleProgress())
+    record = run_notebooks(
+        [path], options=RunOptions(workspace=Workspace(tmp_path / "other"), on_progress=ConsoleProgress())
+    )
     assert outputs(record, "01_x") == f"{tmp_path / 'other'}\n"
 
 
@@ -409,7 +419,7 @@ def test_a_secret_that_a_notebook_writes_into_its_own_record_fails_the_run_and_i
         "(folder / 'upload.bin').write_bytes(b'\\xff' + os.environb[b'TWINE_PASSWORD'])",
     )
     with pytest.raises(RunError, match="01_x failed") as caught:
-        run_notebooks([path], workspace=workspace, on_progress=silent)
+        run_notebooks([path], options=RunOptions(workspace=workspace, on_progress=silent))
     assert caught.value.why == (
         "a secret was found in the finished record and taken out of it: it stood in upload.bin, upload.log"
     )
@@ -426,7 +436,10 @@ def test_a_kernel_that_does_not_start_fails_the_run_with_a_record(
     path = make_notebook("01_x", "# X", "1")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RunError, match="01_x failed") as caught:
-        run_notebooks([path], workspace=workspace, on_progress=silent, options=ExecutionOptions(start_timeout=20))
+        run_notebooks(
+            [path],
+            options=RunOptions(workspace=workspace, on_progress=silent, execution=ExecutionOptions(start_timeout=20)),
+        )
     assert caught.value.why.startswith("the notebook could not be run: RuntimeError: Kernel died")
     assert caught.value.record is not None
     assert (caught.value.record / "01_x.html").is_file()
