@@ -9,10 +9,10 @@ from ops import provision, rollback
 from ops.errors import ParameterError, RunbookError, VerificationError
 from ops.plan import DRY_RUN, Change, Outcome, Plan, require_approved
 from ops.preflight import preflight_of_index as preflight
+from ops.revisions import commit_of, subjects
 from ops.smoke import SmokeTest
 from ops.table import Table
 from ops.targets import DeployedVersion, Target
-from ops.targets.revisions import commit_of, subjects
 from ops.workspace import PROJECT_ROOT
 
 STORAGE = (

@@ -21,6 +21,7 @@ FOUNDATIONS = frozenset(
         "ops.polling",
         "ops.private_files",
         "ops.redaction",
+        "ops.revisions",
         "ops.secret",
         "ops.secret_forms",
         "ops.settings",

@@ -6,7 +6,6 @@ import getpass
 import os
 import platform
 import socket
-import subprocess
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ops import __version__
+from ops.revisions import head, is_changed
 from ops.workspace import PROJECT_ROOT
-
-_GIT_SECONDS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class Provenance:
     @classmethod
     def of_now(cls, *, root: Path = PROJECT_ROOT) -> Self:
         """That of this process, with the clone *root*."""
-        return cls(_who(), revision(root), _ci(os.environ), _versions())
+        return cls(_who(), _revision(root), _ci(os.environ), _versions())
 
     @classmethod
     def from_json(cls, stored: MutableMapping[str, Any]) -> Self:
@@ -46,22 +44,10 @@ class Provenance:
         return cls(**{each.name: stored.pop(each.name, {}) for each in fields(cls)})
 
 
-def revision(root: Path = PROJECT_ROOT) -> Mapping[str, Any]:
+def _revision(root: Path) -> Mapping[str, Any]:
     """The commit that is checked out in *root*, and whether tracked files differ from it; empty when unknown."""
-    try:
-        top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
-        if Path(top).resolve() != root.resolve():  # an unpacked archive within somebody's repository
-            return {}
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return {}
-    return {"commit": commit, "dirty": bool(changed)}
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS)
-    return done.stdout.strip()
+    commit, dirty = head(root), is_changed(root, untracked=False)
+    return {"commit": commit, "dirty": dirty} if commit and dirty is not None else {}
 
 
 def _who() -> Mapping[str, str]:

@@ -16,13 +16,13 @@ from pathlib import Path
 from ops.errors import NotDeployedError, PortTakenError, StartError, TargetError
 from ops.polling import until
 from ops.private_files import private_file, private_folder
+from ops.revisions import checkout, head
 from ops.secret import Secret
 from ops.settings import LOCAL_HOST, LOCAL_PORT, Settings
 from ops.targets.folders import SecretFiles, VolumeFolders, explained
 from ops.targets.local_versions import LocalVersions, code_digest
 from ops.targets.lock import exclusive
 from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
-from ops.targets.revisions import checkout, head
 from ops.targets.target import Check, CredentialAge, DeployedVersion, Deployment, Move, State, last_error
 from ops.workspace import PROJECT_ROOT, Workspace
 

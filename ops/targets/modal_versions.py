@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 
 from ops.errors import PlanError, TargetError
+from ops.revisions import checkout, commit_of, differs, is_changed
 from ops.settings import LOWER_PROTECTION_VARIABLE, NONE, Hosting, IndexLimits, Settings
 from ops.targets.modal_deployed import DeployedTags, deployed_hosting
 from ops.targets.modal_hosting import KEPT_OR_SAID, HostingPlan
 from ops.targets.modal_session import ask, command_line, exists, modal, say
-from ops.targets.revisions import checkout, commit_of
 from ops.targets.target import DeployedVersion
 from ops.workspace import PROJECT_ROOT
 
@@ -259,15 +258,11 @@ class AppVersions:
 
     def _is_dirty(self) -> bool:
         """True if Modal would mark a deployment of this clone as one with uncommitted changes."""
-        command = ["git", "-C", str(self._root), "status", "--porcelain"]
-        return bool(subprocess.run(command, capture_output=True, check=False, timeout=60).stdout)
+        return bool(is_changed(self._root, untracked=True))
 
     def _differs(self, commit: str, wanted: str = "") -> bool | None:
         """True if the shipped files of *wanted*, or those here, differ from those of *commit*; None if unknown."""
-        commits = [commit, wanted] if wanted else [commit]
-        command = ["git", "-C", str(self._root), "diff", "--quiet", *commits, "--", *SHIPPED]
-        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
-        return {0: False, 1: True}.get(done.returncode)
+        return differs(self._root, [commit, wanted] if wanted else [commit], SHIPPED)
 
     def _env(self) -> list[str]:
         return ["--env", self._environment] if self._environment else []

@@ -11,12 +11,12 @@ from grpclib import Status
 
 from ops import provision, upgrade
 from ops.errors import ParameterError, ProtectionError
+from ops.revisions import commit_of
 from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Hosting, IndexLimits, Settings
 from ops.targets.modal import ModalTarget
 from ops.targets.modal_deployed import deployed_hosting
 from ops.targets.modal_hosting import HostingPlan
 from ops.targets.modal_versions import AppVersions
-from ops.targets.revisions import commit_of
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.modal.conftest import DEPLOYMENT, create_secret, deploy, run_modal
 from tests.modal.test_target import clone

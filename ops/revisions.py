@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ops.errors import ParameterError, TargetError
@@ -60,11 +60,28 @@ def subjects(root: Path, before: str, after: str, *paths: str) -> list[tuple[str
     return [(commit, subject) for commit, _, subject in (line.partition("\t") for line in lines)]
 
 
+def is_changed(root: Path, *, untracked: bool) -> bool | None:
+    """True if files in *root* differ from the commit that is checked out; None if unknown.
+
+    Parameters:
+        root: of the clone.
+        untracked: True to count files that git does not know.
+    """
+    done = _run(root, "status", "--porcelain", f"--untracked-files={'normal' if untracked else 'no'}")
+    return None if done.returncode else bool(done.stdout)
+
+
+def differs(root: Path, commits: Sequence[str], paths: Iterable[str]) -> bool | None:
+    """True if *paths* differ between two commits, or one commit and the files in *root*; None if unknown."""
+    done = _run(root, "diff", "--quiet", *commits, "--", *paths)
+    return {0: False, 1: True}.get(done.returncode)
+
+
 def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["git", "-C", str(root), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
-    except OSError as error:
+    except (OSError, subprocess.SubprocessError) as error:
         return subprocess.CompletedProcess(command, 127, "", str(error))
 
 
