@@ -17,8 +17,7 @@ from types import ModuleType
 from ops.errors import PlanError, TargetError
 from ops.revisions import checkout, commit_of, differs, is_changed
 from ops.settings import LOWER_PROTECTION_VARIABLE, NONE, Hosting, IndexLimits, Settings
-from ops.targets.modal_deployed import DeployedTags, deployed_hosting
-from ops.targets.modal_hosting import KEPT_OR_SAID, HostingPlan
+from ops.targets.modal_hosting import KEPT_OR_SAID, DeployedTags, HostingPlan, deployed_hosting
 from ops.targets.modal_session import ask, command_line, exists, modal, say
 from ops.targets.target import DeployedVersion
 from ops.workspace import PROJECT_ROOT

@@ -14,8 +14,7 @@ from ops.errors import ParameterError, ProtectionError
 from ops.revisions import commit_of
 from ops.settings import ADMIN_FUNCTION, SERVER_FUNCTION, Hosting, IndexLimits, Settings
 from ops.targets.modal import ModalTarget
-from ops.targets.modal_deployed import deployed_hosting
-from ops.targets.modal_hosting import HostingPlan
+from ops.targets.modal_hosting import HostingPlan, deployed_hosting
 from ops.targets.modal_versions import AppVersions
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.modal.conftest import DEPLOYMENT, create_secret, deploy, run_modal
