@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ops.admin_api import AdminApi
 from ops.errors import PreflightError
@@ -16,7 +17,7 @@ def preflight(target: Target) -> Table:
     Raises:
         PreflightError: something is missing; all of it is listed.
     """
-    return _table(target, target.checks())
+    return _passed(target, target.checks())
 
 
 def preflight_of_index(target: Target) -> Table:
@@ -33,15 +34,25 @@ def preflight_of_index(target: Target) -> Table:
         state = target.state()
         address = state.deployment.url if state.deployment else ""
         checks += _index(target, state)
-    return _table(target, checks, address)
+    return _passed(target, checks, address)
 
 
-def _table(target: Target, checks: Sequence[Check], address: str = "") -> Table:
-    if failed := [check for check in checks if not check.passed]:
-        raise PreflightError([f"{check.name}: {check.detail}" for check in failed])
-    rows = [(check.name, check.detail, "yes") for check in checks]
-    caption, header = f"Preflight of the target {target.name}", ("looked at", "found", "as it must be")
-    return Table.of(caption, header, rows, metadata=where(target.place, address))
+def table_of(caption: str, checks: Sequence[Check], *, metadata: Mapping[str, Any] | None = None) -> Table:
+    """Checks as a table; one that failed is a row like the others."""
+    rows = [(check.name, check.detail, "yes" if check.passed else "NO") for check in checks]
+    rows = rows or [("nothing", "there is nothing to look at", "yes")]
+    return Table.of(caption, ("looked at", "found", "as it must be"), rows, metadata=metadata)
+
+
+def problems(checks: Sequence[Check]) -> list[str]:
+    """A phrase for each check that failed."""
+    return [f"{check.name}: {check.detail}" for check in checks if not check.passed]
+
+
+def _passed(target: Target, checks: Sequence[Check], address: str = "") -> Table:
+    if failed := problems(checks):
+        raise PreflightError(failed)
+    return table_of(f"Preflight of the target {target.name}", checks, metadata=where(target.place, address))
 
 
 def _index(target: Target, state: State) -> list[Check]:

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 from ops.errors import PreflightError, RunbookError
+from ops.preflight import problems, table_of
 from ops.table import Table, Text
 from ops.targets import Check, Target
-from ops.troubleshoot import machine_checks, table
+from ops.troubleshoot import machine_checks
 from ops.workspace import PROJECT_ROOT, shown
 
 TOOLS = ("pip", "uv", "twine", "build", "papermill", "nbclient")
@@ -20,7 +21,7 @@ _INSTALL = f"run make in {shown(PROJECT_ROOT)}, or pip install --require-hashes 
 
 def checks(target: Target) -> Table:
     """Check this machine and what *target* needs of it. Reads only, and raises nothing for what it finds."""
-    return table(f"What the target {target.name} needs", _checks(target))
+    return table_of(f"What the target {target.name} needs", _checks(target))
 
 
 def found(target: Target) -> Table:
@@ -56,7 +57,7 @@ def verify(target: Target) -> Table:
         PreflightError: something is missing; all of it is listed, each with what to do.
     """
     every = _checks(target)
-    if failed := [f"{check.name}: {check.detail}" for check in every if not check.passed]:
+    if failed := problems(every):
         raise PreflightError(failed)
     return Table.of("Ready", ("checks", "failed"), [(len(every), 0)])
 

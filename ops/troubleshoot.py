@@ -8,27 +8,26 @@ from ops.admin_api import AdminApi
 from ops.client_folders import ClientFolders
 from ops.errors import GUIDE, PreflightError, RunbookError, VerificationError
 from ops.http_client import HttpClient
+from ops.preflight import problems, table_of
 from ops.private_files import open_to_others
 from ops.table import Table
 from ops.targets import Check, Target
 from ops.workspace import shown
 
-_HEADER = ("looked at", "found", "as it must be")
-
 
 def machine(target: Target) -> Table:
     """Check this machine and what the target needs. Reads only, and raises nothing for what it finds."""
-    return table("This machine", machine_checks(target))
+    return table_of("This machine", machine_checks(target))
 
 
 def index(target: Target) -> Table:
     """Check the server and the admin token. Reads only, and raises nothing for what it finds."""
-    return table(f"The index on the target {target.name}", index_checks(target))
+    return table_of(f"The index on the target {target.name}", index_checks(target))
 
 
 def logins(target: Target) -> Table:
     """Log in with the client files of each user on this machine. Reads only, and raises nothing for what it finds."""
-    return table("Logins with the client files on this machine", login_checks(target))
+    return table_of("Logins with the client files on this machine", login_checks(target))
 
 
 def verify(target: Target) -> Table:
@@ -38,19 +37,13 @@ def verify(target: Target) -> Table:
         VerificationError: something is not as it must be; all of it is named, with the entry that mends it.
     """
     checks = [*machine_checks(target), *index_checks(target), *login_checks(target)]
-    if failed := [check for check in checks if not check.passed]:
+    if failed := problems(checks):
         raise VerificationError(
             f"{len(failed)} of {len(checks)} checks failed",
-            why="; ".join(f"{check.name}: {check.detail}" for check in failed),
+            why="; ".join(failed),
             todo="mend them in this order, and run this notebook again",
         )
     return Table.of("Looked at once more", ("checks", "failed"), [(len(checks), 0)])
-
-
-def table(caption: str, checks: Sequence[Check]) -> Table:
-    """Checks as a table; one that failed is a row like the others."""
-    rows = [(check.name, check.detail, "yes" if check.passed else "NO") for check in checks]
-    return Table.of(caption, _HEADER, rows or [("nothing", "there is nothing to look at", "yes")])
 
 
 def machine_checks(target: Target) -> list[Check]:
@@ -130,4 +123,4 @@ def _logins(target: Target) -> Iterator[Check]:
             yield Check(name, status == 200, f"{'let in' if status == 200 else 'refused'} ({status}){entry}")
 
 
-__all__ = ["index", "index_checks", "login_checks", "logins", "machine", "machine_checks", "table", "verify"]
+__all__ = ["index", "index_checks", "login_checks", "logins", "machine", "machine_checks", "verify"]
