@@ -30,8 +30,6 @@ def open_target(
     name: str,
     *,
     workspace: Workspace | None = None,
-    settings: Settings | None = None,
-    host: str | None = None,
     port: int | None = None,
     environment: str | None = None,
 ) -> Target:
@@ -40,8 +38,6 @@ def open_target(
     Parameters:
         name: ``local`` or ``modal``.
         workspace: the operator's folder; None for the default one.
-        settings: names of the index; None for the documented ones.
-        host: address to listen on, for the local target; None for loopback.
         port: TCP port to listen on, for the local target; None or 0 for any.
         environment: of Modal; None for ``MODAL_ENVIRONMENT``, or Modal's own default.
 
@@ -50,15 +46,14 @@ def open_target(
         TargetError: a package that the target needs is not installed, or the workspace cannot be used.
     """
     workspace = workspace or Workspace.default()
-    settings = settings or Settings()
     if name == "local":
         from ops.targets.local import LocalTarget
 
-        return LocalTarget(workspace, settings, host=host, port=port or None)
+        return LocalTarget(workspace, Settings(), port=port or None)
     if name == "modal":
         from ops.targets.modal import ModalTarget
 
-        return ModalTarget(workspace=workspace, settings=settings, environment=environment)
+        return ModalTarget(workspace=workspace, environment=environment)
     raise ParameterError(
         f"there is no target {name!r}",
         why=f"the targets are {' and '.join(TARGETS)}",

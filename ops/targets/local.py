@@ -44,20 +44,16 @@ class LocalTarget(VolumeFolders):
     Parameters:
         workspace: the operator's folder.
         settings: the names of volumes and secrets.
-        host: the address to listen on. Anything but loopback is reachable from other machines, without TLS.
         port: the TCP port; None takes the one of last time, or at first the usual one or the next that is free.
     """
 
     name = place = "local"
 
-    def __init__(
-        self, workspace: Workspace, settings: Settings, *, host: str | None = None, port: int | None = None
-    ) -> None:
+    def __init__(self, workspace: Workspace, settings: Settings, *, port: int | None = None) -> None:
         if port is not None and not 0 < port < 65536:
             raise TargetError(f"{port} is no TCP port", todo="give a number from 1 to 65535, or none")
         self._workspace = workspace
         self.settings = settings
-        self._host = host
         self._port = port
         self._folder = workspace.target(self.name)
         self._secrets = SecretFiles(workspace.secrets(self.name))
@@ -100,7 +96,7 @@ class LocalTarget(VolumeFolders):
         port = self._port or (last.port if last else None)
         if port is None or (last is not None and last.port == port and last.alive()):
             return None
-        if _bindable(self._host or (last.host if last else LOCAL_HOST), port):
+        if _bindable(port):
             return None
         return PortTakenError(port, holder=port_holder(port), known=last is not None and last.port == port)
 
@@ -190,7 +186,7 @@ class LocalTarget(VolumeFolders):
         return [path for path in files if path.exists()]
 
     def move(self) -> Move | None:
-        """Move to another port or host than last time.
+        """Move to another port than last time.
 
         Raises:
             PortTakenError: another program uses the port that was requested, or that clients know.
@@ -198,10 +194,9 @@ class LocalTarget(VolumeFolders):
         if taken := self._taken_port():
             raise taken
         last = ServerProcess.load(self._process_file)
-        if last is None:
+        if last is None or self._port is None or self._port == last.port:
             return None
-        before, after = _url(last.host, last.port), _url(self._host or last.host, self._port or last.port)
-        return None if before == after else Move(before, after)
+        return Move(_url(last.port), _url(self._port))
 
     def hosting(self, *, lower_protection: str = "") -> None:
         """None: a local process has no hosting settings."""
@@ -227,8 +222,7 @@ class LocalTarget(VolumeFolders):
         fingerprint = " ".join(f"{name}={digest}" for name, digest in self._parts(code).items())
         if running is not None and running.alive():
             wanted = running.port if self._port is None else self._port
-            address = running.host if self._host is None else self._host
-            same = (running.port, running.host, running.fingerprint) == (wanted, address, fingerprint)
+            same = (running.port, running.fingerprint) == (wanted, fingerprint)
             healthy = _healthy(running)
             if same and healthy:
                 self._versions.record(code, tag=tag, commit=commit)  # that of a clone without a history
@@ -241,12 +235,11 @@ class LocalTarget(VolumeFolders):
         return _deployment(started, changed=True)
 
     def _start(self, last: ServerProcess | None, fingerprint: str, code: Path) -> ServerProcess:
-        host = self._host or (last.host if last else LOCAL_HOST)
         with explained("start the server", self._folder):
             private_folder(self._folder)
-            for port in self._candidates(host, last):
+            for port in self._candidates(last):
                 process = ServerProcess.start(
-                    self._command(host, port), log=self._log, host=host, port=port, fingerprint=fingerprint, code=code
+                    self._command(port), log=self._log, host=LOCAL_HOST, port=port, fingerprint=fingerprint, code=code
                 )
                 process.save(self._process_file)
                 if self._answers(process):
@@ -255,7 +248,7 @@ class LocalTarget(VolumeFolders):
                     self._process_file.unlink(missing_ok=True)
                 else:
                     last.save(self._process_file)  # keeps the port that clients know
-                if _bindable(host, port):
+                if _bindable(port):
                     break
                 # Another program took the port meanwhile: try the next one, if any port will do.
                 if taken := self._taken_port():
@@ -266,7 +259,7 @@ class LocalTarget(VolumeFolders):
             todo=f"read its log, {self._log}",
         )
 
-    def _candidates(self, host: str, last: ServerProcess | None) -> Iterator[int]:
+    def _candidates(self, last: ServerProcess | None) -> Iterator[int]:
         """The requested port, or that of last time, which clients know; otherwise the usual one and those after it."""
         port = self._port or (last.port if last else None)
         if port is not None:
@@ -275,7 +268,7 @@ class LocalTarget(VolumeFolders):
             yield port
             return
         for port in range(LOCAL_PORT, LOCAL_PORT + PORTS_TRIED):
-            if _bindable(host, port):
+            if _bindable(port):
                 yield port
         raise TargetError(
             "no free port was found",
@@ -283,7 +276,7 @@ class LocalTarget(VolumeFolders):
             todo="name a free one",
         )
 
-    def _command(self, host: str, port: int) -> list[str]:
+    def _command(self, port: int) -> list[str]:
         return [
             sys.executable,
             "-m",
@@ -293,7 +286,7 @@ class LocalTarget(VolumeFolders):
             "--credentials",
             str(self.volume_folder(self.settings.credentials_volume)),
             "--host",
-            host,
+            LOCAL_HOST,
             "--port",
             str(port),
             "--admin-token-file",
@@ -315,7 +308,7 @@ class LocalTarget(VolumeFolders):
         return {
             "code": code_digest(code),
             "interpreter": _digest(sys.version.encode()),
-            "command": _digest("\0".join(self._command("", 0)).encode()),
+            "command": _digest("\0".join(self._command(0)).encode()),
             "admin_token": _digest(secret),
         }
 
@@ -356,33 +349,30 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _bindable(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+def _bindable(port: int) -> bool:
+    with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((LOCAL_HOST, port))
         except OSError:
             return False
     return True
 
 
-def _url(host: str, port: int) -> str:
-    # A server on all addresses is asked over loopback.
-    host = {"0.0.0.0": LOCAL_HOST, "::": "::1"}.get(host, host)  # noqa: S104
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+def _url(port: int) -> str:
+    return f"http://{LOCAL_HOST}:{port}/"
 
 
 def _healthy(process: ServerProcess) -> bool:
     # No proxy of the environment stands between this machine and itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{_url(process.host, process.port)}health", timeout=3) as answer:
+        with opener.open(f"{_url(process.port)}health", timeout=3) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
         return False
 
 
 def _deployment(process: ServerProcess, *, changed: bool) -> Deployment:
-    url = _url(process.host, process.port)
+    url = _url(process.port)
     return Deployment(url=url, admin_url=f"{url}admin/", detail=f"process {process.pid}", changed=changed)
