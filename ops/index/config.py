@@ -67,7 +67,6 @@ class Options:
         upload_threads: uploads that are processed at once.
         scratch_directory: for uploads that are not yet checked, and for copies of files of a shared storage; on the
             server's own disk. None for the system's.
-        cache_bytes: total size of those copies.
         cached_files: files whose metadata is kept in memory.
         max_connections: the most connections at once; fewer if the limit of open files requires it.
         max_connections_per_address: the most of them from one address that is no trusted proxy.
@@ -103,7 +102,6 @@ class Options:
     claim_seconds: float = 20.0
     upload_threads: int = 8
     scratch_directory: Path | None = None
-    cache_bytes: int = 8 * 1024**3
     cached_files: int = 10_000
     max_connections: int = 4096
     max_connections_per_address: int = 2048
