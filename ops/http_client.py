@@ -11,7 +11,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from ops.clients import is_loopback
+from ops.clients import Login, is_loopback
 from ops.errors import IndexRequestError
 from ops.secret import Secret
 
@@ -53,6 +53,11 @@ class HttpClient:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=retries))
 
+    @classmethod
+    def of(cls, login: Login) -> Self:
+        """A client of the index of *login*, with its credentials if it has any."""
+        return cls(login.url, username=login.username, password=login.password)
+
     def __enter__(self) -> Self:
         return self
 
@@ -64,6 +69,14 @@ class HttpClient:
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
+
+    def login_status(self) -> int:
+        """Status of the index's response to a request for its list of projects: 401 if it refuses the login.
+
+        Raises:
+            IndexRequestError: there was no response.
+        """
+        return self.request("GET", "simple/").status_code
 
     def request(
         self,
@@ -97,6 +110,16 @@ class HttpClient:
                 why=_cause(error),
                 todo="see whether the index runs (the notebook 01_provision mends it) and can be reached from here",
             ) from None
+
+
+def login_status(login: Login) -> int:
+    """Status of the index's response to *login*.
+
+    Raises:
+        IndexRequestError: there was no response.
+    """
+    with HttpClient.of(login) as http:
+        return http.login_status()
 
 
 class _Session(requests.Session):

@@ -14,7 +14,7 @@ from ops.audit_log import Event, downloads, events
 from ops.errors import ConfirmationError, IndexRequestError, ParameterError, RunbookError
 from ops.http_client import JSON, HttpClient
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
-from ops.polling import until
+from ops.polling import until, until_equal
 from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
 from ops.snapshots.backup import digest_of
@@ -303,7 +303,7 @@ def verify(incident: Incident) -> Table:
     with _admin_of(incident) as http:
         for file in found:
             for path in (f"packages/{file.path}", f"packages/{file.path}.metadata"):
-                status = until(lambda path=path: http.request("GET", path).status_code, lambda status: status == 403)  # type: ignore[misc]
+                status = until_equal(lambda path=path: http.request("GET", path).status_code, 403)  # type: ignore[misc]
                 findings.append(Finding(path, "refused (403)", f"answered with {status}", status == 403))
         names = {file.filename for file in found}
         listed = until(lambda: _listed(http, incident.project) & names, lambda left: not left)

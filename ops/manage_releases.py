@@ -13,7 +13,7 @@ from ops.admin_api import AdminApi, said
 from ops.errors import ConfirmationError, IndexRequestError, ParameterError, RunbookError
 from ops.http_client import JSON, HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_approved
-from ops.polling import until
+from ops.polling import until_equal
 from ops.preflight import preflight_of_index as preflight
 from ops.release_list import PublishedRelease, ReleaseList
 from ops.table import Table
@@ -369,7 +369,7 @@ def verify(change: ReleaseChange, outcome: Outcome) -> Table:
 def _finding(change: ReleaseChange, index: HttpClient, thing: str) -> Finding:
     project, _, version = thing.partition(" ")[2].partition(" ")
     wanted = {"status": change.status, "yank": "yanked", "unyank": "offered"}.get(change.action, "gone")
-    seen = until(lambda: _seen(change, index, project, version), lambda seen: seen == wanted)
+    seen = until_equal(lambda: _seen(change, index, project, version), wanted)
     return Finding(thing, wanted, seen, seen == wanted)
 
 

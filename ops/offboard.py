@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from ops.client_folders import delete_folder
 from ops.clients import ClientFiles, Login, Twine
 from ops.credential_ages import moment
 from ops.errors import ConfirmationError, ParameterError, RunbookError
-from ops.http_client import HttpClient
+from ops.http_client import login_status
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
-from ops.polling import until
+from ops.polling import until_equal
 from ops.preflight import preflight_of_index as preflight
 from ops.table import Table
 from ops.targets import Target
@@ -216,15 +215,10 @@ def _as_the_user(offboarding: Offboarding) -> Finding:
             wheel = [write_refused_wheel(Path(folder))]
             files = ClientFiles(Path(folder) / "files")
             files.write(login)
-            status = _settled(lambda: Twine(files, login).upload(wheel)[0], 403)
+            status = until_equal(lambda: Twine(files, login).upload(wheel)[0], 403)
         return Finding(question, "refused (403)", f"answered with {status}", status == 403)
-    with HttpClient(login.url, username=login.username, password=login.password) as http:
-        status = _settled(lambda: http.request("GET", "simple/").status_code, 401)
+    status = until_equal(lambda: login_status(login), 401)
     return Finding(question, "refused (401)", f"answered with {status}", status == 401)
-
-
-def _settled(ask: Callable[[], int], wanted: int) -> int:
-    return until(ask, lambda status: status == wanted)
 
 
 def _published(offboarding: Offboarding) -> list[tuple[str, str]]:

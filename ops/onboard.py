@@ -11,10 +11,10 @@ from ops import invite, user_tokens
 from ops.admin_api import AdminApi, IndexUser
 from ops.clients import ClientFiles, Login, Pip, Twine, Uv
 from ops.errors import ParameterError, RunbookError
-from ops.http_client import HttpClient
+from ops.http_client import login_status
 from ops.invite import Guest, TeamInvitation, read_guests
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, Sign, proven, require_approved
-from ops.polling import until
+from ops.polling import until_equal
 from ops.preflight import preflight_of_index as preflight
 from ops.private_files import open_to_others
 from ops.secret import PASSWORD_VARIABLE, Secret, given_password
@@ -286,7 +286,7 @@ def verify(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) ->
         return Table.of("Logged in with each client", ("client", "seen"), [("all", "there is no such user yet")])
     login = onboarding.login(deployment, password)
     files = onboarding.files
-    status = until(lambda: _status(login), lambda status: status == 200)
+    status = until_equal(lambda: login_status(login), 200)
     findings = [_finding("HTTP: the index", status, {200: "let in (200)"})]
     missing = {404: "let in; no such project (404)", 200: "let in (200)"}
     findings.append(_finding("pip: a project's page", Pip(files, login).page_status(PROBE), missing))
@@ -302,7 +302,7 @@ def verify(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) ->
         findings.append(_finding("uv publish: the same", Uv(files, login).publish(wheel)[0], refused))
     token = user_tokens.read(onboarding.token) if onboarding.token_days else None
     if token is not None:
-        seen = until(lambda: user_tokens.status(deployment.url, token), lambda status: status == 200)
+        seen = until_equal(lambda: user_tokens.status(deployment.url, token), 200)
         findings.append(_finding("HTTP with the token: the index", seen, {200: "let in (200)"}))
     todo = (
         "find the cause as deployments/server.md says under Refused logins; if the password is wrong, run this "
@@ -376,7 +376,7 @@ class _Found:
             onboarding.login(deployment, password)  # raises if a client cannot send it
             if user is None:
                 return cls(password, source, "set it")
-            if _status(onboarding.login(deployment, password)) == 200:
+            if login_status(onboarding.login(deployment, password)) == 200:
                 return cls(password, f"{source}; lets in", "")
             if onboarding.given:
                 return cls(password, "given; another than that of the index", "set it")
@@ -403,11 +403,6 @@ def _token_change(onboarding: Onboarding, deployment: Deployment) -> Change:
     if user_tokens.status(deployment.url, token) == 200:
         return Change(thing, "lets in", "")
     return Change(thing, "lets nobody in", then)
-
-
-def _status(login: Login) -> int:
-    with HttpClient(login.url, username=login.username, password=login.password) as http:
-        return http.request("GET", "simple/").status_code
 
 
 def _user_change(onboarding: Onboarding, user: IndexUser | None) -> Change:

@@ -12,6 +12,11 @@ SECONDS = 10.0
 """Twice the time in which a change reaches every server of an index."""
 
 
+def until_equal(ask: Callable[[], _T], wanted: _T) -> _T:
+    """Call *ask* until its result equals *wanted* or the time is up, and return the last result."""
+    return until(ask, lambda result: result == wanted)
+
+
 def until(
     ask: Callable[[], _T], wanted: Callable[[_T], bool], *, seconds: float | None = None, interval: float = 1.0
 ) -> _T:

@@ -16,10 +16,10 @@ from ops.admin_api import AdminApi, IndexToken
 from ops.clients import ClientFiles, Login
 from ops.credential_ages import is_older, moment, named, parsed, password_ages
 from ops.errors import ParameterError, PreflightError, RunbookError, VerificationError
-from ops.http_client import HttpClient
+from ops.http_client import login_status
 from ops.onboard import ROUNDS, TOKEN_LABEL
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
-from ops.polling import until
+from ops.polling import until_equal
 from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
 from ops.table import Table
@@ -333,7 +333,7 @@ class AskingClient:
 
 
 def _require_let_in(url: str, token: Secret) -> None:
-    status = until(lambda: user_tokens.status(url, token), lambda status: status == 200)
+    status = until_equal(lambda: user_tokens.status(url, token), 200)
     if status != 200:
         raise VerificationError(
             "the new token is not let in, and the old one stays",
@@ -389,10 +389,9 @@ def _tried(rotation: Rotation, deployment: Deployment, question: str, value: Sec
                 return admin.users_status()
         if rotation.kind == "token":
             return user_tokens.status(deployment.url, value)
-        with HttpClient(deployment.url, username=rotation.username, password=value) as http:
-            return http.request("GET", "simple/").status_code
+        return login_status(Login(url=deployment.url, username=rotation.username, password=value))
 
-    status = until(ask, lambda status: status == wanted)
+    status = until_equal(ask, wanted)
     return Finding(question, str(wanted), str(status), status == wanted)
 
 

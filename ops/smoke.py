@@ -16,7 +16,7 @@ from ops.clients.client import environment, run
 from ops.errors import RunbookError
 from ops.http_client import JSON
 from ops.plan import Change, Finding, Plan, proven
-from ops.polling import until
+from ops.polling import until, until_equal
 from ops.preflight import preflight_of_index as preflight
 from ops.table import Table, Timings
 from ops.targets import Target
@@ -197,7 +197,7 @@ class SmokeTest:
         with self._timed("remove release and user"):
             release = self.temporary_user.remove_release()
             user = self.temporary_user.delete_user()
-        status = until(self.temporary_user.login_status, lambda status: status == 401)
+        status = until_equal(self.temporary_user.login_status, 401)
         self.temporary_user.end()
         findings = [
             Finding("the release", "removed", release, release == "removed"),

@@ -19,8 +19,8 @@ from ops import __version__
 from ops.admin_api import AdminApi
 from ops.clients import ClientFiles, Login
 from ops.errors import IndexRequestError, RunbookError
-from ops.http_client import JSON, HttpClient
-from ops.polling import until
+from ops.http_client import JSON, HttpClient, login_status
+from ops.polling import until, until_equal
 from ops.secret import Secret
 from ops.targets import Target
 from ops.targets.index_rules import password_hash
@@ -80,7 +80,7 @@ class TemporaryUser:
         }
         for who, login in self._logins.items():
             self.files(who).write(login)
-        until(self.login_status, lambda status: status == 200)
+        until_equal(self.login_status, 200)
         return len(stale), self._remove_stale_releases()
 
     @property
@@ -106,13 +106,11 @@ class TemporaryUser:
 
     def http(self, who: str = "the user") -> HttpClient:
         """HTTP client with one of these logins."""
-        login = self.login(who)
-        return HttpClient(login.url, username=login.username, password=login.password)
+        return HttpClient.of(self.login(who))
 
     def login_status(self, who: str = "the user") -> int:
         """Status of the index's response to one of these logins."""
-        with self.http(who) as http:
-            return http.request("GET", "simple/").status_code
+        return login_status(self.login(who))
 
     def versions(self) -> list[str]:
         """Published versions of this project."""
@@ -220,7 +218,7 @@ def temporary_admin(target: Target, purpose: str) -> Iterator[HttpClient]:
         admin.register(username, password_hash=password_hash(password, _ROUNDS), role="admin")
         try:
             with HttpClient(deployment.url, username=username, password=password) as http:
-                until(lambda: http.request("GET", "simple/").status_code, lambda status: status == 200)
+                until_equal(http.login_status, 200)
                 yield http
         finally:
             admin.delete(username)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ops.admin_api import AdminApi
 from ops.client_folders import ClientFolders
 from ops.errors import GUIDE, PreflightError, RunbookError, VerificationError
-from ops.http_client import HttpClient
+from ops.http_client import login_status
 from ops.preflight import problems, table_of
 from ops.private_files import open_to_others
 from ops.table import Table
@@ -117,8 +117,7 @@ def _logins(target: Target) -> Iterator[Check]:
             detail = f"the files name {login.url}: run the notebook 01_provision, which rewrites them"
             yield Check(name, passed=False, detail=f"{detail}; see {GUIDE}#ClientError")
         else:
-            with HttpClient(login.url, username=login.username, password=login.password) as http:
-                status = http.request("GET", "simple/").status_code
+            status = login_status(login)
             entry = "" if status == 200 else f"; see {GUIDE}#IndexRequestError-{status}"
             yield Check(name, status == 200, f"{'let in' if status == 200 else 'refused'} ({status}){entry}")
 

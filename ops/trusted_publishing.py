@@ -17,7 +17,7 @@ from ops.admin_api import AdminApi
 from ops.errors import IndexRequestError, ParameterError, RunbookError
 from ops.http_client import HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_approved
-from ops.polling import until
+from ops.polling import until_equal
 from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
 from ops.table import Table
@@ -126,7 +126,7 @@ def verify(change: TrustChange, *, dry_run: bool = False) -> Table:
     expected = trust["audience"] if trust["jobs"] else "404, since no job is trusted"
     findings = []
     with HttpClient(deployment.url) as http:
-        seen = until(lambda: _audience(http), lambda seen: seen == expected)
+        seen = until_equal(lambda: _audience(http), expected)
         findings.append(Finding("the audience, without a login", expected, seen, seen == expected))
         answer = http.request("POST", "_/oidc/mint-token", json={"token": _NOT_AN_ID_TOKEN})
         refused = f"{answer.status_code}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from ops.admin_api import AdminApi, IndexToken
 from ops.clients import Login
 from ops.errors import ParameterError, RunbookError
-from ops.http_client import HttpClient
+from ops.http_client import login_status
 from ops.private_files import private_file, private_folder, replace_file
 from ops.secret import Secret
 from ops.table import Table, Text
@@ -164,9 +164,7 @@ def read(path: Path) -> Secret | None:
 
 def status(url: str, token: Secret) -> int:
     """Status of the index's response to a request with a token."""
-    login = Login(url=url, username=TOKEN_USER, password=token)
-    with HttpClient(login.url, username=login.username, password=login.password) as http:
-        return http.request("GET", "simple/").status_code
+    return login_status(Login(url=url, username=TOKEN_USER, password=token))
 
 
 def _rights(role: str, projects: Sequence[str] | None) -> str:
