@@ -40,6 +40,12 @@ closed."""
 _LARGE = 64 * 1024
 """Bytes of a body that is written without being copied."""
 
+_SHORT = 16 * 1024
+"""Bytes of a body that an idle connection may hold, for a client that asks for it again."""
+
+_DOWNLOAD = b"GET /packages/"
+"""Beginning of the requests that may have to be counted."""
+
 _UNREAD_SECONDS = 600.0
 """Time for a client to read the next piece of a response."""
 
@@ -90,7 +96,8 @@ class Connection(HttpToolsProtocol):
     """One client's connection.
 
     A GET for a cached response gets it before a scope, a task and an event are made, which would take longer than all
-    the rest. When the same bytes come again they are not even parsed. All other requests go uvicorn's usual way.
+    the rest. When the same bytes come again they are not even parsed, and when they come again on the same connection
+    not even looked up. All other requests go uvicorn's usual way.
     """
 
     _date: tuple[Any, bytes] = (None, b"")
@@ -140,6 +147,7 @@ class Connection(HttpToolsProtocol):
         self._fast_path = self.config.loaded_app.fast_path
         self._requests = 0
         self._asked: tuple[str, dict[bytes, bytes]] | None = None
+        self._last: tuple[Any, Response | None] = (None, None)  # message and state of the fast path, and the response
         self._phase = _IDLE
         self._framing = 0  # bytes of the current message that are not its body
         self._piece = 0  # bytes that arrived while no message was under way
@@ -238,7 +246,12 @@ class Connection(HttpToolsProtocol):
     def _begin(self, data: bytes) -> None:
         """Take a message between two requests, where the parser has no state: equal bytes mean the same again."""
         if len(data) <= LONGEST and self._free():
-            response = self._fast_path.response(data, self.address)
+            message = data, self._fast_path.state()
+            known, response = self._last
+            if message != known:
+                response = self._fast_path.response(data, self.address)
+                if response is not None and len(response.body) <= _SHORT and not data.startswith(_DOWNLOAD):
+                    self._last = message, response
             if response is not None:
                 self._unset_keepalive_if_required()
                 self._write(response)

@@ -28,12 +28,19 @@ class Memory:
     def __init__(self) -> None:
         self.kept: dict[bytes, str] = {}
         self.answered = 0
+        self.unchanged = False
+        self.page = PAGE
+        self.changes = 0
+
+    def state(self) -> int:
+        self.changes += not self.unchanged
+        return self.changes
 
     def response(self, message: bytes, peer: str) -> Response | None:
         if message not in self.kept:
             return None
         self.answered += 1
-        return REFUSAL if self.kept[message] == "/refused" else PAGE.plain()
+        return REFUSAL if self.kept[message] == "/refused" else self.page.plain()
 
     def keep(self, message: bytes, path: str, headers: dict[bytes, bytes]) -> None:
         assert b"host" in headers
@@ -230,6 +237,49 @@ def test_the_same_bytes_again_are_not_parsed(running: Running) -> None:
     assert memory.kept == {READY: "/ready"}
     assert (running.application.parsed, memory.answered) == (1, 3)
     assert running.server.server_state.total_requests == 4
+
+
+def test_the_same_bytes_again_on_one_connection_are_only_looked_up_after_a_change(running: Running) -> None:
+    memory = running.application.fast_path
+    memory.unchanged = True
+    with running.send() as connection, running.send() as another:
+        running.ask(connection, READY)
+        running.ask(connection, READY, READY, READY, answers=3)
+        assert memory.answered == 1
+        running.ask(another, READY)
+        assert memory.answered == 2, "what is known of one connection serves no other"
+        memory.changes += 1
+        running.ask(connection, READY)
+        running.ask(connection, READY)
+        assert memory.answered == 3
+
+
+def test_other_bytes_on_one_connection_are_looked_up(running: Running) -> None:
+    memory = running.application.fast_path
+    memory.unchanged = True
+    other = READY.replace(b"Host: x", b"Host: y")
+    with running.send() as connection:
+        for message in (READY, other, READY, other, READY):
+            running.ask(connection, message)
+        running.give(connection, READY.replace(b"/ready", b"/a"))
+        assert b"slowly" in read_until(connection, b"slowly")
+    assert memory.answered == 3
+
+
+def test_a_download_and_a_long_body_are_looked_up_each_time(running: Running) -> None:
+    memory = running.application.fast_path
+    memory.unchanged = True
+    with running.send() as connection:
+        download = READY.replace(b"/ready", b"/packages/a-1.0.whl")
+        memory.kept = dict.fromkeys((READY, download), "/ready")
+        running.ask(connection, download)
+        running.ask(connection, download)
+        assert memory.answered == 2
+        memory.page = Representation(b"a page " * 5000, content_type="text/plain")
+        for _ in range(2):
+            running.give(connection, READY)
+            read_until(connection, b"a page ", times=5000)
+    assert memory.answered == 4
 
 
 @pytest.mark.parametrize(

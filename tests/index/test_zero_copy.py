@@ -40,6 +40,9 @@ class FilesOnly:
 
     def challenge(self, *_: Any) -> None: ...
 
+    def state(self) -> int:
+        return 0
+
     def response(self, *_: Any) -> None: ...
 
     def keep(self, *_: Any) -> None: ...

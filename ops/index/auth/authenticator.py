@@ -9,7 +9,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final
@@ -105,6 +105,7 @@ class Authenticator:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._verified: BoundedDict[bytes, Account] = BoundedDict(_CACHED)
+        self._forgotten = 0  # how often logins were
         self._active_users: set[str] = set()
         self._account_of = self._verified.get  # bound once: looked up for every request
         self._refused: BoundedDict[bytes, Account | None] = BoundedDict(_CACHED)
@@ -131,6 +132,10 @@ class Authenticator:
         identity = account.identity
         self._active_users.add(identity.username)
         return identity
+
+    def stamp(self) -> Hashable:
+        """A value that changes when a login may have ceased to be valid. Takes microseconds."""
+        return self._forgotten if self._user_cache.current() else object()
 
     def take_active_users(self) -> set[str]:
         """The users who sent a request since the last call."""
@@ -412,6 +417,7 @@ class Authenticator:
             for digest, account in list(self._verified.items()):
                 if self._stored(account) != account:
                     del self._verified[digest]
+                    self._forgotten += 1
 
     def _unauthorized(self, credentials: BasicCredentials) -> Unauthorized:
         if credentials.username == TOKEN_USER:

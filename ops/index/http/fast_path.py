@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 from ops.index.auth.authenticator import Authenticator
 from ops.index.bounded_dict import BoundedDict
+from ops.index.errors import PackageIndexError
 from ops.index.http.representation import Response
 from ops.index.http.simple_api import DECISIVE, SimpleApi, is_download
 
@@ -17,6 +20,9 @@ COUNTED = (b"user-agent", b"x-forwarded-for")
 """The request headers that the count of a download depends on."""
 
 _KEPT = 4096
+
+_STATE_SECONDS = 0.05
+"""Longest time for which a state lasts: users who are active and pages that are in use must be noticed."""
 
 _STRANGERS = 256
 """Requests without credentials, in a table of their own: they push out no user's."""
@@ -43,7 +49,8 @@ class FastPath:
     """Recent requests for cached pages, and without credentials, by a digest of their bytes.
 
     A team's installers and CI jobs send the same requests all day, and parsing them takes longer than responding. What
-    is kept is the parsed request and not the response: the user, and the page, are looked up each time.
+    is kept is the parsed request and not the response: the user, and the page, are looked up each time. Only a
+    connection may repeat its last response, to the same request in the same :meth:`state`.
 
     Parameters:
         authenticator: knows the users, and the digest that may stand for a password.
@@ -61,12 +68,41 @@ class FastPath:
     ) -> None:
         self._digest = authenticator.digest
         self._holder = authenticator.holder
+        self._users_stamp = authenticator.stamp
         self._ready = simple_api.ready
+        self._pages_stamp = simple_api.stamp
         self._count = count
         self._challenge = challenge
         self._strangers: BoundedDict[bytes, str] = BoundedDict(_STRANGERS)
         self._requests: BoundedDict[bytes, _Request] = BoundedDict(_KEPT)
         self._known = self._requests.get
+        self._stamps: Hashable = None
+        self._state = 0
+        self._state_until = 0.0
+        self._looked = False
+
+    def state(self) -> int:
+        """A number: while it stays the same, the same request gets the same response.
+
+        Looks for changes once in each iteration of the event loop, at whose end its responses leave. So a request that
+        was sent after one of them, or after a change, comes in a later one.
+        """
+        if not self._looked:
+            self._looked = True
+            asyncio.get_running_loop().call_soon(self._end_iteration)
+            now = time.monotonic()
+            try:
+                stamps: Hashable = (self._users_stamp(), self._pages_stamp())
+            except (PackageIndexError, OSError):  # the usual way says what is wrong
+                stamps = None
+            if stamps is None or stamps != self._stamps or now > self._state_until:
+                self._stamps = stamps
+                self._state_until = now + _STATE_SECONDS
+                self._state += 1
+        return self._state
+
+    def _end_iteration(self) -> None:
+        self._looked = False
 
     def response(self, message: bytes, peer: str) -> Response | None:
         """The response to a request that came before; None when it is new, or takes longer.

@@ -95,6 +95,8 @@ class SimpleApi:
         self._response_cache: ResponseCache[tuple[str, str | None]] = ResponseCache(
             repository.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=not self._shared
         )
+        self.stamp = repository.stamp
+        """A value that changes with everything visible."""
         self._caching = page_caching(options.page_max_age_seconds)
         self._form = Memo(simple_form)
         self._gzip = Memo(accepts_gzip)

@@ -348,6 +348,26 @@ def test_a_removed_user_is_out_and_the_others_stay_in(authenticator: Authenticat
         log_in(authenticator, basic("alice"))
 
 
+def test_the_stamp_changes_when_a_login_is_forgotten_and_not_when_one_is_added(
+    authenticator: Authenticator, users: Users
+) -> None:
+    users.register("bob", password_hash=DIGEST)
+    log_in(authenticator, basic("alice"))
+    before = authenticator.stamp()
+    log_in(authenticator, basic("bob"))
+    assert authenticator.stamp() == before
+    users.remove("bob")
+    authenticator.see_changes()
+    assert authenticator.stamp() != before
+
+
+def test_the_stamp_is_never_the_same_while_the_users_may_be_outdated(tmp_path: Path) -> None:
+    volume, *_ = volumes(tmp_path, 1)
+    authenticator = Authenticator(volume, CHEAP)
+    assert authenticator.stamp() != authenticator.stamp()
+    authenticator.close()
+
+
 def test_a_changed_role_takes_effect_at_once(authenticator: Authenticator, users: Users) -> None:
     assert log_in(authenticator, basic("alice")).may_upload("spam")
     users.register("alice", role=Role.READER)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from ops.index import DirectoryStorage, create_index
 from ops.index.auth.roles import Identity, Role
+from ops.index.errors import StorageError
+from ops.index.http import fast_path as fast_path_module
 from ops.index.http.fast_path import LONGEST, FastPath
 from ops.index.http.representation import Response
 from ops.index.packages.repository import Repository
@@ -34,6 +38,15 @@ class FakeParts:
         self.asked: list[tuple[str, Mapping[bytes, bytes]]] = []
         self.challenged: list[tuple[str, str]] = []
         self.counted: list[tuple[str, str, str, bytes]] = []
+        self.stamps: list[object] = []
+        self.current: object = 0
+
+    def stamp(self) -> object:
+        """Of the users and of the pages."""
+        if isinstance(self.current, Exception):
+            raise self.current
+        self.stamps.append(self.current)
+        return self.current
 
     def digest(self, secret: bytes) -> bytes:
         return hashlib.sha256(b"key" + secret).digest()
@@ -84,6 +97,45 @@ def test_what_was_kept_is_answered_and_nothing_else(parts: FakeParts, fast_path:
     assert parts.asked == [("/simple/spam/", {b"accept": b"text/html"})]
     assert fast_path.response(MESSAGE + b" ", "192.0.2.1") is None
     assert fast_path.response(MESSAGE.lower(), "192.0.2.1") is None
+
+
+def states(fast_path: FastPath, *changes: Callable[[], None]) -> list[int]:
+    """The states of three requests in each iteration of an event loop, with a change between one and the next."""
+
+    async def run() -> list[int]:
+        found = [fast_path.state() for _ in range(3)]
+        for change in changes:
+            await asyncio.sleep(0)
+            change()
+            found += [fast_path.state() for _ in range(3)]
+        return found
+
+    return asyncio.run(run())
+
+
+def test_the_state_is_the_same_until_something_changes(
+    parts: FakeParts, fast_path: FastPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(fast_path_module, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def change() -> None:
+        parts.current = object()
+
+    def wait() -> None:
+        nonlocal now
+        now += 1.0
+
+    first, *more = states(fast_path, lambda: None, change, lambda: None, wait, lambda: None)
+    assert more == [first] * 5 + [first + 1] * 6 + [first + 2] * 6
+    assert len(parts.stamps) == 2 * 6, "users and pages are looked at once in each iteration"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), StorageError("broken")])
+def test_nothing_is_the_same_while_it_cannot_be_told(parts: FakeParts, fast_path: FastPath, error: Exception) -> None:
+    parts.current = error
+    found = states(fast_path, lambda: None, lambda: None)[::3]
+    assert found == [found[0], found[0] + 1, found[0] + 2]
 
 
 def test_a_user_who_is_gone_and_a_page_that_has_changed_are_looked_at_at_length(
