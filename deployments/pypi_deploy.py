@@ -120,6 +120,7 @@ def server() -> Any:
             audit_days=limits.audit_days,
             audit_bytes=limits.audit_bytes,
             page_max_age_seconds=limits.page_max_age_seconds,
+            public_url=f"https://{hosting.custom_domain}/" if hosting.custom_domain else address_below(server, ""),
             # A browser cannot send what proxy auth wants.
             account_url="" if hosting.proxy_auth else address_below(register_user, "account"),
         ),

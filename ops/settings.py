@@ -268,13 +268,13 @@ def refuse_unknown(environment: Mapping[str, str]) -> None:
 
 
 _OTHERS: Final = frozenset(
-    {"PYPI_RUNBOOK_HOME"}
+    {"PYPI_RUNBOOK_HOME", "PYPI_PUBLIC_URL"}
     | {
         f"PYPI_{name}"
         for name in ("TOKEN", "API_TOKEN", "USER", "USERNAME", "PASSWORD", "URL", "INDEX_URL", "REPOSITORY")
     }
 )
-"""Other variables with our prefix: the runbook's own, and those of CI jobs that publish."""
+"""Other variables with our prefix: the runbook's own, the server's, and those of CI jobs that publish."""
 
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "min_containers": (0, 1000),

@@ -12,13 +12,14 @@ import functools
 import gc
 import ipaddress
 import logging
+import os
 import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ops.index.config import LONGEST_PAGE_AGE, REALM, Options
+from ops.index.config import LONGEST_PAGE_AGE, PUBLIC_URL_VARIABLE, REALM, Options
 from ops.index.connection_limits import FEWEST_CONNECTIONS, ConnectionLimits, allowed_connections
 from ops.index.http.forwarded import TrustedProxies
 from ops.index.startup import (
@@ -188,10 +189,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     network.add_argument(
         "--public-url",
-        default="",
+        default=os.environ.get(PUBLIC_URL_VARIABLE, ""),
         metavar="URL",
         help="the index's address as clients know it, with a slash at the end: project pages give the addresses of "
-        "attestations only with it (PEP 740)",
+        f"attestations only with it (PEP 740; default: the environment variable {PUBLIC_URL_VARIABLE})",
     )
     network.add_argument(
         "--namespaces",

@@ -230,7 +230,7 @@ def for_modal(application: Application) -> Application:
 
 
 def address_below(function: modal.Function[..., Any, Any], path: str) -> str:
-    """The address of a page of another web function of the same app; empty if it cannot be told.
+    """The address of a page of a web function of this app; empty if it cannot be told.
 
     Parameters:
         function: as the app's file defines it.

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ops.errors import NotDeployedError, PortTakenError, StartError, TargetError
+from ops.index.config import PUBLIC_URL_VARIABLE
 from ops.polling import until
 from ops.private_files import private_file, private_folder
 from ops.revisions import checkout, head
@@ -239,7 +240,13 @@ class LocalTarget(VolumeFolders):
             private_folder(self._folder)
             for port in self._candidates(last):
                 process = ServerProcess.start(
-                    self._command(port), log=self._log, host=LOCAL_HOST, port=port, fingerprint=fingerprint, code=code
+                    self._command(port),
+                    log=self._log,
+                    host=LOCAL_HOST,
+                    port=port,
+                    fingerprint=fingerprint,
+                    code=code,
+                    variables={PUBLIC_URL_VARIABLE: _public_url(port)},
                 )
                 process.save(self._process_file)
                 if self._answers(process):
@@ -308,7 +315,7 @@ class LocalTarget(VolumeFolders):
         return {
             "code": code_digest(code),
             "interpreter": _digest(sys.version.encode()),
-            "command": _digest("\0".join(self._command(0)).encode()),
+            "command": _digest("\0".join([*self._command(0), _public_url(0)]).encode()),
             "admin_token": _digest(secret),
         }
 
@@ -361,6 +368,14 @@ def _bindable(port: int) -> bool:
 
 def _url(port: int) -> str:
     return f"http://{LOCAL_HOST}:{port}/"
+
+
+def _public_url(port: int) -> str:
+    """The address by which pages name provenances: that of a proxy if we are told it, else ours.
+
+    PEP 740 wants a secure origin, which plain HTTP is on loopback.
+    """
+    return os.environ.get(PUBLIC_URL_VARIABLE, "") or _url(port)
 
 
 def _healthy(process: ServerProcess) -> bool:

@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,20 @@ class ServerProcess:
 
     @classmethod
     def start(
-        cls, command: Sequence[str], *, log: Path, host: str, port: int, fingerprint: str, code: Path
+        cls,
+        command: Sequence[str],
+        *,
+        log: Path,
+        host: str,
+        port: int,
+        fingerprint: str,
+        code: Path,
+        variables: Mapping[str, str],
     ) -> ServerProcess:
         """Start *command* in a session of its own, so that it outlives the notebook's kernel and any Ctrl-C there.
 
-        Both of its outputs are appended to *log*. It imports ``ops`` from the folder *code*.
+        Both of its outputs are appended to *log*. It imports ``ops`` from the folder *code*. Its environment is ours
+        with these *variables*.
         """
         descriptor = private_file(log, os.O_WRONLY | os.O_APPEND)
         try:
@@ -55,7 +64,7 @@ class ServerProcess:
                 stdout=descriptor,
                 stderr=descriptor,
                 cwd=log.parent,
-                env=_environment(code),
+                env={**_environment(code), **variables},
                 start_new_session=True,
                 umask=UMASK,
             )

@@ -20,6 +20,7 @@ from ops.index.auth.credential_files import PASSWORDS
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, Settings
 from ops.targets.container import DictNameLocks
 from tests.index.archives import wheel, wheel_name
+from tests.index.test_attestations import about
 from tests.modal.conftest import TOKEN, create_secret, deploy, forget_client
 from tests.modal.traffic import JSON, PASSWORD, digests, eventually, register, upload, url, versions
 from tests.standin.control_plane import ControlPlane
@@ -71,6 +72,19 @@ def test_the_admin_application_wants_its_token_in_a_header_and_the_password_in_t
     assert requests.get(admin, params=body | {"token": TOKEN}, timeout=60).status_code in {401, 404, 405}
     response = requests.options(admin, headers={"Origin": "https://evil.example"}, timeout=60)
     assert "Access-Control-Allow-Origin" not in response.headers
+
+
+def test_pages_give_absolute_addresses_of_provenances(served: ControlPlane) -> None:
+    name, content = wheel_name("attested", "1.0"), wheel("attested", "1.0")
+    attestations = about(name, hashlib.sha256(content).hexdigest())
+    fields = {":action": "file_upload", "name": "attested", "version": "1.0", "attestations": attestations}
+    files = {"content": (name, content)}
+    response = requests.post(f"{url(served)}/", data=fields, files=files, auth=("alice", PASSWORD), timeout=60)
+    assert response.status_code == 200, response.text
+    page = requests.get(f"{url(served)}/simple/attested/", headers=JSON, auth=("alice", PASSWORD), timeout=60).json()
+    address = page["files"][0]["provenance"]
+    assert address == f"{url(served)}/packages/{name}.provenance"
+    assert requests.get(address, auth=("alice", PASSWORD), timeout=60).json()["version"] == 1
 
 
 def test_the_guide_leads_to_the_account_page_where_a_user_changes_the_password(served: ControlPlane) -> None:

@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from ops.errors import BusyError, PortTakenError, StartError, TargetError
+from ops.index.config import PUBLIC_URL_VARIABLE
 from ops.secret import Secret
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
 from ops.targets import Move, open_target
@@ -65,6 +66,24 @@ def test_a_deployed_index_answers_and_refuses_a_stranger(target: LocalTarget) ->
     refusal.value.close()
     assert refusal.value.code == 401
     assert "realm=" in refusal.value.headers["WWW-Authenticate"]
+
+
+def test_the_server_knows_the_address_that_clients_are_told(target: LocalTarget, workspace: Workspace) -> None:
+    deployment = target.deploy()
+    environment = psutil.Process(_process(workspace).pid).environ()
+    assert environment[PUBLIC_URL_VARIABLE] == deployment.url
+
+
+def test_an_address_that_the_operator_names_is_that_of_a_proxy(
+    target: LocalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.deploy()
+    assert target.outdated() == ""
+    monkeypatch.setenv(PUBLIC_URL_VARIABLE, "https://index.example/pypi/")
+    assert "command" in target.outdated()
+    target.deploy()
+    environment = psutil.Process(_process(workspace).pid).environ()
+    assert environment[PUBLIC_URL_VARIABLE] == "https://index.example/pypi/"
 
 
 def test_deploying_again_finds_the_same_process(target: LocalTarget, workspace: Workspace) -> None:
