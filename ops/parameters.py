@@ -38,10 +38,6 @@ FALSE = frozenset({"false", "no", "off", "0"})
 
 _INT_LIMIT = 10**18
 
-_SECRET_NAME = re.compile(
-    r"(^|_)(password|passwd|pwd|passphrase|secret|token|credential|api_?key|private_?key|access_?key)s?$", re.IGNORECASE
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -118,14 +114,6 @@ def _parameter(statement: ast.stmt, helps: Mapping[int, str]) -> Parameter | Non
         return None
     value = None if isinstance(default, tuple) else _from_value(kind, default)
     return None if value is None else Parameter(name, kind, value, helps.get(statement.lineno, ""))
-
-
-def is_secret_name(name: str) -> bool:
-    """True if a parameter with this name would hold a secret; a secret is never a parameter.
-
-    True for ``password`` and ``admin_token``, false for ``token_variable``, which only says where to find one.
-    """
-    return _SECRET_NAME.search(name) is not None
 
 
 def coerce(parameter: Parameter, value: object) -> Value:

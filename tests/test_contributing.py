@@ -14,8 +14,8 @@ import nbformat
 import pytest
 
 from ops.runbook.notebook import Notebook
-from ops.runbook.structure import check
 from ops.workspace import PROJECT_ROOT
+from tests.notebooks.structure import check
 
 CONTRIBUTING = (PROJECT_ROOT / ".github" / "CONTRIBUTING.md").read_text()
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ops.errors import NotebookError, ParameterError
-from ops.parameters import Parameter, assign, coerce, is_secret_name, parse_parameters, require
+from ops.parameters import Parameter, assign, coerce, parse_parameters, require
 
 CELL = """
 # Where and what.
@@ -167,16 +167,6 @@ def test_with_several_notebooks_a_name_that_none_has_is_refused() -> None:
     with pytest.raises(ParameterError, match=re.escape("in 01, 02")) as caught:
         assign({"a": "1", "c": "1"}, {"01": one, "02": two})
     assert "together they take a (int, default 1); b (int, default 1)" in caught.value.why
-
-
-@pytest.mark.parametrize("name", ["password", "admin_token", "TOKEN", "api_key", "apikey", "client_secret", "pwd"])
-def test_a_name_of_a_secret_is_recognised(name: str) -> None:
-    assert is_secret_name(name)
-
-
-@pytest.mark.parametrize("name", ["target", "password_variable", "token_file", "keys", "secretary", "key", "keep"])
-def test_a_name_that_only_speaks_of_a_secret_is_none(name: str) -> None:
-    assert not is_secret_name(name)
 
 
 @pytest.mark.parametrize("value", ["zo\udceb", '["a", "zo\udceb"]', ["zo\udceb"]])

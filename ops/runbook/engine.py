@@ -103,7 +103,7 @@ class DefaultEngine:
         self._own = own
 
     def _engine(self, nb: Any) -> Any:
-        from ops.runbook.structure import GUARD
+        from ops.runbook.notebook import GUARD
 
         guarded = any(cell.cell_type == "code" and cell.source == GUARD for cell in nb.cells)
         return RedactingEngine if guarded else self._own

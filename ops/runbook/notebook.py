@@ -17,12 +17,14 @@ from ops.parameters import Parameter, parse_parameters
 
 PARAMETERS_TAG = "parameters"
 
+GUARD = "from ops import guard\n\nguard.check()"
+"""The first code cell after the parameters, which checks them whichever program runs the notebook."""
+
 _WILDCARDS = frozenset("*?[")
 _NUMBERED = re.compile(r"(?P<number>[0-9]{2})_(?P<rest>.+)")
 _HEADING = re.compile(r" {0,3}(?P<marks>#{1,6})[ \t]+(?P<text>.+?)[ \t]*#*[ \t]*")
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +122,6 @@ class Notebook:
     def title(self) -> str:
         """The text of its first heading of level 1, or its name."""
         return next((heading.text for heading in self.headings if heading.level == 1), self.name)
-
-    @cached_property
-    def summary(self) -> str:
-        """The first sentence below the title: what the notebook does."""
-        for cell in self.cells:
-            if cell.kind == "markdown":
-                paragraphs = re.split(r"\n\s*\n", cell.source.strip())
-                for paragraph in paragraphs:
-                    prose = [line for line in paragraph.splitlines() if not _HEADING.fullmatch(line)]
-                    text = _plain(" ".join(" ".join(prose).split()))
-                    if text:
-                        return _SENTENCE_END.split(text, maxsplit=1)[0]
-                return ""
-        return ""
 
     @property
     def parameters_cell(self) -> Cell | None:

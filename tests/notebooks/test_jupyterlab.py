@@ -23,8 +23,8 @@ import pytest
 
 from ops.errors import INTERRUPTED
 from ops.runbook import Notebook, Record
+from ops.runbook.notebook import GUARD
 from ops.runbook.plan_file import is_plan_cell
-from ops.runbook.structure import GUARD
 from ops.workspace import PROJECT_ROOT
 from tests.index import chromium
 from tests.index.chromium import Chromium

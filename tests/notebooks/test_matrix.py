@@ -26,9 +26,9 @@ from nbformat.v4 import new_code_cell
 
 from ops.errors import INTERRUPTED
 from ops.runbook import Notebook, list_notebooks, list_records
+from ops.runbook.notebook import GUARD
 from ops.runbook.plan_file import is_plan_cell
 from ops.runbook.store import comparable
-from ops.runbook.structure import GUARD
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT
 from tests.index.serving import eventually
 

@@ -14,8 +14,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ops.runbook import Notebook, list_notebooks
-from ops.runbook.structure import check
 from ops.workspace import PROJECT_ROOT
+from tests.notebooks.structure import check, is_secret_name
 
 FOLDER = PROJECT_ROOT / "notebooks"
 NOTEBOOKS = list_notebooks(FOLDER)
@@ -266,3 +266,13 @@ def test_a_parameter_that_papermill_does_not_see_is_found(tmp_path: Path) -> Non
     path = tmp_path / "01_x.ipynb"
     nbformat.write(node, path)
     assert seen_by_papermill(path) != seen_by_us(Notebook.read(path))
+
+
+@pytest.mark.parametrize("name", ["password", "admin_token", "TOKEN", "api_key", "apikey", "client_secret", "pwd"])
+def test_a_name_of_a_secret_is_recognised(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["target", "password_variable", "token_file", "keys", "secretary", "key", "keep"])
+def test_a_name_that_only_speaks_of_a_secret_is_none(name: str) -> None:
+    assert not is_secret_name(name)

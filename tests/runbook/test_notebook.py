@@ -40,7 +40,6 @@ def test_a_notebook_knows_its_number_title_summary_and_parameters(make_notebook:
     notebook = Notebook.read(path)
     assert (notebook.number, notebook.name) == ("07", "07_x")
     assert notebook.title == "The *title* of it"
-    assert notebook.summary == "Does one thing."
     assert [parameter.name for parameter in notebook.parameters] == ["a"]
 
 

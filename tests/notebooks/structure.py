@@ -10,11 +10,7 @@ import re
 from collections.abc import Iterator
 
 from ops.errors import NotebookError
-from ops.parameters import is_secret_name
-from ops.runbook.notebook import Cell, Notebook, lines
-
-GUARD = "from ops import guard\n\nguard.check()"
-"""The first code cell after the parameters, which checks them whichever program runs the notebook."""
+from ops.runbook.notebook import GUARD, Cell, Notebook, lines
 
 SKELETON = ("Parameters", "Preflight", "Steps", "Verification", "What was done", "How to undo it")
 """The headings of level 2, in this order, after one of level 1 that says what the notebook does and when to run it.
@@ -25,6 +21,10 @@ DESTRUCTIVE = re.compile(r"tear_?down|remove|delete|destroy|purge|restore|rollba
 
 CONFIRMATION = re.compile(r"confirm")
 """Matches the parameter that must name what is destroyed: a str that is empty by default."""
+
+_SECRET_NAME = re.compile(
+    r"(^|_)(password|passwd|pwd|passphrase|secret|token|credential|api_?key|private_?key|access_?key)s?$", re.IGNORECASE
+)
 
 _FILE_NAME = re.compile(r"[0-9]{2}_[a-z][a-z0-9_]*\.ipynb")
 _BRANCHING: dict[type[ast.AST], str] = {
@@ -59,7 +59,7 @@ def _skeleton(notebook: Notebook) -> Iterator[str]:
     titles = [heading for heading in notebook.headings if heading.level == 1]
     if len(titles) != 1 or first is None or titles[0].cell != 0:
         yield "it needs one heading of level 1, in its first cell"
-    if not notebook.summary:
+    if first is None or not any(level == 0 for level, _ in lines(first.source)):
         yield "its first cell says nothing under the title: what it does and when to run it"
     seconds = tuple(heading.text for heading in notebook.headings if heading.level == 2)
     if seconds != SKELETON:
@@ -197,3 +197,11 @@ def _text(output: object) -> str:
     if isinstance(output, list | tuple):
         return "".join(_text(item) for item in output)
     return ""
+
+
+def is_secret_name(name: str) -> bool:
+    """True if a parameter with this name would hold a secret; a secret is never a parameter.
+
+    True for ``password`` and ``admin_token``, false for ``token_variable``, which only says where to find one.
+    """
+    return _SECRET_NAME.search(name) is not None
