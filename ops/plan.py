@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from ops.errors import ApprovalError, VerificationError
 from ops.table import APPROVED_VARIABLE, OUTCOME, PLAN, Table, Tabular, change_line, where
@@ -154,11 +154,6 @@ class Outcome(Tabular):
     note: str = ""
     place: str = ""
     address: str = ""
-
-    @classmethod
-    def unchanged(cls, plan: Plan, note: str) -> Self:
-        """The outcome of a plan that was not applied."""
-        return cls(plan.caption, (), note, plan.place, plan.address)
 
     @property
     def changed(self) -> bool:

@@ -37,12 +37,6 @@ class Pip(Client):
         """Install one distribution, without its dependencies, into the environment of *python*."""
         return self._run("--python", python, "install", "--no-deps", "--no-cache-dir", "--quiet", requirement)
 
-    def download(self, requirement: str, *, into: Path) -> Result:
-        """Download one wheel, without its dependencies."""
-        return self._run(
-            "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet", "--dest", into, requirement
-        )
-
     def _command(self) -> Sequence[str]:
         return sys.executable, "-m", "pip"
 

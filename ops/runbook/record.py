@@ -234,11 +234,6 @@ class Record:
             return self.folder / self.notebooks[0].report
         return self.folder / "index.html"
 
-    @property
-    def succeeded(self) -> bool:
-        """True if every notebook of the run did."""
-        return self.outcome == SUCCEEDED
-
     def to_json(self) -> dict[str, Any]:
         """Content of ``record.json``."""
         stored = dataclasses.asdict(self)

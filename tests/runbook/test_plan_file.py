@@ -51,7 +51,7 @@ def planned(notebook: Path, workspace: Workspace, **given: object) -> tuple[Reco
 def test_planning_ends_at_the_plan_and_keeps_it(notebook: Path, workspace: Workspace, tmp_path: Path) -> None:
     record, plan = planned(notebook, workspace)
     assert not (tmp_path / "applied").exists()
-    assert record.succeeded
+    assert record.outcome == "succeeded"
     assert [step.outcome for step in record.notebooks[0].steps] == ["succeeded", "succeeded", "skipped"]
     assert [change["thing"] for change in record.notebooks[0].pending] == ["world"]
     assert Record.read(record.folder) == record
@@ -128,7 +128,7 @@ def test_changes_are_made_only_after_a_yes(
 
     if response:
         record = run_notebooks([notebook], options=RunOptions(workspace=workspace, ask=ask, on_progress=silent))
-        assert record.succeeded
+        assert record.outcome == "succeeded"
         asking = RunOptions(workspace=workspace, ask=ask, on_progress=silent)
         run_notebooks([notebook], options=asking)  # nothing to change, so no question
     else:

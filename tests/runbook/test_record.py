@@ -170,7 +170,7 @@ OLD = {
 def test_a_record_of_the_first_schema_can_still_be_read(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(json.dumps(OLD))
     record = Record.read(tmp_path)
-    assert (record.name, record.succeeded, record.provenance.versions) == ("01_x", True, {"python": "3.12.1"})
+    assert (record.name, record.outcome, record.provenance.versions) == ("01_x", "succeeded", {"python": "3.12.1"})
     assert record.notebooks[0].changes is None
     (tmp_path / "record.json").write_text(json.dumps(OLD | {"schema": 3}))
     with pytest.raises(RunbookError, match="holds no record") as caught:

@@ -86,7 +86,7 @@ def test_a_run_leaves_the_executed_notebook_a_report_and_a_record_of_its_steps(
     )
 
     assert outputs(record, "01_tiny").strip() == f"{PROJECT_ROOT}|{sys.executable}|local|'1.10'|False"
-    assert record.succeeded
+    assert record.outcome == "succeeded"
     assert record.report == record.folder / "01_tiny.html"
     assert record.report.is_file()
     assert record.folder.parent == workspace.records
