@@ -27,7 +27,7 @@ def events(target: Target) -> list[Event]:
     """
     names = target.settings
     places = ((names.packages_volume, AUDIT), (names.credentials_volume, ADMIN_AUDIT))
-    found = [event for volume, folder in places for event in parse(_contents(target, volume, folder)) if event]
+    found = [event for volume, folder in places for event in parse_log(_contents(target, volume, folder)) if event]
     return sorted(found, key=lambda event: str(event["time"]))
 
 
@@ -50,7 +50,7 @@ def _contents(target: Target, volume: str, folder: str) -> bytes:
     return b"\n".join(content_of(target, volume, path) for path in logs)
 
 
-def parse(content: bytes) -> Iterator[Event | None]:
+def parse_log(content: bytes) -> Iterator[Event | None]:
     """Parse lines of the log; None for one that was cut short when a server was killed."""
     return map(_event, content.splitlines())
 

@@ -29,11 +29,11 @@ def ages(target: Target, *, days: int) -> Table:
         users, tokens = [user.username for user in admin.users()], admin.tokens()
     passwords = password_ages(target)
     found += [CredentialAge(f"password of {name}", passwords.get(name)) for name in users]
-    rows = [(age.name, moment(age.created), "not known", moment(age.expires), _due(age, days)) for age in found]
+    rows = [(age.name, shown_time(age.created), "not known", shown_time(age.expires), _due(age, days)) for age in found]
     for token in tokens:
         age = CredentialAge(named(token), parsed(token.created), parsed(token.expires))
-        used = moment(token.last_used) or "never"
-        rows.append((age.name, moment(age.created), used, moment(age.expires), _due(age, days)))
+        used = shown_time(token.last_used) or "never"
+        rows.append((age.name, shown_time(age.created), used, shown_time(age.expires), _due(age, days)))
     return Table.of(
         f"Credentials of the target {target.place}",
         ("credential", "set", "last used", "expires", "due"),
@@ -53,7 +53,7 @@ def _due(age: CredentialAge, days: int) -> str:
     return f"yes, {(now - age.created).days} days old" if is_older(age.created, days) else "no"
 
 
-def moment(time: datetime | str | None) -> str:
+def shown_time(time: datetime | str | None) -> str:
     """A time of the index for reading; empty if there is none."""
     time = parsed(time) if isinstance(time, str) and time else time
     return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else ""

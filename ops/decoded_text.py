@@ -81,7 +81,7 @@ class DecodedText:
         return self.origin[start][0], self.origin[end - 1][1]
 
 
-def decoded(text: str) -> str:
+def without_encodings(text: str) -> str:
     """*text* without its encodings, when the places do not matter."""
     return _ENCODED.sub(_decoded, _GAP.sub("", text))
 

@@ -88,7 +88,7 @@ class Inventory:
         from_packages, from_credentials = (partial(_read, target, volume) for volume in volumes)
         logs = _parallel(from_packages, [path for path in own if path.startswith(AUDIT)], _content)
         logs |= _parallel(from_credentials, [path for path in others if path.startswith(ADMIN_AUDIT)], _content)
-        parsed = {path: list(audit_log.parse(content)) for path, content in logs.items()}
+        parsed = {path: list(audit_log.parse_log(content)) for path, content in logs.items()}
         counts = _parallel(from_packages, [path for path in own if path.startswith(ACTIVITY)], _content)
         facts = _parallel(from_packages, [path for path in own if path.startswith(FACTS)], _content)
         listed = [path for path in own if distribution(path)]

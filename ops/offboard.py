@@ -11,7 +11,7 @@ from ops.admin_api import AdminApi, IndexUser
 from ops.audit_log import events
 from ops.client_folders import delete_folder
 from ops.clients import ClientFiles, Login, Twine
-from ops.credential_ages import moment
+from ops.credential_ages import shown_time
 from ops.errors import ConfirmationError, ParameterError, RunbookError
 from ops.http_client import login_status
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
@@ -96,7 +96,7 @@ def plan(offboarding: Offboarding) -> Plan:
     else:
         changes = [Change(f"user {name}", _described(user), "remove" if user else "", "-")]
         changes += [
-            Change(f"token {token.id} {token.label}".strip(), f"until {moment(token.expires)}", "revoke", "-")
+            Change(f"token {token.id} {token.label}".strip(), f"until {shown_time(token.expires)}", "revoke", "-")
             for token in tokens
         ]
         if files := offboarding.files:

@@ -254,7 +254,7 @@ def apply(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> 
                     label=TOKEN_LABEL,
                 )
                 plain, token = request.create(admin)
-                user_tokens.write(onboarding.token, plain)
+                user_tokens.write_token(onboarding.token, plain)
                 done.append(
                     (f"token {token.id}", f"in {shown(onboarding.token)}, mode 0600, until {token.expires[:10]}")
                 )
@@ -300,9 +300,9 @@ def verify(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) ->
             _finding("twine: an upload that must be refused", Twine(files, login).upload(wheel)[0], refused)
         )
         findings.append(_finding("uv publish: the same", Uv(files, login).publish(wheel)[0], refused))
-    token = user_tokens.read(onboarding.token) if onboarding.token_days else None
+    token = user_tokens.read_token(onboarding.token) if onboarding.token_days else None
     if token is not None:
-        seen = until_equal(lambda: user_tokens.status(deployment.url, token), 200)
+        seen = until_equal(lambda: user_tokens.token_status(deployment.url, token), 200)
         findings.append(_finding("HTTP with the token: the index", seen, {200: "let in (200)"}))
     todo = (
         "find the cause as deployments/server.md says under Refused logins; if the password is wrong, run this "
@@ -397,10 +397,10 @@ class _Found:
 def _token_change(onboarding: Onboarding, deployment: Deployment) -> Change:
     thing = f"token in {shown(onboarding.token)}"
     then = f"create one for {onboarding.token_days} days"
-    token = user_tokens.read(onboarding.token)
+    token = user_tokens.read_token(onboarding.token)
     if token is None:
         return Change(thing, "none yet", then, "+")
-    if user_tokens.status(deployment.url, token) == 200:
+    if user_tokens.token_status(deployment.url, token) == 200:
         return Change(thing, "lets in", "")
     return Change(thing, "lets nobody in", then)
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ops.decoded_text import DecodedText, decoded, table_columns
+from ops.decoded_text import DecodedText, table_columns, without_encodings
 from ops.secret_forms import MINIMUM_LENGTH, Form, forms, lines_of
 
 MASK = "********"
@@ -207,7 +207,7 @@ class Redactor:
 
     def _encoded(self, text: str) -> list[tuple[int, int]]:
         """Places of secrets in *text* whose single characters are encoded, or that were cut short."""
-        plain = decoded(text)
+        plain = without_encodings(text)
         shortened = "…" in plain or ".." in plain
         forms = [form for form in self._forms if form.head in plain]
         forms += [

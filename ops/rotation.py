@@ -14,7 +14,7 @@ from typing import Self
 from ops import user_tokens
 from ops.admin_api import AdminApi, IndexToken
 from ops.clients import ClientFiles, Login
-from ops.credential_ages import is_older, moment, named, parsed, password_ages
+from ops.credential_ages import is_older, named, parsed, password_ages, shown_time
 from ops.errors import ParameterError, PreflightError, RunbookError, VerificationError
 from ops.http_client import login_status
 from ops.onboard import ROUNDS, TOKEN_LABEL
@@ -155,12 +155,12 @@ def _changes(rotation: Rotation, admin: AdminApi) -> list[Change]:
 
 
 def _times(token: IndexToken) -> str:
-    used = moment(token.last_used) or "never"
-    return f"set {moment(token.created)}, until {moment(token.expires)}, last used {used}"
+    used = shown_time(token.last_used) or "never"
+    return f"set {shown_time(token.created)}, until {shown_time(token.expires)}, last used {used}"
 
 
 def _change(rotation: Rotation, age: CredentialAge, then: str) -> Change:
-    since = f"set {moment(age.created)}" if age.created else "of unknown age"
+    since = f"set {shown_time(age.created)}" if age.created else "of unknown age"
     return Change(age.name, since, then if is_older(age.created, rotation.days) else "")
 
 
@@ -252,7 +252,7 @@ def _rotate_password(rotation: Rotation, admin: AdminApi, url: str) -> list[tupl
 def _rotate_token(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[str, str]]:
     old = _tokens(rotation, admin)
     newest, path = old[0], rotation.token_file(old[0].label)
-    client = AskingClient(url, user_tokens.read(path))
+    client = AskingClient(url, user_tokens.read_token(path))
     with client:
         value, token = admin.create_token(
             rotation.username,
@@ -263,7 +263,7 @@ def _rotate_token(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[s
         )
         _require_let_in(url, value)
         client.pause(OVERLAP_SECONDS)
-        user_tokens.write(path, value)
+        user_tokens.write_token(path, value)
         client.switch(value)
         for each in old:
             admin.revoke_token(each.id)
@@ -275,9 +275,9 @@ def _rotate_token(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[s
             todo="the new token is in place: read the server's log for why it was slow to see it",
         )
     return [
-        (named(token), f"created, until {moment(token.expires)}"),
+        (named(token), f"created, until {shown_time(token.expires)}"),
         (shown(path), "written, mode 0600"),
-        *((named(each), f"revoked, created {moment(each.created)}") for each in old),
+        *((named(each), f"revoked, created {shown_time(each.created)}") for each in old),
         ("a client that asked all the while", "was never refused"),
     ]
 
@@ -299,7 +299,7 @@ class AskingClient:
         self.asked = self.refused = 0
 
     def __enter__(self) -> Self:
-        if self._token and user_tokens.status(self._url, self._token) != 200:
+        if self._token and user_tokens.token_status(self._url, self._token) != 200:
             self._token = None  # it is of another index, or was revoked before
         self._thread.start()
         return self
@@ -324,7 +324,7 @@ class AskingClient:
             if token is not None:
                 self.asked += 1
                 try:
-                    self.refused += user_tokens.status(self._url, token) != 200
+                    self.refused += user_tokens.token_status(self._url, token) != 200
                 except RunbookError:
                     self.refused += 1
                 if token is self._token:
@@ -333,7 +333,7 @@ class AskingClient:
 
 
 def _require_let_in(url: str, token: Secret) -> None:
-    status = until_equal(lambda: user_tokens.status(url, token), 200)
+    status = until_equal(lambda: user_tokens.token_status(url, token), 200)
     if status != 200:
         raise VerificationError(
             "the new token is not let in, and the old one stays",
@@ -375,7 +375,7 @@ def _current(rotation: Rotation) -> Secret | None:
     if rotation.kind == "token":
         _, admin = AdminApi.of(rotation.target)
         with admin:
-            return user_tokens.read(rotation.token_file(_tokens(rotation, admin)[0].label))
+            return user_tokens.read_token(rotation.token_file(_tokens(rotation, admin)[0].label))
     return None
 
 
@@ -388,7 +388,7 @@ def _tried(rotation: Rotation, deployment: Deployment, question: str, value: Sec
             with AdminApi(deployment.admin_url, value, deployment.admin_headers) as admin:
                 return admin.users_status()
         if rotation.kind == "token":
-            return user_tokens.status(deployment.url, value)
+            return user_tokens.token_status(deployment.url, value)
         return login_status(Login(url=deployment.url, username=rotation.username, password=value))
 
     status = until_equal(ask, wanted)

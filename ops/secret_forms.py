@@ -15,7 +15,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ops.decoded_text import decoded
+from ops.decoded_text import without_encodings
 
 MINIMUM_LENGTH = 6
 """Shorter secrets are not masked: they would be found everywhere, and the masks would spell them out. The index itself
@@ -106,7 +106,7 @@ def forms(secret: str) -> Iterator[Form]:
         spelled.update(_escaped(form))
     spelled |= {encoded for data in _encodings(secret) for encoded in (data.hex(), data.hex().upper())}
     spelled |= {data.hex(" "), data.hex(":")}
-    if len(plain := decoded(secret)) >= MINIMUM_LENGTH:
+    if len(plain := without_encodings(secret)) >= MINIMUM_LENGTH:
         spelled.add(plain)  # a secret that holds an encoding itself
     for whole in spelled:
         yield Form(whole, whole[: max(_SHORTEST_PART, round(len(whole) * share))])

@@ -252,7 +252,7 @@ class IndexLimits(_Variables):
             raise _refusal("project_quota_bytes", self.project_quota_bytes, remedy)
 
 
-def refuse_unknown(environment: Mapping[str, str]) -> None:
+def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """Refuse a variable that looks like a setting of this project but is not: a typo would be ignored silently.
 
     Raises:

@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 
 from ops import test_release
 from ops.clients import Pip, Twine, Uv
-from ops.clients.client import environment, run
+from ops.clients.client import client_environment, run_client
 from ops.errors import RunbookError
 from ops.http_client import JSON
 from ops.plan import Change, Finding, Plan, proven
@@ -228,7 +228,7 @@ class SmokeTest:
 def _imported(python: Path, folder: Path) -> str:
     """Version of this project that the interpreter of a new environment imports."""
     code = "import ops; print(ops.__version__, ops.__file__)"
-    result = run("python", [python, "-I", "-c", code], environment=environment("", {}), cwd=folder)
+    result = run_client("python", [python, "-I", "-c", code], environment=client_environment("", {}), cwd=folder)
     version, _, path = result.checked("the installed package could not be imported").output.strip().partition(" ")
     inside = Path(path).resolve().is_relative_to(folder.resolve())
     return version if inside else "from elsewhere"

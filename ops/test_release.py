@@ -11,7 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.clients.client import environment, run
+from ops.clients.client import client_environment, run_client
 from ops.errors import PreflightError
 from ops.workspace import PROJECT_ROOT
 
@@ -123,7 +123,7 @@ def build(version: str, folder: Path) -> TrialRelease:
         built,
         source,
     ]
-    result = run("build", command, environment=environment("", {"PATH": _path()}))
+    result = run_client("build", command, environment=client_environment("", {"PATH": _path()}))
     result.checked("this project could not be built", todo="see what build says; `make test` builds it too")
     return TrialRelease(version, next(built.glob("*.whl")), next(built.glob("*.tar.gz")))
 

@@ -93,7 +93,7 @@ def create(
                 place = f"the secret {secret} of the target {target.place}, key {SECRET_KEY}"
             else:
                 path = path or target.client_folder(request.owner) / f"token-{token.id}"
-                write(path, plain)
+                write_token(path, plain)
                 place = f"{shown(path)} (mode 0600)"
         except (RunbookError, OSError):
             admin.revoke_token(token.id)  # nobody will ever have it
@@ -142,7 +142,7 @@ def revoke(target: Target, token_id: str) -> Text:
     return Text(f"Token {token_id} was revoked; every server refuses it within five seconds.")
 
 
-def write(path: Path, token: Secret) -> None:
+def write_token(path: Path, token: Secret) -> None:
     """Write a token into a private file.
 
     Raises:
@@ -153,7 +153,7 @@ def write(path: Path, token: Secret) -> None:
     replace_file(path, f"{token.reveal()}\n")
 
 
-def read(path: Path) -> Secret | None:
+def read_token(path: Path) -> Secret | None:
     """The token in a file; None if there is none."""
     try:
         text = path.read_text("utf-8").strip()
@@ -162,7 +162,7 @@ def read(path: Path) -> Secret | None:
     return Secret(text) if text else None
 
 
-def status(url: str, token: Secret) -> int:
+def token_status(url: str, token: Secret) -> int:
     """Status of the index's response to a request with a token."""
     return login_status(Login(url=url, username=TOKEN_USER, password=token))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ops.settings import Hosting, IndexLimits, Settings, refuse_unknown
+from ops.settings import Hosting, IndexLimits, Settings, refuse_unknown_variables
 
 
 def test_the_defaults_work_and_so_does_everything_that_modal_takes() -> None:
@@ -112,12 +112,12 @@ def test_space_around_a_value_is_no_part_of_it() -> None:
 )
 def test_an_unknown_name_is_refused_with_the_nearest_that_is_known(name: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} is not a setting of the index: the nearest one is {nearest}"):
-        refuse_unknown({name: "1"})
+        refuse_unknown_variables({name: "1"})
 
 
 def test_names_that_belong_to_others_are_left_alone() -> None:
-    refuse_unknown({"PYPI_RUNBOOK_HOME": "/x", "PYPI_TOKEN": "x", "PYPISERVER_X": "1", "PATH": "/bin"})
-    refuse_unknown(
+    refuse_unknown_variables({"PYPI_RUNBOOK_HOME": "/x", "PYPI_TOKEN": "x", "PYPISERVER_X": "1", "PATH": "/bin"})
+    refuse_unknown_variables(
         {**Settings().variables(), **Hosting().variables(), **IndexLimits().variables(), "PYPI_LOWER_PROTECTION": ""}
     )
 

@@ -12,7 +12,7 @@ from ops.errors import GUIDE, IndexRequestError, RunbookError, RunError, Verific
 from ops.index.auth.passwords import InvalidCredentials
 from ops.index.errors import PackageIndexError
 from ops.runbook import Notebook
-from ops.runbook.failure import explained
+from ops.runbook.failure import failure_of
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.fakes import FakeTarget
 
@@ -73,7 +73,7 @@ def test_an_error_names_its_entry_in_its_last_line_wherever_it_is_shown() -> Non
     error = IndexRequestError("no", status=401, why="because", todo="log in")
     assert str(error).splitlines()[2] == "What to do: log in. See 90_troubleshoot#IndexRequestError-401."
     assert guard.explanation(error)[2].endswith("#IndexRequestError-401.")
-    assert explained(type(error).__name__, str(error)).todo == "log in. See 90_troubleshoot#IndexRequestError-401"
+    assert failure_of(type(error).__name__, str(error)).todo == "log in. See 90_troubleshoot#IndexRequestError-401"
     assert IndexRequestError("no", status=418).entry == IndexRequestError("no").entry == "IndexRequestError"
     assert str(RunbookError("no")) == "no.\nWhat to do: See 90_troubleshoot#RunbookError."
 

@@ -51,18 +51,18 @@ def test_a_created_token_is_in_a_private_file_and_lets_in_until_it_is_revoked(
 ) -> None:
     path = tmp_path / "folder" / "token"
     assert main(["token", "create", "alice", "--project", "spam", "--label", "ci", "--out", str(path)]) == 0
-    token = user_tokens.read(path)
+    token = user_tokens.read_token(path)
     assert token is not None
     assert TOKEN.fullmatch(token.reveal())
     assert path.stat().st_mode & 0o777 == 0o600
-    eventually(lambda: user_tokens.status(server.url, token) == 200)
+    eventually(lambda: user_tokens.token_status(server.url, token) == 200)
     assert main(["token", "list", "--owner", "alice"]) == 0
     said = capsys.readouterr().out
     assert "publisher of spam" in said
     assert token.reveal()[-16:] not in said
     token_id = token.reveal().split("_")[1]
     assert main(["token", "revoke", token_id]) == 0
-    eventually(lambda: user_tokens.status(server.url, token) == 401)
+    eventually(lambda: user_tokens.token_status(server.url, token) == 401)
     assert main(["token", "revoke", token_id]) == 2
     assert "runbook token list" in capsys.readouterr().err
 
@@ -94,13 +94,13 @@ def test_onboarding_writes_a_token_for_a_ci_job_once(target: FakeTarget, monkeyp
     asked = onboard.describe(target, username="ci", projects="spam", token_days=7)
     assert onboard.plan(asked).changes[-1].then == "create one for 7 days"
     outcome = onboard.apply(asked)
-    token = user_tokens.read(asked.token)
+    token = user_tokens.read_token(asked.token)
     assert token is not None
     assert asked.token.stat().st_mode & 0o777 == 0o600
     assert "let in (200)" in str(onboard.verify(asked))
     assert token.reveal()[-16:] not in f"{outcome}{onboard.instructions(asked, outcome)}"
     assert not onboard.apply(asked).changed
-    assert user_tokens.read(asked.token) == token
+    assert user_tokens.read_token(asked.token) == token
     with pytest.raises(ParameterError, match="366 days"):
         onboard.describe(target, username="ci", token_days=366)
 

@@ -62,7 +62,7 @@ class Result:
         return self
 
 
-def environment(url: str, extra: Mapping[str, str]) -> dict[str, str]:
+def client_environment(url: str, extra: Mapping[str, str]) -> dict[str, str]:
     """Environment of a client of the index at *url*, with the variables in *extra*."""
     inherited = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("LC_")}
     if is_loopback(url):
@@ -73,7 +73,7 @@ def environment(url: str, extra: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200", "PYTHONUTF8": "1", **extra}
 
 
-def run(
+def run_client(
     client: str,
     arguments: Sequence[str | Path],
     *,
@@ -177,10 +177,10 @@ class Client:
         raise NotImplementedError
 
     def _run(self, *arguments: str | Path, text: str = "") -> Result:
-        return run(
+        return run_client(
             self.name,
             [*self._command(), *arguments],
-            environment=environment(self.login.url, self._variables()),
+            environment=client_environment(self.login.url, self._variables()),
             secrets=[self.login.password] if self.login.password else [],
             text=text,
         )

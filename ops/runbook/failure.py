@@ -52,7 +52,7 @@ def _error(cell: Any) -> Failure | None:
         if output.output_type == "error":
             if output.ename == "SystemExit":
                 return _exited(output.evalue)
-            return explained(output.ename, output.evalue)
+            return failure_of(output.ename, output.evalue)
     return None
 
 
@@ -76,7 +76,7 @@ def _exited(code: str) -> Failure:
     )
 
 
-def explained(ename: str, evalue: str) -> Failure:
+def failure_of(ename: str, evalue: str) -> Failure:
     """Split the text of an exception into what, why and what to do, as :class:`ops.errors.RunbookError` writes it.
 
     Parameters:

@@ -13,7 +13,7 @@ from ops.redaction import Redactor
 from ops.runbook import record as outcomes
 from ops.runbook.notebook import steps
 from ops.runbook.record import NotebookRecord, Record, StepRecord
-from ops.runbook.summary import lines, write
+from ops.runbook.summary import outcome_lines, write_flushed
 
 TICK_SECONDS = 1.0
 """Seconds between two updates of the elapsed time on a terminal."""
@@ -67,14 +67,14 @@ class ConsoleProgress:
         """Write what *progress* adds."""
         stream = self._stream or sys.stdout
         if progress.outcome == "running":
-            write(stream, f"{progress.notebook}  {progress.step:>2}/{progress.steps}  {progress.title} … ")
+            write_flushed(stream, f"{progress.notebook}  {progress.step:>2}/{progress.steps}  {progress.title} … ")
             self._clock = _Clock(stream) if stream.isatty() else None
             return
         if self._clock is not None:
             self._clock.stop()
-        write(stream, f"{_WORDS.get(progress.outcome, progress.outcome)} {progress.seconds:.1f} s\n")
+        write_flushed(stream, f"{_WORDS.get(progress.outcome, progress.outcome)} {progress.seconds:.1f} s\n")
         for line in progress.lines if self._detailed else ():
-            write(stream, f"    {line}\n")
+            write_flushed(stream, f"    {line}\n")
 
 
 class _Clock:
@@ -94,7 +94,7 @@ class _Clock:
 
     def _replace(self, text: str) -> None:
         back, blank = "\b" * len(self._shown), " " * len(self._shown)
-        write(self._stream, f"{back}{blank}{back}{text}")
+        write_flushed(self._stream, f"{back}{blank}{back}{text}")
         self._shown = text
 
     def stop(self) -> None:
@@ -155,7 +155,7 @@ class StepLog:
         elif status == "completed":
             outputs = [output for output in notebook.cells[index].outputs if output.get("metadata")]
             if outputs and self._entry.learn(self._redactor.tree(outputs)):
-                self._lines += lines(self._entry)
+                self._lines += outcome_lines(self._entry)
             if index == step.cells[-1]:
                 self._end(outcomes.SUCCEEDED)
 

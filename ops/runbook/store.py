@@ -28,7 +28,7 @@ from ops.private_files import replace_file
 from ops.redaction import Redactor
 from ops.runbook import contents
 from ops.runbook.execution import CELL_TIMEOUT
-from ops.runbook.failure import explained
+from ops.runbook.failure import failure_of
 from ops.runbook.kernel import kernel_environment, kernel_manager
 from ops.runbook.notebook import Notebook, find_notebook, list_notebooks
 from ops.runbook.workspace_secrets import register, workspace_sources
@@ -128,7 +128,7 @@ def _executed(notebook: Notebook, copy: Path, environment: dict[str, str], redac
                 env=kernel_environment(Path(scratch), environment), cwd=str(copy), stdout=log, stderr=log
             )
         except CellExecutionError as error:
-            failure = explained(error.ename, redactor.text(error.evalue))
+            failure = failure_of(error.ename, redactor.text(error.evalue))
             raise RunError(
                 f"{notebook.name} was not stored, since it failed",
                 why=": ".join(part for part in (failure.what, failure.why) if part),

@@ -32,7 +32,7 @@ def change_lines(entry: NotebookRecord) -> tuple[str, ...]:
     return (*lines, f"Done: {len(lines)} changed", *filter(None, [entry.note]))
 
 
-def lines(entry: NotebookRecord) -> tuple[str, ...]:
+def outcome_lines(entry: NotebookRecord) -> tuple[str, ...]:
     """Lines of a notebook's outcome, or else of its plan."""
     return change_lines(entry) or plan_lines(entry)
 
@@ -63,15 +63,15 @@ def tell(record: Record, stream: TextIO, variables: Mapping[str, str]) -> None:
         stream: for the recap and the commands.
         variables: ``GITHUB_ACTIONS``, and ``GITHUB_STEP_SUMMARY``, which names the file of the job's page.
     """
-    write(stream, f"\n{recap(record)}\n")
+    write_flushed(stream, f"\n{recap(record)}\n")
     if variables.get("GITHUB_ACTIONS") == "true" and (commands := workflow_commands(record)):
-        write(stream, f"{commands}\n")
+        write_flushed(stream, f"{commands}\n")
     if page := variables.get("GITHUB_STEP_SUMMARY"):
         with Path(page).open("a", encoding="utf-8") as file:
             file.write(markdown([record]))
 
 
-def write(stream: TextIO, text: str) -> None:
+def write_flushed(stream: TextIO, text: str) -> None:
     """Write and flush; a stream of another encoding gets ASCII, since letters are not worth a failed run."""
     try:
         stream.write(text)

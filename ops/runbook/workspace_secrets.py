@@ -62,7 +62,7 @@ def passwords_in_urls(text: str) -> Iterator[str]:
         yield urllib.parse.unquote(match[1])
 
 
-def environment(variables: Mapping[str, str]) -> Iterable[str]:
+def environment_secrets(variables: Mapping[str, str]) -> Iterable[str]:
     """The values of variables named like secrets, and the passwords of URLs in all the others."""
     for name, value in variables.items():
         if is_secret_variable(name) and not value.startswith("/"):
@@ -119,7 +119,7 @@ def client_files(workspace: Workspace) -> SecretSource:
 
 def workspace_sources(workspace: Workspace, variables: Mapping[str, str]) -> tuple[SecretSource, ...]:
     """All sources that are known before a notebook runs."""
-    known = tuple(environment(variables))
+    known = tuple(environment_secrets(variables))
     return (lambda: known, secret_files(workspace), client_files(workspace))
 
 

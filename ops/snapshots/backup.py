@@ -127,7 +127,7 @@ class Backup:
         """Name and content of all snapshots of the bucket, the newest first; None for the content of a damaged one."""
         for name in reversed(self._bucket.snapshots()):
             try:
-                yield name, read(self._bucket, name)
+                yield name, read_snapshot(self._bucket, name)
             except SnapshotError:
                 yield name, None
 
@@ -250,7 +250,7 @@ class Backup:
     def _needs(self, name: str) -> _Needs:
         """Entries of a snapshot by which blobs are decided about. Snapshots never change, so each is read once."""
         if name not in self._read:
-            snapshot = read(self._bucket, name)
+            snapshot = read_snapshot(self._bucket, name)
             blobs = frozenset(sys.intern(item.sha256) for _, item in snapshot.blobs())
             self._read[name] = _Needs(snapshot.place, blobs)
         return self._read[name]
@@ -348,7 +348,7 @@ class Backup:
             yield copy
 
 
-def read(bucket: Bucket, name: str) -> Snapshot:
+def read_snapshot(bucket: Bucket, name: str) -> Snapshot:
     """Read one snapshot.
 
     Raises:

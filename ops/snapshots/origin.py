@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from ops.errors import SnapshotError
-from ops.snapshots.backup import digest_of, read
+from ops.snapshots.backup import digest_of, read_snapshot
 from ops.snapshots.bucket import SNAPSHOTS, Bucket
 from ops.snapshots.snapshot import Item, Snapshot, name_of
 from ops.targets.index_files import distribution
@@ -150,4 +150,4 @@ def find_origin(source: str, snapshot: str = LATEST) -> Origin:
             why=known,
             todo="give the beginning of a name that the notebook 06_back_up lists, such as its day, or latest",
         )
-    return SnapshotOrigin(bucket, read(bucket, found[-1]))
+    return SnapshotOrigin(bucket, read_snapshot(bucket, found[-1]))

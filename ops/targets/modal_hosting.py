@@ -21,7 +21,7 @@ from ops.settings import (
     Hosting,
     IndexLimits,
     Settings,
-    refuse_unknown,
+    refuse_unknown_variables,
 )
 from ops.targets.modal_session import ask, exists, modal, say
 from ops.targets.target import HostingChange, HostingDifferences
@@ -83,7 +83,7 @@ class HostingPlan:
         """
         lowered = _named(f"{lower_protection},{variables.get(LOWER_PROTECTION_VARIABLE, '')}")
         try:
-            refuse_unknown(variables)
+            refuse_unknown_variables(variables)
             told, told_limits = Hosting.told(variables), IndexLimits.told(variables)
             deployed = deployed_hosting(settings, environment)
             tags = DeployedTags.of(settings, environment)

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ops.clients.client import Result, environment, run
+from ops.clients.client import Result, client_environment, run_client
 from ops.clients.configuration import is_loopback
 from ops.errors import ClientError
 from ops.secret import Secret
@@ -27,8 +27,10 @@ SLEEP = ["sleep", f"600.{os.getpid()}"]
 
 
 def python(code: str, *, seconds: float = 30.0, text: str = "", secrets: tuple[Secret, ...] = ()) -> Result:
-    plain = environment("http://127.0.0.1/", {})
-    return run("python", [sys.executable, "-c", code], environment=plain, seconds=seconds, text=text, secrets=secrets)
+    plain = client_environment("http://127.0.0.1/", {})
+    return run_client(
+        "python", [sys.executable, "-c", code], environment=plain, seconds=seconds, text=text, secrets=secrets
+    )
 
 
 def sleepers() -> list[psutil.Process]:
@@ -105,21 +107,21 @@ def test_an_interrupt_kills_the_client_with_its_children_and_is_raised(staying: 
 
 def test_a_missing_program_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="twine could not be started") as caught:
-        run("twine", [tmp_path / "nothing"], environment={})
+        run_client("twine", [tmp_path / "nothing"], environment={})
     assert caught.value.todo
 
 
 def test_a_client_inherits_neither_secrets_nor_settings_of_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AUTH_TOKEN", "INDEX_PASSWORD", "PIP_INDEX_URL", "UV_INDEX", "TWINE_PASSWORD", "NETRC", "PYTHONPATH"):
         monkeypatch.setenv(name, "of the operator")
-    assert "of the operator" not in environment("http://127.0.0.1/", {}).values()
+    assert "of the operator" not in client_environment("http://127.0.0.1/", {}).values()
 
 
 def test_a_proxy_is_used_for_other_hosts_and_never_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", "internal.example")
-    assert environment("http://127.0.0.1:1/", {})["NO_PROXY"] == "internal.example,127.0.0.1"
-    elsewhere = environment("https://index.example/", {})
+    assert client_environment("http://127.0.0.1:1/", {})["NO_PROXY"] == "internal.example,127.0.0.1"
+    elsewhere = client_environment("https://index.example/", {})
     assert (elsewhere["NO_PROXY"], elsewhere["HTTPS_PROXY"]) == ("internal.example", "http://proxy.example:3128")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ops.redaction import MASK, Redactor
-from ops.runbook.workspace_secrets import environment, is_secret_variable, register, workspace_sources
+from ops.runbook.workspace_secrets import environment_secrets, is_secret_variable, register, workspace_sources
 from ops.secret import REGISTER_VARIABLE, Secret
 from ops.workspace import Workspace
 
@@ -53,7 +53,7 @@ def test_the_environment_gives_values_of_secrets_and_passwords_in_urls() -> None
         "PATH": "/usr/bin:/bin",
         "HTTP_PROXY": "http://proxy.example:3128",
     }
-    assert set(environment(variables)) == {"twine-secret", "p%40ss-word", "p@ss-word", "second-one"}
+    assert set(environment_secrets(variables)) == {"twine-secret", "p%40ss-word", "p@ss-word", "second-one"}
 
 
 def test_a_secret_made_in_another_process_is_known_through_its_register(

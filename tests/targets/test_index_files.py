@@ -86,9 +86,9 @@ def test_a_status_is_one_that_the_index_knows_or_none(content: bytes, status: st
 
 
 def test_a_line_of_the_audit_log_is_read_by_those_who_read_the_log() -> None:
-    from ops.audit_log import parse
+    from ops.audit_log import parse_log
 
     line = index_files.audit_line("2026-01-31T00:00:00Z", "restore", "alice", {"users": ["bob reader"], "files": 2})
-    (event,) = parse(line)
+    (event,) = parse_log(line)
     assert event is not None
     assert event["users"] == ["bob reader"]
