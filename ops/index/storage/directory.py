@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import secrets
+import sys
 import threading
 import time
 import weakref
@@ -40,7 +41,7 @@ class DirectoryStorage:
         self._before: list[Callable[[], None]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._begun: Future[None] | None = None
-        self._sync = SharedRun(self._sync_all)
+        self._sync = SharedRun(lambda: sync_folder(str(self._directory)))
 
     @property
     def directory(self) -> Path:
@@ -55,7 +56,7 @@ class DirectoryStorage:
         return _NOTHING
 
     def before_commit(self, action: Callable[[], None]) -> None:
-        """Have *action* called by each commit, once for all who share it."""
+        """Have *action* called by each commit."""
         self._before.append(action)
 
     def begin_commit(self) -> None:
@@ -67,10 +68,13 @@ class DirectoryStorage:
     def commit(self) -> None:
         """Make the names at the top of the directory durable; one sync serves all who call meanwhile.
 
+        What precedes a commit is done for later callers while the names of earlier ones are synced.
+
         Raises:
             StorageError: they may not be.
         """
         try:
+            self._prepare()
             self._sync()
         except OSError as error:
             raise storage_error("what was written could not be made durable", error) from error
@@ -78,10 +82,6 @@ class DirectoryStorage:
     def _prepare(self) -> None:
         for action in self._before:
             action()
-
-    def _sync_all(self) -> None:
-        self._prepare()
-        sync_folder(str(self._directory))
 
     def reload(self) -> None:
         """Nothing to do: others' changes appear at once."""
@@ -288,6 +288,12 @@ def remove(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def begin_sync(descriptor: int) -> None:
+    """Have the kernel begin to write a file to the disk, so that a later fsync takes less time."""
+    if sys.platform == "linux":
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(path: str) -> None:

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -132,6 +133,33 @@ def test_the_line_of_an_upload_is_synced_while_its_file_is(node: Node, monkeypat
     publish(node)
     (log,) = (node.directory / ".index" / "audit").iterdir()
     assert '"upload"' in log.read_text()
+
+
+def test_the_line_of_an_upload_is_synced_while_the_name_of_another_is(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.transactions.audit = Audit(node.storage)
+    naming, line, go_on = threading.Event(), threading.Event(), threading.Event()
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if path_of(descriptor) == node.directory:
+            naming.set()
+            assert go_on.wait(60)
+        elif path_of(descriptor).suffix == ".jsonl" and naming.is_set():
+            line.set()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            one = pool.submit(publish, node)
+            assert naming.wait(60)
+            other = pool.submit(publish, node, "spam-1.0-py3-none-any.whl", wheel("spam", "1.0"))
+            assert line.wait(60)
+        finally:
+            go_on.set()
+    assert one.result() is other.result() is UploadResult.CREATED
 
 
 def test_the_same_bytes_again_are_a_success_and_change_nothing(node: Node) -> None:
