@@ -46,7 +46,7 @@ ADMIN_FOLDER: Final = ".audit"
 _REFUSALS: Final = frozenset({"oidc.refused", "login.refused", "login.throttled", "admin.refused", "admin.throttled"})
 """Events that anybody can cause at will, and that are therefore summarized."""
 
-_SECRET: Final = ("password", "authorization", "token", "secret", "hash")
+_SECRET: Final = re.compile("password|authorization|token|secret|hash", re.IGNORECASE)
 _MAX_LENGTH: Final = 500
 
 _WINDOW: Final = 60.0
@@ -292,7 +292,7 @@ def _line(now: float, event: str, user: str, address: str, details: dict[str, ob
     for key, value in details.items():
         if value is None or isinstance(value, bool | int | float):
             entry[key] = value
-        elif any(word in key.lower() for word in _SECRET):
+        elif _SECRET.search(key) is not None:
             entry[key] = "********"
         elif isinstance(value, list | tuple | set | frozenset):
             entry[key] = [_shortened(str(item)) for item in value]

@@ -30,6 +30,9 @@ from ops.index.packages.uploads import Publisher, Staged
 _UPLOAD: Final = "ops.index.upload"
 """Key of the current upload in the WSGI environment (PEP 3333 leaves such keys to servers)."""
 
+_READ: Final = frozenset({":action", "name", "version"})
+"""Fields that pypiserver reads; bottle would copy each field three times."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -187,11 +190,12 @@ def _current() -> _Upload:
 
 def _add_form() -> None:
     """Add the form, which was parsed as it arrived, to pypiserver's request."""
-    form = _current().form
+    form, post = _current().form, request.POST
     for name, value in form.fields:
-        request.POST[name] = value
+        if name in _READ:
+            post[name] = value
     for name, staged in form.files:
-        request.POST[name] = FileUpload(staged, name, staged.filename)
+        post[name] = FileUpload(staged, name, staged.filename)
 
 
 def _sentence(error: HTTPError) -> str:

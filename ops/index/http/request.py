@@ -159,11 +159,12 @@ class Request:
         """
         site = self.header(b"sec-fetch-site")
         origin = self.header(b"origin")
+        foreign = False
         if site is not None:
             foreign = site.strip().lower() not in {"same-origin", "none"}
-        else:
+        elif origin is not None:
             own = _origin(f"{self.scheme}://{self.host}")
-            foreign = origin is not None and (own is None or _origin(origin) != own)
+            foreign = own is None or _origin(origin) != own
         if foreign:
             raise OtherSite("nothing is changed at the request of another web site's page; use the index's own address")
 
