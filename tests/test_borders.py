@@ -197,3 +197,20 @@ def test_the_house_has_the_rooms_it_is_drawn_with() -> None:
     assert {name for name in names if not name.endswith(".ipynb")} == {"README.md"}
     folders = {path.name for path in (PROJECT_ROOT / "ops").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders <= {"cli", "index", "targets", "clients", "runbook", "snapshots"}
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in modules(PROJECT_ROOT / "ops"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert twice == {}, "name one of them by what sets it apart"
+
+
+def test_contributing_names_the_modules_between_the_folders() -> None:
+    named = (PROJECT_ROOT / ".github" / "CONTRIBUTING.md").read_text().partition("The modules of `ops/` itself:")[2]
+    table = named.partition("\nEvery change")[0]
+    there = {path.stem for path in (PROJECT_ROOT / "ops").glob("*.py")} - {"__init__"}
+    assert {word for word in table.split("`")[1::2] if word != "ops/"} == there, "correct the table in CONTRIBUTING"
