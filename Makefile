@@ -53,6 +53,7 @@ notebooks: $(VENV)/.test  ## run the notebooks afresh, store their outputs, and 
 lock:  ## resolve the dependencies into the requirements files (needs uv)
 	$(COMPILE) pyproject.toml -o requirements.txt $(UPGRADE)
 	$(COMPILE) -c requirements.txt deployments/requirements.in -o deployments/requirements.txt
+	$(COMPILE) tests/project_managers.in -o tests/project_managers.txt $(UPGRADE)
 	@for extra in test lab modal; do $(additions) || exit 1; done
 
 # Writes what an extra needs beyond requirements.txt, so that each pin appears once. A package that the extra needs on more

@@ -57,5 +57,9 @@ def test_commands_that_are_written_down_pin_the_tested_modal_and_uv() -> None:
 
 
 def test_every_requirements_file_says_that_it_is_generated() -> None:
-    for path in (*PROJECT_ROOT.glob("requirements*.txt"), IN_CONTAINERS):
+    for path in (
+        *PROJECT_ROOT.glob("requirements*.txt"),
+        IN_CONTAINERS,
+        PROJECT_ROOT / "tests" / "project_managers.txt",
+    ):
         assert "make lock" in path.read_text()[:200], path.name

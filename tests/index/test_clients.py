@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 import pytest
 from packaging.utils import canonicalize_name
 
+from tests.index.recording import RecordingFront
 from tests.index.serving import PASSWORD, Server, eventually
 
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv") or ""
@@ -116,12 +118,23 @@ def dist(tmp_path: Path) -> Path:
 
 
 class Client:
-    """A machine with nothing configured."""
+    """A machine with nothing configured, whose programs ask for nothing new."""
 
     def __init__(self, server: Server, home: Path) -> None:
+        home.mkdir()
         self.server = server
         self.home = home
-        self.index = server.url_for() + "simple/"
+        self._front = RecordingFront(server.port)
+        self.root = self._front.url
+        self.index = f"{server.url_for().replace(str(server.port), str(self._front.port))}simple/"
+
+    def __enter__(self) -> Self:
+        self._front.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._front.__exit__()
+        assert self._front.unknown() == []
 
     def run(self, *command: str, fails: bool = False, cwd: Path | None = None, **environment: str) -> str:
         """Run a program; what it printed, on both streams."""
@@ -169,7 +182,7 @@ class Client:
 
     def twine(self, *files: Path, user: str = "alice", password: str = PASSWORD, fails: bool = False) -> str:
         """``twine upload`` to the root of the index."""
-        credentials = ["--username", user, "--password", password, "--repository-url", self.server.url]
+        credentials = ["--username", user, "--password", password, "--repository-url", self.root]
         return self.run(
             sys.executable,
             "-m",
@@ -185,15 +198,14 @@ class Client:
 
     def publish(self, *files: Path, more: tuple[str, ...] = (), user: str = "alice", fails: bool = False) -> str:
         """``uv publish`` to the root of the index."""
-        credentials = ["--username", user, "--password", PASSWORD, "--publish-url", self.server.url]
+        credentials = ["--username", user, "--password", PASSWORD, "--publish-url", self.root]
         return self.uv("publish", *credentials, "--trusted-publishing", "never", *more, *map(str, files), fails=fails)
 
 
 @pytest.fixture
-def client(server: Server, tmp_path: Path) -> Client:
-    home = tmp_path / "machine"
-    home.mkdir()
-    return Client(server, home)
+def client(server: Server, tmp_path: Path) -> Iterator[Client]:
+    with Client(server, tmp_path / "machine") as client:
+        yield client
 
 
 def requirement(path: Path, name: str, version: str) -> str:

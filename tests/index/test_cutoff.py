@@ -23,10 +23,7 @@ OPTION = "--uploaded-prior-to"
     reason=f"pip has {OPTION} from 26.0 on; uv's --exclude-newer is tested with the other clients",
 )
 def test_pip_picks_what_was_uploaded_before_a_moment_and_nothing_else(tmp_path: Path) -> None:
-    home = tmp_path / "machine"
-    home.mkdir()
-    with Server(tmp_path / "server") as server:
-        client = Client(server, home)
+    with Server(tmp_path / "server") as server, Client(server, tmp_path / "machine") as client:
         began = datetime.now(UTC)
         for version in ("1.0", "2.0"):
             assert upload(server, wheel_name("dated", version), wheel("dated", version)).status == 200
@@ -42,6 +39,6 @@ def test_pip_picks_what_was_uploaded_before_a_moment_and_nothing_else(tmp_path: 
         later = (ended + timedelta(seconds=1)).isoformat()
         for moment, version in ((second, "1.0"), (later, "2.0")):
             download(moment)
-            (got,) = (home / f"before-{moment}").iterdir()
+            (got,) = (client.home / f"before-{moment}").iterdir()
             assert got.name == f"dated-{version}-py3-none-any.whl"
         assert "No matching distribution" in download(first, fails=True)

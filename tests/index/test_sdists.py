@@ -52,10 +52,9 @@ def nothing_goes_wrong_inside_the_server(server: Server) -> Iterator[None]:
 
 
 @pytest.fixture
-def client(server: Server, tmp_path: Path) -> Client:
-    home = tmp_path / "machine"
-    home.mkdir()
-    return Client(server, home)
+def client(server: Server, tmp_path: Path) -> Iterator[Client]:
+    with Client(server, tmp_path / "machine") as client:
+        yield client
 
 
 def build(folder: Path, name: str, lines: str = "", metadata_version: str = "2.4") -> Path:

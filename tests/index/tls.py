@@ -1,72 +1,29 @@
-"""TLS in front of a server on loopback, which records what clients ask for."""
+"""TLS in front of a server on loopback."""
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import select
-import socket
-import socketserver
 import ssl
-import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from tests.index.issuer import private_key
+from tests.index.recording import RecordingFront
 
 
-class TlsFront:
-    """Passes connections on to a port, and keeps the request lines. ``authority`` is the file of its CA."""
+class TlsFront(RecordingFront):
+    """The same over TLS. ``authority`` is the file of its CA."""
 
     def __init__(self, folder: Path, port: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.authority = folder / "authority.pem"
-        self.requests: list[str] = []
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(_certificate(folder, self.authority))
-        front = self
-
-        class Handler(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                with (
-                    contextlib.suppress(OSError),
-                    context.wrap_socket(self.request, server_side=True) as client,
-                    socket.create_connection(("127.0.0.1", port)) as backend,
-                ):
-                    front._pass(client, backend)
-
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self.url = f"https://127.0.0.1:{self._server.server_address[1]}/"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()  # after the last connection
-
-    def _pass(self, client: ssl.SSLSocket, backend: socket.socket) -> None:
-        while True:
-            ready = [client] if client.pending() else select.select([client, backend], [], [], 30)[0]
-            if not ready:
-                return
-            for source in ready:
-                piece = source.recv(65536)
-                if not piece:
-                    return
-                if source is client:
-                    line = piece.partition(b"\r\n")[0].decode("latin-1")
-                    if line.endswith(" HTTP/1.1"):
-                        self.requests.append(line.removesuffix(" HTTP/1.1"))
-                (backend if source is client else client).sendall(piece)
+        super().__init__(port, context)
 
 
 _SIGNS_CERTIFICATES = x509.KeyUsage(
