@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from ops.index.packages.filenames import Form, can_be_listed, is_project, is_safe, parse
 
 if TYPE_CHECKING:
-    from ops.index.packages.inspection import Inspector
+    from ops.index.packages.inspector import Inspector
     from ops.index.packages.uploads import Staged
 
 YANKED, REVOKED, STATUS = ".index/yanked/", ".index/revoked/", ".index/status/"
@@ -217,7 +217,7 @@ def refusals(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
 
     Contents are looked at in child processes with limits, as on the server.
     """
-    from ops.index.packages.inspection import Inspector
+    from ops.index.packages.inspector import Inspector
 
     inspector = Inspector()
     try:

@@ -12,7 +12,7 @@ from typing import IO, Any
 import pytest
 
 from ops.index.config import Options
-from ops.index.packages.inspection import DeferredError
+from ops.index.packages.inspector import DeferredError
 from ops.index.packages.releases import Releases, Uploader
 from ops.index.packages.repository import Repository
 from ops.index.packages.uploads import Publisher, Staged, UploadResult

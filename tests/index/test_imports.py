@@ -16,6 +16,7 @@ def run(code: str) -> str:
 
 def test_the_server_imports_nothing_that_few_requests_need() -> None:
     unneeded = {"uvicorn.main", "click", "watchfiles", "uvicorn.supervisors", "xmlrpc.client", "urllib.request"}
+    unneeded |= {"configparser", "logging.handlers", "tarfile", "zipfile", "tomllib", "ops.index.packages.inspection"}
     code = "import sys, ops.index.assembly, ops.index.server; print(*sys.modules)"
     assert unneeded & set(run(code).split()) == set()
 
@@ -23,6 +24,11 @@ def test_the_server_imports_nothing_that_few_requests_need() -> None:
 def test_whoever_imports_all_of_uvicorn_later_gets_it() -> None:
     code = "import ops.index.server, uvicorn, uvicorn.main as m; print(m.run.__name__, uvicorn.Server is m.Server)"
     assert run(code) == "run True\n"
+
+
+def test_logs_can_be_configured_by_uvicorn_all_the_same() -> None:
+    code = "import ops.index.server, uvicorn, logging; uvicorn.Config('a:b'); print(logging.getLogger('uvicorn').level)"
+    assert run(code) == "20\n"
 
 
 def test_all_of_uvicorn_stays_for_those_who_imported_it_before() -> None:

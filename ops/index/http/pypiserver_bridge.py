@@ -22,7 +22,7 @@ from pypiserver.core import PkgFile
 from ops.index.errors import BadRequest, NotFound, PackageIndexError
 from ops.index.http.upload_form import UploadForm
 from ops.index.packages.filenames import normalize, parse, same_version
-from ops.index.packages.inspection import DeferredError
+from ops.index.packages.inspector import DeferredError
 from ops.index.packages.releases import Releases, Uploader
 from ops.index.packages.repository import Repository
 from ops.index.packages.uploads import Publisher, Staged

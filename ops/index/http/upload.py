@@ -23,7 +23,7 @@ from ops.index.errors import (
     TooManyUploads,
 )
 from ops.index.http.request import Confirm, Request, client_gone
-from ops.index.packages.inspection import DeferredError
+from ops.index.packages.inspector import DeferredError
 from ops.index.packages.releases import Releases
 from ops.index.packages.repository import Repository
 from ops.index.packages.uploads import Publisher
@@ -90,9 +90,10 @@ class UploadApi:
         self._pypiserver: Pypiserver | None = None
 
     def warm_up(self) -> None:
-        """Import pypiserver if it is not yet there. Blocks."""
+        """Import pypiserver, and what inspects uploads, if they are not yet there. Blocks."""
         with self._importing:
             if self._pypiserver is None:
+                import ops.index.packages.inspection  # noqa: F401 - which the first upload would wait for
                 from ops.index.http.pypiserver_bridge import Pypiserver
 
                 self._pypiserver = Pypiserver(self._publisher, self._releases, self._repository)

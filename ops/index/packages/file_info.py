@@ -25,7 +25,6 @@ from ops.index.errors import PackageIndexError, StorageBusy
 from ops.index.packages.attestations import Provenances
 from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, parse
-from ops.index.packages.inspection import look_into
 from ops.index.packages.models import File
 from ops.index.storage.directory import INDEX_FOLDER, StagingFolder, remove
 from ops.index.storage.storage import Storage
@@ -384,6 +383,8 @@ class FileInfoStore:
                 self._copies.write(path, file_info, metadata)
 
     def _compute(self, path: str, status: os.stat_result) -> tuple[FileInfo, bytes | None]:
+        from ops.index.packages.inspection import look_into  # with readers of archives, which a start does without
+
         name = parse(path.rpartition("/")[2])
         assert name is not None  # noqa: S101 - every listed file has a name
         digest = hashlib.sha256()

@@ -32,7 +32,7 @@ from ops.index.errors import (
 from ops.index.packages.attestations import attestations_of, provenance_of
 from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, is_project, is_safe, parse
-from ops.index.packages.inspection import DeferredError, Inspector
+from ops.index.packages.inspector import DeferredError, Inspector
 from ops.index.packages.quotas import Quotas, Reservation
 from ops.index.packages.releases import Uploader
 from ops.index.packages.repository import Repository

@@ -17,10 +17,10 @@ from ops.index.errors import InvalidArchive, PackageIndexError, WorkCancelled
 from ops.index.http import upload
 from ops.index.http.request import Request
 from ops.index.http.upload import UploadApi
-from ops.index.packages import inspection
 from ops.index.packages.archive import OutOfBoundsError
 from ops.index.packages.filenames import Name, parse
-from ops.index.packages.inspection import AT_ONCE, DeferredError, Inspector, inspect
+from ops.index.packages.inspection import AT_ONCE, inspect
+from ops.index.packages.inspector import DeferredError, Inspector
 from ops.index.packages.uploads import Staged, UploadResult
 from ops.index.sandbox.sandbox import Cancellation
 from tests.index.archives import sdist, wheel, wheel_name
@@ -90,7 +90,7 @@ def test_what_is_refused_at_length_is_refused_with_the_same_sentence(node: Node,
 
 
 def test_what_reaches_a_limit_is_refused(node: Node, inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "_WALL_SECONDS", 0.001)
+    monkeypatch.setattr("ops.index.packages.inspector._WALL_SECONDS", 0.001)
     staged = staged_in(node, BIG)
     with pytest.raises(InvalidArchive, match="it cannot be looked at: it takes more than"):
         inspector.at_length(name_of(NAME), staged)
