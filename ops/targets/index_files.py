@@ -104,8 +104,8 @@ def tombstones(name: str, content: str) -> Iterator[tuple[str, str]]:
 
 def accounts(passwords: bytes, groups: bytes) -> dict[str, AccountEntry]:
     """The users in ``.htpasswd`` and ``.htgroup``, by name."""
+    from ops.index.auth.password_file import PasswordFile
     from ops.index.auth.roles import Roles
-    from ops.index.auth.users import PasswordFile
 
     roles = Roles(groups)
     found = {}
@@ -124,8 +124,8 @@ def credential_defects(passwords: bytes, groups: bytes) -> Iterator[tuple[str, s
         groups: content of ``.htgroup``.
     """
     from ops.index.auth.credential_check import group_problems, password_problems
+    from ops.index.auth.password_file import PasswordFile
     from ops.index.auth.passwords import cost, defect
-    from ops.index.auth.users import PasswordFile
 
     entries = PasswordFile(passwords).entries()
     for name, problems in ((PASSWORDS, password_problems(passwords)), (GROUPS, group_problems(groups, entries))):

@@ -15,11 +15,12 @@ from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, TRUST, CredentialFiles
+from ops.index.auth.password_file import PasswordFile, entry_of
 from ops.index.auth.passwords import NAME_BYTES, decoded, defect
 from ops.index.auth.roles import PROJECT, Role, group_of
 from ops.index.auth.token_file import TokenFile
 from ops.index.auth.trust import Trust
-from ops.index.auth.users import PasswordFile, Signature, Users, entry_of
+from ops.index.auth.users import Signature, Users
 from ops.index.config import Options
 from ops.index.packages.filenames import is_project
 from ops.index.storage.storage import Storage

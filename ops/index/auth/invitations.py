@@ -18,9 +18,9 @@ from typing import Final, NamedTuple
 
 from ops.index.auth.audit import Audit
 from ops.index.auth.credential_files import INVITATIONS, PASSWORDS, CredentialFiles
+from ops.index.auth.password_file import PasswordFile
 from ops.index.auth.passwords import hashed
 from ops.index.auth.token_file import timestamp
-from ops.index.auth.users import PasswordFile
 from ops.index.config import Options
 from ops.index.errors import NotFound, PackageIndexError
 from ops.index.storage.name_locks import NameLocks

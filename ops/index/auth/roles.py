@@ -9,7 +9,6 @@ reserved/acme: erin frank     new projects acme and acme-… are theirs alone (P
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF8
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +16,7 @@ from typing import Final, TypeAlias
 
 from packaging.utils import canonicalize_name
 
+from ops.index.auth.password_file import CredentialLines
 from ops.index.auth.passwords import decoded
 
 PROJECT: Final = "project/"
@@ -107,22 +107,6 @@ class Identity:
         if projects is not None and not projects:
             return Identity(self.username, Role.READER)
         return Identity(self.username, role, projects, grants=self.grants or other.grants)
-
-
-class CredentialLines:
-    """The text of a file of credentials. A byte order mark, which some editors write, is dropped.
-
-    Parameters:
-        content: the file's bytes; any bytes will do.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        self._lines = content.removeprefix(BOM_UTF8).split(b"\n")
-        if self._lines[-1] == b"":
-            self._lines.pop()
-
-    def __bytes__(self) -> bytes:
-        return b"".join(line + b"\n" for line in self._lines)
 
 
 class GroupFile(CredentialLines):

@@ -12,11 +12,11 @@ from packaging.utils import InvalidName, canonicalize_name
 
 from ops.index.auth.audit import Audit
 from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, CredentialFiles, Draft
+from ops.index.auth.password_file import PasswordFile
 from ops.index.auth.passwords import InvalidCredentials
 from ops.index.auth.roles import Identity, Role, Roles
 from ops.index.auth.token_file import Token, TokenFile, fingerprint, new_token, timestamp
 from ops.index.auth.token_uses import TokenUses
-from ops.index.auth.users import PasswordFile
 from ops.index.errors import NotFound, StorageError
 from ops.index.storage.name_locks import NameLocks
 from ops.index.storage.storage import Storage

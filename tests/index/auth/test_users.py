@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from passlib.apache import HtpasswdFile
 
 from ops.index.auth.credential_files import GROUPS, PASSWORDS, CredentialFiles
+from ops.index.auth.password_file import PasswordFile
 from ops.index.auth.passwords import (
     InvalidCredentials,
     defect,
@@ -34,7 +35,7 @@ from ops.index.auth.passwords import (
     verify,
 )
 from ops.index.auth.roles import Identity, Role
-from ops.index.auth.users import Account, PasswordFile, Users
+from ops.index.auth.users import Account, Users
 from ops.index.config import Options
 from ops.index.errors import StorageError
 from ops.index.storage.directory import DirectoryStorage
