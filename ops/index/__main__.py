@@ -17,7 +17,9 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ops.index.config import LONGEST_PAGE_AGE, PUBLIC_URL_VARIABLE, REALM, Options
 from ops.index.connection_limits import FEWEST_CONNECTIONS, ConnectionLimits, allowed_connections
@@ -31,6 +33,9 @@ from ops.index.startup import (
     check_trusted_root,
     served_directory,
 )
+
+if TYPE_CHECKING:
+    from ops.index.early_login import EarlyLogin
 
 _BACKLOG = 2048
 """The most connections that wait to be accepted, which happens all at once, if there are enough descriptors."""
@@ -52,45 +57,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=asked.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    try:
-        packages = served_directory(asked.packages, "packages")
-        credentials = served_directory(asked.credentials, "credentials")
-        check_apart(packages, credentials)
-        check_least_free(packages, asked.least_free)
-        token = admin_token(asked.admin_token_file)
-        total, per_address = allowed_connections(asked.max_connections, asked.max_connections_per_address)
-        options = Options(
-            realm=asked.realm,
-            bcrypt_rounds=asked.bcrypt_rounds,
-            max_upload_bytes=asked.max_upload_size,
-            project_quota_bytes=asked.project_quota,
-            total_quota_bytes=asked.total_quota,
-            least_free_bytes=asked.least_free,
-            uploads_per_user=asked.uploads_per_user,
-            audit_days=asked.audit_days,
-            audit_bytes=asked.audit_size,
-            page_max_age_seconds=asked.page_max_age,
-            refresh_seconds=asked.refresh_seconds,
-            trusted_proxies=tuple(asked.trusted_proxy),
-            public_url=asked.public_url,
-            trusted_root=asked.trusted_root,
-            namespaces=asked.namespaces,
-            max_connections=total,
-            max_connections_per_address=per_address,
-        )
-        if options.trusted_root is not None:
-            check_trusted_root(options.trusted_root)
-        listener = _listen(asked.host, asked.port, min(_BACKLOG, total))
-    except (CannotStartError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for a person at a terminal
-        return 1
+    with ExitStack() as stack:
+        try:
+            total, per_address = allowed_connections(asked.max_connections, asked.max_connections_per_address)
+            options = Options(
+                realm=asked.realm,
+                bcrypt_rounds=asked.bcrypt_rounds,
+                max_upload_bytes=asked.max_upload_size,
+                project_quota_bytes=asked.project_quota,
+                total_quota_bytes=asked.total_quota,
+                least_free_bytes=asked.least_free,
+                uploads_per_user=asked.uploads_per_user,
+                audit_days=asked.audit_days,
+                audit_bytes=asked.audit_size,
+                page_max_age_seconds=asked.page_max_age,
+                refresh_seconds=asked.refresh_seconds,
+                trusted_proxies=tuple(asked.trusted_proxy),
+                public_url=asked.public_url,
+                trusted_root=asked.trusted_root,
+                namespaces=asked.namespaces,
+                max_connections=total,
+                max_connections_per_address=per_address,
+            )
+            # First of all: what follows takes as long as a first login, which begins meanwhile.
+            listener = stack.enter_context(_listen(asked.host, asked.port, min(_BACKLOG, total)))
+            from ops.index.early_login import EarlyLogin
 
-    with listener:
-        _serve(packages, credentials, token, options, listener)
+            early_login = EarlyLogin(listener, asked.credentials, rounds=options.bcrypt_rounds)
+            stack.callback(early_login.close)
+            packages = served_directory(asked.packages, "packages")
+            credentials = served_directory(asked.credentials, "credentials")
+            check_apart(packages, credentials)
+            check_least_free(packages, asked.least_free)
+            token = admin_token(asked.admin_token_file)
+            if options.trusted_root is not None:
+                check_trusted_root(options.trusted_root)
+        except (CannotStartError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for a person at a terminal
+            return 1
+        _serve(packages, credentials, token, options, listener=listener, early_login=early_login)
     return 0
 
 
-def _serve(packages: Path, credentials: Path, token: str | None, options: Options, listener: socket.socket) -> None:
+def _serve(
+    packages: Path,
+    credentials: Path,
+    token: str | None,
+    options: Options,
+    *,
+    listener: socket.socket,
+    early_login: EarlyLogin,
+) -> None:
     gc.disable()  # until the server has settled: nothing that is imported is garbage, and searching it takes 10 ms
     # Imported here, so that --help and a wrong option respond at once.
     from ops.index import DirectoryStorage, create_index
@@ -101,6 +118,7 @@ def _serve(packages: Path, credentials: Path, token: str | None, options: Option
         credentials=DirectoryStorage(credentials),
         options=options,
         admin_token=token,
+        verify=early_login.verify,
     )
     address = _address(listener)
     _logger.info("serving %s with the users of %s at %s", packages, credentials, address)
@@ -114,12 +132,18 @@ def _serve(packages: Path, credentials: Path, token: str | None, options: Option
     server = Server(
         index,
         ready=announce,
-        settled=_spare_the_collector,
+        settled=functools.partial(_settle, early_login),
         stopping=index.stop,
         limits=limits,
         backlog=backlog,
+        accepted=early_login.connections,
     )
     server.run(sockets=[listener])
+
+
+def _settle(early_login: EarlyLogin) -> None:
+    early_login.close()
+    _spare_the_collector()
 
 
 def _spare_the_collector() -> None:

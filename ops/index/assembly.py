@@ -15,6 +15,7 @@ from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_check import CredentialCheck
 from ops.index.auth.id_tokens import IdTokens
 from ops.index.auth.minted_tokens import MintedTokens
+from ops.index.auth.passwords import PasswordCheck, verify
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.users import Users
 from ops.index.config import Options
@@ -51,6 +52,7 @@ def create_index(
     entries: SharedEntries | None = None,
     options: Options = Options(),  # noqa: B008 - frozen
     admin_token: str | None = None,
+    verify: PasswordCheck = verify,
 ) -> Index:
     """The index as one ASGI application.
 
@@ -64,6 +66,7 @@ def create_index(
         entries: small values that all servers of the volume share at once; None for files on this machine.
         options: settings.
         admin_token: of the admin application at ``/admin/``; None for none.
+        verify: compares a password with a user's entry.
 
     Raises:
         ValueError: the admin token cannot be sent in a header.
@@ -74,7 +77,9 @@ def create_index(
     admin_audit = Audit(credentials, ADMIN_FOLDER, options=options)
     token_check = TokenCheck(admin_token, audit=admin_audit, options=options) if admin_token else None
     minted = MintedTokens(entries)
-    authenticator = Authenticator(credentials, options, audit, uses=TokenUses(entries, audit), minted=minted)
+    authenticator = Authenticator(
+        credentials, options, audit, uses=TokenUses(entries, audit), minted=minted, verify=verify
+    )
     oidc_api = OidcApi(authenticator, IdTokens(), minted, audit)
     credential_check = CredentialCheck(credentials, options)
     repository = Repository(packages, package_locks, options)

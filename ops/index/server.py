@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Server(UvicornServer):
         limits: on connections.
         backlog: the most connections that wait to be accepted, which happens all at once.
         stopping: called once when the server is told to stop, before the grace period of requests.
+        accepted: called once, for connections that were accepted before.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Server(UvicornServer):
         limits: ConnectionLimits | None = None,
         backlog: int = BACKLOG,
         stopping: Callable[[], object] | None = None,
+        accepted: Callable[[], Iterable[socket.socket]] = tuple,
     ) -> None:
         options = Options()
         limits = limits or ConnectionLimits(options.max_connections, options.max_connections_per_address)
@@ -72,12 +74,23 @@ class Server(UvicornServer):
         self._ready = ready
         self._settled = settled
         self._stopping = stopping
+        self._accepted = accepted
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and call *ready*."""
         await super().startup(sockets)
         if self.started:
             self._ready()
+            for connection in self._accepted():
+                with contextlib.suppress(OSError):  # the client has left
+                    await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        connection: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = connection(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop, after the requests under way."""

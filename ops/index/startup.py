@@ -9,8 +9,6 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from ops.index.storage.directory import INDEX_FOLDER
-
 TOKEN_KEY: Final = "AUTH_TOKEN"  # noqa: S105 - the name of a secret, not its value
 
 _SHORTEST_TOKEN: Final = 16
@@ -45,6 +43,8 @@ def served_directory(path: Path, what: str) -> Path:
     Raises:
         CannotStartError: it is not a readable directory.
     """
+    from ops.index.storage.directory import INDEX_FOLDER  # which takes a while: the server listens before
+
     path = path.expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Start in this process, which must fail at once; what it said."""
-    assert main(arguments) == 1
+    assert main(["--port", "0", *arguments]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.strip().splitlines()) == 1
@@ -201,9 +201,11 @@ def test_a_directory_of_somebody_else_is_told_in_one_sentence(tmp_path: Path) ->
     for folder in (tmp_path / "mine", tmp_path / "mine" / "new"):
         code = (
             "import os, sys; from ops.index.__main__ import main\n"
-            "try: main(['--help'])\n"  # imports what the other user may not be able to read
+            # Imported before: the other user may not be able to read them.
+            "import encodings.idna, resource, ops.index.early_login, ops.index.storage.directory\n"
+            "try: main(['--help'])\n"
             "except SystemExit: os.setgid(65534); os.setuid(65534)\n"
-            f"sys.exit(main(['--packages', {str(folder)!r}, '--credentials', {str(folder)!r}]))"
+            f"sys.exit(main(['--port', '0', '--packages', {str(folder)!r}, '--credentials', {str(folder)!r}]))"
         )
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 1, done.stderr

@@ -16,7 +16,7 @@ from typing import Final
 
 from ops.index.auth.audit import Audit, masked_name
 from ops.index.auth.minted_tokens import MintedTokens
-from ops.index.auth.passwords import TOKEN, TOKEN_USER, BasicCredentials, defect, verify
+from ops.index.auth.passwords import TOKEN, TOKEN_USER, BasicCredentials, PasswordCheck, defect, verify
 from ops.index.auth.roles import Grants, Identity
 from ops.index.auth.throttle import Admission, Throttle
 from ops.index.auth.token_file import fingerprint
@@ -81,6 +81,7 @@ class Authenticator:
         audit: records refused logins, and the use of tokens.
         uses: remembers when tokens were used.
         minted: the tokens of CI jobs; None for none.
+        verify: compares a password with a user's entry.
         clock: seconds, such as ``time.monotonic``.
         wall_clock: seconds since the epoch, by which tokens expire.
     """
@@ -93,6 +94,7 @@ class Authenticator:
         *,
         uses: TokenUses | None = None,
         minted: MintedTokens | None = None,
+        verify: PasswordCheck = verify,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -100,6 +102,7 @@ class Authenticator:
         self._audit = audit
         self._uses = uses
         self._minted = minted
+        self._matches = verify
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
@@ -360,7 +363,7 @@ class Authenticator:
                 with self._verification_queue.turn(login.address):
                     if not login.admission.paced:
                         self._throttle.proceed(login.address)
-                    right = verify(password, account.digest if account else None, self._user_cache.level)
+                    right = self._matches(password, account.digest if account else None, self._user_cache.level)
                 if not right or account is None:
                     guessed = True
                     self._refused[digest] = account

@@ -9,9 +9,10 @@ import base64
 import binascii
 import re
 import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import bcrypt
 
@@ -28,6 +29,9 @@ NAME_BYTES: Final = 255
 
 ROUNDS: Final = range(10, 15)
 """Accepted costs of a hash: a lower one protects too little, a higher one slows down everybody's login."""
+
+PasswordCheck: TypeAlias = Callable[[str, "str | None", int], bool]
+"""The signature of :func:`verify`."""
 
 _BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|1[0-7])\$[./A-Za-z0-9]{53}")
 _OTHERS = re.compile(
@@ -146,6 +150,11 @@ def cost(digest: str) -> int | None:
     """The bcrypt cost of an entry; None for another format."""
     found = _BCRYPT.fullmatch(digest)
     return int(found[1]) if found else None
+
+
+def refusal_cost(digests: Iterable[str], least: int) -> int:
+    """The bcrypt cost of every refusal: the highest of all entries, and *least* at least."""
+    return max([least, *(cost(digest) or 0 for digest in digests)])
 
 
 def defect(digest: str) -> str | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ops.index.auth.passwords import cost, defect
+from ops.index.auth.passwords import defect, refusal_cost
 from ops.index.auth.token_file import Token
 from ops.index.auth.trust import Trust
 from ops.index.auth.users import Account, Signature, Users
@@ -204,7 +204,7 @@ class UserCache:
         self._failing = False
         trust = Trust.read(trust_file)
         if (accounts, tokens, trust) != (self.accounts, self._stored_tokens, self.trust):
-            self.level = max([self._least_level, *(cost(account.digest) or 0 for account in accounts.values())])
+            self.level = refusal_cost((account.digest for account in accounts.values()), self._least_level)
             self.accounts = accounts
             self._stored_tokens = tokens
             self.trust = trust
