@@ -85,6 +85,14 @@ class _Folder:
     failing: bool = False
 
 
+class _Projects(dict[str, "str | list[str]"]):
+    """The path or paths of each project; of most projects of a large index, a single one.
+
+    A plain dict of strings becomes known to the garbage collector with its first list, after ``gc.freeze``, and is then
+    searched again and again. Instances of a subclass are known from the beginning.
+    """
+
+
 class PackageDirectory:
     """The distribution files in a directory, by project.
 
@@ -112,7 +120,7 @@ class PackageDirectory:
         self._bulk = False  # so many files are being listed that the order of projects is not kept
         self._folders: dict[str, _Folder] = {"": _Folder()}
         self._files: dict[str, str] = {}
-        self._projects: dict[str, str | list[str]] = {}  # of most projects of a large index, a single path
+        self._projects = _Projects()
         self._sorted: tuple[str, ...] | None = None
         self._keys: BoundedDict[str, dict[str, str]] = BoundedDict(_KEYED_PROJECTS)
         self._hidden: set[str] = set()
@@ -367,8 +375,10 @@ class PackageDirectory:
         finally:
             self._change.release()
 
-    def _remove_missing(self, prefix: str, names: Iterable[str]) -> None:
-        present = set(names)
+    def _remove_missing(self, prefix: str, names: Sequence[str]) -> None:
+        present: set[str] = set()
+        for start in range(0, len(names), _SLICE):  # in one piece it would stop all other threads for milliseconds
+            present.update(names[start : start + _SLICE])
         for path in self._inside(prefix):
             # A file of ours may have appeared after the scan has passed its place.
             if path[len(prefix) :] not in present and not os.path.lexists(f"{self._directory}/{path}"):

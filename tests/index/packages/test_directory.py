@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,18 @@ def test_a_large_folder_that_others_have_changed_is_read_in_the_background(
 
     eventually(listed)
     assert threading.current_thread() not in readers
+
+
+def test_a_second_file_of_a_project_gives_the_garbage_collector_nothing_large_to_search(tmp_path: Path) -> None:
+    for number in range(5):
+        put(tmp_path, "1.0", f"project-{number}")
+    directory = PackageDirectory(tmp_path, MemoryNameLocks())
+    directory.look()
+    known = {id(thing) for thing in gc.get_objects()}  # which gc.freeze would exclude
+    admit(directory, put(tmp_path, "2.0", "project-3"))
+    assert [
+        thing for thing in gc.get_objects() if isinstance(thing, dict) and len(thing) == 5 and id(thing) not in known
+    ] == []
 
 
 def test_a_large_folder_is_verified_in_the_background_after_an_upload(
