@@ -13,15 +13,16 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from ops.index.admin.account import AccountPages, refused_page
 from ops.index.admin.gate import Gate, address_of, inner_path, is_own, refusal, refusals
 from ops.index.admin.reference import reference_page, reference_policy
-from ops.index.admin.reservation_api import PrefixReservation, add_reservation_api
+from ops.index.admin.reservation_api import add_reservation_api
 from ops.index.admin.token import TokenCheck
-from ops.index.admin.trust_api import IssuerEntry, JobEntry, TrustedJobs, add_trust_api
+from ops.index.admin.trust_api import add_trust_api
 from ops.index.auth.audit import ADMIN_FOLDER, Audit
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.invitations import Invitations
@@ -254,7 +255,7 @@ def create_admin(
         redoc_url=None,
         strict_content_type=True,
     )
-    app.add_middleware(Gate, token_check=token_check, root_path=root_path)
+    app.add_middleware(Gate, token_check=token_check, root_path=root_path, routes=app.routes)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(PackageIndexError, _refused)
     app.add_exception_handler(Exception, _failed)
@@ -389,18 +390,20 @@ async def _failed(_request: Request, _error: Exception) -> Response:
     return failed
 
 
+def _fields(route: APIRoute) -> tuple[list[str], set[str]]:
+    """Names of the fields of an operation's body, and those together with the names in nested objects."""
+    if route.body_field is None:
+        return [], set()
+    schema = route.body_field.field_info.annotation.model_json_schema()  # type: ignore[union-attr] # a model
+    objects = [schema, *schema.get("$defs", {}).values()]
+    return list(schema["properties"]), {name for each in objects for name in each.get("properties", ())}
+
+
 async def _invalid(request: Request, error: Exception) -> Response:
     """One sentence about what is wrong. FastAPI's own response repeats the input, passwords included."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     problems = []
-    models: dict[str, type[BaseModel]] = {
-        "create_token": CreateToken,
-        "invite": Invite,
-        "replace_trust": TrustedJobs,
-        "reserve": PrefixReservation,
-    }
-    fields = list(models.get(request.url.path.rpartition("/")[2], RegisterUser).model_fields)
-    known = {*fields, *IssuerEntry.model_fields, *JobEntry.model_fields}
+    fields, known = _fields(request.scope["route"])
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"][1:] if type(part) is int or part in known)
         if problem["type"] == "json_invalid":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ops.index.admin.token import OPEN_PATHS, TokenCheck
@@ -60,9 +62,6 @@ def _response(status: int) -> dict[str, Any]:
     return response
 
 
-_WITH_BODY: Final = frozenset({"/register_user", "/create_token", "/invite", "/reserve", "/replace_trust"})
-"""The paths that are posted a body. The bodies of all others are left unread."""
-
 _BODY_BYTES: Final = 64 * 1024
 
 _REALM: Final = 'Bearer realm="pypi-admin"'
@@ -75,12 +74,16 @@ class Gate:
         app: the application behind it.
         token_check: knows the token.
         root_path: where the application is mounted.
+        routes: of the application. Only bodies that are posted to one of them are read.
     """
 
-    def __init__(self, app: ASGIApp, *, token_check: TokenCheck, root_path: str) -> None:
+    def __init__(self, app: ASGIApp, *, token_check: TokenCheck, root_path: str, routes: Sequence[BaseRoute]) -> None:
         self._app = app
         self._token_check = token_check
         self._root = root_path
+        self._posted_to = {
+            route.path for route in routes if isinstance(route, Route) and "POST" in (route.methods or ())
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it (ASGI 3)."""
@@ -92,7 +95,7 @@ class Gate:
         request = Request(scope)
         send = _secured(send)
         refused = self._refusal(request)
-        if refused is None and _takes_body(request):
+        if refused is None and self._takes_body(request):
             try:
                 body = await short_body(receive, _BODY_BYTES)
             except PackageIndexError as error:
@@ -106,14 +109,18 @@ class Gate:
         refused = None
         if path not in OPEN_PATHS and not is_own(path):
             refused = self._unauthorized(request)
-            if refused is None and _takes_body(request) and not is_json(request):
+            if refused is None and self._takes_body(request) and not is_json(request):
                 refused = refusal(415, "the body must be JSON, with the header Content-Type: application/json")
             if refused is None:
                 note_login(request.scope)
         length = request.headers.get("content-length", "0")
-        if refused is None and _takes_body(request) and not (length.isdecimal() and int(length) <= _BODY_BYTES):
+        if refused is None and self._takes_body(request) and not (length.isdecimal() and int(length) <= _BODY_BYTES):
             refused = refusal(413, str(TooLarge("the body", limit=_BODY_BYTES)))
         return refused
+
+    def _takes_body(self, request: Request) -> bool:
+        path = inner_path(request)
+        return request.method == "POST" and (path in self._posted_to or is_own(path))
 
     def _unauthorized(self, request: Request) -> Response | None:
         try:
@@ -137,11 +144,6 @@ def inner_path(request: Request) -> str:
 def is_own(path: str) -> bool:
     """True for the pages of users, which ask for the user's login instead of the admin token."""
     return path in {"/invitation", "/account"} or path.startswith("/account/")
-
-
-def _takes_body(request: Request) -> bool:
-    path = inner_path(request)
-    return request.method == "POST" and (path in _WITH_BODY or is_own(path))
 
 
 def is_json(request: Request) -> bool:
