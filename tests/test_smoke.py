@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,12 +16,15 @@ import pytest
 from ops import onboard, provision, tear_down, test_release
 from ops.admin_api import AdminApi
 from ops.errors import NotDeployedError, PreflightError, RunbookError, VerificationError
+from ops.redaction import Redactor
+from ops.secret import REGISTER_VARIABLE
 from ops.smoke import SmokeTest
 from ops.table import Table
 from ops.targets import Target, open_target
 from ops.test_release import TrialRelease
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.fakes import FakeIndex, FakeTarget
+from tests.process_list import ProcessList
 
 pytest_plugins = ["tests.operations"]
 
@@ -56,7 +60,23 @@ def run(*steps: Callable[[], Table]) -> None:
         step()
 
 
+@pytest.fixture
+def no_secret_in_the_process_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every secret that the test makes is registered, as in a notebook."""
+    register = tmp_path / "secrets"
+    register.touch(mode=0o600)
+    monkeypatch.setenv(REGISTER_VARIABLE, str(register))
+    with ProcessList() as processes:
+        yield
+    redactor = Redactor(base64.b64decode(line).decode() for line in register.read_text().splitlines())
+    for program in ("ops.index", "pip", "uv", "twine", "build"):
+        assert any(program in line for line in processes.command_lines), program
+    for line in processes.command_lines:
+        assert not redactor.finds(line), redactor.text(line)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_secret_in_the_process_list")
 def test_the_whole_runbook_works_on_this_machine_and_leaves_nothing(workspace: Workspace, temporary: Path) -> None:
     target: Target = open_target("local", workspace=workspace)
     try:

@@ -29,6 +29,7 @@ from tests.index.issuer import AUDIENCE, FakeIssuer
 from tests.index.serving import ThreadServer, eventually
 from tests.index.sigstore_instance import JOB, FakeSigstore
 from tests.index.tls import TlsFront
+from tests.process_list import ProcessList
 
 BIN = Path(sys.executable).parent
 LOGIN = PROJECT_ROOT / ".github" / "actions" / "index-login" / "login.py"
@@ -113,10 +114,11 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
             }
         else:
             made.variables = {"GITLAB_CI": "true", "PYPI_TEST_ID_TOKEN": issuer.id_token(aud=AUDIENCE)}
-        yield made
+        with ProcessList() as processes:
+            yield made
         assert front.unknown() == []
         kept = [path.read_text("latin-1") for path in (tmp_path / "packages").rglob("*") if path.is_file()]
-        for text in [*made.said, *kept]:
+        for text in [*made.said, *kept, *processes.command_lines]:
             assert not TOKEN_FORMS.search(text), "a token was shown or kept"
 
 
