@@ -242,7 +242,7 @@ class Index:
         authorization = request.headers.get(b"authorization")
         identity = None if authorization is None else self._remembered(authorization)
         if identity is None:
-            identity = await self._authenticator.authenticate(authorization, request.address)
+            identity = await self._authenticator.authenticate(authorization, request.address, proxied=request.proxied)
         request.logged_in()
         return identity
 

@@ -36,10 +36,16 @@ _CACHED: Final = 10_000
 _MAX_PENDING: Final = 1024
 """Logins that are being verified or wait for it, each with a thread. Further ones get 503 with Retry-After."""
 
-_MAX_WAIT: Final = 50.0
-"""Seconds for which a request waits for its login to be verified; proxies give up after 60. The login keeps its place
-in the queue, where the client's next request finds it: pip asks six times, every 15 s, and uv four times, every 30 s.
-"""
+_MAX_WAIT: Final = 140.0
+"""Seconds for which a request waits for its login to be verified: as long as a full queue takes on two processors, and
+less than after which Modal redirects clients. The login keeps its place in the queue, where the client's next request
+finds it: pip asks six times, every 15 s, and uv four times, every 30 s."""
+
+_MAX_WAIT_PROXIED: Final = 50.0
+"""The same for a request that came through a proxy, most of which give up after 60."""
+
+_START_SECONDS: Final = 0.001
+"""Pause after a thread was started, so that known users are served while hundreds log in."""
 
 _RENEWAL_WAIT: Final = 0.5
 """Seconds for which logins wait for changes of the users to be read: a hanging volume must not block known users."""
@@ -149,12 +155,13 @@ class Authenticator:
         """Hash a secret with a key that only this process has. The digest may be kept in memory in its place."""
         return hashlib.blake2b(secret, digest_size=16, key=self._key).digest()
 
-    async def authenticate(self, authorization: bytes | None, address: str) -> Identity:
+    async def authenticate(self, authorization: bytes | None, address: str, *, proxied: bool = False) -> Identity:
         """Find the user of an Authorization header.
 
         Parameters:
             authorization: the header's value, or None if the request has none.
             address: where the request comes from; failures are counted by it.
+            proxied: true if it came through a proxy.
 
         Raises:
             Unauthorized: no or wrong credentials. Wrong ones are recorded in the audit log; a request without any, as
@@ -175,7 +182,7 @@ class Authenticator:
         result = asyncio.wrap_future(found)
         result.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved, if nobody is left
         # Not awaited itself: a request that is cancelled would cancel it for all the others.
-        await asyncio.wait([result], timeout=_MAX_WAIT)
+        await asyncio.wait([result], timeout=_MAX_WAIT_PROXIED if proxied else _MAX_WAIT)
         if not result.done():
             raise LoginDelayed("too many logins are waiting to be verified, this one among them")
         return result.result()
@@ -298,13 +305,17 @@ class Authenticator:
                     began = self._clock()
                     admission = self._throttle.admit(credentials.username, address)
                     login = self._pending[digest] = _PendingLogin(digest, credentials, address, began, admission)
-                    with contextlib.suppress(RuntimeError):  # no new thread: one that is there takes it later
-                        # Starting a thread means waiting for it, which is nothing for the event loop.
-                        self._starter.submit(self._threads.submit, self._finish, login)
+                    # Starting a thread means waiting for it, which is nothing for the event loop.
+                    self._starter.submit(self._start, login)
         except TooManyAttempts:
             self._refuse("login.throttled", credentials, address)
             raise
         return login.result
+
+    def _start(self, login: _PendingLogin) -> None:
+        with contextlib.suppress(RuntimeError):  # no new thread: one that is there takes it later
+            self._threads.submit(self._finish, login)
+        time.sleep(_START_SECONDS)
 
     def _finish(self, login: _PendingLogin) -> None:
         """Verify a pending login, in a thread, and tell all requests that wait for it."""

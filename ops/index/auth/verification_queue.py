@@ -28,17 +28,19 @@ def processors() -> int:
 
 @dataclass(eq=False, slots=True)
 class _Turn:
-    """A place in the queue, for an address."""
+    """A place in the queue, for an address; *round* numbers those of one address, from the round that is served."""
 
     address: str
+    round: int
     suspicious: bool = False
     refusal: PackageIndexError | None = None
     decided: threading.Event = field(default_factory=threading.Event)
 
 
 class VerificationQueue:
-    """Serves addresses that have not failed recently first, then in order of arrival.
+    """Serves addresses that have not failed recently first, and each in turn, then in order of arrival.
 
+    A user does not wait for the hundreds who log in from another address.
     A flood of guesses gets at most half of the turns, and only those that nobody else wants. When too many are waiting,
     the most suspicious one is rejected; among equals, one of the address that has most of them.
 
@@ -55,6 +57,7 @@ class VerificationQueue:
         self._lock = threading.Lock()
         self._waiting: list[_Turn] = []
         self._taken: list[_Turn] = []
+        self._round = 0
         self._closed = False
 
     @contextmanager
@@ -65,8 +68,9 @@ class VerificationQueue:
             TooManyAttempts: too many are waiting, and this one is the most suspicious; its address failed recently.
             LoginDelayed: likewise, but its address has not failed; or the server is stopping.
         """
-        turn = _Turn(address)
         with self._lock:
+            rounds = (each.round for each in self._waiting if network(each.address) == network(address))
+            turn = _Turn(address, max(rounds, default=self._round - 1) + 1)
             self._waiting.append(turn)
             if self._closed:
                 self._reject(turn)
@@ -93,10 +97,11 @@ class VerificationQueue:
     def _grant(self) -> None:
         """Hand out the free turns."""
         while self._waiting and len(self._taken) < self._turns:
-            first = min(self._waiting, key=lambda turn: self._suspicion(turn.address))
+            first = min(self._waiting, key=lambda turn: (self._suspicion(turn.address), turn.round))
             first.suspicious = self._suspicion(first.address) > _SUSPICIOUS
             if first.suspicious and sum(turn.suspicious for turn in self._taken) >= max(1, self._turns // 2):
                 return
+            self._round = max(self._round, first.round)
             self._waiting.remove(first)
             self._taken.append(first)
             first.decided.set()

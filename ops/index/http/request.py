@@ -140,6 +140,11 @@ class Request:
         """
         return await short_body(self.receive, limit)
 
+    @property
+    def proxied(self) -> bool:
+        """True if it came through a trusted proxy, which says for whom."""
+        return self._hops > 0 and b"x-forwarded-for" in self.headers
+
     def logged_in(self) -> None:
         """Tell the server that the credentials of the request are right."""
         note_login(self.scope)

@@ -706,15 +706,18 @@ def test_a_hundred_first_logins_at_once_all_succeed_while_a_guesser_is_slowed(
     assert sum(isinstance(response, Unauthorized) for response in guessed) < 50
 
 
+@pytest.mark.parametrize("proxied", [False, True])
 def test_a_login_that_waits_too_long_gets_503_and_keeps_its_place_in_the_queue(
-    authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
+    authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch, *, proxied: bool
 ) -> None:
-    """With Retry-After, so that pip and uv retry by themselves."""
-    monkeypatch.setattr("ops.index.auth.authenticator._MAX_WAIT", 0.05)
+    """With Retry-After, so that pip and uv retry by themselves. A proxy waits for less time."""
+    assert authenticator_module._MAX_WAIT_PROXIED < 60 < authenticator_module._MAX_WAIT < 150
+    monkeypatch.setattr(authenticator_module, "_MAX_WAIT", 60.0 if proxied else 0.05)
+    monkeypatch.setattr(authenticator_module, "_MAX_WAIT_PROXIED", 0.05 if proxied else 60.0)
     work.gate.clear()
     for _ in range(2):
         with pytest.raises(LoginDelayed) as delayed:
-            log_in(authenticator, basic("alice"))
+            asyncio.run(authenticator.authenticate(basic("alice"), HERE, proxied=proxied))
         assert delayed.value.status == 503
         assert int(delayed.value.headers["Retry-After"]) > 0
     work.gate.set()

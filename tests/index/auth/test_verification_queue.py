@@ -43,6 +43,45 @@ def test_addresses_that_have_not_failed_are_served_first() -> None:
     assert order == ["alice", "bob", "guesser", "guesser"]
 
 
+def test_a_user_does_not_wait_for_the_crowd_of_another_address() -> None:
+    queue = VerificationQueue(lambda address: 0.0, turns=1)
+    order: list[str] = []
+
+    def take(address: str) -> None:
+        with queue.turn(address):
+            order.append(address)
+
+    with queue.turn("first"):
+        threads = []
+        for address in ("crowd", "crowd", "crowd", "alice", "bob", "alice"):
+            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
+            eventually(lambda: len(queue._waiting) == len(threads))
+    for thread in threads:
+        thread.join()
+    assert order == ["crowd", "alice", "bob", "crowd", "alice", "crowd"]
+
+
+def test_an_address_that_comes_later_takes_no_turns_that_others_have_had() -> None:
+    queue = VerificationQueue(lambda address: 0.0, turns=1)
+    order: list[str] = []
+
+    def take(address: str) -> None:
+        with queue.turn(address):
+            order.append(address)
+
+    for _ in range(5):
+        take("crowd")
+    order.clear()
+    with queue.turn("first"):
+        threads = []
+        for address in ("crowd", "late", "late", "crowd"):
+            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
+            eventually(lambda: len(queue._waiting) == len(threads))
+    for thread in threads:
+        thread.join()
+    assert order == ["crowd", "late", "late", "crowd"]
+
+
 def test_guesses_get_at_most_half_of_the_turns() -> None:
     queue = VerificationQueue(lambda address: float(address == "guesser"), turns=2)
     waiting = threading.Event()
