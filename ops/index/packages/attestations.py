@@ -94,7 +94,8 @@ class Provenances:
     def get(self, path: str) -> bytes | None:
         """The provenance of a file; None if it has none."""
         try:
-            return Path(self._folder, path).read_bytes()
+            with open(f"{self._folder}/{path}", "rb") as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 

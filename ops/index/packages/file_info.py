@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import itertools
 import json
 import logging
@@ -82,7 +83,18 @@ class FileInfo:
     provenance: str = ""
 
     @classmethod
-    def of(cls, name: Name, contents: Contents, status: os.stat_result, *, sha256: str, upload_time: float) -> FileInfo:
+    def of(
+        cls,
+        name: Name,
+        contents: Contents,
+        status: os.stat_result,
+        *,
+        sha256: str,
+        upload_time: float,
+        uploader: str = "",
+        run: str = "",
+        provenance: str = "",
+    ) -> FileInfo:
         """Combine what is known of a file with the contents that were read from it."""
         served = contents.metadata if contents.static else None
         return cls(
@@ -94,6 +106,9 @@ class FileInfo:
             requires_python=contents.requires_python,
             metadata_sha256=None if served is None else hashlib.sha256(served).hexdigest(),
             metadata_size=len(contents.metadata or b""),
+            uploader=uploader,
+            run=run,
+            provenance=provenance,
         )
 
     def at(self, mtime_ns: int) -> FileInfo:
@@ -166,21 +181,9 @@ class Sidecars:
         for folder in self._folders:
             remove(f"{folder}/{path}")
 
-    def __iter__(self) -> Iterator[str]:
-        """The paths of all files that have a sidecar."""
-        for folder in list(self._folders):
-            prefixes = [""]
-            while prefixes:
-                prefix = prefixes.pop()
-                try:
-                    with os.scandir(f"{folder}/{prefix}") as entries:
-                        for entry in entries:
-                            if entry.is_dir(follow_symlinks=False):
-                                prefixes.append(f"{prefix}{entry.name}/")
-                            else:
-                                yield prefix + entry.name
-                except OSError:
-                    continue
+    def __contains__(self, path: str) -> bool:
+        """True if a file has a sidecar, valid or not."""
+        return any(os.path.lexists(f"{folder}/{path}") for folder in self._folders)
 
     def _read(self, path: str, *, whole: bool = False) -> tuple[FileInfo, bytes] | None:
         for folder in self._folders:
@@ -250,7 +253,7 @@ class FileInfoStore:
                 file_info = self._sidecars.read(path)
                 metadata = self._sidecars.metadata(path, unserved=True) if file_info and self._copies else None
             if file_info is None or not file_info.is_valid_for(status):
-                file_info, metadata = self._compute(path, status)
+                file_info, metadata = self._compute(path, status, file_info)
             self._copy(path, file_info.at(status.st_mtime_ns), metadata)
             return file_info, status.st_mtime_ns
 
@@ -300,7 +303,7 @@ class FileInfoStore:
             found = self._sidecars.metadata(path, unserved=unserved)
             status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
         if found is None:  # the sidecar is damaged, or could not be written
-            file_info, found = self._compute(path, status)
+            file_info, found = self._compute(path, status, file_info)
             if file_info.metadata_sha256 is None and not unserved:
                 return None
         return found
@@ -328,8 +331,16 @@ class FileInfoStore:
             provenance: digest of its provenance, or empty.
         """
         status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116
-        computed = FileInfo.of(name, contents, status, sha256=sha256, upload_time=time.time())
-        file_info = replace(computed, uploader=uploader, run=run, provenance=provenance)
+        file_info = FileInfo.of(
+            name,
+            contents,
+            status,
+            sha256=sha256,
+            upload_time=time.time(),
+            uploader=uploader,
+            run=run,
+            provenance=provenance,
+        )
         self._sidecars.write(path, file_info, contents.metadata)
         self._copy(path, file_info, contents.metadata)
 
@@ -340,15 +351,10 @@ class FileInfoStore:
             with contextlib.suppress(OSError):
                 self._copies.forget(path)
 
-    def missing(self, paths: Iterable[str]) -> set[str]:
+    def missing(self, paths: Iterable[str]) -> Iterator[str]:
         """The paths without a sidecar; on a shared storage those without a copy of it."""
-        missing = set(paths)
-        if self._copies is not None:
-            return missing.difference(self._copies)
-        with self._storage.reading():
-            for path in self._sidecars:  # one by one: there may be as many as files
-                missing.discard(path)
-        return missing
+        sidecars = self._copies or self._sidecars
+        return (path for path in paths if path not in sidecars)
 
     @contextlib.contextmanager
     def _computing(self, path: str) -> Iterator[None]:
@@ -382,25 +388,31 @@ class FileInfoStore:
             with contextlib.suppress(OSError):  # it is only slower without
                 self._copies.write(path, file_info, metadata)
 
-    def _compute(self, path: str, status: os.stat_result) -> tuple[FileInfo, bytes | None]:
+    def _compute(self, path: str, status: os.stat_result, before: FileInfo | None) -> tuple[FileInfo, bytes | None]:
+        """Compute and keep the info of a file.
+
+        Parameters:
+            path: of the file.
+            status: of the file.
+            before: its info as it was kept last, if it was.
+        """
         from ops.index.packages.inspection import look_into  # with readers of archives, which a start does without
 
         name = parse(path.rpartition("/")[2])
         assert name is not None  # noqa: S101 - every listed file has a name
-        digest = hashlib.sha256()
-        with self._storage.detached(Path(self._directory, path)) as copy, copy.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-            contents = look_into(file, name)
-        sha256 = digest.hexdigest()
-        with self._storage.reading():
-            before = self._sidecars.read(path)
-        # A copy of the same bytes, such as a restored one, was still uploaded when it was.
-        upload_time = before.upload_time if before and before.sha256 == sha256 else status.st_mtime_ns / 1e9
+        with self._storage.detached(Path(self._directory, path)) as copy, open(copy, "rb") as file:
+            if status.st_size <= _PIECE:  # as nearly all: read once
+                content = file.read()
+                sha256 = hashlib.sha256(content).hexdigest()
+                contents = look_into(io.BytesIO(content), name)
+            else:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                contents = look_into(file, name)
         with self._storage.reading():
             provenance = self.provenances.digest(path)
-        computed = FileInfo.of(name, contents, status, sha256=sha256, upload_time=upload_time)
-        file_info = replace(computed, provenance=provenance)
+        # A copy of the same bytes, such as a restored one, was still uploaded when it was.
+        upload_time = before.upload_time if before and before.sha256 == sha256 else status.st_mtime_ns / 1e9
+        file_info = FileInfo.of(name, contents, status, sha256=sha256, upload_time=upload_time, provenance=provenance)
         try:
             with self._storage.reading():
                 self._sidecars.write(path, file_info, contents.metadata)
@@ -514,11 +526,16 @@ def _parse(content: bytes) -> FileInfo | None:
         file_info = FileInfo(**fields)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
+    # Written out: long pages come here for each of their files.
     whole = (
         isinstance(file_info.size, int)
         and isinstance(file_info.mtime_ns, int)
         and isinstance(file_info.metadata_size, int)
+        and isinstance(file_info.sha256, str)
+        and isinstance(file_info.uploader, str)
+        and isinstance(file_info.run, str)
+        and isinstance(file_info.provenance, str)
+        and isinstance(file_info.upload_time, int | float)
+        and 0 <= file_info.upload_time <= LATEST
     )
-    whole = whole and all(isinstance(text, str) for text in (file_info.uploader, file_info.run, file_info.provenance))
-    dated = isinstance(file_info.upload_time, int | float) and 0 <= file_info.upload_time <= LATEST
-    return file_info if whole and dated and isinstance(file_info.sha256, str) else None
+    return file_info if whole else None

@@ -61,17 +61,18 @@ class Project:
         files: all of them, also those of a quarantined project, which pages must not offer (PEP 792).
         status: ``active``, ``archived``, ``quarantined`` or ``deprecated`` (PEP 792).
         status_reason: free text, or None.
+        versions: each version once, oldest first (PEP 700); found in the files unless given.
     """
 
     name: str
     files: tuple[File, ...]
     status: str = "active"
     status_reason: str | None = None
+    versions: tuple[str, ...] = ()
 
-    @property
-    def versions(self) -> tuple[str, ...]:
-        """Each version once, oldest first (PEP 700)."""
-        return tuple(dict.fromkeys(map(_version, self.files)))
+    def __post_init__(self) -> None:
+        if not self.versions:
+            object.__setattr__(self, "versions", tuple(dict.fromkeys(map(_version, self.files))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from ops.index.bounded_dict import BoundedDict
@@ -72,11 +73,34 @@ def in_order(known: Sequence[File], new: Sequence[File]) -> tuple[File, ...]:
         new: further files, in any order.
     """
     if len(new) > _FEW or not known:
-        return tuple(sorted([*known, *new], key=_sort_key))
+        # By name first: versions, which are slow to compare, are nearly in order then.
+        by_name = sorted([*known, *new], key=attrgetter("filename", "path"))
+        return tuple(sorted(by_name, key=lambda file: version_key(file.version)))
     files = list(known)
     for file in new:
         files.insert(bisect_left(files, _sort_key(file), key=_sort_key), file)
     return tuple(files)
+
+
+def versions_with(known: Sequence[str], new: Sequence[File]) -> tuple[str, ...]:
+    """Versions in the order of a project, with those of new files; empty if all files are needed to tell.
+
+    Parameters:
+        known: versions in this order, each once.
+        new: further files.
+    """
+    if len(new) > _FEW:
+        return ()
+    versions = list(known)
+    for version in {file.version for file in new}:
+        key = version_key(version)
+        place = bisect_left(versions, key, key=version_key)
+        equal = [other for other in versions[place : place + 2] if version_key(other) == key]
+        if not equal:
+            versions.insert(place, version)
+        elif equal != [version]:  # other spellings, whose order is that of their files
+            return ()
+    return tuple(versions)
 
 
 def _sort_key(file: File) -> tuple[tuple[bool, Any], str, str]:

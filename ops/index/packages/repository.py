@@ -24,7 +24,7 @@ from ops.index.packages.directory import PackageDirectory
 from ops.index.packages.file_info import FileInfoStore, Rebuilder
 from ops.index.packages.filenames import Name
 from ops.index.packages.models import File, Project
-from ops.index.packages.project_cache import CachedProject, ProjectCache, in_order
+from ops.index.packages.project_cache import CachedProject, ProjectCache, in_order, versions_with
 from ops.index.packages.quotas import Usage
 from ops.index.storage.bounded_run import BoundedRun
 from ops.index.storage.name_locks import NameLocks
@@ -178,7 +178,8 @@ class Repository:
                 complete = _is_gone(path, error) and complete
         if not known and not new:
             return None
-        project = Project(name, in_order(known, new), *self.status(name))
+        versions = versions_with(cached.project.versions, new) if cached is not None and only_added else ()
+        project = Project(name, in_order(known, new), *self.status(name), versions)
         updated = CachedProject(version, project, len(listed), complete)
         if cached is not None and only_added:
             updated.checked_at = cached.checked_at
@@ -468,11 +469,13 @@ class Repository:
 
     def _prepare(self, path: str) -> None:
         """Compute the info of a file, and copy a small one of a Volume: it may be requested while that looks empty."""
-        file = self.file(path)
-        if file is None or file.size > _SMALL:
+        try:
+            size = self.file_info.of(path)[0].size
+        except OSError as error:
+            _is_gone(path, error)
             return
-        if self._prefetched + file.size <= _PREFETCHED:
-            self._prefetched += file.size
+        if self._reloads is not None and size <= min(_SMALL, _PREFETCHED - self._prefetched):
+            self._prefetched += size
             with contextlib.suppress(OSError), self._storage.detached(Path(self._directory, path)):
                 pass
 

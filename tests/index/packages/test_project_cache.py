@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,7 +24,8 @@ from ops.index.http.blocks import Page
 from ops.index.http.negotiation import HTML, JSON_V1
 from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import parse
-from ops.index.packages.models import Project
+from ops.index.packages.models import File, Project
+from ops.index.packages.project_cache import in_order, versions_with
 from ops.index.packages.repository import Repository
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
@@ -256,3 +258,15 @@ def test_new_files_are_put_in_their_order_whether_few_or_many(node: Node, count:
     versions = [f"{number}.5" for number in range(count)]
     expected = sorted([*versions, "5.0"], key=float)
     eventually(lambda: list(_known(node).versions) == expected)
+
+
+@thorough
+@given(versions=st.lists(st.sampled_from(["1", "1.0", "1.0.0", "1.0.post1", "2.0rc1", "not-a-version"]), max_size=8))
+def test_versions_with_new_files_equal_those_of_all_files(versions: list[str]) -> None:
+    files: tuple[File, ...] = ()
+    project = Project("foo", files)
+    for number, version in enumerate(versions):
+        new = File(f"foo-{version}-{number % 3}.zip", f"{number}", "foo", version, 0, "", datetime.now(UTC))
+        files = in_order(files, [new])
+        project = Project("foo", files, versions=versions_with(project.versions, [new]))
+        assert project == Project("foo", files)

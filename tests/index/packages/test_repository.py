@@ -506,10 +506,10 @@ def test_a_file_that_cannot_be_read_costs_only_itself(
     put(directory, "foo", "2.0")
     original = FileInfoStore._compute
 
-    def fail(self: FileInfoStore, path: str, status: os.stat_result) -> Any:
+    def fail(self: FileInfoStore, path: str, *arguments: Any) -> Any:
         if "1.0" in path:
             raise OSError(5, "Input/output error")
-        return original(self, path, status)
+        return original(self, path, *arguments)
 
     monkeypatch.setattr(FileInfoStore, "_compute", fail)
     assert project(node, "foo").versions == ("2.0",)
