@@ -30,23 +30,18 @@ from ops.targets import lock as lock_module
 from ops.targets.local import LocalTarget
 from ops.targets.process import ServerProcess
 from ops.workspace import Workspace
+from tests.benchmark.servers import free_port
 
 
 @pytest.fixture
 def target(workspace: Workspace) -> Iterator[LocalTarget]:
     """A local target with its volumes and secret in place and no server; stopped at the end."""
-    target = LocalTarget(workspace, Settings(), port=_free_port())
+    target = LocalTarget(workspace, Settings(), port=free_port())
     target.create_volume(PACKAGES_VOLUME)
     target.create_volume(CREDENTIALS_VOLUME)
     target.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
     yield target
     target.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _process(workspace: Workspace) -> ServerProcess:
@@ -132,7 +127,7 @@ def test_a_process_id_that_another_program_has_now_is_not_our_server(target: Loc
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as bystander:
         try:
             stale = ServerProcess(
-                pid=bystander.pid, created=1_000_000.0, host="127.0.0.1", port=_free_port(), fingerprint=""
+                pid=bystander.pid, created=1_000_000.0, host="127.0.0.1", port=free_port(), fingerprint=""
             )
             stale.save(workspace.target("local") / "server.json")
 
@@ -205,7 +200,7 @@ def test_a_server_keeps_running_when_the_port_it_should_move_to_is_taken(
 ) -> None:
     target.deploy()
     deployment = target.deployment()
-    port = _free_port()
+    port = free_port()
     with listener(port), pytest.raises(PortTakenError):
         LocalTarget(workspace, Settings(), port=port).deploy()
 
@@ -222,7 +217,7 @@ def test_a_start_that_fails_does_not_forget_the_port_that_clients_know(
     folder.write_text("a file where the volume should be")
 
     with pytest.raises(StartError):
-        LocalTarget(workspace, Settings(), port=_free_port()).deploy()
+        LocalTarget(workspace, Settings(), port=free_port()).deploy()
 
     assert _process(workspace).port == target._port
 
@@ -230,7 +225,7 @@ def test_a_start_that_fails_does_not_forget_the_port_that_clients_know(
 def test_another_port_than_that_of_last_time_is_a_move(target: LocalTarget, workspace: Workspace) -> None:
     assert target.move() is None
     before = target.deploy().url
-    port = _free_port()
+    port = free_port()
 
     assert target.move() is None
     assert LocalTarget(workspace, Settings()).move() is None
@@ -240,7 +235,7 @@ def test_another_port_than_that_of_last_time_is_a_move(target: LocalTarget, work
 def test_a_first_start_takes_the_next_port_when_the_usual_one_is_taken(
     target: LocalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = _free_port()
+    port = free_port()
     monkeypatch.setattr("ops.targets.local.LOCAL_PORT", port)
     first = LocalTarget(workspace, Settings())
     with listener(port):

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
 
 from ops.index.auth.verification_queue import VerificationQueue
 from ops.index.errors import LoginDelayed, PackageIndexError
+from tests.index.serving import eventually
 
 
 def in_thread(action: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=action)
     thread.start()
     return thread
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_addresses_that_have_not_failed_are_served_first() -> None:
