@@ -48,6 +48,7 @@ SHIPPED = (
     "errors.py",
     "polling.py",
     "private_files.py",
+    "revisions.py",
     "secret.py",
     "settings.py",
     "workspace.py",

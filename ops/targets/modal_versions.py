@@ -29,6 +29,7 @@ SHIPPED = (
     "ops/errors.py",
     "ops/polling.py",
     "ops/private_files.py",
+    "ops/revisions.py",
     "ops/secret.py",
     "ops/settings.py",
     "ops/workspace.py",
