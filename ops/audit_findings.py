@@ -15,12 +15,14 @@ from ops.private_files import open_to_others
 from ops.targets import Target
 from ops.targets.index_files import (
     GROUPS,
+    INVITATIONS,
     PASSWORDS,
     REMOVED,
     REVOKED,
     STAGING,
     STATUS,
     TOKENS,
+    TRUST,
     YANKED,
     annotated,
     credential_defects,
@@ -35,7 +37,7 @@ UNUSED_DAYS = 90
 EXPIRING_DAYS = 14
 LEFTOVER_SECONDS = 24 * 3600.0
 
-_OWN = (PASSWORDS, GROUPS, TOKENS, f"{PASSWORDS}.lock")
+_OWN = (PASSWORDS, GROUPS, TOKENS, TRUST, INVITATIONS, f"{PASSWORDS}.lock")
 _OWN_FOLDERS = (".audit/", ".reserve/", ".audit.reserve/", ".index/")
 """Files that the index writes on the volume of credentials."""
 

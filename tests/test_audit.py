@@ -13,6 +13,7 @@ import pytest
 
 from ops import audit, back_up
 from ops.errors import NotDeployedError, ParameterError, VerificationError
+from ops.index.auth import credential_files
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
 from tests.snapshots.conftest import Index, make_index, sha256
 
@@ -84,6 +85,14 @@ def test_an_index_that_is_as_its_log_says_has_no_finding(index: Index, tmp_path:
     report = read(index, tmp_path, fail_at="warning")
     assert named(report) == []
     assert "none; it fails from warning on" in repr(audit.verify(report))
+
+
+def test_every_file_of_credentials_that_the_index_writes_is_known_as_its_own(index: Index, tmp_path: Path) -> None:
+    names = {value for value in vars(credential_files).values() if isinstance(value, str) and value.startswith(".")}
+    assert len(names) >= 5
+    for name in names - {".htpasswd", ".htgroup"}:
+        write(index, name, "")
+    assert named(read(index, tmp_path)) == []
 
 
 def altered(index: Index) -> None:

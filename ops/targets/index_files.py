@@ -33,7 +33,8 @@ FACTS = ".index/facts/"
 ADMIN_AUDIT = ".audit/"
 """Folder on the volume of credentials: the audit log of the admin application."""
 
-PASSWORDS, GROUPS, TOKENS = ".htpasswd", ".htgroup", ".tokens"
+PASSWORDS, GROUPS, TOKENS, TRUST, INVITATIONS = ".htpasswd", ".htgroup", ".tokens", ".trust", ".invitations"
+"""Files on the volume of credentials."""
 
 
 @dataclass(frozen=True, slots=True)
