@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -68,17 +70,36 @@ def private_file(path: Path, flags: int) -> int:
 def draft_of(path: Path) -> Iterator[Path]:
     """Create an empty private file beside *path*, to be moved there; removed at the end if it was not.
 
+    Locked until then, which tells it from one of a process that was killed.
+
     Raises:
         OSError: it cannot be created.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    draft = Path(name)
+    descriptor, draft = _locked_draft(path)
     try:
         os.fchmod(descriptor, 0o600)  # the umask may have removed rights of the owner
-        os.close(descriptor)
         yield draft
     finally:
+        os.close(descriptor)
         draft.unlink(missing_ok=True)
+
+
+def _locked_draft(path: Path) -> tuple[int, Path]:
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor, Path(name)
+        os.close(descriptor)  # taken for an abandoned one
+
+
+def remove_abandoned_drafts(path: Path) -> None:
+    """Remove drafts of *path* whose processes were killed: they may hold secrets."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        with contextlib.suppress(OSError), draft.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink()
 
 
 def write_durably(path: Path, content: bytes, *, sync: bool = True) -> None:
@@ -110,6 +131,7 @@ def replace_file(path: Path, content: str | bytes, *, sync: bool = True) -> None
     Raises:
         OSError: it cannot be written; the old content stays.
     """
+    remove_abandoned_drafts(path)
     with draft_of(path) as draft:
         write_durably(draft, content.encode() if isinstance(content, str) else content, sync=sync)
         draft.replace(path)

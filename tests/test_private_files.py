@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ops.clients import ClientFiles, Login
-from ops.private_files import private_file, private_folder, replace_file
+from ops.private_files import draft_of, private_file, private_folder, replace_file
 from ops.redaction import Redactor
 from ops.runbook.record import Record
 from ops.secret import Secret
@@ -45,6 +45,17 @@ def test_folders_are_created_with_their_parents_and_modes_of_files_are_corrected
         os.close(private_file(tmp_path / "a" / name, os.O_WRONLY))
 
     assert open_to_others_or_closed_to_us(tmp_path / "a") == []
+
+
+def test_the_draft_of_a_process_that_was_killed_is_removed_and_that_of_another_stays(tmp_path: Path) -> None:
+    path = tmp_path / "netrc"
+    abandoned = tmp_path / ".netrc.abcd1234"
+    abandoned.write_text("a password")
+    with draft_of(path) as draft:
+        replace_file(path, "another password")
+        assert not abandoned.exists()
+        assert draft.exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["netrc"]
 
 
 def test_an_existing_folder_keeps_its_mode_and_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:

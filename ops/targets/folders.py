@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ops.errors import TargetError
-from ops.private_files import draft_of, private_folder, write_durably
+from ops.private_files import draft_of, private_folder, remove_abandoned_drafts, write_durably
 from ops.secret import Secret
 from ops.targets.target import VolumeFile
 
@@ -95,11 +95,15 @@ class VolumeFolders:
             TargetError: it cannot be deleted.
         """
         folder = self.volume_folder(name)
-        if not folder.is_dir():
-            return False
+        gone = folder.with_name(f".{folder.name}.deleted")
         with explained(f"delete the volume {name!r}", folder):
-            shutil.rmtree(folder)
-        return True
+            found = folder.is_dir()
+            shutil.rmtree(gone, ignore_errors=not gone.exists())  # of a run that was killed
+            if found:
+                # At once: nobody is to take what is left for a whole volume.
+                folder.rename(gone)
+                shutil.rmtree(gone)
+        return found
 
     def list_files(self, name: str) -> list[VolumeFile]:
         """All files with what is known of them, sorted by path. Files that vanish meanwhile are left out."""
@@ -174,6 +178,10 @@ class VolumeFolders:
         return inside
 
 
+def _former(name: str) -> str:
+    return f"{name}.former"
+
+
 class SecretFiles:
     """Secrets, each a file of ``KEY=value`` lines.
 
@@ -193,6 +201,22 @@ class SecretFiles:
     def paths(self) -> list[Path]:
         """The folder and the files in it."""
         return [self._folder, *sorted(self._folder.glob(f"{self._prefix}*.env"))] if self._folder.is_dir() else []
+
+    def keep_former(self, name: str) -> None:
+        """Keep the secret's present file until :meth:`forget_former`, unless an earlier one is kept."""
+        with (
+            explained(f"keep the secret {name!r}", self._folder),
+            contextlib.suppress(FileExistsError, FileNotFoundError),
+        ):
+            os.link(self.path(name), self.path(_former(name)))
+
+    def recall_former(self, name: str, key: str) -> Secret | None:
+        """The value of *key* in the file that is kept; None if there is none."""
+        return self.recall(_former(name), key)
+
+    def forget_former(self, name: str) -> None:
+        """Remove the file that is kept."""
+        self.path(_former(name)).unlink(missing_ok=True)
 
     def put(self, name: str, values: Mapping[str, Secret]) -> None:
         """Write or replace the secret's file.
@@ -224,6 +248,7 @@ class SecretFiles:
         with contextlib.ExitStack() as stack:
             with explained(doing, path):
                 private_folder(path.parent)
+                remove_abandoned_drafts(path)
                 draft = stack.enter_context(draft_of(path))
                 write_durably(draft, "".join(lines).encode())
             yield
@@ -259,6 +284,7 @@ class SecretFiles:
 
     def delete(self, name: str) -> bool:
         """Remove the secret's file. False if there was none."""
+        self.forget_former(name)
         try:
             self.path(name).unlink()
         except FileNotFoundError:
