@@ -32,7 +32,7 @@ _ROUNDS = 10
 _STALE = timedelta(hours=1)
 """Age from which leftovers of a killed test are removed."""
 
-_USERNAME = re.compile(r"(?:smoke|operator)-([0-9a-f]{8})[0-9a-f]{4}")
+_USERNAME = re.compile(r"(?:smoke|operator|incident)-([0-9a-f]{8})[0-9a-f]{4}")
 _VERSION = re.compile(r"\d+(?:\.\d+)*\.dev(\d{14})\d{3}")
 
 
@@ -47,7 +47,7 @@ class TemporaryUser:
     def __init__(self, target: Target, *, prefix: str = "smoke") -> None:
         self._target = target
         now = datetime.now(UTC)
-        self.username = f"{prefix}-{int(now.timestamp()):08x}{secrets.token_hex(2)}"
+        self.username = _new_name(prefix)
         # In milliseconds: uv does not accept numbers of more than 64 bits.
         number = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03}"
         self.version = f"{Version(__version__).base_version}.dev{number}"
@@ -68,9 +68,7 @@ class TemporaryUser:
         password = Secret.generate()
         deployment, admin = AdminApi.of(self._target)
         with admin:
-            stale = [user.username for user in admin.users() if _user_is_stale(user.username)]
-            for username in stale:
-                admin.delete(username)
+            stale = _remove_stale_users(admin)
             admin.register(self.username, password_hash=password_hash(password, _ROUNDS), role="admin")
         url = deployment.url
         self._logins = {
@@ -81,7 +79,7 @@ class TemporaryUser:
         for who, login in self._logins.items():
             self.files(who).write(login)
         until_equal(self.login_status, 200)
-        return len(stale), self._remove_stale_releases()
+        return stale, self._remove_stale_releases()
 
     @property
     def user(self) -> Login:
@@ -181,6 +179,18 @@ class TemporaryUser:
         return len(stale)
 
 
+def _new_name(prefix: str) -> str:
+    """A user name with the time in it, by which it is known as stale."""
+    return f"{prefix}-{int(datetime.now(UTC).timestamp()):08x}{secrets.token_hex(2)}"
+
+
+def _remove_stale_users(admin: AdminApi) -> int:
+    stale = [user.username for user in admin.users() if _user_is_stale(user.username)]
+    for username in stale:
+        admin.delete(username)
+    return len(stale)
+
+
 def _user_is_stale(username: str) -> bool:
     found = _USERNAME.fullmatch(username)
     return found is not None and _is_past(datetime.fromtimestamp(int(found[1], 16), UTC))
@@ -206,15 +216,17 @@ def temporary_admin(target: Target, purpose: str) -> Iterator[HttpClient]:
 
     Parameters:
         target: the target of the index.
-        purpose: begins the user's name, which the audit log keeps.
+        purpose: begins the user's name, which the audit log keeps, and by which later runs remove one who was left:
+            ``incident``.
 
     Raises:
         NotDeployedError: there is no index.
         IndexRequestError: the index refused the user.
     """
-    username, password = f"{purpose}-{secrets.token_hex(4)}", Secret.generate()
+    username, password = _new_name(purpose), Secret.generate()
     deployment, admin = AdminApi.of(target)
     with admin:
+        _remove_stale_users(admin)
         admin.register(username, password_hash=password_hash(password, _ROUNDS), role="admin")
         try:
             with HttpClient(deployment.url, username=username, password=password) as http:
