@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from ops.admin_api import AdminApi, IndexUser
 from ops.errors import ParameterError, RunbookError
@@ -50,6 +53,16 @@ class Guest:
         return " and ".join(changes)
 
 
+class Link(NamedTuple):
+    """Where an invited user sets a password, and until when (RFC 3339)."""
+
+    url: str
+    expires: str
+
+
+_NO_LINK = Link("", "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TeamInvitation:
     """The users to invite, as the parameters of the notebook describe them.
@@ -70,6 +83,10 @@ class TeamInvitation:
     def links(self) -> Path:
         """The private file with the links."""
         return self.folder / "invitations.csv"
+
+    def invites(self, guest: Guest, user: IndexUser | None, links: Mapping[str, Link]) -> bool:
+        """True if a guest is to get a link: a new one, all if asked for, and one of a run that was killed before."""
+        return user is None or self.again or links.get(guest.username) == _NO_LINK
 
 
 def read_guests(path: Path) -> tuple[Guest, ...]:
@@ -116,11 +133,11 @@ def plan(invitations: TeamInvitation) -> Plan:
     deployment, admin = AdminApi.of(invitations.target)
     with admin:
         known = {user.username: user for user in admin.users()}
-    changes = []
+    changes, links = [], _read_links(invitations.links)
     for guest in invitations.guests:
         user = known.get(guest.username)
         wanted = guest.wanted(user)
-        if user is not None and invitations.again:
+        if user is not None and invitations.invites(guest, user, links):
             wanted = f"{wanted} and invite again" if wanted else "invite again"
         now = "unknown to the index" if user is None else user.role
         changes.append(Change(f"user {guest.username}", now, wanted, "+" if user is None else "~"))
@@ -139,26 +156,30 @@ def apply(invitations: TeamInvitation, *, dry_run: bool = False) -> Outcome:
     if dry_run:
         return Outcome(caption, (), DRY_RUN, target.place)
     done: list[tuple[str, str]] = []
-    links: list[tuple[str, str, str]] = []
     with target.lock():
         require_approved(lambda: plan(invitations))
         deployment, admin = AdminApi.of(target)
         with admin:
             known = {user.username: user for user in admin.users()}
-            try:
-                for guest in invitations.guests:
-                    user = known.get(guest.username)
-                    if guest.wanted(user):
-                        _register(admin, guest, user)
-                        done.append((f"user {guest.username}", "created" if user is None else "changed"))
-                    if user is None or invitations.again:
-                        code, expires = admin.invite(guest.username)
-                        links.append((guest.username, f"{deployment.admin_url}invitation#{code.reveal()}", expires))
-                        done.append((f"invitation of {guest.username}", f"until {expires}"))
-            finally:
-                _write(invitations.links, links)
+            links = _read_links(invitations.links)
+            invited = False
+            for guest in invitations.guests:
+                user = known.get(guest.username)
+                if new := invitations.invites(guest, user, links):
+                    # Until there is a link: the next run invites anew if this one is killed.
+                    links[guest.username] = Link("", "")
+                    _write(invitations.links, links)
+                if guest.wanted(user):
+                    _register(admin, guest, user)
+                    done.append((f"user {guest.username}", "created" if user is None else "changed"))
+                if new:
+                    code, expires = admin.invite(guest.username)
+                    links[guest.username] = Link(f"{deployment.admin_url}invitation#{code.reveal()}", expires)
+                    _write(invitations.links, links)
+                    done.append((f"invitation of {guest.username}", f"until {expires}"))
+                    invited = True
     note = "" if done else "Everything was in place already."
-    if links:
+    if invited:
         note = f"The links are in {shown(invitations.links)}, mode 0600."
     return Outcome(caption, tuple(done), note, target.place, deployment.url)
 
@@ -207,14 +228,23 @@ def _register(admin: AdminApi, guest: Guest, user: IndexUser | None) -> None:
     )
 
 
-def _write(path: Path, links: Sequence[tuple[str, str, str]]) -> None:
-    """Write the links, if there are any, in place of those of an earlier run."""
-    if not links:
-        return
+def _read_links(path: Path) -> dict[str, Link]:
+    """Links of earlier runs that still work, and :data:`_NO_LINK` for users whom a killed run was about to invite."""
+    found: dict[str, Link] = {}
+    # A file that somebody edited is replaced.
+    with contextlib.suppress(OSError, KeyError, ValueError), path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            link = Link(row["link"], row["works until"])
+            if link == _NO_LINK or datetime.fromisoformat(link.expires) > datetime.now(UTC):
+                found[row["username"]] = link
+    return found
+
+
+def _write(path: Path, links: Mapping[str, Link]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("username", "link", "works until"))
-    writer.writerows(links)
+    writer.writerows((name, *link) for name, link in links.items())
     private_folder(path.parent)
     replace_file(path, text.getvalue().encode())
 
