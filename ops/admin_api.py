@@ -108,7 +108,13 @@ class AdminApi:
                 todo=f"set the environment variable {settings.secret_key} to it, or work where it was provisioned",
             )
         advice = advice_for(target)
-        return deployment, cls(deployment.admin_url, token, deployment.admin_headers, advice=advice)
+        found = cls(deployment.admin_url, token, deployment.admin_headers, advice=advice)
+        former = target.recall_former_secret(settings.secret_name, settings.secret_key)
+        if former is not None and found.users_status() == 401:
+            # A rotation was ended before the servers took the new token.
+            with found:
+                found = cls(deployment.admin_url, former, deployment.admin_headers, advice=advice)
+        return deployment, found
 
     def __enter__(self) -> Self:
         return self

@@ -138,8 +138,11 @@ def _caption(rotation: Rotation) -> str:
 def _changes(rotation: Rotation, admin: AdminApi) -> list[Change]:
     if rotation.kind == "admin":
         _require_own_copy(rotation)
-        age = rotation.target.credential_ages()[0]
-        return [_change(rotation, age, "generate a new one, and restart the server")]
+        age, names = rotation.target.credential_ages()[0], rotation.target.settings
+        then = "generate a new one, and restart the server"
+        if rotation.target.recall_former_secret(names.secret_name, names.secret_key) is not None:
+            return [Change(age.name, "of a rotation that was ended before the server had it", then)]
+        return [_change(rotation, age, then)]
     if rotation.kind == "password":
         _require_user(rotation, admin)
         created = password_ages(rotation.target).get(rotation.username)

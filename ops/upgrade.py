@@ -9,6 +9,7 @@ from ops import provision, rollback
 from ops.errors import ParameterError, RunbookError, VerificationError
 from ops.plan import DRY_RUN, Change, Outcome, Plan, require_approved
 from ops.preflight import preflight_of_index as preflight
+from ops.private_files import replace_file
 from ops.revisions import commit_of, subjects
 from ops.smoke import SmokeTest
 from ops.table import Table
@@ -95,12 +96,13 @@ def plan(upgrade: Upgrade) -> Plan:
     """
     target = upgrade.target
     deployment = target.state().require(target.place)
-    outdated, before = target.outdated(revision=upgrade.commit), _current(target)
+    outdated, before, untested = target.outdated(revision=upgrade.commit), _current(target), _untested(target)
     wanted = f"deploy the commit {upgrade.commit[:12]}" if upgrade.commit else "deploy this clone"
     now = f"version {before.version}" if before else "a version without a history"
     listed = [Change("server", f"{now}; {outdated}" if outdated else now, wanted if outdated else "")]
-    if outdated:
-        back = f"go back to version {before.version} if it fails" if before else "there is no version to go back to"
+    if outdated or untested is not None:
+        version = _version_before(before, untested)
+        back = f"go back to version {version} if it fails" if version else "there is no version to go back to"
         listed.append(Change("smoke test", "not run yet", f"run it; {back}", "±"))
         listed += provision.hosting_changes(target)
     return Plan(_caption(upgrade), tuple(listed), target.place, deployment.url, DRY_RUN if upgrade.dry_run else "")
@@ -112,6 +114,21 @@ def _caption(upgrade: Upgrade) -> str:
 
 def _current(target: Target) -> DeployedVersion | None:
     return next(iter(target.history()), None)
+
+
+def _untested(target: Target) -> str | None:
+    """The version before an upgrade that was ended before its test was; empty if there was none, None if all were."""
+    try:
+        return target.unfinished_upgrade.read_text("utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _version_before(before: DeployedVersion | None, untested: str | None) -> str:
+    """The version to go back to; empty if there is none."""
+    if untested is not None:
+        return untested
+    return before.version if before else ""
 
 
 def apply(upgrade: Upgrade) -> Outcome:
@@ -130,20 +147,24 @@ def apply(upgrade: Upgrade) -> Outcome:
         return Outcome(caption, (), DRY_RUN, target.place)
     with target.lock():
         require_approved(lambda: plan(upgrade))
-        before = _current(target)
-        if not target.outdated(revision=upgrade.commit):
+        before, untested = _current(target), _untested(target)
+        if untested is None and not target.outdated(revision=upgrade.commit):
             note = f"Version {before.version if before else ''} is this version already; nothing was changed."
             return Outcome(caption, (), note, target.place)
         hosting = target.hosting()
         if hosting is not None:
             hosting.require_allowed()
+        version = _version_before(before, untested)
+        # Kept until the test has passed, so that a run that is killed is completed by the next one.
+        replace_file(target.unfinished_upgrade, version)
         try:
             deployment = target.deploy(tag="upgrade", revision=upgrade.commit)
             upgrade.test(target)
         except RunbookError as error:
-            raise _after_going_back(target, before, error) from error
+            raise _after_going_back(target, version, error) from error
+        target.unfinished_upgrade.unlink()
         now = _current(target)
-    replaced = before.version if before else "another"
+    replaced = version or "another"
     done = (
         ("server", f"version {now.version if now else ''} deployed, in place of {replaced}"),
         ("smoke test", "passed; nothing of it is left"),
@@ -152,26 +173,28 @@ def apply(upgrade: Upgrade) -> Outcome:
     return Outcome(caption, done, f"The index answers at {deployment.url}", target.place, deployment.url)
 
 
-def _after_going_back(target: Target, before: DeployedVersion | None, error: RunbookError) -> VerificationError:
+def _after_going_back(target: Target, before: str, error: RunbookError) -> VerificationError:
     """Go back, and return the error that says what failed and what runs now."""
     why = "; ".join(part for part in (error.what, error.why) if part)
-    if before is None:
+    if not before:
+        target.unfinished_upgrade.unlink()
         return VerificationError(
             "the new version failed, and there is none to go back to",
             why=why,
             todo="check out the commit that worked and run the notebook 01_provision",
         )
     try:
-        target.rollback(before.version)
+        target.rollback(before)
         provision.verify(target)
+        target.unfinished_upgrade.unlink()
     except RunbookError as second:
         return VerificationError(
-            f"the new version failed, and version {before.version} could not be deployed again",
+            f"the new version failed, and version {before} could not be deployed again",
             why=f"{why}; then: {second.what}; {second.why}",
-            todo=f"run: runbook rollback --target {target.name} --to {before.version}",
+            todo=f"run: runbook rollback --target {target.name} --to {before}",
         )
     return VerificationError(
-        f"the new version failed and was taken back: version {before.version} runs again",
+        f"the new version failed and was taken back: version {before} runs again",
         why=why,
         todo="mend the new version; the log of the server has what it printed",
     )

@@ -294,6 +294,10 @@ class FakeTarget:
     def recall_secret(self, name: str, key: str) -> Secret | None:
         return self.secrets.get(name, {}).get(key)
 
+    def recall_former_secret(self, name: str, key: str) -> Secret | None:
+        del name, key
+        return None
+
     def credential_ages(self) -> Sequence[CredentialAge]:
         return [CredentialAge("secret pypi-auth-token (admin token)", self.secret_set)]
 
@@ -370,6 +374,10 @@ class FakeTarget:
 
     def rollback(self, version: str) -> Deployment:
         return self.deploy(tag=f"rollback-to-{version}", revision=self.versions[int(version) - 1].detail)
+
+    @property
+    def unfinished_upgrade(self) -> Path:
+        return Workspace.default().create().home / "fake.upgrade"
 
     def state_files(self) -> Sequence[Path]:
         return ()

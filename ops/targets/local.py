@@ -131,11 +131,16 @@ class LocalTarget(VolumeFolders):
 
     def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
         """Write or replace the secret's file."""
+        self._secrets.keep_former(name)
         self._secrets.put(name, values)
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
         """The value of *key* in the file, which is the store here; the environment is not used."""
         return self._secrets.recall(name, key)
+
+    def recall_former_secret(self, name: str, key: str) -> Secret | None:
+        """The value before the file was replaced, until the server has started anew."""
+        return self._secrets.recall_former(name, key)
 
     def refused_secret(self, name: str, key: str) -> str:
         """Advice: the server reads the same file as the operator, but only when it starts."""
@@ -207,7 +212,9 @@ class LocalTarget(VolumeFolders):
         """Start the server, unless it runs with this code and configuration. There is no protection to lower."""
         del lower_protection
         with self._code(revision) as code:
-            return self._deploy(self._versions.keep(code) if revision else code, tag, head(code))
+            deployed = self._deploy(self._versions.keep(code) if revision else code, tag, head(code))
+        self._secrets.forget_former(self.settings.secret_name)
+        return deployed
 
     @contextlib.contextmanager
     def _code(self, revision: str) -> Iterator[Path]:
@@ -328,9 +335,14 @@ class LocalTarget(VolumeFolders):
         code, commit = self._versions.code(version)
         return self._deploy(code, f"rollback-to-{version}", commit)
 
+    @property
+    def unfinished_upgrade(self) -> Path:
+        """File with the version before an upgrade, until the new one has passed its test."""
+        return self._folder / "upgrade"
+
     def state_files(self) -> Sequence[Path]:
         """The server's log, and the code of its versions. Its address stays, for the next index."""
-        return [path for path in (self._folder / "versions", self._log) if path.exists()]
+        return [path for path in (self._folder / "versions", self._log, self.unfinished_upgrade) if path.exists()]
 
     def stop(self) -> bool:
         """Stop the server. Volumes and secrets stay."""

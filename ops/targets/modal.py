@@ -167,10 +167,11 @@ class ModalTarget(Volumes):
             except modal.exception.AlreadyExistsError:
                 self._secret(name).update(revealed)
 
-        with self._copies.draft(name, values):
-            ask("keep the secret", put)
         private_folder(self._folder)
-        os.close(private_file(self._stale, os.O_WRONLY))
+        self._copies.keep_former(name)
+        with self._copies.draft(name, values):
+            os.close(private_file(self._stale, os.O_WRONLY))
+            ask("keep the secret", put)
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
         """The operator's copy: the environment variable *key*, or the file that :meth:`put_secret` wrote."""
@@ -178,6 +179,10 @@ class ModalTarget(Volumes):
             return Secret(value)
         found = (files.recall(name, key) for files in (self._copies, *self._earlier_copies))
         return next((secret for secret in found if secret is not None), None)
+
+    def recall_former_secret(self, name: str, key: str) -> Secret | None:
+        """This machine's copy of the value before, until the containers are replaced."""
+        return self._copies.recall_former(name, key)
 
     def refused_secret(self, name: str, key: str) -> str:
         """Advice: the copy belongs to another environment, or the secret was changed elsewhere."""
@@ -299,6 +304,7 @@ class ModalTarget(Volumes):
             self._versions.rollover()
         for file in stale:
             file.unlink(missing_ok=True)
+        self._copies.forget_former(self.settings.secret_name)
         return self._answering(changed=self._versions.version() != before)
 
     def history(self) -> Sequence[DeployedVersion]:
@@ -310,9 +316,14 @@ class ModalTarget(Volumes):
         self._versions.rollback(version)
         return self._answering(changed=True)
 
+    @property
+    def unfinished_upgrade(self) -> Path:
+        """File with the version before an upgrade, until the new one has passed its test."""
+        return self._folder / f"{self.settings.app_name}.upgrade"
+
     def state_files(self) -> Sequence[Path]:
-        """Marks that the containers have an older secret."""
-        return [path for path in self._stale_files if path.exists()]
+        """Marks of containers with an older secret, and of an upgrade that was not tested."""
+        return [path for path in (*self._stale_files, self.unfinished_upgrade) if path.exists()]
 
     def stop(self) -> bool:
         """Stop the app for good. Volumes and secrets stay; the next :meth:`deploy` creates a new app of that name."""

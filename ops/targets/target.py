@@ -250,6 +250,9 @@ class Target(Protocol):
     def recall_secret(self, name: str, key: str) -> Secret | None:
         """The operator's copy of a secret's value, from the environment variable *key* or the workspace."""
 
+    def recall_former_secret(self, name: str, key: str) -> Secret | None:
+        """The operator's copy of the value that servers have until the next deployment; None if they have no other."""
+
     def refused_secret(self, name: str, key: str) -> str:
         """Advice for when the index refuses the value of :meth:`recall_secret`."""
 
@@ -334,6 +337,10 @@ class Target(Protocol):
 
     def rollback(self, version: str) -> Deployment:
         """Deploy an earlier version again."""
+
+    @property
+    def unfinished_upgrade(self) -> Path:
+        """File with the version before an upgrade, which exists until the new version has passed its test."""
 
     def state_files(self) -> Sequence[Path]:
         """Files and folders on this machine that only serve this index: logs, and the code of its versions."""
