@@ -10,13 +10,18 @@ from ops import provision
 from ops.targets import Target, open_target
 
 
+def free_port() -> int:
+    """A port on loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @contextlib.contextmanager
 def local_index() -> Iterator[Target]:
     """A provisioned local target with a real server on a free port, stopped at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    target = open_target("local", port=port)
+    target = open_target("local", port=free_port())
     try:
         provision.apply(target)
         yield target

@@ -1,0 +1,14 @@
+"""The notebooks carry an index on this machine through a year."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.operators_year import Operator, walk
+
+
+@pytest.mark.slow
+def test_a_year_from_the_first_look_to_the_end_on_this_machine(tmp_path: Path) -> None:
+    walk(Operator.new(tmp_path, "local", {}))

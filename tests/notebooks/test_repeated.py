@@ -1,0 +1,101 @@
+"""A notebook that runs twice changes nothing the second time, and one that is killed and run again ends as any other.
+
+Killed by SIGKILL, at two steps of each notebook; ``RUNBOOK_MATRIX=full`` takes all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from ops.runbook import list_notebooks
+from ops.runbook.store import comparable
+from ops.workspace import PROJECT_ROOT
+from tests.notebooks.world import World
+
+pytestmark = pytest.mark.timeout(7200)
+
+CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "invite a team": ("02_onboard_user", {"users_csv": "HOME/team.csv"}),
+    "make a token": ("02_onboard_user", {"username": "carol", "token_days": 30, "archive": True}),
+    "rotate a token": ("04_rotate_credentials", {"rotate": "token", "username": "alice", "max_age_days": 0}),
+    "rotate a password": ("04_rotate_credentials", {"rotate": "password", "username": "alice", "max_age_days": 0}),
+    "rotate the admin token": ("04_rotate_credentials", {"rotate": "admin", "max_age_days": 0}),
+    "offboard": ("05_offboard_user", {"username": "alice", "confirm": "alice"}),
+    "back up": ("06_back_up", {"destination": "HOME/more"}),
+    "restore": ("07_restore", {"source": "HOME/snapshots", "confirm": "local"}),
+    "upgrade": ("08_upgrade", {"revision": "good"}),
+    "upgrade to a broken version": ("08_upgrade", {"revision": "broken"}),
+    "yank": ("11_manage_releases", {"action": "yank", "project": "spam", "version": "1.0", "reason": "bad"}),
+    "delete": (
+        "11_manage_releases",
+        {"action": "delete", "project": "spam", "version": "1.0", "confirm": "spam 1.0"},
+    ),
+    "incident": (
+        "12_incident",
+        {"project": "spam", "version": "1.0", "reason": "bad", "lock_publisher": True, "confirm": "spam 1.0"},
+    ),
+    "tear down": ("99_tear_down", {"snapshot": "HOME/last", "confirm": "local"}),
+}
+"""Notebooks that change something, with the parameters of a run that does."""
+
+TWICE: Mapping[str, Mapping[str, Any]] = {
+    "rotate a token": {"max_age_days": 1},
+    "rotate a password": {"max_age_days": 1},
+    "rotate the admin token": {"max_age_days": 1},
+}
+"""Parameters that the second run has otherwise: to rotate whatever the age is to change something each time."""
+
+READING = ("00_start_here", "09_audit", "90_troubleshoot")
+"""Notebooks that change nothing."""
+
+ELSEWHERE = ("01_provision", "03_smoke_test", "13_trusted_publishing")
+"""Tested with their operations: from nothing, with what a test leaves, and with an issuer of ID tokens."""
+
+
+def test_every_notebook_runs_twice_here() -> None:
+    tried = {notebook for notebook, _ in CASES.values()}
+    names = [notebook.name for notebook in comparable(list_notebooks(PROJECT_ROOT / "notebooks"))]
+    assert sorted([*tried, *READING, *ELSEWHERE]) == names
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", READING)
+def test_a_notebook_that_reads_changes_nothing(notebook: str, world: World) -> None:
+    before = world.contents()
+    for _ in range(2):
+        assert not world.run(notebook)["error"]
+    assert world.contents() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_notebook_that_is_killed_and_run_again_ends_as_one_that_was_not(case: str, world: World) -> None:
+    notebook, parameters = CASES[case]
+    lost = case == "restore"
+    world.reset(lost=lost)
+    whole = world.run(notebook, parameters)
+    expected, before, steps = world.seen(), world.contents(), whole["steps"]
+    if not whole["error"]:
+        assert not world.run(notebook, {**parameters, **TWICE.get(case, {})})["error"]
+        assert world.contents() == before, "the second time it changes nothing"
+    full = os.environ.get("RUNBOOK_MATRIX") == "full"
+    different = {}
+    for number in range(1, steps + 1) if full else sorted({(steps + 1) // 2, steps}):
+        world.reset(lost=lost)
+        assert world.run(notebook, parameters, number)["killed"], number
+        again = world.run(notebook, parameters)
+        seen = world.seen()
+        if again["error"][:50] != whole["error"][:50] or seen != expected:
+            changed = {name: (value, expected.get(name)) for name, value in seen.items() if value != expected.get(name)}
+            different[number] = (again["error"], changed)
+    assert not different

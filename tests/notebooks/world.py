@@ -1,0 +1,157 @@
+"""An index on this machine, on which notebooks run in processes that can be killed at any step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, cast
+
+from ops.admin_api import AdminApi
+from ops.clients import ClientFiles
+from ops.http_client import HttpClient
+from ops.secret import Secret
+from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
+from ops.snapshots.snapshot import CREDENTIALS, PACKAGES, is_kept, is_log
+from ops.workspace import HOME_VARIABLE
+from tests.local_index import free_port
+from tests.operators_year import Index, Operator
+
+TEMPORARY = re.compile(r"(smoke|operator|incident)-[0-9a-f]+")
+"""Users whom a killed run may leave; later runs remove them."""
+
+
+class World:
+    """An index with a user and a release on this machine, which can be put back to how it was made.
+
+    Parameters:
+        folder: for the clone, the workspace, and a copy of how it was made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.operator = Operator.new(folder, "local", {})
+        self.operator.break_removal("broken")
+        self.operator.commit("good", "ops/index/__init__.py", lambda source: f"{source}# changed\n")
+        self._made = folder / "made"
+        self._temporary = folder / "temporary"
+        self._temporary.mkdir()
+        home = self.operator.home
+        self._environment = {
+            **os.environ,
+            "HOME": str(home),
+            HOME_VARIABLE: str(home / "runbook"),
+            "PYTHONPATH": str(self.operator.clone),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "TMPDIR": str(self._temporary),
+        }
+        self._worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.notebooks.kill_points"],
+            cwd=self.operator.clone, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.index = Index(self.operator)
+
+    def __enter__(self) -> Self:
+        """Make the index, and keep a copy."""
+        home = self.operator.home
+        (home / "team.csv").write_text("username,role\nbob,reader\ncarol,publisher\ndave,admin\n")
+        assert not self.run("01_provision", {"port": free_port()})["error"]
+        assert not self.run("02_onboard_user", {"username": "alice", "token_days": 30})["error"]
+        login = ClientFiles(self.index.target.client_folder("alice")).login()
+        assert login is not None
+        assert login.password is not None
+        self.index.logins["alice"] = ("alice", login.password.reveal())
+        self.index.upload("alice", "spam", "1.0")
+        self.index.upload("alice", "eggs", "1.0")
+        assert not self.run("06_back_up", {"destination": "HOME/snapshots"})["error"]
+        self.index.target.stop()
+        shutil.copytree(home, self._made)
+        self.reset()
+        return self
+
+    def reset(self, *, lost: bool = False) -> None:
+        """Put all back to how it was made; *lost* without what is on the volumes."""
+        self.index.target.stop()
+        shutil.rmtree(self.operator.home)
+        shutil.copytree(self._made, self.operator.home)
+        if lost:
+            for volume in (PACKAGES_VOLUME, CREDENTIALS_VOLUME):
+                self.index.target.delete_volume(volume)
+        assert not self.run("01_provision")["error"]
+
+    def run(self, notebook: str, parameters: Mapping[str, Any] | None = None, number: int = 0) -> dict[str, Any]:
+        """Run a notebook, and kill it before the step of a number."""
+        given = {
+            name: value.replace("HOME", str(self.operator.home)) if isinstance(value, str) else value
+            for name, value in (parameters or {}).items()
+        }
+        request = {"notebook": notebook, "parameters": given, "number": number}
+        assert self._worker.stdin is not None
+        assert self._worker.stdout is not None
+        self._worker.stdin.write(json.dumps(request) + "\n")
+        self._worker.stdin.flush()
+        return cast("dict[str, Any]", json.loads(self._worker.stdout.readline()))
+
+    def contents(self) -> dict[str, str]:
+        """The digest of each file that only a change of the index or of the workspace changes."""
+        found = self.index.digests()
+        for path in self._files():
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
+
+    def _files(self) -> list[Path]:
+        """Files of the operator, but for those of the volumes and logs."""
+        apart = {"volumes", "versions"}
+        return sorted(
+            path
+            for path in self.operator.home.rglob("*")
+            if path.is_file() and not apart & set(path.parts) and path.name not in {"lock", "server.log", "copy"}
+        )
+
+    def seen(self) -> dict[str, Any]:
+        """What there is, but for random values and moments."""
+        target, home = self.index.target, self.operator.home
+        state = target.state()
+        found: dict[str, Any] = {
+            "answers": state.answers,
+            "commit": next((version.commit for version in target.history()), ""),
+            "home": [
+                path.relative_to(home).as_posix()
+                for path in self._files()
+                if not {"blobs", "snapshots"} & set(path.parts)
+            ],
+            "snapshots": len(list(home.glob("*/snapshots/*"))),
+        }  # fmt: skip
+        for part, volume in ((PACKAGES, PACKAGES_VOLUME), (CREDENTIALS, CREDENTIALS_VOLUME)):
+            listed = target.list_files(volume) if target.volume_exists(volume) else []
+            found[part] = sorted(each.path for each in listed if is_kept(each.path) and not is_log(part, each.path))
+        if state.deployment is None or not state.answers:
+            return found
+        _, admin = AdminApi.of(target)
+        with admin:
+            users = [(user.username, user.role, user.projects) for user in admin.users()]
+            found["tokens"] = sorted((token.owner, token.label, token.role) for token in admin.tokens())
+        found["users"] = sorted(user for user in users if not TEMPORARY.fullmatch(user[0]))
+        for folder in target.client_folders():
+            login = ClientFiles(folder).login()
+            assert login is not None
+            with HttpClient(state.deployment.url, username=login.username, password=login.password) as http:
+                found[f"login of {folder.name}"] = http.request("GET", "simple/").status_code
+            for path in folder.glob("*token*"):
+                with HttpClient(
+                    state.deployment.url, username="__token__", password=Secret(path.read_text().strip())
+                ) as http:
+                    found[path.name] = http.request("GET", "simple/").status_code
+        return found
+
+    def __exit__(self, *error: object) -> None:
+        """End the server and the worker."""
+        self.index.target.stop()
+        assert self._worker.stdin is not None
+        self._worker.stdin.close()
+        self._worker.wait(60)
