@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from ops.audit_findings import UNUSED_DAYS, AuditFinding, Severity, findings
 from ops.back_up import default_destination, place_shown
+from ops.clients import check_public_index
 from ops.errors import IndexRequestError, ParameterError, RunbookError, VerificationError
 from ops.http_client import JSON, HttpClient
 from ops.inventory import Inventory
@@ -77,9 +78,8 @@ def read(
     if fail_at not in (*severities, "never"):
         why = f"it is one of {', '.join(severities)} and never"
         raise ParameterError(f"fail_at cannot be {fail_at!r}", why=why, todo="give one of them")
-    if public_index and (not public_index.startswith(("https://", "http://")) or "@" in public_index):
-        why = "it is not the URL of a simple API, or holds credentials"
-        raise ParameterError("public_index cannot be used", why=why, todo="give its URL, ending in /simple/")
+    if public_index:
+        check_public_index(public_index)
     inventory = Inventory.of(target, integrity=integrity)
     found = [*findings(target, inventory), *_snapshots(target, snapshots)]
     if public_index:
@@ -256,6 +256,8 @@ def _snapshots(target: Target, place: str) -> list[AuditFinding]:
     try:
         names = Bucket.open(place or str(default_destination(target))).snapshots()
         newest = moment(names[-1]) if names else None
+    except ParameterError:
+        raise
     except RunbookError as error:
         return [AuditFinding(Severity.WARNING, f"snapshots in {shown}", error.why or error.what, todo)]
     if newest is None or datetime.now(UTC) - newest > timedelta(hours=SNAPSHOT_HOURS):

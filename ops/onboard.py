@@ -9,7 +9,7 @@ from typing import Any
 
 from ops import invite, user_tokens
 from ops.admin_api import AdminApi, IndexUser
-from ops.clients import ClientFiles, Login, Pip, Twine, Uv
+from ops.clients import ClientFiles, Login, Pip, Twine, Uv, check_public_index
 from ops.errors import ParameterError, RunbookError
 from ops.http_client import login_status
 from ops.invite import Guest, TeamInvitation, read_guests
@@ -116,6 +116,8 @@ def describe(
     username = checked_user_name(username)
     if role:
         check_role(role)
+    if public_index:
+        check_public_index(public_index)
     given = given_password(username, variable=password_env, prompt=password_prompt)
     named = Path(folder).expanduser().absolute() if folder else target.client_folder(username)
     return Onboarding(

@@ -101,15 +101,21 @@ def given_password(username: str, *, variable: str = "", prompt: bool = False) -
 
     Parameters:
         username: the user.
-        variable: the environment variable that may hold it; empty for :data:`PASSWORD_VARIABLE`.
+        variable: the environment variable that holds it; empty for :data:`PASSWORD_VARIABLE`, which may.
         prompt: True to prompt for it if the variable is not set.
 
     Raises:
-        ParameterError: there is nobody to prompt.
+        ParameterError: the named variable is not set, or there is nobody to prompt.
     """
     value = os.environ.get(variable or PASSWORD_VARIABLE)
     if not value and prompt:
         value = _prompted(username)
+    elif not value and variable:
+        raise ParameterError(
+            f"there is no password in the environment variable {variable!r}",
+            why="it is not set, or empty",
+            todo="set it, or leave password_env out to keep the password or have one generated",
+        )
     return Secret(value) if value else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ops.clients.client import Result
-from ops.clients.configuration import REPOSITORY, ClientFiles, Login, is_loopback
+from ops.clients.configuration import REPOSITORY, ClientFiles, Login, check_public_index, is_loopback
 from ops.clients.pip import Pip
 from ops.clients.twine import Twine
 from ops.clients.uv import Uv
@@ -16,5 +16,6 @@ __all__ = [
     "Result",
     "Twine",
     "Uv",
+    "check_public_index",
     "is_loopback",
 ]

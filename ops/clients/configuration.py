@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ops.clients.env_sh import env_sh
 from ops.clients.handover import archive
-from ops.errors import RunbookError
+from ops.errors import ParameterError, RunbookError
 from ops.private_files import private_folder, replace_file
 from ops.secret import Secret
 
@@ -27,6 +27,26 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_public_index(url: str) -> None:
+    """Refuse the URL of a public index that clients cannot use, or that holds credentials.
+
+    Raises:
+        ParameterError: it is not the URL of a simple API (PEP 503).
+    """
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
+    except ValueError:
+        good = False
+    # It becomes a line of pip.conf.
+    if not good or not url.isprintable() or " " in url:
+        raise ParameterError(
+            "public_index cannot be used",
+            why="it is not the URL of a simple API, or holds credentials",
+            todo="give its URL, ending in /simple/",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
