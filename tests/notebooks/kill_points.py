@@ -81,19 +81,21 @@ def _line_of_ops() -> str:
     return " ".join(lines)
 
 
-def run(notebook: str, parameters: dict[str, Any], number: int) -> int:
-    """Run the cells of a notebook, and return the number of steps after its plan."""
+def run(notebook: str, parameters: dict[str, Any], number: int, answer: dict[str, Any]) -> None:
+    """Run the cells of a notebook, and note the number of steps after its plan."""
     point: KillPoint | None = None
     names: dict[str, Any] = {}
     for cell in nbformat.read(PROJECT_ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells:
         if cell.cell_type != "code" or cell.source == GUARD:
             continue
-        exec(cell.source, names)
+        try:
+            exec(cell.source, names)
+        finally:
+            answer["steps"] = point.steps if point else 0
         if "parameters" in cell.metadata.get("tags", ()):
             names |= parameters
         if point is None and is_plan_cell(cell.source):
             point = KillPoint(number)
-    return point.steps if point else 0
 
 
 def main() -> None:
@@ -103,7 +105,7 @@ def main() -> None:
         if child == 0:
             answer: dict[str, Any] = {"killed": False, "steps": 0, "error": ""}
             try:
-                answer["steps"] = run(**request)
+                run(**request, answer=answer)
             except RunbookError as error:
                 answer["error"] = str(error)
             except Exception as error:  # noqa: BLE001 - the test shows it

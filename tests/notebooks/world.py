@@ -19,12 +19,15 @@ from ops.http_client import HttpClient
 from ops.secret import Secret
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
 from ops.snapshots.snapshot import CREDENTIALS, PACKAGES, is_kept, is_log
+from ops.test_release import PROJECT
 from ops.workspace import HOME_VARIABLE
 from tests.local_index import free_port
 from tests.operators_year import Index, Operator
 
 TEMPORARY = re.compile(r"(smoke|operator|incident)-[0-9a-f]+")
 """Users whom a killed run may leave; later runs remove them."""
+LEFT = re.compile(rf"{PROJECT.replace('-', '_')}-|\.index/removed/")
+"""Releases that a killed smoke test may leave, likewise, and names that are never free again."""
 
 
 class World:
@@ -129,7 +132,11 @@ class World:
         }  # fmt: skip
         for part, volume in ((PACKAGES, PACKAGES_VOLUME), (CREDENTIALS, CREDENTIALS_VOLUME)):
             listed = target.list_files(volume) if target.volume_exists(volume) else []
-            found[part] = sorted(each.path for each in listed if is_kept(each.path) and not is_log(part, each.path))
+            found[part] = sorted(
+                each.path
+                for each in listed
+                if is_kept(each.path) and not is_log(part, each.path) and not LEFT.match(each.path)
+            )
         if state.deployment is None or not state.answers:
             return found
         _, admin = AdminApi.of(target)
