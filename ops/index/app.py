@@ -142,6 +142,9 @@ class Index:
         """
         authorization = headers.get(b"authorization")
         user = None if authorization is None else self._remembered(authorization)
+        if user is None and authorization is not None:
+            address, _ = self._proxies.route(peer, headers.get(b"x-forwarded-for"))
+            user = self._authenticator.known_token(authorization, address)
         if user is None:
             return None
         response = self._ready(path, headers)

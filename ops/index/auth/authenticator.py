@@ -146,6 +146,14 @@ class Authenticator:
         """A value that changes when a login may have ceased to be valid. Takes microseconds."""
         return self._forgotten if self._user_cache.current() else object()
 
+    def known_token(self, authorization: bytes, address: str) -> Identity | None:
+        """The user of a valid token, which is remembered from now on; None for all else. Takes microseconds."""
+        credentials = BasicCredentials.parse(authorization)
+        if credentials is None or credentials.token is None or not self._user_cache.current():
+            return None
+        account = self._known_token(self.digest(authorization), credentials.token, address)
+        return None if account is None else account.identity
+
     def take_active_users(self) -> set[str]:
         """The users who sent a request since the last call."""
         active, self._active_users = self._active_users, set()

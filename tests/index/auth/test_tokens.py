@@ -143,6 +143,21 @@ def test_a_valid_token_meets_neither_bcrypt_nor_the_throttle_nor_a_thread(
     assert [parts.who(basic(plain)).token for plain, _ in made] == [token.id for _, token in made]
 
 
+def test_a_valid_token_is_known_at_its_first_request_and_anything_else_takes_the_usual_way(parts: Parts) -> None:
+    plain, token = parts.tokens.create("alice")
+    parts.authenticator.refresh()
+    for header in (b"", b"Basic", basic("0" * 64), basic(plain, "alice"), bearer(plain[:-1] + "x"), basic("", "alice")):
+        assert parts.authenticator.known_token(header, HERE) is None
+    for _ in range(2):
+        found = parts.authenticator.known_token(basic(plain), HERE)
+        assert found is not None
+        assert found.token == token.id
+    assert parts.authenticator.remembered(basic(plain)) == found
+    parts.tokens.revoke(token.id)
+    parts.authenticator.refresh()
+    assert parts.authenticator.known_token(basic(plain), HERE) is None
+
+
 def test_wrong_tokens_cost_no_bcrypt_and_are_throttled(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bcrypt, "checkpw", lambda *_: pytest.fail("a token must not come here"))
     outcomes = []
