@@ -10,7 +10,7 @@ from ops.errors import ParameterError, PreflightError
 from ops.table import Table
 from ops.targets.lock import exclusive
 from ops.workspace import Workspace
-from tests.benchmark import changes, repeats, rows, sizes, wrk
+from tests.benchmark import changes, logins, repeats, rows, sizes, wrk
 from tests.benchmark.field import Field, find_peers
 from tests.benchmark.machine import Machine, own_versions
 from tests.benchmark.measurement import Row
@@ -83,8 +83,9 @@ class Benchmark:
         return Table.of("Prepared", ("What", "State"), lines)
 
     def cold_install(self) -> Results:
-        """Cold installations, one at a time."""
-        return self._keep(rows.cold_install(self._field))
+        """Cold installations, one at a time; with the start of the server; and warm ones."""
+        field = self._field
+        return self._keep(rows.cold_install(field), rows.start_and_install(field), rows.warm_install(field))
 
     def installs_at_once(self) -> Results:
         """Cold installations, several at once."""
@@ -121,6 +122,10 @@ class Benchmark:
     def starts(self) -> Results:
         """Time until the server responds."""
         return self._keep(*sizes.starts(self._field))
+
+    def first_logins(self) -> Results:
+        """First logins of many users at once."""
+        return self._keep(*logins.first_logins(self._field))
 
     def report(self) -> Report:
         """All that was measured so far."""

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -35,30 +35,59 @@ class Installer:
     folder: Path
     packages: int
 
-    def install(self, server: Server, *, at_once: int = 1) -> float:
+    def install(self, server: Server, *, at_once: int = 1, start: bool = False) -> float:
         """Seconds until the last of *at_once* simultaneous installations has ended.
 
         Making the environments is not counted.
 
+        Parameters:
+            server: to install from.
+            at_once: installations.
+            start: true to start the server first, which is counted.
+
         Raises:
             ClientError: uv failed, or not all distributions were installed.
         """
+        homes = [self.home() for _ in range(at_once)]
+        begin = time.perf_counter()
+        if start:
+            server.listen()
+        return self._run(server, homes, begin)
+
+    def home(self) -> Path:
+        """A fresh environment with an empty cache."""
         place = self.folder / "installs"
         place.mkdir(parents=True, exist_ok=True)
-        homes = [Path(tempfile.mkdtemp(dir=place)) for _ in range(at_once)]
-        for home in homes:
-            command = [self.uv, "venv", "--quiet", "--python", sys.executable, str(home / "venv")]
-            subprocess.run(
-                command, stdin=subprocess.DEVNULL, check=True, capture_output=True, env=self._environment(home, server)
-            )
-        begin = time.perf_counter()
+        home = Path(tempfile.mkdtemp(dir=place))
+        self._make_environment(home)
+        return home
+
+    def renew(self, home: Path) -> None:
+        """A fresh environment with the cache of the last one."""
+        (home / "venv").rename(tempfile.mkdtemp(dir=home) + "/venv")
+        self._make_environment(home)
+
+    def into(self, home: Path, server: Server, *, url: str) -> None:
+        """Install from another address of a server.
+
+        Raises:
+            ClientError: as from :meth:`install`.
+        """
+        self._run(server, [home], time.perf_counter(), url=url)
+
+    def _make_environment(self, home: Path) -> None:
+        command = [self.uv, "venv", "--quiet", "--python", sys.executable, str(home / "venv")]
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), "UV_NO_CONFIG": "1"}
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=True, capture_output=True, env=environment)
+
+    def _run(self, server: Server, homes: Sequence[Path], begin: float, *, url: str = "") -> float:
         running = [
             subprocess.Popen(
                 [self.uv, "pip", "install", "--quiet", "--python", str(home / "venv"), ROOT_PROJECT],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env=self._environment(home, server),
+                env=self._environment(home, server, url or server.index_url),
                 text=True,
             )
             for home in homes
@@ -89,7 +118,7 @@ class Installer:
                 output=output.replace(server.login.password.reveal(), "********") if server.login else output,
             )
 
-    def _environment(self, home: Path, server: Server) -> Mapping[str, str]:
+    def _environment(self, home: Path, server: Server, url: str) -> Mapping[str, str]:
         """Nothing of this machine's settings; credentials in the environment, where other users cannot read them."""
         login = server.login
         user = f"{quote(login.username)}:{quote(login.password.reveal(), safe='')}@" if login else ""
@@ -100,5 +129,5 @@ class Installer:
             "UV_NO_CONFIG": "1",
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_HTTP_TIMEOUT": str(INSTALL_SECONDS),
-            "UV_DEFAULT_INDEX": server.index_url.replace("://", f"://{user}"),
+            "UV_DEFAULT_INDEX": url.replace("://", f"://{user}"),
         }

@@ -190,7 +190,7 @@ def figure(value: float) -> str:
         return f"{value:,.0f}"
     if value >= 10:
         return f"{value:.1f}"
-    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}" if value else "0"
 
 
 def _ratio(row: Row, subject: str, peers: Sequence[str]) -> tuple[str, float] | None:

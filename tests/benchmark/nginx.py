@@ -13,17 +13,23 @@ from pathlib import Path
 
 from tests.benchmark.corpus import Corpus, Wheel
 from tests.benchmark.machine import program_version
-from tests.benchmark.servers import HOST, Server
+from tests.benchmark.servers import HOST, Login, Server
 
 NGINX = "nginx"
 
 
 @dataclass(frozen=True)
 class Nginx:
-    """The limit: static PEP 691, 503 and 658 files, sent by nginx to anyone."""
+    """The limit: static PEP 691, 503 and 658 files, sent by nginx to anyone.
+
+    Parameters:
+        login: one of *users*, or None.
+        users: an ``.htpasswd`` of those who may read; None for anyone.
+    """
 
     name: str = NGINX
-    login: None = None
+    login: Login | None = None
+    users: Path | None = None
 
     def missing(self) -> str:
         """Error for a program that is not on PATH."""
@@ -53,9 +59,11 @@ class Nginx:
         run = folder / "run"
         run.mkdir(parents=True, exist_ok=True)
         user = f"user {pwd.getpwuid(os.geteuid()).pw_name};" if os.geteuid() == 0 else ""
-        (run / "nginx.conf").write_text(_NGINX.format(user=user, host=HOST, port=port, site=folder / "site", run=run))
+        auth = "" if self.users is None else f"auth_basic bench; auth_basic_user_file {self.users};"
+        configuration = _NGINX.format(user=user, host=HOST, port=port, site=folder / "site", run=run, auth=auth)
+        (run / "nginx.conf").write_text(configuration)
         command = [shutil.which("nginx") or "nginx", "-e", "stderr", "-p", str(run), "-c", str(run / "nginx.conf")]
-        return Server(self.name, command, folder=run, port=port)
+        return Server(self.name, command, folder=run, port=port, login=self.login)
 
 
 def write_static_page(folder: Path, project: str, wheels: tuple[Wheel, ...]) -> None:
@@ -123,6 +131,7 @@ http {{
   server {{
     listen {host}:{port} backlog=1024;
     root {site};
+    {auth}
     location /simple/ {{
       types {{ text/html html; application/vnd.pypi.simple.v1+json json; }}
       add_header Vary Accept;

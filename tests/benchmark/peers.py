@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,6 +18,10 @@ from typing import Literal, Protocol
 import bcrypt
 
 from ops.errors import StartError
+from ops.index.auth.passwords import TOKEN_USER
+from ops.index.auth.roles import Role
+from ops.index.auth.token_file import Token, TokenFile, fingerprint, new_token
+from ops.index.auth.tokens import DEFAULT_LIFETIME
 from ops.secret import Secret
 from ops.settings import SECRET_KEY
 from ops.workspace import PROJECT_ROOT
@@ -26,6 +32,7 @@ from tests.benchmark.servers import HOST, Login, Server
 from tests.benchmark.toolbox import Toolbox
 
 OURS = "pypi-runbook"
+BY_TOKEN = f"{OURS}, by token"
 DEVPI = "devpi"
 PERYX = "peryx"
 
@@ -64,6 +71,7 @@ class Ours:
     login: Login
     name: str = OURS
     rounds: int = 12
+    options: tuple[str, ...] = ()
 
     def missing(self) -> str:
         """Never."""
@@ -79,6 +87,7 @@ class Ours:
         credentials = folder / "credentials"
         credentials.mkdir(mode=0o700)
         write_htpasswd(credentials / ".htpasswd", self.login, self.rounds)
+        write_tokens(credentials, [self.login.username], kept=folder)
         token = folder / "admin.env"
         token.touch(mode=0o600)
         token.write_text(f"{SECRET_KEY}={Secret.generate().reveal()}\n")
@@ -94,7 +103,7 @@ class Ours:
         command += ["--admin-token-file", str(folder / "admin.env")]
         return Server(
             self.name,
-            command,
+            [*command, *self.options],
             folder=folder / "run",
             port=port,
             upload_path="/",
@@ -262,6 +271,24 @@ class Peryx:
     def _command(self, folder: Path, verb: str) -> list[str]:
         program = self.toolbox.program("peryx", "peryx")
         return [program, verb, "--config", str(folder / "peryx.toml"), "--data-dir", str(folder / "data")]
+
+
+def write_tokens(credentials: Path, owners: Sequence[str], *, kept: Path) -> None:
+    """One token for each of the users, as our index keeps them, and in the clear in *kept*."""
+    file, now, plains = TokenFile(b""), float(int(time.time())), []
+    for owner in owners:
+        plain, token_id = new_token()
+        expires = now + DEFAULT_LIFETIME
+        file.add(Token(token_id, fingerprint(plain), owner, Role.PUBLISHER, None, "benchmark", now, expires))
+        plains.append(plain)
+    for path, content in ((credentials / ".tokens", bytes(file)), (kept / "tokens", "\n".join(plains).encode())):
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+
+
+def token_logins(kept: Path) -> list[Login]:
+    """The logins by the tokens in *kept*."""
+    return [Login(TOKEN_USER, Secret(plain)) for plain in (kept / "tokens").read_text().splitlines()]
 
 
 def write_htpasswd(path: Path, login: Login, rounds: int) -> None:

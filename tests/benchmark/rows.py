@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from tests.benchmark.field import NGINX, Field
@@ -17,12 +18,21 @@ from tests.benchmark.measurement import (
     median_within,
     times_faster,
 )
-from tests.benchmark.peers import OURS, PERYX
+from tests.benchmark.peers import BY_TOKEN, OURS, PERYX, Ours, token_logins
 from tests.benchmark.processor import ProcessorTime
-from tests.benchmark.servers import Server
+from tests.benchmark.relay import Relay
+from tests.benchmark.servers import Server, free_port
 from tests.benchmark.uploads import Uploader, durable_writes
 
 JUST_STARTED = f"{OURS}, just started"
+CACHING = f"{OURS}, --page-max-age 600"
+
+_START_AND_INSTALL = 0.36
+"""Seconds."""
+
+_TOKEN_SHARE = 0.95
+"""Of the rate by password, at least: it is the same, and two measurements of one thing differ by as much."""
+
 DISK = "this disk alone"
 
 UPLOAD_GOALS = {1: 800.0, 8: 1_450.0}
@@ -63,6 +73,68 @@ def cold_install(field: Field) -> Row:
     )
 
 
+def start_and_install(field: Field) -> Row:
+    """The start of a server and a cold installation from it."""
+    installer = Installer(field.toolbox.uv, field.scratch, field.scale.packages)
+    takers = [peer for peer in field.present if peer.name in {NGINX, OURS, PERYX}]
+    servers = {peer.name: peer.server(field.place(peer), free_port()) for peer in takers}
+    (login,) = token_logins(field.place(field.ours))
+    servers[BY_TOKEN] = servers[OURS].seen_by(BY_TOKEN, login)
+
+    def measure(server: Server) -> float:
+        try:
+            return installer.install(server, start=True)
+        finally:
+            server.stop()
+
+    row = _row(
+        field,
+        _each(servers, measure),
+        title=f"Start and cold uv pip install of {field.scale.packages} packages",
+        unit="s",
+        better="lower",
+        rounds=min(field.scale.installs, 10),
+        method="uv starts when the port accepts connections. A password costs a bcrypt verification of "
+        f"{field.ours.rounds} rounds, which is most of the time.",
+    )
+    return row.judged(*(median_within(row, name, _START_AND_INSTALL) for name in (OURS, BY_TOKEN)))
+
+
+def warm_install(field: Field) -> Row:
+    """Requests of an installation whose client has everything in its cache."""
+    installer = Installer(field.toolbox.uv, field.scratch, field.scale.packages)
+    caching = Ours(field.login, name=CACHING, options=("--page-max-age", "600"))
+    contenders: dict[str, Callable[[], float]] = {}
+
+    def measure(server: Server) -> float:
+        with Relay(server.port) as relay:
+            home, url = installer.home(), server.index_url.replace(str(server.port), str(relay.port))
+            installer.into(home, server, url=url)
+            installer.renew(home)
+            before = relay.requests
+            installer.into(home, server, url=url)
+            return float(relay.requests - before)
+
+    with ExitStack() as stack:
+        for peer in (*field.present, caching):
+            if peer.name in {NGINX, OURS, PERYX, CACHING}:
+                place = field.place(peer)
+                if peer is caching:
+                    peer.prepare(place, field.corpus)
+                contenders[peer.name] = partial(measure, stack.enter_context(peer.server(place, free_port())))
+        row = _row(
+            field,
+            contenders,
+            title=f"Warm uv pip install of {field.scale.packages} packages",
+            unit="requests",
+            better="lower",
+            rounds=2,
+            method="The same cache, a fresh environment. A page that may be used again unasked shows uploads and yanks "
+            "that much later.",
+        )
+    return row.judged(median_within(row, OURS, field.scale.packages + 1), median_within(row, CACHING, 0))
+
+
 def installs_at_once(field: Field) -> Row:
     """Several cold installations at the same time."""
     installer = Installer(field.toolbox.uv, field.scratch, field.scale.packages)
@@ -85,16 +157,20 @@ def page_rate(field: Field) -> tuple[Row, Row]:
     """One project page, asked for by several clients."""
     project, cost = next(iter(field.corpus.projects)), ProcessorTime()
     with field.servers() as servers:
+        (login,) = token_logins(field.place(field.ours))
+        views = {**servers, BY_TOKEN: servers[OURS].seen_by(BY_TOKEN, login)}
         row = _row(
             field,
-            _each(servers, lambda server: cost.rate(server, lambda: field.ask(server, project), "project pages")),
+            _each(views, lambda server: cost.rate(server, lambda: field.ask(server, project), "project pages")),
             title=f"Project page, {field.scale.connections} clients",
             unit="requests/s",
             better="higher",
             method=f"Persistent connections, {field.scale.versions} files on the page, {len(field.corpus.wheels)} in "
             f"the index, uncompressed. Page client: {field.versions()['page client']}.",
         )
-    return row.judged(at_least(row, OURS, [NGINX], 0.5, called=NGINX)), cost.row(row.title)
+    goals = [at_least(row, OURS, [NGINX], 0.5, called=NGINX)]
+    goals.append(at_least(row, BY_TOKEN, [OURS], _TOKEN_SHARE, called="that by password"))
+    return row.judged(*goals), cost.row(row.title)
 
 
 def upload_rates(field: Field) -> tuple[Row, ...]:

@@ -32,6 +32,9 @@ class Scale:
         index_files: numbers of files in the indexes whose pages are compared.
         large_bytes: sizes of the large files.
         start_files: files in the index that is started.
+        logins: users who log in at once.
+        login_cost: of bcrypt for their passwords.
+        login_rounds: how often they do at most.
         free_bytes: room needed on the disk.
     """
 
@@ -52,6 +55,9 @@ class Scale:
     index_files: tuple[int, ...]
     large_bytes: tuple[int, ...]
     start_files: int
+    logins: int
+    login_cost: int
+    login_rounds: int = 5
     free_bytes: int
 
 
@@ -72,6 +78,8 @@ QUICK = Scale(
     index_files=(100, 1_000),
     large_bytes=(50_000_000,),
     start_files=1_000,
+    logins=60,
+    login_cost=10,
     free_bytes=2_000 * MIB,
 )
 
@@ -92,6 +100,8 @@ FULL = Scale(
     index_files=(100, 1_000, 10_000, 100_000, 1_000_000),
     large_bytes=(200_000_000, 2_000_000_000),
     start_files=10_000,
+    logins=300,
+    login_cost=12,
     free_bytes=30_000 * MIB,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import http.client
 import os
 import secrets
@@ -120,6 +121,12 @@ class Server:
         """The page of one project."""
         return f"{self.index_url}{project}/"
 
+    def seen_by(self, name: str, login: Login) -> Server:
+        """The same server, under another name, for clients with another login."""
+        seen = copy.copy(self)
+        seen.name, seen.login = name, login
+        return seen
+
     def start(self, *, until: str | None = None) -> float:
         """Start it and return the seconds until its first good response.
 
@@ -129,12 +136,37 @@ class Server:
         Raises:
             StartError: it ended, or did not answer in time.
         """
+        begin = time.perf_counter()
+        self._launch()
+        try:
+            self._await_answer(until or self.index_path)
+        except BaseException:
+            self.stop()
+            raise
+        return time.perf_counter() - begin
+
+    def listen(self) -> None:
+        """Start it, and wait until it accepts connections, which it may answer later.
+
+        Raises:
+            StartError: it ended, or did not listen in time.
+        """
+        self._launch()
+        assert self._process is not None
+        deadline = time.monotonic() + START_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection((HOST, self.port)):
+                return
+            time.sleep(_POLL_SECONDS)
+        self.stop()
+        raise StartError(f"{self.name} does not listen", why=self.log_tail() or "it said nothing")
+
+    def _launch(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         scratch = self._folder / "tmp"
         scratch.mkdir(exist_ok=True)
         path = os.environ.get("PATH", os.defpath)
         environment = {"PATH": path, "HOME": str(self._folder), "TMPDIR": str(scratch), "LANG": "C.UTF-8"}
-        begin = time.perf_counter()
         with (self._folder / "server.log").open("ab") as log:
             self._process = psutil.Popen(
                 self._command,
@@ -145,12 +177,6 @@ class Server:
                 env=environment | self._environment,
                 start_new_session=True,
             )
-        try:
-            self._await_answer(until or self.index_path)
-        except BaseException:
-            self.stop()
-            raise
-        return time.perf_counter() - begin
 
     def stop(self) -> None:
         """End it and the processes that it started: asked first, then killed."""

@@ -10,12 +10,13 @@ import pytest
 
 from ops.errors import ParameterError, PreflightError
 from ops.workspace import Workspace
-from tests.benchmark import Benchmark, benchmark, changes, field, sizes
+from tests.benchmark import Benchmark, benchmark, changes, field, logins, sizes
 from tests.benchmark.scale import QUICK, Scale, find_scale
 
 TINY = dataclasses.replace(
     QUICK, projects=4, versions=2, packages=3, at_once=2, installs=1, rounds=1, seconds=0.3, most_uploads=40,
     index_files=(20, 40), project_files=(10, 40), projects_listed=60, large_bytes=(2_000_000,), start_files=20,
+    logins=4, login_cost=4,
 )  # fmt: skip
 
 STEPS = (
@@ -28,6 +29,7 @@ STEPS = (
     "repeats",
     "large_files",
     "starts",
+    "first_logins",
 )
 
 
@@ -60,6 +62,7 @@ def test_the_full_scale_has_the_sizes_that_the_goals_name() -> None:
     assert full.projects_listed == 100_000
     assert full.large_bytes == (200_000_000, 2_000_000_000)
     assert full.start_files == 10_000
+    assert (full.logins, full.login_cost, full.login_rounds) == (300, 12, 5)
 
 
 @pytest.mark.slow
@@ -71,7 +74,7 @@ def test_a_whole_run_measures_every_row_and_leaves_no_process(
         return TINY
 
     monkeypatch.setattr(benchmark, "find_scale", tiny)
-    for module in (field, sizes, changes):  # nothing is compared with anything
+    for module in (field, sizes, changes, logins):  # nothing is compared with anything
         monkeypatch.setattr(module, "await_rest", lambda servers: None)
     bench = Benchmark(target="local", scale="quick", peers="nginx", workspace=workspace)
     bench.preflight()
@@ -81,15 +84,15 @@ def test_a_whole_run_measures_every_row_and_leaves_no_process(
             for entry in row.entries:
                 if not entry.name.startswith("nginx"):
                     assert entry.values, f"{row.title}: {entry}"
-                    if "processor time" not in row.title:  # counted in hundredths of a second
+                    if "processor time" not in row.title and row.unit != "requests":  # hundredths of a second; none
                         assert min(entry.values) > 0
 
-    assert len(bench.goals().rows) == 32
+    assert len(bench.goals().rows) == 41
     assert any(name == "figures as JSON" for name, _ in bench.finish().rows)
 
     results = list((workspace.home / "benchmark/results").iterdir())
     assert len(results) == 1
-    assert len(json.loads(results[0].read_text())["rows"]) == 30
+    assert len(json.loads(results[0].read_text())["rows"]) == 35
     assert not (workspace.home / "benchmark/scratch").exists()
     home = str(workspace.home)
     assert not [p for p in psutil.process_iter(["cmdline"]) if any(home in part for part in p.info["cmdline"] or ())]
