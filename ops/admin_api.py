@@ -18,7 +18,7 @@ from ops.targets import Deployment, Target
 from ops.targets.target import last_error
 
 _PROXY_AUTH = "proxy authorization"
-"""Part of the response of Modal's proxy to a request that it does not forward."""
+"""Text in the response of Modal's proxy to a request that it does not forward."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class IndexToken:
 
     Parameters:
         id: not secret; the audit log names the token by it.
-        owner: the user for whom it stands.
-        label: what people call it.
+        owner: the user whom it stands for.
+        label: one line, for people.
         created: UTC, in ISO 8601.
         expires: likewise.
         last_used: likewise, to the hour; empty if no use is known.
-        role: the most that it may.
+        role: the highest it may have.
         projects: the only ones that it may upload to; None for all of the owner's.
     """
 
@@ -64,7 +64,7 @@ class IndexToken:
 
     @property
     def lifetime(self) -> int:
-        """Seconds from its creation to its end."""
+        """Seconds from creation to expiry."""
         return int((datetime.fromisoformat(self.expires) - datetime.fromisoformat(self.created)).total_seconds())
 
 
@@ -74,7 +74,7 @@ class AdminApi:
     Parameters:
         url: the root of the application, ending in a slash.
         token: the admin token; None for requests without one.
-        headers: further ones, see :class:`~ops.targets.Deployment`.
+        headers: further headers, see :class:`~ops.targets.Deployment`.
         advice: for a 401 or a failure, by status; see :func:`advice_for`.
     """
 
@@ -92,7 +92,7 @@ class AdminApi:
 
     @classmethod
     def of(cls, target: Target) -> tuple[Deployment, Self]:
-        """The index on *target*, and its admin application with the operator's copy of the token.
+        """The index on *target*, and a client of its admin application with the operator's copy of the token.
 
         Raises:
             NotDeployedError: there is no index.
@@ -105,7 +105,7 @@ class AdminApi:
         if token is None:
             raise PreflightError(
                 [f"this machine has no copy of the admin token of the target {target.place!r}"],
-                todo=f"set the environment variable {settings.secret_key} to it, or work where it was provisioned",
+                todo=f"set the environment variable {settings.secret_key} to it, or run this where it was provisioned",
             )
         advice = advice_for(target)
         found = cls(deployment.admin_url, token, deployment.admin_headers, advice=advice)
@@ -132,14 +132,14 @@ class AdminApi:
         role: str | None = None,
         projects: Sequence[str] | None = None,
     ) -> IndexUser:
-        """Create a user, or change the one of that name.
+        """Create a user, or change an existing one.
 
         Parameters:
             username: the user's name.
             password_hash: a bcrypt hash, so that the password never leaves this machine; None keeps the current
                 password.
-            role: ``reader``, ``publisher`` or ``admin``; None keeps a user's role, and makes a new one a publisher.
-            projects: the only ones that a publisher may upload to; None keeps what was.
+            role: ``reader``, ``publisher`` or ``admin``; None keeps a user's role, and makes a new user a publisher.
+            projects: the only ones that a publisher may upload to; None keeps the current ones.
 
         Raises:
             IndexRequestError: the request was refused, or got no response.
@@ -166,7 +166,7 @@ class AdminApi:
         return sorted((_user(entry) for entry in answer.json()), key=lambda user: user.username)
 
     def user(self, username: str) -> IndexUser | None:
-        """The user of that name, or None.
+        """The user with that name, or None.
 
         Raises:
             IndexRequestError: the request was refused, or got no response.
@@ -174,7 +174,7 @@ class AdminApi:
         return next((user for user in self.users() if user.username == username), None)
 
     def delete(self, username: str) -> bool:
-        """Delete a user. False when there was none.
+        """Delete a user. False if there was none.
 
         Raises:
             IndexRequestError: the request was refused, or got no response.
@@ -184,7 +184,7 @@ class AdminApi:
         return answer.status_code == 204
 
     def tokens(self, owner: str | None = None) -> list[IndexToken]:
-        """Tokens of one user, or of all, the newest first. Empty for an index of a version without tokens.
+        """Tokens of one user, or of all, newest first. Empty for an index too old to have tokens.
 
         Raises:
             IndexRequestError: the request was refused, or got no response.
@@ -205,10 +205,10 @@ class AdminApi:
         """Create a token beside the owner's others. The index does not show it again.
 
         Parameters:
-            owner: the user for whom it stands.
+            owner: the user whom it stands for.
             role: at most the owner's, which is the default.
             projects: the only ones that it may upload to; None for all of the owner's.
-            label: one line for people.
+            label: one line, for people.
             lifetime: seconds, from an hour to a year; None for 90 days.
 
         Raises:
@@ -221,7 +221,7 @@ class AdminApi:
         return Secret(answer.json()["token"]), _token(answer.json())
 
     def revoke_token(self, token_id: str) -> bool:
-        """Revoke a token. False when there was none of that id.
+        """Revoke a token. False if there was none with that id.
 
         Raises:
             IndexRequestError: the request was refused, or got no response.
@@ -245,7 +245,7 @@ class AdminApi:
 
         Parameters:
             document: ``audience``, ``issuers`` and ``jobs``.
-            version: of those that the document was made from.
+            version: of the trust that the document is based on.
 
         Raises:
             IndexRequestError: the request was refused, or got no response.
@@ -255,7 +255,7 @@ class AdminApi:
         return dict(answer.json())
 
     def invite(self, username: str) -> tuple[Secret, str]:
-        """The code with which a user sets a password, once, and when it ends (RFC 3339). It ends an earlier one.
+        """A one-time code with which a user sets a password, and its expiry (RFC 3339). Replaces an earlier code.
 
         Raises:
             IndexRequestError: the request was refused, or got no response.
@@ -314,18 +314,18 @@ class AdminApi:
         if answer.status_code == 401 and _PROXY_AUTH in answer.text:
             if self._behind_proxy_auth:
                 return (
-                    "the proxy token in MODAL_PROXY_TOKEN_ID and MODAL_PROXY_TOKEN_SECRET is not accepted: give one of "
-                    "this workspace that has not been revoked, made with: modal workspace proxy-tokens create"
+                    "the proxy token in MODAL_PROXY_TOKEN_ID and MODAL_PROXY_TOKEN_SECRET is not accepted: use one of "
+                    "this workspace that has not been revoked, created with: modal workspace proxy-tokens create"
                 )
             return (
-                "the admin application is behind Modal's proxy auth: make a proxy token with modal workspace "
-                "proxy-tokens create, and give it in MODAL_PROXY_TOKEN_ID and MODAL_PROXY_TOKEN_SECRET"
+                "the admin application is behind Modal's proxy auth: create a proxy token with modal workspace "
+                "proxy-tokens create, and set MODAL_PROXY_TOKEN_ID and MODAL_PROXY_TOKEN_SECRET"
             )
         if self._advice is not None and (answer.status_code == 401 or answer.status_code >= 500):
             return self._advice(answer.status_code)
         if answer.status_code == 401:
             return "use the token that the index was provisioned with, or run the notebook 01_provision again"
-        return "mend that and run it again" if answer.status_code < 500 else "see the log of the index"
+        return "fix that and run it again" if answer.status_code < 500 else "see the log of the index"
 
 
 def advice_for(target: Target) -> Callable[[int], str]:
@@ -368,7 +368,7 @@ def _token(entry: dict[str, Any]) -> IndexToken:
 
 
 def said(answer: requests.Response) -> str:
-    """Message of a response in one line: the ``detail`` of a JSON body, else the start of the text."""
+    """Message of a response on one line: the ``detail`` of a JSON body, else the start of the text."""
     try:
         detail = answer.json()["detail"]
     except (ValueError, KeyError, TypeError):

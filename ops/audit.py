@@ -1,4 +1,4 @@
-"""Audit of an index: what it holds, who uses it, what it costs, and what is not as it should be. Reads only."""
+"""Audit of an index: its contents, users, costs and deviations. Reads only."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ops.table import Table
 from ops.targets import Target
 
 BAR_CELLS = 30
-"""Characters of the longest bar. A bar is text, so it is seen wherever a notebook is shown."""
+"""Characters of the longest bar. Bars are text, so they show wherever a notebook is displayed."""
 
 PUBLIC_NAMES = 200
-"""Most names that the public index is asked about."""
+"""Maximum of names looked up on the public index."""
 
 SNAPSHOT_HOURS = 36
 """Age from which the newest snapshot is too old."""
 
 LISTED = 25
-"""Rows of tables that could have many."""
+"""Maximum of rows in long tables."""
 
 NOT_COUNTED = "not counted"
 
@@ -65,8 +65,8 @@ def read(
         target: with the index.
         integrity: True to read and hash every package.
         snapshots: folder or bucket of its snapshots; empty for the workspace's folder.
-        public_index: URL of a simple API (PEP 503) to be asked for the names of all projects, at most
-            :data:`PUBLIC_NAMES`; empty to ask nobody.
+        public_index: URL of a simple API (PEP 503) on which to look up the names of all projects, at most
+            :data:`PUBLIC_NAMES`; empty to skip this.
         fail_at: ``notice``, ``warning``, ``error`` or ``never``.
 
     Raises:
@@ -76,8 +76,8 @@ def read(
     """
     severities = {str(severity): severity for severity in Severity}
     if fail_at not in (*severities, "never"):
-        why = f"it is one of {', '.join(severities)} and never"
-        raise ParameterError(f"fail_at cannot be {fail_at!r}", why=why, todo="give one of them")
+        why = f"it must be one of {', '.join(severities)} and never"
+        raise ParameterError(f"fail_at cannot be {fail_at!r}", why=why, todo="use one of them")
     if public_index:
         check_public_index(public_index)
     inventory = Inventory.of(target, integrity=integrity)
@@ -89,7 +89,7 @@ def read(
 
 
 def contents(report: AuditReport) -> Table:
-    """Numbers of what there is."""
+    """Summary of the contents in numbers."""
     inventory = report.inventory
     listed, users = inventory.distributions, inventory.accounts
     roles = Counter(account.role for account in users.values())
@@ -110,7 +110,7 @@ def contents(report: AuditReport) -> Table:
 
 
 def growth(report: AuditReport) -> Table:
-    """Bytes that were added in each month, from the log of uploads and the times of other files."""
+    """Bytes added in each month, from the log of uploads and the times of other files."""
     months: dict[str, int] = defaultdict(int)
     logged = {
         str(event.get("filename")): str(event["time"])
@@ -136,7 +136,7 @@ def largest(report: AuditReport) -> Table:
 
 
 def unused(report: AuditReport) -> Table:
-    """Packages that nobody has downloaded for :data:`UNUSED_DAYS` days, and that are older than that."""
+    """Packages without downloads for :data:`UNUSED_DAYS` days that are older than that."""
     caption, header = f"Not downloaded in {UNUSED_DAYS} days", ("file", "bytes", "last download")
     if report.inventory.uses is None:
         return Table.of(caption, header, [("all", "", NOT_COUNTED)])
@@ -174,7 +174,7 @@ def users(report: AuditReport) -> Table:
 
 
 def timeline(report: AuditReport) -> Table:
-    """The events of each of the last days in the audit log, changes and refusals apart."""
+    """Changes and refusals per day in the audit log, for the last days."""
     days: dict[str, Counter[str]] = defaultdict(Counter)
     for event in report.inventory.events:
         refusal = str(event["event"]).endswith(("refused", "throttled"))
@@ -199,7 +199,7 @@ def recent(report: AuditReport) -> Table:
 
 
 def costs(report: AuditReport) -> Table:
-    """Costs of this month, where the platform tells."""
+    """Costs of this month, if the platform reports them."""
     header, caption = ("for", "dollars", "share of the largest"), "Costs since the first of this month"
     billed = report.target.costs()
     if billed is None:
@@ -210,7 +210,7 @@ def costs(report: AuditReport) -> Table:
 
 
 def deviations(report: AuditReport) -> Table:
-    """All findings, the most severe first."""
+    """All findings, most severe first."""
     rows = [(str(found.severity), found.thing, found.why, found.todo) for found in report.findings]
     counts = Counter(str(found.severity) for found in report.findings)
     note = ", ".join(f"{counts[str(severity)]} of severity {severity}" for severity in reversed(Severity))
@@ -220,7 +220,7 @@ def deviations(report: AuditReport) -> Table:
 
 
 def verify(report: AuditReport) -> Table:
-    """Fail if there is a finding of the severity that the report was given, or above.
+    """Fail if there is a finding of at least the report's severity limit.
 
     Raises:
         VerificationError: there is one; the first ten are named.
@@ -243,14 +243,14 @@ def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 
 def _bars(values: Iterable[float]) -> list[str]:
-    """A bar of text for each value, as long as its share of the largest."""
+    """A text bar for each value, proportional to the largest."""
     values = list(values)
     most = max(values, default=0) or 1
     return ["█" * max(round(value / most * BAR_CELLS), 1 if value else 0) for value in values]
 
 
 def _snapshots(target: Target, place: str) -> list[AuditFinding]:
-    """A finding if the newest snapshot is old or there is none."""
+    """A finding if the newest snapshot is old or missing."""
     shown = place_shown(place or str(default_destination(target)))
     todo = "run 06_back_up, or name the place of the snapshots in the parameter snapshots"
     try:

@@ -39,7 +39,7 @@ LEFTOVER_SECONDS = 24 * 3600.0
 
 _OWN = (PASSWORDS, GROUPS, TOKENS, TRUST, INVITATIONS, f"{PASSWORDS}.lock")
 _OWN_FOLDERS = (".audit/", ".reserve/", ".audit.reserve/", ".index/")
-"""Files that the index writes on the volume of credentials."""
+"""Files that the index writes to the credentials volume."""
 
 
 class Severity(IntEnum):
@@ -48,9 +48,9 @@ class Severity(IntEnum):
     NOTICE = 1
     """Worth knowing."""
     WARNING = 2
-    """To be looked at: somebody has changed something around the index, or a rule is not kept."""
+    """Suspicious: something was changed outside the index, or a rule is broken."""
     ERROR = 3
-    """Something is lost or altered, or somebody may do what nobody allowed."""
+    """Something is lost or altered, or someone has a right that was never granted."""
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -61,7 +61,7 @@ class AuditFinding:
     """One deviation.
 
     Parameters:
-        severity: of it.
+        severity: of the deviation.
         thing: a noun phrase.
         why: the deviation.
         todo: what to do.
@@ -77,7 +77,7 @@ NOTICE, WARNING, ERROR = Severity
 
 
 def findings(target: Target, inventory: Inventory) -> list[AuditFinding]:
-    """All deviations of an index, the most severe first."""
+    """All deviations of an index, most severe first."""
     history = History.of(inventory.events)
     found = [
         *_files(inventory, history),
@@ -101,32 +101,30 @@ def _files(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
     for path, file in inventory.files.items():
         name = path.rpartition("/")[2]
         if path.startswith(STAGING) and not name.endswith("-lock") and time.time() - file.modified > LEFTOVER_SECONDS:
-            yield AuditFinding(
-                NOTICE, path, "is left of an upload that was killed", "restart the server: it removes it"
-            )
+            yield AuditFinding(NOTICE, path, "is left over from a killed upload", "restart the server: it removes it")
         if path.startswith("."):
             continue
         if file.link:
             yield AuditFinding(WARNING, path, "is a symbolic link: its bytes are elsewhere", "copy the file here")
         if path.endswith(".asc") and path.removesuffix(".asc") not in inventory.files:
-            yield AuditFinding(NOTICE, path, "is the signature of a file that is not there", "remove it")
+            yield AuditFinding(NOTICE, path, "is the signature of a missing file", "remove it")
         elif distribution(path.removesuffix(".asc")) is None:
-            yield AuditFinding(NOTICE, path, "is no distribution; the index does not list it", "move it elsewhere")
+            yield AuditFinding(NOTICE, path, "is not a distribution; the index does not list it", "move it elsewhere")
         elif not path.endswith(".asc"):
             if name in history.removed:
-                why = "was removed through the index, and is there again"
+                why = "was removed through the index, but is back"
                 yield AuditFinding(WARNING, path, why, "find out who copied it here, or remove it again")
             elif name not in history.uploaded:
                 why = "was not uploaded through the index, as far as its log reaches back"
                 yield AuditFinding(by_hand, path, why, "find out who copied it here; 07_restore takes in directories")
             expected = history.uploaded.get(name) or inventory.recorded.get(path)
             if expected and inventory.hashes.get(path, expected) != expected:
-                why = "does not have the bytes that were uploaded: it was altered or is damaged"
+                why = "differs from what was uploaded: it was altered or is damaged"
                 todo = "move it away and restore it with 07_restore; until then, yank it"
                 yield AuditFinding(ERROR, path, why, todo)
     for name in sorted(history.uploaded.keys() - present):
         todo = "restore it with 07_restore"
-        yield AuditFinding(ERROR, name, "was uploaded and never removed, and is not there", todo)
+        yield AuditFinding(ERROR, name, "was uploaded and never removed, but is missing", todo)
 
 
 def _names(inventory: Inventory) -> Iterator[AuditFinding]:
@@ -144,7 +142,7 @@ def _names(inventory: Inventory) -> Iterator[AuditFinding]:
     for project, ways in ways_by_project.items():
         if len(ways) > 1:
             why = f"its files spell the name in {len(ways)} ways: {', '.join(sorted(ways))}"
-            yield AuditFinding(NOTICE, f"project {project}", why, "clients do not mind; agree on one")
+            yield AuditFinding(NOTICE, f"project {project}", why, "clients do not care; agree on one")
 
 
 def _tombstones(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
@@ -159,19 +157,19 @@ def _tombstones(inventory: Inventory, history: History) -> Iterator[AuditFinding
     for name in history.removed:
         file = distribution(name)
         if file is not None and file.key not in graves:
-            why = "was removed, and its name is not noted as used: other bytes could take it"
-            yield AuditFinding(ERROR, name, why, "restore the note with 07_restore")
+            why = "was removed, but its name is not recorded as used: other bytes could take it"
+            yield AuditFinding(ERROR, name, why, "restore the record with 07_restore")
 
 
 def _yanks(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
     yanked = {annotated(path) for path in inventory.texts if path.startswith(YANKED)}
     for path in sorted(yanked - inventory.files.keys()):
-        yield AuditFinding(NOTICE, f"yank of {path}", "is about a file that is not there", "remove the annotation")
+        yield AuditFinding(NOTICE, f"yank of {path}", "is about a missing file", "remove the annotation")
     names = {path: path.rpartition("/")[2] for path in inventory.distributions}
     for path, name in names.items():
         expected = history.yanked.get(name, False if history.complete else path in yanked)
         if expected and path not in yanked:
-            why = "was set and never lifted, and is not there: installers choose the file again"
+            why = "was set and never lifted, but is missing: installers choose the file again"
             yield AuditFinding(ERROR, f"yank of {path}", why, "yank it again")
         elif path in yanked and not expected:
             yield AuditFinding(WARNING, f"yank of {path}", "was not set through the index", "find out who set it")
@@ -180,7 +178,7 @@ def _yanks(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
 def _revocations(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
     revoked = {annotated(path) for path in inventory.texts if path.startswith(REVOKED)}
     for sha256 in sorted(sha256 for sha256, expected in history.revoked.items() if expected and sha256 not in revoked):
-        why = "was set and never lifted, and is not there: the bytes are served again"
+        why = "was set and never lifted, but is missing: the bytes are served again"
         yield AuditFinding(ERROR, f"revocation of {sha256}", why, "revoke them again with 12_incident")
 
 
@@ -210,7 +208,7 @@ def _users(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
         expected = history.users.get(name)
         if expected is None:
             why = (
-                "was removed through the index, and has an entry again"
+                "was removed through the index, but has an entry again"
                 if name in history.users
                 else "was never created"
             )
@@ -221,10 +219,10 @@ def _users(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
         elif expected != (account.role, account.projects):
             role, projects = expected
             limits = f" of {', '.join(projects)}" if projects is not None else ""
-            why = f"is {account.rights}, and was last made {role}{limits} through the index"
+            why = f"is {account.rights}, but was last made {role}{limits} through the index"
             yield AuditFinding(ERROR, f"user {name}", why, "set the role again with 02_onboard_user")
     for name in sorted(name for name, expected in history.users.items() if expected and name not in found):
-        why = "was created and never removed, and has no entry"
+        why = "was created and never removed, but has no entry"
         yield AuditFinding(WARNING, f"user {name}", why, "onboard the user again, or restore with 07_restore")
     defects = credential_defects(inventory.texts.get(PASSWORDS, b""), inventory.texts.get(GROUPS, b""))
     for thing, why in defects:
@@ -243,7 +241,7 @@ def _tokens(inventory: Inventory) -> Iterator[AuditFinding]:
         if token.owner not in found:
             yield AuditFinding(WARNING, thing, "stands for a user who has no entry", "revoke it")
         if token.expires < now:
-            yield AuditFinding(NOTICE, thing, "has expired", "none is needed; it is forgotten by itself")
+            yield AuditFinding(NOTICE, thing, "has expired", "nothing; it disappears by itself")
         elif token.expires < now + timedelta(days=EXPIRING_DAYS):
             yield AuditFinding(NOTICE, thing, f"expires on {token.expires:%Y-%m-%d}", "create the next one in time")
 
@@ -252,30 +250,28 @@ def _credential_files(inventory: Inventory) -> Iterator[AuditFinding]:
     for path, file in inventory.credentials.items():
         left = path.endswith(".new") and time.time() - file.modified > LEFTOVER_SECONDS
         if left or not (path in _OWN or path.startswith(_OWN_FOLDERS) or path.endswith(".new")):
-            why = "lies on the volume of credentials, was not written by the index, and may hold password hashes"
-            yield AuditFinding(WARNING, path, why, "look what it is, and remove it")
+            why = "is on the credentials volume, was not written by the index, and may hold password hashes"
+            yield AuditFinding(WARNING, path, why, "check what it is, and remove it")
         if file.link:
-            yield AuditFinding(
-                ERROR, path, "is a symbolic link: what is in it can be changed elsewhere", "copy it here"
-            )
+            yield AuditFinding(ERROR, path, "is a symbolic link: its content can be changed elsewhere", "copy it here")
         elif file.mode is not None and file.mode & 0o077:
             why = f"has the mode {file.mode:04o}, which lets others read it"
             yield AuditFinding(ERROR, path, why, "make it 0600, and change the passwords if others could have read it")
     if GROUPS not in inventory.texts and inventory.accounts:
-        yield AuditFinding(NOTICE, GROUPS, "is not there: every user is a publisher", "none, if that is meant")
+        yield AuditFinding(NOTICE, GROUPS, "is missing: every user is a publisher", "nothing, if that is intended")
 
 
 def _logs(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
     if not inventory.events:
-        why = "is empty: what was changed around the index cannot be told"
-        yield AuditFinding(NOTICE, "audit log", why, "none, if this directory is new here")
+        why = "is empty: changes outside the index cannot be detected"
+        yield AuditFinding(NOTICE, "audit log", why, "nothing, if this directory is new here")
     for path, count in inventory.damaged_logs.items():
         why = f"has {count} lines that cannot be read"
         yield AuditFinding(
-            WARNING, path, why, "a server was killed or a disk was full; else somebody has written there"
+            WARNING, path, why, "a server was killed or a disk was full; otherwise someone has written there"
         )
     for change in history.unconfirmed:
-        yield AuditFinding(NOTICE, change, "was not confirmed by the storage", "look whether it stayed")
+        yield AuditFinding(NOTICE, change, "was not confirmed by the storage", "check whether it was kept")
 
 
 def _target(target: Target) -> Iterator[AuditFinding]:

@@ -11,7 +11,7 @@ from ops.targets import Target, content_of
 from ops.targets.index_files import ACTIVITY, ADMIN_AUDIT, AUDIT, Downloads, download_counts
 
 Event = Mapping[str, Any]
-"""One line of the log; its keys are those that ``deployments/server.md`` describes."""
+"""One line of the log; its keys are described in ``deployments/server.md``."""
 
 Rights = tuple[str, tuple[str, ...] | None]
 """Role and projects of a user."""
@@ -20,7 +20,7 @@ _FAILED = (".undone", ".unconfirmed")
 
 
 def events(target: Target) -> list[Event]:
-    """All events, the oldest first. Reads only; copies each file of the log once.
+    """All events, oldest first. Reads only; copies each file of the log once.
 
     Raises:
         TargetError: a volume cannot be read.
@@ -32,7 +32,7 @@ def events(target: Target) -> list[Event]:
 
 
 def downloads(target: Target) -> list[Downloads]:
-    """All counts of downloads, the oldest first. Those of the last minute, on Modal of the last hour, may be missing.
+    """All download counts, oldest first. Those of the last minute, on Modal of the last hour, may be missing.
 
     Raises:
         TargetError: the volume cannot be read.
@@ -51,7 +51,7 @@ def _contents(target: Target, volume: str, folder: str) -> bytes:
 
 
 def parse_log(content: bytes) -> Iterator[Event | None]:
-    """Parse lines of the log; None for one that was cut short when a server was killed."""
+    """Parse lines of the log; None for a line cut short by a kill."""
     return map(_event, content.splitlines())
 
 
@@ -65,16 +65,16 @@ def _event(line: bytes) -> Event | None:
 
 @dataclass
 class History:
-    """Expected state, as far as the audit log reaches back. A change that may not have stayed makes a thing unknown.
+    """Expected state, as far as the audit log reaches back. Unconfirmed changes make their subject unknown.
 
     Parameters:
-        uploaded: SHA-256 of each file that was uploaded and not removed, by file name.
+        uploaded: SHA-256 of each file uploaded and not removed, by file name.
         removed: SHA-256 of each removed file.
         yanked: for each file that was yanked or unyanked, True if it is yanked.
         revoked: for each digest that was revoked or unrevoked, True if it is revoked.
         statuses: of each project whose status was set.
-        users: rights of each user; None for one who was removed.
-        unconfirmed: changes that may or may not have stayed, in words.
+        users: rights of each user; None for a removed one.
+        unconfirmed: descriptions of changes that may not have been kept.
         complete: False if files of the log have expired, or it is empty.
     """
 
@@ -92,7 +92,7 @@ class History:
         """The state after these events.
 
         Parameters:
-            events: the oldest first.
+            events: oldest first.
         """
         events = list(events)
         history = cls(complete=bool(events))

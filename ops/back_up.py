@@ -1,4 +1,4 @@
-"""Back-up: takes a snapshot of an index, reads it back, and deletes snapshots that no rule keeps."""
+"""Back-up: takes a snapshot of an index, reads it back, and deletes expired snapshots."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ops.targets import Target
 from ops.workspace import Workspace, shown
 
 SHOWN = 20
-"""Users of a snapshot that are named; more are not."""
+"""Maximum of users of a snapshot that are listed by name."""
 
 
 @dataclass(frozen=True)
 class BackupJob:
-    """One index, and where its snapshots go.
+    """One index, and the destination of its snapshots.
 
     Parameters:
         target: with the index.
@@ -34,11 +34,11 @@ class BackupJob:
 
     @property
     def caption(self) -> str:
-        """The operation in a few words."""
+        """Short description of the operation."""
         return f"Back up the target {self.target.place}"
 
     def bucket(self) -> Bucket:
-        """The destination. A folder is created when it is missing."""
+        """The destination. A missing folder is created."""
         return Bucket.open(self.destination, create=True)
 
     def backup(self, bucket: Bucket) -> Backup:
@@ -59,7 +59,7 @@ def describe(
     Parameters:
         target: with the index.
         destination: a folder, or the URL of a bucket; empty for :func:`default_destination`.
-        daily: days of which the last snapshot stays.
+        daily: number of days whose last snapshot is kept.
         weekly: likewise for weeks.
         monthly: likewise for months.
 
@@ -89,7 +89,7 @@ def preflight(job: BackupJob) -> Table:
 
 
 def plan(job: BackupJob) -> Plan:
-    """Compare the index with its last snapshot, and the snapshots with the rules that keep them. Reads only.
+    """Compare the index with its last snapshot, and the snapshots with the retention rules. Reads only.
 
     Raises:
         RunbookError: the index or the destination cannot be read.
@@ -119,7 +119,7 @@ def plan(job: BackupJob) -> Plan:
 
 
 def apply(job: BackupJob, *, dry_run: bool = False) -> Outcome:
-    """Take a snapshot unless today's holds everything, read back what is new, then delete what no rule keeps.
+    """Take a snapshot unless today's is complete, read back what is new, then delete what has expired.
 
     Raises:
         ApprovalError: another plan was approved for this run; nothing was changed.
@@ -157,12 +157,12 @@ def apply(job: BackupJob, *, dry_run: bool = False) -> Outcome:
 
 
 def verify(job: BackupJob, *, thorough: bool = False, dry_run: bool = False) -> Table:
-    """Read the newest snapshot from the destination, and look whether all that it names is there.
+    """Read the newest snapshot from the destination, and check that everything it names is there.
 
     Parameters:
         job: as of :func:`describe`.
-        thorough: True to read every byte; otherwise sizes are compared, as new files were read back already.
-        dry_run: True if nothing was changed, so that a missing snapshot is no failure.
+        thorough: True to read every byte; otherwise sizes are compared, because new files were read back already.
+        dry_run: True if nothing was changed, so that a missing snapshot is not a failure.
 
     Raises:
         SnapshotError: it is damaged, or a file is missing or damaged; the error names it.
@@ -185,7 +185,7 @@ def verify(job: BackupJob, *, thorough: bool = False, dry_run: bool = False) -> 
 
 
 def snapshots(job: BackupJob) -> Table:
-    """All snapshots of this index, the newest first. Reads only."""
+    """All snapshots of this index, newest first. Reads only."""
     rows = []
     for name, snapshot in job.backup(job.bucket()).history():
         size = sum(item.size for _, item in snapshot.blobs()) if snapshot else 0
@@ -195,7 +195,7 @@ def snapshots(job: BackupJob) -> Table:
 
 
 def place_shown(destination: str) -> str:
-    """A destination for people: a URL, or a path as a shell takes it."""
+    """A destination for display: a URL, or a path for a shell."""
     return destination if "://" in destination else shown(Path(destination).expanduser())
 
 

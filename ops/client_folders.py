@@ -18,7 +18,7 @@ from ops.workspace import shown
 
 @dataclass(frozen=True)
 class ClientFolders:
-    """Folders of client files that onboarding wrote into the workspace.
+    """Folders of client files written into the workspace by onboarding.
 
     Parameters:
         target: the target of the index.
@@ -34,23 +34,23 @@ class ClientFolders:
         return cls(target, tuple(map(ClientFiles, target.client_folders())))
 
     def naming_another_address(self, url: str) -> list[ClientFiles]:
-        """Folders whose files contain another address than *url*."""
+        """Folders whose files contain an address other than *url*."""
         logins = ((files, files.login()) for files in self.folders)
         return [files for files, login in logins if login is not None and login.url != url]
 
     def another_address(self, url: str) -> str:
-        """Address other than *url* in one of the files; empty if there is none."""
+        """An address other than *url* in one of the files; empty if there is none."""
         return next((_url(files) for files in self.naming_another_address(url)), "")
 
     def changes(self, url: str) -> list[Change]:
-        """Change of the plan for each folder that :meth:`readdress` would write."""
+        """A planned change for each folder that :meth:`readdress` would write."""
         return [
             Change(f"client files of {files.folder.name}", f"name {_url(files)}", f"write them for {url}")
             for files in self.naming_another_address(url)
         ]
 
     def readdress(self, url: str) -> list[tuple[str, str]]:
-        """Write the files that contain another address anew for *url*, and return a line per user.
+        """Rewrite files with another address for *url*, and return a line per user.
 
         Raises:
             RunbookError: a folder cannot be written.
@@ -65,7 +65,7 @@ class ClientFolders:
 
 
 def advice_after_move(target: Target, before: str) -> str:
-    """Advice for the operator of an index that moved: which users to inform.
+    """Advice for the operator of a moved index: the users to inform.
 
     Parameters:
         target: the target of the index.
@@ -80,14 +80,14 @@ def advice_after_move(target: Target, before: str) -> str:
     if not names:
         return f"The index moved from {before}; it has no user yet."
     return (
-        f"The index moved from {before}. Tell its users ({', '.join(names)}): read env.sh again in every open shell, "
-        "replace each copy of the client files, and change what else names the old address. A program that listens "
-        "there is sent the passwords of those who go on using it."
+        f"The index moved from {before}. Tell its users ({', '.join(names)}): source env.sh again in every open shell, "
+        "replace each copy of the client files, and update anything else with the old address. A program that listens "
+        "there gets the passwords of those who keep using it."
     )
 
 
 def delete_folder(folder: Path) -> None:
-    """Delete a folder, such as that of a user's client files, or a file.
+    """Delete a file or folder, such as a user's client files.
 
     Raises:
         TargetError: something in it cannot be deleted.

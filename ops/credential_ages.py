@@ -1,4 +1,4 @@
-"""Ages of credentials: the admin token, passwords, tokens, and the operator's own for the platform."""
+"""Ages of credentials: the admin token, passwords, tokens, and the operator's platform token."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ops.table import Table
 from ops.targets import CredentialAge, Target
 
 WARNING = timedelta(days=14)
-"""An end that is nearer is shown as due."""
+"""Tokens that expire sooner are shown as due."""
 
 
 def ages(target: Target, *, days: int) -> Table:
-    """All credentials of the index and its operator: since when, until when, and what is due. Reads only.
+    """All credentials of the index and its operator, with age, expiry and what is due. Reads only.
 
     Parameters:
         target: the target of the index.
@@ -54,13 +54,13 @@ def _due(age: CredentialAge, days: int) -> str:
 
 
 def shown_time(time: datetime | str | None) -> str:
-    """A time of the index for reading; empty if there is none."""
+    """A timestamp of the index, formatted; empty if there is none."""
     time = parsed(time) if isinstance(time, str) and time else time
     return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else ""
 
 
 def parsed(text: str) -> datetime:
-    """A time of the index, in UTC."""
+    """A timestamp of the index, in UTC."""
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
@@ -75,5 +75,5 @@ def password_ages(target: Target) -> dict[str, datetime]:
 
 
 def is_older(created: datetime | None, days: int) -> bool:
-    """True if a credential of that time, which may be unknown, has the age."""
+    """True if a credential set at that time, which may be unknown, is that old."""
     return created is None or datetime.now(UTC) - created >= timedelta(days=days)

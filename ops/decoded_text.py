@@ -1,6 +1,6 @@
-"""Text as it reads once the encoding of single characters is undone, with the place of each of them in the original.
+"""Text with the encodings of single characters undone, and the position of each character in the original.
 
-Undone are HTML entities, percent-encoding, the escapes of Python, JSON, JavaScript and the shell, and what a terminal
+It undoes HTML entities, percent-encoding, the escapes of Python, JSON, JavaScript and the shell, and what a terminal
 puts into the middle of a value: colours, line ends with indentation, carriage returns.
 """
 
@@ -17,10 +17,10 @@ _GAPS = (
     r"\x1b[()][A-Z0-9]",
     r"\n[ \t]*",
     r"\r\n?[ \t]*",
-    r"\ \ (?<![ \t]\ \ )[ \t]*\r?\n[ \t]*",  # lines filled up with spaces
+    r"\ \ (?<![ \t]\ \ )[ \t]*\r?\n[ \t]*",  # lines padded with spaces
     r"\\\r?\n[ \t]*",  # a shell's continuation
 )
-"""Gaps between the characters of a value. Each starts with one fixed character, so that :mod:`re` skips all
+"""Gaps between the characters of a value. Each starts with a fixed character, so that :mod:`re` skips the
 others quickly."""
 
 _ENCODINGS = (
@@ -42,7 +42,7 @@ _PADDING = r"(?:[ \t]|\x1b\[[0-9;:?]*[A-Za-z])*"
 _CELL = re.compile(f"{_PADDING}(?P<content>.*?){_PADDING}", re.DOTALL)
 
 _LONGEST_LINE = 1000
-"""Characters; a longer line is no row of a table that a terminal shows."""
+"""Characters; a longer line is not a row of a terminal table."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class DecodedText:
 
     Parameters:
         text: the decoded text.
-        origin: for each character of it, where it starts and ends in the original.
+        origin: start and end of each character in the original.
     """
 
     text: str
@@ -64,7 +64,7 @@ class DecodedText:
         return whole.without(_GAP, lambda _: "").without(_ENCODED, _decoded)
 
     def without(self, pattern: re.Pattern[str], decode: Callable[[re.Match[str]], str]) -> DecodedText:
-        """The same with each match of *pattern* replaced by what *decode* makes of it."""
+        """The same with each match of *pattern* decoded by *decode*."""
         pieces: list[str] = []
         origin: list[tuple[int, int]] = []
         position = 0
@@ -77,12 +77,12 @@ class DecodedText:
         return DecodedText("".join([*pieces, self.text[position:]]), (*origin, *self.origin[position:]))
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """Place in the original of the characters from *start* to *end*."""
+        """Position in the original of the characters from *start* to *end*."""
         return self.origin[start][0], self.origin[end - 1][1]
 
 
 def without_encodings(text: str) -> str:
-    """*text* without its encodings, when the places do not matter."""
+    """*text* without its encodings, for when positions do not matter."""
     return _ENCODED.sub(_decoded, _GAP.sub("", text))
 
 
@@ -114,9 +114,9 @@ def _text_of(data: bytes) -> str:
 
 
 def table_columns(text: str) -> Iterator[list[tuple[int, int]]]:
-    """The columns of each table in *text* whose cells are set apart by lines, as the places of their cells.
+    """The columns of each table in *text* with ruled cells, as the positions of their cells.
 
-    A value that is wider than its column goes on in the cell below.
+    A value wider than its column continues in the cell below.
     """
     if _BORDER.search(text) is None:
         return

@@ -8,24 +8,24 @@ RunbookError                     says what, why and what to do; its data are att
 ├── PreflightError               checks before the first change failed; lists all of them
 ├── TargetError                  the place where the index runs refused or failed
 │   ├── BusyError                another run holds the target
-│   ├── PortTakenError           another program listens on the port that was asked for, or had last time
+│   ├── PortTakenError           another program listens on the requested or last port
 │   ├── NotDeployedError         there is no index on the target
-│   ├── NotAnsweringError        an index is deployed and does not answer
-│   ├── StartError               the server was started and did not answer
-│   ├── ProtectionError          a deployment would lower a protection, and nobody named it
+│   ├── NotAnsweringError        an index is deployed but does not respond
+│   ├── StartError               the server was started but did not respond
+│   ├── ProtectionError          a deployment would lower a protection without permission
 │   ├── AuthenticationError      no credentials for the platform, or wrong ones
-│   ├── PermissionDeniedError    the credentials are right and do not allow this
+│   ├── PermissionDeniedError    the credentials are valid but do not allow this
 │   ├── PlanError                the workspace's plan does not include this
-│   ├── QuotaError               a limit of the workspace is reached
+│   ├── QuotaError               a limit of the workspace has been reached
 │   ├── RateLimitError           too many requests in too short a time
 │   ├── NetworkError             the platform cannot be reached, or has an outage
 │   └── TimeLimitError           the time limit was exceeded
 ├── BucketError                  the folder or bucket with the snapshots refused or failed
-├── SnapshotError                a snapshot cannot be read, or does not hold what it names
+├── SnapshotError                a snapshot cannot be read, or lacks what it names
 ├── IndexRequestError            the index refused a request, or could not be reached
-├── ClientError                  pip, uv or twine ended with another code than expected
-├── VerificationError            what was done cannot be seen from outside
-├── ApprovalError                a plan was approved, and what would be applied is another
+├── ClientError                  pip, uv or twine exited with an unexpected code
+├── VerificationError            the result does not show from outside
+├── ApprovalError                what would be applied differs from the approved plan
 └── ConfirmationError            something would be destroyed, and the parameter that names it does not
 """
 
@@ -35,12 +35,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 GUIDE = "90_troubleshoot"
-"""The notebook with an entry for each error: its symptom, how to check for its cause, and how to mend it."""
+"""The notebook with an entry for each error: its symptom, how to check for its cause, and how to fix it."""
 
 STATUSES = frozenset({400, 401, 403, 404, 406, 408, 409, 413, 422, 429, 500, 503, 507})
-"""HTTP statuses of the index that have an entry of their own."""
+"""HTTP statuses of the index with their own entries."""
 
-INTERRUPTED = "Interrupted. Run the notebook again: it finds in place what was done already."
+INTERRUPTED = "Interrupted. Run the notebook again: it skips what is already done."
 """Text shown for Ctrl-C and SIGTERM."""
 
 
@@ -52,8 +52,8 @@ class RunbookError(Exception):
     """A failure: what, why, and what to do about it.
 
     Parameters:
-        what: what failed, as one sentence without a full stop.
-        why: the cause, as far as it is known.
+        what: one sentence about the failure, without a full stop.
+        why: the cause, as far as known.
         todo: what to do next.
     """
 
@@ -74,7 +74,7 @@ class RunbookError(Exception):
         return "\n".join(f"{label}{_sentence(text)}" for label, text in parts if text)
 
     def _render_traceback_(self) -> list[str]:
-        """Lines that IPython shows in place of a traceback."""
+        """Lines that IPython shows instead of a traceback."""
         return f"{type(self).__name__}: {self}".splitlines()
 
 
@@ -123,11 +123,11 @@ class BusyError(TargetError):
 
 
 class PortTakenError(TargetError):
-    """Another program listens on the port that was asked for, or that the index had last time.
+    """Another program listens on the requested port, or on the one the index had last time.
 
     Parameters:
         port: the TCP port.
-        holder: what is known about the program that holds it, or an empty string.
+        holder: description of the program that holds it; empty if unknown.
         known: whether clients know the index at this port.
     """
 
@@ -139,14 +139,12 @@ class PortTakenError(TargetError):
         if known:
             super().__init__(
                 f"port {port}, where the index answered last time, is taken",
-                why=f"{listens}, and is sent the passwords of clients that know the index there",
-                todo=f"end that program, or move the index to a free port: make run PORT={port + 1} "
-                f"(runbook run 01_provision -p port={port + 1}), which says who must be told",
+                why=f"{listens}, and gets the passwords of clients that know the index there",
+                todo=f"stop that program, or move the index to a free port: make run PORT={port + 1} "
+                f"(runbook run 01_provision -p port={port + 1}), which lists the users to tell",
             )
         else:
-            super().__init__(
-                f"port {port} is taken", why=listens, todo="name another port, or none to have a free one picked"
-            )
+            super().__init__(f"port {port} is taken", why=listens, todo="name another port, or none to pick a free one")
 
 
 class NotDeployedError(TargetError):
@@ -162,15 +160,15 @@ class NotDeployedError(TargetError):
 
 
 class StartError(TargetError):
-    """The server was started and did not answer."""
+    """The server was started but did not respond."""
 
 
 class NotAnsweringError(TargetError):
-    """An index is deployed and does not answer.
+    """An index is deployed but does not respond.
 
     Parameters:
         target: its name.
-        url: where it should answer.
+        url: where it should respond.
         error: the last error in its log, or an empty string.
     """
 
@@ -186,10 +184,10 @@ class NotAnsweringError(TargetError):
 
 
 class ProtectionError(TargetError):
-    """A deployment would lower a protection, and nobody named it.
+    """A deployment would lower a protection without permission.
 
     Parameters:
-        changes: what would happen to each setting, in words, by its name.
+        changes: description of each setting's change, by its name.
     """
 
     def __init__(self, changes: Mapping[str, str]) -> None:
@@ -198,7 +196,7 @@ class ProtectionError(TargetError):
         super().__init__(
             "the deployment would lower a protection",
             why="; ".join(self.changes.values()),
-            todo="leave the variable out to keep the deployed value; or give the value and allow it, by the parameter "
+            todo="omit the variable to keep the deployed value; or set the value and allow it with the parameter "
             f'lower_protection="{names}" of 01_provision, or PYPI_LOWER_PROTECTION={names} for 08_upgrade or a plain '
             "modal deploy",
         )
@@ -209,7 +207,7 @@ class AuthenticationError(TargetError):
 
 
 class PermissionDeniedError(TargetError):
-    """The credentials are right and do not allow this."""
+    """The credentials are valid but do not allow this."""
 
 
 class PlanError(TargetError):
@@ -217,7 +215,7 @@ class PlanError(TargetError):
 
 
 class QuotaError(TargetError):
-    """A limit of the workspace is reached."""
+    """A limit of the workspace has been reached."""
 
 
 class RateLimitError(TargetError):
@@ -245,7 +243,7 @@ class BucketError(RunbookError):
 
 
 class SnapshotError(RunbookError):
-    """A snapshot cannot be read, or does not hold what it names."""
+    """A snapshot cannot be read, or lacks what it names."""
 
 
 class IndexRequestError(RunbookError):
@@ -261,12 +259,12 @@ class IndexRequestError(RunbookError):
 
     @property
     def entry(self) -> str:
-        """That of the status, if it has one."""
+        """The entry for the status, if it has one."""
         return f"{super().entry}-{self.status}" if self.status in STATUSES else super().entry
 
 
 class ClientError(RunbookError):
-    """pip, uv or twine ended with another code than expected.
+    """pip, uv or twine exited with an unexpected code.
 
     Parameters:
         client: the program's name.
@@ -283,11 +281,11 @@ class ClientError(RunbookError):
 
 
 class VerificationError(RunbookError):
-    """The result cannot be seen from outside."""
+    """The result does not show from outside."""
 
 
 class ApprovalError(RunbookError):
-    """A plan was approved, and what would be applied is another."""
+    """What would be applied differs from the approved plan."""
 
 
 class ConfirmationError(RunbookError):

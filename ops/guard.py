@@ -1,4 +1,4 @@
-"""The guard of a notebook: checks its parameters before anything is looked up, and keeps errors short.
+"""The guard of a notebook: checks its parameters before anything else, and keeps errors short.
 
     from ops import guard
 
@@ -30,9 +30,9 @@ from ops.parameters import TYPES, Parameter, declaration, refuse_unknown, requir
 
 
 def check() -> None:
-    """Check the parameters of the notebook in this kernel, and show errors as three lines from now on.
+    """Check the parameters of the notebook in this kernel, and shorten all later errors to three lines.
 
-    Until they are right no other cell runs, also where a program goes on after an error (``nbconvert
+    Until they are valid no other cell runs, even if the program continues after an error (``nbconvert
     --allow-errors``). Does nothing outside IPython.
 
     Raises:
@@ -70,12 +70,12 @@ def refuse() -> None:
 
 
 class _Gate(ast.NodeTransformer):
-    """Replaces each cell by a refusal while the parameters are wrong, but those that correct or check them."""
+    """Replaces each cell by a refusal while the parameters are wrong, except those that correct or check them."""
 
     closed_by: ParameterError | None = None
 
     def visit(self, node: ast.AST) -> ast.AST:
-        """Let a cell pass, or give what runs in its place."""
+        """Let a cell pass, or replace it."""
         if self.closed_by is None or not isinstance(node, ast.Module) or _corrects(node):
             return node
         return ast.parse("from ops import guard\n\nguard.refuse()")
@@ -107,7 +107,7 @@ def _sources(history: Sequence[str], frame: FrameType | None) -> list[str]:
     """The source of each executed cell, oldest first.
 
     Parameters:
-        history: what IPython keeps as ``In``; nbval has it keep nothing.
+        history: IPython's ``In``, which nbval disables.
         frame: that of :func:`check`, called by a cell. IPython compiles all cells as files of one folder, whose lines
             are in :mod:`linecache`.
     """
@@ -118,14 +118,14 @@ def _sources(history: Sequence[str], frame: FrameType | None) -> list[str]:
 
 
 def _read(sources: Sequence[str]) -> tuple[dict[str, Parameter], list[str]]:
-    """The declared parameters, and the names assigned beside them.
+    """The declared parameters, and other assigned names.
 
     Parameters:
-        sources: the executed cells, oldest first. A cell that ran again is there again: the last one counts.
+        sources: the executed cells, oldest first. A cell that ran again appears again: the last one counts.
 
     Returns:
         the parameters declared in any cell; the other names assigned in the last cell that declares any, or in the
-        cells of plain assignments right after it, where papermill injects what it was given.
+        cells of plain assignments right after it, where papermill injects the given values.
     """
     declared: dict[str, Parameter] = {}
     given: list[str] = []
@@ -168,16 +168,16 @@ def _targets(statement: ast.stmt) -> list[str]:
 
 
 UNEXPECTED = "Unexpected"
-"""The entry of the guide for errors that the runbook did not foresee."""
+"""The entry in the guide for unexpected errors."""
 
 
 def install(shell: Any) -> None:
-    """Have IPython's *shell* show errors this way from now on."""
+    """Make IPython's *shell* show errors this way."""
     shell.set_custom_exc((Exception, KeyboardInterrupt), _show)
 
 
 class FoldedTraceback:
-    """A traceback that is kept in the notebook and unfolded only on request, below a link to the error's entry.
+    """A traceback that is folded into the notebook, below a link to the error's entry.
 
     Parameters:
         text: the traceback.
@@ -192,7 +192,7 @@ class FoldedTraceback:
         return f"(a traceback of {self.text.count(chr(10))} lines is folded into the notebook's output)"
 
     def _repr_html_(self) -> str:
-        link = f'<p><a href="{GUIDE}.ipynb#{self.entry}">How to mend this: {GUIDE}, {self.entry}</a></p>'
+        link = f'<p><a href="{GUIDE}.ipynb#{self.entry}">How to fix this: {GUIDE}, {self.entry}</a></p>'
         return f"<details><summary>Traceback</summary><pre>{html.escape(self.text)}</pre></details>{link}"
 
 
@@ -206,7 +206,7 @@ def explanation(error: BaseException) -> list[str]:
     return [
         f"Unexpected {type(error).__name__}: {first}",
         f"Why: the runbook did not foresee it; it was raised {_origin(error.__traceback__)}.",
-        f"What to do: run the notebook from its start; if it comes back, report it. See {GUIDE}#{UNEXPECTED}.",
+        f"What to do: run the notebook from its start; if it happens again, report it. See {GUIDE}#{UNEXPECTED}.",
     ]
 
 
@@ -231,7 +231,7 @@ def _show(
 
 
 def _of_the_cell(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the notebook's cell on, without IPython's own frames."""
+    """The traceback starting at the notebook's cell, without IPython's own frames."""
     start = trace
     while start is not None and "IPython" in start.tb_frame.f_code.co_filename.split("site-packages")[-1]:
         start = start.tb_next

@@ -47,7 +47,7 @@ class HttpClient:
         self._session = _Session(headers or {})
         # Otherwise ~/.netrc would add credentials, or replace a Bearer header.
         self._session.auth = _Headers(username, password, token, headers or {})
-        # Loopback addresses must not go through a proxy of the environment.
+        # Loopback addresses must not go through a proxy from the environment.
         self._session.trust_env = not is_loopback(url)
         retries = Retry(total=None, connect=3, read=0, redirect=20, status=0, other=0, backoff_factor=0.2)
         for scheme in ("http://", "https://"):
@@ -92,7 +92,7 @@ class HttpClient:
         Parameters:
             method: the HTTP method.
             path: below the root, without a leading slash.
-            headers: besides those of the session.
+            headers: in addition to those of the session.
             json: a body, sent as JSON.
             data: a body, sent as a form.
 
@@ -106,9 +106,9 @@ class HttpClient:
             )
         except requests.RequestException as error:
             raise IndexRequestError(
-                f"no answer came from {self.url}{path}",
+                f"there was no response from {self.url}{path}",
                 why=_cause(error),
-                todo="see whether the index runs (the notebook 01_provision mends it) and can be reached from here",
+                todo="check that the index runs (the notebook 01_provision starts it) and can be reached from here",
             ) from None
 
 
@@ -123,7 +123,7 @@ def login_status(login: Login) -> int:
 
 
 class _Session(requests.Session):
-    """Session that drops secret headers, like credentials, on a redirect to another host."""
+    """Session that drops secret headers, as it does credentials, on a redirect to another host."""
 
     def __init__(self, secret: Mapping[str, Secret]) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class _Headers(requests.auth.AuthBase):
 
 
 def _cause(error: requests.RequestException) -> str:
-    """The innermost reason, since the outer ones only repeat the address."""
+    """The innermost reason: the outer ones only repeat the address."""
     reason: BaseException = error
     if error.args and isinstance(error.args[0], BaseException):
         reason = getattr(error.args[0], "reason", None) or error.args[0]

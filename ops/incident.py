@@ -1,4 +1,4 @@
-"""Incident: a bad release is out. Finds who uploaded and who downloaded it, and takes it away from everybody."""
+"""Incident: a bad release is out. Finds who uploaded and who downloaded it, and revokes it for everyone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ops.temporary_user import temporary_admin
 _RECENT = 20
 
 _RUN = ("token", "issuer", "repository", "workflow", "ref", "run_id")
-"""Keys of an upload's event that say which token or CI run sent it."""
+"""Keys of an upload's event that name its token or CI run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class Incident:
         target: the target of the index.
         project: normalized (PEP 503); empty if no release is named yet.
         version: of the release; empty likewise.
-        reason: for those who are refused its files; one line.
-        lock_publisher: whether to take the rights of those who uploaded it.
+        reason: shown to those who are refused its files; one line.
+        lock_publisher: whether to lock those who uploaded it.
         confirm: the project and the version; empty to change nothing.
     """
 
@@ -66,7 +66,7 @@ class BadFile:
         path: from the root of the packages volume.
         sha256: in hexadecimal.
         upload: the event of its upload; None if the audit log has none.
-        revoked: whether nobody gets it any more.
+        revoked: whether it is revoked.
     """
 
     path: str
@@ -112,7 +112,7 @@ def describe(
     if named and (len(named) != 2 or f"{canonicalize_name(named[0])} {named[1]}" != release):
         raise ConfirmationError(
             "nothing was changed",
-            why=f"the parameter `confirm` says {confirm!r}, and the release is {release!r}",
+            why=f"the parameter `confirm` says {confirm!r}, but the release is {release!r}",
             todo=f"give confirm={release!r} if you mean this release",
         )
     return Incident(
@@ -126,7 +126,7 @@ def describe(
 
 
 def files(incident: Incident) -> list[BadFile]:
-    """The files of the release, in the order of their names; none if no release is named. Reads only.
+    """The files of the release, sorted by name; none if no release is named. Reads only.
 
     Raises:
         RunbookError: the index has no such release.
@@ -151,14 +151,14 @@ def files(incident: Incident) -> list[BadFile]:
     if not found:
         raise RunbookError(
             f"there is no file of {incident.project} {incident.version}",
-            why="the packages volume holds none whose name says so",
-            todo="see the project's page for its versions; a removed release is out of reach already",
+            why="the packages volume has no file of that name and version",
+            todo="see the project's page for its versions; a removed release is already unavailable",
         )
     return found
 
 
 def recent(incident: Incident) -> Table:
-    """The last uploads, to find the release and its files by."""
+    """The last uploads, to identify the release and its files."""
     uploads = [event for event in events(incident.target) if event["event"] == "upload"]
     rows = [
         (event["time"], event["user"], event.get("project", ""), event.get("version", ""), event.get("filename", ""))
@@ -192,13 +192,13 @@ def downloaded(incident: Incident, found: Sequence[BadFile]) -> Table:
         if row.file in paths
     ]
     concerned = len({row[1] for row in rows})
-    note = f"{concerned} {'user' if concerned == 1 else 'users'}. " if rows else "Nobody, as far as it was counted. "
-    note += "Copies in clients' caches and images are not seen here. On Modal the last hour may be missing."
+    note = f"{concerned} {'user' if concerned == 1 else 'users'}. " if rows else "No downloads were counted. "
+    note += "Copies in clients' caches and images are not included. On Modal the last hour may be missing."
     return Table.of("Who downloaded it", ("when", "user", "address", "client", "file", "times"), rows, note=note)
 
 
 def reach(incident: Incident, found: Sequence[BadFile]) -> Table:
-    """Other changes by the uploaders since the first file of the release came, the oldest first."""
+    """Other changes by the uploaders since the first file of the release, oldest first."""
     users = _publishers(found)
     since = min((str(file.upload["time"]) for file in found if file.upload), default="")
     own = {file.filename for file in found}
@@ -207,12 +207,12 @@ def reach(incident: Incident, found: Sequence[BadFile]) -> Table:
         for event in events(incident.target)
         if event["user"] in users and str(event["time"]) >= since and event.get("filename") not in own
     ]
-    note = "Look at each of them; run this notebook again for a release that is bad too." if rows else "Nothing."
+    note = "Check each of them; run this notebook again for any other bad release." if rows else "Nothing."
     return Table.of("What else they changed since", ("when", "user", "event", "project", "what"), rows, note=note)
 
 
 def notice(incident: Incident, found: Sequence[BadFile]) -> Text:
-    """Text to send to those concerned."""
+    """Notice for those affected."""
     if not found:
         return Text("No release is named.")
     names = "\n".join(f"  {file.filename}\n    sha256 {file.sha256}" for file in found)
@@ -224,16 +224,16 @@ def notice(incident: Incident, found: Sequence[BadFile]) -> Text:
         f"Subject: {incident.project} {incident.version} was revoked\n\n"
         f"The release {incident.project} {incident.version} must not be used"
         f"{': ' + incident.reason if incident.reason else ''}.\n\n{names}\n\n"
-        "The index refuses these files now (403). Where you installed one of them:\n"
+        "The index now refuses these files (403). Wherever you installed one of them:\n"
         f"  1. uninstall it: pip uninstall {incident.project}\n"
-        "  2. remove it from caches and images: pip cache purge; uv cache clean; build images again\n"
+        "  2. remove it from caches and images: pip cache purge; uv cache clean; rebuild images\n"
         "  3. remove its digest from lock files, and lock again\n"
-        "  4. if it may have run, replace the credentials that it could read on that machine"
+        "  4. if it may have run, replace all credentials that it could read on that machine"
     )
 
 
 def plan(incident: Incident) -> Plan:
-    """List the files and the people, and what would be done. Reads only.
+    """List the files and the users, and what would be done. Reads only.
 
     Raises:
         NotDeployedError: there is no index.
@@ -291,10 +291,10 @@ def apply(incident: Incident) -> Outcome:
 
 
 def verify(incident: Incident) -> Table:
-    """Ask for the files as a user would, by page, by address and by metadata, and look at the publishers.
+    """Request the files as a user would, by page, address and metadata, and check the publishers.
 
     Raises:
-        VerificationError: a file can still be had, or a publisher still has rights.
+        VerificationError: a file is still available, or a publisher still has rights.
     """
     if incident.held:
         return Table.of("Seen from outside", ("what", "seen"), [("everything", "left as it was")], note=incident.held)
@@ -338,12 +338,12 @@ def _change(http: HttpClient, incident: Incident, action: str, filename: str) ->
             f"the index refused to {action} {filename}",
             status=response.status_code,
             why=response.text.strip()[:300],
-            todo="run this notebook again; what was done stays done",
+            todo="run this notebook again; completed changes stay",
         )
 
 
 def _lock(admin: AdminApi, user: IndexUser) -> bool:
-    """Take a user's rights, tokens and password; False if there is nothing to take."""
+    """Take away a user's rights, tokens and password; False if there is nothing to take away."""
     tokens = admin.tokens(user.username)
     if user.role == "reader" and not tokens:
         return False
@@ -359,7 +359,7 @@ def _listed(http: HttpClient, project: str) -> set[str]:
 
 
 def _users(admin: AdminApi, found: Sequence[BadFile]) -> Mapping[str, IndexUser | None]:
-    """Those who uploaded the files, by name; None for one that the index does not know any more."""
+    """Those who uploaded the files, by name; None for one who is no longer a user."""
     known = {user.username: user for user in admin.users()}
     return {name: known.get(name) for name in sorted(_publishers(found))}
 

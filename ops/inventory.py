@@ -45,16 +45,16 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Inventory:
-    """An index as its volumes have it.
+    """An index as stored on its volumes.
 
     Parameters:
         files: of the volume of packages, by path.
         credentials: of the volume of credentials, by path.
         texts: annotations, tombstones, users, roles and tokens: contents by path.
-        hashes: SHA-256 of each package, computed now; empty if they were not asked for.
-        recorded: SHA-256 of packages, as the index has computed it.
+        hashes: SHA-256 of each package, computed now; empty if not requested.
+        recorded: SHA-256 of packages, as computed by the index.
         events: of the audit log, the oldest first.
-        damaged_logs: files of the audit log with lines that cannot be read, and the number of those.
+        damaged_logs: number of unreadable lines, by file of the audit log.
         uses: downloads and requests; None if the index does not count them.
     """
 
@@ -83,7 +83,7 @@ class Inventory:
         if not all(target.volume_exists(volume) for volume in volumes):
             raise NotDeployedError(target.place)
         packages, credentials = ({file.path: file for file in target.list_files(volume)} for volume in volumes)
-        # A link may lead anywhere, and is not followed.
+        # A link may lead anywhere, so it is not followed.
         own, others = ([path for path, file in files.items() if not file.link] for files in (packages, credentials))
         from_packages, from_credentials = (partial(_read, target, volume) for volume in volumes)
         logs = _parallel(from_packages, [path for path in own if path.startswith(AUDIT)], _content)
@@ -108,7 +108,7 @@ class Inventory:
 
     @property
     def distributions(self) -> dict[str, Distribution]:
-        """What the index lists, by path."""
+        """The files that the index lists, by path."""
         return {path: found for path in self.files if (found := distribution(path))}
 
     @property
@@ -118,7 +118,7 @@ class Inventory:
 
     @property
     def tokens(self) -> list[TokenEntry]:
-        """The tokens that can be read."""
+        """The readable tokens."""
         return token_entries(self.texts.get(TOKENS, b""))[0]
 
 

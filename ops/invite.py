@@ -1,4 +1,4 @@
-"""Inviting: users of an index who set their own passwords, each by a one-time link."""
+"""Invitations: users set their own passwords with one-time links."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = ("username", "role", "projects")
 _MOST = 1000
 _LARGEST = 1024**2
 _ROUNDS = 10
-"""The lowest cost that the index accepts: enough for a password of 256 random bits that nobody ever learns."""
+"""The lowest cost that the index accepts: enough for a secret password of 256 random bits."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class TeamInvitation:
     Parameters:
         target: the target of the index.
         guests: at least one.
-        again: true to invite those too whom the index knows already.
+        again: true to invite existing users too.
         folder: for the file with the links.
     """
 
@@ -110,7 +110,7 @@ def read_guests(path: Path) -> tuple[Guest, ...]:
     unknown = [str(name) for name in rows.fieldnames or ["nothing"] if name not in COLUMNS]
     if unknown or "username" not in (rows.fieldnames or ()):
         raise ParameterError(
-            f"the first line of {shown(path)} names no columns that are known",
+            f"the first line of {shown(path)} does not name the right columns",
             why=f"it has {', '.join(unknown) or 'no username'}",
             todo=f"begin the file with a line {','.join(COLUMNS)}",
         )
@@ -118,12 +118,10 @@ def read_guests(path: Path) -> tuple[Guest, ...]:
     for row in rows:
         guest = _guest(path, rows.line_num, row)
         if guests.setdefault(guest.username, guest) != guest or len(guests) > _MOST:
-            raise _invalid(
-                path, rows.line_num, f"{guest.username!r} stands there twice, or there are over {_MOST} users"
-            )
+            raise _invalid(path, rows.line_num, f"{guest.username!r} is listed twice, or there are over {_MOST} users")
     if not guests:
         raise ParameterError(
-            f"{shown(path)} names no users", why="it has a header only", todo="add a line for each user"
+            f"{shown(path)} names no users", why="it has only a header", todo="add a line for each user"
         )
     return tuple(guests.values())
 
@@ -149,7 +147,7 @@ def apply(invitations: TeamInvitation, *, dry_run: bool = False) -> Outcome:
 
     Raises:
         BusyError: another run holds the target for too long.
-        IndexRequestError: the index refused a user; those before are registered, and their links written.
+        IndexRequestError: the index refused a user; earlier ones are registered, and their links written.
         ApprovalError: another plan was approved for this run; nothing was changed.
     """
     target, caption = invitations.target, _caption(invitations)
@@ -185,7 +183,7 @@ def apply(invitations: TeamInvitation, *, dry_run: bool = False) -> Outcome:
 
 
 def verify(invitations: TeamInvitation, *, dry_run: bool = False) -> Table:
-    """Look at the users as the index has them.
+    """Check the users in the index.
 
     Raises:
         VerificationError: one is missing, or has another role.
@@ -208,9 +206,9 @@ def instructions(invitations: TeamInvitation, *, dry_run: bool = False) -> Text:
         return Text("There are no links to hand out.")
     return Text(
         f"The links are in {shown(invitations.links)}.\n\n"
-        "Send each user the link behind the name, in a way that nobody else reads. It works once, in a day: the user\n"
-        "sets a password that nobody else knows, and finds there how to use the index. Then delete the file.\n"
-        "A link that was lost: run 02_onboard_user again with invite=true."
+        "Send each user the link behind the name, so that no one else can read it. It works once, in a day: the user\n"
+        "sets a password, and sees there how to use the index. Then delete the file.\n"
+        "If a link is lost, run 02_onboard_user again with invite=true."
     )
 
 
@@ -264,4 +262,4 @@ def _guest(path: Path, line: int, row: dict[str, str | None]) -> Guest:
 
 def _invalid(path: Path, line: int, why: str) -> ParameterError:
     what = f"line {line} of {shown(path)} cannot be used"
-    return ParameterError(what, why=why, todo="correct it; nobody was invited")
+    return ParameterError(what, why=why, todo="correct it; no one was invited")

@@ -38,7 +38,7 @@ class ReleaseChange:
         project: normalized; empty for all, if the action allows that.
         version: of the release.
         status: of the project.
-        owners: of the reserved prefix that *project* is then.
+        owners: of the reserved prefix *project*.
         reason: for people.
         keep: pre-releases of each project that are never pruned: the newest.
         days: pre-releases that were uploaded or downloaded since are never pruned.
@@ -98,19 +98,19 @@ def describe(
         ConfirmationError: *confirm* names something else.
     """
     if action and action not in ACTIONS:
-        raise _invalid("action", action, f"it is one of {', '.join(ACTIONS)}")
+        raise _invalid("action", action, f"it must be one of {', '.join(ACTIONS)}")
     if (action in {"yank", "unyank", "status", "reserve", "delete"}) and not project:
         raise _invalid("project", project, f"{action} needs the name of a project")
     if (action in {"yank", "unyank", "delete"}) != bool(version):
-        raise _invalid("version", version, "yank, unyank and delete need a version, and nothing else has one")
+        raise _invalid("version", version, "yank, unyank and delete need a version, other actions have none")
     if (status or action == "status") and (action != "status" or status not in STATUSES):
-        raise _invalid("status", status, f"with action=status it is one of {', '.join(STATUSES)}")
+        raise _invalid("status", status, f"with action=status it must be one of {', '.join(STATUSES)}")
     if owners and action != "reserve":
         raise _invalid("owners", owners, "only action=reserve has owners")
     if not reason.isprintable() or len(reason) > 1000:
-        raise _invalid("reason", reason[:40], "it is one line of at most 1000 characters")
+        raise _invalid("reason", reason[:40], "it must be one line of at most 1000 characters")
     if keep < 0 or older_than_days < 0:
-        raise _invalid("keep" if keep < 0 else "older_than_days", min(keep, older_than_days), "it is 0 or more")
+        raise _invalid("keep" if keep < 0 else "older_than_days", min(keep, older_than_days), "it must be 0 or more")
     try:
         name = canonicalize_name(project, validate=True) if project else ""
     except InvalidName:
@@ -129,13 +129,13 @@ def describe(
         dry_run=dry_run,
     )
     if confirm and confirm != described.named:
-        why = f"the parameter `confirm` says {confirm!r}, and what would go is {described.named!r}"
+        why = f"the parameter `confirm` says {confirm!r}, but this would delete {described.named!r}"
         raise ConfirmationError("nothing was changed", why=why, todo=f"give confirm={described.named!r} if you mean it")
     return described
 
 
 def _invalid(name: str, value: object, why: str) -> ParameterError:
-    return ParameterError(f"the parameter {name} cannot be {value!r}", why=why, todo=f"correct {name}, or leave it out")
+    return ParameterError(f"the parameter {name} cannot be {value!r}", why=why, todo=f"correct {name}, or omit it")
 
 
 def listing(change: ReleaseChange) -> Table:
@@ -249,7 +249,7 @@ def _release(change: ReleaseChange, found: ReleaseList) -> PublishedRelease:
 
 
 def _named(change: ReleaseChange, found: ReleaseList) -> list[PublishedRelease]:
-    """The release to delete; none if it is gone, so that a second run finds nothing to do."""
+    """The release to delete; none if it is gone: a second run has nothing to do."""
     releases = found.of_project(change.project)
     return [release for release in releases if _same(release.version, change.version)]
 
@@ -277,7 +277,7 @@ def _pruned(change: ReleaseChange, found: ReleaseList) -> Iterator[tuple[Publish
 
 
 def apply(change: ReleaseChange) -> Outcome:
-    """Make the changes of the plan over the index, as a temporary admin whose name is in the audit log.
+    """Make the planned changes through the index, as a temporary admin whose name is in the audit log.
 
     Raises:
         RunbookError: there is no such project or release.
@@ -329,7 +329,7 @@ def _send(index: HttpClient, path: str, fields: dict[str, str]) -> None:
             f"{' '.join(fields.values())} was refused",
             status=answer.status_code,
             why=said(answer),
-            todo="mend that and run this notebook again",
+            todo="fix that and run this notebook again",
         )
 
 
@@ -346,10 +346,10 @@ def _operator(change: ReleaseChange) -> Iterator[HttpClient]:
 
 
 def verify(change: ReleaseChange, outcome: Outcome) -> Table:
-    """Look at the project's page as an installer does.
+    """Check the project's page as seen by an installer.
 
     Parameters:
-        change: what was to be changed.
+        change: the requested change.
         outcome: of :func:`apply`.
 
     Raises:

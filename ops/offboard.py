@@ -1,4 +1,4 @@
-"""Offboarding: removes a user, or lowers the user's role, and proves from outside what the user can no longer do."""
+"""Offboarding: removes a user, or lowers the user's role, and verifies that from outside."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RANKS = ("reader", "publisher", "admin")
 
 @dataclass(frozen=True, kw_only=True)
 class Offboarding:
-    """A user who leaves, or who shall do less, as the parameters of the notebook describe it.
+    """A user to remove or to give fewer rights, as described by the notebook's parameters.
 
     Parameters:
         target: the target of the index.
@@ -56,21 +56,21 @@ def describe(target: Target, *, username: str, role: str = "", confirm: str = ""
 
     Raises:
         ParameterError: a parameter is invalid.
-        ConfirmationError: *confirm* names somebody else.
+        ConfirmationError: *confirm* names another user.
     """
     username = checked_user_name(username)
     if role:
         check_role(role)
     if role == _RANKS[-1]:
         raise ParameterError(
-            "offboarding cannot make an admin",
-            why="it only takes rights away",
-            todo="give reader or publisher, or nothing to remove the user; 02_onboard_user gives more rights",
+            "offboarding cannot make anyone an admin",
+            why="it only removes rights",
+            todo="use reader or publisher, or leave it empty to remove the user; 02_onboard_user raises roles",
         )
     if confirm and unicodedata.normalize("NFC", confirm) != username:
         raise ConfirmationError(
             "nothing was changed",
-            why=f"the parameter `confirm` says {confirm!r}, and the user is {username!r}",
+            why=f"the parameter `confirm` says {confirm!r}, but the user is {username!r}",
             todo=f"give confirm={username!r} if you mean this user",
         )
     described = Offboarding(target=target, username=username, role=role, confirm=confirm)
@@ -79,7 +79,7 @@ def describe(target: Target, *, username: str, role: str = "", confirm: str = ""
 
 
 def plan(offboarding: Offboarding) -> Plan:
-    """List what the user has, and what would be taken away. Reads only.
+    """List what the user has, and what would be removed. Reads only.
 
     Raises:
         RunbookError: the role would be a higher one.
@@ -157,7 +157,7 @@ def apply(offboarding: Offboarding) -> Outcome:
 
 
 def verify(offboarding: Offboarding, outcome: Outcome) -> Table:
-    """Try from outside what the user could do, and look for what must stay and for the line in the audit log.
+    """Try the user's former rights from outside, and check what must stay and the line in the audit log.
 
     Parameters:
         offboarding: the user.
@@ -194,8 +194,8 @@ def _require_lower(user: IndexUser | None, role: str) -> None:
     if user and role and _RANKS.index(role) > _RANKS.index(user.role):
         raise RunbookError(
             f"{user.username!r} is a {user.role} and cannot be lowered to {role}",
-            why="that role may more",
-            todo="give a lower role; 02_onboard_user gives more rights",
+            why="that role has more rights",
+            todo="use a lower role; 02_onboard_user raises roles",
         )
 
 
@@ -222,7 +222,7 @@ def _as_the_user(offboarding: Offboarding) -> Finding:
 
 
 def _published(offboarding: Offboarding) -> list[tuple[str, str]]:
-    """File name and project of all that the user uploaded and nobody removed since, as the audit log has it."""
+    """File name and project of the user's uploads that were not removed, from the audit log."""
     found: dict[str, str] = {}
     for event in events(offboarding.target):
         filename = str(event.get("filename", ""))

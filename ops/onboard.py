@@ -34,7 +34,7 @@ TOKEN_LABEL = "written by onboarding"  # noqa: S105 - what people call it
 
 @dataclass(frozen=True, kw_only=True)
 class Onboarding:
-    """A user to onboard, as the parameters of the notebook describe it.
+    """A user to onboard, as described by the notebook's parameters.
 
     Parameters:
         target: the target of the index.
@@ -45,7 +45,7 @@ class Onboarding:
         public_index: a second index for pip; see :func:`ops.clients.configuration.pip_conf`.
         given: password from the environment or a prompt; None if there is none.
         password_reset: True to set a new password for a user whose password is not known here.
-        archive: True to write a zip file of the client files too, to hand over.
+        archive: True to also write a zip file of the client files, to hand over.
         token_days: days until a token for a CI job expires; 0 for no token.
     """
 
@@ -101,7 +101,7 @@ def describe(
         password_env: environment variable that may hold the password; empty for ``INDEX_PASSWORD``.
         password_prompt: True to prompt for the password, in JupyterLab.
         password_reset: True to set a new password for a user whose password is not known here.
-        archive: True to write a zip file of the client files too, to hand over.
+        archive: True to also write a zip file of the client files, to hand over.
         token_days: days until a token for a CI job expires, 1 to 365; 0 for no token.
 
     Raises:
@@ -109,9 +109,9 @@ def describe(
     """
     if not 0 <= token_days <= 365:
         raise ParameterError(
-            f"a token cannot live for {token_days} days",
-            why="it lives for 1 to 365",
-            todo="give token_days another number, or 0 for no token",
+            f"a token cannot be valid for {token_days} days",
+            why="a token is valid for 1 to 365 days",
+            todo="change token_days, or set it to 0 for no token",
         )
     username = checked_user_name(username)
     if role:
@@ -153,7 +153,7 @@ def requested(
         role: as of :func:`describe`; ignored likewise.
         projects: likewise.
         folder: for the client files, or for the file with the links; empty for a folder in the workspace.
-        invite_user: True for a one-time link with which the user sets the password, in place of client files.
+        invite_user: True for a one-time link to set the password, instead of client files.
         users_csv: a file of users to invite, see :func:`ops.invite.read_guests`; empty for *username* alone.
         more: further parameters of :func:`describe`.
 
@@ -192,7 +192,7 @@ def plan(onboarding: Onboarding | TeamInvitation) -> Plan:
             found.password_now,
             found.password_then,
             "+" if user is None else "~",
-            refused="it is not set again unasked" if found.unknown else "",
+            refused="it is not reset unasked" if found.unknown else "",
         ),
         _files_change(onboarding, deployment, found),
     ]
@@ -209,7 +209,7 @@ def _caption(onboarding: Onboarding) -> str:
 
 
 def apply(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> Outcome:
-    """Register the user if something differs, and write the client files that are missing or outdated.
+    """Register the user if anything differs, and write missing or outdated client files.
 
     The index gets a bcrypt hash. The password itself stays on this machine, in private files.
 
@@ -236,7 +236,7 @@ def apply(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> 
             password = found.password or Secret.generate(24)
             login = onboarding.login(deployment, password)
             if found.password_then or _user_change(onboarding, user).then:
-                # The files first: if this run ends in between, the next one finds the password in them.
+                # The files first: if this run is killed in between, the next one finds the password in them.
                 written = onboarding.files.write(login)
                 registered = admin.register(
                     onboarding.username,
@@ -269,10 +269,10 @@ def apply(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> 
 
 
 def verify(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> Table:
-    """Log in as the user with each client and the files that were written.
+    """Log in as the user with each client and the written files.
 
-    For a project that no index has, 404 proves the login and 401 refuses it. The clients that publish send a wheel that
-    every index refuses: 400 proves the login, and 403 that of a user who may not publish.
+    For a nonexistent project, 404 proves the login and 401 means a refusal. The publishing clients send a wheel that
+    every index refuses: 400 proves the login, as does 403 for a user who may not publish.
 
     Raises:
         ClientError: a client got no response.
@@ -337,12 +337,12 @@ def instructions(onboarding: Onboarding | TeamInvitation, outcome: Outcome, *, d
         f"{done}\n\n"
         f"In any bash or zsh, once:\n\n"
         f"    . {env_sh}\n\n"
-        f"Then publish and install as ever:\n\n"
+        f"Then publish and install as usual:\n\n"
         f"    twine upload dist/*\n"
         f"    uv publish dist/*\n"
         f"    pip install your-package\n"
         f"    uv pip install your-package\n\n"
-        f"If twine does not say why a file was refused, as on Modal, add --verbose; uv publish always says it.\n\n"
+        f"If twine does not say why a file was refused, as on Modal, add --verbose; uv publish always does.\n\n"
         f"Or name the files, one client at a time:\n\n"
         f"    twine upload --config-file {pypirc} --repository private dist/*\n"
         f"    NETRC={netrc} PIP_CONFIG_FILE={pip_conf} pip install your-package\n"
@@ -384,7 +384,7 @@ class _Found:
                 return cls(password, "given; another than that of the index", "set it")
         if user is None or onboarding.password_reset:
             return cls(None, "none yet" if user is None else "not known here", "generate and set one")
-        # A password that no longer works may have been changed for a good reason: it is not set again unasked.
+        # A password that no longer works may have been changed for a good reason: it is not reset unasked.
         unknown = RunbookError(
             f"the user {user.username!r} exists and the password is not known on this machine",
             why=f"{'the one' if kept else 'there is none'} in {shown(onboarding.folder)}"

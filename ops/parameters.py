@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ops.errors import NotebookError, ParameterError
 
 Value = str | int | bool | float | list[object]
-"""A parameter value: what survives both papermill's injection and JSON unchanged."""
+"""A parameter value: a type that both papermill's injection and JSON preserve."""
 
 TYPES: Mapping[str, type] = {"str": str, "int": int, "bool": bool, "float": float, "list": list}
 
@@ -122,7 +122,7 @@ def coerce(parameter: Parameter, value: object) -> Value:
     Parameters:
         parameter: the declaration.
         value: a value of the declared type, or text as typed on a command line: ``true``, ``8080``, ``a,b`` or
-            ``["a", "b"]``. Text for a ``str`` is kept as it is, so the version ``1.10`` stays ``"1.10"``.
+            ``["a", "b"]``. Text for a ``str`` is kept unchanged, so the version ``1.10`` stays ``"1.10"``.
 
     Raises:
         ParameterError: *value* cannot be converted, or contains text that is not UTF-8.
@@ -133,7 +133,7 @@ def coerce(parameter: Parameter, value: object) -> Value:
         raise ParameterError(
             f"the parameter {parameter.name} cannot be {_shown(value)}",
             why=f"it is {parameter.type}: {EXPECTED[parameter.type]}",
-            todo=f"give it like {parameter.name}={_example(parameter)}",
+            todo=f"use for example {parameter.name}={_example(parameter)}",
         )
     return result
 
@@ -170,7 +170,7 @@ def require_utf8(name: str, value: object) -> None:
     except UnicodeEncodeError:  # PEP 383: bytes in another encoding arrive as lone surrogates
         raise ParameterError(
             f"the value of {name} is not UTF-8 text",
-            why=f"{value!a} holds bytes in another encoding, and run records are written in UTF-8",
+            why=f"{value!a} contains bytes in another encoding, and run records are written in UTF-8",
             todo="switch the terminal or script that sets it to UTF-8",
         ) from None
     except (ValueError, TypeError, RecursionError):
@@ -181,7 +181,7 @@ def _shown(value: object) -> str:
     try:
         return reprlib.repr(value)
     except ValueError:  # an int with more digits than Python converts
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
 
 
 def _kind(value: object) -> str:

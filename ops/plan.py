@@ -17,7 +17,7 @@ NOTHING = "nothing"
 DRY_RUN = "A dry run: nothing was changed."
 
 Sign = Literal["+", "~", "-", "±"]
-"""Created, changed, deleted; or created and deleted again, so that nothing of it stays."""
+"""Created, changed, deleted; or temporary: created and deleted again."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Change:
 
     Parameters:
         thing: a noun phrase.
-        now: how it is.
-        then: what would be done, or an empty string when it stays as it is.
+        now: its current state.
+        then: what would be done; empty if it stays as it is.
         sign: the kind of the change.
-        refused: why applying the plan would fail because of it, or an empty string.
+        refused: why applying this would fail; empty if it would not.
     """
 
     thing: str
@@ -43,25 +43,25 @@ class Change:
 
     @property
     def to_do(self) -> str:
-        """The change in words, and the refusal if there is one."""
+        """The change as text, with the refusal if there is one."""
         return f"{self.then}; refused: {self.refused}" if self.refused else self.then
 
     def to_json(self) -> dict[str, str]:
-        """The change for a plan file and a record; one that leaves the thing as it is has no sign."""
+        """The change for a plan file and a record; one that changes nothing has no sign."""
         stored = {"sign": self.sign if self.then else "", "thing": self.thing, "now": self.now, "then": self.then}
         return stored | ({"refused": self.refused} if self.refused else {})
 
 
 @dataclass(frozen=True, repr=False)
 class Plan(Tabular):
-    """All that an operation would do, in order.
+    """Everything that an operation would do, in order.
 
     Parameters:
-        caption: the operation in a few words.
-        changes: every thing that it looked at, also those that stay.
+        caption: short description of the operation.
+        changes: everything that was checked, including what stays.
         place: the target and its environment.
         address: the root URL of the index, if there is one.
-        held: why none of the changes would be made, or an empty string.
+        held: why none of the changes would be made; empty if they would.
     """
 
     caption: str
@@ -72,12 +72,12 @@ class Plan(Tabular):
 
     @property
     def pending(self) -> tuple[Change, ...]:
-        """The changes that would be made and would last."""
+        """The lasting changes that would be made."""
         return tuple(change for change in self.changes if change.then and change.sign != "±" and not self.held)
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 over what is and what would be, in canonical JSON: keys sorted, no spaces, UTF-8."""
+        """The SHA-256 of the current and planned states, in canonical JSON: keys sorted, no spaces, UTF-8."""
         lasting = [change.to_json() for change in self.changes if change.sign != "±"]
         content = {"caption": self.caption, "place": self.place, "held": self.held, "changes": lasting}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -90,18 +90,18 @@ class Plan(Tabular):
         return stored | ({"held": self.held} if self.held else {})
 
     def require_approved(self) -> None:
-        """Refuse a plan other than the one that was approved for this run, if one was.
+        """Refuse any plan other than the one approved for this run, if one was.
 
         Raises:
-            ApprovalError: the world has changed since the approval.
+            ApprovalError: the target has changed since the approval.
         """
         approved = os.environ.get(APPROVED_VARIABLE)
         if approved and approved != self.sha256:
             raise ApprovalError(
                 "the approved plan no longer fits, and nothing was changed",
-                why="what is there has changed since the plan was made; it would now be: "
+                why="the target has changed since the plan was made, which would now be: "
                 + ("; ".join(map(str, self.pending)) or "nothing to change"),
-                todo="make a new plan with `runbook plan`, and have that one approved",
+                todo="make a new plan with `runbook plan`, and have it approved",
             )
 
     def table(self) -> Table:
@@ -125,13 +125,13 @@ class Plan(Tabular):
 
 
 def require_approved(look: Callable[[], Plan]) -> None:
-    """Refuse, under the target's lock and before anything is changed, to apply another plan than the approved one.
+    """Refuse to apply any other plan than the approved one. Call it under the target's lock, before any change.
 
     Parameters:
-        look: makes the plan anew. Not called when no plan was approved for this run.
+        look: makes a new plan. Not called if no plan was approved for this run.
 
     Raises:
-        ApprovalError: the world has changed since the approval.
+        ApprovalError: the target has changed since the approval.
     """
     if os.environ.get(APPROVED_VARIABLE):
         look().require_approved()
@@ -142,9 +142,9 @@ class Outcome(Tabular):
     """Changes that an operation made.
 
     Parameters:
-        caption: the operation in a few words.
-        done: each thing that was changed and how.
-        note: a sentence on why nothing was changed, or on what there is now.
+        caption: short description of the operation.
+        done: each changed thing, and how it was changed.
+        note: a sentence about why nothing was changed, or about the result.
         place: the target and its environment.
         address: the root URL of the index, if there is one.
     """
@@ -157,7 +157,7 @@ class Outcome(Tabular):
 
     @property
     def changed(self) -> bool:
-        """True if anything is other than before."""
+        """True if anything was changed."""
         return bool(self.done)
 
     def to_json(self) -> dict[str, Any]:
@@ -177,14 +177,14 @@ class Outcome(Tabular):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at from outside.
+    """One check from outside.
 
     Parameters:
         question: what was tried.
         expected: what should be seen.
         seen: what was seen.
-        passed: whether that is as it should be.
-        todo: what to do when it is not, if its cause is known.
+        passed: whether that is as expected.
+        todo: what to do otherwise, if the cause is known.
     """
 
     question: str
@@ -195,15 +195,15 @@ class Finding:
 
 
 def proven(caption: str, findings: Sequence[Finding], *, todo: str) -> Table:
-    """The findings as a table, when all are as they should be.
+    """The findings as a table, if all passed.
 
     Parameters:
-        caption: what they prove.
+        caption: of the table.
         findings: in order.
-        todo: what to do when one is not and says nothing itself.
+        todo: what to do about failed findings without advice of their own.
 
     Raises:
-        VerificationError: at least one is not; all of those are named.
+        VerificationError: at least one failed; all failed ones are listed.
     """
     failed = [finding for finding in findings if not finding.passed]
     if failed:

@@ -9,7 +9,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 SECONDS = 10.0
-"""Twice the time in which a change reaches every server of an index."""
+"""Twice the time that a change takes to reach every server of an index."""
 
 
 def until_equal(ask: Callable[[], _T], wanted: _T) -> _T:
@@ -25,7 +25,7 @@ def until(
     Parameters:
         ask: may be called any number of times.
         wanted: True for a result that ends the wait.
-        seconds: how long to go on; None for :data:`SECONDS`.
+        seconds: how long to continue; None for :data:`SECONDS`.
         interval: seconds between two calls.
     """
     deadline = time.monotonic() + (SECONDS if seconds is None else seconds)

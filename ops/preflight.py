@@ -1,4 +1,4 @@
-"""Preflight checks: everything that an operation needs, looked up before it changes anything."""
+"""Preflight checks: everything that an operation needs, checked before it changes anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ops.targets import Check, State, Target
 
 
 def preflight(target: Target) -> Table:
-    """Check that everything is there that the target needs. Reads only.
+    """Check that everything that the target needs is there. Reads only.
 
     Raises:
         PreflightError: something is missing; all of it is listed.
@@ -21,7 +21,7 @@ def preflight(target: Target) -> Table:
 
 
 def preflight_of_index(target: Target) -> Table:
-    """Check what the target needs, and that an index answers there and takes the admin token. Reads only.
+    """Check what the target needs, and that an index answers there and accepts the admin token. Reads only.
 
     Parameters:
         target: where the index runs.
@@ -38,7 +38,7 @@ def preflight_of_index(target: Target) -> Table:
 
 
 def table_of(caption: str, checks: Sequence[Check], *, metadata: Mapping[str, Any] | None = None) -> Table:
-    """Checks as a table; one that failed is a row like the others."""
+    """Checks as a table; a failed one is a row like the others."""
     rows = [(check.name, check.detail, "yes" if check.passed else "NO") for check in checks]
     rows = rows or [("nothing", "there is nothing to look at", "yes")]
     return Table.of(caption, ("looked at", "found", "as it must be"), rows, metadata=metadata)

@@ -15,7 +15,7 @@ UMASK = 0o077
 
 
 def private_folder(path: Path) -> None:
-    """Create a folder and its missing parents, with mode 0700. An existing folder stays as it is.
+    """Create a folder and its missing parents, with mode 0700. An existing folder is not changed.
 
     Raises:
         OSError: it cannot be created, or is a file.
@@ -68,7 +68,7 @@ def private_file(path: Path, flags: int) -> int:
 
 @contextlib.contextmanager
 def draft_of(path: Path) -> Iterator[Path]:
-    """Create an empty private file beside *path*, to be moved there; removed at the end if it was not.
+    """Create an empty private file next to *path*, to be moved there; removed at the end if it was not.
 
     Locked until then, which tells it from one of a process that was killed.
 
@@ -77,7 +77,7 @@ def draft_of(path: Path) -> Iterator[Path]:
     """
     descriptor, draft = _locked_draft(path)
     try:
-        os.fchmod(descriptor, 0o600)  # the umask may have removed rights of the owner
+        os.fchmod(descriptor, 0o600)  # the umask may have removed the owner's rights
         yield draft
     finally:
         os.close(descriptor)
@@ -103,12 +103,12 @@ def remove_abandoned_drafts(path: Path) -> None:
 
 
 def write_durably(path: Path, content: bytes, *, sync: bool = True) -> None:
-    """Write a file that exists, and wait until it is on the disk.
+    """Write an existing file, and wait until it is on disk.
 
     Parameters:
         path: the file.
         content: all of it.
-        sync: False to leave out the wait, where a power failure may lose the content.
+        sync: False to skip the wait if a power failure may lose the content.
 
     Raises:
         OSError: it cannot be written.

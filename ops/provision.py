@@ -18,18 +18,18 @@ from ops.workspace import shown
 
 _STRANGER = "nobody-of-this-name"
 _WRONG = "not-the-password-of-anybody"
-"""Always the same, so that the index does not take repeated checks for guesses."""
+"""Always the same, so that the index does not count repeated checks as guesses."""
 
 
 def plan(target: Target, *, lower_protection: str = "") -> Plan:
-    """Compare the target with what is wanted. Reads only.
+    """Compare the target with the wanted state. Reads only.
 
     Parameters:
         target: the target.
         lower_protection: as of :func:`apply`.
 
     Raises:
-        PortTakenError: another program uses the port that clients know, or that was requested.
+        PortTakenError: another program uses the known or requested port.
     """
     changes = [_secret(target)]
     for name, purpose in zip(target.settings.volumes, ("packages", "credentials"), strict=True):
@@ -94,9 +94,9 @@ def hosting_changes(target: Target, lower_protection: str = "") -> list[Change]:
 
 
 def apply(target: Target, *, dry_run: bool = False, lower_protection: str = "") -> Outcome:
-    """Create what is missing, and update the server. Anything that is up to date stays as it is.
+    """Create what is missing, and update the server. Anything up to date is left alone.
 
-    Reads the state again under the target's lock, so that of two concurrent runs only one changes anything.
+    Reads the state again under the target's lock, so that only one of two concurrent runs changes anything.
 
     Parameters:
         target: the target.
@@ -106,7 +106,7 @@ def apply(target: Target, *, dry_run: bool = False, lower_protection: str = "") 
     Raises:
         BusyError: another run holds the target for too long.
         SettingError: the given admin token cannot be used; nothing was changed.
-        ProtectionError: a protection that is not named would be lowered; nothing was changed.
+        ProtectionError: a protection would be lowered without permission; nothing was changed.
         ApprovalError: another plan was approved for this run; nothing was changed.
         TargetError: the target refused or failed.
     """
@@ -157,7 +157,7 @@ def verify(target: Target, *, dry_run: bool = False) -> Table:
     Raises:
         NotDeployedError: there is no index.
         NotAnsweringError: it does not answer.
-        VerificationError: it answers incorrectly; the error lists every wrong answer.
+        VerificationError: it responds incorrectly; the error lists every wrong response.
     """
     state = target.state()
     if dry_run and not state.answers:
@@ -187,10 +187,10 @@ def _secret(target: Target) -> Change:
 
 
 def _given_token(target: Target) -> Secret | None:
-    """The admin token that the operator chose; None if there is none.
+    """The admin token chosen by the operator; None if there is none.
 
     Raises:
-        SettingError: it can be guessed, or cannot be sent.
+        SettingError: it could be guessed, or cannot be sent.
     """
     given = target.recall_secret(target.settings.secret_name, target.settings.secret_key)
     if given is not None:

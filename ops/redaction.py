@@ -1,7 +1,7 @@
 """Masking of every known secret, in every form in which programs show values.
 
-What is found: :mod:`ops.secret_forms` and :mod:`ops.decoded_text`, and the halves of a secret in
-neighbouring cells of a table, in lines, or on the two output streams. What is not: a value that was encrypted,
+Finds the forms in :mod:`ops.secret_forms` and :mod:`ops.decoded_text`, and the halves of a secret in
+neighbouring cells of a table, in lines, or on the two output streams. Does not find a value that was encrypted,
 compressed, hashed, or mixed with other text. :class:`ops.secret.Secret`, which never shows itself, comes before this;
 the scan of the finished record (:mod:`ops.runbook.record`) after it.
 """
@@ -18,10 +18,10 @@ from ops.secret_forms import MINIMUM_LENGTH, Form, forms, lines_of
 MASK = "********"
 
 TOKEN_FORMS = re.compile(r"pyidx_m?[0-9a-f]{12}_[0-9a-f]{16,64}|X190b2tlbl9fOnB5aWR4[A-Za-z0-9+/_-]+")
-"""Tokens of the index, which are masked also where nobody knows them: plain, and in a Basic header as base64."""
+"""Tokens of the index, which are masked even if unknown: plain, and as base64 in a Basic header."""
 
 SecretSource = Callable[[], Iterable[str]]
-"""Source of known secrets, asked again before each masking: it should be quick when nothing changed."""
+"""Source of known secrets, called before each masking: it should be quick if nothing has changed."""
 
 _FORMAT_WORDS = frozenset(
     """
@@ -32,16 +32,16 @@ _FORMAT_WORDS = frozenset(
     notebooks
     """.split()  # noqa: SIM905 - a list of words, one a line, is harder to read
 )
-"""Words of the notebook format and of our own record. A string that is one of them, and nothing else, stays: masked,
-the file would be no notebook any more. So a password that is such a word is masked inside text only."""
+"""Words of the notebook format and of our own record. A string equal to one of them is kept: if masked,
+the file would no longer be a notebook. So a password that is such a word is masked only inside longer text."""
 
 
 class Redactor:
-    """Replaces secrets by asterisks, in text and in everything made of text.
+    """Replaces secrets with asterisks, in text and in everything made of text.
 
     Parameters:
         secrets: those known from the start.
-        sources: where more of them become known while a notebook runs.
+        sources: of secrets that become known while a notebook runs.
     """
 
     def __init__(self, secrets: Iterable[str] = (), sources: Sequence[SecretSource] = ()) -> None:
@@ -54,7 +54,7 @@ class Redactor:
         self.add(*secrets)
 
     def add(self, *secrets: str) -> None:
-        """Learn more secrets; each also without the white space around it."""
+        """Add secrets, each also without surrounding white space."""
         given = set(secrets) - self._given
         if not given:
             return
@@ -69,12 +69,12 @@ class Redactor:
         self._clean.clear()
 
     def refresh(self) -> None:
-        """Ask the sources again."""
+        """Read the sources again."""
         for source in self._sources:
             self.add(*source())
 
     def finds(self, text: str) -> bool:
-        """True if a secret stands in *text*, in any form."""
+        """True if *text* contains a secret, in any form."""
         return self._mask(text) != text
 
     def text(self, text: str) -> str:
@@ -83,15 +83,15 @@ class Redactor:
         return self._mask(text)
 
     def tree(self, value: Any) -> Any:
-        """A structure as JSON has them, with each secret masked in its strings and keys; itself if there is none."""
+        """A JSON-like structure with each secret masked in its strings and keys; the same object if there is none."""
         self.refresh()
         return value if self.is_clean(value) else self._tree(value)
 
     def notebook(self, node: Any) -> Any:
-        """A notebook (format 4), as a mapping of the same kind, with each secret masked wherever it stands.
+        """A notebook (format 4), as a mapping of the same type, with each secret masked.
 
-        Pieces of one stream that follow each other are joined first: a program that flushes in the middle of a line
-        makes outputs of their own of its halves. An image or another binary output that holds a secret is taken out.
+        Consecutive pieces of one stream are joined first: a program that flushes in the middle of a line
+        splits it into two outputs. An image or other binary output that contains a secret is removed.
         """
         self.refresh()
         cells = [_flowing(cell) if len(cell.get("outputs", ())) > 1 else cell for cell in node["cells"]]
@@ -103,16 +103,16 @@ class Redactor:
         return type(node)(copied)
 
     def finds_in(self, document: Any) -> bool:
-        """True if a secret stands in a structure as JSON has them, which may be a stored notebook."""
+        """True if a JSON-like structure, such as a stored notebook, contains a secret."""
         self.refresh()
         cells = document.get("cells", ()) if isinstance(document, Mapping) else ()
         return not self.is_clean([document, _streams(cells)])
 
     def is_clean(self, value: Any) -> bool:
-        """True if no string of a structure, and no list of lines as one text, holds a secret that is known by now.
+        """True if no string of a structure, and no list of lines joined to one text, contains a known secret.
 
-        Nearly every save of a notebook adds a few strings to those of the save before: only new ones are searched, all
-        of them at once.
+        Nearly every save of a notebook adds only a few strings to the previous one: only new ones are searched, all
+        at once.
         """
         texts: set[str] = set()
         rest = [value]
@@ -156,7 +156,7 @@ class Redactor:
         if spoiled := [mime for mime in binary if masked["data"][mime] != data[mime]]:
             for mime in spoiled:
                 del masked["data"][mime]
-            masked["data"].setdefault("text/plain", f"{MASK} ({', '.join(spoiled)} held a secret and was taken out)")
+            masked["data"].setdefault("text/plain", f"{MASK} ({', '.join(spoiled)} contained a secret and was removed)")
         return masked
 
     def _tree(self, value: Any) -> Any:
@@ -164,7 +164,7 @@ class Redactor:
             return value if value in _FORMAT_WORDS else self._mask(value)
         if isinstance(value, Mapping):
             masked = {self._tree(key): self._tree(item) for key, item in value.items()}
-            # nbformat's own mapping, where it was one: papermill reads its items as attributes.
+            # Keeps nbformat's own mapping type: papermill reads its items as attributes.
             return masked if type(value) is dict else type(value)(masked)  # type: ignore[call-arg]  # of any mapping
         if isinstance(value, list | tuple):
             if len(value) > 1 and all(type(item) is str for item in value):
@@ -178,12 +178,12 @@ class Redactor:
             return text
         known = self._masks.get(text)
         if known is None:
-            # A notebook is masked again at each save, and nearly all of its strings are those of the save before.
+            # A notebook is masked again at each save, and nearly all of its strings are unchanged.
             known = self._masks[text] = _masked(text, self._spans(text))
         return known
 
     def _pieces(self, pieces: Sequence[str]) -> list[str]:
-        """The pieces of one text, with each secret masked that stands in them taken together."""
+        """The pieces of one text, with each secret in the joined text masked."""
         spans = self._spans("".join(pieces))
         if not spans:
             return list(pieces)
@@ -191,12 +191,12 @@ class Redactor:
         return [_masked(piece, spans) for piece, spans in zip(pieces, own, strict=True)]
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        """Places of secrets in *text*, in order and without overlaps."""
+        """Spans of secrets in *text*, in order and without overlaps."""
         found = [match.span() for match in TOKEN_FORMS.finditer(text)]
         rest = text
         if whole := [form for form in self._forms if form.whole in text]:
             found = _merged([*found, *(span for form in whole for span in form.spans(text))])
-            # What is found whole must not be found again as a part of the lines around it.
+            # A secret found whole must not be found again as part of the surrounding lines.
             rest = _replaced(text, found, lambda secret: "\0" * len(secret))
         more = self._encoded(rest)
         for column in table_columns(rest):
@@ -206,7 +206,7 @@ class Redactor:
         return _merged([*found, *more]) if more else found
 
     def _encoded(self, text: str) -> list[tuple[int, int]]:
-        """Places of secrets in *text* whose single characters are encoded, or that were cut short."""
+        """Spans of secrets in *text* with encoded characters, or cut short."""
         plain = without_encodings(text)
         shortened = "…" in plain or ".." in plain
         forms = [form for form in self._forms if form.head in plain]
@@ -223,7 +223,7 @@ class Redactor:
 
 
 def _split(spans: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
-    """The spans of a text as spans of the pieces that it was joined from, by the sizes of these."""
+    """The spans of a joined text as spans of its pieces, given their sizes."""
     position = 0
     for size in sizes:
         own = [(max(first - position, 0), min(last - position, size)) for first, last in spans]
@@ -232,7 +232,7 @@ def _split(spans: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Iterator[l
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The spans in order, with those joined that overlap."""
+    """The spans in order, with overlapping ones merged."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start < merged[-1][1]:
@@ -255,7 +255,7 @@ def _replaced(text: str, spans: Iterable[tuple[int, int]], new: Callable[[str], 
 
 
 def _orders(streams: Sequence[Any]) -> tuple[list[Any], ...]:
-    """The orders in which the outputs of a cell may hold the halves of one text: as they came, or one stream first."""
+    """The orders in which a cell's outputs may contain the halves of one text: as they came, or one stream first."""
     if len(streams) < 2:
         return ()
     by_name = sorted(streams, key=lambda output: output["name"], reverse=True)
@@ -263,7 +263,7 @@ def _orders(streams: Sequence[Any]) -> tuple[list[Any], ...]:
 
 
 def _streams(cells: Iterable[Any]) -> list[str]:
-    """Text that each cell wrote to its streams, once for each order."""
+    """Text that each cell wrote to its streams, once per order."""
     found: list[str] = []
     for cell in cells:
         outputs = cell.get("outputs", ())
@@ -275,7 +275,7 @@ def _streams(cells: Iterable[Any]) -> list[str]:
 
 
 def _flowing(cell: Any) -> Any:
-    """The cell with the pieces of a stream joined that follow each other."""
+    """The cell with consecutive pieces of a stream joined."""
     joined: list[Any] = []
     for output in cell["outputs"]:
         if output.get("output_type") == "stream":

@@ -1,4 +1,4 @@
-"""Releases on the volume of packages: sizes, ages, yanks, statuses of projects, and last downloads."""
+"""Releases on the packages volume: sizes, ages, yanks, statuses of projects, and last downloads."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class PublishedRelease:
 
     Parameters:
         project: normalized name (PEP 503).
-        version: as the index lists it.
+        version: as listed by the index.
         files: paths on the volume.
-        size: bytes of all.
-        uploaded: when the newest was.
+        size: total bytes.
+        uploaded: when the newest file was uploaded.
         yanks: the files that are yanked, with the reasons.
         downloaded: the hour of the last download; None if none is known.
     """
@@ -39,12 +39,12 @@ class PublishedRelease:
 
     @property
     def name(self) -> str:
-        """Project and version, as the parameter `confirm` names them."""
+        """Project and version, as in the parameter `confirm`."""
         return f"{self.project} {self.version}"
 
     @property
     def state(self) -> str:
-        """Whether installers are offered it."""
+        """Whether it is offered to installers."""
         if not self.yanks:
             return "offered"
         reason = next(iter(self.yanks.values()))
@@ -53,7 +53,7 @@ class PublishedRelease:
 
     @property
     def order(self) -> tuple[bool, Version | str]:
-        """For sorting by version; those that PEP 440 does not know come first."""
+        """Sort key by version; invalid versions (PEP 440) come first."""
         try:
             return (True, Version(self.version))
         except InvalidVersion:
@@ -70,10 +70,10 @@ class PublishedRelease:
 
 @dataclass(frozen=True)
 class ReleaseList:
-    """What the volume of packages holds.
+    """Contents of the packages volume.
 
     Parameters:
-        releases: by project, the newest version first.
+        releases: by project, newest version first.
         statuses: of projects that are not active, with the reasons (PEP 792).
         counted_since: the first hour for which downloads were counted; None if none were.
     """
@@ -84,7 +84,7 @@ class ReleaseList:
 
     @classmethod
     def of(cls, target: Target) -> ReleaseList:
-        """Read the volume. Copies the annotations and the counts of downloads.
+        """Read the volume. Copies the annotations and the download counts.
 
         Raises:
             TargetError: the volume cannot be read.
@@ -121,7 +121,7 @@ class ReleaseList:
         return cls(tuple(releases), statuses, since)
 
     def of_project(self, project: str) -> tuple[PublishedRelease, ...]:
-        """Releases of one project, the newest version first."""
+        """Releases of one project, newest version first."""
         return tuple(release for release in self.releases if release.project == project)
 
     def status(self, project: str) -> tuple[str, str]:

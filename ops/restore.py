@@ -1,4 +1,4 @@
-"""Restoration of an index from a snapshot, and its move from elsewhere: another target, or a directory of packages."""
+"""Restoration of an index from a snapshot, another target, or a directory of packages."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from ops.targets.index_files import (
 )
 
 NAMED = 30
-"""Files or annotations that a plan names one by one; of more it gives the number."""
+"""Maximum of files or annotations that a plan lists one by one; beyond it, it gives their number."""
 
 
 @dataclass(frozen=True)
 class RestoreJob:
-    """One target, and what is to be on it.
+    """One target, and the state to restore on it.
 
     Parameters:
         target: to restore.
@@ -60,12 +60,12 @@ class RestoreJob:
 
     @cached_property
     def origin(self) -> Origin:
-        """Files to restore. Reads the list of them, or hashes a directory."""
+        """Files to restore. Reads a snapshot's list, or hashes a directory."""
         return find_origin(self.source, self.name)
 
     @property
     def caption(self) -> str:
-        """The operation in a few words."""
+        """Short description of the operation."""
         return f"Restore the target {self.target.place}"
 
     def restoration(self) -> Restoration:
@@ -104,9 +104,9 @@ def preflight(job: RestoreJob) -> Table:
 
 
 def acceptance(job: RestoreJob) -> Table:
-    """Files that the index would refuse as uploads. They are restored all the same, and served as they are.
+    """Files that the index would refuse as uploads. They are restored and served anyway.
 
-    Snapshots hold what an index accepted, or served before.
+    Snapshots contain only what an index accepted or served before.
     """
     origin, header = job.origin, ("file", "as an upload")
     if not isinstance(origin, DirectoryOrigin):
@@ -114,12 +114,12 @@ def acceptance(job: RestoreJob) -> Table:
         return Table.of("Acceptance checks", header, [row])
     paths = {origin.path_of(path): path for path in origin.snapshot.packages if not path.endswith(".asc")}
     rows = [(paths[path], f"would be refused: {why}") for path, why in refusals(paths) if why]
-    rows += [(path, "left out: it is no distribution") for path in origin.skipped]
+    rows += [(path, "skipped: not a distribution") for path in origin.skipped]
     return Table.of("Acceptance checks", header, [*rows, ("all others" if rows else "all files", "would be accepted")])
 
 
 def plan(job: RestoreJob) -> Plan:
-    """Compare the target with the source. Reads both; hashes what is on both sides.
+    """Compare the target with the source. Reads both; hashes files that are in both.
 
     Raises:
         ConfirmationError: *confirm* names something else.
@@ -156,13 +156,13 @@ def _plan(job: RestoreJob, found: Comparison) -> Plan:
 
 
 def apply(job: RestoreJob) -> Outcome:
-    """Restore what the plan shows if *confirm* is the target's name, and nothing if it is empty.
+    """Apply the plan if *confirm* is the target's name; do nothing if it is empty.
 
     Raises:
         ConfirmationError: *confirm* names something else.
         ApprovalError: another plan was approved for this run; nothing was changed.
-        SnapshotError: a file would get other bytes, so that nothing was changed; or the source lacks bytes.
-        TargetError: the target refused. What is restored stays; run it again to go on.
+        SnapshotError: a file would get different bytes, so nothing was changed; or the source lacks bytes.
+        TargetError: the target refused. Restored files stay; run it again to continue.
     """
     _require_named(job)
     if not job.confirm:
@@ -183,10 +183,10 @@ def apply(job: RestoreJob) -> Outcome:
 
 
 def verify(job: RestoreJob) -> Table:
-    """Read everything again, hash it, and compare it with the source; ask a running index for its users.
+    """Read everything again, hash it, and compare it with the source; also check the users of a running index.
 
     Raises:
-        VerificationError: something differs; all of it is named.
+        VerificationError: something differs; all differences are listed.
     """
     if not job.confirm:
         row = ("everything", f'left as it was; confirm="{job.target.place}" restores it')
@@ -210,7 +210,7 @@ def _finding(what: str, different: list[str]) -> Finding:
 
 
 def _as_the_index_tells(job: RestoreJob) -> Iterator[Finding]:
-    """The users that a running index shows to the operator, if this machine has the admin token."""
+    """The users of a running index, if this machine has the admin token."""
     if not job.origin.is_complete or not job.target.state().answers:
         return
     expected = _accounts(job.origin.snapshot)
@@ -229,8 +229,8 @@ def _require_named(job: RestoreJob) -> None:
     if job.confirm and not job.target.is_named(job.confirm):
         raise ConfirmationError(
             "nothing was changed",
-            why=f"the parameter `confirm` says {job.confirm!r}, and the target is {job.target.place!r}",
-            todo=f'give confirm="{job.target.place}" to restore it',
+            why=f"the parameter `confirm` says {job.confirm!r}, but the target is {job.target.place!r}",
+            todo=f'use confirm="{job.target.place}" to restore it',
         )
 
 
@@ -288,7 +288,7 @@ def _accounts(snapshot: Snapshot) -> dict[str, AccountEntry]:
 
 
 def _note(job: RestoreJob, found: Comparison) -> None:
-    """Write what is about to happen into the audit log of the packages."""
+    """Write the restoration to the audit log of the packages before it happens."""
     now = datetime.now(UTC)
     when, snapshot, lines = now.isoformat(timespec="milliseconds").replace("+00:00", "Z"), job.origin.snapshot, []
     if job.origin.is_complete:

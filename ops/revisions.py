@@ -14,26 +14,26 @@ _SECONDS = 120
 
 
 def commit_of(root: Path, revision: str) -> str:
-    """The commit that *revision* names in the clone *root*.
+    """The commit named by *revision* in the clone *root*.
 
     Raises:
-        ParameterError: it names none.
+        ParameterError: there is none.
     """
     done = _run(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if done.returncode or not done.stdout:
         raise ParameterError(
             f"there is no revision {revision!r} in this clone",
             why="git knows no commit, branch or tag of that name here",
-            todo="fetch it with: git fetch --tags, or name another one, as git log shows it",
+            todo="fetch it with: git fetch --tags, or use another one shown by git log",
         )
     return done.stdout.strip()
 
 
 def head(root: Path) -> str:
-    """The commit that is checked out in *root*; empty if there is none."""
+    """The commit checked out in *root*; empty if there is none."""
     done = _run(root, "rev-parse", "--show-toplevel", "HEAD")
     lines = done.stdout.splitlines()
-    # An unpacked archive may lie within somebody's repository.
+    # An unpacked archive may be inside another repository.
     return lines[1] if not done.returncode and Path(lines[0]).resolve() == root.resolve() else ""
 
 
@@ -54,7 +54,7 @@ def checkout(root: Path, commit: str) -> Iterator[Path]:
 
 
 def subjects(root: Path, before: str, after: str, *paths: str) -> list[tuple[str, str]]:
-    """Commit and subject of each change of *paths* from one commit to another, the newest first; empty if unknown."""
+    """Commit and subject of each change of *paths* from one commit to another, newest first; empty if unknown."""
     done = _run(root, "log", "--format=%h%x09%s", f"{before}..{after}", "--", *paths)
     lines = done.stdout.splitlines() if not done.returncode else []
     return [(commit, subject) for commit, _, subject in (line.partition("\t") for line in lines)]

@@ -15,7 +15,7 @@ def history(target: Target) -> Table:
     """Every version that was deployed, newest first. Reads only.
 
     Raises:
-        TargetError: the platform cannot be asked.
+        TargetError: the platform did not respond.
     """
     rows = [(release.version, release.when, release.tag, release.detail) for release in target.history()]
     return Table.of(f"Deployments on the target {target.place}", ("version", "when", "tag", "detail"), rows)
@@ -25,7 +25,7 @@ def current(target: Target) -> str:
     """The deployed version; empty if there is none. Reads only.
 
     Raises:
-        TargetError: the platform cannot be asked.
+        TargetError: the platform did not respond.
     """
     releases = target.history()
     return releases[0].version if releases else ""
@@ -50,7 +50,7 @@ def roll_back(target: Target, *, version: str | None = None) -> Outcome:
         if not wanted:
             raise _first(target)
         if releases and releases[0].version == wanted:
-            return Outcome(caption, (), f"Version {wanted} is deployed already; nothing was changed.")
+            return Outcome(caption, (), f"Version {wanted} is already deployed; nothing was changed.")
         deployment = target.rollback(wanted)
     done = ("server", f"version {wanted} deployed again, in place of {releases[0].version if releases else 'none'}")
     return Outcome(caption, (done,), f"The index answers at {deployment.url}")
@@ -73,7 +73,7 @@ def _version_before(target: Target, releases: Sequence[DeployedVersion]) -> str:
 
 def _first(target: Target) -> TargetError:
     return TargetError(
-        f"there is no version to go back to on the target {target.place!r}",
-        why="none was deployed before",
-        todo="mend what fails and run the notebook 01_provision, or take the index down with 99_tear_down",
+        f"there is no version to roll back to on the target {target.place!r}",
+        why="no other version was deployed before",
+        todo="fix what fails and run the notebook 01_provision, or take the index down with 99_tear_down",
     )

@@ -30,26 +30,26 @@ from ops.workspace import shown
 _NOUNS = {"admin": "admin token", "password": "password", "token": "token"}
 
 OVERLAP_SECONDS = 5.0
-"""The time in which a new token reaches every server. The old one is revoked later."""
+"""Seconds until a new token has reached every server. The old one is revoked after that."""
 
 _INTERVAL_SECONDS = 0.05
 """Seconds between two requests of a client that asks all the while a token is replaced."""
 
 _SWITCH_SECONDS = 30.0
-"""Seconds to wait for the first response to another token."""
+"""Seconds to wait for the first response to a new token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """A credential to replace, as the parameters of the notebook describe it.
+    """A credential to replace, as described by the notebook's parameters.
 
     Parameters:
         target: the target of the index.
         kind: ``admin``, ``password`` or ``token``; empty to rotate nothing.
         username: the owner of a password or token.
-        label: of the token; None if the owner's tokens all have the same.
+        label: of the token; None if the owner's tokens all have the same label.
         days: the age from which a credential is replaced.
-        former: the value that is known here before the rotation.
+        former: the value known here before the rotation.
     """
 
     target: Target
@@ -65,7 +65,7 @@ class Rotation:
         return ClientFiles(self.target.client_folder(self.username))
 
     def token_file(self, label: str) -> Path:
-        """File of the token with *label*: that of onboarding, or one for each other label."""
+        """File of the token with *label*: the one from onboarding, or a separate one for any other label."""
         folder = self.files.folder
         if label == TOKEN_LABEL:
             return folder / "token"
@@ -81,7 +81,7 @@ def describe(
     label: str = "",
     max_age_days: int = 90,
 ) -> Rotation:
-    """Check the parameters of the notebook, and recall the value that is to be replaced.
+    """Check the parameters of the notebook, and read the value to be replaced.
 
     Raises:
         ParameterError: a parameter is invalid.
@@ -90,18 +90,18 @@ def describe(
     if rotate and rotate not in _NOUNS:
         raise ParameterError(
             f"the parameter rotate cannot be {rotate!r}",
-            why=f"it is one of {', '.join(_NOUNS)}",
-            todo="give one of them, or leave it out to see the ages only",
+            why=f"it must be one of {', '.join(_NOUNS)}",
+            todo="use one of them, or omit it to only show the ages",
         )
     if max_age_days < 0:
         raise ParameterError(
-            f"the parameter max_age_days cannot be {max_age_days}", todo="give days, or 0 to rotate whatever the age"
+            f"the parameter max_age_days cannot be {max_age_days}", todo="use days, or 0 to rotate whatever the age"
         )
     if (rotate in {"password", "token"}) != bool(username):
         raise ParameterError(
             "username and rotate do not fit together",
-            why="rotate=password and rotate=token need a user, and nothing else has one",
-            todo="give both, or leave both out",
+            why="rotate=password and rotate=token need a user, other values have none",
+            todo="give both, or omit both",
         )
     rotation = Rotation(
         target=target,
@@ -152,7 +152,7 @@ def _changes(rotation: Rotation, admin: AdminApi) -> list[Change]:
         old = _tokens(rotation, admin)
         due = any(is_older(parsed(token.created), rotation.days) for token in old)
         path = shown(rotation.token_file(old[0].label))
-        then = f"create one of the same rights, write it to {path}, then revoke this" if due else ""
+        then = f"create one with the same rights, write it to {path}, then revoke this" if due else ""
         return [Change(named(token), _times(token), then) for token in old]
     return []
 
@@ -168,12 +168,12 @@ def _change(rotation: Rotation, age: CredentialAge, then: str) -> Change:
 
 
 def _require_own_copy(rotation: Rotation) -> None:
-    """Refuse a rotation after which this machine would go on using the old admin token."""
+    """Refuse a rotation if this machine would keep using the old admin token."""
     variable = rotation.target.settings.secret_key
     if os.environ.get(variable) and rotation.target.name != "local":
         raise PreflightError(
-            [f"the environment variable {variable} is set, and would go on hiding the new admin token"],
-            todo=f"unset {variable} and run this where the workspace has the copy; then give {variable} its new value",
+            [f"the environment variable {variable} is set, and would keep hiding the new admin token"],
+            todo=f"unset {variable} and run this where the workspace has the copy; then set {variable} anew",
         )
 
 
@@ -185,10 +185,10 @@ def _require_user(rotation: Rotation, admin: AdminApi) -> None:
 
 
 def _tokens(rotation: Rotation, admin: AdminApi) -> list[IndexToken]:
-    """The user's tokens of one label, the newest first.
+    """The user's tokens with one label, newest first.
 
     Raises:
-        RunbookError: there is none, or the label is not clear.
+        RunbookError: there is none, or the label is ambiguous.
     """
     owned = admin.tokens(rotation.username)
     labels = sorted({token.label for token in owned})
@@ -196,10 +196,10 @@ def _tokens(rotation: Rotation, admin: AdminApi) -> list[IndexToken]:
     found = [token for token in owned if token.label == label]
     if not found:
         raise RunbookError(
-            f"it is not clear which token of {rotation.username!r} to rotate" if owned and label is None
+            f"it is ambiguous which token of {rotation.username!r} to rotate" if owned and label is None
             else f"{rotation.username!r} has no such token",
-            why=f"the labels are {', '.join(map(repr, labels))}" if labels else "the user has no token at all",
-            todo="give the parameter `label` one of them" if labels else "create a token first",
+            why=f"the labels are {', '.join(map(repr, labels))}" if labels else "the user has no tokens",
+            todo="set the parameter `label` to one of them" if labels else "create a token first",
         )  # fmt: skip
     return found
 
@@ -243,7 +243,7 @@ def _rotate_admin(rotation: Rotation) -> list[tuple[str, str]]:
 def _rotate_password(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[str, str]]:
     password = Secret.generate(24)
     login = rotation.files.login() or Login(url=url)
-    # The files first: if this run ends in between, the new password is not lost.
+    # The files first: if this run is killed in between, the new password is not lost.
     written = rotation.files.write(dataclasses.replace(login, url=url, username=rotation.username, password=password))
     admin.register(rotation.username, password_hash=password_hash(password, ROUNDS))
     return [
@@ -275,22 +275,22 @@ def _rotate_token(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[s
         raise VerificationError(
             f"a client was refused {client.refused} of {client.asked} times while the token was replaced",
             why="a server did not know the new token when the old one was revoked",
-            todo="the new token is in place: read the server's log for why it was slow to see it",
+            todo="the new token is in place: see the server's log for why it was slow to read it",
         )
     return [
         (named(token), f"created, until {shown_time(token.expires)}"),
         (shown(path), "written, mode 0600"),
         *((named(each), f"revoked, created {shown_time(each.created)}") for each in old),
-        ("a client that asked all the while", "was never refused"),
+        ("a client that kept sending requests", "was never refused"),
     ]
 
 
 class AskingClient:
-    """A client that sends requests with the token that it has, all the while a token is replaced.
+    """A client that keeps sending requests with its current token while the token is replaced.
 
     Parameters:
         url: the root of the index.
-        token: the one before the rotation; None to ask only after :meth:`switch`.
+        token: the one before the rotation; None to start only after :meth:`switch`.
     """
 
     def __init__(self, url: str, token: Secret | None) -> None:
@@ -303,7 +303,7 @@ class AskingClient:
 
     def __enter__(self) -> Self:
         if self._token and user_tokens.token_status(self._url, self._token) != 200:
-            self._token = None  # it is of another index, or was revoked before
+            self._token = None  # it belongs to another index, or was already revoked
         self._thread.start()
         return self
 
@@ -312,12 +312,12 @@ class AskingClient:
         self._thread.join()
 
     def switch(self, token: Secret) -> None:
-        """Use another token from now on, and wait until it was used."""
+        """Switch to another token, and wait until it was used."""
         self._token = token
         self.pause(_SWITCH_SECONDS, until_answered=True)
 
     def pause(self, seconds: float, *, until_answered: bool = False) -> None:
-        """Go on asking for some seconds, or until the next answer."""
+        """Keep sending for some seconds, or until the next response."""
         self._answered.clear()
         (self._answered if until_answered else self._ended).wait(seconds)
 
@@ -339,9 +339,9 @@ def _require_let_in(url: str, token: Secret) -> None:
     status = until_equal(lambda: user_tokens.token_status(url, token), 200)
     if status != 200:
         raise VerificationError(
-            "the new token is not let in, and the old one stays",
+            "the new token is not accepted, and the old one stays",
             why=f"the index answered {status}",
-            todo="run this notebook again; a token that nobody has ends by itself",
+            todo="run this notebook again; the unused token expires by itself",
         )
 
 
@@ -349,11 +349,11 @@ def verify(rotation: Rotation, outcome: Outcome) -> Table:
     """Try the new credential, and the former one if it is known here.
 
     Parameters:
-        rotation: what was to be rotated.
+        rotation: the requested rotation.
         outcome: of :func:`apply`.
 
     Raises:
-        VerificationError: the new one is refused, or the former one is let in.
+        VerificationError: the new one is refused, or the former one is accepted.
     """
     if not outcome.changed:
         return Table.of("Seen from outside", ("what", "seen"), [("every credential", "left as it was")])
@@ -370,7 +370,7 @@ def verify(rotation: Rotation, outcome: Outcome) -> Table:
 
 
 def _current(rotation: Rotation) -> Secret | None:
-    """The value that this machine has now."""
+    """The value currently stored on this machine."""
     if rotation.kind == "admin":
         return rotation.target.recall_secret(rotation.target.settings.secret_name, rotation.target.settings.secret_key)
     if rotation.kind == "password":

@@ -1,4 +1,4 @@
-"""Secret values that never show themselves, and their register for the process that masks records."""
+"""Secret values that are never displayed, and their register for the process that masks records."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import NoReturn
 from ops.errors import ParameterError
 
 REGISTER_VARIABLE = "RUNBOOK_SECRETS_FILE"
-"""Names the 0600 file in which every :class:`Secret` is recorded while a notebook runs.
+"""Variable with the 0600 file in which every :class:`Secret` is recorded while a notebook runs.
 
-The runner sets it, masks the values in it, and removes it when the run ends. One value per line, in base64, since a
+The runner sets it, masks the values in it, and removes it when the run ends. One value per line, in base64, because a
 secret may contain a newline.
 """
 
@@ -22,7 +22,7 @@ secret may contain a newline.
 class Secret:
     """A string that is revealed only on request.
 
-    ``repr``, ``str``, ``format`` and notebook displays give asterisks, and it cannot be pickled. Comparison takes
+    ``repr``, ``str``, ``format`` and notebook displays show asterisks, and it cannot be pickled. Comparison takes
     constant time.
 
     Parameters:
@@ -42,9 +42,9 @@ class Secret:
             value.encode()
         except UnicodeEncodeError:
             raise ParameterError(
-                "a secret that was given is not UTF-8 text",
+                "a given secret is not UTF-8 text",
                 why="the terminal or script that set its environment variable uses another encoding",
-                todo="set it again in UTF-8, or choose one of ASCII letters and digits",
+                todo="set it again in UTF-8, or use only ASCII letters and digits",
             ) from None
         self._value = value
         _register(value)
@@ -97,7 +97,7 @@ PASSWORD_VARIABLE = "INDEX_PASSWORD"  # noqa: S105 - the name of a variable, not
 
 
 def given_password(username: str, *, variable: str = "", prompt: bool = False) -> Secret | None:
-    """Password that a person gave for a user; None if there is none.
+    """Password given by a person for a user; None if there is none.
 
     Parameters:
         username: the user.
@@ -125,7 +125,7 @@ def _prompted(username: str) -> str:
     except (RuntimeError, EOFError) as error:
         # ipykernel's StdinNotImplementedError is a RuntimeError.
         raise ParameterError(
-            "nobody can be asked for a password here",
-            why=f"password_prompt=true in a run without a person ({type(error).__name__})",
-            todo=f"give it in the environment variable {PASSWORD_VARIABLE}, or have one generated",
+            "prompting for a password is impossible here",
+            why=f"password_prompt=true in an unattended run ({type(error).__name__})",
+            todo=f"set the environment variable {PASSWORD_VARIABLE}, or let one be generated",
         ) from None

@@ -1,4 +1,4 @@
-"""The forms that programs give to a secret: quoted, escaped, encoded, or cut short.
+"""Forms in which programs show a secret: quoted, escaped, encoded, or cut short.
 
 Some are searched for as text (:func:`forms`); those that encode single characters are decoded first
 (:mod:`ops.decoded_text`).
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from ops.decoded_text import without_encodings
 
 MINIMUM_LENGTH = 6
-"""Shorter secrets are not masked: they would be found everywhere, and the masks would spell them out. The index itself
+"""Shorter secrets are not masked: they would be found everywhere, and the masks would reveal them. The index itself
 requires passwords of 12 characters."""
 
 GENERATED_LENGTH = 16
-"""Characters from which on a secret counts as generated, and is masked also where half of it is left."""
+"""Minimum length of a secret that counts as generated, and is masked even if only half of it is left."""
 
 _SHORTEST_PART = 12
 _RUN_BEFORE = re.compile(r"[A-Za-z0-9+/_-]+\Z")
@@ -36,10 +36,10 @@ class Form:
     """One form of a secret.
 
     Parameters:
-        whole: all of it.
-        head: its start, which is masked too where the rest was cut off; *whole* where no part of it is.
-        tail: its end, of which the same holds, as of a start and an end with an ellipsis between them; or empty.
-        in_base64: whether it is base64, so that the rest of the run of base64 around it is masked as well: its first
+        whole: the complete form.
+        head: its start, which is masked if the rest was cut off; *whole* if parts are not masked.
+        tail: its end, which is masked likewise, as are a start and an end with an ellipsis between them; or empty.
+        in_base64: whether it is base64, so that the surrounding base64 is masked as well: its first
             and last characters hold a few bits of the secret.
     """
 
@@ -49,11 +49,11 @@ class Form:
     in_base64: bool = False
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Each place in *text* where all of it stands."""
+        """Each span of the complete form in *text*."""
         return self._starts(text, self.whole)
 
     def partial_spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Each place where all of it stands, or enough of it."""
+        """Each span of the complete form, or of enough of it."""
         yield from self._starts(text, self.head)
         if self.tail:
             yield from self._tails(text)
@@ -85,7 +85,7 @@ class Form:
             start = text.find(self.tail, start + 1)
 
     def _shortened(self, text: str) -> Iterator[tuple[int, int]]:
-        """Places where the middle was replaced by an ellipsis, as :mod:`reprlib` does."""
+        """Spans with the middle replaced by an ellipsis, as by :mod:`reprlib`."""
         sizes = range(len(self.whole) - 1, 0, -1)
         for match in _ELLIPSIS.finditer(text):
             start, end = match.span()
@@ -96,7 +96,7 @@ class Form:
 
 
 def forms(secret: str) -> Iterator[Form]:
-    """Forms of *secret* after all that programs do to values; a generated one also with up to half of it cut off."""
+    """All forms of *secret* in program output; for a generated one also with up to half of it cut off."""
     part = _part_of(secret)
     share = part / len(secret) if part else 1.0
     data = secret.encode("utf-8", "surrogatepass")
@@ -107,7 +107,7 @@ def forms(secret: str) -> Iterator[Form]:
     spelled |= {encoded for data in _encodings(secret) for encoded in (data.hex(), data.hex().upper())}
     spelled |= {data.hex(" "), data.hex(":")}
     if len(plain := without_encodings(secret)) >= MINIMUM_LENGTH:
-        spelled.add(plain)  # a secret that holds an encoding itself
+        spelled.add(plain)  # a secret that itself contains an encoding
     for whole in spelled:
         yield Form(whole, whole[: max(_SHORTEST_PART, round(len(whole) * share))])
     if part is not None:
@@ -119,14 +119,14 @@ def forms(secret: str) -> Iterator[Form]:
 
 
 def lines_of(secret: str) -> list[str]:
-    """The long lines of a secret of several, such as a key: they are shown one by one, indented or numbered."""
+    """The long lines of a multi-line secret, such as a key: they may be shown one by one, indented or numbered."""
     if "\n" not in secret:
         return []
     return [line.strip() for line in secret.splitlines() if len(line.strip()) >= 2 * MINIMUM_LENGTH]
 
 
 def _part_of(secret: str) -> int | None:
-    """Number of characters that identify a generated secret; None for one that a person may have made of words."""
+    """Number of characters that identify a generated secret; None for one that may consist of words."""
     part = max(_SHORTEST_PART, (len(secret) + 1) // 2)
     if len(secret) < GENERATED_LENGTH or any(sign.isspace() for sign in secret):
         return None
@@ -138,7 +138,7 @@ def _part_of(secret: str) -> int | None:
 
 
 def _encodings(text: str) -> list[bytes]:
-    """UTF-8, and Latin-1 where it differs: HTTP clients send a password of its letters so."""
+    """UTF-8, and Latin-1 where it differs: HTTP clients send such passwords in it."""
     found = [text.encode("utf-8", "surrogatepass")]
     try:
         latin = text.encode("latin-1")
@@ -163,7 +163,7 @@ def _escaped(text: str) -> list[str]:
         urllib.parse.quote(data),
         urllib.parse.quote(data, safe=""),
         urllib.parse.quote_plus(data),
-        urllib.parse.quote(data, safe="!$&'()*+,;="),  # RFC 3986, section 3.2.1: what userinfo may hold
+        urllib.parse.quote(data, safe="!$&'()*+,;="),  # RFC 3986, section 3.2.1: allowed in userinfo
     ):
         found += [quoted, _PERCENT.sub(lambda match: match[0].lower(), quoted)]
     for quoted in (html.escape(text), html.escape(text, quote=False)):
@@ -172,12 +172,12 @@ def _escaped(text: str) -> list[str]:
 
 
 def _cores(data: bytes) -> Iterator[str]:
-    """The characters of base64 (RFC 4648) that depend on *data* alone, at each of its three byte offsets.
+    """The base64 characters (RFC 4648) that depend on *data* alone, at each of the three byte offsets.
 
-    ``Authorization: Basic`` is ``user:password``, so that a password starts at any of them.
+    ``Authorization: Basic`` is ``user:password``, so a password may start at any of them.
     """
     for offset in range(3):
         encoded = base64.b64encode(bytes(offset) + data).decode("ascii")
-        # The sextets that hold no bit of what stands before and none of what comes after.
+        # The sextets without bits of what precedes or follows.
         core = encoded[-(-8 * offset // 6) : 8 * (offset + len(data)) // 6]
         yield from {core, core.replace("+", "-").replace("/", "_")}

@@ -26,7 +26,7 @@ SECRET_KEY = "AUTH_TOKEN"  # noqa: S105 - likewise
 
 BACKUP_SECRET = "pypi-backup"  # noqa: S105 - likewise
 DESTINATION_KEY = "BACKUP_DESTINATION"
-"""Key of the folder or bucket in that secret, beside the credentials of the bucket."""
+"""Key of the folder or bucket in that secret, next to the bucket's credentials."""
 
 SERVER_FUNCTION = "server"
 ADMIN_FUNCTION = "register_user"
@@ -45,11 +45,11 @@ LOWER_PROTECTION_VARIABLE = "PYPI_LOWER_PROTECTION"
 
 @dataclass(frozen=True, kw_only=True)
 class _Variables:
-    """Settings of which each field has an environment variable, such as ``PYPI_APP_NAME``."""
+    """Settings with an environment variable per field, such as ``PYPI_APP_NAME``."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Values from their variables, and defaults for the others.
+        """Settings from their variables, with defaults for the others.
 
         Raises:
             ValueError: a value cannot work; the message names its variable.
@@ -58,7 +58,7 @@ class _Variables:
 
     @classmethod
     def told(cls, environment: Mapping[str, str]) -> dict[str, Any]:
-        """Fields that have a variable in *environment*, with their values.
+        """Fields with a variable in *environment*, and their values.
 
         Raises:
             ValueError: as of :meth:`from_environment`.
@@ -73,7 +73,7 @@ class _Variables:
             try:
                 found[field.name] = _CONVERTERS[str(field.type)](value)
             except ValueError:
-                raise ValueError(f"{_variable(field.name)} is {value!r}, which is no {field.type}") from None
+                raise ValueError(f"{_variable(field.name)} is {value!r}, which is not a valid {field.type}") from None
             cls._check(field.name, found[field.name])
         return found
 
@@ -88,17 +88,17 @@ class _Variables:
 
     @staticmethod
     def _check(name: str, value: str | float) -> None:
-        """Refuse a value that cannot work whatever the others are."""
+        """Refuse a value that cannot work, whatever the others are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(_Variables):
-    """Names of one index. Two indexes differ in them, or in their target.
+    """Names of one index. Two indexes differ in these, or in their target.
 
     The defaults are those of the documentation.
 
     Raises:
-        ValueError: Modal does not accept a name, or two volumes have the same.
+        ValueError: Modal does not accept a name, or two volumes have the same one.
     """
 
     app_name: str = APP_NAME
@@ -144,21 +144,21 @@ class Hosting(_Variables):
     Parameters:
         min_containers: containers that stay warm. 0 costs nothing without requests, but the first request waits some
             seconds for a start; 1 is always on, at about 5 dollars a month for the smallest size.
-        max_containers: containers that may run at once. 1 is the cheapest and the fastest, since nothing has to be
-            reloaded between containers; more are as correct, for a team that one container cannot serve. Each costs
-            while it runs. During a deployment there are two in any case.
+        max_containers: containers that may run at once. 1 is the cheapest and the fastest, because nothing has to be
+            reloaded between containers; more are just as correct, for larger teams. Each costs
+            while it runs. During a deployment there are always two.
         scaledown_seconds: seconds for which a container stays warm after its last request, from 2 to 1200. They cost
             as much as working time.
         target_requests: concurrent requests of a container above which another one is started, if allowed.
         max_requests: the most concurrent requests of a container; others wait.
-        request_seconds: time limit of one request. 7200 lets the largest file, 4 GiB, pass at 5 Mbit/s.
+        request_seconds: time limit of one request. 7200 is enough for the largest file, 4 GiB, at 5 Mbit/s.
         startup_seconds: time limit of a container's start.
         cpu: reserved cores; 0.125 is the least that Modal bills. A container uses more if the machine has them.
         memory: reserved MiB. Modal bills the larger of reservation and use.
         region: region of the containers, such as ``eu``, at 1.5 times the base price, or ``eu-west-1``, at 1.75 times.
             Empty for any region.
         custom_domain: a domain of your own for the index, on Modal's Team plan or above. Empty for Modal's URL.
-        proxy_auth: 1 to require a proxy token of the workspace for the admin application, besides its own token. Never
+        proxy_auth: 1 to also require a proxy token of the workspace for the admin application. Never
             for the index: pip, uv and twine cannot send one.
 
     Raises:
@@ -217,15 +217,15 @@ class Hosting(_Variables):
 class IndexLimits(_Variables):
     """Limits of the index on Modal, read from the environment at deployment.
 
-    An absent variable keeps the deployed value. Modal cannot be asked for them, so the tags of the app hold them too,
+    An absent variable keeps the deployed value. Modal does not report them, so the app's tags store them too,
     under the names of the variables.
 
     Parameters:
         project_quota_bytes: for the files of one project. 0 for no limit.
         total_quota_bytes: for the files of all projects. 0 for no limit.
         uploads_per_user: concurrent uploads of one user, in each container. 0 for no limit.
-        audit_days: days for which the audit log is kept. 0 for ever.
-        page_max_age_seconds: for which clients may use a simple page again without asking. 0 to ask each time.
+        audit_days: days for which the audit log is kept. 0 for forever.
+        page_max_age_seconds: for which clients may reuse a simple page without asking. 0 to ask each time.
         audit_bytes: for the audit files of one volume, beyond which the oldest are removed. 0 for no limit.
 
     Raises:
@@ -243,9 +243,9 @@ class IndexLimits(_Variables):
         """Refuse values that cannot work, alone or together."""
         for name in self.names():
             if not 0 <= getattr(self, name) <= _LARGEST:
-                raise _refusal(name, getattr(self, name), f"use 0, which is no limit, to {_LARGEST}")
+                raise _refusal(name, getattr(self, name), f"use a number from 0, for no limit, to {_LARGEST}")
         if self.page_max_age_seconds > _LONGEST_PAGE_AGE:
-            remedy = f"use 0, which is to ask each time, to {_LONGEST_PAGE_AGE}"
+            remedy = f"use a number from 0, to ask each time, to {_LONGEST_PAGE_AGE}"
             raise _refusal("page_max_age_seconds", self.page_max_age_seconds, remedy)
         if 0 < self.total_quota_bytes < self.project_quota_bytes:
             remedy = f"use no more than {_variable('total_quota_bytes')}, which is {self.total_quota_bytes}"
@@ -256,7 +256,7 @@ def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """Refuse a variable that looks like a setting of this project but is not: a typo would be ignored silently.
 
     Raises:
-        ValueError: there is one; the message has the closest setting.
+        ValueError: there is one; the message names the closest setting.
     """
     known = {_variable(name) for kind in (Settings, Hosting, IndexLimits) for name in kind.names()} | {
         LOWER_PROTECTION_VARIABLE
@@ -291,10 +291,10 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
 """Ranges that Modal accepts, in the units of the fields."""
 
 _LONGEST_PAGE_AGE: Final = 3600
-"""Seconds, as of the server."""
+"""Seconds, the server's limit."""
 
 _LARGEST: Final = 2**60
-"""Larger values cannot be meant as a limit."""
+"""Larger values cannot be intended as a limit."""
 
 _OBJECT: Final = re.compile(r"[A-Za-z0-9._-]+")
 _APP_ID: Final = re.compile(r"ap-[A-Za-z0-9]{22}")

@@ -1,4 +1,4 @@
-"""Smoke test: publishes and installs a release with the real clients, and removes everything again."""
+"""Smoke test: publishes and installs a release with the real clients, and removes it again."""
 
 from __future__ import annotations
 
@@ -115,10 +115,10 @@ class SmokeTest:
 
     @_step
     def publish(self) -> Table:
-        """Publish with twine and ``uv publish``: the files, the same again, and other bytes under the same names.
+        """Publish with twine and ``uv publish``: the files, the same again, and different bytes under the same names.
 
         Raises:
-            VerificationError: one was accepted or refused wrongly.
+            VerificationError: one was wrongly accepted or refused.
         """
         release = self._release
         other = release.altered(self.temporary_user.inside("altered"))
@@ -136,7 +136,7 @@ class SmokeTest:
                 status, _ = upload([path])
             expected = "taken" if taken else "refused"
             seen = f"{'taken' if status == 200 else 'refused'} ({status})"
-            # The index sends 400 to twine, as the public one does, and 409 to others.
+            # The index sends 400 to twine, like the public one, and 409 to others.
             findings.append(Finding(f"{client}: {what}", expected, seen, status in ({200} if taken else {400, 409})))
         until(self.temporary_user.versions, lambda versions: release.version in versions)
         return _proven("Published", findings)

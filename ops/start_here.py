@@ -1,4 +1,4 @@
-"""Start: checks everything that a target needs, says what there is already, and what comes next."""
+"""Start: checks everything that a target needs, shows what is already there, and says what comes next."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _INSTALL = f"run make in {shown(PROJECT_ROOT)}, or pip install --require-hashes 
 
 
 def checks(target: Target) -> Table:
-    """Check this machine and what *target* needs of it. Reads only, and raises nothing for what it finds."""
+    """Check this machine and what *target* needs from it. Reads only; does not raise for failed checks."""
     return table_of(f"What the target {target.name} needs", _checks(target))
 
 
 def found(target: Target) -> Table:
-    """The index and its users, as far as this machine knows them. Reads only, and raises nothing for what it finds."""
+    """The index and its users, as far as this machine knows them. Reads only; does not raise for failures."""
     try:
         state, users = str(target.state()), [folder.name for folder in target.client_folders()]
     except RunbookError as error:
@@ -35,10 +35,10 @@ def found(target: Target) -> Table:
 
 
 def next_steps(target: Target) -> Text:
-    """The notebooks to run next, by what there is. Reads only.
+    """The notebooks to run next. Reads only.
 
     Raises:
-        TargetError: the platform cannot be asked.
+        TargetError: the platform did not respond.
     """
     state = target.state()
     if state.deployment is None:

@@ -12,10 +12,10 @@ from ops.workspace import shown
 
 
 def status(target: Target) -> str:
-    """State of *target* in lines for a terminal, without secrets. Reads only.
+    """State of *target* as lines for a terminal, without secrets. Reads only.
 
     Raises:
-        TargetError: the platform cannot be asked.
+        TargetError: the platform did not respond.
     """
     state = target.state()
     rows = [("Target", target.place), ("Index", _index(state))]
@@ -36,7 +36,7 @@ def status_json(target: str, environment: str | None) -> dict[str, Any]:
 
     Parameters:
         target: ``local`` or ``modal``.
-        environment: of Modal; its default when None.
+        environment: of Modal; None for its default.
     """
     found: dict[str, Any] = {"target": target, "environment": environment or "", "deployed": False, "answers": False}
     try:
@@ -69,7 +69,7 @@ def _index(state: State) -> str:
 
 
 def installation(*, report: Path | None = None) -> str:
-    """The index of this machine: its address, users, their files, and the command that stops it; no secret among it.
+    """The index on this machine: its address, users, their files, and the command that stops it, without secrets.
 
     Parameters:
         report: of the run that installed it.
@@ -81,14 +81,14 @@ def installation(*, report: Path | None = None) -> str:
     if deployment:
         rows.append(("Index", f"{deployment.index_url}   ({deployment.detail})"))
     elif state.deployment:
-        rows.append(("Index", f"{state}; start it anew with: make run"))
+        rows.append(("Index", f"{state}; restart it with: make run"))
     else:
-        rows.append(("Index", "does not run; start it with: make run"))
+        rows.append(("Index", "is not running; start it with: make run"))
     for folder in target.client_folders():
         rows.append(("User", folder.name))
         rows.append(("Credentials", shown(folder / "netrc")))
         rows.append(("Client files", f"{shown(folder)}/   (pip.conf, uv.toml, .pypirc, netrc)"))
-        rows.append(("Use them", f". {shown(folder / 'env.sh')}   then pip, uv and twine know the index"))
+        rows.append(("Use them", f". {shown(folder / 'env.sh')}   then pip, uv and twine use the index"))
     if report is not None:
         rows.append(("Report", shown(report)))
     if deployment:

@@ -1,7 +1,7 @@
-"""Support bundle: a zip file that describes a target for whoever helps, without secrets.
+"""Support bundle: a zip file that describes a target for whoever is helping, without secrets.
 
-Its texts are masked as records of runs are, and searched for secrets before the file is written. User names, addresses
-and paths stay in it.
+Its texts are masked like records of runs, and searched for secrets before the file is written. It does contain user
+names, addresses and paths.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ops.workspace import Workspace, shown
 
 LOG_LINES = 500
 RECORDS = 20
-"""The newest ones, without their notebooks."""
+"""Number of included records, the newest, without their notebooks."""
 
 _CREDENTIALS = (
     re.compile(r"\$2[abxy]\$[0-9]{2}\$[./A-Za-z0-9]{53}"),
@@ -43,7 +43,7 @@ def plan(target: Target, *, bundle: bool = False) -> Plan:
 
     Parameters:
         target: the target that it describes.
-        bundle: False if nothing is to be written.
+        bundle: False to write nothing.
     """
     path = _path(target)
     now = "there is an older one" if path.exists() else "missing"
@@ -59,14 +59,14 @@ def _caption(target: Target) -> str:
 def apply(target: Target, *, bundle: bool = False) -> Outcome:
     """Write the bundle: status, checks, versions, plan, summaries of the last runs, and the end of the server's log.
 
-    What cannot be had is in it as the error that kept it away.
+    A part that is unavailable is replaced by the error.
 
     Parameters:
         target: the target.
         bundle: False to write nothing.
 
     Raises:
-        VerificationError: a secret is in it that cannot be masked; nothing was written.
+        VerificationError: it contains a secret that cannot be masked; nothing was written.
     """
     if not bundle:
         return Outcome(_caption(target), (), "Nothing was written, since the parameter bundle is false.")
@@ -74,15 +74,15 @@ def apply(target: Target, *, bundle: bool = False) -> Outcome:
     texts = _masked(_texts(target))
     private_folder(path.parent)
     replace_file(path, _packed(texts))
-    note = "It holds user names, addresses and paths: look into it before you hand it on."
+    note = "It holds user names, addresses and paths: check it before you send it."
     return Outcome(_caption(target), ((shown(path), f"written, {len(texts)} files, mode 0600"),), note)
 
 
 def verify(target: Target, *, bundle: bool = False) -> Table:
-    """Read the bundle back, and search it for every secret that is known here.
+    """Read the bundle back, and search it for every secret known here.
 
     Raises:
-        VerificationError: it holds one.
+        VerificationError: it contains one.
     """
     if not bundle:
         return Table.of("The bundle as it is read", ("what", "seen"), [("the bundle", "none was to be written")])
@@ -141,7 +141,7 @@ def _records() -> str:
 
 
 def _masked(texts: Mapping[str, str]) -> dict[str, str]:
-    """The texts without the secrets that are known here, as a record of a run would hold them."""
+    """The texts without the secrets known here, masked like a record of a run."""
     from ops.redaction import Redactor
     from ops.runbook.workspace_secrets import passwords_in_urls, register, scan, workspace_sources
 
@@ -158,7 +158,7 @@ def _masked(texts: Mapping[str, str]) -> dict[str, str]:
         if left := scan(Path(folder), redactor):
             raise VerificationError(
                 "no support bundle was written",
-                why=f"{', '.join(path.name for path in left)} would hold a secret that cannot be masked",
+                why=f"{', '.join(path.name for path in left)} would contain a secret that cannot be masked",
                 todo="describe the problem in words instead, and rotate that secret",
             )
     return masked

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """One line for each row, the cells of a column below each other, two spaces between them.
+    """One line per row, with aligned columns separated by two spaces.
 
     Parameters:
         rows: each with the same number of cells.
@@ -23,7 +23,7 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 KEY = "pypi-runbook"
-"""The entry of an output's metadata; the words below are the keys in it."""
+"""The entry of an output's metadata; the words below are its keys."""
 
 PLAN = "plan"
 OUTCOME = "outcome"
@@ -33,11 +33,11 @@ ADDRESS = "address"
 """The root URL of the index."""
 
 APPROVED_VARIABLE = "RUNBOOK_APPROVED_PLAN"
-"""Holds the SHA-256 of the only plan that the notebook may apply."""
+"""Variable with the SHA-256 of the only plan that the notebook may apply."""
 
 
 def where(place: str, address: str = "") -> dict[str, str]:
-    """The entries that say where: the target's place and the index's address, as far as they are known."""
+    """The entries for the location: the target's place and the index's address, as far as known."""
     return {key: value for key, value in ((PLACE, place), (ADDRESS, address)) if value}
 
 
@@ -45,7 +45,7 @@ def change_line(change: Mapping[str, str]) -> str:
     """One change of a plan as a line: ``+ server  start it``, ``~ hosting min_containers  1 -> 0``.
 
     Parameters:
-        change: ``sign``, ``thing``, ``now``, ``then`` and perhaps ``refused``.
+        change: ``sign``, ``thing``, ``now``, ``then`` and optionally ``refused``.
     """
     then = change["then"] + (f"; refused: {change['refused']}" if change.get("refused") else "")
     before = f"{change['now']}; " if change["sign"] == "~" and not change["then"].startswith(change["now"]) else ""
@@ -55,7 +55,7 @@ def change_line(change: Mapping[str, str]) -> str:
 BAR_CELLS = 40
 """Characters of the longest bar in a plain-text chart."""
 HTML_BAR_CELLS = 24
-"""The same in a table, where other columns need room."""
+"""The same in a table, where other columns need space."""
 
 _TABLE = "table-layout:auto;border-collapse:collapse;margin:0.5em 0;text-align:left"
 _CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0;overflow-wrap:anywhere"
@@ -66,13 +66,13 @@ _CAPTION = "text-align:left;font-weight:bold;padding:0.2em 0;caption-side:top;co
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headers, with a caption that says what they are.
+    """Rows under headers, with a caption that describes them.
 
     Parameters:
         caption: one line, shown above.
         header: the columns' names.
-        rows: as many cells each as there are columns; the first one names the row.
-        note: a sentence below the table, or an empty string.
+        rows: with one cell per column; the first one names the row.
+        note: a sentence below the table; may be empty.
         metadata: for the record of the run, by the words of :mod:`ops.table`; not shown.
     """
 
@@ -125,7 +125,7 @@ class Table:
 
 
 class Tabular:
-    """Anything that is shown as a table."""
+    """Anything displayed as a table."""
 
     def table(self) -> Table:
         """The table."""
@@ -147,7 +147,7 @@ class Timings:
 
     Parameters:
         caption: one line, shown above.
-        steps: what was done and the seconds that it took, in order.
+        steps: description and duration in seconds of each step, in order.
     """
 
     caption: str
@@ -155,7 +155,7 @@ class Timings:
 
     @property
     def total(self) -> float:
-        """The seconds of all steps together."""
+        """The total of all steps, in seconds."""
         return sum(seconds for _, seconds in self.steps)
 
     def __repr__(self) -> str:
@@ -182,7 +182,7 @@ class Timings:
 
 
 def bar(share: float) -> str:
-    """A bar for the cell of an HTML table, drawn by characters: GitHub and others remove the styles of an output.
+    """A bar for an HTML table cell, drawn with characters: GitHub and others remove the styles of an output.
 
     Parameters:
         share: of the longest bar, 0 to 1.
@@ -202,7 +202,7 @@ def _bar(step: str, time: str, share: float | None) -> str:
 
 
 def _framed(caption: str, head: str, body: str, *, style: str = "") -> str:
-    """The whole of a table; on a narrow screen it scrolls by itself and leaves the page alone."""
+    """The whole of a table; on a narrow screen it scrolls separately from the page."""
     return (
         f'<div style="overflow-x:auto"><table style="{_TABLE};{style}"><caption style="{_CAPTION}">{escape(caption)}'
         f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -211,7 +211,7 @@ def _framed(caption: str, head: str, body: str, *, style: str = "") -> str:
 
 @dataclass(frozen=True)
 class Text:
-    """Lines to read and to copy, shown as they are."""
+    """Preformatted lines to read and to copy."""
 
     text: str
 

@@ -39,7 +39,7 @@ def _require_elsewhere(target: Target, snapshot: str) -> None:
         raise ParameterError(
             "the last snapshot would be deleted with the index",
             why=f"{snapshot} lies in {shown(folder)}",
-            todo="give another folder, or a bucket",
+            todo="use another folder, or a bucket",
         )
 
 
@@ -48,8 +48,8 @@ def plan(target: Target, *, confirm: str = "", snapshot: str = "") -> Plan:
 
     Parameters:
         target: the target to tear down.
-        confirm: as of :func:`apply`; if empty, nothing would be deleted.
-        snapshot: as of :func:`apply`.
+        confirm: as for :func:`apply`; if empty, nothing would be deleted.
+        snapshot: as for :func:`apply`.
 
     Raises:
         ConfirmationError: *confirm* names something else.
@@ -90,7 +90,7 @@ def _caption(target: Target) -> str:
 
 
 def _last_snapshot(target: Target, snapshot: str) -> Change:
-    """The newest snapshot in the named destination, or in that of the workspace, and whether one more is taken."""
+    """The newest snapshot in the named destination, or in the workspace's, and whether one more is taken."""
     if not _has_volumes(target):
         return Change("last snapshot", "there is nothing to take one of")
     job = back_up.describe(target, destination=snapshot)
@@ -112,7 +112,7 @@ def _has_volumes(target: Target) -> bool:
 
 
 def _tokens(target: Target) -> str:
-    """Number of tokens by user; empty if there are none, or the index cannot be asked."""
+    """Number of tokens by user; empty if there are none, or the index does not respond."""
     try:
         _, admin = AdminApi.of(target)
         with admin:
@@ -123,12 +123,12 @@ def _tokens(target: Target) -> str:
 
 
 def apply(target: Target, *, confirm: str, snapshot: str = "") -> Outcome:
-    """Delete everything in the plan if *confirm* is the target's name, and nothing if it is empty.
+    """Delete everything in the plan if *confirm* is the target's name; do nothing if it is empty.
 
     Parameters:
         target: the target to tear down.
         confirm: its name.
-        snapshot: a folder or bucket for a last snapshot, which is taken once the server stopped; empty for none.
+        snapshot: a folder or bucket for a last snapshot, taken once the server has stopped; empty for none.
 
     Raises:
         ConfirmationError: *confirm* names something else.
@@ -145,7 +145,7 @@ def apply(target: Target, *, confirm: str, snapshot: str = "") -> Outcome:
     done: list[tuple[str, str]] = []
     with target.lock():
         require_approved(lambda: plan(target, confirm=confirm, snapshot=snapshot))
-        # Before the app is deleted: files of the earlier layout are recognized by the URL in them.
+        # Before the app is deleted: files of the earlier layout are recognized by their URL.
         folders = target.client_folders()
         if target.stop():
             done.append(("server", "stopped"))
@@ -171,20 +171,20 @@ def _require_named(target: Target, confirm: str) -> None:
     if confirm and not target.is_named(confirm):
         raise ConfirmationError(
             "nothing was deleted",
-            why=f"the parameter `confirm` says {confirm!r}, and the target is {target.place!r}",
-            todo=f'give confirm="{target.place}" to delete everything on it',
+            why=f"the parameter `confirm` says {confirm!r}, but the target is {target.place!r}",
+            todo=f'use confirm="{target.place}" to delete everything on it',
         )
 
 
 def verify(target: Target, *, confirm: str) -> Table:
-    """Look whether all of it is gone.
+    """Check that everything is gone.
 
     Parameters:
-        target: what went.
-        confirm: as for :func:`apply`; empty when nothing was to go.
+        target: the deleted target.
+        confirm: as for :func:`apply`; empty if nothing was to be deleted.
 
     Raises:
-        VerificationError: something is left; all of it is named.
+        VerificationError: something is left; all of it is listed.
     """
     if not confirm:
         row = ("everything", f'left as it was; confirm="{target.place}" deletes it')
@@ -201,7 +201,7 @@ def verify(target: Target, *, confirm: str) -> Table:
 def _contents(target: Target, volume: str) -> str:
     if not target.volume_exists(volume):
         return "missing"
-    # Without what the index writes for itself at every request, a plan stays the same until a package or user changes.
+    # Without the index's own files, which requests change, a plan stays the same until a package or user changes.
     files = target.list_files(volume)
     sizes = [file.size for file in files if not file.path.startswith(".") or "/" not in file.path]
     return f"{len(sizes):,} files, {sum(sizes):,} bytes"

@@ -1,4 +1,4 @@
-"""Temporary users and admins of an index, removed when the work with them ends."""
+"""Temporary users and admins of an index, removed when no longer needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ops.targets.index_rules import password_hash
 from ops.test_release import PROJECT
 
 _ROUNDS = 10
-"""The lowest cost that the index accepts: enough for a password of 256 random bits that exists for seconds."""
+"""The lowest cost that the index accepts: enough for a password of 256 random bits that lives for seconds."""
 
 _STALE = timedelta(hours=1)
 """Age from which leftovers of a killed test are removed."""
@@ -41,7 +41,7 @@ class TemporaryUser:
 
     Parameters:
         target: the target of the index.
-        prefix: of the user's name, by which the audit log shows its purpose: ``smoke`` or ``operator``.
+        prefix: of the user's name, which shows its purpose in the audit log: ``smoke`` or ``operator``.
     """
 
     def __init__(self, target: Target, *, prefix: str = "smoke") -> None:
@@ -56,14 +56,14 @@ class TemporaryUser:
         self._logins: dict[str, Login] = {}
 
     def start(self) -> tuple[int, int]:
-        """Register the user, and return the numbers of leftover users and releases that were removed.
+        """Register the user, and return the numbers of removed leftover users and releases.
 
         Raises:
             NotDeployedError: there is no index.
             IndexRequestError: the index refused the user.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="runbook-smoke-"))
-        # Also if the kernel is shut down in the middle.
+        # Even if the kernel is shut down in the middle.
         atexit.register(self._end_quietly)
         password = Secret.generate()
         deployment, admin = AdminApi.of(self._target)
@@ -141,7 +141,7 @@ class TemporaryUser:
         """Remove release, user and temporary files, if there are any. May be called again.
 
         Raises:
-            IndexRequestError: the index refused, or did not answer.
+            IndexRequestError: the index refused, or did not respond.
         """
         atexit.unregister(self._end_quietly)
         if self.ended or self._folder is None:
@@ -212,7 +212,7 @@ def _is_past(moment: datetime) -> bool:
 
 @contextmanager
 def temporary_admin(target: Target, purpose: str) -> Iterator[HttpClient]:
-    """An HTTP client with the login of an admin who exists only meanwhile.
+    """An HTTP client with the login of an admin who exists only inside the context.
 
     Parameters:
         target: the target of the index.

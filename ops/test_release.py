@@ -16,14 +16,14 @@ from ops.errors import PreflightError
 from ops.workspace import PROJECT_ROOT
 
 PROBE = "runbook-login-check"
-"""A project that no index has: its page is 404 for a user of the index, and 401 for others."""
+"""A project that no index has: its page is 404 for users of the index, and 401 for others."""
 
 PUBLISHED = "runbook-publishing-check"
-"""A project with one release of always the same bytes, which an index takes again and again."""
+"""A project with one release of always the same bytes, which an index accepts repeatedly."""
 
 
 def write_refused_wheel(folder: Path) -> Path:
-    """Write a wheel that twine and uv send, and that every index refuses, since its name contradicts its metadata.
+    """Write a wheel that twine and uv send but every index refuses, because its name contradicts its metadata.
 
     The response is 400 for a user who may upload, 403 for one who may not, and 401 for others. Nothing is stored.
     """
@@ -31,7 +31,7 @@ def write_refused_wheel(folder: Path) -> Path:
 
 
 def write_published_wheel(folder: Path) -> Path:
-    """Write a wheel of always the same bytes, so that it can be published daily and leaves one file."""
+    """Write a wheel of always the same bytes, so that it can be published daily but leaves only one file."""
     folder.mkdir(parents=True, exist_ok=True)
     return _write_wheel(folder, PUBLISHED, "1", metadata_name=PUBLISHED)
 
@@ -124,7 +124,7 @@ def build(version: str, folder: Path) -> TrialRelease:
         source,
     ]
     result = run_client("build", command, environment=client_environment("", {"PATH": _path()}))
-    result.checked("this project could not be built", todo="see what build says; `make test` builds it too")
+    result.checked("this project could not be built", todo="see the output of build; `make test` builds it too")
     return TrialRelease(version, next(built.glob("*.whl")), next(built.glob("*.tar.gz")))
 
 

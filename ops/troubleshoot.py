@@ -1,4 +1,4 @@
-"""Troubleshooting: looks for the known causes of failures on a target, and names the guide's entry for each."""
+"""Troubleshooting: checks the known causes of failures on a target, and names the guide's entry for each."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from ops.workspace import shown
 
 
 def machine(target: Target) -> Table:
-    """Check this machine and what the target needs. Reads only, and raises nothing for what it finds."""
+    """Check this machine and what the target needs. Reads only; does not raise for failed checks."""
     return table_of("This machine", machine_checks(target))
 
 
 def index(target: Target) -> Table:
-    """Check the server and the admin token. Reads only, and raises nothing for what it finds."""
+    """Check the server and the admin token. Reads only; does not raise for failed checks."""
     return table_of(f"The index on the target {target.name}", index_checks(target))
 
 
 def logins(target: Target) -> Table:
-    """Log in with the client files of each user on this machine. Reads only, and raises nothing for what it finds."""
+    """Log in with the client files of each user on this machine. Reads only; does not raise for failed checks."""
     return table_of("Logins with the client files on this machine", login_checks(target))
 
 
 def verify(target: Target) -> Table:
-    """Check all of it once more.
+    """Repeat all checks.
 
     Raises:
-        VerificationError: something is not as it must be; all of it is named, with the entry that mends it.
+        VerificationError: a check failed; all failed ones are listed, each with the entry on how to fix it.
     """
     checks = [*machine_checks(target), *index_checks(target), *login_checks(target)]
     if failed := problems(checks):
         raise VerificationError(
             f"{len(failed)} of {len(checks)} checks failed",
             why="; ".join(failed),
-            todo="mend them in this order, and run this notebook again",
+            todo="fix them in this order, and run this notebook again",
         )
     return Table.of("Looked at once more", ("checks", "failed"), [(len(checks), 0)])
 
@@ -62,7 +62,7 @@ def login_checks(target: Target) -> list[Check]:
 
 
 def _explained(name: str, look: Callable[[], Sequence[Check]]) -> Sequence[Check]:
-    """The checks of *look*, or one that failed with the error that ended it."""
+    """The checks from *look*, or a failed one with the error that it raised."""
     try:
         return look()
     except RunbookError as error:

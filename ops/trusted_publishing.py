@@ -1,6 +1,6 @@
-"""Trusted publishing: the CI jobs that get short-lived tokens of the index for proving which repository they run for.
+"""Trusted publishing: CI jobs get short-lived tokens of the index by proving which repository they run for.
 
-They stand in a TOML file that the team reviews, and that is applied as a whole.
+They are listed in a TOML file that the team reviews, and that is applied as a whole.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from ops.targets import Target
 from ops.workspace import shown
 
 API_TOKENS = {"github": "GITHUB_TOKEN", "gitlab": "GITLAB_TOKEN"}
-"""Environment variables with which the numbers of private repositories are looked up."""
+"""Environment variables with the API tokens for looking up private repositories."""
 
 _NO_FILE = "No file was named, so nothing is changed."
-_NOT_AN_ID_TOKEN = "eyJhbGciOiJub25lIn0.e30."  # noqa: S105 - signed by nobody: {"alg": "none"}
+_NOT_AN_ID_TOKEN = "eyJhbGciOiJub25lIn0.e30."  # noqa: S105 - unsigned: {"alg": "none"}
 _KEYS = {"github": ".well-known/jwks", "gitlab": "oauth/discovery/keys"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrustChange:
-    """What is to be trusted, as the parameters of the notebook describe it.
+    """The jobs to trust, as described by the notebook's parameters.
 
     Parameters:
         target: the target of the index.
-        file: the TOML file; None to look only.
-        wanted: its content; empty to look only.
+        file: the TOML file; None to only look.
+        wanted: its content; empty to only look.
     """
 
     target: Target
@@ -52,10 +52,10 @@ def describe(target: Target, *, file: str = "") -> TrustChange:
 
     Parameters:
         target: the target of the index.
-        file: path of the TOML file; empty to look only.
+        file: path of the TOML file; empty to only look.
 
     Raises:
-        ParameterError: it cannot be read, or is no TOML.
+        ParameterError: it cannot be read, or is not TOML.
     """
     if not file:
         return TrustChange(target=target)
@@ -70,7 +70,7 @@ def describe(target: Target, *, file: str = "") -> TrustChange:
 
 
 def plan(change: TrustChange) -> Plan:
-    """Compare what is trusted with the file. Looks up the numbers of repositories that the file leaves out.
+    """Compare what is trusted with the file. Looks up the ids of repositories that the file omits.
 
     Raises:
         NotDeployedError: there is no index.
@@ -90,7 +90,7 @@ def plan(change: TrustChange) -> Plan:
 
 
 def apply(change: TrustChange, *, dry_run: bool = False) -> Outcome:
-    """Replace what is trusted by the file, if it differs. Tokens of jobs that are trusted no more end at once.
+    """Replace what is trusted with the file, if it differs. Tokens of jobs that are no longer trusted end at once.
 
     Raises:
         BusyError: another run holds the target for too long.
@@ -115,10 +115,10 @@ def apply(change: TrustChange, *, dry_run: bool = False) -> Outcome:
 
 
 def verify(change: TrustChange, *, dry_run: bool = False) -> Table:
-    """Ask the index as a CI job would, without any login; and each issuer for its keys.
+    """Send requests as a CI job would, without a login, and fetch each issuer's keys.
 
     Raises:
-        VerificationError: the index says something else, or accepts an ID token that nobody signed.
+        VerificationError: the index says something else, or accepts an unsigned ID token.
     """
     deployment, admin = AdminApi.of(change.target)
     with admin:
@@ -134,7 +134,7 @@ def verify(change: TrustChange, *, dry_run: bool = False) -> Table:
     for issuer in trust["issuers"]:
         keys = _keys(issuer)
         findings.append(Finding(f"keys of {issuer['url']}, from here", "some", keys, dry_run or keys != "none"))
-    todo = "correct the issuer's url in the file, and look at the log of the index: runbook status"
+    todo = "correct the issuer's url in the file, and check the log of the index: runbook status"
     return proven("What a CI job sees", findings, todo=todo)
 
 
@@ -165,8 +165,8 @@ def _described(item: Mapping[str, Any]) -> str:
 
 
 def _completed(wanted: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The document of a file, with all fields, and with numbers that it leaves out: those trusted already, or else
-    those that the issuer's API has for the name. A name that somebody else has by now does not change them.
+    """The document of a file, with all fields. Missing ids are filled in from those already trusted, or else from
+    the issuer's API by name. A name that now belongs to someone else does not change them.
     """
     kinds = {str(issuer.get("url")): str(issuer.get("kind")) for issuer in wanted.get("issuers", ())}
     known = {(job["name"], job["issuer"], job["repository"]): job for job in now["jobs"]}
@@ -192,13 +192,13 @@ def _completed(wanted: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, A
 
 
 def _looked_up(issuer: str, kinds: Mapping[str, str], repository: str) -> dict[str, Any]:
-    """The numbers of a repository and its owner, from the API of its issuer."""
+    """The ids of a repository and its owner, from its issuer's API."""
     kind, address = kinds.get(issuer, ""), urlsplit(issuer)
     if kind not in API_TOKENS or not repository:
         raise ParameterError(
-            "a job has no numbers, and they cannot be looked up",
+            "a job has no ids, and they cannot be looked up",
             why=f"its repository is {repository!r}, of the issuer {issuer!r}",
-            todo="give repository_id and owner_id, or repository and an issuer that stands among the issuers",
+            todo="set repository_id and owner_id, or repository and an issuer that is among the issuers",
         )
     origin = f"{address.scheme}://{address.netloc}"
     if kind == "github":
@@ -215,8 +215,8 @@ def _looked_up(issuer: str, kinds: Mapping[str, str], repository: str) -> dict[s
         return {"repository_id": found["id"], "owner_id": found[owner]["id"]}
     except (IndexRequestError, ValueError, KeyError, TypeError):
         raise RunbookError(
-            f"the numbers of the repository {repository} could not be looked up",
-            why=f"{root}{path} does not tell them",
+            f"the ids of the repository {repository} could not be looked up",
+            why=f"{root}{path} does not return them",
             todo=f"write repository_id and owner_id into the file, or set {API_TOKENS[kind]} for a private repository",
         ) from None
 

@@ -1,4 +1,4 @@
-"""Upgrade: deploys a new version, tests it as a team uses it, and goes back by itself if that fails."""
+"""Upgrade: deploys a new version, tests it as a team would use it, and rolls back if that fails."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ MOST_COMMITS = 50
 
 
 def smoke_test(target: Target) -> None:
-    """Publish, install and remove a release, as the notebook 03_smoke_test does.
+    """Publish, install and remove a release, like the notebook 03_smoke_test.
 
     Raises:
-        RunbookError: a step failed; nothing of the test is left.
+        RunbookError: a step failed; the test has cleaned up.
     """
     test = SmokeTest(target)
     for step in (test.start, test.refusals, test.build, test.publish, test.install, test.compare, test.remove):
@@ -41,13 +41,13 @@ def smoke_test(target: Target) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Upgrade:
-    """A version to deploy, as the parameters of the notebook describe it.
+    """A version to deploy, as described by the notebook's parameters.
 
     Parameters:
         target: the target of the index.
         commit: of the clone; empty for the clone as it is.
         dry_run: True to change nothing.
-        test: raises if the new version is not good.
+        test: raises if the new version does not work.
     """
 
     target: Target
@@ -66,7 +66,7 @@ def describe(target: Target, *, revision: str = "", dry_run: bool = False) -> Up
         raise ParameterError(
             f"the parameter revision cannot be {revision!r}",
             why="a revision is a commit, a branch or a tag",
-            todo="give one of them, or nothing for the clone as it is",
+            todo="use one of them, or leave it empty for the clone as it is",
         )
     return Upgrade(target=target, commit=commit_of(PROJECT_ROOT, revision) if revision else "", dry_run=dry_run)
 
@@ -75,7 +75,7 @@ def changes(upgrade: Upgrade) -> Table:
     """Commits between the deployed version and the new one, and which of them change what is written to the volumes.
 
     Raises:
-        TargetError: the platform cannot be asked.
+        TargetError: the platform did not respond.
     """
     header = ("commit", "change", "touches what is on the volumes")
     releases = upgrade.target.history()
@@ -89,7 +89,7 @@ def changes(upgrade: Upgrade) -> Table:
 
 
 def plan(upgrade: Upgrade) -> Plan:
-    """Compare what is deployed with the new version. Reads only.
+    """Compare the deployed version with the new one. Reads only.
 
     Raises:
         NotDeployedError: there is no index.
@@ -132,15 +132,15 @@ def _version_before(before: DeployedVersion | None, untested: str | None) -> str
 
 
 def apply(upgrade: Upgrade) -> Outcome:
-    """Deploy the version and test it; if either fails, deploy the one before again.
+    """Deploy the version and test it; if either fails, deploy the previous one again.
 
-    Packages, users and secrets stay as they are.
+    Packages, users and secrets do not change.
 
     Raises:
         ApprovalError: another plan was approved for this run; nothing was changed.
         BusyError: another run holds the target for too long.
         ProtectionError: it would lower a protection that ``PYPI_LOWER_PROTECTION`` does not name; nothing was changed.
-        VerificationError: the new version failed; the message says what runs now.
+        VerificationError: the new version failed; the message says which version runs now.
     """
     target, caption = upgrade.target, _caption(upgrade)
     if upgrade.dry_run:
@@ -149,7 +149,7 @@ def apply(upgrade: Upgrade) -> Outcome:
         require_approved(lambda: plan(upgrade))
         before, untested = _current(target), _untested(target)
         if untested is None and not target.outdated(revision=upgrade.commit):
-            note = f"Version {before.version if before else ''} is this version already; nothing was changed."
+            note = f"Version {before.version if before else ''} is already this version; nothing was changed."
             return Outcome(caption, (), note, target.place)
         hosting = target.hosting()
         if hosting is not None:
@@ -174,12 +174,12 @@ def apply(upgrade: Upgrade) -> Outcome:
 
 
 def _after_going_back(target: Target, before: str, error: RunbookError) -> VerificationError:
-    """Go back, and return the error that says what failed and what runs now."""
+    """Roll back, and return an error that says what failed and which version runs now."""
     why = "; ".join(part for part in (error.what, error.why) if part)
     if not before:
         target.unfinished_upgrade.unlink()
         return VerificationError(
-            "the new version failed, and there is none to go back to",
+            "the new version failed, and there is none to roll back to",
             why=why,
             todo="check out the commit that worked and run the notebook 01_provision",
         )
@@ -194,9 +194,9 @@ def _after_going_back(target: Target, before: str, error: RunbookError) -> Verif
             todo=f"run: runbook rollback --target {target.name} --to {before}",
         )
     return VerificationError(
-        f"the new version failed and was taken back: version {before} runs again",
+        f"the new version failed and was rolled back: version {before} runs again",
         why=why,
-        todo="mend the new version; the log of the server has what it printed",
+        todo="fix the new version; the server's log has its output",
     )
 
 
@@ -204,7 +204,7 @@ def verify(upgrade: Upgrade) -> Table:
     """Prove from outside that the index answers and refuses requests without valid credentials.
 
     Raises:
-        VerificationError: it answers incorrectly.
+        VerificationError: it responds incorrectly.
     """
     return provision.verify(upgrade.target, dry_run=upgrade.dry_run)
 

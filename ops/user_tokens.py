@@ -27,11 +27,11 @@ class TokenRequest:
     """A token to create.
 
     Parameters:
-        owner: the user for whom it stands.
+        owner: the user whom it stands for.
         role: at most the owner's; empty for the owner's.
         projects: the only ones to upload to; empty for all of the owner's.
         days: until it expires; 1/24 to 365.
-        label: what people call it.
+        label: one line, for people.
     """
 
     owner: str
@@ -62,13 +62,13 @@ def create(
     path: Path | None = None,
     secret: str = "",
 ) -> Text:
-    """Create a token, and keep it where nobody else can read it; it is not shown.
+    """Create a token, and store it where no one else can read it; it is not shown.
 
     Parameters:
         target: the target of the index.
         request: the token.
-        path: a file for it, mode 0600, which must not exist; None for one in the owner's client folder.
-        secret: a secret of the target's store for it instead, with the key ``INDEX_TOKEN``.
+        path: a new file for it, mode 0600; None for one in the owner's client folder.
+        secret: instead of a file, a secret in the target's store, with the key ``INDEX_TOKEN``.
 
     Raises:
         ParameterError: both a file and a secret were named, or the file exists.
@@ -76,12 +76,12 @@ def create(
     """
     if path is not None and secret:
         raise ParameterError(
-            "the token has one place", why="both --out and --secret were given", todo="leave out one of them"
+            "the token goes to one place", why="both --out and --secret were given", todo="omit one of them"
         )
     if path is not None and path.exists():
         raise ParameterError(
             f"{shown(path)} exists",
-            why="a token is not written over another file",
+            why="a token does not overwrite another file",
             todo="name a new file, or remove it",
         )
     deployment, admin = AdminApi.of(target)
@@ -96,7 +96,7 @@ def create(
                 write_token(path, plain)
                 place = f"{shown(path)} (mode 0600)"
         except (RunbookError, OSError):
-            admin.revoke_token(token.id)  # nobody will ever have it
+            admin.revoke_token(token.id)  # it was not stored anywhere
             raise
     return Text(
         f"Token {token.id} of {token.owner} ({_rights(token.role, token.projects)}) expires on {token.expires[:10]}.\n"
@@ -128,7 +128,7 @@ def tokens(target: Target, owner: str = "") -> Table:
 
 
 def revoke(target: Target, token_id: str) -> Text:
-    """Revoke a token. It is refused everywhere within five seconds.
+    """Revoke a token. Every server refuses it within five seconds.
 
     Raises:
         ParameterError: there is no such token.

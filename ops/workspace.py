@@ -6,11 +6,11 @@
     secrets/NAME.env        0600, one KEY=value a line
     server.json, server.log
   modal.ENVIRONMENT/        one Modal environment
-    secrets/NAME.env        the operator's copy of what Modal does not give back
+    secrets/NAME.env        the operator's copy of secrets, which Modal does not return
   users/PLACE/USER/         pip.conf, uv.toml, .pypirc, netrc, env.sh; the place is local or modal.ENVIRONMENT
   records/RUN/              executed notebooks, reports, record.json
 
-Earlier versions kept all environments of Modal in modal/ and users/modal/; what is there is still found.
+Earlier versions kept all Modal environments in modal/ and users/modal/, which are still read.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class Workspace:
         try:
             named.encode()
         except UnicodeEncodeError:
-            raise _unusable(ascii(named), "its name is not UTF-8, and records hold it as text") from None
+            raise _unusable(ascii(named), "its name is not UTF-8, but records store it as text") from None
         try:
             home = Path(named).expanduser().resolve()
-        except RuntimeError as error:  # ~somebody, or a symbolic link to itself
+        except RuntimeError as error:  # ~unknown, or a symbolic link to itself
             raise _unusable(named, str(error)) from None
-        # os.path.exists does not raise where this user may not look.
+        # os.path.exists does not raise without permission.
         above = next(folder for folder in (home, *home.parents) if os.path.exists(folder))  # noqa: PTH110
         if not above.is_dir():
             raise _unusable(named, f"{above} is not a folder")
@@ -81,21 +81,21 @@ class Workspace:
         return self.users(place) / username
 
     def create(self) -> Workspace:
-        """Create the folder, with mode 0700, and return itself."""
+        """Create the folder, with mode 0700, and return the workspace."""
         try:
             private_folder(self.home)
         except PermissionError:
             raise
         except OSError as error:
-            raise _unusable(str(self.home), f"it cannot be made: {error.strerror or error}") from None
+            raise _unusable(str(self.home), f"it cannot be created: {error.strerror or error}") from None
         return self
 
 
 def _unusable(named: str, why: str) -> SettingError:
     return SettingError(
-        f"the runbook cannot keep its files in {named!r}",
+        f"the runbook cannot store its files in {named!r}",
         why=why,
-        todo=f"name a folder of yours in {HOME_VARIABLE}, or unset it for .runbook in the clone",
+        todo=f"set {HOME_VARIABLE} to one of your folders, or unset it for .runbook in the clone",
     )
 
 

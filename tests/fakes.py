@@ -175,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             given = json.loads(body)
             name = given["username"]
             if "\x00" in name:
-                return self.answer(422, {"detail": "the user name holds a character that cannot be seen"})
+                return self.answer(422, {"detail": "the user name contains an invisible character"})
             created = name not in fake.users
             user = fake.users.setdefault(name, {"hash": "", "role": "publisher", "projects": None})
             user["hash"] = given.get("password_hash") or user["hash"]

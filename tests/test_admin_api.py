@@ -39,7 +39,7 @@ def test_a_wrong_token_is_refused_and_not_repeated(index: FakeIndex) -> None:
 
 def test_what_the_index_says_of_a_user_that_it_refuses_is_passed_on(provisioned: FakeTarget) -> None:
     _, admin = AdminApi.of(provisioned)
-    with admin, pytest.raises(IndexRequestError, match="holds a character that cannot be seen") as caught:
+    with admin, pytest.raises(IndexRequestError, match="contains an invisible character") as caught:
         admin.register("al\0ice", password_hash="$2b$12$x")
     assert caught.value.status == 422
 

@@ -137,7 +137,7 @@ def test_stop_before_anything_is_no_error() -> None:
     done = runbook("stop")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "nothing to stop" in done.stdout
+    assert "No index is running" in done.stdout
 
 
 def test_list_names_every_notebook_with_its_parameters() -> None:
@@ -234,7 +234,7 @@ def test_a_failed_run_is_resumed_from_the_notebook_that_failed(workspace: Worksp
     assert second["resumes"].endswith("-run")
     assert second["parameters"]["username"] == "bob"
     assert first["parameters"]["username"] == "a:b"
-    assert "--resume goes on with the last run" in runbook("run", "01", "--resume").stderr
+    assert "--resume continues the last run" in runbook("run", "01", "--resume").stderr
 
 
 def test_the_status_of_every_target_and_environment_is_given_as_json(workspace: Workspace) -> None:

@@ -82,7 +82,7 @@ def test_secret_headers_go_to_the_host_that_they_are_for_and_to_no_other() -> No
 def test_no_answer_is_an_error_with_the_reason_and_without_the_secret() -> None:
     with (
         HttpClient("http://127.0.0.1:9/", username="alice", password=Secret("a-good-password")) as user,
-        pytest.raises(IndexRequestError, match=r"no answer came from http://127\.0\.0\.1:9/simple/") as caught,
+        pytest.raises(IndexRequestError, match=r"there was no response from http://127\.0\.0\.1:9/simple/") as caught,
     ):
         user.request("GET", "simple/")
     assert "refused" in str(caught.value)

@@ -84,9 +84,9 @@ def test_columns_may_be_left_out_and_stand_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "names no columns"),
+        (b"", "does not name the right columns"),
         (b"username\n", "names no users"),
-        (b"name,role\nalice,\n", "names no columns"),
+        (b"name,role\nalice,\n", "does not name the right columns"),
         (b"username,role\nalice,king\n", "line 2"),
         (b"username,role\nalice\n", "line 2"),
         (b"username\nalice,reader\n", "line 2"),

@@ -96,7 +96,7 @@ def test_html_in_a_name_is_escaped(alice: FakeTarget) -> None:
 
 
 def test_a_role_is_lowered_and_never_raised(alice: FakeTarget) -> None:
-    with pytest.raises(ParameterError, match="cannot make an admin"):
+    with pytest.raises(ParameterError, match="cannot make anyone an admin"):
         offboard.describe(alice, username="alice", role="admin")
     with pytest.raises(ParameterError, match="no role"):
         offboard.describe(alice, username="alice", role="owner")

@@ -85,7 +85,7 @@ def test_a_user_with_a_password_unknown_here_keeps_it_unless_a_reset_is_asked_fo
         onboard.apply(alice(provisioned))
     assert "password_reset=true" in caught.value.todo
     password = onboard.plan(alice(provisioned)).changes[1]
-    assert (password.now, password.refused) == ("not known here", "it is not set again unasked")
+    assert (password.now, password.refused) == ("not known here", "it is not reset unasked")
     assert index.users["alice"] == before
     onboard.apply(alice(provisioned, password_reset=True))
     assert bcrypt.checkpw(password_of(alice(provisioned)).encode(), index.users["alice"]["hash"].encode())
@@ -210,7 +210,7 @@ def test_nobody_is_asked_for_a_password_where_nobody_is(target: FakeTarget, monk
         raise EOFError(prompt)
 
     monkeypatch.setattr("getpass.getpass", nobody)
-    with pytest.raises(ParameterError, match="nobody can be asked"):
+    with pytest.raises(ParameterError, match="prompting for a password is impossible"):
         alice(target, password_prompt=True)
 
 

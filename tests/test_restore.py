@@ -100,7 +100,7 @@ def test_other_bytes_are_shown_as_refused_and_nothing_is_changed(index: Index, s
     index.write("spam-1.0.tar.gz", b"SPAM 1.0")
     index.write(".htpasswd", b"", CREDENTIALS_VOLUME)
     job = restore.describe(index, source=source, confirm="local")
-    assert "refused: the index has other bytes" in rows(restore.plan(job))["spam-1.0.tar.gz"]
+    assert "refused: the index has different bytes" in rows(restore.plan(job))["spam-1.0.tar.gz"]
     before = index.tree()
     with pytest.raises(SnapshotError, match="nothing was changed"):
         restore.apply(job)
@@ -138,7 +138,7 @@ def test_a_directory_is_taken_in_with_what_an_upload_would_have_refused(tmp_path
     checked = {row[0]: row[1] for row in restore.acceptance(job).rows}
     assert "cannot be opened" in checked["broken-1.0.tar.gz"]
     assert checked["other-1.0-py3-none-any.whl"].startswith("would be refused: ")
-    assert checked["notes.txt"] == "left out: it is no distribution"
+    assert checked["notes.txt"] == "skipped: not a distribution"
     assert checked["all others"] == "would be accepted"
     restore.apply(job)
     restore.verify(job)

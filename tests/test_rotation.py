@@ -95,7 +95,7 @@ def test_a_token_is_replaced_by_one_of_the_same_rights_without_a_gap(alice: Fake
     described = rotation.describe(alice, rotate="token", username="alice", max_age_days=0)
     assert "<b>" not in rotation.plan(described)._repr_html_()
     outcome = rotation.apply(described)
-    assert ("a client that asked all the while", "was never refused") in outcome.done
+    assert ("a client that kept sending requests", "was never refused") in outcome.done
     assert [row[2] for row in rotation.verify(described, outcome).rows] == ["200", "401", "1"]
     assert sum(username == "__token__" for username, _ in alice.index.logins) - asked > 5
     assert not rotated(alice, "token", "alice", days=1).changed
@@ -132,7 +132,7 @@ def test_the_client_notices_each_refusal(alice: FakeTarget) -> None:
 def test_with_several_labels_one_must_be_given(alice: FakeTarget) -> None:
     token_of(alice, "alice", label="a")
     token_of(alice, "alice", label="b")
-    with pytest.raises(RunbookError, match="not clear which token") as raised:
+    with pytest.raises(RunbookError, match="ambiguous which token") as raised:
         rotated(alice, "token", "alice")
     assert "'a', 'b'" in raised.value.why
     assert rotated(alice, "token", "alice", label="b").changed
@@ -198,6 +198,6 @@ def test_on_a_real_index_a_token_is_replaced_and_the_former_one_is_refused(serve
     onboard.apply(onboard.describe(served, username="alice", token_days=30))
     described = rotation.describe(served, rotate="token", username="alice", max_age_days=0)
     outcome = rotation.apply(described)
-    assert ("a client that asked all the while", "was never refused") in outcome.done
+    assert ("a client that kept sending requests", "was never refused") in outcome.done
     assert [row[2] for row in rotation.verify(described, outcome).rows] == ["200", "401", "1"]
     assert not rotated(served, "token", "alice", days=1).changed

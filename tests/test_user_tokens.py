@@ -84,7 +84,7 @@ def test_what_cannot_be_kept_or_given_leaves_no_token(target: FakeTarget, tmp_pa
         user_tokens.create(target, TokenRequest(owner="alice"), path=tmp_path / "new", secret="name")
     with pytest.raises(OSError, match="taken"):
         user_tokens.create(target, TokenRequest(owner="alice"), path=tmp_path / "taken" / "new")
-    with pytest.raises(IndexRequestError, match="a token may do no more"):
+    with pytest.raises(IndexRequestError, match="a token can do no more"):
         user_tokens.create(target, TokenRequest(owner="rea", role="admin"))
     assert str(user_tokens.tokens(target)) == before
 

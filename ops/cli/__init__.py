@@ -12,15 +12,15 @@ from ops.private_files import UMASK
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CHANGES = 2
-"""Of `runbook plan` and `runbook diff`: there are changes. A call of these that makes no sense exits with 1."""
+"""Of `runbook plan` and `runbook diff`: there are changes. Their usage errors exit with 1."""
 EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with *arguments*, those of the process when not given; return its exit code.
+    """Run the command with *arguments*, by default those of the process, and return its exit code.
 
-    0 is success, 1 a failed run, 2 a wrong call, 130 an interrupted run. Of `plan` and `diff` 2 says that there are
-    changes, and a wrong call is 1.
+    0 is success, 1 a failed run, 2 a usage error, 130 an interrupted run. For `plan` and `diff`, 2 means changes,
+    and a usage error is 1.
     """
     from ops.cli.parser import make_parser
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.passed_on = given[end + 1 :]
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    os.umask(UMASK)  # what this process and its kernels write is the operator's alone
+    os.umask(UMASK)  # files of this process and its kernels are private
     try:
         return int(options.call(options))
     except ParameterError as error:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PermissionError as error:
         print(
             f"runbook: {error.filename} cannot be used by this user.\n"
-            "What to do: run as the user who owns it, or name another folder in PYPI_RUNBOOK_HOME.",
+            "What to do: run as the user who owns it, or set PYPI_RUNBOOK_HOME to another folder.",
             file=sys.stderr,
         )
         return EXIT_FAILED
@@ -50,6 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"runbook: {INTERRUPTED}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (head, say) has seen enough.
+        # The reader of our output, such as head, has stopped reading.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

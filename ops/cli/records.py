@@ -22,7 +22,7 @@ def records(options: argparse.Namespace) -> int:
         spoiled = scan_all(workspace)
         mark = "::error::" if os.environ.get("GITHUB_ACTIONS") == "true" else ""
         for path in spoiled:
-            print(f"{mark}a secret stood in {path.relative_to(workspace.records)}, and was taken out")
+            print(f"{mark}a secret was found in {path.relative_to(workspace.records)}, and removed")
         return EXIT_FAILED if spoiled else 0
     records = list_records(workspace.records)
     chosen = choose(
@@ -47,12 +47,12 @@ def diff(options: argparse.Namespace) -> int:
 
     records = Workspace.default().records
     lines = differences(find_record(options.first, records), find_record(options.second, records))
-    print("\n".join(lines) or "The two runs are alike, but for their times.")
+    print("\n".join(lines) or "The two runs are equal except for their times.")
     return EXIT_CHANGES if lines else 0
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the page over all runs."""
+    """Write the page about all runs."""
     from ops.runbook.report import write_overview
 
     print(f"Report: {write_overview(Workspace.default().records, options.out)}")

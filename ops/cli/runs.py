@@ -32,14 +32,14 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_parameters(pairs: Sequence[str], files: Sequence[Path] = ()) -> dict[str, Any]:
-    """The parameters of a run: those of the files, and over them those given one by one.
+    """The parameters of a run: those from files, overridden by those given one by one.
 
     Parameters:
         pairs: each ``NAME=VALUE``.
         files: YAML or JSON, each a mapping of names to values.
 
     Raises:
-        ParameterError: one of them is no parameter, or a file cannot be read.
+        ParameterError: one of them is not a parameter, or a file cannot be read.
     """
     parameters: dict[str, Any] = {}
     for file in files:
@@ -71,7 +71,7 @@ def _from_file(file: Path) -> Mapping[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ParameterError(
             f"{file} holds no parameters",
-            why="it is no mapping of names to values",
+            why="it is not a mapping of names to values",
             todo="write one NAME: VALUE a line, in YAML",
         )
     return found
@@ -80,7 +80,7 @@ def _from_file(file: Path) -> Mapping[str, Any]:
 def _execute(
     notebooks: Sequence[Path], parameters: dict[str, Any], *, stream: TextIO | None = None, **how: Any
 ) -> Record:
-    """Run notebooks, and show the recap on *stream* however they end."""
+    """Run notebooks, and print the recap to *stream*, even if they fail."""
     from ops.runbook import Record, RunInterruptedError, RunOptions, run_notebooks
     from ops.runbook.summary import tell
 
@@ -123,9 +123,9 @@ def _unfinished(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Seq
 
     if options.notebooks or options.start or options.plan:
         raise ParameterError(
-            "--resume goes on with the last run",
-            why="notebooks, --from and --plan choose others",
-            todo="leave these out, or leave out --resume",
+            "--resume continues the last run",
+            why="notebooks, --from and --plan select others",
+            todo="omit these, or omit --resume",
         )
     last = next((record for record in list_records(Workspace.default().records) if record.purpose == RUN), None)
     left = [entry for entry in last.notebooks if entry.outcome != SUCCEEDED] if last else []
@@ -135,7 +135,7 @@ def _unfinished(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Seq
             why="the last run completed all its notebooks" if last else "there is no record of a run",
             todo="name the notebooks that you want to run",
         )
-    print(f"Going on with {last.folder.name} from {left[0].name}.")
+    print(f"Continuing {last.folder.name} from {left[0].name}.")
     return [entry.name for entry in left], {**last.parameters, **given}, last.folder.name
 
 
@@ -151,7 +151,7 @@ def _ask(entry: NotebookRecord) -> bool:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Show and keep the plans of notebooks."""
+    """Show and store the plans of notebooks."""
     from ops.parameters import assign
     from ops.runbook import ConsoleProgress, Notebook
     from ops.runbook.notebook import select_notebooks
@@ -182,12 +182,12 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def up(options: argparse.Namespace) -> int:
-    """Run the first notebooks, and say how to use what there is then."""
+    """Run the first notebooks, and print how to use the result."""
     from ops.runbook.notebook import select_notebooks
     from ops.status import installation
     from ops.targets.lock import exclusive
 
-    # Not the target's own lock, which the notebooks take in processes of their own.
+    # Not the target's own lock, which the notebooks take in their own processes.
     with exclusive(Workspace.default().create().home / "up.lock", what="the workspace"):
         record = _execute(select_notebooks(FIRST_RUN, NOTEBOOKS), _given(options), name="up")
         if not any(entry.changes for entry in record.notebooks):

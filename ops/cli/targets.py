@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def opened(options: argparse.Namespace) -> Target:
-    """The target that the options name."""
+    """The target named by the options."""
     from ops.targets import open_target
 
     target = options.target or "local"
@@ -27,7 +27,7 @@ def opened(options: argparse.Namespace) -> Target:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say what runs, where, and for whom."""
+    """Show what runs, where, and for whom."""
     from ops.status import installation, status, status_json
     from ops.targets import known_places
 
@@ -49,7 +49,7 @@ def history(options: argparse.Namespace) -> int:
 
 
 def rollback(options: argparse.Namespace) -> int:
-    """Deploy an earlier version, and prove that it works."""
+    """Deploy an earlier version, and verify that it works."""
     from ops import rollback
 
     target = opened(options)
@@ -66,7 +66,7 @@ def stop(options: argparse.Namespace) -> int:
     target = open_target("local")
     with target.lock():
         stopped = target.stop()
-    print("The index was stopped; its data stays." if stopped else "No index runs on this machine; nothing to stop.")
+    print("The index was stopped; its data stays." if stopped else "No index is running on this machine.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""pip, uv and twine as a user runs them: in processes of their own, without secrets as arguments."""
+"""pip, uv and twine as a user runs them: in their own processes, without secrets as arguments."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _PASSED_ON = (
     *("UV_NATIVE_TLS", "UV_SYSTEM_CERTS"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
 )
-"""Variables that a client inherits. Not those that configure pip, uv or twine, which would make them use other indexes
-as well, nor the operator's secrets, which no build needs to know."""
+"""Variables that a client inherits. Not those that configure pip, uv or twine, which might make them use other indexes
+as well, nor the operator's secrets, which no build needs."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a client that has ended.
+    """Result of a finished client.
 
     Parameters:
         client: the program's name.
@@ -51,7 +51,7 @@ class Result:
         """Return this result if the client exited with 0.
 
         Parameters:
-            what: for the error, what failed.
+            what: failed, for the error.
             todo: for the error, what to do.
 
         Raises:
@@ -63,7 +63,7 @@ class Result:
 
 
 def client_environment(url: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """Environment of a client of the index at *url*, with the variables in *extra*."""
+    """Environment of a client for the index at *url*, with the variables in *extra*."""
     inherited = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("LC_")}
     if is_loopback(url):
         # Loopback addresses must not go through a proxy.
@@ -85,7 +85,7 @@ def run_client(
 ) -> Result:
     """Run a client, and return its result.
 
-    If it is interrupted or takes too long, it is killed together with all processes that it started.
+    If it is interrupted or takes too long, it is killed with all processes it started.
 
     Parameters:
         client: its name, for messages.
@@ -116,7 +116,7 @@ def run_client(
             client=client,
             returncode=127,
             output=str(error),
-            todo="install this project again: it brings pip, uv, twine and build with it",
+            todo="reinstall this project, which includes pip, uv, twine and build",
         ) from None
     output = b""
     try:
@@ -157,7 +157,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @dataclass(frozen=True)
 class Client:
-    """One client program. Each of its commands is a process of its own.
+    """One client program. Each command runs in its own process.
 
     Parameters:
         files: the configuration that it reads.
@@ -173,7 +173,7 @@ class Client:
         raise NotImplementedError
 
     def _variables(self) -> Mapping[str, str]:
-        """Environment variables that the program needs besides those of every client."""
+        """Environment variables that the program needs in addition to those of every client."""
         raise NotImplementedError
 
     def _run(self, *arguments: str | Path, text: str = "") -> Result:
@@ -186,7 +186,7 @@ class Client:
         )
 
     def _failure(self, what: str, result: Result) -> ClientError:
-        """Error for a client that did not get a response that it reports."""
+        """Error for a client that got no response, or none that it reports."""
         return ClientError(
             what,
             client=self.name,

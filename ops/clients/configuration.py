@@ -86,7 +86,7 @@ class ClientFiles:
 
     Parameters:
         folder: the folder.
-        zipped: True to write a zip file of all of it too, to hand over. An existing one is always updated.
+        zipped: True to also write a zip file of everything, to hand over. An existing one is always updated.
     """
 
     folder: Path
@@ -114,12 +114,12 @@ class ClientFiles:
 
     @property
     def env_sh(self) -> Path:
-        """Shell script that makes a shell use all of the above."""
+        """Shell script that makes a shell use all of these."""
         return self.folder / "env.sh"
 
     @property
     def archive(self) -> Path:
-        """Zip file of all of the above, with a page of instructions."""
+        """Zip file of all of these, with a page of instructions."""
         return self.folder / "handover.zip"
 
     def contents(self, login: Login) -> dict[Path, bytes]:
@@ -143,11 +143,11 @@ class ClientFiles:
         return contents
 
     def outdated(self, login: Login) -> list[Path]:
-        """Files that :meth:`write` would write: missing, different, or open to other users."""
+        """Files that :meth:`write` would write: missing, different, or readable by other users."""
         return [path for path, content in self.contents(login).items() if not _is(path, content)]
 
     def write(self, login: Login) -> list[Path]:
-        """Write the files that are outdated, each atomically and with mode 0600, and return them.
+        """Write outdated files, each atomically and with mode 0600, and return them.
 
         Raises:
             RunbookError: the folder cannot be written.
@@ -163,7 +163,7 @@ class ClientFiles:
             raise RunbookError(
                 "the client configuration could not be written",
                 why=f"{error.strerror or error}: {error.filename or self.folder}",
-                todo="set the parameter `folder` to one that you can write to",
+                todo="set the parameter `folder` to a folder that you can write to",
             ) from None
         return outdated
 
@@ -173,7 +173,7 @@ class ClientFiles:
         return login.password if login else None
 
     def login(self) -> Login | None:
-        """Login that :meth:`write` was last given, read from the files; None if it cannot be."""
+        """Login last passed to :meth:`write`, read from the files; None if that fails."""
         repository = _section(self.pypirc, REPOSITORY)
         password = repository.get("password")
         try:
@@ -198,9 +198,9 @@ def _section(path: Path, name: str) -> dict[str, str]:
 
 
 def netrc(login: Login) -> str:
-    """Credentials for pip and uv, in a file of their own that ``NETRC`` names instead of ``~/.netrc``.
+    """Credentials for pip and uv, in a separate file that ``NETRC`` names instead of ``~/.netrc``.
 
-    Both read quotes and backslashes as Python's netrc module does since 3.11.
+    Both read quotes and backslashes like Python's netrc module since 3.11.
     """
     if login.username is None or login.password is None:
         return ""
@@ -209,9 +209,9 @@ def netrc(login: Login) -> str:
 
 
 def pip_conf(login: Login) -> str:
-    """The index as the only one of pip.
+    """Configuration of pip, with this index as the only one.
 
-    pip installs the newest version that any of its indexes has. With a public one beside this index, anybody can
+    pip installs the newest version that any of its indexes has. With a public one in addition to this index, anyone can
     publish a newer version of a private name there and get it installed ("dependency confusion"). No server can prevent
     that, so there is no second index by default.
     """
@@ -222,7 +222,7 @@ def pip_conf(login: Login) -> str:
 
 
 def uv_toml(login: Login) -> str:
-    """The index before the default one of uv, which takes a project only from the first index that has it."""
+    """Configuration of uv, with this index first: uv takes a project only from the first index that has it."""
     return (
         f"publish-url = {json.dumps(login.url)}\n"
         'trusted-publishing = "never"\n\n'
@@ -243,7 +243,7 @@ def pypirc(login: Login) -> str:
 
 
 def shell_script(login: Login) -> str:
-    """Script that makes every pip, uv and twine of a shell use the index.
+    """Script that makes every pip, uv and twine in a shell use the index.
 
     It sets ``UV_INDEX`` rather than ``UV_CONFIG_FILE``, which would hide the ``[tool.uv]`` of every project. twine has
     no variable for its configuration file, so it alone gets the password from the environment.
@@ -252,7 +252,7 @@ def shell_script(login: Login) -> str:
     needed = ["pip.conf", "uv.toml", ".pypirc"]
     variables = {
         "PIP_INDEX_URL": login.index_url,
-        # One space is pip's only way to override other configuration files of the machine with nothing.
+        # One space is pip's only way to override the machine's other configuration files with nothing.
         "PIP_EXTRA_INDEX_URL": login.public_index or " ",
         "UV_INDEX": f"{REPOSITORY}={login.index_url}",
         "UV_PUBLISH_URL": login.url,
@@ -273,7 +273,7 @@ def shell_script(login: Login) -> str:
 
 
 def _token(value: str) -> str:
-    """Value in netrc: quoted only if necessary, since older readers do not understand quotes."""
+    """Value in netrc: quoted only if necessary, because older readers do not understand quotes."""
     if value.isascii() and value.replace("-", "").replace("_", "").replace(".", "").isalnum():
         return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -292,7 +292,7 @@ def _require_sendable(what: str, value: str) -> None:
         raise RunbookError(
             f"{what} cannot be used with every client",
             why=problem,
-            todo="choose one of ASCII letters, digits and signs",
+            todo="use only ASCII letters, digits and signs",
         )
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 FOLDER_VARIABLE = "INDEX_FOLDER"
-"""Variable with the folder, for a shell that cannot find out which file it reads."""
+"""Variable with the folder, for shells that do not know which file they are reading."""
 
 _CLEARED = (
     # Each would take precedence over the files, or send a package or a credential elsewhere.
@@ -15,21 +15,21 @@ _CLEARED = (
     *("UV_INDEX_PRIVATE_USERNAME", "UV_INDEX_PRIVATE_PASSWORD"),
     *("UV_PUBLISH_INDEX", "UV_PUBLISH_TOKEN", "UV_PUBLISH_PASSWORD", "UV_PUBLISH_CHECK_URL"),
     "TWINE_REPOSITORY",
-    # Variables that this script set before, user name and password among them.
+    # Variables set by this script before, including user name and password.
     *("NETRC", "PIP_CONFIG_FILE", "UV_INDEX", "UV_PUBLISH_URL", "UV_PUBLISH_USERNAME"),
     *("TWINE_REPOSITORY_URL", "TWINE_USERNAME", "TWINE_PASSWORD"),
 )
 
 _TEMPLATE = """\
 # Lets pip, uv and twine use the index in the shell that reads this file:  . /path/to/this/folder/env.sh
-# bash and zsh find the folder themselves. Tell any other shell first:  {variable}=/path/to/this/folder
-# Where anything is missing nothing is set. A shell that has read this keeps what it read until it reads it again.
+# bash and zsh find the folder themselves. In any other shell, first set:  {variable}=/path/to/this/folder
+# If anything is missing, nothing is set. A shell that has read this file keeps the values until it reads it again.
 unset {cleared}
 _index_file=
 _index_wrong=
 if [ -n "${{BASH_VERSION-}}" ]; then
     _index_file=${{BASH_SOURCE-}}
-    (return 0) 2>/dev/null || _index_wrong='it was run, and has to be read by the shell itself:  . /path/to/env.sh'
+    (return 0) 2>/dev/null || _index_wrong='it was run, but the shell itself must read it:  . /path/to/env.sh'
 elif [ -n "${{ZSH_VERSION-}}" ]; then
     eval 'zmodload zsh/parameter && _index_file="${{${{funcsourcetrace[@]:0:1}}%:*}}"'
 elif [ -n "${{{variable}-}}" ]; then
@@ -37,7 +37,7 @@ elif [ -n "${{{variable}-}}" ]; then
 fi
 unset {variable}
 if [ -z "$_index_wrong" ] && [ ! -f "$_index_file" ]; then
-    _index_wrong='this shell cannot tell where the file lies; say so first:  {variable}=/path/to/its/folder'
+    _index_wrong='this shell does not know where the file is; first set:  {variable}=/path/to/its/folder'
 fi
 case $_index_file in
     /*) _index_folder=${{_index_file%/*}} ;;
@@ -47,7 +47,7 @@ esac
 for _index_name in {names}; do
     if [ -z "$_index_wrong" ] && ! {{ [ -f "$_index_folder/$_index_name" ] && [ -r "$_index_folder/$_index_name" ] &&
         [ -s "$_index_folder/$_index_name" ]; }}; then
-        _index_wrong="$_index_folder/$_index_name is missing, empty or not readable; get the folder anew"
+        _index_wrong="$_index_folder/$_index_name is missing, empty or unreadable; get a new copy of the folder"
     fi
 done
 {check}if [ -z "$_index_wrong" ]; then
@@ -63,7 +63,7 @@ _CHECK = """\
 if [ -z "$_index_wrong" ]; then
     _index_line=
     {{ IFS= read -r _index_line && IFS= read -r _index_line; }} <"$_index_folder/netrc" || _index_line=
-    [ "$_index_line" = {line} ] || _index_wrong="$_index_folder/netrc is of another user; give the folder of this file"
+    [ "$_index_line" = {line} ] || _index_wrong="$_index_folder/netrc is of another user; set the folder of this file"
 fi
 """
 
@@ -77,7 +77,7 @@ def env_sh(
     the public index: so the script checks for it, and also sets the index by a variable.
 
     Parameters:
-        files: variables that name a file of the folder, with the file's name.
+        files: variables that name a file in the folder, with the file's name.
         variables: other variables, with their values.
         needed: names of all files that must exist and not be empty.
         netrc_line: the second line of the file ``netrc``, which identifies the user; empty if there is no such file.

@@ -15,7 +15,7 @@ from ops.clients.env_sh import FOLDER_VARIABLE
 PAGE = "README.html"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""Fixed, so that the same files make the same archive."""
+"""Fixed, so that equal files make equal archives."""
 
 _TEMPLATE = """\
 <!doctype html>
@@ -28,18 +28,18 @@ body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem aut
 pre {{ background: #eee; color: #111; padding: .6rem; overflow-x: auto }}
 </style>
 <h1>Your access to a private Python package index</h1>
-<p>The index is at <code>{url}</code>{note}. You are its user <code>{username}</code>. Whoever has these files has your
+<p>The index is at <code>{url}</code>{note}. You are its user <code>{username}</code>. Anyone with these files has your
 password: keep them to yourself, and delete the zip file once it is unpacked.</p>
 <h2>Unpack</h2>
 <pre>unzip {archive} -d ~
 chmod 700 ~/{folder}
 chmod 600 ~/{folder}/* ~/{folder}/.pypirc</pre>
-<p>The folder works wherever it lies. Nothing outside it is changed.</p>
+<p>The folder works wherever it is. Nothing outside it is changed.</p>
 <h2>Use</h2>
-<p>In each bash or zsh that is to know the index:</p>
+<p>In each bash or zsh session:</p>
 <pre>. ~/{folder}/env.sh</pre>
-<p>Any other POSIX shell has to be told the folder first: <code>{variable}=~/{folder}</code>. If a file is missing, the
-script says so and sets nothing: do not install before that is mended. Then:</p>
+<p>In any other POSIX shell, first set the folder: <code>{variable}=~/{folder}</code>. If a file is missing, the
+script says so and sets nothing: fix that before you install anything. Then:</p>
 <table>
 <tr><th scope="row">pip</th><td><pre>pip install your-package</pre></td></tr>
 <tr><th scope="row">uv</th><td><pre>uv pip install your-package
@@ -55,9 +55,9 @@ POETRY_HTTP_BASIC_PRIVATE_PASSWORD="$TWINE_PASSWORD" poetry publish -r private</
 HATCH_INDEX_AUTH="$TWINE_PASSWORD" hatch publish</pre></td></tr>
 <tr><th scope="row">flit</th><td><pre>flit publish --pypirc ~/{folder}/.pypirc --repository private</pre></td></tr>
 </table>
-<p>A CI job keeps the contents of these files among its secrets, writes them to a folder of its own, and reads
+<p>For a CI job, store the contents of these files as secrets, write them to a folder, and source
 <code>env.sh</code> in each step.</p>
-<p>If the index answers 401, your password was changed, or the index moved: ask its operator for a new zip file.</p>
+<p>If the index answers 401, your password was changed or the index has moved: ask its operator for a new zip file.</p>
 </html>
 """
 

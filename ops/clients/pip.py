@@ -22,7 +22,7 @@ class Pip(Client):
     def page_status(self, project: str) -> int:
         """Status of the response when pip requests a project's page: 200, 404 if there is none, or 401.
 
-        Read from pip's debug log, since pip reports everything but a page in the same words.
+        Read from pip's debug log, because pip's message is the same for everything but a page.
 
         Raises:
             ClientError: pip got no response.
@@ -30,7 +30,7 @@ class Pip(Client):
         result = self._run("-vv", "index", "versions", project)
         statuses = [int(status) for path, status in _RESPONSE.findall(result.output) if path.endswith(f"/{project}/")]
         if not statuses:
-            raise self._failure(f"pip got no answer from {self.login.index_url}", result)
+            raise self._failure(f"pip got no response from {self.login.index_url}", result)
         return statuses[-1]
 
     def install(self, requirement: str, *, python: Path) -> Result:

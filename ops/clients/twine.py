@@ -39,5 +39,5 @@ class Twine(Client):
         return sys.executable, "-m", "twine"
 
     def _variables(self) -> Mapping[str, str]:
-        # A keyring of the desktop would take precedence over the file.
+        # A desktop keyring would take precedence over the file.
         return {"PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring"}

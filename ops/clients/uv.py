@@ -16,7 +16,7 @@ _UPLOAD_REFUSED = re.compile(r"status code (\d{3})")
 
 @dataclass(frozen=True)
 class Uv(Client):
-    """The uv that is installed with this project."""
+    """The uv installed with this project."""
 
     name = "uv"
 
@@ -33,7 +33,7 @@ class Uv(Client):
             return int(refused[1] or 401)
         if "was not found in the package registry" in result.output:
             return 404
-        raise self._failure(f"uv got no answer from {self.login.index_url}", result)
+        raise self._failure(f"uv got no response from {self.login.index_url}", result)
 
     def publish(self, files: Sequence[Path]) -> tuple[int, Result]:
         """Publish files, and return the status of the response and uv's result. 200 if all were accepted.
@@ -53,7 +53,7 @@ class Uv(Client):
     def make_environment(self, folder: Path) -> Path:
         """Create an empty virtual environment with this interpreter, and return its Python."""
         result = self._run("venv", "--quiet", "--no-project", "--python", sys.executable, folder)
-        result.checked("uv could not make a virtual environment")
+        result.checked("uv could not create a virtual environment")
         return folder / "bin" / "python"
 
     def install(self, requirement: str, *, python: Path) -> Result:
@@ -67,7 +67,7 @@ class Uv(Client):
         return {
             "UV_CONFIG_FILE": str(self.files.uv_toml),
             "NETRC": str(self.files.netrc),
-            # Makes this the only index: names that it lacks would otherwise be requested elsewhere.
+            # Makes this the only index: missing names would otherwise be requested elsewhere.
             "UV_DEFAULT_INDEX": self.login.index_url,
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_CACHE": "1",

@@ -1,7 +1,7 @@
 """The server: packages, users and the admin application. Knows neither Modal nor Jupyter.
 
-The public names are in ``__all__``; each is imported on first use, as writing a ``.htpasswd`` needs no server.
-The admin application by itself is :func:`ops.index.admin.app.create_admin`.
+The public names are in ``__all__``; each is imported on first use, because writing a ``.htpasswd`` needs no server.
+The admin application alone is :func:`ops.index.admin.app.create_admin`.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562)."""
+    """Import a public name on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     collects = gc.isenabled()
-    gc.disable()  # nothing that is imported is garbage, and searching it takes a tenth of the import
+    gc.disable()  # imports create no garbage, and looking for it takes a tenth of the import time
     try:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     finally:

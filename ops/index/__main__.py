@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from ops.index.early_login import EarlyLogin
 
 _BACKLOG = 2048
-"""The most connections that wait to be accepted, which happens all at once, if there are enough descriptors."""
+"""Maximum length of the queue of connections that are not accepted yet."""
 
 _YOUNG_OBJECTS = 10_000
-"""New objects between two searches for cycles."""
+"""Allocations between two runs of the cyclic garbage collector."""
 
 _SHORTEST_REFRESH, _LONGEST_REFRESH = 0.1, 60.0
-"""Seconds: a shorter one costs more than it shows, and a longer one surprises users who have changed a file."""
+"""Seconds. Shorter intervals cost more than they gain; longer ones surprise users who have changed a file."""
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
@@ -52,7 +52,7 @@ _logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve an index until told to stop, and return the exit code."""
+    """Serve an index until stopped, and return the exit code."""
     asked = _parser().parse_args(arguments)
     logging.basicConfig(
         stream=sys.stderr, level=asked.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -108,7 +108,7 @@ def _serve(
     listener: socket.socket,
     early_login: EarlyLogin,
 ) -> None:
-    gc.disable()  # until the server has settled: nothing that is imported is garbage, and searching it takes 10 ms
+    gc.disable()  # until the server has started: imports create no garbage, and looking for it takes 10 ms
     # Imported here, so that --help and a wrong option respond at once.
     from ops.index import DirectoryStorage, create_index
     from ops.index.server import Server
@@ -147,7 +147,7 @@ def _settle(early_login: EarlyLogin) -> None:
 
 
 def _spare_the_collector() -> None:
-    """Exclude objects that live as long as the process from garbage collection, some 100,000.
+    """Exclude the some 100,000 objects that live as long as the process from garbage collection.
 
     Otherwise each full collection would stop the server for some 30 ms.
     """
@@ -160,7 +160,7 @@ def _spare_the_collector() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ops.index",
-        description="A private Python package index: pypiserver underneath, HTTP Basic auth, PEP 503 to 792 in front.",
+        description="A private Python package index: pypiserver underneath, HTTP Basic auth, PEP 503 to 792 on top.",
         epilog=f"The admin application is served at /admin/ when there is a token for it: in --admin-token-file, or in "
         f"the environment variable {TOKEN_KEY}. Without users every request but /health gets 401; create the first "
         "one with the admin application, or with htpasswd -B.",
@@ -172,8 +172,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_path,
         required=True,
         metavar="DIR",
-        help="directory of the distributions, created if missing. A directory of stock pypiserver is served as it is, "
-        "also if it is read-only",
+        help="directory of the distributions, created if missing. A directory of stock pypiserver is served unchanged, "
+        "even if it is read-only",
     )
     files.add_argument(
         "--credentials",
@@ -209,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_proxy,
         metavar="ADDRESS",
         help="believe X-Forwarded-For, -Proto, -Host and -Prefix from this address or network (10.0.0.5, "
-        "172.16.0.0/12), or from everybody (*); may be repeated",
+        "172.16.0.0/12), or from anyone (*); may be repeated",
     )
     network.add_argument(
         "--public-url",
@@ -236,8 +236,8 @@ def _parser() -> argparse.ArgumentParser:
         "--max-connections",
         type=_connections,
         metavar="NUMBER",
-        help="the most connections at once. When it is reached, the oldest that has not logged in is closed for a new "
-        f"one (default: {defaults.max_connections}, or as many as the hard limit of open files allows: each takes two)",
+        help="the most connections at once. Beyond it, a new one replaces the oldest that has not logged in "
+        f"(default: {defaults.max_connections}, or as many as the hard limit of open files allows: each takes two)",
     )
     limits.add_argument(
         "--max-connections-per-address",
@@ -259,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_page_age,
         metavar="SECONDS",
         default=defaults.page_max_age_seconds,
-        help="time for which clients may use a simple page again without asking, up to an hour. They do not see "
+        help="time for which clients may reuse a simple page without asking, up to an hour. They do not see "
         "uploads, yanks and removals meanwhile (default: 0, they always ask)",
     )
     limits.add_argument(
@@ -267,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=defaults.refresh_seconds,
         metavar="SECONDS",
-        help="interval of checks for files that were changed in place, without a new name, from "
+        help="interval of checks for files that were changed in place, from "
         f"{_SHORTEST_REFRESH:g} to {_LONGEST_REFRESH:g}; changed users and new files are noticed at once "
         "(default: %(default)s)",
     )
@@ -312,7 +312,7 @@ def _add_space(space: argparse._ArgumentGroup, defaults: Options) -> None:
         type=_count,
         default=defaults.uploads_per_user,
         metavar="NUMBER",
-        help="uploads of one user at once; further ones wait five seconds, then get 429; 0 for no limit "
+        help="concurrent uploads by one user; further ones wait five seconds, then get 429; 0 for no limit "
         "(default: %(default)s)",
     )
     space.add_argument(
@@ -320,7 +320,7 @@ def _add_space(space: argparse._ArgumentGroup, defaults: Options) -> None:
         type=_count,
         default=defaults.audit_days,
         metavar="DAYS",
-        help="days for which the audit log and the counts of downloads are kept; 0 for ever (default: %(default)s)",
+        help="days for which the audit log and the counts of downloads are kept; 0 for forever (default: %(default)s)",
     )
     space.add_argument(
         "--audit-size",
@@ -332,13 +332,13 @@ def _add_space(space: argparse._ArgumentGroup, defaults: Options) -> None:
 
 
 def _path(text: str) -> Path:
-    if not text:  # of a shell's variable that is not set; it would mean the current directory
+    if not text:  # from an unset shell variable; it would mean the current directory
         raise argparse.ArgumentTypeError("the path is empty: name one, or '.' for the current directory")
     return Path(text)
 
 
 def _whole(low: int, high: int, use: str) -> Callable[[str], int]:
-    """Reader of a whole number from *low* to *high*; *use* says in an error what to use."""
+    """Parser for an integer from *low* to *high*; *use* is the hint in its error."""
 
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,7}", text) or not low <= int(text) <= high:

@@ -5,8 +5,8 @@ A line is one count of one hour, in UTC; the counts of several lines add up::
     {"hour": "2026-01-31T14", "file": "a-1.0.whl", "user": "alice", "address": "192.0.2.1", "client": "pip", "count": 3}
     {"hour": "2026-01-31T14", "user": "alice"}
 
-The second kind says that a user sent requests. A server that is killed loses the last minute, and on a Volume what was
-not committed yet, at most an hour.
+The second kind says that a user sent requests. A killed server loses the last minute and, on a Volume, what was not
+committed yet, at most an hour.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ FOLDER: Final = ".index/activity"
 _HOUR: Final = 3600
 _WRITE_SECONDS: Final = 60.0
 _MOST_ROWS: Final = 100_000
-"""Rows in memory, some 250 bytes each. Beyond it downloads are counted without user and address, and beyond twice as
-many without the file."""
+"""Rows in memory, some 250 bytes each. Beyond that downloads are counted without user and address, and beyond twice
+that without the file."""
 
 _LIMIT_BYTES: Final = 512 * 1024**2
 """Size of all files together."""
@@ -61,7 +61,7 @@ class Subject(NamedTuple):
         file: path below the directory of packages; empty for a row about a user only.
         user: who downloaded it.
         address: of the client.
-        client: family of the client, see :func:`client_family`.
+        client: its family, see :func:`client_family`.
     """
 
     hour: int
@@ -134,7 +134,7 @@ class Activity:
         """Write what was counted, if a minute has passed, and commit it, if an hour has. Blocks.
 
         Raises:
-            StorageError: it is kept for the next time.
+            StorageError: the counts are kept for the next attempt.
         """
         now = self._clock()
         if now < self._next_write:
@@ -149,7 +149,7 @@ class Activity:
         """Write what was counted. The caller commits.
 
         Raises:
-            StorageError: it is lost.
+            StorageError: the counts are lost.
         """
         self._write(self._clock())
         with contextlib.suppress(OSError):
@@ -171,7 +171,7 @@ class Activity:
             with self._lock:
                 for row, count in counts.items():
                     self._counts[row] = self._counts.get(row, 0) + count
-            raise StorageError(f"the counts of downloads cannot be written now: {error}") from error
+            raise StorageError(f"the download counts cannot be written now: {error}") from error
         self._noted = {row for row in self._noted if row.hour == hour} | users
         if today != self._day:
             self._day = today
@@ -181,7 +181,7 @@ class Activity:
 
 
 def client_family(agent: str) -> str:
-    """The family of a client by its User-Agent header (RFC 9110, section 10.1.5): one of CLIENTS, or ``browser``, or
+    """The family of a client, by its User-Agent header (RFC 9110, section 10.1.5): one of CLIENTS, or ``browser``, or
     ``other``.
     """
     product = _PRODUCT.match(agent)

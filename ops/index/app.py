@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _LONGEST_PATH = 4096
 _MAY_BE_PUBLIC = re.compile(rf"(?!/)|/(health|admin)|{PREFIX}|{re.escape(DISCOVERY)}|.*%", re.DOTALL)
-"""Paths for which the usual way says if they need credentials: those that may not, and all that are to be decoded."""
+"""Paths left to the normal path: those that may need no credentials, and those with characters to decode."""
 
 _RETRY_SECONDS = 0.02
 """Pause between two attempts to read a storage."""
@@ -55,14 +55,14 @@ class Index:
         proxies: whose ``X-Forwarded-*`` headers are believed.
         simple_api: serves installers.
         html_pages: serves people.
-        legacy_api: serves what stock pypiserver serves besides.
+        legacy_api: serves the other endpoints of stock pypiserver.
         uploads: receives uploads.
         manage_api: yanks files and sets the status of projects.
         oidc_api: exchanges ID tokens of CI jobs.
         admin: the admin application; None when there is no token for it.
         metrics: serves monitoring systems.
         namespaces: tells of reserved prefixes; None if they are not to be shown.
-        user_pages: tell users who they are and how to use the index.
+        user_pages: show users who they are and how to use the index.
         activity: counts downloads.
         lifespan: background work.
         packages: the volume of packages.
@@ -111,7 +111,7 @@ class Index:
         self.fast_path = FastPath(authenticator, simple_api, self._count, self.challenge)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Respond to one request, or go through the life of the server (ASGI 3)."""
+        """Respond to one request, or run the server's lifespan (ASGI 3)."""
         if scope["type"] == "http":
             headers = _by_name(scope["headers"])
             client: tuple[str, int] | None = scope.get("client")
@@ -131,9 +131,9 @@ class Index:
             await send({"type": "websocket.close", "code": 1000})
 
     def at_once(self, path: str, headers: dict[bytes, bytes], peer: str) -> Response | None:
-        """The response to a GET by a known user for a page in the cache, in a few microseconds; None if it takes more.
+        """The response to a known user's GET for a cached page, within microseconds; None if it takes longer.
 
-        This is what an index does nearly all of its time.
+        Nearly all requests take this path.
 
         Parameters:
             path: of the request, which has no query.
@@ -153,7 +153,7 @@ class Index:
         return response
 
     def challenge(self, path: str, headers: Mapping[bytes, bytes], peer: str) -> Response | None:
-        """The refusal of a GET without a user name and a password, in a few microseconds; None if it takes more.
+        """The refusal of a GET without user name and password, within microseconds; None if it takes longer.
 
         Parameters:
             path: of the request as it was sent, with its query.
@@ -174,7 +174,7 @@ class Index:
         return None
 
     def stop(self) -> None:
-        """Cut long requests short, because the server is stopping. Does not block."""
+        """Cut long requests short because the server is stopping. Does not block."""
         self._html_pages.stop()
         self._uploads.stop()
 
@@ -204,9 +204,9 @@ class Index:
         except PackageIndexError as error:
             if request.started:
                 raise
-            if error.status >= 500 and not isinstance(error, LoginDelayed | StorageBusy):  # those come in crowds
+            if error.status >= 500 and not isinstance(error, LoginDelayed | StorageBusy):  # those come in bursts
                 _logger.error("%s %s: %s", request.method, request.path, error)
-            # A body that was announced and never sent must not be taken for a request.
+            # An announced body that never came must not be mistaken for the next request.
             close = [(b"connection", b"close")] if b"expect" in request.headers else []
             await request.refuse(error, *close)
 
@@ -221,7 +221,7 @@ class Index:
         else:
             identity = await self._identify(request)
             if len(path) > _LONGEST_PATH or not path.startswith("/") or "\0" in path:
-                raise NotFound("there is nothing under such a path; the index is at simple/")
+                raise NotFound("there is nothing under this path; the index is at simple/")
             request.username = identity.username
             page = NAMESPACE if path.startswith(NAMESPACE) else path
             if request.method in {"GET", "HEAD"} and page in self._of_the_user:
@@ -240,7 +240,7 @@ class Index:
         Raises:
             Unauthorized: it has no credentials, or wrong ones.
             TooManyAttempts: too many wrong ones came from its address.
-            LoginDelayed: they cannot be verified in time.
+            LoginDelayed: they could not be verified in time.
         """
         authorization = request.headers.get(b"authorization")
         identity = None if authorization is None else self._remembered(authorization)
@@ -262,10 +262,10 @@ class Index:
         await self._admin.handle(request)
 
     async def _read_shared(self, request: Request, path: str) -> None:
-        """Respond from what is cached, and only if that is not enough wait for a storage that is busy.
+        """Respond from the cache; only if that is not enough, wait for busy storage.
 
         Raises:
-            StorageBusy: it was for too long.
+            StorageBusy: it was busy for too long.
         """
         deadline = time.monotonic() + READ_SECONDS
         moment = 0.0  # without waiting
@@ -322,7 +322,7 @@ class Index:
 
 async def _not_allowed(request: Request, methods: str, more: str = "") -> None:
     allow = (b"allow", methods.encode())
-    await request.text(405, f"this takes {methods} and nothing else{more}", allow)
+    await request.text(405, f"only {methods} is allowed here{more}", allow)
 
 
 def _by_name(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

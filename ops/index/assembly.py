@@ -63,7 +63,7 @@ def create_index(
         packages: the volume of packages, a directory as pypiserver keeps it.
         credentials: the volume with ``.htpasswd``, ``.htgroup`` and ``.tokens``, which need not exist yet.
         name_locks: exclusive locks on file names, shared by all servers of the volumes; None for files on this machine.
-        entries: small values that all servers of the volume share at once; None for files on this machine.
+        entries: small values that all servers of the volume see at once; None for files on this machine.
         options: settings.
         admin_token: of the admin application at ``/admin/``; None for none.
         verify: compares a password with a user's entry.

@@ -1,4 +1,4 @@
-"""A dict with a limit: a new entry pushes out the oldest ones."""
+"""A dict with a limit: new entries evict the oldest ones."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _MISSING: Final = object()
 
 
 class BoundedDict(dict[K, V]):
-    """Drops the entries that were set longest ago, so that all others together keep within the limit.
+    """Evicts the entries that were set longest ago to stay within the limit.
 
-    Reads are those of ``dict``, and cost as little: that is why this is no cache of ``cachetools``, whose lookups are
-    Python code and need a lock. Changes may come from several threads. An entry that is popped and set again is the
-    youngest, which makes the least recently used one go first.
+    Reads are those of ``dict``, and as cheap. Lookups in a ``cachetools`` cache are Python code and need a lock.
+    Changes may come from several threads. Popping an entry and setting it again makes it the youngest, so that the
+    least recently used one is evicted first.
 
     Only assignment, ``del``, :meth:`pop` and :meth:`clear` change it; ``update`` and ``setdefault`` ignore the limit.
 
     Parameters:
-        limit: of the weights of all entries. The youngest entry stays, however heavy it is.
+        limit: of the total weight. The youngest entry always stays.
         weigh: the weight of a value; None for 1 each.
     """
 

@@ -19,16 +19,16 @@ _LEAST: Final[Mapping[str, float]] = {
     "max_connections": 1,
     "max_connections_per_address": 1,
 }
-"""Smallest working values; 0 for all others."""
+"""Smallest working values; 0 for all other settings."""
 
 LONGEST_PAGE_AGE: Final = 3600
-"""Seconds after which every client sees that a file was removed or quarantined."""
+"""Seconds within which every client sees that a file was removed or quarantined."""
 
 _ROUNDS: Final = range(4, 18)
 """Costs of bcrypt whose hashes can be verified here."""
 
 REALM: Final = re.compile(r"[A-Za-z0-9 ._:/-]{1,100}")
-"""Characters that need no escapes in a header, a keyring or a configuration file."""
+"""Characters that need no escaping in a header, a keyring or a configuration file."""
 
 
 PUBLIC_URL_VARIABLE: Final = "PYPI_PUBLIC_URL"
@@ -54,28 +54,28 @@ class Options:
         project_quota_bytes: total size of the files of one project, with their signatures. 0 for no limit.
         total_quota_bytes: the same of all projects together.
         least_free_bytes: space that uploads leave free on the disk of the packages. 0 lets them fill it; None is 64
-            MiB, or a twentieth of a disk for which that is less. Ignored on a shared storage, whose free
+            MiB, or a twentieth of a smaller disk. Ignored on a shared storage, whose free
             space is unknown.
-        uploads_per_user: uploads of one user at once. Further ones wait a few seconds, unread, before they are refused.
+        uploads_per_user: concurrent uploads by one user. Further ones wait a few seconds, unread, and are then refused.
             0 for no limit.
-        audit_days: days for which the audit log is kept. 0 for ever.
+        audit_days: days for which the audit log is kept. 0 for forever.
         audit_bytes: total size of its files before the oldest are deleted. 0 for no limit. Files of today and yesterday
             stay.
-        page_max_age_seconds: time for which a client may use a simple page again without asking, up to an hour. It does
-            not see uploads, yanks, removals and quarantines meanwhile. 0 lets it ask each time.
+        page_max_age_seconds: time for which a client may reuse a simple page without asking, up to an hour. It does
+            not see uploads, yanks, removals and quarantines meanwhile. With 0 it asks each time.
         max_form_bytes: total size of the other fields of one upload.
         check_content: true if an upload must be a readable wheel, sdist or egg that agrees with its form fields. False
             only to compare with stock pypiserver, which accepts anything.
-        claim_seconds: longest wait of an upload for another one of the same name.
-        upload_threads: uploads that are processed at once.
+        claim_seconds: longest wait of an upload for another with the same name.
+        upload_threads: uploads processed at once.
         scratch_directory: for uploads that are not yet checked, and for copies of files of a shared storage; on the
             server's own disk. None for the system's.
         cached_files: files whose metadata is kept in memory.
         max_connections: the most connections at once; fewer if the limit of open files requires it.
         max_connections_per_address: the most of them from one address that is no trusted proxy.
-        public_url: the index's own address as clients know it, with a final slash, for what has to be absolute: the
-            addresses of provenances (PEP 740), which pages leave out without it.
-        account_url: where users change their password and their tokens, if that is not below this index.
+        public_url: the index's own address as clients know it, with a final slash, where a URL must be absolute:
+            for provenances (PEP 740), which pages omit without it.
+        account_url: where users change their passwords and tokens, if not below this index.
         trusted_root: the file of a Sigstore trusted root, by which the signatures of attestations are verified (PEP
             740). None leaves them to those who install.
         namespaces: true to show reserved prefixes to installers: version 1.5 of the simple API (PEP 752), of which
@@ -83,7 +83,7 @@ class Options:
         instance: this server's name in the file name of the audit log. Empty for host and process.
 
     Raises:
-        ValueError: a setting cannot work; the message says which, why and what to use.
+        ValueError: a setting cannot work; the message says which, why, and what to use.
     """
 
     realm: str = "pypi"
@@ -152,7 +152,7 @@ class Options:
             raise ValueError(f"trusted_proxies: {error}") from None
         scratch = self.scratch_directory
         usable = scratch is None or (isinstance(scratch, Path) and scratch.is_dir())
-        _require(usable, "scratch_directory", scratch, "use the path of a directory that is there, or None")
+        _require(usable, "scratch_directory", scratch, "use the path of an existing directory, or None")
         root = self.trusted_root
         usable = root is None or (isinstance(root, Path) and root.is_file())
         _require(usable, "trusted_root", root, "use the path of a file that is there, or None")

@@ -1,4 +1,4 @@
-"""HTTP connection of uvicorn, with limits on what strangers may send and a fast path for cached responses."""
+"""HTTP connection of uvicorn, with limits for untrusted clients and a fast path for cached responses."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ FIRST_REQUEST_SECONDS = 10.0
 """Time from connecting until the head of the first request has arrived."""
 
 IDLE_SECONDS = 75.0
-"""Time between two requests: no shorter than with clients, lest one sends a request into a connection that is being
+"""Time between two requests: no shorter than that of clients, lest one sends a request into a connection that is being
 closed."""
 
 _LARGE = 64 * 1024
-"""Bytes of a body that is written without being copied."""
+"""Size in bytes from which a body is written without being copied."""
 
 _SHORT = 16 * 1024
 """Bytes of a body that an idle connection may hold, for a client that asks for it again."""
@@ -51,22 +51,22 @@ _UNREAD_SECONDS = 600.0
 
 
 class Phase(enum.Enum):
-    """Next thing that the client sends; the value is its time limit in seconds, where uvicorn would wait for ever."""
+    """What the client sends next; the value is its time limit in seconds. uvicorn would wait forever."""
 
     IDLE = IDLE_SECONDS
     """The next request."""
     HEAD = 30.0
     """The rest of a request line with headers."""
     BODY = 600.0
-    """The rest of a body after the response: most clients do not read one before they have sent it all."""
+    """The rest of a body after the response: most clients read no response before they have sent everything."""
 
 
-# Read for every piece that arrives, twice as fast as through the class.
+# Read for every piece that arrives; twice as fast as through the class.
 _IDLE, _HEAD, _BODY = Phase
 
 
 class _Responded:
-    """Stand-in for uvicorn's request cycle after a request that took the fast path."""
+    """Replaces uvicorn's request cycle after a request on the fast path."""
 
     response_complete = True
     disconnected = False
@@ -75,27 +75,27 @@ class _Responded:
         self.message_event = self
 
     def set(self) -> None:
-        """Do nothing: no task waits."""
+        """Do nothing: no task is waiting."""
 
 
 _RESPONDED: Any = _Responded()
 _REFUSED: Any = _Responded()
 
-_NOT_HTTP = "this is not a request of HTTP/1.1; use http:// and not https:// for this port, or ask its operator"
+_NOT_HTTP = "this is not an HTTP/1.1 request; use http:// instead of https:// for this port, or ask its operator"
 _TOO_MUCH_FRAMING = RefusedRequest(
     f"the body's chunks come with more than {HEAD_BYTES} bytes of extensions or trailers; send larger chunks without"
 )
 _UPGRADE_WITH_BODY = RefusedRequest(
     "the request has a body and asks for an upgrade of the connection; send it without the Upgrade header"
 )
-"""The parser takes the body of such a request for the next one."""
+"""The parser mistakes the body of such a request for the next request."""
 _PLAIN = b"content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
 
 
 class Connection(HttpToolsProtocol):
     """One client's connection.
 
-    A GET for a cached response gets it before a scope, a task and an event are made, which would take longer than all
+    A GET for a cached response is answered before a scope, a task and an event are created, which would take longer
     the rest. When the same bytes come again they are not even parsed, and when they come again on the same connection
     not even looked up. All other requests go uvicorn's usual way.
     """
@@ -108,12 +108,12 @@ class Connection(HttpToolsProtocol):
 
     @property
     def address(self) -> str:
-        """The peer's IP address; empty if it has left."""
+        """The peer's IP address; empty if disconnected."""
         return self.client[0] if self.client else ""
 
     @property
     def logged_in(self) -> bool:
-        """True once a request on this connection came with right credentials."""
+        """True once a request on this connection had valid credentials."""
         return self._logged_in or self.cycle is _RESPONDED
 
     @property
@@ -131,17 +131,17 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
     def connection_made(self, transport: Any) -> None:
-        """A client has connected.
+        """Handle a new client.
 
-        As in the base class, except that the addresses come from the transport. The base class makes a socket object
-        for each, which takes longer than all the rest.
+        As in the base class, except that the addresses come from the transport. The base class creates a socket object
+        for each, which takes longer than than everything else.
         """
         self.connections.add(self)
         self.transport = transport
         self.flow = FlowControl(transport)
         self.server = _address(transport.get_extra_info("sockname"))
         self.client = _address(transport.get_extra_info("peername"))
-        self.scheme = "http"  # this server holds no certificate
+        self.scheme = "http"  # this server has no certificate
         self._at_once = self.config.loaded_app.at_once
         self._challenge = self.config.loaded_app.challenge
         self._fast_path = self.config.loaded_app.fast_path
@@ -150,8 +150,8 @@ class Connection(HttpToolsProtocol):
         self._last: tuple[Any, Response | None] = (None, None)  # message and state of the fast path, and the response
         self._phase = _IDLE
         self._framing = 0  # bytes of the current message that are not its body
-        self._piece = 0  # bytes that arrived while no message was under way
-        self._host: bytes | None = None  # the last one that was found valid
+        self._piece = 0  # bytes that arrived between messages
+        self._host: bytes | None = None  # the last valid one
         self._logged_in = False
         self._since = self._came = self.loop.time()
         self._stuck_since: float | None = None
@@ -159,12 +159,12 @@ class Connection(HttpToolsProtocol):
             self._refuse(503, "all connections of this index are taken by users; try again in a few seconds")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has left, or was closed."""
+        """Clean up after a disconnect."""
         self._limits.release(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes have arrived."""
+        """Handle arriving bytes."""
         if self._phase is _IDLE:
             self._begin(data)
         else:
@@ -172,7 +172,7 @@ class Connection(HttpToolsProtocol):
             self._feed(data)
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Handle the start of a request."""
         super().on_message_begin()
         self._requests += 1
         self._asked = None
@@ -182,7 +182,7 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        """Its head has arrived."""
+        """Handle the complete head of a request."""
         if self._respond_at_once():
             self._phase = _BODY
             return
@@ -199,27 +199,27 @@ class Connection(HttpToolsProtocol):
             self.headers = Trailers()
 
     def on_body(self, body: bytes) -> None:
-        """Some of its body has arrived."""
+        """Handle a part of the body."""
         self._framing = max(0, self._framing - FRAMING_RATIO * len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of it has arrived."""
+        """Handle the end of the request."""
         self._phase = _IDLE
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Its response has been sent the usual way."""
+        """Handle the end of a response sent by uvicorn."""
         self._since = self.loop.time()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """The client does not read."""
+        """Handle a client that stops reading."""
         self._stuck_since = self.loop.time()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Handle a client that reads again."""
         self._stuck_since = None
         super().resume_writing()
 
@@ -244,7 +244,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _begin(self, data: bytes) -> None:
-        """Take a message between two requests, where the parser has no state: equal bytes mean the same again."""
+        """Try the fast path between two requests, when the parser has no state: equal bytes mean an equal request."""
         if len(data) <= LONGEST and self._free():
             message = data, self._fast_path.state()
             known, response = self._last
@@ -265,7 +265,7 @@ class Connection(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         """Parse some bytes, and refuse what cannot be parsed.
 
-        All that the base class does, except that nothing is logged: strangers would fill the log.
+        As in the base class, but without logging: strangers could fill the log.
         """
         self._unset_keepalive_if_required()
         try:
@@ -277,7 +277,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(400, refused.sentence if isinstance(refused, RefusedRequest) else _NOT_HTTP)
 
     def _parse(self, data: bytes) -> None:
-        """Parse all of the bytes: here a request for an upgrade is one like any other."""
+        """Parse all bytes, ignoring upgrades: such a request is treated like any other."""
         left = memoryview(data)
         while left:
             try:
@@ -287,7 +287,7 @@ class Connection(HttpToolsProtocol):
                 left = left[upgrade.args[0] :]
 
     def _refuse(self, status: int, sentence: str) -> None:
-        """Refuse what never becomes a request, after the responses before it, and close the connection."""
+        """Refuse an invalid request after all earlier responses, and close the connection."""
         if self.transport.is_closing():
             return
         if not self._complete():
@@ -305,7 +305,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """Have the application respond."""
+        """Pass the request to the application."""
         cycle.scope["extensions"] = {LOGGED_IN: self._log_in}
         if SENDS_FILES:
             cycle.scope["extensions"][ZERO_COPY] = {}
@@ -313,20 +313,20 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, partial(with_reasons, cycle, app))
 
     def _log_in(self) -> None:
-        """Note that the application has verified the credentials of a request."""
+        """Record that the application has verified a request's credentials."""
         self._logged_in = True
 
     def _complete(self) -> bool:
-        """True if every request has its response."""
+        """True if every request has been answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _free(self) -> bool:
-        """True if a response may be written now: all before it are sent, and the client reads."""
+        """True if a response may be written now: earlier ones are sent, and the client is reading."""
         cycle = self.cycle
         return (cycle is None or cycle.response_complete) and not self.flow.write_paused
 
     def _respond_at_once(self) -> bool:
-        """Respond on the fast path, if the request allows it."""
+        """Respond on the fast path, if possible."""
         if (
             self.parser.get_method() != b"GET"
             or not self._free()
@@ -379,5 +379,5 @@ class Connection(HttpToolsProtocol):
 
 
 def _address(name: Any) -> tuple[str, int] | None:
-    """Host and port of a TCP address; None without one, as for a peer that has left."""
+    """Host and port of a TCP address; None if there is none, as for a disconnected peer."""
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else None

@@ -1,4 +1,4 @@
-"""Limits on the connections of a server: as many as file descriptors leave room for, in total and from one address."""
+"""Limits on the connections of a server: bounded by file descriptors, in total and per address."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ops.index.config import Options
 from ops.index.startup import CannotStartError
 
 KEPT_BACK = 128
-"""Descriptors for everything but connections and the files that they download: libraries, logs, locks, staged uploads,
+"""Descriptors for everything but connections and downloads: libraries, logs, locks, staged uploads,
 child processes."""
 
 FEWEST_CONNECTIONS = 16
-"""One cold installer opens some 50; with fewer than this the server does not start."""
+"""Minimum for a server to start; one cold installer opens some 50 connections."""
 
 _PER_CONNECTION = 2
 """The socket, and the file that is being downloaded over it."""
@@ -33,15 +33,15 @@ _logger = logging.getLogger(__name__)
 
 
 class LimitedConnection(Protocol):
-    """A connection, as far as the limits are concerned."""
+    """Interface of a connection to the limits."""
 
     @property
     def address(self) -> str:
-        """The peer's IP address; empty if it is not known."""
+        """The peer's IP address; empty if unknown."""
 
     @property
     def logged_in(self) -> bool:
-        """True once a request on it came with right credentials."""
+        """True once a request on it had valid credentials."""
 
     @property
     def busy(self) -> bool:
@@ -49,24 +49,24 @@ class LimitedConnection(Protocol):
 
     @property
     def since(self) -> float:
-        """Time of its last use, in seconds on any clock that all connections share."""
+        """Time of its last use, in seconds on any clock shared by all connections."""
 
     def end(self) -> None:
         """Close it at once."""
 
 
 class ConnectionLimits:
-    """Makes room for new connections by closing the ones that matter least.
+    """Makes room for new connections by closing the least important ones.
 
-    When there are too many, the oldest that has not logged in is closed, preferably one without a request under way:
-    that may be a login. If all have logged in, the one that has been idle for longest is closed.
+    When there are too many, the oldest that has not logged in is closed, preferably one without a request in progress:
+    that may be a login. If all have logged in, the one that has been idle longest is closed.
 
-    An IPv6 address counts by its /64 network, which one client has to itself.
+    IPv6 addresses count by /64 network, which usually belongs to one client.
 
     Parameters:
         total: the most connections at once.
         per_address: the most from one address.
-        exempt: true for addresses to which *per_address* does not apply, such as a proxy with many clients.
+        exempt: true for addresses exempt from *per_address*, such as a proxy with many clients.
         clock: seconds.
     """
 
@@ -87,7 +87,7 @@ class ConnectionLimits:
         self._next_warning = float("-inf")
 
     def admit(self, connection: LimitedConnection) -> bool:
-        """Count a new connection, and make room for it. False if there is none: it must be refused."""
+        """Count a new connection, and make room for it. False if it must be refused."""
         origin = network(connection.address)
         group = self._networks.get(origin)
         if group is None:
@@ -105,7 +105,7 @@ class ConnectionLimits:
                 return False
             self.release(expendable)
             expendable.end()
-            self._networks[origin] = group  # the release may have emptied it
+            self._networks[origin] = group  # the release may have removed it
         group.add(connection)
         self._all.add(connection)
         return True
@@ -125,15 +125,14 @@ class ConnectionLimits:
         if now >= self._next_warning:
             self._next_warning = now + _WARN_EVERY
             _logger.warning(
-                "%s: for each further one the oldest that has not logged in is closed. If these are your users, raise "
-                "--%s",
+                "%s: each further one replaces the oldest that has not logged in. If these are your users, raise --%s",
                 what,
                 option,
             )
 
 
 class _Group:
-    """Connections in the order of their arrival; those that have logged in are sorted out when that matters."""
+    """Connections in order of arrival; those that have logged in are filtered out only when needed."""
 
     def __init__(self) -> None:
         self._strangers: dict[LimitedConnection, None] = {}
@@ -150,7 +149,7 @@ class _Group:
         self._users.pop(connection, None)
 
     def expendable(self) -> LimitedConnection | None:
-        """The connection to close first; None if all belong to users whose requests are under way."""
+        """The connection to close first; None if all belong to users with requests in progress."""
         waiting = working = None
         users = []
         for connection in self._strangers:
@@ -170,7 +169,7 @@ class _Group:
 
 
 def raise_limit() -> int:
-    """Raise the soft limit of open files to the hard one, and return what may be opened.
+    """Raise the soft limit of open files to the hard one, and return it.
 
     The usual soft limit of 1,024 is for programs that use ``select``; the hard one is the operator's.
     """
@@ -203,11 +202,11 @@ def allowed_connections(total: int | None, per_address: int | None) -> tuple[int
     """The most connections in total and from one address, once the limit of open files has been raised.
 
     Parameters:
-        total: by the operator; None for the default, or as many as there is room for.
-        per_address: by the operator; None for half of all.
+        total: set by the operator; None for the default, or for as many as fit.
+        per_address: set by the operator; None for half of the total.
 
     Raises:
-        CannotStartError: there is no room for so many, or the two contradict each other.
+        CannotStartError: the limit of open files is too low, or the two contradict each other.
     """
     descriptors = raise_limit()
     room = room_for_connections(descriptors)

@@ -3,39 +3,39 @@
 PackageIndexError                 status, headers, and one line of plain text as body
 ├── BadRequest              400   the request cannot be understood
 │   ├── InvalidIdToken      422   the ID token of a CI job is not accepted
-│   └── InvalidUpload       400   it cannot be published
+│   └── InvalidUpload       400   the file cannot be published
 │       ├── InvalidFilename 400   no installer could use the file name
 │       ├── InvalidArchive  400   not a readable wheel, sdist or egg
 │       ├── FieldMismatch   400   form fields, file name and metadata disagree
-│       └── DigestMismatch  400   the bytes that arrived differ from those that were sent
+│       └── DigestMismatch  400   the received bytes differ from those that were sent
 ├── Unauthorized            401   with the realm that pip and uv need to ask for credentials (RFC 7617)
 ├── Forbidden               403   the user lacks the right
-├── OtherSite               403   a page of another origin made a browser send it
+├── OtherSite               403   a page of another origin made the browser send it
 ├── Quarantined             403   the project must not be offered (PEP 792)
-├── Revoked                 403   an admin has withdrawn these bytes
+├── Revoked                 403   an admin has revoked these bytes
 ├── NotFound                404
 ├── NotAcceptable           406   no content type suits both sides (PEP 691)
 ├── RequestTimeout          408   the body did not arrive in time; the connection is closed
-├── Conflict                409   it contradicts what is stored
-│   ├── NameReserved        409   the name falls under a prefix that belongs to others (PEP 752)
+├── Conflict                409   the request contradicts what is stored
+│   ├── NameReserved        409   the name is under a prefix reserved for others (PEP 752)
 │   ├── FileTaken           409   a released file never changes; 400 for twine, which expects that
 │   └── ProjectClosed       409   the project is archived or quarantined (PEP 792)
 ├── TooLarge                413
-├── QuotaExceeded           507   the project, or the index, has no room for the file (RFC 4331)
+├── QuotaExceeded           507   the project or the index has no space for the file (RFC 4331)
 ├── StorageError            500   the directory or the Volume failed
 │   ├── StorageFull         507
 │   ├── StorageReadOnly     403   the server may read the directory but not write it
 │   └── StorageBusy         503   see below
 ├── TooManyAttempts         429   with Retry-After
 └── RetryLater              503   with Retry-After
-    ├── TooManyUploads      429   of one user
+    ├── TooManyUploads      429   by one user
     ├── StorageBusy         503   a commit or reload takes too long
-    ├── LoginDelayed        503   it cannot be verified in time
+    ├── LoginDelayed        503   the login cannot be verified in time
     ├── Busy                503   another upload of this name is not finished
     └── SandboxError        503   strangers' content was not processed
-        ├── WorkFailed          400   the content made it crash, or reach a limit of time or memory
-        ├── WorkCancelled       503   the client has left, or the server is stopping
-        ├── SandboxBusy         503   too many calls wait
+        ├── WorkFailed          400   the content made it crash, or exceed a time or memory limit
+        ├── WorkCancelled       503   the client has disconnected, or the server is stopping
+        ├── SandboxBusy         503   too many calls are waiting
         └── SandboxUnavailable  503   no process can be started
 """
 
@@ -86,8 +86,8 @@ class InvalidIdToken(BadRequest):
     """An ID token that is not accepted.
 
     Parameters:
-        code: for machines, as the public index has it.
-        message: what is wrong, and what to do; says nothing that the token does not.
+        code: for programs, as defined by the public index.
+        message: what is wrong, and what to do; reveals nothing that is not in the token.
     """
 
     status = 422
@@ -115,7 +115,7 @@ class InvalidFilename(InvalidUpload):
 
 
 class InvalidArchive(InvalidUpload):
-    """It is not a readable wheel, sdist or egg."""
+    """The file is not a readable wheel, sdist or egg."""
 
 
 class FieldMismatch(InvalidUpload):
@@ -123,7 +123,7 @@ class FieldMismatch(InvalidUpload):
 
 
 class DigestMismatch(InvalidUpload):
-    """The bytes that arrived differ from those that were sent.
+    """The received bytes differ from those that were sent.
 
     Parameters:
         algorithm: ``md5``, ``sha256``, ``blake2_256`` or ``blake2_512``.
@@ -150,7 +150,7 @@ class Unauthorized(PackageIndexError):
 
     def __init__(
         self,
-        message: str = "a user name and a password of this index are needed; its operator hands them out",
+        message: str = "log in with a user name and password of this index; its operator provides them",
         *,
         realm: str,
     ) -> None:
@@ -180,23 +180,23 @@ class Forbidden(PackageIndexError):
 
 
 class OtherSite(PackageIndexError):
-    """A page of another origin made a browser send the request."""
+    """A page of another origin made the browser send the request."""
 
     status = 403
 
 
 class Quarantined(PackageIndexError):
-    """The project is under quarantine (PEP 792)."""
+    """The project is quarantined (PEP 792)."""
 
     status = 403
 
 
 class Revoked(PackageIndexError):
-    """An admin has withdrawn these bytes.
+    """An admin has revoked these bytes.
 
     Parameters:
         filename: of the file.
-        reason: given by the admin, perhaps empty.
+        reason: given by the admin; may be empty.
     """
 
     status = 403
@@ -211,7 +211,7 @@ class Revoked(PackageIndexError):
 
 
 class NotFound(PackageIndexError):
-    """It is not in this index, and no other index is asked for it."""
+    """It is not in this index. No other index is consulted."""
 
     status = 404
 
@@ -234,17 +234,17 @@ class RequestTimeout(PackageIndexError):
 
 
 class Conflict(PackageIndexError):
-    """It contradicts what is stored."""
+    """The request contradicts what is stored."""
 
     status = 409
 
 
 class NameReserved(Conflict):
-    """The name of a new project falls under a reserved prefix (PEP 752).
+    """The name of a new project is under a reserved prefix (PEP 752).
 
     Parameters:
         project: its normalized name.
-        owners: of the prefix, in words.
+        owners: of the prefix, as text.
     """
 
     def __init__(self, project: str, owners: str) -> None:
@@ -256,12 +256,12 @@ class NameReserved(Conflict):
 
 
 class FileTaken(Conflict):
-    """Another file has the name, or had it.
+    """Another file has, or had, the name.
 
     Parameters:
         filename: of the upload.
-        existing: the file that is there; another spelling of the same name than *filename* perhaps.
-        removed: true if it is there no more.
+        existing: the existing file; may be another spelling of *filename*.
+        removed: true if it was removed.
     """
 
     def __init__(self, filename: str, *, existing: str | None = None, removed: bool = False) -> None:
@@ -269,11 +269,11 @@ class FileTaken(Conflict):
         self.existing = existing or filename
         self.removed = removed
         if removed:
-            why = "a file of this name was released with other content and removed"
+            why = "a file of this name was released with different content and removed"
         elif self.existing != filename:
             why = f"it is another spelling of {self.existing!r}, which already exists"
         else:
-            why = "it already exists with other content"
+            why = "it already exists with different content"
         super().__init__(f"{filename!r} was refused: {why}. A released file never changes: upload a new version")
 
     def status_for(self, user_agent: str) -> int:
@@ -282,7 +282,7 @@ class FileTaken(Conflict):
 
 
 class ProjectClosed(Conflict):
-    """The project takes no uploads (PEP 792).
+    """The project accepts no uploads (PEP 792).
 
     Parameters:
         project: normalized name.
@@ -292,7 +292,7 @@ class ProjectClosed(Conflict):
     def __init__(self, project: str, *, project_status: str) -> None:
         self.project = project
         self.project_status = project_status
-        super().__init__(f"the project {project!r} is {project_status} and takes no uploads; have it set active first")
+        super().__init__(f"the project {project!r} is {project_status} and accepts no uploads; set it active first")
 
 
 class TooLarge(PackageIndexError):
@@ -307,19 +307,19 @@ class TooLarge(PackageIndexError):
     def __init__(self, what: str, *, limit: int) -> None:
         self.limit = limit
         super().__init__(
-            f"{what} is larger than the {limit} bytes that this index takes: send less, or ask its operator for more"
+            f"{what} is larger than the {limit} bytes that this index accepts: send less, or ask its operator for more"
         )
 
 
 class QuotaExceeded(PackageIndexError):
-    """The file would exceed a quota. RFC 4331 section 6 has 507 for that; twine and uv do not try it again.
+    """The file would exceed a quota. 507 is from RFC 4331, section 6; twine and uv do not retry it.
 
     Parameters:
         what: words that follow "the quota of".
         limit: bytes.
-        used: bytes of other files and of uploads under way.
-        size: bytes of the file as far as known.
-        complete: true if *size* is all of it.
+        used: bytes of other files and of uploads in progress.
+        size: bytes of the file, as far as known.
+        complete: true if *size* is the full size.
     """
 
     status = 507
@@ -353,7 +353,7 @@ class TooManyAttempts(PackageIndexError):
 
 
 class RetryLater(PackageIndexError):
-    """It may work in some seconds. pip and uv retry by themselves.
+    """Retrying in some seconds may succeed. pip and uv do so automatically.
 
     Parameters:
         why: words that precede "; try again".
@@ -369,11 +369,11 @@ class RetryLater(PackageIndexError):
 
 
 class TooManyUploads(RetryLater):
-    """One user has as many uploads under way as allowed.
+    """One user has too many uploads in progress.
 
     Parameters:
         username: of the user.
-        limit: uploads at once.
+        limit: concurrent uploads.
     """
 
     status = 429
@@ -382,13 +382,13 @@ class TooManyUploads(RetryLater):
         self.username = username
         self.limit = limit
         super().__init__(
-            f"the user {username!r} has {limit} uploads under way, as many as one user may have at once: wait for one "
-            "of them to end"
+            f"the user {username!r} has {limit} uploads in progress, the limit for one user: wait for one "
+            "of them to finish"
         )
 
 
 class LoginDelayed(RetryLater):
-    """A login cannot be verified in time."""
+    """The login cannot be verified in time."""
 
 
 class StorageError(PackageIndexError):
@@ -417,7 +417,7 @@ class StorageBusy(RetryLater, StorageError):
 
 
 class Busy(RetryLater):
-    """Another upload of the same name, or change of the same project, is not finished or not yet rolled back.
+    """Another upload of the same name, or change of the same project, is not finished or rolled back yet.
 
     Parameters:
         filename: of the upload or change.
@@ -433,10 +433,10 @@ class SandboxError(RetryLater):
 
 
 class WorkFailed(SandboxError):
-    """The content made the child process crash, raise an exception, or reach a limit, and would do so again.
+    """The content made the child process crash, raise an exception, or exceed a limit, and would do so again.
 
     Parameters:
-        reason: of the failure, such as "it needs more than 512 MiB of memory".
+        reason: for the failure, such as "it needs more than 512 MiB of memory".
     """
 
     status = 400
@@ -447,7 +447,7 @@ class WorkFailed(SandboxError):
 
 
 class WorkCancelled(SandboxError):
-    """The client has left, or the server is stopping."""
+    """The client has disconnected, or the server is stopping."""
 
     def __init__(self) -> None:
         super().__init__("the work was cancelled")
@@ -457,14 +457,14 @@ class SandboxBusy(SandboxError):
     """Too many calls wait for a child process."""
 
     def __init__(self) -> None:
-        super().__init__("too many others are waiting for the same")
+        super().__init__("too many similar requests are waiting")
 
 
 class SandboxUnavailable(SandboxError):
     """No child process can be started: the machine is out of memory, processes or descriptors.
 
     Parameters:
-        reason: given by the system.
+        reason: from the system.
     """
 
     def __init__(self, reason: str) -> None:

@@ -42,7 +42,7 @@ class Lifespan:
         self._every = every
         self._stop = stop
         self._tasks: list[asyncio.Task[None]] = []
-        # Separate, as tasks may block; one more than can be blocked when the server stops.
+        # Separate, because tasks may block; one more than can be blocked when the server stops.
         self._threads = ThreadPoolExecutor(len(repeat) + 1, thread_name_prefix="lifespan")
         self._failing: set[Callable[[], None]] = set()
         self.running = False
@@ -58,7 +58,7 @@ class Lifespan:
         self._tasks = [asyncio.ensure_future(part) for part in work]
 
     async def end(self) -> None:
-        """Stop; each task runs, whatever happens to the others."""
+        """Stop. Each task runs even if others fail."""
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -79,7 +79,7 @@ class Lifespan:
             await self._guarded(action)
 
     async def _guarded(self, action: Callable[[], None]) -> None:
-        """Run a task in a thread. A failure is logged, once until it succeeds again, and stops nothing else."""
+        """Run a task in a thread. A failure is logged once until the task succeeds again, and does not stop others."""
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, action)
             self._failing.discard(action)

@@ -1,7 +1,7 @@
 """Reasons of refusals in the status line (RFC 9112, section 4).
 
-twine, hatch and flit show nothing of a response but its status line, so the reason has to be there. ASGI has no field
-for it; it is taken from the body.
+twine, hatch and flit show only a response's status line, so the reason must be there. ASGI has no field
+for it, so it is taken from the body.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def reason_phrase(sentence: str) -> str:
     return plain if len(plain) <= LONGEST else plain[: LONGEST - 3].rstrip() + "..."
 
 
-@lru_cache(maxsize=256)  # strangers are refused with the same few sentences
+@lru_cache(maxsize=256)  # unauthenticated requests get the same few sentences
 def status_line(status: int, sentence: str) -> bytes:
     """The status line with the standard phrase, followed by the sentence."""
     return f"HTTP/1.1 {status} {_standard(status)}: {reason_phrase(sentence)}\r\n".encode("ascii")
 
 
 def with_reasons(cycle: Any, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-    """Call *app*, and put the reasons of its refusals into their status lines.
+    """Call *app*, and put the reasons for its refusals into their status lines.
 
-    uvicorn writes the status line with the headers, so the start of a refusal is held back until its body is known, and
+    uvicorn writes the status line with the headers, so the start of a refusal is delayed until its body is known, and
     the line is replaced as it is written. For all other responses this adds a function call to each message.
 
     Parameters:
@@ -76,7 +76,7 @@ async def _refuse(cycle: Any, send: Send, start: Message, body: Message) -> None
 
 
 async def _nothing() -> None:
-    """Send nothing yet."""
+    """Delay the start."""
 
 
 def _standard(status: int) -> str:

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 Header = tuple[bytes, bytes]
 
 HEAD_BYTES = 64 * 1024
-"""The longest request line with headers, and the longest trailers. uvicorn itself has no limit with this parser."""
+"""The longest request line with headers, and the longest trailers. uvicorn has no limit of its own with this parser."""
 
 SHORT_HEAD_BYTES = 4096
-"""Bytes of a head that is not measured further, as it cannot be too long."""
+"""A head of at most this many bytes is not measured further."""
 
 HEADERS = 100
-"""The most header lines, and the most trailer lines."""
+"""Maximum number of header lines, and of trailer lines."""
 
 FRAMING_RATIO = 16
-"""Bytes of chunked framing for each byte of body that do not count towards :data:`HEAD_BYTES`."""
+"""Bytes of chunked framing per byte of body that do not count towards :data:`HEAD_BYTES`."""
 
 _SEPARATORS = 4  # the colon, the space and the line end of a header line
 _HOST = re.compile(
@@ -40,7 +40,7 @@ class RefusedRequest(Exception):  # noqa: N818 - the fault is the client's
 
 
 class Trailers(list[Header]):
-    """Stands in for the headers while a body arrives: trailers are counted and dropped.
+    """Replaces the headers while a body arrives: trailers are counted and dropped.
 
     RFC 9110, section 6.5.1, lets a server ignore trailers. The parser would add them to the headers of a request
     that is being handled.
@@ -78,7 +78,7 @@ def head_size(url: bytes, headers: Sequence[Header]) -> int:
 
 
 def head_too_long() -> RefusedRequest:
-    """The refusal of a request line with headers that are too long."""
+    """The refusal of a request line and headers that are too long."""
     return RefusedRequest(f"the request line and the headers are longer than {HEAD_BYTES} bytes; send fewer headers")
 
 
@@ -95,10 +95,10 @@ def has_body(headers: Sequence[Header]) -> bool:
 
 
 def check_headers(headers: Sequence[Header], http_version: str) -> bool:
-    """Insist on the one Host header of RFC 9112, section 3.2, and return whether the body is chunked.
+    """Require exactly one Host header (RFC 9112, section 3.2), and return whether the body is chunked.
 
     Raises:
-        RefusedRequest: it is missing, there is more than one, or its value is not a host; or the body is encoded in
+        RefusedRequest: it is missing, repeated or not a host; or the body is encoded in
             another way (section 6.1).
     """
     host: bytes | None = None
@@ -110,7 +110,7 @@ def check_headers(headers: Sequence[Header], http_version: str) -> bool:
             host = value
         elif name == b"transfer-encoding":
             if value.lower() != b"chunked":
-                raise RefusedRequest("the body has another transfer coding than chunked, which is not known; send none")
+                raise RefusedRequest("the body has a transfer coding other than chunked; send it without")
             chunked = True
     if host is None:
         if http_version != "1.0":

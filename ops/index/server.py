@@ -1,4 +1,4 @@
-"""Server for ``python -m ops.index``: uvicorn with limits for strangers."""
+"""Server for ``python -m ops.index``: uvicorn with limits for untrusted clients."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 BACKLOG = 2048
-"""The most connections that wait to be accepted, if there are enough descriptors."""
+"""Maximum of connections waiting to be accepted, if there are enough descriptors."""
 
 _SETTLED_TICKS = 30
 """Tenths of a second until all background imports are done."""
 
 _GRACE = 10
-"""Seconds for requests to end when the server is stopping."""
+"""Seconds for requests to finish when the server is stopping."""
 
 
 class Server(UvicornServer):
@@ -33,11 +33,11 @@ class Server(UvicornServer):
 
     Parameters:
         application: handles the requests.
-        ready: called once when requests are accepted.
-        settled: called once some seconds later, when all background imports are done.
+        ready: called once, when requests are accepted.
+        settled: called once, some seconds later, when all background imports are done.
         limits: on connections.
-        backlog: the most connections that wait to be accepted, which happens all at once.
-        stopping: called once when the server is told to stop, before the grace period of requests.
+        backlog: maximum of connections waiting to be accepted.
+        stopping: called once, when the server is told to stop, before the grace period for requests.
         accepted: called once, for connections that were accepted before.
     """
 
@@ -93,7 +93,7 @@ class Server(UvicornServer):
         return protocol
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop, after the requests under way."""
+        """Stop, after the current requests."""
         if self._stopping is not None:
             self._stopping()
         await super().shutdown(sockets)
@@ -111,7 +111,7 @@ class Server(UvicornServer):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT with exit code 0: uvicorn would raise the signal once more."""
+        """Stop on SIGTERM and SIGINT with exit code 0: uvicorn would raise the signal again."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle_exit)
         yield

@@ -1,4 +1,4 @@
-"""Checks of the directories and the token that a server is started with."""
+"""Checks of a server's directories and token at start."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CannotStartError(Exception):
 
 
 def served_directory(path: Path, what: str) -> Path:
-    """The directory, created if missing. A read-only one is served; the log says what that means.
+    """The directory, created if missing. A read-only one is served; the log says what that disables.
 
     Parameters:
         path: given by the operator.
@@ -70,12 +70,12 @@ def served_directory(path: Path, what: str) -> Path:
 
 
 def check_apart(packages: Path, credentials: Path) -> None:
-    """Refuse packages and credentials in one place: each is handed over, backed up or emptied without the other.
+    """Refuse overlapping packages and credentials: each may be shared, backed up or emptied without the other.
 
-    Credentials may be below the packages in a folder whose name begins with a dot: an index does not read it.
+    Credentials may be below the packages in a folder whose name begins with a dot, which an index does not read.
 
     Raises:
-        CannotStartError: they are in one place.
+        CannotStartError: they overlap.
     """
     packages, credentials = packages.resolve(), credentials.resolve()
     inside = credentials.is_relative_to(packages)
@@ -88,20 +88,20 @@ def check_apart(packages: Path, credentials: Path) -> None:
 
 
 def check_least_free(packages: Path, least: int | None) -> None:
-    """Refuse a least free space that would reject every upload.
+    """Refuse a minimum of free space that would reject every upload.
 
     Parameters:
         packages: the directory.
         least: bytes that uploads leave free; None for the default.
 
     Raises:
-        CannotStartError: it is as large as the disk.
+        CannotStartError: it is at least as large as the disk.
     """
     disk = os.statvfs(packages)
     size = disk.f_blocks * disk.f_frsize
     if least and 0 < size <= least:
         raise CannotStartError(
-            f"the disk of {packages} has {size} bytes, and {least} are to stay free, so all uploads would be rejected: "
+            f"the disk of {packages} has {size} bytes, and {least} must stay free, so all uploads would be rejected: "
             "name a smaller --least-free"
         )
 
@@ -128,7 +128,7 @@ def check_trusted_root(path: Path) -> None:
 def admin_token(path: Path | None) -> str | None:
     """The admin token, from the file or else from the environment; None if there is none.
 
-    It is removed from the environment, which child processes inherit.
+    It is removed from the environment, because child processes inherit that.
 
     Raises:
         CannotStartError: the file is unreadable or holds no token, or the token is too short or cannot be sent.
@@ -149,14 +149,14 @@ def check_sendable(token: str) -> None:
     """Refuse an admin token that no client can send.
 
     Raises:
-        ValueError: it holds a space or a character that is not ASCII.
+        ValueError: it contains a space or a character that is not ASCII.
     """
     if not _TOKEN.fullmatch(token):
         raise ValueError(f"the admin token {_UNSENDABLE}: {MAKE_TOKEN_HINT}")
 
 
 def token_problem(token: str) -> str | None:
-    """The reason why a text cannot be the admin token, to end a sentence with; None if it can."""
+    """The reason why a text cannot be the admin token, as the end of a sentence; None if it can."""
     if not _TOKEN.fullmatch(token):
         return _UNSENDABLE
     if len(token) < _SHORTEST_TOKEN:
@@ -180,5 +180,5 @@ def _token_in(path: Path) -> str:
     lines = (line.strip().removeprefix("export ").partition("=") for line in content.splitlines())
     token = next((value.strip().strip("\"'") for key, _, value in lines if key.strip() == TOKEN_KEY), "")
     if not token:
-        raise CannotStartError(f"there is no line {line} in {path}: write one, or leave out the option")
+        raise CannotStartError(f"there is no line {line} in {path}: write one, or omit the option")
     return token

@@ -1,4 +1,4 @@
-"""Sending of files from the page cache to a client by the kernel (ASGI extension ``http.response.zerocopysend``)."""
+"""Files sent from the page cache to a client by the kernel (ASGI extension ``http.response.zerocopysend``)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.flow_control import FlowControl
 
 SENDS_FILES: Final = hasattr(os, "sendfile")
-"""True on systems whose kernel does it."""
+"""True on systems whose kernel supports it."""
 
 _AT_ONCE: Final = 8 * 1024 * 1024
-"""Bytes that the kernel is given at a time, which take it a millisecond; then it is somebody else's turn."""
+"""Bytes given to the kernel at a time, which take a millisecond; then other clients get a turn."""
 
 _PROBED: Final = 2 * 1024 * 1024
-"""Bytes of which the first is looked for in memory: a kernel reads ahead, and forgets, in order."""
+"""Bytes per check whether the file is in memory: kernels read ahead, and evict, in order."""
 
 _WATCHED: Final = 16 * 1024
-"""Bytes that take the way through the transport when the socket is full: it tells when they have left."""
+"""Bytes sent through the transport when the socket is full: it reports when they have been sent."""
 
 
 def with_zero_copy(cycle: Any, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-    """Call *app*, and send the files that it names without a copy through this process.
+    """Call *app*, and send the files that it names without copying them through this process.
 
     Parameters:
-        cycle: uvicorn's request cycle, which counts what is left of the response.
+        cycle: uvicorn's request cycle, which counts the remaining bytes of the response.
         app: the application.
         scope: of the request.
         receive: likewise.
@@ -43,14 +43,14 @@ def with_zero_copy(cycle: Any, app: ASGIApp, scope: Scope, receive: Receive, sen
             return
         file, start, count = message["file"].fileno(), message["offset"], message["count"]
         transport = cycle.transport
-        transport.set_write_buffer_limits(0)  # writing is paused until the last byte has left
+        transport.set_write_buffer_limits(0)  # writing is paused until the last byte is sent
         if await _send_file(transport, cycle.flow, file, start, start + count):
             transport.set_write_buffer_limits()
             cycle.expected_content_length -= count
             await send({"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)})
         elif cycle.disconnected or transport.is_closing():
             await client_gone(receive)
-        else:  # the client must not take what it got for the whole
+        else:  # the client must not mistake what it got for the whole
             transport.close()
 
     def send_any(message: Message) -> Awaitable[None]:
@@ -60,7 +60,7 @@ def with_zero_copy(cycle: Any, app: ASGIApp, scope: Scope, receive: Receive, sen
 
 
 async def _send_file(transport: Any, flow: FlowControl, file: int, start: int, stop: int) -> bool:
-    """Send a part of a file at the pace of the client. False if the client has left, or the file has become shorter."""
+    """Send a part of a file at the client's pace. False if the client has disconnected, or the file was truncated."""
     while start < stop:
         await flow.drain()
         if transport.is_closing():
@@ -75,7 +75,7 @@ async def _send_file(transport: Any, flow: FlowControl, file: int, start: int, s
                 transport.abort()
                 return False
             if start == end:
-                await asyncio.sleep(0)  # others are served even if this client reads as fast as it is sent to
+                await asyncio.sleep(0)  # others get a turn even if this client reads as fast as we send
                 continue
             piece = os.pread(file, min(_WATCHED, end - start), start)
         else:

@@ -1,8 +1,8 @@
-"""Contents of the runbook, as people choose from them: notebooks/README.md and the forms of the workflows.
+"""Contents of the runbook: notebooks/README.md and the forms of the workflows.
 
     python -m ops.runbook.contents      # writes both; so does `make notebooks`
 
-Both are made of the notebooks: their prose, parameters cells and stored plans. A test holds them.
+Both are generated from the notebooks: their prose, parameters cells and stored plans. A test keeps them current.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ops.runbook.plan_file import is_plan_cell
 from ops.workspace import PROJECT_ROOT
 
 TUTORIAL = re.compile(r"0[0-3]_")
-"""Matches the notebooks that a newcomer walks through, in order; each of the others is an operation by itself."""
+"""Matches the notebooks that a newcomer walks through, in order; each other one is a separate operation."""
 
 _MADE = "made by `make notebooks`"
 _FORM = re.compile(
@@ -28,12 +28,12 @@ _FORM = re.compile(
 )
 _INPUT_TYPES = {"bool": "boolean", "int": "number", "float": "number"}
 _VOLATILE = re.compile(r"\b[0-9a-f]{12}\b|(?<=dev)[0-9]+")
-"""Matches what differs between two runs: random names and times."""
+"""Matches what differs between runs: random names and times."""
 _CLONE = "~/pypi-runbook/"
 
 
 def make(root: Path = PROJECT_ROOT) -> dict[Path, str]:
-    """The text of each file that is made of the notebooks of the clone *root*."""
+    """The text of each file generated from the notebooks of the clone *root*."""
     notebooks = list_notebooks(root / "notebooks")
     page = root / "notebooks" / "README.md"
     workflows = sorted((root / ".github" / "workflows").glob("*.yaml"))
@@ -44,7 +44,7 @@ def make(root: Path = PROJECT_ROOT) -> dict[Path, str]:
 
 
 def write(root: Path = PROJECT_ROOT) -> tuple[Path, ...]:
-    """Write those files, and return the ones that changed."""
+    """Write these files, and return those that changed."""
     changed = {path: text for path, text in make(root).items() if path.read_text(encoding="utf-8") != text}
     for path, text in changed.items():
         mode = path.stat().st_mode
@@ -57,7 +57,7 @@ def write(root: Path = PROJECT_ROOT) -> tuple[Path, ...]:
 
 
 def _with_entries(page: str, notebooks: tuple[Notebook, ...]) -> str:
-    """The page with each part between two marks made anew."""
+    """The page with each marked part generated again."""
     tutorial = [notebook for notebook in notebooks if TUTORIAL.match(notebook.name)]
     operations = [notebook for notebook in notebooks if notebook not in tutorial]
     for name, text in (
@@ -128,7 +128,7 @@ def _cell(text: str) -> str:
 
 
 def _with_forms(workflow: str, notebooks: tuple[Notebook, ...]) -> str:
-    """A workflow with the inputs of each marked notebook made anew."""
+    """A workflow with the inputs of each marked notebook generated again."""
     by_name = {notebook.name: notebook for notebook in notebooks}
 
     def form(match: re.Match[str]) -> str:
@@ -143,7 +143,7 @@ def _with_forms(workflow: str, notebooks: tuple[Notebook, ...]) -> str:
 
 
 def _input(parameter: Parameter) -> list[str]:
-    """One input of a form. A form asks for the plan first: its ``dry_run`` is on unless it is cleared."""
+    """One input of a form. A form plans by default: its ``dry_run`` is on unless cleared."""
     default = True if parameter.name == "dry_run" else parameter.default
     return [
         f"{parameter.name}:",

@@ -1,7 +1,7 @@
 """The papermill engine ``runbook``: papermill's own, with every known secret masked, and a record of the run.
 
-papermill uses it for the notebooks of the runbook when no engine is named, and for any with ``--engine runbook``;
-``--engine nbclient`` is papermill's own. ``--prepare-only`` goes around every engine, this one too.
+papermill uses it for the runbook's notebooks if no engine is named, and for any with ``--engine runbook``;
+``--engine nbclient`` is papermill's own. ``--prepare-only`` bypasses every engine, including this one.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class RedactingEngine:
 
         Parameters:
             nb: the notebook, already parameterised.
-            kernel_name: not used: the kernel is always this interpreter's.
+            kernel_name: ignored: the kernel is always this interpreter's.
             output_path: where the masked notebook is saved at the start and the end of each cell, or None.
-            progress_bar: as papermill has it.
-            log_output: whether outputs go to papermill's log, masked.
+            progress_bar: as in papermill.
+            log_output: whether masked outputs go to papermill's log.
             autosave_cell_every: seconds between saves within a long cell.
             given: ``start_timeout``, ``execution_timeout``, ``stdout_file`` and ``stderr_file`` from papermill; or
-                ``redactor`` and ``options`` from the runner, in place of all others.
+                ``redactor`` and ``options`` from the runner, instead of all others.
         """
         from ops.runbook.execution import ExecutionOptions, execute
 
@@ -93,10 +93,10 @@ class RedactingEngine:
 
 
 class DefaultEngine:
-    """papermill's own engine, but for the notebooks of the runbook.
+    """papermill's own engine, except for the notebooks of the runbook.
 
     Parameters:
-        own: that of papermill.
+        own: papermill's engine.
     """
 
     def __init__(self, own: Any) -> None:
@@ -109,7 +109,7 @@ class DefaultEngine:
         return RedactingEngine if guarded else self._own
 
     def execute_notebook(self, nb: Any, *arguments: Any, **given: Any) -> Any:
-        """Execute *nb* by the engine that it needs."""
+        """Execute *nb* with the engine that it needs."""
         return self._engine(nb).execute_notebook(nb, *arguments, **given)
 
     def nb_kernel_name(self, nb: Any, name: str | None = None) -> Any:
@@ -126,7 +126,7 @@ def _recorded(nb: Any, options: ExecutionOptions) -> Any:
 
     Raises:
         ParameterError: a parameter cannot be written into the notebook, or is a secret; nothing was run.
-        RunError: what failed was not a cell.
+        RunError: something other than a cell failed.
         RunInterruptedError: Ctrl-C or SIGTERM came.
     """
     from ops.runbook import record as outcomes
@@ -152,17 +152,17 @@ def _recorded(nb: Any, options: ExecutionOptions) -> Any:
     if record.outcome == outcomes.INTERRUPTED:
         raise RunInterruptedError(record)
     error = record.error
-    # Of a cell's error papermill's own exception tells; it takes the others for success.
+    # papermill's own exception reports a cell's error; it considers the others a success.
     if error is not None and (_in_command() or error.cell is None or error.exception in {"SystemExit", "NotExecuted"}):
         raise RunError(error.what, why=error.why, todo=error.todo, record=record.folder)
     return executed[0]
 
 
 def _require_writable(notebook: Notebook, given: Mapping[str, Any]) -> None:
-    """Refuse parameters that would make the notebook itself unreadable, so that its guard would never run.
+    """Refuse parameters that would make the notebook unreadable, so that its guard would never run.
 
     Raises:
-        ParameterError: a name is no identifier, or a text is not UTF-8.
+        ParameterError: a name is not an identifier, or a text is not UTF-8.
     """
     unusable = [name for name in given if not name.isidentifier() or keyword.iskeyword(name)]
     refuse_unknown(unusable, {"this notebook": notebook.parameters})
@@ -171,7 +171,7 @@ def _require_writable(notebook: Notebook, given: Mapping[str, Any]) -> None:
 
 
 def _in_command() -> bool:
-    """True if the command ``papermill`` runs, and not a program that uses its API."""
+    """True in the command ``papermill``, false in a program that uses its API."""
     import click
 
     context = click.get_current_context(silent=True)
@@ -179,7 +179,7 @@ def _in_command() -> bool:
 
 
 def _end_command(message: str, code: int) -> None:
-    """End the command ``papermill`` with a message; its own end would be a traceback of itself."""
+    """Exit the command ``papermill`` with a message, in place of its own traceback."""
     import click
 
     if _in_command():
@@ -188,14 +188,14 @@ def _end_command(message: str, code: int) -> None:
 
 
 def register_engine() -> None:
-    """Make the engine known to papermill in this process, also when the project is not installed."""
+    """Register the engine with papermill in this process, even if the project is not installed."""
     from papermill.engines import papermill_engines
 
     papermill_engines.register(ENGINE_NAME, RedactingEngine)
 
 
 def _become_default() -> None:
-    """Run the runbook's notebooks by this engine although none is named, if papermill is just being imported."""
+    """Make this engine the default for the runbook's notebooks, if papermill is just being imported."""
     engines = getattr(sys.modules.get("papermill.engines"), "papermill_engines", None)
     if engines is not None:
         engines.register(None, DefaultEngine(engines.get_engine()))

@@ -1,4 +1,4 @@
-"""Executing one notebook by papermill's client, masking at each save. Imported only when a notebook runs."""
+"""Execution of one notebook with papermill's client, masked at each save. Imported only when a notebook runs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from ops.redaction import Redactor
 from ops.runbook.kernel import kernel_environment, kernel_manager
 
 CELL_TIMEOUT = 30 * 60
-"""Seconds that a cell may take unless the caller says otherwise: enough for a build on a slow network."""
+"""Default time limit of a cell in seconds: enough for a build on a slow network."""
 
 START_TIMEOUT = 120
-"""Seconds that a kernel may take to answer for the first time."""
+"""Seconds that a kernel may take to respond for the first time."""
 
 INTERRUPT_GRACE = 3
-"""Seconds that an interrupted cell has to end by itself before its kernel is ended."""
+"""Seconds that an interrupted cell has to finish before its kernel is killed."""
 
 IOPUB_TIMEOUT = 30
-"""Seconds to wait for a cell's last output after its code has ended; nbclient's 4 are short on a busy machine."""
+"""Seconds to wait for a cell's last output after its code has finished; nbclient's 4 are too few on a busy machine."""
 
 _LOG = logging.getLogger("papermill")
 _LOG.addHandler(logging.NullHandler())
@@ -43,8 +43,8 @@ CellCallback = Callable[[Any, int, str], None]
 """Called with the notebook, a cell's index and its status: ``running``, ``completed`` or ``failed``."""
 
 AfterCell = Callable[[Any, int], Mapping[str, str] | None]
-"""Called with the notebook and the index of a cell that was completed. Returns variables for the kernel's environment,
-most often none of them, or None to end the notebook there."""
+"""Called with the notebook and the index of a completed cell. Returns variables for the kernel's environment,
+usually none, or None to end the notebook there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +57,13 @@ class ExecutionOptions:
         environment: of the kernel; this process's when None.
         cwd: the kernel's directory; this process's when None.
         scratch: a folder for the kernel's files; a temporary one when None.
-        on_cell: told of each cell.
-        after_cell: asked after each cell whether to go on.
+        on_cell: called for each cell.
+        after_cell: called after each cell; decides whether to continue.
         start_timeout: seconds that the kernel may take to start.
         execution_timeout: seconds that one cell may take; None for no limit.
-        progress_bar: as papermill has it, like all that follow.
-        log_output: whether outputs go to papermill's log, masked.
-        stdout_file: a stream for what the cells write to standard output.
+        progress_bar: as in papermill, like all that follow.
+        log_output: whether masked outputs go to papermill's log.
+        stdout_file: a stream for the cells' standard output.
         stderr_file: the same for standard error.
         autosave_cell_every: seconds between saves within a long cell.
     """
@@ -87,11 +87,11 @@ class ExecutionOptions:
 def execute(notebook: Any, redactor: Redactor, options: ExecutionOptions) -> Any:
     """Run all cells until one fails, and return the masked notebook.
 
-    A cell that fails, runs too long or loses its kernel ends the notebook and holds an error output.
+    A cell that fails, runs too long or loses its kernel ends the notebook and gets an error output.
 
     Raises:
         RuntimeError: the kernel did not start.
-        KeyboardInterrupt: after the cell was interrupted and the kernel ended; what there is has been saved.
+        KeyboardInterrupt: after the cell was interrupted, the kernel ended and the notebook saved.
     """
     with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
         scratch = options.scratch or Path(folder)
@@ -105,7 +105,7 @@ def execute(notebook: Any, redactor: Redactor, options: ExecutionOptions) -> Any
                     "env": kernel_environment(
                         scratch, os.environ if options.environment is None else options.environment
                     ),
-                    # What the kernel's process itself writes would go around every mask to the terminal.
+                    # Output of the kernel's process itself would reach the terminal unmasked.
                     "stdout": stream,
                     "stderr": stream,
                 }
@@ -122,7 +122,7 @@ def execute(notebook: Any, redactor: Redactor, options: ExecutionOptions) -> Any
 def _masked_log(redactor: Redactor) -> Iterator[None]:
     def mask(record: logging.LogRecord) -> bool:
         record.msg, record.args = redactor.text(record.getMessage()), ()
-        # At DEBUG nbclient logs each message of the kernel, so a secret flushed letter by letter too.
+        # At DEBUG nbclient logs each message of the kernel, even a secret flushed letter by letter.
         return record.levelno > logging.DEBUG
 
     _LOG.addFilter(mask)
@@ -133,7 +133,7 @@ def _masked_log(redactor: Redactor) -> Iterator[None]:
 
 
 class RedactingManager(NotebookExecutionManager):  # type: ignore[misc]  # papermill is untyped
-    """Saves atomically, and only what was masked; tells the runner of each cell."""
+    """Saves atomically and only masked content; reports each cell to the runner."""
 
     def __init__(self, notebook: Any, redactor: Redactor, options: ExecutionOptions) -> None:
         self.output_path: str | None
@@ -149,7 +149,7 @@ class RedactingManager(NotebookExecutionManager):  # type: ignore[misc]  # paper
         self._copy_to = options.copy_to
 
     def save(self, **arguments: Any) -> None:
-        """Write the masked notebook, so that a run killed at any moment leaves a whole and safe one."""
+        """Write the masked notebook, so that a run killed at any moment leaves a complete and safe one."""
         del arguments
         if self.output_path:
             masked = self._redactor.notebook(self.nb)
@@ -158,17 +158,17 @@ class RedactingManager(NotebookExecutionManager):  # type: ignore[misc]  # paper
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **arguments: Any) -> None:
-        """Note the start, save, and tell."""
+        """Record the start, save, and report."""
         super().cell_start(cell, cell_index, **arguments)
         self._tell(cell, cell_index)
 
     def cell_complete(self, cell: Any, cell_index: int | None = None, **arguments: Any) -> None:
-        """Note the end, save, and tell."""
+        """Record the end, save, and report."""
         super().cell_complete(cell, cell_index, **arguments)
         self._tell(cell, cell_index)
 
     def notebook_complete(self, **arguments: Any) -> None:
-        """Note the end and save. A cell that never ran stays ``pending``; papermill would call it completed."""
+        """Record the end and save. A cell that never ran stays ``pending``; papermill would call it completed."""
         never_run = [cell for cell in self.nb.cells if cell.metadata.papermill["status"] == self.PENDING]
         save, self.output_path = self.output_path, None
         super().notebook_complete(**arguments)
@@ -183,7 +183,7 @@ class RedactingManager(NotebookExecutionManager):  # type: ignore[misc]  # paper
 
 
 class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is untyped
-    """Ends a notebook at the first cell that is not completed, whatever the reason."""
+    """Ends a notebook at the first cell that does not complete, whatever the reason."""
 
     def __init__(self, manager: RedactingManager, redactor: Redactor, scratch: Path, options: ExecutionOptions) -> None:
         super().__init__(
@@ -214,17 +214,17 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
                 self.papermill_execute_cells()
                 self.set_widgets_metadata()
         finally:
-            # nbclient ends no kernel that was still starting when the run was interrupted.
+            # nbclient does not end a kernel that was still starting when the run was interrupted.
             if self.km is not None and self.km.has_kernel:
                 self._cleanup_kernel()
         return self.nb
 
     def _cleanup_kernel(self) -> None:
-        """End the kernel; once, although Ctrl-C is raised again meanwhile."""
+        """End the kernel, once, even if Ctrl-C is raised again meanwhile."""
         run_to_its_end(self._async_cleanup_kernel)
 
     def papermill_execute_cells(self) -> None:
-        """Run cell by cell. papermill's own loop takes a cell that timed out or lost its kernel for completed."""
+        """Run cell by cell. papermill's own loop considers a cell that timed out or lost its kernel completed."""
         for index, cell in enumerate(self.nb.cells):
             self.nb_man.cell_start(cell, index)
             try:
@@ -259,7 +259,7 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
                     run_sync(self._set_variables)(variables)
 
     async def _set_variables(self, variables: Mapping[str, str]) -> None:
-        """Set environment variables of the running kernel, unseen by the notebook."""
+        """Set environment variables of the running kernel, invisibly to the notebook."""
         code = f"__import__('os').environ.update({dict(variables)!r})"
         message = self.kc.execute(code, silent=True, store_history=False)
         while True:
@@ -273,18 +273,18 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
         if ename and not any(cell.outputs[number].ename == ename for number in errors):
             text = f"{ename}: {evalue}"
             output = {"output_type": "error", "ename": ename, "evalue": evalue, "traceback": [text]}
-            # The cause before the KeyboardInterrupt that it led to, whose traceback says where the cell was.
+            # The cause before the resulting KeyboardInterrupt, whose traceback says where the cell was.
             cell.outputs.insert(errors[0] if errors else len(cell.outputs), nbformat.from_dict(output))
         self.nb_man.cell_exception(cell, cell_index=index, exception=error)
 
     def _end_cell(self) -> None:
-        """Interrupt the cell that runs, and let it end what it can; the kernel itself is ended afterwards."""
+        """Interrupt the running cell, and let it clean up; the kernel itself is ended afterwards."""
         with suppress(Exception, KeyboardInterrupt):
             run_to_its_end(self._interrupt)
 
     async def _interrupt(self) -> None:
         await ensure_async(self.km.interrupt_kernel())
-        # Ctrl-C stopped the event loop and left nbclient's tasks in it: they take the reply and the last output.
+        # Ctrl-C stopped the event loop with nbclient's tasks in it: they receive the reply and the last output.
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if left:
             _, late = await asyncio.wait(left, timeout=INTERRUPT_GRACE)
@@ -302,7 +302,7 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
         return ": " + " | ".join(lines[-3:]) if lines else ""
 
     def log_output_message(self, output: Any) -> None:
-        """Pass an output on to papermill's log and files: masked, and of a stream whole lines only."""
+        """Pass an output on to papermill's log and files: masked, and for streams only whole lines."""
         if output.output_type == "stream":
             lines, end, rest = (self._unfinished.pop(output.name, "") + output.text).rpartition("\n")
             self._unfinished[output.name] = rest
@@ -319,10 +319,10 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
 
 
 def run_to_its_end(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine to its end after Ctrl-C.
+    """Run a coroutine to completion after Ctrl-C.
 
-    The signal breaks off whichever task of the loop runs. Tasks that wait for it raise KeyboardInterrupt once more
-    when the loop goes on, out of the loop, and would break off the coroutine as well.
+    The signal interrupts whichever task of the loop is running. Tasks that await it raise KeyboardInterrupt again
+    when the loop continues, out of the loop, and would interrupt the coroutine as well.
     """
     loop = ensure_event_loop()
     if loop.is_running():  # within Jupyter, where nbclient's loop is in another thread
@@ -336,6 +336,6 @@ def run_to_its_end(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def write_notebook(notebook: Any, path: Path) -> None:
-    """Write a notebook so that *path* holds the one before or the whole new one, never a part."""
-    # At each start and end of a cell: to outlive a kill, but not worth waiting for the disk.
+    """Write a notebook atomically: *path* holds the previous or the complete new one."""
+    # At each start and end of a cell: to survive a kill, but not worth waiting for the disk.
     replace_file(path, nbformat.writes(nbformat.from_dict(notebook)), sync=False)

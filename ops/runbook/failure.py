@@ -1,4 +1,4 @@
-"""Failures of notebooks, read from their outputs: what, why and what to do in place of a traceback."""
+"""Failures of notebooks, read from their outputs: what, why and what to do instead of a traceback."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _WHY = "Why: "
 _TODO = "What to do: "
 
 UNEXPECTED = (
-    "run the notebook again; if it comes back, report it with the traceback in the executed notebook. "
+    "run the notebook again; if it happens again, report it with the traceback in the executed notebook. "
     f"See {GUIDE}#Unexpected"
 )
 
-AGAIN = "fix the cause and run the notebook again; it finds in place what was done already"
+AGAIN = "fix the cause and run the notebook again; it skips what is already done"
 
 
 def failure_in(executed: Any, steps: tuple[Step, ...], *, name: str) -> Failure | None:
-    """Find the first failure in an executed notebook; None when every cell completed.
+    """Find the first failure in an executed notebook; None if every cell completed.
 
     Parameters:
         executed: the masked notebook, with papermill's status in each cell.
@@ -62,7 +62,7 @@ def _not_completed(cell: Any) -> Failure | None:
         return None
     return Failure(
         "a cell was not executed",
-        why=f"its status is {status}, with no error of its own" if status != "completed" else "it was skipped by a tag",
+        why=f"its status is {status}, without an error" if status != "completed" else "it was skipped by a tag",
         exception="NotExecuted",
     )
 

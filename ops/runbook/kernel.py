@@ -18,7 +18,7 @@ KERNEL_NAME = "python3"
 class OwnKernelSpecs(KernelSpecManager):
     """A kernel spec manager with one kernel: ``python3``, run by ``sys.executable``.
 
-    It ignores a ``python3`` kernel of another interpreter in the user's home or on JUPYTER_PATH: with no directory to
+    Ignores a ``python3`` kernel of another interpreter in the user's home or on JUPYTER_PATH: with no directory to
     search, jupyter_client falls back to the kernel of the running interpreter.
     """
 
@@ -44,9 +44,9 @@ def kernel_manager(scratch: Path, log: Any) -> AsyncKernelManager:
 
 
 def kernel_environment(scratch: Path, base: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a kernel: *base* without the settings that would make results depend on the user.
+    """The environment of a kernel: *base* without settings that would make results depend on the user.
 
-    IPython's profile and Jupyter's folders are empty ones in *scratch*. The programs installed beside this interpreter
+    IPython's profile and Jupyter's folders are empty ones in *scratch*. The programs installed next to this interpreter
     come first on PATH, as in an activated virtual environment.
     """
     variables = dict(base)
@@ -68,6 +68,6 @@ def kernel_environment(scratch: Path, base: Mapping[str, str]) -> dict[str, str]
 
 
 def kernel_path(path: str) -> str:
-    """A PATH with the programs beside this interpreter first, as in an activated environment."""
+    """A PATH that starts with the programs next to this interpreter, as in an activated environment."""
     own = str(Path(sys.executable).parent)
     return os.pathsep.join([own, *(part for part in path.split(os.pathsep) if part != own)])

@@ -1,4 +1,4 @@
-"""Runs by hand: JupyterLab on dated copies of notebooks, masked at each save and recorded as headless runs are."""
+"""Runs by hand: JupyterLab on dated copies of notebooks, masked at each save and recorded like headless runs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from ops.secret import REGISTER_VARIABLE
 from ops.workspace import Workspace
 
 RECORD_VARIABLE = "RUNBOOK_LAB_RECORD"
-"""Names the record's folder for the server's process."""
+"""Variable that passes the record's folder to the server's process."""
 
 START_SECONDS = 60.0
 _SETTINGS = {
     "@jupyterlab/notebook-extension:tracker": {"recordTiming": True},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
 }
-"""Defaults of JupyterLab, below the user's own: each cell keeps the times of its execution, and no question about
+"""Defaults of JupyterLab, below the user's own: each cell keeps its execution times, and no question about
 news covers the notebook."""
 _CONFIGURATION = "from ops.runbook.lab import configure\n\nconfigure(c)\n"
 
@@ -53,7 +53,7 @@ def open_notebooks(
     """Open copies of *notebooks* in JupyterLab, and return the record when its server has ended.
 
     Parameters:
-        notebooks: their files, which stay as they are.
+        notebooks: their files, which do not change.
         parameters: name to value, set in the copies.
         workspace: the operator's folder.
         arguments: passed on to ``jupyter lab``.
@@ -183,7 +183,7 @@ def _finished(folder: Path, redactor: Redactor, seconds: float) -> Record:
 
 
 def configure(configuration: Any) -> None:
-    """Set up the server's process: the copies' folder, this interpreter's kernel, and the hooks of a save.
+    """Set up the server's process: the copies' folder, this interpreter's kernel, and the save hooks.
 
     Parameters:
         configuration: traitlets' ``c`` of a configuration file.
@@ -197,7 +197,7 @@ def configure(configuration: Any) -> None:
 
 
 class _Saves:
-    """Masks each notebook that JupyterLab saves, and notes in the record how far it is."""
+    """Masks each notebook that JupyterLab saves, and records its progress."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -215,7 +215,7 @@ class _Saves:
             model["content"] = self._redactor.text(model["content"])
 
     def note(self, model: dict[str, Any], os_path: str, contents_manager: Any) -> None:
-        """Note the outcomes of a notebook that was written."""
+        """Record the outcomes of a saved notebook."""
         import nbformat
 
         del contents_manager
@@ -229,7 +229,7 @@ class _Saves:
 
 
 def _learn(entry: NotebookRecord, node: Any) -> None:
-    """Take the steps and their outcomes from a notebook that is being run by hand."""
+    """Read the steps and their outcomes from a notebook that is being run by hand."""
     found = list(_steps(entry, node))
     entry.steps = found
     entry.seconds = round(sum(step.seconds for step in found), 3)
@@ -257,7 +257,7 @@ def _steps(entry: NotebookRecord, node: Any) -> Iterator[StepRecord]:
 
 
 def _seconds(cell: Any) -> float:
-    """How long a cell ran, by the times that JupyterLab keeps of its messages; 0.0 if it keeps none."""
+    """Duration of a cell, from the message times that JupyterLab stores; 0.0 without them."""
     times = cell.metadata.get("execution", {})
     try:
         begin, end = (datetime.fromisoformat(times[key]) for key in ("iopub.execute_input", "shell.execute_reply"))

@@ -1,4 +1,4 @@
-"""Notebooks as the runbook sees them: title, parameters, headings and steps. Reading one runs nothing."""
+"""Notebooks: title, parameters, headings and steps. Reading one runs nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ops.parameters import Parameter, parse_parameters
 PARAMETERS_TAG = "parameters"
 
 GUARD = "from ops import guard\n\nguard.check()"
-"""The first code cell after the parameters, which checks them whichever program runs the notebook."""
+"""The first code cell after the parameters, which checks them, whatever program runs the notebook."""
 
 _WILDCARDS = frozenset("*?[")
 _NUMBERED = re.compile(r"(?P<number>[0-9]{2})_(?P<rest>.+)")
@@ -83,7 +83,7 @@ class Notebook:
             raise NotebookError(
                 f"the notebook {path} cannot be read",
                 why=error.strerror or str(error),
-                todo="`runbook list` names the notebooks there are",
+                todo="`runbook list` lists the notebooks",
             ) from None
         except (ValueError, LookupError, TypeError, AttributeError):
             raise NotebookError(
@@ -94,7 +94,7 @@ class Notebook:
 
     @classmethod
     def of(cls, document: Mapping[str, Any], path: Path) -> Notebook:
-        """The notebook in *document*, notebook format 4, that *path* names."""
+        """The notebook in *document*, in notebook format 4, named by *path*."""
         return cls(path, tuple(_cell(cell) for cell in document["cells"]), document.get("metadata", {}))
 
     @property
@@ -164,7 +164,7 @@ def _plain(markdown: str) -> str:
 def lines(markdown: str) -> Iterator[tuple[int, str]]:
     """Each non-blank line with its level as an ATX heading (CommonMark 4.2), or 0.
 
-    The text of a heading is given without markup. Fenced code has no headings.
+    The text of a heading is without markup. Fenced code has no headings.
     """
     fence = ""
     for line in markdown.splitlines():
@@ -186,7 +186,7 @@ def headings(markdown: str) -> Iterator[tuple[int, str]]:
 
 
 def steps(cells: Iterable[tuple[str, str]], *, title: str) -> tuple[Step, ...]:
-    """Group the code cells by the heading of level 2 or 3 above them; empty cells are left out.
+    """Group the code cells by the heading of level 2 or 3 above them; empty cells are skipped.
 
     Parameters:
         cells: kind and source of each cell, in order.
@@ -246,15 +246,15 @@ def _names_of(path: Path) -> tuple[str, ...]:
 
 
 def select_notebooks(given: Sequence[str], folder: Path, *, start: str = "") -> list[Path]:
-    """The notebooks that *given* names, in that order, each once.
+    """The notebooks named by *given*, in that order, each once.
 
     Parameters:
         given: names, numbers, paths, or patterns such as ``0*``, which match names and numbers.
         folder: of the runbook's notebooks.
-        start: the first of them to run; all when empty.
+        start: the first of them to run; empty for all.
 
     Raises:
-        NotebookError: there is no such notebook, or *start* is none of them.
+        NotebookError: there is no such notebook, or *start* is not one of them.
     """
     paths: dict[Path, None] = {}
     for name in given:
@@ -268,7 +268,7 @@ def select_notebooks(given: Sequence[str], folder: Path, *, start: str = "") -> 
     if first not in chosen:
         raise NotebookError(
             f"the run cannot start from {first.stem}",
-            why=f"it is of {', '.join(path.stem for path in chosen) or 'no notebook'}",
+            why=f"it has {', '.join(path.stem for path in chosen) or 'no notebooks'}",
             todo="name one of these after --from",
         )
     return chosen[chosen.index(first) :]
@@ -281,6 +281,6 @@ def _matching(pattern: str, folder: Path) -> list[Path]:
         raise NotebookError(
             f"no notebook matches {pattern!r}",
             why=f"there are {', '.join(notebook.name for notebook in notebooks)}",
-            todo="quote the pattern, so that the shell leaves it alone, and let it match a name or number",
+            todo="quote the pattern, so that the shell does not expand it, and make it match a name or number",
         )
     return found

@@ -1,4 +1,4 @@
-"""Plan files: the plans of certain notebooks, parameters and code, to be approved and then applied unchanged."""
+"""Plan files: the plans of given notebooks, parameters and code, to be approved and then applied unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ops.workspace import PROJECT_ROOT
 SCHEMA = 1
 
 _CODE = ("ops", "deployments")
-"""The folders of the clone that decide what applying a plan does, beside the notebooks."""
+"""The folders of the clone that, besides the notebooks, determine what applying a plan does."""
 _SUFFIXES = frozenset({".py", ".html", ".css", ".js", ".j2", ".txt", ".in"})
 
 
@@ -40,9 +40,9 @@ class PlannedNotebook:
 
     Parameters:
         name: ``01_provision``.
-        source: the SHA-256 of its cells, outputs left aside.
-        parameters: those that were given.
-        plan: as :meth:`ops.plan.Plan.to_json` gives it.
+        source: the SHA-256 of its cells, without outputs.
+        parameters: the given ones.
+        plan: from :meth:`ops.plan.Plan.to_json`.
     """
 
     name: str
@@ -56,8 +56,8 @@ class PlanFile:
     """The plans of one `runbook plan`.
 
     Parameters:
-        made: when, in ISO 8601, UTC.
-        code: the SHA-256 of the code that they were made with.
+        made: time of creation, in ISO 8601, UTC.
+        code: the SHA-256 of the code that made them.
         revision: its commit, for people.
         notebooks: in order.
     """
@@ -69,7 +69,7 @@ class PlanFile:
 
     @classmethod
     def of(cls, record: Record, notebooks: Mapping[str, Notebook], given: Mapping[str, Mapping[str, Value]]) -> Self:
-        """The plan file of a finished run that ended each notebook at its plan."""
+        """The plan file of a finished run that stopped each notebook at its plan."""
         planned = tuple(
             PlannedNotebook(entry.name, source_sha256(notebooks[entry.name]), dict(given[entry.name]), entry.plan or {})
             for entry in record.notebooks
@@ -81,7 +81,7 @@ class PlanFile:
         """Read a plan file.
 
         Raises:
-            ApprovalError: it is none, or was changed since it was written.
+            ApprovalError: it is not a plan file, or was changed after it was written.
         """
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -94,13 +94,13 @@ class PlanFile:
             return cls(**stored, notebooks=notebooks)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ApprovalError(
-                f"{path} is no plan that can be applied",
+                f"{path} is not a plan that can be applied",
                 why=getattr(error, "strerror", None) or str(error),
                 todo="make one with: runbook plan NOTEBOOK --out FILE",
             ) from None
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the file; ``sha256`` is over all the rest."""
+        """The content of the file; ``sha256`` covers everything else."""
         stored = {"schema": SCHEMA, **asdict(self), "notebooks": [asdict(notebook) for notebook in self.notebooks]}
         return {**stored, "sha256": _sha256(stored)}
 
@@ -119,39 +119,39 @@ class PlanFile:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """All parameters that were given."""
+        """All given parameters."""
         return {key: value for notebook in self.notebooks for key, value in notebook.parameters.items()}
 
     def require(self, notebooks: Mapping[str, Notebook], given: Mapping[str, Mapping[str, Value]]) -> None:
-        """Refuse to apply the plans to anything but what they were made of.
+        """Refuse to apply the plans to anything but what they were made from.
 
         Parameters:
-            notebooks: those that are to be run, by their names in the record.
+            notebooks: the notebooks to run, by their names in the record.
             given: their parameters.
 
         Raises:
-            ApprovalError: a notebook, a parameter or the code is another.
+            ApprovalError: a notebook, a parameter or the code differs.
         """
         problems = []
         if list(notebooks) != [planned.name for planned in self.notebooks]:
             planned_names = ", ".join(planned.name for planned in self.notebooks)
-            problems.append(f"it is a plan of {planned_names}, and this is a run of {', '.join(notebooks)}")
+            problems.append(f"it is a plan of {planned_names}, but this is a run of {', '.join(notebooks)}")
         else:
             for planned in self.notebooks:
                 if planned.source != source_sha256(notebooks[planned.name]):
                     problems.append(f"the notebook {planned.name} has changed")
                 if dict(planned.parameters) != dict(given[planned.name]):
                     problems.append(
-                        f"it was made with {_shown(planned.parameters)}, and this run has {_shown(given[planned.name])}"
+                        f"it was made with {_shown(planned.parameters)}, but this run has {_shown(given[planned.name])}"
                     )
         if self.code != code_sha256():
             commit = str(self.revision.get("commit", ""))[:12]
-            problems.append(f"it was made with other code{f', of the commit {commit}' if commit else ''}")
+            problems.append(f"it was made with different code{f', of the commit {commit}' if commit else ''}")
         if problems:
             raise ApprovalError(
                 "the plan was made for another run, and nothing was run",
                 why="; ".join(problems),
-                todo="run what was planned, or make a new plan with `runbook plan` and have that one approved",
+                todo="run what was planned, or make a new plan with `runbook plan` and have it approved",
             )
 
 

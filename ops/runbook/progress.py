@@ -1,4 +1,4 @@
-"""Progress of a run: the steps of a notebook while it runs, and what the console shows of them."""
+"""Progress of a run: the steps of a notebook while it runs, and their display on the console."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Progress:
         title: the step's heading.
         outcome: ``running``, ``succeeded``, ``failed`` or ``interrupted``.
         seconds: how long it took; 0.0 while it runs.
-        lines: the plan or the changes that the step has shown, masked.
+        lines: the masked plan or changes that the step has shown.
     """
 
     notebook: str
@@ -50,7 +50,7 @@ _WORDS = {"succeeded": "ok", "failed": "FAILED", "interrupted": "INTERRUPTED"}
 class ConsoleProgress:
     """Writes ``01_provision   3/9  Plan … ok 0.4 s``: the first part when the step starts, the rest when it ends.
 
-    Below it stand the lines of a plan or of changes. A terminal also shows the seconds that have passed; elsewhere no
+    Below it are the lines of a plan or of changes. A terminal also shows the elapsed seconds; elsewhere no
     control character is written.
 
     Parameters:
@@ -64,7 +64,7 @@ class ConsoleProgress:
         self._clock: _Clock | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Write what *progress* adds."""
+        """Write a step's start or end."""
         stream = self._stream or sys.stdout
         if progress.outcome == "running":
             write_flushed(stream, f"{progress.notebook}  {progress.step:>2}/{progress.steps}  {progress.title} … ")
@@ -78,7 +78,7 @@ class ConsoleProgress:
 
 
 class _Clock:
-    """Writes the seconds since its start at the end of the line, each over the last."""
+    """Writes the elapsed seconds at the end of the line, overwriting them each time."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -98,7 +98,7 @@ class _Clock:
         self._shown = text
 
     def stop(self) -> None:
-        """Take the seconds away."""
+        """Remove the seconds."""
         self._ended.set()
         self._thread.join()
         self._replace("")
@@ -115,8 +115,8 @@ class StepLog:
     Parameters:
         record: of the run; saved at each start and end of a step.
         entry: the notebook's part of it.
-        redactor: masks what is told and kept.
-        on_progress: told of each start and end of a step.
+        redactor: masks what is shown and stored.
+        on_progress: called at each start and end of a step.
     """
 
     def __init__(self, record: Record, entry: NotebookRecord, redactor: Redactor, on_progress: OnProgress) -> None:
@@ -131,13 +131,13 @@ class StepLog:
 
     @property
     def current(self) -> str:
-        """The title of the step that runs, or an empty string."""
+        """The title of the running step, or an empty string."""
         return self._entry.steps[self._open].title if self._open is not None else ""
 
     def on_cell(self, notebook: Any, index: int, status: str) -> None:
-        """Take in that the cell *index* is now ``running``, ``completed`` or ``failed``."""
+        """Record that the cell *index* is now ``running``, ``completed`` or ``failed``."""
         if not self._by_cell:
-            # Only now the injected parameters are among the cells.
+            # Only now are the injected parameters among the cells.
             cells = ((cell.cell_type, cell.source) for cell in notebook.cells)
             found = steps(cells, title=self._entry.title)
             self._entry.steps = [StepRecord(step.title, list(step.cells)) for step in found]
@@ -160,7 +160,7 @@ class StepLog:
                 self._end(outcomes.SUCCEEDED)
 
     def close(self, outcome: str) -> None:
-        """End the step that is still open, as the notebook has ended with *outcome*."""
+        """End the open step: the notebook has ended with *outcome*."""
         self._end(outcome)
 
     def _end(self, outcome: str) -> None:

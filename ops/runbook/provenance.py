@@ -19,11 +19,11 @@ from ops.workspace import PROJECT_ROOT
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Maker and tools of a run.
+    """Origin and tools of a run.
 
     Parameters:
         who: ``user`` and ``host``.
-        revision: ``commit``, and ``dirty`` when tracked files differ from it; empty outside of a Git repository.
+        revision: ``commit``, and ``dirty`` if tracked files differ from it; empty outside a Git repository.
         ci: ``provider``, ``run``, ``url``, ``workflow``, ``event`` and ``actor`` of a CI run; empty elsewhere.
         versions: of Python, this project and the tools that run notebooks.
     """
@@ -35,17 +35,17 @@ class Provenance:
 
     @classmethod
     def of_now(cls, *, root: Path = PROJECT_ROOT) -> Self:
-        """That of this process, with the clone *root*."""
+        """The provenance of this process, with the clone *root*."""
         return cls(_who(), _revision(root), _ci(os.environ), _versions())
 
     @classmethod
     def from_json(cls, stored: MutableMapping[str, Any]) -> Self:
-        """Take the fields out of a stored record; those that an earlier version did not write are empty."""
+        """Read the fields of a stored record; those that an earlier version did not write are empty."""
         return cls(**{each.name: stored.pop(each.name, {}) for each in fields(cls)})
 
 
 def _revision(root: Path) -> Mapping[str, Any]:
-    """The commit that is checked out in *root*, and whether tracked files differ from it; empty when unknown."""
+    """The commit checked out in *root*, and whether tracked files differ from it; empty if unknown."""
     commit, dirty = head(root), is_changed(root, untracked=False)
     return {"commit": commit, "dirty": dirty} if commit and dirty is not None else {}
 

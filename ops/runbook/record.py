@@ -1,13 +1,13 @@
-"""Records of runs: a folder each, with the executed notebooks, their reports and ``record.json``.
+"""Records of runs: one folder each, with the executed notebooks, their reports and ``record.json``.
 
     <workspace>/records/20260102T030405Z-01_provision/
-      record.json           who ran what, where, with which parameters, what changed, and how long each step took
-      01_provision.ipynb    as it was executed, masked
-      01_provision.html     the same for reading, with a summary at its top
-      index.html            when the run had several notebooks
+      record.json           user, target, parameters, changes, and the duration of each step
+      01_provision.ipynb    as executed, masked
+      01_provision.html     the same as a page, with a summary at the top
+      index.html            if the run had several notebooks
 
-``record.json`` exists from the start of the run and is replaced as a whole at each step: a run that was killed leaves
-one that says ``running``, with what had been done. ``record.schema.json`` beside this module describes it.
+``record.json`` exists from the start of the run and is replaced atomically at each step: a killed run leaves
+one that says ``running``, with everything done so far. ``record.schema.json`` next to this module describes it.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ class NotebookRecord:
     Parameters:
         name: ``01_provision``.
         title: its first heading.
-        parameters: all of its parameters, those left at their defaults too.
+        parameters: all of its parameters, including defaults.
         outcome: one of the words above.
         seconds: its duration.
         executed: the executed notebook's name in the record's folder; empty until it is written.
-        report: the same of its page.
+        report: the same for its page.
         steps: its headings and their cells.
-        target: ``local`` or ``modal``; empty until it is known.
+        target: ``local`` or ``modal``; empty until known.
         environment: of Modal, or an empty string.
-        address: the root URL of the index; empty when there is none.
-        plan: as :meth:`ops.plan.Plan.to_json` gives it; None when none was shown.
-        changes: what was done, each with ``thing`` and ``done``; None when the notebook did not get that far.
-        note: what the outcome says beside its changes.
+        address: the root URL of the index; empty if there is none.
+        plan: from :meth:`ops.plan.Plan.to_json`; None if none was shown.
+        changes: what was done, each with ``thing`` and ``done``; None if the notebook did not get that far.
+        note: the outcome's note.
     """
 
     name: str
@@ -95,13 +95,13 @@ class NotebookRecord:
 
     @property
     def pending(self) -> Sequence[Mapping[str, str]]:
-        """The changes of the plan that would be made."""
+        """The changes that the plan would make."""
         if not self.plan or not self.plan["pending"]:
             return ()
         return [change for change in self.plan["changes"] if change["sign"] not in {"", "±"}]
 
     def learn(self, outputs: Sequence[Mapping[str, Any]]) -> bool:
-        """Take in what a cell's outputs say in their metadata; return whether they say a plan or an outcome.
+        """Read the metadata of a cell's outputs; return whether they contain a plan or an outcome.
 
         Parameters:
             outputs: in the notebook format 4, masked.
@@ -134,23 +134,23 @@ class Failure:
 
 @dataclass(slots=True)
 class Record:
-    """One run, as ``record.json`` in *folder* has it. Times are UTC, in ISO 8601; durations are seconds.
+    """One run, as stored in ``record.json`` in *folder*. Times are UTC, in ISO 8601; durations are seconds.
 
     Parameters:
         folder: of the record.
         name: of the run, ``01_provision`` or ``up``.
-        started: when.
-        parameters: those that were given.
+        started: time of the start.
+        parameters: the given ones.
         notebooks: in order.
         outcome: one of the words above.
-        ended: when; empty while it runs.
+        ended: time of the end; empty while it runs.
         seconds: its duration.
-        error: why it failed.
+        error: the failure.
         process: the process id of the runner.
-        purpose: :data:`RUN`; :data:`PLAN_ONLY` when the notebooks were run up to their plans; :data:`BY_HAND` when
+        purpose: :data:`RUN`; :data:`PLAN_ONLY` if the notebooks were run up to their plans; :data:`BY_HAND` if
             they were run in JupyterLab.
-        resumes: the folder of the run that this one went on with, or an empty string.
-        provenance: by whom, from which revision and in which CI run.
+        resumes: the folder of the run that this one continued, or an empty string.
+        provenance: user, revision and CI run.
     """
 
     folder: Path
@@ -169,15 +169,15 @@ class Record:
 
     @classmethod
     def create(cls, records: Path, name: str, *, now: datetime | None = None) -> Self:
-        """Make a folder for a new run, readable by its owner only.
+        """Create a folder for a new run, readable by its owner only.
 
         Parameters:
             records: the folder of all records.
             name: of the run, ``01_provision`` or ``up``.
-            now: the time that it starts at.
+            now: the start time.
 
         Raises:
-            RunbookError: the folder cannot be made.
+            RunbookError: the folder cannot be created.
         """
         moment = (now or datetime.now(UTC)).astimezone(UTC)
         stem = f"{moment.strftime(_STAMP)}-{name}"
@@ -194,9 +194,9 @@ class Record:
                 return cls(folder, name, started=_iso(moment), process=os.getpid(), provenance=Provenance.of_now())
         except OSError as error:
             raise RunbookError(
-                f"the record of the run cannot be kept in {records}",
+                f"the record of the run cannot be stored in {records}",
                 why=error.strerror or str(error),
-                todo="name a folder that this user can write to in PYPI_RUNBOOK_HOME",
+                todo="set PYPI_RUNBOOK_HOME to a folder that this user can write to",
             ) from None
         raise RunbookError(f"there are a thousand records named {stem}", todo=f"clear {records}")
 
@@ -211,7 +211,7 @@ class Record:
             stored = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
             schema = stored.pop("schema")
             if schema not in {1, SCHEMA}:
-                raise ValueError(f"its schema is {schema}, and this version knows 1 and {SCHEMA}")
+                raise ValueError(f"its schema is {schema}, but this version knows 1 and {SCHEMA}")
             stored.pop("report", None)
             provenance = Provenance.from_json(stored)
             notebooks = [
@@ -242,12 +242,12 @@ class Record:
         return {"schema": SCHEMA, **stored, **provenance, "report": self.report.name}
 
     def save(self, redactor: Redactor) -> None:
-        """Write ``record.json``, masked: the one before or the whole new one is there, at any moment."""
+        """Write ``record.json``, masked, atomically."""
         text = json.dumps(redactor.tree(self.to_json()), indent=2, ensure_ascii=False) + "\n"
         replace_file(self.folder / RECORD_FILE, text)
 
     def end(self, outcome: str, seconds: float) -> None:
-        """Note how the run ended, and after how many seconds."""
+        """Record how the run ended, and after how many seconds."""
         self.outcome, self.seconds, self.ended = outcome, round(seconds, 3), _iso(datetime.now(UTC))
 
 
@@ -268,7 +268,7 @@ def _alive(process: int) -> bool:
 
 
 def list_records(records: Path) -> tuple[Record, ...]:
-    """The records in the folder of all records, the newest first; folders that hold none are passed over."""
+    """The records in a folder, newest first; folders without a record are skipped."""
     found = []
     for folder in sorted(records.iterdir(), reverse=True) if records.is_dir() else ():
         if _FOLDER.fullmatch(folder.name) and (folder / RECORD_FILE).is_file():
@@ -280,7 +280,7 @@ def list_records(records: Path) -> tuple[Record, ...]:
 
 
 def prune(records: Path, *, keep: int) -> tuple[Path, ...]:
-    """Remove all but the newest *keep* records; one that still runs stays.
+    """Remove all but the newest *keep* records; running ones stay.
 
     Returns:
         the folders that were removed.

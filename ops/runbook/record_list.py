@@ -1,4 +1,4 @@
-"""The list of records: choosing some of them, finding one, and comparing two."""
+"""The list of records: selecting, finding and comparing records."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ops.table import columns
 def choose(
     records: Sequence[Record], *, notebook: str = "", outcome: str = "", target: str = "", since: str = ""
 ) -> list[Record]:
-    """Those of *records* that fit all that is given.
+    """Those of *records* that match all given criteria.
 
     Parameters:
-        records: the newest first.
+        records: newest first.
         notebook: a part of the name of one of the run's notebooks.
         outcome: ``succeeded``, ``failed``, ``interrupted`` or ``running``.
         target: ``local``, ``modal``, or that with the environment, as in ``modal.staging``.
@@ -37,7 +37,7 @@ def choose(
 
 
 def table(chosen: Sequence[Record], records: Sequence[Record]) -> str:
-    """A line for each record that was chosen, with its number among all *records*: 1 is the newest."""
+    """A line for each chosen record, with its number among all *records*: 1 is the newest."""
     numbers = {record.folder: number for number, record in enumerate(records, 1)}
     rows = [
         (
@@ -56,7 +56,7 @@ def table(chosen: Sequence[Record], records: Sequence[Record]) -> str:
 
 
 def find_record(name: str, records: Path) -> Record:
-    """The record that *name* means: its folder, the start or the end of its name, or its number in the list.
+    """The record with this *name*: its folder, the start or end of its name, or its number in the list.
 
     Raises:
         RunbookError: there is none, or more than one.
@@ -74,12 +74,12 @@ def find_record(name: str, records: Path) -> Record:
     raise RunbookError(
         f"{len(matches) or 'no'} records are named {name!r}",
         why=f"there are {len(found)} in {records}",
-        todo="name one as `runbook records list` shows it, by its number or its folder",
+        todo="use the number or folder shown by `runbook records list`",
     )
 
 
 def differences(first: Record, second: Record) -> list[str]:
-    """The differences of two runs, a ``-`` line for the first and a ``+`` line for the second; times are left aside."""
+    """The differences of two runs, a ``-`` line for the first and a ``+`` line for the second; times are ignored."""
     before, after = dict(_facts(first)), dict(_facts(second))
     lines = []
     for name in dict.fromkeys([*before, *after]):

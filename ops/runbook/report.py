@@ -1,4 +1,4 @@
-"""Reports of runs: the executed notebooks of one as a page, and one page over all of them."""
+"""Reports of runs: pages of the executed notebooks of one run, and one page about all runs."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _LOG.propagate = False
 
 
 def write_reports(record: Record, redactor: Redactor) -> None:
-    """Write the page of each executed notebook of *record*, and ``index.html`` when there are several.
+    """Write the page of each executed notebook of *record*, and ``index.html`` if there are several.
 
     Parameters:
         record: a run that has ended; ``report`` of its notebooks is set.
-        redactor: masks the finished pages once more.
+        redactor: masks the finished pages again.
     """
     for entry in record.notebooks:
         if entry.executed and (record.folder / entry.executed).is_file():
@@ -58,7 +58,7 @@ def write_reports(record: Record, redactor: Redactor) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A time for reading: ``0.4 s``, ``42 s``, ``3 min 5 s``."""
+    """A readable duration: ``0.4 s``, ``42 s``, ``3 min 5 s``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -66,7 +66,7 @@ def duration(seconds: float) -> str:
 
 
 def _masked(record: Record, redactor: Redactor) -> Record:
-    """A copy to show. The names of files stay: they are where the files are."""
+    """A copy to display. File names stay: the files are there under those names."""
     notebooks = [
         dataclasses.replace(
             entry,
@@ -89,7 +89,7 @@ def _notebook_page(record: Record, number: int) -> str:
         extra_template_basedirs=[str(TEMPLATES)],
         template_name=TEMPLATE,
         filters={**FILTERS, "plain": _plain, "without_title": _without_title},
-        # It warns about pictures without a text, in HTML that a notebook displays.
+        # It warns about images without alternative text in HTML displayed by a notebook.
         log=_LOG,
         exclude_anchor_links=True,
     )
@@ -134,7 +134,7 @@ def style() -> str:
 
 
 def _anchor(node: Any, cells: Sequence[int]) -> int:
-    """The cell with the heading of a step: the last text before its code."""
+    """The cell with a step's heading: the last text before its code."""
     return next((index for index in range(cells[0], -1, -1) if node.cells[index].cell_type == "markdown"), cells[0])
 
 
@@ -152,7 +152,7 @@ def _plain(text: str) -> str:
 
 
 def _without_title(markdown: str) -> str:
-    """The first cell's text; its title stands in the summary already."""
+    """The first cell's text; its title is already in the summary."""
     return re.sub(r"\A\s*#[ \t]+.*\n?", "", markdown)
 
 
@@ -164,22 +164,22 @@ FILTERS: Mapping[str, Any] = {"change_line": change_line, "duration": duration, 
 
 
 CHART_RUNS = 60
-"""The newest runs that the chart shows; the table below it has all."""
+"""Maximum of runs in the chart, the newest; the table below has all."""
 
 
 def write_overview(records: Path, path: Path | None = None) -> Path:
-    """Write the page over the records in the folder *records*; return its path.
+    """Write the page about the records in the folder *records*; return its path.
 
     Parameters:
         records: the folder of all records.
-        path: the page; ``index.html`` in that folder when None.
+        path: the page; None for ``index.html`` in that folder.
 
     Raises:
         RunbookError: there is no record, or the page cannot be written.
     """
     found = list_records(records)
     if not found:
-        raise RunbookError("there is nothing to report", why=f"{records} holds no record", todo="run a notebook first")
+        raise RunbookError("there is nothing to report", why=f"{records} has no records", todo="run a notebook first")
     path = (path or records / "index.html").absolute()
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES / TEMPLATE), autoescape=True)
     environment.filters.update(FILTERS)

@@ -1,4 +1,4 @@
-"""Runs of notebooks, in order, each in a kernel of its own, and their record."""
+"""Runs of notebooks, in order, each in its own kernel, and their record."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from ops.runbook.execution import ExecutionOptions
 
 Ask = Callable[[NotebookRecord], bool]
-"""Called with the entry of a notebook that has shown a plan with changes; whether they may be made."""
+"""Called with the entry of a notebook that has shown a plan with changes; returns whether to make them."""
 
 Execute = Callable[[Notebook, Mapping[str, Any], Redactor, "ExecutionOptions"], object]
-"""Executes a notebook with its parameters, and saves it, masked, as the options say."""
+"""Executes a notebook with its parameters, and saves it masked, according to the options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,13 @@ class RunOptions:
 
     Parameters:
         workspace: the operator's folder. The notebooks see it as ``PYPI_RUNBOOK_HOME``.
-        name: of the run, for its folder; the notebook's own when there is only one.
-        purpose: ``plan`` ends each notebook at its plan; ``run`` runs the whole.
-        plan: the plans that were approved; any other is refused.
-        ask: asked before changes are made; they are made unasked when None.
-        resumes: the name of the record that this run goes on with.
-        on_progress: called at the start and the end of each step; writes lines to standard output when not given.
-        sources: where further secrets are known from.
+        name: of the run, for its folder; by default the notebook's if there is only one.
+        purpose: ``plan`` ends each notebook at its plan; ``run`` runs all of it.
+        plan: the approved plans; any other is refused.
+        ask: called before changes are made; None to make them without asking.
+        resumes: the name of the record that this run continues.
+        on_progress: called at the start and the end of each step; by default writes lines to standard output.
+        sources: of further known secrets.
         execution: time limits, and the directory, which is the clone unless given.
     """
 
@@ -69,10 +69,10 @@ class RunOptions:
 
 
 class RunInterruptedError(KeyboardInterrupt):
-    """A run was interrupted by Ctrl-C or SIGTERM; its kernel is ended and its record written.
+    """A run was interrupted by Ctrl-C or SIGTERM; its kernel has ended and its record is written.
 
     Parameters:
-        record: what it left.
+        record: of the run.
     """
 
     def __init__(self, record: Record) -> None:
@@ -83,9 +83,9 @@ class RunInterruptedError(KeyboardInterrupt):
 def run_notebooks(
     notebooks: Sequence[Path], parameters: Mapping[str, object] | None = None, *, options: RunOptions
 ) -> Record:
-    """Run *notebooks* one after the other, each in a kernel of its own; the first that fails ends the run.
+    """Run *notebooks* one after the other, each in its own kernel; the first failure ends the run.
 
-    Whatever happens, the record in the workspace says how far it came, without any secret that is known: those in the
+    In any case the record in the workspace says how far it got, without any known secret: those in the
     environment, in the workspace, of the options, and each :class:`ops.secret.Secret` that the notebooks make.
 
     Parameters:
@@ -94,12 +94,12 @@ def run_notebooks(
         options: of the run.
 
     Returns:
-        the record of a run in which every code cell of every notebook was completed, or all up to their plans.
+        the record of a run in which every code cell of every notebook completed, or all up to their plans.
 
     Raises:
         NotebookError: there is no such notebook, or it has no plan; nothing was run.
         ParameterError: an unknown parameter, a value of another type, or a secret given as one; nothing was run.
-        ApprovalError: the plan was made of other notebooks, parameters or code; nothing was run.
+        ApprovalError: the plan was made from other notebooks, parameters or code; nothing was run.
         RunError: a notebook failed, or a secret was found in the finished record; ``record`` has the folder.
         RunInterruptedError: Ctrl-C or SIGTERM came.
     """
@@ -135,7 +135,7 @@ def record_notebooks(
     execute: Execute,
     options: RunOptions,
 ) -> Record:
-    """Have *execute* run *notebooks* until one fails, and keep a record, which says how they ended.
+    """Run *notebooks* with *execute* until one fails, and keep a record of how they ended.
 
     Parameters:
         notebooks: by their names in the record.
@@ -182,7 +182,7 @@ def _by_papermill(
 
     register_engine()
     return execute_notebook(
-        # papermill takes the path for a format string.
+        # papermill treats the path as a format string.
         str(notebook.path).replace("{", "{{").replace("}", "}}"),
         None,
         parameters=dict(values),
@@ -213,21 +213,21 @@ def _require_plans(notebooks: Mapping[str, Notebook]) -> None:
         raise NotebookError(
             f"{', '.join(without)} cannot be planned",
             why="no cell calls plan(), so the notebook would run to its end",
-            todo="leave it out, or run it with `runbook run`",
+            todo="omit it, or run it with `runbook run`",
         )
 
 
 def notebook_environment(workspace: Workspace, secrets_file: Path) -> dict[str, str]:
-    """The environment of kernels: this process's, the file that secrets are noted in, and the workspace."""
+    """The environment of kernels: this process's, the file that records secrets, and the workspace."""
     variables = {**os.environ, REGISTER_VARIABLE: str(secrets_file)}
-    # Set only when it says something: notebooks show paths by it. Absolute, since they run in another directory.
+    # Set only if not the default: notebooks show paths relative to it. Absolute, because they run elsewhere.
     if os.environ.get(HOME_VARIABLE) or workspace.home != Workspace.default().home:
         variables[HOME_VARIABLE] = str(workspace.home)
     return variables
 
 
 def refuse_secrets(given: Mapping[str, object], redactor: Redactor) -> None:
-    """Refuse a parameter that holds a known secret.
+    """Refuse a parameter that contains a known secret.
 
     Raises:
         ParameterError: one does.
@@ -238,13 +238,13 @@ def refuse_secrets(given: Mapping[str, object], redactor: Redactor) -> None:
             raise ParameterError(
                 f"the value of {name} is a secret",
                 why="a parameter is written into the executed notebook, its report and its record",
-                todo="leave it out: the notebooks find secrets in the environment, in 0600 files, or ask for them",
+                todo="omit it: the notebooks read secrets from the environment or 0600 files, or ask for them",
             )
 
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """While the notebooks run, SIGTERM does what Ctrl-C does: a pipeline that is cancelled leaves a record too."""
+    """Treat SIGTERM like Ctrl-C while the notebooks run, so that a cancelled pipeline leaves a record too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -329,16 +329,16 @@ class _Run:
                 ),
             )
         except PapermillExecutionError:
-            # What the notebook holds says more, and is masked.
+            # The notebook's own error says more, and is masked.
             pass
         except KeyboardInterrupt:
             outcome = outcomes.INTERRUPTED
             failure = Failure("the run was interrupted", todo=AGAIN, notebook=entry.name, step=log.current)
-        except Exception as error:  # noqa: BLE001 - a kernel that does not start has many ways not to
+        except Exception as error:  # noqa: BLE001 - a kernel can fail to start in many ways
             failure = Failure(
                 "the notebook could not be run",
                 why=self._redactor.text(f"{type(error).__name__}: {error}"),
-                todo="run it again; when it goes on, open it in Jupyter and run it cell by cell",
+                todo="run it again; if it fails again, open it in Jupyter and run it cell by cell",
                 notebook=entry.name,
                 step=log.current,
                 exception=type(error).__name__,
@@ -363,7 +363,7 @@ class _Run:
         return failure_in(node, tuple(Step(step.title, tuple(step.cells)) for step in entry.steps), name=entry.name)
 
     def _finish(self) -> None:
-        """Write the reports, and let no secret stay in anything that was written."""
+        """Write the reports, and remove secrets from everything written."""
         from ops.runbook.report import write_reports
 
         record = self._record
@@ -375,16 +375,16 @@ class _Run:
             names = ", ".join(str(path.relative_to(record.folder)) for path in spoiled)
             record.outcome = outcomes.FAILED
             record.error = Failure(
-                "a secret was found in the finished record and taken out of it",
-                why=f"it stood in {names}",
-                todo="rotate that secret if anyone can have read the record, and find out which step wrote it",
+                "a secret was found in the finished record and removed",
+                why=f"it was in {names}",
+                todo="rotate that secret if anyone could have read the record, and find out which step wrote it",
             )
             write_reports(record, self._redactor)
             record.save(self._redactor)
 
 
 class _PlanGate:
-    """Ends a notebook at its plan, when only that is wanted or nobody approves it."""
+    """Ends a notebook at its plan, if only the plan is wanted or it is not approved."""
 
     def __init__(self, entry: NotebookRecord, *, plan_only: bool, ask: Ask | None) -> None:
         self._entry = entry
@@ -395,12 +395,12 @@ class _PlanGate:
         self.failure: Failure | None = None
 
     def after_cell(self, notebook: Any, index: int) -> Mapping[str, str] | None:
-        """Say whether the notebook goes on after the cell *index*; see :data:`ops.runbook.execution.AfterCell`."""
+        """Decide whether the notebook continues after the cell *index*; see :data:`ops.runbook.execution.AfterCell`."""
         cell = notebook.cells[index]
         if self._plan_only and cell.cell_type == "code" and is_plan_cell(cell.source):
             self.ended_at = index
             if self._entry.plan is None:
-                self._fail("the notebook shows no plan", "display what plan() returns as the last line of its cell")
+                self._fail("the notebook shows no plan", "display the result of plan() as the last line of its cell")
             return None
         if self._ask is None or self._asked or self._entry.plan is None:
             return {}

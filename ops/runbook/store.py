@@ -1,10 +1,10 @@
-"""Running the notebooks afresh and storing what they show in them, so that they read as a tutorial without being run.
+"""Storing of fresh outputs in the notebooks, so that they read as a tutorial without being run.
 
     python -m ops.runbook.store [NOTEBOOK …]
 
 The notebooks run in a temporary copy of the project: a fresh local target, the default parameters, and paths as a
 newcomer sees them. Processes they leave are ended. The notebooks here change only if all runs succeeded and no output
-shows a secret. Then :mod:`ops.runbook.contents` is made of them.
+shows a secret. Then :mod:`ops.runbook.contents` generates its files from them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ops.table import KEY
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
 
 SKIP_TAG = "nbval-skip"
-"""The tag of cells that take minutes and show something else each time; nbval skips them too."""
+"""The tag of cells that take minutes and show different output each time; nbval skips them too."""
 
 _NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "*.egg-info", "node_modules")
 _KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "notebooks",
         nargs="*",
         metavar="NOTEBOOK",
-        help="names or numbers; when none is given all but those that measure for minutes",
+        help="names or numbers; by default all but those that measure for minutes",
     )
     options = parser.parse_args(arguments)
     folder = PROJECT_ROOT / "notebooks"
@@ -83,7 +83,7 @@ def store(notebooks: Sequence[Notebook], *, project: Path = PROJECT_ROOT) -> tup
         RunError: a notebook failed or shows a secret; no file was changed.
     """
     with tempfile.TemporaryDirectory(prefix="runbook-store-", ignore_cleanup_errors=True) as temporary:
-        # Resolved, since a process names itself by the real path.
+        # Resolved: a process names itself by the real path.
         copy = Path(temporary).resolve() / "pypi-runbook"
         shutil.copytree(project, copy, ignore=_NOT_COPIED)
         secrets = Path(temporary) / "secrets"
@@ -92,7 +92,7 @@ def store(notebooks: Sequence[Notebook], *, project: Path = PROJECT_ROOT) -> tup
             sources=(*workspace_sources(Workspace(copy / ".runbook"), os.environ), register(secrets)),
         )
         environment = {**os.environ, REGISTER_VARIABLE: str(secrets), "PYTHONPATH": str(copy), "COLUMNS": "100"}
-        environment["HOME"] = str(copy.parent)  # paths are shown below ~, and nothing of this user's is read
+        environment["HOME"] = str(copy.parent)  # paths are shown below ~, and no files of this user are read
         environment.pop(HOME_VARIABLE, None)
         try:
             executed = [(notebook.path, _executed(notebook, copy, environment, redactor)) for notebook in notebooks]
@@ -130,16 +130,16 @@ def _executed(notebook: Notebook, copy: Path, environment: dict[str, str], redac
         except CellExecutionError as error:
             failure = failure_of(error.ename, redactor.text(error.evalue))
             raise RunError(
-                f"{notebook.name} was not stored, since it failed",
+                f"{notebook.name} was not stored, because it failed",
                 why=": ".join(part for part in (failure.what, failure.why) if part),
                 todo=failure.todo or "run it in Jupyter, cell by cell",
             ) from None
     normalise(node)
     if redactor.notebook(node) != node:
         raise RunError(
-            f"{notebook.name} was not stored, since it shows a secret",
-            why="one of its outputs holds a value that is known to be secret",
-            todo="display the Secret object, not what reveal() gives",
+            f"{notebook.name} was not stored, because it shows a secret",
+            why="one of its outputs contains a known secret",
+            todo="display the Secret object, not the result of reveal()",
         )
     text: str = nbformat.writes(node)
     return text.rstrip("\n") + "\n"

@@ -33,12 +33,12 @@ def change_lines(entry: NotebookRecord) -> tuple[str, ...]:
 
 
 def outcome_lines(entry: NotebookRecord) -> tuple[str, ...]:
-    """Lines of a notebook's outcome, or else of its plan."""
+    """Lines of a notebook's outcome, or otherwise of its plan."""
     return change_lines(entry) or plan_lines(entry)
 
 
 def counts(record: Record) -> str:
-    """The recap in one line: ``2 ok, 4 changed, 0 failed, 1 skipped``."""
+    """The recap on one line: ``2 ok, 4 changed, 0 failed, 1 skipped``."""
     ended = [entry.outcome for entry in record.notebooks]
     ok, skipped = ended.count(outcomes.SUCCEEDED), ended.count(outcomes.SKIPPED)
     changed = sum(len(entry.changes or ()) for entry in record.notebooks)
@@ -56,7 +56,7 @@ def recap(record: Record) -> str:
 
 
 def tell(record: Record, stream: TextIO, variables: Mapping[str, str]) -> None:
-    """Show the recap of a run; in a job of GitHub also as commands for its log and on its page.
+    """Print the recap of a run; in a GitHub job also as log commands and on the job's page.
 
     Parameters:
         record: of a run that has ended.
@@ -72,7 +72,7 @@ def tell(record: Record, stream: TextIO, variables: Mapping[str, str]) -> None:
 
 
 def write_flushed(stream: TextIO, text: str) -> None:
-    """Write and flush; a stream of another encoding gets ASCII, since letters are not worth a failed run."""
+    """Write and flush; falls back to ASCII rather than fail a run because of the stream's encoding."""
     try:
         stream.write(text)
     except UnicodeEncodeError:
@@ -97,7 +97,7 @@ def workflow_commands(record: Record) -> str:
 
 
 def reason(error: Failure) -> str:
-    """Reason of a failed run and what to do, as sentences."""
+    """Reason for a failed run and what to do, as sentences."""
     parts = [f"{error.what}: {error.why}" if error.why else error.what, error.todo]
     return " ".join(f"{part.rstrip('.')}." for part in parts if part)
 
@@ -122,7 +122,7 @@ def _section(record: Record) -> str:
     for entry in record.notebooks:
         for title, text in (("plan", plan_lines(entry)), ("changes", change_lines(entry))):
             if text and (title == "changes" or entry.changes is None):
-                # A fence longer than any in the text cannot be closed by it.
+                # The text cannot close a fence longer than any it contains.
                 found.append(f"**{_cell(entry.name)}**, {title}:\n\n````diff\n" + "\n".join(text) + "\n````")
         steps = [
             f"| {_cell(entry.name)} | {_cell(step.title)} | {step.outcome} | {step.seconds:.1f} |"
@@ -146,7 +146,7 @@ def _duration(entry: NotebookRecord) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that neither ends a table's cell nor becomes HTML."""
+    """Text escaped for a table cell: no HTML, no cell ends."""
     safe = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
     return " ".join(safe.split())
 

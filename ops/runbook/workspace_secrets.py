@@ -1,4 +1,4 @@
-"""Secrets of a workspace: the sources that tell them, and the scan of the records for them."""
+"""Secrets of a workspace: their sources, and the scan of records for them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def register(path: Path) -> SecretSource:
             try:
                 yield base64.b64decode(line, validate=True).decode("utf-8", "surrogatepass")
             except (binascii.Error, UnicodeDecodeError):
-                # The last line is still being written; the next read finds it complete.
+                # The last line may be incomplete; the next read finds it complete.
                 continue
 
     return _Files(lambda: (path,), read)
@@ -118,7 +118,7 @@ def client_files(workspace: Workspace) -> SecretSource:
 
 
 def workspace_sources(workspace: Workspace, variables: Mapping[str, str]) -> tuple[SecretSource, ...]:
-    """All sources that are known before a notebook runs."""
+    """All sources known before a notebook runs."""
     known = tuple(environment_secrets(variables))
     return (lambda: known, secret_files(workspace), client_files(workspace))
 
@@ -131,7 +131,7 @@ def _unquoted(value: str) -> str:
 
 
 class _Files:
-    """A source that reads files again only after they changed."""
+    """A source that reads files again only if they have changed."""
 
     def __init__(self, paths: Callable[[], Iterable[Path]], read: Callable[[str], Iterable[str]]) -> None:
         self._paths = paths
@@ -154,17 +154,17 @@ class _Files:
 
 
 def scan(folder: Path, redactor: Redactor) -> tuple[Path, ...]:
-    """Search a finished record for every secret that is known by now, and remove what is found.
+    """Search a finished record for every known secret, and remove what is found.
 
-    Finds a secret that became known after the last masking, or a file that a notebook wrote there itself. Notebooks
+    Finds secrets that became known after the last masking, and files that a notebook wrote there itself. Notebooks
     and texts are masked in place; any other file is deleted.
 
     Parameters:
         folder: the record.
-        redactor: what knows the secrets; its sources are asked once more.
+        redactor: has the secrets; its sources are read again.
 
     Returns:
-        the files in which a secret stood.
+        the files that contained a secret.
     """
     redactor.refresh()
     spoiled = []
@@ -188,14 +188,14 @@ def scan(folder: Path, redactor: Redactor) -> tuple[Path, ...]:
 
 
 def scan_all(workspace: Workspace) -> tuple[Path, ...]:
-    """Scan every record of a workspace for the secrets of the environment and the workspace; return the files found."""
+    """Scan every record of a workspace for secrets of the environment and the workspace; return the files found."""
     if not workspace.records.is_dir():
         return ()
     return scan(workspace.records, Redactor(sources=workspace_sources(workspace, os.environ)))
 
 
 def _masked_file(path: Path, text: str, redactor: Redactor) -> str | None:
-    """The text without its secrets, or None when there are none."""
+    """The text without its secrets; None if there are none."""
     if path.suffix in {".ipynb", ".json"}:
         try:
             document = json.loads(text)

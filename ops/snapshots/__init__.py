@@ -1,7 +1,7 @@
 """Snapshots of an index: every file by its hash, in a folder or a bucket.
 
     blobs/<sha256>            the bytes of one file, written once
-    snapshots/<time>.json     what one moment's index consisted of
+    snapshots/<time>.json     everything in an index at one moment
 
 Runs on an operator's machine and in the containers of a deployment, so it imports only what both have.
 """

@@ -1,4 +1,4 @@
-"""Check that there is a recent snapshot, for a job that does nothing else.
+"""Check that there is a recent snapshot, for a separate job.
 
     python -m ops.snapshots s3://bucket/prefix --hours 30
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m ops.snapshots", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("destination", help="folder or bucket of the notebook 06_back_up")
-    parser.add_argument("--hours", type=float, default=30.0, help="greatest age of the newest snapshot (default: 30)")
+    parser.add_argument("--hours", type=float, default=30.0, help="maximum age of the newest snapshot (default: 30)")
     options = parser.parse_args(arguments)
     try:
         names = Bucket.open(options.destination).snapshots()
@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     sys.stdout.write(f"The newest of {len(names)} snapshots is {names[-1]}.\n")
     if age > timedelta(hours=options.hours):
-        sys.stderr.write(f"It is {age.total_seconds() / 3600:.0f} hours old: look why the last night has none.\n")
+        sys.stderr.write(
+            f"It is {age.total_seconds() / 3600:.0f} hours old: find out why there is none of last night.\n"
+        )
         return 1
     return 0
 

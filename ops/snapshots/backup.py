@@ -1,8 +1,8 @@
-"""Back-up: copies what is new of an index into a bucket, then writes the snapshot that names it.
+"""Back-up: copies new files of an index into a bucket, then writes the snapshot that lists them.
 
-The snapshot is written last and only once, so a run that is killed leaves blobs without a snapshot, which the next run
-finds. Uploads go on meanwhile: a file of an index appears whole and never changes, and one that vanishes while the
-back-up runs is left out. The small files that hold decisions are read at the end, between two equal listings.
+The snapshot is written last and only once, so a killed run leaves blobs without a snapshot, which the next run
+reuses. Uploads continue meanwhile: a file of an index appears complete and never changes, and one that vanishes
+during the back-up is skipped. The small files with decisions are read at the end, between two equal listings.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from ops.snapshots.snapshot import (
 from ops.targets.target import VolumeFile
 
 THREADS = 8
-"""Files that are copied at a time: a bucket answers each request after some tens of milliseconds."""
+"""Files copied concurrently: a bucket takes some tens of milliseconds per request."""
 
 ATTEMPTS = 10
-"""Times that the small files are read again because somebody changes them."""
+"""Maximum of repeated reads of the small files while they are being changed."""
 
 FACTS = ".index/facts/"
-"""Folder in which the index keeps its info about each file (:mod:`ops.index.packages.file_info`)."""
+"""Folder with the index's info about each file (:mod:`ops.index.packages.file_info`)."""
 
 _PIECE = 1024**2
 
@@ -71,15 +71,15 @@ class _Needs:
 
 @dataclass(frozen=True)
 class Pending:
-    """Content that the next snapshot would add.
+    """What the next snapshot would add.
 
     Parameters:
         files: number of files of the index that belong in a snapshot.
         size: of them, in bytes.
-        new: number of those that the last snapshot does not have as they are.
+        new: number of those that are not in the last snapshot unchanged.
         new_size: of them, in bytes.
         gone: number of files that only the last snapshot has.
-        last: the newest snapshot that can be read; None if there is none.
+        last: the newest readable snapshot; None if there is none.
     """
 
     files: int
@@ -96,9 +96,9 @@ class Backup:
     Parameters:
         reader: of its volumes.
         bucket: for the snapshots.
-        place: the target's name, which tells apart the snapshots of several indexes in one bucket.
+        place: the target's name, which distinguishes the snapshots of several indexes in one bucket.
         settings: names of the volumes.
-        clock: the moment now.
+        clock: returns the current time.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class Backup:
         self._read: dict[str, _Needs] = {}
 
     def last(self) -> Snapshot | None:
-        """The newest snapshot of this index that can be read; None if there is none."""
+        """The newest readable snapshot of this index; None if there is none."""
         found = (snapshot for _, snapshot in self.history() if snapshot is not None and snapshot.place == self._place)
         return next(found, None)
 
     def history(self) -> Iterator[tuple[str, Snapshot | None]]:
-        """Name and content of all snapshots of the bucket, the newest first; None for the content of a damaged one."""
+        """Name and content of all snapshots in the bucket, newest first; None for the content of a damaged one."""
         for name in reversed(self._bucket.snapshots()):
             try:
                 yield name, read_snapshot(self._bucket, name)
@@ -142,7 +142,7 @@ class Backup:
             for file in listed:
                 files += 1
                 size += file.size
-                if last is not None and is_log(part, file.path):  # a line more is no reason for another snapshot
+                if last is not None and is_log(part, file.path):  # an added line is no reason for another snapshot
                     continue
                 known = _known(last, part, file)
                 if known is None or (known.text is not None and self._text(part, file) != known):
@@ -151,13 +151,13 @@ class Backup:
         return Pending(files, size, new, new_size, gone, last)
 
     def take(self) -> tuple[Snapshot, bool]:
-        """Take a snapshot, unless the last one is of today and holds the same.
+        """Take a snapshot, unless today's already holds the same.
 
         Returns:
             The newest snapshot, and whether it is a new one.
 
         Raises:
-            RunbookError: a file could not be read or stored; nothing that was stored is lost.
+            RunbookError: a file could not be read or stored; stored ones are kept.
         """
         last = self.last()
         stored = self._bucket.blobs()
@@ -181,14 +181,14 @@ class Backup:
 
         Parameters:
             snapshot: as it was taken.
-            before: an earlier one, whose blobs were read back when it was taken.
+            before: an earlier one, whose blobs were already read back.
             thorough: True to read its blobs again.
 
         Returns:
-            The numbers of its blobs, and of those that were read back; of the others only the size was looked at.
+            The numbers of its blobs, and of those read back; of the others only the size was checked.
 
         Raises:
-            SnapshotError: it is not there as it was taken, or a blob is missing or damaged.
+            SnapshotError: it differs from what was taken, or a blob is missing or damaged.
         """
         if self._bucket.read_snapshot(snapshot.name) != snapshot.to_bytes():
             raise SnapshotError(f"the snapshot {snapshot.name} is not what was written", todo="run this again")
@@ -220,7 +220,7 @@ class Backup:
             The names of the deleted snapshots, and the number of deleted blobs.
 
         Raises:
-            SnapshotError: a snapshot that stays cannot be read, so that it is not known which blobs it needs.
+            SnapshotError: a kept snapshot cannot be read, so the blobs it needs are unknown.
         """
         expired = self.expired(retention)
         for name in expired:
@@ -231,7 +231,7 @@ class Backup:
         return expired, len(waste)
 
     def expired(self, retention: Retention) -> list[str]:
-        """The readable snapshots of this index that *retention* does not keep, the oldest first."""
+        """The readable snapshots of this index that *retention* does not keep, oldest first."""
         names = []
         for name in self._bucket.snapshots():
             with contextlib.suppress(SnapshotError):
@@ -240,7 +240,7 @@ class Backup:
         return retention.expired(names)
 
     def waste(self, without: Sequence[str] = ()) -> dict[str, Blob]:
-        """The blobs that no snapshot needs but those in *without*.
+        """The blobs needed by no snapshot except those in *without*.
 
         Raises:
             SnapshotError: a snapshot cannot be read.
@@ -252,7 +252,7 @@ class Backup:
         return unneeded(self._bucket.blobs(), needed, now=self._clock())
 
     def _needs(self, name: str) -> _Needs:
-        """Entries of a snapshot by which blobs are decided about. Snapshots never change, so each is read once."""
+        """Blobs that a snapshot needs. Snapshots never change, so each is read only once."""
         if name not in self._read:
             snapshot = read_snapshot(self._bucket, name)
             blobs = frozenset(sys.intern(item.sha256) for _, item in snapshot.blobs())
@@ -260,7 +260,7 @@ class Backup:
         return self._read[name]
 
     def is_complete(self, pending: Pending) -> bool:
-        """True if the last snapshot is of today and holds the index as it is."""
+        """True if today's snapshot already holds the index unchanged."""
         today = self._clock().date()
         return pending.last is not None and pending.last.taken.date() == today and not (pending.new or pending.gone)
 
@@ -278,7 +278,7 @@ class Backup:
         return volume
 
     def _copied(self, part: str, last: Snapshot | None, stored: Mapping[str, Blob]) -> dict[str, Item]:
-        """Items of all files that are no texts, after those without a blob were copied."""
+        """Items of all files that are not texts, after copying those without a blob."""
 
         def item(file: VolumeFile) -> Item | None:
             known = _known(last, part, file)
@@ -299,7 +299,7 @@ class Backup:
             part: of the index.
             file: to store.
             stored: all blobs.
-            described: True if the index keeps info about the file.
+            described: True if the index has info about the file.
         """
         with self._downloaded(part, file.path) as copy:
             if copy is None:
@@ -307,7 +307,7 @@ class Backup:
             sha256, size = digest_of(copy)
             blob = stored.get(sha256)
             if blob is not None and blob.size != size:
-                self._bucket.delete_blob(sha256)  # it is damaged, and here are the right bytes
+                self._bucket.delete_blob(sha256)  # it is damaged, and these are the right bytes
             if blob is None or blob.size != size:
                 self._bucket.put_blob(sha256, copy)
             uploaded = self._uploaded(file.path, sha256) if described else None
@@ -324,7 +324,7 @@ class Backup:
         return None
 
     def _texts(self, part: str) -> dict[str, Item]:
-        """The small files, as they were at one moment."""
+        """A consistent copy of the small files."""
         for _ in range(ATTEMPTS):
             before = [file for file in self._listed(part) if is_text(part, file.path, file.size)]
             found = {file.path: self._text(part, file) for file in before}
@@ -339,7 +339,7 @@ class Backup:
 
     @contextlib.contextmanager
     def _downloaded(self, part: str, path: str) -> Iterator[Path | None]:
-        """A copy of one file; None if there is no such file any more."""
+        """A copy of one file; None if it has vanished."""
         with tempfile.TemporaryDirectory(prefix="pypi-snapshot-") as folder:
             copy = Path(folder, "copy")
             try:
@@ -356,7 +356,7 @@ def read_snapshot(bucket: Bucket, name: str) -> Snapshot:
     """Read one snapshot.
 
     Raises:
-        SnapshotError: there is none of that name, or it is damaged.
+        SnapshotError: there is none with that name, or it is damaged.
     """
     return Snapshot.from_bytes(name, bucket.read_snapshot(name))
 

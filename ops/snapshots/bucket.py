@@ -1,4 +1,4 @@
-"""Bucket with snapshots: a folder of this machine, or object storage by its URL (S3, Google, Azure)."""
+"""Bucket with snapshots: a local folder, or object storage by its URL (S3, Google, Azure)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOBS = "blobs/"
 SNAPSHOTS = "snapshots/"
 
 SINGLE_BYTES = 64 * 1024**2
-"""Larger blobs are sent in parts, for which no bucket offers a write that only creates."""
+"""Larger blobs are sent in parts, for which no bucket offers a create-only write."""
 
 RETRIES = 4
 RETRY_SECONDS = 30
@@ -48,12 +48,12 @@ class Blob:
 
 
 class Bucket:
-    """Blobs and snapshots in one place. Credentials come from the environment, as the store's own tools take them.
+    """Blobs and snapshots in one place. Credentials come from the environment variables of the store's own tools.
 
     Parameters:
         place: its folder or URL, for messages.
         store: the storage.
-        folder: of this machine, if it is one.
+        folder: the local folder, if it is one.
     """
 
     def __init__(self, place: str, store: ObjectStore, folder: Path | None = None) -> None:
@@ -67,10 +67,10 @@ class Bucket:
 
         Parameters:
             place: a folder, or a URL such as ``s3://bucket/prefix``, ``gs://…`` or ``az://…``, without credentials.
-            create: True to create a folder that does not exist, readable by nobody else.
+            create: True to create a folder that does not exist, readable only by this user.
 
         Raises:
-            ParameterError: *place* is no such URL, or holds credentials.
+            ParameterError: *place* is not such a URL, or contains credentials.
             BucketError: the folder does not exist or cannot be created, or credentials are missing.
         """
         if not _URL.match(place):
@@ -78,15 +78,15 @@ class Bucket:
         parts = urlsplit(place)
         if parts.username or parts.password or parts.query:
             raise ParameterError(
-                "the URL of the bucket holds credentials or a query",
-                why="parameters are written down",
-                todo="give only scheme, bucket and prefix, and set the credentials in the environment",
+                "the URL of the bucket contains credentials or a query",
+                why="parameters are stored in records",
+                todo="use only scheme, bucket and prefix, and set the credentials in the environment",
             )
         if parts.scheme not in ("s3", "gs", "az") or not parts.hostname:
             raise ParameterError(
                 f"{place!r} is no bucket",
                 why="a URL must begin with s3://, gs:// or az:// and name a bucket",
-                todo="give such a URL, or a folder of this machine",
+                todo="use such a URL, or a local folder",
             )
         with _explained("open", place):
             return cls(
@@ -113,11 +113,11 @@ class Bucket:
 
     @property
     def open_to_others(self) -> bool:
-        """True if other users of this machine may read the folder; unknown, and so False, for a bucket."""
+        """True if other users of this machine may read the folder; False for a bucket, where it is unknown."""
         return self._folder is not None and bool(self._folder.stat().st_mode & 0o077)
 
     def blobs(self) -> dict[str, Blob]:
-        """All blobs, by SHA-256 in hexadecimal. One request for each thousand."""
+        """All blobs, by SHA-256 in hexadecimal. One request per thousand."""
         with _explained("list", self.place):
             found = {}
             for chunk in obstore.list(self._store, BLOBS):
@@ -128,7 +128,7 @@ class Bucket:
             return found
 
     def put_blob(self, sha256: str, source: Path) -> None:
-        """Store bytes, unless they are there already. Never replaces any.
+        """Store bytes unless they exist. Never replaces any.
 
         Parameters:
             sha256: of the file.
@@ -146,14 +146,14 @@ class Bucket:
         self._sync(BLOBS + sha256)
 
     def delete_blob(self, sha256: str) -> None:
-        """Delete bytes that no snapshot needs, or that are damaged."""
+        """Delete bytes that are unneeded or damaged."""
         self._delete(BLOBS + sha256)
 
     def fetch_blob(self, sha256: str, destination: IO[bytes]) -> int:
         """Copy stored bytes to *destination*, and return their number.
 
         Raises:
-            SnapshotError: they are missing, or not those that the name promises.
+            SnapshotError: they are missing, or do not match their name.
         """
         digest, size = hashlib.sha256(), 0
         try:
@@ -170,7 +170,7 @@ class Bucket:
         return size
 
     def snapshots(self) -> list[str]:
-        """The names of all snapshots, the oldest first."""
+        """The names of all snapshots, oldest first."""
         with _explained("list", self.place):
             paths = [entry["path"] for chunk in obstore.list(self._store, SNAPSHOTS) for entry in chunk]
         names = (path.rpartition("/")[2] for path in paths)
@@ -180,21 +180,21 @@ class Bucket:
         """The content of a snapshot.
 
         Raises:
-            SnapshotError: there is none of that name.
+            SnapshotError: there is none with that name.
         """
         try:
             with _explained("read from", self.place):
                 return bytes(obstore.get(self._store, f"{SNAPSHOTS}{name}.json").bytes())
         except FileNotFoundError:
             raise SnapshotError(
-                f"there is no snapshot {name!r} in {self.place}", todo="name one that the notebook 06_back_up lists"
+                f"there is no snapshot {name!r} in {self.place}", todo="use one listed by the notebook 06_back_up"
             ) from None
 
     def put_snapshot(self, name: str, content: bytes) -> None:
         """Store a snapshot, once all blobs stored so far are durable.
 
         Raises:
-            BucketError: there is one of that name.
+            BucketError: there is one with that name.
         """
         self._sync(BLOBS)
         try:
@@ -208,7 +208,7 @@ class Bucket:
         self._sync(SNAPSHOTS)
 
     def delete_snapshot(self, name: str) -> None:
-        """Delete a snapshot, and none of its blobs."""
+        """Delete a snapshot, but none of its blobs."""
         self._delete(f"{SNAPSHOTS}{name}.json")
 
     def _delete(self, path: str) -> None:
@@ -216,7 +216,7 @@ class Bucket:
             obstore.delete(self._store, path)
 
     def _sync(self, path: str) -> None:
-        """Make a file or folder of this machine durable; a bucket is when it answers."""
+        """Make a local file or folder durable; in a bucket they are durable once it responds."""
         if self._folder is None:
             return
         with _explained("write to", self.place), contextlib.suppress(FileNotFoundError):  # no folder without a blob
@@ -227,13 +227,13 @@ class Bucket:
                 os.close(descriptor)
 
 
-_LOST = "the snapshot names it, and it was deleted or never arrived"
+_LOST = "the snapshot names it, but it was deleted or never arrived"
 _OTHER = "restore another snapshot; as long as the index has the file, the next back-up stores it again"
 
 
 @contextlib.contextmanager
 def _explained(doing: str, place: str) -> Iterator[None]:
-    """Turn errors of the storage into ones that say what to do; those about one missing or existing object pass."""
+    """Convert errors of the storage to ones with advice, except those about one missing or existing object."""
     try:
         yield
     except (FileNotFoundError, AlreadyExistsError):
@@ -246,9 +246,9 @@ def _explained(doing: str, place: str) -> Iterator[None]:
         ) from None
     except (BaseError, OSError) as error:
         why = _line(error)
-        todo = "run this again once that is mended; nothing was lost"
+        todo = "run this again once that is fixed; nothing was lost"
         if "No space left" in why or "quota" in why.lower():
-            todo = "make room there, and run this again; nothing was lost"
+            todo = "free some space there, and run this again; nothing was lost"
         elif "Missing" in why or "credentials" in why.lower():
             todo = "set the credentials of the bucket in the environment, such as AWS_ACCESS_KEY_ID"
         elif "Permission denied" in why or "AccessDenied" in why or "403" in why:

@@ -13,18 +13,18 @@ from ops.snapshots.retention import Retention
 from ops.targets.folders import VolumeFolders
 
 KEEP = {"daily": "BACKUP_DAILY", "weekly": "BACKUP_WEEKLY", "monthly": "BACKUP_MONTHLY"}
-"""Variables of the numbers of snapshots to keep."""
+"""Variables with the numbers of snapshots to keep."""
 
 
 def back_up_volumes(settings: Settings, mounted: Mapping[str, str], variables: Mapping[str, str]) -> str:
-    """Take a snapshot, read back what is new, delete what no rule keeps, and say so in a line.
+    """Take a snapshot, read back what is new, delete expired snapshots, and return a one-line summary.
 
-    A mounted Volume shows the moment at which the container started, so the snapshot is of that moment.
+    A mounted Volume shows its state when the container started, so the snapshot is of that moment.
 
     Parameters:
         settings: names of the volumes.
         mounted: their folders, by name.
-        variables: the destination, what its bucket needs, the numbers to keep, and Modal's name of the environment.
+        variables: the destination, its bucket's settings, the numbers to keep, and Modal's name of the environment.
 
     Raises:
         RunbookError: the snapshot was not taken; older ones are untouched.
@@ -34,13 +34,13 @@ def back_up_volumes(settings: Settings, mounted: Mapping[str, str], variables: M
         raise SettingError(
             "there is no nightly back-up",
             why=f"{DESTINATION_KEY} of the secret {settings.backup_secret} is not the URL of a bucket",
-            todo="set it to one, such as s3://bucket/prefix: a container's folders end with it",
+            todo="set it to one, such as s3://bucket/prefix: folders in a container do not outlive it",
         )
     try:
         retention = Retention(**{name: int(variables[key]) for name, key in KEEP.items() if variables.get(key)})
     except ValueError:
         given = ", ".join(f"{key}={variables[key]}" for key in KEEP.values() if variables.get(key))
-        raise SettingError("a number of snapshots is none", why=given, todo="give whole numbers") from None
+        raise SettingError("a number of snapshots is invalid", why=given, todo="use whole numbers") from None
     volumes = VolumeFolders(Path("/"), {name: Path(folder) for name, folder in mounted.items()})
     place = f"modal.{variables.get('MODAL_ENVIRONMENT') or 'main'}"
     backup = Backup(volumes, Bucket.open(destination), place, settings)

@@ -1,4 +1,4 @@
-"""Origins of a restoration: a snapshot in a bucket, or a directory of distributions that another server has."""
+"""Origins of a restoration: a snapshot in a bucket, or another server's directory of distributions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ops.snapshots.snapshot import Item, Snapshot, name_of
 from ops.targets.index_files import distribution
 
 LATEST = "latest"
-"""Name of the newest snapshot, whatever its moment."""
+"""Name for the newest snapshot."""
 
 _PIECE = 1024**2
 
@@ -31,13 +31,13 @@ class Origin(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """True if it has annotations and users too, and those of the index are to be equal to them."""
+        """True if it also has annotations and users, which replace those of the index."""
 
     def fetch_blob(self, sha256: str, destination: IO[bytes]) -> int:
         """Copy bytes to *destination*, and return their number.
 
         Raises:
-            SnapshotError: they are missing, or others.
+            SnapshotError: they are missing or differ.
         """
 
 
@@ -61,13 +61,13 @@ class SnapshotOrigin:
 
 @dataclass(frozen=True)
 class DirectoryOrigin:
-    """Directory that stock pypiserver serves, or that ``pip download`` or a build filled.
+    """Directory served by stock pypiserver, or filled by ``pip download`` or a build.
 
     Parameters:
         folder: the directory.
-        snapshot: of the distributions and signatures in it, in subfolders too.
-        files: one path in it for each hash.
-        skipped: what no index would list.
+        snapshot: of the distributions and signatures in it, including subfolders.
+        files: one path for each hash.
+        skipped: files that no index would list.
     """
 
     folder: Path
@@ -117,7 +117,7 @@ class DirectoryOrigin:
                 digest.update(piece)
                 size += destination.write(piece)
         if digest.hexdigest() != sha256:
-            raise SnapshotError(f"{path} was changed meanwhile", todo="run this again once nobody writes there")
+            raise SnapshotError(f"{path} was changed meanwhile", todo="run this again once nothing writes there")
         return size
 
     def path_of(self, path: str) -> Path:
@@ -130,12 +130,12 @@ def find_origin(source: str, snapshot: str = LATEST) -> Origin:
 
     Parameters:
         source: a folder or URL of :class:`Bucket`, or a directory of distributions.
-        snapshot: ``latest``, the full name, or its beginning, such as a day; of several the last one.
+        snapshot: ``latest``, the full name, or its beginning, such as a day, for the last match.
 
     Raises:
-        SnapshotError: there is nothing of that name, or it is damaged.
+        SnapshotError: there is nothing with that name, or it is damaged.
         BucketError: the place cannot be read.
-        ParameterError: *source* is no such place.
+        ParameterError: *source* is not such a place.
     """
     folder = Path(source).expanduser()
     if "://" not in source and folder.is_dir() and not (folder / SNAPSHOTS).is_dir():
@@ -148,6 +148,6 @@ def find_origin(source: str, snapshot: str = LATEST) -> Origin:
         raise SnapshotError(
             f"there is no snapshot {snapshot!r} in {source}",
             why=known,
-            todo="give the beginning of a name that the notebook 06_back_up lists, such as its day, or latest",
+            todo="use the beginning of a name listed by the notebook 06_back_up, such as its day, or latest",
         )
     return SnapshotOrigin(bucket, read_snapshot(bucket, found[-1]))

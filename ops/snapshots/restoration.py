@@ -1,6 +1,6 @@
-"""Restoration: makes the volumes of a target hold what an origin holds, and refuses to replace other bytes.
+"""Restoration: brings the volumes of a target to the state of an origin, and refuses to replace different bytes.
 
-Everything can be repeated: a run that is killed leaves whole files, and the next one adds those that are missing.
+Everything can be repeated: a killed run leaves only whole files, and the next one adds the missing ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ops.targets.index_files import (
 
 BATCH_FILES = 250
 BATCH_BYTES = 512 * 1024**2
-"""A batch ends at either; it is copied to this machine's disk first."""
+"""Limits of a batch, which is copied to this machine's disk first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class Comparison:
     """Differences between a target and an origin.
 
     Parameters:
-        equal: number of files that are there with the same bytes.
+        equal: number of files that exist with the same bytes.
         equal_bytes: their size.
         missing: files to add, by part.
         conflicts: reason for each file that cannot be restored.
-        extra: packages that only the target has; they stay.
+        extra: packages that only the target has, which stay.
         texts: small files to write or delete, in that order.
-        credentials: the small files of the volume of credentials as they are.
+        credentials: the current small files of the credentials volume.
     """
 
     equal: int = 0
@@ -98,7 +98,7 @@ class Restoration:
         self._volumes = {PACKAGES: target.settings.packages_volume, CREDENTIALS: target.settings.credentials_volume}
 
     def compare(self) -> Comparison:
-        """Read both sides. Files of the same name and size are hashed."""
+        """Read both sides. Files with the same name and size are hashed."""
         found = Comparison()
         for part, volume in self._volumes.items():
             exists = self._target.volume_exists(volume)
@@ -118,9 +118,9 @@ class Restoration:
         """Make the changes: annotations and tombstones first, then the files, roles before users, deletions last.
 
         Raises:
-            SnapshotError: a file cannot be restored, so that nothing was changed; or bytes of the origin are missing
-                or damaged, and the files so far are there.
-            TargetError: the target refused; the files so far are there.
+            SnapshotError: a file cannot be restored, so nothing was changed; or bytes of the origin are missing
+                or damaged, and the files restored so far stay.
+            TargetError: the target refused; the files restored so far stay.
         """
         if comparison.conflicts:
             raise SnapshotError(
@@ -155,11 +155,11 @@ class Restoration:
                     found.equal += 1
                     found.equal_bytes += item.size
                 else:
-                    found.conflicts[path] = "the index has other bytes under this name"
+                    found.conflicts[path] = "the index has different bytes under this name"
             elif part == PACKAGES and (key := _key(path)) in keys:
                 found.conflicts[path] = f"the index has it in another spelling, {keys[key]}"
             elif part == PACKAGES and buried.get(_key(path), item.sha256) != item.sha256:
-                found.conflicts[path] = "a file of this name with other bytes was removed from the index"
+                found.conflicts[path] = "a file of this name with different bytes was removed from the index"
             else:
                 found.missing[part][path] = item
         if part == PACKAGES:
@@ -177,7 +177,7 @@ class Restoration:
         known = {distribution(path) for path in snapshot.packages}
         projects = {found.project for found in known if found is not None}
         for path in now.keys() - then.keys():
-            # What was not in the snapshot keeps its annotations.
+            # Files that were not in the snapshot keep their annotations.
             yank = path.startswith(YANKED) and annotated(path) in snapshot.packages
             status = path.startswith(STATUS) and annotated(path) in projects
             if part == CREDENTIALS or yank or status:
@@ -230,7 +230,7 @@ def _merged(part: str, path: str, now: bytes | None, then: bytes) -> bytes:
     """The content of a small file after a restoration."""
     if now is None or part == CREDENTIALS or path.startswith((YANKED, STATUS)):
         return then
-    if path.startswith(REMOVED):  # a name that was used is never free again
+    if path.startswith(REMOVED):  # a used name can never be reused
         lines = now.splitlines(keepends=True)
         return now + b"".join(line for line in then.splitlines(keepends=True) if line not in lines)
     return now

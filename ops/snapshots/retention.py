@@ -1,4 +1,4 @@
-"""Retention: which snapshots stay, and which blobs nothing needs any more."""
+"""Retention: the snapshots to keep, and the blobs no longer needed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ops.snapshots.bucket import Blob
 from ops.snapshots.snapshot import moment
 
 GRACE = timedelta(days=1)
-"""Age below which a blob stays: another run may be writing the snapshot that needs it."""
+"""Minimum age of deleted blobs: another run may be writing a snapshot that needs a newer one."""
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Numbers of snapshots that stay.
+    """Numbers of snapshots to keep.
 
     Parameters:
-        daily: days of which the last snapshot stays.
+        daily: number of days whose last snapshot is kept.
         weekly: likewise for weeks (ISO 8601).
         monthly: likewise for months.
 
@@ -39,11 +39,11 @@ class Retention:
             raise ParameterError(
                 "these numbers of snapshots keep nothing",
                 why=f"daily is {self.daily}, weekly {self.weekly} and monthly {self.monthly}",
-                todo="give numbers of 0 or more, at least one of them above 0",
+                todo="use numbers of 0 or more, at least one of them above 0",
             )
 
     def expired(self, names: Iterable[str]) -> list[str]:
-        """The snapshots that no rule keeps, the oldest first. Never the newest one.
+        """The snapshots that no rule keeps, oldest first. Never includes the newest one.
 
         Parameters:
             names: of all snapshots of one index.

@@ -1,6 +1,6 @@
-"""Snapshot: what an index consisted of at one moment.
+"""Snapshot: everything in an index at one moment.
 
-Small files that hold decisions (annotations, tombstones, users, roles, tokens' hashes) are in it as text; all others
+Small files with decisions (annotations, tombstones, users, roles, tokens' hashes) are included as text; all others
 are named by the hash of their bytes.
 """
 
@@ -18,16 +18,16 @@ from ops.errors import SnapshotError
 
 FORMAT = 1
 TEXT_BYTES = 1024**2
-"""Larger files are stored as blobs, whatever they hold."""
+"""Larger files are stored as blobs, whatever their kind."""
 
 NAME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
-"""Name of a snapshot: the moment in UTC, sortable, and valid in every bucket."""
+"""Name of a snapshot: its time in UTC, sortable, and valid in every bucket."""
 
 PACKAGES, CREDENTIALS = "packages", "credentials"
-"""The parts of an index: its two volumes, whatever they are called."""
+"""The parts of an index: its two volumes, whatever their names."""
 
 _REBUILT = (".index/staging/", ".index/facts/", ".index/claims/", ".index/reserve/", ".index/entries/")
-"""Folders for unfinished files, locks and reserved space, and what the index makes again from its files."""
+"""Folders for unfinished files, locks, reserved space, and data that the index recomputes from its files."""
 
 _LOGS = {PACKAGES: (".index/audit/", ".index/activity/"), CREDENTIALS: (".audit/",)}
 
@@ -40,8 +40,8 @@ class Item:
         sha256: of its bytes, in hexadecimal.
         size: bytes.
         modified: seconds since the epoch.
-        text: its content if it is in the snapshot itself; None if it is a blob.
-        uploaded: seconds since the epoch, as the index shows it; None if not known.
+        text: its content if included in the snapshot itself; None if it is a blob.
+        uploaded: seconds since the epoch, as shown by the index; None if unknown.
     """
 
     sha256: str
@@ -68,10 +68,10 @@ Items = Mapping[str, Item]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All files of an index that cannot be made again.
+    """All files of an index that cannot be recomputed.
 
     Parameters:
-        name: the moment, such as ``2026-01-31T02-17-00Z``.
+        name: its time, such as ``2026-01-31T02-17-00Z``.
         place: the target that it was taken from.
         packages: files of the volume of packages.
         credentials: files of the volume of credentials.
@@ -89,17 +89,17 @@ class Snapshot:
 
     @property
     def taken(self) -> datetime:
-        """The moment."""
+        """The time of the snapshot."""
         return moment(self.name)
 
     @property
     def distributions(self) -> list[str]:
-        """Paths of the packages, without what the index keeps about them."""
+        """Paths of the packages, without the index's own files."""
         return [path for path in self.packages if not path.startswith(".")]
 
     @property
     def usernames(self) -> list[str]:
-        """Names in ``.htpasswd``, as they are written there."""
+        """Names in ``.htpasswd``, as written there."""
         file = self.credentials.get(".htpasswd")
         lines = file.content.decode(errors="replace").splitlines() if file else []
         return [line.partition(":")[0].strip() for line in lines if ":" in line and not line.startswith("#")]
@@ -116,7 +116,7 @@ class Snapshot:
         )
 
     def to_bytes(self) -> bytes:
-        """The snapshot as JSON, with a hash over all of it."""
+        """The snapshot as JSON, including a hash of its content."""
         content = {
             "format": FORMAT,
             "name": self.name,
@@ -127,11 +127,11 @@ class Snapshot:
 
     @classmethod
     def from_bytes(cls, name: str, content: bytes) -> Self:
-        """Read a snapshot, and check that it is whole and names no path outside of its volume.
+        """Read a snapshot, and check that it is complete and names no path outside its volume.
 
         Parameters:
-            name: under which it is stored.
-            content: as of :meth:`to_bytes`.
+            name: that it is stored under.
+            content: from :meth:`to_bytes`.
 
         Raises:
             SnapshotError: it is damaged, or written by a later version.
@@ -140,7 +140,7 @@ class Snapshot:
             found: dict[str, Any] = json.loads(content)
             digest, known = found.pop("sha256"), found["format"]
             if known != FORMAT:
-                why = f"its format is {known}, and this version reads {FORMAT}"
+                why = f"its format is {known}, but this version reads {FORMAT}"
                 raise SnapshotError(
                     f"the snapshot {name} cannot be read", why=why, todo="use the version that wrote it"
                 )
@@ -157,28 +157,28 @@ class Snapshot:
 
 
 def name_of(when: datetime) -> str:
-    """The name of a snapshot taken at this moment."""
+    """The name of a snapshot taken at this time."""
     return when.astimezone(UTC).strftime(NAME_FORMAT)
 
 
 def moment(name: str) -> datetime:
-    """The moment in the name of a snapshot.
+    """The time in a snapshot's name.
 
     Raises:
-        SnapshotError: it is no such name.
+        SnapshotError: it is not such a name.
     """
     try:
         return datetime.strptime(name, NAME_FORMAT).replace(tzinfo=UTC)
     except ValueError:
         raise SnapshotError(
-            f"{name!r} is no name of a snapshot",
-            why="a name is a moment in UTC, such as 2026-01-31T02-17-00Z",
-            todo="name one that the notebook 06_back_up lists",
+            f"{name!r} is not a snapshot's name",
+            why="a name is a time in UTC, such as 2026-01-31T02-17-00Z",
+            todo="use one listed by the notebook 06_back_up",
         ) from None
 
 
 def is_kept(path: str) -> bool:
-    """True if a file belongs in a snapshot: all do, but locks, reserves and what the index makes again."""
+    """True if a file belongs in a snapshot: all except locks, reserves and recomputed data."""
     name = PurePosixPath(path).name
     return not (
         path.startswith(_REBUILT)
@@ -188,12 +188,12 @@ def is_kept(path: str) -> bool:
 
 
 def is_log(part: str, path: str) -> bool:
-    """True if a file is one of the audit log or the counts, to which lines are only ever added."""
+    """True for files of the audit log and the download counts, which are append-only."""
     return path.startswith(_LOGS[part])
 
 
 def is_text(part: str, path: str, size: int) -> bool:
-    """True if a file is kept in the snapshot itself."""
+    """True if a file is included in the snapshot itself."""
     decides = part == CREDENTIALS or path.startswith(".index/")
     return decides and not is_log(part, path) and size <= TEXT_BYTES
 
@@ -210,7 +210,7 @@ def _to_json(item: Item) -> dict[str, Any]:
 def _item(path: str, entry: Mapping[str, Any]) -> Item:
     parts = path.split("/")
     if not path or any(part in ("", ".", "..") for part in parts) or "\0" in path or "\\" in path:
-        raise ValueError(f"{path!r} is no path on a volume")
+        raise ValueError(f"{path!r} is not a path on a volume")
     item = Item(**entry)
     if not (isinstance(item.sha256, str) and isinstance(item.size, int) and isinstance(item.modified, int)):
         raise TypeError(f"the entry of {path!r} is incomplete")

@@ -42,7 +42,7 @@ def open_target(
         environment: of Modal; None for ``MODAL_ENVIRONMENT``, or Modal's own default.
 
     Raises:
-        ParameterError: there is no target of that name.
+        ParameterError: there is no target with that name.
         TargetError: a package that the target needs is not installed, or the workspace cannot be used.
     """
     workspace = workspace or Workspace.default()
@@ -57,7 +57,7 @@ def open_target(
     raise ParameterError(
         f"there is no target {name!r}",
         why=f"the targets are {' and '.join(TARGETS)}",
-        todo='give target="local" for this machine or target="modal" for Modal',
+        todo='use target="local" for this machine or target="modal" for Modal',
     )
 
 

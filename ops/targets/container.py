@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30.0
-"""Seconds for which a lock lasts if its holder does not renew it."""
+"""Seconds that a lock lasts unless its holder renews it."""
 SKEW_SECONDS = 5.0
 """Largest difference between the clocks of two containers."""
 SUCCESSION = "\0"
-"""Prefix of the keys with which containers decide on the successor of a dead holder; in no file name."""
+"""Prefix of the keys that decide the successor of a dead holder; occurs in no file name."""
 
 
 class VolumeStorage(GuardedStorage):
@@ -35,7 +35,7 @@ class VolumeStorage(GuardedStorage):
     Parameters:
         volume: the Volume.
         directory: its mount point.
-        cache_directory: for copies of files that are served to clients; None for the container's own disk.
+        cache_directory: for copies of files served to clients; None for the container's own disk.
         cache_bytes: limit of their size.
     """
 
@@ -72,12 +72,12 @@ class DictNameLocks:
     """Locks between all containers, as entries of a Modal Dict, whose ``put`` with ``skip_if_exists`` is atomic.
 
     A lock is a lease, renewed by a thread while it is held. If a container dies, exactly one other may take over after
-    the lease, since taking over requires a lock on the dead holder's token. Modal removes unused entries after 7 days,
+    the lease: taking over requires a lock on the dead holder's token. Modal removes unused entries after 7 days,
     far longer than any lock is held.
 
     Parameters:
         entries: the Dict.
-        lease_seconds: seconds for which a lock outlives its holder.
+        lease_seconds: seconds that a lock outlives its holder.
     """
 
     def __init__(self, entries: modal.Dict, *, lease_seconds: float = LEASE_SECONDS) -> None:
@@ -88,7 +88,7 @@ class DictNameLocks:
         self._renewing: threading.Thread | None = None
 
     def acquire(self, filename: str) -> bool:
-        """Lock *filename*. False if another holder has it."""
+        """Lock *filename*. False if another one holds it."""
         with self._lock:
             if filename in self._held:
                 return False
@@ -131,7 +131,7 @@ class DictNameLocks:
             return None
         try:
             if self._entries.get(key) != found:
-                return None  # another succeeded before us
+                return None  # another one succeeded before us
             self._entries.put(key, _value(mine))
             return mine
         finally:
@@ -154,7 +154,7 @@ class DictNameLocks:
                     self._renewing = None
                     return
             for filename, lease in held.items():
-                # A lease that ended while this container was suspended may belong to another by now.
+                # A lease that expired while this container was suspended may now belong to another one.
                 if lease.until < time.time():
                     continue
                 renewed = _Lease(lease.token, time.time() + self._seconds)
@@ -165,7 +165,7 @@ class DictNameLocks:
 
 
 class DictEntries:
-    """Entries that all containers share, in a Modal Dict, which needs no commit and no access to credentials.
+    """Entries shared by all containers, in a Modal Dict, which needs no commit and no access to credentials.
 
     Modal removes an entry that was not used for 7 days; minted tokens and ids of ID tokens live for minutes.
 
@@ -177,15 +177,15 @@ class DictEntries:
         self._entries = entries
 
     def add(self, key: str, value: str, *, until: float) -> bool:
-        """Store a value unless the key is there; atomic among all containers."""
+        """Store a value unless the key exists; atomic among all containers."""
         return bool(self._entries.put(key, (value, until), skip_if_exists=True))
 
     def put(self, key: str, value: str, *, until: float) -> None:
-        """Store a value in place of what is there."""
+        """Store a value, replacing any other."""
         self._entries.put(key, (value, until))
 
     def get(self, key: str) -> str | None:
-        """The value; None if there is none, or its end has passed."""
+        """The value; None if there is none, or it has expired."""
         found = cast("tuple[str, float] | None", self._entries.get(key))
         return found[0] if found is not None and found[1] > time.time() else None
 
@@ -230,7 +230,7 @@ def for_modal(application: Application) -> Application:
 
 
 def address_below(function: modal.Function[..., Any, Any], path: str) -> str:
-    """The address of a page of a web function of this app; empty if it cannot be told.
+    """The address of a page of a web function of this app; empty if unknown.
 
     Parameters:
         function: as the app's file defines it.
@@ -241,6 +241,6 @@ def address_below(function: modal.Function[..., Any, Any], path: str) -> str:
     try:
         url = function.get_web_url()
     except Error:
-        _log.warning("the address of the function that serves %s is not known", path, exc_info=True)
+        _log.warning("the address of the function that serves %s is unknown", path, exc_info=True)
         return ""
     return f"{url.rstrip('/')}/{path}" if url else ""

@@ -1,4 +1,4 @@
-"""Folders and private files of the local target: its volumes and secrets, and the copies of secrets on Modal."""
+"""Folders and private files of the local target: its volumes and secrets, and copies of Modal's secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @contextlib.contextmanager
 def explained(doing: str, place: Path) -> Iterator[None]:
-    """Turn an error of the operating system into one that says what to do.
+    """Convert an error of the operating system to one with advice.
 
     Parameters:
         doing: the attempt, to follow "could not".
@@ -36,13 +36,13 @@ def explained(doing: str, place: Path) -> Iterator[None]:
         raise TargetError(
             f"could not {doing}",
             why=f"{error.filename or place} cannot be written by this user",
-            todo="run as the user who owns it, or name another folder in PYPI_RUNBOOK_HOME",
+            todo="run as the user who owns it, or set PYPI_RUNBOOK_HOME to another folder",
         ) from None
     except OSError as error:
         raise TargetError(
             f"could not {doing}",
             why=f"{error.strerror or error}: {error.filename or place}",
-            todo="mend that and run it again; nothing was lost",
+            todo="fix that and run it again; nothing was lost",
         ) from None
 
 
@@ -54,7 +54,8 @@ def checked(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise TargetError(
-            f"{name!r} is no name for a volume or a secret", todo="use letters, digits, dots, hyphens and underscores"
+            f"{name!r} is not a valid name for a volume or a secret",
+            todo="use letters, digits, dots, hyphens and underscores",
         )
     return name
 
@@ -64,7 +65,7 @@ class VolumeFolders:
 
     Parameters:
         folder: parent of the volumes, created with the first one.
-        mounted: folders of volumes that are elsewhere, by name.
+        mounted: folders of volumes elsewhere, by name.
     """
 
     def __init__(self, folder: Path, mounted: Mapping[str, Path] | None = None) -> None:
@@ -85,7 +86,7 @@ class VolumeFolders:
         Raises:
             TargetError: it cannot be created.
         """
-        with explained(f"make the volume {name!r}", self._parent):
+        with explained(f"create the volume {name!r}", self._parent):
             private_folder(self.volume_folder(name))
 
     def delete_volume(self, name: str) -> bool:
@@ -106,7 +107,7 @@ class VolumeFolders:
         return found
 
     def list_files(self, name: str) -> list[VolumeFile]:
-        """All files with what is known of them, sorted by path. Files that vanish meanwhile are left out."""
+        """All files with their properties, sorted by path. Files that vanish meanwhile are skipped."""
         root = self.volume_folder(name)
         found = []
         for folder, folders, files in os.walk(root):
@@ -151,7 +152,7 @@ class VolumeFolders:
         """Copy files onto a volume, each atomically.
 
         Raises:
-            TargetError: one cannot be copied; those before it are there.
+            TargetError: one cannot be copied; those before it are.
         """
         for path, source in sources.items():
             self.upload(name, path, source)
@@ -229,19 +230,19 @@ class SecretFiles:
 
     @contextlib.contextmanager
     def draft(self, name: str, values: Mapping[str, Secret]) -> Iterator[None]:
-        """Write the secret's file, and put it in place when the block ends without an error.
+        """Write the secret's file, and put it in place if the block ends without an error.
 
         Raises:
-            TargetError: as of :meth:`put`.
+            TargetError: as for :meth:`put`.
         """
         lines = []
         for key, secret in values.items():
             value = secret.reveal()
             if not key.isidentifier() or "\n" in value or "\r" in value:
                 raise TargetError(
-                    f"the secret {name!r} cannot be kept",
+                    f"the secret {name!r} cannot be stored",
                     why="its file holds one KEY=value a line, so a value cannot contain a line break",
-                    todo="give a value on one line",
+                    todo="use a value on one line",
                 )
             lines.append(f"{key}={value}\n")
         path, doing = self.path(name), f"write the secret {name!r}"

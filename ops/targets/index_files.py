@@ -1,4 +1,4 @@
-"""Formats of the index's own files, for those who read or write a volume from outside."""
+"""Formats of the index's own files, for reading or writing a volume from outside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ops.index.packages.uploads import Staged
 
 YANKED, REVOKED, STATUS = ".index/yanked/", ".index/revoked/", ".index/status/"
-"""Folders on the volume of packages: yanks by file, revocations by digest, and statuses by project."""
+"""Folders on the packages volume: yanks by file, revocations by digest, and statuses by project."""
 
 REMOVED, AUDIT = ".index/removed/", ".index/audit/"
 """Folders on the same volume: tombstones, and the audit log."""
@@ -31,7 +31,7 @@ FACTS = ".index/facts/"
 """Folder with the info about each file."""
 
 ADMIN_AUDIT = ".audit/"
-"""Folder on the volume of credentials: the audit log of the admin application."""
+"""Folder on the credentials volume: the audit log of the admin application."""
 
 PASSWORDS, GROUPS, TOKENS, TRUST, INVITATIONS = ".htpasswd", ".htgroup", ".tokens", ".trust", ".invitations"
 """Files on the volume of credentials."""
@@ -39,13 +39,13 @@ PASSWORDS, GROUPS, TOKENS, TRUST, INVITATIONS = ".htpasswd", ".htgroup", ".token
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """File that the index lists.
+    """File listed by the index.
 
     Parameters:
         project: normalized name (PEP 503).
         version: of the release.
         key: equal for all spellings of one file name.
-        form: kind of file; ``other`` if only pypiserver takes it for a distribution.
+        form: kind of file; ``other`` if only pypiserver considers it a distribution.
     """
 
     project: str
@@ -56,11 +56,11 @@ class Distribution:
 
 @dataclass(frozen=True)
 class AccountEntry:
-    """User as the files of the index have it.
+    """User as stored in the index's files.
 
     Parameters:
         role: ``reader``, ``publisher`` or ``admin``.
-        projects: to which a publisher is limited, sorted; None for all.
+        projects: that a publisher is limited to, sorted; None for all.
         digest: of the password; never shown.
     """
 
@@ -70,12 +70,12 @@ class AccountEntry:
 
     @property
     def rights(self) -> str:
-        """Role and projects in words."""
+        """Role and projects as text."""
         return self.role if self.projects is None else f"{self.role} of {', '.join(self.projects)}"
 
 
 def distribution(path: str) -> Distribution | None:
-    """The distribution at *path*, as the index lists it; None if it is none, or hidden."""
+    """The distribution at *path*, as listed by the index; None if it is not one, or hidden."""
     *folders, filename = path.split("/")
     name = parse(filename)
     if name is None or any(part.startswith(".") for part in folders) or not can_be_listed(name.project):
@@ -84,7 +84,7 @@ def distribution(path: str) -> Distribution | None:
 
 
 def annotated(path: str) -> str:
-    """The file or project that an annotation at *path* is about."""
+    """The file or project of an annotation at *path*."""
     return unquote(path.rpartition("/")[2])
 
 
@@ -95,7 +95,7 @@ def tombstones(name: str, content: str) -> Iterator[tuple[str, str]]:
         name: of the file.
         content: of it.
     """
-    if len(name) > 2:  # the first version had a file for each
+    if len(name) > 2:  # the first version wrote one file each
         yield unquote(name), content.strip()
         return
     for line in content.splitlines():
@@ -118,7 +118,7 @@ def accounts(passwords: bytes, groups: bytes) -> dict[str, AccountEntry]:
 
 
 def credential_defects(passwords: bytes, groups: bytes) -> Iterator[tuple[str, str]]:
-    """Lines of ``.htpasswd`` and ``.htgroup`` that do not work, and users with weak hashes, each with the reason.
+    """Ineffective lines of ``.htpasswd`` and ``.htgroup``, and users with weak hashes, each with the reason.
 
     Parameters:
         passwords: content of ``.htpasswd``.
@@ -136,7 +136,7 @@ def credential_defects(passwords: bytes, groups: bytes) -> Iterator[tuple[str, s
         rounds = cost(digest)
         if defect(digest) is None and (rounds is None or rounds < WEAK_ROUNDS):
             kind = "no bcrypt hash" if rounds is None else f"a bcrypt hash of cost {rounds}"
-            yield f"user {username}", f"has {kind}, which is quickly guessed: set the password anew"
+            yield f"user {username}", f"has {kind}, which is quickly guessed: set a new password"
 
 
 WEAK_ROUNDS = 10
@@ -145,14 +145,14 @@ WEAK_ROUNDS = 10
 
 @dataclass(frozen=True, slots=True)
 class TokenEntry:
-    """Token as the index has it, without its hash.
+    """Token as stored in the index, without its hash.
 
     Parameters:
         id: not secret.
-        owner: the user for whom it stands.
-        label: as people call it.
-        expires: moment.
-        last_used: moment; None if no use is known.
+        owner: the user whom it stands for.
+        label: one line, for people.
+        expires: time.
+        last_used: time; None if no use is known.
     """
 
     id: str
@@ -163,7 +163,7 @@ class TokenEntry:
 
 
 def token_entries(content: bytes) -> tuple[list[TokenEntry], list[int]]:
-    """The tokens in ``.tokens``, and the numbers of lines that mean nothing."""
+    """The tokens in ``.tokens``, and the numbers of unreadable lines."""
     from ops.index.auth.token_file import TokenFile
 
     file = TokenFile(content)
@@ -198,7 +198,7 @@ def recorded_hash(content: bytes) -> str:
 
 
 def file_info(*, sha256: str, size: int, uploaded: float) -> bytes:
-    """What a copied file's info is until the index computes it anew: it keeps the upload time of the same bytes."""
+    """The info of a copied file until the index recomputes it: keeps the upload time of the same bytes."""
     fields = {
         "format": 1,
         "size": size,
@@ -214,9 +214,9 @@ def file_info(*, sha256: str, size: int, uploaded: float) -> bytes:
 
 
 def refusals(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Each file with the reason why the index would refuse it as an upload; an empty one if it would accept it.
+    """Each file with the reason why the index would refuse it as an upload; empty if it would accept it.
 
-    Contents are looked at in child processes with limits, as on the server.
+    Contents are inspected in child processes with limits, as on the server.
     """
     from ops.index.packages.inspector import Inspector
 
@@ -247,31 +247,31 @@ def _refusal(path: Path, inspector: Inspector) -> str:
 
 @dataclass(frozen=True)
 class _InPlace:
-    """A file that is inspected where it is; only its path is looked at."""
+    """A file that is inspected in place; only its path is used."""
 
     path: str
 
 
 def audit_line(when: str, event: str, user: str, details: Mapping[str, object]) -> bytes:
-    """One entry of the audit log, for a change that was made on the volume itself.
+    """One entry of the audit log, for a change made on the volume itself.
 
     Parameters:
         when: in UTC (RFC 3339).
         event: such as ``restore``.
-        user: who made it.
+        user: who made the change.
         details: values for JSON, never a secret.
     """
     return json.dumps({"time": when, "event": event, "user": user, "address": "", **details}).encode("ascii") + b"\n"
 
 
 class Downloads(NamedTuple):
-    """Count of downloads: one line of the files in ``.index/activity``.
+    """Download count: one line of the files in ``.index/activity``.
 
     Parameters:
-        hour: when, the beginning of an hour in UTC.
-        file: path of the file that was downloaded; empty if the line is about a user only.
-        user: the user; empty if not known.
-        address: of the client; empty if not known.
+        hour: the beginning of an hour in UTC.
+        file: path of the downloaded file; empty if the line is about a user only.
+        user: the user; empty if unknown.
+        address: of the client; empty if unknown.
         client: its family.
         downloads: in that hour; 0 if the line is about a user only.
     """
@@ -285,7 +285,7 @@ class Downloads(NamedTuple):
 
 
 def download_counts(content: bytes) -> Iterator[Downloads]:
-    """Parse the lines of a file. Lines that are damaged, as by a full disk, are left out."""
+    """Parse the lines of a file. Damaged lines, for instance from a full disk, are skipped."""
     for line in content.splitlines():
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
             row: Mapping[str, Any] = json.loads(line)

@@ -7,7 +7,7 @@ from ops.secret import Secret
 
 
 def checked_user_name(name: str) -> str:
-    """Check a user name, and return it as the index stores it (Unicode NFC).
+    """Check a user name, and return it as stored by the index (Unicode NFC).
 
     Raises:
         ParameterError: the index would refuse it.
@@ -33,12 +33,12 @@ def check_role(role: str) -> None:
         raise ParameterError(
             f"there is no role {role!r}",
             why=f"the roles are {', '.join(Role)}",
-            todo="give the parameter `role` one of them",
+            todo="set the parameter `role` to one of them",
         )
 
 
 def check_password(password: Secret) -> None:
-    """Check a password that somebody chose. The error does not repeat it.
+    """Check a chosen password. The error does not repeat it.
 
     Raises:
         RunbookError: the index would refuse it.
@@ -53,7 +53,7 @@ def check_password(password: Secret) -> None:
 
 
 def password_hash(password: Secret, rounds: int) -> str:
-    """Hash a password with bcrypt, as the index would.
+    """Hash a password with bcrypt, like the index.
 
     Parameters:
         password: the password.
@@ -65,14 +65,14 @@ def password_hash(password: Secret, rounds: int) -> str:
 
 
 def check_admin_token(token: Secret, variable: str) -> None:
-    """Check an admin token that the operator chose.
+    """Check an admin token chosen by the operator.
 
     Parameters:
         token: the token.
         variable: the environment variable that held it.
 
     Raises:
-        SettingError: the server would refuse it: it can be guessed, or cannot be sent.
+        SettingError: the server would refuse it: it could be guessed, or cannot be sent.
     """
     from ops.index.startup import MAKE_TOKEN_HINT, token_problem
 
@@ -81,5 +81,5 @@ def check_admin_token(token: Secret, variable: str) -> None:
         raise SettingError(
             f"the admin token in {variable} cannot be used",
             why=f"it {problem}",
-            todo=f"unset {variable} to have one generated, or {MAKE_TOKEN_HINT}",
+            todo=f"unset {variable} to generate one, or {MAKE_TOKEN_HINT}",
         )

@@ -31,10 +31,10 @@ START_SECONDS = 30.0
 """Seconds from the start of a server to its first response."""
 
 HUNG_SECONDS = 2.0
-"""Seconds for a server that no longer answers to end, before it is killed."""
+"""Seconds for an unresponsive server to end before it is killed."""
 
 PORTS_TRIED = 50
-"""Ports to try, from the usual one on, if no port is requested."""
+"""Ports to try, starting with the usual one, if no port is requested."""
 
 FREE_BYTES_NEEDED = 200 * 2**20
 
@@ -45,14 +45,14 @@ class LocalTarget(VolumeFolders):
     Parameters:
         workspace: the operator's folder.
         settings: the names of volumes and secrets.
-        port: the TCP port; None takes the one of last time, or at first the usual one or the next that is free.
+        port: the TCP port; None for the last one or, the first time, the usual one or the next free one.
     """
 
     name = place = "local"
 
     def __init__(self, workspace: Workspace, settings: Settings, *, port: int | None = None) -> None:
         if port is not None and not 0 < port < 65536:
-            raise TargetError(f"{port} is no TCP port", todo="give a number from 1 to 65535, or none")
+            raise TargetError(f"{port} is not a TCP port", todo="use a number from 1 to 65535, or none")
         self._workspace = workspace
         self.settings = settings
         self._port = port
@@ -66,10 +66,10 @@ class LocalTarget(VolumeFolders):
     # --- the preflight ------------------------------------------------------------------------------------------
 
     def checks(self) -> Sequence[Check]:
-        """Python's version, a workspace that can be written, room on its disk."""
+        """Checks of Python's version, a writable workspace, and free disk space."""
         version = ".".join(map(str, sys.version_info[:3]))
         existing = self._workspace.home
-        while not os.path.exists(existing):  # noqa: PTH110 - Path.exists raises where this user may not look
+        while not os.path.exists(existing):  # noqa: PTH110 - Path.exists raises without permission
             existing = existing.parent
         writable = os.access(existing, os.W_OK | os.X_OK)
         free = shutil.disk_usage(existing).free
@@ -80,19 +80,19 @@ class LocalTarget(VolumeFolders):
                 writable,
                 "can be written"
                 if writable
-                else f"{existing} cannot be written by this user: name another folder in PYPI_RUNBOOK_HOME",
+                else f"{existing} cannot be written by this user: set PYPI_RUNBOOK_HOME to another folder",
             ),
             Check(
                 "disk",
                 free >= FREE_BYTES_NEEDED,
                 f"at least {FREE_BYTES_NEEDED // 2**20} MiB free"
                 if free >= FREE_BYTES_NEEDED
-                else f"{free // 2**20} MiB free of {FREE_BYTES_NEEDED // 2**20} MiB needed: make room",
+                else f"{free // 2**20} MiB free of {FREE_BYTES_NEEDED // 2**20} MiB needed: free some space",
             ),
         )
 
     def _taken_port(self) -> PortTakenError | None:
-        """Error if the requested port, or the one that clients know, is taken; None if not, or if any port will do."""
+        """Error if the requested or known port is taken; None if not, or if any port will do."""
         last = ServerProcess.load(self._process_file)
         port = self._port or (last.port if last else None)
         if port is None or (last is not None and last.port == port and last.alive()):
@@ -103,7 +103,7 @@ class LocalTarget(VolumeFolders):
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the target against other runs on this machine; the system lets go of it when a run dies."""
+        """Lock the target against other runs on this machine; the system releases it when a run dies."""
         with explained("lock the target", self._folder):
             private_folder(self._folder)
             os.close(private_file(self._folder / "lock", os.O_WRONLY))
@@ -143,7 +143,7 @@ class LocalTarget(VolumeFolders):
         return self._secrets.recall_former(name, key)
 
     def refused_secret(self, name: str, key: str) -> str:
-        """Advice: the server reads the same file as the operator, but only when it starts."""
+        """Advice: the server reads the same file as the operator, but only at start."""
         return f"{key} in {self._secrets.path(name)} changed since the server started: run the notebook 01_provision"
 
     def credential_ages(self) -> Sequence[CredentialAge]:
@@ -158,7 +158,7 @@ class LocalTarget(VolumeFolders):
     # --- the server ---------------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """State of the server: not running, running, or answering."""
+        """State of the server: not running, running, or responding."""
         process = ServerProcess.load(self._process_file)
         if process is None or not process.alive():
             return State(None)
@@ -195,7 +195,7 @@ class LocalTarget(VolumeFolders):
         """Move to another port than last time.
 
         Raises:
-            PortTakenError: another program uses the port that was requested, or that clients know.
+            PortTakenError: another program uses the requested or known port.
         """
         if taken := self._taken_port():
             raise taken
@@ -233,7 +233,7 @@ class LocalTarget(VolumeFolders):
             same = (running.port, running.fingerprint) == (wanted, fingerprint)
             healthy = _healthy(running)
             if same and healthy:
-                self._versions.record(code, tag=tag, commit=commit)  # that of a clone without a history
+                self._versions.record(code, tag=tag, commit=commit)  # a clone without history
                 return _deployment(running, changed=False)
             if taken := self._taken_port():
                 raise taken  # before the running server is stopped
@@ -268,13 +268,13 @@ class LocalTarget(VolumeFolders):
                 if taken := self._taken_port():
                     raise taken
         raise StartError(
-            "the server was started and did not answer",
+            "the server was started but did not respond",
             why=self.logs(5).replace("\n", " | ") or "it printed nothing",
             todo=f"read its log, {self._log}",
         )
 
     def _candidates(self, last: ServerProcess | None) -> Iterator[int]:
-        """The requested port, or that of last time, which clients know; otherwise the usual one and those after it."""
+        """The requested port, or the last one, which clients know; otherwise the usual one and those after it."""
         port = self._port or (last.port if last else None)
         if port is not None:
             if taken := self._taken_port():
@@ -327,11 +327,11 @@ class LocalTarget(VolumeFolders):
         }
 
     def history(self) -> Sequence[DeployedVersion]:
-        """Versions of the code that ran here, the newest first."""
+        """Versions of the code that ran here, newest first."""
         return self._versions.history()
 
     def rollback(self, version: str) -> Deployment:
-        """Start the server with the code of an earlier version. Volumes and secrets stay as they are."""
+        """Start the server with the code of an earlier version. Volumes and secrets do not change."""
         code, commit = self._versions.code(version)
         return self._deploy(code, f"rollback-to-{version}", commit)
 
@@ -341,7 +341,7 @@ class LocalTarget(VolumeFolders):
         return self._folder / "upgrade"
 
     def state_files(self) -> Sequence[Path]:
-        """The server's log, and the code of its versions. Its address stays, for the next index."""
+        """The server's log, and the code of its versions. Its address is kept, for the next index."""
         return [path for path in (self._folder / "versions", self._log, self.unfinished_upgrade) if path.exists()]
 
     def stop(self) -> bool:
@@ -391,7 +391,7 @@ def _public_url(port: int) -> str:
 
 
 def _healthy(process: ServerProcess) -> bool:
-    # No proxy of the environment stands between this machine and itself.
+    # No proxy from the environment for connections to this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{_url(process.port)}health", timeout=3) as answer:

@@ -15,10 +15,10 @@ from ops.private_files import private_folder, replace_file
 from ops.targets.target import DeployedVersion
 
 KEPT = 10
-"""Copies of code, the newest."""
+"""Maximum of copies of code, the newest."""
 
 _CODE = ("ops/__init__.py", "ops/index")
-"""All that the server imports of this project."""
+"""Everything that the server imports from this project."""
 
 _SUFFIXES = {".py", ".html", ".css", ".js"}
 
@@ -35,7 +35,7 @@ class LocalVersions:
         self._file = folder / "history.json"
 
     def history(self) -> Sequence[DeployedVersion]:
-        """All versions, the newest first."""
+        """All versions, newest first."""
         return [
             DeployedVersion(
                 str(entry["version"]), entry["when"], entry["tag"], f"code {entry['code'][:12]}", entry["commit"]
@@ -44,12 +44,12 @@ class LocalVersions:
         ]
 
     def record(self, root: Path, *, tag: str = "", commit: str = "") -> None:
-        """Keep a copy of the code in *root*, as the version that runs now, unless it is the last one.
+        """Store a copy of the code in *root* as the version that runs now, unless it is the last one.
 
         Parameters:
             root: the folder with ``ops``.
             tag: name of the deployment.
-            commit: of the code, as far as it is known.
+            commit: of the code, if known.
         """
         entries, code = self._entries(), code_digest(root)
         if entries and entries[-1]["code"] == code:
@@ -107,7 +107,7 @@ class LocalVersions:
         if not copy.is_dir():
             raise TargetError(
                 f"the code of version {version} is no longer kept",
-                why=f"the code of the last {KEPT} versions is",
+                why=f"only the last {KEPT} versions are",
                 todo="check out the commit that you want and run the notebook 01_provision",
             )
         return copy, str(found["commit"])

@@ -1,4 +1,4 @@
-"""Lock between processes of this machine: a second one waits, and says so."""
+"""Lock between processes of this machine: a second one waits, with a message."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def exclusive(path: Path, *, what: str, seconds: float = WAIT_SECONDS) -> Iterat
     """Hold a lock file, which the system releases when the process dies.
 
     Parameters:
-        path: the file, which stays.
-        what: for messages, a noun phrase for what is locked.
+        path: the file, which is not removed.
+        what: the locked thing, for messages; a noun phrase.
         seconds: how long to wait for another process, which is announced on stderr.
 
     Raises:
@@ -47,7 +47,7 @@ def _acquire(descriptor: int, what: str, seconds: float) -> None:
         raise BusyError(
             f"another run holds {what}",
             why=f"process {_holder(descriptor)} has held it for more than {seconds:.0f} s",
-            todo="wait until it ends, or end it, and run this again",
+            todo="wait until it ends, or stop it, and run this again",
         )
 
 

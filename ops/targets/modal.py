@@ -36,16 +36,16 @@ from ops.workspace import Workspace
 
 ENVIRONMENT_VARIABLE = "MODAL_ENVIRONMENT"
 PROXY_TOKEN = {"Modal-Key": "MODAL_PROXY_TOKEN_ID", "Modal-Secret": "MODAL_PROXY_TOKEN_SECRET"}
-"""The headers of a proxy token of the workspace, for an admin application behind Modal's proxy auth, and the variables
+"""The headers of a workspace's proxy token, for an admin application behind Modal's proxy auth, and the variables
 that hold it."""
 PROXY_SECRET = "modal-proxy-token"  # noqa: S105 - the name of a secret, not its value
-"""The copy of a proxy token that an environment may have beside those of its secrets, with the same names as keys."""
+"""The copy of a proxy token that an environment may have next to its secrets, with the same names as keys."""
 ANSWER_SECONDS = 180.0
-"""Seconds for the index to answer after a deployment, including the start of its container."""
+"""Seconds for the index to respond after a deployment, including the start of its container."""
 LOOK_SECONDS = 60.0
-"""Seconds for it to answer when only its state is read."""
+"""Seconds for it to respond when only its state is read."""
 REFUSED_SECONDS = 15.0
-"""Seconds for which failures are retried when only its state is read."""
+"""Seconds that failures are retried when only its state is read."""
 ERROR_LINES = 500
 """Lines of the log that are searched for an error."""
 
@@ -74,7 +74,7 @@ class ModalTarget(Volumes):
 
     @property
     def place(self) -> str:
-        """``modal.`` and the environment's name, which separates the files of environments. Asks Modal once."""
+        """``modal.`` and the environment's name, which separates the files of environments. Calls Modal once."""
         return self._whole.place
 
     def is_named(self, word: str) -> bool:
@@ -99,7 +99,7 @@ class ModalTarget(Volumes):
     # --- the preflight ------------------------------------------------------------------------------------------
 
     def checks(self) -> Sequence[Check]:
-        """Client version, credentials, environment and deployment file. Each check needs those before it."""
+        """Client version, credentials, environment and deployment file. Each check depends on the previous ones."""
         found = [self._check_client(), self._check_credentials()]
         if found[-1].passed:
             found.append(self._check_workspace())
@@ -142,7 +142,7 @@ class ModalTarget(Volumes):
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the target for other runs in this workspace. Modal itself has no lock."""
+        """Lock the target against other runs in this workspace. Modal itself has no lock."""
         private_folder(self._folder)
         with exclusive(self._folder / "lock", what=f"the target {self.place}"):
             yield
@@ -154,9 +154,9 @@ class ModalTarget(Volumes):
         return exists("look up the secret", lambda: self._secret(name).hydrate())
 
     def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
-        """Create the secret, or update its keys, and store a copy here, since Modal does not return values.
+        """Create the secret, or update its keys, and store a copy here, because Modal does not return values.
 
-        An existing secret is updated in place, since deployed functions refer to its id. Running containers have the
+        An existing secret is updated in place, because deployed functions refer to its id. Running containers have the
         old value until the next :meth:`deploy`, which replaces them.
         """
         revealed = {key: secret.reveal() for key, secret in values.items()}
@@ -192,12 +192,12 @@ class ModalTarget(Volumes):
             if copy is not None and SecretFiles(self._workspace.secrets(place)).recall(name, key) == copy:
                 own = place.removeprefix(f"{self.name}.")
                 return (
-                    f"{source} is the one of the environment {own}, and this is {self._whole.name}: "
-                    f"set MODAL_ENVIRONMENT={own}, or give the value of {self._whole.name}"
+                    f"{source} is that of the environment {own}, but this is {self._whole.name}: "
+                    f"set MODAL_ENVIRONMENT={own}, or set the value for {self._whole.name}"
                 )
         return (
-            f"{source} is not what the index has: the secret {name} was changed elsewhere, or is that of another "
-            f"environment than {self._whole.name}. Set {key} to what it is now; if nobody has that, unset {key}, run "
+            f"{source} differs from the index's: the secret {name} was changed elsewhere, or belongs to another "
+            f"environment than {self._whole.name}. Set {key} to its current value; if it is lost, unset {key}, run "
             f"modal secret delete {name} --env {self._whole.name}, and the notebook 01_provision, which makes a new one"
         )
 
@@ -206,7 +206,7 @@ class ModalTarget(Volumes):
         return sorted(folder.name for folder in folders if folder.name != self.place)
 
     def credential_ages(self) -> Sequence[CredentialAge]:
-        """Ages of the admin secret, by the copy here or else by Modal, and of Modal's own token."""
+        """Ages of the admin secret, from the copy here or else from Modal, and of Modal's own token."""
         name = self.settings.secret_name
         written = next((when for files in (self._copies, *self._earlier_copies) if (when := files.written(name))), None)
         if written is None and self.secret_exists(name):
@@ -258,14 +258,14 @@ class ModalTarget(Volumes):
     # --- volumes ------------------------------------------------------------------------------------------------
 
     def _dicts_of(self, name: str) -> Sequence[str]:
-        """The locks on file names, and minted tokens, belong to the volume of the packages."""
+        """The Dicts of a volume: locks on file names, and minted tokens, belong to the packages volume."""
         packages = name == self.settings.packages_volume
         return (self.settings.claims_dict, self.settings.tokens_dict) if packages else ()
 
     # --- the app ------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """State of the app: not deployed, deployed, or answering. Starts a container if none is warm."""
+        """State of the app: not deployed, deployed, or responding. Starts a container if none is warm."""
         found = self._deployed(changed=False)
         if found is None:
             return State(None)
@@ -274,12 +274,12 @@ class ModalTarget(Volumes):
         return State(found, error=self._last_error())
 
     def deployment(self) -> Deployment | None:
-        """The index if it answers. Starts a container if none is warm, which takes some seconds."""
+        """The index if it responds. Starts a container if none is warm, which takes some seconds."""
         state = self.state()
         return state.deployment if state.answers else None
 
     def outdated(self, *, revision: str = "") -> str:
-        """The commit whose code runs, if it differs from the code here; or a secret that containers do not have yet."""
+        """The running commit, if it differs from the code here; or a secret that containers do not have yet."""
         if any(file.exists() for file in self._stale_files):
             return "runs with an older secret"
         return self._versions.outdated(revision)
@@ -312,7 +312,7 @@ class ModalTarget(Volumes):
         return self._versions.history()
 
     def rollback(self, version: str) -> Deployment:
-        """Deploy an earlier version. Volumes and secrets stay as they are."""
+        """Deploy an earlier version. Volumes and secrets do not change."""
         self._versions.rollback(version)
         return self._answering(changed=True)
 
@@ -326,18 +326,18 @@ class ModalTarget(Volumes):
         return [path for path in (*self._stale_files, self.unfinished_upgrade) if path.exists()]
 
     def stop(self) -> bool:
-        """Stop the app for good. Volumes and secrets stay; the next :meth:`deploy` creates a new app of that name."""
+        """Stop the app for good. Volumes and secrets stay; the next :meth:`deploy` creates a new app with that name."""
         if not self._versions.version():
             return False
         ask("stop the app", lambda: self._app().stop())
         return True
 
     def logs(self, lines: int = 50) -> str:
-        """The last lines that the containers printed, of all versions."""
+        """The last lines printed by the containers of all versions."""
         return "\n".join(as_lines(entry.message for entry in self._log(lines))[-lines:])
 
     def costs(self) -> Sequence[tuple[str, float]] | None:
-        """Metered cost of this environment since the first of the month, by resource; None if Modal refuses to tell."""
+        """Metered cost of this environment since the first of the month, by resource; None if Modal refuses."""
 
         def look() -> list[tuple[str, float]]:
             name = self._environment
@@ -346,12 +346,12 @@ class ModalTarget(Volumes):
             return [(resource, float(cost)) for resource, cost in sorted(summary.metered_cost_breakdown.items())]
 
         try:
-            return ask("tell the cost of the environment", look)
+            return ask("report the cost of the environment", look)
         except RunbookError:
             return None
 
     def _last_error(self) -> str:
-        """The last error that containers of the version that is deployed have printed."""
+        """The last error printed by containers of the deployed version."""
         deployed = self._versions.deployed_at()
         entries = [entry.message for entry in self._log(ERROR_LINES) if entry.timestamp.timestamp() >= deployed]
         return last_error(as_lines(entries))
@@ -373,7 +373,7 @@ class ModalTarget(Volumes):
         return found.url if found else None
 
     def _deployed(self, *, changed: bool) -> Deployment | None:
-        """The index that is deployed, whether or not it answers."""
+        """The deployed index, whether or not it responds."""
 
         def look() -> tuple[str | None, str | None, bool] | None:
             server, admin = (
@@ -400,7 +400,7 @@ class ModalTarget(Volumes):
         )
 
     def _proxy_headers(self) -> Mapping[str, Secret]:
-        """The proxy token, for an admin application that is behind proxy auth and for no other."""
+        """The proxy token, only for an admin application behind proxy auth."""
         recalled = {header: self.recall_secret(PROXY_SECRET, key) for header, key in PROXY_TOKEN.items()}
         return {header: secret for header, secret in recalled.items() if secret is not None}
 
@@ -410,9 +410,9 @@ class ModalTarget(Volumes):
             raise NotDeployedError(self.place)
         if not _healthy(found.url, ANSWER_SECONDS):
             raise StartError(
-                "the app was deployed and the index does not answer",
+                "the app was deployed but the index does not answer",
                 why=self._last_error() or self.logs(5).replace("\n", " | ") or "it printed nothing",
-                todo="mend that and run this again; the whole log: modal app logs "
+                todo="fix that and run this again; the whole log: modal app logs "
                 f"{self.settings.app_name} --env {self._whole.name}",
             )
         return found
@@ -425,12 +425,12 @@ def _moment_in(shown: str, word: str) -> datetime | None:
 
 
 def _healthy(url: str, seconds: float, *, refused_seconds: float = ANSWER_SECONDS) -> bool:
-    """Wait until the index at *url* answers, with messages about it. False if it does not.
+    """Wait until the index at *url* responds, with progress messages. False if it does not.
 
     Parameters:
         url: ending in a slash.
         seconds: for any response, so that a container can start.
-        refused_seconds: for which responses of failure are retried, as they occur while containers are replaced.
+        refused_seconds: during which failures are retried, as they occur while containers are replaced.
     """
     begun = told = time.monotonic()
     deadline = begun + seconds

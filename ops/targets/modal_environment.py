@@ -21,10 +21,10 @@ TARGET = "modal"
 
 
 class ModalEnvironment:
-    """An environment that was named, or the one that Modal takes when none is.
+    """A named environment, or Modal's default.
 
     Parameters:
-        given: its name; empty for the client's own choice.
+        given: its name; empty for the client's default.
     """
 
     def __init__(self, given: str) -> None:
@@ -32,10 +32,10 @@ class ModalEnvironment:
 
     @cached_property
     def name(self) -> str:
-        """Its name, as Modal tells it.
+        """Its name, as reported by Modal.
 
         Raises:
-            RunbookError: there is no such environment, or Modal cannot be asked.
+            RunbookError: there is no such environment, or Modal did not respond.
         """
 
         def look() -> str:
@@ -49,7 +49,7 @@ class ModalEnvironment:
 
     @cached_property
     def is_default(self) -> bool:
-        """True if it is the one that Modal's client uses without ``MODAL_ENVIRONMENT``."""
+        """True if Modal's client uses it without ``MODAL_ENVIRONMENT``."""
         profile = modal.config.config.get("environment", use_env=False)
         if profile:
             return bool(profile == self.name)
@@ -63,12 +63,12 @@ class ModalEnvironment:
 
     @property
     def earlier_prefixes(self) -> tuple[str, ...]:
-        """Prefixes of this environment's files in the earlier layout, where all environments shared a folder."""
+        """Prefixes of this environment's files in the earlier layout, with one folder for all environments."""
         named = (f"{self.name}.",) if self.name != "default" else ()
         return (*named, *(("default.",) if self.is_default else ()))
 
     def other_urls(self, settings: Settings) -> set[str]:
-        """URLs of the indexes in the other environments that Modal lists."""
+        """URLs of the indexes in the other environments listed by Modal."""
 
         def look() -> set[str]:
             found = set()
@@ -96,9 +96,9 @@ class EnvironmentFolders:
 
     Parameters:
         workspace: the operator's folder.
-        environment: whose users.
+        environment: of the users.
         settings: the names of the index.
-        url: where the index of this environment answers, if it is deployed.
+        url: of the index in this environment, if it is deployed.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class EnvironmentFolders:
         self._url = url
 
     def of(self, username: str) -> Path:
-        """Folder of one user: that of the earlier layout if it belongs to this environment and there is no other."""
+        """Folder of one user: the one in the earlier layout if it belongs to this environment and is the only one."""
         folder = self._workspace.user(self._environment.place, username)
         earlier = self._workspace.user(TARGET, username)
         return earlier if not folder.exists() and earlier.is_dir() and self._owned([earlier]) else folder
@@ -122,7 +122,7 @@ class EnvironmentFolders:
         return sorted([*now, *earlier], key=lambda folder: (folder.name, str(folder)))
 
     def _owned(self, folders: Sequence[Path]) -> list[Path]:
-        """Folders of the earlier layout that belong to this environment, by the index that their files name.
+        """Folders of the earlier layout that belong to this environment, judging by the index in their files.
 
         Files that name no deployed index belong to the default environment.
         """

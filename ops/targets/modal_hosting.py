@@ -1,7 +1,7 @@
 """Hosting of the index on Modal: as it is deployed, and as the next deployment would leave it.
 
-A deployment sends every setting. Without this, one that lacks the variables of the last would put proxy auth, region
-and scaling back to their defaults.
+A deployment sends every setting. Without this, one without the last one's variables would reset proxy auth, region
+and scaling to their defaults.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from modal_proto import api_pb2
 
 PROTECTIONS = ("proxy_auth", "region")
-"""Settings that keep somebody or something out: a deployment lowers them only when they are named."""
+"""Protective settings: a deployment lowers them only when explicitly allowed."""
 KEPT_OR_SAID = (*PROTECTIONS, "custom_domain")
-"""Settings that are never put to their default while the deployed value is not known."""
+"""Settings that are never reset to their default while the deployed value is unknown."""
 NOT_KNOWN = "not known"
 
 _SCALING: Mapping[str, Literal["min_containers", "max_containers", "scaledown_window"]] = {
@@ -43,7 +43,7 @@ _SCALING: Mapping[str, Literal["min_containers", "max_containers", "scaledown_wi
 
 
 LIMITS_SINCE = "PYPI_LIMITS_SINCE"
-"""The tag with the first version of the app that has the limits in the other tags, and so have all since."""
+"""The tag with the first version of the app to which the limits in the other tags apply."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class HostingPlan:
     """Hosting and limits of the index after a deployment.
 
     Parameters:
-        deployed: both as they are, by the names of their fields; None when nothing is deployed.
-        hosting: as it would be.
-        limits: as they would be.
-        tags: of the app, which tell the limits to the next deployment.
-        told: the fields that this run was told.
+        deployed: the current values of both, by field name; None if nothing is deployed.
+        hosting: after the deployment.
+        limits: after the deployment.
+        tags: of the app, which store the limits for the next deployment.
+        told: the fields set for this run.
         lowered: the protections that may be lowered.
     """
 
@@ -70,16 +70,16 @@ class HostingPlan:
     def of(
         cls, settings: Settings, environment: str, variables: Mapping[str, str], lower_protection: str = ""
     ) -> HostingPlan:
-        """The plan of a deployment from *variables*: what they do not tell stays as it is deployed.
+        """The plan of a deployment from *variables*: unset ones keep the deployed values.
 
         Parameters:
             settings: the names of the index.
-            environment: as of :func:`deployed_hosting`.
+            environment: as for :func:`deployed_hosting`.
             variables: such as ``PYPI_MIN_CONTAINERS``.
-            lower_protection: names of :data:`KEPT_OR_SAID`, by commas, on top of those in the variable.
+            lower_protection: names of :data:`KEPT_OR_SAID`, separated by commas, in addition to those in the variable.
 
         Raises:
-            ParameterError: a name or a value that makes no sense.
+            ParameterError: a name or value is invalid.
         """
         lowered = _named(f"{lower_protection},{variables.get(LOWER_PROTECTION_VARIABLE, '')}")
         try:
@@ -91,12 +91,12 @@ class HostingPlan:
             hosting = Hosting(**{**kept, **told})
             limits = IndexLimits(**{**tags.limits(), **told_limits})
         except ValueError as error:
-            raise ParameterError(str(error), todo="correct the variable, or leave it out") from None
+            raise ParameterError(str(error), todo="correct the variable, or unset it") from None
         before = None if deployed is None else {**deployed, **tags.limits()}
         return cls(before, hosting, limits, tags.with_limits(limits), frozenset({**told, **told_limits}), lowered)
 
     def differences(self) -> HostingDifferences:
-        """Every setting that would be another than before, and those of which the value before is not known."""
+        """Every setting that would change, and those whose deployed value is unknown."""
         if self.deployed is None:
             changes = [HostingChange(name, "not deployed", _shown(self._then[name])) for name in self.told]
             return HostingDifferences(self.summary(), tuple(sorted(changes, key=lambda change: change.name)))
@@ -115,28 +115,28 @@ class HostingPlan:
         before, then = self.deployed.get(name), self._then[name]
         refused = ""
         if name in PROTECTIONS and name not in self.lowered:
-            # A region is left for any other; proxy auth is lowered by being switched off.
+            # Any change of region counts; proxy auth is lowered by being switched off.
             if (known and before and (name != "proxy_auth" or not then)) or (not known and not then):
                 refused = "it lowers a protection"
         elif name in KEPT_OR_SAID and not known and name not in self.told and name not in self.lowered:
-            refused = "Modal does not tell what it is, and it might be lost"
+            refused = "Modal does not report its value, which might be lost"
         return HostingChange(name, _shown(before) if known else NOT_KNOWN, _shown(then), refused)
 
     def summary(self) -> str:
-        """Settings that differ from the defaults, in one line."""
+        """Settings that differ from the defaults, on one line."""
         defaults = {**vars(Hosting()), **vars(IndexLimits())}
         others = [f"{name} {_shown(then)}" for name, then in self._then.items() if then != defaults[name]]
         return ", ".join(others) or "the defaults"
 
 
 def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = None) -> HostingPlan:
-    """The plan for a plain ``modal deploy``, which ends with a sentence where something is in its way.
+    """The plan for a plain ``modal deploy``, which exits with one sentence if something prevents it.
 
-    Tells each difference on stderr. The environment is the one that the command was given.
+    Prints each difference to stderr. The environment is that of the command.
 
     Parameters:
         settings: the names of the index.
-        variables: of the process when not given.
+        variables: by default those of the process.
     """
     variables = os.environ if variables is None else variables
     try:
@@ -152,7 +152,7 @@ def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = 
 
 
 def backup_is_set(settings: Settings) -> bool:
-    """True if the secret of the nightly back-up exists, so that the app is to have one."""
+    """True if the secret of the nightly back-up exists, so the app should have one."""
     name = settings.backup_secret
     return exists("look up the secret of the back-ups", lambda: modal.Secret.from_name(name).hydrate())
 
@@ -165,10 +165,10 @@ def _require_secret(settings: Settings) -> None:
     file = f"~/{name}{f'.{environment}' if environment else ''}.json"
     value = f"import json, secrets; print(json.dumps(dict({key}=secrets.token_urlsafe(32))))"
     python, where = shlex.quote(sys.executable), f" in {environment}" if environment else ""
-    # Never as KEY=VALUE, which the list of processes shows.
+    # Never as KEY=VALUE, which the process list shows.
     raise SystemExit(
         f"Nothing was deployed: there is no secret {name} with the key {key}{where}, from which the admin application "
-        "takes its token.\nMake it, and keep the file, as Modal does not give the value back:\n\n"
+        "takes its token.\nCreate it, and keep the file, because Modal does not give the value back:\n\n"
         f"(umask 077; {python} -c '{value}' > {file}) &&\n{python} -m modal secret create {name} "
         f"{f'--env {environment} ' if environment else ''}--from-json {file}"
     )
@@ -180,7 +180,7 @@ def _named(names: str) -> frozenset[str]:
         raise ParameterError(
             f"{', '.join(unknown)} is no protection",
             why=f"the protections of the hosting are {', '.join(KEPT_OR_SAID)}",
-            todo="name one of them in lower_protection, or leave it empty",
+            todo="use one of them in lower_protection, or leave it empty",
         )
     return found
 
@@ -191,11 +191,11 @@ def _shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class DeployedTags:
-    """The tags of an app, among them the limits of its index.
+    """The tags of an app, including the limits of its index.
 
     Parameters:
-        version: of the app that is deployed; 0 when none is.
-        tags: all of them, those of others too.
+        version: of the deployed app; 0 if none is.
+        tags: all of them, including those of others.
     """
 
     version: int
@@ -220,7 +220,7 @@ class DeployedTags:
         return ask("look up the tags of the app", look)
 
     def limits(self) -> dict[str, Any]:
-        """The values by the names of the fields of :class:`~ops.settings.IndexLimits`. What no tag tells is absent."""
+        """The values by field name of :class:`~ops.settings.IndexLimits`. Fields without a tag are absent."""
         try:
             found = IndexLimits.told(self.tags)
             IndexLimits(**found)
@@ -229,12 +229,12 @@ class DeployedTags:
         return found
 
     def since(self) -> int:
-        """The first version with these limits; one that is yet to come when that is not known."""
+        """The first version with these limits; a future one if unknown."""
         told = self.tags.get(LIMITS_SINCE, "")
         return int(told) if self.limits() and told.isdecimal() else self.version + 1
 
     def with_limits(self, limits: IndexLimits) -> dict[str, str]:
-        """The tags of an app that is deployed next, with *limits*; tags of others stay."""
+        """The tags for the next deployment, with *limits*; tags of others stay."""
         since = self.since() if self.limits() == vars(limits) else self.version + 1
         return {**self.tags, **limits.variables(), LIMITS_SINCE: str(since)}
 
@@ -245,10 +245,10 @@ def deployed_hosting(settings: Settings, environment: str, *, version: int = 0) 
     Parameters:
         settings: the names of the index.
         environment: Modal's environment; empty for the client's default.
-        version: of the app; 0 for the one that is deployed.
+        version: of the app; 0 for the deployed one.
 
     Returns:
-        The values by the names of the fields of :class:`~ops.settings.Hosting`. What Modal does not tell is absent.
+        The values by field name of :class:`~ops.settings.Hosting`. Values that Modal does not report are absent.
     """
 
     def look() -> dict[str, Any] | None:
@@ -274,7 +274,7 @@ def _function(app: str, name: str, environment: str, version: int) -> api_pb2.Fu
     from modal_proto import api_pb2
 
     async def get(client: Any) -> api_pb2.FunctionData:
-        # The public Function.info() leaves out the domain and the time for a start, so Modal's call is made directly.
+        # The public Function.info() omits the domain and the startup timeout, so Modal's call is made directly.
         request = api_pb2.FunctionGetRequest(
             app_name=app,
             object_tag=name,
@@ -323,7 +323,7 @@ def _webhook(data: api_pb2.FunctionData) -> api_pb2.WebhookConfig | None:
 
 
 def _scaling_now(settings: Settings, environment: str) -> dict[str, Any]:
-    """The scaling in force, which may have been set since the deployment; nothing where that cannot be asked."""
+    """The current scaling, which may have been set since the deployment; empty if that is unavailable."""
     function = modal.Function.from_name(settings.app_name, SERVER_FUNCTION, environment_name=environment or None)
     try:
         now = function.autoscaler.settings()

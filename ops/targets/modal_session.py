@@ -1,4 +1,4 @@
-"""Asking Modal: with a limit to waiting, a word about progress, and errors that say what to do."""
+"""Calls to Modal, with time limits, progress messages, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ops.errors import (
 )
 
 __all__ = ["SUPPORTED", "ask", "command_line", "exists", "modal", "say"]
-"""``modal`` is the package itself, for modules that want to be told what to do when it is not installed."""
+"""``modal`` is the package itself, for modules that need advice if it is not installed."""
 
 try:
     import modal
@@ -44,25 +44,25 @@ QUIET_SECONDS = 10.0
 """Seconds after which a message on stderr says that a call is still running."""
 ASK_SECONDS = 120.0
 SUPPORTED = ((1, 6, 4), (1, 7))
-"""The first version of the package modal that this was tested with, and the first that it was not."""
+"""The first tested version of the package modal, and the first untested one."""
 
 _LOGIN = "set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or run: modal token new"
-_LATER = "wait a minute and run this again; what was done stays done"
+_LATER = "wait a minute and run this again; completed changes stay"
 
 
 def ask(doing: str, work: Callable[[], Result], *, seconds: float = ASK_SECONDS) -> Result:
     """Call *work*, which may use Modal's blocking interface, and return its result.
 
-    It runs in a thread of its own: a notebook's cells run inside an event loop, where Modal warns about blocking calls;
-    and a call that hangs can be given up.
+    It runs in its own thread: a notebook's cells run inside an event loop, where Modal warns about blocking calls;
+    and a hanging call can be abandoned.
 
     Parameters:
-        doing: what is being done, as in "Modal could not DOING".
-        work: what to do.
+        doing: the action, as in "Modal could not DOING".
+        work: does it.
         seconds: how long it may take.
 
     Raises:
-        RunbookError: what *work* raised, in our words.
+        RunbookError: for what *work* raised.
     """
     outcome: list[Result] = []
     failure: list[BaseException] = []
@@ -105,14 +105,14 @@ def command_line(
     """Run the ``modal`` command, for operations that the SDK lacks, and return its output.
 
     Parameters:
-        doing: what is being done, as in "Modal could not DOING".
-        arguments: of the command. Never a secret: they can be seen in the list of processes.
-        environment: variables on top of this process's.
-        folder: where the command runs; the current one when not given.
+        doing: the action, as in "Modal could not DOING".
+        arguments: of the command. Never a secret: they are visible in the process list.
+        environment: variables in addition to this process's.
+        folder: where the command runs; by default the current one.
         seconds: how long it may take.
 
     Raises:
-        RunbookError: it ended with another code than 0.
+        RunbookError: it exited with a code other than 0.
     """
 
     def run() -> subprocess.CompletedProcess[str]:
@@ -136,7 +136,7 @@ def command_line(
 
 
 def explained(error: BaseException, doing: str) -> BaseException:
-    """*error* as one of ours, if it came from Modal or from the way to it."""
+    """*error* as one of ours, if it came from Modal or from the network."""
     if isinstance(error, RunbookError) or not isinstance(error, Exception):
         return error
     text = " ".join(str(error).split()) or type(error).__name__
@@ -150,11 +150,11 @@ def explained(error: BaseException, doing: str) -> BaseException:
 
 
 def told(what: str, text: str) -> TargetError:
-    """An error of ours for what Modal said, when that is all there is.
+    """One of our errors for a message of Modal without an exception class.
 
     Parameters:
-        what: what could not be done, as a sentence.
-        text: Modal's words.
+        what: the failure, as a sentence.
+        text: Modal's message.
     """
     lower = text.lower()
     for pattern, make in _WORDS:
@@ -170,20 +170,20 @@ def _credentials(what: str, text: str) -> TargetError:
 def _exhausted(what: str, text: str) -> TargetError:
     if re.search(_RATE, text.lower()):
         return RateLimitError(what, why=text, todo=_LATER)
-    return QuotaError(what, why=text, todo="look at the workspace's limits and usage on Modal's dashboard")
+    return QuotaError(what, why=text, todo="check the workspace's limits and usage on Modal's dashboard")
 
 
 def _denied(what: str, text: str) -> TargetError:
     if re.search(r"\bplans?\b", text.lower()):
-        return PlanError(what, why=text, todo="use what needs no plan, or change the workspace's plan")
+        return PlanError(what, why=text, todo="omit the feature, or change the workspace's plan")
     return PermissionDeniedError(
-        what, why=text, todo="use a token of somebody who may, or have the role changed on Modal's dashboard"
+        what, why=text, todo="use a token of someone who may, or have the role changed on Modal's dashboard"
     )
 
 
 def _unreachable(what: str, text: str) -> TargetError:
     return NetworkError(
-        what, why=text, todo="look at the network and at status.modal.com, and run this again; what was done stays done"
+        what, why=text, todo="check the network and status.modal.com, and run this again; completed changes stay"
     )
 
 
@@ -226,14 +226,14 @@ _WORDS: Sequence[tuple[str, Callable[[str, str], TargetError]]] = (
     (r"^secret .*(not found|missing key)", _no_secret),
     (r"^environment .*not found", _no_environment),
 )
-"""Patterns of Modal's messages, for the output of its command and for errors without a class of their own."""
+"""Patterns of Modal's messages, for the output of its command and for errors without their own class."""
 
 
 def exists(doing: str, hydrate: Callable[[], object]) -> bool:
     """True if Modal has the object that *hydrate* looks up.
 
     Parameters:
-        doing: as of :func:`ask`.
+        doing: as for :func:`ask`.
     """
 
     def look() -> bool:

@@ -37,7 +37,7 @@ SHIPPED = (
     "ops/snapshots",
     "ops/targets",
 )
-"""The files of the clone that decide what runs in the containers."""
+"""The files of the clone that determine what runs in the containers."""
 DEPLOY_SECONDS = 900.0
 """A first deployment builds the image, which takes some minutes."""
 _VARIABLES = threading.Lock()
@@ -63,7 +63,7 @@ class AppVersions:
         return self._root / DEPLOYMENT
 
     def version(self) -> int:
-        """The number of the version that is deployed; 0 when none is."""
+        """The number of the deployed version; 0 if none is."""
         found = self._lifecycle()
         return (found.version or 0) if found else 0
 
@@ -87,9 +87,9 @@ class AppVersions:
         return HostingPlan.of(self._settings, self._environment, os.environ, lower_protection)
 
     def deploy(self, tag: str = "", *, lower_protection: str = "", revision: str = "") -> None:
-        """Deploy this clone, or a revision of it. Hosting that was not told stays.
+        """Deploy this clone, or a revision of it. Hosting settings that are not given stay.
 
-        Modal leaves an app alone that has not changed.
+        Modal leaves an unchanged app alone.
 
         Raises:
             ProtectionError: it would lower a protection that *lower_protection* does not name.
@@ -97,7 +97,7 @@ class AppVersions:
         if not self.file.is_file():
             raise TargetError(
                 f"there is no {DEPLOYMENT}",
-                why=f"{self._root} is no clone of this project",
+                why=f"{self._root} is not a clone of this project",
                 todo="run this from a clone, installed with: pip install -e .",
             )
 
@@ -122,7 +122,7 @@ class AppVersions:
                 try:
                     app = _module(self.file).app
                 except SystemExit as refused:
-                    raise TargetError("the deployment file refused to be deployed", why=str(refused)) from None
+                    raise TargetError("the deployment file refused to deploy", why=str(refused)) from None
                 app.deploy(environment_name=self._environment or None, tag=tag)
 
         ask("deploy the app", run, seconds=DEPLOY_SECONDS)
@@ -140,7 +140,7 @@ class AppVersions:
         )
 
     def rollover(self) -> None:
-        """Replace the running containers by new ones of the same version, which take secrets as they are now."""
+        """Replace the running containers with new ones of the same version, which read the current secrets."""
         command_line("replace the running containers", "app", "rollover", self._settings.app_name, *self._env())
 
     def history(self) -> Sequence[DeployedVersion]:
@@ -148,7 +148,7 @@ class AppVersions:
         return [release for release, _ in self._rows()]
 
     def rollback(self, version: str) -> None:
-        """Deploy what was deployed as *version*: by Modal where the plan has it, else from that version's commit.
+        """Deploy *version* again: by Modal if the plan includes that, else from the version's commit.
 
         Its hosting comes back with it, with a message for each difference. Protections and limits stay as they are
         today.
@@ -160,7 +160,7 @@ class AppVersions:
             raise TargetError(f"there is no version {version!r} of the app", why=f"the versions are: {known}")
         now = deployed_hosting(self._settings, self._environment) or {}
         then = deployed_hosting(self._settings, self._environment, version=int(number)) or {}
-        # Protections stay as they are today, also when the version that comes back had none.
+        # Protections keep their current values, even if the restored version had none.
         kept = {name: now[name] for name in KEPT_OR_SAID if now.get(name)}
         hosting = Hosting(
             **{name: value for name, value in ((then or now) | kept).items() if Hosting.takes(name, value)}
@@ -173,7 +173,7 @@ class AppVersions:
         if tags.limits() and int(number) < tags.since():
             lost.append("limits")
         if lost:
-            say(f"version {number} had another {' and '.join(lost)}: deploying its commit, with that of today")
+            say(f"version {number} had another {' and '.join(lost)}: deploying its commit with the current one")
             self._roll_back_to_commit(number, row[1], hosting, f"Modal's rollback would change {' and '.join(lost)}")
             return
         try:
@@ -184,7 +184,7 @@ class AppVersions:
 
     def _roll_back_to_commit(self, number: str, commit: str, hosting: Hosting, refused: str) -> None:
         if not commit or commit.endswith("*"):
-            lacking = "it was deployed from a clone with uncommitted changes" if commit else "its commit is not known"
+            lacking = "it was deployed from a clone with uncommitted changes" if commit else "its commit is unknown"
             raise TargetError(
                 f"version {number} cannot be deployed again",
                 why=f"{refused}; and {lacking}",
@@ -206,7 +206,7 @@ class AppVersions:
                 *(["--tag", tag] if tag else []),
                 *self._env(),
                 environment=_known(self._told(hosting, limits, lowered), clone),
-                folder=clone,  # whose commit Modal notes, so that this version can be gone back to as well
+                folder=clone,  # whose commit Modal records, so that this version can be restored as well
                 seconds=DEPLOY_SECONDS,
             )
 
@@ -236,20 +236,20 @@ class AppVersions:
         return rows
 
     def outdated(self, revision: str = "") -> str:
-        """The difference of the deployed code from this clone's, in words; empty when there is none, or none is known.
+        """The difference between the deployed code and this clone's, as text; empty if there is none, or it is unknown.
 
-        Compares the commit that Modal noted with the files here, as far as they are shipped. Of two clones with
-        uncommitted changes nothing is known.
+        Compares the commit recorded by Modal with the shipped files here. For two clones with
+        uncommitted changes the difference is unknown.
 
         Parameters:
-            revision: compared instead of the files here; then an unknown commit differs.
+            revision: compared instead of the files here; an unknown commit then counts as different.
         """
         wanted = commit_of(self._root, revision) if revision else ""
         rows = self._rows()
         commit = rows[0][1] if rows else ""
         if not commit:
             return "runs the code of an unknown commit" if rows and wanted else ""
-        if commit.endswith("*"):  # Modal marks a clone with any change so, also in a file that is not shipped
+        if commit.endswith("*"):  # Modal's mark for any uncommitted change, even in a file that is not shipped
             same = not wanted and self._is_dirty()
             return "" if same else f"runs the code of {commit[:12]} with changes that were not committed"
         differs = self._differs(commit, wanted)
@@ -257,7 +257,7 @@ class AppVersions:
         return "" if differs is False else f"runs the code of the commit {commit[:12]}{unknown}"
 
     def _is_dirty(self) -> bool:
-        """True if Modal would mark a deployment of this clone as one with uncommitted changes."""
+        """True if Modal would mark a deployment of this clone as having uncommitted changes."""
         return bool(is_changed(self._root, untracked=True))
 
     def _differs(self, commit: str, wanted: str = "") -> bool | None:
@@ -284,7 +284,7 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _module(path: Path) -> ModuleType:
-    """The deployment file as a module of its own name, as the container imports it; afresh each time."""
+    """The deployment file as a module with its own name, as imported by the container; a new one each time."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None  # noqa: S101 - for the type checker
     assert spec.loader is not None  # noqa: S101

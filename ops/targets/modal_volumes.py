@@ -1,4 +1,4 @@
-"""Volumes of one Modal environment, as the operator sees them: made, filled, read and deleted from outside."""
+"""Volumes of one Modal environment: created, filled, read and deleted from outside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ops.targets.target import VolumeFile
 
 TRANSFER_SECONDS = 4 * 3600.0
 PROGRESS_BYTES = 64 * 1024**2
-"""A transfer tells how far it is after each of these."""
+"""Bytes after each of which a transfer reports its progress."""
 
 
 class Volumes:
@@ -29,14 +29,14 @@ class Volumes:
         return exists("look up the volume", lambda: self._volume(name).hydrate())
 
     def create_volume(self, name: str) -> None:
-        """Make a Volume v1: Modal does not vouch for data on v2."""
+        """Create a Volume v1: Modal does not guarantee data on v2."""
         ask(
             "create the volume",
             lambda: modal.Volume.objects.create(name, version=1, allow_existing=True, environment_name=self._named),
         )
 
     def delete_volume(self, name: str) -> bool:
-        """Delete a volume, and the Dicts that belong to it. False when there was none.
+        """Delete a volume, and the Dicts that belong to it. False if there was none.
 
         A deployed app refers to a volume by its id: stop the app first.
         """
@@ -52,7 +52,7 @@ class Volumes:
         return True
 
     def list_files(self, name: str) -> Sequence[VolumeFile]:
-        """All files with what Modal tells of them, sorted by path."""
+        """All files with their properties, sorted by path."""
 
         def look() -> list[VolumeFile]:
             found = self._volume(name).listdir("/", recursive=True)
@@ -87,7 +87,7 @@ class Volumes:
         self.upload_files(name, {path: source})
 
     def upload_files(self, name: str, sources: Mapping[str, Path]) -> None:
-        """Copy files onto a volume in one batch, which appears as a whole."""
+        """Copy files onto a volume in one batch, which appears atomically."""
 
         def copy() -> None:
             with self._volume(name).batch_upload(force=True) as batch:

@@ -27,10 +27,10 @@ class ServerProcess:
 
     Parameters:
         pid: its process id.
-        created: start of the process in seconds since the epoch, since process ids are reused after a reboot.
+        created: start of the process in seconds since the epoch, because process ids are reused.
         host: the address that it listens on.
         port: the TCP port.
-        fingerprint: of the code and configuration that it was started with.
+        fingerprint: of its code and configuration.
     """
 
     pid: int
@@ -51,7 +51,7 @@ class ServerProcess:
         code: Path,
         variables: Mapping[str, str],
     ) -> ServerProcess:
-        """Start *command* in a session of its own, so that it outlives the notebook's kernel and any Ctrl-C there.
+        """Start *command* in its own session, so that it outlives the notebook's kernel and any Ctrl-C there.
 
         Both of its outputs are appended to *log*. It imports ``ops`` from the folder *code*. Its environment is ours
         with these *variables*.
@@ -70,7 +70,7 @@ class ServerProcess:
             )
         finally:
             os.close(descriptor)
-        process.returncode = 0  # it is meant to outlive us: no ResourceWarning when the handle goes
+        process.returncode = 0  # meant to outlive us: no ResourceWarning when the handle is collected
         try:
             created = psutil.Process(process.pid).create_time()
         except psutil.NoSuchProcess:
@@ -79,7 +79,7 @@ class ServerProcess:
 
     @classmethod
     def load(cls, path: Path) -> ServerProcess | None:
-        """Read the file *path*; None if there is none, or it is invalid."""
+        """Read the file *path*; None if it is missing or invalid."""
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             return cls(
@@ -97,12 +97,12 @@ class ServerProcess:
         replace_file(path, json.dumps(asdict(self), indent=2) + "\n", sync=False)
 
     def alive(self) -> bool:
-        """True if this process still runs: same id, same start, and not a zombie."""
+        """True if this process is still running: same id, same start, and not a zombie."""
         process = self._find()
         return process is not None
 
     def stop(self, *, seconds: float = STOP_SECONDS) -> bool:
-        """End it with SIGTERM, and with SIGKILL after *seconds*. False if it did not run."""
+        """End it with SIGTERM, and with SIGKILL after *seconds*. False if it was not running."""
         process = self._find()
         if process is None:
             return False
@@ -129,7 +129,7 @@ class ServerProcess:
 def port_holder(port: int) -> str:
     """Process id, command and user of the program that listens on *port*; empty if unknown.
 
-    Programs of other users are not always visible. Of the arguments only the script or module is shown, since others
+    Programs of other users are not always visible. Of the arguments only the script or module is shown, because others
     may contain a password.
     """
     for process, connections in _listeners():
@@ -166,7 +166,7 @@ def _described(process: psutil.Process) -> str:
 
 
 def _environment(code: Path) -> dict[str, str]:
-    """The server's environment: ours, less what belongs to a notebook's kernel or is a secret of the operator."""
+    """The server's environment: ours, without variables of a notebook's kernel and secrets of the operator."""
     dropped = ("JPY_", "MODAL_TOKEN", "RUNBOOK_", "TWINE_", "UV_PUBLISH_", "AUTH_TOKEN", "MPLBACKEND", "PYDEVD_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     kept["PYTHONUNBUFFERED"] = "1"

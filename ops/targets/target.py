@@ -1,4 +1,4 @@
-"""Interface of a target, which operations are written against."""
+"""Interface of a target, used by operations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Check:
     Parameters:
         name: of the checked thing, a noun phrase.
         passed: True if it is as required.
-        detail: what was found, and if it did not pass, what to do.
+        detail: what was found and, if it did not pass, what to do.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Deployment:
         admin_url: of the admin application, ending in a slash.
         detail: one line for people: the process id, or the Modal app's version.
         changed: True if this call started or changed it.
-        admin_headers: headers that the admin application requires besides its token, if it is behind a proxy.
+        admin_headers: further headers that the admin application requires, if it is behind a proxy.
     """
 
     url: str
@@ -59,12 +59,12 @@ class Deployment:
 
 @dataclass(frozen=True)
 class State:
-    """State of an index: answering, deployed but not answering, or not deployed.
+    """State of an index: responding, deployed but not responding, or not deployed.
 
     Parameters:
         deployment: the deployed index; None if there is none.
-        answers: True if it answers.
-        error: if it does not answer, the last error in its log; empty if there is none.
+        answers: True if it responds.
+        error: if it does not respond, the last error in its log; empty if there is none.
     """
 
     deployment: Deployment | None
@@ -76,17 +76,17 @@ class State:
             return "does not run"
         if self.answers:
             return f"answers at {self.deployment.url}"
-        return f"deployed at {self.deployment.url}, and does not answer: {self.error or 'no error in its log'}"
+        return f"deployed at {self.deployment.url}, but does not answer: {self.error or 'no error in its log'}"
 
     def require(self, target: str) -> Deployment:
-        """The index if it answers.
+        """The index if it responds.
 
         Parameters:
             target: its name, for the error.
 
         Raises:
             NotDeployedError: there is none.
-            NotAnsweringError: it does not answer.
+            NotAnsweringError: it does not respond.
         """
         if self.deployment is None:
             raise NotDeployedError(target)
@@ -104,7 +104,7 @@ class DeployedVersion:
         when: ISO 8601 in UTC.
         tag: name of the deployment.
         detail: for people.
-        commit: of the code, as far as it is known.
+        commit: of the code, if known.
     """
 
     version: str
@@ -121,7 +121,7 @@ class CredentialAge:
     Parameters:
         name: a noun phrase.
         created: when it was set.
-        expires: when it ends.
+        expires: when it expires.
     """
 
     name: str
@@ -150,7 +150,7 @@ class VolumeFile:
         path: from the volume's root, with slashes.
         size: bytes.
         modified: seconds since the epoch, whole.
-        mode: permission bits; None if the volume does not tell.
+        mode: permission bits; None if unknown.
         link: True for a symbolic link.
     """
 
@@ -163,11 +163,11 @@ class VolumeFile:
 
 @dataclass(frozen=True)
 class HostingChange:
-    """Setting of the hosting that a deployment would change.
+    """Hosting setting that a deployment would change.
 
     Parameters:
         name: the field of :class:`~ops.settings.Hosting`.
-        now: the deployed value, in words.
+        now: the deployed value, as text.
         then: the new value.
         refused: reason why the next deployment refuses it; empty if it does not.
     """
@@ -185,10 +185,10 @@ class HostingChange:
 
 @dataclass(frozen=True)
 class HostingDifferences:
-    """Hosting after the next deployment, and its differences from what is deployed.
+    """Hosting after the next deployment, and its differences from the deployed one.
 
     Parameters:
-        summary: settings that differ from the defaults, in one line.
+        summary: settings that differ from the defaults, on one line.
         changes: settings that would change.
     """
 
@@ -223,7 +223,7 @@ class Target(Protocol):
         """Names of the index on this target: its app, volumes and secrets."""
 
     def is_named(self, word: str) -> bool:
-        """True if *word* names this target, as a parameter must before anything is deleted."""
+        """True if *word* names this target, as required of a parameter before anything is deleted."""
 
     def client_folder(self, username: str) -> Path:
         """Folder for the client files of one user of this target."""
@@ -232,10 +232,10 @@ class Target(Protocol):
         """Folders on this machine with client files of this target's users."""
 
     def lock(self) -> AbstractContextManager[None]:
-        """Lock the target for other runs that change it. Waits, with a message on stderr.
+        """Lock the target against other runs that change it. Waits, with a message on stderr.
 
         Raises:
-            BusyError: another run still holds the lock after the waiting time.
+            BusyError: another run still holds the lock after the timeout.
         """
 
     def checks(self) -> Sequence[Check]:
@@ -272,7 +272,7 @@ class Target(Protocol):
         """Delete the volume with all its files. False if there was none."""
 
     def list_files(self, volume: str) -> Sequence[VolumeFile]:
-        """All files of a volume with what is known of them, sorted by path."""
+        """All files of a volume with their properties, sorted by path."""
 
     def download(self, volume: str, path: str, destination: Path) -> None:
         """Copy one file of a volume to *destination*."""
@@ -281,7 +281,7 @@ class Target(Protocol):
         """Copy *source* onto a volume as *path*, replacing a file there."""
 
     def upload_files(self, volume: str, sources: Mapping[str, Path]) -> None:
-        """Copy files onto a volume, each to the path that is its key. Those that fit are there if it fails."""
+        """Copy files onto a volume, each to the path that is its key. If it fails, some may have been copied."""
 
     def delete_file(self, volume: str, path: str) -> bool:
         """Delete one file of a volume. False if there was none."""
@@ -290,7 +290,7 @@ class Target(Protocol):
         """State of the index. Reads only."""
 
     def deployment(self) -> Deployment | None:
-        """The index that answers now, or None."""
+        """The index if it responds now, or None."""
 
     def outdated(self, *, revision: str = "") -> str:
         """Description of what the next :meth:`deploy` would update on a running server; empty if nothing.
@@ -317,9 +317,9 @@ class Target(Protocol):
         """
 
     def deploy(self, *, tag: str = "", lower_protection: str = "", revision: str = "") -> Deployment:
-        """Start or update the index, and wait until it answers.
+        """Start or update the index, and wait until it responds.
 
-        Hosting settings without a variable stay as they are deployed.
+        Hosting settings without a variable keep their deployed values.
 
         Parameters:
             tag: name of this deployment in the history.
@@ -328,8 +328,8 @@ class Target(Protocol):
 
         Raises:
             ParameterError: there is no such revision.
-            ProtectionError: it would lower a protection that is not named.
-            StartError: the index did not answer in time; the message has the place of its log.
+            ProtectionError: it would lower a protection without permission.
+            StartError: the index did not respond in time; the message has the path of its log.
         """
 
     def history(self) -> Sequence[DeployedVersion]:
@@ -346,13 +346,13 @@ class Target(Protocol):
         """Files and folders on this machine that only serve this index: logs, and the code of its versions."""
 
     def stop(self) -> bool:
-        """Stop the server and keep all data. False if none ran."""
+        """Stop the server and keep all data. False if none was running."""
 
     def logs(self, lines: int = 50) -> str:
         """Last lines of the server's log."""
 
     def costs(self) -> Sequence[tuple[str, float]] | None:
-        """Costs of this month in US dollars, by what they are for; None if the platform does not tell."""
+        """Costs of this month in US dollars, by item; None if the platform does not report them."""
 
 
 @contextlib.contextmanager
@@ -379,7 +379,7 @@ def content_of(target: Target, volume: str, path: str) -> bytes:
 
 
 LONGEST = 300
-"""Characters of a line to quote in an error."""
+"""Maximum of characters of a line quoted in an error."""
 
 _EXCEPTION = re.compile(r"([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Exit|Interrupt|Fault|NotFound|Timeout)(: .*)?")
 _ERROR = re.compile(r"\b(error|critical|fatal|failed|killed|exit(ed)? (code|status)|out of memory)\b", re.IGNORECASE)

@@ -76,7 +76,7 @@ def test_a_project_that_exists_is_found(index: FakeIndex, files: ClientFiles) ->
 def test_a_missing_index_is_an_error_and_not_a_refusal(files: ClientFiles) -> None:
     login = Login(url="http://127.0.0.1:9/", username="alice", password=Secret("a-good-password"))
     files.write(login)
-    with pytest.raises(ClientError, match=r"uv got no answer from http://127\.0\.0\.1:9/"):
+    with pytest.raises(ClientError, match=r"uv got no response from http://127\.0\.0\.1:9/"):
         Uv(files, login).page_status(PROBE)
 
 

@@ -153,7 +153,7 @@ def test_the_folder_of_another_user_is_refused(files: ClientFiles, tmp_path: Pat
     assert "another-password" not in said
 
 
-@pytest.mark.parametrize(("shell", "reason"), [("bash", "it was run"), ("zsh", "cannot tell")])
+@pytest.mark.parametrize(("shell", "reason"), [("bash", "it was run"), ("zsh", "does not know where")])
 def test_text_that_is_not_read_from_a_file_sets_nothing(files: ClientFiles, shell: str, reason: str) -> None:
     code, seen, said = read(shell, 'eval "$(cat env.sh)" && exit 9; ' + PRINT, cwd=files.folder)
 

@@ -528,7 +528,7 @@ def test_what_is_not_http_is_refused_with_a_sentence_and_not_logged(
     running: Running, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = running.raw(sent)
-    assert answer.startswith(b"HTTP/1.1 400 Bad Request: this is not a request of HTTP/1.1; use http://")
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request: this is not an HTTP/1.1 request; use http://")
     assert caplog.text == ""
 
 
@@ -576,7 +576,7 @@ def test_a_refusal_that_is_ready_has_its_reason_and_needs_no_application(running
         for _ in range(3):
             connection.sendall(REFUSED)
             received = read_until(connection, REFUSAL.body)
-            assert received.startswith(b"HTTP/1.1 401 Unauthorized: a user name and a password")
+            assert received.startswith(b"HTTP/1.1 401 Unauthorized: log in with a user name and password")
         running.ask_plainly(connection)
     assert running.application.calls == []
 

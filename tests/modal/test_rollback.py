@@ -34,7 +34,7 @@ def test_the_first_deployment_ever_has_nothing_to_go_back_to(
     target.deploy()
     for arguments in ([], ["--to", ""]):
         assert main(["rollback", "--target", "modal", *arguments]) == EXIT_FAILED
-        assert "there is no version to go back to on the target 'modal.main'" in capsys.readouterr().err
+        assert "there is no version to roll back to on the target 'modal.main'" in capsys.readouterr().err
     assert main(["history", "--target", "modal", "--current"]) == 0
     assert capsys.readouterr().out == "1\n"
 
@@ -60,7 +60,7 @@ def test_going_to_the_version_that_is_deployed_changes_nothing(
     target.deploy(tag="only")
     versions = len(target.history())
     assert main(["rollback", "--target", "modal", "--to", target.history()[0].version]) == 0
-    assert "is deployed already; nothing was changed" in capsys.readouterr().out
+    assert "is already deployed; nothing was changed" in capsys.readouterr().out
     assert len(target.history()) == versions
 
 

@@ -127,7 +127,7 @@ def test_a_secret_that_was_changed_elsewhere_is_the_advice(
     monkeypatch.setenv(SECRET_KEY, "a-token-of-yesterday-that-is-long-enough")
     with pytest.raises(VerificationError) as caught:
         provision.verify(target)
-    assert "the environment variable AUTH_TOKEN is not what the index has" in caught.value.todo
+    assert "the environment variable AUTH_TOKEN differs from the index's" in caught.value.todo
     assert "changed elsewhere" in caught.value.todo
 
     other = ModalTarget(workspace=workspace, environment="main")
@@ -136,7 +136,7 @@ def test_a_secret_that_was_changed_elsewhere_is_the_advice(
     monkeypatch.setenv(SECRET_KEY, "the-token-of-the-main-environment-0123")
     with pytest.raises(VerificationError) as caught:
         provision.verify(target)
-    assert "is the one of the environment main, and this is staging" in caught.value.todo
+    assert "is that of the environment main, but this is staging" in caught.value.todo
     assert "0123" not in str(caught.value)
 
 
@@ -148,11 +148,11 @@ def test_a_proxy_token_that_is_missing_or_refused_is_the_advice(
     provision.apply(target)
     with pytest.raises(VerificationError) as caught:
         provision.verify(target)
-    assert "make a proxy token" in caught.value.todo
+    assert "create a proxy token" in caught.value.todo
     _, admin = AdminApi.of(target)
     with admin, pytest.raises(IndexRequestError) as refused:
         admin.users()
-    assert "make a proxy token" in refused.value.todo
+    assert "create a proxy token" in refused.value.todo
     monkeypatch.setenv("MODAL_PROXY_TOKEN_ID", "wk-unknown")
     monkeypatch.setenv("MODAL_PROXY_TOKEN_SECRET", "ws-unknown")
     with pytest.raises(VerificationError) as caught:

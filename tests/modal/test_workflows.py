@@ -436,7 +436,7 @@ def test_a_secret_in_a_record_stops_the_upload(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 1, done.stderr
-    assert "a secret stood in 20260101T000000Z-x/x.html" in done.stdout
+    assert "a secret was found in 20260101T000000Z-x/x.html" in done.stdout
     assert TOKEN not in done.stdout
 
 

@@ -1,6 +1,6 @@
-"""Rules for notebooks: their skeleton, their thinness, and their stored outputs.
+"""Rules for notebooks: their skeleton, their lack of logic, and their stored outputs.
 
-All problems of a notebook are found at once, each as a sentence that says where.
+All problems of a notebook are reported at once, each as a sentence with its location.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DESTRUCTIVE = re.compile(r"tear_?down|remove|delete|destroy|purge|restore|rollba
 """Matches names of notebooks that destroy something."""
 
 CONFIRMATION = re.compile(r"confirm")
-"""Matches the parameter that must name what is destroyed: a str that is empty by default."""
+"""Matches the parameter that must name what is destroyed: a str, empty by default."""
 
 _SECRET_NAME = re.compile(
     r"(^|_)(password|passwd|pwd|passphrase|secret|token|credential|api_?key|private_?key|access_?key)s?$", re.IGNORECASE
@@ -104,7 +104,7 @@ def _parameters(notebook: Notebook) -> Iterator[str]:
     if [cell.source for cell in code[:2]] != [tagged[0].source, GUARD]:
         yield "its first two code cells are not the parameters and `from ops import guard`, `guard.check()`"
     if any("injected-parameters" in cell.tags for cell in notebook.cells):
-        yield "it holds the cell that papermill injected: it was stored from a run's record"
+        yield "it has the cell that papermill injected: it was stored from a run's record"
     try:
         parameters = notebook.parameters
     except NotebookError as error:
@@ -120,7 +120,7 @@ def _parameters(notebook: Notebook) -> Iterator[str]:
                 "from the environment, a file of mode 0600 or a prompt (ops/secret.py)"
             )
         if not parameter.help:
-            yield f"its parameter {parameter.name} has no comment that says what it is"
+            yield f"its parameter {parameter.name} has no comment that describes it"
     for parameter in parameters:
         line = next(line for line in tagged[0].source.splitlines() if line.startswith(parameter.name))
         if line.count("=") > 1 or line.count("#") > 1:
@@ -128,14 +128,14 @@ def _parameters(notebook: Notebook) -> Iterator[str]:
     if DESTRUCTIVE.search(notebook.name) or notebook.metadata.get("runbook", {}).get("destructive"):
         named = [parameter for parameter in parameters if CONFIRMATION.search(parameter.name)]
         if not any(parameter.type == "str" and parameter.default == "" for parameter in named):
-            yield 'it destroys something, and has no parameter like `confirm: str = ""` that must name what goes'
+            yield 'it destroys something, but has no parameter like `confirm: str = ""` that must name it'
 
 
 def _thin(cell: Cell) -> Iterator[str]:
     try:
         tree = ast.parse(cell.source)
     except SyntaxError:
-        yield "is no plain Python: replace a magic or a shell command by a call of a function in ops/"
+        yield "is not plain Python: replace a magic or shell command with a call of a function in ops/"
         return
     for kind in sorted({_BRANCHING[type(node)] for node in ast.walk(tree) if type(node) in _BRANCHING}):
         yield f"has {kind}: branches, loops and functions live in ops/"
@@ -144,22 +144,22 @@ def _thin(cell: Cell) -> Iterator[str]:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             for name in names:
                 if name.split(".")[0] in _FORBIDDEN_MODULES:
-                    yield f"imports {name}: what the machine has to do with it is decided in ops/"
+                    yield f"imports {name}: access to the machine belongs in ops/"
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FORBIDDEN_CALLS:
             yield f"calls {node.func.id}()"
         elif isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "system"}:
             yield f"reads or runs {node.attr}"
     calls = [statement for statement in tree.body if any(isinstance(node, ast.Call) for node in ast.walk(statement))]
     if len(calls) > 1:
-        yield f"makes {len(calls)} calls, and may make one: a cell is a step"
+        yield f"makes {len(calls)} calls, but may make only one: a cell is a step"
 
 
 def _kernel(notebook: Notebook) -> Iterator[str]:
     kernelspec = notebook.metadata.get("kernelspec", {})
     if kernelspec.get("name") != "python3":
-        yield f"its kernel is {kernelspec.get('name')!r}, and must be python3: {_STORE} {notebook.name}"
+        yield f"its kernel is {kernelspec.get('name')!r}, but must be python3: {_STORE} {notebook.name}"
     if "papermill" in notebook.metadata:
-        yield "it holds papermill's metadata: it was stored from a run's record"
+        yield "it has papermill's metadata: it was stored from a run's record"
 
 
 def _stored(notebook: Notebook) -> Iterator[str]:
@@ -167,7 +167,7 @@ def _stored(notebook: Notebook) -> Iterator[str]:
     expected = 0
     for number, cell in enumerate(notebook.cells):
         if {"execution", "papermill", "ExecuteTime"} & set(cell.metadata):
-            yield f"cell {number} holds times in its metadata"
+            yield f"cell {number} has times in its metadata"
         if cell.kind != "code":
             continue
         if not cell.source.strip():
@@ -179,13 +179,13 @@ def _stored(notebook: Notebook) -> Iterator[str]:
             yield f"cell {number} has the execution count {count}: {_STORE} {notebook.name}"
         for output in cell.outputs:
             if output["output_type"] == "error":
-                yield f"cell {number} holds an error: {output.get('ename')}"
+                yield f"cell {number} has an error: {output.get('ename')}"
             if output.get("name") == "stderr":
-                yield f"cell {number} holds what was written to stderr"
+                yield f"cell {number} has output from stderr"
             if match := _OF_THIS_MACHINE.search(_text(output)):
                 yield f"cell {number} shows a path of the machine that it ran on, {match[0]}…"
         if len(cell.outputs) > 1:
-            yield f"cell {number} has {len(cell.outputs)} outputs, and may have one: nbval compares their number"
+            yield f"cell {number} has {len(cell.outputs)} outputs, but may have only one: nbval compares their number"
 
 
 def _text(output: object) -> str:
@@ -200,7 +200,7 @@ def _text(output: object) -> str:
 
 
 def is_secret_name(name: str) -> bool:
-    """True if a parameter with this name would hold a secret; a secret is never a parameter.
+    """True if a parameter with this name would hold a secret, which is never allowed.
 
     True for ``password`` and ``admin_token``, false for ``token_variable``, which only says where to find one.
     """

@@ -207,9 +207,9 @@ BREAKS: dict[str, tuple[Callable[[Any], None], str]] = {
     "with": (source(8, "with here:\n    here"), "has with"),
     "a comprehension": (source(8, "[x for x in here]"), "has a comprehension"),
     "lambda": (source(8, "lambda: here"), "has lambda"),
-    "a magic": (source(8, "%pip install x"), "no plain Python"),
-    "a cell magic": (source(8, "%%bash\nls"), "no plain Python"),
-    "a shell command": (source(8, "!ls"), "no plain Python"),
+    "a magic": (source(8, "%pip install x"), "not plain Python"),
+    "a cell magic": (source(8, "%%bash\nls"), "not plain Python"),
+    "shell command": (source(8, "!ls"), "not plain Python"),
     "input": (source(8, "x = input('x')"), "calls input()"),
     "exit": (source(8, "exit()"), "calls exit()"),
     "sys.exit": (source(8, "import sys\nsys.exit(0)"), "imports sys"),
@@ -221,9 +221,9 @@ BREAKS: dict[str, tuple[Callable[[Any], None], str]] = {
     "a cell that was not run": (not_run, "execution count None, and 5"),
     "a cell that was run again": (out_of_order, "execution count 17, and 6"),
     "an empty cell": (source(8, " "), "cell 8 is empty"),
-    "times": (timed, "holds times"),
-    "an error": (output(output_type="error", ename="E", evalue="", traceback=[]), "holds an error: E"),
-    "stderr": (output(output_type="stream", name="stderr", text="x"), "written to stderr"),
+    "times": (timed, "has times"),
+    "an error": (output(output_type="error", ename="E", evalue="", traceback=[]), "has an error: E"),
+    "stderr": (output(output_type="stream", name="stderr", text="x"), "output from stderr"),
     "two outputs": (twice, "has 2 outputs"),
     "a path": (output(output_type="stream", name="stdout", text="in /home/alice/x"), "a path of the machine"),
     "a path in HTML": (
@@ -248,11 +248,11 @@ def test_a_notebook_that_destroys_must_have_a_parameter_that_names_what_goes(tmp
     for line in ("x: int = 1  # x", 'confirm: str = "local"  # c', "confirm: bool = False  # c"):
         node = good()
         parameters(line)(node)
-        assert any("that must name what goes" in problem for problem in problems(node, tmp_path, name))
+        assert any("that must name it" in problem for problem in problems(node, tmp_path, name))
     node = good()
     source(2, 'target: str = "local"  # where')(node)
     node.metadata["runbook"] = {"destructive": True}
-    assert any("that must name what goes" in problem for problem in problems(node, tmp_path))
+    assert any("that must name it" in problem for problem in problems(node, tmp_path))
 
 
 @pytest.mark.parametrize("name", ["provision", "1_provision", "01-provision", "01_Provision"])

@@ -90,13 +90,13 @@ def test_a_plan_is_refused_for_another_notebook_parameter_or_code(
         return caught.value.why
 
     assert "this is a run of 02_other" in refusal(other)
-    assert "made with no parameters, and this run has n=2" in refusal(notebook, n=2)
+    assert "made with no parameters, but this run has n=2" in refusal(notebook, n=2)
     source = notebook.read_text()
     notebook.write_text(source.replace("fill it", "fill it well"))
     assert "the notebook 01_fill has changed" in refusal(notebook)
     notebook.write_text(source)
     monkeypatch.setattr(plan_file, "code_sha256", lambda: "0" * 64)
-    assert "made with other code" in refusal(notebook)
+    assert "made with different code" in refusal(notebook)
     assert len(list(workspace.records.iterdir())) == before
 
 
@@ -109,9 +109,9 @@ def test_a_plan_file_that_was_edited_or_is_none_is_refused(
     stored["notebooks"][0]["parameters"] = {"n": 7}
     for content in (json.dumps(stored), "[]", "{}", "no JSON"):
         file.write_text(content)
-        with pytest.raises(ApprovalError, match="is no plan that can be applied"):
+        with pytest.raises(ApprovalError, match="is not a plan that can be applied"):
             PlanFile.read(file)
-    with pytest.raises(ApprovalError, match="is no plan"):
+    with pytest.raises(ApprovalError, match="is not a plan"):
         PlanFile.read(tmp_path / "missing.json")
 
 

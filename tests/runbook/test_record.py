@@ -37,7 +37,7 @@ def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "records").write_text("a file")
-    with pytest.raises(RunbookError, match="cannot be kept in") as caught:
+    with pytest.raises(RunbookError, match="cannot be stored in") as caught:
         Record.create(tmp_path / "records", "x")
     assert "PYPI_RUNBOOK_HOME" in caught.value.todo
 

@@ -421,13 +421,13 @@ def test_a_secret_that_a_notebook_writes_into_its_own_record_fails_the_run_and_i
     with pytest.raises(RunError, match="01_x failed") as caught:
         run_notebooks([path], options=RunOptions(workspace=workspace, on_progress=silent))
     assert caught.value.why == (
-        "a secret was found in the finished record and taken out of it: it stood in upload.bin, upload.log"
+        "a secret was found in the finished record and removed: it was in upload.bin, upload.log"
     )
     assert caught.value.record is not None
     assert (caught.value.record / "upload.log").read_text() == "sent ********"
     assert not (caught.value.record / "upload.bin").exists()
     assert Record.read(caught.value.record).outcome == "failed"
-    assert "it stood in upload.bin" in (caught.value.record / "01_x.html").read_text()
+    assert "it was in upload.bin" in (caught.value.record / "01_x.html").read_text()
 
 
 def test_a_kernel_that_does_not_start_fails_the_run_with_a_record(

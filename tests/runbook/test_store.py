@@ -69,8 +69,8 @@ def test_outputs_are_stored_from_a_fresh_state_without_anything_of_this_run(
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("raise RuntimeError('broken')", "was not stored, since it failed"),
-        ("from ops.secret import Secret\nprint(Secret('shown-by-mistake').reveal())", "since it shows a secret"),
+        ("raise RuntimeError('broken')", "was not stored, because it failed"),
+        ("from ops.secret import Secret\nprint(Secret('shown-by-mistake').reveal())", "because it shows a secret"),
     ],
 )
 def test_nothing_is_stored_when_a_notebook_fails_or_shows_a_secret(

@@ -275,7 +275,7 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_the_next_one_goes_on(index: 
         with pytest.raises(BucketError, match="could not write to") as raised:
             Backup(index, bucket, "local").take()
         assert "No space left on device" in raised.value.why
-        assert raised.value.todo.startswith("make room there")
+        assert raised.value.todo.startswith("free some space there")
         assert bucket.snapshots() == []
         give_back()
         snapshot, new = Backup(index, bucket, "local").take()

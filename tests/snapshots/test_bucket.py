@@ -105,8 +105,8 @@ def test_a_new_folder_is_private_and_an_open_one_is_known_as_such(tmp_path: Path
         ("ftp://host/x", "is no bucket"),
         ("s3:///x", "is no bucket"),
         ("https://host/x", "is no bucket"),
-        ("s3://key:secret@bucket/x", "holds credentials"),
-        ("s3://bucket/x?token=abc", "holds credentials"),
+        ("s3://key:secret@bucket/x", "contains credentials"),
+        ("s3://bucket/x?token=abc", "contains credentials"),
     ],
 )
 def test_a_place_that_is_none_is_refused_without_repeating_credentials(place: str, what: str) -> None:

@@ -73,7 +73,7 @@ def test_one_that_was_cut_short_is_refused(content: bytes) -> None:
 
 def test_its_name_is_a_moment() -> None:
     assert SNAPSHOT.taken.isoformat() == "2026-01-31T02:17:00+00:00"
-    with pytest.raises(SnapshotError, match="no name of a snapshot"):
+    with pytest.raises(SnapshotError, match="is not a snapshot's name"):
         moment("yesterday")
 
 

@@ -1,7 +1,7 @@
 """Account page: users change their own passwords and tokens, with their own logins or with an invitation.
 
-HTML forms for people, JSON for programs: whatever the form fields are, a JSON object may hold. The page stands in the
-admin application, which alone may write credentials, and asks for the user's password instead of the admin token.
+HTML forms for people, JSON objects with the same fields for programs. The page is in the admin application, because
+only that may write credentials, but it asks for the user's password instead of the admin token.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class AccountPages:
         self._mounted = mounted
 
     def add_to(self, app: FastAPI) -> None:
-        """Add the routes. They are not in the OpenAPI document, which is about the admin token."""
+        """Add the routes. They are not in the OpenAPI document, which covers the admin token only."""
         for path, method, handler in (
             ("/account", "GET", self.show),
             ("/account/password", "POST", self.change_password),
@@ -82,7 +82,7 @@ class AccountPages:
             actor=name,
             address=address_of(request),
         )
-        done = "Your password was changed. The browser asks for it again, and so do pip, uv and twine."
+        done = "Your password was changed. The browser asks for it again; pip, uv and twine need it too."
         return (
             JSONResponse({"changed": True})
             if _wants_json(request)
@@ -118,11 +118,11 @@ class AccountPages:
             self._tokens.revoke, token_id, owner=identity.username, actor=identity.username, address=address_of(request)
         )
         if not revoked:
-            raise NotFound("you have no such token; it may be revoked already")
+            raise NotFound("you have no such token; it may have been revoked already")
         return JSONResponse({"revoked": token_id}) if _wants_json(request) else await self._account(request, identity)
 
     async def invited(self, request: Request) -> Response:
-        """The form of an invitation. A script takes the code from the fragment, which browsers keep."""
+        """The form of an invitation. A script takes the code from the URL's fragment, which browsers do not send."""
         return _page(request, "invitation.html", up=self._up(request))
 
     async def accept(self, request: Request) -> Response:
@@ -135,7 +135,7 @@ class AccountPages:
         )
         if _wants_json(request):
             return JSONResponse({"username": username})
-        done = f"Welcome, {username}. Your password is set; log in with it from now on."
+        done = f"Welcome, {username}. Your password is set; you can now log in with it."
         return _page(request, "done.html", up=self._up(request), sentence=done)
 
     async def _user(self, request: Request) -> Identity:
@@ -144,7 +144,7 @@ class AccountPages:
         Raises:
             Unauthorized: the password is missing or wrong.
             Forbidden: a token was sent.
-            OtherSite: another site made a browser send it.
+            OtherSite: another site made the browser send it.
         """
         authorization = request.headers.get("authorization")
         identity = await self._authenticator.authenticate(
@@ -180,12 +180,12 @@ class AccountPages:
         return f"{_root(request)}../" if self._mounted else ""
 
     def _check_origin(self, request: Request) -> None:
-        """Refuse a form that another site's page sent: a browser adds the login by itself.
+        """Refuse a form sent by another site's page: the browser would add the login automatically.
 
-        JSON needs no check, since no page of another site may send it without the permission of this one (CORS).
+        JSON needs no check: pages of other sites may not send it without permission from this one (CORS).
 
         Raises:
-            OtherSite: it comes from another site, or a form does not say where from.
+            OtherSite: it comes from another site, or a form does not say where it comes from.
         """
         site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
         if site is not None:
@@ -195,7 +195,7 @@ class AccountPages:
         else:
             own = is_json(request)
         if not own:
-            raise OtherSite("nothing is changed at the request of another web site's page; use the index's own address")
+            raise OtherSite("another web site's page sent this, so nothing was changed; use the index's own address")
 
 
 def _root(request: Request) -> str:
@@ -244,7 +244,7 @@ async def _fields(request: Request) -> Mapping[str, str]:
 def _password(fields: Mapping[str, str]) -> str:
     password = fields.get("new_password", "")
     if fields.get("repeated", password) != password:
-        raise BadRequest("the two passwords differ; type the same twice")
+        raise BadRequest("the two passwords differ; type the same one twice")
     return password
 
 
@@ -256,13 +256,13 @@ def _role(name: str) -> Role:
 
 
 def _lifetime(days: str) -> int:
-    """Days as seconds; an empty text for the default."""
+    """Days as seconds; an empty text means the default."""
     if not days:
         return DEFAULT_LIFETIME
     try:
         return round(float(days) * _DAY)
     except (ValueError, OverflowError):
-        raise BadRequest("the days must be a number") from None
+        raise BadRequest("days must be a number") from None
 
 
 def refused_page(request: Request, error: PackageIndexError) -> Response:

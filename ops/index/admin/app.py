@@ -45,23 +45,23 @@ Creates, changes, lists and removes the users of a private package index, and th
 
 Every request but `/health` needs the header `Authorization: Bearer TOKEN`, where TOKEN is the value of `AUTH_TOKEN` in
 the index's secret. Credentials travel in the JSON body only: never put them into a URL, where logs keep them. With
-`password_hash` the password itself never leaves your machine: `htpasswd -nBC 12 NAME` makes one.
+`password_hash` the password itself never leaves your machine: `htpasswd -nBC 12 NAME` creates one.
 
 A token of a user goes where a password goes, with the user name `__token__`, or into `Authorization: Bearer`. It is
-shown once, when it is created, and never may more than its owner may now.
+shown once, when it is created, and can never do more than its owner can now.
 
 A change is durable once the response arrives, and reaches every server of the index within five seconds.
 """
 
 
-# The rules of ops.index.auth, as far as JSON Schema can express them. Those apply in any case, with better messages.
+# The rules of ops.index.auth, as far as JSON Schema can express them. ops.index.auth applies them with better messages.
 _NAME: Final = r"^[^\u0000-\u0020\u007f:#/\\]([^\u0000-\u001f\u007f:#/\\]*[^\u0000-\u0020\u007f:#/\\])?$"
 _HASH: Final = r"^\$2[aby]\$[01][0-9]\$[./A-Za-z0-9]{53}$"
 _PROJECT: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 
 
 class RegisterUser(BaseModel):
-    """A user to create or change. Fields that are left out stay as they are."""
+    """A user to create or change. Omitted fields keep their values."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -99,7 +99,7 @@ class RegisterUser(BaseModel):
         description=f"a bcrypt hash ($2b$, $2y$, $2a$) of cost {ROUNDS.start} to {ROUNDS.stop - 1}, "
         "instead of a password",
     )
-    role: Role | None = Field(default=None, description="publisher, if left out for a new user")
+    role: Role | None = Field(default=None, description="publisher if omitted for a new user")
     projects: list[Annotated[str, Field(json_schema_extra={"pattern": _PROJECT})]] | None = Field(
         default=None,
         max_length=1000,
@@ -142,7 +142,7 @@ class CreateToken(BaseModel):
     owner: str = Field(
         max_length=1024,
         json_schema_extra={"minLength": 1, "maxLength": NAME_BYTES},
-        description="the user for whom it stands",
+        description="its owner",
     )
     role: Role | None = Field(default=None, description="at most the owner's, which is the default")
     projects: list[Annotated[str, Field(json_schema_extra={"pattern": _PROJECT})]] | None = Field(
@@ -155,13 +155,13 @@ class CreateToken(BaseModel):
         default=DEFAULT_LIFETIME,
         strict=True,
         json_schema_extra={"minimum": LIFETIME_SECONDS.start, "maximum": LIFETIME_SECONDS.stop - 1},
-        description="one hour to one year; 90 days if left out",
+        description="one hour to one year; 90 days if omitted",
     )
     label: str = Field(
         default="",
         max_length=1024,
         json_schema_extra={"maxLength": LABEL_LENGTH},
-        description="one line for people",
+        description="one line, for people",
     )
 
 
@@ -170,7 +170,7 @@ class StoredToken(BaseModel):
 
     id: str = Field(description="not secret; the audit log names the token by it")
     owner: str
-    role: Role = Field(description="the most that it may; the owner's role limits it further")
+    role: Role = Field(description="the highest it may have; the owner's role limits it further")
     projects: list[str] | None = Field(description="normalized names of the only projects to upload to; null for all")
     label: str
     created: str = Field(description="UTC (RFC 3339)")
@@ -193,7 +193,7 @@ class Invite(BaseModel):
 
 
 class Invited(BaseModel):
-    """An invitation that was just made."""
+    """An invitation that was just created."""
 
     username: str
     code: str = Field(description="stored nowhere and not shown again; the link is this server's invitation#CODE")
@@ -201,7 +201,7 @@ class Invited(BaseModel):
 
 
 class Health(BaseModel):
-    """Sign of life."""
+    """Liveness response."""
 
     status: str
 
@@ -221,14 +221,14 @@ def create_admin(
 
     Parameters:
         credentials: the volume of ``.htpasswd``, ``.htgroup`` and ``.tokens``; may be empty.
-        token: the admin token, 32 bytes or more; or the check of it that the mounting application shares.
+        token: the admin token, 32 bytes or more; or its check, shared with the application that mounts this one.
         options: cost of new hashes, number of wrong tokens before a delay.
         root_path: where it is mounted, such as ``/admin``.
         name_locks: shared by all servers of a shared volume; without them, two servers may overwrite each other's
             changes, as in a rolling deployment.
-        audit: records changes and refusals; closed with the server. None for one of the application's own.
-        entries: shared with the servers, which note the use of tokens there; None where no use is known.
-        authenticator: of the index that mounts the application; None if it stands alone.
+        audit: records changes and refusals; closed with the server. None to create one.
+        entries: shared with the servers, which record there when tokens are used; None if they do not.
+        authenticator: of the index that mounts the application; None if it runs alone.
 
     Raises:
         ValueError: the token is empty, or cannot be sent in a header.
@@ -272,7 +272,7 @@ def create_admin(
         },
     )
     def register_user(registration: RegisterUser, request: Request, response: Response) -> RegisteredUser:
-        """Creates a user, or changes the given fields of an existing one. Sending the same again changes nothing."""
+        """Creates a user, or changes the given fields of an existing one. Repeating a request changes nothing."""
         given = registration.model_fields_set
         made = users.register(
             registration.username,
@@ -340,7 +340,7 @@ def create_admin(
         responses=refusals(401, 403, 404, 422, 429, 500, 507),
     )
     def revoke_token(token_id: Annotated[str, Path(max_length=64)], request: Request) -> None:
-        """It is refused everywhere within five seconds."""
+        """Every server refuses it within five seconds."""
         if not tokens.revoke(token_id, actor="admin token", address=address_of(request)):
             raise HTTPException(404, "there is no such token")
 
@@ -359,11 +359,11 @@ def create_admin(
         responses=refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 507),
     )
     def invite(wanted: Invite, request: Request) -> Invited:
-        """Makes a code with which the user sets a password of her own at `invitation`, once, within a day."""
+        """Creates a code with which users set their own passwords at `invitation`, once, within a day."""
         code, invitation = invitations.create(wanted.username, actor="admin token", address=address_of(request))
         return Invited(username=invitation.username, code=code, expires=timestamp(invitation.expires))
 
-    @app.get("/health", summary="Check that it responds")
+    @app.get("/health", summary="Check that it is running")
     def health() -> Health:
         """Needs no token."""
         return Health(status="ok")
@@ -384,7 +384,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
-    """An unexpected error, which the server logs. Its response passes no middleware, so it gets its headers here."""
+    """An unexpected error, which the server logs. Its response bypasses the middleware, so it gets its headers here."""
     failed = refusal(500, "the request failed unexpectedly; see the server's log")
     failed.raw_headers = secured(failed.raw_headers)
     return failed
@@ -400,7 +400,7 @@ def _fields(route: APIRoute) -> tuple[list[str], set[str]]:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """One sentence about what is wrong. FastAPI's own response repeats the input, passwords included."""
+    """One sentence that names the problem. FastAPI's own response repeats the input, passwords included."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     problems = []
     fields, known = _fields(request.scope["route"])

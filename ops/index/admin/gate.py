@@ -1,4 +1,4 @@
-"""Checks before the admin application reads a request, and the refusals that it answers with (RFC 6750)."""
+"""Checks before the admin application reads a request, and its refusals (RFC 6750)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _HEADERS: Final = {
 
 
 def refusal(status: int, detail: str, headers: Any = None) -> JSONResponse:
-    """A refusal in the form of FastAPI's own."""
+    """A refusal in the same form as FastAPI's own."""
     return JSONResponse({"detail": detail}, status, headers)
 
 
@@ -72,7 +72,7 @@ class Gate:
 
     Parameters:
         app: the application behind it.
-        token_check: knows the token.
+        token_check: checks the token.
         root_path: where the application is mounted.
         routes: of the application. Only bodies that are posted to one of them are read.
     """
@@ -90,7 +90,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if not scope.get("root_path", "").endswith(self._root):  # the mounting application may have set it
+        if not scope.get("root_path", "").endswith(self._root):  # the mounting application may have set it already
             scope = {**scope, "root_path": scope.get("root_path", "") + self._root}
         request = Request(scope)
         send = _secured(send)
@@ -142,12 +142,12 @@ def inner_path(request: Request) -> str:
 
 
 def is_own(path: str) -> bool:
-    """True for the pages of users, which ask for the user's login instead of the admin token."""
+    """True for the users' own pages, which ask for their login instead of the admin token."""
     return path in {"/invitation", "/account"} or path.startswith("/account/")
 
 
 def is_json(request: Request) -> bool:
-    """True if the request says that its body is JSON."""
+    """True if the request declares a JSON body."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
@@ -161,7 +161,7 @@ def _secured(send: Send) -> Send:
 
 
 def _arrived(body: bytes, receive: Receive) -> Receive:
-    """Receives a body that has arrived as a whole, then further messages of the server."""
+    """Returns a body that has arrived completely, then further messages from the server."""
     given = False
 
     async def arrived() -> Message:

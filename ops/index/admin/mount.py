@@ -22,11 +22,11 @@ class AdminMount:
     """Passes requests on to the admin application.
 
     Parameters:
-        create: imports and makes the admin application, which takes half a second. Runs in a thread, once.
-        token_check: the one of the admin application, so that a guess counts wherever it is made.
+        create: imports and creates the admin application, which takes half a second. Runs in a thread, once.
+        token_check: that of the admin application, so that guesses count wherever they are made.
         options: the realm.
-        see_changes: reads what the application has changed, so that a client can rely on its response: a password
-            that was replaced is refused from then on. Runs in a thread.
+        see_changes: reads the application's changes before it responds, so that a replaced password is refused as soon
+            as the client has the response. Runs in a thread.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class AdminMount:
         self._app: ASGIApp | None = None
 
     def warm_up(self) -> None:
-        """Make the application if it is not yet there. Blocks."""
+        """Create the application if needed. Blocks."""
         with self._making:
             if self._app is None:
                 self._app = self._create()
 
     def authenticates(self, request: Request) -> bool:
-        """False for a request without a bearer token or an invitation: it needs a user of the index.
+        """False for a request without a bearer token or an invitation: it needs an index user.
 
-        What the application shows to everybody where it stands alone takes the token here, or a user. For everything
-        else it checks the token by itself.
+        Pages that the application shows to anyone when it runs alone need the token here, or a user. It checks the
+        token for everything else itself.
 
         Raises:
             Unauthorized: the token is wrong.
@@ -70,14 +70,14 @@ class AdminMount:
         return True
 
     async def handle(self, request: Request) -> None:
-        """Have the admin application respond."""
+        """Let the admin application respond."""
         if self._app is None:
             await asyncio.to_thread(self.warm_up)
         assert self._app is not None  # noqa: S101 - for the type checker
         scope = dict(request.scope)
         scope["root_path"] = (scope.get("root_path") or "") + _PREFIX
         scope["client"] = (request.address, (scope.get("client") or ("", 0))[1])
-        request.status = -1  # the application's, which is not looked at
+        request.status = -1  # unknown: the application sends its own
 
         async def send(message: Message) -> None:
             if request.method not in {"GET", "HEAD"} and message.get("status", 500) < 400:

@@ -11,10 +11,10 @@ from ops.index.http import html_templates
 def reference_page(document: Mapping[str, Any], *, root: str = "") -> bytes:
     """Render an OpenAPI document.
 
-    Its commands show neither token nor password to those who list processes or read the shell's history.
+    Its commands keep the token and passwords out of the process list and the shell's history.
 
     Parameters:
-        document: OpenAPI 3.1, as FastAPI makes it.
+        document: OpenAPI 3.1, as FastAPI generates it.
         root: prefix of every path, such as ``/admin``.
     """
     info = document["info"]

@@ -1,4 +1,4 @@
-"""Reserved prefixes of project names (PEP 752) in the admin application: listed and set."""
+"""Reserved prefixes of project names (PEP 752) in the admin application: list and set them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PREFIX: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 
 
 class PrefixReservation(BaseModel):
-    """A prefix of project names, and those who alone may publish new projects under it (PEP 752)."""
+    """A prefix of project names, and the only users who may create projects under it (PEP 752)."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"prefix": "acme", "owners": ["alice"]}]})
 
@@ -27,7 +27,7 @@ def add_reservation_api(app: FastAPI, users: Users, needed: list[Any]) -> None:
 
     Parameters:
         app: the application.
-        users: whose group file holds the reservations.
+        users: their group file holds the reservations.
         needed: the dependencies of each operation.
     """
 
@@ -48,6 +48,6 @@ def add_reservation_api(app: FastAPI, users: Users, needed: list[Any]) -> None:
         responses=refusals(400, 401, 403, 408, 413, 415, 422, 429, 500, 507),
     )
     def reserve(wanted: PrefixReservation, request: Request) -> list[PrefixReservation]:
-        """Replaces the owners of a prefix. Projects that are there stay as they are."""
+        """Replaces the owners of a prefix. Existing projects do not change."""
         grants = users.reserve(wanted.prefix, wanted.owners, actor="admin token", address=address_of(request))
         return [PrefixReservation(prefix=prefix, owners=sorted(owners)) for prefix, owners in grants]

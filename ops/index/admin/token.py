@@ -1,4 +1,4 @@
-"""The admin token (RFC 6750): one check and one throttle, wherever a request comes in."""
+"""The admin token (RFC 6750): one check and one throttle for all requests."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ops.index.errors import TooManyAttempts
 from ops.index.startup import check_sendable
 
 OPEN_PATHS: Final = frozenset({"/health", "/docs", "/openapi.json"})
-"""Paths that need no token where the admin application stands alone. They reveal nothing about the users."""
+"""Paths that need no token when the admin application runs alone. They reveal nothing about the users."""
 
 GUESSABLE: Final = 32
-"""A shorter token, in bytes, may be guessed. For a longer one a delay protects nothing."""
+"""Bytes. A shorter token could be guessed; for a longer one throttling is pointless."""
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class TokenCheck:
 
     Parameters:
         token: 32 bytes or more.
-        audit: records each wrong token, once.
+        audit: records each wrong token once.
         options: number of wrong tokens before a delay.
 
     Raises:
@@ -52,7 +52,7 @@ class TokenCheck:
             address: of the client.
 
         Raises:
-            TooManyAttempts: too many wrong ones came from there; a long token passes all the same.
+            TooManyAttempts: too many wrong ones came from there; a long token is accepted anyway.
         """
         authorization = authorization.strip()
         scheme, _, given = authorization.partition(b" ")

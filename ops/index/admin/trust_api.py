@@ -1,4 +1,4 @@
-"""Trusted CI jobs in the admin application: read, and replaced as a whole."""
+"""Trusted CI jobs in the admin application: read and replace them as a whole."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ class JobEntry(BaseModel):
     name: str = Field(json_schema_extra={"pattern": _NAME}, description="for people; in the audit log as oidc:NAME")
     issuer: str = Field(max_length=255, description="the url of one of the issuers")
     repository: str = Field(default="", max_length=255, description="its name, for people")
-    repository_id: str = Field(json_schema_extra={"pattern": _NUMBER}, description="the number of the repository")
-    owner_id: str = Field(json_schema_extra={"pattern": _NUMBER}, description="the number of its owner")
-    environment: str = Field(default="", max_length=255, description="in which the job must run; empty for any")
-    workflow: str = Field(default="", max_length=255, description="file that must define the job; empty for any")
+    repository_id: str = Field(json_schema_extra={"pattern": _NUMBER}, description="the repository's numeric id")
+    owner_id: str = Field(json_schema_extra={"pattern": _NUMBER}, description="its owner's numeric id")
+    environment: str = Field(default="", max_length=255, description="where the job must run; empty for anywhere")
+    workflow: str = Field(default="", max_length=255, description="the file that must define the job; empty for any")
     protected_ref: bool = Field(default=False, strict=True, description="whether the branch or tag must be protected")
     role: Literal["reader", "publisher"]
     projects: list[str] | None = Field(
-        default=None, max_length=MOST, description="those that a publisher uploads to, also if they do not exist yet"
+        default=None, max_length=MOST, description="those that a publisher uploads to, whether or not they exist yet"
     )
 
 
 class TrustedJobs(BaseModel):
-    """All that is trusted."""
+    """Everything that is trusted."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     version: Annotated[int, Field(strict=True, ge=0, description="grows with each change; 0 if nothing was trusted")]
-    audience: str = Field(max_length=64, description="that ID tokens must name; different for each index")
+    audience: str = Field(max_length=64, description="the audience that ID tokens must name; different for each index")
     issuers: list[IssuerEntry] = Field(max_length=MOST)
     jobs: list[JobEntry] = Field(max_length=MOST)
 
@@ -74,7 +74,7 @@ def add_trust_api(app: FastAPI, store: TrustStore, needed: list[Any]) -> None:
         responses=refusals(400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 507),
     )
     def replace_trust(wanted: TrustedJobs, request: Request) -> TrustedJobs:
-        """Replaces all of it, if it still has the version that was sent along. Tokens of other jobs end at once."""
+        """Replaces all of it, if its version is still the one sent. Tokens of unlisted jobs end at once."""
         document = wanted.model_dump(exclude={"version"})
         changed = store.replace(document, version=wanted.version, actor="admin token", address=address_of(request))
         return _model(changed)

@@ -1,11 +1,11 @@
 """Audit log: who did what, when and from where, in append-only JSON lines.
 
-The line of a change is written before the change is made, so that a server that is killed in between leaves a line
-without a change, never a change without a line. A second line follows if the change does not stay: ``….undone`` if all
-is as before, ``….unconfirmed`` if the change may or may not be durable, ``user.change_failed`` for users.
+The line of a change is written before the change is made: a server killed in between leaves a line without a change,
+never a change without a line. A second line follows if the change is not kept: ``….undone`` if everything is as
+before, ``….unconfirmed`` if the change may or may not be durable, ``user.change_failed`` for users.
 
-A refused login is written within a second. Of the refusals of one user from one address for one reason within a minute
-only the first is written; a line at the end of that minute counts the rest (``more``). Refusals beyond 60
+A refused login is written within a second. Of the refusals of one user, address and reason within a minute only the
+first is written; a line at the end of that minute counts the rest (``more``). Refusals beyond 60
 lines a minute are counted together (``others``), so that guessing does not fill the disk.
 
 A server that writes its first line of a day removes files older than the option ``audit_days``, and the oldest ones
@@ -44,16 +44,16 @@ ADMIN_FOLDER: Final = ".audit"
 """On the credentials volume."""
 
 _REFUSALS: Final = frozenset({"oidc.refused", "login.refused", "login.throttled", "admin.refused", "admin.throttled"})
-"""Events that anybody can cause at will, and that are therefore summarized."""
+"""Events that anyone can cause at will, and which are therefore summarized."""
 
 _SECRET: Final = re.compile("password|authorization|token|secret|hash", re.IGNORECASE)
 _MAX_LENGTH: Final = 500
 
 _WINDOW: Final = 60.0
-"""Seconds over which the refusals of one user from one address for one reason are summarized."""
+"""Seconds over which the refusals of one user, address and reason are summarized."""
 
 _MAX_LINES: Final = 60
-"""Lines about refusals in one window, of all users and addresses: at most some 30 MB a day."""
+"""Lines about refusals in one window, for all users and addresses: at most some 30 MB a day."""
 
 _MAX_UNWRITTEN: Final = 1000
 """Lines that wait in memory while the disk is full or the storage is busy."""
@@ -90,7 +90,7 @@ class Audit:
     ) -> None:
         self._options = options or Options()
         name = self._options.instance
-        # The random part tells apart containers that were given the same name.
+        # The random part distinguishes containers that were given the same name.
         self._files = AuditFiles(storage, folder, f"{_safe(name) or os.getpid()}-{secrets.token_hex(3)}")
         self._clock = clock
         self._lock = threading.Lock()  # never held during I/O
@@ -111,7 +111,7 @@ class Audit:
 
         Parameters:
             event: such as ``upload``, ``yank``, ``user.created`` or ``login.refused``.
-            user: its user. A name that no user has is masked before, see :func:`masked_name`.
+            user: who caused it. Mask unknown names first, see :func:`masked_name`.
             address: of the client.
             details: values for JSON; never a secret.
         """
@@ -135,20 +135,20 @@ class Audit:
             self._append([_line(now, event, user, address, details)])
 
     def sync(self) -> None:
-        """Write lines that wait for room, and make all durable; on a Volume the next commit does. Never raises."""
+        """Write waiting lines, and make all durable, which on a Volume the next commit does. Never raises."""
         if self._unwritten:
             self._append([])
         with self._failures_logged("made durable"):
             self._files.sync()
 
     def flush(self) -> None:
-        """Write all lines that are waiting."""
+        """Write all waiting lines."""
         with self._lock:
             lines = self._refusals.take(self._clock(), everything=True)
         self._append(lines, reserved=False)
 
     def close(self) -> None:
-        """Write all lines that are waiting, and stop the thread."""
+        """Write all waiting lines, and stop the thread."""
         with self._lock:
             writer, self._writer = self._writer, None
         if writer is not None:
@@ -160,7 +160,7 @@ class Audit:
     def _write_soon(self) -> None:
         """Start the thread, with the lock held."""
         if self._writer is None:
-            with contextlib.suppress(RuntimeError):  # no new thread: the next line tries again
+            with contextlib.suppress(RuntimeError):  # no new thread now: the next line tries again
                 self._writer = _Writer(self._write)
 
     def _write(self) -> None:
@@ -207,7 +207,7 @@ class Audit:
 
     @contextmanager
     def _failures_logged(self, what: str) -> Iterator[None]:
-        """Log a failure instead of raising it, once until the same works again."""
+        """Log a failure instead of raising it, once until it works again."""
         try:
             yield
             self._failing.discard(what)
@@ -218,7 +218,7 @@ class Audit:
 
 
 class _Writer:
-    """Thread that calls *write* once a second, until it is stopped."""
+    """Thread that calls *write* once a second, until stopped."""
 
     def __init__(self, write: Callable[[], None]) -> None:
         self._stopping = threading.Event()
@@ -226,7 +226,7 @@ class _Writer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop it, after a call that is under way."""
+        """Stop it, after a call in progress."""
         self._stopping.set()
         self._thread.join(5)
 
@@ -236,7 +236,7 @@ class _Writer:
 
 
 class _Refusals:
-    """Summary of refused logins: the first of a user from an address for a reason as a line, the rest as a number."""
+    """Summary of refused logins: the first of each user, address and reason as a line, the rest as a count."""
 
     def __init__(self) -> None:
         self._until = 0.0
@@ -265,7 +265,7 @@ class _Refusals:
         return lines
 
     def _close(self, now: float) -> None:
-        """Write the counts of the window that ends, and begin the next."""
+        """Write the counts of the window that has ended, and begin the next."""
         for (event, user, address, why), count in self._counts.items():
             if count:
                 reason = {"why": why} if why else {}
@@ -278,7 +278,7 @@ class _Refusals:
 
 
 def masked_name(username: str) -> str:
-    """A name that no user has, for the log: people type passwords and tokens into that field."""
+    """A name that no user has, masked for the log: people type passwords and tokens into that field."""
     return f"{_shortened(username[:2])}… (unknown, {len(username)} characters)" if username else ""
 
 
@@ -347,10 +347,10 @@ class LogFile:
 
 
 class AuditFiles:
-    """Appends to the files of one server: no two servers of a Volume ever write the same file.
+    """Appends to the files of one server: on a Volume no two servers ever write the same file.
 
     On a local disk the day's file stays open; on a shared storage an open file would make reloads fail, so it is opened
-    for each write. If the disk is full, lines use the space reserved for them.
+    for each write. On a full disk, lines use the space reserved for them.
 
     Parameters:
         storage: the volume with the log.
@@ -458,12 +458,12 @@ class AuditFiles:
             self._unsynced = True
 
     def _today_open(self, path: str) -> tuple[int, os.stat_result]:
-        """Descriptor and status of today's file, opened if need be."""
+        """Descriptor and status of today's file, opened if needed."""
         today = self._today
         if today is not None and today.path == path:
             status = os.fstat(today.descriptor)
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(status, os.stat(path)):  # noqa: PTH116 - else somebody has removed or replaced it
+                if os.path.samestat(status, os.stat(path)):  # noqa: PTH116 - else it was removed or replaced
                     return today.descriptor, status
         today = self._today = _DayFile(path, self._open(path))
         self._files.append(today)
@@ -506,7 +506,7 @@ def expired(files: Iterable[LogFile], *, today: str, days: int, limit: int) -> l
     Parameters:
         files: of all servers, the oldest first.
         today: in UTC, such as ``2026-01-31``.
-        days: for which files are kept, before today; 0 for ever.
+        days: for which files are kept, before today; 0 for forever.
         limit: bytes of all files together; 0 for no limit.
     """
     files = list(files)
@@ -525,7 +525,7 @@ def expired(files: Iterable[LogFile], *, today: str, days: int, limit: int) -> l
 
 
 def _append(descriptor: int, content: bytes, before: os.stat_result) -> None:
-    if os.write(descriptor, content) < len(content):  # the disk is full: leave no part of a line
+    if os.write(descriptor, content) < len(content):  # the disk is full: leave no partial line
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, before.st_size)
         raise OSError(errno.ENOSPC, "the disk is full")

@@ -34,21 +34,21 @@ _CACHED: Final = 10_000
 """Verified logins in memory, and as many refused ones; some 300 bytes each."""
 
 _MAX_PENDING: Final = 1024
-"""Logins that are being verified or wait for it, each with a thread. Further ones get 503 with Retry-After."""
+"""Pending logins, each with a thread. Further ones get 503 with Retry-After."""
 
 _MAX_WAIT: Final = 140.0
-"""Seconds for which a request waits for its login to be verified: as long as a full queue takes on two processors, and
-less than after which Modal redirects clients. The login keeps its place in the queue, where the client's next request
-finds it: pip asks six times, every 15 s, and uv four times, every 30 s."""
+"""Seconds that a request waits for its login to be verified: as long as a full queue takes on two processors, but less
+than the time after which Modal redirects clients. The login keeps its place in the queue, where the client's next
+request finds it: pip asks six times, every 15 s, and uv four times, every 30 s."""
 
 _MAX_WAIT_PROXIED: Final = 50.0
-"""The same for a request that came through a proxy, most of which give up after 60."""
+"""The same for a request through a proxy; most proxies give up after 60."""
 
 _START_SECONDS: Final = 0.001
-"""Pause after a thread was started, so that known users are served while hundreds log in."""
+"""Pause after starting a thread, so that known users are served while hundreds log in."""
 
 _RENEWAL_WAIT: Final = 0.5
-"""Seconds for which logins wait for changes of the users to be read: a hanging volume must not block known users."""
+"""Seconds that logins wait for changed users to be read: a hanging volume must not block known users."""
 
 _NEVER: Final = object()
 
@@ -57,12 +57,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _PendingLogin:
-    """A login that is being verified, shared by all requests that bring it.
+    """A login that is being verified, shared by all requests that send it.
 
     Parameters:
         digest: of the Authorization header.
         address: of the first of the requests.
-        began: when that came in.
+        began: when that request arrived.
         admission: by the throttle.
     """
 
@@ -75,17 +75,17 @@ class _PendingLogin:
 
 
 class Authenticator:
-    """Finds the user that sent a request.
+    """Finds the user who sent a request.
 
-    Each password is verified by bcrypt in a thread, once for all requests that bring it at the same time. After that a
+    Each password is verified by bcrypt in a thread, once for all requests that send it at the same time. After that, a
     keyed hash of the header stands for it in memory, until the user's entry or role changes. Refusals are cached too.
-    A token is found by its SHA-256: it takes no thread and no turn unless it is unknown.
+    A token is found by its SHA-256: it needs no thread and no queue unless it is unknown.
 
     Parameters:
         credentials: the volume with ``.htpasswd`` and ``.htgroup``.
         options: realm, cost of a refusal, limits.
         audit: records refused logins, and the use of tokens.
-        uses: remembers when tokens were used.
+        uses: records when tokens were used.
         minted: the tokens of CI jobs; None for none.
         verify: compares a password with a user's entry.
         clock: seconds, such as ``time.monotonic``.
@@ -128,7 +128,7 @@ class Authenticator:
         self._user_cache = UserCache(credentials, options, changed=self._forget, clock=clock, wall_clock=wall_clock)
 
     def remembered(self, authorization: bytes) -> Identity | None:
-        """The user of an Authorization header that was verified before; None if not cached. Takes microseconds."""
+        """The user of an Authorization header verified before; None if not cached. Takes microseconds."""
         return self.holder(self.digest(authorization))
 
     def holder(self, digest: bytes) -> Identity | None:
@@ -160,7 +160,7 @@ class Authenticator:
         return active
 
     def digest(self, secret: bytes) -> bytes:
-        """Hash a secret with a key that only this process has. The digest may be kept in memory in its place."""
+        """Hash a secret with a key that only this process has. The digest may be kept in memory instead."""
         return hashlib.blake2b(secret, digest_size=16, key=self._key).digest()
 
     async def authenticate(self, authorization: bytes | None, address: str, *, proxied: bool = False) -> Identity:
@@ -173,7 +173,7 @@ class Authenticator:
 
         Raises:
             Unauthorized: no or wrong credentials. Wrong ones are recorded in the audit log; a request without any, as
-                pip sends it first, is not.
+                pip sends first, is not.
             TooManyAttempts: too many wrong ones from this address, or for this user from this address.
             LoginDelayed: too many logins are waiting to be verified, or the users could not be read for too long.
         """
@@ -188,21 +188,21 @@ class Authenticator:
         if isinstance(found, Identity):
             return found
         result = asyncio.wrap_future(found)
-        result.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved, if nobody is left
-        # Not awaited itself: a request that is cancelled would cancel it for all the others.
+        result.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved even if unawaited
+        # Not awaited directly: a cancelled request would cancel it for all others.
         await asyncio.wait([result], timeout=_MAX_WAIT_PROXIED if proxied else _MAX_WAIT)
         if not result.done():
-            raise LoginDelayed("too many logins are waiting to be verified, this one among them")
+            raise LoginDelayed("too many logins are waiting to be verified, including this one")
         return result.result()
 
     def confirm(self, authorization: bytes | None, address: str) -> Identity:
-        """Find the user of an Authorization header, by what is stored now. Blocks; call it from a thread.
+        """Find the user of an Authorization header in what is stored now. Blocks; call it from a thread.
 
-        For a request that passed :meth:`authenticate` before its body arrived, which may have taken minutes: nearly
-        always a lookup in memory.
+        For a request that passed :meth:`authenticate` before its body arrived, perhaps minutes ago. Nearly always a
+        lookup in memory.
 
         Raises:
-            Unauthorized: the credentials are wrong, or have become so.
+            Unauthorized: the credentials are wrong, or no longer valid.
             TooManyAttempts: too many wrong ones came from this address.
         """
         self.see_changes()
@@ -224,7 +224,7 @@ class Authenticator:
         if self._uses is not None:
             self._uses.write()
             if self._uses.due():
-                with self._lock:  # tokens are looked up again, and their use is noted
+                with self._lock:  # tokens are looked up again, and their use recorded
                     for digest, account in list(self._verified.items()):
                         if account.identity.token:
                             del self._verified[digest]
@@ -238,7 +238,7 @@ class Authenticator:
                 self._forget()
 
     def trust(self) -> Trust:
-        """The trusted jobs as they are now, as :meth:`confirm` finds users. Blocks."""
+        """The trusted jobs as of now, as :meth:`confirm` finds users. Blocks."""
         self.see_changes()
         return self._user_cache.trust
 
@@ -247,14 +247,14 @@ class Authenticator:
         return next((account.identity.grants for account in self._user_cache.accounts.values()), ())
 
     def see_changes(self) -> None:
-        """Read users that were changed; on a shared volume, those changed more than a few seconds ago. Blocks."""
+        """Read changed users; on a shared volume, those changed more than a few seconds ago. Blocks."""
         if not self._user_cache.caught_up() and not self._closing.is_set():
             renewal, seconds = self._renewal()
             wait([renewal], timeout=seconds)
 
     def close(self) -> None:
-        """End the threads, and refuse the logins that still wait for one."""
-        with self._lock:  # a login that is about to begin does so before, or not at all
+        """End the threads, and refuse the logins still waiting for one."""
+        with self._lock:  # a login about to begin either begins before, or not at all
             self._closing.set()
             pending = list(self._pending.values())
         self._verification_queue.close()
@@ -269,18 +269,18 @@ class Authenticator:
         """Read the credentials of an Authorization header.
 
         Raises:
-            Unauthorized: it has none, which is recorded if it has something else; see :meth:`authenticate`.
+            Unauthorized: it has none. If it has something else, that is recorded; see :meth:`authenticate`.
         """
         credentials = BasicCredentials.parse(authorization or b"")
         if credentials is None:
             if authorization is not None and authorization.strip():
-                # It may be a secret in the wrong place: no part of it is recorded.
+                # It may be a misplaced secret: no part of it is recorded.
                 self._record("login.refused", "", address, why="no user name and password (RFC 7617)")
             raise Unauthorized(realm=self._realm)
         return credentials
 
     def _renewal(self) -> tuple[Future[None], float]:
-        """The renewal of the user cache that all logins share, and the seconds to wait for it."""
+        """The refresh of the user cache shared by all logins, and the seconds to wait for it."""
         with self._lock:
             now = time.monotonic()
             if self._renewing is None or self._renewing.done():
@@ -289,10 +289,10 @@ class Authenticator:
             return self._renewing, max(0.0, self._renewal_deadline - now)
 
     def _begin(self, digest: bytes, credentials: BasicCredentials, address: str) -> Identity | Future[Identity]:
-        """Return the user if cached, else join or begin the verification.
+        """Return the user if cached, else join or start the verification.
 
         Credentials that no user can have, such as an empty password, are refused at once and not counted as a failure:
-        they teach a guesser nothing, and counting them would let a guesser push other failures out of memory for free.
+        they tell a guesser nothing, and counting them would let a guesser evict other failures for free.
         """
         if not credentials.plausible:
             self._refuse("login.refused", credentials, address, why="" if credentials.password else "an empty password")
@@ -313,7 +313,7 @@ class Authenticator:
                     began = self._clock()
                     admission = self._throttle.admit(credentials.username, address)
                     login = self._pending[digest] = _PendingLogin(digest, credentials, address, began, admission)
-                    # Starting a thread means waiting for it, which is nothing for the event loop.
+                    # Starting a thread blocks until it runs, which the event loop must not do.
                     self._starter.submit(self._start, login)
         except TooManyAttempts:
             self._refuse("login.throttled", credentials, address)
@@ -321,12 +321,12 @@ class Authenticator:
         return login.result
 
     def _start(self, login: _PendingLogin) -> None:
-        with contextlib.suppress(RuntimeError):  # no new thread: one that is there takes it later
+        with contextlib.suppress(RuntimeError):  # no new thread now: an existing one takes it later
             self._threads.submit(self._finish, login)
         time.sleep(_START_SECONDS)
 
     def _finish(self, login: _PendingLogin) -> None:
-        """Verify a pending login, in a thread, and tell all requests that wait for it."""
+        """Verify a pending login, in a thread, and notify all requests waiting for it."""
         name, address = login.credentials.username, login.address
         guessed = False
         try:
@@ -335,9 +335,9 @@ class Authenticator:
             account, guessed = self._verify(login)
             if account is None:
                 if self._user_cache.behind:
-                    raise LoginDelayed("the index cannot see now whether another server has registered this user")
+                    raise LoginDelayed("the index cannot check now whether another server has registered this user")
                 raise self._unauthorized(login.credentials)
-        except BaseException as error:  # noqa: BLE001 - the requests that wait must hear of it, whatever it is
+        except BaseException as error:  # noqa: BLE001 - the waiting requests must learn of it, whatever it is
             if guessed:
                 self._throttle.failed(name, address)
             else:
@@ -356,13 +356,13 @@ class Authenticator:
             login.result.set_result(account.identity)
 
     def _verify(self, login: _PendingLogin) -> tuple[Account | None, bool]:
-        """Return the account or None, and True if the client could learn something from a refusal.
+        """Return the account or None, and True if a refusal would tell the client something.
 
-        No login is refused by old entries: a user who was just registered gets in at once.
+        No login is refused because of stale entries: a user who was just registered can log in at once.
         """
         digest, password, token = login.digest, login.credentials.password, login.credentials.token
         if token is not None:
-            # The job of a minted token may have been trusted a moment ago, which this server has not seen yet.
+            # Its job may have been trusted a moment ago, which this server has not read yet.
             if not login.credentials.minted or self._check_minted(fingerprint(token)):
                 self._user_cache.renew(login.began)
             account = self._known_token(digest, token, login.address)
@@ -391,7 +391,7 @@ class Authenticator:
         return None, guessed
 
     def _known_token(self, digest: bytes, token: str, address: str) -> Account | None:
-        """The account of a token that is in memory, and now cached by its header too. Costs microseconds."""
+        """The account of a token in memory, now also cached by its header. Takes microseconds."""
         account = self._token(fingerprint(token))
         if account is None or not self._remember(digest, account):
             return None
@@ -407,10 +407,10 @@ class Authenticator:
         )
 
     def _check_minted(self, sha256: str) -> bool:
-        """Learn whether a minted token exists now.
+        """Check whether a minted token exists now.
 
         Raises:
-            LoginDelayed: that cannot be told.
+            LoginDelayed: the lookup failed.
         """
         try:
             return self._minted is not None and self._minted.check(sha256)
@@ -419,7 +419,7 @@ class Authenticator:
             raise LoginDelayed("the index cannot look up tokens of CI jobs", retry_after=5) from error
 
     def _stored(self, account: Account) -> Account | None:
-        """An account as it is now; None if the user, or the token, is there no more."""
+        """An account as of now; None if the user, or the token, is gone."""
         if account.identity.token:
             return self._token(account.digest)
         return self._user_cache.accounts.get(account.identity.username)
@@ -454,7 +454,7 @@ class Authenticator:
         )
 
     def _unusable(self, username: str) -> str:
-        """Reason why no password can match the user's entry, for the audit log only; empty if one can."""
+        """The reason why no password can match the user's entry, for the audit log only; empty if one can."""
         account = self._user_cache.accounts.get(username)
         return (defect(account.digest) or "") if account else ""
 

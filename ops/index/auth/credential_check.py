@@ -1,7 +1,7 @@
 """Warnings about lines of ``.htpasswd``, ``.htgroup`` and ``.tokens`` that have no effect.
 
-Users who cannot log in see only a 401; the reason is in the server's log, and in the audit log's line about the
-refusal. The server's log names the number of the line and never its content, which may be a misplaced password.
+Users who cannot log in see only a 401; the reason is in the server's log, and in the refusal's line in the audit log.
+The server's log gives the number of the line, never its content, which may be a misplaced password.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Problem(NamedTuple):
 
 
 class CredentialCheck:
-    """Logs problems of the files of a credentials volume, once for each content.
+    """Logs problems in the files of a credentials volume, once for each content.
 
     Parameters:
         credentials: the volume; the files may be missing.
@@ -68,7 +68,7 @@ class CredentialCheck:
     def look(self) -> None:
         """Check the files if they have changed.
 
-        After a change it waits for the next call: a file may be half written, and the other one not written yet.
+        After a change, waits for the next call: a file may be half written, and the other one not yet.
         """
         with self._looking, self._storage.reading():
             signature = self._users.signature()
@@ -103,14 +103,14 @@ class CredentialCheck:
         for problem in problems[:_TOLD]:
             _log.warning("%s, line %d: %s", path, problem.line, problem.reason)
         if len(problems) > _TOLD:
-            _log.warning("%s: %d further lines do nothing", path, len(problems) - _TOLD)
+            _log.warning("%s: %d further lines have no effect", path, len(problems) - _TOLD)
 
     def _path(self, name: str) -> str:
         return str(self._storage.directory / name)
 
 
 def password_problems(content: bytes) -> Iterator[Problem]:
-    """The lines of an ``.htpasswd`` with which nobody can log in.
+    """The lines of an ``.htpasswd`` that let no one log in.
 
     Parameters:
         content: the file's bytes; any bytes will do.
@@ -132,14 +132,14 @@ def password_problems(content: bytes) -> Iterator[Problem]:
         username = decoded(name)
         reason = _unsendable(username) or defect(digest)
         if username in first:
-            yield Problem(number, f"it is for the user of line {first[username]}, which counts: remove one of the two")
+            yield Problem(number, f"it repeats the user of line {first[username]}, which counts: remove one of them")
         elif reason is not None:
             yield Problem(number, reason)
         first.setdefault(username, number)
 
 
 def group_problems(content: bytes, users: Collection[str]) -> Iterator[Problem]:
-    """The lines of an ``.htgroup`` that give nobody a role.
+    """The lines of an ``.htgroup`` that give no one a role.
 
     Parameters:
         content: the file's bytes; any bytes will do.
@@ -158,7 +158,7 @@ def group_problems(content: bytes, users: Collection[str]) -> Iterator[Problem]:
         elif name is None:
             yield Problem(number, "there is no colon after a group's name: write GROUP: NAME NAME")
         elif name not in set(Role) and not is_project(name.removeprefix(PROJECT) if name.startswith(PROJECT) else ""):
-            yield Problem(number, f"the group means nothing here: use {', '.join(Role)} or {PROJECT}NAME")
+            yield Problem(number, f"the group is unknown here: use {', '.join(Role)} or {PROJECT}NAME")
         elif not members:
             yield Problem(number, "the group has no members: add them, or remove the line")
         elif unknown:
@@ -168,18 +168,18 @@ def group_problems(content: bytes, users: Collection[str]) -> Iterator[Problem]:
 
 
 _UNREAD: Final = {
-    PASSWORDS: "nobody can log in",
+    PASSWORDS: "no one can log in",
     GROUPS: "all users can only read",
     TOKENS: "no token is accepted",
     TRUST: "no CI job is trusted",
 }
-_NOT_A_TOKEN: Final = "it is no token: create tokens with `runbook token create`, and remove the line"  # noqa: S105 - a sentence
-_JOINED: Final = "lines end in a carriage return alone, and are read as one: end them in a line feed"
+_NOT_A_TOKEN: Final = "it is not a token: create tokens with `runbook token create`, and remove the line"  # noqa: S105 - a sentence
+_JOINED: Final = "lines end in a bare carriage return, and are read as one: end them in a line feed"
 _UTF_16: Final = "the file is in UTF-16 or UTF-32, and nothing in it can be read: save it as UTF-8"
 
 
 def _is_utf_16(content: bytes) -> bool:
-    """True for text as some editors and shells write it: with a byte order mark, or with every second byte zero."""
+    """True for text as some editors and shells write it: with a byte order mark, or with every other byte zero."""
     return content.startswith((b"\xff\xfe", b"\xfe\xff")) or 4 * content.count(0) > len(content)
 
 
@@ -188,11 +188,11 @@ def _lines(content: bytes) -> list[bytes]:
 
 
 def _unsendable(username: str) -> str | None:
-    """The reason why no client can send a name; None if it can."""
+    """The reason why no client can send a name; None if one can."""
     if not username:
         return "there is no user name before the colon: write NAME:HASH"
     if len(username.encode()) > NAME_BYTES:
         return f"the user name is longer than {NAME_BYTES} bytes: use a shorter one"
     if username != username.strip() or any(unicodedata.category(character)[0] == "C" for character in username):
-        return "the user name has a space at its end or an invisible character: write it again"
+        return "the user name ends in a space or has an invisible character: write it again"
     return None

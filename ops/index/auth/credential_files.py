@@ -1,4 +1,4 @@
-"""The files of the credentials volume, and the one way in which they are changed."""
+"""The files of the credentials volume, and the one way to change them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ TRUST: Final = ".trust"
 INVITATIONS: Final = ".invitations"
 
 LOCK_SECONDS = 20.0
-"""Seconds that a change waits for another of the same files; far longer than a change takes."""
+"""Seconds that a change waits for another one; far longer than a change takes."""
 
-_BUSY: Final = "somebody else has been changing the users for too long: try again in a minute"
+_BUSY: Final = "another change of the users is taking too long: try again in a minute"
 
 
 class FileChange(NamedTuple):
@@ -42,12 +42,12 @@ class FileChange(NamedTuple):
 
 
 class Draft:
-    """The files while nobody else can change them, and their new contents.
+    """The locked files, and their new contents.
 
-    Files are written in the order in which they are set, one more than once if it is set more than once: the caller
-    decides what a reader may see in between. An undo takes the same way back.
+    Files are written in the order in which they are set, repeatedly if they are set repeatedly: the caller decides
+    what a reader may see in between. An undo goes back in reverse order.
 
-    ``entry`` is the line for the audit log, ``user`` the one whom it is about.
+    ``entry`` is the line for the audit log, ``user`` its subject.
     """
 
     def __init__(self, user: str, before: dict[str, bytes | None]) -> None:
@@ -68,7 +68,7 @@ class Draft:
 class CredentialFiles:
     """Reads and replaces ``.htpasswd``, ``.htgroup``, ``.tokens``, ``.trust`` and ``.invitations``.
 
-    A reader finds a whole file, old or new: the new one is written beside it, synced and renamed over it.
+    A reader sees a complete file, old or new: the new one is written next to it, synced, and renamed over it.
 
     Parameters:
         storage: the credentials volume.
@@ -89,7 +89,7 @@ class CredentialFiles:
         )
 
     def hold_back(self) -> None:
-        """Set disk space aside, so that users can be changed on a full disk. Never raises."""
+        """Reserve disk space, so that users can be changed on a full disk. Never raises."""
         self._transactions.hold_back()
 
     def read(self, name: str) -> bytes | None:
@@ -142,8 +142,8 @@ class CredentialFiles:
                     raise _unwritten(error) from error
 
     def _write(self, steps: Sequence[FileChange]) -> None:
-        """Replace the files. All contents are on the disk before the first takes its name, so that a full disk is
-        met while nothing has changed.
+        """Replace the files. All contents are on disk before the first is renamed, so that a full disk shows
+        before anything has changed.
         """
         directory = self._storage.directory
         with self._storage.reading(), contextlib.ExitStack() as leftovers:
@@ -161,7 +161,7 @@ class CredentialFiles:
                     (directory / step.name).unlink(missing_ok=True)
 
     def _way_back(self, steps: Sequence[FileChange]) -> list[FileChange]:
-        """The steps back from wherever a failure left the files."""
+        """The steps that undo a failed change, however far it got."""
         now = {step.name: self.read(step.name) for step in steps}
         back: list[FileChange] = []
         for step in reversed(steps):
@@ -174,7 +174,7 @@ class CredentialFiles:
 class CredentialLocks:
     """The lock on the credential files: a locked file on one machine, and a name across the servers of a Volume.
 
-    The locked file is not one of those that are replaced, and stays.
+    The locked file is none of those replaced, and is never removed.
 
     Parameters:
         storage: the credentials volume.
@@ -187,7 +187,7 @@ class CredentialLocks:
         self._descriptors: dict[str, int] = {}
 
     def acquire(self, filename: str) -> bool:
-        """Lock the files; False if another thread, process or server has.
+        """Lock the files; False if another thread, process or server holds the lock.
 
         Raises:
             StorageError: the locked file cannot be created.
@@ -225,20 +225,20 @@ class CredentialLocks:
 def _unwritten(error: OSError) -> StorageError:
     message = f"the credentials could not be written: {error.strerror or error}; nothing has changed"
     if error.errno in FULL:
-        return StorageFull(f"{message}. Make room on their disk, for instance by removing files, and try again")
+        return StorageFull(f"{message}. Free some space on their disk, for instance by removing files, and try again")
     return StorageError(message)
 
 
 def _clear_abandoned(path: Path) -> None:
-    """Remove new files that a killed writer left beside *path*; the holder of the lock is the only writer."""
+    """Remove new files that a killed writer left next to *path*; the holder of the lock is the only writer."""
     for abandoned in path.parent.glob(f"{path.name}.*.new"):
         abandoned.unlink(missing_ok=True)
 
 
 def _prepared(path: Path, content: bytes) -> Path:
-    """A synced file beside *path* with the new content, and with the mode and, if allowed, the owner of the old one.
+    """A synced file next to *path* with the new content, the old file's mode and, if allowed, its owner.
 
-    Only its owner can read a first file.
+    Without an old file, only its owner can read it.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
     try:

@@ -1,7 +1,7 @@
-"""ID tokens of CI jobs (OpenID Connect): verified by the public keys of their issuers.
+"""ID tokens of CI jobs (OpenID Connect), verified with their issuers' public keys.
 
-Everything here happens at the request of strangers: only configured issuers are ever asked, one at a time, with a limit
-of time and size, and at most once in some seconds. PyJWT and cryptography are imported with the first ID token.
+Strangers trigger everything here: only configured issuers are ever contacted, one at a time, with limits on time and
+size, and at most once every few seconds. PyJWT and cryptography are imported with the first ID token.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from ops.index.auth.trust import Issuer, Trust
 from ops.index.errors import InvalidIdToken
 
 LONGEST: Final = 12 * 1024
-"""Bytes of an ID token; those of GitHub and GitLab have less than a quarter."""
+"""Bytes of an ID token; GitHub's and GitLab's have less than a quarter of that."""
 
 SKEW_SECONDS: Final = 30
 """The largest difference between the issuer's clock and ours."""
 
 _LONGEST_LIFE: Final = 86_400
-"""Seconds between ``iat`` and ``exp``. Each ``jti`` is remembered until the end."""
+"""Seconds between ``iat`` and ``exp``. Each ``jti`` is remembered that long."""
 
 _FRESH: Final = 600.0
 """Seconds after which keys are fetched again."""
 
 _OUTAGE: Final = 3600.0
-"""Seconds for which the last keys serve while the issuer does not respond."""
+"""Seconds for which the last keys are used while the issuer does not respond."""
 
 _PAUSE: Final = 30.0
-"""Seconds between two requests to one issuer, whatever key ids strangers invent."""
+"""Seconds between two requests to one issuer, whatever key ids are sent."""
 
 _FETCH_SECONDS: Final = 10.0
 _KEYS_BYTES: Final = 256 * 1024
@@ -68,10 +68,10 @@ class _Keys:
 
 
 class IdTokens:
-    """Verifies ID tokens: RS256 only, by the issuer's keys, ``iss aud exp nbf iat jti`` all required.
+    """Verifies ID tokens: RS256 only, with the issuer's keys; ``iss aud exp nbf iat jti`` are all required.
 
     Parameters:
-        fetch: gets the bytes of a URL, or raises OSError.
+        fetch: returns the bytes of a URL, or raises OSError.
         clock: seconds since the epoch.
     """
 
@@ -82,7 +82,7 @@ class IdTokens:
         self._keys: dict[str, _Keys] = {}
 
     def verify(self, token: str, trust: Trust) -> IdToken:
-        """Verify an ID token. Blocks, for some seconds if keys have to be fetched.
+        """Verify an ID token. Blocks, for some seconds if keys must be fetched.
 
         Raises:
             InvalidIdToken: it is not accepted.
@@ -95,9 +95,7 @@ class IdTokens:
             header = jwt.get_unverified_header(token)
             unverified = jwt.decode(token, options={"verify_signature": False})
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            _refuse(
-                "invalid-payload", "the ID token is not a JSON Web Token; send the one that the CI gives to the job"
-            )
+            _refuse("invalid-payload", "the ID token is not a JSON Web Token; send the one that the CI gives the job")
         algorithm, key_id = header.get("alg"), header.get("kid")
         if algorithm != "RS256" or not isinstance(key_id, str) or "crit" in header:
             _refuse("invalid-token", "the ID token is not signed with RS256 by a key with an id")
@@ -131,12 +129,12 @@ class IdTokens:
         if not isinstance(claims["jti"], str) or not 0 < len(claims["jti"]) <= 512:
             _refuse("invalid-token", "the ID token has no usable jti")
         if not 0 <= int(claims["exp"]) - int(claims["iat"]) <= _LONGEST_LIFE:
-            _refuse("invalid-token", "the ID token lives for longer than a day; request one of some minutes")
+            _refuse("invalid-token", "the ID token is valid for more than a day; request one for a few minutes")
         return IdToken(issuer, claims)
 
     def _key(self, issuer: Issuer, key_id: str) -> Mapping[str, Any]:
         keys = self._keys.setdefault(issuer.keys_url, _Keys())
-        # Who has a key that may be used waits for nobody else's request.
+        # A request whose key is cached does not wait for others that fetch keys.
         if self._outdated(keys, key_id) and self._fetching.acquire(blocking=key_id not in keys.by_id):
             try:
                 if self._outdated(keys, key_id) and self._clock() > keys.tried + _PAUSE:
@@ -147,14 +145,14 @@ class IdTokens:
             _refuse("issuer-unavailable", f"the keys of {issuer.url} cannot be fetched; try again in a minute")
         key = keys.by_id.get(key_id)
         if key is None:
-            _refuse("invalid-token", "the ID token is signed by a key that its issuer does not have")
+            _refuse("invalid-token", "the ID token is signed by a key that its issuer does not publish")
         return key
 
     def _outdated(self, keys: _Keys, key_id: str) -> bool:
         return key_id not in keys.by_id or self._clock() > keys.fetched + _FRESH
 
     def _renew(self, keys: _Keys, url: str) -> None:
-        """Fetch the keys; the last ones serve for a while if that fails."""
+        """Fetch the keys; the last ones are used for a while if that fails."""
         keys.tried = self._clock()
         try:
             keys.by_id = _parsed(self._fetch(url))
@@ -167,17 +165,17 @@ def fetch_keys(url: str) -> bytes:
     """The bytes of a short document of an issuer.
 
     Raises:
-        OSError: it does not come in time, is too long, or is no HTTP.
+        OSError: it does not arrive in time, is too long, or is not HTTP.
     """
-    # Imported here, as few servers trust issuers.
+    # Imported here: few servers trust issuers.
     from http.client import HTTPException
     from urllib.request import HTTPRedirectHandler, build_opener
 
     class NoRedirects(HTTPRedirectHandler):
-        """An issuer's keys are where its address says, or nowhere."""
+        """Refuses redirects: an issuer's keys are at its own address or nowhere."""
 
         def redirect_request(self, *_: object, **__: object) -> None:
-            """Follow nothing."""
+            """Refuse to follow."""
 
     end = time.monotonic() + _FETCH_SECONDS
     content = bytearray()
@@ -186,14 +184,14 @@ def fetch_keys(url: str) -> bytes:
             while piece := response.read1(65536):
                 content += piece
                 if len(content) > _KEYS_BYTES or time.monotonic() > end:
-                    raise OSError("the document is too long, or comes too slowly")
+                    raise OSError("the document is too long or too slow")
     except HTTPException as error:
-        raise OSError(f"no answer in HTTP: {error}") from error
+        raise OSError(f"the response is not HTTP: {error}") from error
     return bytes(content)
 
 
 def _parsed(content: bytes) -> dict[str, Mapping[str, Any]]:
-    """The RSA keys for signatures of a JSON Web Key Set (RFC 7517)."""
+    """The RSA signature keys in a JSON Web Key Set (RFC 7517)."""
     found: dict[str, Mapping[str, Any]] = {}
     for key in json.loads(content)["keys"][:_MOST_KEYS]:
         usable = key.get("kty") == "RSA" and key.get("use", "sig") == "sig" and key.get("alg", "RS256") == "RS256"

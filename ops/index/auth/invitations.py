@@ -2,7 +2,7 @@
 
     {"sha256": "…", "username": "alice", "expires": "2026-11-26T12:00:00Z"}
 
-One line each. A code works once, for 24 hours, and only until another invites the same user.
+One line each. A code works once, for 24 hours, until the same user is invited again.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Invitations:
 
         Parameters:
             username: of a user of the index.
-            actor: the one who invites, for the audit log.
+            actor: who invites, for the audit log.
             address: of the client.
 
         Raises:
@@ -91,7 +91,7 @@ class Invitations:
         return code, invitation
 
     def accept(self, code: str, password: str, *, address: str = "") -> str:
-        """Set the password of the user who has a code, which ends the code, and return the user's name.
+        """Set the password of the user with this code, use the code up, and return the user's name.
 
         Parameters:
             code: from :meth:`create`.
@@ -106,7 +106,7 @@ class Invitations:
         digest = _digest(code)
         if (
             self._find(self._credential_files.read(INVITATIONS) or b"", digest) is None
-        ):  # costs a stranger's guess little
+        ):  # makes a stranger's guess cheap for us
             raise InvalidInvitationError
         entry = hashed(password, self._options.bcrypt_rounds)
         with self._credential_files.change("", actor="invitation", address=address) as draft:
@@ -114,7 +114,7 @@ class Invitations:
             found = self._find(draft[INVITATIONS], digest)
             if found is None or found.username not in passwords.entries():
                 raise InvalidInvitationError
-            # The code first: after a kill in between it does not work a second time.
+            # The code first: if killed in between, it does not work a second time.
             draft[INVITATIONS] = without(draft[INVITATIONS], found.username)
             passwords.set(found.username, entry)
             draft[PASSWORDS] = bytes(passwords)
@@ -123,7 +123,7 @@ class Invitations:
         return found.username
 
     def _find(self, content: bytes, sha256: str) -> Invitation | None:
-        """The invitation with a code, unless it has expired."""
+        """The invitation with this code, unless it has expired."""
         now = self._clock()
         return next((one for one in _parsed(content) if one.sha256 == sha256 and one.expires > now), None)
 
@@ -134,13 +134,11 @@ class InvalidInvitationError(PackageIndexError):
     status = 403
 
     def __init__(self) -> None:
-        super().__init__(
-            "this code is wrong, was used, or is older than a day; ask the index's operator for another link"
-        )
+        super().__init__("this code is wrong, used, or older than a day; ask the index's operator for another link")
 
 
 def without(content: bytes, username: str) -> bytes:
-    """The lines of ``.invitations`` without those of a user, and without those that cannot be read."""
+    """The lines of ``.invitations`` without those of a user or unreadable ones."""
     return b"".join(_line(one) for one in _parsed(content) if one.username != username)
 
 

@@ -1,4 +1,4 @@
-"""Minted tokens: short-lived ones of CI jobs, in entries that all servers share.
+"""Minted tokens: short-lived tokens of CI jobs, in entries that all servers share.
 
 They are not on the credentials volume, which servers cannot write.
 """
@@ -20,18 +20,18 @@ from ops.index.bounded_dict import BoundedDict
 from ops.index.storage.shared_entries import SharedEntries
 
 LIFETIME: Final = 900
-"""Seconds: the least that the draft of PEP 807 allows."""
+"""Seconds: the minimum in the draft of PEP 807."""
 
 _KNOWN: Final = 10_000
 
 
 class MintedToken(NamedTuple):
-    """What is kept of a minted token.
+    """Stored part of a minted token.
 
     Parameters:
         id: begins with m.
         jobs: the names of the trusted jobs whose rights it has, for as long as they are trusted.
-        run: the address of the run that it was minted for.
+        run: the URL of the run that it was minted for.
         expires: seconds since the epoch.
     """
 
@@ -42,7 +42,7 @@ class MintedToken(NamedTuple):
 
 
 class MintedTokens:
-    """Mints, finds and burns tokens. Methods that ask the shared entries block.
+    """Mints, finds and burns tokens. Methods that access the shared entries block.
 
     Parameters:
         entries: shared by all servers.
@@ -55,7 +55,7 @@ class MintedTokens:
         self._known: BoundedDict[str, MintedToken] = BoundedDict(_KNOWN)
 
     def spend(self, issuer: str, jti: str, until: float) -> bool:
-        """Use up the id of an ID token; False if a server has done so before."""
+        """Use up the id of an ID token; False if it was used before, on any server."""
         key = hashlib.sha256(f"{issuer}\0{jti}".encode()).hexdigest()
         return self._entries.add(f"jti-{key}", "", until=until)
 
@@ -69,7 +69,7 @@ class MintedTokens:
         return plain, token
 
     def burn(self, plain: str) -> MintedToken | None:
-        """End a token; None if there is none. Other servers notice within some seconds."""
+        """End a token; None if there is none. Other servers notice within seconds."""
         digest = fingerprint(plain)
         token = self._read(digest)
         if token is not None:
@@ -90,7 +90,7 @@ class MintedTokens:
         )
 
     def check(self, digest: str) -> bool:
-        """Learn whether a token exists now."""
+        """Check whether a token exists now."""
         token = self._read(digest)
         if token is None:
             self._known.pop(digest, None)
@@ -99,10 +99,10 @@ class MintedTokens:
         return True
 
     def refresh(self) -> None:
-        """Learn which of the tokens that this server has seen were burnt elsewhere.
+        """Check which of the tokens known to this server were burnt elsewhere.
 
         Raises:
-            Exception: whatever the shared storage raises; no token is known then.
+            Exception: whatever the shared storage raises; all known tokens are forgotten then.
         """
         for digest in list(self._known):
             try:

@@ -8,7 +8,7 @@ from ops.index.auth.passwords import decoded
 
 
 class CredentialLines:
-    """The text of a file of credentials. A byte order mark, which some editors write, is dropped.
+    """The text of a credentials file. A byte order mark, which some editors write, is dropped.
 
     Parameters:
         content: the file's bytes; any bytes will do.
@@ -24,7 +24,7 @@ class CredentialLines:
 
 
 class PasswordFile(CredentialLines):
-    """The text of an ``.htpasswd``. Comments, empty lines and invalid lines stay as they are.
+    """The text of an ``.htpasswd``. Comments, empty lines and invalid lines are preserved.
 
     As in nginx and Apache, the hash ends at a second colon.
     """
@@ -68,6 +68,6 @@ def entry_of(line: bytes) -> tuple[bytes | None, str]:
 
 
 def _parsed(line: bytes) -> tuple[str | None, str]:
-    """The decoded user name and hash of a line; no name if it is no entry."""
+    """The decoded user name and hash of a line; no name if it is not an entry."""
     name, digest = entry_of(line)
     return (decoded(name), digest) if name else (None, "")

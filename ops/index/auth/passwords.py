@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from passlib.context import CryptContext
 
 PASSWORD_BYTES: Final = range(12, 73)
-"""Shorter ones can be guessed; bcrypt does not take more than 72 bytes."""
+"""Shorter ones can be guessed; bcrypt accepts at most 72 bytes."""
 
 NAME_BYTES: Final = 255
 """The limit of stock ``htpasswd`` and passlib."""
 
 ROUNDS: Final = range(10, 15)
-"""Accepted costs of a hash: a lower one protects too little, a higher one slows down everybody's login."""
+"""Accepted costs of a hash: lower ones protect too little, higher ones slow down every login."""
 
 PasswordCheck: TypeAlias = Callable[[str, "str | None", int], bool]
 """The signature of :func:`verify`."""
@@ -72,22 +72,22 @@ def validated_name(name: str) -> str:
             of the files, an invisible one, or a path separator.
     """
     if not name:
-        raise InvalidCredentials("the user name is empty: give one of 1 to 255 bytes")
+        raise InvalidCredentials("the user name is empty: use 1 to 255 bytes")
     if name == TOKEN_USER:
-        raise InvalidCredentials("the user name __token__ is the one that clients send with a token: choose another")
+        raise InvalidCredentials("the user name __token__ is reserved for tokens: choose another")
     for character in name:
         category = unicodedata.category(character)
         if category[0] == "C" or (category[0] == "Z" and character != " "):
             raise InvalidCredentials(
-                f"the user name holds the character U+{ord(character):04X}, which cannot be seen or ends a line: "
+                f"the user name contains the character U+{ord(character):04X}, which is invisible or ends a line: "
                 "use letters, digits, and signs such as . _ - @ +"
             )
         if character in ":#/\\":
             raise InvalidCredentials(
-                f"the user name holds {character!r}, which separates fields or paths: leave it out"
+                f"the user name contains {character!r}, which separates fields or paths: leave it out"
             )
     if name != name.strip(" ") or name in {".", ".."}:
-        raise InvalidCredentials("the user name begins or ends with a space, or is a path: leave that out")
+        raise InvalidCredentials("the user name begins or ends with a space, or is a path: remove that")
     spelled = unicodedata.normalize("NFC", name)
     if len(spelled.encode()) > NAME_BYTES:
         raise InvalidCredentials(f"the user name is longer than {NAME_BYTES} bytes: use a shorter one")
@@ -101,7 +101,7 @@ def validated_password(password: str) -> bytes:
         InvalidCredentials: it is not 12 to 72 bytes long in UTF-8, or contains a control character or a lone surrogate.
     """
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in password):
-        raise InvalidCredentials("the password holds a control character: leave it out")
+        raise InvalidCredentials("the password contains a control character: remove it")
     encoded = password.encode()
     if len(encoded) not in PASSWORD_BYTES:
         raise InvalidCredentials(
@@ -119,12 +119,12 @@ def validated_hash(digest: str, *, least_rounds: int = ROUNDS.start) -> str:
         least_rounds: the lowest cost that is accepted, as a power of two.
 
     Raises:
-        InvalidCredentials: it is not a bcrypt hash, or its cost is out of bounds.
+        InvalidCredentials: it is not a bcrypt hash, or its cost is out of range.
     """
     found = _BCRYPT.fullmatch(digest)
     if found is None or not _usable(digest):
         raise InvalidCredentials(
-            "the password hash is not a bcrypt hash ($2b$, $2y$ or $2a$): make one with htpasswd -nBC 12"
+            "the password hash is not a bcrypt hash ($2b$, $2y$ or $2a$): create one with htpasswd -nBC 12"
         )
     if not least_rounds <= int(found[1]) < ROUNDS.stop:
         raise InvalidCredentials(
@@ -158,7 +158,7 @@ def refusal_cost(digests: Iterable[str], least: int) -> int:
 
 
 def defect(digest: str) -> str | None:
-    """Reason why no password can match this entry, and what to do; None if one can."""
+    """The reason why no password can match this entry, and what to do; None if one can."""
     found = _BCRYPT.fullmatch(digest)
     if (found is not None and digest[28] in _LAST_OF_SALT) or _OTHERS.fullmatch(digest) is not None:
         return None
@@ -169,14 +169,14 @@ def defect(digest: str) -> str | None:
         return f"the entry is locked by its first character: {remedy}, or remove the line"
     if digest.startswith("$2"):
         return f"the bcrypt hash is damaged, or its cost is not 4 to 17: {remedy}"
-    return f"the password is in the clear, or hashed in a form that is unknown here: {remedy}"
+    return f"the password is in plain text, or hashed in an unknown format: {remedy}"
 
 
 def verify(password: str, digest: str | None, level: int) -> bool:
     """True if the password matches the entry. Never raises.
 
-    A refusal takes the same time whether or not the user exists, even if the entry was written by ``htpasswd -B`` with
-    its default cost of 5: decoys add the rest, as 2^5 + 2^5 + 2^6 + … + 2^11 = 2^12.
+    A refusal takes the same time whether or not the user exists, even if ``htpasswd -B`` wrote the entry with its
+    default cost of 5: decoys make up the difference, because 2^5 + 2^5 + 2^6 + … + 2^11 = 2^12.
 
     Parameters:
         password: as the client sent it.
@@ -208,7 +208,7 @@ def _decoy(rounds: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def _usable(digest: str) -> bool:
-    """True if bcrypt accepts the salt, which not every string of its alphabet is. Tried at the lowest cost."""
+    """True if bcrypt accepts the salt; some strings of its alphabet are invalid. Tried at the lowest cost."""
     try:
         bcrypt.checkpw(b"", f"{digest[:4]}04{digest[6:]}".encode("ascii"))
     except ValueError:
@@ -246,7 +246,7 @@ class BasicCredentials:
     password: str
 
     def __repr__(self) -> str:
-        return "BasicCredentials(********)"  # people type their password as the user name
+        return "BasicCredentials(********)"  # people type their passwords into the user name
 
     @classmethod
     def parse(cls, authorization: bytes) -> BasicCredentials | None:
@@ -278,11 +278,11 @@ class BasicCredentials:
 
     @property
     def token(self) -> str | None:
-        """The token; None if the password is none."""
+        """The token; None if the password is not one."""
         return self.password if self.username == TOKEN_USER and TOKEN.fullmatch(self.password) else None
 
     @property
     def minted(self) -> bool:
-        """True if the token is one that was minted for a CI job."""
+        """True if the token was minted for a CI job."""
         found = TOKEN.fullmatch(self.token or "")
         return found is not None and found["id"].startswith("m")

@@ -2,8 +2,8 @@
 
 reader: bob
 admin: carol
-project/spam: dave            dave may upload to spam and to no other project
-reserved/acme: erin frank     new projects acme and acme-… are theirs alone (PEP 752)
+project/spam: dave            dave may upload only to spam
+reserved/acme: erin frank     only they may create acme and acme-… (PEP 752)
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Identity:
         role: the user's rights.
         projects: normalized names of the projects to which a publisher is limited; None for all.
         token: the id of the token that stands for the user; empty for a password.
-        run: the address of the CI run that a token was minted for; empty for all others.
-        expires: when the token does, in seconds since the epoch; 0 for a password.
+        run: the URL of the CI run that a token was minted for; empty for all others.
+        expires: when the token expires, in seconds since the epoch; 0 for a password.
         grants: all reserved prefixes.
     """
 
@@ -65,12 +65,12 @@ class Identity:
 
     @property
     def origin(self) -> Mapping[str, str]:
-        """What the audit log says of a change besides the user: the token, and the run that it was minted for."""
+        """Details for the audit log besides the user: the token, and the run that it was minted for."""
         return {name: value for name, value in (("credential", self.token), ("run", self.run)) if value}
 
     @property
     def minted(self) -> bool:
-        """True if it is no user but a CI job with a minted token."""
+        """True if it is a CI job with a minted token, not a user."""
         return self.token.startswith("m")
 
     def may_upload(self, project: str) -> bool:
@@ -84,7 +84,7 @@ class Identity:
         return self.projects is None or canonicalize_name(project) in self.projects
 
     def owner_of(self, project: str) -> str:
-        """The owners of the reserved prefix under which a project's name falls; empty if the user may take the name.
+        """The owners of the reserved prefix that a project's name falls under; empty if the user may use the name.
 
         Parameters:
             project: its normalized name (PEP 503).
@@ -100,7 +100,7 @@ class Identity:
         return self.role is Role.ADMIN
 
     def limited_to(self, other: Identity) -> Identity:
-        """This user with only the rights that *other* has as well."""
+        """This user, with only the rights that *other* also has."""
         role = min(self.role, other.role, key=list(Role).index)
         limits = [identity.projects for identity in (self, other) if identity.projects is not None]
         projects = frozenset.intersection(*limits) if limits and role is Role.PUBLISHER else None
@@ -116,7 +116,7 @@ class GroupFile(CredentialLines):
     """
 
     def groups(self) -> dict[str, set[str]]:
-        """Members of the groups that mean something here, by group."""
+        """Members of the known groups, by group."""
         found: dict[str, set[str]] = {}
         for line in self._lines:
             group, members = _parsed(line)
@@ -135,7 +135,7 @@ class GroupFile(CredentialLines):
         return tuple((prefix, frozenset(owners)) for prefix, owners in by_length)
 
     def reserve(self, prefix: str, owners: Collection[str]) -> None:
-        """Make these, and nobody else, the owners of a prefix; without owners it is free.
+        """Set the owners of a prefix; without owners it is free.
 
         Parameters:
             prefix: normalized.
@@ -146,7 +146,7 @@ class GroupFile(CredentialLines):
         self._lines = others + ([_rendered(group, sorted(owners))] if owners else [])
 
     def assign(self, username: str, groups: Collection[str]) -> None:
-        """Make the user a member of exactly these groups, out of those that mean something here."""
+        """Make the user a member of exactly these of the known groups."""
         missing = set(groups)
         lines = []
         for line in self._lines:
@@ -163,10 +163,10 @@ class GroupFile(CredentialLines):
 
 
 class Roles:
-    """Roles that a group file assigns.
+    """Roles assigned by a group file.
 
     Parameters:
-        content: the file's bytes; None if it exists and cannot be read, which makes everybody a reader.
+        content: the file's bytes; None if it exists but cannot be read, which makes everyone a reader.
     """
 
     def __init__(self, content: bytes | None) -> None:
@@ -211,7 +211,7 @@ def _reserved(line: bytes) -> str | None:
 
 
 def _parsed(line: bytes) -> tuple[str | None, list[str]]:
-    """The same; None for a group that means nothing here."""
+    """The same; None for an unknown group."""
     group, members = group_of(line)
     if group is not None and group.startswith(PROJECT) and len(group) > len(PROJECT):
         return PROJECT + canonicalize_name(group.removeprefix(PROJECT)), members

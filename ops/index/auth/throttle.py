@@ -16,29 +16,29 @@ from ops.index.errors import LoginDelayed, TooManyAttempts
 K = TypeVar("K")
 
 _MAX_WAIT: Final = 300.0
-"""Seconds that a wait grows to."""
+"""The longest wait, in seconds."""
 
 _REPEAT_WAIT: Final = 2.0
-"""Seconds to wait if it is always the same wrong password: a client with an old one, not a guesser."""
+"""The longest wait, in seconds, for the same wrong password: a client with an old one, not a guesser."""
 
 _ADDRESS_FACTOR: Final = 3
-"""An address may fail this many times as often as one user from it: a team may share it."""
+"""Factor by which an address may fail more often than one user from it: a team may share it."""
 
 _PACE: Final = 1.0
 """Seconds between the attempts of an address that has failed more often than that."""
 
 _PACED_WAITING: Final = 4
-"""Attempts of such an address that may wait."""
+"""Attempts of such an address that may be waiting."""
 
 _ADDRESS_PENDING: Final = 512
-"""Pending attempts of one address, even if none has failed: a whole team may log in at once. Half of all that may be
-pending, so that no address shuts out the others."""
+"""Pending attempts of one address, even if none has failed: a whole team may log in at once. Half of the total limit,
+so that no address shuts out the others."""
 
 _TOLERANCE: Final = 0.5
-"""Failures fade from the first moment on: ten in a row count a little less than ten."""
+"""Failures start to fade at once: ten in a row count slightly less than ten."""
 
 _TABLE: Final = 10_000
-"""Users and addresses in memory. Pushing out one of them costs a bcrypt."""
+"""Users and addresses in memory. Evicting one costs an attacker a bcrypt."""
 
 
 @dataclass(slots=True)
@@ -46,11 +46,11 @@ class _Failures:
     """Failures of a user from an address, or of an address; both fade.
 
     Parameters:
-        guesses: with ever new passwords.
+        guesses: with a new password each.
         repeats: with a password that had failed before.
         at: when they last faded.
-        until: no attempt before; for an address, the last turn that was given away.
-        pending: attempts that have begun. Those of one user count as failures until they end otherwise.
+        until: no attempt before; for an address, the last turn assigned.
+        pending: attempts that have begun. A user's count as failures until they end otherwise.
     """
 
     guesses: float = 0.0
@@ -60,7 +60,7 @@ class _Failures:
     pending: int = 0
 
     def fade(self, now: float, window: float) -> None:
-        """Fade to a quarter in each window, but not during a wait, which would cut itself short."""
+        """Fade to a quarter in each window, but not during a wait, which would shorten it."""
         since = max(self.at, self.until)
         if now > since:
             share = 0.25 ** ((now - since) / window)
@@ -74,7 +74,7 @@ class Admission(NamedTuple):
 
     Parameters:
         delay: seconds to wait before it is verified.
-        paced: True if its address has failed too often, and may make few attempts.
+        paced: True if its address has failed too often, and is limited to few attempts.
     """
 
     delay: float
@@ -84,7 +84,7 @@ class Admission(NamedTuple):
 class Throttle:
     """Counts failed logins by user and address, and by address.
 
-    A few failures are free. Then one user from one address waits twice as long after each failure; a correct password
+    A few failures are free. Then each doubles the wait for that user from that address; a correct password
     from there is verified after the wait, from elsewhere at once. An address that fails with many users is not locked
     out, since a team may share it, but gets one attempt a second. Users of an address that has not failed may all log
     in at once; if the first of them turn out to be guesses, :meth:`proceed` rejects the rest. Cached logins never get

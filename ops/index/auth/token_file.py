@@ -3,7 +3,7 @@
     {"id": "8c1f0a52b3d4", "sha256": "…", "owner": "alice", "role": "publisher", "projects": ["spam"],
      "label": "release job", "created": "2026-11-25T12:00:00Z", "expires": "2027-02-23T12:00:00Z", "last_used": null}
 
-All of it on one line. ``projects`` is null for all of the owner's. Lines that cannot be read stay as they are, and mean
+All of it on one line. ``projects`` is null for all of the owner's. Unreadable lines are preserved and ignored.
 nothing.
 """
 
@@ -33,13 +33,13 @@ class Token:
     Parameters:
         id: 12 hexadecimal digits, which are part of the token and not secret.
         sha256: of the whole token, in hexadecimal digits. 256 random bits need no slower hash.
-        owner: the user for whom it stands.
-        role: the most that it may; the owner's role limits it further.
+        owner: the user whom it stands for.
+        role: the highest it may have; the owner's role limits it further.
         projects: the only ones that a publisher's token may upload to, normalized; None for all of the owner's.
         label: what people call it.
         created: seconds since the epoch.
         expires: likewise.
-        last_used: likewise, to the hour, as far as known; None if it was not used.
+        last_used: likewise, to the hour; None if no use is known.
     """
 
     id: str
@@ -66,7 +66,7 @@ class Token:
         }
 
     def identity(self, owner: Identity) -> Identity:
-        """The user that it stands for now: its owner, with no more rights than either has."""
+        """The user whom it stands for now: its owner, with the rights that both have."""
         return replace(
             Identity(self.owner, self.role, self.projects).limited_to(owner), token=self.id, expires=self.expires
         )
@@ -86,11 +86,11 @@ class TokenFile:
         return b"".join(line + b"\n" for line in self._lines)
 
     def tokens(self) -> list[Token]:
-        """All that can be read, in the order of the file."""
+        """All readable tokens, in the order of the file."""
         return [token for line in self._lines if (token := _parsed(line)) is not None]
 
     def unreadable(self) -> Iterator[int]:
-        """The numbers of the lines that mean nothing, from 1."""
+        """The numbers of the unreadable lines, from 1."""
         return (number for number, line in enumerate(self._lines, 1) if _parsed(line) is None)
 
     def add(self, token: Token) -> None:
@@ -98,7 +98,7 @@ class TokenFile:
         self._lines.append(_line(token))
 
     def keep(self, kept: list[Token]) -> None:
-        """Write these tokens in place of those that have the same ids, and remove all others."""
+        """Replace the tokens that have the same ids, and remove all others."""
         by_id = {token.id: token for token in kept}
         lines = []
         for line in self._lines:
@@ -117,7 +117,7 @@ def new_token(*, minted: bool = False) -> tuple[str, str]:
 
 
 def fingerprint(token: str) -> str:
-    """The SHA-256 of a token, which is kept in its place."""
+    """The SHA-256 of a token, which is stored instead of it."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The last use of each token, noted by the servers and read by the admin application."""
+"""The last use of each token, recorded by the servers and read by the admin application."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ops.index.bounded_dict import BoundedDict
 from ops.index.storage.shared_entries import SharedEntries
 
 _EVERY: Final = 3600.0
-"""Seconds between two notes of one token by one server."""
+"""Seconds between two records of one token by one server."""
 
 _KEPT: Final = 400 * 86400.0
-"""Seconds for which a use is remembered: longer than any token lives."""
+"""Seconds for which a use is remembered: longer than the lifetime of any token."""
 
 _log = logging.getLogger(__name__)
 
 
 class TokenUses:
-    """Notes uses, once an hour and server for each token, in the audit log too.
+    """Records uses, once an hour for each token and server, also in the audit log.
 
     Servers cannot write credentials, so uses are entries that all servers share. They are written in the background:
-    many first logins at once take no longer than many pages do.
+    many first logins at once must take no longer than many pages.
 
     Parameters:
         entries: shared with the admin application.
@@ -44,21 +44,21 @@ class TokenUses:
         self._next = clock() + _EVERY
 
     def due(self) -> bool:
-        """True once an hour, when cached logins have to be looked up again to be noted."""
+        """True once an hour, when cached logins must be looked up again to be recorded."""
         if self._clock() < self._next:
             return False
         self._next = self._clock() + _EVERY
         return True
 
     def note(self, identity: Identity, address: str) -> None:
-        """Note a use, unless that was done within the hour. Only in memory, for :meth:`write`."""
+        """Record a use in memory, for :meth:`write`, unless one was recorded within the hour."""
         now = self._clock()
         if now >= self._noted.get(identity.token, 0.0) + _EVERY / 2:
             self._noted[identity.token] = now
             self._unwritten[identity.token] = identity, address, now
 
     def write(self) -> None:
-        """Write what was noted. Blocks; never raises."""
+        """Write the recorded uses. Blocks; never raises."""
         unwritten, self._unwritten = self._unwritten, {}
         for identity, address, moment in unwritten.values():
             if self._audit is not None:
@@ -66,10 +66,10 @@ class TokenUses:
             try:
                 self._entries.put(_key(identity.token), str(moment), until=moment + _KEPT)
             except Exception as error:  # noqa: BLE001 - whatever the client library of a shared storage raises
-                _log.warning("the use of a token could not be noted: %s", error)
+                _log.warning("the use of a token could not be recorded: %s", error)
 
     def last(self, token_id: str) -> float | None:
-        """Seconds since the epoch of the last noted use; None if it is unknown. Blocks; never raises."""
+        """Seconds since the epoch of the last recorded use; None if unknown. Blocks; never raises."""
         try:
             value = self._entries.get(_key(token_id))
             return None if value is None else float(value)

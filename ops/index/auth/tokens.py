@@ -52,13 +52,13 @@ class NewToken(NamedTuple):
 
 
 class Tokens:
-    """Creates, lists and revokes tokens. What it does is durable on return, and reaches all servers within 5 s.
+    """Creates, lists and revokes tokens. Changes are durable on return, and reach all servers within 5 s.
 
     Parameters:
         credentials: the volume.
         audit: on the same volume, so that its lines are committed with the changes.
         name_locks: shared by all writers of a Volume.
-        uses: when tokens were used last, as the servers have noted it.
+        uses: when tokens were last used, as recorded by the servers.
         clock: seconds since the epoch.
     """
 
@@ -90,12 +90,12 @@ class Tokens:
         """Create a token, beside the owner's others.
 
         Parameters:
-            owner: the user for whom it will stand.
+            owner: the user whom it will stand for.
             role: at most the owner's; None for the owner's.
-            projects: the only ones to upload to, which need not exist; None for all of the owner's.
+            projects: the only ones to upload to, which need not exist yet; None for all of the owner's.
             lifetime: seconds, of :data:`LIFETIME_SECONDS`.
             label: what people call it, at most 100 characters.
-            actor: the one who creates it, for the audit log.
+            actor: who creates it, for the audit log.
             address: of the client.
 
         Raises:
@@ -104,7 +104,7 @@ class Tokens:
             StorageError: nothing has changed.
         """
         if lifetime not in LIFETIME_SECONDS:
-            raise InvalidCredentials("the lifetime is out of bounds: use one hour to one year (3600 to 31536000 s)")
+            raise InvalidCredentials("the lifetime is out of range: use one hour to one year (3600 to 31536000 s)")
         if len(label) > LABEL_LENGTH or not label.isprintable():
             raise InvalidCredentials(f"the label must be one line of at most {LABEL_LENGTH} characters")
         owner = unicodedata.normalize("NFC", owner)
@@ -125,7 +125,7 @@ class Tokens:
             file = TokenFile(draft[TOKENS])
             kept = [self._noted(old) for old in file.tokens() if old.expires > now - _EXPIRED_KEPT]
             if sum(old.owner == owner and old.expires > now for old in kept) >= MOST:
-                raise InvalidCredentials(f"{owner!r} has {MOST} tokens: revoke those that are not used any more")
+                raise InvalidCredentials(f"{owner!r} has {MOST} tokens: revoke those that are no longer used")
             file.keep(kept)
             file.add(token)
             draft[TOKENS] = bytes(file)
@@ -137,8 +137,8 @@ class Tokens:
 
         Parameters:
             token_id: of the token.
-            owner: whose it must be; None for anybody's.
-            actor: the one who revokes it, for the audit log.
+            owner: the required owner; None for any.
+            actor: who revokes it, for the audit log.
             address: of the client.
 
         Raises:
@@ -194,14 +194,14 @@ def _limited(owner: Identity, role: Role | None, projects: Iterable[str] | None)
     try:
         limits = None if projects is None else frozenset(canonicalize_name(name, validate=True) for name in projects)
     except InvalidName:
-        raise InvalidCredentials("one of the projects is no project name: use letters, digits and . _ -") from None
+        raise InvalidCredentials("one of the projects is not a project name: use letters, digits and . _ -") from None
     if limits is not None and (not limits or role is not Role.PUBLISHER):
         raise InvalidCredentials("projects go with the role publisher only: leave them out, or name one or more")
     asked = Identity(owner.username, role, limits)
     given = asked.limited_to(owner)
     if given.role is not role or (limits is not None and given.projects != limits):
         most = str(owner.role) if owner.projects is None else f"{owner.role} of {', '.join(sorted(owner.projects))}"
-        raise InvalidCredentials(f"{owner.username!r} is {most}, and a token may do no more: ask for less")
+        raise InvalidCredentials(f"{owner.username!r} is {most}, and a token can do no more: ask for less")
     return given
 
 

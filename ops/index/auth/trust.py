@@ -1,8 +1,8 @@
 """Trusted publishing and trusted reading: the CI jobs that get a short-lived token for an ID token of their issuer.
 
 ``.trust`` on the credentials volume is one JSON object: a version that grows with each change, the audience that ID
-tokens must name, issuers, and jobs. Nothing is trusted unless it stands there. Jobs are matched by numbers, which
-nobody can register again, unlike names.
+tokens must name, issuers, and jobs. Only what it lists is trusted. Jobs are matched by numeric ids, which unlike names
+cannot be registered again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Entry
 
 MOST: Final = 200
-"""Jobs, and projects of one job."""
+"""Limit of jobs, and of projects of one job."""
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,19}")
@@ -43,7 +43,7 @@ class Kind(NamedTuple):
     Parameters:
         keys: below the issuer's URL, in JWKS form (RFC 7517).
         repository_id: the claim with the repository's number.
-        owner_id: the same of its owner.
+        owner_id: the same for its owner.
         repository: the claim with its name, for people.
         workflow: the claim with the file and ref that defines the job.
     """
@@ -79,7 +79,7 @@ class Issuer:
         return self.url.rstrip("/") + KINDS[self.kind].keys
 
     def run(self, claims: Mapping[str, Any]) -> str:
-        """The address of the run to which an ID token was issued; empty if it cannot be told."""
+        """The URL of the run that an ID token was issued to; empty if unknown."""
         repository = str(claims.get(KINDS[self.kind].repository, ""))
         number = str(claims.get("run_id" if self.kind == "github" else "job_id", ""))
         if not _RUN.fullmatch(repository) or not _NUMBER.fullmatch(number):
@@ -98,9 +98,9 @@ class TrustedJob:
     Parameters:
         name: for people, and in the audit log as ``oidc:<name>``.
         issuer: the URL of its issuer.
-        repository: its name when it was looked up; decides nothing.
-        repository_id: number of the repository.
-        owner_id: number of its owner.
+        repository: its name when it was looked up; for people only.
+        repository_id: numeric id of the repository.
+        owner_id: numeric id of its owner.
         environment: that the job must run in; empty for any.
         workflow: file that must define it, such as ``release.yaml``; empty for any.
         protected_ref: True if the branch or tag must be protected.
@@ -127,7 +127,7 @@ class TrustedJob:
         )
 
     def mismatches(self, issuer: Issuer, claims: Mapping[str, Any]) -> list[str]:
-        """What of the claims of this repository is not as it must be."""
+        """Mismatches in the claims of this repository."""
         found = []
         environment = str(claims.get("environment", ""))
         if self.environment and environment.casefold() != self.environment.casefold():
@@ -155,7 +155,7 @@ class TrustedJob:
         ) and (not self.workflow or signer.get("workflow", "").startswith(definition))
 
     def _definition(self, issuer: Issuer, claims: Mapping[str, Any]) -> str:
-        """The file of this repository itself: another one's reusable workflow of the same name does not count."""
+        """The workflow file in this repository: a reusable workflow of the same name elsewhere does not count."""
         repository = claims.get(KINDS[issuer.kind].repository, "")
         if issuer.kind == "github":
             return f"{repository}/.github/workflows/{self.workflow}"
@@ -164,7 +164,7 @@ class TrustedJob:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What is trusted.
+    """Everything that is trusted.
 
     Parameters:
         version: grows with each change; 0 if nothing was ever trusted.
@@ -180,7 +180,7 @@ class Trust:
 
     @classmethod
     def read(cls, content: bytes) -> Trust:
-        """The trust in a file; nothing is trusted by one that cannot be read."""
+        """The trust in a file; an unreadable one trusts nothing."""
         try:
             document = json.loads(content or b"{}")
             return cls.of(document, version=int(document["version"])) if document else cls()
@@ -196,11 +196,11 @@ class Trust:
         """
         audience = str(document.get("audience", ""))
         if not _NAME.fullmatch(audience):
-            raise InvalidCredentials("the audience is no name: use lower-case letters, digits and -, such as pypi-acme")
+            raise InvalidCredentials("the audience is invalid: use lower-case letters, digits and -, such as pypi-acme")
         issuers = tuple(_issuer(item) for item in document.get("issuers", ()))
         urls = {issuer.url for issuer in issuers}
         if len(urls) < len(issuers):
-            raise InvalidCredentials("an issuer stands there twice: remove one")
+            raise InvalidCredentials("an issuer is listed twice: remove one")
         jobs = tuple(_job(item, urls) for item in document.get("jobs", ()))
         if len({job.name for job in jobs}) < len(jobs):
             raise InvalidCredentials("two jobs have the same name: rename one")
@@ -232,7 +232,7 @@ class Trust:
         }
 
     def issuer(self, url: object) -> Issuer | None:
-        """The issuer of that URL."""
+        """The issuer with that URL."""
         return next((issuer for issuer in self.issuers if issuer.url == url), None)
 
     def objection(self, project: str, signer: Mapping[str, str]) -> str:
@@ -254,7 +254,7 @@ class Trust:
         )
 
     def identity(self, names: Iterable[str]) -> Identity | None:
-        """The rights of all jobs of these names that are still trusted, together; None if there are none."""
+        """The combined rights of those of these jobs that are still trusted; None if none is."""
         jobs = [job for job in self.jobs if job.name in set(names)]
         if not jobs:
             return None
@@ -296,12 +296,12 @@ class TrustStore:
         Parameters:
             document: ``audience``, ``issuers`` and ``jobs``.
             version: of the trust that it was made from.
-            actor: the one who changes it, for the audit log.
+            actor: who changes it, for the audit log.
             address: of the client.
 
         Raises:
             InvalidCredentials: the document cannot be used.
-            Conflict: the trust has another version by now.
+            Conflict: the trust has another version now.
             StorageError: nothing has changed.
         """
         wanted = Trust.of(document, version=version + 1)
@@ -331,7 +331,7 @@ def _issuer(item: Any) -> Issuer:
     loopback = address.scheme == "http" and address.hostname in {"127.0.0.1", "localhost", "::1"}
     plain = not (address.query or address.fragment or address.username or address.password)
     if not plain or not address.hostname or len(url) > 255 or not (address.scheme == "https" or loopback):
-        raise InvalidCredentials("an issuer's url is not one of https: use the iss of its ID tokens")
+        raise InvalidCredentials("an issuer's url does not use https: use the iss of its ID tokens")
     if kind not in KINDS:
         raise InvalidCredentials(f"the kind of the issuer {url} is none of {', '.join(KINDS)}")
     return Issuer(url, kind)
@@ -341,18 +341,18 @@ def _job(item: Any, issuers: set[str]) -> TrustedJob:
     given = _fields(item, "a job", set(TrustedJob.__slots__))
     name = str(given.get("name", ""))
     if not _NAME.fullmatch(name):
-        raise InvalidCredentials("a job's name is no name: use up to 64 lower-case letters, digits and -")
+        raise InvalidCredentials("a job's name is invalid: use up to 64 lower-case letters, digits and -")
     wrong = partial(_wrong, name)
     if given.get("issuer") not in issuers:
         raise wrong("its issuer is not among the issuers")
     numbers = {field: str(given.get(field, "")) for field in ("repository_id", "owner_id")}
     for field, value in numbers.items():
         if not _NUMBER.fullmatch(value):
-            raise wrong(f"its {field} is no number")
+            raise wrong(f"its {field} is not a number")
     texts = {field: str(given.get(field) or "") for field in ("repository", "environment", "workflow")}
     for field, value in texts.items():
         if not _TEXT.fullmatch(value):
-            raise wrong(f"its {field} is no text of at most 255 characters")
+            raise wrong(f"its {field} is not a text of at most 255 characters")
     if type(given.get("protected_ref", False)) is not bool:
         raise wrong("protected_ref is neither true nor false")
     role = given.get("role")
@@ -375,11 +375,11 @@ def _projects(given: Any, role: Role, wrong: Callable[[str], InvalidCredentials]
             raise wrong("it has projects, but a reader uploads to none")
         return None
     if not isinstance(given, list) or not 0 < len(given) <= MOST:
-        raise wrong("it has no projects: name those that it publishes, also if they do not exist yet")
+        raise wrong("it has no projects: name those that it publishes, even if they do not exist yet")
     try:
         return frozenset(canonicalize_name(str(project), validate=True) for project in given)
     except InvalidName:
-        raise wrong("one of its projects is no project name") from None
+        raise wrong("one of its projects is not a project name") from None
 
 
 def _wrong(name: str, why: str) -> InvalidCredentials:
@@ -388,7 +388,7 @@ def _wrong(name: str, why: str) -> InvalidCredentials:
 
 def _fields(item: Any, what: str, known: set[str]) -> Mapping[str, Any]:
     if not isinstance(item, Mapping) or not known.issuperset(item):
-        raise InvalidCredentials(f"{what} is not an object of {', '.join(sorted(known))}")
+        raise InvalidCredentials(f"{what} is not an object with {', '.join(sorted(known))}")
     return item
 
 

@@ -17,23 +17,23 @@ from ops.index.errors import StorageError
 from ops.index.storage.storage import Storage
 
 _MAX_AGE: Final = 4.0
-"""Seconds after which a shared volume is reloaded before further logins: together with the reload, a removed user is
-out within five."""
+"""Seconds after which a shared volume is reloaded before further logins: including the reload, a removed user is out
+within five."""
 
 _MAX_UNREADABLE: Final = 300.0
-"""Seconds for which the cached users are trusted although a shared volume cannot be reloaded."""
+"""Seconds for which cached users are trusted while a shared volume cannot be reloaded."""
 
 _CHECK_EVERY: Final = 0.05
 """Seconds between two checks of local files."""
 
 _SETTLE: Final = 0.1
-"""Seconds after which a file that was rewritten in place, as stock htpasswd does, is taken to be complete."""
+"""Seconds after which a file rewritten in place, as by stock htpasswd, is considered complete."""
 
 _RELOAD_INTERVAL: Final = 0.5
-"""Seconds between two reloads that wrong logins cause."""
+"""Seconds between two reloads caused by wrong logins."""
 
 _ATTEMPTS: Final = 5
-"""Attempts to read the files of a shared volume after a reload: one fails if they are replaced meanwhile."""
+"""Attempts to read the files of a shared volume after a reload: an attempt fails if they are replaced meanwhile."""
 
 _GONE: Final = 1.0
 """Seconds for which a file must be missing to count as removed: during a reload of a Volume all are missing."""
@@ -46,8 +46,8 @@ class UserCache:
 
     Nothing is read before the first use.
 
-    A volume that cannot be reloaded locks nobody out at first: the cached users stay valid for five minutes. After that
-    all logins are refused until a reload works again, since a cached user may have been removed.
+    A volume that cannot be reloaded locks no one out at first: the cached users stay valid for five minutes. After that
+    all logins are refused until a reload works again, because a cached user may have been removed.
 
     Parameters:
         credentials: the volume with the files, which may be missing.
@@ -86,7 +86,7 @@ class UserCache:
         self._gone: float | None = None
         self._failing = False
         self.behind = False
-        """True if the last renewal failed: a user that is not cached may have been registered since."""
+        """True if the last refresh failed: a user who is not cached may have been registered since."""
         self.accounts: dict[str, Account] = {}
         """By user name."""
         self.trust = Trust()
@@ -103,11 +103,11 @@ class UserCache:
 
     @property
     def outdated(self) -> bool:
-        """True if a shared volume could not be reloaded for so long that the cached users are no longer trusted."""
+        """True if a shared volume could not be reloaded for too long to trust the cached users."""
         return self._reloads and self._clock() > self._seen + _MAX_UNREADABLE
 
     def current(self) -> bool:
-        """True if the accounts are recent enough. Checks local files now and then. Called for every request."""
+        """True if the accounts are recent enough. Checks local files occasionally. Called for every request."""
         now = self._clock()
         if now < self._next:
             return True
@@ -122,7 +122,7 @@ class UserCache:
         return True
 
     def caught_up(self) -> bool:
-        """Read what was changed until now; on a shared volume nothing, and False if the accounts are not recent."""
+        """Read all changes up to now. On a shared volume reads nothing; False if the accounts are stale."""
         if self._reloads:
             return self.current()
         self.renew()
@@ -143,7 +143,7 @@ class UserCache:
     def renew(self, moment: float | None = None) -> None:
         """Read all changes made before *moment*, reloading a shared volume. Blocks; call it from a thread.
 
-        However many threads call it, a shared volume is reloaded at most twice a second.
+        A shared volume is reloaded at most twice a second, however many threads call this.
 
         Parameters:
             moment: on the clock; None for now.
@@ -168,7 +168,7 @@ class UserCache:
             except StorageError as error:
                 self._failed(error)
                 self.behind = True
-                if not (first or self.outdated):  # outdated users are better than none
+                if not (first or self.outdated):  # stale users are better than none
                     self._next = self._clock() + _GONE
 
     def _check(self) -> bool:
@@ -191,7 +191,7 @@ class UserCache:
         return True
 
     def _load(self, signature: Signature) -> bool:
-        """Read the files, which had this signature. False if they could not be read, or changed meanwhile."""
+        """Read the files, which had this signature. False if they could not be read, or have changed meanwhile."""
         try:
             accounts, tokens, trust_file = self._users.logins()
         except OSError as error:
@@ -213,7 +213,7 @@ class UserCache:
         return True
 
     def _replace_tokens(self) -> None:
-        """Compute the accounts of all tokens again. One of a user who is gone, or locked, has none."""
+        """Recompute the accounts of all tokens. Tokens of removed or locked users have none."""
         now = self._wall_clock()
         valid = [token for token in self._stored_tokens if token.expires > now]
         usable = {name: account for name, account in self.accounts.items() if defect(account.digest) is None}
@@ -225,7 +225,7 @@ class UserCache:
         }
 
     def _vanished(self, signature: Signature) -> bool:
-        """True if a file is missing that was there, and not yet for long enough to count as removed."""
+        """True if a known file is missing, but not yet for long enough to count as removed."""
         if all(now is not None or before is None for now, before in zip(signature, self._signature or signature)):
             self._gone = None
             return False
@@ -234,7 +234,7 @@ class UserCache:
         return self._clock() < self._gone + _GONE
 
     def _unsettled(self, signature: Signature) -> bool:
-        """True if a file may be incomplete: changed a moment ago, and not by replacing it."""
+        """True if a file may be incomplete: changed a moment ago, and not by being replaced."""
         if self._signature is None or self._reloads:  # on a Volume a file appears complete
             return False
         for now, before in zip(signature, self._signature):

@@ -1,4 +1,4 @@
-"""The users of an index: their entries in ``.htpasswd``, which stock ``htpasswd`` and pypiserver read and write too."""
+"""The users of an index: their entries in ``.htpasswd``, compatible with stock ``htpasswd`` and pypiserver."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ops.index.storage.transaction import Entry
 
 
 class Keep(Enum):
-    """A parameter that changes nothing."""
+    """Marks a parameter as unchanged."""
 
     KEEP = "keep"
 
@@ -33,15 +33,15 @@ class Keep(Enum):
 KEEP: Final = Keep.KEEP
 
 Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
-"""Of all files: equal ones have equal contents, as long as neither is being written in place."""
+"""Of all files. Equal signatures mean equal contents, unless a file is being written in place."""
 
 
 class Account(NamedTuple):
-    """One user, as the files have it.
+    """One user as stored.
 
     Parameters:
-        digest: the password's hash, in whatever format the file has it.
-        identity: of the user, once the password is verified.
+        digest: the password's hash, in any format.
+        identity: of the user, valid once the password is verified.
     """
 
     digest: str
@@ -71,7 +71,7 @@ class Registration:
 
     Parameters:
         identity: the user as stored.
-        created: False when there was an entry before.
+        created: False if there was an entry before.
     """
 
     identity: Identity
@@ -98,7 +98,7 @@ class Users:
         self._paths = [f"{credentials.directory}/{name}" for name in (PASSWORDS, GROUPS, TOKENS, TRUST)]
 
     def hold_back(self) -> None:
-        """Set disk space aside, so that users can be changed on a full disk. Never raises."""
+        """Reserve disk space, so that users can be changed on a full disk. Never raises."""
         self._credential_files.hold_back()
 
     def register(
@@ -117,10 +117,10 @@ class Users:
         Parameters:
             username: as typed.
             password: 12 to 72 bytes in UTF-8.
-            password_hash: a bcrypt hash instead of it.
-            role: None for publisher when new, unchanged otherwise.
-            projects: to which a publisher is limited; None for all.
-            actor: the one who changes it, for the audit log.
+            password_hash: a bcrypt hash instead.
+            role: None for publisher if new, else for no change.
+            projects: that a publisher is limited to; None for all.
+            actor: who makes the change, for the audit log.
             address: of the client.
 
         Raises:
@@ -148,8 +148,8 @@ class Users:
                 },
             )
             if digest is not None:
-                # Three steps, without those that change nothing. Between two of them no password, old or new, may allow
-                # more than it did before or will afterwards.
+                # Up to three steps. Between them no password, old or new, may allow more than it did before or will
+                # afterwards.
                 _assign(draft, identity if created else identity.limited_to(before))
                 passwords.set(username, digest)
                 draft[PASSWORDS] = bytes(passwords)
@@ -162,7 +162,7 @@ class Users:
         Raises:
             StorageError: nothing has changed.
         """
-        from ops.index.auth.invitations import without  # which knows the users
+        from ops.index.auth.invitations import without  # which imports this module
 
         username = unicodedata.normalize("NFC", username)
         with self._credential_files.change(username, actor=actor, address=address) as draft:
@@ -173,11 +173,11 @@ class Users:
             draft[PASSWORDS] = bytes(passwords)
             groups = GroupFile(draft[GROUPS])
             groups.assign(username, ())
-            for prefix, owners in groups.grants():  # else the next user of that name would own it
+            for prefix, owners in groups.grants():  # else a later user of that name would own it
                 if username in owners:
                     groups.reserve(prefix, owners - {username})
             draft[GROUPS] = bytes(groups)
-            tokens = TokenFile(draft[TOKENS])  # else they would stand for the next user of that name
+            tokens = TokenFile(draft[TOKENS])  # else they would stand for a later user of that name
             own = [token.id for token in tokens.tokens() if token.owner == username]
             tokens.keep([token for token in tokens.tokens() if token.id not in own])
             draft[TOKENS] = bytes(tokens)
@@ -198,14 +198,14 @@ class Users:
             raise StorageError(f"the groups cannot be read: {error.strerror or error}") from error
 
     def reserve(self, prefix: str, owners: Iterable[str], *, actor: str = "", address: str = "") -> Grants:
-        """Reserve a prefix of project names (PEP 752) for some users, or for nobody; durable on return.
+        """Reserve a prefix of project names (PEP 752) for some users, or free it; durable on return.
 
-        New projects of this name, or of one that goes on with a dash, are theirs alone. Those that are there stay.
+        Only they can create projects with this name, or this name and a dash. Existing projects stay.
 
         Parameters:
             prefix: in any spelling.
             owners: names of users; none to free the prefix.
-            actor: the one who changes it, for the audit log.
+            actor: who makes the change, for the audit log.
             address: of the client.
 
         Returns:
@@ -218,7 +218,7 @@ class Users:
         try:
             normalized = str(canonicalize_name(prefix, validate=True))
         except InvalidName:
-            raise InvalidCredentials("no project's name can begin so: use letters, digits and . _ -") from None
+            raise InvalidCredentials("no project's name can begin like this: use letters, digits and . _ -") from None
         names = frozenset(unicodedata.normalize("NFC", owner) for owner in owners)
         with self._credential_files.change("", actor=actor, address=address) as draft:
             if unknown := sorted(names - PasswordFile(draft[PASSWORDS]).entries().keys()):
@@ -233,18 +233,18 @@ class Users:
         """All users by name, from the files as they are now; does not reload a shared volume.
 
         Raises:
-            OSError: ``.htpasswd`` is there and cannot be read.
+            OSError: ``.htpasswd`` exists but cannot be read.
         """
         return self.logins().accounts
 
     def logins(self) -> StoredLogins:
-        """All users and tokens, as :meth:`accounts`. A token file that cannot be read holds none."""
+        """All users and tokens, as :meth:`accounts`. An unreadable token file counts as empty."""
         with self._storage.reading():
             for _ in range(10):
                 before = self.signature()
                 passwords = self._credential_files.read(PASSWORDS)
                 groups, tokens, trust = (self._readable(name) for name in (GROUPS, TOKENS, TRUST))
-                if self.signature() == before:  # else one file is older than the other
+                if self.signature() == before:  # else one file is older than another
                     break
         roles = Roles(groups)
         accounts = {
@@ -278,7 +278,7 @@ class Users:
 
     def _digest(self, password: str | None, password_hash: str | None) -> str | None:
         if password is not None and password_hash is not None:
-            raise InvalidCredentials("both a password and a password hash were given: give one of them")
+            raise InvalidCredentials("both a password and a password hash were given: give only one")
         if password is not None:
             return hashed(password, self._options.bcrypt_rounds)
         if password_hash is not None:
@@ -307,17 +307,17 @@ def _validated_projects(projects: Iterable[str] | None) -> frozenset[str] | None
     try:
         normalized = frozenset(canonicalize_name(project, validate=True) for project in projects)
     except InvalidName:
-        raise InvalidCredentials("one of the projects is no project name: use letters, digits and . _ -") from None
+        raise InvalidCredentials("one of the projects is not a project name: use letters, digits and . _ -") from None
     if not normalized:
         raise InvalidCredentials(
-            "the list of projects is empty: give none for no limit, or the role reader for no uploads"
+            "the list of projects is empty: omit it for no limit, or use the role reader for no uploads"
         )
     return normalized
 
 
 def _signature(path: str) -> tuple[int, ...] | None:
     try:
-        status = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, and called very often
+        status = os.stat(path)  # noqa: PTH116 - twice as fast as Path.stat, and called very often
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -14,11 +14,11 @@ from ops.index.auth.throttle import network
 from ops.index.errors import LoginDelayed, PackageIndexError, TooManyAttempts
 
 _MAX_WAITING: Final = 896
-"""At a quarter of a second each, the last one waits for two minutes on two processors. A client that gives up earlier
+"""At a quarter of a second each on two processors, the last one waits for two minutes. A client that gives up earlier
 finds its login still in the queue when it retries."""
 
 _SUSPICIOUS: Final = 0.5
-"""Above this suspicion an address counts as one that failed recently: one failure, half a window ago."""
+"""An address with more suspicion than this counts as having failed recently: one failure, half a window ago."""
 
 
 def processors() -> int:
@@ -40,9 +40,9 @@ class _Turn:
 class VerificationQueue:
     """Serves addresses that have not failed recently first, and each in turn, then in order of arrival.
 
-    A user does not wait for the hundreds who log in from another address.
-    A flood of guesses gets at most half of the turns, and only those that nobody else wants. When too many are waiting,
-    the most suspicious one is rejected; among equals, one of the address that has most of them.
+    A user does not wait for hundreds who log in from another address.
+    A flood of guesses gets at most half of the turns, and only if no one else wants them. When too many are waiting,
+    the most suspicious one is rejected; among equals, one from the address with the most.
 
     Parameters:
         suspicion: the number of recent failures of an address.
@@ -62,7 +62,7 @@ class VerificationQueue:
 
     @contextmanager
     def turn(self, address: str) -> Iterator[None]:
-        """Wait for a turn, and give it back at the end.
+        """Wait for a turn, and return it at the end.
 
         Raises:
             TooManyAttempts: too many are waiting, and this one is the most suspicious; its address failed recently.
@@ -88,7 +88,7 @@ class VerificationQueue:
                 self._grant()
 
     def close(self) -> None:
-        """Reject all that wait, and all that come later."""
+        """Reject all waiting logins, and all later ones."""
         with self._lock:
             self._closed = True
             for turn in list(self._waiting):
@@ -107,7 +107,7 @@ class VerificationQueue:
             first.decided.set()
 
     def _most_suspicious(self) -> _Turn:
-        """The last to arrive of the most suspicious: newcomers do not push out those that have waited."""
+        """The last to arrive of the most suspicious: newcomers do not displace those already waiting."""
         crowds = Counter(network(turn.address) for turn in self._waiting)
         return max(
             reversed(self._waiting), key=lambda turn: (self._suspicion(turn.address), crowds[network(turn.address)])

@@ -1,8 +1,8 @@
-"""Long pages, made of blocks of entries: after a change, only the blocks that hold it are made again.
+"""Long pages, made of blocks of entries: a change rebuilds only the blocks that hold it.
 
-The name of a block's last entry decides that the block ends there. So servers that list the same entries make the same
-blocks, and the same bytes, whatever their lists were before. Each block is compressed by itself and ends with a whole
-byte (RFC 1951), so that compressed blocks can be joined to one gzip member (RFC 1952).
+The name of an entry decides whether a block ends with it. So servers that list the same entries build the same blocks
+and the same bytes, whatever their lists were before. Each block is compressed separately and ends with a whole
+byte (RFC 1951), so that compressed blocks can be joined into one gzip member (RFC 1952).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 Item = TypeVar("Item")
 
 LONG: Final = 64 * 1024
-"""Bytes of a page that is kept in blocks. A shorter one is compressed as a whole, which makes it smaller."""
+"""Minimum length in bytes of a page made of blocks. A shorter one compresses better as a whole."""
 
 _HEAD: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _TAIL: Final = b"\x03\0"
-"""An empty block that is marked as the last one."""
+"""An empty block marked as the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Entries(Generic[Item]):
     """A list in a page.
 
     Parameters:
-        items: what it lists.
-        name: the text of an item that decides if a block ends with it.
-        render: the text of consecutive items.
-        length: of a block, in items, on average.
+        items: the listed items.
+        name: text of an item, which decides whether a block ends with it.
+        render: renders consecutive items.
+        length: average number of items in a block.
         separator: between two items.
     """
 
@@ -44,7 +44,7 @@ class Entries(Generic[Item]):
 
 
 Page: TypeAlias = Sequence["str | Entries[Any]"]
-"""Texts and lists, one after the other."""
+"""Texts and lists, in order."""
 
 
 class _Block(NamedTuple):
@@ -54,7 +54,7 @@ class _Block(NamedTuple):
         key: the place of the list in the page, the name of the first item, and whether no item comes before it.
         items: of the list; none of a text.
         plain: its bytes.
-        packed: the same, compressed; None if that was not done yet.
+        packed: the same, compressed; None until needed.
         digest: SHA-256 of the plain bytes; likewise.
     """
 
@@ -87,7 +87,7 @@ def rendered(page: Page, before: RenderedPage | None = None) -> RenderedPage:
 
     Parameters:
         page: its texts and lists.
-        before: an earlier state of the page; its blocks are used again.
+        before: an earlier state of the page, whose blocks are reused.
     """
     known = {} if before is None else before.blocks
     blocks = [block for place, part in enumerate(page) for block in _blocks(place, part, known)]
@@ -127,7 +127,7 @@ def _blocks(place: int, part: str | Entries[Any], known: Mapping[tuple[int, str,
 
 
 def _ends(part: Entries[Any], item: Any) -> bool:
-    """True if a block ends with an item."""
+    """True if a block ends with this item."""
     return zlib.crc32(part.name(item).encode("utf-8", "replace")) % part.length == 0
 
 
@@ -138,7 +138,7 @@ def _finished(block: _Block) -> _Block:
 
 
 def _placed(blocks: Sequence[_Block], body: bytes, packed: bytes) -> Iterator[_Block]:
-    """The blocks with their bytes as parts of the page, which holds them anyway."""
+    """The blocks, with their bytes as views of the page's."""
     body_view, packed_view = memoryview(body), memoryview(packed)
     start, packed_start = 0, len(_HEAD)
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Requests that came before, byte for byte, and need not be parsed again."""
+"""Recognition of requests repeated byte for byte, which need not be parsed again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ops.index.http.representation import Response
 from ops.index.http.simple_api import DECISIVE, SimpleApi, is_download
 
 LONGEST = 2048
-"""Bytes of a request that is worth keeping; those of installers are half as long."""
+"""Longest request worth remembering, in bytes; those of installers are half as long."""
 
 COUNTED = (b"user-agent", b"x-forwarded-for")
-"""The request headers that the count of a download depends on."""
+"""The request headers that download counts depend on."""
 
 _KEPT = 4096
 
@@ -25,17 +25,17 @@ _STATE_SECONDS = 0.05
 """Longest time for which a state lasts: users who are active and pages that are in use must be noticed."""
 
 _STRANGERS = 256
-"""Requests without credentials, in a table of their own: they push out no user's."""
+"""Requests without credentials, in a separate table so that they cannot evict users'."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """All that a response depends on.
+    """Everything that a response depends on.
 
     Parameters:
         login: the digest of its Authorization header.
         path: as the server decoded it.
-        headers: those that the response and the count of a download depend on; never a secret.
+        headers: those that the response and the download count depend on; never a secret.
         counted: true for the download of a file.
     """
 
@@ -48,15 +48,15 @@ class _Request:
 class FastPath:
     """Recent requests for cached pages, and without credentials, by a digest of their bytes.
 
-    A team's installers and CI jobs send the same requests all day, and parsing them takes longer than responding. What
-    is kept is the parsed request and not the response: the user, and the page, are looked up each time. Only a
+    Installers and CI jobs send the same requests all day, and parsing takes longer than responding. The parsed request
+    is remembered, not the response: the user and the page are looked up each time. Only a
     connection may repeat its last response, to the same request in the same :meth:`state`.
 
     Parameters:
-        authenticator: knows the users, and the digest that may stand for a password.
+        authenticator: finds users by the digest of their header.
         simple_api: has the cached pages.
         count: counts a download, by path, user, peer and headers.
-        challenge: makes the response to a request without credentials, by path, headers and peer.
+        challenge: creates the response to a request without credentials, by path, headers and peer.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class FastPath:
         self._looked = False
 
     def response(self, message: bytes, peer: str) -> Response | None:
-        """The response to a request that came before; None when it is new, or takes longer.
+        """The response to a repeated request; None if it is new, or takes longer.
 
         Parameters:
             message: as it was received.
@@ -125,7 +125,7 @@ class FastPath:
         return response
 
     def keep(self, message: bytes, path: str, headers: Mapping[bytes, bytes]) -> None:
-        """Remember a message that was one whole GET, from its first byte to its last.
+        """Remember a message that was exactly one GET request.
 
         Parameters:
             message: as it was received.

@@ -1,4 +1,4 @@
-"""Sending files: whole or in part, in big pieces, at the pace of the client."""
+"""Sending files: whole or in part, in large pieces, at the client's pace."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS
 
 PIECE = 256 * 1024
-"""Bytes that are read and sent at a time. With 64 KiB three quarters of the speed are lost; a client that stops reading
-holds two pieces in memory."""
+"""Bytes read and sent at a time. 64 KiB would cost three quarters of the speed; a client that stops reading
+keeps two pieces in memory."""
 
 ZERO_COPY = "http.response.zerocopysend"
-"""The ASGI extension of a server that sends parts of files by itself."""
+"""The ASGI extension of a server that sends parts of files itself."""
 
 _TYPE = b"application/octet-stream"
-"""Media type of every file: a browser must take it for nothing but bytes."""
+"""Media type of every file: browsers must not interpret them."""
 
 _SMALL = 64 * 1024
-"""Bytes of a file that is sent in one piece with its headers."""
+"""Largest file that is sent in one piece with its headers, in bytes."""
 
 _COPIES = 8
-"""Copies of files of a shared storage that are made at once for downloads."""
+"""Copies of shared files that are made concurrently for downloads."""
 
 _POLL_SECONDS = 0.25
-"""Seconds between two checks if a copy can still be made."""
+"""Seconds between two checks whether a copy can still be made."""
 
 _OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -56,11 +56,11 @@ _ONE_BYTE = [bytearray(1)]
 
 
 class OpenFile:
-    """A file that is open while it is sent.
+    """An open file that is being sent.
 
     Parameters:
         descriptor: of the open file.
-        status: from the file system.
+        status: from ``stat``.
         digest: its SHA-256 in hexadecimal, if known.
     """
 
@@ -69,17 +69,17 @@ class OpenFile:
     def __init__(self, descriptor: int, status: os.stat_result, digest: str | None) -> None:
         self.descriptor = descriptor
         self.size = status.st_size
-        # Without a digest the tag is made of size and time: no big file is read to make one.
+        # Without a digest the tag is made from size and time: no large file is read for it.
         self.etag = f'"{digest}"' if digest else f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
         self.modified = min(max(status.st_mtime_ns // 10**9, 0), int(LATEST))
         self.last_modified = _http_date(self.modified)
 
     def fileno(self) -> int:
-        """Its descriptor, as files have it."""
+        """Its descriptor, as in a file object."""
         return self.descriptor
 
     async def read(self, part: ByteRange) -> bytes:
-        """Some bytes from the start of *part*: at once when they are in memory, else by another thread."""
+        """Some bytes from the start of *part*: at once if they are in memory, else through another thread."""
         length = min(PIECE, part.size)
         piece = _read_at_once(self.descriptor, length, part.start)
         return piece if piece is not None else await asyncio.to_thread(os.pread, self.descriptor, length, part.start)
@@ -94,7 +94,7 @@ class Delivery:
         self._copying: ThreadPoolExecutor | None = None
 
     def at_once(self, path: str) -> Response | None:
-        """The response to a GET without conditions for a small file of this machine that is in memory; else None.
+        """The response to an unconditional GET for a small local file in memory; else None.
 
         Parameters:
             path: of the file, relative to the storage's directory.
@@ -121,10 +121,10 @@ class Delivery:
 
         Parameters:
             path: of the file.
-            digest: its SHA-256, for its entity tag on a storage whose files are copied to be served.
+            digest: its SHA-256, for the entity tag on storage whose files are copied before they are served.
 
         Returns:
-            False if there is no such file; then nothing has been sent.
+            False if there is no such file; nothing has been sent then.
         """
         if not self._storage.shared:
             return await _deliver(request, path, digest, by_path=True)
@@ -138,11 +138,11 @@ class Delivery:
             await asyncio.to_thread(held.close)
 
     async def _held(self, path: Path) -> _Held:
-        """A copy, made now if there is none, in a thread that may wait for the storage.
+        """A copy, created if needed, in a thread that may wait for the storage.
 
         Raises:
             FileNotFoundError: there is no such file.
-            StorageBusy: a commit or reload does not end. The copy is made for the next request.
+            StorageBusy: a commit or reload does not end. The copy is still made, for the next request.
         """
         loop = asyncio.get_running_loop()
         there = await _unless_cancelled(loop.run_in_executor(None, _hold, self._storage.copied, path))
@@ -157,11 +157,11 @@ class Delivery:
 
 
 class _Held:
-    """A copy that stays until it is closed.
+    """A copy that is kept until closed.
 
     Parameters:
         path: of the copy.
-        uses: what holds it.
+        uses: what keeps it.
     """
 
     def __init__(self, path: Path, uses: ExitStack) -> None:
@@ -178,11 +178,11 @@ def _hold(hold: Callable[[Path], AbstractContextManager[Path] | None], path: Pat
 async def _unless_cancelled(
     holding: asyncio.Future[_Held | None], *, give_up: Callable[[], bool] = lambda: False
 ) -> _Held | None:
-    """Wait for a copy; if the request is cancelled meanwhile, the copy is released when it is there.
+    """Wait for a copy; if the request is cancelled meanwhile, the copy is released once it exists.
 
     Parameters:
         holding: the copy.
-        give_up: called after READ_SECONDS; true to wait no longer.
+        give_up: called after READ_SECONDS; true to stop waiting.
 
     Raises:
         StorageBusy: *give_up* returned true.
@@ -192,7 +192,7 @@ async def _unless_cancelled(
         while not holding.done():
             await asyncio.wait([holding], timeout=_POLL_SECONDS)
             if not holding.done() and time.monotonic() - began > READ_SECONDS and give_up():
-                raise StorageBusy("the storage is busy with a change and shows no files meanwhile")
+                raise StorageBusy("the storage is busy with a change and unavailable meanwhile")
     except BaseException:
         holding.add_done_callback(_release)
         raise
@@ -231,10 +231,10 @@ class _FileResponse:
         self._headers = _headers(file)
 
     async def send(self) -> None:
-        """Send it, as far as the client does not have it."""
+        """Send the file, or the part that the client lacks."""
         request, file = self._request, self._file
         if self._precondition_fails():
-            await request.text(412, "The file is not the one that was asked for", *self._headers[:2])
+            await request.text(412, "The file is not the requested version", *self._headers[:2])
             return
         if self._unchanged():
             await request.respond(304, self._headers[:4])
@@ -247,7 +247,7 @@ class _FileResponse:
         except UnsatisfiableRangeError:
             await request.text(
                 416,
-                f"The file has {file.size} bytes, and the requested range does not lie inside",
+                f"The file has {file.size} bytes, and the requested range is outside",
                 (b"content-range", b"bytes */%d" % file.size),
                 *self._headers[4:5],
             )
@@ -264,7 +264,7 @@ class _FileResponse:
             await self._body(ByteRange(0, file.size))
 
     def _precondition_fails(self) -> bool:
-        """True if the client wants a file that this one is not: If-Match, and only without it If-Unmodified-Since."""
+        """True if the client requires another version: by If-Match, else by If-Unmodified-Since."""
         named = self._request.header(b"if-match")
         if named is not None:
             return not entity_tags(named, (self._file.etag,), strong=True)
@@ -272,7 +272,7 @@ class _FileResponse:
         return since is not None and since != self._file.last_modified and _moment(since) < self._file.modified
 
     def _unchanged(self) -> bool:
-        """True if the client has this file: If-None-Match, and only without it If-Modified-Since."""
+        """True if the client has this version: by If-None-Match, else by If-Modified-Since."""
         named = self._request.header(b"if-none-match")
         if named is not None:
             return bool(entity_tags(named, (self._file.etag,)))
@@ -287,7 +287,7 @@ class _FileResponse:
         )
 
     async def _body(self, part: ByteRange) -> None:
-        """Send some bytes of the file, and stop when the client has left: a server may drop them silently."""
+        """Send some bytes of the file, and stop if the client disconnects: a server may drop them silently."""
         request = self._request
         if request.method == "HEAD" or not part.size:
             await request.send({"type": "http.response.body", "body": b""})
@@ -300,7 +300,7 @@ class _FileResponse:
             while part.size:
                 content = await self._file.read(part)
                 if not content or (gone is not None and gone.done()):
-                    return  # truncated meanwhile, or nobody reads on: the server closes the connection
+                    return  # truncated meanwhile, or the client has stopped reading: the server closes the connection
                 part = ByteRange(part.start + len(content), part.stop)
                 await request.send({"type": "http.response.body", "body": content, "more_body": part.size > 0})
         finally:
@@ -314,7 +314,7 @@ def _http_date(seconds: int) -> str:
 
 
 def _moment(date: str) -> float:
-    """An HTTP date in seconds since the epoch; anything else is ignored, as if it were in the far future."""
+    """An HTTP date in seconds since the epoch; anything else is ignored, like a date in the far future."""
     try:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
@@ -334,9 +334,9 @@ def _headers(file: OpenFile) -> Headers:
 
 
 def _read_at_once(descriptor: int, length: int, offset: int) -> bytes | None:
-    """The bytes if they are in the page cache; None if that would mean waiting for a disk or another machine.
+    """The bytes if they are in the page cache; None if reading would wait for a disk or another machine.
 
-    Only the last byte is asked for, as a kernel reads ahead in order.
+    Only the last byte is tried, because kernels read ahead in order.
     """
     return os.pread(descriptor, length, offset) if in_memory(descriptor, offset + length - 1) else None
 

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Final
 
 EVERYBODY: Final = "*"
-"""Trusts every peer. Safe only where nobody but the proxy can reach the server."""
+"""Trusts every peer. Safe only where only the proxy can reach the server."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _REMEMBERED: Final = 4096
@@ -56,7 +56,7 @@ class TrustedProxies:
         self._warned = False
 
     def __contains__(self, address: str) -> bool:
-        """True for the address of a trusted proxy. Cached, as proxies are few and requests many."""
+        """True for the address of a trusted proxy. Cached, because proxies are few and requests many."""
         known = self._known.get(address)
         if known is None:
             if len(self._known) >= _REMEMBERED:
@@ -107,7 +107,7 @@ class TrustedProxies:
         _log.warning(
             "X-Forwarded-For from %s is ignored, because it is not a trusted proxy: its clients are throttled "
             "together, and logged under its address. If it is your proxy, start the server with --trusted-proxy %s or "
-            "its network; otherwise somebody is forging headers. This is logged once",
+            "its network; otherwise someone is forging headers. This is logged once",
             peer or "a peer without an address",
             peer or "ADDRESS",
         )
@@ -118,7 +118,7 @@ def chosen(value: bytes, hops: int) -> str:
 
     Parameters:
         value: the header.
-        hops: number of trusted proxies on the way; at least 1.
+        hops: number of trusted proxies on the path; at least 1.
     """
     items = [item.strip() for item in value.decode("latin-1").split(",")]
     return items[-min(hops, len(items))]
@@ -147,5 +147,5 @@ def _remedy(entry: str) -> str:
     if "," in entry:
         return "name each proxy separately, by repeating the option"
     if _address(entry) is not None:
-        return f"write {_address(entry)}, without anything before or after it"
-    return "write one such as 10.0.0.5, 172.16.0.0/12 or fd00::/8 (a host name is not resolved), or * for every peer"
+        return f"write {_address(entry)}, with nothing before or after it"
+    return "write 10.0.0.5, 172.16.0.0/12 or fd00::/8 for example (no host names), or * for every peer"

@@ -28,7 +28,7 @@ from ops.index.packages.models import File, Project, Release, latest_of, release
 from ops.index.packages.repository import Repository
 
 _MEMORY = 16 * 1024**2
-"""Bytes for rendered pages."""
+"""Bytes of cached pages."""
 
 ROWS = 50
 """Projects on one page of the list."""
@@ -36,15 +36,15 @@ ROWS = 50
 _ROWS_KEPT = 20 * ROWS
 
 _THREADS = 2
-"""For rendering pages, whatever Host headers and searches they come with; uploads and installers have others."""
+"""Threads for rendering pages, whatever Host headers and searches come in; uploads and installers have their own."""
 
 _LONGEST_QUERY = 200
 
 _NUMBER = re.compile(r"[0-9]{1,7}")
 
 _MEANINGS = {
-    "archived": "It is no longer worked on and takes no uploads; what is here stays.",
-    "deprecated": "It is superseded; look for what its maintainers recommend instead.",
+    "archived": "It is no longer maintained and accepts no uploads; existing files stay.",
+    "deprecated": "It is superseded; see what its maintainers recommend instead.",
     "quarantined": "It is under suspicion: nothing of it can be downloaded or uploaded.",
 }
 
@@ -53,7 +53,7 @@ class HtmlPages:
     """Handler of GET and HEAD for ``/`` and ``projects/``.
 
     Parameters:
-        repository: knows the projects.
+        repository: has the projects.
         readmes: renders READMEs.
         simple_api: finds what other servers have added, and chooses the encoding that a client accepts.
         options: how often files are checked for a change made in place.
@@ -80,12 +80,12 @@ class HtmlPages:
             html_templates.environment().get_template(template)
 
     def stop(self) -> None:
-        """Send pages that wait for a README without it, because the server is stopping. Does not block."""
+        """Send pages that are waiting for a README without it, because the server is stopping. Does not block."""
         self._readmes.close()
         self._search.close()
 
     async def projects(self, request: Request) -> None:
-        """A page of the list of projects, the one of ``?page=``, or of those that match ``?q=``."""
+        """A page of the list of projects, chosen by ``?page=``, or of the matches of ``?q=``."""
         text = request.scope.get("query_string", b"")[:4096].decode("latin-1")
         asked = parse_qs(text, encoding="utf-8", errors="replace")
         query = " ".join(asked.get("q", [""])[0][:_LONGEST_QUERY].split())
@@ -94,7 +94,7 @@ class HtmlPages:
         base = request.index_url
 
         def mark() -> Hashable:
-            return None if query else self._repository.stamp()  # summaries are still being read, maybe
+            return None if query else self._repository.stamp()  # summaries may still be being read
 
         page = await self._response_cache.fetch(
             (f"?{place}", query, base), mark, lambda: self._renderer.home(base, query, place)
@@ -121,7 +121,7 @@ class HtmlPages:
             abouts: dict[str, About] = {}
             final = True
             while True:
-                # A page without its README is shared by those who ask for it now, and not cached.
+                # A page without its README is shared by current requests, and not cached.
                 key = (normalized, "" if final else "unrendered", base)
                 render = partial(self._renderer.project, normalized, base, abouts)
                 try:
@@ -133,7 +133,7 @@ class HtmlPages:
 
         page = await self._simple_api.found(look)
         if page is None:
-            raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
+            raise NotFound(f"there is no project {normalized!r} in this index; see simple/ for its projects")
         await request.respond_with(self._simple_api.variant(page, request.headers))
 
 
@@ -150,10 +150,10 @@ class Row:
 
 
 class HtmlRenderer:
-    """Renders the pages. Takes long enough to need a thread.
+    """Renders the pages. Slow enough to need a thread.
 
     Parameters:
-        repository: knows the projects.
+        repository: has the projects.
         readmes: rendered READMEs.
         search: finds projects.
     """
@@ -169,8 +169,8 @@ class HtmlRenderer:
 
         Parameters:
             base: the index's own address, ending in a slash.
-            query: what to search for; an empty string for everything.
-            place: of the page, from 1; beyond the last page, that one.
+            query: the text to search for; empty for everything.
+            place: of the page, from 1, at most the last one.
         """
         names = self._repository.projects()
         hits = self._search.find(query) if query else Hits(names, 0)
@@ -192,15 +192,15 @@ class HtmlRenderer:
         )
 
     def project(self, name: str, base: str, abouts: Mapping[str, About] | None = None) -> Representation | None:
-        """The page of one project; None when there is none.
+        """The page of one project; None if there is no such project.
 
         Parameters:
             name: normalized.
             base: the index's own address, ending in a slash.
-            abouts: what to show of READMEs, by the SHA-256 of their files, besides those that are cached.
+            abouts: READMEs to show, by the SHA-256 of their files, besides those in the cache.
 
         Raises:
-            NotRendered: it has a README that is in neither.
+            NotRendered: its README is in neither.
         """
         project = self._repository.project(name)
         if project is None:
@@ -238,7 +238,7 @@ class HtmlRenderer:
         return rows
 
     def _metadata(self, release: Release) -> bytes:
-        """The core metadata that tells most; empty if there is none."""
+        """The most informative core metadata; empty if there is none."""
         found = (self._repository.metadata(file.path, unserved=True) for file in _by_rank(release))
         return next(filter(None, found), b"")
 
@@ -276,7 +276,7 @@ class HtmlRenderer:
 
 
 def _by_rank(release: Release) -> Iterable[File]:
-    """Its files, those first whose metadata tells most: wheels, then sdists with metadata for installers."""
+    """Its files, most informative metadata first: wheels, then sdists with metadata for installers."""
     return sorted(release.files, key=lambda file: (not file.filename.endswith(".whl"), file.metadata_sha256 is None))
 
 

@@ -1,4 +1,4 @@
-"""Jinja templates of the pages for people. jinja2 is imported for the first page."""
+"""Jinja templates of the pages for people. jinja2 is imported with the first page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         auto_reload=False,
     )
-    made.globals["asset"] = lambda name: Markup(_asset(name))  # noqa: S704 - ours, and named by its hash in the policy
+    made.globals["asset"] = lambda name: Markup(_asset(name))  # noqa: S704 - our own, and in the policy by its hash
     made.filters["address"] = simple_pages.file_address
     made.filters["iso"] = simple_pages.timestamp
     made.filters["day"] = lambda moment: f"{moment:%Y-%m-%d}"
@@ -68,7 +68,7 @@ def policy(style: str = "style.css", script: str | None = "script.js") -> bytes:
 
 
 def human_size(size: int) -> str:
-    """Bytes as a person reads them, in binary units."""
+    """Bytes in readable binary units."""
     if size < 1024:
         return count(size, "byte")
     value = float(size)
@@ -80,7 +80,7 @@ def human_size(size: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun, in the plural if need be."""
+    """A number with its noun, in the plural if needed."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

@@ -1,7 +1,7 @@
 """Legacy endpoints of stock pypiserver: the list of all files, JSON of a project, and XML-RPC search.
 
-pypiserver does not serve them: it would read every file for the first and the last, send no 304, and offer the files
-of a project under quarantine.
+Not served by pypiserver itself, which would read every file for the first and the last, send no 304, and offer the
+files of quarantined projects.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ops.index.packages.repository import Repository
 from ops.index.storage.waiting import READ_SECONDS, in_thread, waiting_until
 
 MOST_HITS = 100
-"""Releases that a search finds, as many as on the public index while it had one."""
+"""Maximum of releases in a search result, as once on the public index."""
 
 _MEMORY = 16 * 1024**2
 _LONGEST_CALL = 16 * 1024
@@ -48,9 +48,9 @@ class LegacyApi:
     """Handler of GET and HEAD for ``packages/``, ``<project>/json`` and ``pypi/``, and of POST for ``RPC2``.
 
     Parameters:
-        repository: knows the projects.
+        repository: has the projects.
         simple_api: finds what other servers have added, and chooses the encoding that a client accepts.
-        confirm: the user to whom an Authorization header and an address belong now.
+        confirm: finds the current user of an Authorization header and an address.
         options: how often files are checked for a change made in place.
     """
 
@@ -69,7 +69,7 @@ class LegacyApi:
         )
 
     async def files(self, request: Request) -> None:
-        """Links to all files, for ``pip --find-links``, without hashes: those are on the pages of the projects."""
+        """Links to all files, for ``pip --find-links``, without hashes, which are on the project pages."""
         page = await self._response_cache.fetch("packages", self._repository.stamp, self._list)
         assert page is not None  # noqa: S101 - there is always a list
         await request.respond_with(self._simple_api.variant(page, request.headers))
@@ -100,14 +100,14 @@ class LegacyApi:
             case [name, version, "json"] if len(version) <= _LONGEST_VERSION:
                 await self._describe(request, name, version)
             case _:
-                raise NotFound("there are pypi/<project>/json and pypi/<project>/<version>/json, and nothing else")
+                raise NotFound("only pypi/<project>/json and pypi/<project>/<version>/json exist here")
 
     async def search(self, request: Request) -> None:
         """The releases of projects whose names contain a text, for ``pip search``, over XML-RPC.
 
         Raises:
             BadRequest: it is not XML, or calls another method.
-            TooLarge: nobody searches for so much.
+            TooLarge: the body is too long for a search.
             Unauthorized: the user was removed while the body arrived.
         """
         text = _searched(await request.body(_LONGEST_CALL))
@@ -178,7 +178,7 @@ class LegacyApi:
 
 def _searched(call: bytes) -> str:
     """The text that an XML-RPC call of ``search`` searches for."""
-    # Imported here, as are the rest of XML and XML-RPC, which few servers ever need.
+    # Imported here, like the rest of XML and XML-RPC: few servers ever need it.
     from xml.etree.ElementTree import Element, ParseError
 
     from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
@@ -187,12 +187,12 @@ def _searched(call: bytes) -> str:
     try:
         root: Element = fromstring(call, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError, LookupError):  # the last: an unknown encoding
-        raise BadRequest("the call cannot be read: it is not XML-RPC; pip search sends what is right") from None
+        raise BadRequest("the call cannot be read: it is not XML-RPC, as sent by pip search") from None
     if root.tag != "methodCall" or (root.findtext("methodName") or "").strip() != "search":
         raise BadRequest("the only XML-RPC method here is search; packages are uploaded to the root of the index")
     text = next((found.text for found in root.iter("string") if found.text and found.text.strip()), None)
     if text is None:
-        raise BadRequest("the search does not say for what: send the text as a string")
+        raise BadRequest("the text to search for is missing: send it as a string")
     return text.strip()
 
 
@@ -200,7 +200,7 @@ _TYPES = {"wheel": "bdist_wheel", "sdist": "sdist", "egg": "bdist_egg"}
 
 
 def project_json(project: Project, base: str) -> bytes:
-    """All releases of a project, and the files of the one that an installer would choose.
+    """All releases of a project, and the files of the one that installers would choose.
 
     Parameters:
         project: without files if it is quarantined.
@@ -210,7 +210,7 @@ def project_json(project: Project, base: str) -> bytes:
     for file in reversed(offered(project)):
         releases.setdefault(file.version, []).append(_file(file, base))
     latest = latest_of(releases_of(project))
-    assert latest is not None  # noqa: S101 - a project without files has a page of its own
+    assert latest is not None  # noqa: S101 - projects without files have a separate page
     newest = latest.version
     page = {"info": _info(project, newest, base), "releases": releases, "urls": releases.get(newest, [])}
     return json.dumps(page).encode()

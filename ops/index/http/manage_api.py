@@ -1,4 +1,4 @@
-"""Yanking and revoking files and setting the status of projects, as JSON over POST."""
+"""JSON API to yank and revoke files and to set the status of projects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACTIONS = ("yank", "unyank", "revoke", "unrevoke", "status", "attestations")
 _LONGEST_BODY = 64 * 1024
 _LONGEST_REASON = 1000
 _THREADS = 4
-"""Only for changes: one may have to wait for a disk, and readers must not wait for a thread meanwhile."""
+"""For changes only: they may wait for a disk, and readers must not run out of threads meanwhile."""
 
 _FIELDS: dict[str, frozenset[str]] = {
     "yank": frozenset({"version", "filename", "reason"}),
@@ -37,8 +37,8 @@ class ManageApi:
     and returns the same, as does ``{"policy": …}`` for attestations (PEP 740).
 
     Parameters:
-        releases: carries out changes.
-        confirm: the user to whom an Authorization header and an address belong now.
+        releases: makes the changes.
+        confirm: finds the current user of an Authorization header and an address.
     """
 
     def __init__(self, releases: Releases, confirm: Confirm) -> None:
@@ -51,15 +51,15 @@ class ManageApi:
         self._threads.shutdown(wait=True)
 
     async def handle(self, request: Request, project: str, action: str) -> None:
-        """Carry out a change and respond with its result.
+        """Make a change and respond with its result.
 
         Credentials are verified again when the body has arrived: the user may have lost a right since.
 
         Raises:
-            BadRequest: the body does not fit the action.
+            BadRequest: the body is not valid for the action.
             RequestTimeout: the body did not arrive in time.
             Unauthorized: the user was removed.
-            Forbidden: the user may not.
+            Forbidden: the user lacks the right.
             NotFound: there is no such project, version or file.
         """
         fields = await _fields(request, action)
@@ -92,7 +92,7 @@ async def _fields(request: Request, action: str) -> dict[str, str]:
         raise BadRequest("the body is not JSON: send an object in UTF-8") from None
     known = _FIELDS[action]
     if not isinstance(content, dict) or not known.issuperset(content):
-        raise BadRequest(f"the body must be a JSON object with no other fields than {', '.join(sorted(known))}")
+        raise BadRequest(f"the body must be a JSON object with only the fields {', '.join(sorted(known))}")
     fields = {name: value for name, value in content.items() if value is not None}
     for name, value in fields.items():
         if not isinstance(value, str) or len(value) > _LONGEST_REASON or not value.isprintable():
@@ -105,6 +105,6 @@ async def _fields(request: Request, action: str) -> dict[str, str]:
             raise BadRequest('the policy is missing: send {"policy": "enforce"}, for example')
     elif not {"version", "filename"} & fields.keys():
         raise BadRequest(
-            f"there is nothing to {action}: send a {'filename' if action == 'unrevoke' else 'version or a filename'}"
+            f"nothing to {action}: send a {'filename' if action == 'unrevoke' else 'version or a filename'}"
         )
     return fields

@@ -1,4 +1,4 @@
-"""Rendering of Markdown and reStructuredText as safe HTML, for a sandbox: both renderers can be made to hang."""
+"""Rendering of Markdown and reStructuredText as safe HTML. Runs in a sandbox: both renderers can be made to hang."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EXAMPLES = (
 
 
 def prepare() -> None:
-    """Import the renderers, with what they import only when they render."""
+    """Import the renderers, including what they import lazily."""
     os.environ["DOCUTILSCONFIG"] = ""  # no settings from files of this machine
     for example in _EXAMPLES:
         render(example)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Metrics:
     """Handler of GET for ``metrics``, for admins.
 
-    All of it is of this one process since its start: behind several servers, scrape each, or read the files of
+    Covers this one process since its start: with several servers, scrape each, or read the files of
     :mod:`ops.index.activity`.
 
     Parameters:
-        repository: knows the projects and files.
+        repository: has the projects and files.
         activity: counts downloads.
         audit: counts changes and refused logins.
     """
@@ -40,7 +40,7 @@ class Metrics:
         """Respond with all metrics.
 
         Raises:
-            Forbidden: the user is no admin.
+            Forbidden: the user is not an admin.
         """
         if not identity.may_administer:
             raise Forbidden(identity.username, "read the metrics of the server")
@@ -69,7 +69,7 @@ class Metrics:
         if self._registry is None:
             self._registry = CollectorRegistry()
             ProcessCollector(registry=self._registry)
-            collector: Any = self  # the library asks for a base class, and needs only the method
+            collector: Any = self  # the library's type requires a base class, but it only calls the method
             self._registry.register(collector)
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self._registry)

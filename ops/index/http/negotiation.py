@@ -16,26 +16,26 @@ _FORMS = {
     "application/vnd.pypi.simple.latest+html": HTML_V1,
     HTML: HTML,
 }
-"""Media types that a client may name, and the form that it gets: ``latest`` gets a version (PEP 691)."""
+"""Media types that a client may request, and the form that it gets; ``latest`` maps to a version (PEP 691)."""
 
 _PREFERRED_WHEN_NAMED = (JSON_V1, HTML_V1, HTML)
 _PREFERRED_WHEN_ANY = (HTML, JSON_V1, HTML_V1)
-"""A client that accepts ``*/*`` may be older than PEP 691: it gets the HTML of PEP 503."""
+"""For a client that accepts ``*/*``, which may predate PEP 691: the HTML of PEP 503."""
 
 _WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 _LONGEST = 4096
-"""More characters than any client sends; the rest of a header is ignored, so that it costs no time."""
+"""Characters of a header that are read, more than any client sends; the rest would only cost time."""
 
 
 def simple_form(accept: str | None) -> str | None:
     """The form of a simple page for a client (PEP 691).
 
     Parameters:
-        accept: the header Accept, or None when there is none.
+        accept: the Accept header; None if missing.
 
     Returns:
-        One of ``JSON_V1``, ``HTML_V1`` and ``HTML``; None when the client accepts none of them (406). Among equal
-        weights a form that is named wins over one that a wildcard covers.
+        One of ``JSON_V1``, ``HTML_V1`` and ``HTML``; None if the client accepts none of them (406). Among equal
+        weights a named form wins over one matched by a wildcard.
     """
     if accept is None or not accept.strip():
         return HTML
@@ -54,7 +54,7 @@ def simple_form(accept: str | None) -> str | None:
 
 
 def accepts_gzip(accept_encoding: str | None) -> bool:
-    """True if a client accepts gzip. Without the header it gets the plain body, which everybody can read."""
+    """True if a client accepts gzip. Without the header it gets the plain body."""
     if accept_encoding is None:
         return False
     if accept_encoding == "gzip, deflate":
@@ -69,7 +69,7 @@ def accepts_gzip(accept_encoding: str | None) -> bool:
 
 
 def _weighted(header: str) -> Iterator[tuple[str, float]]:
-    """The elements of a list header with their weights, without those whose weight is invalid."""
+    """The elements of a list header with valid weights."""
     for element in header[:_LONGEST].split(","):
         value, *parameters = element.split(";")
         weight = 1.0
@@ -82,7 +82,7 @@ def _weighted(header: str) -> Iterator[tuple[str, float]]:
 
 
 def _quality(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:
-    """The weight of *media_type*, and how precisely it was named: 2 in full, 1 by ``type/*``, 0 by ``*/*``."""
+    """The weight of *media_type*, and how specific the match is: 2 for a full name, 1 for ``type/*``, 0 for ``*/*``."""
     family = media_type.partition("/")[0] + "/*"
     for precision, name in ((2, media_type), (1, family), (0, "*/*")):
         weights = [weight for value, weight in ranges if value == name]

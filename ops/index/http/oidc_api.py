@@ -1,6 +1,6 @@
-"""Exchange of a CI job's ID token for a short-lived one, as clients know it from the public index (PEP 807, draft).
+"""Exchange of a CI job's ID token for a short-lived token, as on the public index (PEP 807, draft).
 
-These paths need no login, and a stranger costs little: bodies are short, few requests are served at once, and keys are
+These paths need no login, so strangers must cost little: bodies are short, concurrency is limited, and keys are
 fetched from configured issuers only.
 """
 
@@ -32,10 +32,10 @@ _UPLOAD_PATHS: Final = ("", "/", "/legacy", "/legacy/")
 
 _THREADS: Final = 4
 _MOST_WAITING: Final = 64
-"""Requests that wait for a thread; further ones get 503."""
+"""Requests that may wait for a thread; further ones get 503."""
 
 _MOST_TOLD: Final = 5
-"""Jobs of one repository of which an error tells what did not match."""
+"""Jobs of one repository whose mismatches an error lists."""
 
 _logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class OidcApi:
     """Handler of ``/_/oidc/audience``, ``…/mint-token``, ``…/burn-token``, and of the discovery page.
 
     Parameters:
-        authenticator: knows the trusted jobs.
+        authenticator: has the trusted jobs.
         id_tokens: verifies ID tokens.
         minted: mints tokens.
         audit: gets a line for each mint, refusal and burn.
@@ -63,7 +63,7 @@ class OidcApi:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def handle(self, request: Request) -> None:
-        """Respond to a request below one of the paths. Errors are JSON, in the form of the public index."""
+        """Respond to a request for one of these paths. Errors are JSON, as on the public index."""
         try:
             status, content = await self._content(request)
         except PackageIndexError as error:
@@ -94,7 +94,7 @@ class OidcApi:
 
     async def _run(self, work: Any, *arguments: object) -> Any:
         if self._waiting >= _MOST_WAITING:
-            raise LoginDelayed("too many CI jobs ask for tokens at once")
+            raise LoginDelayed("too many CI jobs are requesting tokens")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
@@ -121,17 +121,17 @@ class OidcApi:
 
     def _burn(self, token: str, address: str) -> None:
         if not TOKEN.fullmatch(token):
-            raise InvalidIdToken("invalid-payload", "that is no token of this index")
+            raise InvalidIdToken("invalid-payload", "this is not a token of this index")
         burnt = _shared(self._minted.burn, token)
         if burnt is not None:
             self._audit.record("oidc.burnt", user=f"oidc:{burnt.jobs[0]}", address=address, id=burnt.id)
 
 
 def _matching(trust: Trust, id_token: IdToken) -> list[TrustedJob]:
-    """The trusted jobs that an ID token proves.
+    """The trusted jobs that match an ID token.
 
     Raises:
-        InvalidIdToken: there are none; says which claims did not match.
+        InvalidIdToken: none matches; the message says which claims did not.
     """
     issuer, claims = id_token
     kind = KINDS[issuer.kind]
@@ -143,16 +143,16 @@ def _matching(trust: Trust, id_token: IdToken) -> list[TrustedJob]:
         why = "; ".join(f"{job.name}: {', '.join(job.mismatches(issuer, claims))}" for job in found[:_MOST_TOLD])
     else:
         numbers = f"{kind.repository_id} {_said(claims, kind.repository_id)}, {kind.owner_id} "
-        why = f"none is of the repository {_said(claims, kind.repository)} ({numbers}{_said(claims, kind.owner_id)})"
+        why = f"none is for the repository {_said(claims, kind.repository)} ({numbers}{_said(claims, kind.owner_id)})"
     raise InvalidIdToken(
         "invalid-publisher",
-        f"the ID token is valid, but no trusted job matches it: {why}. The index's operator mends the list of jobs "
+        f"the ID token is valid, but no trusted job matches it: {why}. The index's operator corrects the list of jobs "
         "with the notebook 13_trusted_publishing",
     )
 
 
 def _facts(id_token: IdToken) -> dict[str, object]:
-    """The claims that matter, for the audit log."""
+    """The relevant claims, for the audit log."""
     issuer, claims = id_token
     kind = KINDS[issuer.kind]
     names = (kind.repository, kind.repository_id, kind.workflow, "ref", "sha", "environment", "run_id", "job_id")
@@ -166,7 +166,7 @@ def _said(claims: Mapping[str, Any], name: str) -> str:
 
 
 def _shared(work: Any, *arguments: object) -> Any:
-    """The result of a call of the shared entries.
+    """The result of a call to the shared entries.
 
     Raises:
         LoginDelayed: they do not respond.
@@ -174,8 +174,8 @@ def _shared(work: Any, *arguments: object) -> Any:
     try:
         return work(*arguments)
     except Exception as error:
-        _logger.warning("tokens of CI jobs cannot be kept: %s", error)
-        raise LoginDelayed("the index cannot keep tokens of CI jobs now", retry_after=5) from error
+        _logger.warning("tokens of CI jobs cannot be stored: %s", error)
+        raise LoginDelayed("the index cannot store tokens of CI jobs now", retry_after=5) from error
 
 
 def _token(body: bytes) -> str:
@@ -184,12 +184,12 @@ def _token(body: bytes) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         token = None
     if not isinstance(token, str) or not token:
-        raise InvalidIdToken("invalid-payload", 'the body must be a JSON object with one text: {"token": …}')
+        raise InvalidIdToken("invalid-payload", 'the body must be a JSON object with one string: {"token": …}')
     return token
 
 
 def _is_ours(request: Request) -> bool:
-    """True if a discovery request asks for an address to which this index takes uploads, or for none."""
+    """True if a discovery request names an upload URL of this index, or none."""
     query = parse_qs((request.scope.get("query_string") or b"").decode("latin-1")).get("discover", [])
     asked = [*query, *([request.path.removeprefix(f"{DISCOVERY}/")] if request.path != DISCOVERY else [])]
     known = {*_UPLOAD_PATHS, *(hashlib.sha256(path.encode()).hexdigest() for path in _UPLOAD_PATHS)}
@@ -201,4 +201,4 @@ def _errors(code: str, description: str) -> Mapping[str, Any]:
 
 
 def _nothing() -> tuple[int, Mapping[str, Any]]:
-    return 404, _errors("not-found", "this index trusts no CI job, or has nothing under this path")
+    return 404, _errors("not-found", "this index trusts no CI jobs, or has nothing at this path")

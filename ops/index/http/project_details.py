@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from packaging.utils import canonicalize_name
 
 _HEADERS: Final = 256 * 1024
-"""Bytes of metadata that are looked at: descriptions stand behind."""
+"""Bytes of metadata that are read: descriptions come after the header."""
 
 _LONGEST: Final = 300
 _MOST_LINKS: Final = 30
@@ -27,9 +27,9 @@ class Requirement:
     """A dependency.
 
     Parameters:
-        project: its normalized name; empty if there is none to be seen.
+        project: its normalized name; empty if it cannot be parsed.
         text: as the metadata has it.
-        extra: of which it is a part; empty for one that is always installed.
+        extra: that it belongs to; empty if it is always installed.
     """
 
     project: str
@@ -39,11 +39,11 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """All of it, as plain text of strangers.
+    """Details of a release, as untrusted plain text.
 
     Parameters:
         authors: names, or addresses without a name.
-        licence: an SPDX expression, or the first line of whatever stands in its place.
+        licence: an SPDX expression, or the first line of the older field.
         links: label and address of pages on the web, http or https only.
         requirements: in the order of the metadata.
     """

@@ -1,4 +1,4 @@
-"""Search for projects by their name and their summary."""
+"""Search for projects by name and summary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAIT_SECONDS = 1.0
 """Longest wait of a search for summaries that are being read."""
 
 _REST = 0.5
-"""The pause of that reading after each project, as a part of the time that it took: pages come first."""
+"""Pause after reading each project, as a fraction of the time it took: pages come first."""
 
 
 class Hits(NamedTuple):
@@ -32,10 +32,10 @@ class Hits(NamedTuple):
 
 
 class ProjectSearch:
-    """Finds projects. Summaries are read in a thread from the first search on, and again when a project changes.
+    """Finds projects. A thread reads the summaries, starting with the first search, and again when a project changes.
 
     Parameters:
-        repository: knows the projects.
+        repository: has the projects.
     """
 
     def __init__(self, repository: Repository) -> None:
@@ -50,9 +50,9 @@ class ProjectSearch:
         self._closing = True
 
     def find(self, text: str) -> Hits:
-        """The projects with a text in their name or summary. Takes long enough to need a thread.
+        """The projects with a text in their name or summary. Slow enough to need a thread.
 
-        Names are compared as installers do, summaries without regard to case.
+        Names are compared as by installers, summaries case-insensitively.
 
         Parameters:
             text: not empty.
@@ -104,7 +104,7 @@ class ProjectSearch:
             time.sleep(_REST * (time.monotonic() - began))
 
     def _summary(self, project: str) -> str:
-        """The summary in the metadata of the release that an installer would choose, as its file names tell."""
+        """The summary in the metadata of the release that an installer would choose, judging by file names."""
 
         def rank(path: str) -> tuple[bool, bool, object, bool]:
             name = parse(path.rpartition("/")[2])

@@ -1,7 +1,7 @@
-"""Bridge to pypiserver, through its public interfaces: it interprets an upload, our publisher carries it out.
+"""Bridge to pypiserver, through its public interfaces: it interprets an upload, our publisher performs it.
 
-pypiserver decides by ``:action`` what is asked for, which file belongs to which signature and whether their names are
-those of packages, and calls its ``Backend`` with the result. It neither parses the body, which is done as it arrives,
+pypiserver decides by ``:action`` what is requested, which file belongs to which signature and whether their names
+are package names, and calls its ``Backend`` with the result. It neither parses the body, which is done on arrival,
 nor asks for credentials, which were verified before. Importing this module takes a quarter of a second.
 """
 
@@ -47,9 +47,9 @@ class Pypiserver:
     """Stock pypiserver on our storage.
 
     Parameters:
-        publisher: carries out uploads.
-        releases: carries out removals.
-        repository: knows the files.
+        publisher: performs uploads.
+        releases: performs removals.
+        repository: has the files.
     """
 
     def __init__(self, publisher: Publisher, releases: Releases, repository: Repository) -> None:
@@ -65,24 +65,24 @@ class Pypiserver:
             authenticate=[],
             password_file=".",  # noqa: S106 - none
             disable_fallback=True,
-            # Its own check whether a file exists would refuse the same bytes too, and comes too early to be true.
+            # Its own check for existing files would refuse identical bytes too, and comes too early to be reliable.
             overwrite=True,
             backend_arg="simple-dir",
             log_stream=None,
-            # Formatted at each request otherwise, from everything that is known about it.
+            # Otherwise formatted for each request, with all its details.
             log_req_frmt="request",
             log_res_frmt="response",
             log_err_frmt="error",
             welcome_msg="pypiserver",
         )
         self._app: Bottle = pypiserver.app_from_config(OurConfig(**dict(stock)))
-        self._app.catchall = False  # what the publisher raises comes out as it is
+        self._app.catchall = False  # let the publisher's exceptions through
         self._app.add_hook("before_request", _add_form)
         for status in (400, 404):
             self._app.error(status)(_sentence)
 
     def handle(self, form: UploadForm, identity: Uploader, address: str) -> None:
-        """Carry out what a form asks for.
+        """Perform the action of a form.
 
         Parameters:
             form: complete.
@@ -94,8 +94,8 @@ class Pypiserver:
             PackageIndexError: it is refused.
         """
         if (":action", "doc_upload") in form.fields:
-            # pypiserver would look at it and drop it: a success for nothing.
-            raise BadRequest("this index keeps no documentation, only wheels and sdists; host it elsewhere")
+            # pypiserver would report success and drop it.
+            raise BadRequest("this index stores only wheels and sdists, not documentation; host that elsewhere")
         environ = {
             "REQUEST_METHOD": "POST",
             "SCRIPT_NAME": "",
@@ -134,9 +134,9 @@ class RepositoryBackend(Backend):  # type: ignore[misc] # likewise
 
     Parameters:
         config: pypiserver's.
-        publisher: carries out uploads.
-        releases: carries out removals.
-        repository: knows the files.
+        publisher: performs uploads.
+        releases: performs removals.
+        repository: has the files.
     """
 
     def __init__(self, config: RunConfig, publisher: Publisher, releases: Releases, repository: Repository) -> None:
@@ -146,7 +146,7 @@ class RepositoryBackend(Backend):  # type: ignore[misc] # likewise
         self._repository = repository
 
     def add_package(self, filename: str, stream: Staged) -> None:
-        """Publish a distribution or a signature; the same bytes again are a success."""
+        """Publish a distribution or a signature; identical bytes succeed again."""
         form, identity, address = _current()
         if filename.endswith(".asc"):
             self._publisher.publish_signature(stream, identity=identity, address=address)
@@ -160,7 +160,7 @@ class RepositoryBackend(Backend):  # type: ignore[misc] # likewise
         self._releases.remove(pkg.pkgname, filename=filename, identity=identity, address=address)
 
     def find_version(self, name: str, version: str) -> Iterator[PkgFile]:
-        """The files of one release, both in any spelling; one of each name, as :meth:`remove_package` takes all."""
+        """The files of one release, in any spelling; one per name, because :meth:`remove_package` removes all."""
         project = self._repository.project(normalize(name))
         files = () if project is None else project.files
         found = {file.filename: file.path for file in files if same_version(file.version, version)}
@@ -172,7 +172,7 @@ class RepositoryBackend(Backend):  # type: ignore[misc] # likewise
         return map(self._package, self._repository.paths())
 
     def exists(self, filename: str) -> bool:
-        """Find out if a file of this name is listed, in any folder."""
+        """True if a file of this name is listed, in any folder."""
         name = parse(filename)
         found = None if name is None else self._repository.find(name)
         return found is not None and found.rpartition("/")[2] == filename

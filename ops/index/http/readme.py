@@ -16,27 +16,27 @@ from ops.index.errors import SandboxError, WorkCancelled, WorkFailed
 from ops.index.sandbox.sandbox import Limits, Sandbox
 
 LIMITS = Limits(cpu_seconds=4, wall_seconds=8, memory_bytes=512 * 1024**2, result_bytes=1024**2)
-"""A README of 100 KiB takes a tenth of that time."""
+"""A README of 100 KiB takes a tenth of this time."""
 
 _QUEUE = 16
-"""READMEs that may wait while one is rendered."""
+"""READMEs that may wait while one is being rendered."""
 
 _PAGE_WAIT = 3.0
 """Seconds for which a page waits for its README."""
 
 _MEMORY = 16 * 1024**2
-"""Bytes for rendered READMEs."""
+"""Bytes of cached READMEs."""
 
 _RETRY_SECONDS = 30.0
-"""Time until the next attempt to render a README for which there was no process."""
+"""Time until the next attempt after no process was available to render a README."""
 
-_FAILED = "This description could not be rendered: {reason}. Its text is shown as it is."
-_INVALID = "This description could not be rendered: it is not valid {language}. Its text is shown as it is."
-_PENDING = "This description is still being rendered. Its text is shown as it is; reload the page in a moment."
-_BUSY = "This description cannot be rendered now. Its text is shown as it is; reload the page later."
+_FAILED = "This description could not be rendered: {reason}. The source is shown instead."
+_INVALID = "This description could not be rendered: it is not valid {language}. The source is shown instead."
+_PENDING = "This description is still being rendered. The source is shown for now; reload the page in a moment."
+_BUSY = "This description cannot be rendered now. The source is shown for now; reload the page later."
 
 _README_LIMIT = 512 * 1024
-"""Characters of a README that are rendered; the rest is left out."""
+"""Characters of a README that are rendered; the rest is omitted."""
 
 _TEXT_LIMIT = 100_000
 """Characters of a README that are shown if it is not rendered."""
@@ -53,17 +53,17 @@ _FIELD = re.compile(rb"^(summary|description(?:-content-type)?):", re.MULTILINE 
 _END_OF_FIELD = re.compile(rb"\n(?![ \t])")
 
 _FOLD = re.compile(rb"\n(?: {7}\|| {8})")
-"""Beginning of a line of a description in the header: by the specification, and as distutils wrote it."""
+"""Start of a description's continuation line: per the specification, and as written by distutils."""
 
 _LATIN_1 = {0xDC00 + byte: byte for byte in range(0x80, 0x100)}
-"""Bytes that are not UTF-8, as Python escapes them, in Latin-1."""
+"""Bytes that are not UTF-8, as escaped by Python, in Latin-1."""
 
 RENDERED = frozenset({"text/markdown", "text/x-rst", ""})
 """Types of descriptions that are rendered; no type means reStructuredText."""
 
 _OTHER_TYPE = (
     "This description is not rendered: its type is neither text/markdown, text/x-rst nor text/plain. "
-    "Its text is shown as it is."
+    "The source is shown instead."
 )
 
 _logger = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ class About:
         summary: one line of plain text.
         readme: sanitised HTML, marked safe for templates; None if there is none.
         text: the README itself if there is no HTML.
-        note: the reason, in sentences.
-        final: false if rendering it again may give another result.
+        note: the reason, in full sentences.
+        final: false if rendering it again may have another result.
     """
 
     summary: str = ""
@@ -113,10 +113,10 @@ class Description:
         return not self.text or self.kind not in RENDERED
 
     def unrendered(self, note: str = "", *, final: bool = True) -> About:
-        """The README as text, while or because it is not rendered.
+        """The README as text, for when it is not rendered, or not yet.
 
         Parameters:
-            note: the reason, in sentences.
+            note: the reason, in full sentences.
             final: see :class:`About`.
         """
         text = self.text[:_TEXT_LIMIT]
@@ -153,7 +153,7 @@ class Readmes:
 
     Parameters:
         sandbox: runs :func:`ops.index.http.markup.render`; None for one with the usual limits.
-        page_wait: seconds for which a page waits for its README.
+        page_wait: seconds that a page waits for its README.
     """
 
     def __init__(self, sandbox: Sandbox | None = None, *, page_wait: float = _PAGE_WAIT) -> None:
@@ -179,7 +179,7 @@ class Readmes:
     async def about(self, digest: str, description: Description) -> About:
         """The README of a page: HTML if it is rendered within a few seconds, else text.
 
-        Pages that need the same README share the rendering, which continues when none of them waits any more.
+        Pages that need the same README share the rendering, which continues even if none of them is waiting any more.
 
         Parameters:
             digest: SHA-256 of its file.
@@ -201,7 +201,7 @@ class Readmes:
 
     def keep(self, digest: str, about: About) -> None:
         """Cache a result for the file with this SHA-256."""
-        size = 4 * (len(about.readme or "") + len(about.text)) + 2000  # some are four bytes a character
+        size = 4 * (len(about.readme or "") + len(about.text)) + 2000  # up to four bytes per character
         until = float("inf") if about.final else time.monotonic() + _RETRY_SECONDS
         with self._lock:
             before = self._kept.pop(digest, None)
@@ -240,10 +240,10 @@ class Readmes:
 
 
 def describe(metadata: bytes) -> Description:
-    """Parse what the page needs of core metadata, in linear time whatever it contains.
+    """Parse the core metadata that the page needs, in linear time whatever it contains.
 
     Parameters:
-        metadata: in UTF-8 by its specification; other bytes, from older tools, are taken for Latin-1.
+        metadata: in UTF-8 by specification; other bytes, from older tools, are read as Latin-1.
     """
     source = metadata.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     end = _END_OF_HEADERS.search(source)

@@ -11,22 +11,22 @@ from ops.index.http.blocks import RenderedPage
 from ops.index.http.security_headers import NOSNIFF, security_headers
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
-"""Names in lower case, as ASGI has them."""
+"""Names in lower case, as in ASGI."""
 
 PAGE_CACHING = b"private, no-cache"
-"""Of a page: only in its user's own cache, and revalidated each time, so that an upload shows at once."""
+"""For pages: only in the user's own cache, and revalidated each time, so that an upload shows at once."""
 
 
 def page_caching(max_age: int) -> bytes:
-    """The Cache-Control of a page that may be used again for *max_age* seconds without asking."""
+    """The Cache-Control of a page that may be reused for *max_age* seconds without asking."""
     return b"private, max-age=%d" % max_age if max_age else PAGE_CACHING
 
 
 FILE_CACHING = b"private, max-age=31536000, immutable"
-"""Of a file, which never changes. ``private``, since it takes a password to read it."""
+"""For files, which never change. ``private``, because reading them requires a login."""
 
 _SMALLEST_GZIP = 512
-"""Bytes; a shorter body saves no packet when gzipped."""
+"""Bytes; compressing a shorter body saves no packet."""
 
 _ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
 
@@ -38,7 +38,7 @@ class Response:
         status: such as 200.
         headers: all but Date and Connection.
         body: empty for 304.
-        reason: of a refusal, for the status line.
+        reason: for a refusal, for the status line.
     """
 
     __slots__ = ("_head", "body", "headers", "reason", "status")
@@ -52,7 +52,7 @@ class Response:
 
     @property
     def head(self) -> bytes:
-        """What goes over the wire between the status line and the body: headers, empty line."""
+        """The bytes between the status line and the body: headers and an empty line."""
         if self._head is None:
             self._head = b"".join([*[b"%b: %b\r\n" % header for header in self.headers], b"\r\n"])
         return self._head
@@ -66,8 +66,8 @@ class Representation:
         content_type: with its charset.
         caching: the value of Cache-Control.
         vary: the request headers that the response depends on, besides Accept-Encoding.
-        policy: the Content-Security-Policy of a page that a browser shows; None for what tools read.
-        page: of which this is the body, if it is to be rendered again from its blocks.
+        policy: the Content-Security-Policy of a page for browsers; None for tools.
+        page: that this is the body of, if it may be rebuilt from its blocks.
     """
 
     __slots__ = ("_bare", "_gzipped", "_plain", "_unchanged", "_vary", "body", "page", "tag")
@@ -100,7 +100,7 @@ class Representation:
 
     @property
     def size(self) -> int:
-        """Bytes of memory, roughly."""
+        """Approximate size in memory, in bytes."""
         gzipped = len(self._gzipped.body) if self._gzipped is not None and self._gzipped is not self._plain else 0
         return len(self.body) + gzipped + 2000
 
@@ -109,7 +109,7 @@ class Representation:
         return self._plain
 
     def gzipped(self) -> Response:
-        """The response with gzip; the plain one if gzip does not make it smaller."""
+        """The response with gzip; the plain one if gzip does not shrink it."""
         if self._gzipped is None:
             packed = self._packed()
             if len(packed) < len(self.body):
@@ -119,12 +119,12 @@ class Representation:
         return self._gzipped
 
     def not_modified(self, if_none_match: str) -> Response | None:
-        """304 with the tag that the client named; None if it has something else."""
+        """304 with the tag that the client sent; None if that is another one."""
         response = self._unchanged.get(if_none_match)
         if response is None:
             for matched in entity_tags(if_none_match, (f'"{self.tag}"', f'"{self.tag}-gzip"')):
                 response = Response(304, [(b"etag", matched.encode()), *self._bare[1:3]], b"")
-                if matched == if_none_match:  # as nearly all clients send it
+                if matched == if_none_match:  # as sent by nearly all clients
                     self._unchanged[matched] = response
                 break
         return response
@@ -140,7 +140,7 @@ class Representation:
 
 
 def entity_tags(named_by: str, current: tuple[str, ...], *, strong: bool = False) -> list[str]:
-    """The *current* entity tags that a header names; the first for ``*``.
+    """The *current* entity tags named in a header; the first for ``*``.
 
     Parameters:
         named_by: the value of If-None-Match or If-Match.
@@ -157,7 +157,7 @@ _RANGE = re.compile(r"[ \t]*bytes[ \t]*=[ \t,]*(?:([0-9]{1,18})-([0-9]{0,18})|-(
 
 
 class ByteRange(NamedTuple):
-    """The bytes of a file from *start* up to and without *stop*."""
+    """The bytes of a file from *start* up to but not including *stop*."""
 
     start: int
     stop: int
@@ -173,18 +173,18 @@ class ByteRange(NamedTuple):
 
 
 class UnsatisfiableRangeError(ValueError):
-    """The range does not lie inside the file (416)."""
+    """The range is outside the file (416)."""
 
 
 def range_of(header: str | None, size: int) -> ByteRange | None:
-    """The range that the header Range names; None when the whole file is to be sent.
+    """The range in a Range header; None to send the whole file.
 
     Parameters:
-        header: the value of Range, or None. Another unit, bad syntax and several ranges count as none.
+        header: the value of Range, or None. Other units, invalid syntax and multiple ranges count as none.
         size: of the file, in bytes.
 
     Raises:
-        UnsatisfiableRangeError: the header is well-formed, and does not lie inside the file.
+        UnsatisfiableRangeError: the range is well-formed but outside the file.
     """
     matched = None if header is None else _RANGE.fullmatch(header)
     if matched is None:
@@ -202,11 +202,11 @@ def range_of(header: str | None, size: int) -> ByteRange | None:
 
 
 def range_applies(if_range: str | None, *, etag: str, last_modified: str) -> bool:
-    """True if the client's copy is still of this file, so that a range of it is of use (RFC 9110, section 13.1.5).
+    """True if the client's copy is of this version of the file, so that it can use a range (RFC 9110, section 13.1.5).
 
     Parameters:
-        if_range: the header If-Range: a strong entity tag or a date; None when there is none.
+        if_range: the If-Range header, a strong entity tag or a date; None if missing.
         etag: the file's, in quotes.
-        last_modified: the file's, as an HTTP date. Another date never matches, be it later.
+        last_modified: the file's, as an HTTP date. Other dates never match, not even later ones.
     """
     return if_range is None or if_range.strip() in {etag, last_modified}

@@ -1,4 +1,4 @@
-"""One request, and the sending of its response over ASGI."""
+"""One request, and methods to send its response over ASGI."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 Confirm: TypeAlias = Callable[[bytes | None, str], Identity]
-"""Finds the user to whom an Authorization header and an address belong now. Blocks."""
+"""Finds the current user of an Authorization header and an address. Blocks."""
 
 SHORT_BODY_SECONDS: Final = 30.0
-"""Time for all of a short body to arrive."""
+"""Time for the whole of a short body to arrive."""
 
 LOGGED_IN: Final = "ops.index.logged_in"
-"""An extension of the scope by our own server: called once the credentials of a request were found to be right."""
+"""A scope extension of our own server: called once a request's credentials were verified."""
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _PREFIX: Final = re.compile(r"(/(?!\.\.?(/|$))([A-Za-z0-9._~@+=-]|%[0-9A-Fa-f]{2})+)+")
@@ -41,11 +41,11 @@ class Request:
 
     Parameters:
         scope: of an HTTP request.
-        receive: for the body, and to learn that the client has left.
+        receive: for the body, and to notice that the client has disconnected.
         send: for the response.
-        headers: by name in lower case; those that came more than once are joined with commas.
+        headers: by name in lower case; repeated ones are joined with commas.
         address: of the client.
-        hops: trusted proxies on the way. With none, ``X-Forwarded-*`` headers are ignored.
+        hops: trusted proxies on the path. With none, ``X-Forwarded-*`` headers are ignored.
 
     Attributes:
         username: of the user who sent it, once that is known.
@@ -82,7 +82,7 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The path below the root of the index, decoded as file names are, so that no byte is lost."""
+        """The path below the root of the index, decoded like file names, so that no byte is lost."""
         if self._path is None:
             raw: bytes | None = self.scope.get("raw_path")
             decoded: str = self.scope["path"]
@@ -117,7 +117,7 @@ class Request:
     def index_url(self) -> str:
         """The index's address as the client wrote it, with a final slash: for links that leave a page, and commands.
 
-        Behind a proxy that changes it and is not trusted, a page's script puts in what the browser sees.
+        Behind an untrusted proxy that changes it, the page's script inserts the browser's address.
         """
         return f"{self.scheme}://{self.host or 'localhost'}{self.root}/"
 
@@ -131,7 +131,7 @@ class Request:
         return None if value is None else value.decode("latin-1")
 
     async def body(self, limit: int) -> bytes:
-        """All of a short body.
+        """The whole of a short body.
 
         Raises:
             TooLarge: it is longer than *limit* bytes.
@@ -146,18 +146,18 @@ class Request:
         return self._hops > 0 and b"x-forwarded-for" in self.headers
 
     def logged_in(self) -> None:
-        """Tell the server that the credentials of the request are right."""
+        """Tell the server that the request's credentials are valid."""
         note_login(self.scope)
 
     def check_same_origin(self) -> None:
-        """Refuse a request that another web site made a browser send.
+        """Refuse a request that another web site made the browser send.
 
-        A browser adds Basic credentials by itself, wherever the form or script comes from. pip, uv and twine send none
-        of these headers.
+        Browsers add Basic credentials by themselves, whatever site a form or script is on. pip, uv and twine send
+        none of these headers.
 
-        Without Sec-Fetch-Site, which no browser sends over plain HTTP but to loopback, the Origin is compared as a
-        whole (RFC 6454): scheme, host and port, as the client wrote them. Behind a trusted proxy they are what the
-        proxy says.
+        Without Sec-Fetch-Site, which browsers omit over plain HTTP except to loopback, the Origin is compared as a
+        whole (RFC 6454): scheme, host and port, as the client wrote them, or as a trusted proxy reports
+        them.
 
         Raises:
             OtherSite: the request comes from a page of another origin.
@@ -171,16 +171,16 @@ class Request:
             own = _origin(f"{self.scheme}://{self.host}")
             foreign = own is None or _origin(origin) != own
         if foreign:
-            raise OtherSite("nothing is changed at the request of another web site's page; use the index's own address")
+            raise OtherSite("another web site's page sent this, so nothing was changed; use the index's own address")
 
     async def respond(self, status: int, headers: Headers, body: bytes = b"", *, more_body: bool = False) -> None:
-        """Send a whole response; HEAD gets it without its body.
+        """Send a complete response; HEAD gets no body.
 
         Parameters:
             status: such as 200.
             headers: all but Date and Connection.
             body: for GET and POST.
-            more_body: leave the end of the response to the caller.
+            more_body: let the caller complete the response.
         """
         self.status = status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
@@ -188,21 +188,21 @@ class Request:
         await self.send({"type": "http.response.body", "body": content, "more_body": more_body})
 
     async def respond_with(self, response: Response) -> None:
-        """Send a response that was made before."""
+        """Send a prepared response."""
         await self.respond(response.status, response.headers, response.body)
 
     async def text(self, status: int, text: str, *headers: tuple[bytes, bytes], more_body: bool = False) -> None:
-        """Send one line of plain text, which is what pip, uv and twine show of a refusal."""
+        """Send one line of plain text, which pip, uv and twine show for a refusal."""
         await self.content(status, _TEXT, _line(text), *headers, more_body=more_body)
 
     async def content(
         self, status: int, content_type: bytes, body: bytes, *headers: tuple[bytes, bytes], more_body: bool = False
     ) -> None:
-        """Send a body that no cache keeps."""
+        """Send a body that is not cached."""
         await self.respond(status, [*_of_content(content_type, body), *headers], body, more_body=more_body)
 
     async def refuse(self, error: PackageIndexError, *headers: tuple[bytes, bytes], more_body: bool = False) -> None:
-        """Send the status, the headers and the sentence of an error."""
+        """Send an error's status, headers and message."""
         refused = refusal(error, self.header(b"user-agent") or "")
         await self.respond(refused.status, [*refused.headers, *headers], refused.body, more_body=more_body)
 
@@ -212,14 +212,14 @@ class Request:
 
 
 def refusal(error: PackageIndexError, user_agent: str = "") -> Response:
-    """The response with the status, the headers and the sentence of an error."""
+    """The response with an error's status, headers and message."""
     body = _line(error.message)
     own = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     return Response(error.status_for(user_agent), [*_of_content(_TEXT, body), *own], body, error.message)
 
 
 async def short_body(receive: Receive, limit: int) -> bytes:
-    """All of a short body, as :meth:`Request.body`."""
+    """The whole of a short body, as :meth:`Request.body`."""
     content = bytearray()
     try:
         async with asyncio.timeout(SHORT_BODY_SECONDS):
@@ -239,13 +239,13 @@ async def short_body(receive: Receive, limit: int) -> bytes:
 
 
 async def client_gone(receive: Receive) -> None:
-    """Wait until the client has left."""
+    """Wait until the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def note_login(scope: Scope) -> None:
-    """Tell the server that the credentials of a request are right, if it wants to know."""
+    """Tell the server that a request's credentials are valid, if it supports that."""
     tell = (scope.get("extensions") or {}).get(LOGGED_IN)
     if tell is not None:
         tell()
@@ -256,7 +256,7 @@ def _line(text: str) -> bytes:
 
 
 def _of_content(content_type: bytes, body: bytes) -> Headers:
-    """The headers of a body that no cache keeps."""
+    """The headers of a body that is not cached."""
     return [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *_NOT_CACHED]
 
 

@@ -18,17 +18,17 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 _SMALL = 64 * 1024
-"""Bytes of a response whose mark is cheap enough for the event loop; some 150 files."""
+"""Largest response whose mark is cheap enough for the event loop, in bytes; some 150 files."""
 
 
 class _Entry:
     """One cached response.
 
     Parameters:
-        stamp: of everything, when it was last found to be valid.
-        current_mark: returns the mark of its content now.
+        stamp: of everything, when the response was last found valid.
+        current_mark: returns the current mark of its content.
         mark: of its content when it was rendered.
-        until: time of the next comparison of marks, whatever the stamp says.
+        until: time of the next comparison of marks, regardless of the stamp.
         representation: the response.
     """
 
@@ -51,15 +51,15 @@ class _Entry:
 
 
 class ResponseCache(Generic[Key]):
-    """Bounded cache of rendered responses that drops those first that were not requested lately.
+    """Bounded cache of rendered responses that evicts those not requested recently.
 
     A response is valid if nothing at all has changed since (*stamp*), or if its own content has not (*mark*). So an
     upload to one project leaves the pages of all others cached.
 
     Parameters:
         stamp: cheap, and equal as long as nothing visible has changed.
-        capacity: of all responses together, in bytes, roughly.
-        lifetime: seconds for which an equal stamp suffices; it does not reveal files that were changed in place.
+        capacity: total size of all responses in bytes, approximately.
+        lifetime: seconds for which an equal stamp suffices; stamps do not reveal files changed in place.
         near: true if marks take microseconds, without waiting for another machine.
         executor: renders; None for the default threads.
     """
@@ -84,7 +84,7 @@ class ResponseCache(Generic[Key]):
         self._rendering: dict[tuple[Key, Hashable], asyncio.Future[Representation | None]] = {}
 
     def ready(self, key: Key) -> Representation | None:
-        """The response, if it is cached and known at once to be valid; else None."""
+        """The response, if it is cached and immediately known to be valid; else None."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -98,7 +98,7 @@ class ResponseCache(Generic[Key]):
         return entry.representation
 
     def last(self, key: Key) -> Representation | None:
-        """The response that was rendered last, valid or not: what has not changed of it need not be rendered again."""
+        """The last rendered response, valid or not: its unchanged parts need not be rendered again."""
         entry = self._entries.get(key)
         return None if entry is None else entry.representation
 
@@ -112,15 +112,15 @@ class ResponseCache(Generic[Key]):
     ) -> Representation | None:
         """The response, rendered in another thread if it is not cached or its content has changed.
 
-        Requests that arrive while it is rendered share the result, unless something changed after the rendering began:
-        a user must find the file that was just uploaded.
+        Requests that arrive meanwhile share the result, unless something changed after rendering began:
+        users must see the file they just uploaded.
 
         Parameters:
             key: of the cache.
-            mark: returns what the response depends on, None if it is not to be cached. Called in the other thread, and
+            mark: returns what the response depends on; None to prevent caching. Called in the other thread, and
                 in :meth:`ready` if marks are near.
-            render: makes the response; None if there is none.
-            gzip: false to leave a short response uncompressed until somebody wants it so.
+            render: returns the response, or None.
+            gzip: false to compress a short response only on demand.
         """
         stamp = self._stamp()
         rendering = self._rendering.get((key, stamp))
@@ -166,7 +166,7 @@ class ResponseCache(Generic[Key]):
             self._size += entry.representation.size
             while self._size > self._capacity:
                 name, oldest = self._entries.popitem(last=False)
-                if oldest.used:  # since its last turn: it gets another round
+                if oldest.used:  # since the last round: it gets another
                     oldest.used = False
                     self._entries[name] = oldest
                 else:
@@ -175,4 +175,4 @@ class ResponseCache(Generic[Key]):
     def _finished(self, key: Key, stamp: Hashable, done: asyncio.Future[Representation | None]) -> None:
         self._rendering.pop((key, stamp), None)
         if not done.cancelled():
-            done.exception()  # retrieved, if nobody is left who waits
+            done.exception()  # retrieved even if unawaited

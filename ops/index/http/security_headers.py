@@ -1,8 +1,8 @@
 """Headers that limit what a browser does with a response.
 
 Content-Security-Policy        CSP level 3: what a page may load, and who may frame it
-X-Content-Type-Options         Fetch: no guess at the media type
-Referrer-Policy                other sites learn no address of this index
+X-Content-Type-Options         Fetch: no guessing of the media type
+Referrer-Policy                other sites see no address of this index
 X-Frame-Options                RFC 7034, for browsers that do not know frame-ancestors
 Cross-Origin-Opener-Policy,
 Cross-Origin-Resource-Policy   HTML, Fetch: no other site opens or embeds a page
@@ -16,13 +16,13 @@ from collections.abc import Iterable
 from typing import Final
 
 NOTHING: Final = b"default-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-"""The policy of a page of text and links."""
+"""The policy for a page of text and links."""
 
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
 def security_headers(policy: bytes = NOTHING) -> list[tuple[bytes, bytes]]:
-    """All of them.
+    """All security headers.
 
     Parameters:
         policy: what the page may load.
@@ -38,13 +38,13 @@ def security_headers(policy: bytes = NOTHING) -> list[tuple[bytes, bytes]]:
 
 
 SECURITY_HEADERS: Final = tuple(security_headers())
-"""Those of a text or an error."""
+"""The security headers of a text or an error."""
 
 
 def secured(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of another application's response, with those of these that it lacks.
+    """The headers of another application's response, with missing security headers added.
 
-    Unless it says that it may be cached, it is not.
+    Unless it allows caching, it is not cached.
     """
     headers = list(headers)
     present = {name.lower() for name, _ in headers}
@@ -53,5 +53,5 @@ def secured(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
 
 
 def source_hash(text: str) -> str:
-    """The source by which a policy allows an inline script or style: its hash."""
+    """The source expression, a hash, that allows an inline script or style."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"

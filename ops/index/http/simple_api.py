@@ -30,7 +30,7 @@ from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS, in_thread
 
 _MEMORY = 32 * 1024**2
-"""Bytes for rendered pages: some 6,000 projects with ten files each, or six with 10,000."""
+"""Bytes of cached pages: some 6,000 projects with ten files each, or six with 10,000."""
 
 _CONDITIONS = frozenset(
     {b"range", b"if-range", b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since"}
@@ -54,7 +54,7 @@ class _Located:
 
 
 class Memo(dict[bytes | None, Header]):
-    """Parsed header values, for the few that a server sees all day."""
+    """Parsed header values, of which a server sees few."""
 
     def __init__(self, meaning: Callable[[str | None], Header]) -> None:
         self._meaning = meaning
@@ -71,9 +71,9 @@ class SimpleApi:
     """Handler of GET and HEAD for ``simple/`` and ``packages/``.
 
     Parameters:
-        repository: knows the projects and files.
+        repository: has the projects and files.
         storage: of the files.
-        options: how often files are checked for a change made in place, and how long clients may use a page again.
+        options: how often files are checked for a change made in place, and how long clients may reuse a page.
         activity: counts downloads.
         namespaces: shown on project pages in JSON, whose version they raise; None for neither.
     """
@@ -102,7 +102,7 @@ class SimpleApi:
         self._gzip = Memo(accepts_gzip)
 
     def ready(self, path: str, headers: Mapping[bytes, bytes]) -> Response | None:
-        """The response to a request for a cached page or a small file: all that the fast path does.
+        """The response to a request for a cached page or a small file, for the fast path.
 
         Parameters:
             path: as the server decoded it.
@@ -115,12 +115,12 @@ class SimpleApi:
                 return self._small_file(path.removeprefix("/packages/"), headers)
             else:
                 page = self._response_cache.ready((path, self._form[headers.get(b"accept")]))
-        except (PackageIndexError, OSError):  # the usual way says what is wrong
+        except (PackageIndexError, OSError):  # the normal path reports what is wrong
             return None
         return None if page is None else self.variant(page, headers)
 
     def variant(self, page: Representation, headers: Mapping[bytes, bytes]) -> Response:
-        """*page* for one client: 304 if it has it, gzipped if it accepts that."""
+        """*page* for one client: 304 if it is current there, gzipped if accepted."""
         if b"if-none-match" in headers:
             unchanged = page.not_modified(headers[b"if-none-match"].decode("latin-1"))
             if unchanged is not None:
@@ -145,7 +145,7 @@ class SimpleApi:
 
         Raises:
             NotAcceptable: the client accepts neither HTML nor JSON.
-            NotFound: there is no such project. No other index is suggested, which may have a stranger's of that name.
+            NotFound: there is no such project. No other index is suggested: it may have a stranger's project.
         """
         normalized = self.normalized(name)
         if normalized != name or not slash:
@@ -171,7 +171,7 @@ class SimpleApi:
         gzip = self._gzip[request.headers.get(b"accept-encoding")]
         page = await self.found(look)
         if page is None:
-            raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
+            raise NotFound(f"there is no project {normalized!r} in this index; see simple/ for its projects")
         await request.respond_with(self.variant(page, request.headers))
 
     async def redirect(self, request: Request, name: str, *, up: str) -> None:
@@ -186,16 +186,16 @@ class SimpleApi:
             return await in_thread(partial(self._repository.has, normalized)) or None
 
         if not await self.found(look):
-            raise NotFound(f"there is no project {normalized!r} in this index; those that there are stand at simple/")
+            raise NotFound(f"there is no project {normalized!r} in this index; see simple/ for its projects")
         await request.redirect(f"{up}simple/{normalized}/")
 
     async def file(self, request: Request, path: str) -> None:
-        """A file, or with ``.metadata`` after its name the metadata in it (PEP 658).
+        """A file, or with the suffix ``.metadata`` its core metadata (PEP 658).
 
         Raises:
             NotFound: there is no such file.
             Quarantined: its project must not be offered (PEP 792).
-            Revoked: an admin has withdrawn its bytes.
+            Revoked: an admin has revoked its bytes.
         """
         filename = path.removesuffix(".metadata").removesuffix(SUFFIX)
         await self._check_revocation(filename)
@@ -217,14 +217,14 @@ class SimpleApi:
                         self._activity.count(path, user=request.username, address=request.address, agent=agent)
                     return
         raise NotFound(
-            f"there is no file {path[:300]!r} in this index; those of its project stand on its page below simple/"
+            f"there is no file {path[:300]!r} in this index; its project's page below simple/ lists the files"
         )
 
     async def found(self, look: Callable[[], Any]) -> Any:
-        """The result of *look*; if None, once more after other servers' changes have been read.
+        """The result of *look*; if None, again after reading other servers' changes.
 
         Raises:
-            StorageBusy: that fails or takes too long. Never "not found" for a thing that may exist.
+            StorageBusy: that fails or takes too long: no "not found" for something that may exist.
         """
         seen = await look()
         if seen is None and self._shared:
@@ -238,11 +238,11 @@ class SimpleApi:
             if run is not None:  # shared by several requests: not cancelled with this one
                 await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(run)), READ_SECONDS)
         except (StorageError, TimeoutError, OSError) as error:
-            raise StorageBusy("the index cannot see now if another server has added this") from error
+            raise StorageBusy("the index cannot check now whether another server has added this") from error
 
     @staticmethod
     def normalized(name: str) -> str:
-        """The normalized form of a project's name, be it valid for pypiserver only.
+        """The normalized form of a project's name, including names that only pypiserver accepts.
 
         Raises:
             NotFound: no project can have this name.
@@ -260,7 +260,7 @@ class SimpleApi:
     def _check_quarantine(self, path: str) -> None:
         project = project_of(path.rpartition("/")[2].removesuffix(".asc"))
         if project is not None and self._repository.status(project)[0] == "quarantined":
-            raise Quarantined("the project of this file is quarantined: nothing of it can be downloaded for now")
+            raise Quarantined("the project of this file is quarantined: it cannot be downloaded for now")
 
     async def _located(self, path: str) -> _Located | None:
         return await in_thread(partial(self._locate, path)) if self._shared else self._locate(path)
@@ -320,18 +320,18 @@ class SimpleApi:
         )
 
     def _wanted_form(self, request: Request) -> str:
-        """The form that a request asks for, by Accept or, from a browser, by ``?format=`` (PEP 691)."""
-        # A plus sign in a query may mean a space, which no media type has: it is taken literally.
+        """The requested form, by Accept or, from a browser, by ``?format=`` (PEP 691)."""
+        # A plus sign in a query may mean a space, but no media type has one: it is taken literally.
         query = request.scope.get("query_string", b"").decode("latin-1").replace("+", "%2B")
         named = parse_qs(query).get("format")
         form = simple_form(named[0]) if named else self._form[request.headers.get(b"accept")]
         if form is None:
-            raise NotAcceptable(f"the simple pages are {JSON_V1}, {HTML_V1} and text/html; accept one of them")
+            raise NotAcceptable(f"simple pages are available as {JSON_V1}, {HTML_V1} and text/html; accept one of them")
         return form
 
 
 def is_download(path: str) -> bool:
-    """True for the path of a file, and not of its metadata."""
+    """True for the path of a file, but not of its metadata."""
     return path.startswith("/packages/") and not path.endswith(".metadata")
 
 

@@ -6,8 +6,8 @@
     PEP 658   core metadata beside the file
     PEP 691   the JSON
     PEP 700   versions, sizes and upload times
-    PEP 714   the name of core metadata: in HTML the old one too, not in JSON, where older versions of pip fail on it
-    PEP 740   the address of a file's provenance
+    PEP 714   the new key for core metadata; HTML also has the old one, on which older pips fail in JSON
+    PEP 740   the URL of a file's provenance
     PEP 752   namespaces of a project, in JSON, if asked for
     PEP 792   project status
 
@@ -47,7 +47,7 @@ _HEAD = """<!DOCTYPE html>
 _TAIL = "</body>\n</html>\n"
 
 _FILES: Final = 64
-"""In a block of a page, on average: some 20 kB."""
+"""Average items in a block of a page: some 20 kB."""
 
 _VERSIONS: Final = 256
 _PROJECTS: Final = 512
@@ -82,7 +82,7 @@ def project_list(names: Sequence[str], form: str, version: str = API_VERSION) ->
 
 
 def file_address(file: File) -> str:
-    """The address of a file, relative to the root of the index."""
+    """The URL of a file, relative to the root of the index."""
     return "packages/" + quote(os.fsencode(file.path))
 
 
@@ -92,7 +92,7 @@ def timestamp(moment: datetime) -> str:
 
 
 def offered(project: Project) -> tuple[File, ...]:
-    """The files of a project that may be downloaded now."""
+    """The files of a project that may currently be downloaded."""
     return () if project.status == "quarantined" else project.files
 
 

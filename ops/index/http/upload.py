@@ -34,24 +34,24 @@ if TYPE_CHECKING:
     from ops.index.http.upload_form import UploadForm
 
 PIECE_BYTES: Final = 1024**2
-"""Bytes of a body that are gathered before a thread takes them; a smaller upload needs only one."""
+"""Bytes of a body that are buffered before a thread processes them; a smaller upload needs only one."""
 
 PIECE_SECONDS: Final = 60.0
-"""Longest pause of a client in the middle of its upload."""
+"""Longest pause in the middle of an upload."""
 
 LEAST_RATE: Final = 500
-"""Bytes a second below which an upload is given up after a minute, as Apache's mod_reqtimeout does by default."""
+"""Bytes per second; slower uploads are aborted after a minute, as by default in Apache's mod_reqtimeout."""
 
 SLOT_SECONDS: Final = 5.0
-"""Longest wait, with the body unread, for an earlier upload of the same user to end. twine and ``uv publish`` do not
+"""Longest wait, with the body unread, for an earlier upload by the same user to end. twine and ``uv publish`` do not
 retry after a 429, so a short burst should pass."""
 
 _LINGER_SECONDS: Final = 30.0
-"""Time to go on sending after a refusal: twine reads no response before it has sent all, and closing a connection on
-which bytes are still arriving may take the response from the client."""
+"""Time to continue sending after a refusal: twine reads no response before it has sent everything, and closing a
+connection while bytes are arriving may lose the response."""
 
 _LONG_INSPECTIONS: Final = 64
-"""Uploads that wait at once for a long inspection, each in a thread that does nothing else."""
+"""Uploads that may wait concurrently for a long inspection, each in a dedicated thread."""
 
 _logger = logging.getLogger(__name__)
 
@@ -59,14 +59,14 @@ _logger = logging.getLogger(__name__)
 class UploadApi:
     """Handler of POST to the root of the index.
 
-    A slow client holds no thread: one works only while there are bytes to work on. pypiserver is imported when it is
-    first needed, as that takes as long as answering 5,000 pages.
+    A slow client occupies no thread: threads work only on bytes that have arrived. pypiserver is imported when first
+    needed, because that takes as long as serving 5,000 pages.
 
     Parameters:
         publisher: stages and inspects files.
         releases: removes files.
-        repository: knows the files.
-        confirm: the user to whom an Authorization header and an address belong now.
+        repository: has the files.
+        confirm: finds the current user of an Authorization header and an address.
         options: limits, and ``upload_threads``.
     """
 
@@ -138,7 +138,7 @@ class UploadApi:
                 await request.text(200, "")
 
     async def _receive(self, request: Request, body: TimedBody, identity: Identity, *, announced: int) -> bool:
-        """Receive a body and publish what is in it. False if the client has left.
+        """Receive a body and publish its files. False if the client has disconnected.
 
         Raises:
             PackageIndexError: it is refused.
@@ -177,7 +177,7 @@ class UploadApi:
                 await asyncio.shield(loop.run_in_executor(self._threads, form.discard))
 
     def _publish(self, request: Request, form: UploadForm, pieces: list[bytes]) -> None:
-        """Take the last pieces and have pypiserver carry out the form, in a thread.
+        """Parse the last pieces and let pypiserver process the form, in a thread.
 
         Raises:
             DeferredError: its file has to be inspected at length first.
@@ -187,7 +187,7 @@ class UploadApi:
             if pieces:
                 form.finish(pieces)
             identity = self._confirm(request.headers.get(b"authorization"), request.address)
-            assert self._pypiserver is not None  # noqa: S101 - made before the body was received
+            assert self._pypiserver is not None  # noqa: S101 - created before the body was received
             self._pypiserver.handle(form, identity, request.address)
         except DeferredError:
             raise
@@ -197,7 +197,7 @@ class UploadApi:
         form.discard()
 
     async def _inspect(self, deferred: DeferredError, request: Request) -> bool:
-        """Have an upload inspected for as long as its client is there. False if the client has left.
+        """Inspect an upload while its client stays connected. False if it has disconnected.
 
         Raises:
             PackageIndexError: it is not installable, or could not be inspected.
@@ -219,7 +219,7 @@ class UploadApi:
 
 
 class TimedBody:
-    """The body of an upload from a client that must not stop sending, nor send next to nothing.
+    """The body of an upload, whose client must neither pause nor send too slowly.
 
     Parameters:
         request: whose body it is.
@@ -233,10 +233,10 @@ class TimedBody:
         self.complete = False
 
     async def receive(self) -> bytes | None:
-        """The next bytes, or None if the client has left.
+        """The next bytes; None if the client has disconnected.
 
         Raises:
-            RequestTimeout: it is too slow.
+            RequestTimeout: the client is too slow.
         """
         began = self._clock()
         allowed = PIECE_SECONDS + self._received / LEAST_RATE
@@ -245,8 +245,8 @@ class TimedBody:
                 message = await self._receive()
         except TimeoutError:
             raise RequestTimeout(
-                f"nothing was sent for {PIECE_SECONDS:.0f} s in the middle of the upload, or less than {LEAST_RATE} "
-                "bytes a second; send it again"
+                f"the upload paused for {PIECE_SECONDS:.0f} s, or was slower than {LEAST_RATE} "
+                "bytes per second; send it again"
             ) from None
         self._waited += self._clock() - began
         if message["type"] == "http.disconnect":
@@ -258,10 +258,10 @@ class TimedBody:
 
 
 class UploadSlots:
-    """Limit of uploads at once by one user. Used in the event loop only.
+    """Limit on concurrent uploads by one user. Used in the event loop only.
 
     Parameters:
-        limit: uploads at once; 0 for any number.
+        limit: concurrent uploads; 0 for any number.
     """
 
     def __init__(self, limit: int) -> None:
@@ -270,10 +270,10 @@ class UploadSlots:
 
     @asynccontextmanager
     async def slot(self, username: str) -> AsyncIterator[None]:
-        """Hold a slot while an upload of a user goes on.
+        """Hold a slot for the duration of a user's upload.
 
         Raises:
-            TooManyUploads: none became free in time.
+            TooManyUploads: no slot became free in time.
         """
         if not self._limit:
             yield
@@ -312,6 +312,6 @@ async def _refuse_early(error: PackageIndexError, request: Request, body: TimedB
 
 
 def _retrieve_error(work: asyncio.Future[None]) -> None:
-    """Retrieve an error that nobody waits for any more, so that asyncio does not log it."""
+    """Retrieve an error that is no longer awaited, so that asyncio does not log it."""
     if not work.cancelled():
         work.exception()

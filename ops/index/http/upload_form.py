@@ -1,6 +1,6 @@
-"""Upload forms, parsed while they arrive (RFC 7578).
+"""Upload forms, parsed as they arrive (RFC 7578).
 
-The bytes of a file go on as they come: however large it is, no more than one piece of it is in memory.
+A file's bytes are passed on as they arrive: at most one piece is in memory, however large the file is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FILE_FIELDS = ("content", "gpg_signature")
 """Fields of the upload API that hold files. The bytes of others are dropped."""
 
 _MAX_PLAIN_BYTES = 64 * 1024
-"""Longest body that is not multipart; it holds no file."""
+"""Longest body that is not multipart; it has no file."""
 
 
 class Sink(Protocol):
@@ -45,7 +45,7 @@ def boundary_of(content_type: str) -> bytes | None:
     """The boundary of a ``multipart/form-data`` body; None for a content type that is not multipart.
 
     Raises:
-        BadRequest: it is multipart of another kind, or has no usable boundary.
+        BadRequest: it is another kind of multipart, or has no usable boundary.
     """
     kind, parameters = parse_options_header(content_type)
     if not kind.startswith("multipart/"):
@@ -137,15 +137,15 @@ class FormParser:
 
 
 class UploadForm:
-    """Everything that has arrived of an upload's body.
+    """Receiver of an upload's body.
 
-    After an error the rest is dropped and :meth:`finish` raises: most clients read no response while they are sending.
+    After an error the rest is dropped and :meth:`finish` raises: most clients read no response while sending.
 
     Parameters:
         content_type: of the body.
         publisher: stages the files.
         identity: of the user who sends it.
-        announced: bytes that the file has at least.
+        announced: minimum size of the file, in bytes.
         options: limits.
 
     ``fields`` are the plain fields in order; ``files`` have field name and file. A body that is not
@@ -175,7 +175,7 @@ class UploadForm:
         self.multipart = self._parser is not None
 
     def feed(self, pieces: list[bytes]) -> None:
-        """Take the next bytes; errors are kept for :meth:`finish`."""
+        """Parse the next bytes; errors are kept for :meth:`finish`."""
         if self.error is not None:
             return
         try:
@@ -191,10 +191,10 @@ class UploadForm:
             self.discard()
 
     def finish(self, pieces: list[bytes]) -> None:
-        """Take the last bytes.
+        """Parse the last bytes.
 
         Raises:
-            PackageIndexError: the body is incomplete, or was refused on the way.
+            PackageIndexError: the body is incomplete, or was refused earlier.
         """
         self.feed(pieces)
         if self.error is not None:

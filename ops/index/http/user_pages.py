@@ -1,4 +1,4 @@
-"""Pages about the user and for the user: the login of a request, and a guide to this index."""
+"""Pages for the user: the login of a request, and a guide to this index."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class UserPages:
         self._account_url = account_url
 
     async def whoami(self, request: Request, identity: Identity) -> None:
-        """The user of this request with role and projects, and when the login ends; null for a password."""
+        """The user of this request with role and projects, and when the login expires; null for a password."""
         answer = {
             "username": identity.username,
             "role": identity.role,
@@ -38,7 +38,7 @@ class UserPages:
         await request.content(200, b"application/json", json.dumps(answer).encode() + b"\n")
 
     async def guide(self, request: Request, identity: Identity) -> None:
-        """The page that says how to use this index, with its own addresses."""
+        """The page that explains how to use this index, with its own addresses."""
         base = request.index_url
         page = await in_thread(
             lambda: html_templates.render(

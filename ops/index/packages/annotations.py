@@ -1,7 +1,7 @@
-"""Annotations that people set: yanks and revocations of files, statuses and attestation policies of projects,
+"""Annotations set by people: yanks and revocations of files, statuses and attestation policies of projects,
 tombstones of removed files.
 
-Each but the last is a file of its own in ``.index``, so that servers that set different ones do not overwrite each
+Each except tombstones is a separate file in ``.index``, so that servers setting different ones do not overwrite each
 other's.
 """
 
@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 class Annotations:
     """All annotations of one directory: yanks (PEP 592), statuses (PEP 792) and revocations.
 
-    A revocation is of bytes, by their SHA-256. It holds for every file that has them, and names those that had them
-    when it was made, so that a file can be refused without a look at its digest.
+    A revocation applies to bytes, by their SHA-256, in any file. It also lists the files that had them when it was
+    made, so that those can be refused without computing their digests.
 
     Methods that write are called inside ``Storage.reading``.
 
@@ -54,7 +54,7 @@ class Annotations:
         self._lock = threading.Lock()
 
     def look(self, *, thoroughly: bool = False) -> tuple[set[str], set[str]]:
-        """Read what others have changed: paths with changed yanks or revocations, and projects with changed statuses.
+        """Read others' changes: paths with changed yanks or revocations, and projects with changed statuses.
 
         Nothing is read while an annotation is being set, unless *thoroughly*: an event loop does not wait for a disk.
         """
@@ -70,7 +70,7 @@ class Annotations:
             self._lock.release()
 
     def yanked(self, path: str) -> str | None:
-        """The reason why a file is yanked, perhaps empty; None if it is not yanked."""
+        """The reason for a file's yank, which may be empty; None if it is not yanked."""
         return self._yanked.get(path)
 
     def status(self, project: str) -> tuple[str, str | None]:
@@ -94,7 +94,7 @@ class Annotations:
         return self._revoked.names()
 
     def revocation(self, path: str, sha256: str | None = None) -> str | None:
-        """The reason why a file is revoked, perhaps empty; None if it is not.
+        """The reason for a file's revocation, which may be empty; None if it is not revoked.
 
         Parameters:
             path: of the file.
@@ -104,19 +104,19 @@ class Annotations:
         text = None if digest is None else self._revoked.get(digest)
         if text is None or digest is None:
             return None
-        self._revoked_paths[path] = digest  # of a copy that was added later
+        self._revoked_paths[path] = digest  # a copy that was added later
         return _revocation(text)[0]
 
     def revoke(self, sha256: str, paths: Iterable[str], reason: str | None) -> None:
-        """Revoke the bytes with a digest, or take that back if *reason* is None.
+        """Revoke the bytes with a digest, or undo that if *reason* is None.
 
         Parameters:
             sha256: in hexadecimal.
             paths: of the files that have it.
-            reason: for those who are refused it.
+            reason: shown to those who are refused the file.
 
         Raises:
-            OSError: it is as before.
+            OSError: nothing has changed.
         """
         with self._lock:
             if reason is None:
@@ -130,7 +130,7 @@ class Annotations:
         return dict(self._revoked_paths)
 
     def _index_revocations(self) -> set[str]:
-        """Find the paths again; those that were or are revoked."""
+        """Find the paths again, and return those that were or are revoked."""
         before = self._revoked_paths
         self._revoked_paths = {
             path: digest for digest in self._revoked.names() for path in _revocation(self._revoked.get(digest) or "")[1]
@@ -140,14 +140,14 @@ class Annotations:
     def attestation_policy(self, project: str) -> str:
         """Whether uploads to a project need attestations: one of POLICIES."""
         policy = self._attestations.get(project)
-        # One that cannot be read was meant to be strict.
+        # An unreadable policy was meant to be strict.
         return "off" if policy is None else policy if policy in POLICIES else "enforce"
 
     def set_attestation_policy(self, project: str, policy: str) -> None:
         """Set the policy of a project.
 
         Raises:
-            OSError: it is as before.
+            OSError: nothing has changed.
         """
         with self._lock:
             if policy == "off":
@@ -159,7 +159,7 @@ class Annotations:
         """Yank files, or unyank them if *reason* is None.
 
         Raises:
-            OSError: some may be as before.
+            OSError: some files may be unchanged.
         """
         with self._lock:
             for path in paths:
@@ -172,7 +172,7 @@ class Annotations:
         """Set the status of a project.
 
         Raises:
-            OSError: it is as before.
+            OSError: nothing has changed.
         """
         with self._lock:
             if status == "active" and reason is None:
@@ -182,7 +182,7 @@ class Annotations:
 
 
 class AnnotationFolder:
-    """The annotations of one folder in ``.index``: a file for each name.
+    """The annotations in one folder of ``.index``, one file per name.
 
     Parameters:
         directory: of packages.
@@ -207,7 +207,7 @@ class AnnotationFolder:
         return self._annotations.keys()
 
     def look(self, *, thoroughly: bool = False) -> set[str]:
-        """Read the folder if it has changed; the names whose annotations did."""
+        """Read the folder if it has changed, and return the names with changed annotations."""
         try:
             mtime_ns = os.stat(self._folder).st_mtime_ns  # noqa: PTH116 - on the way of many requests
         except OSError:
@@ -217,7 +217,7 @@ class AnnotationFolder:
         settled = mtime_ns == -1 or not _may_still_change(mtime_ns)
         try:
             changed = self._read()
-        except OSError as error:  # the known annotations stay; the next look tries again
+        except OSError as error:  # the known annotations stay; the next call tries again
             if self._mtime_ns != _UNREAD:
                 _log.warning("the annotations in %s cannot be read: %s", self._folder, error)
             self._mtime_ns = _UNREAD
@@ -229,7 +229,7 @@ class AnnotationFolder:
         """Annotate a name, durably.
 
         Raises:
-            OSError: its annotation is as before.
+            OSError: nothing has changed.
         """
         self._staging.replace(self._path(name), text.encode("utf-8", "replace"), durable=True)
         self._annotations[name] = text
@@ -249,7 +249,7 @@ class AnnotationFolder:
         times: dict[str, tuple[int, int]] = {}
         for entry in _files(self._folder):
             name = unquote(entry.name)
-            with contextlib.suppress(FileNotFoundError):  # it was removed just now
+            with contextlib.suppress(FileNotFoundError):  # removed just now
                 status = entry.stat()
                 time_and_size = (status.st_mtime_ns, status.st_size)
                 if name in self._annotations and self._times.get(name) == time_and_size:
@@ -271,7 +271,7 @@ class AnnotationFolder:
 
 
 def _revocation(text: str) -> tuple[str, list[str]]:
-    """Reason and paths of a revocation. One that cannot be read still holds, for the digest in its name."""
+    """Reason and paths of a revocation. An unreadable one still applies to the digest in its name."""
     try:
         content = json.loads(text)
         reason, paths = content["reason"], content["files"]
@@ -294,9 +294,9 @@ def _may_still_change(mtime_ns: int) -> bool:
 
 
 class Tombstones:
-    """The digest of each removed file by the key of its name: a line in one of 256 files.
+    """The digest of each removed file by its name's key: a line in one of 256 files.
 
-    A file for each would be too many for a Volume: an hourly smoke test removes 17,000 a year. Nothing is cached:
+    One file each would be too many for a Volume: an hourly smoke test removes 17,000 a year. Nothing is cached:
     callers hold a lock, so the disk is up to date. All methods are called inside ``Storage.reading``.
 
     Parameters:
@@ -320,12 +320,12 @@ class Tombstones:
             sha256, _, buried = line.partition(" ")
             if buried == key:
                 return sha256
-        # The first version had a file for each, and a full disk still does.
+        # The first version wrote one file each, as a full disk still requires.
         return self._read(quote(key, safe="+!")).strip() or None
 
     @staticmethod
     def lock_name(key: str) -> str:
-        """The lock that the caller of :meth:`put` holds, besides that on the name, until the change is committed."""
+        """The lock that the caller of :meth:`put` holds until the commit, in addition to that on the name."""
         return f"removed/{_file_of(key)}"
 
     def put(self, key: str, sha256: str) -> None:
@@ -342,11 +342,11 @@ class Tombstones:
     def put_in_place_of(self, path: str, key: str, sha256: str) -> None:
         """Turn a file into its own tombstone, on a full disk.
 
-        It is renamed first and overwritten then, so that its name stays taken after a kill in between. A client that is
+        It is renamed first and overwritten second, so that its name stays taken after a kill in between. A client
         downloading the file gets an error.
 
         Raises:
-            OSError: nothing has changed, except perhaps that the file is gone. Links are refused: others may share
+            OSError: nothing has changed, except that the file may be gone. Links are refused: other files may share
                 their bytes.
         """
         status = os.lstat(path)

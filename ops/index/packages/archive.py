@@ -29,19 +29,19 @@ from ops.index.packages.zip_layout import check_layout
 MAX_METADATA_BYTES = 8 * 1024**2
 MAX_MEMBERS = 200_000
 MAX_DIRECTORY_BYTES = 32 * 1024**2
-"""Longest central directory of a zip archive; it is read as a whole."""
+"""Longest central directory of a zip archive, which is read as a whole."""
 MAX_HEADER_BYTES = 1024**2
-"""Longest extended header of a tar archive; it is read as a whole."""
+"""Longest extended header of a tar archive, which is read as a whole."""
 MAX_COMPONENT_BYTES = 255
 MAX_PATH_BYTES = 2048
-"""File systems take no longer names, and few take longer paths once an installation prefix is added."""
+"""File systems allow no longer names, and few allow longer paths once an installation prefix is added."""
 
 BOMB_BYTES = 64 * 1024**2
 BOMB_RATIO = 100
 """An archive is refused if it unpacks to more than ``BOMB_BYTES`` and to more than this many times its own size."""
 
 TESTED_BYTES = 256 * 1024**2
-"""Zip archives that unpack to no more than this have their checksums tested, which takes about a second at most."""
+"""Zip archives that unpack to at most this size have their checksums tested, which takes a second at most."""
 
 _BOMB = f"it would unpack to more than {BOMB_RATIO} times its size, as an archive bomb does; build it with less in it"
 _TOO_MANY_MEMBERS = f"it has more than {MAX_MEMBERS} members; build it with fewer"
@@ -74,7 +74,7 @@ BROKEN: tuple[type[Exception], ...] = (
 
 
 class OutOfBoundsError(Exception):
-    """Inspecting an archive takes more work than allowed. The archive itself may be fine."""
+    """An archive that takes more work to inspect than allowed. It may be valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Bounds:
     Parameters:
         members: number of members of the archive.
         unpacked_bytes: total size of all members.
-        read_bytes: size of one member that is read rather than measured.
+        read_bytes: size of one member that is read, not just measured.
         examined_bytes: length of the core metadata fields that are parsed.
     """
 
@@ -118,7 +118,7 @@ class Archive:
     """The parts of an archive that were read.
 
     Parameters:
-        files: content of the regular files that were asked for, by path.
+        files: content of the requested regular files, by path.
         paths: all members; those of folders end in a slash.
     """
 
@@ -139,10 +139,10 @@ def read_zip(
     Parameters:
         file: open for reading, and seekable.
         name: parsed from its file name.
-        choose: given all paths, returns those to read with the most bytes each may have; None for the limit of core
+        choose: given all paths, returns those to read with their maximum sizes; None for the limit of core
             metadata.
         check: examine the list of members and test every checksum, unless the archive unpacks to more than
-            ``TESTED_BYTES``. Except in eggs, also refuse bytes before or after the archive, where uv finds none.
+            ``TESTED_BYTES``. Except in eggs, also refuse bytes before or after the archive, as uv does.
         bounds: on the work; None for the limits of any archive.
 
     Raises:
@@ -155,7 +155,7 @@ def read_zip(
     if directory > MAX_DIRECTORY_BYTES:
         raise InvalidArchive(name.filename, _TOO_LONG_A_LIST)
     if bounds is not None:
-        bounds.admit(bounds.members, directory // 46)  # each member takes at least as many bytes
+        bounds.admit(bounds.members, directory // 46)  # each member takes at least that many bytes
     with zipfile.ZipFile(file) as archive:
         paths = archive.namelist()
         if check:
@@ -209,7 +209,7 @@ def _check_zip(archive: zipfile.ZipFile, name: Name, size: int, bounds: Bounds |
 
 
 def _test_zip(archive: zipfile.ZipFile, name: Name, *, but: Container[str]) -> None:
-    """Read the members to their ends, where their checksums are compared, except those that are read anyway."""
+    """Read the members to their ends, which compares their checksums, except those that are read anyway."""
     members = archive.infolist()
     if sum(member.file_size for member in members) > TESTED_BYTES:
         return
@@ -263,7 +263,7 @@ def _check_path(name: Name, path: str) -> None:
 
 
 def _has_control(path: str) -> bool:
-    """True if a path has a control or format character, or one for private use: uv unpacks none of them."""
+    """True if a path has a control, format or private-use character, which uv does not unpack."""
     if path.isascii():
         return _CONTROL.search(path) is not None
     return any(unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs"} for character in path)
@@ -286,9 +286,9 @@ def check_tree(name: Name, paths: Iterable[str]) -> None:
 
 
 def _leads_outside(link: tarfile.TarInfo) -> bool:
-    """True if a link would leave the folder that it is unpacked to (PEP 706): pip leaves out the root folder.
+    """True if a link points outside the folder that it is unpacked to (PEP 706); pip strips the root folder.
 
-    By its text alone: Python's own filter asks this machine's file system, and is missing before 3.11.4.
+    Judged by its text alone: Python's own filter consults this machine's file system, and is missing before 3.11.4.
     """
     start = posixpath.dirname(link.name.rstrip("/")).partition("/")[2] if link.issym() else ""
     target = posixpath.normpath(posixpath.join(start, link.linkname))
@@ -296,7 +296,7 @@ def _leads_outside(link: tarfile.TarInfo) -> bool:
 
 
 def _is_plain_link(link: tarfile.TarInfo) -> bool:
-    """True if uv unpacks a symbolic link: its target has ``..`` at its start only, and is not itself."""
+    """True if uv unpacks a symbolic link: its target has ``..`` only at the start, and is not the link itself."""
     parts = link.linkname.removeprefix("./").split("/")
     while parts and parts[0] == "..":
         parts = parts[1:]
@@ -311,7 +311,7 @@ def _is_plain_link(link: tarfile.TarInfo) -> bool:
 class _Member(tarfile.TarInfo):
     """A tar member that refuses extended headers too long to be read as a whole, and damaged ones.
 
-    The standard library takes a damaged header for the end of the archive, unless it is the first.
+    The standard library mistakes a damaged header for the end of the archive, unless it is the first.
     """
 
     @classmethod
@@ -324,7 +324,7 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError("a header is damaged, or the end of the archive is missing") from None
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        # Called by every release of tarfile; which constructor it uses before has changed within minor versions.
+        # Called by every release of tarfile; the constructor it uses before has changed within minor versions.
         if self.type in _EXTENDED and self.size > MAX_HEADER_BYTES:
             raise tarfile.ReadError("an extended header is too long")
         processed: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # not in the type stubs
@@ -378,7 +378,7 @@ def read_tar(
         file: open for reading, and seekable.
         name: parsed from its file name.
         wanted: selects the paths to read; at most 16 are read.
-        last: tells of a wanted path that it is the last one that matters: reading stops there, and nothing is checked.
+        last: true for a wanted path that is the last one needed: reading stops there, and nothing is checked.
             None to check the whole archive, to its last byte.
         bounds: on the work; None for the limits of any archive.
 
@@ -407,7 +407,7 @@ def read_tar(
                     if last is not None and last(member.name):
                         return tar
         while last is None and unpacked.read(_PIECE):
-            pass  # the checksum stands at the end
+            pass  # the checksum is at the end
     return tar
 
 
@@ -425,11 +425,11 @@ def _members(archive: tarfile.TarFile, name: Name, bounds: Bounds | None) -> Ite
 
 
 def _check_tar_member(name: Name, member: tarfile.TarInfo, files: Container[str]) -> None:
-    """Refuse a member that pip or uv do not unpack.
+    """Refuse a member that pip or uv does not unpack.
 
     Parameters:
         name: of the archive.
-        member: of it.
+        member: of the archive.
         files: the paths of regular files before it.
     """
     shown = quoted(member.name)

@@ -1,4 +1,4 @@
-"""Attestations of an upload (PEP 740): checked against the file, and kept as its provenance.
+"""Attestations of an upload (PEP 740): checked against the file, and stored as its provenance.
 
 Structure and digest are always checked, signatures if the index has a trusted root (see :mod:`.signatures`). They are
 in ``.index/provenance``, a file for each.
@@ -20,7 +20,7 @@ from ops.index.errors import InvalidUpload
 from ops.index.storage.directory import INDEX_FOLDER, StagingFolder, remove
 
 SUFFIX: Final = ".provenance"
-"""Behind a file's address. No distribution has it."""
+"""Suffix of a provenance URL. No distribution ends in it."""
 
 POLICIES: Final = ("off", "audit", "enforce")
 """Consequences for an upload without attestations: none, a note in its audit line, a refusal."""
@@ -72,7 +72,7 @@ def provenance_of(attestations: Sequence[Any], publishers: Sequence[Mapping[str,
 
 
 class Provenances:
-    """Kept provenance objects. Methods are called inside ``Storage.reading``.
+    """Stored provenance objects. Methods are called inside ``Storage.reading``.
 
     Parameters:
         directory: of packages.
@@ -84,10 +84,10 @@ class Provenances:
         self._staging = staging
 
     def put(self, path: str, content: bytes) -> None:
-        """Keep the provenance of a file, durably.
+        """Store the provenance of a file, durably.
 
         Raises:
-            OSError: it is not kept.
+            OSError: nothing was stored.
         """
         self._staging.replace(f"{self._folder}/{path}", content, durable=True)
 
@@ -100,7 +100,7 @@ class Provenances:
             return None
 
     def digest(self, path: str) -> str:
-        """The SHA-256 of the provenance of a file, in hexadecimal; empty if it has none."""
+        """The SHA-256 of a file's provenance, in hexadecimal; empty if it has none."""
         content = self.get(path)
         return "" if content is None else hashlib.sha256(content).hexdigest()
 
@@ -110,9 +110,9 @@ class Provenances:
 
 
 def _problem(attestation: Any) -> str:
-    """Reason why a value is no attestation object, to end a sentence with; empty if it is one."""
+    """Reason why a value is not an attestation object, as the end of a sentence; empty if it is one."""
     if not isinstance(attestation, dict) or attestation.get("version") != 1:
-        return "is no attestation object of version 1 (PEP 740)"
+        return "is not an attestation object of version 1 (PEP 740)"
     material, envelope = attestation.get("verification_material"), attestation.get("envelope")
     if not isinstance(material, dict) or not isinstance(envelope, dict):
         return "lacks its verification material or its envelope"
@@ -125,7 +125,7 @@ def _problem(attestation: Any) -> str:
 
 
 def _contradiction(attestation: Any, filename: str, sha256: str) -> str:
-    """Reason why an attestation object is not about a file, likewise."""
+    """Reason why an attestation object is not about a file, in the same form."""
     try:
         stated = json.loads(_bytes(attestation["envelope"]["statement"]))
         (subject,) = stated["subject"]
@@ -134,14 +134,14 @@ def _contradiction(attestation: Any, filename: str, sha256: str) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         return "has a statement without exactly one subject"
     if kind != _STATEMENT or not isinstance(predicate, str):
-        return "has a statement that is not of in-toto, version 1"
+        return "has a statement that is not in-toto, version 1"
     if digest != sha256:
         return "is about other bytes: its digest differs"
     return "" if _same_name(named, filename) else f"is about another file, {str(named)[:100]!r}"
 
 
 def _bytes(text: Any) -> bytes:
-    """Decode base64; empty if it is none."""
+    """Decode base64; empty if it is invalid."""
     try:
         return base64.b64decode(text, validate=True)
     except (ValueError, TypeError, binascii.Error):

@@ -1,4 +1,4 @@
-"""Core metadata (METADATA, PKG-INFO): parsing its header as installers do, and validation.
+"""Core metadata (METADATA, PKG-INFO): parsing of its header as by installers, and validation.
 
 The standard library's email parser takes quadratic time for folded lines and nested MIME, so the header is split here.
 ``packaging`` validates the values.
@@ -22,7 +22,7 @@ MAX_EXAMINED_BYTES = 512 * 1024
 MAX_VALUE_CHARACTERS = 64 * 1024
 """Longest value that is parsed."""
 MAX_REQUIRES_PYTHON_CHARACTERS = 1024
-"""Longest Requires-Python: a project page repeats it for each file."""
+"""Longest Requires-Python: project pages repeat it for each file."""
 MAX_NUMBER_DIGITS = 255
 """Most digits of a number: Python, and with it pip, fails on more than 4,300."""
 
@@ -31,10 +31,10 @@ _NUMBER = re.compile(r"\+[A-Za-z0-9._-]*|([0-9]{20,})", re.ASCII)
 _MAX_NUMBER = 2**64 - 2
 
 _FIELD = re.compile(rb"(?P<name>[!-9;-~]++):(?P<value>[^\r\n]*+(?:\r\n|\r|\n|\Z)(?:[ \t][^\r\n]*+(?:\r\n|\r|\n|\Z))*+)")
-"""A field with its continuation lines, as email.parser finds it. Linear: possessive quantifiers never backtrack."""
+"""A field with its continuation lines, as in email.parser. Linear: possessive quantifiers never backtrack."""
 
 _FIELD_COST = 32
-"""Bytes that each field counts for in addition to its value."""
+"""Bytes counted for each field in addition to its value."""
 
 _METADATA_VERSION = re.compile(r"(?P<major>[0-9]{1,4})\.(?P<minor>[0-9]{1,4})", re.ASCII)
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_NUMBER_DIGITS + 1}}}", re.ASCII)
@@ -71,8 +71,8 @@ _EXAMINED_SINCE_2_4 = {
     "import-name": "import_names",
     "import-namespace": "import_namespaces",
 }
-"""Fields that installers ignore but the public index has checked since about this version of metadata. Older ones are
-accepted as installers accept it.
+"""Fields that installers ignore but the public index has checked since about this metadata version. In older metadata
+they are accepted, as by installers.
 """
 
 _LISTS = frozenset({"requires_dist", "dynamic", "provides_extra", "license_files", "import_names", "import_namespaces"})
@@ -124,11 +124,11 @@ class Contents:
     """The core metadata of a distribution.
 
     Parameters:
-        name: as its author spells it; None if there is no metadata to read.
+        name: as spelled by its author; None without readable metadata.
         version: likewise.
         requires_python: the field ``Requires-Python``.
-        metadata: the whole metadata file, byte for byte; None if there is none to read.
-        static: whether installers may rely on it, so that it is served beside the file (PEP 658): always for wheels,
+        metadata: the whole metadata file, byte for byte; None without readable metadata.
+        static: whether installers may rely on it, so that it is served next to the file (PEP 658): always for wheels,
             and for sdists if no field may change when they are built (PEP 643).
     """
 
@@ -184,7 +184,7 @@ def requires_python(header: Header) -> str | None:
 
 
 def validate(metadata: bytes, header: Header, *, member: str, built: bool) -> None:
-    """Refuse core metadata that installers or the public index refuse.
+    """Refuse core metadata that installers or the public index would refuse.
 
     As with installers, fields are accepted under metadata versions that predate them, and unknown fields and unknown
     minor versions are accepted too.
@@ -252,13 +252,13 @@ def _check_required(header: Header, member: str) -> None:
     missing = [field for field in _REQUIRED if header.first(field) is None]
     if "name" in missing or "version" in missing:
         raise InvalidMetadataError(
-            "its core metadata lacks Name or Version, or has them below a line that is no field; build it again"
+            "its core metadata lacks Name or Version, or has them below a line that is not a field; build it again"
         )
     if missing:
         raise InvalidMetadataError(f"{member} lacks Metadata-Version; build it again with a current build tool")
     if header.version == (0, 0) or header.version[0] > 2:
         line = quoted(line_of("metadata-version", header.fields["metadata-version"][0]))
-        raise InvalidMetadataError(f"{line} in {member} is no version that installers know; build it with 2.4 or lower")
+        raise InvalidMetadataError(f"{line} in {member} is unknown to installers; build it with 2.4 or lower")
 
 
 def _examine(fields: Mapping[str, list[str]], names: Mapping[str, str], member: str) -> None:
@@ -284,7 +284,7 @@ def _problem(name: str, value: str) -> str | None:
     raw: str | list[str] = value
     if name in _LISTS:
         raw = [] if not value and name == "import_names" else [value]
-    # Validation of all fields together would refuse those that are newer than the metadata version.
+    # Validating all fields together would refuse those newer than the metadata version.
     metadata = Metadata.from_raw(cast("RawMetadata", {name: raw}), validate=False)
     try:
         _evaluate(getattr(metadata, name), name)
@@ -293,13 +293,13 @@ def _problem(name: str, value: str) -> str | None:
         return _brief(str(cause).splitlines())
     except RecursionError:
         return "it is nested too deeply"
-    except (ValueError, LookupError, AttributeError) as error:  # of markers, and of the standard library
+    except (ValueError, LookupError, AttributeError) as error:  # from markers, and from the standard library
         return _brief([str(error) or type(error).__name__])
     return None
 
 
 def _evaluate(parsed: Any, name: str) -> None:
-    """Try what installers do with a requirement or Requires-Python next.
+    """Check that installers can use a requirement or Requires-Python.
 
     Raises:
         ValueError: pip cannot evaluate its marker, or uv cannot hold a number in it.
@@ -314,13 +314,13 @@ def _evaluate(parsed: Any, name: str) -> None:
 
 
 def check_numbers(version: str) -> None:
-    """Refuse a number that uv, which has 64 bits for each, cannot hold. Local versions are text to it.
+    """Refuse a number that does not fit uv's 64 bits. Local versions are text to uv.
 
     Parameters:
-        version: or several, as in specifiers.
+        version: one or several, as in specifiers.
 
     Raises:
-        ValueError: there is one.
+        ValueError: it has such a number.
     """
     for number in _NUMBER.findall(version):
         if number and int(number) > _MAX_NUMBER:
@@ -328,7 +328,7 @@ def check_numbers(version: str) -> None:
 
 
 _known_problem = lru_cache(maxsize=4096)(_problem)
-"""Cached for short values, which releases of a project repeat."""
+"""Cached for short values, which a project's releases repeat."""
 
 
 def _brief(lines: Iterable[str]) -> str:

@@ -1,9 +1,9 @@
 """An index of the distribution files in a directory, kept in memory and up to date with the disk.
 
 A folder's modification time shows that names were added or removed. Two things complicate that: a change within the
-same clock tick as a scan leaves the time as it was, so the folder is scanned once more after the tick; and our own
-uploads change the time as well, so each is recorded together with the time that it produced, and the folder is scanned
-again later. Event loops ask for the index, so large folders are only scanned in worker threads.
+same clock tick as a scan does not change the time, so the folder is scanned again after the tick; and our own
+uploads change the time too, so each is recorded together with the resulting time, and the folder is scanned
+again later. Event loops use this index, so large folders are scanned only in worker threads.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ from ops.index.packages.quotas import Usage
 from ops.index.storage.name_locks import NameLocks
 
 TICK_NS = 20_000_000
-"""Two changes this close together may leave the same time: a kernel's clock moves in steps of up to 10 ms."""
+"""Two changes this close together may leave equal times: a kernel's clock moves in steps of up to 10 ms."""
 
 COARSE_TICK_NS = 2_000_000_000
 """The same for file systems that keep times in steps of one or two seconds."""
 
 FREE_SECONDS = 0.002
-"""Looks that take less than this may follow each other without a pause."""
+"""Refreshes shorter than this may follow each other without a pause."""
 
 REST = 8
-"""The pause after a longer look, in multiples of its duration."""
+"""The pause after a longer refresh, in multiples of its duration."""
 
 VERIFY_REST = 32
-"""The same before a large folder is scanned again only because our own changes may have hidden another one."""
+"""The same, before scanning a large folder again only because our own changes may have hidden another one."""
 
 OVERDUE_SECONDS = 1.0
-"""Longest time for which our own changes postpone that second scan of a small folder."""
+"""Longest time that our own changes postpone that second scan of a small folder."""
 
 HIDDEN_SECONDS = 0.05
 """Interval at which folders with locked names are scanned again."""
 
 FEW = 1000
-"""Up to this many new names are each checked once more before they are listed."""
+"""Up to this many new names are each checked again before they are listed."""
 
 LARGE = 4000
-"""Folders with more files are scanned in the background, and trees with more folders walked there."""
+"""Folders with more files, and trees with more folders, are scanned in the background."""
 
 _SLICE = 200
 _BREATH = 0.0001
-"""A scan that repeats one sleeps for so many seconds after a slice of this many names, to let other threads run."""
+"""A repeated scan sleeps this many seconds after each slice of this many names, to let other threads run."""
 
 _BULK = 20_000
-"""Names that are listed before they are excluded from garbage collection, which would stop all threads for long."""
+"""Names listed before they are excluded from garbage collection, which would pause all threads for too long."""
 
 _GLANCE = 0.002
-"""Seconds between two checks whether a scan that another thread makes is still worth waiting for."""
+"""Seconds between two checks whether another thread's scan is still worth waiting for."""
 
 _KEYED_PROJECTS = 64
-"""Number of projects whose files are kept in memory by the key of their name."""
+"""Number of projects whose files are kept in memory by their names' keys."""
 
 _UNREAD = -2
 """The time of a folder that could not be read."""
@@ -97,14 +97,14 @@ class PackageDirectory:
     """The distribution files in a directory, by project.
 
     Paths are relative to the directory, with ``/``. As in stock pypiserver, folders and files with a leading dot are
-    left out, links to files are followed and links to folders are not.
+    omitted, links to files are followed and links to folders are not.
 
-    Names whose lock is still held by an upload stay hidden, in every spelling. After a reload of a shared storage, a
-    new name is listed if nobody held its lock, neither before the reload nor after it.
+    Names still locked by an upload stay hidden, in every spelling. After a reload of shared storage, a
+    new name is listed if it was locked neither before nor after the reload.
 
     Parameters:
         directory: to scan.
-        name_locks: of all servers of the storage; consulted after a scan, not before.
+        name_locks: of all servers of the storage; read after a scan, not before.
         usage: notified of each file that appears or vanishes.
     """
 
@@ -112,12 +112,12 @@ class PackageDirectory:
         self._directory = str(directory)
         self._name_locks = name_locks
         self._usage = usage
-        self._lock = threading.RLock()  # guards the index in memory; never held while waiting for a disk
-        self._change = threading.Lock()  # held by changes of our own, and while a folder's time is compared
-        self._scan = threading.Lock()  # held by whoever walks the folders
+        self._lock = threading.RLock()  # guards the in-memory index; never held while waiting for a disk
+        self._change = threading.Lock()  # held by our own changes, and while a folder's time is compared
+        self._scan = threading.Lock()  # held by the thread that walks the folders
         self._in_background = False
-        self._slow = False  # the walk that goes on may take long
-        self._bulk = False  # so many files are being listed that the order of projects is not kept
+        self._slow = False  # the current walk may take long
+        self._bulk = False  # so many files are being listed that projects are not kept sorted
         self._folders: dict[str, _Folder] = {"": _Folder()}
         self._files: dict[str, str] = {}
         self._projects = _Projects()
@@ -133,9 +133,9 @@ class PackageDirectory:
         self.locked_before: AbstractSet[str] = frozenset()
         """Names that were locked before the last reload of the storage."""
         self.version = 0
-        """A number that grows with every change."""
+        """Counter of all changes."""
         self.projects_version = 0
-        """A number that grows when a project appears or vanishes."""
+        """Counter of projects appearing and vanishing."""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -160,20 +160,20 @@ class PackageDirectory:
         return known
 
     def paths(self, project: str) -> tuple[str, ...]:
-        """The files of a project, in no order."""
+        """The files of a project, unordered."""
         found = self._projects.get(project, ())
         return (found,) if isinstance(found, str) else tuple(found)
 
     def version_of(self, project: str) -> int:
-        """A number that grows with every change of the project's files, and with :meth:`touch`."""
+        """Counter of changes of the project's files, and of :meth:`touch`."""
         return self._versions.get(project, 0)
 
     def altered(self, project: str) -> int:
-        """The version at which the last change was made that was not just an added file."""
+        """The version of the last change that was more than an added file."""
         return self._altered.get(project, 0)
 
     def touch(self, projects: Iterable[str]) -> None:
-        """Record that something other than the list of files has changed about these projects."""
+        """Record that something other than these projects' lists of files has changed."""
         with self._lock:
             for project in projects:
                 self._alter(project)
@@ -181,7 +181,7 @@ class PackageDirectory:
     def find(self, name: Name) -> str | None:
         """The path of the file with this name, in any spelling; None if there is none.
 
-        Hidden files are found as well: the caller holds the lock on the name, so nobody is at work on them.
+        Finds hidden files too: the caller holds the lock on the name, so no upload of it is in progress.
         """
         path = self._keys_of(name.project).get(name.key)
         if path is not None or not self._hidden:
@@ -191,14 +191,14 @@ class PackageDirectory:
         return next((path for path in hidden if _key(path) == name.key), None)
 
     def look(self, *, thoroughly: bool = False, wait: bool = False) -> None:
-        """Notice what others have changed.
+        """Find changes made by others.
 
-        Without *wait*, nothing is noticed while a change of our own is being made, and large folders are left to a
-        thread: an event loop does not wait for a disk.
+        Without *wait*, does nothing during one of our own changes, and leaves large folders to a
+        thread: an event loop must not wait for a disk.
 
         Parameters:
             thoroughly: scan every folder, whatever its time.
-            wait: for changes of our own and for large folders; always done if nothing is known yet.
+            wait: for our own changes and for large folders; always true if nothing is known yet.
 
         Raises:
             StorageError: the locks on names cannot be read.
@@ -209,11 +209,11 @@ class PackageDirectory:
             self._in_background = True
             try:
                 threading.Thread(target=self._look_in_background, name="directory", daemon=True).start()
-            except RuntimeError:  # no further thread can be had; the next look tries again
+            except RuntimeError:  # no more threads; the next refresh tries again
                 self._in_background = False
 
     def _calm(self) -> bool:
-        """Whether nothing can have changed since the last scan, as the time of the only folder tells: nearly always."""
+        """True if the only folder's time shows that nothing has changed since the last scan: nearly always."""
         top = self._folders[""]
         return top.settled and not (top.folders or self._hidden) and _mtime_ns(self._directory) == top.mtime_ns
 
@@ -246,8 +246,8 @@ class PackageDirectory:
         Parameters:
             started: on the monotonic clock.
             thoroughly: scan every folder.
-            wait: for changes of our own, and for the scan of large folders that others have changed.
-            verify: also scan large folders again that only we have changed.
+            wait: for our own changes, and for the scan of large folders changed by others.
+            verify: also rescan large folders changed only by us.
         """
         self._slow = len(self._folders) > LARGE
         if self._slow and not wait:
@@ -268,7 +268,7 @@ class PackageDirectory:
                 if due and large and not (verify or (wait and changed)):
                     due = complete = False
                 if due:
-                    folder.mtime_ns = mtime_ns  # what changes from now on makes another scan necessary
+                    folder.mtime_ns = mtime_ns  # later changes make another scan necessary
             finally:
                 self._change.release()
             if due:
@@ -284,8 +284,8 @@ class PackageDirectory:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold around a change of our own to the names at the top of the directory, so that a look does not take it for
-        somebody else's.
+        """Hold during our own change of names at the top of the directory, so that a refresh does not mistake it for
+        another server's.
         """
         with self._change:
             folder = self._folders[""]
@@ -300,7 +300,7 @@ class PackageDirectory:
                         folder.looked_at = time.monotonic()
 
     def admit(self, path: str, name: Name) -> None:
-        """List a file of ours that is durable.
+        """List one of our own files, once durable.
 
         Parameters:
             path: of the file.
@@ -310,10 +310,10 @@ class PackageDirectory:
             self._add(path, name.project, name.key)
 
     def drop(self, path: str) -> None:
-        """Remove a file from the list after it was removed from the directory."""
+        """Remove a deleted file from the list."""
         with self._lock:
             if self._scan.locked():
-                self._dropped.add(path)  # the scan may have seen it
+                self._dropped.add(path)  # the current scan may have seen it
             self._remove(path)
 
     def _keys_of(self, project: str) -> dict[str, str]:
@@ -345,7 +345,7 @@ class PackageDirectory:
                 self._remove_missing(prefix, names)
             if appeared:
                 self._show(prefix, appeared, now)
-        except OSError as error:  # the files known so far stay listed; the next look tries again
+        except OSError as error:  # the known files stay listed; the next refresh tries again
             if not folder.failing:
                 _log.warning("the folder %r cannot be read: %s", prefix or ".", error)
             folder.mtime_ns, folder.failing = _UNREAD, True
@@ -369,7 +369,7 @@ class PackageDirectory:
             folder.settled = False  # a change of ours has begun since, and may wait for a disk
             return
         try:
-            if folder.mtime_ns == mtime_ns:  # else a change of ours came in between
+            if folder.mtime_ns == mtime_ns:  # else one of our own changes came in between
                 folder.looked_at = now
                 folder.settled = began_ns - mtime_ns > _tick_ns(mtime_ns)
         finally:
@@ -380,13 +380,13 @@ class PackageDirectory:
         for start in range(0, len(names), _SLICE):  # in one piece it would stop all other threads for milliseconds
             present.update(names[start : start + _SLICE])
         for path in self._inside(prefix):
-            # A file of ours may have appeared after the scan has passed its place.
+            # One of our own files may have appeared after the scan passed its place.
             if path[len(prefix) :] not in present and not os.path.lexists(f"{self._directory}/{path}"):
                 with self._lock:
                     self._remove(path)
 
     def _show(self, prefix: str, names: list[str], now: float) -> None:
-        """List names that have appeared, except those that somebody is still at work on."""
+        """List new names, except those still being uploaded."""
         locked = self._locked(names)
         self._bulk = many = len(names) > FEW
         for number, name in enumerate(names, 1):
@@ -407,15 +407,15 @@ class PackageDirectory:
                         self._add(path, project)
 
     def locked(self) -> AbstractSet[str]:
-        """All names that are locked now.
+        """All names currently locked.
 
         Raises:
             StorageError: the locks cannot be read.
         """
         try:
             return self._name_locks.held()
-        except Exception as error:  # locks across servers raise what their client library raises
-            why = f"it cannot be told what others are at work on: {type(error).__name__}: {error}"
+        except Exception as error:  # shared locks raise whatever their client library raises
+            why = f"the locks on names cannot be read: {type(error).__name__}: {error}"
             raise StorageError(why) from error
 
     def _locked(self, filenames: Iterable[str]) -> AbstractSet[str]:
@@ -435,7 +435,7 @@ class PackageDirectory:
         return found
 
     def _too_early(self, folder: _Folder, now: float) -> bool:
-        """True if a second scan is too early: the tick has not passed, or the folder is large and was just scanned."""
+        """True if it is too early for a second scan: the tick has not passed, or a large folder was just scanned."""
         if folder.count > LARGE and now < self._verify_again:
             return True
         tick = _tick_ns(folder.mtime_ns)
@@ -482,7 +482,7 @@ class PackageDirectory:
             self._usage.appeared(path, project)
         self.version += 1
         if known is not None or not self._bulk or project in self._versions:
-            self._versions[project] = self.version  # of a new one among many it stays 0, which takes no memory
+            self._versions[project] = self.version  # for a new one among many it stays 0, which takes no memory
 
     def _remove(self, path: str) -> None:
         self._hidden.discard(path)
@@ -520,19 +520,19 @@ def _key(path: str) -> str:
 
 
 def _prefix(path: str) -> str:
-    """The folder of a path, followed by a slash unless it is the top."""
+    """The folder of a path with a trailing slash, or empty for the top."""
     return path[: path.rfind("/") + 1]
 
 
 def _read(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
-    """The names of the files and of the folders that may hold distributions; nothing if the folder is gone.
+    """The names of the files and of the folders that may hold distributions; empty if the folder is gone.
 
     Parameters:
         path: of the folder.
-        hurry: leave no time to other threads.
+        hurry: do not yield to other threads.
 
     Raises:
-        OSError: it is there, and cannot be read.
+        OSError: it exists but cannot be read.
     """
     files: list[str] = []
     folders: list[str] = []
@@ -555,7 +555,7 @@ def _read(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """True if it is a file or a link to one; a link in a circle, or to where we may not look, is neither."""
+    """True for a file or a link to one; False for a circular link, or one to an inaccessible place."""
     try:
         return entry.is_file()
     except OSError:

@@ -1,7 +1,7 @@
-"""File info: computed once, and kept in sidecars beside the packages, in ``.index/facts``.
+"""File info: computed once, and stored in sidecars next to the packages, in ``.index/facts``.
 
-A sidecar is one line of JSON, then the core metadata byte for byte. It is valid as long as the file has the size and
-time recorded in it, and is computed again from the file alone if it is lost: all but who uploaded the file, and when.
+A sidecar is one line of JSON, then the core metadata byte for byte. It is valid while the file has this size and
+time. A lost sidecar is computed again from the file alone, except who uploaded the file, and when.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import at_once, seconds_left
 
 LATEST = 253_402_300_799.0
-"""The last second of the year 9999, in seconds since the epoch: file systems keep later times, calendars do not."""
+"""The end of the year 9999, in seconds since the epoch: file systems can hold later times, ``datetime`` cannot."""
 
 _FIRST_READ = 4096
 _FORMAT = 1
 _PIECE = 1024**2
 _LOCKS = 64
 _GLANCE = 0.05
-"""Seconds to wait for another thread that computes the same info, at least."""
+"""Minimum seconds to wait for another thread that computes the same info."""
 
 _BURST_SECONDS = 0.002
 _REST = 9
-"""A thread that computes info rests after so many seconds, for this part of the time."""
+"""A thread that computes info pauses after this many seconds, for this fraction of the time."""
 
 _RETRY_SECONDS = 5.0
 
-_raw_decode = json.JSONDecoder().raw_decode  # half the time of json.loads, which looks for an encoding and for spaces
+_raw_decode = json.JSONDecoder().raw_decode  # twice as fast as json.loads, which detects the encoding and skips spaces
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +64,9 @@ class FileInfo:
         upload_time: seconds since the epoch, from 0 to LATEST.
         requires_python: from the core metadata.
         metadata_sha256: digest of the core metadata; None if it is not served to installers.
-        metadata_size: length in bytes of the core metadata that is kept, served or not.
+        metadata_size: length in bytes of the stored core metadata, served or not.
         uploader: the user who uploaded it; empty if unknown. Unlike the rest, it cannot be computed again.
-        run: the address of the CI run that uploaded it; empty if none did.
+        run: the URL of the CI run that uploaded it; empty if none did.
         provenance: digest of its provenance (PEP 740); empty if it has none.
     """
 
@@ -95,7 +95,7 @@ class FileInfo:
         run: str = "",
         provenance: str = "",
     ) -> FileInfo:
-        """Combine what is known of a file with the contents that were read from it."""
+        """Combine a file's known properties with the contents read from it."""
         served = contents.metadata if contents.static else None
         return cls(
             size=status.st_size,
@@ -119,15 +119,15 @@ class FileInfo:
         """True if the file has not been written since."""
         if status.st_size != self.size:
             return False
-        # A storage that keeps whole seconds has cut off the rest.
+        # Storage with times in whole seconds truncates the rest.
         return status.st_mtime_ns in (self.mtime_ns, self.mtime_ns - self.mtime_ns % 10**9)
 
 
 class Sidecars:
-    """A folder of sidecars, with a temporary one in its place if it cannot be written.
+    """A folder of sidecars, with a temporary one as a substitute if it cannot be written.
 
     Parameters:
-        directory: of packages; None to use the temporary folder alone.
+        directory: of packages; None to use only the temporary folder.
         staging: on the same file system.
         scratch: parent of the temporary folder; None for the system's temporary directory.
     """
@@ -141,7 +141,7 @@ class Sidecars:
         self._numbers = itertools.count()
 
     def read(self, path: str) -> FileInfo | None:
-        """The info of a file, valid or not; None if no sidecar can be read."""
+        """The info of a file, valid or not; None without a readable sidecar."""
         found = self._read(path)
         return None if found is None else found[0]
 
@@ -150,7 +150,7 @@ class Sidecars:
 
         Parameters:
             path: of the file.
-            unserved: also return metadata that installers may not rely on.
+            unserved: also return metadata that installers cannot rely on.
         """
         found = self._read(path, whole=True)
         if found is None or (found[0].metadata_sha256 is None and not (unserved and found[0].metadata_size)):
@@ -158,12 +158,12 @@ class Sidecars:
         return found[1]
 
     def write(self, path: str, file_info: FileInfo, metadata: bytes | None) -> None:
-        """Write the sidecar of a file. It need not be durable, as it can be computed again.
+        """Write the sidecar of a file. It need not be durable: it can be computed again.
 
         Raises:
             OSError: neither the directory nor the temporary folder can be written.
         """
-        # Unlike dataclasses.asdict, this copies nothing: every upload comes here.
+        # Unlike dataclasses.asdict, this copies nothing: every upload runs it.
         fields = {name: getattr(file_info, name) for name in FileInfo.__slots__}
         content = b"".join((json.dumps({"format": _FORMAT, **fields}).encode(), b"\n", metadata or b""))
         if self._staging is not None:
@@ -177,7 +177,7 @@ class Sidecars:
         scratch.replace(target)
 
     def forget(self, path: str) -> None:
-        """Remove the sidecar of a file that is gone."""
+        """Remove the sidecar of a removed file."""
         for folder in self._folders:
             remove(f"{folder}/{path}")
 
@@ -210,9 +210,9 @@ class Sidecars:
 
 
 class FileInfoStore:
-    """The info of every file: read from its sidecar, or computed if that is missing or out of date.
+    """The info of every file: read from its sidecar, or computed if that is missing or stale.
 
-    A shared storage cannot be read at times, so a copy of each sidecar is kept on this server's own disk.
+    Shared storage is unreadable at times, so a copy of each sidecar is kept on this server's own disk.
 
     Parameters:
         storage: the volume of packages.
@@ -220,7 +220,7 @@ class FileInfoStore:
         scratch: parent of temporary folders; None for the system's temporary directory.
 
     Attributes:
-        provenances: what was attested of files at their upload.
+        provenances: the attestations of files.
     """
 
     def __init__(self, storage: Storage, staging: StagingFolder, *, scratch: Path | None) -> None:
@@ -233,13 +233,13 @@ class FileInfoStore:
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
     def of(self, path: str) -> tuple[FileInfo, int]:
-        """The info of a file, and when it was last written, in nanoseconds since the epoch.
+        """The info of a file, and when the file was last written, in nanoseconds since the epoch.
 
         Raises:
             OSError: the file cannot be read.
             StorageBusy: the storage cannot be read now, and there is no copy of the sidecar.
         """
-        if self._copies is None:  # which all that is known of this machine's files takes
+        if self._copies is None:  # this machine's files need no copies
             status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
             file_info = self._sidecars.read(path)
             if file_info is not None and file_info.is_valid_for(status):
@@ -258,14 +258,14 @@ class FileInfoStore:
             return file_info, status.st_mtime_ns
 
     def known(self, path: str) -> FileInfo | None:
-        """The info of a file of a shared storage as last seen, without looking at the file; None if never seen."""
+        """The last known info of a file on shared storage, without reading the file; None if unknown."""
         return None if self._copies is None else self._copies.read(path)
 
     def unchanged(self, files: Sequence[File]) -> list[bool | None]:
         """Compare files with the disk.
 
         Returns:
-            For each file, whether its size and time are the same; None if it is gone. While a shared storage cannot be
+            For each file, whether its size and time are unchanged; None if it is gone. While shared storage cannot be
             read, True for all.
         """
         found: list[bool | None] = []
@@ -283,11 +283,11 @@ class FileInfoStore:
         return found
 
     def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
-        """The core metadata that is served beside a file; None if there is none.
+        """The core metadata served next to a file; None if there is none.
 
         Parameters:
             path: of the file.
-            unserved: also return metadata that only people see.
+            unserved: also return metadata shown only to people.
 
         Raises:
             OSError: the file cannot be read.
@@ -319,7 +319,7 @@ class FileInfoStore:
         run: str = "",
         provenance: str = "",
     ) -> None:
-        """Keep the info of an upload that has its name, but is not listed yet. Called inside ``Storage.reading``.
+        """Store the info of an upload that has its final name but is not listed yet. Called inside ``Storage.reading``.
 
         Parameters:
             path: of the file.
@@ -327,7 +327,7 @@ class FileInfoStore:
             contents: read from it.
             sha256: hexadecimal.
             uploader: the user.
-            run: the address of a CI run, or empty.
+            run: the URL of a CI run, or empty.
             provenance: digest of its provenance, or empty.
         """
         status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116
@@ -345,20 +345,20 @@ class FileInfoStore:
         self._copy(path, file_info, contents.metadata)
 
     def forget(self, path: str) -> None:
-        """Drop the info of a file that is gone. Called inside ``Storage.reading``."""
+        """Remove the info of a removed file. Called inside ``Storage.reading``."""
         self._sidecars.forget(path)
         if self._copies is not None:
             with contextlib.suppress(OSError):
                 self._copies.forget(path)
 
     def missing(self, paths: Iterable[str]) -> Iterator[str]:
-        """The paths without a sidecar; on a shared storage those without a copy of it."""
+        """The paths without a sidecar; on shared storage those without a copy of it."""
         sidecars = self._copies or self._sidecars
         return (path for path in paths if path not in sidecars)
 
     @contextlib.contextmanager
     def _computing(self, path: str) -> Iterator[None]:
-        """Hold while working on a file, one thread at a time. The holder may have to wait for the storage."""
+        """Hold while working on a file, one thread at a time. The holder may wait for the storage."""
         lock = self._locks[hash(path) % _LOCKS]
         if not lock.acquire(timeout=max(_GLANCE, seconds_left(threading.TIMEOUT_MAX))):
             raise StorageBusy("another thread is reading the same file")
@@ -368,7 +368,7 @@ class FileInfoStore:
             lock.release()
 
     def _valid_copy(self, path: str) -> FileInfo | None:
-        """The copy of a sidecar if it is valid, or if that cannot be determined now.
+        """The copy of a sidecar if it is valid, or if that cannot be checked now.
 
         Raises:
             OSError: the file is gone.
@@ -385,7 +385,7 @@ class FileInfoStore:
 
     def _copy(self, path: str, file_info: FileInfo, metadata: bytes | None) -> None:
         if self._copies is not None:
-            with contextlib.suppress(OSError):  # it is only slower without
+            with contextlib.suppress(OSError):  # without it, only slower
                 self._copies.write(path, file_info, metadata)
 
     def _compute(self, path: str, status: os.stat_result, before: FileInfo | None) -> tuple[FileInfo, bytes | None]:
@@ -418,7 +418,7 @@ class FileInfoStore:
                 self._sidecars.write(path, file_info, contents.metadata)
         except OSError as error:
             if not self._failing:  # if nothing can be written, one line is enough
-                _log.warning("the info of %s cannot be kept and will be computed again each time: %s", path, error)
+                _log.warning("the info of %s cannot be stored and will be computed again each time: %s", path, error)
             self._failing = True
         else:
             self._failing = False
@@ -426,13 +426,13 @@ class FileInfoStore:
 
 
 class Rebuilder:
-    """A thread that computes missing info, such as after ``pip download`` has filled the directory.
+    """A thread that computes missing info, for instance after ``pip download`` has filled the directory.
 
-    It rests for a tenth of the time, so that pages come first.
+    It pauses for a tenth of the time, so that pages come first.
 
     Parameters:
         missing: returns the paths of the files whose info is missing.
-        compute: computes and keeps the info of one file.
+        compute: computes and stores the info of one file.
     """
 
     def __init__(self, missing: Callable[[], Iterable[str]], compute: Callable[[str], object]) -> None:
@@ -443,7 +443,7 @@ class Rebuilder:
         self._thread: threading.Thread | None = None
 
     def start(self, *, again: bool = False) -> None:
-        """Start the thread, unless it runs.
+        """Start the thread, unless it is running.
 
         Parameters:
             again: continue after the first pass, with another one after each :meth:`wake`.
@@ -480,7 +480,7 @@ class Rebuilder:
             for path in self._missing():
                 self._compute(path)
                 worked = time.monotonic() - began
-                # Not after each small file, for which waking up would take as long as the work.
+                # Not after each small file: waking up would take as long as the work.
                 if worked > _BURST_SECONDS:
                     self._stopping.wait(min(0.5, worked / _REST))
                     began = time.monotonic()
@@ -495,7 +495,7 @@ class Rebuilder:
 
 
 def _content(path: str, *, whole: bool) -> bytes:
-    """A sidecar, or its first line and perhaps more. Project pages read it of each of their files.
+    """A sidecar, or at least its first line. Project pages read one per file.
 
     Raises:
         OSError: it cannot be read.

@@ -14,10 +14,10 @@ from typing import Any, Literal
 Form = Literal["wheel", "sdist", "egg", "other"]
 
 MAX_FILENAME_BYTES = 240
-"""Longest name that is accepted: file systems end at 255, and a signature adds ``.asc``."""
+"""Longest accepted name: file systems allow 255, and a signature adds ``.asc``."""
 
 MAX_VERSION_CHARACTERS = 255
-"""Longer versions are invalid: no file name can hold one, and Python cannot read numbers of more than 4,300 digits."""
+"""Longer versions are invalid: no file name can hold one, and Python cannot parse numbers of more than 4,300 digits."""
 
 _MAX_NAME_CHARACTERS = 255
 """Longest name of any file system."""
@@ -30,7 +30,7 @@ _PROJECT = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE | 
 # The characters that pypiserver accepts, without a leading dot, which would hide the file.
 _SAFE = re.compile(r"[A-Z0-9_+!-][A-Z0-9_.+!-]*", re.IGNORECASE | re.ASCII)
 
-# Unambiguous names, which are nearly all; the others are parsed in full.
+# Unambiguous names, nearly all; the others are parsed in full.
 _CLEAR = re.compile(
     r"(?P<wheel>[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?)-[0-9][A-Za-z0-9.+!_]*(?:-[0-9][A-Za-z0-9_]*)?"
     r"-[A-Za-z0-9._]+-[A-Za-z0-9._]+-[A-Za-z0-9._]+\.whl"
@@ -48,7 +48,7 @@ class Name:
         filename: unchanged.
         project: normalized name (PEP 503).
         version: in the form that ``packaging`` prints, or unchanged if it is not valid (PEP 440).
-        form: kind of file; ``other`` if only pypiserver takes it for a distribution.
+        form: kind of file; ``other`` if only pypiserver considers it a distribution.
         key: equal for all spellings of one project, version, build, set of tags and suffix.
     """
 
@@ -67,7 +67,7 @@ class Name:
 def normalize(name: str) -> str:
     """The normalized form of a project's name (PEP 503)."""
     flat = name.replace("_", "-").replace(".", "-").lower()
-    return _SEPARATORS.sub("-", flat) if "--" in flat else flat  # a regex costs more than all the rest
+    return _SEPARATORS.sub("-", flat) if "--" in flat else flat  # a regex costs more than everything else
 
 
 def is_project(name: str) -> bool:
@@ -95,7 +95,7 @@ def project_of(filename: str) -> str | None:
 
 
 def parse(filename: str) -> Name | None:
-    """Parse a file name; None if neither a standard nor pypiserver takes it for a distribution.
+    """Parse a file name; None if it is a distribution by neither a standard nor pypiserver.
 
     Signatures (``.asc``) are not distributions.
     """
@@ -110,7 +110,7 @@ def _parse(filename: str) -> Name | None:
 
 
 def canonical_version(version: str) -> str:
-    """The spelling that all equal versions share; *version* itself if it is not valid (PEP 440)."""
+    """The canonical spelling of a version; *version* itself if it is not valid (PEP 440)."""
     return version if len(version) > MAX_VERSION_CHARACTERS else _canonical_version(version)
 
 
@@ -178,7 +178,7 @@ def _parse_sdist(filename: str) -> Name | None:
 
 def _guess(filename: str) -> Name | None:
     """Parse a name as stock pypiserver does: eggs, installers, and sdists from before the standards."""
-    from pypiserver.pkg_helpers import guess_pkgname_and_version  # 250 ms, and hardly ever needed
+    from pypiserver.pkg_helpers import guess_pkgname_and_version  # 250 ms, and rarely needed
 
     guess = guess_pkgname_and_version(filename)
     if guess is None or not guess[0]:

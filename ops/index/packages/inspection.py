@@ -67,7 +67,7 @@ def work(payload: bytes, descriptor: int) -> bytes:
 
 
 def look_into(file: BinaryIO, name: Name) -> Contents:
-    """Read what can be read of a file that is in the directory already, however broken it is.
+    """Read as much as possible of a file already in the directory, however broken.
 
     Parameters:
         file: open for reading, and seekable.
@@ -118,7 +118,7 @@ def inspect(file: BinaryIO, name: Name, *, bounds: Bounds | None = None) -> Cont
 
 
 def check_agreement(name: Name, source: str, project: str | None, version: str | None) -> None:
-    """Check that a project and a version, in any spelling, are those in the file name; empty ones are not compared.
+    """Check that a project and a version, in any spelling, match the file name; empty ones are skipped.
 
     Parameters:
         source: where they come from, for the error message.
@@ -199,7 +199,7 @@ def _with_name(contents: Contents, name: Name) -> Contents:
 
 
 def _found(file: BinaryIO, name: Name) -> bytes | None:
-    """The core metadata in an archive, which is not checked; None if it has none."""
+    """The unchecked core metadata in an archive; None if it has none."""
     if is_zip(name):
         return next(iter(read_zip(file, name, partial(_choose_metadata, name), check=False).files.values()), None)
     if is_tar(name):

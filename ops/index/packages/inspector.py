@@ -30,7 +30,7 @@ _WORK = "ops.index.packages.inspection"
 
 
 class DeferredError(Exception):
-    """An upload has to be inspected in a child process before it can be published.
+    """An upload must be inspected in a child process before it can be published.
 
     Parameters:
         name: parsed from its file name.
@@ -57,7 +57,7 @@ class Inspector:
         Parameters:
             name: parsed from its file name.
             staged: its bytes.
-            form: may have a ``name`` and a ``version``, which have to agree with it.
+            form: its ``name`` and ``version``, if given, must agree.
 
         Raises:
             InvalidArchive: it cannot be installed.
@@ -92,7 +92,7 @@ class Inspector:
             payload = json.dumps(asdict(name)).encode()
             head, _, metadata = self._ready().run(payload, descriptor, cancellation=cancellation).partition(b"\n")
         except WorkFailed as error:
-            why = f"it cannot be looked at: {error.reason}; build it with less in it"
+            why = f"it cannot be inspected: {error.reason}; build it with less in it"
             raise InvalidArchive(name.filename, why) from error
         finally:
             os.close(descriptor)

@@ -26,10 +26,10 @@ class File:
         sha256: hexadecimal.
         upload_time: UTC (PEP 700).
         requires_python: from the core metadata.
-        metadata_sha256: digest of the core metadata that is served beside the file, if any (PEP 658).
+        metadata_sha256: digest of the core metadata served next to the file, if any (PEP 658).
         yanked: None if it is not yanked, otherwise the reason, which may be empty (PEP 592).
         uploader: the user who uploaded it; empty if unknown. Only pages for people show it.
-        run: the address of the CI run that uploaded it; empty if none did.
+        run: the URL of the CI run that uploaded it; empty if none did.
         attested: true if it has a provenance (PEP 740).
         provenance: absolute address of that; empty if it has none, or the index does not know its own address.
         mtime_ns: when it was last written, in nanoseconds since the epoch. Pages do not show it.
@@ -58,7 +58,7 @@ class Project:
 
     Parameters:
         name: normalized (PEP 503).
-        files: all of them, also those of a quarantined project, which pages must not offer (PEP 792).
+        files: all of them, even if the project is quarantined and pages must not offer them (PEP 792).
         status: ``active``, ``archived``, ``quarantined`` or ``deprecated`` (PEP 792).
         status_reason: free text, or None.
         versions: each version once, oldest first (PEP 700); found in the files unless given.
@@ -77,7 +77,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The files of one version, however their names spell it."""
+    """The files of one version, in any spelling."""
 
     version: str
     files: tuple[File, ...]
@@ -100,7 +100,7 @@ class Release:
 
     @property
     def final(self) -> bool:
-        """True if its version is one (PEP 440), and no pre-release."""
+        """True if its version is valid (PEP 440) and not a pre-release."""
         return version_key(self.version)[0] and not self.prerelease
 
     @property

@@ -1,4 +1,4 @@
-"""Projects in memory, from which later versions of them are made."""
+"""Projects in memory, updated incrementally."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ops.index.packages.filenames import version_key
 from ops.index.packages.models import File, Project
 
 _FEW = 32
-"""Up to this many files are put in their places one by one, instead of sorting all of them again."""
+"""Up to this many new files are inserted one by one instead of sorting all files again."""
 
 
 @dataclass(slots=True)
 class CachedProject:
-    """A project, and the state of the directory that it was made of.
+    """A project, and the state of the directory that it was built from.
 
     Parameters:
-        version: of the directory, as far as it concerns this project.
+        version: of the directory, for this project.
         project: the project.
-        listed: how many files the directory listed, be some of them gone.
-        complete: False if some files could not be read and have to be tried again.
+        listed: number of files that the directory listed, including vanished ones.
+        complete: False if some files could not be read and must be tried again.
         checked_at: when the files were last compared with the disk, on the monotonic clock.
     """
 
@@ -36,7 +36,7 @@ class CachedProject:
     checked_at: float = field(default_factory=time.monotonic)
 
     def due(self, seconds: float) -> bool:
-        """True if the files have to be compared with the disk again; True only once for a comparison."""
+        """True if the files must be compared with the disk again; True only once per comparison."""
         now = time.monotonic()
         if now - self.checked_at <= seconds:
             return False
@@ -45,10 +45,10 @@ class CachedProject:
 
 
 class ProjectCache:
-    """The projects that were made last, limited by the number of their files.
+    """The most recently built projects, limited by their number of files.
 
     Parameters:
-        files: the most that they have together.
+        files: maximum in total.
     """
 
     def __init__(self, files: int) -> None:
@@ -57,11 +57,11 @@ class ProjectCache:
         )
 
     def get(self, name: str) -> CachedProject | None:
-        """The project of this name, up to date or not."""
+        """The project of this name, current or stale."""
         return self._projects.get(name)
 
     def put(self, cached: CachedProject) -> None:
-        """Keep a project, and drop the oldest ones if there are too many files."""
+        """Add a project, and evict the oldest ones if there are too many files."""
         self._projects[cached.project.name] = cached
 
 

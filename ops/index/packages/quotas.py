@@ -1,4 +1,4 @@
-"""Quotas: limits on the bytes of a project and of the index, and on the last of the disk."""
+"""Quotas: limits on the bytes of a project and of the index, and minimum free disk space."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 LEAST_BYTES = 64 * 1024**2
 LEAST_SHARE = 20
-"""Bytes that stay free by default, but at most this fraction of a small disk."""
+"""Bytes that stay free by default, but at most this fraction of the disk."""
 
 _OVERHEAD_BYTES = 2 * 1024**2
-"""The most that the headers of a form's parts and a signature take."""
+"""Maximum size of a form's part headers and a signature."""
 
 
 class Quotas:
-    """Decides whether there is room for an upload, as early as possible.
+    """Decides as early as possible whether there is space for an upload.
 
-    One server never exceeds a quota: every upload counts with the bytes that arrived or were announced. Uploads of
-    other servers count once they can be seen, at the latest when the upload is checked again under its lock. Uploads
-    that several servers check in the same moment do not count with each other, and together may exceed a quota.
+    A single server never exceeds a quota: every upload counts with the bytes received or announced. Uploads to
+    other servers count once they are visible, at the latest when the upload is checked again under its lock. Uploads
+    checked by several servers at the same moment do not see each other, and together may exceed a quota.
 
-    A file whose name exists needs no room: it has the same bytes, or is refused.
+    A file whose name exists needs no space: it has the same bytes, or is refused.
 
     Parameters:
         storage: the volume of packages.
@@ -48,18 +48,18 @@ class Quotas:
         self._usage = repository.usage
 
     def least_size(self, length: int) -> int:
-        """The least bytes of a file, from the length of its form."""
+        """The minimum size of a file, from the length of its form."""
         return max(0, length - self._options.max_form_bytes - _OVERHEAD_BYTES)
 
     def expect(self, size: int) -> None:
-        """Refuse an upload whose size alone is known, if no file of that size can be accepted.
+        """Refuse an upload by its size alone, if no file of that size can be accepted.
 
         Parameters:
-            size: the least bytes of the file. 0 is always accepted: it may be a removal.
+            size: minimum size of the file in bytes. 0 is always accepted: it may be a removal.
 
         Raises:
-            QuotaExceeded: no project has room for it, and no existing file can be the same.
-            StorageFull: the disk has no room.
+            QuotaExceeded: no project has space for it, and no existing file can be the same.
+            StorageFull: the disk has no space.
         """
         if not size:
             return
@@ -71,12 +71,12 @@ class Quotas:
             self._usage.reserve("", 0, lambda _, total: self._check("", size, 0, total, complete=False))
 
     def require_free(self, size: int) -> None:
-        """Refuse bytes that would take the last of the disk: removals, the audit log and the users need some of it.
+        """Refuse bytes that would use up the reserved disk space, which removals, the audit log and users need.
 
-        Called before each piece is written. Pieces that are written at the same moment do not count with each other.
+        Called before each piece is written. Pieces written at the same moment do not see each other.
 
         Raises:
-            StorageFull: too few bytes would stay free.
+            StorageFull: too little space would stay free.
         """
         least = self._options.least_free_bytes
         if least == 0:
@@ -85,7 +85,7 @@ class Quotas:
             disk = self._storage.disk()
         except OSError:
             disk = None
-        if disk is None:  # nobody can tell: it has enough
+        if disk is None:  # unknown: assume enough
             return
         if least is None:
             least = min(LEAST_BYTES, disk.f_blocks * disk.f_frsize // LEAST_SHARE)
@@ -93,7 +93,7 @@ class Quotas:
         if free - size < least:
             raise StorageFull(
                 f"the disk of this index has {free} bytes free, and {size} more for this upload would leave fewer "
-                f"than the {least} that stay free: ask the index's operator for more room"
+                f"than the {least} that must stay free: ask the index's operator for more space"
             )
 
     def measure(self) -> None:
@@ -102,15 +102,15 @@ class Quotas:
             self._measure()
 
     def reservation(self, filename: str, name: Name | None, announced: int) -> Reservation:
-        """The room of one upload, reserved while it arrives.
+        """Reserve space for one upload while it arrives.
 
         Parameters:
-            filename: as the client names it.
+            filename: as named by the client.
             name: of the distribution; None if it cannot be parsed.
-            announced: its least bytes.
+            announced: its minimum size in bytes.
 
         Raises:
-            QuotaExceeded: there is no room for the announced bytes.
+            QuotaExceeded: there is no space for the announced bytes.
             StorageFull: likewise.
         """
         if self._usage is None:
@@ -121,10 +121,10 @@ class Quotas:
         return reservation
 
     def hold(self, name: Name, size: int, before: int, *, complete: bool = False) -> None:
-        """Reserve *size* bytes in place of the *before* that were reserved.
+        """Reserve *size* bytes instead of the *before* reserved earlier.
 
         Raises:
-            QuotaExceeded: there is no room.
+            QuotaExceeded: there is no space.
         """
         assert self._usage is not None  # noqa: S101 - nothing is held without
         self._measure()
@@ -148,7 +148,7 @@ class Quotas:
             self._usage.reserve(name.project, -size)
 
     def settle(self, filename: str, name: Name, size: int, reserved: int) -> None:
-        """Count an upload that has become a file."""
+        """Count a published upload."""
         if self._usage is None:
             return
         if filename.endswith(".asc"):
@@ -178,13 +178,13 @@ class Quotas:
 
 
 class Reservation:
-    """The room of one upload.
+    """The space reserved for one upload.
 
     Parameters:
         quotas: decide.
-        filename: as the client names it.
-        name: its parts; None if there is no quota, or the name cannot be parsed.
-        exempt: a file of this name exists, so that no room is needed.
+        filename: as named by the client.
+        name: its parts; None without quotas, or if the name cannot be parsed.
+        exempt: true if a file of this name exists, so no space is needed.
     """
 
     def __init__(self, quotas: Quotas, filename: str, name: Name | None, *, exempt: bool) -> None:
@@ -195,14 +195,14 @@ class Reservation:
         self._held = 0
 
     def require(self, piece: int, size: int) -> None:
-        """Reserve room for the next piece.
+        """Reserve space for the next piece.
 
         Parameters:
             piece: its bytes.
-            size: bytes of the upload with it.
+            size: bytes of the upload including the piece.
 
         Raises:
-            QuotaExceeded: there is no room.
+            QuotaExceeded: there is no space.
             StorageFull: likewise.
         """
         self._quotas.require_free(piece)
@@ -213,7 +213,7 @@ class Reservation:
         """Reserve bytes for the whole upload.
 
         Raises:
-            QuotaExceeded: there is no room.
+            QuotaExceeded: there is no space.
         """
         if self._exempt or self._name is None:
             return
@@ -228,10 +228,10 @@ class Reservation:
         self._held = size
 
     def confirm(self, size: int) -> None:
-        """Check the whole upload again, under the lock of its name, with others' uploads in view.
+        """Check the whole upload again, under the lock on its name, with others' uploads visible.
 
         Raises:
-            QuotaExceeded: there is no room.
+            QuotaExceeded: there is no space.
         """
         if self._name is not None:
             self._quotas.hold(self._name, size, self._held, complete=True)
@@ -251,13 +251,13 @@ class Reservation:
 
 
 _BATCH = 256
-"""Number of files measured at a time, while a commit or reload of a shared storage waits."""
+"""Number of files measured at a time; commits and reloads of shared storage wait meanwhile."""
 
 
 class Usage:
-    """The bytes used by the listed files. Each file is measured once, before the next decision about a quota.
+    """The bytes used by the listed files. Each file is measured once, before the next quota decision.
 
-    A signature counts with its file. Sidecars and all else in ``.index``, tombstones and the audit log do not count.
+    A signature counts with its file. Nothing in ``.index`` counts: sidecars, tombstones, the audit log.
 
     Parameters:
         storage: the volume of packages.
@@ -266,7 +266,7 @@ class Usage:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._directory = str(storage.directory)
-        self._lock = threading.Lock()  # never held while waiting for a disk: event loops take it
+        self._lock = threading.Lock()  # never held while waiting for a disk: event loops acquire it
         self._sizes: dict[str, tuple[str, int]] = {}
         self._unmeasured: dict[str, tuple[str, object]] = {}
         self._stored: Counter[str] = Counter()
@@ -314,8 +314,8 @@ class Usage:
         Parameters:
             project: normalized (PEP 503).
             size: bytes to reserve in addition to earlier reservations.
-            check: called with the bytes used so far by the project and in total, while nobody else can reserve any. An
-                exception that it raises prevents the reservation.
+            check: called with the bytes used by the project and in total, while no one else can reserve any. An
+                exception from it prevents the reservation.
         """
         with self._lock:
             check(self._stored[project] + self._reserved[project], self._stored_total + self._reserved_total)

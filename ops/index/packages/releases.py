@@ -35,18 +35,18 @@ class Uploader(Protocol):
         """True if the user may remove files, and set and lift quarantines."""
 
     def owner_of(self, project: str) -> str:
-        """The owners of the reserved prefix under which a project's name falls; empty if the user may take the name."""
+        """The owners of the reserved prefix that a project's name falls under; empty if the user may use the name."""
 
     def may_upload(self, project: str) -> bool:
         """True if the user may upload to the project, yank its files, and set any status but a quarantine."""
 
 
 class Releases:
-    """Changes of files and projects that are there already.
+    """Changes of existing files and projects.
 
-    A yank or a status whose commit fails is restored. A removal is not: its bytes would have to be kept somewhere. What
-    is gone stays gone here and goes out with this server's next commit; the audit log says that it is not confirmed.
-    All of this works on a full disk, by the space that transactions set aside.
+    A yank or status whose commit fails is rolled back. A removal is not: its bytes would have to be kept. Removed
+    files stay removed on this server and in its next commit; the audit log says that the removal is unconfirmed.
+    All of this works on a full disk, using space reserved by transactions.
 
     Parameters:
         storage: the volume of packages.
@@ -69,7 +69,7 @@ class Releases:
         identity: Uploader,
         address: str = "",
     ) -> list[str]:
-        """Remove a release, or one file of it. Its names never get other bytes afterwards.
+        """Remove a release, or one file of it. Its names can never be reused for other bytes.
 
         Parameters:
             project: in any spelling.
@@ -82,9 +82,9 @@ class Releases:
             The names of the files that were removed.
 
         Raises:
-            Forbidden: the user is no admin.
+            Forbidden: the user is not an admin.
             NotFound: there is no such file.
-            StorageError: it may come back.
+            StorageError: the removal may not last.
         """
         self._check_admin(identity, f"remove files of {normalize(project)!r}, only yank them")
         self._repository.reload()
@@ -141,17 +141,17 @@ class Releases:
             project: in any spelling.
             version: of the release, in any spelling.
             filename: of the one file.
-            reason: shown to those who install it all the same.
+            reason: shown to those who install it anyway.
             identity: the user.
             address: of the client, for the audit log.
 
         Returns:
-            The names of the files that are yanked now.
+            The names of the yanked files.
 
         Raises:
             Forbidden: the user may not upload to the project.
             NotFound: there is no such file.
-            StorageError: it may be lost.
+            StorageError: the change may be lost.
         """
         reason = " ".join(reason.split())
         return self._mark(
@@ -180,15 +180,15 @@ class Releases:
         identity: Uploader,
         address: str = "",
     ) -> list[str]:
-        """Revoke the files of a release, or one of them: nobody can download their bytes any more, under any name.
+        """Revoke the files of a release, or one of them: their bytes can no longer be downloaded, under any name.
 
-        They stay on the volume, to be looked into, and their names stay taken.
+        They stay on the volume as evidence, and their names stay taken.
 
         Parameters:
             project: in any spelling.
             version: of the release, in any spelling.
             filename: of the one file.
-            reason: shown to those who ask for a file all the same.
+            reason: shown to those who request a file anyway.
             identity: the user, who must be an admin.
             address: of the client, for the audit log.
 
@@ -196,9 +196,9 @@ class Releases:
             The names of all files with these bytes.
 
         Raises:
-            Forbidden: the user is no admin.
+            Forbidden: the user is not an admin.
             NotFound: there is no such file.
-            StorageError: it may be lost.
+            StorageError: the change may be lost.
         """
         name = normalize(project)
         self._check_admin(identity, f"revoke files of {name!r}, only yank them")
@@ -222,7 +222,7 @@ class Releases:
             if path.rpartition("/")[2] == filename and self._repository.listing.project_of(path) == name
         }
         if not paths:
-            raise NotFound(f"{filename[:200]!r} is no revoked file of {name!r}; the audit log lists revocations")
+            raise NotFound(f"{filename[:200]!r} is not a revoked file of {name!r}; the audit log lists revocations")
         for path, digest in revoked.items():
             if digest in paths:
                 paths[digest].append(path)
@@ -242,16 +242,16 @@ class Releases:
 
         Raises:
             BadRequest: there is no such status.
-            Forbidden: the user may not.
+            Forbidden: the user lacks the right.
             NotFound: there is no such project.
-            StorageError: it may be lost.
+            StorageError: the change may be lost.
         """
         name = normalize(project)
         if status not in STATUSES:
-            raise BadRequest(f"{status[:50]!r} is no status of a project; say one of {', '.join(STATUSES)} (PEP 792)")
+            raise BadRequest(f"{status[:50]!r} is not a project status; use one of {', '.join(STATUSES)} (PEP 792)")
         self._repository.reload()
         if not self._repository.has(name):
-            raise NotFound(f"there is no project {name[:200]!r}; those that there are stand at simple/")
+            raise NotFound(f"there is no project {name[:200]!r}; see simple/ for its projects")
         if not identity.may_upload(name):
             raise Forbidden(identity.username, f"change the project {name!r}")
         annotations = self._repository.annotations
@@ -268,7 +268,7 @@ class Releases:
                 annotations.set_status(name, status, reason)
 
     def set_attestation_policy(self, project: str, policy: str, *, identity: Uploader, address: str = "") -> None:
-        """Decide whether uploads to a project need attestations (PEP 740). The project need not exist.
+        """Set whether uploads to a project need attestations (PEP 740). The project need not exist.
 
         Parameters:
             project: in any spelling.
@@ -278,13 +278,13 @@ class Releases:
 
         Raises:
             BadRequest: there is no such policy.
-            Forbidden: the user is no admin.
-            StorageError: it may be lost.
+            Forbidden: the user is not an admin.
+            StorageError: the change may be lost.
         """
         name = normalize(project)
         if policy not in POLICIES:
-            raise BadRequest(f"{policy[:50]!r} is no policy for attestations; say one of {', '.join(POLICIES)}")
-        self._check_admin(identity, f"decide about the attestations of {name!r}")
+            raise BadRequest(f"{policy[:50]!r} is not a policy for attestations; use one of {', '.join(POLICIES)}")
+        self._check_admin(identity, f"set the attestation policy of {name!r}")
         self._repository.reload()
         annotations = self._repository.annotations
         with self._begin(name, identity, address) as transaction:
@@ -347,12 +347,12 @@ class Releases:
     def _set_revocations(
         self, project: str, paths: dict[str, list[str]], reason: str | None, identity: Uploader, address: str
     ) -> list[str]:
-        """Revoke digests, or take that back.
+        """Revoke digests, or undo that.
 
         Parameters:
-            project: whose files are named by the request.
+            project: whose files the request names.
             paths: of the files with each digest.
-            reason: None to take it back.
+            reason: None to undo it.
         """
         annotations = self._repository.annotations
         names = sorted(path.rpartition("/")[2] for found in paths.values() for path in found)
@@ -384,7 +384,7 @@ class Releases:
     def _annotating(
         self, transaction: Transaction, projects: Collection[str], entry: Entry, *, restore: Callable[[], None]
     ) -> Iterator[None]:
-        """Hold while annotations of projects are written. Their pages are rendered again, also after an undo."""
+        """Hold while annotations of projects are written. Their pages are rendered again, even after an undo."""
 
         def failed(outcome: str, why: str) -> list[Entry]:
             subject = {key: value for key, value in entry.details.items() if key not in ("before", "reason")}
@@ -397,7 +397,7 @@ class Releases:
                 self._repository.listing.touch(projects)
 
         transaction.undo = undo
-        with transaction.change(f"the {entry.event} could not be kept", [entry], failed=failed):
+        with transaction.change(f"the {entry.event} could not be stored", [entry], failed=failed):
             yield
             self._repository.listing.touch(projects)
 

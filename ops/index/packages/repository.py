@@ -35,18 +35,18 @@ from ops.index.storage.waiting import briefly, seconds_left
 __all__ = ["File", "Project", "Repository"]
 
 _RELOAD_REST = 4
-"""The pause before the next reload because of a missing file, in multiples of the duration of the last one."""
+"""The pause before another reload for a missing file, in multiples of the last one's duration."""
 
 _LEAST_REST_SECONDS = 0.1
 
 _SMALL = 32 * 1024**2
 _PREFETCHED = 256 * 1024**2
-"""Total bytes of small files that a server copies from a shared storage before they are requested."""
+"""Total bytes of small files copied from shared storage before they are requested."""
 
 _ANNOTATIONS_SECONDS = 0.02
 
 _MANY_FILES = 200
-"""Files of a project that are compared with the disk in a thread, as that takes longer than rendering a page again."""
+"""With more files, a project is compared with the disk in a thread: that takes longer than rendering its page."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,16 +54,16 @@ _log = logging.getLogger(__name__)
 class Repository:
     """The projects and files of a storage.
 
-    On an event loop only ``stamp`` may be called, and unless the storage is shared ``projects``, ``offers``,
+    On an event loop, call only ``stamp`` and, unless the storage is shared, ``projects``, ``offers``,
     ``locate``, ``written``, ``status`` and ``project_stamp``. The others may read or hash files: call them in a thread.
 
     Parameters:
         storage: the volume of packages.
-        name_locks: names that may not be shown yet.
+        name_locks: names that must not be shown yet.
         options: ``cached_files``, ``refresh_seconds`` and ``scratch_directory``; with a quota, bytes are counted.
 
     Attributes:
-        listing: the names of the files. Transactions that change the storage change it too, and the others below.
+        listing: the names of the files. Transactions that change the storage update it and the attributes below.
         file_info: sidecars.
         annotations: yanks and statuses.
         tombstones: digests of removed files.
@@ -84,13 +84,13 @@ class Repository:
         self.listing = PackageDirectory(directory, name_locks, self.usage)
         self._open = False
         self._failing = False
-        self._reloads: BoundedRun | None = None  # a directory of this machine needs none
+        self._reloads: BoundedRun | None = None  # a local directory needs none
         if storage.shared:
             self._reloads = BoundedRun(
                 self._reload,
                 name="repository reload",
                 seconds=RELOAD_SECONDS,
-                overdue="it cannot be seen yet what others have added",
+                overdue="others' changes cannot be read yet",
             )
         self._rest_until = 0.0
         self._cache = ProjectCache(options.cached_files)
@@ -112,13 +112,13 @@ class Repository:
         self._rebuilder.start(again=self._reloads is not None)
 
     def close(self) -> None:
-        """Stop the thread, and wait for no further reload."""
+        """Stop the thread, and wait for no more reloads."""
         if self._reloads is not None:
             self._reloads.end(0.0)
         self._rebuilder.close()
 
     def stamp(self) -> Hashable:
-        """A value that changes with everything visible. Costs a few looks at modification times."""
+        """A value that changes with everything visible. Costs a few checks of modification times."""
         if self._reloads is None:
             self._look()
         return self.listing.version
@@ -141,7 +141,7 @@ class Repository:
     def project(self, name: str) -> Project | None:
         """A project with all of its files; None if it has none.
 
-        After an upload only the new file is read. After any other change all files are compared with the disk.
+        After an upload only the new file is read; after any other change all files are compared with the disk.
 
         Parameters:
             name: normalized (PEP 503).
@@ -253,7 +253,7 @@ class Repository:
         """The absolute path and the size in bytes of a listed file or of the ``.asc`` beside one; None otherwise.
 
         Raises:
-            StorageBusy: a shared storage cannot be read now, and the file has not been seen before.
+            StorageBusy: shared storage cannot be read now, and the file is not known yet.
         """
         self._look()
         if path not in self.listing and not (path.endswith(".asc") and path[:-4] in self.listing):
@@ -283,7 +283,7 @@ class Repository:
         return self.annotations.revocation(path, digest)
 
     def offers(self, path: str) -> bool:
-        """True if a file is listed, not revoked, and its project is not in quarantine (PEP 792)."""
+        """True if a file is listed and not revoked, and its project is not quarantined (PEP 792)."""
         self._look()
         if self.annotations.revocation(path) is not None:
             return False
@@ -291,7 +291,7 @@ class Repository:
         return project is not None and self.annotations.status(project)[0] != "quarantined"
 
     def written(self, path: str) -> Hashable:
-        """A value that changes whenever the file is written; None if it is not there.
+        """A value that changes whenever the file is written; None if it does not exist.
 
         Raises:
             StorageBusy: as of :meth:`locate`.
@@ -308,7 +308,7 @@ class Repository:
         return status.st_size, status.st_mtime_ns
 
     def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
-        """The core metadata of a listed file (PEP 658), if it is served; with *unserved*, also what only people see."""
+        """The core metadata of a listed file (PEP 658), if served; with *unserved*, also what only people see."""
         self._look()
         if path not in self.listing:
             return None
@@ -330,7 +330,7 @@ class Repository:
             return self.file_info.provenances.get(path)
 
     def refresh(self) -> None:
-        """Reload a shared storage to see what others have added, unless that was done a moment ago.
+        """Reload shared storage to see what others have added, unless that was done a moment ago.
 
         Never raises: a failed reload leaves the view as it was.
         """
@@ -341,11 +341,11 @@ class Repository:
             self._failing = False
         except (PackageIndexError, OSError) as error:
             if not self._failing:
-                _log.warning("files that other servers have added are not seen yet: %s", error)
+                _log.warning("files added by other servers are not listed yet: %s", error)
             self._failing = True
 
     def refreshing(self) -> Future[None] | None:
-        """Begin the same; the result is None if there is nothing to wait for.
+        """Start the same reload; None if there is nothing to wait for.
 
         Raises:
             StorageBusy: a reload takes too long.
@@ -355,16 +355,16 @@ class Repository:
         return self._reloads.begin()
 
     def reload(self) -> None:
-        """See what others have changed until now. Simultaneous callers share one reload of a shared storage.
+        """Read others' changes up to now. Concurrent callers share one reload of shared storage.
 
         Raises:
-            StorageError: the view is the one from before.
-            StorageBusy: likewise; the reload goes on.
+            StorageError: the view is unchanged.
+            StorageBusy: likewise; the reload continues.
             OSError: likewise.
         """
         if self._reloads is not None:
             self._reloads()
-        else:  # names are looked for by each question; annotations only now and then
+        else:  # names are checked by each query; annotations only occasionally
             self._read_annotations()
 
     def _reload(self) -> None:
@@ -379,7 +379,7 @@ class Repository:
         self._rebuilder.wake()
         now = time.monotonic()
         rest = max(_LEAST_REST_SECONDS, _RELOAD_REST * (now - began))
-        # Short enough for a timer that calls every refresh_seconds.
+        # Short enough to be called every refresh_seconds.
         self._rest_until = now + min(rest, self._options.refresh_seconds / 2)
 
     def find(self, name: Name) -> str | None:
@@ -390,10 +390,10 @@ class Repository:
     def occupant(self, name: Name) -> tuple[str | None, str | None]:
         """The path of the file with this name, in any spelling, and the digest of a removed file that had it.
 
-        The caller holds the lock on the name. Both are None if it was never used.
+        The caller holds the lock on the name. Both are None if the name was never used.
 
         Raises:
-            OSError: that cannot be told.
+            OSError: the lookup failed.
         """
         path = self.find(name)
         with self._storage.reading():
@@ -402,18 +402,18 @@ class Repository:
             return path, None if path is not None else self.tombstones.get(name.key)
 
     def forget(self, path: str) -> None:
-        """Forget a file that was removed. Called inside ``Storage.reading``."""
+        """Forget a removed file. Called inside ``Storage.reading``."""
         self.file_info.forget(path)
         self.listing.drop(path)
 
     def _look(self, *, wait: bool = False) -> None:
-        """Notice what others have changed on this machine."""
+        """Find changes made by others on this machine."""
         if self._reloads is None:
             self.listing.look(wait=wait)
         self._look_at_annotations()
 
     def _look_at_annotations(self) -> None:
-        """The same for annotations alone; reads the names of a shared storage the first time."""
+        """The same for annotations alone; reads the names on shared storage the first time."""
         if self._reloads is not None:
             if not self._open:
                 self._wait_for_first(self._reloads.begin())
@@ -429,7 +429,7 @@ class Repository:
         except TimeoutError:
             if run.done():
                 raise
-            raise StorageBusy("this server has only started and does not know yet what there is") from None
+            raise StorageBusy("this server has just started and has not read its files yet") from None
 
     def _read_annotations(self, *, thoroughly: bool = False) -> None:
         paths, changed = self.annotations.look(thoroughly=thoroughly)
@@ -438,16 +438,16 @@ class Repository:
             self.listing.touch(changed)
 
     def _version_of(self, name: str) -> int:
-        """The version of a project, after comparing its files with the disk now and then.
+        """The version of a project, after occasionally comparing its files with the disk.
 
-        Files that were written in place leave their folder's time as it was.
+        Writing a file in place does not change its folder's time.
         """
         self._look()
         cached = self._cache.get(name)
         if cached is not None and cached.due(self._options.refresh_seconds):
             if len(cached.project.files) <= _MANY_FILES:
                 self._compare(cached)
-            else:  # takes long enough for pages to come first
+            else:  # takes so long that pages come first
                 threading.Thread(target=self._compare, args=(cached,), name="compare", daemon=True).start()
         return self.listing.version_of(name)
 
@@ -459,7 +459,7 @@ class Repository:
                 self.usage.changed(self.listing.paths(name))
 
     def _holds(self, cached: CachedProject) -> bool:
-        """True if all files were read, and none was written since. A file that is gone shows in its folder's time."""
+        """True if all files were read, and none was written since. A removed file changes its folder's time."""
         return cached.complete and False not in self.file_info.unchanged(cached.project.files)
 
     def _missing(self) -> Iterable[str]:
@@ -468,7 +468,7 @@ class Repository:
         return islice(missing, self._options.cached_files) if self._reloads is not None else missing
 
     def _prepare(self, path: str) -> None:
-        """Compute the info of a file, and copy a small one of a Volume: it may be requested while that looks empty."""
+        """Compute the info of a file, and copy a small one from a Volume, which looks empty at times."""
         try:
             size = self.file_info.of(path)[0].size
         except OSError as error:
@@ -481,7 +481,7 @@ class Repository:
 
 
 def _is_gone(path: str, error: OSError) -> bool:
-    """True if a file has vanished. One that cannot be read is logged."""
+    """True if a file has vanished. Unreadable files are logged."""
     gone = isinstance(error, FileNotFoundError)
     if not gone:
         _log.warning("%s cannot be read: %s", path, error)

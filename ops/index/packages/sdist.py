@@ -15,7 +15,7 @@ from ops.index.packages.filenames import Name
 MAX_PYPROJECT_BYTES = 256 * 1024
 
 _BACKEND = re.compile(r"\s*[^\W\d]\w*(\.\w+)*\s*(:\s*\w+(\.\w+)*\s*)?")
-"""A module, perhaps with an object in it. Linear: each repetition begins with its own character."""
+"""A module, optionally with an object in it. Linear: each repetition begins with its own character."""
 
 PYPROJECT = "pyproject.toml"
 METADATA = "PKG-INFO"
@@ -43,7 +43,7 @@ def check_root(name: Name, paths: Iterable[str]) -> None:
     """Refuse anything but a single root folder, which is where pip looks for the project.
 
     Raises:
-        InvalidArchive: there is more at the root, or less.
+        InvalidArchive: the root has more, or less.
     """
     first = None
     for path in paths:

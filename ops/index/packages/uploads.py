@@ -1,4 +1,4 @@
-"""Uploads: staged while they arrive, checked, durable, then visible, and never changed again."""
+"""Uploads: staged while they arrive, checked, made durable, then visible, and never changed again."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     from ops.index.sandbox.sandbox import Cancellation
 
 MAX_SIGNATURE_BYTES = 1024**2
-_NOT_KEPT = "the upload could not be kept"
+_NOT_KEPT = "the upload could not be stored"
 _ARMOUR = b"-----BEGIN PGP "
 
 _PIECE = 1024**2
 _SMALL = 256 * 1024
-"""A file of no more bytes stays in memory as well, to be inspected without reading it again."""
+"""Files of up to this many bytes are also kept in memory, to be inspected without reading them again."""
 
 _BLAKE2_512_DIGITS = 128
 
@@ -67,7 +67,7 @@ ALGORITHMS: dict[str, Callable[[], _Digest]] = {
     "blake2_256": lambda: hashlib.blake2b(digest_size=32),
     "blake2_512": lambda: hashlib.blake2b(digest_size=64),
 }
-"""Digests that an upload's form may have, such as ``md5_digest``. setuptools sends the last as the third."""
+"""Digests that an upload's form may have, such as ``md5_digest``. setuptools sends the last under the third's name."""
 
 
 class UploadResult(StrEnum):
@@ -79,15 +79,15 @@ class UploadResult(StrEnum):
 
 
 class Staged:
-    """The bytes of one upload, in a file that nobody else sees.
+    """The bytes of one upload, in a private file.
 
     ``contents`` is the result of a long inspection, if there was one.
 
     Parameters:
         storage: the volume of packages.
-        filename: as the client names it; of a distribution or a signature.
+        filename: as named by the client; of a distribution or a signature.
         name: parsed from the distribution's; None if it is not one.
-        room: reserved before bytes are written; released with the file, or if it cannot be created.
+        room: the space reserved before bytes are written; released with the file, or if it cannot be created.
         options: ``max_upload_bytes`` and ``scratch_directory``.
 
     Raises:
@@ -116,8 +116,8 @@ class Staged:
 
         Raises:
             TooLarge: the file is larger than the index accepts.
-            QuotaExceeded: there is no room for it.
-            StorageError: the disk is full, or failed.
+            QuotaExceeded: there is no space for it.
+            StorageError: the disk is full or failed.
         """
         self.size += len(piece)
         if self.size > self._limit:
@@ -148,7 +148,7 @@ class Staged:
         """Compare the bytes with every digest in the form.
 
         Raises:
-            DigestMismatch: they differ, or the form has something else than a digest.
+            DigestMismatch: they differ, or a field is not a digest.
         """
         named = {field: form.get(f"{field}_digest", "").strip().lower() for field in ("md5", "sha256", "blake2_256")}
         if len(named["blake2_256"]) == _BLAKE2_512_DIGITS:
@@ -161,7 +161,7 @@ class Staged:
                 raise DigestMismatch(self.filename, algorithm=algorithm, expected=expected, actual=actual)
 
     def _compute(self, algorithms: AbstractSet[str]) -> None:
-        """Compute digests and cache them: a large file is checked again after its inspection."""
+        """Compute and cache digests: a large file is checked again after its inspection."""
         digests = {algorithm: ALGORITHMS[algorithm]() for algorithm in algorithms}
         if not digests:
             return
@@ -198,10 +198,10 @@ class Staged:
 
 
 class Publisher:
-    """Accepts uploads: each file is either there, whole, durable and for good, or was never seen.
+    """Accepts uploads: each file is either complete, durable and permanent, or was never visible.
 
-    An upload is staged, checked and synced. A transaction then gives it its name unless that is taken; only after its
-    commit is the file shown.
+    An upload is staged, checked and synced. A transaction then gives it its name unless that is taken; only after the
+    commit is the file listed.
 
     Parameters:
         storage: the volume of packages.
@@ -232,33 +232,33 @@ class Publisher:
         self.quotas = Quotas(storage, repository, options)
 
     def start(self) -> None:
-        """Remove unfinished files of servers that were killed, and set disk space aside."""
+        """Remove unfinished files of killed servers, and reserve disk space."""
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
     def stop(self) -> None:
-        """End long inspections: the server stops. Does not block."""
+        """End long inspections because the server is stopping. Does not block."""
         self._inspector.close()
         if self._signatures is not None:
             self._signatures.close()
 
     def close(self) -> None:
-        """End what still runs, within a few seconds."""
+        """End what is still running, within a few seconds."""
         self.stop()
         self._transactions.close()
 
     def stage(self, filename: str, *, announced: int = 0, identity: Uploader) -> Staged:
-        """A file for the bytes of an upload while they arrive. The caller discards it at the end, even if published.
+        """A file for an upload's bytes while they arrive. The caller discards it at the end, even after publishing.
 
         Parameters:
-            filename: as the client names it; of a distribution or a signature.
-            announced: its least bytes.
+            filename: as named by the client; of a distribution or a signature.
+            announced: its minimum size in bytes.
             identity: the user.
 
         Raises:
             Forbidden: the user may not upload to the project.
             NameReserved: its name is reserved for others.
-            ProjectClosed: nobody may.
-            QuotaExceeded: there is no room for it.
+            ProjectClosed: the project accepts no uploads.
+            QuotaExceeded: there is no space for it.
             StorageError: the file cannot be created.
         """
         distribution = filename.removesuffix(".asc")
@@ -273,27 +273,27 @@ class Publisher:
     ) -> UploadResult:
         """Publish a distribution.
 
-        A large file is not inspected in this thread, which other uploads wait for: the caller has it inspected by
-        :meth:`inspect`, and publishes it again.
+        A large file is not inspected in this thread, which other uploads wait for: the caller must call
+        :meth:`inspect`, and publish it again.
 
         Parameters:
-            staged: its bytes, all of them.
+            staged: its complete bytes.
             form: the fields of the legacy upload API: ``name``, ``version``, ``sha256_digest``, ``md5_digest``,
                 ``blake2_256_digest``; others are ignored.
             identity: the user, whose rights may have changed while the bytes arrived.
             address: of the client, for the audit log.
 
         Raises:
-            DeferredError: it has to be inspected at length first.
+            DeferredError: it must be inspected at length first.
             InvalidUpload: the file contradicts its name, its form, its digest or its attestations.
             Forbidden: the user may not upload to the project.
             NameReserved: its name is reserved for others.
-            ProjectClosed: nobody may.
-            QuotaExceeded: there is no room for it.
+            ProjectClosed: the project accepts no uploads.
+            QuotaExceeded: there is no space for it.
             FileTaken: the name belongs to another file.
-            Revoked: an admin has withdrawn these bytes.
+            Revoked: an admin has revoked these bytes.
             Busy: another upload of the same name does not end.
-            StorageError: it could not be made durable; nobody has seen it.
+            StorageError: it could not be made durable, and was never visible.
         """
         name = self._accepted(staged)
         self._check_rights(name, identity)
@@ -310,7 +310,7 @@ class Publisher:
         if policy == "enforce" and not attested:
             raise InvalidUpload(
                 staged.filename,
-                "its project takes no file without attestations (PEP 740); publish it from CI with uv publish, or with "
+                "its project requires attestations (PEP 740); publish it from CI with uv publish, or with "
                 "twine upload --attestations",
             )
         attestations = attestations_of(attested, staged.filename, sha256) if attested else []
@@ -329,7 +329,7 @@ class Publisher:
             self._check_status(name)
             existing = self._compare(name, staged)
             if existing is not None:
-                self._storage.commit()  # its publisher may have been killed before its own commit
+                self._storage.commit()  # its publisher may have been killed before committing
                 self._repository.listing.admit(existing, name)
                 return UploadResult.SAME
             self._add(transaction, staged, details=details, contents=contents, provenance=provenance)
@@ -363,10 +363,10 @@ class Publisher:
         return provenance_of(attestations, [publisher_of(signer) for signer in signers])
 
     def inspect(self, deferred: DeferredError, cancellation: Cancellation) -> None:
-        """Inspect a large upload, and keep the result with it.
+        """Inspect a large upload, and store the result with it.
 
         Raises:
-            InvalidArchive: nobody could install it.
+            InvalidArchive: it could not be installed.
             SandboxError: it could not be inspected.
             StorageError: it could not be read.
         """
@@ -374,10 +374,10 @@ class Publisher:
         staged.contents = self._inspector.at_length(deferred.name, staged, cancellation)
 
     def publish_signature(self, staged: Staged, *, identity: Uploader, address: str = "") -> UploadResult:
-        """Publish the signature of a distribution that exists already.
+        """Publish the signature of an existing distribution.
 
         Parameters:
-            staged: an OpenPGP signature in ASCII armour, named as the distribution, followed by ``.asc``.
+            staged: an OpenPGP signature in ASCII armour, named after the distribution, with ``.asc`` appended.
             identity: the user.
             address: of the client, for the audit log.
 
@@ -401,20 +401,20 @@ class Publisher:
             return UploadResult.CREATED
 
     def check_signature(self, staged: Staged) -> None:
-        """Refuse what is no signature, before the distribution that came with it is published.
+        """Refuse an invalid signature before the distribution that came with it is published.
 
         Raises:
-            InvalidUpload: its name or its content is not that of a signature.
+            InvalidUpload: its name or content is not that of a signature.
         """
         filename = staged.filename
         if not filename.endswith(".asc"):
-            raise InvalidFilename(filename, "the name of a signature is that of its file with .asc behind it")
+            raise InvalidFilename(filename, "the name of a signature is that of its file with .asc appended")
         self._accepted(staged)
         with staged.open() as file:
             armoured = file.read(len(_ARMOUR)) == _ARMOUR
         if self._options.check_content and (not armoured or staged.size > MAX_SIGNATURE_BYTES):
             raise InvalidArchive(
-                filename, "it is not an OpenPGP signature in ASCII armour; make one with gpg --armor --detach-sign"
+                filename, "it is not an OpenPGP signature in ASCII armour; create one with gpg --armor --detach-sign"
             )
 
     def _accepted(self, staged: Staged) -> Name:
@@ -426,13 +426,14 @@ class Publisher:
         name = staged.name
         if name is None:
             raise InvalidFilename(
-                staged.filename, "this is not the file name of a wheel or an sdist; send it as it was built"
+                staged.filename,
+                "this is not the file name of a wheel or an sdist; upload it as it was built",
             )
         if self._options.check_content:
             if name.form == "other":
                 raise InvalidFilename(
                     name.filename,
-                    "this is not the file name of a wheel (PEP 427) or an sdist (PEP 625); send it as it was built",
+                    "this is not the file name of a wheel (PEP 427) or an sdist (PEP 625); upload it as it was built",
                 )
             if not is_project(name.project):
                 raise InvalidFilename(
@@ -446,7 +447,7 @@ class Publisher:
         if not identity.may_upload(name.project):
             raise Forbidden(identity.username, f"upload to the project {name.project!r}")
         owners = identity.owner_of(name.project)
-        if owners and not self._repository.has(name.project):  # a project that was there before stays its users'
+        if owners and not self._repository.has(name.project):  # an existing project stays its users'
             raise NameReserved(name.project, owners)
 
     def _check_status(self, name: Name) -> None:
@@ -455,7 +456,7 @@ class Publisher:
             raise ProjectClosed(name.project, project_status=status)
 
     def _has(self, name: Name, staged: Staged) -> bool:
-        """True if these bytes are published under this name already."""
+        """True if these bytes are already published under this name."""
         known = self._repository.file(name.filename) if self._repository.find(name) == name.filename else None
         return known is not None and known.sha256 == staged.sha256
 
@@ -463,12 +464,12 @@ class Publisher:
         """The path of an existing file with this name and the same bytes; None if the name is free.
 
         Raises:
-            FileTaken: other bytes have this name, or had it.
+            FileTaken: other bytes have, or had, this name.
         """
         try:
             existing, removed = self._repository.occupant(name)
         except OSError as error:
-            raise storage_error("it could not be told whether a removed file had the name", error) from error
+            raise storage_error("it could not be checked whether a removed file had the name", error) from error
         if existing is None:
             if removed is not None and removed != staged.sha256:
                 raise FileTaken(name.filename, removed=True)
@@ -480,7 +481,7 @@ class Publisher:
 
     def _begin(self, key: str, staged: Staged, identity: Uploader, address: str) -> AbstractContextManager[Transaction]:
         if staged.size > _SMALL:
-            staged.sync()  # most of it: nobody waits for the lock meanwhile
+            staged.sync()  # most of it, before taking the lock
         return self._transactions.begin(
             {key: staged.filename}, Policy.TAKEN_BACK, user=identity.username, address=address, origin=identity.origin
         )
@@ -494,7 +495,7 @@ class Publisher:
         contents: Contents | None = None,
         provenance: bytes = b"",
     ) -> None:
-        """Give a staged file its name, hidden by its lock until that is committed.
+        """Give a staged file its name, hidden by its lock until the commit.
 
         Parameters:
             contents: of a distribution; None for a signature.
@@ -520,8 +521,8 @@ class Publisher:
             if provenance:
                 provenances.put(filename, provenance)
             elif contents is not None:
-                provenances.drop(filename)  # of an upload of this name that was killed
-            if near == staged.path:  # else the copy is durable already
+                provenances.drop(filename)  # of a killed upload of this name
+            if near == staged.path:  # else the copy is already durable
                 staged.sync()
             with self._repository.listing.changing():
                 try:
@@ -559,7 +560,7 @@ class Publisher:
                     return hashlib.sha256(file.read(MAX_SIGNATURE_BYTES + 1)).hexdigest()
             return self._repository.file_info.of(path)[0].sha256
         except OSError as error:
-            raise storage_error(f"the {path!r} that exists could not be read", error) from error
+            raise storage_error(f"the existing {path!r} could not be read", error) from error
 
     def _exists(self, filename: str) -> bool:
         with self._storage.reading():

@@ -13,19 +13,19 @@ from ops.index.packages.core_metadata import quoted, read_header
 from ops.index.packages.filenames import Name
 
 MAX_BYTES = {"WHEEL": 256 * 1024, "RECORD": 64 * 1024**2, "entry_points.txt": 1024**2}
-"""The most bytes that these files may have."""
+"""Maximum size of these files in bytes."""
 
 _INFO = ".dist-info"
 _SCHEMES = ("purelib", "platlib", "headers", "scripts", "data")
 _SCRIPTS = ("console_scripts", "gui_scripts")
 _WHEEL_VERSION = re.compile(r"(?P<major>[0-9]{1,9})(\.[0-9]{1,9})+", re.ASCII)
 _SPELLED = re.compile(rb"^Wheel-Version:", re.MULTILINE)
-"""As uv insists on it."""
+"""As required by uv."""
 _SIZE = re.compile(r"[0-9]{0,19}", re.ASCII)
 
 _TAG = re.compile(r"[a-z0-9_.]+")
 _MAX_BUILD_NUMBER = 2**64 - 1
-"""uv keeps build numbers in 64 bits."""
+"""uv stores build numbers in 64 bits."""
 
 _RESERVED = re.compile(r"(?:pythonw?|python3(?:\.[0-9]+t?)?|pypy3?|graalpy)(?:\.exe)?", re.IGNORECASE | re.ASCII)
 """Names of interpreters, which uv does not overwrite with scripts."""
@@ -38,10 +38,10 @@ def choose_members(name: Name, paths: Sequence[str]) -> dict[str, int | None]:
     """Choose the members of a wheel to read: METADATA comes first.
 
     Returns:
-        The paths, with the most bytes that each may have; None for the limit of core metadata.
+        The paths with their maximum sizes; None for the limit of core metadata.
 
     Raises:
-        InvalidArchive: a member is missing that installers need, or one is there that they cannot place.
+        InvalidArchive: a member that installers need is missing, or they cannot place one.
     """
     _check_filename(name)
     folder = _info_folder(name, paths)
@@ -55,7 +55,7 @@ def check(name: Name, files: Mapping[str, bytes]) -> None:
     """Check the files that :func:`choose_members` chose, except METADATA.
 
     Raises:
-        InvalidArchive: pip or uv refuse the wheel because of one of them.
+        InvalidArchive: pip or uv would refuse the wheel because of one of them.
     """
     for path, content in files.items():
         file = path.rpartition("/")[2]
@@ -70,19 +70,19 @@ def check(name: Name, files: Mapping[str, bytes]) -> None:
 
 
 def is_info_folder(name: Name, folder: str) -> bool:
-    """True if pip takes a folder for the metadata of the project and version in *name*."""
+    """True if pip considers a folder the metadata of the project and version in *name*."""
     project, _, version = folder.removesuffix(_INFO).partition("-")
     return name.matches(project, version)
 
 
 def _check_filename(name: Name) -> None:
-    """Refuse tags that uv never finds to match, and a build number that it cannot read."""
+    """Refuse tags that never match in uv, and a build number that it cannot parse."""
     _, _, *build, python, abi, platform = name.filename.removesuffix(".whl").split("-")
     for tag in (python, abi, platform):
         if _TAG.fullmatch(tag) is None:
             raise InvalidArchive(
                 name.filename,
-                f"its tag {quoted(tag)} has more in it than small letters, digits, '_' and '.'; rename it",
+                f"its tag {quoted(tag)} has characters other than lower-case letters, digits, '_' and '.'; rename it",
             )
     digits = build[0][: len(build[0]) - len(build[0].lstrip("0123456789"))] if build else "0"
     if int(digits) > _MAX_BUILD_NUMBER:
@@ -92,8 +92,8 @@ def _check_filename(name: Name) -> None:
 def _info_folder(name: Name, paths: Iterable[str]) -> str:
     """The folder of metadata, ``{distribution}-{version}.dist-info``.
 
-    Dots and capitals in it are fine, and any spelling of the version. A dash in the name is not: pip unpacks such a
-    wheel, and can neither read nor remove it afterwards.
+    Dots, capitals and any spelling of the version are accepted. A dash in the name is not: pip unpacks such a
+    wheel, but can neither read nor remove it afterwards.
 
     Raises:
         InvalidArchive: there is none, more than one, or one that belongs to another project or version.
@@ -150,7 +150,7 @@ def _check_script_file(name: Name, path: str, script: str) -> None:
 
 
 def _is_egg_info(path: str) -> bool:
-    """True if pip takes a member, once unpacked, for the metadata of another project, installed by setuptools."""
+    """True if pip would take a member, once unpacked, for the metadata of another project installed by setuptools."""
     return path.endswith((".egg-info", ".egg-info/PKG-INFO")) and path.count("/") == path.endswith("/PKG-INFO")
 
 
@@ -165,7 +165,7 @@ def _check_egg_info(name: Name, path: str, content: bytes) -> None:
 
 
 def _check_wheel(name: Name, content: bytes) -> None:
-    """Refuse a WHEEL file that pip or uv refuse."""
+    """Refuse a WHEEL file that pip or uv would refuse."""
     _text(name, "WHEEL", content)
     values = read_header(content).fields.get("wheel-version")
     if not values:
@@ -218,9 +218,9 @@ def _check_entry_points(name: Name, content: bytes) -> None:
             group, key = text[1:-1], ""
             why = "" if text.endswith("]") else "it has no closing bracket"
         elif not group:
-            why = "it stands above the first group"
+            why = "it is above the first group"
         elif "=" not in text:
-            why = "it has no '='" if text[0] != ";" else "for pip a comment begins with '#'"
+            why = "it has no '='" if text[0] != ";" else "pip only knows comments that begin with '#'"
         elif continued:
             why = "it is indented more than the one above, which makes it a part of that" if group in _SCRIPTS else ""
         else:

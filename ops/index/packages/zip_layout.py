@@ -18,16 +18,16 @@ _END = struct.Struct("<4s4H2IH")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR_64_BYTES = 20
 _DESCRIPTORS = (struct.Struct("<4s3I"), struct.Struct("<4sI2Q"), struct.Struct("<3I"), struct.Struct("<I2Q"))
-"""Data descriptors, with their optional signature or without."""
+"""Data descriptors, with or without their optional signature."""
 
 _ENCRYPTED, _DESCRIPTOR_FOLLOWS, _UTF_8 = 0x1, 0x8, 0x800
 _MASKED, _MASKED_COUNT = 0xFFFFFFFF, 0xFFFF
-"""Values whose place is taken by those of ZIP64."""
+"""Values replaced by those in a ZIP64 field."""
 _NEWEST_VERSION = 63
 
 
 class _ContradictionError(Exception):
-    """A member contradicts the central directory. Its text has braces in the place of the member."""
+    """A member contradicts the central directory. Its text has braces as a placeholder for the member."""
 
 
 def check_layout(file: BinaryIO, archive: zipfile.ZipFile, directory_bytes: int) -> None:
@@ -36,10 +36,10 @@ def check_layout(file: BinaryIO, archive: zipfile.ZipFile, directory_bytes: int)
     Parameters:
         file: the archive, open for reading, and seekable.
         archive: its central directory, as parsed by the standard library.
-        directory_bytes: its length, as the end of the archive says.
+        directory_bytes: its length, from the end of the archive.
 
     Raises:
-        zipfile.BadZipFile: they disagree, or there is something between them.
+        zipfile.BadZipFile: they disagree, or there are bytes between them.
     """
     members = sorted(archive.infolist(), key=attrgetter("header_offset"))
     starts = [*(member.header_offset for member in members), archive.start_dir]
@@ -80,7 +80,7 @@ def _problem(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> str:
     contradicts = contradicts or bool((flags ^ listed_flags) & (_ENCRYPTED | _DESCRIPTOR_FOLLOWS))
     if (crc, packed, size) != wanted:
         size, packed = _sizes(size, packed, file.read(extra_bytes))
-        pending = (0, _MASKED) if described else ()  # what stands for a value that follows the member
+        pending = (0, _MASKED) if described else ()  # placeholders for a value that follows the member
         found = zip((crc, packed, size), wanted, strict=True)
         contradicts = contradicts or any(one not in {other, *pending} for one, other in found)
     if contradicts:
@@ -117,7 +117,7 @@ def _is_descriptor(content: bytes, wanted: tuple[int, int, int]) -> bool:
 
 
 def _check_end(tail: bytes, members: int, start: int) -> None:
-    """Compare the end of the archive, all that follows the central directory, with it."""
+    """Compare the end of the archive, everything after the central directory, with it."""
     counted = offset = None
     if tail.startswith(b"PK\x06\x06") and len(tail) > _END_64.size + _LOCATOR_64_BYTES:
         *_, counted, _, offset = _END_64.unpack_from(tail)

@@ -1,1 +1,1 @@
-"""Child processes for strangers' content, with limits of processor time, memory and wall-clock time."""
+"""Child processes for strangers' content, with limits on processor time, memory and wall-clock time."""

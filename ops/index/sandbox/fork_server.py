@@ -1,8 +1,8 @@
 """Process that forks the workers of a sandbox. Run as a script, with its settings as JSON.
 
 Its standard input is a socket for calls: one byte each, with two sockets and the files of the call. The first socket
-carries the payload in and the result out. The second gets the exit code; a worker whose second socket is shut by the
-other side is killed. The process ends when its standard input ends.
+carries the payload in and the result out. The second gets the exit code; when the other side shuts it,
+the worker is killed. The process ends when its standard input ends.
 
 Until its import path is set, it can import only the standard library.
 """
@@ -43,7 +43,7 @@ class _Worker:
     Parameters:
         process: its id.
         life: gets its exit code.
-        gone: a pipe that becomes readable when it has ended.
+        gone: a pipe that becomes readable when the process has ended.
     """
 
     process: int
@@ -91,7 +91,7 @@ class ForkServer:
         message, descriptors, _, _ = socket.recv_fds(self._control, 1, 2 + _FILES)
         if not message:
             return False
-        if len(descriptors) < 2:  # too many open files; the other side sees its sockets shut
+        if len(descriptors) < 2:  # too many open files; the other side sees its sockets closed
             for descriptor in descriptors:
                 os.close(descriptor)
             return True
@@ -180,7 +180,7 @@ def _set_limits(limits: dict[str, Any]) -> None:
 
 
 def _limit(kind: int, soft: int, hard: int | None = None) -> None:
-    """Lower a limit, unless it is lower already or the system lacks it: macOS has none for address space."""
+    """Lower a limit, unless it is already lower or unsupported, as for address space on macOS."""
     import resource
 
     hard = soft if hard is None else hard
@@ -192,7 +192,7 @@ def _limit(kind: int, soft: int, hard: int | None = None) -> None:
 
 
 def _lower_priority() -> None:
-    """Yield the processor to the server, and be killed before it when memory runs out."""
+    """Run at a lower priority than the server, and be killed first when memory runs out."""
     with contextlib.suppress(OSError):
         os.nice(10)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -206,7 +206,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Import what the work needs, report that, and fork workers until told to stop."""
+    """Import what the work needs, report readiness, and fork workers until stopped."""
     import resource
 
     sys.path[:] = [*settings["path"], *sys.path]

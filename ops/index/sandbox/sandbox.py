@@ -22,23 +22,23 @@ _START_SECONDS = 60.0
 """Time for the fork server to start and import what the work needs, on a busy machine."""
 
 _REPORT_SECONDS = 5.0
-"""Time for the fork server to end and report a worker that has reached its wall-clock limit."""
+"""Time for the fork server to kill and report a worker that reached its wall-clock limit."""
 
 _PIECE = 256 * 1024
 
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-"""Variables that an interpreter may need to start. No others are passed on: they may hold secrets."""
+"""Variables that an interpreter may need to start. Others are not passed on: they may hold secrets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of one call. macOS does not enforce the one of memory.
+    """Limits of one call. macOS does not enforce the memory limit.
 
     Parameters:
         cpu_seconds: of processor time.
         wall_seconds: from its start to its end.
         memory_bytes: of address space, the interpreter and imported modules included.
-        result_bytes: of what it returns.
+        result_bytes: of the result.
     """
 
     cpu_seconds: int
@@ -48,7 +48,7 @@ class Limits:
 
 
 class Cancellation:
-    """Ends work from another thread. Once cancelled it stays so."""
+    """Cancels work from another thread, permanently."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class Cancellation:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """End the work that has this cancellation, now and later. Returns at once."""
+        """Cancel current and future work with this cancellation. Returns at once."""
         with self._lock:
             self.cancelled = True
             actions = list(self._actions)
@@ -65,7 +65,7 @@ class Cancellation:
 
     @contextlib.contextmanager
     def calling(self, action: Callable[[], None]) -> Iterator[None]:
-        """Call *action* if cancelled while the context is open, or before."""
+        """Call *action* if cancelled before or inside the context."""
         with self._lock:
             self._actions.append(action)
             late = self.cancelled
@@ -83,19 +83,19 @@ class _ServerKilledError(Exception):
 
 
 class Sandbox:
-    """Runs one function on strangers' content, each time in a process of its own.
+    """Runs one function on strangers' content, each call in its own process.
 
-    A fork server, started when it is first needed, imports the function once and forks a worker for each call, so that
-    a worker costs milliseconds and leaves nothing behind. All of them have an empty environment, no standard streams,
-    ``/`` as their directory, and end when this process ends. A call during which the fork server is killed is repeated
+    A fork server, started on first use, imports the function once and forks a worker for each call, so that
+    a worker costs milliseconds and leaves nothing behind. All have an empty environment, no standard streams,
+    ``/`` as their directory, and end with this process. A call during which the fork server is killed is repeated
     once.
 
     Parameters:
         work: ``package.module:function``; takes bytes and the descriptors of files, and returns bytes.
         limits: of each call.
         prepare: ``package.module:function``; called once in the fork server to import what the work needs.
-        workers: calls that run at once.
-        queue: further calls that may wait for a worker.
+        workers: maximum of concurrent calls.
+        queue: maximum of further calls waiting for a worker.
     """
 
     def __init__(self, work: str, limits: Limits, *, prepare: str = "", workers: int = 1, queue: int = 0) -> None:
@@ -118,7 +118,7 @@ class Sandbox:
 
         Parameters:
             payload: its argument.
-            files: descriptors that the worker gets too; their numbers there are further arguments. The position is
+            files: descriptors passed to the worker; their numbers there are further arguments. The position is
                 shared.
             cancellation: ends it early.
 
@@ -139,7 +139,7 @@ class Sandbox:
                     raise SandboxUnavailable("its process was killed") from None
 
     def close(self) -> None:
-        """End the calls under way, and accept no more. Does not block."""
+        """End the current calls, and accept no more. Does not block."""
         self._closing.cancel()
         self._end_process()
 
@@ -184,7 +184,7 @@ class Sandbox:
             with life, its_life:
 
                 def stop() -> None:
-                    for end in (data, life):  # the fork server kills a worker whose `life` is shut
+                    for end in (data, life):  # the fork server kills a worker whose `life` is closed
                         with contextlib.suppress(OSError):
                             end.shutdown(socket.SHUT_RDWR)
 
@@ -197,7 +197,7 @@ class Sandbox:
                             return self._judged(*self._run_in_worker(data, life, payload))
                         except (_ServerKilledError, TimeoutError):
                             if not cancellation.cancelled:
-                                self._end_process(server)  # it may not be quite dead
+                                self._end_process(server)  # it may not have ended yet
                             raise
                     except Exception as error:
                         if self._closing.cancelled or cancellation.cancelled:
@@ -207,7 +207,7 @@ class Sandbox:
                         raise
 
     def _run_in_worker(self, data: socket.socket, life: socket.socket, payload: bytes) -> tuple[int, bytes]:
-        """Send the payload, and get the worker's exit code and result.
+        """Send the payload, and return the worker's exit code and result.
 
         Raises:
             WorkFailed: the result is too long.
@@ -239,7 +239,7 @@ class Sandbox:
         return int.from_bytes(status, "big", signed=True), bytes(result)
 
     def _judged(self, code: int, result: bytes) -> bytes:
-        """The result, unless the exit code tells of a failure; negative codes are signals."""
+        """The result, unless the exit code indicates a failure; negative codes are signals."""
         if code == fork_server.CANNOT_FORK:
             raise SandboxUnavailable("no process can be forked")
         if code == fork_server.OUT_OF_MEMORY:
@@ -248,7 +248,7 @@ class Sandbox:
             raise WorkFailed(f"it raised {result[:200].decode('ascii', 'replace')}")
         if code in {-signal.SIGXCPU, -signal.SIGALRM}:
             raise WorkFailed(self._too_slow)
-        if code in {-signal.SIGKILL, -signal.SIGTERM}:  # by somebody, or as the machine is out of memory
+        if code in {-signal.SIGKILL, -signal.SIGTERM}:  # by someone, or because memory ran out
             raise SandboxUnavailable("its process was killed")
         if code:
             raise WorkFailed(f"its process ended with {_name_of(code)}")
@@ -260,7 +260,7 @@ class Sandbox:
         return f"it takes more than {cpu} s of processor time, or {wall:g} s in all"
 
     def _submit(self, descriptors: list[int]) -> subprocess.Popen[bytes]:
-        """Send a call to the fork server, which is started if need be."""
+        """Send a call to the fork server, which is started if needed."""
         with self._starting:
             if self._closing.cancelled:
                 raise WorkCancelled
@@ -268,7 +268,7 @@ class Sandbox:
                 server, control = self._started()
                 try:
                     socket.send_fds(control, [b"\0"], descriptors)
-                except OSError as error:  # it was killed since
+                except OSError as error:  # it was killed meanwhile
                     self._end_process(server)
                     if last:
                         raise SandboxUnavailable(error.strerror or str(error)) from error
@@ -317,7 +317,7 @@ class Sandbox:
         return process, control
 
     def _end_process(self, only: subprocess.Popen[bytes] | None = None) -> None:
-        """Kill the fork server with its workers; with *only*, only if it is that one."""
+        """Kill the fork server and its workers; with *only*, only that one."""
         with self._ending:
             if only not in {None, self._process}:
                 return
@@ -325,7 +325,7 @@ class Sandbox:
             control, self._control = self._control, None
         if process is not None:
             with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)  # its own session; it is not reaped yet, so the id is its
+                os.killpg(process.pid, signal.SIGKILL)  # its own session; not reaped yet, so the id is still its own
             process.kill()
             process.wait()
         if control is not None:

@@ -1,4 +1,4 @@
-"""Actions that may hang, run in a thread of their own so that callers wait only for a limited time."""
+"""Actions that may hang, run in a separate thread so that callers wait only for a limited time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ops.index.errors import StorageBusy, StorageError
 
 
 class BoundedRun:
-    """An action that may hang, and whose callers share runs: each gets one that began after it called.
+    """An action that may hang. Callers share runs: each gets one that began after its call.
 
-    It runs in a thread of its own, at most one at a time, and callers wait for a limited time. While a run is overdue,
+    It runs in its own thread, at most one at a time, and callers wait for a limited time. While a run is overdue,
     further callers are refused at once.
 
     Parameters:
         action: its errors are raised in every caller of that run.
         name: of the thread.
         seconds: the longest wait of a caller.
-        overdue: the error message after that.
+        overdue: the error message after that time.
     """
 
     def __init__(self, action: Callable[[], None], *, name: str, seconds: float, overdue: str) -> None:
@@ -45,10 +45,10 @@ class BoundedRun:
             raise self._refusal()
 
     def __call__(self) -> None:
-        """Run the action once more, and wait for it.
+        """Run the action again, and wait for it.
 
         Raises:
-            StorageBusy: it is overdue. It may or may not end later.
+            StorageBusy: it is overdue, and may still finish later.
             Exception: what the action raises.
         """
         run = self.begin()
@@ -60,7 +60,7 @@ class BoundedRun:
             raise self._refusal() from None
 
     def begin(self) -> Future[None]:
-        """Run the action once more; wait for the result.
+        """Run the action again; wait on the result.
 
         Raises:
             StorageBusy: an earlier run is overdue.
@@ -75,7 +75,7 @@ class BoundedRun:
             return run
 
     def end(self, seconds: float) -> None:
-        """Refuse all callers that still wait after some seconds: the server stops."""
+        """Refuse all callers still waiting after some seconds, because the server is stopping."""
 
         def abandon() -> None:
             with self._lock:

@@ -1,4 +1,4 @@
-"""A directory of this machine as a storage, and its files, which are written whole or not at all."""
+"""A local directory as storage, and atomic writes of its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOTHING = contextlib.nullcontext()
 
 
 class DirectoryStorage:
-    """A directory of this machine: a storage that is always up to date.
+    """A local directory: storage that is always up to date.
 
     Parameters:
         directory: created if it does not exist.
@@ -49,10 +49,10 @@ class DirectoryStorage:
         return self._directory
 
     def check(self) -> None:
-        """Nothing to do: no commit runs for long."""
+        """Do nothing: no commit takes long."""
 
     def reading(self) -> AbstractContextManager[None]:
-        """Nothing to wait for: the directory never looks empty."""
+        """Return at once: the directory never looks empty."""
         return _NOTHING
 
     def before_commit(self, action: Callable[[], None]) -> None:
@@ -60,13 +60,13 @@ class DirectoryStorage:
         self._before.append(action)
 
     def begin_commit(self) -> None:
-        """Do in another thread what precedes a commit, while the caller makes its own files durable."""
+        """Do the work before a commit in another thread, while the caller makes its own files durable."""
         if self._before and (self._begun is None or self._begun.done()):
-            with contextlib.suppress(RuntimeError):  # no thread can be started: the commit does all
+            with contextlib.suppress(RuntimeError):  # no thread can be started: the commit does everything
                 self._begun = self._thread.submit(self._prepare)
 
     def commit(self) -> None:
-        """Make the names at the top of the directory durable; one sync serves all who call meanwhile.
+        """Make the names at the top of the directory durable; one sync serves all concurrent callers.
 
         What precedes a commit is done for later callers while the names of earlier ones are synced.
 
@@ -77,17 +77,17 @@ class DirectoryStorage:
             self._prepare()
             self._sync()
         except OSError as error:
-            raise storage_error("what was written could not be made durable", error) from error
+            raise storage_error("the change could not be made durable", error) from error
 
     def _prepare(self) -> None:
         for action in self._before:
             action()
 
     def reload(self) -> None:
-        """Nothing to do: others' changes appear at once."""
+        """Do nothing: others' changes appear at once."""
 
     def stage(self, folder: Path | None) -> tuple[str, int]:  # noqa: ARG002
-        """A new file where it can stay."""
+        """A new file on the same file system."""
         return self.staging.create()
 
     def near(self, path: str) -> AbstractContextManager[str]:
@@ -104,10 +104,10 @@ class DirectoryStorage:
         return contextlib.nullcontext(path)
 
     def adopt(self, path: Path, source: str) -> None:
-        """Nothing to do: files are served from where they are."""
+        """Do nothing: files are served in place."""
 
     def lock_file(self, name: str) -> str:
-        """A file beside the one of that name."""
+        """A file next to the one of that name."""
         return f"{self.directory}/{name}.lock"
 
     def disk(self) -> os.statvfs_result:
@@ -115,7 +115,7 @@ class DirectoryStorage:
         return os.statvfs(self._directory)
 
     def end(self) -> None:
-        """Nothing to do: there is nothing to wait for."""
+        """Do nothing: there is nothing to wait for."""
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ class _Round:
 
 
 class SharedRun:
-    """An action whose callers share runs: each gets one that began after it called, and none runs needlessly.
+    """An action whose callers share runs: each gets one that began after its call, and none runs needlessly.
 
     Parameters:
         action: its errors are raised in every caller of that run.
@@ -138,7 +138,7 @@ class SharedRun:
         self._next: _Round | None = None
 
     def __call__(self) -> None:
-        """Run the action once more, and wait for it."""
+        """Run the action again, and wait for it."""
         with self._lock:
             leads = self._next is None
             this = self._next = self._next or _Round()
@@ -169,11 +169,11 @@ _FORGOTTEN_SECONDS = 24 * 3600.0
 
 
 class StagingFolder:
-    """A folder for unfinished files, on the file system where they will stay.
+    """A folder for unfinished files, on their final file system.
 
     Parameters:
-        directory: of the storage; the folder in it is created when it is first needed.
-        locked: keep a lock file there, so that files of killed processes can be told from those being written. Not on a
+        directory: of the storage; the folder in it is created on first use.
+        locked: keep a lock file there, to distinguish files of killed processes from those being written. Not on a
             Volume, where no file may stay open.
     """
 
@@ -255,7 +255,7 @@ class StagingFolder:
 
 
 def write_all(descriptor: int, *pieces: bytes | bytearray | memoryview) -> None:
-    """Write all bytes, however few each call of the system takes."""
+    """Write all bytes, in as many system calls as needed."""
     for piece in pieces:
         view = memoryview(piece)
         while view:
@@ -263,7 +263,7 @@ def write_all(descriptor: int, *pieces: bytes | bytearray | memoryview) -> None:
 
 
 def place(scratch: str, path: str) -> None:
-    """Give a finished file its name, unless that is taken. The caller removes the scratch file's own name.
+    """Give a finished file its name, unless that is taken. The caller removes the temporary name.
 
     Raises:
         FileExistsError: the name is taken.
@@ -275,7 +275,7 @@ def place(scratch: str, path: str) -> None:
     except OSError as error:
         if error.errno not in UNLINKABLE:
             raise
-        # Without hard links, the lock on the name keeps other servers away meanwhile.
+        # Without hard links, the lock on the name excludes other servers.
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "it exists", path) from None
         os.rename(scratch, path)  # noqa: PTH104
@@ -306,14 +306,14 @@ def sync_folder(path: str) -> None:
 
 
 def storage_error(what: str, error: OSError) -> StorageError:
-    """An OSError as the error for clients.
+    """An OSError as an error for clients.
 
     Parameters:
         what: begins the message.
         error: of the file system.
     """
     if error.errno in FULL:
-        return StorageFull(f"{what}: there is no room left; ask the index's operator for more")
+        return StorageFull(f"{what}: there is no space left; ask the index's operator for more")
     if error.errno in READ_ONLY:
         return StorageReadOnly(
             f"{what}: the server cannot write its directory ({error.strerror}); ask the index's operator, who can "

@@ -1,4 +1,4 @@
-"""A cache of files on the server's own disk, where they may stay open for as long as a client takes."""
+"""A cache of files on the server's own disk, where they may stay open as long as a client needs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class _Copy:
 
 
 class FileCache:
-    """A directory of copies, bounded: the least recently used are removed first, and none while it is used.
+    """A bounded directory of copies: the least recently used are evicted first, and none while in use.
 
     Parameters:
-        parent: of the directory, which is created when it is first needed; None for the system's temporary directory.
+        parent: of the directory, which is created on first use; None for the system's temporary directory.
         limit: total bytes of copies that are not in use.
     """
 
@@ -48,19 +48,19 @@ class FileCache:
 
     @contextmanager
     def use(self, key: str, version: Version, size: int, make: Callable[[Path], None]) -> Iterator[Path]:
-        """Hold a copy, created if need be; simultaneous callers share one.
+        """Hold a copy, created if needed; concurrent callers share one.
 
         Parameters:
             key: names the original.
             version: of the original.
             size: in bytes.
-            make: writes the copy. Its errors are raised in the caller that made it; the next caller tries again.
+            make: writes the copy. Its errors are raised in the caller that ran it; the next caller tries again.
         """
         with self._used(self._take(key, version, size, make)) as path:
             yield path
 
     def held(self, key: str, version: Version | None) -> AbstractContextManager[Path] | None:
-        """Hold a copy that exists already; None if there is none.
+        """Hold an existing copy; None if there is none.
 
         Parameters:
             key: names the original.
@@ -75,7 +75,7 @@ class FileCache:
         return self._used(copy)
 
     def add(self, key: str, version: Version, size: int, source: str) -> None:
-        """Use a file of this disk as the copy, by a hard link.
+        """Use a file on this disk as the copy, by a hard link.
 
         Raises:
             OSError: it cannot be linked.
@@ -88,7 +88,7 @@ class FileCache:
 
     @contextmanager
     def _used(self, copy: _Copy) -> Iterator[Path]:
-        """Hold a copy that counts this user already."""
+        """Hold a copy that already counts this user."""
         try:
             yield copy.path
         finally:
@@ -133,13 +133,13 @@ class FileCache:
         return _Copy(self._home() / f"{self._number}", version, size)
 
     def _put(self, key: str, copy: _Copy) -> None:
-        """Add a copy, in place of an earlier version."""
+        """Add a copy, replacing an earlier version."""
         if key in self._copies:
             self._drop(key)
         self._copies[key] = copy
         self._total += copy.size
         copy.users += 1
-        self._shrink()  # but not this one, which its maker will use
+        self._shrink()  # but not this one, which its creator will use
         copy.users -= 1
 
     def _drop(self, key: str) -> None:

@@ -25,7 +25,7 @@ _ATTEMPTS = 20
 
 
 def try_lock(path: str) -> int | None:
-    """Lock *path*, created if need be, until the returned descriptor is closed; None if another holds it.
+    """Lock *path*, created if needed, until the returned descriptor is closed; None if another holds it.
 
     Raises:
         OSError: the file cannot be created.
@@ -46,10 +46,10 @@ def try_lock(path: str) -> int | None:
 
 
 def is_locked(path: str) -> bool:
-    """True if *path* is locked. A file that is not is removed: its holder is dead.
+    """True if *path* is locked. If it is not, it is removed: its holder is dead.
 
     Raises:
-        OSError: that is unknown, for instance because too many files are open.
+        OSError: the check failed, for instance because too many files are open.
     """
     try:
         descriptor = _opened(path)
@@ -59,7 +59,7 @@ def is_locked(path: str) -> bool:
         if not _lock(descriptor):
             return True
         if _is_at(descriptor, path):
-            with contextlib.suppress(OSError):  # in a directory that cannot be written it stays
+            with contextlib.suppress(OSError):  # it stays in a read-only directory
                 os.unlink(path)  # noqa: PTH108
         return False
     finally:
@@ -67,7 +67,7 @@ def is_locked(path: str) -> bool:
 
 
 def unlock(path: str, descriptor: int) -> None:
-    """Remove the file, then unlock it: a process that opened it before finds it gone."""
+    """Remove the file, then unlock it: a process that opened it earlier finds it gone."""
     try:
         os.unlink(path)  # noqa: PTH108
     except FileNotFoundError:
@@ -103,7 +103,7 @@ def _is_at(descriptor: int, path: str) -> bool:
 class NameLocks(Protocol):
     """Exclusive locks on file names: at most one holder at a time among all servers.
 
-    A reader that finds a new name on a Volume shows it only once its lock is released: a commit that failed may have
+    A reader that finds a new name on a Volume lists it only once its lock is released: a failed commit may have
     made the file visible without being acknowledged. Such a file is removed, and the removal committed, while the lock
     is still held (:mod:`ops.index.storage.transaction`).
     """
@@ -112,17 +112,17 @@ class NameLocks(Protocol):
         """Lock *filename*; False if another holds the lock. A dead holder loses it after a while."""
 
     def held(self) -> AbstractSet[str]:
-        """All names that are locked now, by this process too, in one request."""
+        """All currently locked names, including this process's, in one request."""
 
     def release(self, filename: str) -> None:
-        """Release a lock. One that is not held is left alone."""
+        """Release a lock. Does nothing if it is not held."""
 
 
 class FileNameLocks:
     """Locks among all processes of one machine, as hard links to a file that each process keeps locked (``flock``).
 
-    The kernel releases a lock when its holder ends, however it ends. Without hard links each lock is a locked file of
-    its own, which costs more to create and delete.
+    The kernel releases a lock when its holder ends, however it ends. Without hard links each lock is a separate locked
+    file, which costs more to create and delete.
 
     Parameters:
         directory: of the files; created when the first lock is taken.
@@ -133,7 +133,7 @@ class FileNameLocks:
         self._lock = threading.Lock()
         self._making = threading.Lock()
         self._names: dict[str, int | None] = {}
-        """Names that are locked or being locked, each with its own locked file if it has one."""
+        """Names that are locked or being locked, each with its own locked file if any."""
         self._taken: set[str] = set()
         self._own: str | None = None
 
@@ -141,7 +141,7 @@ class FileNameLocks:
         """Lock *filename*; False if another thread or process holds the lock.
 
         Raises:
-            OSError: the directory cannot be written, or it is unknown whether another's lock is alive.
+            OSError: the directory cannot be written, or another's lock cannot be checked.
         """
         with self._lock:
             if filename in self._names:
@@ -159,15 +159,15 @@ class FileNameLocks:
         return taken
 
     def held(self) -> AbstractSet[str]:
-        """All names that are locked now. Files of dead processes are removed.
+        """All currently locked names. Files of dead processes are removed.
 
         Raises:
-            OSError: that is unknown.
+            OSError: they cannot be read.
         """
         with self._lock:
             names = set(self._taken)
         try:
-            entries = os.listdir(self._directory)  # noqa: PTH208 - on the way of every new file
+            entries = os.listdir(self._directory)  # noqa: PTH208 - runs for every new file
         except (FileNotFoundError, NotADirectoryError):
             return names
         for entry in entries:
@@ -215,14 +215,14 @@ class FileNameLocks:
         return False
 
     def _make_own(self) -> str:
-        """The file that this process keeps locked until this object goes."""
+        """The file that this process keeps locked for the lifetime of this object."""
         with self._making:
             if self._own is not None:
                 return self._own
             for _ in range(_ATTEMPTS):
                 path = f"{self._directory}/.{os.getpid()}-{secrets.token_hex(6)}"
                 descriptor = try_lock(path)
-                if descriptor is not None:  # else another process is checking it for a dead holder
+                if descriptor is not None:  # else another process is checking whether its holder is dead
                     weakref.finalize(self, unlock, path, descriptor)
                     self._own = path
                     return path
@@ -234,7 +234,7 @@ class FileNameLocks:
 
 
 def _may_be_locked(path: str) -> bool:
-    """True if a lock may be alive: a file hidden for a moment longer does less harm than one shown early."""
+    """True if a lock may be alive: hiding a file a moment too long does less harm than listing it too early."""
     try:
         return is_locked(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Disk space set aside for changes that must work when the disk is full."""
+"""Disk space reserved for changes that must work when the disk is full."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ops.index.storage.directory import FULL, remove, write_all
 from ops.index.storage.storage import Storage
 
 _FILES = 8
-"""More than one: a full disk may lack space even for the name of a new file."""
+"""More than one: a full disk may lack space even for a new file's name."""
 
 _FILE_BYTES = 128 * 1024
 _SHARE = 512
@@ -26,14 +26,14 @@ _log = logging.getLogger(__name__)
 
 
 class Reserve:
-    """Files of zeros that are removed when their space is needed, and written again when there is space.
+    """Files of zeros that are removed when their space is needed, and rewritten when there is space.
 
-    After a kill, the next change or start writes what is missing. A Volume has none, as nobody can tell how full it is.
-    It does not help on a file system that compresses, or that frees the space of a removed file later.
+    After a kill, the next change or start rewrites missing ones. A Volume has none, because its free space is unknown.
+    Useless on a file system that compresses, or that frees the space of a removed file later.
 
     Parameters:
         storage: the volume.
-        folder: below its directory, used by nothing else.
+        folder: below its directory, for this purpose only.
     """
 
     def __init__(self, storage: Storage, folder: str) -> None:
@@ -45,7 +45,7 @@ class Reserve:
         self._lent = 0
 
     def fill(self) -> None:
-        """Write what is missing, as far as there is space. Never raises."""
+        """Write missing files, as far as there is space. Never raises."""
         self._wanted = True
         with self._lock:
             try:
@@ -60,7 +60,7 @@ class Reserve:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Free the space for the body, then take back what is left of it, if there was any."""
+        """Free the space for the body, then reserve what is left of it, if there was any."""
         with self._lock:
             self._lent += 1
             while self._release():
@@ -111,7 +111,7 @@ def _write(path: str, size: int) -> None:
     """Write a file of zeros.
 
     Raises:
-        OSError: not all of it fits; the file is as large as it can be.
+        OSError: it does not fit; the file is as large as possible.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,6 +1,6 @@
-"""Small values with an end, which all servers of an index see at once.
+"""Small values with an expiry, which all servers of an index see at once.
 
-Unlike files of a volume they need no commit and no reload, and a server may write them that may not write credentials.
+Unlike files of a volume they need no commit and no reload, and servers that may not write credentials can write them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _SWEEP_SECONDS: Final = 60.0
 
 
 class SharedEntries(Protocol):
-    """Values by key. Every method blocks, and raises what its storage raises if that does not respond."""
+    """Values by key. Every method blocks, and raises its storage's errors."""
 
     def add(self, key: str, value: str, *, until: float) -> bool:
-        """Store a value unless the key is there: exactly one of all callers gets True.
+        """Store a value unless the key exists: exactly one of all callers gets True.
 
         Parameters:
             key: up to 150 characters.
@@ -31,10 +31,10 @@ class SharedEntries(Protocol):
         """
 
     def put(self, key: str, value: str, *, until: float) -> None:
-        """Store a value in place of what is there."""
+        """Store a value, replacing any other."""
 
     def get(self, key: str) -> str | None:
-        """The value; None if there is none, or its end has passed."""
+        """The value; None if there is none, or it has expired."""
 
     def remove(self, key: str) -> bool:
         """Remove an entry. False if there was none."""
@@ -54,7 +54,7 @@ class FolderEntries:
         self._swept = float("-inf")
 
     def add(self, key: str, value: str, *, until: float) -> bool:
-        """Store a value unless the key is there."""
+        """Store a value unless the key exists."""
         self._sweep()
         try:
             descriptor = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -64,7 +64,7 @@ class FolderEntries:
         return True
 
     def put(self, key: str, value: str, *, until: float) -> None:
-        """Store a value in place of what is there."""
+        """Store a value, replacing any other."""
         self._sweep()
         path = self._path(key)
         draft = f"{path}.{secrets.token_hex(4)}.new"
@@ -72,7 +72,7 @@ class FolderEntries:
         os.replace(draft, path)  # noqa: PTH105
 
     def get(self, key: str) -> str | None:
-        """The value; None if there is none, or its end has passed."""
+        """The value; None if there is none, or it has expired."""
         try:
             end, _, value = Path(self._path(key)).read_text("utf-8").partition("\n")
         except (FileNotFoundError, NotADirectoryError):
@@ -91,7 +91,7 @@ class FolderEntries:
         return f"{self._folder}/{quote(key, safe='')}"
 
     def _sweep(self) -> None:
-        """Make the folder, and remove what has ended, now and then."""
+        """Create the folder, and occasionally remove expired entries."""
         now = self._clock()
         if now < self._swept + _SWEEP_SECONDS:
             return
@@ -99,12 +99,14 @@ class FolderEntries:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for entry in os.scandir(self._folder):
             with contextlib.suppress(OSError):
-                if entry.stat().st_mtime < now - _SWEEP_SECONDS:  # one that is being written has its end in a moment
+                if (
+                    entry.stat().st_mtime < now - _SWEEP_SECONDS
+                ):  # one that is being written gets its expiry in a moment
                     os.unlink(entry.path)  # noqa: PTH108
 
 
 def _write(descriptor: int, value: str, until: float, *, durable: bool = False) -> None:
-    """Write an entry, whose time of modification is its end, so that sweeping opens no file."""
+    """Write an entry with its expiry as modification time, so that sweeping opens no file."""
     try:
         os.write(descriptor, f"{json.dumps(until)}\n{value}".encode())
         os.utime(descriptor, (until, until))

@@ -1,4 +1,4 @@
-"""The storage interface: a directory that others change, and that a crash may lose changes of."""
+"""The storage interface: a directory that others change, and whose changes a crash may lose."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ops.index.storage.directory import StagingFolder
 
 
 class Storage(Protocol):
-    """One directory, and the moments at which it changes.
+    """One directory, and its commits and reloads.
 
-    Code is written against the stricter of the two: a Modal Volume. There a process sees a snapshot and its own writes;
+    Code is written for the stricter kind, a Modal Volume, where a process sees a snapshot and its own writes;
     others' commits appear after ``reload``, its own writes last only after ``commit``, and while either runs the
-    directory looks empty. A directory of this machine is a Volume that is always up to date.
+    directory looks empty. A local directory is a Volume that is always up to date.
     """
 
     @property
@@ -33,11 +33,11 @@ class Storage(Protocol):
 
     @property
     def generation(self) -> int:
-        """A number that grows with each reload and commit; others' changes appear only when it does."""
+        """Counter of reloads and commits; others' changes appear only when it grows."""
 
     @property
     def closed(self) -> bool:
-        """True if a commit or reload keeps readers out now."""
+        """True if a commit or reload blocks readers now."""
 
     def check(self) -> None:
         """Refuse a change that could not be committed.
@@ -47,33 +47,33 @@ class Storage(Protocol):
         """
 
     def reading(self) -> AbstractContextManager[None]:
-        """Hold while any file of the directory is open, read or written: commits and reloads wait for its end.
+        """Hold while any file of the directory is open, read or written: commits and reloads wait for that.
 
-        A thread may nest it, but may not commit or reload inside. Never held while talking to a client.
+        May be nested, but a thread must not commit or reload inside. Never held while talking to a client.
 
         Raises:
             StorageBusy: a commit or reload takes longer than this thread waits (:mod:`ops.index.storage.waiting`).
         """
 
     def before_commit(self, action: Callable[[], None]) -> None:
-        """Have *action*, which never raises, called by each commit before it begins, to make its own files durable."""
+        """Register *action*, which never raises, to be called before each commit to make its own files durable."""
 
     def begin_commit(self) -> None:
-        """Begin what of the next commit need not wait for the files that it commits. Does not block."""
+        """Start the part of the next commit that need not wait for the committed files. Does not block."""
 
     def commit(self) -> None:
         """Make everything written so far durable, and visible to others' next reload.
 
-        Blocks. Callers share a commit if it began after the last of them called. A file's bytes are synced by whoever
-        wrote them; a directory of this machine makes the names at its top durable.
+        Blocks. Callers share a commit if it began after the last of them called. The writer of a file syncs its
+        bytes; a local directory makes the names at its top durable.
 
         Raises:
-            StorageError: it may not be durable. Others may see it all the same.
+            StorageError: it may not be durable. Others may see it anyway.
             StorageBusy: likewise, and the commit is still running.
         """
 
     def reload(self) -> None:
-        """See what others have committed so far. Blocks; callers share a reload as they share a commit.
+        """Read what others have committed so far. Blocks; callers share a reload as they share a commit.
 
         Raises:
             StorageError: the view is unchanged.
@@ -83,14 +83,14 @@ class Storage(Protocol):
         """A new file for bytes that arrive slowly, and its descriptor; the caller removes it.
 
         Parameters:
-            folder: on this server's own disk, for a storage where no file may stay open; None for the system's.
+            folder: on this server's own disk, for storage where no file may stay open; None for the system's.
 
         Raises:
             OSError: it cannot be created.
         """
 
     def near(self, path: str) -> AbstractContextManager[str]:
-        """The same bytes in a file on the storage's own file system, synced: *path* itself if it is there already.
+        """The same bytes in a file on the storage's own file system, synced: *path* itself if already there.
 
         Raises:
             OSError: it cannot be copied.
@@ -98,7 +98,7 @@ class Storage(Protocol):
         """
 
     def detached(self, path: Path) -> AbstractContextManager[Path]:
-        """The same bytes in a file that may be held open for as long as a client takes.
+        """The same bytes in a file that may stay open as long as a client needs.
 
         On this machine *path* itself; on a Volume a copy on the container's own disk. Blocks while it copies.
 
@@ -108,25 +108,25 @@ class Storage(Protocol):
         """
 
     def copied(self, path: Path) -> AbstractContextManager[Path] | None:
-        """The same without copying or waiting, or None. The result must be entered."""
+        """The same without copying or waiting, or None. Enter the result."""
 
     def adopt(self, path: Path, source: str) -> None:
-        """Spare :meth:`detached` the copy of a file that was written just now. Called inside :meth:`reading`.
+        """Save :meth:`detached` the copy of a file just written. Called inside :meth:`reading`.
 
         Parameters:
             path: the file.
-            source: a file on this server's own disk with the same bytes, which stays as it is.
+            source: a file on this server's own disk with the same bytes, which is not changed.
         """
 
     def lock_file(self, name: str) -> str:
-        """The path of a file that processes of this machine keep locked, and so open, to take turns."""
+        """The path of a lock file for the processes of this machine, which keep it open."""
 
     def disk(self) -> os.statvfs_result | None:
-        """The disk's size and free space; None if that cannot be told, as on a Volume.
+        """The disk's size and free space; None if unknown, as on a Volume.
 
         Raises:
-            OSError: the file system does not answer.
+            OSError: the file system failed.
         """
 
     def end(self) -> None:
-        """Stop waiting for commits and reloads for longer than some seconds: the server stops."""
+        """Limit waits for commits and reloads to some seconds, because the server is stopping."""

@@ -1,6 +1,6 @@
-"""Changes of a storage that happen as a whole or not at all.
+"""Changes of storage that happen completely or not at all.
 
-Every change takes the same steps: lock the names → see what others did → write the audit line → write → commit → show.
+Every change takes the same steps: lock the names → read others' changes → write the audit line → write → commit → show.
 If one fails, the change is undone by its policy.
 """
 
@@ -23,10 +23,10 @@ from ops.index.storage.reserve import Reserve
 from ops.index.storage.storage import Storage
 
 RETRY_SECONDS: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0)
-"""Before each further attempt to undo a change and commit that."""
+"""Pause before each further attempt to undo a change and commit that."""
 
 LAST_SECONDS: Final = 5.0
-"""Seconds that a stopping server waits for changes that are being undone."""
+"""Seconds that a stopping server waits for changes being undone."""
 
 _SHORTEST_WAIT: Final = 0.002
 _LONGEST_WAIT: Final = 0.25
@@ -38,10 +38,10 @@ class Policy(Enum):
     """Ways to undo a change that fails."""
 
     TAKEN_BACK = auto()
-    """Added files are removed, and stay locked, and so hidden, until their removal is committed."""
+    """Added files are removed, and stay locked and thus hidden until their removal is committed."""
 
     RESTORED = auto()
-    """The earlier content is written again."""
+    """The earlier content is restored."""
 
     IRREVOCABLE = auto()
     """Removed files stay removed. The next commit includes that."""
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
 
 class AuditLog(Protocol):
-    """The audit log as transactions use it: :class:`ops.index.auth.audit.Audit`. Nothing of it raises."""
+    """The audit log as transactions use it: :class:`ops.index.auth.audit.Audit`. Its methods never raise."""
 
     def record(self, event: str, *, user: str, address: str, **details: object) -> None:
         """Write one line, durably; on a Volume the next commit makes it so."""
@@ -64,21 +64,21 @@ class AuditLog(Protocol):
         """Write one line; the next commit makes it durable."""
 
     def hold_back(self) -> None:
-        """Set disk space aside for lines to come."""
+        """Reserve disk space for future lines."""
 
 
 class Transactions:
     """The changes of one storage.
 
     Parameters:
-        storage: what is changed.
+        storage: that is changed.
         name_locks: shared by all its servers.
-        see_others: shows here what others have committed.
-        audit: gets a line for each change before it is made; on the same storage, to be committed with it.
-        reserve: the folder of disk space for changes other than additions, which must work on a full disk.
+        see_others: reads what others have committed.
+        audit: gets a line before each change; on the same storage, to be committed with it.
+        reserve: the folder of reserved disk space for changes other than additions, which must work on a full disk.
         lock_seconds: how long a change waits for another that holds its lock.
         rest_seconds: how long servers of a Volume may take to see a commit.
-        busy: the error for a lock that is not released, from what was locked.
+        busy: creates the error for a lock that is not released, from what was locked.
     """
 
     def __init__(
@@ -100,20 +100,20 @@ class Transactions:
         self._reserve = Reserve(storage, reserve)
         self._lock_seconds = lock_seconds
         self.at_once = not storage.shared
-        """Whether what is written is in effect for all servers before it is committed."""
+        """True if all servers see writes before they are committed."""
         self._rest_seconds = 0.0 if self.at_once else rest_seconds
         self._busy = busy
         self._undoing: set[threading.Thread] = set()
         self._closing = threading.Event()
 
     def hold_back(self) -> None:
-        """Set disk space aside for changes that must work on a full disk. Never raises."""
+        """Reserve disk space for changes that must work on a full disk. Never raises."""
         self._reserve.fill()
         if self.audit is not None:
             self.audit.hold_back()
 
     def close(self) -> None:
-        """Try once more to undo what failed, for a few seconds: the server stops."""
+        """Retry undoing failed changes for a few seconds, because the server is stopping."""
         self._closing.set()
         end = time.monotonic() + LAST_SECONDS
         for thread in list(self._undoing):
@@ -129,25 +129,25 @@ class Transactions:
         address: str = "",
         origin: Mapping[str, str] = MappingProxyType({}),
     ) -> Iterator[Transaction]:
-        """Lock names and see what others did; the body refuses the change, or makes it with :meth:`Transaction.change`.
+        """Lock names and read others' changes; the body refuses the change or makes it by :meth:`Transaction.change`.
 
         Parameters:
-            names: to lock, each with what an error calls it.
+            names: to lock, each with its name in errors.
             policy: how the change is undone if it fails.
             user: who makes it, for the audit log.
             address: from where.
-            origin: what else the audit log says of the request.
+            origin: further details of the request for the audit log.
 
         Raises:
             Busy: another change of the same name does not end.
-            StorageError: nothing can be locked, or others' changes cannot be seen.
+            StorageError: nothing can be locked, or others' changes cannot be read.
             StorageBusy: an earlier commit does not end, so this change could not be committed.
         """
         self.storage.check()
         transaction = Transaction(self, policy, user, address, origin)
         with contextlib.nullcontext() if policy is Policy.TAKEN_BACK else self._reserve.lent():
             try:
-                for key in sorted(names):  # in one order, so that no two changes wait for each other
+                for key in sorted(names):  # in a fixed order, to avoid deadlocks
                     self._lock(key, names[key])
                     transaction.locked.append(key)
                 self.see_others()
@@ -171,12 +171,12 @@ class Transactions:
             raise
         except OSError as error:
             raise storage_error("the name could not be locked", error) from error
-        except Exception as error:  # locks across servers raise whatever their client library raises
+        except Exception as error:  # shared locks raise whatever their client library raises
             _log.exception("the lock on %s could not be taken", key)
             raise StorageError("the name could not be locked; try again") from error
 
     def unlock(self, keys: list[str]) -> None:
-        """Release locks. One that cannot be released expires: the change has succeeded or failed already."""
+        """Release locks. One that cannot be released expires: the change has already succeeded or failed."""
         while keys:
             key = keys.pop()
             try:
@@ -185,32 +185,32 @@ class Transactions:
                 _log.exception("the lock on %s could not be released", key)
 
     def unlock_later(self, keys: list[str], policy: Policy) -> None:
-        """Release the locks of a change that was undone, once others no longer see it."""
+        """Release the locks of an undone change, once others no longer see it."""
         if self._rest_seconds and policy is not Policy.RESTORED:
             held, keys[:] = list(keys), []
             self._in_background(lambda: self._unlock_seen(held, policy))
 
     def undo_later(self, keys: list[str], undo: Callable[[], bool], policy: Policy) -> None:
-        """Retry an undo in the background, and keep its locks meanwhile.
+        """Retry an undo in the background, holding its locks meanwhile.
 
         Parameters:
             keys: the locks.
-            undo: whether it worked.
-            policy: what was added is kept locked for as long as it is there; other locks are released in the end.
+            undo: returns whether it worked.
+            policy: added files stay locked as long as they exist; other locks are released in the end.
         """
         held, keys[:] = list(keys), []
 
         def work() -> None:
             attempt = 0
             while not self._closing.wait(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]):
-                if self._blocked():  # by a commit that does not end: it would take the change along
+                if self._blocked():  # by a commit that does not end, and would include the change
                     continue
                 attempt += 1
                 if undo():
                     self._unlock_seen(held, policy)
                     return
                 if policy is not Policy.TAKEN_BACK and attempt == len(RETRY_SECONDS):
-                    _log.error("a change that failed is still not undone by a commit; the next commit has to do it")
+                    _log.error("a failed change is still not undone by a commit; the next commit must do it")
                     break
             if undo() or policy is not Policy.TAKEN_BACK:
                 self.unlock(held)
@@ -225,7 +225,7 @@ class Transactions:
         return False
 
     def _unlock_seen(self, keys: list[str], policy: Policy) -> None:
-        """Others may have seen what was undone: until they see that, they find its names locked."""
+        """Keep the names locked until others, who may have seen the undone change, see that it is undone."""
         if policy is not Policy.RESTORED:
             self._closing.wait(self._rest_seconds)
         self.unlock(keys)
@@ -247,8 +247,8 @@ class Transactions:
 class Transaction:
     """One change whose names are locked.
 
-    ``undo`` puts back what was there before; None as long as there is nothing to put back. ``user`` is the one whom the
-    audit log names, and ``origin`` what else it says of the request.
+    ``undo`` restores the earlier state; None while there is nothing to restore. ``user`` is the user in the
+    audit log, and ``origin`` the further details there.
     """
 
     def __init__(
@@ -268,17 +268,17 @@ class Transaction:
     def change(
         self, what: str, entries: Iterable[Entry], *, failed: Callable[[str, str], Iterable[Entry]]
     ) -> Iterator[None]:
-        """Write the audit lines, hold while the body writes the change, and commit it; undo it if that fails.
+        """Write the audit lines, run the body, which writes the change, and commit it; undo it if that fails.
 
-        Additions set :attr:`undo` in the body, once there is something to remove; what is restored is set before.
+        Additions set :attr:`undo` in the body, once there is something to remove; other changes set it before.
 
         Parameters:
-            what: begins the error, such as ``the upload could not be kept``.
+            what: begins the error, such as ``the upload could not be stored``.
             entries: for the audit log.
             failed: the audit lines of a failure, from ``undone`` or ``unconfirmed`` and the reason.
 
         Raises:
-            StorageError: the change is undone, or in the hands of the policy.
+            StorageError: the change is undone, or left to the policy.
         """
         addition = self._policy is Policy.TAKEN_BACK
         for entry in entries:
@@ -315,9 +315,9 @@ class Transaction:
         if self.undo is None:
             return True
         try:
-            with writing(self._storage, "what was there before could not be put back"):
+            with writing(self._storage, "the earlier state could not be restored"):
                 self.undo()
-        except StorageBusy:  # by the commit that did not end, as a rule
+        except StorageBusy:  # usually by the commit that did not end
             return False
         except StorageError as error:
             _log.warning("a change failed and cannot be undone yet: %s", error)
@@ -325,12 +325,12 @@ class Transaction:
         return True
 
     def _committed(self) -> bool:
-        """Commit: a commit that failed may have been seen by others all the same."""
+        """Commit. Others may have seen a failed commit anyway."""
         try:
             self._storage.commit()
         except StorageError:
-            # On this machine what is undone is in effect at once. A crash may bring it back, whole: no more than a
-            # response that was lost.
+            # On this machine an undo is effective at once. A crash may bring the whole change back, which is no worse
+            # than a lost response.
             return self._transactions.at_once
         return True
 
@@ -342,7 +342,7 @@ class Transaction:
 
 @contextmanager
 def writing(storage: Storage, what: str) -> Iterator[None]:
-    """Hold while files of the storage are written; an OSError becomes a StorageError.
+    """Hold while files of the storage are written; converts OSError to StorageError.
 
     Parameters:
         storage: the storage.

@@ -1,4 +1,4 @@
-"""A mounted Volume as a storage: changed by others only when reloaded, durable only when committed."""
+"""A mounted Volume as storage: others' changes appear only on reload, our own are durable only after commit."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ RELOAD_SECONDS: Final = 20.0
 """The longest wait for a reload, and of a reader for commits."""
 
 LAST_SECONDS: Final = 10.0
-"""The longest wait for commits and reloads once the server stops: Modal kills a container after 30 s."""
+"""The longest wait for commits and reloads while the server is stopping: Modal kills a container after 30 s."""
 
 SLICE_BYTES = 16 * 1024**2
-"""Bytes of a file that are copied at a time; commits and reloads run between two slices."""
+"""Bytes of a file copied at a time; commits and reloads run between two slices."""
 
 
 class GuardedStorage(ABC):
     """A directory in which nothing may be open during a commit or reload, such as a mounted Volume.
 
-    Readers share the directory; a commit or reload has it alone, and neither side starves. Callers of ``commit`` that
-    come while one runs share the next one, and likewise for ``reload``. Both may hang, so they run in threads of their
-    own: once one is overdue, everything that needs the directory is refused at once, until it ends.
+    Readers share the directory; a commit or reload excludes them, and neither side starves. Callers of ``commit`` that
+    arrive while one runs share the next one, and likewise for ``reload``. Both may hang, so they run in their own
+    threads: while one is overdue, everything that needs the directory is refused at once.
 
     A subclass implements both. Neither is called while a thread is inside ``reading()``.
 
     Parameters:
         directory: where the Volume is mounted.
         cache_directory: for detached copies, on this server's own disk; None for the system's temporary directory.
-        cache_bytes: total size of the copies that nobody reads.
+        cache_bytes: total size of the copies not in use.
         commit_seconds: the longest wait for a commit.
         reload_seconds: the longest wait for a reload, and the default of readers.
     """
@@ -72,13 +72,13 @@ class GuardedStorage(ABC):
             lambda: self._alone(self._commit, "did not confirm the commit"),
             name="commit",
             seconds=commit_seconds,
-            overdue="the storage does not confirm what was written, which may be lost",
+            overdue="the storage does not confirm the change, which may be lost",
         )
         self._reloads = BoundedRun(
             lambda: self._alone(self._reload, "could not be reloaded"),
             name="reload",
             seconds=reload_seconds,
-            overdue="the storage does not show what others have changed",
+            overdue="the storage does not show others' changes",
         )
         self._copies = FileCache(cache_directory, cache_bytes)
 
@@ -89,12 +89,12 @@ class GuardedStorage(ABC):
 
     @property
     def generation(self) -> int:
-        """Grows with each reload and commit, even a failed one: it may have happened all the same."""
+        """Counts reloads and commits, even failed ones, which may have happened anyway."""
         return self._generation
 
     @property
     def closed(self) -> bool:
-        """True if a commit or reload keeps readers out now."""
+        """True if a commit or reload blocks readers now."""
         return self._guard.closed
 
     def check(self) -> None:
@@ -117,18 +117,18 @@ class GuardedStorage(ABC):
         try:
             sharing.__enter__()
         except TimeoutError:
-            raise StorageBusy("the storage shows no files while a change is committed") from None
+            raise StorageBusy("the storage is unavailable while a change is committed") from None
         try:
             yield
         finally:
             sharing.__exit__(None, None, None)
 
     def before_commit(self, action: Callable[[], None]) -> None:
-        """Have *action* called before each commit."""
+        """Register *action*, called before each commit."""
         self._before.append(action)
 
-    def begin_commit(self) -> None:  # noqa: B027 - a commit is not abstract either
-        """Do nothing: a commit does all."""
+    def begin_commit(self) -> None:  # noqa: B027 - a default, not an abstract method
+        """Do nothing: a commit does everything."""
 
     def commit(self) -> None:
         """Make everything written so far durable.
@@ -143,7 +143,7 @@ class GuardedStorage(ABC):
         self._commits()
 
     def reload(self) -> None:
-        """See what others have committed so far.
+        """Read what others have committed so far.
 
         Raises:
             StorageError: the view is unchanged.
@@ -153,14 +153,14 @@ class GuardedStorage(ABC):
         self._reloads()
 
     def end(self) -> None:
-        """Stop waiting for commits and reloads for longer than some seconds."""
+        """Limit waits for commits and reloads to some seconds."""
         self._wait_seconds = min(self._wait_seconds, LAST_SECONDS)
         self._commits.end(LAST_SECONDS)
         self._reloads.end(LAST_SECONDS)
 
     @contextmanager
     def detached(self, path: Path) -> Iterator[Path]:
-        """A cached copy on this server's own disk; simultaneous callers share one."""
+        """A cached copy on this server's own disk; concurrent callers share one."""
         copied = self.copied(path)
         if copied is not None:
             with copied as copy:
@@ -174,7 +174,7 @@ class GuardedStorage(ABC):
             yield copy
 
     def copied(self, path: Path) -> AbstractContextManager[Path] | None:
-        """The cached copy if it is up to date, or if that is unknown as the Volume cannot be read now."""
+        """The cached copy if it is current, or if the Volume cannot be read now."""
         version = None
         try:
             with at_once(), self.reading():
@@ -185,17 +185,17 @@ class GuardedStorage(ABC):
 
     def adopt(self, path: Path, source: str) -> None:
         """Cache a hard link to *source*, if both are on one disk."""
-        with contextlib.suppress(OSError):  # it is copied when it is requested
+        with contextlib.suppress(OSError):  # it is copied on request
             status = os.stat(path)  # noqa: PTH116
             self._copies.add(str(path), _version(status), status.st_size, source)
 
     def lock_file(self, name: str) -> str:  # noqa: ARG002
-        """A file outside: one that is open on a Volume would make its reload fail."""
+        """A file outside the Volume: an open file on it would make reloads fail."""
         key = hashlib.sha256(os.fsencode(self.directory.resolve())).hexdigest()[:16]
         return f"{tempfile.gettempdir()}/pypi-runbook-{key}.lock"
 
     def disk(self) -> os.statvfs_result | None:
-        """None: nobody can tell how full a Volume is."""
+        """None: a Volume's free space is unknown."""
         return None
 
     def stage(self, folder: Path | None) -> tuple[str, int]:
@@ -205,7 +205,7 @@ class GuardedStorage(ABC):
 
     @contextmanager
     def near(self, path: str) -> Iterator[str]:
-        """A copy on the Volume, removed at the end. If the storage is busy it stays, and is swept later."""
+        """A copy on the Volume, removed at the end. If the storage is busy it stays, and is removed later."""
         copy = self.staging.new()
         try:
             self._bring(path, copy)
@@ -216,21 +216,21 @@ class GuardedStorage(ABC):
 
     @abstractmethod
     def _commit(self) -> None:
-        """Commit; raise any exception if it may not have worked."""
+        """Commit; raise any exception if it may have failed."""
 
     @abstractmethod
     def _reload(self) -> None:
-        """Reload; raise any exception if it did not work."""
+        """Reload; raise any exception if it failed."""
 
     def _refuse_inside(self) -> None:
         if self._guard.held:
-            raise RuntimeError("a thread that reads the storage cannot commit or reload it: it would wait for itself")
+            raise RuntimeError("a thread that reads the storage cannot commit or reload it: that would deadlock")
 
     def _alone(self, action: Callable[[], None], failed: str) -> None:
-        """Commit or reload while nobody reads.
+        """Commit or reload without readers.
 
         Raises:
-            StorageError: of *action*'s error, whatever it is.
+            StorageError: from any error of *action*.
         """
         with self._guard.exclusive():
             try:
@@ -279,8 +279,8 @@ def _line(error: BaseException) -> str:
 class PhaseLock:
     """Shared and exclusive access, in phases.
 
-    A waiting writer precedes readers that come later; the readers that waited for it precede the next writer. A thread
-    may share the lock again while it shares it.
+    A waiting writer precedes later readers; the readers that waited for it precede the next writer. A thread
+    may acquire the shared lock again while it holds it.
     """
 
     def __init__(self) -> None:
@@ -295,22 +295,22 @@ class PhaseLock:
 
     @property
     def held(self) -> bool:
-        """True if this thread shares the lock."""
+        """True if this thread holds the shared lock."""
         return bool(getattr(self._mine, "depth", 0))
 
     @property
     def closed(self) -> bool:
-        """True if a reader that comes now has to wait."""
+        """True if a new reader has to wait."""
         return self._writing or self._waiting > 0
 
     def closed_for(self) -> float:
-        """Seconds for which readers have had to wait; 0.0 if they need not."""
+        """Seconds that readers have been waiting; 0.0 if they need not."""
         since = self._closed_since
         return 0.0 if since is None else time.monotonic() - since
 
     @contextmanager
     def sharing(self, seconds: float) -> Iterator[None]:
-        """Share the lock.
+        """Acquire the shared lock.
 
         Parameters:
             seconds: the longest wait for a writer; 0.0 for none.
@@ -347,7 +347,7 @@ class PhaseLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Have the lock alone, after waiting for readers and other writers."""
+        """Acquire the exclusive lock, after waiting for readers and other writers."""
         with self._changed:
             self._waiting += 1
             self._closed_since = self._closed_since or time.monotonic()
@@ -362,6 +362,6 @@ class PhaseLock:
                 self._phase += 1
                 self._readers += self._blocked
                 self._blocked = 0
-                # The next writer closes the lock again, to readers that come from now on.
+                # The next writer excludes later readers again.
                 self._closed_since = time.monotonic() if self._waiting else None
                 self._changed.notify_all()

@@ -1,7 +1,7 @@
 """Limits on waiting for a commit or reload of a Volume, per task or thread.
 
 Requests that the cache can answer must not queue behind others. So a request first reads without waiting; if that
-fails, it waits, but not for long, and in threads of its own.
+fails, it waits briefly, in reserved threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Parameters = ParamSpec("Parameters")
 
 @contextmanager
 def waiting_until(moment: float) -> Iterator[None]:
-    """Let this task or thread, and its threads, wait until a moment on the monotonic clock."""
+    """Let this task or thread, and its threads, wait until a time on the monotonic clock."""
     token = _deadline.set(moment)
     try:
         yield
@@ -37,12 +37,12 @@ def waiting_until(moment: float) -> Iterator[None]:
 
 
 def at_once() -> AbstractContextManager[None]:
-    """Let this task or thread, and its threads, not wait at all."""
+    """Forbid this task or thread, and its threads, to wait."""
     return waiting_until(0.0)
 
 
 def briefly(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Let a function wait only briefly, for a thread that may be stopped at any moment and retries later."""
+    """Wrap a function to wait only briefly, for a thread that may be stopped at any time and retries later."""
 
     @wraps(function)
     def call(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
@@ -63,11 +63,11 @@ def seconds_left(otherwise: float) -> float:
 
 
 async def in_thread(function: Callable[[], Result], executor: Executor | None = None) -> Result:
-    """Call a function in another thread, under the limit of this task.
+    """Call a function in another thread, with this task's limit.
 
     Parameters:
         function: to call.
-        executor: None for the default one. A call that may wait uses threads reserved for that.
+        executor: None for the default one. Calls that may wait use reserved threads.
     """
     context = contextvars.copy_context()
     threads = _waiters() if _deadline.get() else executor

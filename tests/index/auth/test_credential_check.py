@@ -49,17 +49,17 @@ def test_an_entry_that_works_and_a_comment_are_no_problem(line: str) -> None:
         (f":{HASH}", "no user name"),
         ("alice:", "no password hash"),
         ("alice::comment", "no password hash"),
-        ("alice:correct horse battery", "in the clear"),
-        ("alice:{SSHA}c2VjcmV0", "unknown here"),
-        ("alice:$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$aGFzaA", "unknown here"),
+        ("alice:correct horse battery", "in plain text"),
+        ("alice:{SSHA}c2VjcmV0", "unknown format"),
+        ("alice:$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$aGFzaA", "unknown format"),
         (f"alice:!{HASH}", "locked"),
-        (f"alice: {HASH}", "unknown here"),
+        (f"alice: {HASH}", "unknown format"),
         (f"alice:{HASH[:-1]}", "damaged"),
         (f"alice:{HASH[:28]}b{HASH[29:]}", "damaged"),
         (f"alice:{HASH.replace('$05$', '$19$')}", "cost"),
         (f"al\0ice:{HASH}", "invisible character"),
         (f"al\u200bice:{HASH}", "invisible character"),
-        (f"alice :{HASH}", "space at its end"),
+        (f"alice :{HASH}", "ends in a space"),
         (f"{'x' * 256}:{HASH}", "longer than 255 bytes"),
     ],
 )
@@ -93,10 +93,10 @@ def test_a_file_in_utf_16_is_reported_as_a_whole(encoding: str) -> None:
         ("admin alice", "no colon"),
         ("admin:", "no members"),
         ("Admin: alice", "reader, publisher, admin"),
-        ("admins: alice", "means nothing here"),
-        ("project/: alice", "means nothing here"),
-        ("project/sp am: alice", "means nothing here"),
-        ("project: alice", "means nothing here"),
+        ("admins: alice", "is unknown here"),
+        ("project/: alice", "is unknown here"),
+        ("project/sp am: alice", "is unknown here"),
+        ("project: alice", "is unknown here"),
         ("admin: alice carol", "1 of 2"),
         (f"admin: alice:{HASH}", "1 of 1"),
     ],
@@ -151,7 +151,7 @@ def test_a_content_is_reported_once_and_a_change_once_it_is_complete(
 
 
 def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name, consequence in ((GROUPS, "only read"), (PASSWORDS, "nobody can log in")):
+    for name, consequence in ((GROUPS, "only read"), (PASSWORDS, "no one can log in")):
         (tmp_path / name).mkdir()
         with caplog.at_level(logging.WARNING):
             CredentialCheck(DirectoryStorage(tmp_path), Options()).look()
@@ -182,7 +182,7 @@ def test_a_line_of_the_token_file_without_effect_is_reported_by_its_number(
         file.write(f"{plain}\n")
     CredentialCheck(storage, Options()).look()
     (message,) = [record.getMessage() for record in caplog.records]
-    assert ".tokens, line 2: it is no token" in message
+    assert ".tokens, line 2: it is not a token" in message
     assert plain[:20] not in message
 
 

@@ -219,7 +219,7 @@ def test_a_token_never_has_more_rights_than_its_owner_has_now(parts: Parts) -> N
 @pytest.mark.parametrize("asked", [{"role": Role.ADMIN}, {"projects": ["eggs"]}, {"projects": ["spam", "eggs"]}])
 def test_a_token_for_more_than_its_owner_may_is_not_created(parts: Parts, asked: dict[str, Any]) -> None:
     parts.users.register("alice", role=Role.PUBLISHER, projects=["spam"])
-    with pytest.raises(InvalidCredentials, match="'alice' is publisher of spam, and a token may do no more"):
+    with pytest.raises(InvalidCredentials, match="'alice' is publisher of spam, and a token can do no more"):
         parts.tokens.create("alice", **asked)
     assert parts.tokens.all() == []
     assert parts.tokens.create("alice", projects=["Spam"]).token.projects == frozenset({"spam"})

@@ -297,7 +297,7 @@ def test_a_stranger_is_refused_alike_on_both_ways(server: Server) -> None:
     for path in ("/", "/simple/", "/simple/spam/?x=y", "/packages/x", "/nothing", "//health"):
         for headers in ((), ("Authorization: Bearer secret",), ("Authorization:",)):
             refused, longer = strangers(server, path, *headers)
-            assert refused.startswith(b"HTTP/1.1 401 Unauthorized: a user name and a password of this index are needed")
+            assert refused.startswith(b"HTTP/1.1 401 Unauthorized: log in with a user name and password of this index")
             assert b'www-authenticate: Basic realm="pypi"' in refused
             assert refused == longer
 

@@ -92,7 +92,7 @@ def test_what_is_refused_at_length_is_refused_with_the_same_sentence(node: Node,
 def test_what_reaches_a_limit_is_refused(node: Node, inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ops.index.packages.inspector._WALL_SECONDS", 0.001)
     staged = staged_in(node, BIG)
-    with pytest.raises(InvalidArchive, match="it cannot be looked at: it takes more than"):
+    with pytest.raises(InvalidArchive, match="it cannot be inspected: it takes more than"):
         inspector.at_length(name_of(NAME), staged)
     staged.discard()
 

@@ -154,7 +154,7 @@ def test_a_reader_s_token_installs_and_does_not_publish(server: Index, github: F
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"repository_id": "1002"}, "none is of the repository acme/spam (repository_id 1002"),
+        ({"repository_id": "1002"}, "none is for the repository acme/spam (repository_id 1002"),
         ({"repository_owner_id": "78"}, "repository_owner_id 78"),
         ({"environment": "staging"}, "the environment is 'staging' and not 'release'"),
         ({"environment": None}, "the environment is not given"),

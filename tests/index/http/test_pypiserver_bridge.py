@@ -225,12 +225,12 @@ def test_other_actions_are_answered_as_stock_pypiserver_does(
 
 def test_a_full_disk_is_507(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
-        raise StorageFull("the upload could not be kept: there is no room left")
+        raise StorageFull("the upload could not be stored: there is no space left")
 
     monkeypatch.setattr(uploads.Staged, "write", full)
     response = client.upload()
     assert response.status == 507
-    assert "no room" in response.text
+    assert "no space" in response.text
 
 
 def test_an_unexpected_failure_is_500_and_tells_nothing_of_the_inside(

@@ -127,7 +127,7 @@ def test_an_upload_that_gets_no_slot_is_refused_with_the_number(monkeypatch: pyt
     async def scene() -> None:
         uploads = UploadSlots(2)
         async with uploads.slot("alice"), uploads.slot("alice"):
-            with pytest.raises(TooManyUploads, match="2 uploads under way") as refused:
+            with pytest.raises(TooManyUploads, match="2 uploads in progress") as refused:
                 async with uploads.slot("alice"):
                     pytest.fail("there was no slot")
             assert refused.value.status == 429

@@ -489,7 +489,7 @@ def test_where_nothing_at_all_can_be_written_files_are_served_and_the_log_says_s
     found = Repository(node.storage, node.name_locks, options).project("foo")
     assert found is not None
     assert found.versions == ("1.0", "2.0", "3.0")
-    assert caplog.text.count("cannot be kept") == 1
+    assert caplog.text.count("cannot be stored") == 1
 
 
 def replace_version(repository: Repository) -> Any:

@@ -463,7 +463,7 @@ def test_a_quarantine_is_for_admins_and_a_status_for_projects_that_exist(
     with pytest.raises(NotFound):
         node.releases.set_status("foo-bar", "archived", identity=adam)
     publish(node)
-    with pytest.raises(BadRequest, match="no status"):
+    with pytest.raises(BadRequest, match="is not a project status"):
         node.releases.set_status("foo-bar", "open", identity=adam)
     with pytest.raises(Forbidden):
         node.releases.set_status("foo-bar", "quarantined", identity=alice)

@@ -96,7 +96,7 @@ class Bench:
         with self.transactions.begin(keys, policy, user="alice", address="::1") as transaction:
             if policy is RESTORATION:
                 transaction.undo = self.undo
-            with transaction.change("it could not be kept", [ENTRY], failed=failed):
+            with transaction.change("it could not be stored", [ENTRY], failed=failed):
                 self.steps.append("write")
                 if write is not None:
                     write(transaction)
@@ -216,7 +216,7 @@ def test_what_is_restored_is_unlocked_as_soon_as_that_is_committed(bench: Bench)
 
 
 def test_what_was_partly_written_is_restored(bench: Bench) -> None:
-    with pytest.raises(StorageError, match="it could not be kept"):
+    with pytest.raises(StorageError, match="it could not be stored"):
         bench.change(RESTORATION, fail(OSError(errno.EIO, "Input/output error")))
     assert bench.take()[3:] == ["write", "undo", "record change.undone", "commit", "unlock foo"]
 
