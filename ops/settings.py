@@ -268,7 +268,7 @@ def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 
 
 _OTHERS: Final = frozenset(
-    {"PYPI_RUNBOOK_HOME", "PYPI_PUBLIC_URL"}
+    {"PYPI_RUNBOOK_HOME", "PYPI_PUBLIC_URL", "PYPI_TRUSTED_ROOT"}
     | {
         f"PYPI_{name}"
         for name in ("TOKEN", "API_TOKEN", "USER", "USERNAME", "PASSWORD", "URL", "INDEX_URL", "REPOSITORY")

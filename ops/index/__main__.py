@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ops.index.config import LONGEST_PAGE_AGE, PUBLIC_URL_VARIABLE, REALM, Options
+from ops.index.config import LONGEST_PAGE_AGE, PUBLIC_URL_VARIABLE, REALM, TRUSTED_ROOT_VARIABLE, Options
 from ops.index.connection_limits import FEWEST_CONNECTIONS, ConnectionLimits, allowed_connections
 from ops.index.http.forwarded import TrustedProxies
 from ops.index.startup import (
@@ -191,9 +191,11 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--trusted-root",
         type=_path,
+        default=os.environ.get(TRUSTED_ROOT_VARIABLE) or None,
         metavar="FILE",
         help="Sigstore's trusted_root.json, or that of your own instance, by which the signatures of attestations are "
-        "verified without the network (PEP 740). Needs the extra 'attestations'",
+        "verified without the network (PEP 740). Needs the extra 'attestations' (default: the environment variable "
+        f"{TRUSTED_ROOT_VARIABLE})",
     )
     network = parser.add_argument_group("network")
     network.add_argument(

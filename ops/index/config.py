@@ -32,7 +32,8 @@ REALM: Final = re.compile(r"[A-Za-z0-9 ._:/-]{1,100}")
 
 
 PUBLIC_URL_VARIABLE: Final = "PYPI_PUBLIC_URL"
-"""Environment variable: versions of the server that do not know ``public_url`` start all the same."""
+TRUSTED_ROOT_VARIABLE: Final = "PYPI_TRUSTED_ROOT"
+"""Environment variables: versions of the server that do not know these settings start all the same."""
 
 PUBLIC_URL: Final = re.compile(r"(https?://[A-Za-z0-9.\-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~@+=\-]+)*/)?")
 """Empty, or an address with a final slash."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ops.errors import NotDeployedError, PortTakenError, StartError, TargetError
-from ops.index.config import PUBLIC_URL_VARIABLE
+from ops.index.config import PUBLIC_URL_VARIABLE, TRUSTED_ROOT_VARIABLE
 from ops.polling import until
 from ops.private_files import private_file, private_folder
 from ops.revisions import checkout, head
@@ -253,7 +253,7 @@ class LocalTarget(VolumeFolders):
                     port=port,
                     fingerprint=fingerprint,
                     code=code,
-                    variables={PUBLIC_URL_VARIABLE: _public_url(port)},
+                    variables=self._variables(port),
                 )
                 process.save(self._process_file)
                 if self._answers(process):
@@ -307,6 +307,19 @@ class LocalTarget(VolumeFolders):
             str(self._secrets.path(self.settings.secret_name)),
         ]
 
+    def _variables(self, port: int) -> dict[str, str]:
+        """Settings of the server in its environment.
+
+        Pages name provenances by the address of a proxy, if we are told it, or else by ours: plain HTTP is a secure
+        origin on loopback, as PEP 740 wants it. Signatures are verified if the target has a trusted root.
+        """
+        root = self._folder / "trusted_root.json"
+        trusted = os.environ.get(TRUSTED_ROOT_VARIABLE, "") or (str(root) if root.is_file() else "")
+        return {
+            PUBLIC_URL_VARIABLE: os.environ.get(PUBLIC_URL_VARIABLE, "") or _url(port),
+            TRUSTED_ROOT_VARIABLE: trusted,
+        }
+
     def _answers(self, process: ServerProcess) -> bool:
         until(lambda: _healthy(process) or not process.alive(), bool, seconds=START_SECONDS, interval=0.02)
         if _healthy(process):
@@ -322,7 +335,7 @@ class LocalTarget(VolumeFolders):
         return {
             "code": code_digest(code),
             "interpreter": _digest(sys.version.encode()),
-            "command": _digest("\0".join([*self._command(0), _public_url(0)]).encode()),
+            "command": _digest("\0".join([*self._command(0), *self._variables(0).values()]).encode()),
             "admin_token": _digest(secret),
         }
 
@@ -380,14 +393,6 @@ def _bindable(port: int) -> bool:
 
 def _url(port: int) -> str:
     return f"http://{LOCAL_HOST}:{port}/"
-
-
-def _public_url(port: int) -> str:
-    """The address by which pages name provenances: that of a proxy if we are told it, else ours.
-
-    PEP 740 wants a secure origin, which plain HTTP is on loopback.
-    """
-    return os.environ.get(PUBLIC_URL_VARIABLE, "") or _url(port)
 
 
 def _healthy(process: ServerProcess) -> bool:

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from ops.errors import BusyError, PortTakenError, StartError, TargetError
-from ops.index.config import PUBLIC_URL_VARIABLE
+from ops.index.config import PUBLIC_URL_VARIABLE, TRUSTED_ROOT_VARIABLE
 from ops.secret import Secret
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
 from ops.targets import Move, open_target
@@ -31,6 +31,7 @@ from ops.targets.local import LocalTarget
 from ops.targets.process import ServerProcess
 from ops.workspace import Workspace
 from tests.benchmark.servers import free_port
+from tests.index.sigstore_instance import FakeSigstore
 
 
 @pytest.fixture
@@ -79,6 +80,20 @@ def test_an_address_that_the_operator_names_is_that_of_a_proxy(
     target.deploy()
     environment = psutil.Process(_process(workspace).pid).environ()
     assert environment[PUBLIC_URL_VARIABLE] == "https://index.example/pypi/"
+
+
+def test_a_trusted_root_in_the_folder_of_the_target_verifies_signatures(
+    target: LocalTarget, workspace: Workspace
+) -> None:
+    target.deploy()
+    root = FakeSigstore().write(workspace.target("local") / "trusted_root.json")
+    assert target.deploy().changed
+    assert psutil.Process(_process(workspace).pid).environ()[TRUSTED_ROOT_VARIABLE] == str(root)
+    root.write_text("{}")
+    root.chmod(0o600)
+    target.stop()
+    with pytest.raises(StartError, match="trusted_root"):
+        target.deploy()
 
 
 def test_deploying_again_finds_the_same_process(target: LocalTarget, workspace: Workspace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from urllib.parse import urlsplit
 
-from ops.index.auth.roles import Identity
+from ops.index.auth.roles import Identity, Role
 from ops.index.auth.token_file import timestamp
 from ops.index.http import html_templates
 from ops.index.http.representation import Representation
@@ -48,7 +48,8 @@ class UserPages:
                 host=urlsplit(base).hostname or "",
                 user=identity.username,
                 account_url=self._account_url,
-                publisher=identity.may_upload(""),
+                publisher=identity.role is not Role.READER,
+                projects=sorted(identity.projects or ()),
             )
         )
         made = Representation(page, content_type="text/html; charset=utf-8", policy=html_templates.policy())

@@ -37,7 +37,7 @@ from ops.index.packages.quotas import Quotas, Reservation
 from ops.index.packages.releases import Uploader
 from ops.index.packages.repository import Repository
 from ops.index.packages.signatures import SignatureVerifier, publisher_of
-from ops.index.storage.directory import begin_sync, place, remove, storage_error, write_all
+from ops.index.storage.directory import place, remove, storage_error, write_all
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Entry, Policy, Transaction, Transactions
 
@@ -101,7 +101,6 @@ class Staged:
         self.size = 0
         self.contents: Contents | None = None
         self._limit = options.max_upload_bytes
-        self._shared = storage.shared
         self._sha256 = hashlib.sha256()
         self._small: bytearray | None = bytearray()
         self._digests: dict[str, str] = {}
@@ -170,11 +169,6 @@ class Staged:
                 for digest in digests.values():
                     digest.update(piece)
         self._digests.update((algorithm, digest.hexdigest()) for algorithm, digest in digests.items())
-
-    def begin_sync(self) -> None:
-        """Have the kernel write a small file to the disk while it is inspected. A larger one would be read again."""
-        if self._small is not None and not self._shared:
-            begin_sync(self._descriptor)
 
     def sync(self) -> None:
         """Make the bytes durable.
@@ -314,7 +308,6 @@ class Publisher:
                 "twine upload --attestations",
             )
         attestations = attestations_of(attested, staged.filename, sha256) if attested else []
-        staged.begin_sync()
         contents = self._inspector.at_once(name, staged, form) if self._options.check_content else Contents()
         details: dict[str, object] = {
             "project": name.project,

@@ -7,7 +7,6 @@ import errno
 import itertools
 import os
 import secrets
-import sys
 import threading
 import time
 import weakref
@@ -288,12 +287,6 @@ def remove(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def begin_sync(descriptor: int) -> None:
-    """Have the kernel begin to write a file to the disk, so that a later fsync takes less time."""
-    if sys.platform == "linux":
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(path: str) -> None:

@@ -103,8 +103,14 @@ class Transactions:
         """True if all servers see writes before they are committed."""
         self._rest_seconds = 0.0 if self.at_once else rest_seconds
         self._busy = busy
+        self._running: set[Transaction] = set()
         self._undoing: set[threading.Thread] = set()
         self._closing = threading.Event()
+
+    @property
+    def alone(self) -> bool:
+        """True if no more than one change is under way."""
+        return len(self._running) <= 1
 
     def hold_back(self) -> None:
         """Reserve disk space for changes that must work on a full disk. Never raises."""
@@ -146,6 +152,7 @@ class Transactions:
         self.storage.check()
         transaction = Transaction(self, policy, user, address, origin)
         with contextlib.nullcontext() if policy is Policy.TAKEN_BACK else self._reserve.lent():
+            self._running.add(transaction)
             try:
                 for key in sorted(names):  # in a fixed order, to avoid deadlocks
                     self._lock(key, names[key])
@@ -153,6 +160,7 @@ class Transactions:
                 self.see_others()
                 yield transaction
             finally:
+                self._running.discard(transaction)
                 self.unlock(transaction.locked)
 
     def _lock(self, key: str, what: str) -> None:
@@ -283,7 +291,7 @@ class Transaction:
         addition = self._policy is Policy.TAKEN_BACK
         for entry in entries:
             self._note(entry, durable=not addition)  # an addition commits its line with it
-        if addition:
+        if addition and self._transactions.alone:  # others share one commit, which takes less work
             self._storage.begin_commit()
         try:
             with writing(self._storage, what):

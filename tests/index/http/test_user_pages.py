@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.index.serving import TOKEN, Server
+from tests.index.serving import TOKEN, Server, eventually
 
 
 def whoami(server: Server, **headers: str) -> dict[str, object]:
@@ -37,6 +37,16 @@ def test_the_guide_has_the_addresses_of_this_index_also_behind_a_proxy(tmp_path:
         assert "ask the index&#39;s operator" not in page.text.partition("Publish</h2>")[2].partition("<pre>")[0]
         assert "notice" in server.get("/-/help/", user="rea").text
         assert 'href="./-/help/"' in server.get("/").text or 'href="-/help/"' in server.get("/").text
+
+
+def test_the_guide_says_what_the_role_does_not_allow(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        groups = server.credentials / ".htgroup"
+        groups.write_text(groups.read_text() + "project/spam: alice\nproject/eggs: alice\n")
+        eventually(lambda: whoami(server)["projects"] == ["eggs", "spam"])
+        assert "Your role allows it for eggs, spam only" in server.get("/-/help/").text
+        assert "Your role does not allow it" in server.get("/-/help/", user="rea").text
+        assert "Your role" not in server.get("/-/help/", user="adam").text
 
 
 def test_hostile_host_headers_do_not_reach_the_guide(tmp_path: Path) -> None:
