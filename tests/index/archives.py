@@ -1,4 +1,4 @@
-"""Small distributions, made on the spot."""
+"""Small distributions, built in memory."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Chromium:
                 return response["result"]
 
     def open(self, url: str, *, width: int = 1100, height: int = 900, dark: bool = False) -> None:
-        """Load a page, and wait until it is there."""
+        """Load a page, and wait until it is loaded."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
@@ -109,13 +109,13 @@ class Chromium:
         self._wait(lambda: any(event["method"] == "Page.loadEventFired" for event in self.events))
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression; a promise is waited for."""
+        """The value of a JavaScript expression; awaits a promise."""
         response = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in response, response["exceptionDetails"]
         return response["result"].get("value")
 
     def type(self, selector: str, text: str) -> None:
-        """Replace what stands in a field, as a person does."""
+        """Replace the content of a field, like a person."""
         field = f"document.querySelector({json.dumps(selector)})"
         self.run(f"{field}.focus(); {field}.select()")
         self.call("Input.insertText", text=text)
@@ -125,7 +125,7 @@ class Chromium:
         self._wait(lambda: bool(self.run(expression)))
 
     def complaints(self) -> list[str]:
-        """Messages of the browser about the page: errors, refused scripts and the like."""
+        """The browser's messages about the page: errors, refused scripts and the like."""
         found = []
         for event in self.events:
             if event["method"] == "Log.entryAdded":
@@ -143,7 +143,7 @@ class Chromium:
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         while b"\0" not in self._unread:
-            assert select.select([self._from], [], [], seconds)[0], "the browser does not answer"
+            assert select.select([self._from], [], [], seconds)[0], "the browser does not respond"
             piece = os.read(self._from, 1024 * 1024)
             assert piece, "the browser has ended"
             self._unread += piece

@@ -25,7 +25,7 @@ from tests.index.full_disk import mounted
 from tests.index.volume import MemoryNameLocks, Remote, Volume
 
 with warnings.catch_warnings():
-    # On Python 3.11 and 3.12 its framework imports the standard library's cgi, which is deprecated there, and on 3.11
+    # On Python 3.11 and 3.12 its framework imports the deprecated module cgi, and on 3.11
     # its import hook is of the old kind.
     warnings.simplefilter("ignore")
     import pypiserver  # noqa: F401
@@ -49,7 +49,7 @@ class Person:
 
 @dataclass
 class FakeAudit:
-    """Remembers what it was told."""
+    """Records its calls."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
 
@@ -57,7 +57,7 @@ class FakeAudit:
         self.note(event, user=user, address=address, **details)
 
     def hold_back(self) -> None:
-        """It is in memory."""
+        """Do nothing: it is in memory."""
 
     def note(self, event: str, *, user: str, address: str, **details: object) -> None:
         self.events.append({"event": event, "user": user, "address": address, **details})
@@ -92,7 +92,7 @@ class Node:
         return self.storage.directory
 
     def listed(self) -> set[str]:
-        """The file names that a client finds on the pages."""
+        """The file names on the pages."""
         found = [self.repository.project(name) for name in self.repository.projects()]
         return {file.filename for project in found if project is not None for file in project.files}
 
@@ -105,7 +105,7 @@ class Node:
         identity: Uploader,
         address: str = "",
     ) -> UploadResult:
-        """Publish what can be read from a stream, as it comes."""
+        """Publish the bytes of a stream as they arrive."""
         with self.staged(filename, source, identity) as staged:
             try:
                 return self.publisher.publish(staged, form=form or {}, identity=identity, address=address)
@@ -139,7 +139,7 @@ def options() -> Options:
 
 @pytest.fixture
 def node(tmp_path: Path, options: Options) -> Iterator[Node]:
-    """A server on a directory of this machine."""
+    """A server on a local directory."""
     directory = tmp_path / "packages"
     server = Node(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), options)
     yield server
@@ -199,7 +199,7 @@ def adam() -> Person:
 
 @pytest.fixture
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str], list[tuple[Any, ...]]]:
-    """Replace an attribute with one that notes its calls and passes them on."""
+    """Replace an attribute with one that records its calls and passes them on."""
 
     def count(owner: object, name: str) -> list[tuple[Any, ...]]:
         calls: list[tuple[Any, ...]] = []

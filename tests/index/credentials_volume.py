@@ -13,11 +13,11 @@ _REMOTE = threading.Lock()
 
 
 class Volume(GuardedStorage):
-    """A snapshot of *remote*; of two that change a file, the last to commit wins.
+    """A snapshot of *remote*; if two change a file, the last to commit wins.
 
     Parameters:
         mount: this server's own view.
-        remote: what all servers have in common.
+        remote: the state shared by all servers.
     """
 
     def __init__(self, mount: Path, remote: Path) -> None:
@@ -61,7 +61,7 @@ class Volume(GuardedStorage):
 
 
 def volumes(directory: Path, count: int) -> list[Volume]:
-    """As many servers' views of one empty Volume."""
+    """Several servers' views of one empty Volume."""
     (directory / "remote").mkdir()
     for number in range(count):
         (directory / f"view{number}").mkdir()

@@ -1,4 +1,4 @@
-"""A small disk of its own, to be filled."""
+"""A small separate disk, to be filled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
 
 
 def fill(folder: Path, *, leave: int = 0) -> Callable[[], None]:
-    """Take all room of a disk but *leave* bytes; returns what gives it back."""
+    """Fill a disk except for *leave* bytes; returns a function that frees the space."""
     filler = folder / "filler"
     left = free(folder) - leave
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):

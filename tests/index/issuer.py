@@ -20,7 +20,7 @@ AUDIENCE = "pypi-test"
 
 
 def private_key(number: int = 0, bits: int = 2048) -> rsa.RSAPrivateKey:
-    """One of some keys, made once."""
+    """One of several keys, generated once."""
     return _made(number, bits)
 
 
@@ -60,7 +60,7 @@ class FakeIssuer:
             def do_GET(self) -> None:
                 issuer.requests.append(self.path)
                 body = json.dumps({"keys": [public_jwk(kid, key) for kid, key in issuer.keys.items()]}).encode()
-                if self.path.startswith("/id-token"):  # as GitHub gives it to a job
+                if self.path.startswith("/id-token"):  # as GitHub provides it to a job
                     audience = self.path.partition("audience=")[2]
                     body = json.dumps({"value": issuer.id_token(aud=audience)}).encode()
                 if self.path in {"/api/v3/repos/acme/spam", "/api/v4/projects/acme%2Fspam"}:
@@ -87,11 +87,11 @@ class FakeIssuer:
         self._thread.join()
 
     def close(self) -> None:
-        """Close one that was never started."""
+        """Close a server that was never started."""
         self._server.server_close()
 
     def claims(self, **changed: Any) -> dict[str, Any]:
-        """The claims of a good ID token, with some changed, and those removed that are None."""
+        """The claims of a valid ID token, with changes; None removes a claim."""
         now = int(time.time())
         claims: dict[str, Any] = {
             "iss": self.url,
@@ -128,7 +128,7 @@ class FakeIssuer:
         """A signed ID token."""
         signing = key or self.keys.get(kid) or private_key()
         with warnings.catch_warnings(action="ignore"):  # of a weak key
-            payload = json.dumps(self.claims(**changed)).encode()  # anything: PyJWT would refuse to make bad ones
+            payload = json.dumps(self.claims(**changed)).encode()  # anything: PyJWT would refuse to create invalid ones
             return jwt.PyJWS().encode(payload, signing, algorithm="RS256", headers={"kid": kid, "typ": "JWT"})
 
     def trust(self, **changed: Any) -> dict[str, Any]:

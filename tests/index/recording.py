@@ -1,4 +1,4 @@
-"""Connections to a server on loopback, on which it is recorded what clients ask for."""
+"""A recording proxy on loopback, which keeps the requests of clients."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Self
 _KNOWN = re.compile(
     r"GET /_/oidc/audience|POST /_/oidc/(mint|burn)-token|POST /(legacy/)?"
     r"|GET /simple/|(GET|HEAD) /simple/[a-zA-Z0-9._-]+/?|(GET|HEAD) /packages/[^/]+(\.whl|\.tar\.gz|\.zip)(\.metadata)?"
-    r"|GET /%2Bsimple/[a-z0-9-]+/"  # hatch, before it publishes; a 404 means that nothing is there yet
+    r"|GET /%2Bsimple/[a-z0-9-]+/"  # hatch, before it publishes; a 404 means that nothing exists yet
 )
 
 
 class RecordingFront:
-    """Passes connections on to a port, and keeps the request lines.
+    """Forwards connections to a port, and keeps the request lines.
 
     Parameters:
         port: on loopback.
@@ -54,7 +54,7 @@ class RecordingFront:
         self._server.server_close()  # after the last connection
 
     def unknown(self) -> list[str]:
-        """The requests that no client made before. Look what it wants, and whether the index should have it."""
+        """Requests that no client has made before. Check what it wants, and whether the index should offer it."""
         return sorted({line for line in self.requests if not _KNOWN.fullmatch(line.partition("?")[0])})
 
     def _pass(self, client: socket.socket, backend: socket.socket) -> None:

@@ -66,7 +66,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> Response:
-        """Send one request on a connection of its own."""
+        """Send one request on a new connection."""
         with closing(self.connect()) as connection:
             return send_request(connection, method, path, user=user, password=password, headers=headers, body=body)
 
@@ -75,7 +75,7 @@ class Http:
         return self.request("GET", path, user=user, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
     def raw(self, request: bytes, *, seconds: float = 20) -> bytes:
-        """Send bytes as they are, and read until the server closes or the head of the response is there."""
+        """Send raw bytes, and read until the server closes or the head of the response has arrived."""
         with socket.create_connection((self.host, self.port), timeout=seconds) as connection:
             connection.sendall(request)
             response = b""
@@ -111,7 +111,7 @@ class Server(Http):
         self.stop()
 
     def start(self) -> None:
-        """Start, and wait until it has told its address."""
+        """Start, and wait until it has printed its address."""
         command = [sys.executable, "-m", "ops.index", "--packages", str(self.packages)]
         command += ["--credentials", str(self.credentials), "--port", "0", *self._arguments]
         environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
@@ -149,7 +149,7 @@ class Server(Http):
         assert "ERROR" not in said, said
 
     def url_for(self, user: str = "alice") -> str:
-        """The address with the user's name and password in it."""
+        """The URL with the user's name and password."""
         return f"http://{user}:{PASSWORD.replace(' ', '%20')}@{self.host}:{self.port}/"
 
     def memory(self) -> int:
@@ -193,7 +193,7 @@ class ThreadServer(Http):
         assert not self._thread.is_alive()
 
     def request(self, *arguments: Any, **more: Any) -> Response:
-        """As with any server, and if it does not respond, what each of its threads is doing."""
+        """Stop it; if it does not respond, print what each of its threads is doing."""
         try:
             return super().request(*arguments, **more)
         except TimeoutError:
@@ -203,7 +203,7 @@ class ThreadServer(Http):
     def _run(self) -> None:
         async def serve() -> None:
             self.loop = asyncio.get_running_loop()
-            await self.server._serve([self.listener])  # without its signals, which only the main thread may catch
+            await self.server._serve([self.listener])  # without its signal handlers, which need the main thread
 
         asyncio.run(serve())
 
@@ -222,7 +222,7 @@ def send_request(
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
 ) -> Response:
-    """One request on a connection that may be used again."""
+    """One request on a connection that may be reused."""
     connection.putrequest(method, path, skip_host="Host" in (headers or {}), skip_accept_encoding=True)
     if user is not None:
         connection.putheader("Authorization", authorization(user, password))
@@ -240,5 +240,5 @@ def eventually(check: object, *, seconds: float = 30) -> None:
     assert callable(check)
     end = time.monotonic() + seconds
     while not check():
-        assert time.monotonic() < end, "it did not become true"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.02)

@@ -1,6 +1,6 @@
-"""A Sigstore instance: a certificate authority, a log of certificates, and a transparency log with one entry.
+"""A Sigstore instance: a certificate authority, a certificate log, and a transparency log with one entry.
 
-Its signatures are real. Only its services are fake: nobody asks it for a certificate.
+Its signatures are real. Only its services are fake: no one requests a certificate from it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ORIGIN = "log.example - 1"
 
 
 class FakeSigstore:
-    """Signs attestations, and writes the trusted root by which they are verified."""
+    """Signs attestations, and writes the trusted root that verifies them."""
 
     def __init__(self) -> None:
         self._authority, self._log, self._certificates = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
@@ -95,8 +95,8 @@ class FakeSigstore:
 
         Parameters:
             claims: extensions of the certificate, by the last number of their id.
-            identity: an address of e-mail, or a URI.
-            after: from the certificate's first moment to the signature; it is valid for ten minutes.
+            identity: an e-mail address, or a URI.
+            after: time from the start of the certificate's validity of ten minutes to the signature.
         """
         stated = {
             "_type": "https://in-toto.io/Statement/v1",
@@ -141,7 +141,7 @@ class FakeSigstore:
         return builder.add_extension(self._timestamp(logged), critical=False).sign(self._authority, hashes.SHA256())
 
     def _timestamp(self, logged: bytes) -> x509.UnrecognizedExtension:
-        """The promise of the log of certificates (RFC 6962, section 3.2), which the library cannot make."""
+        """A signed certificate timestamp (RFC 6962, section 3.2), which the library cannot create."""
         moment = int(self._now.timestamp() * 1000)
         entry = _id(self._authority) + len(logged).to_bytes(3) + logged
         promised = struct.pack("!BBQH", 0, 0, moment, 1) + entry + struct.pack("!H", 0)

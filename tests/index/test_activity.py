@@ -23,7 +23,7 @@ PIP = b'pip/26.3 {"ci":null}'
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that only moves when told to."""
 
     def __init__(self) -> None:
         self.now = NOON.timestamp()
@@ -71,7 +71,7 @@ def test_nothing_is_written_before_a_minute_has_passed(storage: DirectoryStorage
     assert [row.downloads for row in written(storage.directory)] == [1]
 
 
-def test_a_user_without_downloads_is_noted_once_an_hour(storage: DirectoryStorage, clock: Clock) -> None:
+def test_a_user_without_downloads_is_recorded_once_an_hour(storage: DirectoryStorage, clock: Clock) -> None:
     counts = Activity(storage, Options(), active_users=lambda: {"bob"}, clock=clock)
     for _ in range(3):
         clock.now += 60
@@ -117,7 +117,7 @@ def test_many_addresses_and_names_take_bounded_memory_and_lose_no_download(
     assert sum(row.downloads for row in rows) == 100
 
 
-def test_a_volume_is_committed_once_an_hour_at_most(
+def test_a_volume_is_committed_at_most_once_an_hour(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volume = Volume(Remote(tmp_path / "remote"), tmp_path / "view")
@@ -137,7 +137,7 @@ def test_a_volume_is_committed_once_an_hour_at_most(
     assert len(commits) == 2
 
 
-def test_files_are_removed_with_those_of_the_audit_log(storage: DirectoryStorage, clock: Clock) -> None:
+def test_files_expire_with_those_of_the_audit_log(storage: DirectoryStorage, clock: Clock) -> None:
     counts = Activity(storage, Options(audit_days=7), clock=clock)
     for _ in range(10):
         counts.count("spam-1.0.tar.gz", user="alice", address="192.0.2.1", agent=PIP)
@@ -146,7 +146,7 @@ def test_files_are_removed_with_those_of_the_audit_log(storage: DirectoryStorage
     assert len(list((storage.directory / FOLDER).iterdir())) == 8
 
 
-def test_hostile_names_stay_inside_their_line_and_are_cut(storage: DirectoryStorage, clock: Clock) -> None:
+def test_hostile_names_stay_on_their_line_and_are_truncated(storage: DirectoryStorage, clock: Clock) -> None:
     counts = Activity(storage, Options(), clock=clock)
     counts.count("a\n{}\udcff" + "b" * 9000, user="eve\r\n", address="", agent=b"\xff\n")
     counts.close()
@@ -156,7 +156,7 @@ def test_hostile_names_stay_inside_their_line_and_are_cut(storage: DirectoryStor
     assert [row.client for row in download_counts(line)] == ["other"]
 
 
-def test_damaged_lines_are_left_out() -> None:
+def test_damaged_lines_are_skipped() -> None:
     good = b'{"hour": "2026-01-31T12", "file": "a.whl", "count": 2}'
     bad = [b"", b"[]", b"{", b'{"hour": 3}', b'{"hour": "2026-01-31T12", "count": "x"}', b"\xff", b"[" * 100_000]
     assert [row.downloads for row in download_counts(b"\n".join([*bad, good]))] == [2]
@@ -173,5 +173,5 @@ def test_damaged_lines_are_left_out() -> None:
         ("", "other"),
     ],
 )
-def test_a_client_is_known_by_the_first_word_of_its_user_agent(agent: str, family: str) -> None:
+def test_a_client_is_identified_by_the_first_word_of_its_user_agent(agent: str, family: str) -> None:
     assert client_family(agent) == family

@@ -1,4 +1,4 @@
-"""The index over HTTP: who gets in, what they get, and what no input can do."""
+"""The index over HTTP: access, responses, and robustness against any input."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def add(server: Server, name: str, version: str, **contents: str) -> bytes:
 
 
 def show(server: Server, name: str, version: str) -> None:
-    """The same while it runs, and wait until it is noticed: after a look that took long the server rests a little."""
+    """The same while it runs, and wait until it is noticed: after a slow scan the server pauses briefly."""
     add(server, name, version)
     eventually(lambda: server.get(f"/simple/{name}/").status == 200)
 
@@ -84,7 +84,7 @@ def change(server: Server, path: str, body: object, *, user: str = "alice", **he
     return server.request("POST", path, user=user, headers=fields, body=json.dumps(body).encode())
 
 
-# Who gets in
+# Access
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND"])
@@ -110,7 +110,7 @@ def change(server: Server, path: str, body: object, *, user: str = "alice", **he
         "/health/",
     ],
 )
-def test_without_credentials_every_path_asks_for_them(server: Server, method: str, path: str) -> None:
+def test_without_credentials_every_path_is_401(server: Server, method: str, path: str) -> None:
     response = server.request(method, path, user=None)
     assert response.status == 401
     assert re.match(r'(Basic|Bearer) realm="', response["www-authenticate"])
@@ -118,18 +118,18 @@ def test_without_credentials_every_path_asks_for_them(server: Server, method: st
         assert len(response.text.strip().splitlines()) == 1
 
 
-def test_the_realm_is_the_one_that_keyrings_know(server: Server) -> None:
+def test_the_realm_is_the_one_stored_in_keyrings(server: Server) -> None:
     assert server.get("/simple/", user=None)["www-authenticate"].startswith('Basic realm="pypi"')
 
 
 @pytest.mark.parametrize(("user", "password"), [("alice", "x"), ("nobody", PASSWORD), ("alice", ""), ("", "")])
-def test_wrong_credentials_are_refused_alike(server: Server, user: str, password: str) -> None:
+def test_all_wrong_credentials_get_the_same_refusal(server: Server, user: str, password: str) -> None:
     response = server.request("GET", "/simple/spam/", user=user, password=password)
     assert response.status == 401
     assert response["www-authenticate"].startswith("Basic realm=")
 
 
-def test_health_is_open_and_tells_nothing(server: Server) -> None:
+def test_health_needs_no_login_and_reveals_nothing(server: Server) -> None:
     response = server.get("/health", user=None)
     assert (response.status, response.text) == (200, "ok\n")
     assert server.request("HEAD", "/health", user=None).status == 200
@@ -143,15 +143,15 @@ def test_an_upload_without_credentials_is_refused_before_its_body_is_sent(server
         assert (b"connection: close" in answer.lower()) is bool(expect)
 
 
-def test_a_refused_upload_is_told_so_also_when_it_sends_all_of_its_body_first(server: Server) -> None:
+def test_a_refused_upload_gets_its_refusal_even_after_sending_all_of_its_body(server: Server) -> None:
     body = form(action="file_upload", content=("spam-9.tar.gz", bytes(4 * 1024 * 1024)))
     for _ in range(3):
         assert server.request("POST", "/", user=None, body=body).status == 401
 
 
-def test_many_wrong_passwords_are_slowed_down(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_many_wrong_passwords_are_throttled(tmp_path_factory: pytest.TempPathFactory) -> None:
     with Server(tmp_path_factory.mktemp("guesses"), "--bcrypt-rounds", "10") as server:
-        for number in range(40):  # each wait is twice as long as the one before: sooner or later it is not over yet
+        for number in range(40):  # each wait doubles, so eventually one is not over yet
             answer = server.request("GET", "/simple/", password=f"guess {number}")
             if answer.status == 429:
                 break
@@ -161,7 +161,7 @@ def test_many_wrong_passwords_are_slowed_down(tmp_path_factory: pytest.TempPathF
         assert server.get("/simple/", user="adam").status in {200, 429}
 
 
-def test_a_new_password_counts_at_once_and_the_old_one_no_longer(server: Server) -> None:
+def test_a_new_password_works_at_once_and_the_old_one_stops(server: Server) -> None:
     def register(password: str) -> int:
         body = json.dumps({"username": "carol", "password": password}).encode()
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
@@ -179,7 +179,7 @@ def test_a_new_password_counts_at_once_and_the_old_one_no_longer(server: Server)
 
 
 @pytest.mark.parametrize("accept", [ACCEPT_JSON_ONLY, ACCEPT_HTML_ONLY], ids=["json", "html"])
-def test_an_independent_reader_finds_what_is_on_the_disk(server: Server, accept: str) -> None:
+def test_an_independent_client_finds_the_files_on_disk(server: Server, accept: str) -> None:
     with PyPISimple(server.url + "simple/", auth=("alice", PASSWORD)) as client:
         projects = client.get_index_page(accept=accept).projects
         assert {"spam", "eggs-and-ham"} <= set(projects)
@@ -219,7 +219,7 @@ def test_an_independent_reader_finds_what_is_on_the_disk(server: Server, accept:
         ("/simple/Spam/?format=text%2Fhtml", "/simple/spam/?format=text%2Fhtml"),
     ],
 )
-def test_other_spellings_lead_to_the_page(server: Server, path: str, location: str) -> None:
+def test_other_spellings_redirect_to_the_page(server: Server, path: str, location: str) -> None:
     for prefix in ("", "/team/index"):
         response = server.get(path)
         assert response.status == 301
@@ -252,14 +252,14 @@ def test_other_spellings_lead_to_the_page(server: Server, path: str, location: s
         "/" + "a" * 5000,
     ],
 )
-def test_what_is_not_here_is_not_found_and_nobody_is_sent_elsewhere(server: Server, path: str) -> None:
+def test_missing_projects_are_404_without_a_redirect_elsewhere(server: Server, path: str) -> None:
     response = server.get(path)
     assert response.status == 404
     assert response.headers["location"] is None
 
 
 def test_every_project_that_is_listed_has_its_pages(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Also those that only pypiserver takes for projects: it has filled many a directory."""
+    """Including those that only pypiserver considers projects: it has filled many directories."""
     server = Server(tmp_path_factory.mktemp("names"))
     add(server, "_private", "1.0")
     for name in ("foo_-1.0.tar.gz", "foo+bar-1.0.tar.gz", "Foo!-1.0.tgz", "_-1.0.tar.gz", "a" * 245 + ".zip"):
@@ -284,7 +284,7 @@ def test_every_project_that_is_listed_has_its_pages(tmp_path_factory: pytest.Tem
         assert change(server, "/projects/-private/yank", {"version": "1.0"}).status == 200
 
 
-def test_the_metadata_of_an_sdist_that_may_change_is_for_people_only(server: Server) -> None:
+def test_dynamic_metadata_of_an_sdist_is_shown_only_to_people(server: Server) -> None:
     content = sdist("carrot", "1.0", lines="Dynamic: Requires-Dist\nSummary: Möhren\n")
     (server.packages / "carrot-1.0.tar.gz").write_bytes(content)
     eventually(lambda: server.get("/projects/carrot/").status == 200)
@@ -315,7 +315,7 @@ def test_the_form_of_a_page_is_negotiated(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/simple/", "/simple/spam/", "/projects/spam/"])
-def test_a_page_is_packed_conditional_and_private(server: Server, path: str) -> None:
+def test_a_page_is_compressed_conditional_and_private(server: Server, path: str) -> None:
     plain, packed = server.get(path), server.get(path, Accept_Encoding="gzip")
     assert gzip.decompress(packed.body) == plain.body
     assert packed["content-encoding"] == "gzip"
@@ -329,7 +329,7 @@ def test_a_page_is_packed_conditional_and_private(server: Server, path: str) -> 
     assert server.get(path, If_None_Match='"other"').status == 200
 
 
-def test_files_that_come_and_go_behind_the_servers_back_are_noticed_at_once(server: Server) -> None:
+def test_files_added_and_removed_behind_the_server_s_back_are_noticed_at_once(server: Server) -> None:
     assert server.get("/simple/late/").status == 404
     add(server, "late", "1.0")
     eventually(lambda: server.get("/simple/late/").status == 200)
@@ -341,7 +341,7 @@ def test_files_that_come_and_go_behind_the_servers_back_are_noticed_at_once(serv
     eventually(lambda: server.get("/simple/late/").status == 404)
 
 
-def test_a_file_that_is_replaced_in_place_is_noticed_after_a_while(server: Server) -> None:
+def test_a_file_replaced_in_place_is_noticed_after_a_while(server: Server) -> None:
     show(server, "mended", "1.0")
     before = server.get("/simple/mended/").text
     path = server.packages / wheel_name("mended", "1.0")
@@ -361,7 +361,7 @@ def test_pages_of_stock_pypiserver_are_still_there(server: Server) -> None:
 # Changes
 
 
-def test_an_uploaded_file_is_on_the_page_when_the_upload_is_answered(server: Server) -> None:
+def test_an_uploaded_file_is_on_the_page_once_the_upload_has_its_response(server: Server) -> None:
     for number, path in enumerate(("/", "/legacy/", "/legacy")):
         assert server.get("/simple/").status == 200
         name = wheel_name("fresh", f"1.{number}")
@@ -371,8 +371,8 @@ def test_an_uploaded_file_is_on_the_page_when_the_upload_is_answered(server: Ser
         assert server.get(f"/packages/{name}").body == content
 
 
-def test_credentials_in_latin_1_as_twine_sends_them_may_upload_too(server: Server) -> None:
-    """pypiserver's form parser knows UTF-8 only."""
+def test_credentials_in_latin_1_as_sent_by_twine_can_upload(server: Server) -> None:
+    """pypiserver's form parser only knows UTF-8."""
     entry = bcrypt.hashpw("pässword of zoë".encode(), bcrypt.gensalt(4)).decode()
     with (server.credentials / ".htpasswd").open("a") as users:
         users.write(f"zoe:{entry}\n")
@@ -386,7 +386,7 @@ def test_credentials_in_latin_1_as_twine_sends_them_may_upload_too(server: Serve
     eventually(lambda: server.request("POST", "/", user=None, headers=fields, body=body).status == 200)
 
 
-def test_the_same_bytes_again_are_a_success_and_other_bytes_are_refused(server: Server) -> None:
+def test_identical_bytes_again_succeed_and_different_ones_are_refused(server: Server) -> None:
     name = wheel_name("twice", "1.0")
     assert upload(server, name, wheel("twice", "1.0")).status == 200
     assert upload(server, name, wheel("twice", "1.0")).status == 200
@@ -397,7 +397,7 @@ def test_the_same_bytes_again_are_a_success_and_other_bytes_are_refused(server: 
     assert len(refused.text.strip().splitlines()) == 1
 
 
-def test_a_reader_may_not_upload_and_an_uploader_may_not_remove(server: Server) -> None:
+def test_a_reader_cannot_upload_and_a_publisher_cannot_remove(server: Server) -> None:
     assert upload(server, wheel_name("mine", "1.0"), wheel("mine", "1.0"), user="rea").status == 403
     assert server.get("/simple/mine/").status == 404
     assert upload(server, wheel_name("mine", "1.0"), wheel("mine", "1.0")).status == 200
@@ -409,21 +409,21 @@ def test_a_reader_may_not_upload_and_an_uploader_may_not_remove(server: Server) 
     assert server.get("/simple/mine/").status == 404
 
 
-def test_an_upload_that_is_too_large_is_refused_before_it_is_sent(server: Server) -> None:
+def test_a_too_large_upload_is_refused_before_it_is_sent(server: Server) -> None:
     credentials = f"Authorization: {authorization('alice')}\r\n".encode()
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nExpect: 100-continue\r\n"
     answer = server.raw(head + credentials + b"Content-Length: 999999999\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_file_that_is_too_large_is_refused_though_the_body_may_be_longer(server: Server) -> None:
+def test_a_too_large_file_is_refused_even_if_a_body_of_that_size_is_allowed(server: Server) -> None:
     body = form(action="file_upload", name="huge", version="1.0", content=("huge-1.0.tar.gz", bytes(9 * 1024 * 1024)))
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     assert server.request("POST", "/", headers=headers, body=body).status == 413
     assert server.get("/simple/huge/").status == 404
 
 
-def test_a_release_is_yanked_and_taken_back(server: Server) -> None:
+def test_a_release_is_yanked_and_unyanked(server: Server) -> None:
     show(server, "wrong", "1.0")
     answer = change(server, "/projects/Wrong/yank", {"version": "1.0", "reason": "breaks <b>"})
     assert (answer.status, json.loads(answer.body)["files"]) == (200, [wheel_name("wrong", "1.0")])
@@ -465,7 +465,7 @@ def test_a_quarantined_project_can_be_neither_listed_nor_downloaded(server: Serv
         ("/simple/", {}, 405),
     ],
 )
-def test_a_change_that_makes_no_sense_is_explained(server: Server, path: str, body: object, status: int) -> None:
+def test_an_invalid_change_is_refused_with_an_explanation(server: Server, path: str, body: object, status: int) -> None:
     answer = change(server, path, body)
     assert answer.status == status
     assert len(answer.text.strip().splitlines()) == 1
@@ -479,7 +479,7 @@ def test_a_change_must_be_json(server: Server) -> None:
     assert server.request("POST", "/projects/spam/yank", headers=headers, body=b" " * 100_000).status == 413
 
 
-def test_a_reader_may_change_nothing(server: Server) -> None:
+def test_a_reader_cannot_change_anything(server: Server) -> None:
     assert change(server, "/projects/spam/yank", {"version": "1.0"}, user="rea").status == 403
     assert change(server, "/projects/spam/status", {"status": "archived"}, user="rea").status == 403
 
@@ -501,7 +501,7 @@ def test_a_page_of_another_site_cannot_make_a_browser_change_anything(server: Se
     assert server.get("/simple/forged/").status == 404
 
 
-def test_the_indexs_own_pages_may_change_things(server: Server) -> None:
+def test_the_index_s_own_pages_can_make_changes(server: Server) -> None:
     show(server, "own", "1.0")
     for headers in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": server.url.rstrip("/")}, {"Sec-Fetch-Site": "none"}):
         assert change(server, "/projects/own/yank", {"version": "1.0"}, **headers).status == 200
@@ -517,7 +517,7 @@ def test_other_methods_are_not_allowed(server: Server, method: str) -> None:
 # The admin application
 
 
-def test_the_admin_application_opens_with_the_token_and_its_reference_with_a_login(server: Server) -> None:
+def test_the_admin_application_needs_its_token_and_its_reference_a_login(server: Server) -> None:
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     for path in ("/admin/docs", "/admin/openapi.json", "/admin/health"):
         assert server.get(path).status == 200
@@ -531,7 +531,7 @@ def test_the_admin_application_opens_with_the_token_and_its_reference_with_a_log
     assert server.request("GET", "/admin/nothing", user=None, headers=bearer).status == 404
 
 
-# What no input can do
+# Robustness
 
 
 def test_requests_of_all_kinds_share_a_connection(server: Server) -> None:
@@ -546,7 +546,7 @@ def test_requests_of_all_kinds_share_a_connection(server: Server) -> None:
     connection.close()
 
 
-def test_requests_that_come_all_at_once_are_answered_in_order(server: Server) -> None:
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     assert server.get("/simple/spam/").status == 200
     credentials = f"Authorization: {authorization('alice')}\r\nHost: x\r\n"
     paths = [
@@ -568,7 +568,7 @@ def test_requests_that_come_all_at_once_are_answered_in_order(server: Server) ->
     assert statuses == [200, 200, 200, 200, 404, 200]
 
 
-def test_an_old_client_gets_its_page_and_the_end_of_the_connection(server: Server) -> None:
+def test_an_http_1_0_client_gets_its_page_and_a_closed_connection(server: Server) -> None:
     assert server.get("/simple/spam/").status == 200
     credentials = f"Authorization: {authorization('alice')}\r\n"
     for line in ("GET /simple/spam/ HTTP/1.0\r\n", "GET /simple/spam/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"):
@@ -584,7 +584,9 @@ def test_an_old_client_gets_its_page_and_the_end_of_the_connection(server: Serve
 
 def test_headers_that_never_end_are_cut_off(server: Server) -> None:
     with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)  # what is sent is not just waiting to be read
+        connection.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 16384
+        )  # so that sent data does not just wait in a buffer
         connection.settimeout(20)
         connection.connect((server.host, server.port))
         connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: ")
@@ -620,7 +622,7 @@ def test_headers_that_never_end_are_cut_off(server: Server) -> None:
         b"GET /admin/%00 HTTP/1.1",
     ],
 )
-def test_a_strange_request_line_is_no_failure(server: Server, line: bytes) -> None:
+def test_an_odd_request_line_is_not_a_server_error(server: Server, line: bytes) -> None:
     head = f"Host: x\r\nAuthorization: {authorization('alice')}\r\nContent-Length: 0\r\n\r\n".encode()
     answer = server.raw(line + b"\r\n" + head)
     assert re.match(rb"HTTP/1\.1 [234]", answer), answer[:200]
@@ -676,7 +678,7 @@ _PATHS = st.one_of(
     headers=st.lists(st.tuples(_NAMES, _VALUES), max_size=4),
     known=st.booleans(),
 )
-def test_no_path_and_no_header_makes_the_server_fail(
+def test_no_path_or_header_makes_the_server_fail(
     server: Server, method: bytes, path: bytes, headers: list[tuple[str, bytes]], known: bool
 ) -> None:
     clean = re.sub(rb"[\r\n ]", b"", path)

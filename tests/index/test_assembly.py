@@ -1,4 +1,4 @@
-"""A server as it is put together: what anybody does to it over HTTP is in its audit log."""
+"""An assembled server: every action over HTTP is in its audit log."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def log_in(server: Server, user: str, password: str, address: str) -> int:
     return server.request("GET", "/simple/", user=user, password=password, headers=headers).status
 
 
-def test_each_change_and_each_refusal_is_one_line_that_says_when_who_what_and_from_where(tmp_path: Path) -> None:
-    """A change is logged before its response, a refusal after it. Neither log holds a secret."""
+def test_each_change_and_refusal_is_logged_with_time_user_action_and_address(tmp_path: Path) -> None:
+    """A change is logged before its response, a refusal after it. Neither log contains a secret."""
     server = Server(tmp_path, "--trusted-proxy", "127.0.0.1")
     changes, users = server.packages / SERVER_FOLDER, server.credentials / ADMIN_FOLDER
     digest = bcrypt.hashpw(b"the second words of carol", bcrypt.gensalt(10)).decode()
-    began = datetime.now(UTC) - timedelta(milliseconds=1)  # the log drops what is less
+    began = datetime.now(UTC) - timedelta(milliseconds=1)  # the log truncates to milliseconds
     with server:
         assert upload(server, NAME, CONTENT, X_Forwarded_For="192.0.2.1").status == 200
         yank = {"version": "1.0", "reason": "loses money"}
@@ -109,7 +109,7 @@ def test_each_change_and_each_refusal_is_one_line_that_says_when_who_what_and_fr
     assert [secret for secret in secrets if secret in text] == []
 
 
-def test_the_life_of_a_token_is_in_the_log_by_its_id_and_on_the_page_of_a_file_by_its_owner(tmp_path: Path) -> None:
+def test_a_token_appears_in_the_log_by_its_id_and_on_a_file_s_page_by_its_owner(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         wanted = json.dumps({"owner": "alice", "projects": ["spam"], "label": "release"}).encode()

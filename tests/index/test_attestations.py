@@ -1,4 +1,4 @@
-"""Attestations of an upload (PEP 740) are checked against the file, kept, and served as its provenance."""
+"""Attestations of an upload (PEP 740) are checked against the file, stored, and served as its provenance."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def publish(server: Server, attestations: str, name: str = NAME, content: bytes 
     return server.request("POST", "/", headers={"Content-Type": "multipart/form-data; boundary=b"}, body=body)
 
 
-def test_what_was_attested_is_served_as_the_provenance_of_the_file(server: Server) -> None:
+def test_attestations_are_served_as_the_provenance_of_the_file(server: Server) -> None:
     assert publish(server, json.dumps([attestation()])).status == 200
     other = wheel_name("spam", "2.0")
     assert publish(server, "", other, wheel("spam", "2.0")).status == 200
@@ -88,7 +88,7 @@ def test_what_was_attested_is_served_as_the_provenance_of_the_file(server: Serve
     assert server.get(f"/packages/{NAME}.provenance", user=None).status == 401
 
 
-def test_an_independent_client_finds_it_also_after_the_sidecars_are_lost(server: Server) -> None:
+def test_an_independent_client_finds_it_even_after_the_sidecars_are_lost(server: Server) -> None:
     publish(server, json.dumps([attestation()]))
     server.stop()
     for sidecar in (server.packages / ".index" / "facts").rglob("*.whl"):
@@ -121,13 +121,13 @@ def test_an_independent_client_finds_it_also_after_the_sidecars_are_lost(server:
         (lambda: "x" * 300_000, "bytes"),
     ],
 )  # fmt: skip
-def test_what_attests_nothing_of_the_file_is_refused_with_the_reason(change: Callable[[], str], why: str) -> None:
+def test_invalid_attestations_are_refused_with_the_reason(change: Callable[[], str], why: str) -> None:
     with pytest.raises(InvalidUpload, match=why):
         attestations_of(change(), NAME, SHA256)
 
 
-def test_without_an_address_of_its_own_pages_are_silent_and_the_provenance_is_there(tmp_path: Path) -> None:
-    """A relative address is none that PEP 740 allows, and clients fail on it."""
+def test_without_a_public_url_pages_omit_the_provenance_but_it_is_served(tmp_path: Path) -> None:
+    """PEP 740 does not allow relative URLs, and clients fail on them."""
     with Server(tmp_path) as server:
         assert publish(server, json.dumps([attestation()])).status == 200
         assert "provenance" not in json.loads(server.get("/simple/spam/", Accept=JSON).body)["files"][0]
@@ -135,7 +135,7 @@ def test_without_an_address_of_its_own_pages_are_silent_and_the_provenance_is_th
         assert server.get(f"/packages/{NAME}.provenance").status == 200
 
 
-def test_a_project_may_want_attestations_of_every_file_or_have_it_noted(server: Server) -> None:
+def test_a_project_may_require_attestations_or_just_have_missing_ones_logged(server: Server) -> None:
     policy = "/projects/Spam/attestations"
     assert change(server, policy, {"policy": "enforce"}).status == 403
     assert change(server, policy, {"policy": "perhaps"}, user="adam").status == 400
@@ -158,7 +158,7 @@ def test_a_project_may_want_attestations_of_every_file_or_have_it_noted(server: 
         version = next(versions)
         return publish(server, "", wheel_name("spam", version), wheel("spam", version)).status == 400
 
-    eventually(refused_now)  # what cannot be read was meant to be strict
+    eventually(refused_now)  # an unreadable policy was meant to be strict
 
 
 def test_with_a_trusted_root_signatures_are_verified_and_name_the_publisher(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A bounded dict drops its oldest entries."""
+"""A bounded dict evicts its oldest entries."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from ops.index.bounded_dict import BoundedDict
 
 
-def test_a_new_entry_pushes_out_the_oldest() -> None:
+def test_a_new_entry_evicts_the_oldest() -> None:
     bounded: BoundedDict[str, int] = BoundedDict(2)
     for number, key in enumerate("abac"):
         bounded[key] = number
     assert bounded == {"a": 2, "c": 3}
 
 
-def test_an_entry_that_is_popped_and_set_again_is_the_youngest() -> None:
+def test_popping_and_setting_an_entry_makes_it_the_youngest() -> None:
     bounded: BoundedDict[str, int] = BoundedDict(2)
     bounded["a"] = bounded["b"] = 0
     bounded["a"] = bounded.pop("a")
@@ -24,7 +24,7 @@ def test_an_entry_that_is_popped_and_set_again_is_the_youngest() -> None:
     assert list(bounded) == ["a", "c"]
 
 
-def test_weights_are_limited_together_and_the_youngest_entry_always_stays() -> None:
+def test_the_total_weight_is_limited_and_the_youngest_entry_always_stays() -> None:
     bounded: BoundedDict[str, str] = BoundedDict(5, weigh=len)
     bounded["a"], bounded["b"], bounded["c"] = "xx", "xx", "x"
     assert list(bounded) == ["a", "b", "c"]
@@ -36,7 +36,7 @@ def test_weights_are_limited_together_and_the_youngest_entry_always_stays() -> N
     assert list(bounded) == ["e"]
 
 
-def test_removed_entries_make_room() -> None:
+def test_removing_entries_frees_space() -> None:
     bounded: BoundedDict[str, str] = BoundedDict(4, weigh=len)
     bounded["a"], bounded["b"] = "xx", "xx"
     del bounded["a"]
@@ -50,7 +50,7 @@ def test_removed_entries_make_room() -> None:
     assert list(bounded) == ["d", "e"]
 
 
-def test_threads_that_set_at_once_keep_the_limit() -> None:
+def test_concurrent_threads_stay_within_the_limit() -> None:
     bounded: BoundedDict[int, int] = BoundedDict(50)
 
     def fill(start: int) -> None:

@@ -1,4 +1,4 @@
-"""pip, uv and twine as people run them, against a real server, with distributions whose names are odd."""
+"""pip, uv and twine as people run them, against a real server, with oddly named distributions."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("
 
 @dataclass(frozen=True)
 class Odd:
-    """A distribution whose name or version is out of the ordinary."""
+    """A distribution with an unusual name or version."""
 
     name: str
     version: str
     stem: str
-    """Of the wheel, before the tags."""
+    """Start of the wheel's file name, before the tags."""
 
 
 ODD = [
@@ -73,7 +73,7 @@ def build_wheel(
 
 
 def build_sdist(folder: Path, name: str, version: str, *, suffix: str = ".tar.gz") -> Path:
-    """An sdist whose metadata is static."""
+    """An sdist with static metadata."""
     stem = f"{canonicalize_name(name).replace('-', '_')}-{version}"
     members = {
         f"{stem}/PKG-INFO": f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n".encode(),
@@ -118,7 +118,7 @@ def dist(tmp_path: Path) -> Path:
 
 
 class Client:
-    """A machine with nothing configured, whose programs ask for nothing new."""
+    """A machine without configuration, whose programs do not check for updates."""
 
     def __init__(self, server: Server, home: Path) -> None:
         home.mkdir()
@@ -137,7 +137,7 @@ class Client:
         assert self._front.unknown() == []
 
     def run(self, *command: str, fails: bool = False, cwd: Path | None = None, **environment: str) -> str:
-        """Run a program; what it printed, on both streams."""
+        """Run a program, and return its output on both streams."""
         done = subprocess.run(
             command,
             cwd=cwd or self.home,
@@ -164,20 +164,20 @@ class Client:
         return done.stdout
 
     def put(self, *files: Path) -> None:
-        """Lay files into the server's directory, for a test that is about what comes afterwards."""
+        """Put files into the server's directory, for a test about what follows."""
         for file in files:
             shutil.copy(file, self.server.packages)
             eventually(lambda name=file.name: name in self.server.get(f"/simple/{name.split('-')[0]}/").text)
 
     def pip(self, *arguments: str, fails: bool = False) -> str:
-        """pip, with the index and an empty cache."""
+        """pip, with this index and an empty cache."""
         verb, *rest = arguments
         return self.run(
             sys.executable, "-m", "pip", verb, "--index-url", self.index, "--no-cache-dir", *rest, fails=fails
         )
 
     def uv(self, *arguments: str, fails: bool = False, cwd: Path | None = None, **environment: str) -> str:
-        """uv, with the index."""
+        """uv, with this index."""
         return self.run(UV, *arguments, fails=fails, cwd=cwd, **environment)
 
     def twine(self, *files: Path, user: str = "alice", password: str = PASSWORD, fails: bool = False) -> str:
@@ -212,7 +212,7 @@ def requirement(path: Path, name: str, version: str) -> str:
     return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
-def test_odd_names_and_versions_go_through_twine_and_come_back_by_pip(client: Client, dist: Path) -> None:
+def test_odd_names_and_versions_are_uploaded_by_twine_and_downloaded_by_pip(client: Client, dist: Path) -> None:
     """``pip download --require-hashes`` compares every byte."""
     wheels = [build_wheel(dist, odd.name, odd.version, odd.stem) for odd in ODD]
     client.twine(*wheels)
@@ -223,7 +223,7 @@ def test_odd_names_and_versions_go_through_twine_and_come_back_by_pip(client: Cl
 
 
 @pytest.mark.skipif(not UV, reason="uv is not installed")
-def test_odd_names_and_versions_go_through_uv_and_are_installed_by_uv(client: Client, dist: Path) -> None:
+def test_odd_names_and_versions_are_published_and_installed_by_uv(client: Client, dist: Path) -> None:
     tag = "uv"
     odd = [Odd(f"{one.name}-{tag}", one.version, one.stem.replace("-", f"_{tag}-", 1)) for one in ODD]
     wheels = [build_wheel(dist, one.name, one.version, one.stem) for one in odd]
@@ -236,7 +236,7 @@ def test_odd_names_and_versions_go_through_uv_and_are_installed_by_uv(client: Cl
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
-def test_both_kinds_of_sdists_come_back_as_they_were(client: Client, dist: Path, suffix: str) -> None:
+def test_both_kinds_of_sdists_are_downloaded_unchanged(client: Client, dist: Path, suffix: str) -> None:
     name = f"source{suffix.replace('.', '-')}"
     sdist = build_sdist(dist, name, "1.0", suffix=suffix)
     client.twine(sdist)
@@ -289,7 +289,7 @@ def test_a_lock_file_names_hashes_and_sizes(client: Client, dist: Path) -> None:
 
 
 @pytest.mark.skipif(not UV, reason="uv is not installed")
-def test_what_was_uploaded_too_late_can_be_left_out(client: Client, dist: Path) -> None:
+def test_later_uploads_can_be_excluded(client: Client, dist: Path) -> None:
     """``--exclude-newer`` needs the upload times of PEP 700."""
     client.publish(build_wheel(dist, "dated", "1.0", "dated-1.0"))
     between = datetime.now(UTC)
@@ -303,7 +303,7 @@ def test_what_was_uploaded_too_late_can_be_left_out(client: Client, dist: Path) 
         assert version in (client.home / target / "dated" / "__init__.py").read_text()
 
 
-def test_a_yanked_version_is_passed_over_and_can_still_be_had_by_its_number(client: Client, dist: Path) -> None:
+def test_a_yanked_version_is_skipped_but_can_be_pinned(client: Client, dist: Path) -> None:
     client.put(*(build_wheel(dist, "flawed", version, f"flawed-{version}") for version in ("1.0", "1.1")))
     body, headers = b'{"version": "1.1", "reason": "loses money"}', {"Content-Type": "application/json"}
     assert client.server.request("POST", "/projects/flawed/yank", headers=headers, body=body).status == 200
@@ -313,14 +313,16 @@ def test_a_yanked_version_is_passed_over_and_can_still_be_had_by_its_number(clie
     assert "loses money" in said
 
 
-def test_a_version_for_another_python_is_passed_over(client: Client, dist: Path) -> None:
+def test_a_version_for_another_python_is_skipped(client: Client, dist: Path) -> None:
     client.put(build_wheel(dist, "aging", "1.0", "aging-1.0"))
     client.put(build_wheel(dist, "aging", "2.0", "aging-2.0", python=">=9.9"))
     client.pip("download", "--no-deps", "-d", "got", "aging")
     assert [path.name for path in (client.home / "got").iterdir()] == ["aging-1.0-py3-none-any.whl"]
 
 
-def test_publishing_again_is_a_success_for_the_same_bytes_and_refused_for_others(client: Client, dist: Path) -> None:
+def test_publishing_again_succeeds_for_identical_bytes_and_is_refused_for_different_ones(
+    client: Client, dist: Path
+) -> None:
     wheel = build_wheel(dist, "again", "1.0", "again-1.0")
     client.twine(wheel)
     client.twine(wheel)
@@ -335,7 +337,7 @@ def test_publishing_again_is_a_success_for_the_same_bytes_and_refused_for_others
 
 
 @pytest.mark.skipif(not UV, reason="uv is not installed")
-def test_uv_can_look_first_what_is_there(client: Client, dist: Path) -> None:
+def test_uv_can_check_for_existing_files_first(client: Client, dist: Path) -> None:
     wheel = build_wheel(dist, "looked-for", "1.0", "looked_for-1.0")
     look = ("--check-url", client.index)
     assert "Uploading" in client.publish(wheel, more=look)
@@ -346,7 +348,7 @@ def test_uv_can_look_first_what_is_there(client: Client, dist: Path) -> None:
     assert "do not match" in client.publish(other, more=look, fails=True)
 
 
-def test_a_wrong_password_is_told_as_such(client: Client, dist: Path) -> None:
+def test_a_wrong_password_is_reported_as_such(client: Client, dist: Path) -> None:
     """Not as 'no matching distribution', after which a stranger's package of that name might be taken."""
     wheel = build_wheel(dist, "guarded", "1.0", "guarded-1.0")
     assert "401" in client.twine(wheel, password="wrong password", fails=True)
@@ -358,12 +360,12 @@ def test_a_wrong_password_is_told_as_such(client: Client, dist: Path) -> None:
         assert "401" in said or "credentials" in said.lower()
 
 
-def test_a_reader_is_told_that_they_may_not_upload(client: Client, dist: Path) -> None:
+def test_a_reader_is_told_that_they_cannot_upload(client: Client, dist: Path) -> None:
     wheel = build_wheel(dist, "reserved", "1.0", "reserved-1.0")
     assert "403" in client.twine(wheel, user="rea", fails=True)
     if UV:
         assert "may not" in client.publish(wheel, user="rea", fails=True)
 
 
-def test_an_unknown_project_is_not_found_anywhere(client: Client) -> None:
+def test_an_unknown_project_is_not_searched_elsewhere(client: Client) -> None:
     assert "No matching distribution" in client.pip("download", "--no-deps", "nobody-has-this", fails=True)

@@ -22,7 +22,7 @@ def refused(name: str, value: Any) -> str:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_number_is_neither_negative_nor_none_nor_a_text(name: str) -> None:
+def test_a_number_cannot_be_negative_none_or_text(name: str) -> None:
     for value in (-1, float("nan"), float("inf"), "1", None, True):
         assert "use" in refused(name, value)
 
@@ -58,17 +58,17 @@ def test_a_whole_number_has_no_fraction(name: str) -> None:
         ("trusted_proxies", ("proxy.internal",)),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_by_its_name(name: str, value: Any) -> None:
+def test_an_impossible_setting_is_refused_by_name(name: str, value: Any) -> None:
     refused(name, value)
 
 
-def test_what_works_is_taken(tmp_path: Path) -> None:
+def test_valid_settings_are_accepted(tmp_path: Path) -> None:
     assert (
         Options(refresh_seconds=2, trusted_proxies=("10.0.0.0/8", "*"), scratch_directory=tmp_path).refresh_seconds == 2
     )
 
 
-def test_a_quota_of_a_project_that_never_applies_is_refused() -> None:
+def test_a_project_quota_that_never_applies_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^project_quota_bytes cannot be 20: it would never apply"):
         Options(project_quota_bytes=20, total_quota_bytes=10)
     Options(project_quota_bytes=20)

@@ -23,7 +23,7 @@ PAGE = Representation(b"a page " * 200, content_type="text/plain")
 
 
 class Memory:
-    """Keeps every message that it is given, and answers it."""
+    """Remembers every message, and answers it."""
 
     def __init__(self) -> None:
         self.kept: dict[bytes, str] = {}
@@ -48,7 +48,7 @@ class Memory:
 
 
 class Application:
-    """Answers ``/ready`` at once, everything else slowly, and ``/never`` when it is told to."""
+    """Answers ``/ready`` at once, everything else slowly, and ``/never`` on command."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -99,7 +99,7 @@ class Running(ThreadServer):
         super().__exit__()
 
     def send(self, sent: bytes = b"") -> socket.socket:
-        """Connect, and wait until the server has taken what was sent."""
+        """Connect, send, and wait until the server has received it."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
         name = connection.getsockname()
         eventually(lambda: name in [connection.client for connection in self.connections()])
@@ -108,13 +108,13 @@ class Running(ThreadServer):
         return connection
 
     def give(self, connection: socket.socket, piece: bytes) -> None:
-        """Send, and wait until the server has taken it."""
+        """Send, and wait until the server has received it."""
         self.sent += len(piece)
         connection.sendall(piece)
         eventually(lambda: self.taken >= self.sent)
 
     def ask(self, connection: socket.socket, *pieces: bytes, answers: int = 1) -> None:
-        """Send pieces one after the other, and read so many whole responses with the page."""
+        """Send pieces one after the other, and read this many complete responses."""
         for piece in pieces:
             self.give(connection, piece)
         received = read_until(connection, PAGE.body, times=answers)
@@ -122,7 +122,7 @@ class Running(ThreadServer):
         assert received.endswith(PAGE.body)
 
     def ask_plainly(self, connection: socket.socket) -> None:
-        """Ask for the page, and read it."""
+        """Request the page, and read it."""
         connection.sendall(READY)
         read_until(connection, PAGE.body)
 
@@ -137,14 +137,14 @@ class Running(ThreadServer):
         return [connection for connection in held if isinstance(connection, Connection)]
 
     def sweep(self, later: float) -> int:
-        """Look after all connections, as if *later* seconds had passed; how many are left."""
+        """Sweep all connections, as if *later* seconds had passed; returns how many are left."""
         swept = threading.Event()
 
         def work() -> None:
             for connection in list(self.server.server_state.connections):
                 assert isinstance(connection, Connection)
                 connection.sweep(self.loop.time() + later)
-            self.loop.call_soon(swept.set)  # behind the end of those that were closed
+            self.loop.call_soon(swept.set)  # after the end of closed ones
 
         self.loop.call_soon_threadsafe(work)
         assert swept.wait(10)
@@ -164,7 +164,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
         yield running
 
 
-def test_what_is_ready_is_answered_without_the_application(running: Running) -> None:
+def test_a_ready_response_is_sent_without_the_application(running: Running) -> None:
     assert running.get("/ready").body == PAGE.body
     assert running.application.calls == []
     assert running.get("/other").body == b"slowly"
@@ -182,14 +182,14 @@ def test_what_is_ready_is_answered_without_the_application(running: Running) -> 
         ("GET", "/ready", None, {"Connection": "upgrade", "Upgrade": "websocket"}),
     ],
 )
-def test_everything_else_goes_its_usual_way(
+def test_everything_else_is_handled_by_uvicorn(
     running: Running, method: str, path: str, body: bytes | None, headers: dict[str, str]
 ) -> None:
     running.request(method, path, body=body, headers=headers)
     assert running.application.calls == [f"{method} /ready"]
 
 
-def test_both_ways_may_follow_each_other_on_one_connection(running: Running) -> None:
+def test_both_paths_may_alternate_on_one_connection(running: Running) -> None:
     connection = running.connect()
     for path, content in (("/ready", PAGE.body), ("/a", b"slowly"), ("/ready", PAGE.body), ("/ready", PAGE.body)):
         connection.request("GET", path)
@@ -210,7 +210,7 @@ def assert_in_order(running: Running, connection: socket.socket) -> None:
     assert response.index(b"slowly") < response.index(PAGE.body)
 
 
-def test_a_request_behind_a_slow_one_waits_for_its_turn(running: Running) -> None:
+def test_a_request_after_a_slow_one_waits_for_its_turn(running: Running) -> None:
     both = b"GET /never HTTP/1.1\r\nHost: x\r\n\r\nGET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
     with running.send(both) as connection:
         assert_in_order(running, connection)
@@ -220,7 +220,7 @@ READY = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def read_until(connection: socket.socket, wanted: bytes, *, times: int = 1) -> bytes:
-    """All that comes until something has come so often."""
+    """Everything received until a text has occurred this many times."""
     received = b""
     while received.count(wanted) < times:
         piece = connection.recv(65536)
@@ -229,7 +229,7 @@ def read_until(connection: socket.socket, wanted: bytes, *, times: int = 1) -> b
     return received
 
 
-def test_the_same_bytes_again_are_not_parsed(running: Running) -> None:
+def test_repeated_bytes_are_not_parsed(running: Running) -> None:
     memory = running.application.fast_path
     with running.send() as connection, running.send() as another:
         for client in (connection, another, connection, connection):
@@ -239,7 +239,7 @@ def test_the_same_bytes_again_are_not_parsed(running: Running) -> None:
     assert running.server.server_state.total_requests == 4
 
 
-def test_the_same_bytes_again_on_one_connection_are_only_looked_up_after_a_change(running: Running) -> None:
+def test_repeated_bytes_on_one_connection_are_only_looked_up_after_a_change(running: Running) -> None:
     memory = running.application.fast_path
     memory.unchanged = True
     with running.send() as connection, running.send() as another:
@@ -247,7 +247,7 @@ def test_the_same_bytes_again_on_one_connection_are_only_looked_up_after_a_chang
         running.ask(connection, READY, READY, READY, answers=3)
         assert memory.answered == 1
         running.ask(another, READY)
-        assert memory.answered == 2, "what is known of one connection serves no other"
+        assert memory.answered == 2, "one connection's memory is not used by another"
         memory.changes += 1
         running.ask(connection, READY)
         running.ask(connection, READY)
@@ -266,7 +266,7 @@ def test_other_bytes_on_one_connection_are_looked_up(running: Running) -> None:
     assert memory.answered == 3
 
 
-def test_a_download_and_a_long_body_are_looked_up_each_time(running: Running) -> None:
+def test_downloads_and_long_bodies_are_looked_up_each_time(running: Running) -> None:
     memory = running.application.fast_path
     memory.unchanged = True
     with running.send() as connection:
@@ -293,7 +293,7 @@ def test_a_download_and_a_long_body_are_looked_up_each_time(running: Running) ->
     ],
     ids=["two at once", "one in two pieces", "one and a half", "not ready", "long"],
 )
-def test_what_is_no_single_whole_request_for_what_is_ready_is_not_kept(
+def test_only_a_single_complete_request_for_a_ready_response_is_remembered(
     running: Running, pieces: tuple[bytes, ...], answers: int
 ) -> None:
     with running.send() as connection:
@@ -308,7 +308,7 @@ def test_what_is_no_single_whole_request_for_what_is_ready_is_not_kept(
     assert running.application.fast_path.answered == 1
 
 
-def test_a_request_with_rubbish_behind_it_is_refused_each_time(running: Running) -> None:
+def test_a_request_followed_by_garbage_is_refused_each_time(running: Running) -> None:
     for _ in range(3):
         with running.send() as connection:
             running.give(connection, READY + b"\0rubbish")
@@ -319,7 +319,7 @@ def test_a_request_with_rubbish_behind_it_is_refused_each_time(running: Running)
     assert running.application.fast_path.kept == {}
 
 
-def test_known_bytes_behind_a_slow_request_wait_for_their_turn(running: Running) -> None:
+def test_known_bytes_after_a_slow_request_wait_for_their_turn(running: Running) -> None:
     with running.send() as connection:
         running.ask(connection, READY)
         running.give(connection, b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -328,7 +328,7 @@ def test_known_bytes_behind_a_slow_request_wait_for_their_turn(running: Running)
     assert running.application.fast_path.answered == 0
 
 
-def test_known_bytes_keep_the_connection_open_as_any_request_does(running: Running) -> None:
+def test_known_bytes_keep_the_connection_open_like_any_request(running: Running) -> None:
     with running.send() as connection:
         running.ask(connection, READY)
         running.give(connection, READY.replace(b"/ready", b"/a"))
@@ -339,7 +339,7 @@ def test_known_bytes_keep_the_connection_open_as_any_request_does(running: Runni
         assert served.timeout_keep_alive_task is None
 
 
-def test_the_body_of_a_request_is_never_taken_for_known_bytes(running: Running) -> None:
+def test_the_body_of_a_request_is_never_mistaken_for_known_bytes(running: Running) -> None:
     with running.send() as connection:
         running.ask(connection, READY)
         running.give(connection, b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(READY))
@@ -350,7 +350,7 @@ def test_the_body_of_a_request_is_never_taken_for_known_bytes(running: Running) 
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / H", b"GET / HTTP/1.1\r\nX: "])
-def test_a_client_without_a_first_request_is_sent_away_after_ten_seconds(running: Running, sent: bytes) -> None:
+def test_a_client_without_a_first_request_is_closed_after_ten_seconds(running: Running, sent: bytes) -> None:
     with running.send(sent) as connection:
         assert running.sweep(9) == 1
         if sent:
@@ -359,7 +359,7 @@ def test_a_client_without_a_first_request_is_sent_away_after_ten_seconds(running
 
 
 @pytest.mark.parametrize(("sent", "kept"), [(b"", 70), (b"GET / H", 25)])
-def test_a_client_that_sends_nothing_more_is_sent_away_after_a_while(running: Running, sent: bytes, kept: int) -> None:
+def test_an_idle_client_is_closed_after_a_while(running: Running, sent: bytes, kept: int) -> None:
     with running.send() as connection:
         running.ask(connection, READY)
         running.give(connection, sent)
@@ -367,12 +367,12 @@ def test_a_client_that_sends_nothing_more_is_sent_away_after_a_while(running: Ru
         assert running.sweep(80) == 0
 
 
-def test_a_client_whose_answer_is_being_made_is_not(running: Running) -> None:
+def test_a_client_waiting_for_its_response_is_not_closed(running: Running) -> None:
     with running.send(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n"):
         assert running.sweep(100_000) == 1
 
 
-def test_a_client_that_still_sends_what_was_answered_already_has_some_minutes(running: Running) -> None:
+def test_a_client_still_sending_an_answered_request_has_some_minutes(running: Running) -> None:
     with running.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nxxx") as connection:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
         running.give(connection, b"x" * 200_000)
@@ -380,7 +380,7 @@ def test_a_client_that_still_sends_what_was_answered_already_has_some_minutes(ru
         assert running.sweep(1000) == 0
 
 
-def test_a_client_that_does_not_read_its_answer_has_some_minutes(running: Running) -> None:
+def test_a_client_that_does_not_read_its_response_has_some_minutes(running: Running) -> None:
     with running.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n"):
         served = running.served()
         eventually(lambda: served._stuck_since is not None)
@@ -388,7 +388,7 @@ def test_a_client_that_does_not_read_its_answer_has_some_minutes(running: Runnin
         assert running.sweep(1000) == 0
 
 
-def test_a_server_tells_once_that_it_has_settled() -> None:
+def test_a_server_reports_once_that_it_has_settled() -> None:
     told: list[int] = []
     server = Server(Application(), ready=lambda: None, settled=lambda: told.append(ticks))
     server.config.load()
@@ -401,9 +401,13 @@ def test_a_server_tells_once_that_it_has_settled() -> None:
     assert told == [30]
 
 
-def test_a_head_that_is_too_long_is_refused(running: Running) -> None:
+def test_a_too_long_head_is_refused(running: Running) -> None:
     with running.send(b"GET / HTTP/1.1\r\nX: ") as connection:
-        for length in (30_000, 30_000, 6_000):  # the last is taken whole: the server closes with nothing left unread
+        for length in (
+            30_000,
+            30_000,
+            6_000,
+        ):  # the last is read completely: the server closes with nothing left unread
             running.give(connection, b"x" * length)
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
     assert running.get("/a", X="x" * 50_000).body == b"slowly"
@@ -423,7 +427,7 @@ CHUNKED = GOOD + b"Transfer-Encoding: chunked\r\n\r\n"
     ],
     ids=["one piece", "one piece for what is ready", "many lines", "a long path"],
 )
-def test_a_head_that_comes_at_once_has_the_same_bounds(running: Running, sent: bytes) -> None:
+def test_a_head_that_arrives_at_once_has_the_same_limits(running: Running, sent: bytes) -> None:
     assert status_of(running, sent) == 400
     assert running.application.calls == []
 
@@ -439,7 +443,7 @@ def test_a_head_that_comes_at_once_has_the_same_bounds(running: Running, sent: b
     ids=["long trailers", "many trailers", "a long extension", "a trailer without an end"],
 )
 @pytest.mark.parametrize("together", [True, False])
-def test_what_stands_around_a_body_is_bounded(running: Running, rest: bytes, *, together: bool) -> None:
+def test_the_framing_of_a_body_is_bounded(running: Running, rest: bytes, *, together: bool) -> None:
     pieces = [CHUNKED.replace(b"/a", b"/never") + rest] if together else [CHUNKED.replace(b"/a", b"/never"), rest]
     with running.send() as connection:
         for piece in pieces:
@@ -447,7 +451,7 @@ def test_what_stands_around_a_body_is_bounded(running: Running, rest: bytes, *, 
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
 
 
-def test_a_body_in_many_small_chunks_with_a_trailer_is_taken(running: Running) -> None:
+def test_a_body_in_many_small_chunks_with_a_trailer_is_accepted(running: Running) -> None:
     sent = CHUNKED.replace(b"/a", b"/read") + b"1\r\ny\r\n" * 50_000 + b"0\r\nHost: other\r\n\r\n"
     assert status_of(running, sent) == 200
     assert running.application.hosts == [[b"x"]]
@@ -480,7 +484,7 @@ def test_a_request_without_exactly_one_host_is_refused(running: Running, path: b
 
 @pytest.mark.parametrize("host", [b"x", b"x:80", b"[::1]:8080", b"[fe80::1]", b"10.0.0.1", b"a-b_c.example.", b"x:"])
 @pytest.mark.parametrize("path", [b"/ready", b"/a"])
-def test_a_host_with_or_without_a_port_is_taken(running: Running, path: bytes, host: bytes) -> None:
+def test_a_host_with_or_without_a_port_is_accepted(running: Running, path: bytes, host: bytes) -> None:
     assert status_of(running, b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n") == 200
 
 
@@ -492,16 +496,14 @@ def test_http_1_0_needs_no_host(running: Running) -> None:
 UPGRADE = b"GET /other HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
 
 
-def test_requests_behind_one_that_asks_for_an_upgrade_are_answered(running: Running) -> None:
+def test_requests_after_an_upgrade_request_are_answered(running: Running) -> None:
     with running.send(UPGRADE * 500 + READY) as connection:
         received = read_until(connection, PAGE.body)
         assert received.count(b"HTTP/1.1 200 OK") == 501
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 38", b"Transfer-Encoding: chunked"])
-def test_the_body_of_a_request_that_asks_for_an_upgrade_is_never_taken_for_a_request(
-    running: Running, framing: bytes
-) -> None:
+def test_the_body_of_an_upgrade_request_is_never_mistaken_for_a_request(running: Running, framing: bytes) -> None:
     head = b"POST /read HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + framing + b"\r\n\r\n"
     with running.send(head + b"GET /smuggled HTTP/1.1\r\nHost: victim\r\n\r\n") as connection:
         received = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -524,7 +526,7 @@ def status_of(running: Running, sent: bytes) -> int:
 @pytest.mark.parametrize(
     "sent", [b"\x16\x03\x01\x02\x00\x01\x00", b"hello\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"]
 )
-def test_what_is_not_http_is_refused_with_a_sentence_and_not_logged(
+def test_anything_but_http_is_refused_with_a_sentence_and_not_logged(
     running: Running, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = running.raw(sent)
@@ -532,21 +534,21 @@ def test_what_is_not_http_is_refused_with_a_sentence_and_not_logged(
     assert caplog.text == ""
 
 
-def test_garbage_behind_a_request_does_not_take_the_place_of_its_answer(running: Running) -> None:
+def test_garbage_after_a_request_does_not_replace_its_response(running: Running) -> None:
     with running.send(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\nrubbish\r\n\r\n") as connection:
         running.application.release.set()
         assert read_until(connection, b"slowly").startswith(b"HTTP/1.1 200 OK\r\n")
         assert connection.recv(1000) == b""
 
 
-def test_a_client_that_closes_its_half_is_let_go(running: Running) -> None:
+def test_a_half_closed_connection_is_closed(running: Running) -> None:
     with running.send(b"GET / H") as connection:
         connection.shutdown(socket.SHUT_WR)
         eventually(lambda: not running.server.server_state.connections)
         assert connection.recv(1000) == b""
 
 
-def test_the_oldest_connection_without_a_login_makes_room() -> None:
+def test_the_oldest_connection_without_a_login_is_replaced() -> None:
     with Running(ConnectionLimits(3, 3)) as running, running.send() as user, running.send() as silent:
         running.ask_plainly(user)
         with running.send() as dribbling, running.send() as new:
@@ -559,7 +561,7 @@ def test_the_oldest_connection_without_a_login_makes_room() -> None:
                 dribbling.recv(1000)
 
 
-def test_a_login_that_the_application_finds_right_counts_as_one() -> None:
+def test_a_login_accepted_by_the_application_counts() -> None:
     with Running(ConnectionLimits(2, 2)) as running, running.send() as user, running.send() as silent:
         user.sendall(b"GET /login HTTP/1.1\r\nHost: x\r\n\r\n")
         read_until(user, b"slowly")
@@ -571,7 +573,7 @@ def test_a_login_that_the_application_finds_right_counts_as_one() -> None:
 REFUSED = READY.replace(b"/ready", b"/refused")
 
 
-def test_a_refusal_that_is_ready_has_its_reason_and_needs_no_application(running: Running) -> None:
+def test_a_ready_refusal_has_its_reason_and_needs_no_application(running: Running) -> None:
     with running.send() as connection:
         for _ in range(3):
             connection.sendall(REFUSED)
@@ -581,13 +583,13 @@ def test_a_refusal_that_is_ready_has_its_reason_and_needs_no_application(running
     assert running.application.calls == []
 
 
-def test_a_refusal_that_is_ready_is_no_login() -> None:
+def test_a_ready_refusal_does_not_count_as_a_login() -> None:
     with Running(ConnectionLimits(2, 2)) as running, running.send() as user, running.send() as stranger:
         for client, message in ((user, READY), (user, REFUSED), (stranger, REFUSED), (stranger, REFUSED)):
             client.sendall(message)
             read_until(client, PAGE.body if message is READY else REFUSAL.body)
         with running.send() as new:
-            assert stranger.recv(1000) == b"", "the stranger makes room"
+            assert stranger.recv(1000) == b"", "the stranger is replaced"
             for connection in (new, user):
                 running.ask_plainly(connection)
 

@@ -1,4 +1,4 @@
-"""Limits on connections: how many there may be, and which one is closed for a new one."""
+"""Limits on connections: their number, and the one that a new one replaces."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FakeConnection:
 
 
 def full(limits: ConnectionLimits, *connections: FakeConnection) -> tuple[FakeConnection, ...]:
-    """The connections, which the limits have admitted."""
+    """The connections admitted by the limits."""
     assert all(limits.admit(connection) for connection in connections)
     return connections
 
@@ -51,7 +51,7 @@ def test_the_oldest_that_has_not_logged_in_is_closed_for_a_new_one() -> None:
     assert ended(*held) == [False, True, False]
 
 
-def test_a_login_that_is_being_looked_at_is_closed_after_those_that_ask_nothing() -> None:
+def test_a_login_in_progress_is_closed_after_idle_strangers() -> None:
     limits = ConnectionLimits(3, 3)
     held = full(limits, FakeConnection(busy=True), FakeConnection(busy=True), FakeConnection())
     new = full(limits, FakeConnection(busy=True))
@@ -60,7 +60,7 @@ def test_a_login_that_is_being_looked_at_is_closed_after_those_that_ask_nothing(
     assert ended(*held, *new) == [True, False, True, False]
 
 
-def test_a_user_who_has_been_idle_for_longest_is_closed_when_all_have_logged_in() -> None:
+def test_the_longest_idle_user_is_closed_when_all_have_logged_in() -> None:
     limits = ConnectionLimits(3, 3)
     held = full(limits, *(FakeConnection(logged_in=True, busy=busy, since=since) for busy, since in USERS))
     full(limits, FakeConnection())
@@ -70,7 +70,7 @@ def test_a_user_who_has_been_idle_for_longest_is_closed_when_all_have_logged_in(
 USERS = [(True, 1.0), (False, 3.0), (False, 2.0)]
 
 
-def test_nobody_is_admitted_when_all_users_are_being_answered() -> None:
+def test_no_connection_is_admitted_when_all_users_have_requests() -> None:
     limits = ConnectionLimits(2, 2)
     held = full(limits, FakeConnection(logged_in=True, busy=True), FakeConnection(logged_in=True, busy=True))
     assert not limits.admit(FakeConnection())
@@ -79,7 +79,7 @@ def test_nobody_is_admitted_when_all_users_are_being_answered() -> None:
     assert ended(*held) == [False, False]
 
 
-def test_one_address_makes_room_among_its_own_connections() -> None:
+def test_an_address_at_its_limit_replaces_its_own_connections() -> None:
     limits = ConnectionLimits(10, 2)
     others = full(limits, FakeConnection("192.0.2.7"))
     held = full(limits, FakeConnection(), FakeConnection())
@@ -113,7 +113,7 @@ def test_addresses_of_one_client_are_counted_together(first: str, second: str, *
     assert held.ended is together
 
 
-def test_a_connection_that_has_gone_is_counted_no_longer() -> None:
+def test_a_closed_connection_no_longer_counts() -> None:
     limits = ConnectionLimits(2, 1)
     for _ in range(5):
         (connection,) = full(limits, FakeConnection())
@@ -122,7 +122,7 @@ def test_a_connection_that_has_gone_is_counted_no_longer() -> None:
         assert not connection.ended
 
 
-def test_a_flood_is_told_of_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flood_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     limits = ConnectionLimits(1, 1, clock=lambda: now[0])
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""A server is killed at random moments of its uploads; afterwards nothing is lost, and nothing is half there."""
+"""A server is killed at random moments during uploads; afterwards nothing is lost or half there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WRITERS = 4
 
 
 def distribution(round_: int, writer: int, number: int) -> tuple[str, bytes]:
-    """A file that can be told from its name alone."""
+    """A file whose content follows from its name."""
     name, version = f"p{writer}", f"{round_}.{number}"
     payload = random.Random(f"{round_} {writer} {number}").randbytes(500_000 if number % 3 == 1 else 2_000)
     if number % 5 == 4:
@@ -38,7 +38,7 @@ def open_node(directory: Path) -> Node:
     return Node(DirectoryStorage(directory), FileNameLocks(directory / ".index" / "claims"), Options(claim_seconds=60))
 
 
-# Runs in a process of its own: forks a server for each round, and kills it.
+# Runs in its own process: forks a server for each round, and kills it.
 KILLER = """
 import io, os, random, signal, sys, threading, time
 from pathlib import Path
@@ -122,7 +122,7 @@ def test_after_kills_every_confirmed_file_is_whole_and_every_other_absent_or_who
             assert metadata is not None
             assert metadata.startswith(b"Metadata-Version")
 
-    # The names of uploads that were cut off are free, and what they left is swept away.
+    # The names of interrupted uploads are free, and their leftovers are removed.
     node.publisher.start()
     for writer in range(WRITERS):
         number = sum(name.startswith(f"p{writer}-{KILLS - 1}.") for name in there)

@@ -1,4 +1,4 @@
-"""pip leaves out what was uploaded too late, by the upload times that a page says (PEP 700)."""
+"""pip excludes later uploads by the upload times on a page (PEP 700)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTION = "--uploaded-prior-to"
     Version(importlib.metadata.version("pip")) < Version("26.0"),
     reason=f"pip has {OPTION} from 26.0 on; uv's --exclude-newer is tested with the other clients",
 )
-def test_pip_picks_what_was_uploaded_before_a_moment_and_nothing_else(tmp_path: Path) -> None:
+def test_pip_only_considers_files_uploaded_before_a_given_time(tmp_path: Path) -> None:
     with Server(tmp_path / "server") as server, Client(server, tmp_path / "machine") as client:
         began = datetime.now(UTC)
         for version in ("1.0", "2.0"):

@@ -1,4 +1,4 @@
-"""The first login is verified while the server is still being imported, and is otherwise a login as any other."""
+"""The first login is verified while the server is still being imported, and is otherwise like any other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIGEST = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
 
 
 class FakeVerify:
-    """Counts what is verified, and does not end before it may."""
+    """Counts verifications, and ends only when told to."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None, int]] = []
@@ -70,7 +70,7 @@ def status(port: int, sent: bytes) -> bytes:
         return client.recv(4096).split()[1]
 
 
-def test_bcrypt_runs_once_and_before_anybody_asks_for_its_result(
+def test_bcrypt_runs_once_and_before_its_result_is_needed(
     early: EarlyLogin, listener: socket.socket, verify: FakeVerify
 ) -> None:
     with socket.create_connection(listener.getsockname()) as client:
@@ -99,7 +99,7 @@ def test_a_wrong_login_costs_the_same_as_later(
     assert verify.asked == [("wrong", digest, 5)]
 
 
-def test_another_login_gets_no_other_ones_result(
+def test_a_different_login_does_not_get_the_result(
     early: EarlyLogin, listener: socket.socket, verify: FakeVerify
 ) -> None:
     with socket.create_connection(listener.getsockname()) as client:
@@ -121,7 +121,7 @@ def test_another_login_gets_no_other_ones_result(
         b"\x16\x03\x01" + b"\xff" * 20_000,
     ],
 )
-def test_connections_without_a_password_are_handed_over_and_hold_up_nobody(
+def test_connections_without_a_password_are_passed_on_without_delay(
     early: EarlyLogin, listener: socket.socket, verify: FakeVerify, sent: bytes
 ) -> None:
     verify.may_end.set()
@@ -138,7 +138,7 @@ def test_connections_without_a_password_are_handed_over_and_hold_up_nobody(
             connection.close()
 
 
-def test_a_server_that_nobody_asks_is_not_held_up(listener: socket.socket, tmp_path: Path) -> None:
+def test_a_server_without_requests_is_not_delayed(listener: socket.socket, tmp_path: Path) -> None:
     early = EarlyLogin(listener, tmp_path / "missing", rounds=5)
     assert early.connections() == []
     early.close()
@@ -146,7 +146,7 @@ def test_a_server_that_nobody_asks_is_not_held_up(listener: socket.socket, tmp_p
         assert select.select([listener], [], [], 60)[0], "the connection waits for the server"
 
 
-def test_without_a_password_file_the_connection_is_handed_over(listener: socket.socket, tmp_path: Path) -> None:
+def test_without_a_password_file_the_connection_is_passed_on(listener: socket.socket, tmp_path: Path) -> None:
     with (
         contextlib.closing(EarlyLogin(listener, tmp_path / "missing", rounds=5)) as early,
         socket.create_connection(listener.getsockname()) as client,
@@ -157,7 +157,7 @@ def test_without_a_password_file_the_connection_is_handed_over(listener: socket.
         connection.close()
 
 
-def test_no_more_than_a_few_connections_are_accepted_early(listener: socket.socket, early: EarlyLogin) -> None:
+def test_only_a_few_connections_are_accepted_early(listener: socket.socket, early: EarlyLogin) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(early_login._CONNECTIONS + 3):
             stack.enter_context(socket.create_connection(listener.getsockname()))
@@ -171,7 +171,7 @@ def test_no_more_than_a_few_connections_are_accepted_early(listener: socket.sock
 
 
 def test_a_login_during_the_imports_gets_its_page(tmp_path: Path) -> None:
-    """A whole server, stopped in the middle of its start until the login has begun."""
+    """A real server, paused in the middle of its start until the login has begun."""
     (tmp_path / "credentials").mkdir()
     (tmp_path / "credentials/.htpasswd").write_text(f"alice:{DIGEST}\n")
     code = (

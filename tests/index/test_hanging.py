@@ -1,4 +1,4 @@
-"""A commit that hangs, of a Volume or a disk: what is known is served, and nobody waits for what does not come."""
+"""A hanging commit, of a Volume or a disk: known content is served, and no one waits forever."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KNOWN = ("/simple/spam/", "/simple/", f"/packages/{SPAM}", f"/packages/{SPAM}.me
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those who may wait do not wait for long."""
+    """Shorten all waits."""
     for module in ("ops.index.app", "ops.index.http.simple_api", "ops.index.http.files"):
         monkeypatch.setattr(f"{module}.READ_SECONDS", 0.3)
     monkeypatch.setattr("ops.index.storage.volume.LAST_SECONDS", 0.5)
@@ -38,7 +38,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def containers(tmp_path: Path, soon: None, request: pytest.FixtureRequest) -> Iterator[list[Container]]:
-    """Servers of one Volume that wait for commits for half a second, and know all that there is."""
+    """Servers of one Volume that wait half a second for commits, and know all content."""
     names = ["first", "second", "third"][: getattr(request, "param", 1)]
     with opened(tmp_path, names, 0.2, commit_seconds=0.5, reload_seconds=0.5) as found:
         for container in found:
@@ -51,7 +51,7 @@ def containers(tmp_path: Path, soon: None, request: pytest.FixtureRequest) -> It
 
 
 def begun(volume: Any, work: Callable[[], Any]) -> Future[Any]:
-    """A change whose commit hangs by now."""
+    """A change whose commit is hanging."""
     volume.going_on.clear()
     commits = volume.commits
     pool = ThreadPoolExecutor(1)
@@ -69,7 +69,7 @@ def has_copy(server: Container, filename: str) -> bool:
 
 
 @pytest.mark.parametrize("containers", [1, 3], indirect=True)
-def test_what_is_known_is_served_by_every_server_while_a_commit_hangs(containers: list[Container]) -> None:
+def test_every_server_serves_known_content_while_a_commit_hangs(containers: list[Container]) -> None:
     first = containers[0]
     upload_that_hangs = begun(first.packages, lambda: upload(first, "new", "1.0"))
     eventually(lambda: all(container.packages.closed for container in containers))
@@ -83,7 +83,7 @@ def test_what_is_known_is_served_by_every_server_while_a_commit_hangs(containers
         upload_that_hangs.result()
 
 
-def test_who_waits_for_a_commit_that_hangs_is_told_to_come_again(containers: list[Container]) -> None:
+def test_a_request_that_waits_for_a_hanging_commit_gets_retry_after(containers: list[Container]) -> None:
     (server,) = containers
     response = begun(server.packages, lambda: upload(server, "new", "1.0")).result()
     assert (response.status, response["retry-after"]) == (503, "10")
@@ -95,7 +95,7 @@ def test_who_waits_for_a_commit_that_hangs_is_told_to_come_again(containers: lis
     assert server.get("/simple/new/").status != 200
 
 
-def test_what_was_not_committed_in_time_is_taken_back_and_can_be_sent_again(containers: list[Container]) -> None:
+def test_an_upload_not_committed_in_time_is_undone_and_can_be_repeated(containers: list[Container]) -> None:
     (server,) = containers
     assert begun(server.packages, lambda: publish(server, "new", "1.0")).result() == 503
     server.packages.going_on.set()
@@ -103,11 +103,11 @@ def test_what_was_not_committed_in_time_is_taken_back_and_can_be_sent_again(cont
     assert server.get(f"/packages/{wheel_name('new', '1.0')}").body == wheel("new", "1.0", payload=b"other")
 
 
-def test_what_is_not_known_is_never_said_to_be_missing_while_that_cannot_be_told(containers: list[Container]) -> None:
+def test_unknown_content_is_never_404_while_that_cannot_be_checked(containers: list[Container]) -> None:
     (server,) = containers
     begun(server.packages, lambda: upload(server, "new", "1.0"))
     for path in ("/simple/ham/", "/ham/", "/ham/json", "/projects/ham/", f"/packages/{wheel_name('ham', '1.0')}"):
-        eventually(lambda path=path: server.get(path).status != 404)  # some are known to be missing, for a moment
+        eventually(lambda path=path: server.get(path).status != 404)  # some are known to be missing for a moment
         response = server.get(path)
         assert (response.status, path) == (503, path)
         assert response["retry-after"] == "10"
@@ -115,7 +115,7 @@ def test_what_is_not_known_is_never_said_to_be_missing_while_that_cannot_be_told
     eventually(lambda: server.get("/simple/ham/").status == 404)
 
 
-def test_a_file_that_was_uploaded_just_now_is_served_while_the_next_commit_hangs(containers: list[Container]) -> None:
+def test_a_just_uploaded_file_is_served_while_the_next_commit_hangs(containers: list[Container]) -> None:
     (server,) = containers
     assert publish(server, "egg", "1.0") == 200
     begun(server.packages, lambda: upload(server, "new", "1.0"))
@@ -126,7 +126,7 @@ def test_a_file_that_was_uploaded_just_now_is_served_while_the_next_commit_hangs
 
 
 @pytest.mark.parametrize("containers", [3], indirect=True)
-def test_what_others_have_uploaded_is_at_hand_before_anybody_asks(containers: list[Container]) -> None:
+def test_others_uploads_are_cached_before_they_are_requested(containers: list[Container]) -> None:
     first, *others = containers
     name = wheel_name("egg", "1.0")
     assert publish(first, "egg", "1.0") == 200
@@ -139,7 +139,7 @@ def test_what_others_have_uploaded_is_at_hand_before_anybody_asks(containers: li
         assert name in other.get("/simple/egg/").text
 
 
-def test_requests_for_what_is_not_known_take_no_thread_from_others(containers: list[Container]) -> None:
+def test_requests_for_unknown_content_take_no_threads_from_others(containers: list[Container]) -> None:
     (server,) = containers
     begun(server.packages, lambda: upload(server, "new", "1.0"))
     with ThreadPoolExecutor(60) as pool:
@@ -149,20 +149,20 @@ def test_requests_for_what_is_not_known_take_no_thread_from_others(containers: l
         assert {done.result().status for done in unknown} <= {404, 503}
 
 
-def test_users_who_are_known_log_in_while_the_commit_of_another_user_hangs(containers: list[Container]) -> None:
+def test_known_users_can_log_in_while_the_commit_of_another_user_hangs(containers: list[Container]) -> None:
     (server,) = containers
     registration = begun(server.credentials, lambda: register(server, username="carol", password="the first password"))
     for _ in range(5):
         assert server.get("/simple/spam/").status == 200
-    assert log_in(server, "nobody", "knows her password") == 503, "she may have been registered elsewhere"
+    assert log_in(server, "nobody", "knows her password") == 503, "the user may have been registered elsewhere"
     assert registration.result() == 503
-    assert publish(server, "meanwhile", "1.0") == 200, "the packages are another Volume"
+    assert publish(server, "meanwhile", "1.0") == 200, "the packages are on another Volume"
     server.credentials.going_on.set()
     eventually(lambda: register(server, username="carol", password="the first password") in {200, 201})
     eventually(lambda: log_in(server, "carol", "the first password") == 200)
 
 
-def test_a_server_that_starts_while_another_commits_says_when_to_come_again(
+def test_a_server_that_starts_during_another_s_commit_sends_retry_after(
     containers: list[Container], tmp_path: Path
 ) -> None:
     (first,) = containers
@@ -201,12 +201,12 @@ def local(tmp_path: Path) -> Iterator[ThreadServer]:
     with ThreadServer(create_index(packages=packages, credentials=credentials)) as server:
         for path in KNOWN:
             assert server.get(path).status == 200
-        assert publish(server, "spam", "2.0") == 200  # what is done but once, at the first change, is done
+        assert publish(server, "spam", "2.0") == 200  # one-time work of the first change is done
         yield server
 
 
 @pytest.mark.parametrize("call", ["fsync", "link", "unlink", "rename"])
-def test_a_disk_that_does_not_finish_a_change_keeps_nobody_from_reading(
+def test_a_disk_that_hangs_on_a_change_does_not_block_readers(
     local: ThreadServer, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """Eight uploads and as many yanks hang in the kernel, as far as the server can tell."""

@@ -1,4 +1,4 @@
-"""Imports of a server: neither what few requests need nor searches for garbage."""
+"""Imports of a server: nothing that few requests need, and no garbage collection."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def test_the_server_imports_nothing_that_few_requests_need() -> None:
     assert unneeded & set(run(code).split()) == set()
 
 
-def test_whoever_imports_all_of_uvicorn_later_gets_it() -> None:
+def test_a_later_import_of_all_of_uvicorn_works() -> None:
     code = "import ops.index.server, uvicorn, uvicorn.main as m; print(m.run.__name__, uvicorn.Server is m.Server)"
     assert run(code) == "run True\n"
 
 
-def test_logs_can_be_configured_by_uvicorn_all_the_same() -> None:
+def test_logging_can_still_be_configured_by_uvicorn() -> None:
     code = "import ops.index.server, uvicorn, logging; uvicorn.Config('a:b'); print(logging.getLogger('uvicorn').level)"
     assert run(code) == "20\n"
 
 
-def test_all_of_uvicorn_stays_for_those_who_imported_it_before() -> None:
+def test_an_earlier_import_of_all_of_uvicorn_is_kept() -> None:
     assert run("import uvicorn, ops.index.server; print(uvicorn.run.__name__, uvicorn.main.name)") == "run main\n"
 
 
-def test_the_collector_rests_while_the_index_is_imported_and_no_longer() -> None:
+def test_garbage_collection_pauses_only_while_the_index_is_imported() -> None:
     code = (
         "import gc, ops.index; runs = []; gc.callbacks.append(lambda _, about: runs.append(about['generation']));"
         "ops.index.create_index; print(sum(runs), gc.isenabled())"
     )
-    assert run(code) == "0 True\n", "nothing but the youngest, once it may again"
+    assert run(code) == "0 True\n", "only the youngest generation, once it is enabled again"

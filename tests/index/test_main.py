@@ -1,4 +1,4 @@
-"""``python -m ops.index`` as whoever starts it sees it."""
+"""``python -m ops.index`` as seen by its operator."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Start in this process, which must fail at once; what it said."""
+    """Start in this process, which must fail at once; returns the message."""
     assert main(["--port", "0", *arguments]) == 1
     out, err = capsys.readouterr()
     assert out == ""
@@ -48,7 +48,7 @@ def folders(tmp_path: Path) -> list[str]:
 
 
 def test_it_starts_with_nothing_at_all(tmp_path: Path) -> None:
-    """No folder, no users, no .htpasswd: it makes the folders and refuses everybody until the first user is there."""
+    """No folder, no users, no .htpasswd: it creates the folders and refuses everyone until there is a user."""
     folder = tmp_path / "not" / "there"
     server = Server(tmp_path / "unused")
     server.packages, server.credentials = folder / "packages", folder / "credentials"
@@ -74,17 +74,17 @@ def test_it_prints_its_address_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_well_when_told_to(tmp_path: Path, number: signal.Signals) -> None:
+def test_it_exits_cleanly_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     server = Server(tmp_path)
     server.start()
     assert server.get("/simple/").status == 200
     idle = socket.create_connection((server.host, server.port))
     assert server.stop(number) == 0
     idle.close()
-    assert server.log.read_text() == "", "nobody had to be waited for until the grace was over"
+    assert server.log.read_text() == "", "no request outlasted the grace period"
 
 
-def test_a_download_that_has_begun_is_finished_before_it_ends(tmp_path: Path) -> None:
+def test_a_download_in_progress_finishes_before_the_server_exits(tmp_path: Path) -> None:
     server = Server(tmp_path)
     size = 30 * 1024 * 1024
     (server.packages / "big-1.0.tar.gz").write_bytes(bytes(size))
@@ -133,7 +133,7 @@ def test_the_token_comes_from_a_file_that_others_cannot_read(tmp_path: Path) -> 
         assert "chmod 600" in server.log.read_text()
 
 
-def test_a_token_file_that_has_no_token_is_an_error(
+def test_a_token_file_without_a_token_is_an_error(
     tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "token.env"
@@ -147,7 +147,7 @@ def test_a_token_file_that_has_no_token_is_an_error(
 @pytest.mark.parametrize(
     "token", ["too-short", "x" * 15, "with a space in it somewhere", "ümlauts-cannot-be-sent-at-all"]
 )
-def test_a_token_that_can_be_guessed_or_not_be_sent_is_an_error(
+def test_a_guessable_or_unsendable_token_is_an_error(
     tmp_path: Path,
     folders: list[str],
     capsys: pytest.CaptureFixture[str],
@@ -163,12 +163,12 @@ def test_a_token_that_can_be_guessed_or_not_be_sent_is_an_error(
     assert "AUTH_TOKEN" not in os.environ
 
 
-def test_a_line_break_after_the_token_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_break_after_the_token_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH_TOKEN", f"{TOKEN}\n")
     assert admin_token(None) == TOKEN
 
 
-def test_a_taken_port_is_told_in_one_sentence(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_reported_in_one_sentence(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         said = refused(capsys, *folders, "--port", port)
@@ -176,7 +176,7 @@ def test_a_taken_port_is_told_in_one_sentence(folders: list[str], capsys: pytest
     assert "in use" in said
 
 
-def test_a_directory_that_cannot_be_used_is_told_in_one_sentence(
+def test_an_unusable_directory_is_reported_in_one_sentence(
     tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"
@@ -186,7 +186,7 @@ def test_a_directory_that_cannot_be_used_is_told_in_one_sentence(
         assert str(unusable) in said
 
 
-def test_packages_and_credentials_lie_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_packages_and_credentials_cannot_overlap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     for packages, credentials in [(".", "."), (".", "link"), ("a", "."), (".", "a"), ("a/b", "a")]:
         folders = ("--packages", str(tmp_path / packages), "--credentials", str(tmp_path / credentials))
@@ -195,13 +195,13 @@ def test_packages_and_credentials_lie_apart(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs another user to run as")
-def test_a_directory_of_somebody_else_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_another_user_s_directory_is_reported_in_one_sentence(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "mine").mkdir(mode=0o700)
     for folder in (tmp_path / "mine", tmp_path / "mine" / "new"):
         code = (
             "import os, sys; from ops.index.__main__ import main\n"
-            # Imported before: the other user may not be able to read them.
+            # Imported first: the other user may not be able to read them.
             "import encodings.idna, resource, ops.index.early_login, ops.index.storage.directory\n"
             "try: main(['--help'])\n"
             "except SystemExit: os.setgid(65534); os.setuid(65534)\n"
@@ -213,9 +213,7 @@ def test_a_directory_of_somebody_else_is_told_in_one_sentence(tmp_path: Path) ->
         assert str(folder) in done.stderr
 
 
-def test_an_address_that_is_none_is_told_in_one_sentence(
-    folders: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_address_is_reported_in_one_sentence(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "192.0.2.1" in refused(capsys, *folders, "--host", "192.0.2.1", "--port", "0")
     assert "a b" in refused(capsys, *folders, "--host", "a b", "--port", "0")
     assert "empty" in refused(capsys, *folders, "--host", "", "--port", "0")
@@ -263,7 +261,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(("content", "why"), [(None, "a file that is there"), ("{}", "trusted_root.json")])
-def test_a_trusted_root_that_cannot_work_is_refused(
+def test_an_invalid_trusted_root_is_refused(
     tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str], content: str | None, why: str
 ) -> None:
     root = tmp_path / "root.json"
@@ -281,7 +279,7 @@ def test_a_trusted_root_that_cannot_work_is_refused(
         (1024, ["--max-connections-per-address", "449"], "more than the 448 connections in total"),
     ],
 )
-def test_more_connections_than_there_is_room_for_are_refused(
+def test_more_connections_than_file_descriptors_allow_are_refused(
     folders: list[str], limit: int, arguments: list[str], sentence: str
 ) -> None:
     code = LIMITED.format(limit=limit)
@@ -293,7 +291,7 @@ def test_more_connections_than_there_is_room_for_are_refused(
 
 
 @pytest.mark.parametrize(("seconds", "taken"), [("0.09", False), ("0.1", True), ("60", True), ("60.1", False)])
-def test_files_are_looked_at_neither_all_the_time_nor_next_to_never(
+def test_the_interval_of_file_checks_is_bounded(
     folders: list[str], capsys: pytest.CaptureFixture[str], seconds: str, taken: bool
 ) -> None:
     arguments = [*folders, "--refresh-seconds", seconds]
@@ -307,7 +305,7 @@ def test_files_are_looked_at_neither_all_the_time_nor_next_to_never(
 
 
 @pytest.mark.parametrize(("seconds", "taken"), [("0", True), ("3600", True), ("3601", False), ("1.5", False)])
-def test_clients_keep_pages_for_an_hour_at_most(
+def test_the_maximum_age_of_pages_is_an_hour(
     folders: list[str], capsys: pytest.CaptureFixture[str], seconds: str, taken: bool
 ) -> None:
     arguments = [*folders, "--page-max-age", seconds]
@@ -319,7 +317,7 @@ def test_clients_keep_pages_for_an_hour_at_most(
     assert "seconds from 0 to 3600" in capsys.readouterr().err
 
 
-def test_the_help_names_every_option_without_importing_a_server() -> None:
+def test_the_help_lists_every_option_without_importing_a_server() -> None:
     done = run("--help")
     assert done.returncode == 0
     for option in ("--packages", "--directory", "--credentials", "--host", "--port", "--admin-token-file"):
@@ -330,8 +328,8 @@ def test_the_help_names_every_option_without_importing_a_server() -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_the_first_page_needs_none_of_the_heavy_parts(tmp_path: Path) -> None:
-    """FastAPI, pypiserver, Jinja2 and docutils come after the first requests, or when they are asked for."""
+def test_the_first_page_needs_no_heavy_imports(tmp_path: Path) -> None:
+    """FastAPI, pypiserver, Jinja2 and docutils are imported after the first requests, or when needed."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / wheel_name("spam", "1.0")).write_bytes(wheel("spam", "1.0"))
     code = f"""
@@ -347,7 +345,7 @@ print(sorted({{"fastapi", "pypiserver", "jinja2", "docutils", "pydantic", "reque
 
 
 @pytest.mark.parametrize(("host", "told"), [("::1", "[::1]"), ("0.0.0.0", "127.0.0.1")])
-def test_it_listens_to_another_address_when_asked(tmp_path: Path, host: str, told: str) -> None:
+def test_it_can_listen_on_another_address(tmp_path: Path, host: str, told: str) -> None:
     try:
         socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
@@ -358,7 +356,7 @@ def test_it_listens_to_another_address_when_asked(tmp_path: Path, host: str, tol
         assert server.get("/simple/").status == 200
 
 
-def test_a_forwarded_address_counts_only_from_a_trusted_proxy(tmp_path: Path) -> None:
+def test_a_forwarded_address_is_only_believed_from_a_trusted_proxy(tmp_path: Path) -> None:
     def logged(server: Server) -> str:
         server.request("GET", "/simple/", password="wrong", headers={"X-Forwarded-For": "203.0.113.9, 198.51.100.7"})
         server.stop()
@@ -376,7 +374,7 @@ def test_a_forwarded_address_counts_only_from_a_trusted_proxy(tmp_path: Path) ->
     assert network.log.read_text() == ""
 
 
-def test_a_proxy_that_is_not_trusted_is_named_in_the_log_once(tmp_path: Path) -> None:
+def test_an_untrusted_proxy_is_logged_once(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         for _ in range(3):
             server.get("/simple/nothing/", X_Forwarded_For="203.0.113.9")
@@ -385,8 +383,8 @@ def test_a_proxy_that_is_not_trusted_is_named_in_the_log_once(tmp_path: Path) ->
     assert "--trusted-proxy 127.0.0.1" in said
 
 
-def test_what_lives_as_long_as_the_server_is_spared_by_the_collector() -> None:
-    """In a process of its own, as it is for good."""
+def test_permanent_objects_are_excluded_from_garbage_collection() -> None:
+    """In a separate process, because it is irreversible."""
     code = (
         "import gc; from ops.index import __main__ as main; gc.disable(); main._spare_the_collector();"
         "print(gc.isenabled(), gc.get_freeze_count() > 1000, gc.get_threshold()[0])"

@@ -1,4 +1,4 @@
-"""poetry, pdm and hatch as people run them, as the page "How to use this index" says."""
+"""poetry, pdm and hatch as people run them, following the page "How to use this index"."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REQUIREMENTS = PROJECT_ROOT / "tests" / "project_managers.txt"
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the three: they get on with each other, and not with ours."""
+    """An environment with the three, whose requirements conflict with ours but not with each other."""
     folder = tmp_path_factory.mktemp("programs")
     environment = {**os.environ, **DOWNLOADS, "VIRTUAL_ENV": str(folder)}
     for command in (
@@ -40,7 +40,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Machine:
-    """One of a user who has stored her login in ``~/.netrc``, and has a project."""
+    """The machine of a user with a login in ``~/.netrc`` and a project."""
 
     programs: Path
     home: Path

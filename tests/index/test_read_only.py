@@ -1,4 +1,4 @@
-"""A server whose directories can be read and not written, over HTTP."""
+"""A server with read-only directories, over HTTP."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.index.serving import JSON, ROOT, TOKEN, Server, eventually
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Mounted read-only where that is allowed, as to root nothing else is; else by mode."""
+    """Mounted read-only if allowed, because root ignores modes; otherwise by mode."""
     server = Server(tmp_path_factory.mktemp("read-only"))
     name = wheel_name("spam", "1.0")
     (server.packages / name).write_bytes(wheel("spam", "1.0"))
     name_locks = server.packages / ".index" / "claims"
     name_locks.mkdir(parents=True)
-    (name_locks / name).touch()  # of a server that was killed
+    (name_locks / name).touch()  # of a killed server
     folders = [str(server.packages), str(server.credentials)]
     command = [sys.executable, "-m", "ops.index", "--packages", folders[0], "--credentials", folders[1], "--port", "0"]
     if os.getuid() == 0:
@@ -57,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         Path(folder).chmod(0o755)
 
 
-def test_its_log_says_at_the_start_what_does_not_work(server: Server) -> None:
+def test_its_log_says_at_start_what_is_disabled(server: Server) -> None:
     lines = server.log.read_text().splitlines()
     assert any(f"{server.packages} cannot be written" in line and "uploads" in line for line in lines)
     assert any(f"{server.credentials} cannot be written" in line and "users" in line for line in lines)
@@ -73,7 +73,7 @@ def test_everything_can_be_read(server: Server) -> None:
         assert server.get(path).status == 200
 
 
-def test_an_upload_is_refused_in_a_sentence_and_the_index_goes_on(server: Server) -> None:
+def test_an_upload_is_refused_with_a_sentence_and_the_index_keeps_working(server: Server) -> None:
     file = (wheel_name("eggs", "1.0"), wheel("eggs", "1.0"))
     body, content_type = encode_multipart_formdata(
         [(":action", "file_upload"), ("name", "eggs"), ("version", "1.0"), ("content", file)]
@@ -85,7 +85,7 @@ def test_an_upload_is_refused_in_a_sentence_and_the_index_goes_on(server: Server
     assert server.get("/simple/spam/").status == 200
 
 
-def test_a_yank_and_a_new_user_are_refused_in_a_sentence(server: Server) -> None:
+def test_a_yank_and_a_new_user_are_refused_with_a_sentence(server: Server) -> None:
     headers = {"Content-Type": "application/json"}
     response = server.request("POST", "/projects/spam/yank", headers=headers, body=b'{"version": "1.0"}')
     assert (response.status, "cannot write its directory" in response.text) == (403, True)
@@ -95,7 +95,7 @@ def test_a_yank_and_a_new_user_are_refused_in_a_sentence(server: Server) -> None
     assert (response.status, "cannot write its directory" in response.text) == (403, True)
 
 
-def test_a_refused_login_is_refused_and_that_it_cannot_be_noted_is_told_once(server: Server) -> None:
+def test_a_wrong_login_is_refused_and_the_failure_to_record_it_is_logged_once(server: Server) -> None:
     for password in ("one", "two"):
         assert server.request("GET", "/simple/", password=password).status == 401
     eventually(lambda: "ops.index.auth.audit" in server.log.read_text())

@@ -33,7 +33,7 @@ def name_of(filename: str) -> Name:
 
 
 class Registry:
-    """The index that pip is configured for on this machine."""
+    """The index that pip on this machine is configured for."""
 
     def __init__(self) -> None:
         lines = subprocess.run(
@@ -49,7 +49,7 @@ class Registry:
         self._addresses: dict[str, dict[str, str]] = {}
 
     def get(self, filename: str) -> bytes | None:
-        """A file, or None when the registry does not have it."""
+        """A file, or None if the registry does not have it."""
         project = name_of(filename).project
         if project not in self._addresses:
             page = f"{self.url.rstrip('/')}/{project}/"
@@ -67,7 +67,7 @@ class Registry:
 
 @pytest.fixture(scope="module")
 def originals() -> dict[str, bytes]:
-    """The listed files, as the registry has them."""
+    """The listed files, from the registry."""
     registry = Registry()
     try:
         found = {filename: registry.get(filename) for filename in DISTRIBUTIONS}
@@ -93,7 +93,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, originals: dict[str, bytes]
 
 
 def upload(server: Server, filename: str, content: bytes) -> str | None:
-    """Reason of the refusal, or None."""
+    """Reason for the refusal, or None."""
     name = name_of(filename)
     form: dict[str, str | tuple[str, str | bytes]] = {
         ":action": "file_upload",
@@ -108,19 +108,19 @@ def upload(server: Server, filename: str, content: bytes) -> str | None:
     return None if response.status == 200 else response.text
 
 
-def test_the_list_is_long_and_every_name_on_it_is_understood() -> None:
+def test_the_list_is_long_and_every_name_on_it_can_be_parsed() -> None:
     assert len(DISTRIBUTIONS) >= 60
     assert all(name_of(filename).form in {"wheel", "sdist"} for filename in DISTRIBUTIONS)
 
 
 @pytest.mark.slow
-def test_all_of_them_are_what_the_list_names(originals: dict[str, bytes]) -> None:
+def test_all_files_match_the_list(originals: dict[str, bytes]) -> None:
     digests = {filename: hashlib.sha256(content).hexdigest() for filename, content in originals.items()}
     assert digests == {filename: DISTRIBUTIONS[filename] for filename in originals}
 
 
 @pytest.mark.slow
-def test_all_of_them_are_listed_and_downloaded_as_they_were(server: Server, originals: dict[str, bytes]) -> None:
+def test_all_files_are_listed_and_downloaded_unchanged(server: Server, originals: dict[str, bytes]) -> None:
     with PyPISimple(f"{server.url}simple/", auth=("alice", PASSWORD), accept=ACCEPT_JSON_ONLY) as client:
         listed = {
             package.filename: package

@@ -38,7 +38,7 @@ def test_a_status_line_begins_with_the_standard_phrase() -> None:
 
 
 class FakeCycle:
-    """A fake of uvicorn's cycle: writes a head, then what is in the body."""
+    """A fake of uvicorn's cycle: writes a head, then the body."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -82,7 +82,7 @@ def answered(status: int, content_type: str, *pieces: bytes) -> bytes:
         ("application/json", json.dumps({"detail": "no such file"}).encode()),
     ],
 )
-def test_a_refusal_repeats_what_its_body_says(content_type: str, body: bytes) -> None:
+def test_a_refusal_repeats_its_body_in_the_status_line(content_type: str, body: bytes) -> None:
     assert answered(404, content_type, body) == b"HTTP/1.1 404 Not Found: no such file\r\nx: y\r\n\r\n" + body
     assert answered(404, content_type, body, b"\r\nrest").endswith(body + b"\r\nrest")
 

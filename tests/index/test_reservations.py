@@ -1,4 +1,4 @@
-"""A reserved prefix keeps new projects for its owners (PEP 752), and touches nothing that is there."""
+"""A reserved prefix keeps new projects for its owners (PEP 752), and does not affect existing ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def publish(server: Server, project: str, *, user: str = "alice", version: str =
     return upload(server, wheel_name(project, version), wheel(project, version), user=user)
 
 
-def test_new_projects_under_a_prefix_are_its_owners_alone(server: Server) -> None:
+def test_only_the_owners_create_projects_under_a_prefix(server: Server) -> None:
     assert publish(server, "acme-old").status == 200
     reserved = administer(server, "POST", "reserve", {"prefix": "Acme", "owners": ["adam"]})
     assert json.loads(reserved.body) == [{"prefix": "acme", "owners": ["adam"]}]
@@ -39,7 +39,7 @@ def test_new_projects_under_a_prefix_are_its_owners_alone(server: Server) -> Non
     refused = publish(server, "acme")
     assert (refused.status, "reserved for adam" in refused.text) == (409, True)
     assert publish(server, "acme-new", user="adam").status == 200
-    assert publish(server, "acme-new", version="2.0").status == 200  # it is there now, as any project
+    assert publish(server, "acme-new", version="2.0").status == 200  # it exists now, like any project
     assert publish(server, "acme-old", version="2.0").status == 200
     assert publish(server, "acmeter").status == 200
     token = json.loads(administer(server, "POST", "create_token", {"owner": "alice", "label": "ci"}).body)["token"]
@@ -53,7 +53,7 @@ def test_new_projects_under_a_prefix_are_its_owners_alone(server: Server) -> Non
     assert json.loads(administer(server, "GET", "reservations").body) == []
 
 
-def test_with_a_switch_installers_see_namespaces(tmp_path: Path) -> None:
+def test_with_the_option_pages_declare_namespaces(tmp_path: Path) -> None:
     with Server(tmp_path, "--namespaces") as server:
 
         def namespaces(project: str) -> Any:
@@ -91,8 +91,8 @@ def test_with_a_switch_installers_see_namespaces(tmp_path: Path) -> None:
         eventually(lambda: namespaces("acme-old") is None)
 
 
-def test_without_it_nothing_says_so(server: Server) -> None:
-    """A client that knows only 1.4 warns of a higher version."""
+def test_without_the_option_pages_do_not_declare_them(server: Server) -> None:
+    """A client that only knows 1.4 warns about a higher version."""
     assert publish(server, "spam").status == 200
     page = json.loads(server.get("/simple/spam/", Accept=JSON).body)
     assert page["meta"] == {"api-version": "1.4"}
@@ -100,7 +100,7 @@ def test_without_it_nothing_says_so(server: Server) -> None:
     assert server.get("/namespaces").status == server.get("/namespace/spam").status == 404
 
 
-def test_an_owner_who_is_removed_leaves_nothing_to_the_next_of_that_name(server: Server) -> None:
+def test_a_removed_owner_leaves_nothing_to_a_later_user_of_that_name(server: Server) -> None:
     new = {"username": "erin", "password": PASSWORD}
     administer(server, "POST", "register_user", new)
     administer(server, "POST", "reserve", {"prefix": "acme", "owners": ["erin", "adam"]})
@@ -120,11 +120,11 @@ def test_an_owner_who_is_removed_leaves_nothing_to_the_next_of_that_name(server:
         {"prefix": "acme", "owners": "adam"},
     ],
 )
-def test_what_cannot_be_reserved_is_refused(server: Server, body: dict[str, object]) -> None:
+def test_invalid_reservations_are_refused(server: Server, body: dict[str, object]) -> None:
     assert administer(server, "POST", "reserve", body).status == 422
 
 
-def test_the_longest_prefix_counts_and_a_role_keeps_reservations() -> None:
+def test_the_longest_prefix_counts_and_a_role_change_keeps_reservations() -> None:
     groups = GroupFile(b"# ours\nreserved/acme: alice\nreserved/Acme.Labs: bob\nother: x\n")
     groups.assign("alice", {"reader"})
     roles = Roles(bytes(groups))

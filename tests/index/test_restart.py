@@ -1,4 +1,4 @@
-"""A server process is killed while clients upload, and started again: what it confirmed is there, and all is whole."""
+"""A server process is killed while clients upload, and restarted: confirmed files are there, and all are whole."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ KILLS = int(os.environ.get("CRASH_TEST_KILLS", "8"))
 """Number of kills; 200 before a release."""
 
 SEED = int(os.environ.get("CRASH_TEST_SEED", "0")) or random.randrange(1, 10**6)
-"""Seconds from the first confirmed upload to each kill: random, unless given."""
+"""Seconds from the first confirmed upload to each kill; random unless given."""
 
 
 class Clients:
-    """Uploaders that go on until their server is gone, and remember what they were told.
+    """Uploaders that continue until their server is gone, and remember its responses.
 
     Parameters:
-        server: which is started and killed.
+        server: to start and kill.
     """
 
     def __init__(self, server: Server) -> None:
@@ -45,14 +45,14 @@ class Clients:
         self._first = threading.Event()
 
     def start(self, round_: int) -> None:
-        """Begin to upload what nobody has uploaded in another round."""
+        """Start uploading files new in this round."""
         self._first.clear()
         self._threads = [threading.Thread(target=self._work, args=(round_, writer)) for writer in range(WRITERS)]
         for thread in self._threads:
             thread.start()
 
     def wait_for_one(self) -> None:
-        """Wait for an upload of this round that was confirmed."""
+        """Wait for a confirmed upload of this round."""
         assert self._first.wait(60), "nothing was confirmed"
 
     def join(self) -> None:
@@ -61,7 +61,7 @@ class Clients:
             assert not thread.is_alive(), "a client still waits for a server that is gone"
 
     def send(self, filename: str) -> Response:
-        """Upload a file as twine does."""
+        """Upload a file like twine."""
         project, _, rest = filename.partition("-")
         version = rest.removesuffix(".tar.gz").partition("-")[0]
         content = self.sent[filename]
@@ -87,7 +87,7 @@ class Clients:
 
 
 def offered(server: Server) -> dict[str, dict[str, Any]]:
-    """Every file that is on a page, with what the page says of it."""
+    """Every listed file, with its details on the page."""
     found = {}
     for project in json.loads(server.get("/simple/", Accept=JSON).body)["projects"]:
         for file in json.loads(server.get(f"/simple/{project['name']}/", Accept=JSON).body)["files"]:
@@ -97,7 +97,7 @@ def offered(server: Server) -> dict[str, dict[str, Any]]:
 
 
 def check(server: Server, clients: Clients) -> None:
-    """Every confirmed file is on its page and on the disk, whole; every other one likewise, or in neither place."""
+    """Every confirmed file is on its page and on disk, whole; every other one likewise, or in neither place."""
     on_disk = {path.name: path for path in server.packages.iterdir() if not path.name.startswith(".")}
     pages = offered(server)
     assert clients.confirmed <= pages.keys() <= clients.sent.keys()
@@ -109,7 +109,7 @@ def check(server: Server, clients: Clients) -> None:
 
 
 def check_downloads(server: Server, clients: Clients) -> None:
-    """Every file that is offered can be had, with its metadata."""
+    """Every listed file can be downloaded, with its metadata."""
 
     def get(url: str) -> Response:
         return server.get(url.removeprefix("../.."))
@@ -122,7 +122,7 @@ def check_downloads(server: Server, clients: Clients) -> None:
 
 
 def check_audit(server: Server, clients: Clients) -> None:
-    """Every line is whole, and each file that is offered has one."""
+    """Every line is complete, and each listed file has one."""
     uploads = Counter[str]()
     for path in (server.packages / SERVER_FOLDER).iterdir():
         content = path.read_bytes()
@@ -133,12 +133,12 @@ def check_audit(server: Server, clients: Clients) -> None:
             assert entry["sha256"] == hashlib.sha256(clients.sent[entry["filename"]]).hexdigest()
             uploads[entry["filename"]] += 1
     assert clients.confirmed | offered(server).keys() <= uploads.keys()
-    assert uploads.total() <= len(clients.sent) + clients.again, "one line for each that was sent"
+    assert uploads.total() <= len(clients.sent) + clients.again, "one line for each upload"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 10 * KILLS)
-def test_after_kills_of_a_server_process_clients_find_all_that_was_confirmed_and_all_is_whole(tmp_path: Path) -> None:
+def test_after_kills_of_a_server_all_confirmed_files_are_there_and_all_are_whole(tmp_path: Path) -> None:
     print(f"{KILLS} kills, CRASH_TEST_SEED={SEED}")  # noqa: T201 - shown when it fails
     moments = random.Random(SEED)
     server = Server(tmp_path)
@@ -159,7 +159,7 @@ def test_after_kills_of_a_server_process_clients_find_all_that_was_confirmed_and
         check(server, clients)
         check_downloads(server, clients)
         check_audit(server, clients)
-        for name in clients.sent.keys() - clients.confirmed:  # a client that was cut off tries again
+        for name in clients.sent.keys() - clients.confirmed:  # an interrupted client retries
             assert clients.send(name).status == 200
             clients.confirmed.add(name)
             clients.again += 1

@@ -1,4 +1,4 @@
-"""A revoked file can be had from nobody, by nobody, and by no road; its name stays used."""
+"""A revoked file cannot be obtained from any server, by any user or path; its name stays used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         assert upload(server, GOOD, wheel("spam", "1.0")).status == 200
         assert upload(server, BAD, CONTENT).status == 200
         for path in (f"/packages/{BAD}", f"/packages/{BAD}.metadata", "/simple/spam/", "/projects/spam/", "/spam/json"):
-            for _ in range(2):  # from the caches, too
+            for _ in range(2):  # also from the caches
                 assert server.get(path).status == 200
         assert change(server, "/projects/spam/revoke", {"filename": BAD, "reason": WHY}, user="adam").status == 200
         yield server
@@ -38,7 +38,7 @@ def offered(server: Http) -> list[str]:
     return [file["filename"] for file in json.loads(server.get("/simple/spam/", Accept=JSON).body)["files"]]
 
 
-def test_no_page_names_it_and_its_addresses_give_the_reason(server: Server) -> None:
+def test_no_page_lists_it_and_its_urls_give_the_reason(server: Server) -> None:
     for path in (f"/packages/{BAD}", f"/packages/{BAD}.metadata", f"/packages/{BAD}.asc"):
         for method in ("GET", "HEAD"):
             assert server.request(method, path).status == 403
@@ -49,8 +49,8 @@ def test_no_page_names_it_and_its_addresses_give_the_reason(server: Server) -> N
     assert server.get(f"/packages/{GOOD}").status == 200
 
 
-def test_its_bytes_come_back_under_no_name(server: Server) -> None:
-    """Neither by an upload, nor by the hand of somebody who can write the directory."""
+def test_its_bytes_cannot_return_under_any_name(server: Server) -> None:
+    """Neither by an upload, nor by someone with write access to the directory."""
     assert upload(server, BAD, CONTENT).status == 403
     assert upload(server, BAD, wheel("spam", "1.1", payload=b"harmless")).status == 403
     copy = wheel_name("spam", "1.1", "py3-none-manylinux2014_x86_64")

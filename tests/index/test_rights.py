@@ -1,4 +1,4 @@
-"""A publisher who is limited to named projects, as a server holds them to it over HTTP."""
+"""A publisher limited to named projects, enforced over HTTP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.index.serving import JSON, PASSWORD, TOKEN, Response, Server
 from tests.index.test_app import change, upload
 
 OTHERS = ["spam", "spam-plugins-extra", "plugins", "new"]
-"""Projects that the publisher was not given; the last has no file yet."""
+"""Projects outside the publisher's limits; the last has no file yet."""
 
 
 @pytest.fixture(scope="module")
@@ -33,33 +33,33 @@ def publish(server: Server, name: str, version: str, *, user: str = "ci") -> Res
 
 
 def yanked(server: Server, project: str) -> list[str | bool]:
-    """Reason why each file of a project is yanked; nothing for those that are not."""
+    """The reason for each yanked file of a project."""
     files = json.loads(server.get(f"/simple/{project}/", user="ci", Accept=JSON).body)["files"]
     return [file["yanked"] for file in files if file.get("yanked")]
 
 
 def assert_forbidden(response: Response, action: str, project: str) -> None:
-    """It is refused, with a sentence that says to whom and what."""
+    """It is refused with a sentence that names user and action."""
     assert response.status == 403
     assert response.text == f"the user 'ci' may not {action} {project!r}; ask the index's operator for the right\n"
 
 
 @pytest.mark.parametrize("name", ["spam-plugins", "Spam_Plugins", "ham"])
-def test_a_named_project_takes_the_upload_in_any_spelling(server: Server, name: str) -> None:
+def test_a_named_project_accepts_the_upload_in_any_spelling(server: Server, name: str) -> None:
     version = f"2.{len(name)}" if name.islower() else "3.0"
     assert publish(server, name, version).status == 200
     assert f"-{version}-" in server.get(f"/simple/{name.lower().replace('_', '-')}/", user="ci").text
 
 
 @pytest.mark.parametrize("project", OTHERS)
-def test_another_project_refuses_the_upload_and_stays_as_it_was(server: Server, project: str) -> None:
+def test_another_project_refuses_the_upload_and_does_not_change(server: Server, project: str) -> None:
     before = server.get(f"/simple/{project}/").body
     assert_forbidden(publish(server, project, "2.0"), "upload to the project", project)
     assert server.get(f"/simple/{project}/").body == before
     assert not (server.packages / wheel_name(project, "2.0")).exists()
 
 
-def test_a_file_of_a_named_project_is_yanked_and_taken_back_whoever_uploaded_it(server: Server) -> None:
+def test_a_file_of_a_named_project_is_yanked_and_unyanked_whoever_uploaded_it(server: Server) -> None:
     assert change(server, "/projects/Ham/yank", {"version": "1.0", "reason": "bad"}, user="ci").status == 200
     assert yanked(server, "ham") == ["bad"]
     assert change(server, "/projects/ham/unyank", {"version": "1.0"}, user="ci").status == 200
@@ -67,7 +67,7 @@ def test_a_file_of_a_named_project_is_yanked_and_taken_back_whoever_uploaded_it(
 
 
 @pytest.mark.parametrize("project", OTHERS[:-1])
-def test_another_project_refuses_the_yank_and_what_takes_it_back(server: Server, project: str) -> None:
+def test_another_project_refuses_the_yank_and_the_unyank(server: Server, project: str) -> None:
     refused = change(server, f"/projects/{project}/yank", {"version": "1.0", "reason": "bad"}, user="ci")
     assert_forbidden(refused, "yank files of the project", project)
     assert yanked(server, project) == []

@@ -1,4 +1,4 @@
-"""A server without room says so with the numbers, goes on, and lets an admin make some."""
+"""A server without space reports the numbers, keeps working, and lets an admin free some."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def scratch(server: Server) -> list[str]:
 
 
 @pytest.mark.parametrize("least_free", [(), ("--least-free", "0")], ids=["as it is", "to the last byte"])
-def test_a_full_disk_serves_logs_in_and_lets_an_admin_make_room(
+def test_on_a_full_disk_the_server_serves_accepts_logins_and_lets_an_admin_free_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least_free: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("AUTH_TOKEN", TOKEN)
@@ -97,7 +97,7 @@ def test_a_full_disk_serves_logs_in_and_lets_an_admin_make_room(
         assert events(server.credentials / ".audit") == ["user.removed"]
         give_back()
         assert upload(server, "spam", "2.0").status == 200
-        assert upload(server, "spam", "1.1", 400_000).status == 409, "its name is never free again"
+        assert upload(server, "spam", "1.1", 400_000).status == 409, "its name can never be reused"
 
 
 def test_a_disk_that_was_full_before_the_server_started_lets_an_admin_remove_a_file(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_disk_that_was_full_before_the_server_started_lets_an_admin_remove_a_f
             assert wheel_name("spam", "1.0") not in server.get("/simple/spam/").text
             assert events(server.packages / ".index" / "audit") == ["remove"]
             assert change(server, "yank", version="1.1", reason="broken").status == 200
-            assert upload(server, "spam", "1.0").status == 409, "its name is never free again"
+            assert upload(server, "spam", "1.0").status == 409, "its name can never be reused"
         assert (server.packages / wheel_name("spam", "1.1")).stat().st_size > 500_000
 
 
@@ -123,7 +123,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def test_a_quota_is_told_with_its_numbers_and_not_of_the_same_bytes(server: Server) -> None:
+def test_a_quota_refusal_gives_its_numbers_and_spares_identical_bytes(server: Server) -> None:
     assert upload(server, "spam", "1.0", 900_000).status == 200
     refused = upload(server, "spam", "1.1", 900_000)
     assert refused.status == 507
@@ -134,19 +134,21 @@ def test_a_quota_is_told_with_its_numbers_and_not_of_the_same_bytes(server: Serv
     assert upload(server, "spam", "1.1", 900_000).status == 200
 
 
-def test_an_upload_that_says_it_is_too_long_is_refused_before_it_is_sent(server: Server) -> None:
+def test_an_upload_announced_as_too_long_is_refused_before_it_is_sent(server: Server) -> None:
     response = server.raw(head(3_000_000_000))
     assert response.startswith(b"HTTP/1.1 507 ")
     assert b"connection: close" in response.lower()
     assert server.raw(head(100_000_000), seconds=20).startswith(b"HTTP/1.1 507 ")
 
 
-def test_an_upload_that_does_not_say_how_long_it_is_is_refused_while_it_arrives(server: Server) -> None:
+def test_an_upload_without_a_length_is_refused_while_it_arrives(server: Server) -> None:
     body, _ = form("spam", "1.0", 8_000_000)
     with closing(socket.create_connection((server.host, server.port), timeout=20)) as connection:
         connection.sendall(head(None))
         piece = body[:4_000_000]
-        connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))  # and no more: the response does not wait for it
+        connection.sendall(
+            b"%x\r\n%b\r\n" % (len(piece), piece)
+        )  # and no more: the response does not wait for the rest
         response = connection.recv(65536)
     assert response.startswith(b"HTTP/1.1 507 ")
     assert b"connection: close" in response.lower()
@@ -154,14 +156,14 @@ def test_an_upload_that_does_not_say_how_long_it_is_is_refused_while_it_arrives(
     assert upload(server, "spam", "1.0").status == 200
 
 
-def test_a_client_that_reads_no_answer_before_it_has_sent_all_gets_it_all_the_same(server: Server) -> None:
+def test_a_client_that_reads_only_after_sending_everything_still_gets_the_response(server: Server) -> None:
     for size, which in ((6_000_000, "the project 'spam'"), (12_000_000, "a project")):
         refused = upload(server, "spam", "1.0", size)
         assert refused.status == 507
         assert f"1048576 bytes in the quota of {which}" in refused.text
 
 
-def test_uploads_of_one_user_at_once_are_limited_and_others_go_on(server: Server) -> None:
+def test_concurrent_uploads_of_one_user_are_limited_and_others_continue(server: Server) -> None:
     body, _ = form("spam", "1.0")
     with ExitStack() as stack:
         slow = []
@@ -169,7 +171,7 @@ def test_uploads_of_one_user_at_once_are_limited_and_others_go_on(server: Server
             connection = stack.enter_context(closing(socket.create_connection((server.host, server.port), timeout=30)))
             connection.sendall(head(len(body)) + body[:50])
             slow.append(connection)
-        assert server.get("/simple/").status == 200  # a later request: those have begun
+        assert server.get("/simple/").status == 200  # a later request: those have started
         refused = server.raw(head(len(body)) + body, seconds=30)
         assert refused.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after: 5" in refused.lower()
@@ -190,7 +192,7 @@ def test_uploads_of_one_user_at_once_are_limited_and_others_go_on(server: Server
         (["--project-quota", "2G", "--total-quota", "1G"], "never apply"),
     ],
 )
-def test_limits_that_cannot_work_are_refused_at_start(
+def test_impossible_limits_are_refused_at_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
 ) -> None:
     folders = ["--packages", str(tmp_path / "packages"), "--credentials", str(tmp_path / "credentials")]
@@ -209,7 +211,7 @@ def test_limits_that_cannot_work_are_refused_at_start(
         ["--audit-size", ""],
     ],
 )
-def test_a_limit_that_is_no_number_is_refused_by_its_name(
+def test_a_limit_that_is_not_a_number_is_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Sdists through pip, uv and twine: metadata are offered beside one whose metadata are final, and beside no other."""
+"""Sdists through pip, uv and twine: metadata is offered only for those with static metadata."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prepare_metadata_for_build_wheel(folder, config_settings=None):
 def build_wheel(folder, config_settings=None, metadata_directory=None):
     raise SystemExit("nobody asked for a wheel")
 """
-"""Builds from what is in the sdist, so that no build needs the network, and leaves a sign that it was asked to."""
+"""Builds from the sdist alone, so that no build needs the network, and leaves a mark when it was called."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def build(folder: Path, name: str, lines: str = "", metadata_version: str = "2.4
 
 
 def assert_metadata_offered(server: Server, name: str, metadata: bytes) -> None:
-    """Both pages name the hash of the metadata file (PEP 714), and it is there."""
+    """Both pages have the hash of the metadata file (PEP 714), and it exists."""
     digest = hashlib.sha256(metadata).hexdigest()
     (file,) = json.loads(server.get(f"/simple/{name}/", Accept=JSON).body)["files"]
     assert file["core-metadata"] == {"sha256": digest}
@@ -80,7 +80,7 @@ def assert_metadata_offered(server: Server, name: str, metadata: bytes) -> None:
 
 
 def assert_metadata_withheld(server: Server, name: str) -> None:
-    """Neither page offers metadata, and there is none to be had."""
+    """Neither page offers metadata, and there is none."""
     (file,) = json.loads(server.get(f"/simple/{name}/", Accept=JSON).body)["files"]
     assert not file.get("core-metadata")
     assert not file.get("data-dist-info-metadata")
@@ -91,10 +91,10 @@ def assert_metadata_withheld(server: Server, name: str) -> None:
 
 
 @pytest.mark.parametrize("tool", ["twine", pytest.param("uv", marks=needs_uv)])
-def test_metadata_are_offered_of_a_static_sdist_only_and_pip_gets_all_of_them_by_hash(
+def test_metadata_is_offered_only_for_static_sdists_and_pip_downloads_all_by_hash(
     client: Client, tmp_path: Path, tool: str
 ) -> None:
-    """Static is what names nothing as dynamic, from the version of the metadata on that can (PEP 643)."""
+    """Static metadata is at least of version 2.2 and has no dynamic fields (PEP 643)."""
     kinds = {
         f"static-{tool}": ("", "2.2"),
         f"dynamic-{tool}": ("Dynamic: Requires-Dist\n", "2.2"),
@@ -121,7 +121,7 @@ def test_metadata_are_offered_of_a_static_sdist_only_and_pip_gets_all_of_them_by
 
 
 @needs_uv
-def test_a_static_sdist_is_locked_and_compiled_with_its_hash_and_needs_without_being_built(
+def test_a_static_sdist_is_locked_with_its_hash_and_requirements_without_being_built(
     client: Client, tmp_path: Path
 ) -> None:
     needed = tmp_path / wheel_name("needed", "1.0")

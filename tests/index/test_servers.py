@@ -1,4 +1,4 @@
-"""Several servers on one Volume: what one took is seen by the others, never undone, and never twice."""
+"""Several servers on one Volume: an upload to one is seen by the others, never undone, and never doubled."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def seen(node: Node) -> set[str]:
 
 
 def together(*actions: Callable[[], Any]) -> list[Any]:
-    """Results and exceptions of actions that begin at once."""
+    """Results and exceptions of actions started at once."""
     results: list[Any] = [None] * len(actions)
     barrier = threading.Barrier(len(actions))
 
@@ -81,7 +81,7 @@ def refreshing(cluster: Cluster) -> Iterator[None]:
             thread.join()
 
 
-def test_an_upload_is_committed_when_it_is_confirmed_and_others_see_it_after_a_refresh(cluster: Cluster) -> None:
+def test_a_confirmed_upload_is_committed_and_others_see_it_after_a_refresh(cluster: Cluster) -> None:
     one, two = cluster.open(), cluster.open()
     assert not two.listed()
     assert publish(one) is UploadResult.CREATED
@@ -94,7 +94,7 @@ def test_an_upload_is_committed_when_it_is_confirmed_and_others_see_it_after_a_r
     assert two.repository.metadata(NAME) == one.repository.metadata(NAME)
 
 
-def test_a_killed_server_loses_nothing_that_it_confirmed(cluster: Cluster) -> None:
+def test_a_killed_server_loses_nothing_it_confirmed(cluster: Cluster) -> None:
     one = cluster.open()
     publish(one)
     volume_of(one).kill()
@@ -103,7 +103,7 @@ def test_a_killed_server_loses_nothing_that_it_confirmed(cluster: Cluster) -> No
     assert (three.directory / NAME).read_bytes() == CONTENT
 
 
-def test_a_server_that_has_not_seen_a_file_yet_still_refuses_other_bytes(cluster: Cluster) -> None:
+def test_a_server_that_has_not_seen_a_file_yet_still_refuses_different_bytes(cluster: Cluster) -> None:
     one, two = cluster.open(), cluster.open()
     publish(one)
     with pytest.raises(FileTaken):
@@ -114,7 +114,7 @@ def test_a_server_that_has_not_seen_a_file_yet_still_refuses_other_bytes(cluster
     assert two.listed() == {NAME}
 
 
-def test_of_uploads_of_one_name_through_three_servers_one_wins(cluster: Cluster) -> None:
+def test_one_of_several_uploads_of_a_name_through_three_servers_wins(cluster: Cluster) -> None:
     nodes = [cluster.open(background_seconds=0.01) for _ in range(3)]
     for number in range(8):
         version = f"1.{number}"
@@ -136,7 +136,7 @@ def test_many_uploads_share_commits(cluster: Cluster, monkeypatch: pytest.Monkey
     commit = node.storage.commit
 
     def commit_together() -> None:
-        written.wait(20)  # the machine may be busy: what is measured is how they share, not when they come
+        written.wait(20)  # the machine may be busy: this tests sharing, not timing
         commit()
 
     monkeypatch.setattr(node.storage, "commit", commit_together)
@@ -148,7 +148,7 @@ def test_many_uploads_share_commits(cluster: Cluster, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("fault", ["not committed", "committed all the same"])
-def test_when_a_commit_fails_nobody_ever_sees_the_file(cluster: Cluster, fault: Any) -> None:
+def test_after_a_failed_commit_the_file_is_never_visible(cluster: Cluster, fault: Any) -> None:
     one, two = cluster.open(), cluster.open()
     two.listed()
     stop = threading.Event()
@@ -180,7 +180,7 @@ def test_when_a_commit_fails_nobody_ever_sees_the_file(cluster: Cluster, fault: 
     assert (one.directory / NAME).read_bytes() == OTHER
 
 
-def test_a_removal_that_cannot_be_committed_either_is_tried_until_it_can_while_the_file_stays_hidden(
+def test_a_removal_that_cannot_be_committed_is_retried_while_the_file_stays_hidden(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transaction, "RETRY_SECONDS", (0.02,))
@@ -204,14 +204,14 @@ def test_a_removal_that_cannot_be_committed_either_is_tried_until_it_can_while_t
     assert publish(two) is UploadResult.CREATED
 
 
-def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_were(cluster: Cluster) -> None:
+def test_a_failed_reload_refuses_the_upload_and_does_not_change_the_pages(cluster: Cluster) -> None:
     one, two = cluster.open(), cluster.open()
     publish(one)
     assert seen(two) == {NAME}
     volume_of(two).reload_faults = 1
     with pytest.raises(StorageError):
         publish(two, wheel_name("bar", "1.0"), wheel("bar", "1.0"))
-    time.sleep(0.3)  # refreshes that come too soon are left out
+    time.sleep(0.3)  # refreshes that come too soon are skipped
     volume_of(two).reload_faults = 1
     two.repository.refresh()
     assert not volume_of(two).reload_faults
@@ -220,14 +220,14 @@ def test_a_reload_that_fails_refuses_the_upload_and_leaves_the_pages_as_they_wer
     assert publish(two, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is UploadResult.CREATED
 
 
-def test_when_locks_cannot_be_reached_uploads_are_refused_and_pages_stay(
+def test_without_access_to_locks_uploads_are_refused_and_pages_stay(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class NetworkError(Exception):
         pass
 
     def fail(*_: object) -> None:
-        raise NetworkError("the network is away")
+        raise NetworkError("the network is down")
 
     node = cluster.open()
     publish(node)
@@ -245,10 +245,10 @@ def test_when_locks_cannot_be_reached_uploads_are_refused_and_pages_stay(
     assert node.listed() == {NAME, wheel_name("bar", "1.0")}
 
 
-def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_is_free_when_it_is_not(
+def test_a_dead_server_s_unconfirmed_file_is_either_listed_whole_or_its_name_is_free(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its background commit may have come before its end."""
+    """It may have committed in the background before it died."""
     monkeypatch.setattr(transaction, "RETRY_SECONDS", (60,))
     one, two = cluster.open(), cluster.open()
     volume = volume_of(one)
@@ -267,8 +267,8 @@ def test_a_dead_servers_unconfirmed_file_is_whole_when_it_is_shown_and_its_name_
         publish(two, content=OTHER)
 
 
-def test_background_commits_never_publish_a_part_of_a_file(cluster: Cluster) -> None:
-    """They come at any moment, also in the middle of a write."""
+def test_background_commits_never_publish_a_partial_file(cluster: Cluster) -> None:
+    """They happen at any moment, even in the middle of a write."""
     one = cluster.open(background_seconds=0.001)
     torn: list[str] = []
     contents = {
@@ -284,7 +284,7 @@ def test_background_commits_never_publish_a_part_of_a_file(cluster: Cluster) -> 
     assert seen(two) == set(contents)
 
 
-def test_yanks_and_statuses_set_through_one_server_are_seen_through_the_others(cluster: Cluster) -> None:
+def test_yanks_and_statuses_set_on_one_server_are_seen_on_the_others(cluster: Cluster) -> None:
     one, two = cluster.open(), cluster.open()
     publish(one)
     seen(two)
@@ -303,7 +303,7 @@ def test_yanks_and_statuses_set_through_one_server_are_seen_through_the_others(c
     assert one.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
 
 
-def test_a_removal_through_one_server_is_seen_through_the_others_and_remembered(cluster: Cluster) -> None:
+def test_a_removal_on_one_server_is_seen_on_the_others_and_remembered(cluster: Cluster) -> None:
     one, two = cluster.open(), cluster.open()
     publish(one)
     assert seen(two) == {NAME}
@@ -314,7 +314,7 @@ def test_a_removal_through_one_server_is_seen_through_the_others_and_remembered(
         publish(one, content=OTHER)
 
 
-def test_removals_through_two_servers_at_once_are_both_remembered(cluster: Cluster) -> None:
+def test_concurrent_removals_on_two_servers_are_both_remembered(cluster: Cluster) -> None:
     one, two = cluster.open(), cluster.open()
     names = [wheel_name("foo", f"1.{number}") for number in range(2000)]
 
@@ -340,10 +340,10 @@ def test_removals_through_two_servers_at_once_are_both_remembered(cluster: Clust
                 publish(node, name, wheel("foo", name.split("-")[1], lines="Requires-Python: >=3.9\n"))
 
 
-def test_a_removal_that_was_not_committed_holds_its_locks_a_little_longer(
+def test_an_uncommitted_removal_holds_its_locks_a_little_longer(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its server's next commit may carry the list of what was removed: nobody may have written it anew by then."""
+    """Its server's next commit may include the list of removed files: no one may rewrite it before that."""
     one = cluster.open()
     monkeypatch.setattr(one.transactions, "_rest_seconds", 60.0)
     publish(one)
@@ -355,8 +355,8 @@ def test_a_removal_that_was_not_committed_holds_its_locks_a_little_longer(
     eventually(lambda: not cluster.name_locks.held())
 
 
-def test_with_three_servers_every_upload_is_seen_everywhere_soon_and_never_undone(cluster: Cluster) -> None:
-    """Commits, reloads and background commits go on; readers find what they know, always."""
+def test_with_three_servers_every_upload_is_soon_seen_everywhere_and_never_undone(cluster: Cluster) -> None:
+    """During commits, reloads and background commits readers always find known files."""
     nodes = [cluster.open(background_seconds=0.03) for _ in range(3)]
     known: dict[str, bytes] = {}
     stop = threading.Event()
@@ -425,7 +425,7 @@ def test_no_file_of_the_volume_stays_open(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "files"])
-def test_servers_of_one_machine_may_share_locks_as_files(cluster: Cluster, tmp_path: Path, kind: str) -> None:
+def test_servers_on_one_machine_can_share_lock_files(cluster: Cluster, tmp_path: Path, kind: str) -> None:
     if kind == "files":
         cluster.name_locks = FileNameLocks(tmp_path / "claims")
     one = cluster.open()

@@ -1,4 +1,4 @@
-"""Several whole servers on one Volume: what one does, the others show, and nobody is turned away meanwhile."""
+"""Several complete servers on one Volume: changes on one show on the others, and no one is refused meanwhile."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Container(ThreadServer):
 
 @contextmanager
 def opened(folder: Path, names: list[str], refresh_seconds: float, **seconds: float) -> Iterator[list[Container]]:
-    """Servers of these names on one pair of Volumes, which are waited for so long."""
+    """Servers with these names on one pair of Volumes, with these time limits."""
     packages, credentials = Remote(folder / "packages"), Remote(folder / "credentials")
     entry = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
     (credentials.directory / ".htpasswd").write_text(f"alice:{entry}\n")
@@ -106,8 +106,8 @@ def log_in(server: Http, user: str, password: str) -> int:
 
 
 @pytest.mark.parametrize("containers", [60.0], indirect=True)
-def test_a_file_that_one_took_is_sent_by_the_other_at_once(containers: list[Container]) -> None:
-    """A project or file that is not known is looked for on the Volume before anyone is told that it does not exist."""
+def test_a_file_uploaded_to_one_server_is_served_by_the_other_at_once(containers: list[Container]) -> None:
+    """An unknown project or file is looked up on the Volume before a 404."""
     first, second = containers
     for number, path in enumerate(("/simple/new-{}/", "/packages/new_{}-1.0-py3-none-any.whl", "/projects/new-{}/")):
         assert second.get("/simple/nothing/").status == 404
@@ -116,7 +116,7 @@ def test_a_file_that_one_took_is_sent_by_the_other_at_once(containers: list[Cont
         eventually(lambda path=path, number=number: second.get(path.format(number)).status == 200, seconds=20)
 
 
-def test_a_new_version_of_a_known_project_is_on_the_others_page_within_moments(containers: list[Container]) -> None:
+def test_a_new_version_of_a_known_project_soon_shows_on_other_servers(containers: list[Container]) -> None:
     first, second = containers
     assert "1.0" in second.get("/simple/spam/").text
     assert publish(first, "spam", "2.0") == 200
@@ -125,14 +125,14 @@ def test_a_new_version_of_a_known_project_is_on_the_others_page_within_moments(c
     assert publish(second, "spam", "2.0", payload=b"other") == 409
 
 
-def test_a_yank_through_one_is_seen_through_the_other(containers: list[Container]) -> None:
+def test_a_yank_on_one_server_is_seen_on_the_other(containers: list[Container]) -> None:
     first, second = containers
     body, headers = b'{"version": "1.0", "reason": "bad"}', {"Content-Type": "application/json"}
     assert first.request("POST", "/projects/spam/yank", headers=headers, body=body).status == 200
     eventually(lambda: b'"yanked":"bad"' in second.get("/simple/spam/", Accept=JSON).body)
 
 
-def test_a_user_who_is_registered_through_one_gets_in_at_the_other(containers: list[Container]) -> None:
+def test_a_user_registered_on_one_server_can_log_in_on_the_other(containers: list[Container]) -> None:
     first, second = containers
     assert second.get("/simple/").status == 200
 
@@ -143,12 +143,12 @@ def test_a_user_who_is_registered_through_one_gets_in_at_the_other(containers: l
     eventually(lambda: log_in(second, "carol", "the first password") == 401)
 
 
-def test_a_users_change_through_one_of_three_holds_at_both_others_soon(
+def test_a_user_s_change_on_one_of_three_servers_soon_applies_on_the_others(
     tmp_path: Path,
 ) -> None:
-    """As the servers look by default. The user is known to each of them before, by the password that ends.
+    """With the default intervals. Each server knows the user before, by the old password.
 
-    Five seconds are promised; a busy machine gets three times as many.
+    Five seconds are promised; a busy machine gets three times that.
     """
 
     def everywhere(check: Callable[[Container], bool]) -> None:
@@ -172,7 +172,9 @@ def test_a_users_change_through_one_of_three_holds_at_both_others_soon(
         everywhere(lambda other: log_in(other, "carol", "the second password") == 401)
 
 
-def test_a_file_has_the_same_tag_everywhere_so_that_a_download_can_go_on_elsewhere(containers: list[Container]) -> None:
+def test_a_file_has_the_same_etag_everywhere_so_a_download_can_be_resumed_elsewhere(
+    containers: list[Container],
+) -> None:
     first, second = containers
     begun = first.get(f"/packages/{BIG}", Range="bytes=0-999999")
     rest = second.get(f"/packages/{BIG}", Range="bytes=1000000-", If_Range=begun["etag"])
@@ -188,15 +190,15 @@ def test_the_volume_can_be_reloaded_and_committed_while_a_client_downloads(conta
     connection.request("GET", f"/packages/{BIG}", headers={"Authorization": authorization("alice")})
     response = connection.getresponse()
     received = response.read(1000)
-    eventually(lambda: not server.packages.open_files())  # but for those of another thread, for a moment
+    eventually(lambda: not server.packages.open_files())  # except, for a moment, those of another thread
     server.packages.reload()
     server.packages.commit()
     assert received + response.read() == BIG_CONTENT
     connection.close()
 
 
-def test_nobody_is_turned_away_while_commits_reloads_and_changes_of_users_go_on(containers: list[Container]) -> None:
-    """Not one false 401 or 404 in a thousand requests and more, and no failure."""
+def test_no_one_is_refused_during_commits_reloads_and_changes_of_users(containers: list[Container]) -> None:
+    """No false 401 or 404 in over a thousand requests, and no failure."""
     ending = threading.Event()
     seen: list[tuple[int, str]] = []
     changed: list[int] = []

@@ -73,7 +73,7 @@ class World:
             check=False,
             timeout=120,
         )
-        # The runner takes these lines out of the log.
+        # The runner removes these lines from the log.
         self.said += [re.sub(r"(?m)^::add-mask::.*$", "", text) for text in (done.stdout, done.stderr)]
         return done
 
@@ -119,7 +119,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         assert front.unknown() == []
         kept = [path.read_text("latin-1") for path in (tmp_path / "packages").rglob("*") if path.is_file()]
         for text in [*made.said, *kept, *processes.command_lines]:
-            assert not TOKEN_FORMS.search(text), "a token was shown or kept"
+            assert not TOKEN_FORMS.search(text), "a token was shown or stored"
 
 
 def test_uv_publishes_and_the_file_names_the_run(world: World) -> None:
@@ -137,7 +137,7 @@ def test_uv_publishes_and_the_file_names_the_run(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("client", ["uv", "twine"])
 @pytest.mark.parametrize("world", ["github"], indirect=True)
-def test_what_the_job_attested_is_published_with_the_file(world: World, client: str) -> None:
+def test_the_job_s_attestations_are_published_with_the_file(world: World, client: str) -> None:
     world.trust()
     path = world.wheel()
     claims = JOB | {8: world.issuer.url}
@@ -161,14 +161,14 @@ def test_what_the_job_attested_is_published_with_the_file(world: World, client: 
     assert provenance.attestation_bundles[0].publisher == publisher
 
 
-def test_uv_says_what_did_not_match(world: World) -> None:
+def test_uv_reports_what_did_not_match(world: World) -> None:
     world.trust(environment="production")
     done = world.run("uv", "publish", "--trusted-publishing", "always", "--publish-url", world.front.url, world.wheel())
     assert done.returncode != 0
     assert "the environment is 'release' and not 'production'" in re.sub(r"\s+", " ", done.stderr)
 
 
-def test_uv_may_not_publish_another_project(world: World) -> None:
+def test_uv_cannot_publish_another_project(world: World) -> None:
     world.trust()
     done = world.run("uv", "publish", "--publish-url", world.front.url, world.wheel("ham"))
     assert done.returncode != 0
@@ -214,7 +214,7 @@ def test_a_job_without_an_id_token_is_told_what_to_add(world: World) -> None:
 
 
 @pytest.mark.slow
-def test_the_job_of_the_smoke_test_publishes_the_same_again_and_installs(world: World) -> None:
+def test_the_smoke_test_job_publishes_identical_bytes_again_and_installs(world: World) -> None:
     steps = yaml.safe_load((PROJECT_ROOT / ".github/workflows/smoke-test.yaml").read_text())["jobs"]["publish"]["steps"]
     publish, install = (step["run"] for step in steps if step["name"] in {"Publish", "Install with pip and uv"})
     world.trust(projects=["runbook-publishing-check"])
@@ -247,7 +247,7 @@ def older_uv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("older_uv", ["0.4.16", "0.9.0"], indirect=True)
 @pytest.mark.parametrize("world", ["github"], indirect=True)
 def test_older_versions_of_uv_publish_too(world: World, older_uv: Path) -> None:
-    """The first that asks any index for the exchange, and one that does not burn its token."""
+    """The first one that attempts the exchange with any index, and one that does not burn its token."""
     world.trust()
     done = world.run(
         older_uv / "uv", "publish", "--trusted-publishing", "always", "--publish-url", world.front.url, world.wheel()

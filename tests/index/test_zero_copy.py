@@ -1,4 +1,4 @@
-"""Files that the kernel sends: whole, at the client's pace, and never at the cost of others."""
+"""Files sent by the kernel: whole, at the client's pace, and never at others' expense."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONTENT = os.urandom(SIZE // 8) * 8
 
 
 class FilesOnly:
-    """A fake index that sends the files of a folder, and remembers nothing."""
+    """A fake index that sends the files of a folder, without caching."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -58,7 +58,7 @@ class FilesOnly:
 
 
 class Running(ThreadServer):
-    """A server of one file of 24 MiB."""
+    """A server with one file of 24 MiB."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "big"
@@ -83,7 +83,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[range]:
-    """The parts that the kernel has sent."""
+    """The parts sent by the kernel."""
     parts: list[range] = []
     real = os.sendfile
 
@@ -127,10 +127,10 @@ def test_a_part_of_a_file_is_sent_by_the_kernel(running: Running, sent: list[ran
         head, body = read_response(connection)
     assert head.startswith(b"HTTP/1.1 206 ")
     assert body == CONTENT[start:stop]
-    eventually(lambda: bool(sent))  # noted once the call has returned
+    eventually(lambda: bool(sent))  # recorded once the call has returned
 
 
-def test_what_is_not_in_memory_is_read_by_a_thread(
+def test_data_not_in_memory_is_read_by_a_thread(
     running: Running, sent: list[range], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = set()
@@ -148,7 +148,7 @@ def test_what_is_not_in_memory_is_read_by_a_thread(
     assert vars(running)["_thread"] not in threads
 
 
-def test_a_file_whose_middle_is_not_in_memory_is_not_waited_for(
+def test_a_file_with_its_middle_not_in_memory_does_not_block(
     running: Running, sent: list[range], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cold = range(10_000_000, 12_200_000)
@@ -159,7 +159,7 @@ def test_a_file_whose_middle_is_not_in_memory_is_not_waited_for(
     assert not any(part.start < cold.stop and cold.start < part.stop for part in sent)
 
 
-def test_requests_behind_a_file_get_their_responses_after_it(running: Running) -> None:
+def test_requests_after_a_download_get_their_responses_after_it(running: Running) -> None:
     with running.ask() as connection:
         connection.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
         assert read_response(connection)[1] == CONTENT
@@ -182,7 +182,7 @@ def test_a_client_that_does_not_read_is_closed_after_some_minutes(running: Runni
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(
+def test_a_client_that_disconnects_midway_leaves_nothing_behind(
     running: Running, caplog: pytest.LogCaptureFixture, *, reset: bool
 ) -> None:
     files = len(list(Path("/proc/self/fd").iterdir()))
@@ -195,7 +195,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_a_file_that_becomes_shorter_ends_the_connection(running: Running) -> None:
+def test_truncating_a_file_closes_the_connection(running: Running) -> None:
     with running.ask() as connection:
         received = len(connection.recv(65536))
         os.truncate(running.path, 1024 * 1024)
@@ -205,7 +205,7 @@ def test_a_file_that_becomes_shorter_ends_the_connection(running: Running) -> No
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_server_process_logs_nothing_about_clients_that_leave(tmp_path: Path, *, reset: bool) -> None:
+def test_a_server_process_logs_nothing_about_clients_that_disconnect(tmp_path: Path, *, reset: bool) -> None:
     server = Server(tmp_path)
     (server.packages / "big-1.0.tar.gz").write_bytes(CONTENT)
     head = f"GET /packages/big-1.0.tar.gz HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization('alice')}\r\n\r\n"

@@ -40,7 +40,7 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
 
 
 def _certificate(folder: Path, authority: Path) -> Path:
-    """A leaf for loopback with its key, in one file, and the certificate of its CA in another."""
+    """A certificate for loopback with its key, in one file, and the certificate of its CA in another."""
     now = datetime.now(UTC)
 
     def builder(name: str, issuer: str, number: int) -> x509.CertificateBuilder:
@@ -59,7 +59,7 @@ def _certificate(folder: Path, authority: Path) -> Path:
         builder("a test CA", "a test CA", 10)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(private_key(10).public_key()), critical=False)
-        .add_extension(_SIGNS_CERTIFICATES, critical=True)  # Python 3.13 wants it (RFC 5280, section 4.2.1.3)
+        .add_extension(_SIGNS_CERTIFICATES, critical=True)  # Python 3.13 requires it (RFC 5280, section 4.2.1.3)
         .sign(private_key(10), hashes.SHA256())
     )
     names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]

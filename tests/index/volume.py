@@ -1,9 +1,9 @@
-"""A fake Volume with Modal's rules, for one machine and many servers.
+"""A fake Volume with Modal's rules, for many servers on one machine.
 
 Each server has a snapshot, taken when it starts. It sees its own writes at once, others' only after a reload; a reload
 is refused while a file is open; while a commit or reload runs the directory looks empty; a commit may fail, and may
-have happened all the same; whoever commits a file last wins; and commits also happen in the background, at any moment,
-of whatever is written by then.
+still have happened; the last commit of a file wins; and commits also happen in the background, at any moment, with
+whatever is written by then.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Identity = tuple[int, int, int]
 
 
 class VolumeError(Exception):
-    """Errors of the real client, as far as they are known."""
+    """Known errors of the real client."""
 
 
 class Remote:
-    """The server side that all snapshots are taken of."""
+    """The remote side that all snapshots are taken from."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -37,7 +37,7 @@ class Remote:
         directory.mkdir(parents=True, exist_ok=True)
 
     def names(self) -> set[str]:
-        """The files that no name of which begins with a dot: what stock pypiserver would list."""
+        """The files without a leading dot anywhere in their paths: what stock pypiserver would list."""
         return {path.name for path in self.directory.iterdir() if path.is_file() and not path.name.startswith(".")}
 
 
@@ -46,11 +46,11 @@ class Volume(GuardedStorage):
 
     Parameters:
         remote: the common state.
-        view: where this server sees it; must not exist.
-        empty_seconds: how long it looks empty in a commit or reload.
-        background_seconds: between two commits that nobody asked for; None for none.
-        commit_seconds: how long a commit is waited for.
-        reload_seconds: how long a reload is waited for.
+        view: this server's view of it; must not exist.
+        empty_seconds: how long it looks empty during a commit or reload.
+        background_seconds: between two background commits; None for none.
+        commit_seconds: time limit of a commit.
+        reload_seconds: time limit of a reload.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Volume(GuardedStorage):
         self.remote = remote
         self.faults: list[Fault] = []
         self.going_on = threading.Event()
-        """Cleared: the next commit hangs until it is set again, and with it every reload of the same Volume."""
+        """While cleared, the next commit hangs, and with it every reload of the same Volume."""
         self.going_on.set()
         self.reload_faults = 0
         self.commits = 0
@@ -86,13 +86,13 @@ class Volume(GuardedStorage):
             threading.Thread(target=self._commit_now_and_then, args=(background_seconds,), daemon=True).start()
 
     def kill(self) -> None:
-        """Lose the server with all that it has not committed."""
+        """Lose the server with everything it has not committed."""
         self._stopping.set()
         with self._moving:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def commit_in_background(self) -> None:
-        """Commit everything, as the runtime does every few seconds."""
+        """Commit everything, like the runtime every few seconds."""
         with self._moving:
             self._push(self.directory)
 
@@ -115,7 +115,7 @@ class Volume(GuardedStorage):
         if self.reload_faults:
             self.reload_faults -= 1
             raise VolumeError("the reload was lost")
-        with self._moving:  # the background commit reads in this process too, which is none of the server's business
+        with self._moving:  # the background commit also reads in this process, which the server must not see
             open_files = self.open_files()
         if open_files:
             raise VolumeError(f"there are open files preventing the operation: {open_files}")
@@ -141,7 +141,7 @@ class Volume(GuardedStorage):
             try:
                 yield self._away
             finally:
-                # Whatever was written meanwhile would be lost: nobody may write during a commit.
+                # Anything written meanwhile would be lost: no one may write during a commit.
                 self.directory.rmdir()
                 self._away.rename(self.directory)
 
@@ -150,12 +150,12 @@ class Volume(GuardedStorage):
             self.commit_in_background()
 
     def _push(self, view: Path) -> None:
-        """Send what this server has changed. What is being written goes as far as it got."""
+        """Send this server's changes. A file being written is sent as far as it got."""
         with self.remote.lock:
             now = _files(view)
             for path, identity in now.items():
                 if self._ours.get(path) != identity:
-                    with contextlib.suppress(FileNotFoundError):  # it got another name just now
+                    with contextlib.suppress(FileNotFoundError):  # it was just renamed
                         _copy(view / path, self.remote.directory / path)
             for path in self._ours.keys() - now.keys():
                 (self.remote.directory / path).unlink(missing_ok=True)
@@ -168,7 +168,7 @@ class Volume(GuardedStorage):
             self._ours = now
 
     def _pull(self, view: Path) -> None:
-        """Take what others have changed, and leave alone what this server has."""
+        """Take others' changes, except for files that this server has changed."""
         with self.remote.lock:
             there = _files(self.remote.directory)
             here = _files(view)
@@ -224,7 +224,7 @@ class MemoryNameLocks:
             return True
 
     def held(self) -> AbstractSet[str]:
-        """All names that are locked now."""
+        """All currently locked names."""
         with self._lock:
             return frozenset(self._names)
 

@@ -58,7 +58,7 @@ def may(server: Http, user: str, password: str) -> int:
     return server.request("GET", "/simple/", user=user, password=password).status
 
 
-def test_a_user_makes_sees_and_revokes_tokens_with_at_most_her_rights(server: Server) -> None:
+def test_a_user_creates_lists_and_revokes_tokens_with_at_most_her_own_rights(server: Server) -> None:
     register(server, "carol", projects=["spam", "eggs"])
     made = send(server, "account/tokens", {"label": "laptop", "projects": ["Spam"], "days": 1}, user="carol")
     assert made.status == 201
@@ -70,12 +70,12 @@ def test_a_user_makes_sees_and_revokes_tokens_with_at_most_her_rights(server: Se
     assert "token" not in seen["tokens"][0]
     for more in ({"role": "admin"}, {"projects": "bacon"}, {"days": 366}, {"days": "x"}, {"role": "king"}):
         assert send(server, "account/tokens", {"label": "more", **more}, user="carol").status in {400, 422}
-    assert send(server, f"account/tokens/{token['id']}/revoke", {}).status == 404  # it is not alice's
+    assert send(server, f"account/tokens/{token['id']}/revoke", {}).status == 404  # not alice's
     assert send(server, f"account/tokens/{token['id']}/revoke", {}, user="carol").status == 200
     eventually(lambda: may(server, "__token__", token["token"]) == 401)
 
 
-def test_a_changed_password_is_the_only_one_that_works(server: Server) -> None:
+def test_after_a_password_change_only_the_new_password_works(server: Server) -> None:
     register(server, "dora")
     assert send(server, "account/password", {"new_password": "short"}, user="dora").status == 422
     assert send(server, "account/password", {"new_password": NEW}, user="dora").status == 200
@@ -85,7 +85,7 @@ def test_a_changed_password_is_the_only_one_that_works(server: Server) -> None:
     assert NEW not in log
 
 
-def test_a_change_holds_from_its_response_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_is_in_effect_once_its_response_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user_cache, "_CHECK_EVERY", 3600)
     packages, credentials = DirectoryStorage(tmp_path / "packages"), DirectoryStorage(tmp_path / "credentials")
     index = create_index(
@@ -105,7 +105,7 @@ def test_a_change_holds_from_its_response_on(tmp_path: Path, monkeypatch: pytest
         assert (revoked.status, may(server, "__token__", token["token"])) == (200, 401)
 
 
-def test_neither_a_stranger_nor_a_token_nor_the_admin_token_changes_an_account(server: Server) -> None:
+def test_no_stranger_token_or_admin_token_can_change_an_account(server: Server) -> None:
     register(server, "erin")
     token = json.loads(send(server, "account/tokens", {"label": "ci"}, user="erin").body)["token"]
     wanted = {"new_password": NEW}
@@ -127,7 +127,7 @@ def test_neither_a_stranger_nor_a_token_nor_the_admin_token_changes_an_account(s
         {"Content-Type": "text/plain"},
     ],
 )
-def test_a_form_of_another_site_changes_nothing(server: Server, headers: dict[str, str]) -> None:
+def test_a_form_from_another_site_changes_nothing(server: Server, headers: dict[str, str]) -> None:
     body = urlencode({"new_password": NEW}).encode()
     refused = server.request("POST", "/admin/account/password", headers=headers, body=body)
     assert refused.status == 403
@@ -167,7 +167,7 @@ def test_an_invitation_works_once_and_its_user_logs_in(server: Server) -> None:
         headers = {"Content-Type": "application/json"}
         return server.request("POST", "/admin/invitation", user=None, headers=headers, body=body).status
 
-    assert accept(first) == 403  # another one was made since
+    assert accept(first) == 403  # replaced by another one
     assert accept("") == accept("x" * 43) == 403
     assert accept(code, "short") == 422
     assert accept(code) == 200
@@ -178,7 +178,7 @@ def test_an_invitation_works_once_and_its_user_logs_in(server: Server) -> None:
     assert code not in "".join(path.read_text() for path in (server.credentials / ".audit").iterdir())
 
 
-def test_an_invitation_ends_after_a_day_and_with_its_user(tmp_path: Path) -> None:
+def test_an_invitation_ends_after_a_day_or_when_its_user_is_removed(tmp_path: Path) -> None:
     now = [1_000_000.0]
     storage, options = DirectoryStorage(tmp_path), Options(bcrypt_rounds=4)
     users, invitations = Users(storage, options), Invitations(storage, options, clock=lambda: now[0])
@@ -196,7 +196,7 @@ def test_an_invitation_ends_after_a_day_and_with_its_user(tmp_path: Path) -> Non
         invitations.create("nobody")
 
 
-def test_the_invitation_page_is_open_and_tells_nothing(server: Server) -> None:
+def test_the_invitation_page_needs_no_login_and_reveals_nothing(server: Server) -> None:
     page = server.request("GET", "/admin/invitation", user=None, headers={"Accept": "text/html"})
     assert page.status == 200
     assert "Set your password" in page.text
@@ -205,7 +205,9 @@ def test_the_invitation_page_is_open_and_tells_nothing(server: Server) -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(not PROGRAM, reason="there is no Chromium here")
-def test_in_a_browser_a_user_accepts_an_invitation_makes_a_token_and_revokes_it(server: Server, tmp_path: Path) -> None:
+def test_in_a_browser_a_user_accepts_an_invitation_and_creates_and_revokes_a_token(
+    server: Server, tmp_path: Path
+) -> None:
     register(server, "hanna")
     code = json.loads(administer(server, "invite", {"username": "hanna"}).body)["code"]
     base = f"http://127.0.0.1:{server.port}/admin"

@@ -1,4 +1,4 @@
-"""The admin application, over HTTP: its token gives access to users, and no response holds a secret."""
+"""The admin application, over HTTP: its token gives access to users, and no response contains a secret."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Admin(requests.Session):
-    """The application on a real server, on a port of its own."""
+    """The application on a real server, on its own port."""
 
     def __init__(self, storage: Storage, *, token: str = TOKEN, options: Options = CHEAP, root_path: str = "") -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def admin(storage: DirectoryStorage) -> Iterator[Admin]:
 
 @pytest.fixture(scope="module")
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
-    """One server for tests that leave no user behind, and that never waits."""
+    """A shared server without throttling, for tests that leave no users behind."""
     options = Options(bcrypt_rounds=4, login_failures=10_000)
     admin = Admin(DirectoryStorage(tmp_path_factory.mktemp("steady")), options=options)
     yield admin
@@ -123,7 +123,7 @@ def test_a_user_is_created_then_changed_listed_and_removed(admin: Admin, storage
     assert [user["username"] for user in admin.get("/users").json()] == ["bob"]
 
 
-def test_what_is_left_out_stays_and_null_lifts_a_limit(admin: Admin) -> None:
+def test_omitted_fields_are_kept_and_null_lifts_a_limit(admin: Admin) -> None:
     admin.register(username="alice", password=PASSWORD, projects=["spam"])
     assert admin.register(username="alice", password=PASSWORD).json()["projects"] == ["spam"]
     assert admin.register(username="alice", projects=None).json()["projects"] is None
@@ -136,7 +136,7 @@ def test_a_name_with_spaces_and_umlauts_can_be_removed_by_its_url(admin: Admin) 
     assert admin.delete("/users/Zo%C3%AB%20B").status_code == 204
 
 
-def test_a_name_that_only_stock_tools_would_write_can_be_removed_too(admin: Admin, storage: DirectoryStorage) -> None:
+def test_a_name_that_only_stock_tools_accept_can_be_removed(admin: Admin, storage: DirectoryStorage) -> None:
     (storage.directory / PASSWORDS).write_text("team/ci:x\n")
     assert admin.delete("/users/team%2Fci").status_code == 204
 
@@ -157,7 +157,7 @@ def test_a_name_that_only_stock_tools_would_write_can_be_removed_too(admin: Admi
         f"Bearer {TOKEN} x",
     ],
 )
-def test_without_the_token_nothing_is_told(steady: Admin, header: str) -> None:
+def test_without_the_token_nothing_is_revealed(steady: Admin, header: str) -> None:
     for method, path in (("GET", "/users"), ("POST", "/register_user"), ("DELETE", "/users/a"), ("GET", "/nothing")):
         response = steady.request(method, path, headers={"Authorization": header.encode("latin-1")}, data=b"{")
         assert response.status_code == 401
@@ -190,7 +190,7 @@ def test_health_and_documentation_need_no_token_and_load_nothing_from_elsewhere(
     }
 
 
-def test_wrong_tokens_are_slowed_and_the_right_one_passes_all_the_same(storage: DirectoryStorage) -> None:
+def test_wrong_tokens_are_throttled_but_the_right_one_still_works(storage: DirectoryStorage) -> None:
     admin = Admin(storage, options=Options(bcrypt_rounds=4, login_failures=3))
     responses = [admin.get("/users", headers={"Authorization": f"Bearer wrong{n}"}) for n in range(6)]
     assert [response.status_code for response in responses] == [401, 401, 401, 429, 429, 429]
@@ -199,7 +199,7 @@ def test_wrong_tokens_are_slowed_and_the_right_one_passes_all_the_same(storage: 
     admin.stop()
 
 
-def test_every_wrong_token_is_noted_also_while_it_is_slowed_and_no_token_is_none(storage: DirectoryStorage) -> None:
+def test_every_wrong_token_is_logged_even_while_throttled_but_a_missing_one_is_not(storage: DirectoryStorage) -> None:
     admin = Admin(storage, options=Options(bcrypt_rounds=4, login_failures=2))
     assert admin.get("/users", headers={"Authorization": ""}).status_code == 401
     responses = [admin.get("/users", headers={"Authorization": f"Bearer wrong{n}"}).status_code for n in range(5)]
@@ -217,7 +217,7 @@ def test_every_wrong_token_is_noted_also_while_it_is_slowed_and_no_token_is_none
     assert "wrong" not in str(lines())
 
 
-def test_a_token_that_could_be_guessed_waits_like_every_other(storage: DirectoryStorage) -> None:
+def test_a_guessable_admin_token_is_throttled_too(storage: DirectoryStorage) -> None:
     admin = Admin(storage, token="hunter2", options=Options(bcrypt_rounds=4, login_failures=3))
     for number in range(3):
         admin.get("/users", headers={"Authorization": f"Bearer wrong{number}"})
@@ -225,13 +225,15 @@ def test_a_token_that_could_be_guessed_waits_like_every_other(storage: Directory
     admin.stop()
 
 
-def test_an_empty_token_opens_nothing(storage: DirectoryStorage) -> None:
+def test_an_empty_admin_token_gives_no_access(storage: DirectoryStorage) -> None:
     with pytest.raises(ValueError, match="AUTH_TOKEN"):
         create_admin(credentials=storage, token=" \n")
 
 
 @pytest.mark.parametrize("token", ["two words", "a line\nbreak", "ümlaut", "nul\0"])
-def test_a_token_that_no_client_can_send_is_refused_and_not_told(storage: DirectoryStorage, token: str) -> None:
+def test_a_token_that_no_client_can_send_is_refused_without_being_repeated(
+    storage: DirectoryStorage, token: str
+) -> None:
     for create in (
         lambda: create_admin(credentials=storage, token=token),
         lambda: create_index(packages=storage, credentials=storage, admin_token=token),
@@ -241,7 +243,7 @@ def test_a_token_that_no_client_can_send_is_refused_and_not_told(storage: Direct
         assert token not in str(caught.value)
 
 
-def test_no_web_page_of_another_origin_is_let_in(steady: Admin) -> None:
+def test_web_pages_of_other_origins_are_refused(steady: Admin) -> None:
     response = steady.options(
         "/register_user", headers={"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     )
@@ -277,9 +279,7 @@ def test_no_web_page_of_another_origin_is_let_in(steady: Admin) -> None:
         (None, "the body"),
     ],
 )
-def test_what_cannot_be_stored_is_refused_in_a_sentence_that_repeats_no_secret(
-    steady: Admin, body: Any, said: str
-) -> None:
+def test_invalid_input_is_refused_with_one_sentence_that_repeats_no_secret(steady: Admin, body: Any, said: str) -> None:
     response = steady.post("/register_user", data=json.dumps(body), headers=JSON)
     assert response.status_code == 422
     assert said in response.json()["detail"]
@@ -288,7 +288,7 @@ def test_what_cannot_be_stored_is_refused_in_a_sentence_that_repeats_no_secret(
     assert steady.get("/users").json() == []
 
 
-def test_credentials_are_taken_from_a_json_body_and_from_nowhere_else(admin: Admin, storage: DirectoryStorage) -> None:
+def test_credentials_are_accepted_only_in_a_json_body(admin: Admin, storage: DirectoryStorage) -> None:
     fields = {"username": "alice", "password": PASSWORD}
     assert admin.post("/register_user", params=fields).status_code == 415
     assert admin.post("/register_user", data=fields).status_code == 415
@@ -298,13 +298,13 @@ def test_credentials_are_taken_from_a_json_body_and_from_nowhere_else(admin: Adm
     assert not (storage.directory / PASSWORDS).exists()
 
 
-def test_a_body_that_is_too_long_is_refused_with_and_without_its_length(steady: Admin) -> None:
+def test_a_too_long_body_is_refused_with_and_without_content_length(steady: Admin) -> None:
     long = b'{"username": "alice", "password": "' + b"x" * 200_000 + b'"}'
     assert steady.post("/register_user", data=long, headers=JSON).status_code == 413
     assert steady.post("/register_user", data=iter([long[:100_000], long[100_000:]]), headers=JSON).status_code == 413
 
 
-def test_a_body_that_does_not_come_in_time_is_refused(steady: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_does_not_arrive_in_time_is_refused(steady: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ops.index.http.request.SHORT_BODY_SECONDS", 0.1)
     head = f"POST /register_user HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
     head += "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
@@ -325,7 +325,7 @@ def test_a_body_that_does_not_come_in_time_is_refused(steady: Admin, monkeypatch
         b'{"a":1e999}',
     ],
 )
-def test_what_is_no_json_is_a_client_s_mistake(steady: Admin, body: bytes) -> None:
+def test_invalid_json_is_a_client_error(steady: Admin, body: bytes) -> None:
     response = steady.post("/register_user", data=body, headers=JSON)
     assert response.status_code in {400, 422}
     assert "detail" in response.json()
@@ -346,7 +346,7 @@ hostile = st.one_of(
 @example({"username": "a\0", "password": "\ud800" * 20})
 @example({"username": "x" * 10_000, "password": "y" * 10_000})
 @example({"username": "alice", "password": PASSWORD, "\ud800": 1})
-def test_no_body_is_the_server_s_fault(steady: Admin, body: dict[str, Any]) -> None:
+def test_no_body_causes_a_server_error(steady: Admin, body: dict[str, Any]) -> None:
     response = steady.post("/register_user", data=json.dumps(body), headers=JSON)
     assert response.status_code in {200, 201, 422}
     if response.status_code != 422:
@@ -357,12 +357,12 @@ def test_no_body_is_the_server_s_fault(steady: Admin, body: dict[str, Any]) -> N
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300))
 @example(".")
 @example("a" * 5000)
-def test_no_name_in_a_url_is_the_server_s_fault(steady: Admin, name: str) -> None:
+def test_no_name_in_a_url_causes_a_server_error(steady: Admin, name: str) -> None:
     response = steady.delete(f"/users/{quote(name, safe='')}")
     assert response.status_code in {404, 405, 422}
 
 
-def test_every_answer_is_one_that_the_schema_announces(admin: Admin) -> None:
+def test_every_response_is_declared_in_the_schema(admin: Admin) -> None:
     schema = admin.get("/openapi.json").json()
     said = {path: {method: set(op["responses"]) for method, op in ops.items()} for path, ops in schema["paths"].items()}
     assert {"200", "201", "401", "413", "415", "422", "429", "500"} <= said["/register_user"]["post"]
@@ -376,9 +376,9 @@ def test_every_answer_is_one_that_the_schema_announces(admin: Admin) -> None:
         assert set(model["required"]) <= set(response.json()) <= set(model["properties"])
 
 
-def test_what_nobody_foresaw_is_told_without_its_cause(storage: DirectoryStorage) -> None:
+def test_an_unexpected_error_is_reported_without_its_cause(storage: DirectoryStorage) -> None:
     class Broken(Users):
-        """Fails as no code should."""
+        """Raises an unexpected error."""
 
         def identities(self) -> list[Identity]:
             raise RuntimeError(PASSWORD)
@@ -395,8 +395,8 @@ def test_what_nobody_foresaw_is_told_without_its_cause(storage: DirectoryStorage
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_no_answer_that_the_schema_does_not_announce(tmp_path: Path) -> None:
-    """All its checks in all its phases, a number of random requests each, with and without the token."""
+def test_schemathesis_finds_no_undeclared_response(tmp_path: Path) -> None:
+    """All its checks in all its phases, with random requests, with and without the token."""
     options = Options(bcrypt_rounds=4, login_failures=1_000_000)
     admin = Admin(DirectoryStorage(tmp_path / "credentials"), options=options)
     program = Path(sys.executable).with_name("st")
@@ -411,7 +411,9 @@ def test_schemathesis_finds_no_answer_that_the_schema_does_not_announce(tmp_path
 # --- tokens -----------------------------------------------------------------------------------------------------
 
 
-def test_a_token_is_shown_once_listed_without_itself_and_revoked(admin: Admin, storage: DirectoryStorage) -> None:
+def test_a_token_is_shown_once_then_listed_without_its_value_and_revoked(
+    admin: Admin, storage: DirectoryStorage
+) -> None:
     admin.register(username="ci", password=PASSWORD)
     made = admin.post("/create_token", json={"owner": "ci", "projects": ["Spam"], "label": "release"})
     assert made.status_code == 201
@@ -440,7 +442,7 @@ def test_a_token_is_shown_once_listed_without_itself_and_revoked(admin: Admin, s
         ({"owner": "ci", "days": 3}, 422, "the fields are owner, role, projects, lifetime_seconds, label"),
     ],
 )
-def test_a_token_that_cannot_be_is_refused_in_a_sentence(
+def test_an_invalid_token_request_is_refused_with_one_sentence(
     admin: Admin, asked: dict[str, object], status: int, sentence: str
 ) -> None:
     admin.register(username="ci", password=PASSWORD)
@@ -453,7 +455,7 @@ def test_a_token_that_cannot_be_is_refused_in_a_sentence(
 # --- where it runs ----------------------------------------------------------------------------------------------
 
 
-def test_below_a_path_it_knows_its_own_address(storage: DirectoryStorage) -> None:
+def test_below_a_path_prefix_it_knows_its_own_url(storage: DirectoryStorage) -> None:
     admin = Admin(storage, root_path="/admin")
     assert admin.get("/admin/health").json() == {"status": "ok"}
     assert admin.get("/admin/users").json() == []
@@ -463,7 +465,7 @@ def test_below_a_path_it_knows_its_own_address(storage: DirectoryStorage) -> Non
     admin.stop()
 
 
-def test_a_commit_that_fails_is_an_error_and_nobody_sees_the_user(tmp_path: Path) -> None:
+def test_a_failed_commit_is_an_error_and_the_user_stays_invisible(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
     admin = Admin(ours)
     assert admin.register(username="alice", password=PASSWORD).status_code == 201
@@ -478,7 +480,7 @@ def test_a_commit_that_fails_is_an_error_and_nobody_sees_the_user(tmp_path: Path
     admin.stop()
 
 
-def test_eight_clients_registering_at_once_lose_nobody(admin: Admin) -> None:
+def test_eight_concurrent_registrations_lose_no_user(admin: Admin) -> None:
     def register(number: int) -> None:
         for i in range(5):
             assert admin.register(username=f"u{number}-{i}", password=PASSWORD).status_code == 201
@@ -491,7 +493,7 @@ def test_eight_clients_registering_at_once_lose_nobody(admin: Admin) -> None:
     assert len(admin.get("/users").json()) == 40
 
 
-def test_no_secret_is_in_a_log_an_answer_or_the_audit(
+def test_no_secret_is_in_a_log_a_response_or_the_audit_log(
     storage: DirectoryStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")

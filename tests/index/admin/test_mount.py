@@ -1,4 +1,4 @@
-"""The admin application below the index: who tries its token there leaves a line too."""
+"""The admin application mounted below the index: guesses of its token there are logged and throttled too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.index.serving import TOKEN, Server
 
 
 @pytest.mark.parametrize("path", ["/admin/docs", "/admin/openapi.json"])
-def test_a_wrong_token_for_the_documentation_is_noted_once_and_never_shown(tmp_path: Path, path: str) -> None:
+def test_a_wrong_token_for_the_documentation_is_logged_once_and_never_shown(tmp_path: Path, path: str) -> None:
     server = Server(tmp_path)
     server.start()
     assert server.get(path, user=None).status == 401
@@ -35,7 +35,7 @@ def test_a_wrong_token_for_the_documentation_is_noted_once_and_never_shown(tmp_p
 
 
 def test_a_guess_counts_wherever_it_is_made(tmp_path: Path) -> None:
-    """The documentation and the users are behind one throttle: ten guesses are free, not ten at each."""
+    """The documentation and the users share one throttle: ten guesses are free in total, not ten each."""
     with Server(tmp_path) as server:
         paths = ["/admin/docs", "/admin/users", "/admin/openapi.json", "/admin/health"] * 3
         responses = [server.get(path, user=None, Authorization=f"Bearer wrong-{n}") for n, path in enumerate(paths)]

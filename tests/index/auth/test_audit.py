@@ -96,7 +96,7 @@ def test_a_change_is_synced_at_once_and_a_refusal_is_not(
     assert [entry["event"] for entry in entries(storage)] == ["upload", "upload", "login.refused"]
 
 
-def test_a_line_that_was_only_noted_is_synced_with_the_next_commit(
+def test_a_line_recorded_without_sync_is_synced_with_the_next_commit(
     storage: DirectoryStorage, count_calls: Callable[[object, str], list[tuple[Any, ...]]]
 ) -> None:
     audit = Audit(storage, clock=FakeTime())
@@ -115,7 +115,7 @@ def test_a_line_that_was_only_noted_is_synced_with_the_next_commit(
 def test_a_line_that_could_not_be_written_is_part_of_the_next_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
-    """A removal on a full disk makes the room for its own line."""
+    """A removal on a full disk frees the space for its own line."""
     storage = volumes(tmp_path, 1)[0] if shared else DirectoryStorage(tmp_path)
     audit = Audit(storage, ADMIN_FOLDER, clock=FakeTime())
 
@@ -157,10 +157,10 @@ def test_refusals_of_one_user_for_different_reasons_are_not_counted_together(sto
     ]
 
 
-def test_a_refusal_is_written_soon_without_further_events(storage: DirectoryStorage) -> None:
+def test_a_refusal_is_written_soon_even_without_further_events(storage: DirectoryStorage) -> None:
     audit = Audit(storage)
     audit.record("login.refused", user="alice", address="192.0.2.1")
-    eventually(lambda: entries(storage) != [])  # closing would write it in any case
+    eventually(lambda: entries(storage) != [])  # closing would write it anyway
     audit.close()
     assert [entry["user"] for entry in entries(storage)] == ["alice"]
 
@@ -192,7 +192,7 @@ def test_concurrent_refusals_start_one_writer(storage: DirectoryStorage, monkeyp
     assert len(entries(storage)) == 8
 
 
-def test_a_refusal_fails_no_request_when_no_thread_can_be_started(
+def test_recording_a_refusal_does_not_fail_the_request_if_no_thread_can_be_started(
     storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_thread: threading.Thread) -> None:
@@ -226,7 +226,7 @@ def test_a_secret_passed_by_mistake_is_masked(storage: DirectoryStorage) -> None
     assert entry["password_changed"] is True
 
 
-def test_an_unknown_name_may_be_a_password_and_is_masked() -> None:
+def test_an_unknown_name_is_masked_because_it_may_be_a_password() -> None:
     assert masked_name("correct horse battery") == "co… (unknown, 21 characters)"
     assert masked_name("") == ""
 
@@ -250,7 +250,9 @@ def test_a_full_disk_is_logged_once_and_fails_no_request(
     assert sum("cannot be written" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_lines_that_wait_in_memory_are_bounded(storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_lines_waiting_in_memory_is_bounded(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_descriptor: int, _content: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -337,7 +339,7 @@ def test_a_user_change_is_committed_with_its_line_and_a_failed_one_is_recorded(t
 def test_the_line_of_a_user_change_is_written_before_the_change(
     storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise a server that is killed would leave a change without a line."""
+    """Otherwise a killed server would leave a change without a line."""
     users = Users(storage, Options(bcrypt_rounds=4), audit=Audit(storage, ADMIN_FOLDER))
     seen: list[list[str]] = []
     replace = Path.replace
@@ -352,7 +354,7 @@ def test_the_line_of_a_user_change_is_written_before_the_change(
     assert seen == [["user.created"]] * 2 + [["user.created", "user.removed"]] * 2
 
 
-def test_nothing_is_written_during_a_reload_of_a_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_while_a_volume_reloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line would be lost, or make the reload fail."""
     (ours,) = volumes(tmp_path, 1)
     audit = Audit(ours, ADMIN_FOLDER)
@@ -402,7 +404,7 @@ def test_an_expired_file_that_cannot_be_removed_fails_no_request(
 ) -> None:
     audit = Audit(DirectoryStorage(tmp_path), options=Options(audit_days=1), clock=FakeTime())
     old = tmp_path / SERVER_FOLDER / "2026-11-01.web.jsonl"
-    old.mkdir(parents=True)  # which unlink refuses
+    old.mkdir(parents=True)  # unlink fails on a folder
     audit.record("upload", user="alice", address="")
     assert old.exists()
     assert "upload" in [line["event"] for line in entries(DirectoryStorage(tmp_path))]

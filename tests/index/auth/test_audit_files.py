@@ -1,4 +1,4 @@
-"""Files of the audit log are append-only, stay open no longer than they may, and are removed when they expire."""
+"""Files of the audit log are append-only, are closed when no longer needed, and are removed when they expire."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_yesterdays_file_is_closed_once_it_is_durable(storage: DirectoryStorage)
     assert held_open(folder) == []
 
 
-def test_a_file_that_was_removed_is_created_again(storage: DirectoryStorage) -> None:
+def test_a_removed_file_is_created_again(storage: DirectoryStorage) -> None:
     files, path = AuditFiles(storage, "log", "web"), storage.directory / "log" / f"{MONDAY}.web.jsonl"
     files.append(MONDAY, b"one\n")
     path.unlink()
@@ -77,7 +77,7 @@ def test_a_file_that_was_removed_is_created_again(storage: DirectoryStorage) -> 
     assert held_open(path.parent) == [path.name]
 
 
-def test_a_file_that_was_renamed_gets_no_further_lines(storage: DirectoryStorage) -> None:
+def test_a_renamed_file_gets_no_more_lines(storage: DirectoryStorage) -> None:
     files, path = AuditFiles(storage, "log", "web"), storage.directory / "log" / f"{MONDAY}.web.jsonl"
     files.append(MONDAY, b"one\n")
     path.rename(path.with_suffix(".old"))
@@ -164,7 +164,7 @@ def test_files_older_than_the_retention_period_expire() -> None:
     assert expired(files, today=TODAY, days=999_999, limit=0) == []
 
 
-def test_the_oldest_files_expire_when_all_together_are_too_large() -> None:
+def test_the_oldest_files_expire_when_the_total_size_is_too_large() -> None:
     files = log_files("2026-11-12", "2026-11-13", "2026-11-14", "2026-11-22", TODAY)
     assert days_of(expired(files, today=TODAY, days=0, limit=300)) == ["2026-11-12", "2026-11-13"]
     assert expired(files, today=TODAY, days=0, limit=500) == []

@@ -61,7 +61,7 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what threads bring about; a minute is far longer than it takes."""
+    """Wait for an effect of another thread; a minute is far more than needed."""
     async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
@@ -78,7 +78,7 @@ class Work:
 
         def checkpw(password: bytes, digest: bytes) -> bool:
             self.passwords.append(password)
-            assert self.gate.wait(60), "nobody opened the gate"
+            assert self.gate.wait(60), "the gate was never opened"
             return real(password, digest)
 
         monkeypatch.setattr(bcrypt, "checkpw", checkpw)
@@ -124,10 +124,10 @@ def test_every_form_of_the_header_that_clients_send_is_accepted(authenticator: A
     assert log_in(authenticator, header).username == "alice"
 
 
-def test_a_name_is_one_user_in_latin_1_in_utf_8_and_in_both_normal_forms(
+def test_a_name_is_the_same_user_in_latin_1_utf_8_and_both_normal_forms(
     users: Users, storage: DirectoryStorage
 ) -> None:
-    """requests, and with it pip and twine, sends Latin-1 if it can; curl and uv send UTF-8."""
+    """requests, and thus pip and twine, sends Latin-1 if possible; curl and uv send UTF-8."""
     users.register("Zoë", password="pässwörd-längth")
     authenticator = Authenticator(storage, CHEAP)
     for header in (
@@ -165,7 +165,7 @@ def test_a_header_without_valid_credentials_gets_a_challenge(
 @example(basic("alice", "x" * 73))
 @example(b"Basic " + base64.b64encode("alice:\ud800".encode("utf-8", "surrogatepass")))
 @example(b"Basic " + base64.b64encode(b"alice:" + b"x" * 5900))
-def test_any_header_raises_only_a_refusal(authenticator: Authenticator, header: bytes) -> None:
+def test_no_header_raises_anything_but_a_refusal(authenticator: Authenticator, header: bytes) -> None:
     assert authenticator.remembered(header) is None
     with pytest.raises((Unauthorized, TooManyAttempts)):
         log_in(authenticator, header, "\ud800")
@@ -177,7 +177,7 @@ def test_any_header_raises_only_a_refusal(authenticator: Authenticator, header: 
 @example("\ud800", PASSWORD)
 @example("alice:x", "y")
 @example("x" * 10_000, "y" * 10_000)
-def test_any_credentials_can_be_confirmed_and_raise_only_a_refusal(
+def test_no_credentials_raise_anything_but_a_refusal_when_confirmed(
     authenticator: Authenticator, username: str, password: str
 ) -> None:
     with pytest.raises(Unauthorized):
@@ -200,7 +200,7 @@ def test_a_header_of_more_than_eight_kilobytes_is_not_decoded() -> None:
 
 
 def test_fifty_connections_at_once_cost_one_bcrypt(authenticator: Authenticator, work: Work) -> None:
-    """uv opens that many without a cache."""
+    """uv opens this many without a cache."""
 
     async def cold() -> list[Identity]:
         work.gate.clear()
@@ -217,7 +217,7 @@ def test_fifty_connections_at_once_cost_one_bcrypt(authenticator: Authenticator,
     assert len(work.passwords) == 1
 
 
-def test_fifty_connections_with_one_wrong_password_cost_one_bcrypt_and_later_ones_none(
+def test_fifty_connections_with_one_wrong_password_cost_one_bcrypt_and_repeats_none(
     authenticator: Authenticator, work: Work
 ) -> None:
     async def cold() -> list[Identity | BaseException]:
@@ -244,7 +244,7 @@ def test_a_cancelled_request_does_not_cancel_the_login_of_others(authenticator: 
     assert len(work.passwords) == 1
 
 
-def test_a_refusal_that_no_request_waits_for_is_not_logged_as_an_error(
+def test_a_refusal_that_no_request_awaits_is_not_logged_as_an_error(
     authenticator: Authenticator, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def leave() -> None:
@@ -263,7 +263,7 @@ def test_a_refusal_that_no_request_waits_for_is_not_logged_as_an_error(
     assert not caplog.records
 
 
-def test_credentials_can_be_confirmed_without_being_authenticated_before(authenticator: Authenticator) -> None:
+def test_credentials_can_be_confirmed_without_prior_authentication(authenticator: Authenticator) -> None:
     assert authenticator.confirm(basic("alice"), HERE).username == "alice"
     with pytest.raises(Unauthorized):
         authenticator.confirm(basic("alice", "wrong"), HERE)
@@ -279,7 +279,7 @@ def test_a_user_removed_after_the_login_cannot_be_confirmed(authenticator: Authe
         authenticator.confirm(basic("alice"), HERE)
 
 
-def test_known_and_unknown_users_cost_the_same_work(
+def test_refusing_known_and_unknown_users_costs_the_same(
     users: Users, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users.register("costly", password_hash=hashed(PASSWORD, 6))
@@ -337,7 +337,7 @@ def test_a_user_whose_password_was_changed_needs_the_new_one(authenticator: Auth
         log_in(authenticator, basic("alice"))
 
 
-def test_a_removed_user_is_out_and_the_others_stay_in(authenticator: Authenticator, users: Users) -> None:
+def test_a_removed_user_is_refused_and_others_stay_logged_in(authenticator: Authenticator, users: Users) -> None:
     users.register("bob", password_hash=DIGEST)
     log_in(authenticator, basic("alice"))
     log_in(authenticator, basic("bob"))
@@ -348,7 +348,7 @@ def test_a_removed_user_is_out_and_the_others_stay_in(authenticator: Authenticat
         log_in(authenticator, basic("alice"))
 
 
-def test_the_stamp_changes_when_a_login_is_forgotten_and_not_when_one_is_added(
+def test_the_stamp_changes_when_a_login_is_evicted_but_not_when_one_is_added(
     authenticator: Authenticator, users: Users
 ) -> None:
     users.register("bob", password_hash=DIGEST)
@@ -361,7 +361,7 @@ def test_the_stamp_changes_when_a_login_is_forgotten_and_not_when_one_is_added(
     assert authenticator.stamp() != before
 
 
-def test_the_stamp_is_never_the_same_while_the_users_may_be_outdated(tmp_path: Path) -> None:
+def test_the_stamp_never_repeats_while_the_users_may_be_stale(tmp_path: Path) -> None:
     volume, *_ = volumes(tmp_path, 1)
     authenticator = Authenticator(volume, CHEAP)
     assert authenticator.stamp() != authenticator.stamp()
@@ -393,7 +393,7 @@ def test_a_user_changed_while_the_password_is_verified_gets_the_new_role(
     assert asyncio.run(race()).role is Role.READER
 
 
-def test_a_new_user_gets_in_at_once(authenticator: Authenticator, users: Users) -> None:
+def test_a_new_user_can_log_in_at_once(authenticator: Authenticator, users: Users) -> None:
     for number in range(10):
         with pytest.raises(Unauthorized):
             log_in(authenticator, basic(f"new{number}"))
@@ -405,7 +405,7 @@ def test_a_new_user_gets_in_at_once(authenticator: Authenticator, users: Users) 
 def test_no_user_is_refused_while_stock_htpasswd_rewrites_the_file(
     authenticator: Authenticator, users: Users, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(user_cache, "_SETTLE", 1.0)  # a busy machine stops htpasswd in the middle of the file
+    monkeypatch.setattr(user_cache, "_SETTLE", 1.0)  # a busy machine may pause htpasswd in the middle of the file
     with (storage.directory / PASSWORDS).open("a") as many:  # takes a moment to write
         many.writelines(f"u{number}:{DIGEST}\n" for number in range(300))
     file = str(storage.directory / PASSWORDS)
@@ -494,7 +494,7 @@ def test_a_server_that_started_without_users_accepts_the_first_one(storage: Dire
     authenticator.close()
 
 
-def test_a_group_file_that_cannot_be_read_grants_nothing(users: Users, storage: DirectoryStorage) -> None:
+def test_an_unreadable_group_file_grants_nothing(users: Users, storage: DirectoryStorage) -> None:
     (storage.directory / GROUPS).unlink()
     (storage.directory / GROUPS).mkdir()
     authenticator = Authenticator(storage, CHEAP)
@@ -502,7 +502,7 @@ def test_a_group_file_that_cannot_be_read_grants_nothing(users: Users, storage: 
     authenticator.close()
 
 
-def test_a_password_file_that_cannot_be_read_keeps_the_cached_users(
+def test_an_unreadable_password_file_keeps_the_cached_users(
     authenticator: Authenticator, storage: DirectoryStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
     log_in(authenticator, basic("alice"))
@@ -515,7 +515,7 @@ def test_a_password_file_that_cannot_be_read_keeps_the_cached_users(
     assert sum("cannot be read" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_logins_go_on_while_eight_threads_register_users(authenticator: Authenticator, users: Users) -> None:
+def test_logins_continue_while_eight_threads_register_users(authenticator: Authenticator, users: Users) -> None:
     stop = threading.Event()
     refused: list[Exception] = []
     logins = 0
@@ -558,7 +558,7 @@ def test_logins_go_on_while_eight_threads_register_users(authenticator: Authenti
 # --- guessing ---------------------------------------------------------------------------------------------------
 
 
-def test_guessing_is_slowed_but_not_the_user_elsewhere_nor_colleagues_here(
+def test_guessing_is_throttled_but_neither_the_user_elsewhere_nor_colleagues_here(
     users: Users, storage: DirectoryStorage
 ) -> None:
     users.register("bob", password_hash=DIGEST)
@@ -574,14 +574,14 @@ def test_guessing_is_slowed_but_not_the_user_elsewhere_nor_colleagues_here(
     assert blocked.value.headers["Retry-After"] == "2"
     assert log_in(authenticator, basic("bob")).username == "bob"
     assert log_in(authenticator, basic("alice"), "198.51.100.7").username == "alice"
-    # Her login is cached now, and cached logins pass from anywhere.
+    # Her login is now cached, and cached logins are accepted from anywhere.
     assert authenticator.remembered(basic("alice")) is not None
     assert log_in(authenticator, basic("alice")).username == "alice"
     authenticator.close()
 
 
 def test_one_wrong_password_repeated_costs_two_seconds(users: Users, storage: DirectoryStorage) -> None:
-    """And no bcrypt: it is a client with an old password, not a guesser."""
+    """And no bcrypt: this is a client with an old password, not a guesser."""
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=3), clock=lambda: 1000.0)
     for _ in range(3):
         with pytest.raises(Unauthorized):
@@ -605,7 +605,7 @@ def test_the_right_password_is_accepted_after_retry_after(users: Users, storage:
     authenticator.close()
 
 
-def test_many_names_from_one_address_are_slowed_and_a_colleague_still_gets_in(
+def test_an_address_that_tries_many_names_is_throttled_but_a_colleague_can_log_in(
     users: Users, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=3), clock=lambda: 1000.0)
@@ -628,14 +628,14 @@ def test_many_names_from_one_address_are_slowed_and_a_colleague_still_gets_in(
 def test_a_flood_of_guesses_does_not_delay_a_valid_login(
     users: Users, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of forty guesses at once. A login from elsewhere is next, and a cached one never waits."""
+    """With forty concurrent guesses a login from elsewhere is next, and a cached one never waits."""
     users.register("bob", password_hash=DIGEST)
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=100), clock=lambda: 1000.0)
     asked: list[bytes] = []
     permits = threading.Semaphore(0)
 
     def fake_checkpw(password: bytes, _digest: bytes) -> bool:
-        """Takes as long as the test wants."""
+        """Takes as long as the test decides."""
         asked.append(password)
         assert permits.acquire(timeout=60)
         return password == PASSWORD.encode()
@@ -659,7 +659,7 @@ def test_a_flood_of_guesses_does_not_delay_a_valid_login(
         assert authenticator.remembered(basic("alice")) is not None
         bob = asyncio.ensure_future(authenticator.authenticate(basic("bob"), "198.51.100.2"))
         await until(lambda: len(queue._waiting) == 40 - turns + 1)
-        # The first refusal gives its turn away before it is counted; the second one's goes to who has not failed.
+        # The first refusal passes its turn on before it counts; the second one's goes to an address without failures.
         permits.release()
         await until(lambda: len(refused) == 1)
         permits.release()
@@ -679,10 +679,10 @@ def test_a_flood_of_guesses_does_not_delay_a_valid_login(
 
 
 @pytest.mark.parametrize("addresses", [100, 1])
-def test_a_hundred_first_logins_at_once_all_succeed_while_a_guesser_is_slowed(
+def test_a_hundred_concurrent_first_logins_succeed_while_a_guesser_is_throttled(
     users: Users, storage: DirectoryStorage, work: Work, addresses: int
 ) -> None:
-    """As after a start of the server: no address has failed, so none is refused, however long the queue."""
+    """As after a server start: no address has failed, so none is refused, however long the queue."""
     with (storage.directory / PASSWORDS).open("a") as file:
         file.writelines(f"u{number}:{DIGEST}\n" for number in range(100))
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4), clock=lambda: 1000.0)
@@ -702,7 +702,7 @@ def test_a_hundred_first_logins_at_once_all_succeed_while_a_guesser_is_slowed(
     authenticator.close()
     assert [one for one in logged_in if not isinstance(one, Identity)] == []
     assert {type(response) for response in guessed} == {Unauthorized, TooManyAttempts}
-    # Thirty, and those whose turn came before the last of them was counted, after another look at the users.
+    # Thirty, and those whose turn came before the last of them was counted, after the users were read again.
     assert sum(isinstance(response, Unauthorized) for response in guessed) < 50
 
 
@@ -710,7 +710,7 @@ def test_a_hundred_first_logins_at_once_all_succeed_while_a_guesser_is_slowed(
 def test_a_login_that_waits_too_long_gets_503_and_keeps_its_place_in_the_queue(
     authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch, *, proxied: bool
 ) -> None:
-    """With Retry-After, so that pip and uv retry by themselves. A proxy waits for less time."""
+    """With Retry-After, so that pip and uv retry automatically. Proxies wait for less time."""
     assert authenticator_module._MAX_WAIT_PROXIED < 60 < authenticator_module._MAX_WAIT < 150
     monkeypatch.setattr(authenticator_module, "_MAX_WAIT", 60.0 if proxied else 0.05)
     monkeypatch.setattr(authenticator_module, "_MAX_WAIT_PROXIED", 0.05 if proxied else 60.0)
@@ -725,7 +725,7 @@ def test_a_login_that_waits_too_long_gets_503_and_keeps_its_place_in_the_queue(
     assert len(work.passwords) == 1
 
 
-def test_a_login_waits_for_a_running_thread_when_no_new_one_can_be_started(
+def test_a_login_waits_for_an_existing_thread_if_no_new_one_can_be_started(
     users: Users, authenticator: Authenticator, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users.register("bob", password_hash=DIGEST)
@@ -783,7 +783,7 @@ def test_half_of_the_pending_logins_are_kept_for_other_addresses(
     assert asyncio.run(crowd()).username == "alice"
 
 
-def test_the_event_loop_starts_no_thread_for_a_login(
+def test_no_login_starts_a_thread_on_the_event_loop(
     users: Users, authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starters = set()
@@ -823,7 +823,7 @@ def test_when_too_many_logins_are_pending_the_next_one_gets_503(
 SHARED = Options(bcrypt_rounds=4, login_failures=1000, refresh_seconds=0.2)
 
 
-def test_a_user_registered_through_another_server_gets_in_at_once(tmp_path: Path) -> None:
+def test_a_user_registered_on_another_server_can_log_in_at_once(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
     authenticator = Authenticator(ours, SHARED)
     with pytest.raises(Unauthorized):
@@ -835,7 +835,7 @@ def test_a_user_registered_through_another_server_gets_in_at_once(tmp_path: Path
     authenticator.close()
 
 
-def test_forty_wrong_logins_at_once_share_a_reload(tmp_path: Path) -> None:
+def test_forty_concurrent_wrong_logins_share_a_reload(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
     Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
     authenticator = Authenticator(ours, SHARED)
@@ -866,14 +866,14 @@ def test_a_server_that_is_never_refreshed_reloads_and_drops_a_removed_user(tmp_p
 
 
 def without_its_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authenticator:
-    """An authenticator that knows alice, and whose volume cannot be reloaded any more."""
+    """An authenticator that knows alice, and whose volume can no longer be reloaded."""
     (ours,) = volumes(tmp_path, 1)
     Users(ours, CHEAP).register("alice", password_hash=DIGEST)
     authenticator = Authenticator(ours, SHARED)
     log_in(authenticator, basic("alice"))
 
     def broken() -> None:
-        raise StorageError("the volume is away")
+        raise StorageError("the volume is unavailable")
 
     monkeypatch.setattr(ours, "reload", broken)
     return authenticator
@@ -892,14 +892,14 @@ def test_a_volume_that_cannot_be_reloaded_keeps_the_cached_users(
 def test_a_login_that_fails_while_the_volume_cannot_be_reloaded_is_delayed_and_not_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The user may have been registered through another server."""
+    """The user may have been registered on another server."""
     authenticator = without_its_volume(tmp_path, monkeypatch)
     with pytest.raises(LoginDelayed, match="another server"):
         log_in(authenticator, basic("new"))
     authenticator.close()
 
 
-def test_the_files_are_read_only_while_no_reload_can_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_are_only_read_while_no_reload_can_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (ours,) = volumes(tmp_path, 1)
     Users(ours, CHEAP).register("alice", password_hash=DIGEST)
     looks: list[bool] = []
@@ -930,7 +930,7 @@ def test_the_files_are_read_only_while_no_reload_can_begin(tmp_path: Path, monke
     assert all(looks)
 
 
-def test_no_valid_login_is_refused_while_commits_and_reloads_go_on(tmp_path: Path) -> None:
+def test_no_valid_login_is_refused_during_commits_and_reloads(tmp_path: Path) -> None:
     """The volume looks empty during each of them."""
     ours, theirs = volumes(tmp_path, 2)
     Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
@@ -951,7 +951,7 @@ def test_no_valid_login_is_refused_while_commits_and_reloads_go_on(tmp_path: Pat
             try:
                 ours.reload()
                 authenticator.refresh()
-            except Exception as error:  # noqa: BLE001 - the assertions of the fake volume too
+            except Exception as error:  # noqa: BLE001 - including assertions of the fake volume
                 failures.append(error)
 
     threads = [threading.Thread(target=disturb), threading.Thread(target=refresh)]
@@ -990,7 +990,7 @@ def test_users_that_cannot_be_reloaded_are_trusted_for_five_minutes(
     working = ours.reload
 
     def broken() -> None:
-        raise StorageError("the volume is away")
+        raise StorageError("the volume is unavailable")
 
     monkeypatch.setattr(ours, "reload", broken)
     for _ in range(29):
@@ -1010,7 +1010,7 @@ def test_users_that_cannot_be_reloaded_are_trusted_for_five_minutes(
     authenticator.close()
 
 
-def test_a_removed_user_is_out_within_five_seconds_however_rarely_a_volume_is_reloaded(tmp_path: Path) -> None:
+def test_a_removed_user_is_refused_within_five_seconds_however_rarely_the_volume_reloads(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
     Users(theirs, CHEAP).register("alice", password_hash=DIGEST)
     ours.reload()
@@ -1069,9 +1069,7 @@ def test_a_refused_login_is_recorded_with_user_and_address(users: Users, storage
     assert audit.events == [("login.refused", "alice", HERE), ("login.refused", "ma… (unknown, 7 characters)", HERE)]
 
 
-def test_a_refusal_says_in_the_audit_log_only_that_the_entry_of_the_user_cannot_be_used(
-    storage: DirectoryStorage, tmp_path: Path
-) -> None:
+def test_only_the_audit_log_says_that_a_user_s_entry_is_unusable(storage: DirectoryStorage, tmp_path: Path) -> None:
     storage.directory.mkdir(exist_ok=True)
     (storage.directory / PASSWORDS).write_text(f"alice:{DIGEST}\nbob:!{DIGEST}\n")
     packages = DirectoryStorage(tmp_path / "packages")
@@ -1107,7 +1105,7 @@ def test_a_refusal_says_in_the_audit_log_only_that_the_entry_of_the_user_cannot_
         (b"Basic " + b"A" * 20_000, ""),
     ],
 )
-def test_a_login_that_no_user_can_have_is_recorded_without_anything_secret(
+def test_a_login_that_no_user_can_have_is_recorded_without_secrets(
     users: Users, storage: DirectoryStorage, tmp_path: Path, header: bytes, user: str
 ) -> None:
     packages = DirectoryStorage(tmp_path / "packages")
@@ -1139,7 +1137,7 @@ def test_a_request_without_credentials_is_not_recorded(
     assert not list(packages.directory.rglob("*.jsonl"))
 
 
-def test_empty_passwords_do_not_slow_down_the_right_one(users: Users, storage: DirectoryStorage) -> None:
+def test_empty_passwords_do_not_throttle_the_right_one(users: Users, storage: DirectoryStorage) -> None:
     authenticator = Authenticator(storage, Options(bcrypt_rounds=4, login_failures=2))
     for _ in range(20):
         with pytest.raises(Unauthorized):
@@ -1148,8 +1146,8 @@ def test_empty_passwords_do_not_slow_down_the_right_one(users: Users, storage: D
     authenticator.close()
 
 
-def test_logins_that_wait_when_the_server_stops_get_503(users: Users, storage: DirectoryStorage, work: Work) -> None:
-    """A minute of passwords may be waiting, and stopping the server must not wait for them."""
+def test_logins_waiting_when_the_server_stops_get_503(users: Users, storage: DirectoryStorage, work: Work) -> None:
+    """A minute's worth of passwords may be waiting; stopping the server must not wait for them."""
     with (storage.directory / PASSWORDS).open("a") as file:
         file.writelines(f"u{number}:{DIGEST}\n" for number in range(20))
     authenticator = Authenticator(storage, CHEAP)
@@ -1185,4 +1183,4 @@ def test_closing_does_not_wait_for_delayed_logins(users: Users, storage: Directo
         await asyncio.gather(*guesses, return_exceptions=True)
         return time.monotonic() - began
 
-    assert asyncio.run(guess_and_close()) < 3  # the last of them has four seconds to wait
+    assert asyncio.run(guess_and_close()) < 3  # the last of them would wait four seconds

@@ -36,7 +36,7 @@ HASH = "$2y$05$0Bhn5U2dYmKFYNwWPVkBmeXr6vtcbhdUQOuGPAS0cjRdrSR1sy2Le"
         "  ",
     ],
 )
-def test_an_entry_that_works_and_a_comment_are_no_problem(line: str) -> None:
+def test_valid_entries_and_comments_are_not_reported(line: str) -> None:
     assert list(password_problems(line.encode())) == []
     assert list(password_problems(BOM_UTF8 + line.encode())) == []
 
@@ -63,7 +63,7 @@ def test_an_entry_that_works_and_a_comment_are_no_problem(line: str) -> None:
         (f"{'x' * 256}:{HASH}", "longer than 255 bytes"),
     ],
 )
-def test_an_entry_without_effect_is_reported_by_its_number_alone(line: str, reason: str) -> None:
+def test_an_ineffective_entry_is_reported_only_by_its_number(line: str, reason: str) -> None:
     (problem,) = password_problems(f"# first\n{line}\nbob:{HASH}\n".encode())
     assert problem.line == 2
     assert reason in problem.reason
@@ -101,7 +101,7 @@ def test_a_file_in_utf_16_is_reported_as_a_whole(encoding: str) -> None:
         (f"admin: alice:{HASH}", "1 of 1"),
     ],
 )
-def test_a_group_without_effect_is_reported(line: str, reason: str | None) -> None:
+def test_an_ineffective_group_is_reported(line: str, reason: str | None) -> None:
     problems = list(group_problems(f"\n{line}\r\n".encode(), {"alice", "bob the builder"}))
     assert [problem.line for problem in problems] == ([] if reason is None else [2])
     for problem in problems:
@@ -111,12 +111,12 @@ def test_a_group_without_effect_is_reported(line: str, reason: str | None) -> No
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_are_an_error(content: bytes) -> None:
+def test_no_content_raises_an_error(content: bytes) -> None:
     list(password_problems(content))
     list(group_problems(content, set()))
 
 
-def test_a_content_is_reported_once_and_a_change_once_it_is_complete(
+def test_each_content_is_reported_once_and_a_change_only_when_complete(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def told() -> list[str]:
@@ -137,7 +137,7 @@ def test_a_content_is_reported_once_and_a_change_once_it_is_complete(
         assert told() == []
         (tmp_path / GROUPS).write_text("admin: alice bob\n")
         check.look()
-        assert told() == [], "the user may be about to get a line"
+        assert told() == [], "the user's line may be about to be written"
         passwords.write_text(f"alice:{HASH}\nbob:{HASH}\n")
         for _ in range(3):
             check.look()
@@ -150,7 +150,7 @@ def test_a_content_is_reported_once_and_a_change_once_it_is_complete(
         assert "80 further lines" in messages[20]
 
 
-def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, consequence in ((GROUPS, "only read"), (PASSWORDS, "no one can log in")):
         (tmp_path / name).mkdir()
         with caplog.at_level(logging.WARNING):
@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path, caplog: pytest.L
         assert consequence in caplog.text
 
 
-def test_the_server_tells_at_its_start_and_after_a_change_and_never_the_secret(tmp_path: Path) -> None:
+def test_the_server_reports_at_start_and_after_a_change_but_never_the_secret(tmp_path: Path) -> None:
     server = Server(tmp_path, "--refresh-seconds", "0.1")
     path = server.credentials / PASSWORDS
     path.write_text(path.read_text() + "bob:in the clear\n")
@@ -171,7 +171,7 @@ def test_the_server_tells_at_its_start_and_after_a_change_and_never_the_secret(t
         assert server.get("/health", user=None).status == 200
 
 
-def test_a_line_of_the_token_file_without_effect_is_reported_by_its_number(
+def test_an_ineffective_line_of_the_token_file_is_reported_by_its_number(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = DirectoryStorage(tmp_path)
@@ -186,9 +186,7 @@ def test_a_line_of_the_token_file_without_effect_is_reported_by_its_number(
     assert plain[:20] not in message
 
 
-def test_a_file_of_trusted_jobs_that_cannot_be_read_is_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_file_of_trusted_jobs_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / ".trust").write_text('{"version": 3, "audience": "Not A Name"}')
     CredentialCheck(DirectoryStorage(tmp_path), Options()).look()
     (message,) = [record.getMessage() for record in caplog.records]

@@ -1,4 +1,4 @@
-"""Keys are fetched from configured issuers only, seldom, one request at a time, and survive an outage."""
+"""Keys are fetched only from configured issuers, rarely, one request at a time, and survive an outage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.index.issuer import FakeIssuer, private_key, public_jwk
 
 
 class World:
-    """An issuer whose clock, keys and outages the test decides."""
+    """An issuer with a clock, keys and outages controlled by the test."""
 
     def __init__(self) -> None:
         self.issuer = FakeIssuer()
@@ -30,7 +30,7 @@ class World:
     def fetch(self, url: str) -> bytes:
         self.fetched.append(url)
         if self.outage:
-            raise OSError("the issuer is away")
+            raise OSError("the issuer is unavailable")
         return json.dumps(self.keys).encode()
 
     def accepted(self, kid: str = "key-1", number: int = 0) -> bool:
@@ -48,7 +48,7 @@ def world() -> Iterator[World]:
     made.issuer.close()
 
 
-def test_keys_are_fetched_once_in_ten_minutes(world: World) -> None:
+def test_keys_are_fetched_once_per_ten_minutes(world: World) -> None:
     for _ in range(5):
         assert world.accepted()
         world.now += 119
@@ -58,7 +58,7 @@ def test_keys_are_fetched_once_in_ten_minutes(world: World) -> None:
     assert world.fetched == [f"{world.issuer.url}/.well-known/jwks"] * 2
 
 
-def test_a_new_key_is_known_at_once_and_a_removed_one_within_ten_minutes(world: World) -> None:
+def test_a_new_key_works_at_once_and_a_removed_one_stops_within_ten_minutes(world: World) -> None:
     assert world.accepted()
     world.now += 31
     world.keys = {"keys": [public_jwk("key-2", private_key(1))]}
@@ -66,14 +66,14 @@ def test_a_new_key_is_known_at_once_and_a_removed_one_within_ten_minutes(world: 
     assert not world.accepted("key-1")
 
 
-def test_key_ids_of_strangers_cause_two_requests_a_minute_at_most(world: World) -> None:
+def test_unknown_key_ids_cause_at_most_two_requests_a_minute(world: World) -> None:
     for number in range(100):
         assert not world.accepted(f"invented-{number}")
         world.now += 0.6
     assert len(world.fetched) == 2
 
 
-def test_the_last_keys_serve_for_an_hour_s_outage_and_not_longer(world: World) -> None:
+def test_the_last_keys_are_used_for_an_hour_of_outage_and_no_longer(world: World) -> None:
     assert world.accepted()
     world.outage = True
     for _ in range(69):
@@ -89,12 +89,12 @@ def test_the_last_keys_serve_for_an_hour_s_outage_and_not_longer(world: World) -
 @pytest.mark.parametrize(
     "keys", [None, [], {}, {"keys": 7}, {"keys": ["text"]}, {"keys": [{"kty": "EC", "kid": "key-1"}]}]
 )
-def test_keys_that_cannot_be_read_let_nobody_in_and_raise_nothing(world: World, keys: object) -> None:
+def test_unreadable_keys_refuse_everyone_and_raise_nothing(world: World, keys: object) -> None:
     world.keys = keys
     assert not world.accepted()
 
 
-def test_who_has_a_known_key_does_not_wait_for_the_request_of_a_stranger(world: World) -> None:
+def test_a_token_with_a_known_key_does_not_wait_for_others_requests(world: World) -> None:
     assert world.accepted()
     world.now += 31
     asked, answered = threading.Event(), threading.Event()
@@ -109,7 +109,7 @@ def test_who_has_a_known_key_does_not_wait_for_the_request_of_a_stranger(world: 
     stranger = threading.Thread(target=world.accepted, args=("invented",))
     stranger.start()
     assert asked.wait(60)
-    assert world.accepted(), "a known key was not used until somebody else's request had been answered"
+    assert world.accepted(), "a known key had to wait for another request"
     answered.set()
     stranger.join()
 
@@ -118,9 +118,7 @@ def test_who_has_a_known_key_does_not_wait_for_the_request_of_a_stranger(world: 
     ("status", "headers", "body"),
     [(302, {"Location": "/elsewhere"}, b""), (200, {}, b"x" * 300_000), (500, {}, b"{}")],
 )
-def test_nothing_but_a_short_document_at_the_address_itself_is_read(
-    status: int, headers: dict[str, str], body: bytes
-) -> None:
+def test_only_a_short_document_at_the_exact_url_is_read(status: int, headers: dict[str, str], body: bytes) -> None:
     paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

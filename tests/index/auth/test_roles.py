@@ -54,7 +54,7 @@ def test_a_reader_may_not_upload_and_an_admin_may_do_everything() -> None:
     assert admin.may_administer
 
 
-def test_a_project_group_limits_its_members_to_it_in_any_spelling() -> None:
+def test_a_project_group_limits_its_members_to_that_project_in_any_spelling() -> None:
     content = "project/Spam_Eggs: alice bob\nproject/ham: alice\n"
     alice, bob = identity(content, "alice"), identity(content, "bob")
     assert alice.projects == frozenset({"spam-eggs", "ham"})
@@ -65,8 +65,8 @@ def test_a_project_group_limits_its_members_to_it_in_any_spelling() -> None:
     assert identity(content, "carol").may_upload("ham")
 
 
-def test_a_group_file_that_cannot_be_read_makes_everybody_a_reader() -> None:
-    """Otherwise damage to it would turn readers into publishers."""
+def test_an_unreadable_group_file_makes_everyone_a_reader() -> None:
+    """Otherwise a damaged file would turn readers into publishers."""
     assert Roles(None).identity("alice").role is Role.READER
 
 
@@ -87,7 +87,7 @@ def test_comments_other_groups_and_invalid_lines_are_preserved() -> None:
     )
 
 
-def test_assigning_again_changes_no_byte() -> None:
+def test_repeating_an_assignment_changes_no_byte() -> None:
     file = GroupFile(b"admin:   bob\nadmin: alice bob\n")
     file.assign("alice", {"admin", "project/a"})
     once = bytes(file)
@@ -99,7 +99,7 @@ def test_assigning_again_changes_no_byte() -> None:
 @given(st.binary(max_size=300), st.text(max_size=30), st.sets(st.sampled_from(["reader", "admin", "project/a-b"])))
 @example(b'admin: "a\\', "a", {"admin"})
 @example(b"admin: alice\nadmin: alice", "alice", set())
-def test_assigning_puts_a_user_into_exactly_these_groups_and_moves_no_other(
+def test_assigning_sets_exactly_these_groups_of_one_user_and_no_other(
     content: bytes, name: str, groups: set[str]
 ) -> None:
     try:

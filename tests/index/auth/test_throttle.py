@@ -1,4 +1,4 @@
-"""Each failed login slows down further guesses, and nobody else for long."""
+"""Each failed login throttles further guesses, and no one else for long."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_correct_password_after_the_wait_resets_the_failures(throttle: Throttl
     throttle.check("alice", HERE)
 
 
-def test_the_same_user_elsewhere_and_another_user_here_do_not_wait(throttle: Throttle) -> None:
+def test_the_same_user_elsewhere_and_another_user_here_need_not_wait(throttle: Throttle) -> None:
     fail(throttle, "alice", HERE, 5)
     assert throttle.admit("alice", THERE) == (0, False)
     assert throttle.admit("bob", HERE) == (0, False)
@@ -76,7 +76,7 @@ def test_the_same_user_elsewhere_and_another_user_here_do_not_wait(throttle: Thr
 def test_an_address_that_tries_many_names_gets_one_attempt_a_second(throttle: Throttle, clock: FakeClock) -> None:
     for number in range(15):
         fail(throttle, f"name{number}", HERE)
-    # Of whatever user, the next attempt is made at once, the one after it a second later, and so on.
+    # For any user, the next attempt is immediate, the one after it a second later, and so on.
     assert [throttle.admit(f"more{number}", HERE) for number in range(5)] == [(delay, True) for delay in range(5)]
     with pytest.raises(TooManyAttempts) as caught:
         throttle.admit("another", HERE)
@@ -86,7 +86,7 @@ def test_an_address_that_tries_many_names_gets_one_attempt_a_second(throttle: Th
     assert throttle.admit("another", HERE) == (0, True)
 
 
-def test_many_users_of_one_address_may_log_in_at_once_until_some_turn_out_to_be_guesses(throttle: Throttle) -> None:
+def test_many_users_of_one_address_may_log_in_at_once_until_some_are_guesses(throttle: Throttle) -> None:
     for number in range(200):
         assert throttle.admit(f"name{number}", HERE) == (0, False)
     for number in range(14):
@@ -114,7 +114,7 @@ def test_one_address_cannot_take_all_pending_attempts(throttle: Throttle, monkey
         throttle.admit("one more", HERE)
 
 
-def test_concurrent_guesses_count_before_they_have_failed(throttle: Throttle) -> None:
+def test_concurrent_guesses_count_before_they_fail(throttle: Throttle) -> None:
     for _ in range(5):
         throttle.admit("alice", HERE)
     with pytest.raises(TooManyAttempts):
@@ -125,7 +125,7 @@ def test_concurrent_guesses_count_before_they_have_failed(throttle: Throttle) ->
 
 
 def test_repeating_one_wrong_password_costs_a_short_wait(throttle: Throttle, clock: FakeClock) -> None:
-    """A client with an old password in its configuration is no guesser; once fixed, it gets in within two seconds."""
+    """A client configured with an old password is not a guesser; once fixed, it can log in within two seconds."""
     fail(throttle, "alice", HERE)
     for _ in range(50):
         throttle.repeated("alice", HERE)

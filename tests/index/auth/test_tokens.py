@@ -109,7 +109,7 @@ def lines(storage: Storage, folder: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("header", [basic, bearer])
-def test_a_token_is_its_owner_by_basic_and_by_bearer(parts: Parts, header: object) -> None:
+def test_a_token_logs_its_owner_in_by_basic_and_by_bearer(parts: Parts, header: object) -> None:
     plain, token = parts.tokens.create("alice")
     assert TOKEN.fullmatch(plain)
     assert callable(header)
@@ -128,14 +128,12 @@ def test_a_token_under_another_user_name_or_with_one_digit_changed_is_refused(pa
     assert not parts.refused(basic(plain))
 
 
-def test_a_valid_token_meets_neither_bcrypt_nor_the_throttle_nor_a_thread(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_valid_token_needs_no_bcrypt_throttle_or_thread(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [parts.tokens.create("alice") for _ in range(20)]
     parts.authenticator.refresh()
 
     def never(*_: object) -> None:
-        pytest.fail("a token must not come here")
+        pytest.fail("a token must not get here")
 
     monkeypatch.setattr(bcrypt, "checkpw", never)
     monkeypatch.setattr(Throttle, "admit", never)
@@ -159,7 +157,7 @@ def test_a_valid_token_is_known_at_its_first_request_and_anything_else_takes_the
 
 
 def test_wrong_tokens_cost_no_bcrypt_and_are_throttled(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bcrypt, "checkpw", lambda *_: pytest.fail("a token must not come here"))
+    monkeypatch.setattr(bcrypt, "checkpw", lambda *_: pytest.fail("a token must not get here"))
     outcomes = []
     for number in range(12):
         try:
@@ -170,7 +168,7 @@ def test_wrong_tokens_cost_no_bcrypt_and_are_throttled(parts: Parts, monkeypatch
     assert outcomes[-1] is TooManyAttempts
 
 
-def test_two_tokens_live_at_once_and_one_is_revoked_alone(parts: Parts) -> None:
+def test_two_tokens_are_valid_at_once_and_revoked_separately(parts: Parts) -> None:
     first, second = (parts.tokens.create("alice", label="ci") for _ in range(2))
     assert {parts.who(basic(made.plain)).token for made in (first, second)} == {first.token.id, second.token.id}
     assert parts.tokens.revoke(first.token.id)
@@ -180,7 +178,7 @@ def test_two_tokens_live_at_once_and_one_is_revoked_alone(parts: Parts) -> None:
     assert parts.who(basic(second.plain)).token == second.token.id
 
 
-def test_a_revoked_token_is_refused_when_the_body_has_arrived(parts: Parts) -> None:
+def test_a_token_revoked_during_an_upload_is_refused_once_the_body_has_arrived(parts: Parts) -> None:
     plain, token = parts.tokens.create("alice")
     assert parts.authenticator.confirm(basic(plain), HERE).token == token.id
     parts.tokens.revoke(token.id)
@@ -188,7 +186,7 @@ def test_a_revoked_token_is_refused_when_the_body_has_arrived(parts: Parts) -> N
         parts.authenticator.confirm(basic(plain), HERE)
 
 
-def test_a_token_ends_when_it_expires_also_while_it_is_cached(parts: Parts) -> None:
+def test_a_token_expires_even_while_cached(parts: Parts) -> None:
     plain, token = parts.tokens.create("alice", lifetime=3600)
     assert token.expires == parts.clock.now + 3600
     parts.clock.now += 3599
@@ -217,7 +215,7 @@ def test_a_token_never_has_more_rights_than_its_owner_has_now(parts: Parts) -> N
 
 
 @pytest.mark.parametrize("asked", [{"role": Role.ADMIN}, {"projects": ["eggs"]}, {"projects": ["spam", "eggs"]}])
-def test_a_token_for_more_than_its_owner_may_is_not_created(parts: Parts, asked: dict[str, Any]) -> None:
+def test_a_token_with_more_rights_than_its_owner_is_not_created(parts: Parts, asked: dict[str, Any]) -> None:
     parts.users.register("alice", role=Role.PUBLISHER, projects=["spam"])
     with pytest.raises(InvalidCredentials, match="'alice' is publisher of spam, and a token can do no more"):
         parts.tokens.create("alice", **asked)
@@ -225,7 +223,7 @@ def test_a_token_for_more_than_its_owner_may_is_not_created(parts: Parts, asked:
     assert parts.tokens.create("alice", projects=["Spam"]).token.projects == frozenset({"spam"})
 
 
-def test_the_tokens_of_a_removed_user_end_and_do_not_come_back_with_the_name(parts: Parts) -> None:
+def test_the_tokens_of_a_removed_user_end_and_do_not_return_with_the_name(parts: Parts) -> None:
     plain, token = parts.tokens.create("alice")
     assert parts.who(basic(plain))
     parts.users.remove("alice")
@@ -236,7 +234,7 @@ def test_the_tokens_of_a_removed_user_end_and_do_not_come_back_with_the_name(par
     assert lines(parts.storage, ADMIN_FOLDER)[-2]["revoked"] == [token.id]
 
 
-def test_the_tokens_of_a_user_who_is_locked_in_the_file_are_refused(parts: Parts) -> None:
+def test_the_tokens_of_a_user_locked_in_the_file_are_refused(parts: Parts) -> None:
     plain, _ = parts.tokens.create("alice")
     file = parts.storage.directory / PASSWORDS
     file.write_text(file.read_text().replace("alice:", "alice:!"))
@@ -280,7 +278,7 @@ def test_a_use_is_listed_and_in_the_log_once_an_hour(parts: Parts) -> None:
     assert stored.last_used == parts.clock.now
 
 
-def test_creation_and_revocation_are_in_the_log_by_id_and_no_token_is(parts: Parts) -> None:
+def test_creation_and_revocation_are_logged_by_id_without_the_token(parts: Parts) -> None:
     plain, token = parts.tokens.create("alice", label="release", actor="admin token", address=HERE)
     parts.tokens.revoke(token.id, actor="admin token", address=HERE)
     created, revoked = lines(parts.storage, ADMIN_FOLDER)[-2:]
@@ -292,7 +290,7 @@ def test_creation_and_revocation_are_in_the_log_by_id_and_no_token_is(parts: Par
     assert secret not in repr(parts.tokens.create("alice")) + repr(token)
 
 
-def test_a_refused_token_is_in_the_log_by_the_id_that_it_names(parts: Parts) -> None:
+def test_a_refused_token_is_logged_by_its_id(parts: Parts) -> None:
     plain, token = parts.tokens.create("alice")
     parts.tokens.revoke(token.id)
     assert parts.refused(basic(plain))
@@ -301,7 +299,7 @@ def test_a_refused_token_is_in_the_log_by_the_id_that_it_names(parts: Parts) -> 
     assert (line["user"], token.id in str(line["why"])) == ("__token__", True)
 
 
-def test_nobody_has_more_than_a_bounded_number_of_tokens_and_expired_ones_do_not_count(parts: Parts) -> None:
+def test_the_number_of_tokens_per_user_is_bounded_not_counting_expired_ones(parts: Parts) -> None:
     for _ in range(MOST):
         parts.tokens.create("alice", lifetime=3600)
     with pytest.raises(InvalidCredentials, match="revoke those"):
@@ -314,20 +312,20 @@ def test_nobody_has_more_than_a_bounded_number_of_tokens_and_expired_ones_do_not
     assert len(parts.tokens.all()) == 2
 
 
-def test_somebody_else_s_token_is_not_revoked_by_an_owner(parts: Parts) -> None:
+def test_an_owner_cannot_revoke_another_user_s_token(parts: Parts) -> None:
     _, token = parts.tokens.create("alice")
     assert not parts.tokens.revoke(token.id, owner="bob")
     assert parts.tokens.revoke(token.id, owner="alice")
 
 
-def test_a_token_needs_an_owner_and_clients_user_name_is_nobody_s(parts: Parts) -> None:
+def test_a_token_needs_an_owner_and_no_user_can_be_named_like_the_client_s_user_name(parts: Parts) -> None:
     with pytest.raises(NotFound, match="register"):
         parts.tokens.create("bob")
     with pytest.raises(InvalidCredentials, match="__token__"):
         validated_name("__token__")
 
 
-def test_lines_that_cannot_be_read_stay_and_open_nothing(parts: Parts) -> None:
+def test_unreadable_lines_are_preserved_and_give_no_access(parts: Parts) -> None:
     path = parts.storage.directory / TOKENS
     plain, token = parts.tokens.create("alice")
     good = path.read_bytes()
@@ -371,7 +369,7 @@ def test_a_token_minted_elsewhere_has_the_rights_of_its_jobs(parts: Parts, elsew
     assert parts.refused(basic(nobody))
 
 
-def test_a_token_burnt_elsewhere_is_refused_when_the_body_has_arrived(parts: Parts, elsewhere: MintedTokens) -> None:
+def test_a_token_burnt_elsewhere_is_refused_once_the_body_has_arrived(parts: Parts, elsewhere: MintedTokens) -> None:
     plain, _ = elsewhere.mint(["release"], "")
     assert parts.who(basic(plain))
     assert elsewhere.burn(plain)
@@ -398,7 +396,7 @@ def test_no_minted_token_is_trusted_while_the_shared_entries_do_not_respond(
     assert parts.who(basic(plain))
 
     def away(*_: object) -> str:
-        raise OSError("the storage is away")
+        raise OSError("the storage is unavailable")
 
     monkeypatch.setattr(FolderEntries, "get", away)
     with pytest.raises(OSError, match="away"):

@@ -1,4 +1,4 @@
-"""Users live in an ``.htpasswd`` that stock tools share, and no crash, full disk or second writer loses one."""
+"""Users are stored in an ``.htpasswd`` shared with stock tools, and no crash, full disk or second writer loses one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tests.index.volume import MemoryNameLocks
 CHEAP = Options(bcrypt_rounds=4)
 PASSWORD = "correct horse battery"
 DIGEST = "$2y$04$MnkmMBqiQnh63/4Ss.b5Nu02dR.UGJyHg6/i.A3bbw9vRBsMoG256"
-"""Of that password, at cost 4; fixed, so that it makes the same names of tests in every process."""
+"""Of that password, at cost 4; fixed, so that test names are the same in every process."""
 
 htpasswd = shutil.which("htpasswd")
 needs_htpasswd = pytest.mark.skipif(htpasswd is None, reason="apache2-utils is not installed")
@@ -64,7 +64,7 @@ def users_in(directory: Path, options: Options = CHEAP) -> Users:
 # --- the file and stock tools -----------------------------------------------------------------------------------
 
 
-def test_an_empty_volume_has_no_users_and_takes_the_first(tmp_path: Path) -> None:
+def test_an_empty_volume_has_no_users_and_accepts_the_first_one(tmp_path: Path) -> None:
     users = users_in(tmp_path / "empty")
     assert users.identities() == []
     assert users.register("alice", password=PASSWORD).created
@@ -124,12 +124,12 @@ def test_every_hash_that_stock_htpasswd_makes_is_verified(tmp_path: Path, flag: 
 @pytest.mark.parametrize(
     "entry", ["secret", "!", "*", "", "!" + DIGEST, DIGEST + "!", "$2b$31$" + "a" * 53, "$2y$04$" + "a" * 53]
 )
-def test_an_entry_that_is_no_hash_lets_nobody_in(entry: str) -> None:
+def test_an_entry_without_a_valid_hash_lets_no_one_in(entry: str) -> None:
     for password in (entry, PASSWORD, "", "secret"):
         assert not verify(password, entry, 4)
 
 
-def test_comments_unknown_and_malformed_lines_stay_where_they_are(tmp_path: Path) -> None:
+def test_comments_and_unknown_or_malformed_lines_are_preserved_in_place(tmp_path: Path) -> None:
     before = (
         b"# team\n\nnonsense\n:no name\nalice:" + DIGEST.encode() + b"\nrealm:user:hash\n\xff\xfe\nbob:x\r\n  # end"
     )
@@ -148,7 +148,7 @@ def test_comments_unknown_and_malformed_lines_stay_where_they_are(tmp_path: Path
     ]
 
 
-def test_of_two_entries_the_first_counts_and_changing_leaves_one_and_removing_none(tmp_path: Path) -> None:
+def test_the_first_of_two_entries_counts_a_change_leaves_one_and_a_removal_none(tmp_path: Path) -> None:
     (tmp_path / PASSWORDS).write_text(f"alice:{DIGEST}\nbob:x\nalice:{hashed('an older password', 4)}\n")
     users = users_in(tmp_path)
     assert users.accounts()["alice"].digest == DIGEST
@@ -171,7 +171,7 @@ def test_the_mode_of_the_file_is_kept(tmp_path: Path) -> None:
 @given(st.binary(max_size=400))
 @example(b"a:b\r\n#\n::\n")
 @example(BOM_UTF8 + b"a:b")
-def test_no_bytes_in_the_file_are_an_error_and_none_are_lost(content: bytes) -> None:
+def test_no_file_content_raises_an_error_or_is_lost(content: bytes) -> None:
     file = PasswordFile(content)
     entries = file.entries()
     assert bytes(file).rstrip(b"\n") == content.removeprefix(BOM_UTF8).rstrip(b"\n")
@@ -190,7 +190,7 @@ def test_no_bytes_in_the_file_are_an_error_and_none_are_lost(content: bytes) -> 
         f"alice:{DIGEST}",
     ],
 )
-def test_text_that_other_tools_add_to_an_entry_is_ignored(content: str) -> None:
+def test_text_added_to_an_entry_by_other_tools_is_ignored(content: str) -> None:
     file = PasswordFile(content.encode())
     assert file.entries()["alice"] == DIGEST
     assert not file.set("alice", "new")
@@ -214,7 +214,7 @@ def test_a_name_that_would_break_a_file_a_header_or_a_path_is_refused(name: str)
 
 @settings(deadline=None)
 @given(st.text(max_size=300))
-def test_a_name_is_refused_in_a_sentence_or_comes_back_from_the_file_as_it_was(name: str) -> None:
+def test_a_name_is_refused_with_a_sentence_or_survives_the_file_unchanged(name: str) -> None:
     try:
         valid = validated_name(name)
     except InvalidCredentials:
@@ -235,14 +235,14 @@ def test_two_spellings_of_one_name_are_one_user(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "password", ["x" * 11, "x" * 73, "é" * 37, "x" * 12 + "\0", "x" * 12 + "\n", "x" * 12 + "\ud800", ""]
 )
-def test_a_password_that_bcrypt_or_a_header_would_cut_is_refused_without_being_repeated(password: str) -> None:
+def test_a_password_that_bcrypt_or_a_header_would_truncate_is_refused_and_not_repeated(password: str) -> None:
     with pytest.raises(InvalidCredentials) as caught:
         validated_password(password)
     assert password == "" or password not in str(caught.value)
 
 
 @pytest.mark.parametrize("password", ["x" * 12, "x" * 72, "é" * 36, 'it\'s: a # "password" \u2603'])
-def test_a_password_of_12_to_72_bytes_is_taken_with_all_its_bytes(tmp_path: Path, password: str) -> None:
+def test_a_password_of_12_to_72_bytes_is_used_in_full(tmp_path: Path, password: str) -> None:
     users = users_in(tmp_path)
     users.register("alice", password=password)
     digest = users.accounts()["alice"].digest
@@ -258,12 +258,12 @@ def test_a_password_of_12_to_72_bytes_is_taken_with_all_its_bytes(tmp_path: Path
 @example("x", "$2b$04$" + "~" * 53)
 @example("\ud800", "$apr1$abcdefgh$" + "." * 22)
 @example("x" * 10_000, "{SHA}6dcfXufJLW3J6S/9rRe4vUlBj5g=")
-def test_verifying_says_yes_or_no_to_anything(password: str, digest: str | None) -> None:
+def test_verification_never_raises(password: str, digest: str | None) -> None:
     assert verify(password, digest, 4) in {True, False}
 
 
 @pytest.mark.parametrize("prefix", ["$2a$", "$2b$", "$2y$"])
-def test_a_bcrypt_hash_is_taken_instead_of_a_password(tmp_path: Path, prefix: str) -> None:
+def test_a_bcrypt_hash_is_accepted_instead_of_a_password(tmp_path: Path, prefix: str) -> None:
     users = users_in(tmp_path)
     users.register("alice", password_hash=prefix + DIGEST[4:])
     assert verify(PASSWORD, users.accounts()["alice"].digest, 4)
@@ -275,13 +275,13 @@ def test_a_bcrypt_hash_is_taken_instead_of_a_password(tmp_path: Path, prefix: st
      pytest.param(DIGEST + "\nroot:x", id="a hash and another line"), "$2y$09$" + "." * 53,
      "$2y$15$" + "." * 53, "{SHA}6dcfXufJLW3J6S/9rRe4vUlBj5g="],
 )  # fmt: skip
-def test_a_hash_that_is_not_bcrypt_of_a_fair_cost_is_refused_and_not_repeated(digest: str) -> None:
+def test_a_hash_that_is_not_bcrypt_or_of_a_bad_cost_is_refused_and_not_repeated(digest: str) -> None:
     with pytest.raises(InvalidCredentials) as caught:
         validated_hash(digest)
     assert digest in {"", "x"} or digest not in str(caught.value)
 
 
-def test_a_new_user_needs_a_password_and_an_old_one_keeps_it(tmp_path: Path) -> None:
+def test_a_new_user_needs_a_password_and_an_existing_one_keeps_it(tmp_path: Path) -> None:
     users = users_in(tmp_path)
     with pytest.raises(InvalidCredentials, match="no user 'alice' yet"):
         users.register("alice", role=Role.READER)
@@ -292,7 +292,7 @@ def test_a_new_user_needs_a_password_and_an_old_one_keeps_it(tmp_path: Path) -> 
     assert users.accounts()["alice"].digest == before
 
 
-def test_a_user_who_comes_back_does_not_get_the_old_role(tmp_path: Path) -> None:
+def test_a_returning_user_does_not_get_the_old_role(tmp_path: Path) -> None:
     """Stock htpasswd removes the entry and knows nothing of the group file."""
     users = users_in(tmp_path)
     users.register("alice", password=PASSWORD, role=Role.ADMIN)
@@ -300,7 +300,7 @@ def test_a_user_who_comes_back_does_not_get_the_old_role(tmp_path: Path) -> None
     assert users.register("alice", password=PASSWORD).identity.role is Role.PUBLISHER
 
 
-def test_projects_limit_publishers_only_and_an_empty_list_is_no_limit_that_anyone_could_mean(tmp_path: Path) -> None:
+def test_only_publishers_can_be_limited_to_projects_and_an_empty_list_is_refused(tmp_path: Path) -> None:
     users = users_in(tmp_path)
     made = users.register("alice", password=PASSWORD, projects=["Spam_Eggs", "spam.eggs", "ham"])
     assert made.identity.projects == frozenset({"spam-eggs", "ham"})
@@ -315,7 +315,7 @@ def test_projects_limit_publishers_only_and_an_empty_list_is_no_limit_that_anyon
 
 
 def test_every_refusal_costs_the_same_whatever_the_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Known or unknown, of cost 4 as of cost 8, in an unreadable format: the work adds up to 2^8."""
+    """Known or unknown, of cost 4 or 8, or in an unreadable format: the work adds up to 2^8."""
     work: list[int] = []
     real = bcrypt.checkpw
 
@@ -336,7 +336,7 @@ def test_every_refusal_costs_the_same_whatever_the_entry(monkeypatch: pytest.Mon
 # --- crashes, full disks, other writers -------------------------------------------------------------------------
 
 
-def test_eight_threads_registering_at_once_lose_nobody(tmp_path: Path) -> None:
+def test_eight_threads_registering_at_once_lose_no_user(tmp_path: Path) -> None:
     users = users_in(tmp_path)
     threads = [
         threading.Thread(
@@ -372,7 +372,7 @@ def writer(directory: Path, name: str, count: int) -> subprocess.Popen[str]:
     )
 
 
-def test_four_processes_registering_at_once_lose_nobody(tmp_path: Path) -> None:
+def test_four_processes_registering_at_once_lose_no_user(tmp_path: Path) -> None:
     writers = [writer(tmp_path, f"p{number}", 15) for number in range(4)]
     for process in writers:
         process.communicate(timeout=60)
@@ -380,7 +380,7 @@ def test_four_processes_registering_at_once_lose_nobody(tmp_path: Path) -> None:
     assert len(users_in(tmp_path).accounts()) == 60
 
 
-def test_a_writer_that_is_killed_loses_nobody_who_was_acknowledged(tmp_path: Path) -> None:
+def test_a_killed_writer_loses_no_acknowledged_user(tmp_path: Path) -> None:
     acknowledged: set[str] = set()
     for number in range(4):
         process = writer(tmp_path, f"k{number}", 10_000)
@@ -422,7 +422,7 @@ def test_a_reader_never_finds_half_a_file(tmp_path: Path) -> None:
 
 
 def test_a_reader_never_sees_a_user_without_the_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader who is removed between the reading of the two files is a reader or nobody, not a publisher."""
+    """A reader removed between the reads of the two files is a reader or unknown, never a publisher."""
     users = users_in(tmp_path)
     users.register("alice", password_hash=DIGEST, role=Role.READER)
     real = CredentialFiles.read
@@ -452,7 +452,7 @@ def rights(identity: Identity) -> set[str]:
 
 
 def watch(monkeypatch: pytest.MonkeyPatch, users: Users) -> list[Account | None]:
-    """Views of dora that a reader gets after each single change of a file."""
+    """A reader's views of dora after each single change of a file."""
     seen: list[Account | None] = []
 
     def watched(owner: type, name: str) -> None:
@@ -495,7 +495,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, users: Users) -> list[Account | None]
         ((Role.ADMIN, None), None),
     ],
 )
-def test_no_password_opens_more_than_before_or_afterwards_while_a_user_is_changed(
+def test_during_a_change_no_password_grants_more_than_before_or_afterwards(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     before: tuple[Role, frozenset[str] | None] | None,
@@ -503,12 +503,12 @@ def test_no_password_opens_more_than_before_or_afterwards_while_a_user_is_change
     password: str | None,
     commits: bool,
 ) -> None:
-    """The password and the role are in two files: whoever reads in between must not find the wrong pair."""
+    """The password and the role are in two files: a reader in between must not see a wrong pair."""
 
     class Unsure(DirectoryStorage):
         def commit(self) -> None:
             if not commits:
-                raise StorageError("the volume is away")
+                raise StorageError("the volume is unavailable")
 
     (tmp_path / PASSWORDS).write_text(ANOTHER)
     (tmp_path / GROUPS).write_text(ANOTHER)
@@ -539,10 +539,10 @@ def test_no_password_opens_more_than_before_or_afterwards_while_a_user_is_change
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_user_who_comes_back_never_has_the_role_that_a_stock_removal_left(
+def test_a_returning_user_never_has_the_role_left_by_a_stock_removal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: Role
 ) -> None:
-    """Stock ``htpasswd -D`` leaves the group: who then registers the name must not have its rights for a moment."""
+    """Stock ``htpasswd -D`` leaves the group: a new user of that name must not have its rights even for a moment."""
     (tmp_path / GROUPS).write_text("admin: dora\nproject/spam: dora\n")
     users = users_in(tmp_path)
     seen = watch(monkeypatch, users)
@@ -553,7 +553,7 @@ def test_a_user_who_comes_back_never_has_the_role_that_a_stock_removal_left(
 
 
 @pytest.mark.parametrize(("call", "at"), [("fsync", 1), ("fsync", 2), ("fsync", 3), ("replace", 1), ("replace", 2)])
-def test_a_disk_that_fails_leaves_users_and_roles_as_they_were(
+def test_a_failing_disk_leaves_users_and_roles_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, at: int
 ) -> None:
     users = users_in(tmp_path)
@@ -580,14 +580,14 @@ def test_a_disk_that_fails_leaves_users_and_roles_as_they_were(
 def test_a_first_user_who_could_not_be_stored_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Unsure(DirectoryStorage):
         def commit(self) -> None:
-            raise StorageError("the volume is away")
+            raise StorageError("the volume is unavailable")
 
     with pytest.raises(StorageError, match="away"):
         Users(Unsure(tmp_path), CHEAP).register("alice", password=PASSWORD)
     assert [path.name for path in tmp_path.iterdir()] == [PASSWORDS + ".lock"]
 
 
-def test_a_directory_that_cannot_be_written_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_reported_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     class Nowhere(DirectoryStorage):
@@ -599,7 +599,7 @@ def test_a_directory_that_cannot_be_written_is_said_in_a_sentence(tmp_path: Path
         Users(Nowhere(tmp_path), CHEAP).register("alice", password=PASSWORD)
 
 
-def test_two_writers_of_a_volume_take_turns_and_lose_nobody(volume_pair: tuple[Volume, Volume]) -> None:
+def test_two_writers_of_a_volume_take_turns_and_lose_no_user(volume_pair: tuple[Volume, Volume]) -> None:
     name_locks = MemoryNameLocks()
     writers = [Users(volume, CHEAP, name_locks=name_locks) for volume in volume_pair]
     threads = [
@@ -618,19 +618,19 @@ def test_two_writers_of_a_volume_take_turns_and_lose_nobody(volume_pair: tuple[V
     assert not list(volume_pair[0].directory.glob("*.lock"))
 
 
-def test_a_commit_that_fails_is_undone_and_nobody_else_sees_the_user(volume_pair: tuple[Volume, Volume]) -> None:
+def test_a_failed_commit_is_undone_and_the_user_is_never_visible_elsewhere(volume_pair: tuple[Volume, Volume]) -> None:
     one, two = volume_pair
     users = Users(one, CHEAP)
     users.register("alice", password_hash=DIGEST)
     before = (one.directory / PASSWORDS).read_bytes()
-    one.failures.append(RuntimeError("the volume is away"))
+    one.failures.append(RuntimeError("the volume is unavailable"))
     with pytest.raises(StorageError):
         users.register("bob", password_hash=DIGEST)
     assert (one.directory / PASSWORDS).read_bytes() == before
     assert [identity.username for identity in Users(two, CHEAP).identities()] == ["alice"]
 
 
-def test_a_writer_waits_for_another_and_says_so_when_that_takes_too_long(
+def test_a_writer_waits_for_another_and_reports_when_that_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ops.index.auth.credential_files.LOCK_SECONDS", 0.05)
@@ -639,7 +639,7 @@ def test_a_writer_waits_for_another_and_says_so_when_that_takes_too_long(
         Users(storage, CHEAP).register("alice", password=PASSWORD)
 
 
-def test_nothing_that_describes_itself_shows_a_hash(tmp_path: Path) -> None:
+def test_no_repr_shows_a_hash(tmp_path: Path) -> None:
     users = users_in(tmp_path)
     made = users.register("alice", password=PASSWORD)
     shown = repr(made) + repr(users.accounts()) + repr(users)

@@ -36,7 +36,7 @@ def test_addresses_that_have_not_failed_are_served_first() -> None:
     assert order == ["alice", "bob", "guesser", "guesser"]
 
 
-def test_a_user_does_not_wait_for_the_crowd_of_another_address() -> None:
+def test_a_user_does_not_wait_for_many_logins_from_another_address() -> None:
     queue = VerificationQueue(lambda address: 0.0, turns=1)
     order: list[str] = []
 
@@ -54,7 +54,7 @@ def test_a_user_does_not_wait_for_the_crowd_of_another_address() -> None:
     assert order == ["crowd", "alice", "bob", "crowd", "alice", "crowd"]
 
 
-def test_an_address_that_comes_later_takes_no_turns_that_others_have_had() -> None:
+def test_a_later_address_does_not_catch_up_on_turns_that_others_already_had() -> None:
     queue = VerificationQueue(lambda address: 0.0, turns=1)
     order: list[str] = []
 
@@ -114,7 +114,7 @@ def test_when_too_many_are_waiting_the_most_suspicious_is_rejected() -> None:
     assert ended == ["guesser rejected: 429", "carol rejected: 503", "alice", "bob"]
 
 
-def test_without_failures_one_of_the_address_with_most_logins_is_rejected() -> None:
+def test_without_failures_a_login_of_the_busiest_address_is_rejected() -> None:
     queue = VerificationQueue(lambda address: 0.0, turns=1, max_waiting=3)
     ended: list[str] = []
 
@@ -136,7 +136,7 @@ def test_without_failures_one_of_the_address_with_most_logins_is_rejected() -> N
     assert ended == ["crowd rejected", "crowd rejected", "crowd", "alice", "bob"]
 
 
-def test_logins_that_wait_when_the_server_stops_are_rejected_at_once() -> None:
+def test_logins_waiting_when_the_server_stops_are_rejected_at_once() -> None:
     queue = VerificationQueue(lambda address: 0.0, turns=1)
     ended: list[int] = []
 

@@ -25,7 +25,7 @@ LISTED = [f"name-{number:04}" for number in range(400)]
 
 
 @given(st.lists(st.tuples(names, names), min_size=1, max_size=5))
-def test_a_page_does_not_depend_on_what_it_was_before(history: list[tuple[list[str], list[str]]]) -> None:
+def test_a_page_does_not_depend_on_its_earlier_state(history: list[tuple[list[str], list[str]]]) -> None:
     before: RenderedPage | None = None
     for first, second in history:
         before = rendered(page(first, second), before)
@@ -35,7 +35,7 @@ def test_a_page_does_not_depend_on_what_it_was_before(history: list[tuple[list[s
             assert gzip.decompress(before.packed) == before.body
 
 
-def test_only_the_blocks_that_have_changed_are_rendered() -> None:
+def test_only_changed_blocks_are_rendered() -> None:
     seen: list[str] = []
 
     def listen(items: Sequence[str]) -> str:
@@ -57,7 +57,7 @@ def test_only_the_blocks_that_have_changed_are_rendered() -> None:
     assert seen == []
 
 
-def test_a_short_page_is_left_to_be_compressed_as_a_whole() -> None:
+def test_a_short_page_is_not_split_into_blocks() -> None:
     short, long = rendered(page(["spam"])), rendered(page(LISTED))
     assert len(short.body) < LONG <= len(long.body)
     assert short.packed is None

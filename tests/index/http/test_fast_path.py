@@ -1,4 +1,4 @@
-"""Requests that come again are not parsed; user and page are looked up each time."""
+"""Repeated requests are not parsed; user and page are looked up each time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEADERS = {b"host": b"x", b"authorization": b"Basic secret", b"cookie": b"sweet"
 
 
 class FakeParts:
-    """A fake authenticator that knows one secret, and a fake API that has one page."""
+    """A fake authenticator with one secret, and a fake API with one page."""
 
     def __init__(self) -> None:
         self.inside = {self.digest(b"Basic secret")}
@@ -42,7 +42,7 @@ class FakeParts:
         self.current: object = 0
 
     def stamp(self) -> object:
-        """Of the users and of the pages."""
+        """Stamps of the users and of the pages."""
         if isinstance(self.current, Exception):
             raise self.current
         self.stamps.append(self.current)
@@ -77,9 +77,7 @@ def fast_path(parts: FakeParts) -> FastPath:
     return FastPath(cast("Any", parts), cast("Any", parts), parts.count, parts.challenge)
 
 
-def test_the_download_of_a_file_is_counted_each_time_and_no_page_or_metadata(
-    parts: FakeParts, fast_path: FastPath
-) -> None:
+def test_each_download_of_a_file_is_counted_but_no_page_or_metadata(parts: FakeParts, fast_path: FastPath) -> None:
     headers = HEADERS | {b"user-agent": b"pip/26.3"}
     for path in ("/packages/a-1.0.whl", "/packages/a-1.0.whl.metadata", "/simple/a/"):
         message = MESSAGE.replace(b"/simple/spam/", path.encode())
@@ -90,7 +88,7 @@ def test_the_download_of_a_file_is_counted_each_time_and_no_page_or_metadata(
     assert parts.counted == [(*download, "192.0.2.1", b"pip/26.3"), (*download, "192.0.2.2", b"pip/26.3")]
 
 
-def test_what_was_kept_is_answered_and_nothing_else(parts: FakeParts, fast_path: FastPath) -> None:
+def test_only_remembered_requests_are_answered(parts: FakeParts, fast_path: FastPath) -> None:
     assert fast_path.response(MESSAGE, "192.0.2.1") is None
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
     assert fast_path.response(MESSAGE, "192.0.2.1") is parts.page
@@ -113,7 +111,7 @@ def states(fast_path: FastPath, *changes: Callable[[], None]) -> list[int]:
     return asyncio.run(run())
 
 
-def test_the_state_is_the_same_until_something_changes(
+def test_the_state_is_equal_until_something_changes(
     parts: FakeParts, fast_path: FastPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
@@ -128,19 +126,17 @@ def test_the_state_is_the_same_until_something_changes(
 
     first, *more = states(fast_path, lambda: None, change, lambda: None, wait, lambda: None)
     assert more == [first] * 5 + [first + 1] * 6 + [first + 2] * 6
-    assert len(parts.stamps) == 2 * 6, "users and pages are looked at once in each iteration"
+    assert len(parts.stamps) == 2 * 6, "users and pages are checked once in each iteration"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), StorageError("broken")])
-def test_nothing_is_the_same_while_it_cannot_be_told(parts: FakeParts, fast_path: FastPath, error: Exception) -> None:
+def test_no_state_is_equal_while_it_is_unknown(parts: FakeParts, fast_path: FastPath, error: Exception) -> None:
     parts.current = error
     found = states(fast_path, lambda: None, lambda: None)[::3]
     assert found == [found[0], found[0] + 1, found[0] + 2]
 
 
-def test_a_user_who_is_gone_and_a_page_that_has_changed_are_looked_at_at_length(
-    parts: FakeParts, fast_path: FastPath
-) -> None:
+def test_removed_users_and_changed_pages_take_the_normal_path(parts: FakeParts, fast_path: FastPath) -> None:
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
     parts.inside.clear()
     assert fast_path.response(MESSAGE, "192.0.2.1") is None
@@ -150,7 +146,7 @@ def test_a_user_who_is_gone_and_a_page_that_has_changed_are_looked_at_at_length(
     assert fast_path.response(MESSAGE, "192.0.2.1") is None
 
 
-def test_no_secret_is_kept(fast_path: FastPath) -> None:
+def test_no_secret_is_stored(fast_path: FastPath) -> None:
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
     kept: Any = vars(fast_path)["_requests"]
     assert len(kept) == 1
@@ -159,7 +155,7 @@ def test_no_secret_is_kept(fast_path: FastPath) -> None:
         assert secret not in everything
 
 
-def test_what_is_kept_is_bounded(fast_path: FastPath) -> None:
+def test_the_memory_of_requests_is_bounded(fast_path: FastPath) -> None:
     fast_path.keep(MESSAGE + b"x" * LONGEST, "/simple/spam/", HEADERS)
     assert fast_path.response(MESSAGE, "192.0.2.1") is None
     for number in range(10_000):
@@ -169,7 +165,7 @@ def test_what_is_kept_is_bounded(fast_path: FastPath) -> None:
     assert fast_path.response(MESSAGE + b"0", "192.0.2.1") is None
 
 
-def test_strangers_push_out_no_request_of_a_user(parts: FakeParts, fast_path: FastPath) -> None:
+def test_strangers_requests_do_not_evict_users_requests(parts: FakeParts, fast_path: FastPath) -> None:
     fast_path.keep(MESSAGE, "/simple/spam/", HEADERS)
     for number in range(10_000):
         fast_path.keep(MESSAGE + b"%d" % number, "/simple/spam/", {b"host": b"x"})
@@ -189,7 +185,7 @@ def test_a_request_without_credentials_is_challenged_by_its_address(parts: FakeP
 
 
 class Talk:
-    """The same request, sent again and again on one connection."""
+    """The same request, repeated on one connection."""
 
     def __init__(self, server: Server, path: str) -> None:
         self._connection = server.connect()
@@ -216,7 +212,7 @@ def server(tmp_path: Any) -> Any:
 
 
 @pytest.mark.parametrize("path", ["/simple/spam/", f"/packages/{NAME}", f"/packages/{NAME}.metadata"])
-def test_who_loses_the_right_to_ask_is_refused_in_the_same_words(server: Server, path: str) -> None:
+def test_a_repeated_request_is_refused_once_its_user_is_removed(server: Server, path: str) -> None:
     talk = Talk(server, path)
     for _ in range(5):
         assert talk.again()[0] == 200
@@ -226,7 +222,7 @@ def test_who_loses_the_right_to_ask_is_refused_in_the_same_words(server: Server,
 
 
 @pytest.mark.parametrize("path", ["/simple/spam/", f"/packages/{NAME}", f"/packages/{NAME}.metadata"])
-def test_what_is_gone_is_not_answered_in_the_same_words(server: Server, path: str) -> None:
+def test_a_repeated_request_for_a_removed_file_is_404(server: Server, path: str) -> None:
     talk = Talk(server, path)
     for _ in range(5):
         assert talk.again()[0] == 200
@@ -236,7 +232,7 @@ def test_what_is_gone_is_not_answered_in_the_same_words(server: Server, path: st
 
 
 @pytest.mark.parametrize("path", [f"/packages/{NAME}", f"/packages/{NAME}.metadata"])
-def test_a_quarantine_is_not_passed_by_in_the_same_words(server: Server, path: str) -> None:
+def test_a_repeated_request_does_not_bypass_a_quarantine(server: Server, path: str) -> None:
     talk = Talk(server, path)
     for _ in range(5):
         assert talk.again()[0] == 200
@@ -249,7 +245,7 @@ def test_a_quarantine_is_not_passed_by_in_the_same_words(server: Server, path: s
     talk.close()
 
 
-def test_a_file_that_was_replaced_in_place_is_not_answered_from_memory(server: Server) -> None:
+def test_a_file_replaced_in_place_is_not_served_from_memory(server: Server) -> None:
     content, metadata = Talk(server, f"/packages/{NAME}"), Talk(server, f"/packages/{NAME}.metadata")
     before = content.again(), metadata.again()
     assert (content.again(), metadata.again()) == before
@@ -263,7 +259,7 @@ def test_a_file_that_was_replaced_in_place_is_not_answered_from_memory(server: S
     metadata.close()
 
 
-def test_what_fails_on_the_short_way_is_answered_on_the_long_one(
+def test_a_failure_on_the_fast_path_falls_back_to_the_normal_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "packages").mkdir()
@@ -280,7 +276,7 @@ def test_what_fails_on_the_short_way_is_answered_on_the_long_one(
 
 
 def strangers(server: Server, path: str, *headers: str) -> tuple[bytes, bytes]:
-    """A refusal on the short way, the second time by its bytes alone, and as others get it."""
+    """A refusal on the fast path, the second time by its bytes alone, and on the normal path."""
     lines = [f"GET {path} HTTP/1.1", "Host: x", *headers]
     first, second = (server.raw("\r\n".join([*lines, "", ""]).encode()) for _ in range(2))
     longer = server.raw("\r\n".join(["GET /%73imple/ HTTP/1.1", *lines[1:], "", ""]).encode())
@@ -293,7 +289,7 @@ def undated(response: bytes) -> bytes:
     return re.sub(rb"date: [^\r]*\r\n", b"", response.partition(b"\r\n\r\n")[0])
 
 
-def test_a_stranger_is_refused_alike_on_both_ways(server: Server) -> None:
+def test_a_stranger_gets_the_same_refusal_on_both_paths(server: Server) -> None:
     for path in ("/", "/simple/", "/simple/spam/?x=y", "/packages/x", "/nothing", "//health"):
         for headers in ((), ("Authorization: Bearer secret",), ("Authorization:",)):
             refused, longer = strangers(server, path, *headers)
@@ -302,7 +298,7 @@ def test_a_stranger_is_refused_alike_on_both_ways(server: Server) -> None:
             assert refused == longer
 
 
-def test_what_needs_no_login_is_answered_as_before(server: Server) -> None:
+def test_requests_that_need_no_login_are_answered_as_before(server: Server) -> None:
     for path in ("/health", "/health?x", "/%68ealth", "http://x/health") * 2:
         assert server.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).startswith(b"HTTP/1.1 200 OK")
 

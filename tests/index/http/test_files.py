@@ -1,4 +1,4 @@
-"""Files as a server sends them: whole, in parts, unchanged, to slow clients and to those who go away."""
+"""Sending of files: whole, in parts, unchanged, to slow clients and to those that disconnect."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def get(server: Server, range_: str, **headers: str) -> Response:
     return server.get(f"/packages/{SMALL}", Range=range_, **headers)
 
 
-def test_a_file_arrives_as_it_is(server: Server) -> None:
+def test_a_file_arrives_unchanged(server: Server) -> None:
     response = server.get(f"/packages/{SMALL}")
     assert response.status == 200
     assert response.body == CONTENT
@@ -59,7 +59,7 @@ def test_a_file_arrives_as_it_is(server: Server) -> None:
     assert "immutable" in response["cache-control"]
 
 
-def test_the_head_of_a_file_is_the_same_without_the_bytes(server: Server) -> None:
+def test_head_of_a_file_is_the_same_without_the_bytes(server: Server) -> None:
     full, head = server.get(f"/packages/{SMALL}"), server.request("HEAD", f"/packages/{SMALL}")
     assert head.status == 200
     assert head.body == b""
@@ -73,7 +73,7 @@ def test_a_plus_in_a_path_may_be_quoted_or_not(server: Server, path: str) -> Non
     assert server.get(f"/packages/{path}").body == b"eggs"
 
 
-def test_a_signature_can_be_fetched_beside_its_file(server: Server) -> None:
+def test_a_signature_can_be_fetched_next_to_its_file(server: Server) -> None:
     assert server.get(f"/packages/{SMALL}.asc").body.startswith(b"-----BEGIN PGP")
 
 
@@ -98,14 +98,14 @@ def test_a_signature_can_be_fetched_beside_its_file(server: Server) -> None:
         "a" * 3000,
     ],
 )
-def test_nothing_but_listed_files_is_sent(server: Server, path: str) -> None:
+def test_only_listed_files_are_sent(server: Server, path: str) -> None:
     response = server.get(f"/packages/{path}")
     assert response.status == 404
     assert b"root:" not in response.body
     assert b"$2b$" not in response.body
 
 
-def test_the_metadata_is_sent_as_the_page_announces_it(server: Server) -> None:
+def test_the_metadata_is_as_announced_on_the_page(server: Server) -> None:
     file = server.get("/simple/spam/", Accept="application/vnd.pypi.simple.v1+json").body
     metadata = server.get(f"/packages/{SMALL}.metadata")
     assert b"Requires-Python: >=3.9" in metadata.body
@@ -117,7 +117,7 @@ def test_the_metadata_is_sent_as_the_page_announces_it(server: Server) -> None:
     ("range_", "start", "stop"),
     [("bytes=0-9", 0, 10), ("bytes=10-", 10, None), ("bytes=-10", -10, None), ("bytes=5-5", 5, 6)],
 )
-def test_a_part_is_sent_as_a_part(server: Server, range_: str, start: int, stop: int | None) -> None:
+def test_a_range_is_sent_as_partial_content(server: Server, range_: str, start: int, stop: int | None) -> None:
     response = get(server, range_)
     assert response.status == 206
     assert response.body == CONTENT[start:stop]
@@ -125,7 +125,7 @@ def test_a_part_is_sent_as_a_part(server: Server, range_: str, start: int, stop:
     assert response["content-range"] == f"bytes {first}-{first + len(response.body) - 1}/{len(CONTENT)}"
 
 
-def test_a_range_behind_the_end_is_refused_and_the_size_told(server: Server) -> None:
+def test_a_range_beyond_the_end_is_refused_with_the_size(server: Server) -> None:
     response = get(server, f"bytes={len(CONTENT)}-")
     assert response.status == 416
     assert response["content-range"] == f"bytes */{len(CONTENT)}"
@@ -143,7 +143,7 @@ def test_anything_but_one_range_gets_the_whole_file(server: Server, range_: str)
     assert (response.status, response.body) == (200, CONTENT)
 
 
-def test_a_part_is_sent_only_of_the_file_that_the_client_has_begun(server: Server) -> None:
+def test_a_range_is_sent_only_if_the_client_s_copy_is_current(server: Server) -> None:
     full = server.get(f"/packages/{SMALL}")
     for same in (full["etag"], full["last-modified"]):
         assert get(server, "bytes=0-9", If_Range=same).status == 206
@@ -151,7 +151,7 @@ def test_a_part_is_sent_only_of_the_file_that_the_client_has_begun(server: Serve
         assert get(server, "bytes=0-9", If_Range=other).status == 200
 
 
-def test_a_file_is_sent_only_if_it_is_the_one_that_was_asked_for(server: Server) -> None:
+def test_a_file_is_sent_only_if_it_is_the_requested_version(server: Server) -> None:
     full = server.get(f"/packages/{SMALL}")
     etag, modified = full["etag"], full["last-modified"]
     earlier, later, none = "Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "yesterday"
@@ -164,7 +164,7 @@ def test_a_file_is_sent_only_if_it_is_the_one_that_was_asked_for(server: Server)
         assert server.get(f"/packages/{SMALL}", If_Unmodified_Since=date).status == status
 
 
-def test_what_the_client_has_is_not_sent_again(server: Server) -> None:
+def test_a_file_that_the_client_has_is_not_sent_again(server: Server) -> None:
     full = server.get(f"/packages/{SMALL}")
     for named in (full["etag"], "W/" + full["etag"], f'"other", {full["etag"]}', "*"):
         response = server.get(f"/packages/{SMALL}", If_None_Match=named)
@@ -187,13 +187,13 @@ def test_many_requests_go_over_one_connection(server: Server) -> None:
 
 
 def memory_of_all_parts(server: Server) -> int:
-    """Memory of the server once all its lazy imports are done."""
+    """Memory of the server after all lazy imports."""
     for path in ("/", "/projects/spam/", "/packages/", "/admin/docs"):
         server.get(path)
     return server.memory()
 
 
-def test_a_big_file_arrives_whole_and_takes_no_memory(server: Server) -> None:
+def test_a_large_file_arrives_complete_and_takes_no_memory(server: Server) -> None:
     before = memory_of_all_parts(server)
     body = server.get(f"/packages/{BIG}").body
     with (server.packages / BIG).open("rb") as file:
@@ -201,7 +201,7 @@ def test_a_big_file_arrives_whole_and_takes_no_memory(server: Server) -> None:
     assert server.memory() - before < 20 * 1024 * 1024
 
 
-def test_a_client_that_stops_reading_holds_two_pieces_in_memory_and_no_more(server: Server) -> None:
+def test_a_client_that_stops_reading_keeps_at_most_two_pieces_in_memory(server: Server) -> None:
     before = memory_of_all_parts(server)
     idle = []
     for _ in range(8):
@@ -218,8 +218,8 @@ def test_a_client_that_stops_reading_holds_two_pieces_in_memory_and_no_more(serv
     eventually(lambda: server.open_files() == [])
 
 
-def test_a_file_that_is_cut_while_it_is_sent_ends_the_connection(server: Server) -> None:
-    """The client must not take the part that it got for the whole."""
+def test_truncating_a_file_while_it_is_sent_closes_the_connection(server: Server) -> None:
+    """The client must not mistake the part that it got for the whole."""
     path = server.packages / "cut-1.0.tar.gz"
     path.write_bytes(bytes(20 * 1024 * 1024))
     eventually(lambda: server.request("HEAD", f"/packages/{path.name}").status == 200)
@@ -270,7 +270,7 @@ def deliver(path: Path, listener: _Listener) -> bool:
     return asyncio.run(Delivery(DirectoryStorage(path.parent)).deliver(listener.request, path))
 
 
-def test_a_server_that_sends_files_by_itself_is_told_the_path(tmp_path: Path) -> None:
+def test_a_server_with_pathsend_gets_the_path(tmp_path: Path) -> None:
     path = tmp_path / "spam"
     path.write_bytes(b"spam")
     listener = _Listener(extensions=("http.response.pathsend",))
@@ -281,8 +281,8 @@ def test_a_server_that_sends_files_by_itself_is_told_the_path(tmp_path: Path) ->
     assert partial.body == b"pa"
 
 
-def test_nothing_more_is_read_for_a_client_who_has_gone(tmp_path: Path) -> None:
-    """The server drops what is sent to nobody without a word."""
+def test_nothing_more_is_read_for_a_disconnected_client(tmp_path: Path) -> None:
+    """The server silently drops what is sent to a closed connection."""
     path = tmp_path / "spam"
     path.write_bytes(bytes(20 * PIECE))
     listener = _Listener(leaves_after=3)
@@ -291,12 +291,12 @@ def test_nothing_more_is_read_for_a_client_who_has_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-(10**15), 10**13])
-def test_a_file_of_another_age_has_a_date_all_the_same(seconds: int) -> None:
+def test_a_file_with_an_extreme_time_still_gets_a_date(seconds: int) -> None:
     status: Any = SimpleNamespace(st_size=1, st_mtime_ns=seconds * 10**9)
     assert OpenFile(0, status, None).last_modified.endswith(" GMT")
 
 
-def test_what_is_no_file_is_not_delivered(tmp_path: Path) -> None:
+def test_anything_but_a_regular_file_is_not_sent(tmp_path: Path) -> None:
     listener = _Listener()
     assert not deliver(tmp_path / "nothing", listener)
     assert not deliver(tmp_path, listener)
@@ -305,7 +305,7 @@ def test_what_is_no_file_is_not_delivered(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(range_=st.text(max_size=60), if_range=st.text(max_size=40), etag=st.text(max_size=40))
-def test_no_header_makes_a_delivery_fail(tmp_path: Path, range_: str, if_range: str, etag: str) -> None:
+def test_no_request_header_makes_sending_fail(tmp_path: Path, range_: str, if_range: str, etag: str) -> None:
     path = tmp_path / "spam"
     path.write_bytes(b"spam and eggs")
     for text in (range_, f"bytes={range_}"):

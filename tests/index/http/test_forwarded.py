@@ -1,4 +1,4 @@
-"""Proxies that are trusted, and what they say of a request."""
+"""Trusted proxies, and their headers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ops.index.http.request import Request
         ("*", ["10.0.0.5", "fe80::1", ""], []),
     ],
 )
-def test_an_entry_is_an_address_a_network_or_everybody(entry: str, trusted: list[str], others: list[str]) -> None:
+def test_an_entry_is_an_address_a_network_or_everyone(entry: str, trusted: list[str], others: list[str]) -> None:
     proxies = TrustedProxies([entry])
     for _ in range(2):  # the second response comes from the cache
         assert [address in proxies for address in trusted] == [True] * len(trusted)
@@ -66,11 +66,13 @@ def test_anything_else_is_refused_with_what_to_write_instead(entry: str, remedy:
         (b"10.0.0.7, 10.0.0.8", ("10.0.0.7", 3)),
     ],
 )
-def test_the_client_is_the_last_address_that_is_not_a_proxys(forwarded: bytes | None, route: tuple[str, int]) -> None:
+def test_the_client_is_the_last_address_that_is_not_a_trusted_proxy(
+    forwarded: bytes | None, route: tuple[str, int]
+) -> None:
     assert TrustedProxies(["10.0.0.0/8"]).route("10.0.0.1", forwarded) == route
 
 
-def test_a_header_from_a_peer_that_is_not_trusted_is_ignored_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_header_from_an_untrusted_peer_is_ignored_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     proxies = TrustedProxies(["10.0.0.0/8"])
     with caplog.at_level(logging.WARNING):
         assert proxies.route("192.0.2.1", None) == ("192.0.2.1", 0)
@@ -79,16 +81,16 @@ def test_a_header_from_a_peer_that_is_not_trusted_is_ignored_and_told_once(caplo
             assert proxies.route(peer, b"203.0.113.9") == (peer, 0)
     (record,) = caplog.records
     assert "--trusted-proxy 192.0.2.1 " in record.getMessage()
-    assert "203.0.113.9" not in record.getMessage(), "anybody can write anything there"
+    assert "203.0.113.9" not in record.getMessage(), "anyone can write anything there"
 
 
 @given(st.binary(max_size=200), st.integers(1, 5))
-def test_no_header_makes_reading_it_fail(value: bytes, hops: int) -> None:
+def test_no_header_raises_an_error(value: bytes, hops: int) -> None:
     assert TrustedProxies(["*"]).route("192.0.2.1", value)[0]
     chosen(value, hops)
 
 
-def test_as_many_addresses_as_there_are_do_not_fill_the_memory() -> None:
+def test_the_cache_of_addresses_is_bounded() -> None:
     proxies = TrustedProxies(["10.0.0.0/8"])
     for number in range(10_000):
         assert f"192.0.{number // 256}.{number % 256}" not in proxies
@@ -117,16 +119,14 @@ def test_as_many_addresses_as_there_are_do_not_fill_the_memory() -> None:
         (1, {"x-forwarded-prefix": "/"}, "http://inner:1/"),
     ],
 )
-def test_the_address_of_the_index_is_what_a_trusted_proxy_says(
-    hops: int, headers: dict[str, str], address: str
-) -> None:
+def test_the_index_url_is_taken_from_a_trusted_proxy(hops: int, headers: dict[str, str], address: str) -> None:
     fields = {name.encode(): value.encode() for name, value in headers.items()}
     scope = {"method": "GET", "path": "/", "scheme": "http"}
     request = Request(scope, None, None, {b"host": b"inner:1", **fields}, "", hops=hops)  # type: ignore[arg-type]  # unused
     assert request.index_url == address
 
 
-def test_without_a_host_that_is_one_the_address_is_this_machines() -> None:
+def test_without_a_valid_host_the_url_is_that_of_this_machine() -> None:
     for host in (b"<b>", b'x"onclick=', b"a b", b""):
         request = Request({"method": "GET", "path": "/"}, None, None, {b"host": host}, "")  # type: ignore[arg-type]  # unused
         assert request.index_url == "http://localhost/"
@@ -147,7 +147,7 @@ def test_without_a_host_that_is_one_the_address_is_this_machines() -> None:
         (("*",), "192.0.2.1", "203.0.113.9, 198.51.100.7", "203.0.113.9"),
     ],
 )
-def test_the_address_is_the_last_one_that_no_trusted_proxy_has(
+def test_the_client_address_is_the_last_untrusted_one(
     proxies: tuple[str, ...], peer: str, forwarded: str | None, address: str
 ) -> None:
     value = None if forwarded is None else forwarded.encode()
@@ -155,7 +155,7 @@ def test_the_address_is_the_last_one_that_no_trusted_proxy_has(
 
 
 @given(st.binary(max_size=200))
-def test_no_header_makes_the_address_fail(forwarded: bytes) -> None:
+def test_no_header_breaks_the_client_address(forwarded: bytes) -> None:
     proxies = TrustedProxies(("*",))
     assert proxies.route("192.0.2.1", forwarded)[0]
     assert proxies.route("", forwarded)[0] is not None

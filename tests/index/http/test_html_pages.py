@@ -1,4 +1,4 @@
-"""The pages for people: what they show, that nothing in them is foreign, and how a browser takes them."""
+"""Pages for people: their content, their safety, and their behaviour in a browser."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ browser = pytest.mark.skipif(not PROGRAM, reason="there is no Chromium on this m
 
 @pytest.fixture(scope="module")
 def foreigner() -> Iterator[socket.socket]:
-    """Another site on this machine, which nothing may contact."""
+    """Another site on this machine, which must not be contacted."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         yield listener
@@ -107,7 +107,7 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-def test_the_home_page_lists_every_project_with_what_matters(server: Server) -> None:
+def test_the_home_page_lists_every_project_with_its_details(server: Server) -> None:
     page = Page(server.get("/"))
     assert "42 projects" in page.text
     assert re.search(r"acme-billing Invoices & <dunning> 2\.0 6 files \d{4}-\d\d-\d\d", page.text)
@@ -115,7 +115,7 @@ def test_the_home_page_lists_every_project_with_what_matters(server: Server) -> 
     assert page.links.count("projects/acme-billing/") == 1
 
 
-def test_the_search_works_without_a_script_too(server: Server) -> None:
+def test_the_search_works_without_javascript(server: Server) -> None:
     page = Page(server.get("/?q=Team_Tool.3"))
     assert "projects/team-tool-3/" in page.links
     assert "projects/team-tool-30/" in page.links
@@ -147,7 +147,7 @@ def test_a_project_page_shows_versions_files_and_how_to_install(server: Server) 
     assert hashlib.sha256(content).hexdigest() in page.text
 
 
-def test_the_status_of_a_project_is_told_in_words(server: Server) -> None:
+def test_the_status_of_a_project_is_explained(server: Server) -> None:
     page = Page(server.get("/projects/old-tool/"))
     assert "This project is deprecated." in page.text
     assert "use team-tool-1" in page.text
@@ -161,7 +161,7 @@ def test_every_link_of_a_page_leads_somewhere(server: Server) -> None:
                 assert server.request("HEAD", target.path).status == 200, link
 
 
-def test_a_page_loads_nothing_and_allows_nothing_but_its_own_script(server: Server) -> None:
+def test_a_page_loads_nothing_and_allows_only_its_own_script(server: Server) -> None:
     for path in ("/", "/projects/old-tool/"):
         response = server.get(path)
         assert Page(response).loaded == ["data:,"]
@@ -177,7 +177,7 @@ def test_a_page_loads_nothing_and_allows_nothing_but_its_own_script(server: Serv
         assert response["x-content-type-options"] == "nosniff"
 
 
-def test_a_readme_cannot_bring_a_script_a_style_or_a_frame(server: Server) -> None:
+def test_a_readme_cannot_include_scripts_styles_or_frames(server: Server) -> None:
     page = Page(server.get("/projects/acme-billing/"))
     assert page.tags.count("script") == 1
     assert page.tags.count("style") == 1
@@ -186,7 +186,7 @@ def test_a_readme_cannot_bring_a_script_a_style_or_a_frame(server: Server) -> No
     assert "Invoices, with a link and code ." in page.text
 
 
-def test_the_address_in_the_commands_is_the_clients_but_never_markup(server: Server) -> None:
+def test_the_commands_have_the_client_s_url_which_is_never_markup(server: Server) -> None:
     page = server.get("/projects/old-tool/", Host="index.example:8443")
     assert "http://index.example:8443/simple/" in page.text
     for host in ("<b>", 'x"onclick=', "a b", ""):
@@ -217,7 +217,7 @@ def shown(node: Node, readmes: Readmes, project: str) -> str:
 @pytest.mark.parametrize(
     ("metadata_version", "lines"), [("2.4", "Dynamic: Requires-Dist\n"), ("1.1", "")], ids=["dynamic", "old"]
 )
-def test_the_page_of_a_project_with_sdists_only_shows_what_they_say(
+def test_the_page_of_a_project_without_wheels_shows_metadata_of_the_sdist(
     node: Node, readmes: Readmes, metadata_version: str, lines: str
 ) -> None:
     content = sdist(
@@ -234,7 +234,7 @@ def test_the_page_of_a_project_with_sdists_only_shows_what_they_say(
     assert "About <em>carrots</em>." in page
 
 
-def test_of_metadata_for_installers_and_for_people_only_the_former_is_shown(node: Node, readmes: Readmes) -> None:
+def test_metadata_for_installers_takes_precedence(node: Node, readmes: Readmes) -> None:
     node.directory.mkdir(parents=True, exist_ok=True)
     for suffix, lines in ((".tar.gz", "Dynamic: License\nSummary: before\n"), (".tgz", "Summary: for good\n")):
         (node.directory / f"foo-1.0{suffix}").write_bytes(sdist("foo", "1.0", lines=lines))
@@ -312,7 +312,7 @@ def test_a_search_without_hits_says_so(node: Node) -> None:
         (2**40, "1.0 TiB"),
     ],
 )
-def test_sizes_are_told_as_people_read_them(size: int, text: str) -> None:
+def test_sizes_are_readable(size: int, text: str) -> None:
     assert human_size(size) == text
 
 
@@ -325,8 +325,8 @@ def _colours(css: str) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def test_all_text_can_be_read_in_light_and_in_dark(server: Server) -> None:
-    """At least 4.5 to 1, as WCAG 2 asks for at level AA."""
+def test_all_text_has_enough_contrast_in_light_and_dark_mode(server: Server) -> None:
+    """At least 4.5 to 1, as required by WCAG 2 at level AA."""
     (style,) = re.findall("<style>(.*?)</style>", server.get("/").text, re.DOTALL)
     light, dark = re.findall(r":root\{(.*?)\}", style)
     for colours in (_colours(light), _colours(dark)):
@@ -361,7 +361,7 @@ def test_a_search_is_sent_with_the_return_key(server: Server, chromium: Chromium
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("path", ["", "projects/acme-billing/"])
-def test_a_page_fits_on_a_telephone(server: Server, chromium: Chromium, path: str, dark: bool) -> None:
+def test_a_page_fits_on_a_phone(server: Server, chromium: Chromium, path: str, dark: bool) -> None:
     chromium.open(server.url_for() + path, width=360, height=700, dark=dark)
     assert chromium.run("document.scrollingElement.scrollWidth") <= 360
     background = chromium.run("getComputedStyle(document.body).backgroundColor")
@@ -370,7 +370,7 @@ def test_a_page_fits_on_a_telephone(server: Server, chromium: Chromium, path: st
 
 @browser
 @pytest.mark.browser
-def test_the_command_can_be_copied_with_the_address_that_the_browser_sees(server: Server, chromium: Chromium) -> None:
+def test_the_command_can_be_copied_with_the_browser_s_url(server: Server, chromium: Chromium) -> None:
     chromium.open(server.url_for() + "projects/acme-billing/")
     origin = chromium.run("location.origin")
     chromium.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
@@ -378,7 +378,7 @@ def test_the_command_can_be_copied_with_the_address_that_the_browser_sees(server
     chromium.until("document.querySelector('[data-copy=pip-command]').textContent === 'Copied'")
     copied = chromium.run("navigator.clipboard.readText()")
     assert copied == f"pip install --index-url {origin}/simple/ acme-billing"
-    # Behind a proxy the server takes itself for another.
+    # Behind an untrusted proxy the server does not know its own URL.
     shown = "document.querySelector('#uv-command').textContent"
     script = chromium.run("document.querySelector('script').textContent")
     chromium.run("document.querySelectorAll('[data-url]').forEach(each => each.textContent = 'http://inside/simple/')")
@@ -389,7 +389,7 @@ def test_the_command_can_be_copied_with_the_address_that_the_browser_sees(server
 
 @browser
 @pytest.mark.browser
-def test_a_readme_makes_the_browser_contact_nobody(
+def test_a_readme_makes_the_browser_contact_no_other_site(
     server: Server, chromium: Chromium, foreigner: socket.socket
 ) -> None:
     chromium.open(server.url_for() + "projects/acme-billing/")
@@ -402,9 +402,9 @@ def test_a_readme_makes_the_browser_contact_nobody(
 @browser
 @pytest.mark.browser
 @pytest.mark.parametrize("path", ["", "projects/acme-billing/"])
-def test_everything_has_a_name_for_those_who_do_not_see_it(server: Server, chromium: Chromium, path: str) -> None:
+def test_everything_has_an_accessible_name(server: Server, chromium: Chromium, path: str) -> None:
     chromium.open(server.url_for() + path)
-    chromium.run("document.querySelector('.readme')?.remove()")  # what others wrote is theirs
+    chromium.run("document.querySelector('.readme')?.remove()")  # its author's responsibility
     chromium.call("Accessibility.enable")
     nodes = chromium.call("Accessibility.getFullAXTree")["nodes"]
     named = {"button", "link", "searchbox", "heading", "textbox", "navigation", "main", "columnheader"}

@@ -1,4 +1,4 @@
-"""Pages for people never hold up anything else, whatever is in them and whatever Host they are asked for with."""
+"""Pages for people never delay anything else, whatever their content and whatever Host is requested."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sandbox() -> Iterator[FakeSandbox]:
 
 @pytest.fixture
 def server(tmp_path: Path, sandbox: FakeSandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadServer]:
-    """An index in whose sandbox everything waits for an event."""
+    """An index with a sandbox in which everything waits for an event."""
     monkeypatch.setattr("ops.index.assembly.Readmes", lambda: Readmes(sandbox, page_wait=600))
     files = Server(tmp_path)  # not started: for its users
     (files.packages / wheel_name("slow", "1.0")).write_bytes(wheel("slow", "1.0", lines=LINES, body="\nits-readme"))
@@ -67,7 +67,7 @@ def test_everything_is_answered_while_readmes_are_rendered_for_any_number_of_hos
     assert len(sandbox.calls) == 1
 
 
-def test_installers_are_answered_while_pages_for_any_number_of_hosts_are_made(
+def test_installers_are_answered_while_pages_for_any_number_of_hosts_are_rendered(
     server: ThreadServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = HtmlRenderer.home
@@ -87,7 +87,7 @@ def test_installers_are_answered_while_pages_for_any_number_of_hosts_are_made(
         assert all(page.result().status == 200 for page in pages)
 
 
-def test_a_page_whose_readme_could_not_be_rendered_for_now_is_not_kept(
+def test_a_page_whose_readme_could_not_be_rendered_yet_is_not_cached(
     server: ThreadServer, sandbox: FakeSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ops.index.http.readme._RETRY_SECONDS", -1.0)
@@ -100,7 +100,9 @@ def test_a_page_whose_readme_could_not_be_rendered_for_now_is_not_kept(
     assert "<em>its-readme</em>" in server.get("/projects/slow/").text
 
 
-def test_a_server_that_stops_answers_pages_that_wait_for_a_readme(server: ThreadServer, sandbox: FakeSandbox) -> None:
+def test_a_stopping_server_sends_pages_that_are_waiting_for_a_readme(
+    server: ThreadServer, sandbox: FakeSandbox
+) -> None:
     sandbox.may_end.clear()
     with ThreadPoolExecutor(1) as pool:
         page = pool.submit(server.get, "/projects/slow/")
@@ -124,7 +126,7 @@ HOSTILE = {
 }
 
 
-def test_pages_of_hostile_readmes_come_all_at_once_while_others_are_served(tmp_path: Path) -> None:
+def test_pages_of_hostile_readmes_arrive_in_parallel_while_others_are_served(tmp_path: Path) -> None:
     with Server(tmp_path) as server, ThreadPoolExecutor(len(HOSTILE)) as pool:
         for name, (content_type, text) in HOSTILE.items():
             content = wheel(name, "1.0", lines=f"Description-Content-Type: {content_type}\n", body=f"\n{text}")

@@ -1,4 +1,4 @@
-"""Inspections at length: in a child process, beside other uploads, and no longer than somebody waits for them."""
+"""Long inspections: in a child process, in parallel with other uploads, and only while a client waits for them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def inspector() -> Iterator[Inspector]:
     ],
     ids=["members", "bytes", "description", "requirements", "sdist bytes", "sdist description"],
 )
-def test_what_takes_longer_is_not_looked_at_at_once_and_looked_at_all_the_same(
+def test_a_long_inspection_is_deferred_but_still_done(
     node: Node, inspector: Inspector, filename: str, content: bytes
 ) -> None:
     with pytest.raises(OutOfBoundsError):
@@ -78,7 +78,7 @@ def test_what_takes_longer_is_not_looked_at_at_once_and_looked_at_all_the_same(
     staged.discard()
 
 
-def test_what_is_refused_at_length_is_refused_with_the_same_sentence(node: Node, inspector: Inspector) -> None:
+def test_a_long_inspection_refuses_with_the_same_message(node: Node, inspector: Inspector) -> None:
     staged = staged_in(node, BAD)
     with pytest.raises(InvalidArchive) as expected:
         inspect(io.BytesIO(BAD), name_of(NAME))
@@ -89,7 +89,9 @@ def test_what_is_refused_at_length_is_refused_with_the_same_sentence(node: Node,
     staged.discard()
 
 
-def test_what_reaches_a_limit_is_refused(node: Node, inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_exceeds_a_limit_is_refused(
+    node: Node, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ops.index.packages.inspector._WALL_SECONDS", 0.001)
     staged = staged_in(node, BIG)
     with pytest.raises(InvalidArchive, match="it cannot be inspected: it takes more than"):
@@ -97,7 +99,7 @@ def test_what_reaches_a_limit_is_refused(node: Node, inspector: Inspector, monke
     staged.discard()
 
 
-def test_nothing_is_looked_at_at_length_once_the_server_stops(node: Node, inspector: Inspector) -> None:
+def test_no_long_inspection_starts_once_the_server_is_stopping(node: Node, inspector: Inspector) -> None:
     staged = staged_in(node, BIG)
     inspector.close()
     with pytest.raises(WorkCancelled):
@@ -105,13 +107,13 @@ def test_nothing_is_looked_at_at_length_once_the_server_stops(node: Node, inspec
     staged.discard()
 
 
-def test_a_caller_that_does_not_defer_gets_it_done(node: Node) -> None:
+def test_a_caller_can_run_a_long_inspection_itself(node: Node) -> None:
     assert node.publish(NAME, io.BytesIO(BIG), identity=Person()) is UploadResult.CREATED
     with pytest.raises(InvalidArchive, match="Requires-Dist"):
         node.publish(wheel_name("big", "1.0", "py2-none-any"), io.BytesIO(BAD), identity=Person())
 
 
-def test_a_big_wheel_comes_through_a_real_server(request: pytest.FixtureRequest) -> None:
+def test_a_large_wheel_is_accepted_by_a_real_server(request: pytest.FixtureRequest) -> None:
     with Server(request.getfixturevalue("tmp_path")) as server:
         assert upload_to(server, NAME, BAD) == 400
         assert upload_to(server, NAME, BIG) == 200
@@ -156,7 +158,7 @@ class Client:
 
 
 class Endless:
-    """A fake of inspections that go on until they are cancelled."""
+    """Fake inspections that run until they are cancelled."""
 
     def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = threading.Semaphore(0)
@@ -193,7 +195,7 @@ def run(work: Callable[[], Any]) -> None:
     asyncio.run(bounded())
 
 
-def test_an_upload_whose_client_has_left_is_not_looked_at_any_more(
+def test_the_inspection_of_a_disconnected_client_s_upload_is_cancelled(
     node: Node, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Endless(node, monkeypatch)
@@ -212,7 +214,7 @@ def test_an_upload_whose_client_has_left_is_not_looked_at_any_more(
     assert not (node.directory / NAME).exists()
 
 
-def test_uploads_that_take_long_hold_up_no_other(
+def test_long_inspections_delay_no_other_upload(
     node: Node, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Endless(node, monkeypatch)
@@ -229,7 +231,7 @@ def test_uploads_that_take_long_hold_up_no_other(
     run(work)
 
 
-def test_a_server_that_stops_answers_uploads_that_take_long_at_once(
+def test_a_stopping_server_answers_long_uploads_at_once(
     node: Node, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Endless(node, monkeypatch)
@@ -244,7 +246,7 @@ def test_a_server_that_stops_answers_uploads_that_take_long_at_once(
     assert not (node.directory / NAME).exists()
 
 
-def test_a_client_that_waits_for_an_inspection_is_not_taken_for_one_that_stopped_sending(
+def test_a_client_waiting_for_an_inspection_is_not_mistaken_for_one_that_stopped_sending(
     node: Node, uploads: UploadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "PIECE_SECONDS", 0.01)

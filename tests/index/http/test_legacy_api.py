@@ -54,7 +54,7 @@ def call(server: Server, body: bytes, *, user: str | None = "rea") -> Response:
 
 
 def search(server: Server, text: str) -> list[dict[str, object]]:
-    # As pip asks: {"name": text, "summary": text}, "or".
+    # As sent by pip: {"name": text, "summary": text}, "or".
     asked = xmlrpc.client.dumps(({"name": text, "summary": text}, "or"), "search").encode()
     response = call(server, asked)
     assert response.status == 200
@@ -63,7 +63,7 @@ def search(server: Server, text: str) -> list[dict[str, object]]:
     return hits
 
 
-def test_every_file_has_a_link_that_leads_to_it(server: Server) -> None:
+def test_every_file_has_a_working_link(server: Server) -> None:
     page = server.get("/packages/").text
     for path, href in [
         ("older/spam-1.0-py3-none-any.whl", "older/spam-1.0-py3-none-any.whl"),
@@ -74,7 +74,7 @@ def test_every_file_has_a_link_that_leads_to_it(server: Server) -> None:
     assert page.count("<a ") == len([path for path in server.packages.rglob("*.whl") if ".index" not in path.parts]) - 1
 
 
-def test_a_project_is_described_with_addresses_that_lead_to_its_files(server: Server) -> None:
+def test_a_project_s_json_has_working_file_urls(server: Server) -> None:
     described = json.loads(server.get("/spam/json").body)
     assert described["info"]["version"] == "1.10"
     assert list(described["releases"]) == ["1.10", "1.9", "1.0"]
@@ -84,7 +84,7 @@ def test_a_project_is_described_with_addresses_that_lead_to_its_files(server: Se
     assert server.get("/nothing/json").status == 404
 
 
-def test_what_is_under_quarantine_is_not_offered(server: Server) -> None:
+def test_quarantined_files_are_not_offered(server: Server) -> None:
     assert "closed-1.0" not in server.get("/packages/").text
     assert json.loads(server.get("/closed/json").body)["releases"] == {}
     assert search(server, "closed") == []
@@ -102,7 +102,7 @@ def test_these_pages_too_are_conditional_private_and_whole_for_head(server: Serv
     assert (head.status, head.body, head["content-length"]) == (200, b"", str(len(plain.body)))
 
 
-def test_a_file_that_comes_behind_the_servers_back_is_on_these_pages(server: Server) -> None:
+def test_a_file_added_behind_the_server_s_back_is_on_these_pages(server: Server) -> None:
     server.get("/packages/")
     server.get("/late/json")
     (server.packages / wheel_name("late", "1.0")).write_bytes(wheel("late", "1.0"))
@@ -110,7 +110,7 @@ def test_a_file_that_comes_behind_the_servers_back_is_on_these_pages(server: Ser
     assert json.loads(server.get("/late/json").body)["info"]["version"] == "1.0"
 
 
-def test_no_host_makes_an_address_of_another_kind(server: Server) -> None:
+def test_no_host_header_can_inject_another_kind_of_url(server: Server) -> None:
     for host in ("[", "[::1", "a b", "evil.example/x", '"', "\xff", "x" * 5000):
         for path in ("/packages/", "/spam/json", "/", "/projects/spam/"):
             response = server.request("GET", path, headers={"Host": host})
@@ -118,7 +118,7 @@ def test_no_host_makes_an_address_of_another_kind(server: Server) -> None:
             assert "evil.example/x" not in response.text
 
 
-def test_a_search_finds_the_releases_of_projects_by_a_part_of_their_names(server: Server) -> None:
+def test_a_search_finds_releases_by_a_part_of_the_project_name(server: Server) -> None:
     assert [(hit["name"], hit["version"]) for hit in search(server, "SPA")] == [
         ("spam", "1.0"),
         ("spam", "1.9"),
@@ -146,13 +146,13 @@ def test_a_search_finds_the_releases_of_projects_by_a_part_of_their_names(server
         b'<?xml version="1.0" encoding="nothing"?><x/>',
     ],
 )
-def test_a_call_that_is_no_search_is_refused(server: Server, body: bytes) -> None:
+def test_a_call_other_than_search_is_refused(server: Server, body: bytes) -> None:
     response = call(server, body)
     assert response.status == 400
     assert len(response.text.splitlines()) == 1
 
 
-def test_a_call_that_is_too_long_is_refused(server: Server) -> None:
+def test_a_too_long_call_is_refused(server: Server) -> None:
     before = server.memory()
     assert call(server, b"<a>" + b"<a/>" * 1_000_000).status == 413
     assert server.memory() - before < 16 * 1024**2
@@ -238,7 +238,7 @@ def get(json_server: Server, path: str, **headers: str) -> Any:
 
 
 @pytest.mark.parametrize("path", ["/spam-and-eggs/json", "/pypi/spam-and-eggs/json"])
-def test_a_project_has_all_that_a_bot_decides_by(json_server: Server, path: str) -> None:
+def test_a_project_s_json_has_everything_that_a_bot_needs(json_server: Server, path: str) -> None:
     page = get(json_server, path)
     assert page["info"]["name"] == "spam-and-eggs"
     assert page["info"]["version"] == "1.0"
@@ -260,7 +260,7 @@ def test_a_project_has_all_that_a_bot_decides_by(json_server: Server, path: str)
         assert json_server.get("/" + file["url"].removeprefix(json_server.url)).body == content
 
 
-def test_a_release_has_a_page_of_its_own_under_any_spelling(json_server: Server) -> None:
+def test_a_release_has_its_own_page_in_any_spelling(json_server: Server) -> None:
     page = get(json_server, "/pypi/spam-and-eggs/1.1/json")
     assert (page["info"]["version"], page["info"]["yanked"], page["info"]["yanked_reason"]) == (
         "1.1",
@@ -298,12 +298,12 @@ def test_another_spelling_of_the_name_is_redirected_relatively(json_server: Serv
         "/pypi/json",
     ],
 )
-def test_what_is_not_there_is_404(json_server: Server, path: str) -> None:
+def test_missing_things_are_404(json_server: Server, path: str) -> None:
     assert json_server.get(path).status == 404
     assert json_server.get(path, user=None).status == 401
 
 
-def test_addresses_are_those_that_the_proxy_is_reached_by(json_server: Server, tmp_path: Path) -> None:
+def test_urls_are_those_of_the_proxy(json_server: Server, tmp_path: Path) -> None:
     headers = {
         "X_Forwarded_Proto": "https",
         "X_Forwarded_Host": "index.example",

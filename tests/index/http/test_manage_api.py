@@ -46,7 +46,7 @@ def administer(server: Server, method: str, path: str, **fields: object) -> None
 
 @contextmanager
 def begun(server: Server, change: tuple[str, str, bytes], user: str) -> Iterator[tuple[socket.socket, bytes]]:
-    """A request of which all but the last bytes of its body have come, and those bytes."""
+    """A request whose body has arrived except for its last bytes, and those bytes."""
     path, content_type, body = change
     head = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization(user)}\r\nContent-Type: {content_type}\r\n"
@@ -54,19 +54,19 @@ def begun(server: Server, change: tuple[str, str, bytes], user: str) -> Iterator
     )
     with socket.create_connection((server.host, server.port), timeout=20) as connection:
         connection.sendall(head.encode())
-        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")  # the login was right, and the body is awaited
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")  # the login was accepted, and the body is awaited
         connection.sendall(body[:-5])
         yield connection, body[-5:]
 
 
 def state(server: Server) -> list[object]:
-    """Everything that a change may change, as a user sees it."""
+    """Everything that a change may affect, as seen by a user."""
     page = json.loads(server.get("/simple/spam/", Accept="application/vnd.pypi.simple.v1+json").body)
     return [page, server.get(f"/packages/{NAME}.asc").status]
 
 
 @pytest.mark.parametrize("change", [*CHANGES.values(), SEARCH], ids=[*CHANGES, "search"])
-def test_a_user_who_was_removed_meanwhile_changes_nothing(server: Server, change: tuple[str, str, bytes]) -> None:
+def test_a_user_removed_meanwhile_changes_nothing(server: Server, change: tuple[str, str, bytes]) -> None:
     before = state(server)
     administer(server, "POST", "register_user", username="leaver", password=PASSWORD, role="admin")
     with begun(server, change, "leaver") as (connection, rest):
@@ -77,7 +77,7 @@ def test_a_user_who_was_removed_meanwhile_changes_nothing(server: Server, change
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_user_who_may_only_read_by_now_changes_nothing(server: Server, change: tuple[str, str, bytes]) -> None:
+def test_a_user_demoted_to_reader_meanwhile_changes_nothing(server: Server, change: tuple[str, str, bytes]) -> None:
     before = state(server)
     administer(server, "POST", "register_user", username="demoted", password=PASSWORD, role="admin")
     with begun(server, change, "demoted") as (connection, rest):
@@ -87,7 +87,7 @@ def test_a_user_who_may_only_read_by_now_changes_nothing(server: Server, change:
     assert state(server) == before
 
 
-def test_an_old_password_changes_nothing(server: Server) -> None:
+def test_a_password_replaced_meanwhile_changes_nothing(server: Server) -> None:
     before = state(server)
     administer(server, "POST", "register_user", username="careful", password=PASSWORD)
     with begun(server, CHANGES["yank"], "careful") as (connection, rest):
@@ -97,7 +97,7 @@ def test_an_old_password_changes_nothing(server: Server) -> None:
     assert state(server) == before
 
 
-def test_a_user_who_is_still_there_changes_what_was_asked(server: Server) -> None:
+def test_a_user_whose_rights_are_unchanged_makes_the_change(server: Server) -> None:
     with begun(server, CHANGES["yank"], "alice") as (connection, rest):
         connection.sendall(rest)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")

@@ -1,4 +1,4 @@
-"""READMEs become HTML by their type, and bring nothing in from this machine."""
+"""READMEs are rendered by their type, and include nothing from this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_readme_is_rendered_by_its_type(content_type: str, text: str, expected
     assert expected in render(f"{content_type}\n{text}".encode()).decode()
 
 
-def test_restructuredtext_that_is_not_valid_is_nothing() -> None:
+def test_invalid_restructuredtext_is_not_rendered() -> None:
     assert render(b"text/x-rst\nbroken `text <\n=") == b""
 
 
@@ -41,7 +41,7 @@ def test_restructuredtext_that_is_not_valid_is_nothing() -> None:
         ".. math::\n   :file: {path}",
     ],
 )
-def test_no_file_is_included_and_no_raw_html_is_taken(tmp_path: Path, directive: str) -> None:
+def test_neither_files_nor_raw_html_are_included(tmp_path: Path, directive: str) -> None:
     secret = tmp_path / "secret"
     secret.write_text("a secret of this machine")
     html = render(f"text/x-rst\nTitle\n=====\n\n{directive.format(path=secret)}\n".encode())
@@ -49,7 +49,7 @@ def test_no_file_is_included_and_no_raw_html_is_taken(tmp_path: Path, directive:
     assert b"<b>" not in html
 
 
-def test_settings_of_this_machine_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_this_machine_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".docutils").write_text("[general]\nraw_enabled: yes\ndoctitle_xform: yes\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DOCUTILSCONFIG", str(tmp_path / ".docutils"))

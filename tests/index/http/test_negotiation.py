@@ -1,4 +1,4 @@
-"""The form of a page that a client gets."""
+"""Negotiation of a page's form."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def test_the_form_with_the_greatest_weight_is_chosen(accept: str | None, form: s
         ("gzip;q=0, *", False),
     ],
 )
-def test_gzip_is_sent_to_those_who_take_it(accept_encoding: str | None, expected: bool) -> None:
+def test_gzip_is_sent_to_clients_that_accept_it(accept_encoding: str | None, expected: bool) -> None:
     assert accepts_gzip(accept_encoding) is expected
 
 
 @given(st.text(max_size=300))
-def test_no_header_makes_the_choice_fail(header: str) -> None:
+def test_no_header_raises_an_error(header: str) -> None:
     assert simple_form(header) in {None, HTML, HTML_V1, JSON_V1}
     assert accepts_gzip(header) in {True, False}
 
 
-def test_a_long_header_is_read_in_no_time() -> None:
+def test_a_long_header_takes_no_time() -> None:
     assert simple_form("a/b;q=0.1," * 100_000 + "text/html") is None

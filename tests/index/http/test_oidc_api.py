@@ -1,4 +1,4 @@
-"""An ID token of a trusted job becomes one short-lived token, and nothing else does."""
+"""An ID token of a trusted job, and nothing else, is exchanged for one short-lived token."""
 
 from __future__ import annotations
 
@@ -83,17 +83,17 @@ def server(tmp_path: Path) -> Iterator[Index]:
 def trusting(server: Index, document: dict[str, Any]) -> None:
     store = TrustStore(DirectoryStorage(server.credentials))
     store.replace(document, version=store.current().version)
-    time.sleep(0.1)  # local files are looked at every 50 ms
+    time.sleep(0.1)  # local files are checked every 50 ms
 
 
-def test_without_a_trusted_job_there_is_nothing_and_no_issuer_is_asked(server: Index, github: FakeIssuer) -> None:
+def test_without_trusted_jobs_the_paths_are_404_and_no_issuer_is_contacted(server: Index, github: FakeIssuer) -> None:
     assert server.get("/_/oidc/audience", user=None).status == 404
     assert server.get("/.well-known/pytp", user=None).status == 404
     assert mint(server, github.id_token()).status == 422
     assert github.requests == []
 
 
-def test_an_id_token_of_a_trusted_job_becomes_a_token_that_publishes_its_projects(
+def test_an_id_token_of_a_trusted_job_is_exchanged_for_a_token_that_publishes_its_projects(
     server: Index, issuer: FakeIssuer
 ) -> None:
     trusting(server, issuer.trust())
@@ -126,7 +126,7 @@ def test_a_burnt_token_is_refused_and_burning_it_again_changes_nothing(server: I
     assert ask(server, "burn-token", {"token": "else"}).status == 422
 
 
-def test_a_token_ends_with_the_trust_and_shrinks_with_it(server: Index, github: FakeIssuer) -> None:
+def test_a_token_loses_its_rights_with_the_trust(server: Index, github: FakeIssuer) -> None:
     for project in ("spam", "ham"):
         (server.packages / f"{project}-1.tar.gz").write_bytes(b"an sdist, nearly")
 
@@ -164,7 +164,7 @@ def test_a_reader_s_token_installs_and_does_not_publish(server: Index, github: F
         ({"repository": "acme/renamed", "job_workflow_ref": "acme/spam/.github/workflows/release.yaml@x"}, "workflow"),
     ],
 )
-def test_a_job_that_is_not_trusted_is_told_what_did_not_match_and_where_to_mend_it(
+def test_an_untrusted_job_is_told_what_did_not_match_and_where_to_fix_it(
     server: Index, github: FakeIssuer, changed: dict[str, Any], sentence: str
 ) -> None:
     trusting(server, github.trust())
@@ -176,13 +176,13 @@ def test_a_job_that_is_not_trusted_is_told_what_did_not_match_and_where_to_mend_
     assert "13_trusted_publishing" in description
 
 
-def test_a_renamed_repository_is_still_trusted_by_its_numbers(server: Index, github: FakeIssuer) -> None:
+def test_a_renamed_repository_is_still_trusted_by_its_ids(server: Index, github: FakeIssuer) -> None:
     trusting(server, github.trust())
     moved = "acme/renamed/.github/workflows/release.yaml@refs/heads/main"
     assert mint(server, github.id_token(repository="acme/renamed", job_workflow_ref=moved)).status == 200
 
 
-def test_an_id_token_is_accepted_once_by_all_servers_together(tmp_path: Path, github: FakeIssuer) -> None:
+def test_an_id_token_is_accepted_only_once_across_all_servers(tmp_path: Path, github: FakeIssuer) -> None:
     with ExitStack() as stack:
         servers = [stack.enter_context(Index(tmp_path)) for _ in range(3)]
         trusting(servers[0], github.trust())
@@ -191,7 +191,7 @@ def test_an_id_token_is_accepted_once_by_all_servers_together(tmp_path: Path, gi
 
 
 def race(servers: list[Index], id_token: str) -> list[int]:
-    """The statuses of all servers, asked for the same at once."""
+    """The statuses of the same request sent to all servers at once."""
     seen: list[int] = []
     start = threading.Barrier(len(servers))
 
@@ -227,10 +227,10 @@ def test_a_new_key_is_fetched_once_and_an_outage_is_survived(server: Index, gith
     for _ in range(5):
         assert error(mint(server, github.id_token(kid="unknown")))[0] == "invalid-token"
         assert mint(server, github.id_token()).status == 200
-    assert github.requests == ["/.well-known/jwks"], "an unknown key id is no reason to ask again within seconds"
+    assert github.requests == ["/.well-known/jwks"], "an unknown key id causes no second request within seconds"
 
 
-# --- what is no ID token ------------------------------------------------------------------------------------------
+# --- what is not an ID token ------------------------------------------------------------------------------------------
 
 
 def part(value: object) -> str:
@@ -306,7 +306,7 @@ def test_no_forged_replayed_expired_future_foreign_or_malformed_id_token_is_acce
     assert mint(server, github.id_token()).status == 200
 
 
-def test_discovery_names_the_addresses_for_the_paths_of_this_index_only(server: Index, github: FakeIssuer) -> None:
+def test_discovery_answers_only_for_upload_urls_of_this_index(server: Index, github: FakeIssuer) -> None:
     trusting(server, github.trust())
     root = f"http://{server.host}:{server.port}"
     expected = {f"{name}-endpoint": f"{root}/_/oidc/{name}" for name in ("audience", "mint-token", "burn-token")}
@@ -317,6 +317,6 @@ def test_discovery_names_the_addresses_for_the_paths_of_this_index_only(server: 
     assert server.get(f"/simple/?format={JSON}", user=None).status == 401
 
 
-def test_a_file_that_cannot_be_read_trusts_nothing() -> None:
+def test_an_unreadable_file_trusts_nothing() -> None:
     for content in (b"{", b"[]", b"7", b'{"version": 1}', b'{"version": 1, "audience": "A b", "jobs": []}', b"\xff"):
         assert Trust.read(content) == Trust()

@@ -1,4 +1,4 @@
-"""Details of a release are read from its metadata in linear time, and nothing of a stranger is trusted."""
+"""Details of a release are read from its metadata in linear time, as untrusted input."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_author_licence_links_and_dependencies_are_found() -> None:
     ],
     ids=["empty", "no text", "unknown", "no addresses", "long", "controls"],
 )
-def test_what_means_nothing_gives_no_links(metadata: bytes) -> None:
+def test_invalid_fields_give_no_links(metadata: bytes) -> None:
     assert Details.of(metadata).links == ()
 
 
-def test_what_there_is_too_much_of_is_cut() -> None:
+def test_excessive_values_are_truncated() -> None:
     lines = [f"Requires-Dist: p{n}\nProject-URL: l{n}, https://example.com/{n}" for n in range(5000)]
     details = Details.of("\n".join(lines).encode())
     assert (len(details.requirements), len(details.links)) == (200, 30)

@@ -1,4 +1,4 @@
-"""Searches find projects by name and summary, and know what has changed."""
+"""Searches find projects by name and summary, and notice changes."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def search(node: Node) -> ProjectSearch:
         ("%", []),
     ],
 )
-def test_names_come_before_summaries_and_case_and_spaces_do_not_count(
+def test_names_come_before_summaries_ignoring_case_and_spaces(
     search: ProjectSearch, text: str, names: list[str]
 ) -> None:
     assert search.find(text) == (names, 0)
 
 
-def test_a_summary_that_has_changed_is_seen(node: Node, alice: Person, search: ProjectSearch) -> None:
+def test_a_changed_summary_is_noticed(node: Node, alice: Person, search: ProjectSearch) -> None:
     assert search.find("parsley").names == []
     content = wheel("spoon", "2.0", lines="Summary: Chops parsley\n")
     node.publish(wheel_name("spoon", "2.0"), io.BytesIO(content), identity=alice)
@@ -52,7 +52,7 @@ def test_a_summary_that_has_changed_is_seen(node: Node, alice: Person, search: P
     assert search.find("soup").names == []
 
 
-def test_the_summary_is_that_of_the_release_that_installers_choose(
+def test_the_summary_is_from_the_release_that_installers_choose(
     node: Node, alice: Person, search: ProjectSearch
 ) -> None:
     for version, summary in (("3.0rc1", "candidate"), ("0.9", "old")):
@@ -65,7 +65,7 @@ def test_the_summary_is_that_of_the_release_that_installers_choose(
         assert search.find(word).names == []
 
 
-def test_a_search_does_not_wait_for_ever_and_says_how_many_summaries_it_does_not_know(
+def test_a_search_does_not_wait_forever_and_reports_the_number_of_unread_summaries(
     node: Node, search: ProjectSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(project_search, "WAIT_SECONDS", 0)
@@ -83,7 +83,7 @@ def test_a_search_does_not_wait_for_ever_and_says_how_many_summaries_it_does_not
     eventually(lambda: search.find("soup") == (["spoon"], 0))
 
 
-def test_projects_that_are_gone_take_no_memory(node: Node) -> None:
+def test_removed_projects_take_no_memory(node: Node) -> None:
     search = ProjectSearch(node.repository)
     node.directory.mkdir(parents=True, exist_ok=True)
     for number in range(5):

@@ -32,7 +32,7 @@ SIGNATURE = b"-----BEGIN PGP SIGNATURE-----\n"
 
 
 class FakeAuthenticator:
-    """Everybody's password is the same."""
+    """The password of every user."""
 
     def __init__(self) -> None:
         self.people = {"alice": Identity("alice"), "adam": Identity("adam", Role.ADMIN)}
@@ -144,7 +144,7 @@ def test_an_upload_goes_through_pypiserver_to_the_publisher(client: Client) -> N
     assert (event["user"], event["address"], event["sha256"]) == ("alice", "192.0.2.1", digest)
 
 
-def test_the_same_bytes_again_are_200_and_other_bytes_409_or_400_for_twine(client: Client) -> None:
+def test_identical_bytes_again_are_200_and_different_ones_409_or_400_for_twine(client: Client) -> None:
     assert client.upload().status == 200
     assert client.upload().status == 200
     refused = client.upload(content=OTHER, user_agent="uv/0.13.9")
@@ -198,7 +198,7 @@ def test_a_signature_may_come_with_its_file(client: Client) -> None:
     assert client.upload(signature=(f"{NAME}.asc", SIGNATURE + b"x")).status == 409
 
 
-def test_unknown_fields_are_of_no_interest_and_attestations_are(client: Client) -> None:
+def test_unknown_fields_are_ignored_but_attestations_are_not(client: Client) -> None:
     fields = [("protocol_version", "1"), ("x" * 100, "y" * 10_000)]
     assert client.upload(fields=[*fields, ("attestations", json.dumps([{"version": 1}]))]).status == 400
     assert client.upload(fields=fields).status == 200
@@ -233,9 +233,7 @@ def test_a_full_disk_is_507(client: Client, monkeypatch: pytest.MonkeyPatch) -> 
     assert "no space" in response.text
 
 
-def test_an_unexpected_failure_is_500_and_tells_nothing_of_the_inside(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_failure_is_500_and_reveals_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a secret of the inside")
 
@@ -252,7 +250,7 @@ def staged_files(node: Node) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [1000, 100_000, 5_000_000])
-def test_a_large_upload_in_pieces_arrives_as_it_was_sent(client: Client, size: int) -> None:
+def test_a_large_upload_in_pieces_arrives_unchanged(client: Client, size: int) -> None:
     content = wheel(
         "foo-bar", "1.0", payload=bytes(range(256)) * 12_000, more={"x": hashlib.sha256(b"").digest() * 60_000}
     )
@@ -265,7 +263,7 @@ def test_a_large_upload_in_pieces_arrives_as_it_was_sent(client: Client, size: i
 
 
 def test_the_bytes_of_an_upload_are_written_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No temporary file of the framework, no copy of the publisher."""
+    """No temporary file in the framework, no copy in the publisher."""
     monkeypatch.setattr(tempfile, "TemporaryFile", None)
     written = 0
 
@@ -281,7 +279,7 @@ def test_the_bytes_of_an_upload_are_written_once(client: Client, monkeypatch: py
     assert written == len(content)
 
 
-def test_a_client_that_goes_away_leaves_nothing(client: Client) -> None:
+def test_a_client_that_disconnects_leaves_nothing_behind(client: Client) -> None:
     body, content_type = encode_multipart_formdata([(":action", "file_upload"), ("content", (NAME, b"x" * 3_000_000))])
 
     def begun() -> Iterator[Any]:
@@ -292,7 +290,7 @@ def test_a_client_that_goes_away_leaves_nothing(client: Client) -> None:
     assert not staged_files(client.node)
 
 
-def test_an_upload_that_is_slow_to_arrive_holds_no_thread(client: Client) -> None:
+def test_a_slow_upload_occupies_no_thread(client: Client) -> None:
     client.upload()
     before = threading.active_count()
 
@@ -318,7 +316,7 @@ def test_an_upload_that_is_slow_to_arrive_holds_no_thread(client: Client) -> Non
     asyncio.run(run())
 
 
-def test_a_form_that_is_refused_half_way_is_received_to_its_end(client: Client, node: Node) -> None:
+def test_a_form_refused_halfway_is_received_to_its_end(client: Client, node: Node) -> None:
     """A client that is still sending does not read a response."""
     small = Node(node.storage, node.name_locks, type(node.options)(max_upload_bytes=1000))
     client = Client(small)
@@ -337,7 +335,7 @@ def test_a_form_that_ends_early_is_400(client: Client) -> None:
     assert client.send(body, content_type="multipart/form-data").status == 400
 
 
-def test_of_two_files_in_one_field_the_first_counts_and_strange_ones_are_dropped(client: Client) -> None:
+def test_only_the_first_file_of_a_field_counts_and_unknown_ones_are_dropped(client: Client) -> None:
     body, content_type = encode_multipart_formdata(
         [
             (":action", "file_upload"),
@@ -351,7 +349,7 @@ def test_of_two_files_in_one_field_the_first_counts_and_strange_ones_are_dropped
     assert not staged_files(client.node)
 
 
-def test_who_asks_is_looked_at_after_the_body_has_come(client: Client) -> None:
+def test_the_user_is_checked_again_after_the_body_has_arrived(client: Client) -> None:
     people = client.authenticator.people
     body, content_type = encode_multipart_formdata([(":action", "file_upload"), ("content", (NAME, CONTENT))])
 

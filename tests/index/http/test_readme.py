@@ -1,4 +1,4 @@
-"""Core metadata of a version is read in any encoding and of any age, and in limited time whatever it contains."""
+"""Core metadata in any encoding and of any age is read in limited time, whatever it contains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORDS = "Über — naïve 日本"
 
 @pytest.mark.parametrize("fold", [None, "       |", "        "], ids=["body", "header", "distutils"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_words_of_any_language_are_read_wherever_they_stand(fold: str | None, line_end: str) -> None:
+def test_non_ascii_text_is_read_in_header_and_body(fold: str | None, line_end: str) -> None:
     readme = f"**{WORDS}**\n\nMore of it.\n"
     header = f"Metadata-Version: 2.1\nSummary: {WORDS}\nDescription-Content-Type: text/markdown; charset=UTF-8\n"
     if fold is None:
@@ -29,7 +29,7 @@ def test_words_of_any_language_are_read_wherever_they_stand(fold: str | None, li
     assert found.kind == "text/markdown"
 
 
-def test_what_was_written_in_latin_1_is_read_as_that_and_the_rest_as_utf_8() -> None:
+def test_latin_1_is_read_as_such_and_the_rest_as_utf_8() -> None:
     metadata = b"Summary: Z\xfcrich\nDescription-Content-Type: text/plain\n\ncaf\xe9 " + "— 日本\n".encode()
     found = describe(metadata)
     assert found.summary == "Zürich"
@@ -37,7 +37,7 @@ def test_what_was_written_in_latin_1_is_read_as_that_and_the_rest_as_utf_8() -> 
 
 
 @pytest.mark.parametrize("text", ["", "UNKNOWN", "\n \n"])
-def test_there_may_be_no_readme(text: str) -> None:
+def test_a_readme_is_optional(text: str) -> None:
     assert describe(f"Summary: x\n\n{text}".encode()).plain
 
 
@@ -53,14 +53,14 @@ def test_there_may_be_no_readme(text: str) -> None:
         )
     ).map(lambda lines: "\n".join(lines).encode())
 )
-def test_it_is_read_as_the_standard_librarys_parser_reads_it(metadata: bytes) -> None:
+def test_it_is_read_like_the_standard_library_s_parser(metadata: bytes) -> None:
     found = describe(b"Metadata-Version: 2.1\n" + metadata)
     assert "\n" not in found.summary
     try:
         text = metadata.decode("ascii")
     except UnicodeDecodeError:
         return
-    # The parser is one of mailboxes, and takes more for line ends than a file does.
+    # That parser is for mailboxes, and accepts more kinds of line ends than files have.
     if "From " in text or not text.replace("\n", "").isprintable():
         return
     message = email.parser.HeaderParser(policy=email.policy.compat32).parsestr(f"Metadata-Version: 2.1\n{text}")
@@ -86,7 +86,7 @@ def test_it_is_read_as_the_standard_librarys_parser_reads_it(metadata: bytes) ->
     ],
     ids=["folded", "headers", "description", "no colon", "returns", "colons", "nested", "bytes"],
 )
-def test_megabytes_made_to_be_slow_are_read(metadata: bytes) -> None:
+def test_megabytes_designed_to_be_slow_are_read(metadata: bytes) -> None:
     found = describe(metadata)
     assert len(found.summary) <= 512
     assert len(found.text) <= 512 * 1024
@@ -101,7 +101,7 @@ def test_a_readme_of_a_type_that_is_not_rendered_says_so() -> None:
     assert describe(b"Description-Content-Type: text/html\n\n").unrendered().note == ""
 
 
-def test_of_a_long_readme_that_is_not_rendered_the_beginning_is_shown() -> None:
+def test_the_beginning_of_a_long_unrendered_readme_is_shown() -> None:
     about = describe(b"Summary: x\n\n" + b"y" * 200_000).unrendered("Why.")
     assert about.text == "y" * 100_000
     assert about.note == "Why. Only the first 100,000 characters are shown."

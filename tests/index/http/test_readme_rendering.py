@@ -1,4 +1,4 @@
-"""READMEs are rendered once for each file, one at a time, and what cannot be rendered is shown as text."""
+"""READMEs are rendered once per file, one at a time, and shown as text if they cannot be rendered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKDOWN = Description("A summary", "*word* <script>", "text/markdown")
 
 
 class FakeSandbox(Sandbox):
-    """Answers what it is told to, when it is told to."""
+    """A fake sandbox whose results and timing the test controls."""
 
     def __init__(self) -> None:
         super().__init__("none:none", Limits(cpu_seconds=1, wall_seconds=1))
@@ -71,7 +71,7 @@ def test_a_readme_is_rendered_in_another_process_and_sanitised() -> None:
     assert about.final
 
 
-def test_what_was_rendered_is_known_by_the_digest_of_the_file(sandbox: FakeSandbox) -> None:
+def test_a_rendered_readme_is_cached_by_the_digest_of_its_file(sandbox: FakeSandbox) -> None:
     readmes = Readmes(sandbox)
     assert readmes.known("ab") is None
     about = run(lambda: readmes.about("ab", readme()))
@@ -81,7 +81,7 @@ def test_what_was_rendered_is_known_by_the_digest_of_the_file(sandbox: FakeSandb
     assert len(sandbox.calls) == 2
 
 
-def test_a_failure_is_kept_too_with_its_reason_and_the_text(sandbox: FakeSandbox) -> None:
+def test_a_failure_is_cached_too_with_its_reason_and_the_text(sandbox: FakeSandbox) -> None:
     readmes = Readmes(sandbox)
     sandbox.error = WorkFailed("it needs more than 512 MiB of memory")
     about = run(lambda: readmes.about("ab", readme("<b>word")))
@@ -93,7 +93,7 @@ def test_a_failure_is_kept_too_with_its_reason_and_the_text(sandbox: FakeSandbox
     assert len(sandbox.calls) == 1
 
 
-def test_restructuredtext_that_is_not_valid_is_shown_as_text_and_says_so() -> None:
+def test_invalid_restructuredtext_is_shown_as_text_with_a_note() -> None:
     readmes = Readmes(page_wait=600)
     try:
         about = run(lambda: readmes.about("ab", Description("", "broken `text <\n=", "")))
@@ -103,7 +103,7 @@ def test_restructuredtext_that_is_not_valid_is_shown_as_text_and_says_so() -> No
     assert "not valid reStructuredText" in about.note
 
 
-def test_those_who_ask_at_once_share_one_rendering(sandbox: FakeSandbox) -> None:
+def test_concurrent_requests_share_one_rendering(sandbox: FakeSandbox) -> None:
     readmes = Readmes(sandbox, page_wait=60)
 
     async def all_at_once() -> list[About]:
@@ -117,7 +117,7 @@ def test_those_who_ask_at_once_share_one_rendering(sandbox: FakeSandbox) -> None
     assert len(sandbox.calls) == 1
 
 
-def test_a_page_does_not_wait_for_long_and_the_rendering_goes_on(sandbox: FakeSandbox) -> None:
+def test_a_page_waits_only_briefly_and_the_rendering_continues(sandbox: FakeSandbox) -> None:
     readmes = Readmes(sandbox, page_wait=0.01)
 
     async def twice() -> tuple[About, About]:
@@ -135,7 +135,7 @@ def test_a_page_does_not_wait_for_long_and_the_rendering_goes_on(sandbox: FakeSa
     assert len(sandbox.calls) == 1
 
 
-def test_one_is_rendered_at_a_time_few_wait_and_the_rest_is_shown_as_text(sandbox: FakeSandbox) -> None:
+def test_one_is_rendered_at_a_time_few_wait_and_the_rest_are_shown_as_text(sandbox: FakeSandbox) -> None:
     readmes = Readmes(sandbox, page_wait=60)
 
     async def many() -> list[About]:
@@ -152,7 +152,7 @@ def test_one_is_rendered_at_a_time_few_wait_and_the_rest_is_shown_as_text(sandbo
         assert (about.text, about.final) == ("word", False)
 
 
-def test_what_failed_for_want_of_a_process_is_tried_again_later(
+def test_a_failure_for_lack_of_a_process_is_retried_later(
     sandbox: FakeSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readmes = Readmes(sandbox)
@@ -166,20 +166,20 @@ def test_what_failed_for_want_of_a_process_is_tried_again_later(
     assert run(lambda: readmes.about("ab", readme())).readme == "<em>word</em>"
 
 
-def test_what_was_interrupted_is_not_kept(sandbox: FakeSandbox) -> None:
+def test_an_interrupted_rendering_is_not_cached(sandbox: FakeSandbox) -> None:
     readmes = Readmes(sandbox)
     sandbox.error = WorkCancelled()
     assert not run(lambda: readmes.about("ab", readme())).final
     assert readmes.known("ab") is None
 
 
-def test_after_the_end_a_readme_is_shown_as_text() -> None:
+def test_after_closing_a_readme_is_shown_as_text() -> None:
     readmes = Readmes()
     readmes.close()
     assert run(lambda: readmes.about("ab", readme())).text == "word"
 
 
-def test_only_so_much_is_kept_and_the_least_used_goes_first(
+def test_the_cache_is_bounded_and_evicts_the_least_recently_used(
     sandbox: FakeSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MEMORY", 10_000)
@@ -194,7 +194,7 @@ def test_only_so_much_is_kept_and_the_least_used_goes_first(
     assert readmes._size <= 10_000
 
 
-def test_the_last_one_is_kept_whatever_its_size(sandbox: FakeSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_entry_is_kept_whatever_its_size(sandbox: FakeSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MEMORY", 10)
     readmes = Readmes(sandbox)
     run(lambda: readmes.about("a", readme()))

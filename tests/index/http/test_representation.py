@@ -26,7 +26,7 @@ def header(response: Response, name: bytes) -> str:
     return value.decode()
 
 
-def test_both_codings_have_the_same_content_and_tags_of_their_own() -> None:
+def test_both_encodings_have_the_same_content_and_separate_tags() -> None:
     plain, packed = PAGE.plain(), PAGE.gzipped()
     assert gzip.decompress(packed.body) == plain.body == PAGE.body
     assert header(plain, b"etag") != header(packed, b"etag")
@@ -37,18 +37,18 @@ def test_both_codings_have_the_same_content_and_tags_of_their_own() -> None:
     ]
 
 
-def test_a_page_is_private_and_depends_on_who_asks_and_how() -> None:
+def test_a_page_is_private_and_varies_by_user_and_encoding() -> None:
     for response in (PAGE.plain(), PAGE.gzipped()):
         assert "private" in header(response, b"cache-control")
         assert header(response, b"vary") == "Authorization, Accept-Encoding"
 
 
-def test_a_small_page_is_not_packed() -> None:
+def test_a_small_page_is_not_compressed() -> None:
     small = Representation(b"spam", content_type="text/plain")
     assert small.gzipped() is small.plain()
 
 
-def test_who_has_either_coding_is_not_sent_it_again() -> None:
+def test_a_client_with_either_encoding_gets_304() -> None:
     for response in (PAGE.plain(), PAGE.gzipped()):
         etag = header(response, b"etag")
         for named in (etag, f"W/{etag}", f'"other", {etag}', "*"):
@@ -59,14 +59,14 @@ def test_who_has_either_coding_is_not_sent_it_again() -> None:
             assert header(unchanged, b"etag") == (etag if named != "*" else header(PAGE.plain(), b"etag"))
 
 
-def test_who_has_another_page_is_sent_this_one() -> None:
+def test_a_client_with_another_version_gets_this_one() -> None:
     other = Representation(PAGE.body, content_type="text/plain")
     for named in (header(other.plain(), b"etag"), "", "nonsense", '"'):
         assert PAGE.not_modified(named) is None
 
 
 @given(st.text(max_size=200))
-def test_no_header_makes_the_comparison_fail(if_none_match: str) -> None:
+def test_no_if_none_match_header_raises_an_error(if_none_match: str) -> None:
     assert entity_tags(if_none_match, ('"a"', '"b"')) in ([], ['"a"'], ['"b"'], ['"a"', '"b"'])
 
 
@@ -109,7 +109,7 @@ def test_anything_but_one_range_of_bytes_is_ignored(header: str | None) -> None:
 
 
 @pytest.mark.parametrize(("header", "size"), [("bytes=100-", 100), ("bytes=-0", 100), ("bytes=0-", 0), ("bytes=-5", 0)])
-def test_ranges_outside_of_the_file_cannot_be_satisfied(header: str, size: int) -> None:
+def test_ranges_outside_the_file_cannot_be_satisfied(header: str, size: int) -> None:
     with pytest.raises(UnsatisfiableRangeError):
         range_of(header, size)
 
@@ -124,7 +124,7 @@ def test_no_header_makes_the_parser_fail(header: str) -> None:
         assert found is None or 0 <= found.start < found.stop <= 100
 
 
-def test_a_part_fits_only_to_the_same_file() -> None:
+def test_a_range_is_only_valid_for_the_same_version() -> None:
     def applies(if_range: str | None) -> bool:
         return range_applies(if_range, etag='"abc"', last_modified="Fri, 02 Jan 2026 03:04:05 GMT")
 

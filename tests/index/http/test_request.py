@@ -29,14 +29,14 @@ async def unsent(_message: Message) -> None:
     raise AssertionError
 
 
-def test_a_short_body_that_dribbles_has_a_deadline_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_short_body_has_one_deadline_in_total(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHORT_BODY_SECONDS", 0.1)
     with pytest.raises(RequestTimeout) as refused:
         asyncio.run(Request(SCOPE, dribble, unsent, {}, "").body(10_000_000))
     assert (refused.value.status, refused.value.headers) == (408, {"Connection": "close"})
 
 
-def test_a_short_body_is_bounded_and_must_be_whole() -> None:
+def test_a_short_body_is_bounded_and_must_be_complete() -> None:
     with pytest.raises(TooLarge):
         asyncio.run(short_body(dribble, 10))
 
@@ -47,7 +47,7 @@ def test_a_short_body_is_bounded_and_must_be_whole() -> None:
         asyncio.run(short_body(gone, 10))
 
 
-def test_a_server_that_does_not_want_to_know_of_logins_is_not_told() -> None:
+def test_a_server_without_the_login_extension_is_not_notified() -> None:
     note_login({})
     note_login({"extensions": {}})
     Request({**SCOPE, "extensions": None}, dribble, unsent, {}, "").logged_in()
@@ -71,7 +71,7 @@ def test_a_server_that_does_not_want_to_know_of_logins_is_not_told() -> None:
         (True, {"host": "", "origin": "http://"}),
         (True, {"host": "x y", "origin": "http://x y"}),
         (True, {"host": "x", "origin": "moz-extension://x"}),
-        (True, {"host": "x", "origin": "https://x", "x-forwarded-proto": "https"}),  # nobody is trusted to say so
+        (True, {"host": "x", "origin": "https://x", "x-forwarded-proto": "https"}),  # no proxy is trusted to say so
         (True, {"host": "x:1", "origin": "http://x"}),
         (True, {"host": "x", "origin": "null"}),
         (True, {"host": "x", "origin": ""}),
@@ -84,7 +84,7 @@ def test_a_server_that_does_not_want_to_know_of_logins_is_not_told() -> None:
         (True, {"sec-fetch-site": "nonsense"}),
     ],
 )
-def test_a_request_that_another_site_caused_is_refused(refused: bool, headers: dict[str, str]) -> None:
+def test_a_request_from_another_site_is_refused(refused: bool, headers: dict[str, str]) -> None:
     fields = {name.encode(): value.encode() for name, value in headers.items()}
     request = Request({"method": "POST", "path": "/"}, None, None, fields, "")  # type: ignore[arg-type]  # unused
     if refused:
@@ -108,7 +108,7 @@ def test_a_request_that_another_site_caused_is_refused(refused: bool, headers: d
         (True, "https://made-up", {"proto": "https", "host": "made-up, index.example"}),
     ],
 )
-def test_behind_a_trusted_proxy_the_origin_is_the_one_that_the_proxy_tells(
+def test_behind_a_trusted_proxy_the_origin_is_the_one_it_reports(
     refused: bool, origin: str, forwarded: dict[str, str]
 ) -> None:
     fields = {f"x-forwarded-{name}".encode(): value.encode() for name, value in forwarded.items()}
@@ -120,7 +120,7 @@ def test_behind_a_trusted_proxy_the_origin_is_the_one_that_the_proxy_tells(
 
 
 def test_a_page_of_the_same_host_over_another_scheme_changes_nothing(tmp_path: Path) -> None:
-    """Over loopback, through the server: whoever can alter plain HTTP must not act for a page over TLS."""
+    """Over loopback, through the server: an attacker on plain HTTP must not act for a page over TLS."""
     with Server(tmp_path, "--trusted-proxy", "127.0.0.1") as server:
         body = json.dumps({"status": "archived"}).encode()
 
@@ -129,7 +129,7 @@ def test_a_page_of_the_same_host_over_another_scheme_changes_nothing(tmp_path: P
             fields |= {"Content-Type": "application/json", "Host": "index.example"}
             return server.request("POST", "/projects/spam/status", headers=fields, body=body).status
 
-        assert change(Origin="http://index.example") == 404, "there is no such project, which is beyond the check"
+        assert change(Origin="http://index.example") == 404, "no such project: the check was passed"
         assert change(Origin="https://index.example") == 403
         assert change(Origin="https://index.example", X_Forwarded_Proto="https") == 404
         assert change(Origin="http://index.example", X_Forwarded_Proto="https") == 403

@@ -1,4 +1,4 @@
-"""Rendered responses are cached while they are right, and no longer."""
+"""Rendered responses are cached as long as they are valid, and no longer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ops.index.http.response_cache import ResponseCache
 
 
 class World:
-    """Something that pages tell of."""
+    """The content of pages."""
 
     def __init__(self, *, near: bool = False, lifetime: float = 60, capacity: int = 100_000) -> None:
         self.stamp = 0
@@ -42,7 +42,7 @@ def world() -> World:
     return World()
 
 
-def test_what_did_not_change_is_rendered_once(world: World) -> None:
+def test_unchanged_content_is_rendered_once(world: World) -> None:
     async def scenario() -> None:
         world.change("spam")
         assert world.response_cache.ready("spam") is None
@@ -56,12 +56,12 @@ def test_what_did_not_change_is_rendered_once(world: World) -> None:
     assert world.rendered == ["spam"]
 
 
-def test_a_change_elsewhere_renders_nothing_anew(world: World) -> None:
+def test_a_change_elsewhere_causes_no_rendering(world: World) -> None:
     async def scenario() -> None:
         world.change("spam")
         await world.fetch("spam")
         world.change("eggs")
-        assert world.response_cache.ready("spam") is None, "it has to be looked at first"
+        assert world.response_cache.ready("spam") is None, "its mark must be checked first"
         assert await world.fetch("spam") == b"1"
         assert world.response_cache.ready("spam") is not None
 
@@ -70,7 +70,7 @@ def test_a_change_elsewhere_renders_nothing_anew(world: World) -> None:
 
 
 @pytest.mark.parametrize("lifetime", [60, 0])
-def test_marks_that_are_near_are_looked_at_on_the_way(lifetime: float) -> None:
+def test_cheap_marks_are_checked_on_the_event_loop(lifetime: float) -> None:
     world = World(near=True, lifetime=lifetime)
 
     async def scenario() -> None:
@@ -88,8 +88,8 @@ def test_marks_that_are_near_are_looked_at_on_the_way(lifetime: float) -> None:
     assert world.rendered == ["spam", "spam"]
 
 
-def test_what_tells_of_nothing_is_not_kept() -> None:
-    """Something came between the look at the mark and the rendering; when it goes, the mark is None again."""
+def test_a_response_without_a_mark_is_not_cached() -> None:
+    """Content appeared between the check of the mark and the rendering; once it is gone, the mark is None again."""
     world = World(near=True)
 
     async def scenario() -> None:
@@ -102,7 +102,7 @@ def test_what_tells_of_nothing_is_not_kept() -> None:
     asyncio.run(scenario())
 
 
-def test_what_tells_of_much_is_looked_at_elsewhere() -> None:
+def test_marks_of_large_responses_are_checked_in_a_thread() -> None:
     world = World(near=True, capacity=10**7)
 
     async def scenario() -> None:
@@ -118,7 +118,7 @@ def test_what_tells_of_much_is_looked_at_elsewhere() -> None:
     assert world.rendered == ["spam"]
 
 
-def test_a_change_is_seen_at_once(world: World) -> None:
+def test_a_change_shows_at_once(world: World) -> None:
     async def scenario() -> None:
         world.change("spam")
         await world.fetch("spam")
@@ -129,7 +129,7 @@ def test_a_change_is_seen_at_once(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_what_is_gone_is_forgotten(world: World) -> None:
+def test_removed_content_is_evicted(world: World) -> None:
     async def scenario() -> None:
         world.change("spam")
         await world.fetch("spam")
@@ -141,7 +141,7 @@ def test_what_is_gone_is_forgotten(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_many_who_ask_at_once_cause_one_rendering(world: World) -> None:
+def test_concurrent_requests_cause_one_rendering(world: World) -> None:
     async def scenario() -> list[bytes | None]:
         world.change("spam")
         return await asyncio.gather(*(world.fetch("spam") for _ in range(20)))
@@ -150,8 +150,8 @@ def test_many_who_ask_at_once_cause_one_rendering(world: World) -> None:
     assert world.rendered == ["spam"]
 
 
-def test_who_asks_after_a_change_does_not_get_a_rendering_that_began_before_it(world: World) -> None:
-    """Whoever has uploaded a file must find it, also while somebody else's slow rendering is under way."""
+def test_a_request_after_a_change_does_not_get_a_rendering_started_before_it(world: World) -> None:
+    """Users must see the file they just uploaded, even while another slow rendering is in progress."""
     begun, go_on = threading.Event(), threading.Event()
 
     def slowly() -> Representation:
@@ -173,7 +173,7 @@ def test_who_asks_after_a_change_does_not_get_a_rendering_that_began_before_it(w
     asyncio.run(scenario())
 
 
-def test_a_failure_reaches_all_who_wait_and_is_not_kept(world: World) -> None:
+def test_a_failure_reaches_all_waiting_requests_and_is_not_cached(world: World) -> None:
     async def scenario() -> None:
         world.change("spam")
 
@@ -189,7 +189,7 @@ def test_a_failure_reaches_all_who_wait_and_is_not_kept(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_the_largest_response_is_kept_if_there_is_room_for_it_alone(world: World) -> None:
+def test_a_response_that_fills_the_whole_cache_is_kept(world: World) -> None:
     async def scenario() -> None:
         for name, size in (("long", 40_000), ("short", 100), ("endless", 200_000)):
             world.change(name)
@@ -203,7 +203,7 @@ def test_the_largest_response_is_kept_if_there_is_room_for_it_alone(world: World
     assert world.rendered == ["long", "short", "endless"]
 
 
-def test_memory_is_bounded_and_what_is_asked_for_stays(world: World) -> None:
+def test_memory_is_bounded_and_requested_responses_stay(world: World) -> None:
     async def scenario() -> None:
         for index in range(100):
             world.change(f"p{index}")

@@ -1,4 +1,4 @@
-"""No page, refusal or reference of the index lets a browser load, frame or guess more than it says."""
+"""No page, refusal or reference of the index lets a browser load, frame or guess anything undeclared."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def assert_guarded(response: Response) -> None:
     "path",
     ["/", "/?q=spam", "/?q=nothing", "/simple/", "/simple/spam/", "/packages/", "/projects/spam/", "/admin/docs"],
 )
-def test_every_html_page_is_guarded(server: Server, path: str) -> None:
-    for _ in range(2):  # made, and from memory
+def test_every_html_page_has_security_headers(server: Server, path: str) -> None:
+    for _ in range(2):  # rendered, and from the cache
         page = server.get(path, Accept="text/html")
         assert page.status == 200
         assert page["content-type"] == "text/html; charset=utf-8"
@@ -71,7 +71,7 @@ def test_every_html_page_is_guarded(server: Server, path: str) -> None:
         ("GET", "/admin/nothing", 401),
     ],
 )
-def test_every_refusal_is_guarded(server: Server, method: str, path: str, status: int) -> None:
+def test_every_refusal_has_security_headers(server: Server, method: str, path: str, status: int) -> None:
     answer = server.request(method, path)
     assert answer.status == status
     assert_guarded(answer)
@@ -82,15 +82,17 @@ def test_every_refusal_is_guarded(server: Server, method: str, path: str, status
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "users", 200), ("GET", "nothing", 404), ("PUT", "users", 405)]
 )
-def test_every_answer_of_the_admin_application_is_guarded(server: Server, method: str, path: str, status: int) -> None:
+def test_every_response_of_the_admin_application_has_security_headers(
+    server: Server, method: str, path: str, status: int
+) -> None:
     answer = server.request(method, f"/admin/{path}", user=None, headers={"Authorization": f"Bearer {TOKEN}"})
     assert answer.status == status
     assert_guarded(answer)
     assert answer["cache-control"] == "no-store"
 
 
-def test_an_upload_s_answer_is_guarded_too(server: Server) -> None:
-    """pypiserver calls an empty response HTML."""
+def test_the_response_to_an_upload_has_security_headers(server: Server) -> None:
+    """pypiserver declares an empty response as HTML."""
     content = wheel("eggs", "1.0")
     fields = {":action": "file_upload", "name": "eggs", "version": "1.0"}
     parts = [f'--b\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]
@@ -102,14 +104,14 @@ def test_an_upload_s_answer_is_guarded_too(server: Server) -> None:
     assert_guarded(answer)
 
 
-def test_an_application_s_own_headers_are_left_alone() -> None:
+def test_an_application_s_own_headers_are_kept() -> None:
     own = [(b"X-Frame-Options", b"SAMEORIGIN"), (b"content-type", b"text/html")]
     headers = secured(own)
     assert headers[:2] == own
     assert [value for name, value in headers if name.lower() == b"x-frame-options"] == [b"SAMEORIGIN"]
 
 
-def test_the_reference_of_the_admin_application_allows_its_own_style_and_nothing_else(server: Server) -> None:
+def test_the_reference_of_the_admin_application_allows_only_its_own_style(server: Server) -> None:
     page = server.get("/admin/docs")
     (style,) = re.findall("<style>(.*?)</style>", page.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -119,7 +121,7 @@ def test_the_reference_of_the_admin_application_allows_its_own_style_and_nothing
 
 @pytest.mark.browser
 @pytest.mark.skipif(not shutil.which(PROGRAM), reason="there is no Chromium")
-def test_a_browser_shows_the_reference_with_its_style_and_reports_nothing(
+def test_a_browser_shows_the_reference_with_its_style_and_without_errors(
     server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with Chromium(tmp_path_factory.mktemp("chromium")) as chromium:

@@ -20,7 +20,7 @@ UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("
 
 @pytest.fixture(params=[0, 600])
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ThreadServer]:
-    """An index of one project; its parameter is the seconds for which clients keep pages."""
+    """An index of one project; its parameter is the maximum age of pages in seconds."""
     files = Server(tmp_path)  # not started: for its users
     (files.packages / wheel_name("spam", "1.0")).write_bytes(wheel("spam", "1.0"))
     index = create_index(
@@ -33,13 +33,13 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ThreadSer
 
 
 @pytest.mark.parametrize("server", [0], indirect=True)
-def test_a_client_asks_for_each_page_again(server: ThreadServer) -> None:
+def test_a_client_revalidates_each_page(server: ThreadServer) -> None:
     for path in ("/simple/", "/simple/spam/", "/", "/projects/spam/"):
         assert server.get(path)["cache-control"] == "private, no-cache"
 
 
 @pytest.mark.parametrize("server", [600], indirect=True)
-def test_with_a_maximum_age_a_client_need_not_ask_for_simple_pages(server: ThreadServer) -> None:
+def test_with_a_maximum_age_simple_pages_need_no_revalidation(server: ThreadServer) -> None:
     for path in ("/simple/", "/simple/spam/"):
         for _ in ("rendered", "cached"):
             page = server.get(path)
@@ -53,7 +53,7 @@ def test_with_a_maximum_age_a_client_need_not_ask_for_simple_pages(server: Threa
 
 @pytest.mark.skipif(not UV, reason="uv is not installed")
 @pytest.mark.parametrize(("server", "asked"), [(0, True), (600, False)], indirect=["server"])
-def test_a_warm_uv_asks_only_if_it_has_to(server: ThreadServer, asked: bool, tmp_path: Path) -> None:
+def test_uv_with_a_warm_cache_sends_requests_only_if_needed(server: ThreadServer, asked: bool, tmp_path: Path) -> None:
     def resolve() -> None:
         address = f"http://alice:{PASSWORD}@{server.host}:{server.port}/simple/"
         subprocess.run(

@@ -64,12 +64,12 @@ def form(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_page_says_which_version_of_the_api_it_speaks(form: str) -> None:
+def test_a_page_declares_its_api_version(form: str) -> None:
     page = read(Project("spam", (file(),)), form)
     assert page.repository_version == "1.4"
 
 
-def test_a_page_names_each_file_with_its_address_and_hash(form: str) -> None:
+def test_a_page_lists_each_file_with_its_url_and_hash(form: str) -> None:
     wheel = file(path="older/spam-1.0-py3-none-any.whl")
     (package,) = read(Project("spam", (wheel,)), form).packages
     assert package.filename == wheel.filename
@@ -77,7 +77,7 @@ def test_a_page_names_each_file_with_its_address_and_hash(form: str) -> None:
     assert package.digests == {"sha256": "ab" * 32}
 
 
-def test_a_page_repeats_requires_python_as_it_was_written(form: str) -> None:
+def test_a_page_repeats_requires_python_verbatim(form: str) -> None:
     (package,) = read(Project("spam", (file(requires_python='>=3.8,!=3.9.*,<4;"&'),)), form).packages
     assert package.requires_python == '>=3.8,!=3.9.*,<4;"&'
 
@@ -89,7 +89,7 @@ def test_the_core_metadata_is_announced_with_its_digest(form: str) -> None:
     assert package.metadata_digests == {"sha256": "cd" * 32}
 
 
-def test_the_json_has_the_core_metadata_under_its_new_name_only() -> None:
+def test_the_json_has_the_core_metadata_only_under_its_new_name() -> None:
     """Under the old one, pip 22.3 fails on every page (PEP 714)."""
     files = (file(metadata_sha256="cd" * 32), file("spam-1.0.tar.gz"))
     with_metadata, without = json.loads(project_page(Project("spam", files), JSON_V1))["files"]
@@ -125,19 +125,19 @@ def test_a_file_without_metadata_announces_none(form: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ['broken on "Windows" <3 & more', "", "Ünïcode"])
-def test_a_yanked_file_says_so_and_why(form: str, reason: str) -> None:
+def test_a_yanked_file_is_marked_with_the_reason(form: str, reason: str) -> None:
     (package,) = read(Project("spam", (file(yanked=reason),)), form).packages
     assert package.is_yanked
     assert (package.yanked_reason or "") == reason
 
 
-def test_a_file_that_is_not_yanked_is_not(form: str) -> None:
+def test_a_file_that_is_not_yanked_is_not_marked(form: str) -> None:
     (package,) = read(Project("spam", (file(),)), form).packages
     assert not package.is_yanked
 
 
 @pytest.mark.parametrize("status", ["archived", "deprecated"])
-def test_a_page_tells_the_status_of_its_project(form: str, status: str) -> None:
+def test_a_page_has_the_status_of_its_project(form: str, status: str) -> None:
     page = read(Project("spam", (file(),), status, "use <eggs> instead"), form)
     assert page.status is not None
     assert page.status.value == status
@@ -152,7 +152,7 @@ def test_a_quarantined_project_offers_no_files(form: str) -> None:
     assert page.packages == []
 
 
-def test_the_json_has_all_that_pep_700_asks_for() -> None:
+def test_the_json_has_everything_required_by_pep_700() -> None:
     files = (file("spam-1.0.tar.gz"), file("spam-2.0.tar.gz", version="2.0", size=0))
     page = JsonProject.model_validate_json(project_page(Project("spam", files), JSON_V1))
     assert page.versions == ["1.0", "2.0"]
@@ -160,7 +160,7 @@ def test_the_json_has_all_that_pep_700_asks_for() -> None:
     assert [entry.upload_time for entry in page.files] == [MOMENT, MOMENT]
 
 
-def test_a_time_is_told_in_utc_with_a_z() -> None:
+def test_times_are_in_utc_with_a_z() -> None:
     elsewhere = datetime(2026, 1, 2, 5, 4, 5, tzinfo=timezone(timedelta(hours=2)))
     assert timestamp(elsewhere) == "2026-01-02T03:04:05.000000Z"
 
@@ -172,7 +172,7 @@ def test_a_file_with_a_plus_or_a_space_in_its_path_is_still_found(form: str) -> 
     assert unquote(file_address(local)) == "packages/" + local.path
 
 
-def test_a_path_that_is_no_utf_8_keeps_its_bytes() -> None:
+def test_a_path_that_is_not_utf_8_keeps_its_bytes() -> None:
     assert file_address(file(path="\udcff/spam-1.0.tar.gz")) == "packages/%FF/spam-1.0.tar.gz"
 
 
@@ -187,7 +187,7 @@ def test_the_list_of_projects_names_each_of_them() -> None:
     }
 
 
-def test_a_content_type_has_a_charset_only_where_it_means_something() -> None:
+def test_a_content_type_has_a_charset_only_where_meaningful() -> None:
     assert content_type(JSON_V1) == "application/vnd.pypi.simple.v1+json"
     assert content_type(HTML) == "text/html; charset=utf-8"
     assert content_type(HTML_V1) == "application/vnd.pypi.simple.v1+html; charset=utf-8"
@@ -209,7 +209,7 @@ class _Strict(HTMLParser):
 
 
 @given(reason=_words, requires=_words, status=_words, path=_words)
-def test_nothing_that_a_file_says_of_itself_becomes_markup(reason: str, requires: str, status: str, path: str) -> None:
+def test_no_property_of_a_file_becomes_markup(reason: str, requires: str, status: str, path: str) -> None:
     hostile = file(yanked=reason, requires_python=requires, path=f"{path}/spam-1.0.tar.gz")
     content = project_page(Project("spam", (hostile,), "archived", status), HTML)
     parser = _Strict()

@@ -1,4 +1,4 @@
-"""Uploads over HTTP: what a real server refuses, how many one user sends at once, and how slowly."""
+"""Uploads over HTTP: refusals by a real server, concurrent uploads by one user, and slow clients."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def post(server: Server, body: bytes, content_type: str, *, user: str = "alice")
         (f"{NAME}.asc", b"-----BEGIN PGP SIGNATURE-----\n" + b"x" * MAX_SIGNATURE_BYTES),
     ],
 )
-def test_a_file_with_a_signature_that_is_none_is_not_published(server: Server, signature: tuple[str, bytes]) -> None:
+def test_a_file_with_an_invalid_signature_is_not_published(server: Server, signature: tuple[str, bytes]) -> None:
     body, content_type = encode_multipart_formdata(
         {":action": "file_upload", "content": (NAME, CONTENT), "gpg_signature": signature}
     )
@@ -65,7 +65,7 @@ def test_a_file_with_a_signature_that_is_none_is_not_published(server: Server, s
     ],
 )
 @pytest.mark.parametrize("body", [b"", b"x", b"--b\r\n", b":action=doc_upload", b":action=file_upload&content=x"])
-def test_what_is_no_form_of_an_upload_is_refused(server_of_all: Server, content_type: str, body: bytes) -> None:
+def test_a_body_that_is_not_an_upload_form_is_refused(server_of_all: Server, content_type: str, body: bytes) -> None:
     assert post(server_of_all, body, content_type).status == 400
 
 
@@ -95,16 +95,16 @@ def test_a_readers_upload_is_refused_before_its_body_is_sent(server_of_all: Serv
     ("change", "status"),
     [("demoted", 403), ("removed", 401), ("nothing", 200)],
 )
-def test_who_loses_a_right_while_an_upload_arrives_has_lost_it(server: Server, change: str, status: int) -> None:
+def test_a_right_lost_while_an_upload_arrives_is_lost_for_it(server: Server, change: str, status: int) -> None:
     body, content_type = encode_multipart_formdata({":action": "file_upload", "content": (NAME, CONTENT)})
-    assert server.get("/simple/").status == 200  # is known from now on
+    assert server.get("/simple/").status == 200  # from now on a known user
     head = (
         f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {authorization('alice', PASSWORD)}\r\n"
         f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     with closing(socket.create_connection((server.host, server.port), timeout=20)) as connection:
         connection.sendall(head.encode() + body[:100])
-        assert server.get("/simple/", user="rea").status == 200  # a later request: the upload has begun
+        assert server.get("/simple/", user="rea").status == 200  # a later request: the upload has started
         if change == "demoted":
             (server.credentials / ".htgroup").write_text("reader: rea alice\nadmin: adam\n")
         elif change == "removed":
@@ -141,7 +141,7 @@ def test_an_upload_that_gets_no_slot_is_refused_with_the_number(monkeypatch: pyt
     asyncio.run(scene())
 
 
-def test_an_upload_that_waits_gets_the_slot_of_one_that_ends() -> None:
+def test_a_waiting_upload_gets_the_slot_of_a_finished_one() -> None:
     async def scene() -> None:
         uploads, order = UploadSlots(1), []
 
@@ -156,7 +156,7 @@ def test_an_upload_that_waits_gets_the_slot_of_one_that_ends() -> None:
     asyncio.run(scene())
 
 
-def test_an_upload_that_is_given_up_while_it_waits_takes_no_slot() -> None:
+def test_an_upload_abandoned_while_waiting_takes_no_slot() -> None:
     async def scene() -> None:
         uploads = UploadSlots(1)
 
@@ -176,7 +176,7 @@ def test_an_upload_that_is_given_up_while_it_waits_takes_no_slot() -> None:
     asyncio.run(scene())
 
 
-def test_a_limit_of_0_is_none() -> None:
+def test_a_limit_of_0_means_no_limit() -> None:
     async def scene() -> None:
         uploads = UploadSlots(0)
         async with uploads.slot("alice"), uploads.slot("alice"):
@@ -185,7 +185,7 @@ def test_a_limit_of_0_is_none() -> None:
     asyncio.run(scene())
 
 
-def test_an_upload_that_dribbles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_too_slow_upload_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PIECE_SECONDS", 0.05)
     monkeypatch.setattr(module, "LEAST_RATE", 1_000_000)
 

@@ -1,4 +1,4 @@
-"""Forms are taken apart while they arrive, however they are cut into pieces."""
+"""Forms are parsed as they arrive, however they are split into pieces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CRLF = b"\r\n"
 
 
 class Files:
-    """Takes the files of a form."""
+    """Receives the files of a form."""
 
     def __init__(self) -> None:
         self.found: list[tuple[str, str | None, io.BytesIO]] = []
@@ -52,7 +52,7 @@ def field(name: str, value: bytes) -> bytes:
     content=st.binary(max_size=200) | st.sampled_from([b"", CRLF, b"\r\n--", b"\r\n--boundary-ish", b"--\r\n" * 5]),
     size=st.integers(1, 40),
 )
-def test_what_was_sent_arrives_in_any_pieces(fields: list[tuple[str, str]], content: bytes, size: int) -> None:
+def test_a_form_is_parsed_in_any_pieces(fields: list[tuple[str, str]], content: bytes, size: int) -> None:
     body, content_type = encode_multipart_formdata([*fields, ("content", ("a.whl", content))])
     boundary = boundary_of(content_type)
     assert boundary is not None
@@ -64,7 +64,7 @@ def test_what_was_sent_arrives_in_any_pieces(fields: list[tuple[str, str]], cont
     assert (name, filename, sink.getvalue()) == ("content", "a.whl", content)
 
 
-def test_what_twine_sends_is_understood() -> None:
+def test_twine_s_form_is_parsed() -> None:
     encoder = MultipartEncoder([("name", "foo"), ("classifiers", "A"), ("content", ("f.whl", b"\r\nx\r\n", "a/b"))])
     boundary = boundary_of(encoder.content_type)
     assert boundary is not None
@@ -73,7 +73,7 @@ def test_what_twine_sends_is_understood() -> None:
     assert files.found[0][2].getvalue() == b"\r\nx\r\n"
 
 
-def test_preamble_and_epilogue_mean_nothing() -> None:
+def test_preamble_and_epilogue_are_ignored() -> None:
     body = b"preamble" + CRLF + b"--b" + CRLF + field("a", b"1") + CRLF + b"--b--" + CRLF + b"epilogue" * 1000
     for size in (1, 3, 10_000):
         parser, _ = parsed(body, b"b", sizes=size)
@@ -86,14 +86,14 @@ def test_headers_are_read_in_any_case_with_quotes_and_escapes() -> None:
     assert files.found[0][:2] == ("a", 'a"b;c.whl')
 
 
-def test_a_file_that_nobody_wants_is_dropped() -> None:
+def test_an_unwanted_file_is_dropped() -> None:
     parser = FormParser(b"b", lambda part: None, max_form_bytes=10)
     parser.feed(form(b'Content-Disposition: form-data; name="x"; filename="y"\r\n\r\n' + b"z" * 1000, field("a", b"1")))
     parser.finish()
     assert parser.fields == [("a", "1")]
 
 
-def test_no_more_than_a_piece_is_in_memory() -> None:
+def test_at_most_one_piece_is_in_memory() -> None:
     class Longest:
         seen = 0
         total = 0
@@ -129,13 +129,13 @@ def test_no_more_than_a_piece_is_in_memory() -> None:
         b"--b" + CRLF + b"x" * 20_000 + CRLF + CRLF + b"--b--",
     ],
 )
-def test_what_is_no_form_is_refused(body: bytes) -> None:
+def test_an_invalid_form_is_refused(body: bytes) -> None:
     for size in (1, 10_000):
         with pytest.raises(BadRequest):
             parsed(body, b"b", sizes=size)
 
 
-def test_fields_are_limited_together_and_parts_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_total_size_of_fields_and_the_number_of_parts_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TooLarge):
         parsed(form(field("a", b"x" * 60), field("b", b"x" * 60)), b"b", limit=100)
     monkeypatch.setattr("ops.index.http.upload_form.MAX_PARTS", 3)
@@ -167,7 +167,7 @@ def test_the_boundary_is_found(content_type: str, boundary: bytes | None) -> Non
         "multipart/form-data; boundary=" + "x" * 300,
     ],
 )
-def test_a_boundary_that_cannot_be_used_is_refused(content_type: str) -> None:
+def test_an_unusable_boundary_is_refused(content_type: str) -> None:
     with pytest.raises(BadRequest):
         boundary_of(content_type)
 
@@ -182,7 +182,7 @@ def test_a_boundary_that_cannot_be_used_is_refused(content_type: str) -> None:
         max_size=12,
     )
 )
-def test_no_body_raises_anything_unexpected(pieces: list[bytes]) -> None:
+def test_no_body_raises_an_unexpected_error(pieces: list[bytes]) -> None:
     parser = FormParser(b"b", Files().sink_for, max_form_bytes=100)
     try:
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Users learn who they are, and how to use this index, with its own addresses."""
+"""Users see who they are, and how to use this index, with its own URLs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def whoami(server: Server, **headers: str) -> dict[str, object]:
     return json.loads(response.body)  # type: ignore[no-any-return]
 
 
-def test_a_user_learns_role_projects_and_until_when(tmp_path: Path) -> None:
+def test_a_user_sees_role_projects_and_expiry(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         assert server.get("/whoami", user=None).status == 401
         alice = {"username": "alice", "role": "publisher", "projects": None, "token": None, "expires": None}
@@ -26,7 +26,7 @@ def test_a_user_learns_role_projects_and_until_when(tmp_path: Path) -> None:
         assert seen == alice | {"projects": ["spam"], "token": made["id"], "expires": made["expires"]}
 
 
-def test_the_guide_has_the_addresses_of_this_index_also_behind_a_proxy(tmp_path: Path) -> None:
+def test_the_guide_has_the_urls_of_this_index_even_behind_a_proxy(tmp_path: Path) -> None:
     with Server(tmp_path, "--trusted-proxy", "127.0.0.1") as server:
         proxied = {"X_Forwarded_Proto": "https", "X_Forwarded_Host": "index.example.com", "X_Forwarded_Prefix": "/team"}
         page = server.get("/-/help/", **proxied)

@@ -20,7 +20,7 @@ def digest(number: int) -> str:
     return f"{number:064x}"
 
 
-def test_thousands_of_them_need_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_tombstones_need_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     ours, theirs = tombstones(tmp_path), tombstones(tmp_path)
     for number in range(3000):
@@ -41,7 +41,7 @@ def test_tombstones_of_another_process_are_seen_at_once_and_kept(tmp_path: Path)
     assert (ours.get(first), ours.get(second)) == (digest(1), digest(2))
 
 
-def test_the_same_again_adds_nothing(tmp_path: Path) -> None:
+def test_a_repeated_tombstone_adds_nothing(tmp_path: Path) -> None:
     ours = tombstones(tmp_path)
     ours.put("spam-1.tar.gz", digest(1))
     (file,) = (tmp_path / INDEX_FOLDER / "removed").iterdir()
@@ -50,7 +50,7 @@ def test_the_same_again_adds_nothing(tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
-def test_a_line_that_is_damaged_harms_no_other(tmp_path: Path) -> None:
+def test_a_damaged_line_affects_no_other(tmp_path: Path) -> None:
     ours = tombstones(tmp_path)
     ours.put("spam-1.tar.gz", digest(1))
     (file,) = (tmp_path / INDEX_FOLDER / "removed").iterdir()
@@ -61,14 +61,14 @@ def test_a_line_that_is_damaged_harms_no_other(tmp_path: Path) -> None:
     assert (ours.get("spam-1.tar.gz"), ours.get(damaged)) == (digest(1), digest(2))
 
 
-def test_those_of_the_first_version_hold_on(tmp_path: Path) -> None:
+def test_tombstones_of_the_first_version_are_still_read(tmp_path: Path) -> None:
     folder = tmp_path / INDEX_FOLDER / "removed"
     folder.mkdir(parents=True)
     (folder / "spam-1+local.1-py3-none-any.whl").write_text(digest(7))
     assert tombstones(tmp_path).get("spam-1+local.1-py3-none-any.whl") == digest(7)
 
 
-def test_tombstones_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+def test_unreadable_tombstones_are_an_error(tmp_path: Path) -> None:
     ours = tombstones(tmp_path)
     (tmp_path / INDEX_FOLDER / "removed" / ours.lock_name("spam-1.tar.gz").partition("/")[2]).mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
@@ -85,7 +85,7 @@ def test_on_a_full_disk_a_file_becomes_its_own_tombstone(tmp_path: Path) -> None
     assert [file.stat().st_size for file in left] == [64]
 
 
-def test_the_bytes_of_a_link_are_left_alone(tmp_path: Path) -> None:
+def test_the_bytes_behind_a_link_are_not_overwritten(tmp_path: Path) -> None:
     path, other, link = tmp_path / "spam-1.0.tar.gz", tmp_path / "elsewhere", tmp_path / "spam-1.1.tar.gz"
     path.write_bytes(b"bytes")
     os.link(path, other)
@@ -96,7 +96,7 @@ def test_the_bytes_of_a_link_are_left_alone(tmp_path: Path) -> None:
     assert other.read_bytes() == path.read_bytes() == b"bytes"
 
 
-def test_a_name_is_taken_when_the_file_was_moved_and_not_yet_overwritten(
+def test_a_name_is_taken_once_the_file_was_moved_even_if_not_overwritten_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "spam-1.0.tar.gz"

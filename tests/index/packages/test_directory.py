@@ -1,4 +1,4 @@
-"""A directory's index follows the disk, and large folders keep nobody waiting."""
+"""A directory's index follows the disk, and large folders block no one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Read = Callable[..., tuple[list[str], tuple[str, ...]]]
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageDirectory:
-    """Of five files, which are many enough to count as a large folder; no look forbids the next."""
+    """A directory of five files, enough to count as large; refreshes may follow each other at once."""
     monkeypatch.setattr(module, "FREE_SECONDS", 1e6)
     monkeypatch.setattr(module, "LARGE", 3)
     monkeypatch.setattr(module, "VERIFY_REST", 0)
@@ -35,7 +35,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageDirecto
 
 @pytest.fixture
 def readers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
-    """The threads that have read a folder."""
+    """The threads that read a folder."""
     threads: list[threading.Thread] = []
     original: Read = module._read
 
@@ -59,7 +59,7 @@ def admit(directory: PackageDirectory, filename: str) -> None:
     directory.admit(filename, name)
 
 
-def test_a_large_folder_that_others_have_changed_is_read_in_the_background(
+def test_a_large_folder_changed_by_others_is_read_in_the_background(
     directory: PackageDirectory, tmp_path: Path, readers: list[threading.Thread]
 ) -> None:
     name = put(tmp_path, "2.0")
@@ -72,7 +72,7 @@ def test_a_large_folder_that_others_have_changed_is_read_in_the_background(
     assert threading.current_thread() not in readers
 
 
-def test_a_second_file_of_a_project_gives_the_garbage_collector_nothing_large_to_search(tmp_path: Path) -> None:
+def test_a_second_file_of_a_project_does_not_burden_the_garbage_collector(tmp_path: Path) -> None:
     for number in range(5):
         put(tmp_path, "1.0", f"project-{number}")
     directory = PackageDirectory(tmp_path, MemoryNameLocks())
@@ -104,7 +104,7 @@ def test_a_large_folder_is_verified_in_the_background_after_an_upload(
     assert name in directory
 
 
-def test_an_upload_finds_what_others_have_put_into_a_large_folder(
+def test_an_upload_sees_files_that_others_added_to_a_large_folder(
     directory: PackageDirectory, tmp_path: Path, readers: list[threading.Thread]
 ) -> None:
     name = put(tmp_path, "2.0")
@@ -113,10 +113,10 @@ def test_an_upload_finds_what_others_have_put_into_a_large_folder(
     assert threading.current_thread() in readers
 
 
-def test_a_scan_neither_delays_nor_undoes_changes_of_ours(
+def test_a_scan_neither_delays_nor_undoes_our_own_changes(
     directory: PackageDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FEW", 0)  # of more names, not each is looked at once more
+    monkeypatch.setattr(module, "FEW", 0)  # with more names, not each is checked again
     old = wheel_name("foo", "1.0")
     original: Read = module._read
     began, proceed = threading.Event(), threading.Event()
@@ -150,7 +150,7 @@ def test_a_scan_neither_delays_nor_undoes_changes_of_ours(
     assert set(directory) == expected
 
 
-def test_a_look_does_not_wait_for_a_change_of_ours_that_began_meanwhile(
+def test_a_refresh_does_not_wait_for_our_own_change_that_began_meanwhile(
     directory: PackageDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LARGE", 1000)
@@ -183,7 +183,7 @@ def test_a_look_does_not_wait_for_a_change_of_ours_that_began_meanwhile(
     assert len(directory) == 6
 
 
-def test_projects_stay_sorted_as_they_come_and_go(directory: PackageDirectory, tmp_path: Path) -> None:
+def test_projects_stay_sorted_as_they_are_added_and_removed(directory: PackageDirectory, tmp_path: Path) -> None:
     for project in ("zoo", "alpha", "foo-bar", "foo", "beta"):
         assert list(directory.projects()) == sorted(directory.projects())
         admit(directory, put(tmp_path, "9.0", project))

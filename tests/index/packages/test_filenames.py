@@ -71,7 +71,7 @@ filenames = likely | st.text(max_size=40)
         ("foo-not.a.version.tar.gz", "foo", "not.a.version", "other"),
     ],
 )
-def test_a_file_name_says_its_project_version_and_form(filename: str, project: str, version: str, form: str) -> None:
+def test_a_file_name_gives_project_version_and_form(filename: str, project: str, version: str, form: str) -> None:
     name = parse(filename)
     assert name is not None
     assert (name.project, name.version, name.form) == (project, version, form)
@@ -80,7 +80,7 @@ def test_a_file_name_says_its_project_version_and_form(filename: str, project: s
 @pytest.mark.parametrize(
     "filename", ["", "README.md", "foo-1.0.tar.gz.asc", ".foo-1.0.tar.gz", "foo-1.0 (1).tar.gz", "a/b-1.0.zip", "x.whl"]
 )
-def test_what_is_no_distribution_has_no_name(filename: str) -> None:
+def test_other_files_are_not_distributions(filename: str) -> None:
     assert parse(filename) is None
     assert project_of(filename) is None
 
@@ -124,25 +124,25 @@ def test_different_files_have_different_keys(one: str, other: str) -> None:
 @example("foo+bar!-5.tar.gz")
 @example("_.zip")
 @example("a" * 250 + ".zip")
-def test_the_quick_look_finds_what_the_close_one_finds(filename: str) -> None:
+def test_the_fast_parser_agrees_with_the_full_one(filename: str) -> None:
     name = parse(filename)
     assert project_of(filename) == (None if name is None else name.project)
     if name is not None:
         assert name.project == normalize(name.project)
-        assert can_be_listed(name.project), "else its page could not be asked for"
+        assert can_be_listed(name.project), "otherwise its page could not be requested"
 
 
 @settings(max_examples=1500, deadline=None)
 @given(filename=filenames)
-def test_what_pypiserver_lists_is_listed(filename: str) -> None:
-    """As far as it could have been uploaded to pypiserver: of these characters, and not hidden."""
+def test_everything_that_pypiserver_lists_is_listed(filename: str) -> None:
+    """If it could have been uploaded to pypiserver: of these characters, and not hidden."""
     guess = guess_pkgname_and_version(filename)
     listed = guess is not None and bool(guess[0]) and is_safe(filename) and not filename.endswith(".asc")
     assert (parse(filename) is not None) == listed
 
 
 @given(name=st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmatch=True))
-def test_normalization_is_that_of_packaging(name: str) -> None:
+def test_normalization_agrees_with_packaging(name: str) -> None:
     assert is_project(name)
     assert can_be_listed(name)
     assert normalize(name) == canonicalize_name(name)
@@ -158,7 +158,7 @@ def test_a_safe_name_is_one_plain_path_component(name: str) -> None:
         assert not set(name) & set("/\\\0 %?#&<>\"'")
 
 
-def test_a_name_that_is_too_long_is_not_safe() -> None:
+def test_a_too_long_name_is_not_safe() -> None:
     assert is_safe("a" * 240)
     assert not is_safe("a" * 241)
 
@@ -173,7 +173,7 @@ def test_versions_are_sorted_and_compared_as_versions() -> None:
     assert same_version("odd", "odd")
 
 
-def test_ten_thousand_names_are_read_at_once() -> None:
+def test_ten_thousand_names_are_parsed_quickly() -> None:
     """Grouping them is a part of every start. The bound is generous; the figure is about 15 ms."""
     names = [f"some-project{n % 100}-1.{n}.0.tar.gz" for n in range(5000)]
     names += [f"some_project{n % 100}-1.{n}-cp312-cp312-manylinux_2_17_x86_64.whl" for n in range(5000)]
@@ -182,7 +182,7 @@ def test_ten_thousand_names_are_read_at_once() -> None:
     assert time.process_time() - began < 1
 
 
-def test_a_version_or_name_that_is_too_long_is_none_and_costs_nothing() -> None:
+def test_a_too_long_version_or_name_is_invalid_and_costs_nothing() -> None:
     """Python cannot read numbers of more than 4,300 digits: a request that names one must not fail."""
     digits = "9" * 5000
     assert not same_version(digits, "1.0")

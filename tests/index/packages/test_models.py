@@ -15,7 +15,7 @@ def file(version: str, *, yanked: str | None = None) -> File:
     return File(name, name, "spam", version, 1, "ab" * 32, moment, None, None, yanked)
 
 
-def test_versions_are_ordered_as_versions_and_the_latest_is_what_an_installer_takes() -> None:
+def test_releases_are_sorted_by_version_and_the_latest_is_the_one_installers_choose() -> None:
     def latest(*files: File) -> str | None:
         found = latest_of(releases_of(Project("spam", files)))
         return None if found is None else found.version
@@ -29,7 +29,7 @@ def test_versions_are_ordered_as_versions_and_the_latest_is_what_an_installer_ta
     assert latest() is None
 
 
-def test_a_release_whose_files_spell_its_version_differently_is_one() -> None:
+def test_files_with_different_spellings_of_a_version_are_one_release() -> None:
     files = [file(version) for version in ("1", "1.0", "1.0.0", "2.0", "odd", "older")]
     wheels = [replace(each, filename=wheel_name("spam", each.version)) for each in files[:2]]
     releases = releases_of(Project("spam", (*files, *wheels)))

@@ -1,4 +1,4 @@
-"""Projects that are updated step by step, and their pages, equal projects and pages made afresh."""
+"""Incrementally updated projects and pages equal freshly built ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PROJECTS = ("foo", "bar")
 VERSIONS = ("1.0", "1.0.post1", "2.0rc1", "10.0")
 ACTIONS = ("upload", "yank", "unyank", "remove", "status", "drop", "delete", "replace", "reload")
 
-# A failing history waits in vain for servers to agree, so it is not shrunk.
+# A failing history waits for servers to agree until it times out, so it is not shrunk.
 thorough = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -70,7 +70,7 @@ class History:
 
     Parameters:
         servers: of the same storage.
-        foreign: the directory in which somebody else adds, deletes and replaces files; None if nobody can.
+        foreign: the directory in which others add, delete and replace files; None if no one can.
     """
 
     def __init__(self, servers: list[Node], foreign: Path | None) -> None:
@@ -80,7 +80,7 @@ class History:
         self._time = 10**18
 
     def apply(self, action: str, server: int, project: str, version: str, number: int) -> None:
-        """Make one change; one that is refused changes nothing."""
+        """Make one change; a refused one changes nothing."""
         node = self.servers[server % len(self.servers)]
         releases, filename = node.releases, wheel_name(project, version)
         content = wheel(project, version, payload=b"x" * number)
@@ -103,7 +103,7 @@ class History:
         self._show(node)
 
     def _show(self, node: Node) -> tuple[object, Pages]:
-        """Projects that a server knows, and its pages, made from earlier ones."""
+        """A server's projects and pages, built from earlier ones."""
         state = _state(node.repository)
         pages = self._pages[id(node)] = _pages(state[0], self._pages.get(id(node), {}))
         return state, pages
@@ -125,7 +125,7 @@ class History:
 
 
 def _state(repository: Repository) -> tuple[dict[str, Project | None], list[str | None]]:
-    """All projects, and the path of each file that there may be."""
+    """All projects, and the path of each possible file."""
     repository.refresh()
     names = [parse(wheel_name(project, version)) for project in PROJECTS for version in VERSIONS]
     return (
@@ -152,7 +152,7 @@ def _fresh(node: Node) -> tuple[object, Pages]:
 
 @pytest.fixture(scope="module", autouse=True)
 def short_blocks() -> Iterator[None]:
-    """Keep also short pages in blocks, of two entries each."""
+    """Keep even short pages in blocks, of two entries each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "LONG", 0)
         for length in ("_FILES", "_VERSIONS", "_PROJECTS"):
@@ -218,7 +218,7 @@ def test_after_an_upload_only_the_new_file_is_read(
     for version in ("1.5.1", "0.1", "2.0"):
         node.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
         assert version in _known(node).versions
-    # The publisher looks at nothing else either.
+    # The publisher reads nothing else either.
     assert {str(arguments[1]) for arguments in read} == {
         wheel_name("foo", version) for version in ("1.5.1", "0.1", "2.0")
     }
@@ -226,7 +226,7 @@ def test_after_an_upload_only_the_new_file_is_read(
     assert _known(node).versions[-1] == "2.0"
 
 
-def test_a_file_that_was_removed_and_added_again_is_read_again(node: Node) -> None:
+def test_a_file_removed_and_added_again_is_read_again(node: Node) -> None:
     repository = Repository(node.storage, node.name_locks, replace(node.options, refresh_seconds=1e9))
     first = put(node.directory, "1.0", b"1")
     put(node.directory, "2.0")
@@ -250,7 +250,7 @@ def _sha256(repository: Repository, filename: str) -> str | None:
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_new_files_are_put_in_their_order_whether_few_or_many(node: Node, count: int) -> None:
+def test_new_files_are_sorted_whether_few_or_many(node: Node, count: int) -> None:
     put(node.directory, "5.0")
     assert _known(node).versions == ("5.0",)
     for number in range(count):

@@ -1,4 +1,4 @@
-"""A quota is never exceeded by one server, is refused with its numbers, and never refuses the same bytes again."""
+"""One server never exceeds a quota; refusals give the numbers; identical bytes are never refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def opened(directory: Path, options: Options) -> Node:
 
 @pytest.fixture
 def small(tmp_path: Path, options: Options) -> Iterator[Node]:
-    """A server on which a project has room for two small files, and all projects for three."""
+    """A server with space for two small files per project, and three in total."""
     node = opened(
         tmp_path / "packages",
         replace(options, project_quota_bytes=2 * SIZE + 100, total_quota_bytes=3 * SIZE + 100),
@@ -87,7 +87,7 @@ def test_the_same_bytes_succeed_when_the_quota_is_full(small: Node) -> None:
     lowered.close()
 
 
-def test_a_removal_makes_room_at_once_and_its_tombstone_does_not_count(small: Node, adam: Person) -> None:
+def test_a_removal_frees_space_at_once_and_its_tombstone_does_not_count(small: Node, adam: Person) -> None:
     for version in ("1.0", "1.1"):
         publish(small, "spam", version)
     small.releases.remove("spam", version="1.0", identity=adam)
@@ -96,7 +96,7 @@ def test_a_removal_makes_room_at_once_and_its_tombstone_does_not_count(small: No
         publish(small, "spam", "1.0")  # the name is known, but the bytes are gone
 
 
-def test_files_that_were_there_before_count_and_so_do_those_that_come_by_other_ways(small: Node) -> None:
+def test_existing_files_and_files_added_outside_the_index_count(small: Node) -> None:
     (small.directory / wheel_name("spam", "1.0")).write_bytes(content("spam", "1.0", 10))
     (small.directory / "folder").mkdir()
     (small.directory / "folder" / wheel_name("spam", "1.1")).write_bytes(content("spam", "1.1", 10))
@@ -136,7 +136,7 @@ def test_signatures_count(small: Node) -> None:
     assert refused.value.used == sum(path.stat().st_size for path in small.directory.glob("*.whl*"))
 
 
-def test_uploads_that_arrive_at_once_do_not_exceed_the_quota_together(tmp_path: Path, options: Options) -> None:
+def test_concurrent_uploads_do_not_exceed_the_quota_together(tmp_path: Path, options: Options) -> None:
     node = opened(tmp_path / "packages", replace(options, project_quota_bytes=5 * SIZE + 100))
     barrier = threading.Barrier(20)
 
@@ -152,21 +152,21 @@ def test_uploads_that_arrive_at_once_do_not_exceed_the_quota_together(tmp_path: 
         came = sum(threads.map(upload, range(10, 30)))
     files = list(node.directory.glob("*.whl"))
     assert 1 <= came == len(files) <= 5
-    for number in range(30, 30 + 5 - came):  # nothing is held back for those that were refused
+    for number in range(30, 30 + 5 - came):  # nothing stays reserved for refused ones
         publish(node, "spam", f"1.{number}")
     with pytest.raises(QuotaExceeded):
         publish(node, "spam", "1.40")
     node.close()
 
 
-def test_an_upload_refused_for_another_reason_gives_its_room_back(small: Node) -> None:
+def test_an_upload_refused_for_another_reason_releases_its_space(small: Node) -> None:
     with pytest.raises(PackageIndexError):
         publish(small, "spam", "1.0", form={"sha256_digest": "0" * 64})
     for version in ("1.0", "1.1"):
         publish(small, "spam", version)
 
 
-def test_an_upload_is_refused_while_it_arrives_as_soon_as_there_is_no_room(small: Node) -> None:
+def test_an_arriving_upload_is_refused_as_soon_as_there_is_no_space(small: Node) -> None:
     staged = small.publisher.stage(wheel_name("spam", "1.0"), identity=Person())
     staged.write(b"x" * 2 * SIZE)
     with pytest.raises(QuotaExceeded, match="at least"):
@@ -177,22 +177,22 @@ def test_an_upload_is_refused_while_it_arrives_as_soon_as_there_is_no_room(small
     publish(small, "spam", "1.0")
 
 
-def test_an_upload_without_rights_reserves_no_room(small: Node) -> None:
+def test_an_upload_without_rights_reserves_no_space(small: Node) -> None:
     with pytest.raises(Forbidden):
         small.publisher.stage(wheel_name("spam", "1.0"), identity=Person(projects=frozenset({"eggs"})))
 
 
-def test_a_size_that_no_project_has_room_for_is_refused_before_anything_arrives(small: Node) -> None:
+def test_a_size_that_fits_no_project_is_refused_before_anything_arrives(small: Node) -> None:
     quotas = small.publisher.quotas
     quotas.expect(2 * SIZE)
     with pytest.raises(QuotaExceeded, match="a project"):
         quotas.expect(2 * SIZE + 101)
-    # Unless it may be a file that is here.
+    # Unless it may be an existing file.
     (small.directory / wheel_name("spam", "1.0")).write_bytes(content("spam", "1.0", 10 * SIZE) + b"x" * 10 * SIZE)
     quotas.expect(2 * SIZE + 101)
 
 
-def test_each_file_is_looked_at_once(tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_file_is_measured_once(tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     real = Usage._size
 

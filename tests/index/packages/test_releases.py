@@ -41,7 +41,7 @@ def fill(node: Node) -> None:
 
 
 def told(node: Node) -> dict[str, Any]:
-    """Its entry in a page."""
+    """Its entry on a page."""
     project = node.repository.project("foo")
     assert project is not None
     return {file.filename: file.yanked for file in project.files} | {"status": (project.status, project.status_reason)}
@@ -57,9 +57,7 @@ def anew(cluster: Cluster) -> dict[str, Any]:
 
 @pytest.mark.parametrize("fault", ["not committed", "committed all the same"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_that_was_not_committed_is_undone_everywhere_and_logged(
-    cluster: Cluster, change: str, fault: Any
-) -> None:
+def test_an_uncommitted_change_is_undone_everywhere_and_logged(cluster: Cluster, change: str, fault: Any) -> None:
     one, two = cluster.open(), cluster.open()
     fill(one)
     seen(two)
@@ -67,7 +65,7 @@ def test_a_change_that_was_not_committed_is_undone_everywhere_and_logged(
     with pytest.raises(StorageError):
         CHANGES[change](one)
     assert told(one) == BEFORE
-    publish(one, wheel_name("bar", "1.0"), wheel("bar", "1.0"))  # its commit takes along what is there
+    publish(one, wheel_name("bar", "1.0"), wheel("bar", "1.0"))  # its commit includes everything there
     seen(two)
     assert told(two) == anew(cluster) == BEFORE
     assert [event["event"] for event in one.audit.events] == [change, f"{change}.undone", "upload"]
@@ -100,7 +98,7 @@ def test_a_page_rendered_before_an_undo_is_rendered_again(cluster: Cluster, monk
 
 
 def test_a_project_stays_locked_until_an_undo_is_committed(cluster: Cluster) -> None:
-    """Its commit would come after the other's, and overwrite it."""
+    """Otherwise its commit would come after the other's, and overwrite it."""
     cluster.options = replace(cluster.options, claim_seconds=0.1)
     one, two = cluster.open(), cluster.open()
     fill(one)
@@ -118,7 +116,7 @@ def test_a_project_stays_locked_until_an_undo_is_committed(cluster: Cluster) -> 
     assert anew(cluster)["status"] == ("archived", "old")
 
 
-def test_a_lock_is_not_held_for_ever(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_is_not_held_forever(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transaction, "RETRY_SECONDS", (0.01, 0.01))
     one = cluster.open()
     fill(one)
@@ -130,9 +128,7 @@ def test_a_lock_is_not_held_for_ever(cluster: Cluster, monkeypatch: pytest.Monke
     assert not volume_of(one).faults
 
 
-def test_a_disk_that_takes_only_a_part_of_a_yank_leaves_nothing_yanked(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_partly_written_yank_leaves_nothing_yanked(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [wheel_name("foo", "1.0"), "foo-1.0-py2-none-any.whl"]
     for name in names:
         publish(node, name, wheel("foo", "1.0"))
@@ -186,10 +182,8 @@ def test_a_quarantine_set_meanwhile_is_not_lifted_by_a_publisher(node: Node, mon
 
 
 @pytest.mark.parametrize("change", ["remove", *CHANGES])
-def test_a_change_has_its_line_before_it_is_made(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    """A server that is killed in between has said what it was about."""
+def test_the_audit_line_of_a_change_precedes_it(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """A server killed in between has logged what it was doing."""
     node = cluster.open()
     fill(node)
     lines: list[list[str]] = []
@@ -213,8 +207,8 @@ def test_a_change_has_its_line_before_it_is_made(
 
 
 @pytest.mark.parametrize("fault", ["not committed", "committed all the same"])
-def test_a_removal_that_was_not_confirmed_goes_on_and_the_log_says_both(cluster: Cluster, fault: Any) -> None:
-    """Its bytes are gone here: what was asked for is what remains."""
+def test_an_unconfirmed_removal_stands_and_the_log_says_both(cluster: Cluster, fault: Any) -> None:
+    """Its bytes are gone here, so the removal stands."""
     one, two = cluster.open(), cluster.open()
     fill(one)
     volume_of(one).faults += [fault, "not committed"]
@@ -231,7 +225,7 @@ def test_a_removal_that_was_not_confirmed_goes_on_and_the_log_says_both(cluster:
     assert seen(two) == {SECOND}
 
 
-def test_of_a_removal_that_broke_off_the_log_says_which_files_are_still_there(
+def test_the_log_of_an_interrupted_removal_names_the_remaining_files(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["foo-1.0-py2-none-any.whl", "foo-1.0-py3-none-any.whl"]

@@ -39,7 +39,7 @@ Count = Callable[[object, str], list[tuple[Any, ...]]]
 
 @pytest.fixture(autouse=True)
 def free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let looks follow each other at once, however slow the machine is."""
+    """Let refreshes follow each other at once, however slow the machine is."""
     monkeypatch.setattr("ops.index.packages.directory.FREE_SECONDS", 1e6)
 
 
@@ -49,7 +49,7 @@ def directory(node: Node) -> Path:
 
 
 def put(directory: Path, name: str, version: str, *, folder: str = "", payload: bytes = b"") -> Path:
-    """Drop a wheel into a directory behind the server's back."""
+    """Put a wheel into a directory behind the server's back."""
     path = directory / folder / wheel_name(name, version)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(wheel(name, version, lines="Requires-Python: >=3.8\n", payload=payload))
@@ -73,7 +73,7 @@ def reopened(node: Node, **options: Any) -> Repository:
     return Repository(DirectoryStorage(node.directory), node.name_locks, replace(node.options, **options))
 
 
-def test_a_file_is_described_as_it_is_on_disk(node: Node, directory: Path) -> None:
+def test_a_file_s_info_matches_the_disk(node: Node, directory: Path) -> None:
     path = put(directory, "Foo.Bar", "1.0.0")
     content = path.read_bytes()
     os.utime(path, ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789))
@@ -142,10 +142,10 @@ def test_a_signature_is_not_listed_and_can_be_downloaded(node: Node, directory: 
     (directory / "other-1.0.tar.gz.asc").write_text("x")
     assert node.listed() == {path.name}
     assert node.repository.locate(signature.name) == (signature, signature.stat().st_size)
-    assert node.repository.locate("other-1.0.tar.gz.asc") is None, "there is nothing that it signs"
+    assert node.repository.locate("other-1.0.tar.gz.asc") is None, "the file that it signs is missing"
 
 
-def test_folders_are_listed_as_stock_pypiserver_lists_them(node: Node, directory: Path) -> None:
+def test_folders_are_listed_as_by_stock_pypiserver(node: Node, directory: Path) -> None:
     put(directory, "foo", "1.0", folder="a/b")
     put(directory, "foo", "2.0", folder=".a")
     put(directory, "foo", "3.0", folder="a/.b")
@@ -170,7 +170,7 @@ def test_the_same_file_name_in_two_folders_is_two_files(node: Node, directory: P
 
 
 def test_a_change_behind_the_servers_back_is_noticed_at_once(node: Node, directory: Path) -> None:
-    """Also one that comes so soon that the folder's time stays as it was."""
+    """Even one so soon that the folder's time does not change."""
     for number in range(30):
         stamp = node.repository.stamp()
         path = put(directory, "foo", f"1.{number}", folder="" if number % 3 else "sub")
@@ -200,9 +200,9 @@ def _soon(condition: Callable[[], bool], seconds: float = 60) -> bool:
 def test_two_changes_within_one_tick_of_the_clock_are_both_noticed(
     node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder's time is set back to what it was, as a clock does that has not moved."""
+    """The folder's time is reset, as if the clock had not moved."""
     put(directory, "foo", "1.0")
-    node.listed()  # which makes a folder of its own beside it
+    node.listed()  # creates its own folder next to it
     before = now = directory.stat().st_mtime_ns
     monkeypatch.setattr(
         "ops.index.packages.directory.time", SimpleNamespace(monotonic=time.monotonic, time_ns=lambda: now)
@@ -225,7 +225,7 @@ def test_a_quiet_directory_is_not_read_again(node: Node, directory: Path, count_
     assert not reads
 
 
-def test_folders_that_come_and_go_are_noticed(node: Node, directory: Path) -> None:
+def test_added_and_removed_folders_are_noticed(node: Node, directory: Path) -> None:
     put(directory, "foo", "1.0", folder="a/b/c")
     assert _soon(lambda: len(node.listed()) == 1)
     (directory / "a").rename(directory / "z")
@@ -263,10 +263,10 @@ def test_our_uploads_do_not_hide_files_that_others_add_at_the_same_moment(
     assert _soon(lambda: node.listed() == ours | outside)
 
 
-def test_a_file_added_right_before_a_change_of_ours_is_seen_right_after_it(
+def test_a_file_added_right_before_our_own_change_is_seen_right_after_it(
     node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the second look that comes a little later anyway."""
+    """Without the second scan that comes a little later anyway."""
     monkeypatch.setattr("ops.index.packages.directory.TICK_NS", 10**12)
     monkeypatch.setattr("ops.index.packages.directory.OVERDUE_SECONDS", 10**6)
     put(directory, "first", "1.0")
@@ -280,7 +280,7 @@ def test_a_file_added_right_before_a_change_of_ours_is_seen_right_after_it(
     assert {inside.name, outside.name} <= node.listed()
 
 
-def test_names_that_are_added_at_the_same_moment_are_all_found(
+def test_names_added_at_the_same_moment_are_all_found(
     node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = parse(wheel_name("foo", "1.0")), parse(wheel_name("foo", "2.0"))
@@ -303,7 +303,9 @@ def test_names_that_are_added_at_the_same_moment_are_all_found(
     assert node.repository.find(second) == second.filename
 
 
-def test_an_upload_to_one_project_leaves_the_stamp_of_another(node: Node, directory: Path, alice: Person) -> None:
+def test_an_upload_to_one_project_does_not_change_the_stamp_of_another(
+    node: Node, directory: Path, alice: Person
+) -> None:
     put(directory, "foo", "1.0")
     put(directory, "bar", "1.0")
     node.listed()
@@ -362,7 +364,7 @@ def test_an_upload_is_never_read_again(node: Node, alice: Person, count_calls: C
     assert not hashed
 
 
-def test_a_file_that_is_replaced_is_noticed_also_by_the_next_server(node: Node, directory: Path) -> None:
+def test_a_replaced_file_is_noticed_even_by_the_next_server(node: Node, directory: Path) -> None:
     path = put(directory, "foo", "1.0", payload=b"1")
     first = project(node, "foo").files[0].sha256
     put(directory, "foo", "1.0", payload=b"22")
@@ -404,7 +406,7 @@ def test_a_damaged_sidecar_is_computed_again(
     assert other.project("foo") == first
 
 
-def test_metadata_that_installers_may_not_rely_on_is_kept_for_people_only(
+def test_metadata_that_installers_cannot_rely_on_is_shown_only_to_people(
     node: Node, directory: Path, alice: Person, count_calls: Count
 ) -> None:
     dropped, uploaded = (sdist("foo", version, lines="Dynamic: Requires-Dist\n") for version in ("1.0", "2.0"))
@@ -430,7 +432,7 @@ def test_metadata_that_installers_may_not_rely_on_is_kept_for_people_only(
     assert len(computed) == 1
 
 
-def test_a_sidecar_from_before_such_metadata_was_kept_is_still_read(
+def test_a_sidecar_from_before_such_metadata_was_stored_is_still_read(
     node: Node, directory: Path, count_calls: Count
 ) -> None:
     (directory / "foo-1.0.tar.gz").write_bytes(sdist("foo", "1.0", metadata_version="2.1"))
@@ -446,7 +448,9 @@ def test_a_sidecar_from_before_such_metadata_was_kept_is_still_read(
     assert not computed
 
 
-def test_all_but_the_uploader_can_be_computed_from_the_files_alone(node: Node, directory: Path, alice: Person) -> None:
+def test_everything_but_the_uploader_can_be_recomputed_from_the_files(
+    node: Node, directory: Path, alice: Person
+) -> None:
     for version in ("1.0", "2.0"):
         node.publish(wheel_name("foo", version), io.BytesIO(wheel("foo", version)), identity=alice)
     before = project(node, "foo")
@@ -458,7 +462,7 @@ def test_all_but_the_uploader_can_be_computed_from_the_files_alone(node: Node, d
         assert abs((old.upload_time - new.upload_time).total_seconds()) < 60, "the file's own time is nearly the same"
 
 
-def test_a_directory_that_cannot_be_written_is_served_and_hashed_once(
+def test_a_read_only_directory_is_served_and_hashed_once(
     node: Node, directory: Path, count_calls: Count, tmp_path: Path
 ) -> None:
     path = put(directory, "foo", "1.0", folder="sub")
@@ -476,7 +480,7 @@ def test_a_directory_that_cannot_be_written_is_served_and_hashed_once(
     assert (directory / ".index").is_file()
 
 
-def test_where_nothing_at_all_can_be_written_files_are_served_and_the_log_says_so_once(
+def test_if_nothing_can_be_written_files_are_served_and_that_is_logged_once(
     node: Node, directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for version in ("1.0", "2.0", "3.0"):
@@ -493,15 +497,13 @@ def test_where_nothing_at_all_can_be_written_files_are_served_and_the_log_says_s
 
 
 def replace_version(repository: Repository) -> Any:
-    """The cached project as one that is out of date."""
+    """The cached project, marked stale."""
     cached = repository._cache.get("foo")
     assert cached is not None
     return replace(cached, version=-1)
 
 
-def test_a_file_that_cannot_be_read_costs_only_itself(
-    node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_affects_only_itself(node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(directory, "foo", "1.0")
     put(directory, "foo", "2.0")
     original = FileInfoStore._compute
@@ -515,7 +517,7 @@ def test_a_file_that_cannot_be_read_costs_only_itself(
     assert project(node, "foo").versions == ("2.0",)
 
 
-def test_a_file_that_is_no_archive_is_listed_without_metadata(node: Node, directory: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_listed_without_metadata(node: Node, directory: Path) -> None:
     (directory / "foo-1.0-py3-none-any.whl").write_bytes(b"text")
     (directory / "foo-1.0.tar.gz").write_bytes(b"")
     (directory / "foo-1.0.win32-py2.7.exe").write_bytes(b"MZ")
@@ -539,7 +541,7 @@ def test_missing_file_info_is_computed_in_the_background_while_pages_are_served(
 # Annotations
 
 
-def test_annotations_that_another_server_sets_are_noticed(node: Node, directory: Path, alice: Person) -> None:
+def test_annotations_set_by_another_server_are_noticed(node: Node, directory: Path, alice: Person) -> None:
     put(directory, "foo", "1.0")
     other = Node(DirectoryStorage(directory), node.name_locks, node.options)
     assert project(node, "foo").files[0].yanked is None
@@ -555,7 +557,7 @@ def test_annotations_that_another_server_sets_are_noticed(node: Node, directory:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "open"}', '{"status": 1}', '"archived"', "\x00"])
-def test_a_status_that_cannot_be_read_closes_the_project(node: Node, directory: Path, content: str) -> None:
+def test_an_unreadable_status_closes_the_project(node: Node, directory: Path, content: str) -> None:
     put(directory, "foo", "1.0")
     folder = directory / ".index" / "status"
     folder.mkdir(parents=True)
@@ -563,7 +565,7 @@ def test_a_status_that_cannot_be_read_closes_the_project(node: Node, directory: 
     assert project(node, "foo").status == "archived"
 
 
-def test_annotations_that_cannot_be_read_just_now_stay_in_force(
+def test_temporarily_unreadable_annotations_stay_in_force(
     node: Node, directory: Path, adam: Person, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(directory, "foo", "1.0")
@@ -589,7 +591,7 @@ def test_annotations_that_cannot_be_read_just_now_stay_in_force(
 
 @pytest.fixture
 def hundred_thousand(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A directory that says it has a hundred thousand files."""
+    """A directory that claims to have a hundred thousand files."""
 
     def read(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
         return [f"project_{n % 10_000}-1.{n // 10_000}.{n % 7}-py3-none-any.whl" for n in range(100_000)], ()
@@ -636,7 +638,7 @@ def test_locked_names_are_hidden_until_they_are_released(tmp_path: Path) -> None
     assert _soon(lambda: len(node.listed()) == 2)
 
 
-def test_a_locked_name_that_vanishes_is_never_shown(tmp_path: Path) -> None:
+def test_a_locked_name_that_vanishes_is_never_listed(tmp_path: Path) -> None:
     name_locks = MemoryNameLocks()
     node = Node(DirectoryStorage(tmp_path / "packages"), name_locks, Options())
     name_locks.acquire("foo-1-py3-none-any.whl")

@@ -72,7 +72,7 @@ def test_a_pyproject_that_pip_cannot_read_is_refused(content: bytes) -> None:
         b"[build-system]\nrequires = ['setuptools>=40; python_version>\"3\"']\n",
     ],
 )
-def test_a_pyproject_that_says_little_is_taken(content: bytes) -> None:
+def test_a_minimal_pyproject_is_accepted(content: bytes) -> None:
     inspected(with_files({"foo_bar-1.0/pyproject.toml": content}))
     inspected(with_files({"foo_bar-1.0/tests/pyproject.toml": b"[broken"}))
 
@@ -82,7 +82,7 @@ def test_a_file_that_is_also_a_folder_is_refused() -> None:
         inspected(with_files({"foo_bar-1.0/a": b"", "foo_bar-1.0/a/b": b""}))
 
 
-def test_requirements_are_looked_at_in_sdists_too() -> None:
+def test_requirements_are_checked_in_sdists_too() -> None:
     with pytest.raises(InvalidArchive, match=r"the line 'Requires-Dist: demo = 1' in 'foo_bar-1\.0/PKG-INFO'"):
         inspected(sdist("foo-bar", "1.0", lines="Requires-Dist: demo = 1\n", metadata_version="2.1"))
 
@@ -111,7 +111,7 @@ def test_a_name_that_uv_does_not_unpack_is_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["a b", " a", "a;b", "con", "\u00e9", "...", "-x"])
-def test_an_unusual_name_of_a_file_is_taken(path: str) -> None:
+def test_an_unusual_file_name_is_accepted(path: str) -> None:
     assert inspected(with_files({f"foo_bar-1.0/{path}": b""})).name == "foo-bar"
 
 
@@ -143,7 +143,7 @@ def test_a_link_that_pip_or_uv_does_not_unpack_is_refused(kind: bytes, target: s
 
 
 @pytest.mark.parametrize("target", ["../PKG-INFO", "./x", "missing", "x/y"])
-def test_a_symbolic_link_inside_the_project_is_taken(target: str) -> None:
+def test_a_symbolic_link_inside_the_project_is_accepted(target: str) -> None:
     assert inspected(with_link(tarfile.SYMTYPE, target, path="foo_bar-1.0/a/link")).name == "foo-bar"
 
 

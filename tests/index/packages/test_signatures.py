@@ -38,7 +38,7 @@ def test_a_signature_names_the_job_that_made_it(verifier: SignatureVerifier) -> 
     assert publisher_of(person) == {"kind": "Sigstore", "identity": "a@b.example"}
 
 
-def test_a_job_of_gitlab_is_named_as_pypi_attestations_reads_it() -> None:
+def test_a_gitlab_job_is_named_as_pypi_attestations_does() -> None:
     signer = {
         "identity": "x",
         "repository": "https://gitlab.example/acme/tools/spam",
@@ -49,7 +49,7 @@ def test_a_job_of_gitlab_is_named_as_pypi_attestations_reads_it() -> None:
 
 
 def forger(part: str) -> FakeSigstore:
-    """Our instance, with one key that is somebody else's."""
+    """Our instance, with one key of another one."""
     forged = FakeSigstore()
     own = getattr(forged, part)
     vars(forged).update(vars(OURS))

@@ -1,4 +1,4 @@
-"""Files and folders that cannot be read or written affect nothing else, and only while that lasts."""
+"""Unreadable or unwritable files and folders affect nothing else, and only while that lasts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def directory(node: Node) -> Path:
 
 @pytest.fixture(autouse=True)
 def look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let looks follow each other at once, also on a busy machine."""
+    """Let refreshes follow each other at once, even on a busy machine."""
     monkeypatch.setattr("ops.index.packages.directory.FREE_SECONDS", 1e6)
 
 
@@ -39,7 +39,7 @@ def versions(node: Node, name: str) -> tuple[str, ...]:
     return () if found is None else found.versions
 
 
-def test_a_link_in_a_circle_hides_nothing_else(node: Node, directory: Path) -> None:
+def test_a_circular_link_hides_nothing_else(node: Node, directory: Path) -> None:
     path = put(directory, "foo", "1.0")
     put(directory / "sub", "foo", "2.0")
     for name in ("loop", "loop-1.0.tar.gz", "sub/loop-1.0.tar.gz"):
@@ -50,7 +50,7 @@ def test_a_link_in_a_circle_hides_nothing_else(node: Node, directory: Path) -> N
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
-def test_a_folder_that_cannot_be_read_shows_what_was_known_of_it(
+def test_an_unreadable_folder_keeps_its_known_files(
     node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(directory, "foo", "1.0")
@@ -70,12 +70,12 @@ def test_a_folder_that_cannot_be_read_shows_what_was_known_of_it(
         for _ in range(3):
             assert versions(node, "foo") == ("1.0",)
             assert versions(node, "bar") == ("1.0",)
-    assert len(caplog.records) == 2, "one line for each folder"
+    assert len(caplog.records) == 2, "one line per folder"
     assert versions(node, "foo") == ("1.0", "2.0")
     assert versions(node, "bar") == ("1.0", "2.0")
 
 
-def test_a_folder_that_is_gone_shows_nothing(node: Node, directory: Path) -> None:
+def test_a_removed_folder_shows_nothing(node: Node, directory: Path) -> None:
     path = put(directory / "sub", "bar", "1.0")
     assert versions(node, "bar") == ("1.0",)
     path.unlink()
@@ -83,7 +83,7 @@ def test_a_folder_that_is_gone_shows_nothing(node: Node, directory: Path) -> Non
     assert versions(node, "bar") == ()
 
 
-def test_a_file_that_can_be_read_again_is_on_its_page_again(
+def test_a_file_that_is_readable_again_is_listed_again(
     node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(directory, "foo", "1.0")
@@ -101,7 +101,7 @@ def test_a_file_that_can_be_read_again_is_on_its_page_again(
     eventually(lambda: versions(node, "foo") == ("1.0", "2.0"))
 
 
-def test_file_info_that_cannot_be_kept_is_used_all_the_same(
+def test_file_info_that_cannot_be_stored_is_used_anyway(
     node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Sidecars, path: str, file_info: object, metadata: object) -> None:
@@ -131,7 +131,7 @@ def test_file_info_with_an_impossible_date_is_computed_again(node: Node, directo
 
 
 @pytest.mark.parametrize("seconds", [-(10**9), 10**9])
-def test_a_file_of_any_age_is_on_its_page(node: Node, directory: Path, seconds: int) -> None:
+def test_a_file_of_any_age_is_listed(node: Node, directory: Path, seconds: int) -> None:
     path = put(directory, "foo", "1.0")
     os.utime(path, (seconds, seconds))
     found = node.repository.project("foo")

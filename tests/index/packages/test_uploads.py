@@ -1,4 +1,4 @@
-"""Uploads are checked, durable, visible only then, and never changed."""
+"""Uploads are checked, made durable, only then visible, and never changed."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def assert_nothing_came(node: Node, filename: str = NAME) -> None:
     assert not left_over(node)
 
 
-def test_an_upload_is_there_whole_listed_and_noted(node: Node) -> None:
+def test_an_upload_is_complete_listed_and_logged(node: Node) -> None:
     form = {"name": "foo-bar", "version": "1.0", "sha256_digest": hashlib.sha256(CONTENT).hexdigest()}
     assert publish(node, form=form, address="192.0.2.1") is UploadResult.CREATED
     assert (node.directory / NAME).read_bytes() == CONTENT
@@ -99,7 +99,7 @@ def test_an_upload_is_there_whole_listed_and_noted(node: Node) -> None:
     assert not left_over(node)
 
 
-def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_before_it_is_shown(
+def test_a_file_is_synced_before_it_is_named_and_its_folder_before_it_is_listed(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
@@ -118,7 +118,9 @@ def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_before_it_is_sh
     assert steps == ["sync file", "place", "sync folder", "show"]
 
 
-def test_the_line_of_an_upload_is_synced_while_its_file_is(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_audit_line_of_an_upload_is_synced_in_parallel_with_its_file(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audit = Audit(node.storage)
     node.transactions.audit = audit
     both = threading.Barrier(2, timeout=60)
@@ -135,7 +137,7 @@ def test_the_line_of_an_upload_is_synced_while_its_file_is(node: Node, monkeypat
     assert '"upload"' in log.read_text()
 
 
-def test_the_line_of_an_upload_is_synced_while_the_name_of_another_is(
+def test_the_audit_line_of_an_upload_is_synced_in_parallel_with_another_s_name(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.transactions.audit = Audit(node.storage)
@@ -162,7 +164,7 @@ def test_the_line_of_an_upload_is_synced_while_the_name_of_another_is(
     assert one.result() is other.result() is UploadResult.CREATED
 
 
-def test_the_same_bytes_again_are_a_success_and_change_nothing(node: Node) -> None:
+def test_identical_bytes_again_succeed_and_change_nothing(node: Node) -> None:
     publish(node)
     before = (node.directory / NAME).stat()
     stamp = node.repository.project_stamp("foo-bar")
@@ -172,7 +174,7 @@ def test_the_same_bytes_again_are_a_success_and_change_nothing(node: Node) -> No
     assert len(node.audit.events) == 1
 
 
-def test_other_bytes_under_a_name_are_refused(node: Node) -> None:
+def test_different_bytes_under_an_existing_name_are_refused(node: Node) -> None:
     publish(node)
     with pytest.raises(FileTaken, match="never changes") as refused:
         publish(node, content=OTHER)
@@ -191,7 +193,7 @@ def test_another_spelling_of_a_name_is_refused_even_with_the_same_bytes(node: No
     assert node.listed() == {NAME}
 
 
-def test_a_file_that_stock_pypiserver_left_is_not_overwritten(node: Node) -> None:
+def test_a_file_left_by_stock_pypiserver_is_not_overwritten(node: Node) -> None:
     (node.directory / "sub").mkdir()
     (node.directory / "sub" / NAME).write_bytes(OTHER)
     with pytest.raises(FileTaken):
@@ -201,7 +203,7 @@ def test_a_file_that_stock_pypiserver_left_is_not_overwritten(node: Node) -> Non
     assert not (node.directory / NAME).exists()
 
 
-def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_appears_at_the_last_moment_is_not_overwritten(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     def late(scratch: str, path: str) -> None:
         Path(path).write_bytes(OTHER)
         directory.place(scratch, path)
@@ -213,7 +215,7 @@ def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(node: Node, m
 
 
 def meanwhile(node: Node, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Have something happen between the first checks of an upload and its transaction."""
+    """Run an action between the first checks of an upload and its transaction."""
     begin = node.transactions.begin
 
     def late(*arguments: Any, **named: Any) -> Any:
@@ -224,10 +226,10 @@ def meanwhile(node: Node, monkeypatch: pytest.MonkeyPatch, act: Callable[[], obj
     monkeypatch.setattr(node.transactions, "begin", late)
 
 
-def test_the_same_bytes_that_appear_meanwhile_are_made_durable_before_they_are_confirmed(
+def test_identical_bytes_that_appear_meanwhile_are_made_durable_before_success(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever wrote them may have been killed before it was."""
+    """Their writer may have been killed before that."""
     commits: list[None] = []
 
     def act() -> None:
@@ -240,7 +242,7 @@ def test_the_same_bytes_that_appear_meanwhile_are_made_durable_before_they_are_c
     assert not node.audit.events
 
 
-def test_a_project_that_is_closed_meanwhile_takes_no_upload(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_closed_meanwhile_accepts_no_upload(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(node)
     other = Node(node.storage, node.name_locks, node.options)
     meanwhile(node, monkeypatch, lambda: other.releases.set_status("foo-bar", "archived", identity=Person()))
@@ -265,7 +267,7 @@ def test_without_hard_links_a_file_is_still_not_overwritten(node: Node, monkeypa
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256", "blake2_256"])
-def test_a_wrong_digest_is_refused_and_a_right_one_is_not(node: Node, algorithm: str) -> None:
+def test_a_wrong_digest_is_refused_and_a_correct_one_is_not(node: Node, algorithm: str) -> None:
     right = uploads.ALGORITHMS[algorithm]()
     right.update(CONTENT)
     for wrong in ("0" * 64, "ß", right.hexdigest()[:-1]):
@@ -276,7 +278,7 @@ def test_a_wrong_digest_is_refused_and_a_right_one_is_not(node: Node, algorithm:
 
 
 def test_a_blake2_256_digest_of_128_digits_is_compared_as_one_of_512_bits(node: Node) -> None:
-    """setuptools sends it so."""
+    """As sent by setuptools."""
     right = hashlib.blake2b(CONTENT).hexdigest()
     for wrong in (hashlib.blake2b(OTHER).hexdigest(), right[:64], right[:-1], right + "0"):
         with pytest.raises(DigestMismatch, match="blake2_"):
@@ -313,7 +315,7 @@ def test_a_blake2_256_digest_of_128_digits_is_compared_as_one_of_512_bits(node: 
         ("", CONTENT, {}, InvalidFilename),
     ],
 )
-def test_an_upload_that_contradicts_itself_is_refused_and_leaves_nothing(
+def test_a_contradictory_upload_is_refused_and_leaves_nothing(
     node: Node, filename: str, content: bytes, form: dict[str, str], error: type[InvalidUpload]
 ) -> None:
     with pytest.raises(error) as refused:
@@ -325,7 +327,7 @@ def test_an_upload_that_contradicts_itself_is_refused_and_leaves_nothing(
     assert not node.audit.events
 
 
-def test_an_upload_that_is_too_large_is_refused_before_it_fills_the_disk(node: Node) -> None:
+def test_a_too_large_upload_is_refused_before_it_fills_the_disk(node: Node) -> None:
     small = Node(node.storage, node.name_locks, replace(node.options, max_upload_bytes=3_000_000))
 
     class Endless(io.RawIOBase):
@@ -371,7 +373,7 @@ def test_a_user_without_rights_in_a_project_is_refused(node: Node) -> None:
         node.releases.set_status("foo-bar", "archived", identity=carol)
 
 
-def test_only_an_admin_may_remove_and_a_removed_name_never_gets_other_bytes(
+def test_only_an_admin_can_remove_files_and_removed_names_cannot_be_reused(
     node: Node, alice: Person, adam: Person
 ) -> None:
     publish(node)
@@ -386,7 +388,7 @@ def test_only_an_admin_may_remove_and_a_removed_name_never_gets_other_bytes(
             publish(server, content=OTHER)
         with pytest.raises(FileTaken):
             publish(server, "Foo_Bar-1.0-py3-none-any.whl", wheel("Foo_Bar", "1.0"))
-    assert publish(node) is UploadResult.CREATED, "the same bytes may come back"
+    assert publish(node) is UploadResult.CREATED, "identical bytes may return"
     assert node.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
     with pytest.raises(NotFound):
         node.releases.remove("foo-bar", version="2.0", identity=adam)
@@ -397,7 +399,7 @@ def test_only_an_admin_may_remove_and_a_removed_name_never_gets_other_bytes(
 # Signatures
 
 
-def test_a_signature_comes_after_its_file_and_stays_as_it_is(node: Node, alice: Person) -> None:
+def test_a_signature_comes_after_its_file_and_never_changes(node: Node, alice: Person) -> None:
     def sign(content: bytes = SIGNATURE) -> UploadResult:
         return node.publish_signature(f"{NAME}.asc", io.BytesIO(content), identity=alice)
 
@@ -418,7 +420,7 @@ def test_a_signature_comes_after_its_file_and_stays_as_it_is(node: Node, alice: 
 # Yanks and statuses
 
 
-def test_a_yank_is_of_a_release_or_a_file_and_can_be_taken_back(node: Node, alice: Person) -> None:
+def test_a_release_or_a_file_can_be_yanked_and_unyanked(node: Node, alice: Person) -> None:
     publish(node)
     publish(node, "foo_bar-1.0.tar.gz", sdist("foo-bar", "1.0"))
     publish(node, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
@@ -443,7 +445,7 @@ def test_a_yank_is_of_a_release_or_a_file_and_can_be_taken_back(node: Node, alic
 
 
 @pytest.mark.parametrize("status", ["archived", "quarantined"])
-def test_a_closed_project_takes_no_uploads(node: Node, adam: Person, status: str) -> None:
+def test_a_closed_project_accepts_no_uploads(node: Node, adam: Person, status: str) -> None:
     publish(node)
     node.releases.set_status("foo-bar", status, reason="over", identity=adam)
     found = node.repository.project("foo-bar")
@@ -457,7 +459,7 @@ def test_a_closed_project_takes_no_uploads(node: Node, adam: Person, status: str
     publish(node, wheel_name("foo-bar", "2.0"), wheel("foo-bar", "2.0"))
 
 
-def test_a_quarantine_is_for_admins_and_a_status_for_projects_that_exist(
+def test_only_admins_set_a_quarantine_and_only_existing_projects_have_a_status(
     node: Node, alice: Person, adam: Person
 ) -> None:
     with pytest.raises(NotFound):
@@ -497,7 +499,7 @@ def race(actions: list[Callable[[], UploadResult]]) -> list[UploadResult | Packa
 
 
 @pytest.mark.parametrize("servers", [1, 2])
-def test_of_uploads_of_one_name_that_arrive_at_once_one_wins(node: Node, servers: int) -> None:
+def test_one_of_several_concurrent_uploads_of_a_name_wins(node: Node, servers: int) -> None:
     nodes = [node]
     if servers == 2:
         name_locks = FileNameLocks(node.directory / ".index" / "claims")
@@ -518,12 +520,12 @@ def test_of_uploads_of_one_name_that_arrive_at_once_one_wins(node: Node, servers
     assert not left_over(node)
 
 
-def test_the_same_bytes_that_arrive_at_once_all_succeed(node: Node) -> None:
+def test_concurrent_uploads_of_identical_bytes_all_succeed(node: Node) -> None:
     results = race([lambda: publish(node)] * 6)
     assert sorted(results) == [UploadResult.CREATED, *[UploadResult.SAME] * 5]  # type: ignore[type-var] # no errors among them
 
 
-def test_two_spellings_that_arrive_at_once_are_one_name(node: Node) -> None:
+def test_concurrent_uploads_in_two_spellings_are_one_name(node: Node) -> None:
     for number in range(8):
         version = f"1.{number}"
         filename_index = [f"foo_bar-{version}-py3-none-any.whl", f"Foo.Bar-{version}.0-py3-none-any.whl"]
@@ -533,7 +535,7 @@ def test_two_spellings_that_arrive_at_once_are_one_name(node: Node) -> None:
         assert sum((node.directory / name).exists() for name in filename_index) == 1
 
 
-def test_an_upload_does_not_wait_for_ever_for_another_of_its_name(node: Node) -> None:
+def test_an_upload_does_not_wait_forever_for_another_of_the_same_name(node: Node) -> None:
     server = Node(node.storage, node.name_locks, replace(node.options, claim_seconds=0.1))
     node.name_locks.acquire("foo_bar-1-py3-none-any.whl")
     with pytest.raises(Busy) as refused:
@@ -548,7 +550,7 @@ def test_an_upload_does_not_wait_for_ever_for_another_of_its_name(node: Node) ->
 
 
 @pytest.mark.parametrize("failing", ["file", "folder"])
-def test_a_failing_fsync_is_an_error_and_nobody_ever_sees_the_file(
+def test_a_failing_fsync_is_an_error_and_the_file_is_never_visible(
     node: Node, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     node.listed()
@@ -577,9 +579,7 @@ def test_a_failing_fsync_is_an_error_and_nobody_ever_sees_the_file(
     assert node.listed() == {NAME}
 
 
-def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_be_removed_stays_hidden_until_it_can(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     sync = os.fsync
     broken = True
 
@@ -620,7 +620,7 @@ def test_a_file_that_cannot_be_taken_away_stays_hidden_until_it_can(
         (errno.EROFS, StorageReadOnly),
     ],
 )
-def test_whatever_the_disk_refuses_becomes_a_clear_error(
+def test_every_disk_error_becomes_a_clear_error(
     node: Node, monkeypatch: pytest.MonkeyPatch, number: int, error: type[StorageError]
 ) -> None:
     node.listed()
@@ -641,7 +641,7 @@ def test_whatever_the_disk_refuses_becomes_a_clear_error(
 
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, fail)
-            if call == "rename":  # only sidecars are renamed, and files do without them
+            if call == "rename":  # only sidecars are renamed, and they are optional
                 assert publish(node, wheel_name("bar", "1.0"), wheel("bar", "1.0")) is UploadResult.CREATED
                 continue
             with pytest.raises(error) as refused:
@@ -675,7 +675,7 @@ def test_a_full_disk_refuses_files_that_do_not_fit_and_keeps_the_others(small_di
     assert publish(node, wheel_name("bar", "1.0"), wheel("bar", "1.0", payload=b"x" * 100)) is UploadResult.CREATED
 
 
-def test_a_source_that_breaks_off_leaves_nothing(node: Node) -> None:
+def test_an_interrupted_upload_leaves_nothing(node: Node) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             piece = super().read(min(size or 1, 100))
@@ -725,7 +725,7 @@ hostile_names = (
     content=st.binary(max_size=50) | st.just(CONTENT) | st.just(sdist("foo-bar", "1.0")),
 )
 @example(filename="foo_bar-1.0-py3-none-any.whl", form={}, content=CONTENT)
-def test_no_upload_makes_a_file_outside_or_an_unexpected_error(
+def test_no_upload_creates_a_file_elsewhere_or_an_unexpected_error(
     node: Node, filename: str, form: dict[str, str], content: bytes
 ) -> None:
     before = set(node.directory.parent.iterdir())

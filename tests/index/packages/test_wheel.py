@@ -1,4 +1,4 @@
-"""A wheel that pip or uv cannot install is refused. What they do was tried with pip 26.3 and uv 0.13.9."""
+"""A wheel that pip or uv cannot install is refused. Their behaviour was tested with pip 26.3 and uv 0.13.9."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def replaced(name: str, content: bytes) -> bytes:
         ("foo-1.0rc1-py3-none-any.whl", "foo-1.0.rc1.dist-info", "foo", "1.0.RC1"),
     ],
 )
-def test_folders_of_metadata_in_every_spelling_that_installers_know_are_taken(
+def test_metadata_folders_in_every_spelling_known_to_installers_are_accepted(
     filename: str, folder: str, name: str, version: str
 ) -> None:
     assert inspected(in_folder(folder, core_metadata(name, version)), filename).version == version
@@ -80,13 +80,13 @@ def test_folders_of_metadata_in_every_spelling_that_installers_know_are_taken(
         f"foo_bar-{'9' * 100}.dist-info",
     ],
 )
-def test_a_folder_of_metadata_where_no_installer_looks_is_refused_with_the_right_one(folder: str) -> None:
+def test_a_metadata_folder_that_installers_ignore_is_refused_with_the_expected_name(folder: str) -> None:
     with pytest.raises(InvalidArchive, match=rf"'{folder}', where installers look for 'foo_bar-1\.0\.dist-info'"):
         inspected(in_folder(folder, core_metadata("foo-bar", "1.0")))
 
 
 @pytest.mark.parametrize("folder", ["foo_bar-1.0.DIST-INFO", "x/foo_bar-1.0.dist-info"])
-def test_a_folder_that_is_none_of_metadata_does_not_count(folder: str) -> None:
+def test_other_folders_are_not_metadata(folder: str) -> None:
     with pytest.raises(InvalidArchive, match="no core metadata"):
         inspected(in_folder(folder, core_metadata("foo-bar", "1.0")))
 
@@ -105,7 +105,7 @@ def test_a_folder_that_is_none_of_metadata_does_not_count(folder: str) -> None:
         b"Wheel-Version: 1.0\nX: \xe9\n",
     ],
 )
-def test_a_wheel_file_that_pip_or_uv_refuse_is_refused(content: bytes) -> None:
+def test_an_invalid_wheel_file_is_refused(content: bytes) -> None:
     with pytest.raises(InvalidArchive, match="WHEEL"):
         inspected(replaced("WHEEL", content))
 
@@ -113,7 +113,7 @@ def test_a_wheel_file_that_pip_or_uv_refuse_is_refused(content: bytes) -> None:
 @pytest.mark.parametrize(
     "content", [b"Wheel-Version: 1.0\n", b"Wheel-Version: 1.9\nTag: a-b-c\n", b"Wheel-Version: 0.1\n"]
 )
-def test_a_wheel_file_that_says_little_is_taken(content: bytes) -> None:
+def test_a_minimal_wheel_file_is_accepted(content: bytes) -> None:
     inspected(replaced("WHEEL", content))
 
 
@@ -141,7 +141,7 @@ def test_a_record_that_pip_or_uv_cannot_parse_is_refused_with_its_line(content: 
 @pytest.mark.parametrize(
     "content", [b"x", b"a.py,,\n", b'"a,b.py",sha256=x,3\n', b"gone.py,md5=x,\r\n", b"a.py,,\na.py,,\n"]
 )
-def test_a_record_that_does_not_agree_with_the_archive_is_taken_as_installers_take_it(content: bytes) -> None:
+def test_a_record_that_disagrees_with_the_archive_is_accepted_as_by_installers(content: bytes) -> None:
     inspected(replaced("RECORD", b"" if content == b"x" else content))
 
 
@@ -171,7 +171,7 @@ def test_a_record_that_does_not_agree_with_the_archive_is_taken_as_installers_ta
         ("[other]\na" + " " * 200_000 + "b\n", 2),
     ],
 )
-def test_entry_points_that_pip_or_uv_refuse_are_refused_with_their_line(content: str, line: int) -> None:
+def test_invalid_entry_points_are_refused_with_their_line(content: str, line: int) -> None:
     with pytest.raises(InvalidArchive, match=rf"line {line} of its entry_points\.txt"):
         inspected(replaced("entry_points.txt", content.encode()))
 
@@ -188,7 +188,7 @@ def test_entry_points_that_pip_or_uv_refuse_are_refused_with_their_line(content:
         "[console_scripts]\nd = demo:gr\u00f6\u00dfe\n",
     ],
 )
-def test_entry_points_that_installers_take_are_taken(content: str) -> None:
+def test_entry_points_that_installers_accept_are_accepted(content: str) -> None:
     inspected(replaced("entry_points.txt", content.encode()))
 
 
@@ -220,18 +220,18 @@ def test_a_file_name_that_uv_cannot_use_is_refused(tags: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.18446744073709551615", "99999999999999999999!1", "1.dev" + "9" * 20])
-def test_a_version_that_uv_cannot_hold_is_refused(version: str) -> None:
+def test_a_version_too_large_for_uv_is_refused(version: str) -> None:
     with pytest.raises(InvalidArchive, match="is too large for uv"):
         inspected(wheel("foo-bar", version), wheel_name("foo-bar", version))
 
 
-def test_long_numbers_in_a_local_version_are_taken() -> None:
+def test_long_numbers_in_a_local_version_are_accepted() -> None:
     version = "18446744073709551614+" + "9" * 30
     assert inspected(wheel("foo-bar", version), wheel_name("foo-bar", version)).version == version
 
 
 @pytest.mark.parametrize("path", ["foo_bar-1.0.egg-info", "other.egg-info/PKG-INFO"])
-def test_old_metadata_that_stops_pip_is_refused(path: str) -> None:
+def test_old_metadata_that_breaks_pip_is_refused(path: str) -> None:
     with pytest.raises(InvalidArchive, match="lacks Name or Version, so pip fails"):
         inspected(wheel("foo-bar", "1.0", more={path: b"Name: x\n"}))
     inspected(wheel("foo-bar", "1.0", more={path: b"Name: x\nVersion: 1\n", "foo_bar/x.egg-info/PKG-INFO": b""}))
@@ -260,7 +260,7 @@ def test_a_compression_that_uv_does_not_know_is_refused(compression: int) -> Non
         inspected(buffer.getvalue())
 
 
-def test_what_stands_before_or_after_the_archive_is_refused_as_uv_does() -> None:
+def test_bytes_before_or_after_the_archive_are_refused_as_by_uv() -> None:
     content = wheel("foo-bar", "1.0")
     with pytest.raises(InvalidArchive, match="not the end of the file"):
         inspected(content + b"junk")
@@ -272,7 +272,7 @@ def test_what_stands_before_or_after_the_archive_is_refused_as_uv_does() -> None
     inspected(buffer.getvalue())
 
 
-def test_files_that_are_read_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_files_that_are_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(wheels.MAX_BYTES, "entry_points.txt", 1000)
     with pytest.raises(InvalidArchive, match=r"entry_points\.txt' is longer"):
         inspected(replaced("entry_points.txt", b"#" * 2000))

@@ -31,7 +31,7 @@ def changed(at: int, value: bytes) -> bytes:
 
 
 class OneWay(io.BytesIO):
-    """An output that cannot be sought in, so that sizes and checksums are written behind each member."""
+    """An output that is not seekable, so that sizes and checksums follow each member."""
 
     def seekable(self) -> bool:
         return False
@@ -56,11 +56,11 @@ def copied(output: io.BytesIO, *, comment: bytes = b"", zip64: bool = False) -> 
 
 @pytest.mark.parametrize("zip64", [False, True])
 @pytest.mark.parametrize("output", [io.BytesIO, OneWay])
-def test_archives_as_build_tools_write_them_are_taken(output: type[io.BytesIO], *, zip64: bool) -> None:
+def test_archives_of_build_tools_are_accepted(output: type[io.BytesIO], *, zip64: bool) -> None:
     assert inspected(copied(output(), zip64=zip64)).name == "demo"
 
 
-def test_a_comment_at_the_end_is_taken() -> None:
+def test_a_comment_at_the_end_is_accepted() -> None:
     assert inspected(copied(io.BytesIO(), comment=b"built by hand")).name == "demo"
 
 
@@ -69,7 +69,7 @@ LONG_END = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 4, 4, END 
 )
 
 
-def test_an_end_in_zip64_is_taken_unless_it_contradicts_the_short_one() -> None:
+def test_a_zip64_end_is_accepted_unless_it_contradicts_the_short_one() -> None:
     short = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
     assert inspected(GOOD[:END] + LONG_END + short).name == "demo"
     short = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 3, 3, 0xFFFFFFFF, 0xFFFFFFFF, 0)

@@ -1,4 +1,4 @@
-"""The process that forks workers says when it can fork none, and goes on."""
+"""The fork server reports when it cannot fork a worker, and continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from ops.index.sandbox.fork_server import CANNOT_FORK, ForkServer
 
 
-def test_a_fork_that_fails_is_reported_and_the_next_call_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fork_is_reported_and_the_next_call_works(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted() -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 

@@ -1,4 +1,4 @@
-"""Work on strangers' content ends within its limits, hurts nobody else, and says what became of it."""
+"""Work on strangers' content ends within its limits, affects nothing else, and reports its outcome."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def told(sandbox: Sandbox) -> dict[str, object]:
 
 
 def hanging(sandbox: Sandbox, pool: ThreadPoolExecutor, cancellation: Cancellation | None = None):  # type: ignore[no-untyped-def]
-    """Work that has begun and does not end by itself."""
+    """Work that has started and does not end by itself."""
     reading, writing = os.pipe()
     try:
         future = pool.submit(sandbox.run, b"tell", writing, cancellation=cancellation)
@@ -58,12 +58,12 @@ def hanging(sandbox: Sandbox, pool: ThreadPoolExecutor, cancellation: Cancellati
     return future
 
 
-def test_what_the_function_returns_comes_back(sandbox: Sandbox) -> None:
+def test_the_function_s_result_is_returned(sandbox: Sandbox) -> None:
     assert sandbox.run(b"reverse abc") == b"cba"
     assert sandbox.run(b"reverse ") == b""
 
 
-def test_much_goes_in_and_out() -> None:
+def test_large_payloads_and_results_pass() -> None:
     payload = os.urandom(3 * 1024**2)
     with opened() as sandbox:
         assert sandbox.run(b"reverse " + payload) == payload[::-1]
@@ -84,7 +84,7 @@ def test_a_worker_sees_neither_the_environment_nor_the_directory_nor_the_files_o
     assert all(Path(entry).is_absolute() for entry in description["path"])  # type: ignore[attr-defined]
 
 
-def test_each_call_has_a_process_of_its_own_and_the_imports_are_paid_once(sandbox: Sandbox) -> None:
+def test_each_call_has_its_own_process_and_imports_happen_once(sandbox: Sandbox) -> None:
     first, second = told(sandbox), told(sandbox)
     assert first["prepared"]
     assert first["server"] == second["server"]
@@ -93,7 +93,7 @@ def test_each_call_has_a_process_of_its_own_and_the_imports_are_paid_once(sandbo
     assert sandbox.run(b"remember two") == b"two"
 
 
-def test_no_process_is_started_before_there_is_work() -> None:
+def test_no_process_starts_before_the_first_call() -> None:
     before = psutil.Process().children(recursive=True)
     with opened():
         assert psutil.Process().children(recursive=True) == before
@@ -109,7 +109,7 @@ def test_no_process_is_started_before_there_is_work() -> None:
         (b"eat", "512 MiB"),
     ],
 )
-def test_what_fails_says_why_and_the_next_call_works(sandbox: Sandbox, payload: bytes, reason: str) -> None:
+def test_a_failure_gives_its_reason_and_the_next_call_works(sandbox: Sandbox, payload: bytes, reason: str) -> None:
     server = told(sandbox)["server"]
     with pytest.raises(WorkFailed, match=reason) as caught:
         sandbox.run(payload)
@@ -120,24 +120,24 @@ def test_what_fails_says_why_and_the_next_call_works(sandbox: Sandbox, payload: 
 @pytest.mark.parametrize(
     ("limits", "payload"), [(TIGHT, b"spin"), (Limits(cpu_seconds=60, wall_seconds=0.2), b"sleep")], ids=["cpu", "wall"]
 )
-def test_what_takes_too_long_is_ended(limits: Limits, payload: bytes) -> None:
+def test_work_that_takes_too_long_is_killed(limits: Limits, payload: bytes) -> None:
     with opened(limits) as sandbox, pytest.raises(WorkFailed, match="it takes more than"):
         sandbox.run(payload)
 
 
-def test_a_worker_can_write_no_file(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_worker_cannot_write_files(sandbox: Sandbox, tmp_path: Path) -> None:
     with pytest.raises(WorkFailed):
         sandbox.run(b"write " + os.fsencode(tmp_path / "file"))
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_a_file_can_be_handed_over(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_file_can_be_passed_to_a_worker(sandbox: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     with (tmp_path / "file").open("rb") as file:
         assert sandbox.run(b"read", file.fileno()) == b"content"
 
 
-def test_so_many_work_at_once_and_so_many_wait_and_the_next_is_refused() -> None:
+def test_the_numbers_of_running_and_waiting_calls_are_limited() -> None:
     with ThreadPoolExecutor() as pool, opened(workers=2, queue=1) as sandbox:
         stop = Cancellation()
         ended, _ = hanging(sandbox, pool, stop), hanging(sandbox, pool)
@@ -151,7 +151,7 @@ def test_so_many_work_at_once_and_so_many_wait_and_the_next_is_refused() -> None
         sandbox.close()
 
 
-def test_work_is_cancelled_while_it_waits_or_runs_and_the_process_goes() -> None:
+def test_waiting_and_running_work_can_be_cancelled_which_ends_its_process() -> None:
     with ThreadPoolExecutor() as pool, opened(queue=1) as sandbox:
         running, waiting = Cancellation(), Cancellation()
         server = psutil.Process(told(sandbox)["server"])  # type: ignore[arg-type]
@@ -169,7 +169,7 @@ def test_work_is_cancelled_while_it_waits_or_runs_and_the_process_goes() -> None
             sandbox.run(b"reverse abc", cancellation=running)
 
 
-def test_to_close_it_ends_the_work_and_all_processes() -> None:
+def test_closing_ends_the_work_and_all_processes() -> None:
     with ThreadPoolExecutor() as pool, opened(queue=1) as sandbox:
         server = psutil.Process(told(sandbox)["server"])  # type: ignore[arg-type]
         first = hanging(sandbox, pool)
@@ -183,13 +183,13 @@ def test_to_close_it_ends_the_work_and_all_processes() -> None:
             sandbox.run(b"reverse abc")
 
 
-def test_a_fork_server_that_was_killed_is_replaced(sandbox: Sandbox) -> None:
+def test_a_killed_fork_server_is_replaced(sandbox: Sandbox) -> None:
     server = told(sandbox)["server"]
     psutil.Process(server).kill()  # type: ignore[arg-type]
     assert told(sandbox)["server"] != server
 
 
-def test_what_was_going_on_when_it_was_killed_is_done_again_once() -> None:
+def test_a_call_during_which_the_fork_server_is_killed_is_repeated_once() -> None:
     reading, writing = os.pipe()
     with ThreadPoolExecutor() as pool, opened() as sandbox:
         future = pool.submit(sandbox.run, b"tell", writing)
@@ -205,18 +205,18 @@ def test_what_was_going_on_when_it_was_killed_is_done_again_once() -> None:
     os.close(writing)
 
 
-def test_a_worker_that_was_killed_is_not_the_fault_of_the_content(sandbox: Sandbox) -> None:
+def test_a_killed_worker_is_not_blamed_on_the_content(sandbox: Sandbox) -> None:
     with pytest.raises(SandboxUnavailable, match="was killed"):
         sandbox.run(b"killed")
 
 
-def test_work_that_cannot_be_imported_is_told() -> None:
+def test_a_failed_import_of_the_work_is_reported() -> None:
     broken = Sandbox("tests.index.sandbox.none:do", ROOMY)
     with pytest.raises(SandboxUnavailable, match="did not start"):
         broken.run(b"")
 
 
-def test_no_process_to_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_processes_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object, **__: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
@@ -250,7 +250,7 @@ sandbox.run(b"tell", 1)
     assert psutil.wait_procs(processes, timeout=30)[1] == []
 
 
-def test_no_descriptor_or_thread_is_left(sandbox: Sandbox) -> None:
+def test_no_descriptor_or_thread_is_leaked(sandbox: Sandbox) -> None:
     sandbox.run(b"reverse abc")
     before = psutil.Process().num_fds(), threading.active_count()
     for payload in (b"abort", b"long 5000", b"reverse abc"):

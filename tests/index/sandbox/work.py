@@ -51,7 +51,7 @@ def do(payload: bytes, *files: int) -> bytes:
             Path(os.fsdecode(rest)).write_bytes(b"x")
         case b"read":
             return os.pread(files[0], 100, 0)
-        case b"tell":  # that it has begun, by writing to a pipe; and then never end
+        case b"tell":  # report the start by writing to a pipe, and never end
             os.write(files[0], b"begun")
             time.sleep(1000)
         case _:

@@ -13,7 +13,7 @@ from tests.index.serving import eventually
 
 
 class Action:
-    """An action that begins and ends as a test says."""
+    """An action whose start and end the test controls."""
 
     def __init__(self) -> None:
         self.begun = threading.Semaphore(0)
@@ -40,7 +40,7 @@ def bounded(action: Action, seconds: float) -> BoundedRun:
     return BoundedRun(action, name="test", seconds=seconds, overdue="it does not end")
 
 
-def test_a_caller_gives_up_after_its_time_and_the_run_goes_on(action: Action) -> None:
+def test_a_caller_times_out_and_the_run_continues(action: Action) -> None:
     run = bounded(action, 0.05)
     with pytest.raises(StorageBusy, match="it does not end; try again in 10 s"):
         run()
@@ -61,7 +61,7 @@ def test_further_callers_are_refused_at_once_while_a_run_takes_too_long(action: 
     assert sum(thread.name == "test" for thread in threading.enumerate()) == 1
 
 
-def test_callers_during_a_run_share_one_that_begins_after_it(action: Action) -> None:
+def test_callers_during_a_run_share_the_next_one(action: Action) -> None:
     run = bounded(action, 60)
     first = run.begin()
     assert action.begun.acquire(timeout=20)
@@ -76,7 +76,7 @@ def test_callers_during_a_run_share_one_that_begins_after_it(action: Action) -> 
     assert action.runs == 2
 
 
-def test_an_error_is_raised_in_all_callers_and_the_next_run_may_work(action: Action) -> None:
+def test_an_error_is_raised_in_all_callers_and_the_next_run_may_succeed(action: Action) -> None:
     run = bounded(action, 60)
     for error in (ValueError("no"), TimeoutError("the network"), None):
         action.error = error
@@ -88,7 +88,7 @@ def test_an_error_is_raised_in_all_callers_and_the_next_run_may_work(action: Act
                 run()
 
 
-def test_at_the_end_no_caller_waits_any_longer(action: Action) -> None:
+def test_closing_releases_all_waiting_callers(action: Action) -> None:
     run = bounded(action, 60)
     waiting = [run.begin()]
     assert action.begun.acquire(timeout=20)

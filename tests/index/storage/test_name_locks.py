@@ -1,4 +1,4 @@
-"""One holder of a name at a time, among threads, processes and the dead."""
+"""A name has one holder at a time, among threads and processes, dead ones included."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_of_two_processes_that_find_a_dead_holder_one_gets_the_lock(tmp_path: Path) -> None:
+def test_one_of_two_processes_that_find_a_dead_holder_gets_the_lock(tmp_path: Path) -> None:
     for number in range(15):
         name = f"{number}.whl"
         end(hold(tmp_path, name))
@@ -134,7 +134,7 @@ def test_of_two_processes_that_find_a_dead_holder_one_gets_the_lock(tmp_path: Pa
         assert any(own.acquire(name) for own in kept) or won.count(True) == 1
 
 
-def test_a_directory_that_was_emptied_is_no_hindrance(tmp_path: Path) -> None:
+def test_emptying_the_directory_does_no_harm(tmp_path: Path) -> None:
     name_locks = FileNameLocks(tmp_path / "claims")
     assert name_locks.acquire("a.whl")
     for path in (tmp_path / "claims").iterdir():
@@ -147,7 +147,7 @@ def test_a_directory_that_was_emptied_is_no_hindrance(tmp_path: Path) -> None:
     assert not name_locks.held()
 
 
-def test_without_hard_links_each_lock_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_each_lock_has_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: str) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -157,7 +157,7 @@ def test_without_hard_links_each_lock_has_a_file_of_its_own(tmp_path: Path, monk
     assert not two.acquire("a.whl")
     assert two.held() == {"a.whl"}
     monkeypatch.undo()
-    assert not FileNameLocks(tmp_path).acquire("a.whl"), "also for one that could link"
+    assert not FileNameLocks(tmp_path).acquire("a.whl"), "even for one that could link"
     one.release("a.whl")
     assert two.acquire("a.whl")
 
@@ -184,10 +184,10 @@ def test_released_locks_leave_nothing_behind(tmp_path: Path) -> None:
     gc.collect()
     another = FileNameLocks(tmp_path)
     assert another.acquire("a.whl")
-    assert len(list(tmp_path.iterdir())) == 2  # the link, and the locked file of its holder
+    assert len(list(tmp_path.iterdir())) == 2  # the link, and its holder's locked file
 
 
-def test_listing_locks_while_they_come_and_go_never_breaks_one(tmp_path: Path) -> None:
+def test_listing_locks_never_breaks_one(tmp_path: Path) -> None:
     done = threading.Event()
     holders = 0
 
@@ -225,8 +225,8 @@ def test_listing_locks_while_they_come_and_go_never_breaks_one(tmp_path: Path) -
     assert worst == 1
 
 
-def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the opening of the file and the lock on it, its holder releases it, and another takes a new one."""
+def test_a_lock_on_a_file_removed_meanwhile_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening and locking the file, its holder releases it and another one locks a new file."""
     before, after, ours = FileNameLocks(tmp_path), FileNameLocks(tmp_path), FileNameLocks(tmp_path)
     before.acquire("a.whl")
     lock = module._lock
@@ -248,7 +248,7 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, mon
 def test_a_lock_that_cannot_be_checked_counts_as_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Else a file would be shown that nobody has confirmed, or two would write it."""
+    """Otherwise an unconfirmed file would be listed, or two would write it."""
     holder, other = FileNameLocks(tmp_path), FileNameLocks(tmp_path)
     assert other.acquire("b.whl")
     assert holder.acquire("a.whl")
@@ -289,9 +289,7 @@ def test_a_directory_that_does_not_exist_has_no_locks(tmp_path: Path) -> None:
 @example(names={"."})
 @example(names={"..", "%2E"})
 @given(names=st.sets(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=5))
-def test_any_name_can_be_locked_and_stays_in_the_directory(
-    tmp_path_factory: pytest.TempPathFactory, names: set[str]
-) -> None:
+def test_any_name_can_be_locked_inside_the_directory(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
     parent = tmp_path_factory.mktemp("claims")
     name_locks = FileNameLocks(parent / "claims")
     for name in names:

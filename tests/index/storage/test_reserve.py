@@ -1,4 +1,4 @@
-"""Room that is held back is there when the disk is full, and is taken back afterwards."""
+"""Reserved space is available when the disk is full, and is reserved again afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def files(folder: Path) -> list[int]:
     return sorted(path.stat().st_size for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_a_full_disk_has_room_while_the_reserve_is_lent(small_disk: Path) -> None:
+def test_a_full_disk_has_space_while_the_reserve_is_released(small_disk: Path) -> None:
     reserve = Reserve(DirectoryStorage(small_disk), "reserve")
     reserve.fill()
     fill(small_disk)
@@ -25,12 +25,12 @@ def test_a_full_disk_has_room_while_the_reserve_is_lent(small_disk: Path) -> Non
         (small_disk / "before").write_bytes(bytes(5000))
     with reserve.lent():
         (small_disk / "inside").write_bytes(bytes(5000))
-    assert free(small_disk) < 2 * 4096, "what was left is taken back"
+    assert free(small_disk) < 2 * 4096, "unused space is reserved again"
     with reserve.lent(), reserve.lent():
         (small_disk / "again").write_bytes(bytes(5000))
 
 
-def test_a_reserve_that_was_never_filled_leaves_nothing(tmp_path: Path) -> None:
+def test_an_unfilled_reserve_leaves_no_files(tmp_path: Path) -> None:
     reserve = Reserve(DirectoryStorage(tmp_path), "reserve")
     with reserve.lent():
         pass
@@ -38,7 +38,7 @@ def test_a_reserve_that_was_never_filled_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_nearly_full_disk_is_no_error_and_is_used_up(small_disk: Path) -> None:
+def test_a_nearly_full_disk_is_not_an_error_and_is_used_up(small_disk: Path) -> None:
     left = 16 * 1024
     fill(small_disk, leave=left)
     reserve = Reserve(DirectoryStorage(small_disk), "reserve")
@@ -61,7 +61,7 @@ def test_two_servers_of_a_directory_share_it(tmp_path: Path) -> None:
     assert sum(before) == 1024**2
 
 
-def test_a_directory_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_directory_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
@@ -72,7 +72,7 @@ def test_a_directory_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypa
         pass
 
 
-def test_a_small_disk_keeps_most_of_its_room_for_packages(small_disk: Path) -> None:
+def test_a_small_disk_keeps_most_of_its_space_for_packages(small_disk: Path) -> None:
     before = free(small_disk)
     Reserve(DirectoryStorage(small_disk), "reserve").fill()
     assert before // 100 < before - free(small_disk) < before // 20

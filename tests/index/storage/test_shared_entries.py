@@ -1,4 +1,4 @@
-"""Small values are seen by all servers at once, and one of all callers adds a key."""
+"""All servers see small values at once, and exactly one caller adds a key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_exactly_one_of_many_callers_adds_a_key(tmp_path: Path) -> None:
     assert [path.parent for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "entries"]
 
 
-def test_an_entry_that_has_ended_is_not_returned_and_its_file_is_removed(tmp_path: Path) -> None:
+def test_an_expired_entry_is_not_returned_and_its_file_is_removed(tmp_path: Path) -> None:
     now = LATER
     entries = FolderEntries(tmp_path, clock=lambda: now)
     entries.put("a", "first", until=LATER + 5)
@@ -43,7 +43,7 @@ def test_an_entry_that_has_ended_is_not_returned_and_its_file_is_removed(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
-def test_what_is_removed_is_gone_and_removing_it_again_does_nothing(tmp_path: Path) -> None:
+def test_a_removed_entry_is_gone_and_removing_it_again_does_nothing(tmp_path: Path) -> None:
     entries = FolderEntries(tmp_path / "entries", clock=lambda: LATER)
     assert entries.get("a") is None
     assert not entries.remove("a")

@@ -1,4 +1,4 @@
-"""The rules of a storage that others write to as well."""
+"""The rules of storage with several writers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.index.volume import Remote, Volume
 
 
 class Mount(GuardedStorage):
-    """A fake storage whose commits and reloads do what a test says."""
+    """A fake storage whose commits and reloads the test controls."""
 
     def __init__(self, directory: Path, act: Callable[[], None] = lambda: None, **settings: Any) -> None:
         super().__init__(directory, **settings)
@@ -41,7 +41,7 @@ class Mount(GuardedStorage):
 
 
 def run_all(*actions: Callable[[], object]) -> list[BaseException | None]:
-    """Run actions in threads of their own, and return what each raised."""
+    """Run actions in separate threads, and return what each raised."""
     results: list[BaseException | None] = [None] * len(actions)
 
     def run(number: int, action: Callable[[], object]) -> None:
@@ -55,7 +55,7 @@ def run_all(*actions: Callable[[], object]) -> list[BaseException | None]:
         thread.start()
     for thread in threads:
         thread.join(60)
-        assert not thread.is_alive(), "it waits for ever"
+        assert not thread.is_alive(), "it waits forever"
     return results
 
 
@@ -81,7 +81,7 @@ def test_callers_share_a_run_that_began_after_the_last_of_them_called() -> None:
 
 @pytest.fixture
 def followers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Event]:
-    """Has an entry for each caller that has come to wait for the run of another."""
+    """Has an entry for each caller waiting for another's run."""
     followers: list[threading.Event] = []
 
     class Noted(threading.Event):
@@ -95,7 +95,7 @@ def followers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Event]:
 
 
 @pytest.mark.parametrize("outcome", [None, ValueError("no")])
-def test_callers_that_come_during_a_run_need_one_more_and_all_hear_how_it_ends(
+def test_callers_during_a_run_share_one_more_and_all_get_its_result(
     followers: list[threading.Event], outcome: Exception | None
 ) -> None:
     entered, leave = threading.Event(), threading.Event()
@@ -109,7 +109,7 @@ def test_callers_that_come_during_a_run_need_one_more_and_all_hear_how_it_ends(
             raise outcome
 
     def let_go() -> None:
-        eventually(lambda: len(followers) == 7)  # and the eighth leads
+        eventually(lambda: len(followers) == 7)  # and the eighth runs it
         leave.set()
 
     shared = SharedRun(act)
@@ -161,7 +161,7 @@ def test_readers_are_not_starved_by_commits_that_keep_coming(tmp_path: Path) -> 
     assert run_all(commit, commit, reload, read) == [None] * 4
 
 
-def test_a_commit_waits_for_readers_and_keeps_others_out(tmp_path: Path) -> None:
+def test_a_commit_waits_for_readers_and_blocks_new_ones(tmp_path: Path) -> None:
     inside = 0
     worst = 0
     lock = threading.Lock()
@@ -192,7 +192,7 @@ def test_a_commit_waits_for_readers_and_keeps_others_out(tmp_path: Path) -> None
     assert worst == 0
 
 
-def test_a_thread_that_reads_may_read_again_while_a_commit_waits(tmp_path: Path) -> None:
+def test_a_reading_thread_may_read_again_while_a_commit_waits(tmp_path: Path) -> None:
     mount = Mount(tmp_path)
     with mount.reading():
         waiting = threading.Thread(target=mount.commit)
@@ -206,7 +206,7 @@ def test_a_thread_that_reads_may_read_again_while_a_commit_waits(tmp_path: Path)
 
 
 @pytest.mark.parametrize("action", ["commit", "reload"])
-def test_a_thread_that_reads_cannot_commit_or_reload(tmp_path: Path, action: str) -> None:
+def test_a_reading_thread_cannot_commit_or_reload(tmp_path: Path, action: str) -> None:
     mount = Mount(tmp_path)
     with mount.reading(), pytest.raises(RuntimeError, match="would deadlock"):
         getattr(mount, action)()
@@ -215,10 +215,10 @@ def test_a_thread_that_reads_cannot_commit_or_reload(tmp_path: Path, action: str
 @pytest.mark.parametrize("action", ["commit", "reload"])
 def test_a_failure_is_a_storage_error_and_counts_as_a_generation(tmp_path: Path, action: str) -> None:
     def act() -> None:
-        raise OSError("the network is away")
+        raise OSError("the network is down")
 
     mount = Mount(tmp_path, act)
-    with pytest.raises(StorageError, match="the network is away"):
+    with pytest.raises(StorageError, match="the network is down"):
         getattr(mount, action)()
     assert mount.generation == 1
     mount.act = lambda: None
@@ -237,7 +237,7 @@ def test_a_detached_copy_may_stay_open_while_the_storage_commits(tmp_path: Path)
         assert copy != path
 
 
-def test_simultaneous_readers_of_a_file_share_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_readers_of_a_file_share_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.whl"
     path.write_bytes(b"x" * 100_000)
     mount = Mount(tmp_path)
@@ -260,7 +260,7 @@ def test_simultaneous_readers_of_a_file_share_one_copy(tmp_path: Path, monkeypat
     assert len(made) == 1
 
 
-def test_copies_take_no_more_room_than_they_may(tmp_path: Path) -> None:
+def test_copies_stay_within_their_size_limit(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "cache").mkdir()
     mount = Mount(tmp_path / "files", cache_directory=tmp_path / "cache", cache_bytes=2500)
@@ -274,7 +274,7 @@ def test_copies_take_no_more_room_than_they_may(tmp_path: Path) -> None:
         for number in range(1, 6):
             with mount.detached(mount.directory / f"{number}"):
                 pass
-        assert first.read_bytes() == b"0" * 1000, "what is read is not taken away"
+        assert first.read_bytes() == b"0" * 1000, "a copy in use is not evicted"
         assert kept() <= 2500
     (mount.directory / "big").write_bytes(b"x" * 9000)
     with mount.detached(mount.directory / "big") as copy:
@@ -293,9 +293,7 @@ def test_a_replaced_file_is_copied_again(tmp_path: Path) -> None:
         assert copy.read_bytes() == b"three"
 
 
-def test_a_copy_that_fails_leaves_nothing_and_the_next_may_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_copy_leaves_nothing_and_the_next_may_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").mkdir()
     path = tmp_path / "a.whl"
     path.write_bytes(b"bytes")
@@ -347,10 +345,10 @@ def test_a_long_copy_lets_commits_through(tmp_path: Path, monkeypatch: pytest.Mo
         assert detached.read_bytes() == path.read_bytes()
     for commit in commits:
         commit.join(20)
-    assert committed == [False] + [True] * 7, "between two slices, who waits to commit gets its turn"
+    assert committed == [False] + [True] * 7, "commits get their turn between two slices"
 
 
-def test_a_directory_of_this_machine_needs_neither_commit_nor_reload_nor_copies(tmp_path: Path) -> None:
+def test_a_local_directory_needs_no_commits_reloads_or_copies(tmp_path: Path) -> None:
     storage = DirectoryStorage(tmp_path / "new" / "folder")
     assert storage.directory.is_dir()
     path = storage.directory / "a.whl"
@@ -385,7 +383,7 @@ def test_others_see_a_file_after_its_commit_and_their_reload(pair: tuple[Volume,
     assert (two.directory / "folder" / "a").read_text() == "1"
 
 
-def test_a_commit_shows_what_others_have_committed(pair: tuple[Volume, Volume]) -> None:
+def test_a_commit_also_shows_others_commits(pair: tuple[Volume, Volume]) -> None:
     one, two = pair
     (one.directory / "a").write_text("1")
     one.commit()
@@ -393,7 +391,7 @@ def test_a_commit_shows_what_others_have_committed(pair: tuple[Volume, Volume]) 
     assert (two.directory / "a").read_text() == "1"
 
 
-def test_a_reload_keeps_what_was_not_committed_and_a_removal_is_committed(pair: tuple[Volume, Volume]) -> None:
+def test_a_reload_keeps_uncommitted_changes_and_a_removal_is_committed(pair: tuple[Volume, Volume]) -> None:
     one, two = pair
     (one.directory / "a").write_text("1")
     one.commit()
@@ -444,7 +442,7 @@ def test_a_reload_is_refused_while_a_file_is_open(pair: tuple[Volume, Volume]) -
         one.reload()
 
 
-def test_a_commit_that_fails_may_have_happened(pair: tuple[Volume, Volume]) -> None:
+def test_a_failed_commit_may_have_happened(pair: tuple[Volume, Volume]) -> None:
     one, _ = pair
     (one.directory / "a").write_text("1")
     one.faults += ["not committed", "committed all the same"]
@@ -456,12 +454,12 @@ def test_a_commit_that_fails_may_have_happened(pair: tuple[Volume, Volume]) -> N
     assert one.remote.names() == {"a"}
 
 
-# Nobody waits for too long
+# Bounded waits
 
 
 @pytest.fixture
 def hung(tmp_path: Path) -> Iterator[Mount]:
-    """A storage with one file, whose commit does not end."""
+    """A storage with one file and a hanging commit."""
     begun, go_on = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -481,7 +479,7 @@ def hung(tmp_path: Path) -> Iterator[Mount]:
     go_on.set()
 
 
-def test_a_commit_that_does_not_end_refuses_changes_and_reads(hung: Mount) -> None:
+def test_during_a_hanging_commit_changes_and_reads_are_refused(hung: Mount) -> None:
     assert hung.closed
     with pytest.raises(StorageBusy):
         hung.check()
@@ -491,9 +489,9 @@ def test_a_commit_that_does_not_end_refuses_changes_and_reads(hung: Mount) -> No
         pass
 
 
-def test_a_copy_is_served_while_a_commit_does_not_end(hung: Mount) -> None:
+def test_a_copy_is_served_while_a_commit_hangs(hung: Mount) -> None:
     path = hung.directory / "a.whl"
-    path.unlink()  # as all looks gone to a server whose Volume is committed
+    path.unlink()  # during a commit a Volume looks empty
     with hung.detached(path) as copy:
         assert copy.read_bytes() == b"bytes"
     assert hung.copied(hung.directory / "b.whl") is None
@@ -514,14 +512,14 @@ def test_a_task_waits_no_longer_than_its_limit(tmp_path: Path) -> None:
     with at_once(), pytest.raises(StorageBusy), mount.reading():
         pass
     go_on.set()
-    with mount.reading():  # for as long as it takes, within reason
+    with mount.reading():  # without a short limit
         pass
     committing.join(20)
     with at_once(), mount.reading():
         pass
 
 
-def test_an_upload_is_at_hand_without_being_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_is_cached_without_being_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "files").mkdir()
     source, path = tmp_path / "staged", tmp_path / "files" / "a.whl"
     for file in (source, path):

@@ -1,4 +1,4 @@
-"""A change takes its steps in order, and one that fails is undone by its policy before anybody else may follow."""
+"""A change takes its steps in order, and a failed one is undone by its policy before another may follow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ADDITION, RESTORATION, REMOVAL = Policy.TAKEN_BACK, Policy.RESTORED, Policy.IRRE
 
 
 class FakeVolume(DirectoryStorage):
-    """Commits fail as often as a test says. All steps are noted."""
+    """A fake Volume whose commits fail as often as the test says. Records all steps."""
 
     def __init__(self, directory: Path, steps: list[str]) -> None:
         super().__init__(directory)
@@ -42,7 +42,7 @@ class FakeVolume(DirectoryStorage):
 
 
 class FakeNameLocks(MemoryNameLocks):
-    """Notes its steps."""
+    """Records its steps."""
 
     def __init__(self, steps: list[str]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class FakeNameLocks(MemoryNameLocks):
 
 
 class FakeAudit:
-    """Notes events as steps."""
+    """Records events as steps."""
 
     def __init__(self, steps: list[str]) -> None:
         self.steps = steps
@@ -131,7 +131,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("policy", [RESTORATION, REMOVAL])
-def test_a_change_is_locked_seen_noted_written_and_committed_in_this_order(bench: Bench, policy: Policy) -> None:
+def test_a_change_locks_reads_others_logs_writes_and_commits_in_this_order(bench: Bench, policy: Policy) -> None:
     bench.change(policy)
     assert bench.take() == ["lock foo", "see", "record change", "write", "commit", "unlock foo"]
 
@@ -146,7 +146,7 @@ def test_the_audit_log_says_who_did_what_from_where(bench: Bench) -> None:
     assert "note change alice ::1 {'filename': 'foo'}" in bench.steps
 
 
-def test_names_are_locked_in_one_order_and_those_that_were_are_unlocked_if_one_is_busy(bench: Bench) -> None:
+def test_names_are_locked_in_a_fixed_order_and_released_if_one_is_busy(bench: Bench) -> None:
     bench.name_locks.acquire("b")
     bench.take()
     with pytest.raises(Busy, match="'B'"):
@@ -156,7 +156,7 @@ def test_names_are_locked_in_one_order_and_those_that_were_are_unlocked_if_one_i
     assert bench.name_locks.held() == {"b"}
 
 
-def test_a_lock_that_is_released_in_time_is_waited_for(tmp_path: Path) -> None:
+def test_a_change_waits_for_a_lock_that_is_released_in_time(tmp_path: Path) -> None:
     bench = Bench(tmp_path, lock_seconds=60.0)
     bench.name_locks.acquire("foo")
     acquire, tries = bench.name_locks.acquire, []
@@ -179,7 +179,7 @@ def test_nothing_is_locked_while_an_earlier_commit_hangs(bench: Bench) -> None:
     assert not bench.take()
 
 
-def test_what_is_refused_under_the_lock_changes_nothing(bench: Bench) -> None:
+def test_a_refusal_under_the_lock_changes_nothing(bench: Bench) -> None:
     def refuse() -> None:
         with bench.transactions.begin({"foo": "foo"}, REMOVAL):
             raise NotFound("it is not there")
@@ -190,13 +190,13 @@ def test_what_is_refused_under_the_lock_changes_nothing(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_an_addition_that_was_not_written_needs_no_undo(bench: Bench, error: BaseException) -> None:
+def test_an_unwritten_addition_needs_no_undo(bench: Bench, error: BaseException) -> None:
     with pytest.raises(StorageFull if isinstance(error, OSError) else KeyboardInterrupt):
         bench.change(ADDITION, fail(error))
     assert bench.take() == ["lock foo", "see", "note change", "write", "record change.undone", "unlock foo"]
 
 
-def test_an_addition_whose_commit_fails_is_removed_and_stays_locked_until_all_servers_saw_that(bench: Bench) -> None:
+def test_an_uncommitted_addition_is_removed_and_locked_until_all_servers_see_that(bench: Bench) -> None:
     bench.storage.failures = 1
     with pytest.raises(StorageError, match="lost"):
         bench.change(ADDITION)
@@ -207,7 +207,7 @@ def test_an_addition_whose_commit_fails_is_removed_and_stays_locked_until_all_se
     eventually(lambda: not bench.name_locks.held())
 
 
-def test_what_is_restored_is_unlocked_as_soon_as_that_is_committed(bench: Bench) -> None:
+def test_a_restored_change_is_unlocked_once_the_undo_is_committed(bench: Bench) -> None:
     bench.storage.failures = 1
     with pytest.raises(StorageError):
         bench.change(RESTORATION)
@@ -215,20 +215,20 @@ def test_what_is_restored_is_unlocked_as_soon_as_that_is_committed(bench: Bench)
     assert after[after.index("commit") :] == ["commit", "undo", "record change.undone", "commit", "unlock foo"]
 
 
-def test_what_was_partly_written_is_restored(bench: Bench) -> None:
+def test_a_partly_written_change_is_restored(bench: Bench) -> None:
     with pytest.raises(StorageError, match="it could not be stored"):
         bench.change(RESTORATION, fail(OSError(errno.EIO, "Input/output error")))
     assert bench.take()[3:] == ["write", "undo", "record change.undone", "commit", "unlock foo"]
 
 
-def test_an_unexpected_error_is_undone_as_well_and_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_change_with_an_unexpected_error_is_undone_and_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ZeroDivisionError):
         bench.change(RESTORATION, lambda _: 1 / 0)
     assert "record change.undone alice ::1 {'why': 'ZeroDivisionError'}" in bench.steps
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_removal_is_committed_again_and_stays_locked_until_all_servers_saw_it(bench: Bench) -> None:
+def test_a_removal_is_committed_again_and_locked_until_all_servers_see_it(bench: Bench) -> None:
     bench.storage.failures = 1
     with pytest.raises(StorageError):
         bench.change(REMOVAL)
@@ -238,7 +238,7 @@ def test_a_removal_is_committed_again_and_stays_locked_until_all_servers_saw_it(
 
 
 @pytest.mark.parametrize("policy", list(Policy))
-def test_on_this_machine_what_is_undone_is_in_effect_at_once(bench: Bench, policy: Policy, tmp_path: Path) -> None:
+def test_on_a_local_directory_an_undo_is_effective_at_once(bench: Bench, policy: Policy, tmp_path: Path) -> None:
     class Local(FakeVolume):
         def __init__(self, directory: Path, steps: list[str]) -> None:
             super().__init__(directory, steps)
@@ -261,7 +261,7 @@ def test_on_this_machine_what_is_undone_is_in_effect_at_once(bench: Bench, polic
 
 
 @pytest.mark.parametrize("policy", [RESTORATION, REMOVAL])
-def test_an_undo_that_is_never_committed_is_given_up_and_unlocked(
+def test_an_undo_that_cannot_be_committed_is_abandoned_and_unlocked(
     bench: Bench, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", (0.001,) * 3)
@@ -272,9 +272,7 @@ def test_an_undo_that_is_never_committed_is_given_up_and_unlocked(
     assert 1 + 1 + 3 <= bench.take().count("commit") <= 1 + 1 + 3 + 1
 
 
-def test_an_addition_stays_locked_for_as_long_as_its_removal_is_not_committed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_addition_stays_locked_until_its_removal_is_committed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", (0.001,) * 3)
     bench.storage.failures = 1000
     with pytest.raises(StorageError):
@@ -282,11 +280,11 @@ def test_an_addition_stays_locked_for_as_long_as_its_removal_is_not_committed(
     eventually(lambda: bench.steps.count("commit") > 10)
     assert bench.name_locks.held() == {"foo"}
     bench.transactions.close()
-    assert bench.name_locks.held() == {"foo"}, "whoever finds the file later must not see it"
+    assert bench.name_locks.held() == {"foo"}, "a later reader must not see the file"
 
 
 @pytest.mark.parametrize("policy", list(Policy))
-def test_a_server_that_stops_tries_to_undo_once_more(bench: Bench, policy: Policy) -> None:
+def test_a_stopping_server_retries_its_undos(bench: Bench, policy: Policy) -> None:
     bench.storage.failures = 2
     with pytest.raises(StorageError):
         bench.change(policy)
@@ -295,7 +293,7 @@ def test_a_server_that_stops_tries_to_undo_once_more(bench: Bench, policy: Polic
     assert bench.take()[-2:] == ["commit", "unlock foo"]
 
 
-def test_while_a_commit_hangs_no_attempt_to_undo_is_used_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_commit_uses_up_no_attempts_to_undo(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", (0.001,))
     waits: list[float | None] = []
     wait = bench.transactions._closing.wait
@@ -318,9 +316,7 @@ def test_while_a_commit_hangs_no_attempt_to_undo_is_used_up(bench: Bench, monkey
     eventually(lambda: not bench.name_locks.held())
 
 
-def test_what_cannot_be_restored_is_not_said_to_be_and_is_tried_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_restore_is_not_reported_as_done_and_is_retried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", (0.001,))
     failures = [OSError(errno.EIO, "Input/output error")]
 
@@ -346,7 +342,7 @@ def test_what_cannot_be_restored_is_not_said_to_be_and_is_tried_again(
 
 
 @pytest.mark.parametrize(("policy", "expected"), [(ADDITION, True), (RESTORATION, False), (REMOVAL, False)])
-def test_disk_space_is_set_aside_for_all_changes_but_additions(bench: Bench, policy: Policy, expected: bool) -> None:
+def test_disk_space_is_reserved_for_all_changes_but_additions(bench: Bench, policy: Policy, expected: bool) -> None:
     bench.transactions.hold_back()
     assert bench.take() == ["hold back"]
     reserve = bench.storage.directory / "reserve"
@@ -357,9 +353,9 @@ def test_disk_space_is_set_aside_for_all_changes_but_additions(bench: Bench, pol
     assert list(reserve.iterdir())
 
 
-def test_a_lock_that_cannot_be_released_fails_no_change(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_release_a_lock_does_not_fail_the_change(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: str) -> None:
-        raise ConnectionError("the network is away")
+        raise ConnectionError("the network is down")
 
     monkeypatch.setattr(bench.name_locks, "release", refuse)
     bench.change(ADDITION)
@@ -367,9 +363,7 @@ def test_a_lock_that_cannot_be_released_fails_no_change(bench: Bench, monkeypatc
 
 
 @pytest.mark.parametrize("error", [RuntimeError("whatever a client library raises"), OSError(errno.EROFS, "Read-only")])
-def test_a_lock_that_cannot_be_asked_for_is_a_storage_error(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_a_failure_to_lock_is_a_storage_error(bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def refuse(_: str) -> bool:
         raise error
 
