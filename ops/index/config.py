@@ -65,8 +65,6 @@ class Options:
         page_max_age_seconds: time for which a client may reuse a simple page without asking, up to an hour. It does
             not see uploads, yanks, removals and quarantines meanwhile. With 0 it asks each time.
         max_form_bytes: total size of the other fields of one upload.
-        check_content: true if an upload must be a readable wheel, sdist or egg that agrees with its form fields. False
-            only to compare with stock pypiserver, which accepts anything.
         claim_seconds: longest wait of an upload for another with the same name.
         upload_threads: uploads processed at once.
         scratch_directory: for uploads that are not yet checked, and for copies of files of a shared storage; on the
@@ -102,7 +100,6 @@ class Options:
     audit_bytes: int = 1024**3
     page_max_age_seconds: int = 0
     max_form_bytes: int = 8 * 1024**2
-    check_content: bool = True
     claim_seconds: float = 20.0
     upload_threads: int = 8
     scratch_directory: Path | None = None

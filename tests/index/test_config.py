@@ -45,7 +45,6 @@ def test_a_whole_number_has_no_fraction(name: str) -> None:
         ("refresh_seconds", 0),
         ("max_upload_bytes", 0),
         ("upload_threads", 0),
-        ("check_content", "no"),
         ("instance", None),
         ("page_max_age_seconds", 3601),
         ("scratch_directory", Path("/nowhere/at/all")),

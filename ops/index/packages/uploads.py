@@ -308,7 +308,7 @@ class Publisher:
                 "twine upload --attestations",
             )
         attestations = attestations_of(attested, staged.filename, sha256) if attested else []
-        contents = self._inspector.at_once(name, staged, form) if self._options.check_content else Contents()
+        contents = self._inspector.at_once(name, staged, form)
         details: dict[str, object] = {
             "project": name.project,
             "version": name.version,
@@ -405,7 +405,7 @@ class Publisher:
         self._accepted(staged)
         with staged.open() as file:
             armoured = file.read(len(_ARMOUR)) == _ARMOUR
-        if self._options.check_content and (not armoured or staged.size > MAX_SIGNATURE_BYTES):
+        if not armoured or staged.size > MAX_SIGNATURE_BYTES:
             raise InvalidArchive(
                 filename, "it is not an OpenPGP signature in ASCII armour; create one with gpg --armor --detach-sign"
             )
@@ -422,18 +422,17 @@ class Publisher:
                 staged.filename,
                 "this is not the file name of a wheel or an sdist; upload it as it was built",
             )
-        if self._options.check_content:
-            if name.form == "other":
-                raise InvalidFilename(
-                    name.filename,
-                    "this is not the file name of a wheel (PEP 427) or an sdist (PEP 625); upload it as it was built",
-                )
-            if not is_project(name.project):
-                raise InvalidFilename(
-                    name.filename,
-                    "a project's name must begin and end with a letter or digit, with only letters, digits, '.', '-' "
-                    "and '_' between (PEP 508); rename the project",
-                )
+        if name.form == "other":
+            raise InvalidFilename(
+                name.filename,
+                "this is not the file name of a wheel (PEP 427) or an sdist (PEP 625); upload it as it was built",
+            )
+        if not is_project(name.project):
+            raise InvalidFilename(
+                name.filename,
+                "a project's name must begin and end with a letter or digit, with only letters, digits, '.', '-' "
+                "and '_' between (PEP 508); rename the project",
+            )
         return name
 
     def _check_rights(self, name: Name, identity: Uploader) -> None:

@@ -348,12 +348,6 @@ def test_a_too_large_upload_is_refused_before_it_fills_the_disk(node: Node) -> N
     assert_nothing_came(node)
 
 
-def test_content_may_go_unchecked_to_compare_with_stock_pypiserver(node: Node) -> None:
-    lax = Node(node.storage, node.name_locks, replace(node.options, check_content=False))
-    assert publish(lax, "foo_bar-1.0.win32-py2.7.exe", b"anything") is UploadResult.CREATED
-    assert lax.listed() == {"foo_bar-1.0.win32-py2.7.exe"}
-
-
 # Who may
 
 
