@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from ops.index.auth.authenticator import Authenticator
 from ops.index.bounded_dict import BoundedDict
 from ops.index.errors import PackageIndexError
+from ops.index.http.per_iteration import PerIteration
 from ops.index.http.representation import Response
 from ops.index.http.simple_api import DECISIVE, SimpleApi, is_download
 
@@ -49,8 +49,8 @@ class FastPath:
     """Recent requests for cached pages, and without credentials, by a digest of their bytes.
 
     Installers and CI jobs send the same requests all day, and parsing takes longer than responding. The parsed request
-    is remembered, not the response: the user and the page are looked up each time. Only a
-    connection may repeat its last response, to the same request in the same :meth:`state`.
+    is remembered, not the response: the user and the page are looked up each time. Only a connection may repeat its
+    last response, to the same request in the same *state*.
 
     Parameters:
         authenticator: finds users by the digest of their header.
@@ -79,30 +79,20 @@ class FastPath:
         self._stamps: Hashable = None
         self._state = 0
         self._state_until = 0.0
-        self._looked = False
+        self.state = PerIteration(self._current_state)
+        """A number: while it stays the same, the same request gets the same response."""
 
-    def state(self) -> int:
-        """A number: while it stays the same, the same request gets the same response.
-
-        Looks for changes once in each iteration of the event loop, at whose end its responses leave. So a request that
-        was sent after one of them, or after a change, comes in a later one.
-        """
-        if not self._looked:
-            self._looked = True
-            asyncio.get_running_loop().call_soon(self._end_iteration)
-            now = time.monotonic()
-            try:
-                stamps: Hashable = (self._users_stamp(), self._pages_stamp())
-            except (PackageIndexError, OSError):  # the usual way says what is wrong
-                stamps = None
-            if stamps is None or stamps != self._stamps or now > self._state_until:
-                self._stamps = stamps
-                self._state_until = now + _STATE_SECONDS
-                self._state += 1
+    def _current_state(self) -> int:
+        now = time.monotonic()
+        try:
+            stamps: Hashable = (self._users_stamp(), self._pages_stamp())
+        except (PackageIndexError, OSError):  # the usual way says what is wrong
+            stamps = None
+        if stamps is None or stamps != self._stamps or now > self._state_until:
+            self._stamps = stamps
+            self._state_until = now + _STATE_SECONDS
+            self._state += 1
         return self._state
-
-    def _end_iteration(self) -> None:
-        self._looked = False
 
     def response(self, message: bytes, peer: str) -> Response | None:
         """The response to a repeated request; None if it is new, or takes longer.

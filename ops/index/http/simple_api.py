@@ -19,6 +19,7 @@ from ops.index.http.files import Delivery
 from ops.index.http.namespaces import API_VERSION as NAMESPACES_VERSION
 from ops.index.http.namespaces import Namespaces
 from ops.index.http.negotiation import HTML_V1, JSON_V1, accepts_gzip, simple_form
+from ops.index.http.per_iteration import PerIteration
 from ops.index.http.representation import FILE_CACHING, Representation, Response, page_caching
 from ops.index.http.request import Request
 from ops.index.http.response_cache import ResponseCache
@@ -92,11 +93,11 @@ class SimpleApi:
         self._activity = activity
         self._delivery = Delivery(storage)
         self._shared = storage.shared
+        self.stamp = PerIteration(repository.stamp)
+        """A value that changes with everything visible; for the event loop."""
         self._response_cache: ResponseCache[tuple[str, str | None]] = ResponseCache(
-            repository.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=not self._shared
+            self.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=not self._shared
         )
-        self.stamp = repository.stamp
-        """A value that changes with everything visible."""
         self._caching = page_caching(options.page_max_age_seconds)
         self._form = Memo(simple_form)
         self._gzip = Memo(accepts_gzip)

@@ -99,16 +99,20 @@ def test_only_remembered_requests_are_answered(parts: FakeParts, fast_path: Fast
 
 def states(fast_path: FastPath, *changes: Callable[[], None]) -> list[int]:
     """The states of three requests in each iteration of an event loop, with a change between one and the next."""
+    found: list[int] = []
 
-    async def run() -> list[int]:
-        found = [fast_path.state() for _ in range(3)]
-        for change in changes:
-            await asyncio.sleep(0)
+    def receive() -> None:
+        found.extend(fast_path.state() for _ in range(3))
+
+    async def run() -> None:
+        for change in (lambda: None, *changes):
             change()
-            found += [fast_path.state() for _ in range(3)]
-        return found
+            asyncio.get_running_loop().call_soon(receive)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
-    return asyncio.run(run())
+    asyncio.run(run())
+    return found
 
 
 def test_the_state_is_equal_until_something_changes(
