@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +24,8 @@ from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks, NameLocks
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Transactions
+from ops.workspace import PROJECT_ROOT
+from tests.conftest import DOWNLOADS
 from tests.index.full_disk import mounted
 from tests.index.volume import MemoryNameLocks, Remote, Volume
 
@@ -213,3 +218,19 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str], list
         return calls
 
     return count
+
+
+@pytest.fixture(scope="session")
+def project_managers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with poetry, pdm and hatch, whose requirements conflict with ours."""
+    folder, requirements = tmp_path_factory.mktemp("programs"), PROJECT_ROOT / "tests" / "project_managers.txt"
+    environment = {**os.environ, **DOWNLOADS, "VIRTUAL_ENV": str(folder)}
+    for arguments in (
+        ["venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)],
+        ["pip", "install", "--quiet", "--require-hashes", "--requirement", str(requirements)],
+    ):
+        command = [str(Path(sys.executable).parent / "uv"), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+        if done.returncode:
+            pytest.skip(f"this machine cannot download them: {done.stderr[-300:]}")
+    return folder / "bin"

@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from ops.workspace import PROJECT_ROOT
-from tests.conftest import DOWNLOADS
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import PASSWORD, Server
 from tests.index.tls import TlsFront
 
 pytestmark = pytest.mark.slow
-
-UV = Path(sys.executable).parent / "uv"
-REQUIREMENTS = PROJECT_ROOT / "tests" / "project_managers.txt"
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the three, whose requirements conflict with ours but not with each other."""
-    folder = tmp_path_factory.mktemp("programs")
-    environment = {**os.environ, **DOWNLOADS, "VIRTUAL_ENV": str(folder)}
-    for command in (
-        ["venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)],
-        ["pip", "install", "--quiet", "--require-hashes", "--requirement", str(REQUIREMENTS)],
-    ):
-        done = subprocess.run([UV, *command], env=environment, capture_output=True, text=True, check=False, timeout=600)
-        if done.returncode:
-            pytest.skip(f"this machine cannot download them: {done.stderr[-300:]}")
-    return folder / "bin"
 
 
 @dataclass
@@ -89,14 +68,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def machine(programs: Path, server: Server, tmp_path: Path) -> Iterator[Machine]:
+def machine(project_managers: Path, server: Server, tmp_path: Path) -> Iterator[Machine]:
     home = tmp_path / "home"
     (home / "project").mkdir(parents=True)
     netrc = home / ".netrc"
     netrc.write_text(f'machine 127.0.0.1\nlogin alice\npassword "{PASSWORD}"\n')
     netrc.chmod(0o600)
     with TlsFront(tmp_path, server.port) as front, server.watched():
-        yield Machine(programs, home, front)
+        yield Machine(project_managers, home, front)
     assert front.unknown() == []
     assert front.requests
 

@@ -161,6 +161,21 @@ def test_the_job_s_attestations_are_published_with_the_file(world: World, client
     assert provenance.attestation_bundles[0].publisher == publisher
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("world", ["github"], indirect=True)
+def test_pdm_makes_the_exchange_by_itself(world: World, project_managers: Path) -> None:
+    world.trust()
+    (world.folder / "home" / "dist").mkdir()
+    built = world.wheel()
+    built.rename(built.parent / "dist" / built.name)
+    project = '[project]\nname = "spam"\nversion = "1.0"\nrequires-python = ">=3.11"\n'
+    (world.folder / "home" / "pyproject.toml").write_text(project)
+    command = ["publish", "--no-build", "--repository", world.front.url]
+    done = world.run(project_managers / "pdm", *command, PDM_CHECK_UPDATE="0")
+    assert done.returncode == 0, done.stderr
+    assert {line["event"]: line["user"] for line in world.audit()}["upload"] == "oidc:spam-release"
+
+
 def test_uv_reports_what_did_not_match(world: World) -> None:
     world.trust(environment="production")
     done = world.run("uv", "publish", "--trusted-publishing", "always", "--publish-url", world.front.url, world.wheel())
