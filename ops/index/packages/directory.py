@@ -14,16 +14,18 @@ import os
 import stat
 import threading
 import time
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from ops.index.bounded_dict import BoundedDict
 from ops.index.errors import StorageError
-from ops.index.packages.filenames import Name, parse, project_of
+from ops.index.packages.filenames import Name, parse, project_of, projects_of
 from ops.index.packages.quotas import Usage
 from ops.index.storage.name_locks import NameLocks
 
@@ -85,10 +87,10 @@ class _Folder:
     failing: bool = False
 
 
-class _Projects(dict[str, "str | list[str]"]):
-    """The path or paths of each project; of most projects of a large index, a single one.
+class _Projects(dict[str, "str | dict[str, None]"]):
+    """The path or paths of each project, as they appeared; of most projects of a large index, a single one.
 
-    A plain dict of strings becomes known to the garbage collector with its first list, after ``gc.freeze``, and is then
+    A plain dict of strings becomes known to the garbage collector with its first dict, after ``gc.freeze``, and is then
     searched again and again. Instances of a subclass are known from the beginning.
     """
 
@@ -119,9 +121,9 @@ class PackageDirectory:
         self._slow = False  # the current walk may take long
         self._bulk = False  # so many files are being listed that projects are not kept sorted
         self._folders: dict[str, _Folder] = {"": _Folder()}
-        self._files: dict[str, str] = {}
         self._projects = _Projects()
-        self._sorted: tuple[str, ...] | None = None
+        self._count = 0
+        self._sorted: list[str] | None = None
         self._keys: BoundedDict[str, dict[str, str]] = BoundedDict(_KEYED_PROJECTS)
         self._hidden: set[str] = set()
         self._dropped: set[str] = set()
@@ -138,29 +140,30 @@ class PackageDirectory:
         """Counter of projects appearing and vanishing."""
 
     def __len__(self) -> int:
-        return len(self._files)
+        return self._count
 
     def __contains__(self, path: str) -> bool:
-        return path in self._files
+        return self.project_of(path) is not None
 
     def __iter__(self) -> Iterator[str]:
-        with self._lock:
-            return iter(list(self._files))
+        for project in tuple(self.projects()):
+            yield from self.paths(project)
 
     def project_of(self, path: str) -> str | None:
-        """The project of a listed path."""
-        return self._files.get(path)
+        """The project of a listed path; None if it is not listed."""
+        project = _project_of(path.rpartition("/")[2])
+        return project if project is not None and self._lists(path, project) else None
 
     def projects(self) -> Sequence[str]:
-        """All projects, sorted."""
+        """All projects, sorted. Changes in place: with a million, any copy takes tens of milliseconds."""
         known = self._sorted
         if known is None:
             with self._lock:
-                known = self._sorted = tuple(sorted(self._projects))
+                known = self._sorted = sorted(self._projects)
         return known
 
     def paths(self, project: str) -> tuple[str, ...]:
-        """The files of a project, unordered."""
+        """The files of a project, in the order in which they were listed."""
         found = self._projects.get(project, ())
         return (found,) if isinstance(found, str) else tuple(found)
 
@@ -307,7 +310,7 @@ class PackageDirectory:
             name: parsed from its file name.
         """
         with self._lock:
-            self._add(path, name.project, name.key)
+            self._add(_prefix(path), {path: name.project})
 
     def drop(self, path: str) -> None:
         """Remove a deleted file from the list."""
@@ -330,21 +333,17 @@ class PackageDirectory:
         mtime_ns = folder.mtime_ns
         began_ns = time.time_ns()
         try:
-            names, folders = _read(self._directory + "/" + prefix, hurry=not folder.looked_at)
+            folders: list[str] = []
+            names, known = self._compare(prefix, folders, hurry=not folder.looked_at)
             with self._lock:
                 for gone in set(folder.folders) - set(folders):
                     self._forget_folder(f"{prefix}{gone}/")
-                folder.folders = folders
+                folder.folders = tuple(folders)
                 self._hidden -= {path for path in self._hidden if _prefix(path) == prefix}
-            appeared = []
-            for start in range(0, len(names), _SLICE):
-                appeared += [name for name in names[start : start + _SLICE] if prefix + name not in self._files]
-                if start and folder.looked_at:
-                    time.sleep(_BREATH)
-            if folder.count > len(names) - len(appeared):
-                self._remove_missing(prefix, names)
-            if appeared:
-                self._show(prefix, appeared, now)
+            if folder.count > known:
+                self._remove_missing(prefix)
+            if names:
+                self._show(prefix, names, now)
         except OSError as error:  # the known files stay listed; the next refresh tries again
             if not folder.failing:
                 _log.warning("the folder %r cannot be read: %s", prefix or ".", error)
@@ -375,10 +374,25 @@ class PackageDirectory:
         finally:
             self._change.release()
 
-    def _remove_missing(self, prefix: str, names: Sequence[str]) -> None:
+    def _compare(self, prefix: str, folders: list[str], *, hurry: bool) -> tuple[list[str], int]:
+        """Compare a folder with the list: the names that are missing there, and the number of the others."""
+        missing: list[str] = []
+        known = 0
+        for names in _read(self._directory + "/" + prefix, folders, hurry=hurry):
+            if not self._count:
+                missing += names
+                continue
+            for name, project in zip(names, projects_of(names), strict=True):
+                if project is not None and self._lists(prefix + name, project):
+                    known += 1
+                elif project is not None:
+                    missing.append(name)
+        return missing, known
+
+    def _remove_missing(self, prefix: str) -> None:
         present: set[str] = set()
-        for start in range(0, len(names), _SLICE):  # in one piece it would stop all other threads for milliseconds
-            present.update(names[start : start + _SLICE])
+        for names in _read(self._directory + "/" + prefix, [], hurry=False):
+            present.update(names)
         for path in self._inside(prefix):
             # One of our own files may have appeared after the scan passed its place.
             if path[len(prefix) :] not in present and not os.path.lexists(f"{self._directory}/{path}"):
@@ -389,22 +403,27 @@ class PackageDirectory:
         """List new names, except those still being uploaded."""
         locked = self._locked(names)
         self._bulk = many = len(names) > FEW
-        for number, name in enumerate(names, 1):
-            if not number % _BULK:
-                gc.freeze()
-            project = project_of(name)
-            if project is None:
-                continue
-            path = prefix + name
-            if name in locked:
-                with self._lock:
-                    self._hidden.add(path)
-                self._hidden_again = now + HIDDEN_SECONDS
-            elif many or os.path.lexists(f"{self._directory}/{path}"):
+        names.sort()  # so that the files of a project are listed together
+        for start in range(0, len(names), _BULK):
+            some = names[start : start + _BULK]
+            paths = [prefix + name for name in some] if prefix else some
+            shown = {path: project for path, project in zip(paths, projects_of(some), strict=True) if project}
+            for name in some if locked or not many else ():
+                path = prefix + name
+                if name in locked:
+                    with self._lock:
+                        self._hidden.add(path)
+                    self._hidden_again = now + HIDDEN_SECONDS
                 # Otherwise its upload failed: it was removed, and its lock released, after the scan.
-                with self._lock:
-                    if path not in self._dropped:
-                        self._add(path, project)
+                elif many or os.path.lexists(f"{self._directory}/{path}"):
+                    continue
+                shown.pop(path, None)
+            with self._lock:
+                for path in self._dropped:
+                    shown.pop(path, None)
+                self._add(prefix, shown)
+            if many:
+                gc.freeze()
 
     def locked(self) -> AbstractSet[str]:
         """All names currently locked.
@@ -443,7 +462,7 @@ class PackageDirectory:
 
     def _inside(self, prefix: str) -> list[str]:
         with self._lock:
-            return [path for path in self._files if _prefix(path) == prefix]
+            return [path for path in self if _prefix(path) == prefix]
 
     def _folders_with_hidden(self, now: float) -> set[str]:
         if not self._hidden or now < self._hidden_again:
@@ -461,42 +480,63 @@ class PackageDirectory:
             self._forget_folder(f"{prefix}{name}/")
         del self._folders[prefix]
 
-    def _add(self, path: str, project: str, key: str | None = None) -> None:
-        self._hidden.discard(path)
-        if path in self._files:
-            return
-        self._folders[_prefix(path)].count += 1
-        self._files[path] = project
+    def _lists(self, path: str, project: str) -> bool:
         known = self._projects.get(project)
-        if known is None:
-            self._projects[project] = path
-            self._reorder(project, added=True)
-        elif isinstance(known, str):
-            self._projects[project] = [known, path]
-        else:
-            known.append(path)
-        keys = self._keys.get(project)
-        if keys is not None:
-            keys[key or _key(path)] = path
-        if self._usage is not None:
-            self._usage.appeared(path, project)
-        self.version += 1
-        if known is not None or not self._bulk or project in self._versions:
-            self._versions[project] = self.version  # for a new one among many it stays 0, which takes no memory
+        return known == path if known is None or isinstance(known, str) else path in known
+
+    def _add(self, prefix: str, files: Mapping[str, str]) -> None:
+        """List files of one folder, given with their projects, unless they are listed."""
+        version, listed, versions = self.version, self._projects, self._versions
+        new = []
+        self._hidden.difference_update(files)
+        for path, project in files.items():
+            known = listed.get(project)
+            if known is None:
+                listed[project] = path
+                new.append(project)
+            elif known == path if isinstance(known, str) else path in known:
+                continue
+            elif isinstance(known, str):
+                listed[project] = {known: None, path: None}
+            else:
+                known[path] = None
+            version += 1
+            if known is not None or not self._bulk or project in versions:
+                versions[project] = version  # for a new one among many it stays 0, which takes no memory
+            if project in self._keys:
+                self._keys[project][_key(path)] = path
+            if self._usage is not None:
+                self._usage.appeared(path, project)
+        self._count += version - self.version
+        self._folders[prefix].count += version - self.version
+        self.version = version
+        if new:
+            self._put_in_order(new)
+
+    def _put_in_order(self, projects: Iterable[str]) -> None:
+        if self._bulk:
+            self._sorted = None
+        elif self._sorted is not None:
+            for project in projects:
+                insort(self._sorted, project)
+        self.projects_version += 1
 
     def _remove(self, path: str) -> None:
         self._hidden.discard(path)
-        project = self._files.pop(path, None)
+        project = self.project_of(path)
         if project is None:
             return
+        self._count -= 1
         self._folders[_prefix(path)].count -= 1
         self._keys.pop(project, None)
         left = self._projects[project]
-        if isinstance(left, list):
-            left.remove(path)
-        if left in (path, []):
+        if isinstance(left, str) or len(left) == 1:
             del self._projects[project]
-            self._reorder(project, added=False)
+            if self._sorted is not None:
+                del self._sorted[bisect_left(self._sorted, project)]
+            self.projects_version += 1
+        else:
+            del left[path]
         if self._usage is not None:
             self._usage.vanished(path)
         self._alter(project)
@@ -505,12 +545,9 @@ class PackageDirectory:
         self.version += 1
         self._versions[project] = self._altered[project] = self.version
 
-    def _reorder(self, project: str, *, added: bool) -> None:
-        known = self._sorted
-        if known is not None:
-            at = bisect_left(known, project)
-            self._sorted = None if self._bulk else (*known[:at], *[project] * added, *known[at + (not added) :])
-        self.projects_version += 1
+
+_project_of = lru_cache(maxsize=1024)(project_of)
+"""The same for the files that are downloaded over and over."""
 
 
 def _key(path: str) -> str:
@@ -524,40 +561,37 @@ def _prefix(path: str) -> str:
     return path[: path.rfind("/") + 1]
 
 
-def _read(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
-    """The names of the files and of the folders that may hold distributions; empty if the folder is gone.
+def _read(path: str, folders: list[str], *, hurry: bool) -> Iterator[list[str]]:
+    """The names of the files, some at a time; none if the folder is gone.
 
     Parameters:
         path: of the folder.
+        folders: takes the names of the folders that may hold distributions.
         hurry: do not yield to other threads.
 
     Raises:
         OSError: it exists but cannot be read.
     """
-    files: list[str] = []
-    folders: list[str] = []
     try:
         entries = os.scandir(path)
     except (FileNotFoundError, NotADirectoryError):
-        return [], ()
+        return
     with entries:
-        for number, entry in enumerate(entries, 1):
-            name = entry.name
-            if name[0] == ".":
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(name)
-            elif _is_file(entry):
-                files.append(name)
-            if not (hurry or number % _SLICE):
+        while read := list(islice(entries, _SLICE)):
+            names = [entry.name for entry in read if entry.is_file(follow_symlinks=False) or _is_link_to_file(entry)]
+            if len(names) < len(read):
+                folders += [
+                    entry.name for entry in read if entry.name[0] != "." and entry.is_dir(follow_symlinks=False)
+                ]
+            yield names
+            if len(read) == _SLICE and not hurry:
                 time.sleep(_BREATH)
-    return files, tuple(folders)
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """True for a file or a link to one; False for a circular link, or one to an inaccessible place."""
+def _is_link_to_file(entry: os.DirEntry[str]) -> bool:
+    """True for a link to a file; False for a circular link, or one to an inaccessible place."""
     try:
-        return entry.is_file()
+        return entry.is_symlink() and entry.is_file()
     except OSError:
         return False
 

@@ -7,6 +7,7 @@ modules are imported on first use: a server parses ten thousand names when it st
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -31,12 +32,15 @@ _PROJECT = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE | 
 _SAFE = re.compile(r"[A-Z0-9_+!-][A-Z0-9_.+!-]*", re.IGNORECASE | re.ASCII)
 
 # Unambiguous names, nearly all; the others are parsed in full.
+_CLEAR_PROJECT = r"[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?"
+_CLEAR_WHEEL = r"-[0-9][A-Za-z0-9.+!_]*(?:-[0-9][A-Za-z0-9_]*)?-[A-Za-z0-9._]+-[A-Za-z0-9._]+-[A-Za-z0-9._]+\.whl"
 _CLEAR = re.compile(
-    r"(?P<wheel>[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?)-[0-9][A-Za-z0-9.+!_]*(?:-[0-9][A-Za-z0-9_]*)?"
-    r"-[A-Za-z0-9._]+-[A-Za-z0-9._]+-[A-Za-z0-9._]+\.whl"
+    rf"(?P<wheel>{_CLEAR_PROJECT}){_CLEAR_WHEEL}"
     r"|(?P<sdist>[A-Za-z0-9](?:(?:[A-Za-z0-9._]|-(?![0-9]))*[A-Za-z0-9])?)-[0-9][A-Za-z0-9.+!_]*"
     r"\.(?:tar\.gz|zip|tgz|tar\.bz2|tar\.xz)"
 )
+_CLEAR_LINES = re.compile(rf"^(?:({_CLEAR_PROJECT}){_CLEAR_WHEEL}|.*)$", re.MULTILINE)
+"""Each line of a text, with the project if it is an unambiguous wheel."""
 _DIGIT_IN_NAME = re.compile(r"-[0-9]")
 
 
@@ -92,6 +96,15 @@ def project_of(filename: str) -> str | None:
         return normalize(clear["wheel"] or clear["sdist"])
     name = parse(filename)
     return None if name is None else name.project
+
+
+def projects_of(filenames: Sequence[str]) -> list[str | None]:
+    """The same for each of many file names, in half the time."""
+    found = _CLEAR_LINES.findall("\n".join(filenames))
+    if len(found) != len(filenames):  # a name has a line break
+        return [project_of(filename) for filename in filenames]
+    names = normalize("\n".join(found)).split("\n")
+    return [name or project_of(filename) for name, filename in zip(names, filenames, strict=True)]
 
 
 def parse(filename: str) -> Name | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from tests.index.archives import wheel_name
 from tests.index.serving import eventually
 from tests.index.volume import MemoryNameLocks
 
-Read = Callable[..., tuple[list[str], tuple[str, ...]]]
+Read = Callable[..., Iterator[list[str]]]
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     threads: list[threading.Thread] = []
     original: Read = module._read
 
-    def read(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
+    def read(path: str, folders: list[str], *, hurry: bool) -> Iterator[list[str]]:
         threads.append(threading.current_thread())
-        return original(path, hurry=hurry)
+        return original(path, folders, hurry=hurry)
 
     monkeypatch.setattr(module, "_read", read)
     return threads
@@ -121,11 +121,11 @@ def test_a_scan_neither_delays_nor_undoes_our_own_changes(
     original: Read = module._read
     began, proceed = threading.Event(), threading.Event()
 
-    def slow(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
-        found = original(path, hurry=hurry)
+    def slow(path: str, folders: list[str], *, hurry: bool) -> Iterator[list[str]]:
+        found = list(original(path, folders, hurry=hurry))
         began.set()
         assert proceed.wait(60)
-        return found
+        return iter(found)
 
     passing = put(tmp_path, "3.0", "passing")
     with monkeypatch.context() as patch:
@@ -145,7 +145,7 @@ def test_a_scan_neither_delays_nor_undoes_our_own_changes(
         thread.join()
     expected = {new, *(wheel_name("foo", f"1.{number}") for number in range(1, 5))}
     assert set(directory) == expected
-    assert directory.projects() == ("foo", "new")
+    assert directory.projects() == ["foo", "new"]
     directory.look(thoroughly=True)
     assert set(directory) == expected
 
@@ -162,12 +162,12 @@ def test_a_refresh_does_not_wait_for_our_own_change_that_began_meanwhile(
             began.set()
             finish.wait(60)
 
-    def read(path: str, *, hurry: bool) -> tuple[list[str], tuple[str, ...]]:
-        found = original(path, hurry=hurry)
+    def read(path: str, folders: list[str], *, hurry: bool) -> Iterator[list[str]]:
+        found = list(original(path, folders, hurry=hurry))
         monkeypatch.setattr(module, "_read", original)
         changer.start()
         assert began.wait(60)
-        return found
+        return iter(found)
 
     changer = threading.Thread(target=change)
     monkeypatch.setattr(module, "_read", read)
@@ -187,10 +187,10 @@ def test_projects_stay_sorted_as_they_are_added_and_removed(directory: PackageDi
     for project in ("zoo", "alpha", "foo-bar", "foo", "beta"):
         assert list(directory.projects()) == sorted(directory.projects())
         admit(directory, put(tmp_path, "9.0", project))
-    assert directory.projects() == ("alpha", "beta", "foo", "foo-bar", "zoo")
+    assert directory.projects() == ["alpha", "beta", "foo", "foo-bar", "zoo"]
     for project in ("alpha", "foo-bar", "zoo"):
         directory.drop(wheel_name(project, "9.0"))
-    assert directory.projects() == ("beta", "foo")
+    assert directory.projects() == ["beta", "foo"]
 
 
 def test_names_are_found_in_any_spelling_after_every_change(directory: PackageDirectory, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ops.index.packages.filenames import (
     normalize,
     parse,
     project_of,
+    projects_of,
     same_version,
     version_key,
 )
@@ -130,6 +131,14 @@ def test_the_fast_parser_agrees_with_the_full_one(filename: str) -> None:
     if name is not None:
         assert name.project == normalize(name.project)
         assert can_be_listed(name.project), "otherwise its page could not be requested"
+
+
+@given(st.lists(filenames | st.just("a\nfoo-1.0-py3-none-any.whl"), max_size=5))
+@example(["Foo._Bar-1.0-py3-none-any.whl", "foo-bar-1.0.tar.gz", "foo-1.0-py3-none-any.whl\n"])
+@example(["foo-1.0-py3-none-any.whl\r", "\n", ""])
+@example([])
+def test_the_projects_of_many_file_names_are_those_of_each(filenames: list[str]) -> None:
+    assert projects_of(filenames) == [project_of(filename) for filename in filenames]
 
 
 @settings(max_examples=1500, deadline=None)

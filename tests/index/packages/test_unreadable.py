@@ -46,7 +46,7 @@ def test_a_circular_link_hides_nothing_else(node: Node, directory: Path) -> None
         (directory / name).symlink_to(directory / name)
     (directory / "through-1.0.tar.gz").symlink_to(path / "no-folder")
     assert versions(node, "foo") == ("1.0", "2.0")
-    assert node.repository.projects() == ("foo",)
+    assert node.repository.projects() == ["foo"]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
@@ -55,7 +55,7 @@ def test_an_unreadable_folder_keeps_its_known_files(
 ) -> None:
     put(directory, "foo", "1.0")
     put(directory / "sub", "bar", "1.0")
-    assert node.repository.projects() == ("bar", "foo")
+    assert node.repository.projects() == ["bar", "foo"]
     scandir = os.scandir
 
     def fail(path: Any) -> Any:
