@@ -34,8 +34,8 @@ from ops.targets.index_files import (
     annotated,
     audit_line,
     distribution,
-    refusals,
     status_of,
+    upload_refusals,
 )
 
 NAMED = 30
@@ -113,7 +113,7 @@ def acceptance(job: RestoreJob) -> Table:
         row = ("all files", "not checked: they come from an index")
         return Table.of("Acceptance checks", header, [row])
     paths = {origin.path_of(path): path for path in origin.snapshot.packages if not path.endswith(".asc")}
-    rows = [(paths[path], f"would be refused: {why}") for path, why in refusals(paths) if why]
+    rows = [(paths[path], f"would be refused: {why}") for path, why in upload_refusals(paths) if why]
     rows += [(path, "skipped: not a distribution") for path in origin.skipped]
     return Table.of("Acceptance checks", header, [*rows, ("all others" if rows else "all files", "would be accepted")])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ops import provision
 from ops.errors import TargetError
 from ops.plan import Outcome
 from ops.table import Table
@@ -54,11 +53,6 @@ def roll_back(target: Target, *, version: str | None = None) -> Outcome:
         deployment = target.rollback(wanted)
     done = ("server", f"version {wanted} deployed again, in place of {releases[0].version if releases else 'none'}")
     return Outcome(caption, (done,), f"The index answers at {deployment.url}")
-
-
-def verify(target: Target) -> Table:
-    """Prove from outside that the index answers and refuses invalid credentials, as provisioning does."""
-    return provision.verify(target)
 
 
 def _version_before(target: Target, releases: Sequence[DeployedVersion]) -> str:

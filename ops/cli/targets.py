@@ -50,11 +50,11 @@ def history(options: argparse.Namespace) -> int:
 
 def rollback(options: argparse.Namespace) -> int:
     """Deploy an earlier version, and verify that it works."""
-    from ops import rollback
+    from ops import provision, rollback
 
     target = opened(options)
     print(rollback.roll_back(target, version=options.to))
-    print(f"\n{rollback.verify(target)}")
+    print(f"\n{provision.verify(target)}")
     return 0
 
 

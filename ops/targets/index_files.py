@@ -213,7 +213,7 @@ def file_info(*, sha256: str, size: int, uploaded: float) -> bytes:
     return json.dumps(fields).encode() + b"\n"
 
 
-def refusals(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+def upload_refusals(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Each file with the reason why the index would refuse it as an upload; empty if it would accept it.
 
     Contents are inspected in child processes with limits, as on the server.

@@ -86,7 +86,7 @@ def ask(doing: str, work: Callable[[], Result], *, seconds: float = ASK_SECONDS)
             told = now
             say(f"… waiting for Modal to {doing}: {now - started:.0f} s of at most {seconds:.0f} s")
     if failure:
-        raise explained(failure[0], doing) from failure[0]
+        raise _explained(failure[0], doing) from failure[0]
     return outcome[0]
 
 
@@ -135,7 +135,7 @@ def command_line(
     return done.stdout
 
 
-def explained(error: BaseException, doing: str) -> BaseException:
+def _explained(error: BaseException, doing: str) -> BaseException:
     """*error* as one of ours, if it came from Modal or from the network."""
     if isinstance(error, RunbookError) or not isinstance(error, Exception):
         return error

@@ -71,7 +71,7 @@ def test_a_file_is_refused_for_its_name_its_content_and_their_disagreement(tmp_p
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    found = {path.name: why for path, why in index_files.refusals(sorted(tmp_path.iterdir()))}
+    found = {path.name: why for path, why in index_files.upload_refusals(sorted(tmp_path.iterdir()))}
     assert found.pop("good-1.0-py3-none-any.whl") == ""
     assert all(found.values())
     assert set(found) == contents.keys() - {"good-1.0-py3-none-any.whl"}
