@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ops.errors import SnapshotError
-from ops.snapshots.backup import digest_of
+from ops.snapshots.backup import THREADS, digest_of
 from ops.snapshots.origin import Origin
 from ops.snapshots.snapshot import CREDENTIALS, PACKAGES, Item, is_kept, is_log, is_text
 from ops.targets import Target, content_of, local_copy
@@ -145,13 +146,14 @@ class Restoration:
 
     def _compare_blobs(self, found: Comparison, part: str, sizes: Mapping[str, int]) -> None:
         items = self._origin.snapshot.parts[part]
+        digests = self._digests(part, {path: item for path, item in items.items() if sizes.get(path) == item.size})
         keys = {key: path for path in sizes if (key := _key(path))} if part == PACKAGES else {}
         buried = self._buried(sizes) if part == PACKAGES else {}
         for path, item in items.items():
             if item.text is not None:
                 continue
             if path in sizes:
-                if is_log(part, path) or (sizes[path] == item.size and self._digest(part, path) == item.sha256):
+                if is_log(part, path) or digests.get(path) == item.sha256:
                     found.equal += 1
                     found.equal_bytes += item.size
                 else:
@@ -218,9 +220,16 @@ class Restoration:
         for volume, sources in by_volume.items():
             self._target.upload_files(volume, sources)
 
-    def _digest(self, part: str, path: str) -> str:
-        with local_copy(self._target, self._volumes[part], path) as copy:
-            return digest_of(copy)[0]
+    def _digests(self, part: str, items: Mapping[str, Item]) -> dict[str, str]:
+        """SHA-256 of what the target has under the names of files. Logs are not compared."""
+
+        def digest(path: str) -> str:
+            with local_copy(self._target, self._volumes[part], path) as copy:
+                return digest_of(copy)[0]
+
+        paths = [path for path, item in items.items() if item.text is None and not is_log(part, path)]
+        with ThreadPoolExecutor(THREADS) as threads:
+            return dict(zip(paths, threads.map(digest, paths), strict=True))
 
     def _content(self, part: str, path: str) -> bytes:
         return content_of(self._target, self._volumes[part], path)
