@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ import pytest
 import requests
 from grpclib import Status
 
+from ops import rotation
+from ops.admin_api import AdminApi
 from ops.errors import (
     AuthenticationError,
     BusyError,
@@ -38,16 +41,16 @@ from ops.errors import (
 )
 from ops.secret import Secret
 from ops.settings import PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
+from ops.targets import CredentialAge, modal_volumes, open_target
 from ops.targets import lock as lock_module
 from ops.targets import modal as modal_target
-from ops.targets import modal_volumes, open_target
 from ops.targets.modal import ModalTarget
 from ops.targets.modal_session import SUPPORTED, ask, command_line
 from ops.targets.modal_versions import AppVersions
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.modal.conftest import forget_client
 from tests.modal.traffic import eventually
-from tests.standin.control_plane import ControlPlane
+from tests.standin.control_plane import TOKEN_CREATED, ControlPlane
 
 PROBE = Path(__file__).parent / "probe" / "probe_deploy.py"
 
@@ -261,6 +264,30 @@ def test_the_history_tells_tag_commit_and_time_in_utc(provisioned: ModalTarget) 
     assert release.tag == "v0.1.1"
     assert release.when.endswith("+00:00")
     assert "fake-user" in release.detail
+
+
+def test_the_age_of_every_credential_is_told_modals_own_token_too(provisioned: ModalTarget) -> None:
+    ages = {age.name: age for age in provisioned.credential_ages()}
+    assert ages["secret pypi-auth-token (admin token)"].created is not None
+    created = datetime.fromtimestamp(TOKEN_CREATED, UTC)
+    assert ages["token of Modal"] == CredentialAge("token of Modal", created, created + timedelta(days=30))
+
+
+def test_a_rotation_keeps_the_former_admin_token_until_the_containers_have_the_new_one(
+    provisioned: ModalTarget,
+) -> None:
+    provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("the-former-token-of-this-test-0123456789")})
+    provisioned.deploy()
+    described = rotation.describe(provisioned, rotate="admin", max_age_days=90)
+    assert not rotation.apply(described).changed
+    provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("a-token-that-no-container-has-yet-0123456789")})
+    _, admin = AdminApi.of(provisioned)
+    with admin:
+        assert admin.users_status() == 200, "with the former one"
+    assert len(rotation.plan(described).pending) == 1
+    rotation.verify(described, rotation.apply(described))
+    assert provisioned.recall_former_secret(SECRET_NAME, SECRET_KEY) is None
+    assert not rotation.apply(described).changed
 
 
 def test_after_a_rotation_the_next_deployment_replaces_the_containers(

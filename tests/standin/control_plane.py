@@ -20,6 +20,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from aiohttp import web
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpclib import GRPCError, Status
 from grpclib.server import Server
 from modal_proto import api_pb2
@@ -35,6 +36,8 @@ from tests.standin.web import Call, Pool, Request, Web
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+TOKEN_CREATED = 1_750_000_000
+"""Seconds since the epoch; the token ends 30 days later."""
 
 
 class _Pagination(Protocol):
@@ -57,6 +60,8 @@ class Workspace:
     @rpc("TokenInfoGet")
     async def token_info(self, _request: api_pb2.TokenInfoGetRequest, caller: Caller) -> api_pb2.TokenInfoGetResponse:
         return api_pb2.TokenInfoGetResponse(
+            created_at=Timestamp(seconds=TOKEN_CREATED),
+            expires_at=Timestamp(seconds=TOKEN_CREATED + 30 * 86400),
             token_id=caller.headers.get("x-modal-token-id", ""),
             workspace_name="fake-workspace",
             user_identity=api_pb2.UserIdentity(username="fake-user"),
