@@ -35,6 +35,7 @@ class EarlyLogin:
     """
 
     def __init__(self, listener: socket.socket, credentials: Path, *, rounds: int) -> None:
+        listener.setblocking(False)  # as the server sets it, which accepts connections too a moment before it is ready
         self._listener = listener
         self._credentials = credentials
         self._rounds = rounds

@@ -94,8 +94,8 @@ def start_and_install(field: Field) -> Row:
         unit="s",
         better="lower",
         rounds=min(field.scale.installs, 10),
-        method="uv starts when the port accepts connections. A password costs a bcrypt verification of "
-        f"{field.ours.rounds} rounds, which is most of the time.",
+        method="uv starts when the port accepts connections. A password costs a bcrypt verification at "
+        f"cost {field.ours.rounds}, which is most of the time.",
     )
     return row.judged(*(median_within(row, name, _START_AND_INSTALL) for name in (OURS, BY_TOKEN)))
 
@@ -128,7 +128,7 @@ def warm_install(field: Field) -> Row:
             title=f"Warm uv pip install of {field.scale.packages} packages",
             unit="requests",
             better="lower",
-            rounds=2,
+            rounds=1,
             method="The same cache, a fresh environment. A page that may be used again unasked shows uploads and yanks "
             "that much later.",
         )

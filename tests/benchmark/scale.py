@@ -78,7 +78,7 @@ QUICK = Scale(
     index_files=(100, 1_000),
     large_bytes=(50_000_000,),
     start_files=1_000,
-    logins=60,
+    logins=30,
     login_cost=10,
     free_bytes=2_000 * MIB,
 )
