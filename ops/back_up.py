@@ -84,7 +84,8 @@ def preflight(job: BackupJob) -> Table:
     """
     table = target_preflight(job.target)
     bucket = job.bucket()
-    found = f"{len(bucket.snapshots())} snapshots in {place_shown(job.destination)}"
+    count = len(bucket.snapshots())
+    found = f"{count} snapshot{'' if count == 1 else 's'} in {place_shown(job.destination)}"
     return Table.of(table.caption, table.header, [*table.rows, ("destination", found, "yes")], metadata=table.metadata)
 
 

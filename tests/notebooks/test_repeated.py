@@ -1,6 +1,6 @@
 """A notebook that runs twice changes nothing the second time, and one that is killed and run again ends as any other.
 
-Killed by SIGKILL, at two steps of each notebook; ``RUNBOOK_MATRIX=full`` takes all of them.
+Killed by SIGKILL in the middle of its steps; ``RUNBOOK_MATRIX=full`` takes each of them.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def test_a_notebook_that_is_killed_and_run_again_ends_as_one_that_was_not(case: 
         assert world.contents() == before, "the second time it changes nothing"
     full = os.environ.get("RUNBOOK_MATRIX") == "full"
     different = {}
-    for number in range(1, steps + 1) if full else sorted({(steps + 1) // 2, steps}):
+    for number in range(1, steps + 1) if full else [(steps + 1) // 2]:
         world.reset(lost=lost)
         assert world.run(notebook, parameters, number)["killed"], number
         again = world.run(notebook, parameters)
