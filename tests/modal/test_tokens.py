@@ -23,6 +23,8 @@ from tests.standin.control_plane import ControlPlane
 
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
 CONTAINERS = 3
+LIMIT = 30.0
+"""Seconds for what takes five where the machine has nothing else to do."""
 OUT = {401, 429}
 """The second for an address that sends the same wrong token again and again."""
 
@@ -56,10 +58,10 @@ def statuses(plane: ControlPlane, token: str) -> set[int]:
 
 def test_a_token_lets_in_on_every_container_and_is_out_within_five_seconds(served: ControlPlane) -> None:
     made = admin(served, "POST", "create_token", json={"owner": "alice"}).json()
-    eventually(lambda: statuses(served, made["token"]) == {200}, 10)
-    eventually(lambda: admin(served, "GET", "tokens").json()[0]["last_used"], 10)
+    eventually(lambda: statuses(served, made["token"]) == {200})
+    eventually(lambda: admin(served, "GET", "tokens").json()[0]["last_used"])
     assert admin(served, "DELETE", f"tokens/{made['id']}").status_code == 204
-    eventually(lambda: statuses(served, made["token"]) <= OUT, 10)
+    eventually(lambda: statuses(served, made["token"]) <= OUT, LIMIT)
     assert requests.get(f"{url(served)}/simple/", auth=("alice", PASSWORD), timeout=60).status_code == 200
 
 
@@ -79,7 +81,7 @@ def test_an_id_token_is_used_once_by_three_containers_and_a_burnt_token_is_out_o
         (token,) = [answer.json()["token"] for answer in answers if answer.ok]
         assert statuses(served, token) == {200}
         assert requests.post(f"{url(served)}/_/oidc/burn-token", json={"token": token}, timeout=60).status_code == 202
-        eventually(lambda: statuses(served, token) <= OUT, 10)
+        eventually(lambda: statuses(served, token) <= OUT, LIMIT)
 
 
 def test_uv_publishes_to_three_containers_and_burns_its_token(served: ControlPlane, tmp_path: Path) -> None:
