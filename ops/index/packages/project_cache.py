@@ -16,6 +16,9 @@ from ops.index.packages.models import File, Project
 _FEW = 32
 """Up to this many new files are inserted one by one instead of sorting all files again."""
 
+_SHARE = 32
+"""The same for one new file to so many that are known: clients that upload together add dozens between two pages."""
+
 
 @dataclass(slots=True)
 class CachedProject:
@@ -72,7 +75,7 @@ def in_order(known: Sequence[File], new: Sequence[File]) -> tuple[File, ...]:
         known: files in this order.
         new: further files, in any order.
     """
-    if len(new) > _FEW or not known:
+    if not known or _many(new, known):
         # By name first: versions, which are slow to compare, are nearly in order then.
         by_name = sorted([*known, *new], key=attrgetter("filename", "path"))
         return tuple(sorted(by_name, key=lambda file: version_key(file.version)))
@@ -89,7 +92,7 @@ def versions_with(known: Sequence[str], new: Sequence[File]) -> tuple[str, ...]:
         known: versions in this order, each once.
         new: further files.
     """
-    if len(new) > _FEW:
+    if _many(new, known):
         return ()
     versions = list(known)
     for version in {file.version for file in new}:
@@ -101,6 +104,11 @@ def versions_with(known: Sequence[str], new: Sequence[File]) -> tuple[str, ...]:
         elif equal != [version]:  # other spellings, whose order is that of their files
             return ()
     return tuple(versions)
+
+
+def _many(new: Sequence[File], known: Sequence[object]) -> bool:
+    """True if sorting everything takes less time than inserting the new files one by one."""
+    return len(new) > max(_FEW, len(known) // _SHARE)
 
 
 def _sort_key(file: File) -> tuple[tuple[bool, Any], str, str]:

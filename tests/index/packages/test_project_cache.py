@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -23,7 +23,7 @@ from ops.index.http import blocks, simple_pages
 from ops.index.http.blocks import Page
 from ops.index.http.negotiation import HTML, JSON_V1
 from ops.index.packages.file_info import FileInfoStore
-from ops.index.packages.filenames import parse
+from ops.index.packages.filenames import parse, version_key
 from ops.index.packages.models import File, Project
 from ops.index.packages.project_cache import in_order, versions_with
 from ops.index.packages.repository import Repository
@@ -270,3 +270,24 @@ def test_versions_with_new_files_equal_those_of_all_files(versions: list[str]) -
         files = in_order(files, [new])
         project = Project("foo", files, versions=versions_with(project.versions, [new]))
         assert project == Project("foo", files)
+
+
+def test_dozens_of_files_are_put_among_thousands_without_comparing_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def file(number: int) -> File:
+        return File(f"foo-1.{number}.zip", f"foo-1.{number}.zip", "foo", f"1.{number}", 0, "", datetime.now(UTC))
+
+    known = in_order((), [file(number) for number in range(0, 6000, 2)])
+    new = [file(number) for number in range(1, 120, 2)]
+    expected = in_order((), [*known, *new])
+    versions = Project("foo", expected).versions
+    before = Project("foo", known).versions
+    compared = set()
+
+    def key(version: str) -> tuple[bool, Any]:
+        compared.add(version)
+        return version_key(version)
+
+    monkeypatch.setattr("ops.index.packages.project_cache.version_key", key)
+    assert in_order(known, new[::-1]) == expected
+    assert versions_with(before, new[::-1]) == versions
+    assert len(compared) < len(known) / 2
