@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -194,6 +195,7 @@ def test_a_server_stops_though_a_commit_hangs(tmp_path: Path, soon: None) -> Non
 
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[ThreadServer]:
+    gc.collect()  # else what earlier tests left may remove its files in the thread of the event loop, and hang there
     packages, credentials = DirectoryStorage(tmp_path / "packages"), DirectoryStorage(tmp_path / "credentials")
     entry = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
     (credentials.directory / ".htpasswd").write_text(f"alice:{entry}\nbob:{entry}\n")
