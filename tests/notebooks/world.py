@@ -159,6 +159,5 @@ class World:
     def __exit__(self, *error: object) -> None:
         """End the server and the worker."""
         self.index.target.stop()
-        assert self._worker.stdin is not None
-        self._worker.stdin.close()
-        self._worker.wait(60)
+        with self._worker:  # closes its pipes, which ends it, and waits
+            pass
