@@ -97,7 +97,7 @@ class Benchmark:
 
     def page_by_size(self) -> Results:
         """The same with more files in the index."""
-        return self._keep(sizes.page_by_size(self._field))
+        return self._keep(*sizes.indexes_by_size(self._field))
 
     def upload_rate(self) -> Results:
         """Small uploads."""
@@ -112,7 +112,7 @@ class Benchmark:
         """Pages and lists after an upload, and while others upload."""
         field = self._field
         return self._keep(
-            changes.page_after_upload(field), changes.page_under_uploads(field), *changes.lists_of_projects(field)
+            *changes.pages_by_size(field), changes.page_under_uploads(field), *changes.lists_of_projects(field)
         )
 
     def large_files(self) -> Results:

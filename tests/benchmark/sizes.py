@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from tests.benchmark.measurement import (
 )
 from tests.benchmark.peers import BY_TOKEN, OURS, PERYX, Peer, Stock, token_logins
 from tests.benchmark.rows import complete
+from tests.benchmark.scale import MIB
 from tests.benchmark.servers import ANY_PAGE, Login, Server, free_port, running
 from tests.benchmark.transfers import download, file_path, upload
 from tests.benchmark.watch import MemoryWatch, await_rest
@@ -34,6 +35,13 @@ VERSIONS = 10
 STOCK_FILES = 10_000
 """Stock pypiserver is not asked for pages of an index with more files than this: it needs half a second for each."""
 
+START_GOALS = {1_000_000: 2.0}
+KNOWN_GOALS = {100_000: 25.0}
+"""Seconds, by the number of files in the index."""
+
+MEMORY_GOALS = {1_000_000: 300.0}
+"""MiB, likewise."""
+
 PRESENT = f"{OURS}, catalogue present"
 LOST = f"{OURS}, catalogue lost"
 
@@ -41,13 +49,14 @@ _LARGE_ROUNDS = 3
 _ONCE_BYTES = 1_000_000_000
 
 
-def page_by_size(field: Field) -> Row:
-    """A project page of the same size, in indexes with ever more files."""
+def indexes_by_size(field: Field) -> tuple[Row, ...]:
+    """A project page of the same size, and what a start takes, in indexes with ever more files."""
     sizes = field.scale.index_files
     stock = _cheap_stock(field)
     contenders: dict[str, Callable[[], float]] = {}
     left_out: dict[str, str] = {}
-    servers: list[Server] = []
+    servers: dict[str, Server] = {}
+    first: dict[str, float] = {}
     with ExitStack() as stack:
         for files in sizes:
             corpus = _many(field, files)
@@ -58,12 +67,14 @@ def page_by_size(field: Field) -> Row:
                     continue
                 place = field.scratch / f"many-{files}-{field.place(peer).name}"
                 peer.prepare(place, corpus)
-                server = stack.enter_context(peer.server(place, free_port()))
+                server = servers[name] = peer.server(place, free_port())
+                stack.callback(server.stop)
                 project = next(iter(corpus.projects))
-                server.get(f"{server.index_path}{project}/")
-                servers.append(server)
+                first[name] = server.start(until=f"{server.index_path}{project}/")
                 contenders[name] = _page(field, server, project)
-        await_rest(servers)
+        await_rest(servers.values())
+        memory = {name: server.memory() / MIB for name, server in servers.items()}
+        processor = {name: server.cpu_seconds() for name, server in servers.items()}
         entries = interleaved(contenders, rounds=field.scale.rounds, budget_seconds=field.scale.budget_seconds)
     row = Row(
         title="Project page by the number of files in the index",
@@ -72,7 +83,16 @@ def page_by_size(field: Field) -> Row:
         entries=complete(field, entries, left_out) if stock else (*entries,),
         method=f"{field.scale.connections} clients, a page of {VERSIONS} files; one server is asked at a time.",
     )
-    return row.judged(_flat(row, [_sized(field.ours, files) for files in sizes]))
+    once = "Measured once, on files of which the index knows nothing yet."
+    started = _once("Start to the first page, by the number of files in the index", "s", first, once)
+    known = _once("Processor time until all files are known, by their number", "s", processor, once)
+    taken = _once("Server memory by the number of files in the index", "MiB", memory, f"When all are known. {once}")
+    return (
+        row.judged(_flat(row, [_sized(field.ours, files) for files in sizes])),
+        started.judged(*_limits(field, started, START_GOALS)),
+        known.judged(*_limits(field, known, KNOWN_GOALS)),
+        taken.judged(*_limits(field, taken, MEMORY_GOALS)),
+    )
 
 
 def large_files(field: Field) -> tuple[Row, ...]:
@@ -279,6 +299,21 @@ def _cheap_stock(field: Field) -> list[Peer]:
 
 def _sized(peer: Peer, files: int) -> str:
     return f"{peer.name}, {files:,} files"
+
+
+def _once(title: str, unit: str, values: Mapping[str, float], method: str) -> Row:
+    """A row of figures that were measured once."""
+    entries = tuple(Entry(name=name, values=(value,)) for name, value in values.items())
+    return Row(title=title, unit=unit, better="lower", entries=entries, method=method)
+
+
+def _limits(field: Field, row: Row, goals: Mapping[int, float]) -> list[Verdict]:
+    """The goals for the sizes that were measured."""
+    return [
+        below(row, _sized(field.ours, files), limit)
+        for files, limit in goals.items()
+        if files in field.scale.index_files
+    ]
 
 
 def _flat(row: Row, names: list[str]) -> Verdict:

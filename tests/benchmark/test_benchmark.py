@@ -92,7 +92,7 @@ def test_a_whole_run_measures_every_row_and_leaves_no_process(
 
     results = list((workspace.home / "benchmark/results").iterdir())
     assert len(results) == 1
-    assert len(json.loads(results[0].read_text())["rows"]) == 35
+    assert len(json.loads(results[0].read_text())["rows"]) == 39
     assert not (workspace.home / "benchmark/scratch").exists()
     home = str(workspace.home)
     assert not [p for p in psutil.process_iter(["cmdline"]) if any(home in part for part in p.info["cmdline"] or ())]
