@@ -65,7 +65,7 @@ ELSEWHERE = {
     "runbook rollback --target modal": "modal/test_rollback.py",
     "mkdir -p packages credentials": "index/test_main.py",
     ".venv/bin/python -m ops.index --packages ./packages --credentials ./credentials --port 8080": "index/test_main.py",
-    "python -m ops.index … --trusted-root trusted_root.json": "index/test_attestations.py",
+    ".venv/bin/python -m ops.index … --trusted-root trusted_root.json": "index/test_attestations.py",
     ".venv/bin/python -m ops.runbook.store 20_greet": "test_contributing.py",
     'make test ARGS="tests/notebooks/test_structure.py tests/test_borders.py tests/test_documentation.py"': (
         "test_contributing.py"
@@ -81,7 +81,7 @@ NOT_RUN = {
     "python3 -m venv .venv": _DOWNLOADS,
     ".venv/bin/python -m pip install --require-hashes -r requirements.txt": _DOWNLOADS,
     ".venv/bin/python -m pip install --no-deps --no-build-isolation -e .": _DOWNLOADS,
-    'pip install "pypi-runbook[attestations]"': _DOWNLOADS,
+    '.venv/bin/python -m pip install ".[attestations]"': _DOWNLOADS,
     ".venv/bin/modal token new": "opens a browser to log in to a real account of Modal",
     ".venv/bin/modal secret create pypi-backup --from-json backup.json": "a command of Modal's own client",
     "gh secret set MODAL_TOKEN_ID --env modal": _GITHUB,

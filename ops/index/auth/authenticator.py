@@ -263,7 +263,8 @@ class Authenticator:
         self._starter.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=True, cancel_futures=True)
         for login in pending:
-            login.result.cancel()
+            if not login.result.done():
+                login.result.set_exception(LoginDelayed("the server is stopping", retry_after=1))
 
     def parse(self, authorization: bytes | None, address: str) -> BasicCredentials:
         """Read the credentials of an Authorization header.
