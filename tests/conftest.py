@@ -1,7 +1,7 @@
-"""Environment of every test: a home of its own, and no setting of this machine that a newcomer would not have.
+"""Environment of every test: an empty home, and none of this machine's settings.
 
-The examples that Hypothesis makes up are the same in each run, and may take as long as they take: a result says
-something of the code and nothing of the machine. ``pytest --hypothesis-profile=random`` looks for new ones.
+Hypothesis generates the same examples in each run, without a time limit: a result must depend on
+the code, not on the machine. ``pytest --hypothesis-profile=random`` tries new ones.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ DOWNLOADS = {
     },
     **{name: f"{os.environ.get(name, '')},127.0.0.1,localhost" for name in ("NO_PROXY", "no_proxy")},
 }
-"""Variables by which this machine reaches public packages, for tests that download some."""
+"""Variables for access to public packages, for tests that download some."""
 
 
 settings.register_profile("random", deadline=None)
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.load_profile("same")
 
-# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+# Tests started in a shell's background, and their children, would otherwise ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def newcomer(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty HOME and a workspace in it; the clients' settings of whoever runs the tests do not reach them."""
+    """An empty HOME and a workspace in it; without the clients' settings of the user who runs the tests."""
     home = tmp_path_factory.mktemp("home")
     for name in os.environ:
         if name.startswith(_FOREIGN) and name not in _KEPT:
@@ -56,5 +56,5 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def workspace(newcomer: Path) -> Workspace:
-    """The workspace that the environment names."""
+    """The workspace named by the environment."""
     return Workspace(newcomer / "runbook")

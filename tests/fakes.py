@@ -1,4 +1,4 @@
-"""A fake index and a fake target: small, in memory, and able to misbehave as no real one should."""
+"""A fake index and a fake target: small, in memory, and able to misbehave."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ops.workspace import Workspace
 
 
 class FakeIndex:
-    """Answers as an index does, on loopback, from memory; *faults* names the rules that it breaks.
+    """Responds like an index, on loopback, from memory; *faults* names the rules that it breaks.
 
-    ``open``: everybody is let in. ``silent``: 401 without a realm. ``overwrite``: other bytes replace a file.
-    ``lying``: pages tell a wrong hash. ``sticky``: nothing is ever removed. ``open admin``: the token is not looked at.
-    ``early``: with one token all are revoked.
+    ``open``: no login needed. ``silent``: 401 without a realm. ``overwrite``: different bytes replace a file.
+    ``lying``: pages have a wrong hash. ``sticky``: nothing is ever removed. ``open admin``: the token is not checked.
+    ``early``: revoking one token revokes all.
     """
 
     def __init__(self, token: str = "the-admin-token-of-the-fake-index") -> None:

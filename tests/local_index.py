@@ -1,4 +1,4 @@
-"""A local index that a test provisions, with a real server."""
+"""A local index provisioned by a test, with a real server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ops.targets import Target, open_target
 
 
 def free_port() -> int:
-    """A port on loopback that nothing listens on."""
+    """An unused port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

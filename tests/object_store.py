@@ -1,4 +1,4 @@
-"""An S3 service on loopback, for whatever a test wants to keep in a bucket."""
+"""An S3 service on loopback, for tests that need a bucket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[str]:
-    """The address of an S3 service on loopback, without buckets."""
+    """The URL of an S3 service on loopback, without buckets."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -24,7 +24,7 @@ def object_store() -> Iterator[str]:
 
 @pytest.fixture
 def s3_variables(object_store: str) -> dict[str, str]:
-    """The variables with which a client reaches the service."""
+    """The variables for clients of the service."""
     return {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing-secret-key",
@@ -36,7 +36,7 @@ def s3_variables(object_store: str) -> dict[str, str]:
 
 @pytest.fixture
 def s3(object_store: str, s3_variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Makes a bucket on loopback, and returns its URL; its credentials are in the environment."""
+    """Creates a bucket on loopback, and returns its URL; its credentials are in the environment."""
     for name, value in s3_variables.items():
         monkeypatch.setenv(name, value)
 

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of operations: a fake index, a fake target that has it as its server, and a real local one."""
+"""Fixtures for the tests of operations: a fake index, a fake target with it as its server, and a real local target."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def target(index: FakeIndex) -> FakeTarget:
 
 @pytest.fixture
 def provisioned(target: FakeTarget) -> FakeTarget:
-    """A fake target with an index that answers."""
+    """A fake target with a running index."""
     provision.apply(target)
     return target
 
 
 @pytest.fixture
 def served(newcomer: object) -> Iterator[Target]:
-    """A provisioned local target with a real server, in a workspace of its own."""
+    """A provisioned local target with a real server, in its own workspace."""
     del newcomer
     with local_index() as found:
         yield found

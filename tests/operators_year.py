@@ -1,4 +1,4 @@
-"""A year of an operator, as one story: the notebooks of a clone, run one after the other against one target."""
+"""An operator's year as one story: the notebooks of a clone, run one after the other on one target."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Operator:
         clone: a git repository.
         home: of the workspace, and for files to hand over.
         target: ``local`` or ``modal``.
-        variables: of the environment, beside those of this process.
+        variables: of the environment, in addition to those of this process.
     """
 
     clone: Path
@@ -82,7 +82,7 @@ class Operator:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     def commit(self, tag: str, file: str, change: Callable[[str], str]) -> str:
-        """Change a file in a commit beside the one that is checked out; the commit, which has a tag."""
+        """Change a file in a tagged commit on top of the one checked out; returns the commit."""
         path = self.clone / file
         path.write_text(change(path.read_text()))
         self.git("commit", "-qam", f"Change {file}")
@@ -91,7 +91,7 @@ class Operator:
         return self.git("rev-parse", tag)
 
     def break_removal(self, tag: str) -> str:
-        """Commit a version that starts and answers, and whose smoke test cannot remove its release."""
+        """Commit a version that starts and responds, but whose smoke test cannot remove its release."""
         return self.commit(tag, "ops/index/packages/releases.py", lambda source: source.replace(*_BROKEN))
 
     def runbook(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -110,7 +110,7 @@ class Operator:
         )  # fmt: skip
 
     def run(self, *notebooks: str, fails: str = "", **parameters: Any) -> str:
-        """Run notebooks with parameters; what was printed, and of those that fail an error with the words *fails*."""
+        """Run notebooks with parameters; returns the output. Those expected to fail must print *fails*."""
         given = [f"{name}={json.dumps(value)}" if isinstance(value, bool) else f"{name}={value}"
                  for name, value in {"target": self.target, **parameters}.items()]  # fmt: skip
         done = self.runbook("run", *notebooks, *(part for pair in given for part in ("-p", pair)))
@@ -122,7 +122,7 @@ class Operator:
 
 @contextmanager
 def load(url: str, login: tuple[str, str]) -> Iterator[list[int]]:
-    """Three clients that ask for a page until the block ends; the statuses of what they got."""
+    """Three clients that request a page until the block ends; yields the statuses they got."""
     statuses: list[int] = []
     ended = threading.Event()
 
@@ -143,7 +143,7 @@ def load(url: str, login: tuple[str, str]) -> Iterator[list[int]]:
 
 
 class Index:
-    """The operator's index, as users and an auditor see it."""
+    """The operator's index, as seen by users and an auditor."""
 
     def __init__(self, operator: Operator) -> None:
         self.target: Target = open_target(operator.target, workspace=operator.workspace)
@@ -155,7 +155,7 @@ class Index:
         return self.target.state().require(self.target.place).url
 
     def accept(self, invitations: Path) -> None:
-        """Each invited user sets a password by the link."""
+        """Let each invited user set a password with the link."""
         with invitations.open() as file:
             links = {row["username"]: row["link"] for row in csv.DictReader(file)}
         for name, link in links.items():
@@ -165,14 +165,14 @@ class Index:
             assert answer.status_code == 200, answer.text
 
     def upload(self, name: str, project: str, version: str) -> None:
-        """Publish a release, as twine does."""
+        """Publish a release, like twine."""
         form = {":action": "file_upload", "protocol_version": "1", "name": project, "version": version}
         content = {"content": (wheel_name(project, version), wheel(project, version))}
         answer = requests.post(self.url, auth=self.logins[name], data=form, files=content, timeout=60)
         assert answer.status_code == 200, answer.text
 
     def releases(self, project: str) -> list[dict[str, Any]]:
-        """Files of a project, with their hashes and marks."""
+        """Files of a project, with their hashes and annotations."""
         answer = requests.get(
             f"{self.url}simple/{project}/", auth=self.logins["bob"], headers={"Accept": JSON}, timeout=60
         )
@@ -184,7 +184,7 @@ class Index:
         return requests.get(f"{self.url}{path}", auth=login, timeout=60).status_code
 
     def digests(self) -> dict[str, str]:
-        """The digest of each file on both volumes, but for logs and what the index makes again."""
+        """The digest of each file on both volumes, without logs and data that the index recomputes."""
         found = {}
         for part, volume in ((PACKAGES, PACKAGES_VOLUME), (CREDENTIALS, CREDENTIALS_VOLUME)):
             for file in self.target.list_files(volume):
@@ -195,7 +195,7 @@ class Index:
 
 
 def publish_from_github(index: Index, operator: Operator) -> None:
-    """A job of GitHub publishes a release without any stored secret."""
+    """Publish a release from a GitHub job, without any stored secret."""
     with FakeIssuer() as issuer, TlsFront(operator.home / "tls", urlsplit(index.url).port or 0) as front:
         operator.run("13_trusted_publishing", file=written(operator.home, issuer.trust()))
         path = operator.home / wheel_name("spam", "1.1")
@@ -214,7 +214,7 @@ def publish_from_github(index: Index, operator: Operator) -> None:
 
 
 def nights(index: Index, destination: Path) -> tuple[str, dict[str, str]]:
-    """Thirty nights after days with a new release; the name of the seventeenth snapshot, and what there was then."""
+    """Thirty days, each with a release and a snapshot; returns the seventeenth snapshot's name and the state then."""
     job = back_up.describe(index.target, destination=str(destination))
     bucket = job.bucket()
     name, there = "", {}
@@ -232,7 +232,7 @@ def nights(index: Index, destination: Path) -> tuple[str, dict[str, str]]:
 
 
 def walk(operator: Operator) -> None:
-    """Go through the year, from the first look to the end; the target has nothing on it before and after."""
+    """Go through the year, from the first steps to the teardown; the target is empty before and after."""
     index = Index(operator)
     try:
         _walk(operator, index)
@@ -244,7 +244,7 @@ def _walk(operator: Operator, index: Index) -> None:
     run = operator.run
     place = index.target.place
 
-    # The first look, an index, and five users.
+    # First steps, an index, and five users.
     run("00_start_here", "01_provision", port=free_port() if operator.target == "local" else 0)
     team = operator.home / "team.csv"
     team.write_text(TEAM)
@@ -253,7 +253,7 @@ def _walk(operator: Operator, index: Index) -> None:
     index.accept(invitations)
     assert {index.status(login) for login in index.logins.values()} == {200}
 
-    # Releases of a person and of a job on GitHub, and credentials that are replaced under load.
+    # Releases by a person and by a GitHub job, and credentials replaced under load.
     index.upload("alice", "spam", "1.0")
     publish_from_github(index, operator)
     run("02_onboard_user", username="ci", token_days=30)
@@ -271,7 +271,7 @@ def _walk(operator: Operator, index: Index) -> None:
     assert index.status(("ci", before.reveal())) == 401
     run("04_rotate_credentials", rotate="admin", max_age_days=0)
 
-    # A release that is taken back, somebody who leaves, and a night of each day of a month.
+    # A yanked release, someone who leaves, and a snapshot on each day of a month.
     run("11_manage_releases", action="yank", project="spam", version="1.0", reason="bad")
     index.upload("dave", "eggs", "1.0")
     run("05_offboard_user", username="dave", confirm="dave")
@@ -281,7 +281,7 @@ def _walk(operator: Operator, index: Index) -> None:
     name, there = nights(index, snapshots)
     seen = {project: index.releases(project) for project in ("spam", "eggs")}
 
-    # All is lost, and comes back as it was in the seventeenth night, for the same users.
+    # Everything is lost, and restored from the seventeenth snapshot, for the same users.
     index.target.stop()
     for volume in (PACKAGES_VOLUME, CREDENTIALS_VOLUME):
         index.target.delete_volume(volume)
@@ -293,18 +293,18 @@ def _walk(operator: Operator, index: Index) -> None:
     assert len(index.releases("daily")) == RESTORED
     assert " 0 changed" in run("07_restore", source=snapshots, snapshot=name, confirm=operator.target)
 
-    # A version that is broken is taken back.
+    # A broken version is rolled back.
     run("08_upgrade", revision=operator.break_removal("broken"), fails="was rolled back")
     assert " 0 changed" in run("08_upgrade")
 
-    # The index is as its log says, until a release turns out to be bad.
+    # The index matches its log, until a release turns out to be bad.
     run("09_audit", snapshots=snapshots, fail_at="warning")
     release = {"project": "spam", "version": "1.1"}
     run("12_incident", **release, reason="stolen", lock_publisher=True, confirm="spam 1.1")
     assert "1.1" not in str(index.releases("spam"))
     run("90_troubleshoot", bundle=True)
 
-    # The end, with a last snapshot, and no secret in any record.
+    # Teardown, with a last snapshot, and no secret in any record.
     run("99_tear_down", snapshot=operator.home / "last", confirm=operator.target)
     assert not any(index.target.volume_exists(volume) for volume in (PACKAGES_VOLUME, CREDENTIALS_VOLUME))
     assert index.target.state().deployment is None

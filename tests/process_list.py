@@ -1,4 +1,4 @@
-"""Command lines of the processes that a test starts, as every user of the machine can read them."""
+"""Command lines of a test's processes, as visible to every user of the machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 import psutil
 
 _INTERVAL = 0.1
-"""Seconds between two looks; no client is quicker."""
+"""Seconds between two samples; no client is faster."""
 
 
 class ProcessList:

@@ -37,14 +37,14 @@ def test_a_wrong_token_is_refused_and_not_repeated(index: FakeIndex) -> None:
     assert "01_provision" in caught.value.todo
 
 
-def test_what_the_index_says_of_a_user_that_it_refuses_is_passed_on(provisioned: FakeTarget) -> None:
+def test_the_index_s_reason_for_refusing_a_user_is_passed_on(provisioned: FakeTarget) -> None:
     _, admin = AdminApi.of(provisioned)
     with admin, pytest.raises(IndexRequestError, match="contains an invisible character") as caught:
         admin.register("al\0ice", password_hash="$2b$12$x")
     assert caught.value.status == 422
 
 
-def test_without_an_index_or_a_token_nobody_is_asked(target: FakeTarget) -> None:
+def test_without_an_index_or_a_token_no_request_is_sent(target: FakeTarget) -> None:
     with pytest.raises(NotDeployedError, match="01_provision"):
         AdminApi.of(target)
     target.running = True
@@ -53,14 +53,14 @@ def test_without_an_index_or_a_token_nobody_is_asked(target: FakeTarget) -> None
     assert "AUTH_TOKEN" in caught.value.todo
 
 
-def test_an_index_that_does_not_answer_is_an_error_of_its_own(provisioned: FakeTarget) -> None:
+def test_an_unresponsive_index_has_its_own_error(provisioned: FakeTarget) -> None:
     provisioned.failure = "OSError: no room"
     with pytest.raises(NotAnsweringError) as caught:
         AdminApi.of(provisioned)
     assert caught.value.error == "OSError: no room"
 
 
-def test_a_refused_token_is_answered_with_the_targets_own_advice(provisioned: FakeTarget) -> None:
+def test_a_refused_token_comes_with_the_target_s_own_advice(provisioned: FakeTarget) -> None:
     provisioned.secrets["pypi-auth-token"]["AUTH_TOKEN"] = Secret("changed-elsewhere")
     _, admin = AdminApi.of(provisioned)
     with admin, pytest.raises(IndexRequestError) as caught:

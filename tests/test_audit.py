@@ -1,4 +1,4 @@
-"""The notebook 09_audit: an index that is as its log says has no finding, and each of 20 hand-made faults is named."""
+"""The notebook 09_audit: an index that matches its log has no findings, and each of 20 hand-made faults is reported."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EVENTS: tuple[dict[str, object], ...] = (
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
-    """An index that is as its audit log says, with a snapshot of today."""
+    """An index that matches its audit log, with a snapshot of today."""
     index = make_index(tmp_path / "home", filled=False)
     index.create_volume(PACKAGES_VOLUME)
     index.create_volume(CREDENTIALS_VOLUME)
@@ -77,17 +77,17 @@ def read(index: Index, tmp_path: Path, **parameters: str | bool) -> audit.AuditR
 
 
 def named(report: audit.AuditReport) -> list[tuple[str, str]]:
-    """Severity and thing of each finding but that no server runs, as there is none in these tests."""
+    """Severity and thing of each finding, except that no server runs, as in all these tests."""
     return [(str(found.severity), found.thing) for found in report.findings if found.thing != "server"]
 
 
-def test_an_index_that_is_as_its_log_says_has_no_finding(index: Index, tmp_path: Path) -> None:
+def test_an_index_that_matches_its_log_has_no_findings(index: Index, tmp_path: Path) -> None:
     report = read(index, tmp_path, fail_at="warning")
     assert named(report) == []
     assert "none; it fails from warning on" in repr(audit.verify(report))
 
 
-def test_every_file_of_credentials_that_the_index_writes_is_known_as_its_own(index: Index, tmp_path: Path) -> None:
+def test_every_credential_file_written_by_the_index_is_recognized(index: Index, tmp_path: Path) -> None:
     names = {value for value in vars(credential_files).values() if isinstance(value, str) and value.startswith(".")}
     assert len(names) >= 5
     for name in names - {".htpasswd", ".htgroup"}:
@@ -185,7 +185,7 @@ def test_there_are_at_least_twenty_faults() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_named(fault: str, index: Index, tmp_path: Path) -> None:
+def test_each_fault_is_reported(fault: str, index: Index, tmp_path: Path) -> None:
     make, (severity, thing) = FAULTS[fault]
     make(index)
     found = [
@@ -195,7 +195,7 @@ def test_each_fault_is_named(fault: str, index: Index, tmp_path: Path) -> None:
     assert (severity, thing) in found
 
 
-def test_all_faults_that_go_together_are_named_at_once(index: Index, tmp_path: Path) -> None:
+def test_all_compatible_faults_are_reported_at_once(index: Index, tmp_path: Path) -> None:
     together = [name for name in FAULTS if name not in {
         "a file lost", "a file replaced by a link", "a status damaged", "a tombstone lost", "the roles lost",
         "a user removed by hand", "a weak hash", "a user twice", "a role of nobody",
@@ -221,7 +221,7 @@ def test_without_integrity_no_package_is_read(index: Index, tmp_path: Path) -> N
     assert named(read(index, tmp_path, integrity=False)) == []
 
 
-def test_where_the_log_does_not_reach_back_strangers_are_only_notices(index: Index, tmp_path: Path) -> None:
+def test_beyond_the_reach_of_the_log_unknown_things_are_only_notices(index: Index, tmp_path: Path) -> None:
     for volume, folder in ((PACKAGES_VOLUME, ".index/audit"), (CREDENTIALS_VOLUME, ".audit")):
         for path in (index.volume_folder(volume) / folder).iterdir():
             path.unlink()
@@ -239,7 +239,7 @@ def test_a_restoration_is_part_of_the_history(index: Index, tmp_path: Path) -> N
     assert named(read(index, tmp_path)) == []
 
 
-def test_the_tables_tell_sizes_uses_and_events(index: Index, tmp_path: Path) -> None:
+def test_the_tables_show_sizes_uses_and_events(index: Index, tmp_path: Path) -> None:
     line = {"hour": "2026-01-31T14", "file": "spam-1.0.tar.gz", "user": "alice", "client": "pip", "count": 3}
     for path in ("spam-1.0.tar.gz", "eggs-1.0.tar.gz"):
         os.utime(index.volume_folder(PACKAGES_VOLUME) / path, (0, 0))
@@ -271,7 +271,7 @@ def test_an_old_or_missing_snapshot_is_a_warning(index: Index, tmp_path: Path) -
 
 @pytest.fixture
 def public() -> Iterator[tuple[str, list[str]]]:
-    """A public index on loopback that has ham, fails for eggs, and notes what it was asked and told."""
+    """A public index on loopback that has ham, fails for eggs, and records requests and credentials."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -298,7 +298,7 @@ def test_names_on_the_public_index_are_warnings(
 ) -> None:
     url, asked = public
     assert named(read(index, tmp_path)) == []
-    assert asked == [], "nobody is asked by default"
+    assert asked == [], "no request is sent by default"
     found = named(read(index, tmp_path, public_index=url))
     assert found == [("warning", "project ham"), ("notice", "project eggs")]
     assert asked == [f"/simple/{name}/ None" for name in ("eggs", "ham", "spam")]
@@ -307,7 +307,7 @@ def test_names_on_the_public_index_are_warnings(
     assert len(asked) == 4
 
 
-def test_a_public_index_that_cannot_be_reached_is_a_notice(index: Index, tmp_path: Path) -> None:
+def test_an_unreachable_public_index_is_a_notice(index: Index, tmp_path: Path) -> None:
     found = named(read(index, tmp_path, public_index="http://127.0.0.1:9/simple/"))
     assert found == [("notice", "public index")]
 

@@ -1,4 +1,4 @@
-"""The history of an index: what its log says that there should be, and what it leaves open."""
+"""The history of an index: the state implied by its log, and what that leaves open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def history(*events: dict[str, Any]) -> History:
     return History.of({"time": str(number), "user": "alice", **event} for number, event in enumerate(events))
 
 
-def test_the_last_word_counts() -> None:
+def test_the_last_event_counts() -> None:
     found = history(UPLOAD, YANK, CREATED, {**YANK, "event": "unyank"}, REMOVE, {"event": "user.removed"})
     assert (found.uploaded, found.removed) == ({}, {"spam-1.tar.gz": "a"})
     assert found.yanked == {"spam-1.tar.gz": False}
@@ -30,7 +30,7 @@ def test_the_last_word_counts() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["undone", "unconfirmed"])
-def test_a_change_that_may_not_have_stayed_leaves_the_thing_open(outcome: str) -> None:
+def test_an_unconfirmed_change_leaves_its_subject_open(outcome: str) -> None:
     assert history(UPLOAD, {"event": f"upload.{outcome}", "filename": "spam-1.tar.gz"}).uploaded == {}
     assert history(YANK, {**YANK, "event": f"yank.{outcome}"}).yanked == {}
     removed = history(UPLOAD, REMOVE, {"event": f"remove.{outcome}", "filename": "spam-1.tar.gz"})
@@ -53,7 +53,7 @@ def test_a_restoration_sets_users_yanks_and_statuses() -> None:
     assert found.statuses == {"eggs": "archived"}
 
 
-def test_a_log_that_is_empty_or_lost_its_beginning_is_not_complete() -> None:
+def test_an_empty_or_expired_log_is_not_complete() -> None:
     assert not history().complete
     assert history(UPLOAD).complete
     assert not history(UPLOAD, {"event": "audit.expired"}).complete

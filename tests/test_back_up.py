@@ -1,4 +1,4 @@
-"""The notebook 06_back_up: shows first, copies once, reads back, and deletes by rule."""
+"""The notebook 06_back_up: shows a plan, copies once, reads back, and deletes by rule."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_without_a_destination_it_is_a_private_folder_of_the_workspace(index: In
     assert folder.stat().st_mode & 0o077 == 0
 
 
-def test_a_folder_that_is_open_to_others_is_closed(index: Index, tmp_path: Path) -> None:
+def test_a_folder_open_to_others_is_closed(index: Index, tmp_path: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
     job = back_up.describe(index, destination=str(tmp_path / "open"))
     assert "close it to them" in repr(back_up.plan(job))
@@ -60,7 +60,7 @@ def test_a_folder_that_is_open_to_others_is_closed(index: Index, tmp_path: Path)
     assert back_up.plan(job).pending == ()
 
 
-def test_what_no_rule_keeps_is_shown_before_it_goes(index: Index, tmp_path: Path) -> None:
+def test_expired_snapshots_are_shown_before_they_are_deleted(index: Index, tmp_path: Path) -> None:
     job = back_up.describe(index, destination=str(tmp_path / "snapshots"), daily=1, weekly=0, monthly=0)
     Backup(index, job.bucket(), "local", clock=lambda: datetime(2026, 1, 1, tzinfo=UTC)).take()
     back_up.apply(job)
@@ -71,7 +71,7 @@ def test_what_no_rule_keeps_is_shown_before_it_goes(index: Index, tmp_path: Path
     assert back_up.apply(job).done == (("snapshot 2026-01-01T00-00-00Z", "deleted"),)
 
 
-def test_a_damaged_old_snapshot_stops_no_back_up_and_keeps_all_bytes(index: Index, tmp_path: Path) -> None:
+def test_a_damaged_old_snapshot_does_not_stop_a_back_up_and_keeps_all_bytes(index: Index, tmp_path: Path) -> None:
     job = back_up.describe(index, destination=str(tmp_path / "snapshots"))
     (tmp_path / "snapshots" / "snapshots").mkdir(parents=True, mode=0o700)
     (tmp_path / "snapshots").chmod(0o700)
@@ -83,7 +83,7 @@ def test_a_damaged_old_snapshot_stops_no_back_up_and_keeps_all_bytes(index: Inde
     assert ("2026-01-01T00-00-00Z", "damaged: cannot be restored", "", "") in back_up.snapshots(job).rows
 
 
-def test_a_truncated_blob_fails_the_verification_and_the_next_run_mends_it(index: Index, tmp_path: Path) -> None:
+def test_a_truncated_blob_fails_the_verification_and_the_next_run_repairs_it(index: Index, tmp_path: Path) -> None:
     job = back_up.describe(index, destination=str(tmp_path / "snapshots"))
     back_up.apply(job)
     blob = tmp_path / "snapshots" / "blobs" / sha256(b"spam 1.0")
@@ -95,9 +95,7 @@ def test_a_truncated_blob_fails_the_verification_and_the_next_run_mends_it(index
     assert blob.read_bytes() == b"spam 1.0"
 
 
-def test_another_plan_than_the_approved_one_is_not_applied(
-    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_approved_plan_is_applied(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = back_up.describe(index, destination=str(tmp_path / "snapshots"))
     monkeypatch.setenv(APPROVED_VARIABLE, back_up.plan(job).sha256)
     index.write("new-1.tar.gz", b"new")
@@ -122,7 +120,7 @@ def test_bad_parameters_are_refused_before_anything_is_done(index: Index, parame
     assert "secret" not in str(raised.value)
 
 
-def test_a_destination_that_is_a_file_is_refused_in_a_sentence(index: Index, tmp_path: Path) -> None:
+def test_a_file_as_destination_is_refused_with_a_sentence(index: Index, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BucketError, match="could not open"):
         back_up.preflight(back_up.describe(index, destination=str(tmp_path / "file")))

@@ -1,4 +1,4 @@
-"""Imports run one way: notebooks -> operations -> targets, clients -> index; and the house has the rooms as drawn."""
+"""Imports run one way: notebooks -> operations -> targets, clients -> index; and the folders are as documented."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FOUNDATIONS = frozenset(
         "ops.workspace",
     }
 )
-"""Modules without a place of their own; each part may use those that it is allowed below."""
+"""Modules outside the folders; each part may use those allowed below."""
 
 JUPYTER = frozenset(
     {"IPython", "ipykernel", "jupyter_client", "jupyter_core", "nbclient", "nbconvert", "nbformat", "papermill", "zmq"}
@@ -41,7 +41,7 @@ MASKED_AS_RECORDS = frozenset({"ops.runbook.record", "ops.redaction", "ops.runbo
 
 
 def part(module: str) -> str:
-    """The part of the house that a module belongs to."""
+    """The part of the architecture that a module belongs to."""
     names = module.split(".")
     if module in FOUNDATIONS or len(names) == 1:
         return "foundations"
@@ -60,8 +60,8 @@ ALLOWED = {
     "operations": {"operations", "snapshots", "targets", "clients", "foundations"},
     "cli": {"cli", "operations", "snapshots", "targets", "clients", "runbook", "foundations"},
 }
-"""Parts that each part may import. ``ops`` itself holds the version and nothing else, so that the index may not even
-import that; nobody imports the command."""
+"""Parts that each part may import. ``ops`` itself only has the version, so the index must not even
+import that; nothing imports the command."""
 
 
 def modules(package: Path) -> Iterator[tuple[str, Path]]:
@@ -103,16 +103,16 @@ def violations(package: Path) -> list[str]:
             elif top == "tests":
                 found.append(f"{name} imports {target}: tests use the package, never the other way round")
             elif part(name) == "index" and (top == "modal" or top in JUPYTER):
-                found.append(f"{name} imports {target}, which has no place in the server")
+                found.append(f"{name} imports {target}, which does not belong in the server")
             elif part(name) != "targets" and top == "modal":
-                found.append(f"{name} imports modal, which only the targets know")
+                found.append(f"{name} imports modal, which only the targets may import")
             elif part(name) != "runbook" and top in JUPYTER and name != "ops.guard":  # it runs in the kernel
-                found.append(f"{name} imports {target}, which only the runner and the guard know")
+                found.append(f"{name} imports {target}, which only the runner and the guard may import")
     return found
 
 
 def test_no_import_crosses_a_border_the_wrong_way() -> None:
-    advice = "imports follow the arrows in CONTRIBUTING: move what is needed down, or hand it in as an argument"
+    advice = "imports follow the arrows in CONTRIBUTING: move what is needed down, or pass it as an argument"
     assert violations(PROJECT_ROOT / "ops") == [], advice
 
 
@@ -164,14 +164,14 @@ def notebook_imports(path: Path) -> Iterator[str]:
 def test_notebooks_import_operations_and_open_a_target_and_nothing_else() -> None:
     for path in sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb")):
         for target in notebook_imports(path):
-            if target == "tests.benchmark":  # developers measure with it; no part of what a team installs
+            if target == "tests.benchmark":  # for developers, not part of the package
                 assert path.name == "10_benchmark.ipynb", path.name
                 continue
             allowed = part(target) == "operations" or target in {"ops.targets", "ops.settings"}
             assert allowed, f"{path.name}: {target}"
 
 
-def test_the_foundations_and_the_settings_need_nothing_but_the_standard_library() -> None:
+def test_the_foundations_and_the_settings_need_only_the_standard_library() -> None:
     for module in FOUNDATIONS:
         path = PROJECT_ROOT / "ops" / ("__init__.py" if module == "ops" else f"{module.split('.')[1]}.py")
         for target in imported(module, path.read_text(), package=module == "ops"):
@@ -179,12 +179,12 @@ def test_the_foundations_and_the_settings_need_nothing_but_the_standard_library(
             assert top == "ops" or top in sys.stdlib_module_names, f"{module} imports {target}"
 
 
-def test_no_module_is_named_for_being_of_use() -> None:
+def test_no_module_has_a_catch_all_name() -> None:
     names = {name.rsplit(".", maxsplit=1)[-1] for name, _ in modules(PROJECT_ROOT / "ops")}
     assert not names & {"utils", "util", "helpers", "helper", "common", "misc", "tools", "base"}
 
 
-def test_the_house_has_the_rooms_it_is_drawn_with() -> None:
+def test_the_folders_are_as_documented() -> None:
     rooms = {path.name for path in PROJECT_ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
     assert rooms - {"__pycache__", "dist", "build", "node_modules"} <= {
         "notebooks",
@@ -199,7 +199,7 @@ def test_the_house_has_the_rooms_it_is_drawn_with() -> None:
     assert folders <= {"cli", "index", "targets", "clients", "runbook", "snapshots"}
 
 
-def test_no_class_name_stands_for_two_things() -> None:
+def test_no_class_name_has_two_meanings() -> None:
     places: dict[str, list[str]] = {}
     for module, path in modules(PROJECT_ROOT / "ops"):
         for node in ast.walk(ast.parse(path.read_text())):

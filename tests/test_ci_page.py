@@ -1,4 +1,4 @@
-"""The workflows of the page on CI are short, valid, pinned, and do what they say."""
+"""The workflows of the page on CI are short, valid, pinned, and do what they claim."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def steps(block: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_there_is_one_to_publish_with_uv_one_with_twine_and_one_to_install() -> None:
+def test_there_is_one_workflow_each_for_uv_twine_and_installing() -> None:
     assert [len(re.findall("uv publish|twine upload|pip install spam", block)) for block in GITHUB] == [1, 1, 1]
     assert len(GITLAB) == 2
 
 
 @pytest.mark.parametrize("block", GITHUB)
-def test_a_github_workflow_has_few_lines_no_secret_and_the_right_to_an_id_token(block: str) -> None:
+def test_a_github_workflow_is_short_without_secrets_and_may_request_an_id_token(block: str) -> None:
     assert len(block.splitlines()) <= 13
     assert "secrets." not in block
     assert yaml.safe_load(block)["permissions"] == {"contents": "read", "id-token": "write"}
@@ -52,7 +52,7 @@ def test_a_gitlab_job_names_its_id_token_after_the_audience(block: str) -> None:
     assert "$CI_JOB_TOKEN" not in block
 
 
-def test_the_login_program_names_its_options_and_runs_on_an_old_python(tmp_path: Path) -> None:
+def test_the_login_program_lists_its_options_and_runs_on_an_old_python(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, ACTION / "login.py", "--help"], capture_output=True, text=True, check=True)
     for option in re.findall(r"login\.py (--.*)", PAGE)[0].split():
         if option.startswith("--"):

@@ -1,4 +1,4 @@
-"""The command `runbook`, run as a newcomer runs it: as a process, from anywhere, with an empty HOME."""
+"""The command `runbook`, run like a newcomer: as a process, from anywhere, with an empty HOME."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def runbook(*arguments: str, cwd: Path = PROJECT_ROOT) -> subprocess.CompletedPr
     )
 
 
-# As the console script does, and findable from any directory.
+# Like the console script, and importable from any directory.
 _MAIN = f"import sys; sys.path.insert(0, {str(PROJECT_ROOT)!r}); from ops.cli import main; sys.exit(main())"
 
 
@@ -48,9 +48,7 @@ def _server(workspace: Workspace) -> ServerProcess:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stopped_afterwards")
-def test_up_leads_from_nothing_to_a_working_index_and_a_second_one_changes_nothing(
-    workspace: Workspace, tmp_path: Path
-) -> None:
+def test_up_sets_up_a_working_index_and_a_second_run_changes_nothing(workspace: Workspace, tmp_path: Path) -> None:
     first = runbook("up", cwd=tmp_path)
 
     assert first.returncode == 0, first.stdout + first.stderr
@@ -77,9 +75,9 @@ _GROWING = {"activity", "audit", ".audit", "staging", "claims", "removed"}
 
 
 def _state(workspace: Workspace) -> dict[str, bytes]:
-    """All that must stay: users, secrets, client files and packages.
+    """Everything that must stay: users, secrets, client files and packages.
 
-    Not the log, the locks, the audit lines, the counts of downloads, and the digests by which the index remembers what
+    Not the log, locks, audit lines, download counts, and the index's tombstones of files that
     the smoke test removed.
     """
     kept: dict[str, bytes] = {}
@@ -93,7 +91,7 @@ def _state(workspace: Workspace) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stopped_afterwards")
-def test_a_killed_server_is_repaired_by_another_up_with_its_users_and_its_address(workspace: Workspace) -> None:
+def test_another_up_repairs_a_killed_server_with_its_users_and_address(workspace: Workspace) -> None:
     assert runbook("run", "01", "02", "-p", f"port={free_port()}").returncode == 0
     before = _server(workspace)
     os.kill(before.pid, signal.SIGKILL)
@@ -118,14 +116,14 @@ def test_a_move_to_another_port_says_which_users_to_inform(workspace: Workspace)
     assert str(before) not in (workspace.user("local", "alice") / "env.sh").read_text()
 
 
-def test_status_before_anything_says_how_to_start() -> None:
+def test_status_without_an_index_says_how_to_start() -> None:
     done = runbook("status")
 
     assert done.returncode == 0
     assert "make run" in done.stdout
 
 
-def test_there_is_no_going_back_on_this_machine_and_the_error_says_what_to_do() -> None:
+def test_without_an_earlier_version_rollback_says_what_to_do() -> None:
     done = runbook("rollback")
 
     assert done.returncode == EXIT_FAILED
@@ -133,7 +131,7 @@ def test_there_is_no_going_back_on_this_machine_and_the_error_says_what_to_do() 
     assert runbook("history", "--current").stdout == "\n"
 
 
-def test_stop_before_anything_is_no_error() -> None:
+def test_stop_without_an_index_is_not_an_error() -> None:
     done = runbook("stop")
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -160,7 +158,7 @@ def test_list_names_every_notebook_with_its_parameters() -> None:
         (("run", "77_nothing"), "01_provision"),
     ],
 )
-def test_nonsense_is_answered_with_what_would_be_right(
+def test_invalid_arguments_are_refused_with_a_correction(
     arguments: tuple[str, ...], said: str, workspace: Workspace
 ) -> None:
     done = runbook(*arguments)
@@ -193,7 +191,7 @@ def test_an_interrupted_run_ends_with_130_and_leaves_a_record(workspace: Workspa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stopped_afterwards")
-def test_a_plan_is_shown_kept_approved_and_applied_once(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_plan_is_shown_stored_approved_and_applied_once(workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     planned = runbook("plan", "01", "-p", f"port={free_port()}", "--out", str(file))
     assert planned.returncode == EXIT_CHANGES, planned.stderr
@@ -213,7 +211,7 @@ def test_a_plan_is_shown_kept_approved_and_applied_once(workspace: Workspace, tm
 @pytest.mark.parametrize(
     "arguments", [("plan",), ("plan", "01", "--nonsense"), ("plan", "01", "-p", "x"), ("diff", "1")]
 )
-def test_a_wrong_call_of_a_command_that_exits_with_2_for_changes_exits_with_1(arguments: tuple[str, ...]) -> None:
+def test_usage_errors_of_commands_that_exit_with_2_for_changes_exit_with_1(arguments: tuple[str, ...]) -> None:
     done = runbook(*arguments)
     assert done.returncode == EXIT_FAILED
     assert "Traceback" not in done.stderr
@@ -245,7 +243,7 @@ def test_the_status_of_every_target_and_environment_is_given_as_json(workspace: 
     assert found[1]["error"]
 
 
-def test_parameters_of_a_file_are_typed_and_single_ones_go_over_them(tmp_path: Path) -> None:
+def test_parameters_from_a_file_are_typed_and_overridden_by_single_ones(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text("port: 8000\nusername: bob\nnames: [a, b]\n")
     assert read_parameters(["username=eve", "x=a=b"], [file]) == {
@@ -254,7 +252,7 @@ def test_parameters_of_a_file_are_typed_and_single_ones_go_over_them(tmp_path: P
 
 
 @pytest.mark.parametrize("content", ["- a", "just text", "a: [", "1: x", "\x00"])
-def test_a_file_that_holds_no_parameters_is_an_error(tmp_path: Path, content: str) -> None:
+def test_a_file_without_parameters_is_an_error(tmp_path: Path, content: str) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(content)
     with pytest.raises(ParameterError):

@@ -22,13 +22,13 @@ NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
 
 
 def block(language: str) -> str:
-    """The one fenced block of a language."""
+    """The only fenced block of a language."""
     (found,) = re.findall(rf"^```{language}\n(.*?)^```$", CONTRIBUTING, re.MULTILINE | re.DOTALL)
     return str(found)
 
 
 def notebook_of(outline: str) -> Any:
-    """The notebook that the outline describes."""
+    """The notebook described by the outline."""
     cells = []
     v4: Any = nbformat.v4
     for number, part in enumerate(re.split(r"^%% ", outline, flags=re.MULTILINE)[1:]):
@@ -43,7 +43,7 @@ def notebook_of(outline: str) -> Any:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A copy of the project with the operation and the notebook that CONTRIBUTING shows."""
+    """A copy of the project with the operation and the notebook from CONTRIBUTING."""
     root = tmp_path / "clone"
     shutil.copytree(PROJECT_ROOT, root, ignore=NOT_COPIED)
     (root / "ops" / "greet.py").write_text(block("python").partition("\n")[2])
@@ -59,7 +59,7 @@ def run(clone: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_an_operation_and_its_notebook_that_are_added_as_described_run_and_pass_every_check(clone: Path) -> None:
+def test_an_operation_and_notebook_added_as_described_run_and_pass_every_check(clone: Path) -> None:
     stored = run(clone, "ops.runbook.store", "20_greet")
     assert stored.returncode == 0, stored.stderr
     assert check(Notebook.read(clone / "notebooks" / "20_greet.ipynb")) == ()
@@ -77,7 +77,7 @@ def test_an_operation_and_its_notebook_that_are_added_as_described_run_and_pass_
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_notebook_whose_outputs_are_not_stored_is_refused(clone: Path) -> None:
+def test_a_notebook_without_stored_outputs_is_refused(clone: Path) -> None:
     assert any(
         "output" in problem or "run" in problem
         for problem in check(Notebook.read(clone / "notebooks" / "20_greet.ipynb"))

@@ -1,4 +1,4 @@
-"""Every command that a page shows is run here or by the test named beside it, or is listed with why it cannot be."""
+"""Every documented command is run here or by the test named next to it, or is listed with the reason why not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ change pypi-runbook/status '{"status": "archived", "reason": "see its successor"
 (umask 077; python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > auth-token)
 .venv/bin/runbook stop
 """.strip().splitlines()
-"""Commands of README and of the pages in deployments, as they are typed one after the other in a clone."""
+"""Commands of README and of the pages in deployments, as typed one after the other in a clone."""
 
 ELSEWHERE = {
     "make run": "../.ci/run",
@@ -71,7 +71,7 @@ ELSEWHERE = {
         "test_contributing.py"
     ),
 }
-"""The test that runs a command, perhaps on another port, or on the stand-in for Modal."""
+"""The test that runs a command, possibly on another port, or on the stand-in for Modal."""
 
 _DOWNLOADS = "downloads from the public index; the Makefile, which .ci/run runs, does the same"
 _GITHUB = "needs a repository on GitHub"
@@ -102,7 +102,7 @@ _COMMENT = re.compile(r"\s+# .*$")
 
 
 def commands(page: str) -> Iterator[str]:
-    """The commands in the indented blocks of a page, without the comments behind them."""
+    """The commands in the indented blocks of a page, without trailing comments."""
     for match in _BLOCK.finditer(FENCED.sub("", page)):
         line = _COMMENT.sub("", match["line"]).rstrip()
         if not NO_SHELL.match(line):
@@ -112,10 +112,10 @@ def commands(page: str) -> Iterator[str]:
 DOCUMENTED = {command for page in PAGES for command in commands(page.read_text())}
 
 
-def test_every_command_that_a_page_shows_is_run_or_has_a_reason_not_to_be() -> None:
+def test_every_documented_command_is_run_or_has_a_reason_not_to_be() -> None:
     known = {*SESSION, *ELSEWHERE, *NOT_RUN}
     assert sorted(DOCUMENTED - known) == [], "run it in SESSION, name its test in ELSEWHERE, or say why not in NOT_RUN"
-    assert sorted(known - DOCUMENTED) == [], "no page shows this any more: take it out"
+    assert sorted(known - DOCUMENTED) == [], "no page shows this any more: remove it"
 
 
 def test_the_tests_that_run_other_commands_exist() -> None:
@@ -124,7 +124,7 @@ def test_the_tests_that_run_other_commands_exist() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_commands_of_the_pages_work_one_after_the_other(tmp_path: Path) -> None:
+def test_the_documented_commands_work_one_after_the_other(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     shutil.copytree(PROJECT_ROOT, clone, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "dist"))
     (clone / ".venv").symlink_to(sys.prefix)
@@ -163,7 +163,7 @@ PLACEHOLDERS: Mapping[str, str] = {"NOTEBOOK": "01_provision", "NUMBER": "8000",
 
 
 @pytest.mark.parametrize("call", sorted(set(inline_commands())))
-def test_a_call_of_runbook_in_a_text_has_options_and_parameters_that_exist(call: str) -> None:
+def test_documented_calls_of_runbook_use_existing_options_and_parameters(call: str) -> None:
     words = shlex.split(re.sub(r"\b[A-Z]+\b", lambda match: PLACEHOLDERS.get(match[0], match[0]), call))[1:]
     parser = make_parser()
     if len(words) == 1 or set(words) & {"…", "..."}:

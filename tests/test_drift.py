@@ -1,4 +1,4 @@
-"""Drift: whatever was changed by hand on this machine is a row of the plan of the notebook that owns it."""
+"""Drift: any change by hand on this machine is a row in the plan of the responsible notebook."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class World:
     """An index on this machine with a user, and all its files.
 
     Parameters:
-        workspace: where it is made.
+        workspace: where to create it.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -158,7 +158,7 @@ STOPPED: dict[str, tuple[Callable[[World], object], str]] = {
     "the packages are lost": (lambda w: _rename(w.home / "local" / "volumes" / PACKAGES_VOLUME), "pypiserver-data"),
     "the users are lost": (lambda w: _rename(w.credentials), "+ volume pypiserver-credentials"),
 }
-"""By hand while the server is stopped."""
+"""Changes by hand while the server is stopped."""
 
 
 def test_twenty_changes_by_hand_are_rows_of_the_plans(world: World) -> None:
@@ -171,7 +171,7 @@ def test_twenty_changes_by_hand_are_rows_of_the_plans(world: World) -> None:
             os.kill(world.server.pid, signal.SIGCONT)
         outcome = provision.apply(world.target)
         assert outcome.changed or what == "the server hangs", what
-        assert world.provisioning().pending == (), f"{what}: applying the plan did not end it"
+        assert world.provisioning().pending == (), f"{what}: applying the plan did not fix it"
         onboard.apply(world.onboarding)
         seen += 1
     for what, (change, row) in OF_ONBOARDING.items():
@@ -183,7 +183,7 @@ def test_twenty_changes_by_hand_are_rows_of_the_plans(world: World) -> None:
             world.target, username="alice", role="publisher", projects="spam", archive=True, password_reset=refused
         )
         onboard.apply(reset)
-        assert world.onboarding_plan().pending == (), f"{what}: applying the plan did not end it"
+        assert world.onboarding_plan().pending == (), f"{what}: applying the plan did not fix it"
         seen += 1
     for what, (change, row) in STOPPED.items():
         world.target.stop()
@@ -196,7 +196,7 @@ def test_twenty_changes_by_hand_are_rows_of_the_plans(world: World) -> None:
     assert seen >= 20
 
 
-def test_a_plan_of_this_machine_whose_world_has_changed_is_refused_in_100_of_100_races(
+def test_an_outdated_plan_of_this_machine_is_refused_in_100_of_100_races(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provisioning = (world.provisioning, lambda: provision.apply(world.target))

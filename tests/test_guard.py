@@ -1,4 +1,4 @@
-"""The guard: what it reads from the executed cells. Kernels run it in tests/notebooks."""
+"""The guard's reading of executed cells. tests/notebooks runs it in kernels."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ CHECK = "from ops import guard\n\nguard.check()"
         (["", PARAMETERS, '# Parameters\ntarget = "local"\ndryrun = True\n', CHECK], ["dryrun"]),
         (["", PARAMETERS, "# Parameters\n_x = 1\na = b = float('nan')\n", CHECK], ["_x", "a", "b"]),
         (["", PARAMETERS + "\ndryrun = True", CHECK], ["dryrun"]),
-        # A name that was corrected, and the cell run again.
+        # A corrected name, and the cell run again.
         (["", PARAMETERS + "\ndryrun = True", CHECK, PARAMETERS, CHECK], []),
-        # What is tried out later is nobody's parameter.
+        # Names used in later experiments are not parameters.
         (["", PARAMETERS, CHECK, "x = 5", CHECK], []),
         (["", "import os", "x = 5", PARAMETERS, CHECK], []),
     ],
 )
-def test_a_name_beside_the_parameters_is_found_in_their_cell_and_in_those_injected_after_it(
-    cells: list[str], given: list[str]
-) -> None:
+def test_other_names_are_found_in_the_parameters_cell_and_in_injected_cells(cells: list[str], given: list[str]) -> None:
     declared, found = guard._read(cells)
     assert list(declared) == ["target", "dry_run"]
     assert found == given
@@ -51,7 +49,7 @@ def test_an_expected_error_is_three_lines() -> None:
     ]
 
 
-def test_an_unexpected_error_says_that_it_is_one_and_where_it_was_raised() -> None:
+def test_an_unexpected_error_says_so_and_where_it_was_raised() -> None:
     try:
         require(None, 1)  # type: ignore[arg-type]  # for an error out of the package
     except AttributeError as error:

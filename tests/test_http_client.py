@@ -18,7 +18,7 @@ pytest_plugins = ["tests.operations"]
 
 
 @pytest.mark.parametrize("near", [True, False])
-def test_a_stranger_stays_one_whatever_stands_in_the_users_netrc(
+def test_a_client_without_credentials_ignores_the_user_s_netrc(
     index: FakeIndex, newcomer: Path, monkeypatch: pytest.MonkeyPatch, near: bool
 ) -> None:
     monkeypatch.setattr("ops.http_client.is_loopback", lambda _: near)
@@ -34,13 +34,13 @@ def test_a_stranger_stays_one_whatever_stands_in_the_users_netrc(
     assert index.logins == []
 
 
-def test_a_user_is_said_in_utf_8(index: FakeIndex) -> None:
+def test_credentials_are_sent_in_utf_8(index: FakeIndex) -> None:
     index.add_user("李", "пароль-пароль")
     with HttpClient(index.url, username="李", password=Secret("пароль-пароль")) as user:
         assert user.request("GET", "simple/").status_code == 200
 
 
-def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+def test_a_proxy_from_the_environment_is_not_used_for_loopback(
     index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -48,7 +48,7 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
         assert stranger.request("GET", "health").status_code == 200
 
 
-def test_secret_headers_go_to_the_host_that_they_are_for_and_to_no_other() -> None:
+def test_secret_headers_are_sent_only_to_their_own_host() -> None:
     seen: list[tuple[str, str | None]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -62,7 +62,7 @@ def test_secret_headers_go_to_the_host_that_they_are_for_and_to_no_other() -> No
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Do not log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -79,7 +79,7 @@ def test_secret_headers_go_to_the_host_that_they_are_for_and_to_no_other() -> No
     ]
 
 
-def test_no_answer_is_an_error_with_the_reason_and_without_the_secret() -> None:
+def test_a_missing_response_is_an_error_with_the_reason_and_without_the_secret() -> None:
     with (
         HttpClient("http://127.0.0.1:9/", username="alice", password=Secret("a-good-password")) as user,
         pytest.raises(IndexRequestError, match=r"there was no response from http://127\.0\.0\.1:9/simple/") as caught,
@@ -90,7 +90,7 @@ def test_no_answer_is_an_error_with_the_reason_and_without_the_secret() -> None:
     assert "a-good-password" not in str(caught.value)
 
 
-def test_a_request_that_may_have_arrived_is_not_sent_again() -> None:
+def test_a_request_that_may_have_arrived_is_not_repeated() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         connections: list[int] = []
 

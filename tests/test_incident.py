@@ -1,4 +1,4 @@
-"""An incident: a bad release is found, taken from everybody, and its publisher locked."""
+"""An incident: a bad release is found and revoked, and its publisher locked."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_without_a_release_the_last_uploads_are_shown_and_nothing_is_changed(ser
     assert "Nothing was uploaded" in repr(incident.recent(nothing))
 
 
-def test_a_file_that_can_still_be_had_fails_the_verification(
+def test_a_file_that_is_still_available_fails_the_verification(
     served: Target, mallory: Login, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del mallory
@@ -116,13 +116,13 @@ def test_a_file_that_can_still_be_had_fails_the_verification(
         incident.verify(meant)
 
 
-def test_a_release_that_is_not_there_is_told(served: Target) -> None:
+def test_a_missing_release_is_reported(served: Target) -> None:
     with pytest.raises(RunbookError, match=r"no file of spam 9\.9"):
         incident.plan(incident.describe(served, project="spam", version="9.9"))
 
 
 @pytest.mark.parametrize("confirm", ["spam", "spam 1.0", "1.1 spam", "spam 1.1 1.2", "yes"])
-def test_another_release_changes_nothing(target: Target, confirm: str) -> None:
+def test_confirming_another_release_changes_nothing(target: Target, confirm: str) -> None:
     with pytest.raises(ConfirmationError, match="nothing was changed"):
         incident.describe(target, project="spam", version="1.1", confirm=confirm)
 
@@ -131,6 +131,6 @@ def test_another_release_changes_nothing(target: Target, confirm: str) -> None:
     "values",
     [{"project": "spam"}, {"version": "1.1"}, {"project": "spam", "version": "1.1", "reason": "two\nlines"}],
 )
-def test_what_cannot_be_meant_is_refused_in_one_sentence(target: Target, values: dict[str, str]) -> None:
+def test_invalid_parameters_are_refused_with_one_sentence(target: Target, values: dict[str, str]) -> None:
     with pytest.raises(ParameterError):
         incident.describe(target, **values)  # type: ignore[arg-type]

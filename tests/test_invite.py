@@ -1,4 +1,4 @@
-"""Invited users set their own passwords by a link that works once; nobody else ever knows one."""
+"""Invited users set their own passwords with a link that works once; no one else ever knows them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_team_is_invited_and_each_sets_a_password_once(served: Target, team: P
         assert {user.username: user.role for user in admin.users()}["bob"] == "reader"
 
 
-def test_a_dry_run_invites_nobody(provisioned: Target, team: Path) -> None:
+def test_a_dry_run_invites_no_one(provisioned: Target, team: Path) -> None:
     invitations = described(provisioned, team)
     assert not onboard.apply(invitations, dry_run=True).changed
     onboard.verify(invitations, dry_run=True)
@@ -75,7 +75,7 @@ def test_a_dry_run_invites_nobody(provisioned: Target, team: Path) -> None:
     assert "no links" in repr(invite.instructions(invitations, dry_run=True))
 
 
-def test_columns_may_be_left_out_and_stand_in_any_order(tmp_path: Path) -> None:
+def test_columns_are_optional_and_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "team.csv"
     path.write_bytes('\ufeffrole, username\nreader, "Zoë"\n'.encode())
     assert read_guests(path) == (Guest("Zoë", "reader"),)
@@ -96,9 +96,7 @@ def test_columns_may_be_left_out_and_stand_in_any_order(tmp_path: Path) -> None:
         (b"username\n" + b"x" * 1_100_000, "too large"),
     ],
 )
-def test_a_file_that_cannot_be_meant_invites_nobody_and_names_the_line(
-    tmp_path: Path, content: bytes, why: str
-) -> None:
+def test_an_invalid_file_invites_no_one_and_the_error_names_the_line(tmp_path: Path, content: bytes, why: str) -> None:
     path = tmp_path / "team.csv"
     path.write_bytes(content)
     with pytest.raises(ParameterError, match=why):

@@ -1,4 +1,4 @@
-"""The Makefile's targets, and what each of them leaves alone."""
+"""The Makefile's targets, and what they must not touch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A folder that looks like an environment whose interpreter was removed, made by nobody that is known."""
+    """A folder that looks like an environment of unknown origin whose interpreter was removed."""
     folder = tmp_path / "environment"
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(tmp_path / "removed")
@@ -53,7 +53,7 @@ def test_a_target_that_installs_nothing_deletes_nothing(broken: Path, target: st
 
 
 @pytest.mark.parametrize("target", ["run", "test", "lint", "lab", "clean"])
-def test_an_unusable_environment_that_was_not_made_here_is_left_alone(broken: Path, target: str) -> None:
+def test_an_unusable_environment_of_unknown_origin_is_left_alone(broken: Path, target: str) -> None:
     before = contents(broken)
 
     done = make(target, f"VENV={broken}")
@@ -75,7 +75,7 @@ def test_without_the_module_venv_it_says_what_to_install(tmp_path: Path) -> None
     assert not (tmp_path / "new").exists()
 
 
-def test_jupyterlab_gets_its_arguments(tmp_path: Path) -> None:
+def test_arguments_are_passed_to_jupyterlab(tmp_path: Path) -> None:
     done = make("-n", "lab", "ARGS=--port 8889", f"VENV={tmp_path / 'new'}")
 
     assert f"{tmp_path / 'new'}/bin/runbook open -- --port 8889" in done.stdout

@@ -1,4 +1,4 @@
-"""Management of releases: shown first, made by the index, seen as an installer sees it, and deleted only when named."""
+"""Management of releases: planned, made by the index, verified like an installer, and deleted only when named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAY = 86400
 
 @pytest.fixture
 def volume(workspace: Workspace) -> Path:
-    """The folder of the packages, with two projects: releases and pre-releases, a year old but for the newest."""
+    """The packages folder, with two projects: releases and pre-releases, a year old except the newest."""
     folder = workspace.home / "local" / "volumes" / "pypiserver-data"
     folder.mkdir(parents=True)
     for version in ("1.0", "1.1rc1", "1.1.dev1", "1.1.dev2", "1.1.dev3"):
@@ -47,7 +47,7 @@ def add(folder: Path, name: str, version: str, *, days: int) -> None:
 
 
 def downloaded(folder: Path, path: str, *, days: int, first_days: int = 400) -> None:
-    """Count a download of a file, and an earlier one of another, as a server writes them."""
+    """Write the counts of a file's download and another's earlier one, like a server."""
     hours = (
         datetime.fromtimestamp(time.time() - each * DAY, UTC).strftime("%Y-%m-%dT%H") for each in (first_days, days)
     )
@@ -67,7 +67,7 @@ def target(volume: Path) -> Iterator[Target]:
 
 
 def managed(target: Target, **values: object) -> Outcome:
-    """Make a change, and prove it."""
+    """Make a change, and verify it."""
     change = manage_releases.describe(target, **values)  # type: ignore[arg-type]
     manage_releases.plan(change)
     outcome = manage_releases.apply(change)
@@ -79,7 +79,7 @@ def versions(target: Target, project: str) -> list[str]:
     return [release.version for release in ReleaseList.of(target).of_project(project)]
 
 
-def test_unasked_it_lists_and_changes_nothing(volume: Path) -> None:
+def test_by_default_it_lists_and_changes_nothing(volume: Path) -> None:
     change = manage_releases.describe(open_target("local"))
     rows = manage_releases.listing(change).rows
     assert [row[:2] for row in rows][:3] == [("eggs", "0.1a2"), ("eggs", "0.1a1"), ("spam", "1.1rc1")]
@@ -132,7 +132,7 @@ def test_a_prefix_is_reserved_for_users_and_freed(target: Target) -> None:
         manage_releases.apply(manage_releases.describe(target, action="reserve", project="acme", owners="nobody"))
 
 
-def test_old_pre_releases_go_and_those_in_use_stay(target: Target, volume: Path) -> None:
+def test_old_pre_releases_are_pruned_and_those_in_use_stay(target: Target, volume: Path) -> None:
     downloaded(volume, wheel_name("spam", "1.1.dev1"), days=3)
     change = manage_releases.describe(target, action="prune", keep=1)
     plan = {each.thing: each for each in manage_releases.plan(change).changes}
@@ -152,7 +152,7 @@ def test_old_pre_releases_go_and_those_in_use_stay(target: Target, volume: Path)
     assert not managed(target, action="prune", keep=0, confirm="every project").changed
 
 
-def test_nothing_is_pruned_while_downloads_are_counted_for_too_short_a_time(volume: Path) -> None:
+def test_nothing_is_pruned_until_downloads_have_been_counted_long_enough(volume: Path) -> None:
     target = open_target("local")
 
     def pruned(days: int = 90) -> int:
@@ -167,7 +167,7 @@ def test_nothing_is_pruned_while_downloads_are_counted_for_too_short_a_time(volu
     assert pruned(0) == 3
 
 
-def test_a_change_that_is_not_seen_fails_the_verification(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invisible_change_fails_the_verification(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ops.polling.SECONDS", 0.0)
     change = manage_releases.describe(target, action="yank", project="spam", version="1.0")
     claimed = Outcome("claimed", (("release spam 1.0", "yank"),))
@@ -193,14 +193,14 @@ def test_a_change_that_is_not_seen_fails_the_verification(target: Target, monkey
         {"status": "archived"},
     ],
 )
-def test_a_parameter_that_makes_no_sense_is_refused(values: dict[str, object], newcomer: Path) -> None:
+def test_an_invalid_parameter_is_refused(values: dict[str, object], newcomer: Path) -> None:
     del newcomer
     with pytest.raises(ParameterError) as raised:
         manage_releases.describe(open_target("local"), **values)  # type: ignore[arg-type]
     assert raised.value.why
 
 
-def test_what_is_not_there_is_named_with_what_is(volume: Path) -> None:
+def test_a_missing_project_or_release_is_reported_with_the_existing_ones(volume: Path) -> None:
     target = open_target("local")
     for values, message in (
         ({"action": "yank", "project": "ham", "version": "1"}, "there is no project 'ham'"),

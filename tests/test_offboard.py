@@ -1,4 +1,4 @@
-"""Offboarding: only the named user, only downwards, and proven from outside."""
+"""Offboarding: only the named user, only to fewer rights, and verified from outside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest_plugins = ["tests.operations"]
 
 
 def offboarded(target: Target, name: str, *, role: str = "") -> offboard.Offboarding:
-    """Offboard a user, and prove it."""
+    """Offboard a user, and verify it."""
     described = offboard.describe(target, username=name, confirm=name, role=role)
     offboard.verify(described, offboard.apply(described))
     return described
@@ -51,7 +51,7 @@ def test_unconfirmed_it_shows_what_the_user_has_and_changes_nothing(alice: FakeT
     assert alice.client_folder("alice").is_dir()
 
 
-def test_user_tokens_and_client_files_go_and_those_of_others_stay(alice: FakeTarget) -> None:
+def test_the_user_s_tokens_and_client_files_are_removed_and_others_stay(alice: FakeTarget) -> None:
     onboard.apply(onboard.describe(alice, username="bob"))
     described = offboard.describe(alice, username="alice", confirm="alice")
     assert len(offboard.plan(described).pending) == 3
@@ -64,7 +64,7 @@ def test_user_tokens_and_client_files_go_and_those_of_others_stay(alice: FakeTar
     assert not offboard.apply(again).changed
 
 
-def test_a_user_who_is_still_let_in_fails_the_verification(alice: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_who_can_still_log_in_fails_the_verification(alice: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ops.polling.SECONDS", 0.0)
     alice.index.faults |= {"open"}
     described = offboard.describe(alice, username="alice", confirm="alice")
@@ -74,13 +74,13 @@ def test_a_user_who_is_still_let_in_fails_the_verification(alice: FakeTarget, mo
 
 
 @pytest.mark.parametrize("confirm", ["Alice", "bob", "yes", "<b>alice</b>"])
-def test_another_name_changes_nothing(alice: FakeTarget, confirm: str) -> None:
+def test_confirming_another_name_changes_nothing(alice: FakeTarget, confirm: str) -> None:
     with pytest.raises(ConfirmationError, match="nothing was changed"):
         offboard.describe(alice, username="alice", confirm=confirm)
 
 
 @pytest.mark.parametrize("username", ["", "..", ".", "a/b", "a\nb", "a:b", "a\\b", "\u202ealice", " alice"])
-def test_a_hostile_name_is_refused_or_means_nobody(alice: FakeTarget, username: str) -> None:
+def test_a_hostile_name_is_refused_or_unknown(alice: FakeTarget, username: str) -> None:
     try:
         described = offboard.describe(alice, username=username, confirm=username)
         changed = offboard.apply(described).changed
@@ -110,7 +110,7 @@ def test_a_role_is_lowered_and_never_raised(alice: FakeTarget) -> None:
             refuse(higher)
 
 
-def test_on_a_real_index_the_login_ends_and_what_was_published_stays(served: Target) -> None:
+def test_on_a_real_index_the_login_ends_and_published_files_stay(served: Target) -> None:
     onboarding = onboard.describe(served, username="zoë")
     onboard.apply(onboarding)
     files = ClientFiles(onboarding.folder)

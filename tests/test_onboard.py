@@ -1,4 +1,4 @@
-"""Onboarding: what is sent, what is written, and that nobody's password is changed unasked."""
+"""Onboarding: requests, files, and that no password is changed unasked."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def test_the_second_time_nothing_is_changed_or_sent(provisioned: FakeTarget, ind
     assert (index.users["alice"], password_of(alice(provisioned))) == before
 
 
-def test_a_user_who_was_lost_is_made_again_with_the_password_that_is_kept(
-    provisioned: FakeTarget, index: FakeIndex
-) -> None:
+def test_a_lost_user_is_created_again_with_the_stored_password(provisioned: FakeTarget, index: FakeIndex) -> None:
     onboard.apply(alice(provisioned))
     password = password_of(alice(provisioned))
     index.users.clear()
@@ -76,7 +74,7 @@ def test_a_user_who_was_lost_is_made_again_with_the_password_that_is_kept(
     assert password_of(alice(provisioned)) == password
 
 
-def test_a_user_with_a_password_unknown_here_keeps_it_unless_a_reset_is_asked_for(
+def test_a_user_with_a_password_unknown_here_keeps_it_unless_a_reset_is_requested(
     provisioned: FakeTarget, index: FakeIndex
 ) -> None:
     index.add_user("alice", "of-somebody-else")
@@ -91,7 +89,7 @@ def test_a_user_with_a_password_unknown_here_keeps_it_unless_a_reset_is_asked_fo
     assert bcrypt.checkpw(password_of(alice(provisioned)).encode(), index.users["alice"]["hash"].encode())
 
 
-def test_a_kept_password_that_was_changed_elsewhere_is_not_set_again(provisioned: FakeTarget, index: FakeIndex) -> None:
+def test_a_stored_password_that_was_changed_elsewhere_is_not_reset(provisioned: FakeTarget, index: FakeIndex) -> None:
     onboard.apply(alice(provisioned))
     index.add_user("alice", "the-rotated-password")
     before = dict(index.users["alice"])
@@ -100,7 +98,7 @@ def test_a_kept_password_that_was_changed_elsewhere_is_not_set_again(provisioned
     assert index.users["alice"] == before
 
 
-def test_a_given_password_is_used_and_kept(
+def test_a_given_password_is_used_and_stored(
     provisioned: FakeTarget, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("INDEX_PASSWORD", "the-given-password")
@@ -117,7 +115,7 @@ def test_a_given_password_is_used_and_kept(
     ("password", "said"),
     [("short", "has 5 bytes"), ("x" * 73, "has 73 bytes"), ("two\nlines-of-it", "control character")],
 )
-def test_a_given_password_that_cannot_be_used_changes_nothing(
+def test_an_unusable_given_password_changes_nothing(
     provisioned: FakeTarget, index: FakeIndex, monkeypatch: pytest.MonkeyPatch, password: str, said: str
 ) -> None:
     monkeypatch.setenv("INDEX_PASSWORD", password)
@@ -138,14 +136,14 @@ def test_role_and_projects_are_set_and_kept_when_not_named(provisioned: FakeTarg
     assert index.users["alice"] == before
 
 
-def test_changing_a_role_leaves_the_hash_alone(provisioned: FakeTarget, index: FakeIndex) -> None:
+def test_changing_a_role_does_not_change_the_hash(provisioned: FakeTarget, index: FakeIndex) -> None:
     onboard.apply(alice(provisioned))
     digest = index.users["alice"]["hash"]
     onboard.apply(alice(provisioned, role="admin"))
     assert index.users["alice"] == {"hash": digest, "role": "admin", "projects": None}
 
 
-def test_files_that_were_lost_are_written_again_and_nothing_is_sent(provisioned: FakeTarget, index: FakeIndex) -> None:
+def test_lost_files_are_rewritten_and_nothing_is_sent(provisioned: FakeTarget, index: FakeIndex) -> None:
     onboard.apply(alice(provisioned))
     alice(provisioned).files.netrc.unlink()
     assert "netrc" in repr(onboard.plan(alice(provisioned)))
@@ -154,7 +152,7 @@ def test_files_that_were_lost_are_written_again_and_nothing_is_sent(provisioned:
     assert not any(index.bodies)
 
 
-def test_a_dry_run_changes_nothing_and_does_not_fail_for_a_user_who_is_not_there(
+def test_a_dry_run_changes_nothing_and_does_not_fail_for_a_missing_user(
     provisioned: FakeTarget, index: FakeIndex
 ) -> None:
     assert "dry run" in repr(onboard.apply(alice(provisioned), dry_run=True))
@@ -174,7 +172,7 @@ def test_each_client_proves_the_login_whatever_the_role(provisioned: FakeTarget,
     assert ("a reader does not publish (403)" in repr(rows)) == (role == "reader")
 
 
-def test_a_login_that_is_refused_fails_the_verification(
+def test_a_refused_login_fails_the_verification(
     provisioned: FakeTarget, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onboarding = alice(provisioned)
@@ -205,7 +203,7 @@ def test_without_an_index_or_its_token_it_says_what_to_do(target: FakeTarget) ->
         onboard.plan(alice(target))
 
 
-def test_nobody_is_asked_for_a_password_where_nobody_is(target: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unattended_run_does_not_prompt_for_a_password(target: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(prompt: str) -> str:
         raise EOFError(prompt)
 
@@ -214,7 +212,7 @@ def test_nobody_is_asked_for_a_password_where_nobody_is(target: FakeTarget, monk
         alice(target, password_prompt=True)
 
 
-def test_a_password_that_was_typed_is_used(target: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_typed_password_is_used(target: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("getpass.getpass", lambda prompt: "typed-" + "x" * len(prompt))
     given = alice(target, password_prompt=True).given
     assert given is not None
@@ -236,12 +234,12 @@ def test_after_a_dry_run_the_instructions_promise_nothing(provisioned: FakeTarge
     assert text == "This was a dry run: nothing was changed. There are no client files of alice yet."
 
 
-def test_the_files_go_into_the_folder_that_was_named(provisioned: FakeTarget, newcomer: Path) -> None:
+def test_the_files_go_into_the_named_folder(provisioned: FakeTarget, newcomer: Path) -> None:
     onboard.apply(alice(provisioned, folder="~/a folder"))
     assert (newcomer / "a folder" / "env.sh").is_file()
 
 
-def test_the_files_are_packed_for_another_when_that_is_asked_for_and_then_kept_up_to_date(
+def test_the_files_are_zipped_on_request_and_then_kept_current(
     provisioned: FakeTarget, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not alice(provisioned).files.archive.exists()

@@ -131,7 +131,7 @@ def test_a_value_of_another_type_is_refused_with_the_type_and_an_example(kind: s
         ("int", "port", "write x = 1"),
     ],
 )
-def test_in_a_kernel_text_is_not_converted_and_the_error_says_how_to_give_the_value(
+def test_in_a_kernel_text_is_not_converted_and_the_error_says_how_to_write_the_value(
     kind: str, value: object, remedy: str
 ) -> None:
     default: dict[str, object] = {"bool": True, "int": 1, "float": 1.0, "list": [], "str": "s"}
@@ -155,14 +155,14 @@ def test_an_unknown_name_for_a_notebook_without_parameters_says_that_it_has_none
     assert caught.value.why == "it takes none at all"
 
 
-def test_with_several_notebooks_each_gets_the_parameters_that_it_has() -> None:
+def test_each_of_several_notebooks_gets_the_parameters_that_it_has() -> None:
     one = parse_parameters('target: str = "local"\nport: int = 1')
     two = parse_parameters('target: str = "local"\nuser: str = "x"')
     given = assign({"target": "modal", "user": "alice", "port": 7}, {"01": one, "02": two})
     assert given == {"01": {"target": "modal", "port": 7}, "02": {"target": "modal", "user": "alice"}}
 
 
-def test_with_several_notebooks_a_name_that_none_has_is_refused() -> None:
+def test_a_name_that_none_of_several_notebooks_has_is_refused() -> None:
     one, two = parse_parameters("a: int = 1"), parse_parameters("b: int = 1")
     with pytest.raises(ParameterError, match=re.escape("in 01, 02")) as caught:
         assign({"a": "1", "c": "1"}, {"01": one, "02": two})
@@ -170,6 +170,6 @@ def test_with_several_notebooks_a_name_that_none_has_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", ["zo\udceb", '["a", "zo\udceb"]', ["zo\udceb"]])
-def test_text_that_is_not_utf_8_is_refused_in_a_sentence(value: object) -> None:
+def test_text_that_is_not_utf_8_is_refused_with_a_sentence(value: object) -> None:
     with pytest.raises(ParameterError, match="not UTF-8 text"):
         coerce(Parameter("names", "list", [], ""), value)

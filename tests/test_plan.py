@@ -1,4 +1,4 @@
-"""Plans, outcomes and proofs, as a notebook shows them."""
+"""Plans, outcomes and proofs, as shown in a notebook."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_plan_has_one_line_for_each_change_with_the_sign_of_its_kind() -> None
     assert str(Change("volume x", "9 files", "delete it", "-", refused="no")) == "- volume x  delete it; refused: no"
 
 
-def test_the_hash_of_a_plan_is_over_what_is_and_what_would_be() -> None:
+def test_the_hash_of_a_plan_covers_the_current_and_the_planned_state() -> None:
     cold = Change("oven", "cold", "heat it")
     plan = Plan("Bake", (cold, Change("flour", "there")), "local")
     assert plan.sha256 == Plan("Bake", (cold, Change("flour", "there")), "local", "http://127.0.0.1:1/").sha256
@@ -61,7 +61,7 @@ def test_the_hash_of_a_plan_is_over_what_is_and_what_would_be() -> None:
     assert plan.sha256 not in {other.sha256 for other in others}
 
 
-def test_what_comes_and_goes_is_shown_and_neither_pending_nor_hashed() -> None:
+def test_temporary_changes_are_shown_but_neither_pending_nor_hashed() -> None:
     plan = Plan("Test", (Change("user", "not there", "register, then delete", "±"),))
     assert plan.pending == ()
     assert plan.table().rows == (("user", "not there", "register, then delete"),)
@@ -74,7 +74,7 @@ def test_a_held_plan_shows_its_changes_and_would_make_none() -> None:
     assert plan.table().note == "Nothing was confirmed."
 
 
-def test_plan_and_outcome_travel_in_the_metadata_of_the_output_and_not_among_its_representations() -> None:
+def test_plan_and_outcome_are_in_the_output_s_metadata_and_not_in_its_representations() -> None:
     data, metadata = Plan("Bake", (Change("oven", "cold", "heat it"),), "local", "http://h/")._repr_mimebundle_()
     assert data == {}
     assert metadata[KEY]["plan"]["changes"] == [{"sign": "~", "thing": "oven", "now": "cold", "then": "heat it"}]
@@ -84,7 +84,7 @@ def test_plan_and_outcome_travel_in_the_metadata_of_the_output_and_not_among_its
 
 
 def by_hand(target: FakeTarget, number: int) -> None:
-    """One of several changes of the world that nobody planned."""
+    """One of several unplanned changes of the target."""
     changes: tuple[Callable[[], object], ...] = (
         target.secrets.clear,
         lambda: target.volumes.pop("pypiserver-data"),
@@ -95,9 +95,7 @@ def by_hand(target: FakeTarget, number: int) -> None:
     changes[number % len(changes)]()
 
 
-def test_a_plan_whose_world_has_changed_is_refused_in_100_of_100_races(
-    index: FakeIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_outdated_plan_is_refused_in_100_of_100_races(index: FakeIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = 0
     for number in range(100):
         target = FakeTarget(index)

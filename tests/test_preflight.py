@@ -1,4 +1,4 @@
-"""Preflight checks: all that is missing is listed, before anything changes."""
+"""Preflight checks: everything missing is listed before anything changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes import FakeIndex, FakeTarget
 pytest_plugins = ["tests.operations"]
 
 
-def test_a_preflight_lists_all_that_is_missing() -> None:
+def test_a_preflight_lists_everything_that_is_missing() -> None:
     target = FakeTarget(FakeIndex.__new__(FakeIndex))
     assert preflight(target).rows == (("fake", "in memory", "yes"),)
     target.problems = ["no flour", "no oven"]
@@ -32,7 +32,7 @@ def test_an_operation_that_needs_an_index_says_so_before_its_first_step(
         operation(target)
 
 
-def test_an_index_that_answers_and_an_admin_token_that_is_let_in_pass(provisioned: FakeTarget) -> None:
+def test_a_running_index_and_a_valid_admin_token_pass(provisioned: FakeTarget) -> None:
     assert [row[0] for row in preflight_of_index(provisioned).rows] == ["fake", "index", "admin token"]
 
 
@@ -42,20 +42,20 @@ def test_a_missing_admin_token_is_found(provisioned: FakeTarget) -> None:
         preflight_of_index(provisioned)
 
 
-def test_an_admin_token_that_is_refused_is_found(provisioned: FakeTarget) -> None:
+def test_a_refused_admin_token_is_found(provisioned: FakeTarget) -> None:
     provisioned.index.token = "another one"
     with pytest.raises(PreflightError, match="admin token: the index refuses it; "):
         preflight_of_index(provisioned)
 
 
-def test_nothing_is_asked_of_an_index_on_a_target_that_cannot_be_used(target: FakeTarget) -> None:
+def test_no_request_is_sent_to_an_index_on_an_unusable_target(target: FakeTarget) -> None:
     target.problems = ["no flour"]
     with pytest.raises(PreflightError) as caught:
         preflight_of_index(target)
     assert caught.value.problems == ("fault: no flour",)
 
 
-def test_a_teardown_confirmed_for_another_target_ends_in_its_preflight(provisioned: FakeTarget) -> None:
+def test_a_teardown_confirmed_for_another_target_stops_in_its_preflight(provisioned: FakeTarget) -> None:
     assert tear_down.preflight(provisioned, confirm="").rows == tear_down.preflight(provisioned, confirm="local").rows
     with pytest.raises(ConfirmationError, match="nothing was deleted"):
         tear_down.preflight(provisioned, confirm="another")

@@ -1,4 +1,4 @@
-"""All files and folders that the runbook writes are private, whatever the umask."""
+"""All files and folders written by the runbook are private, whatever the umask."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_folders_are_created_with_their_parents_and_modes_of_files_are_corrected
     assert open_to_others_or_closed_to_us(tmp_path / "a") == []
 
 
-def test_the_draft_of_a_process_that_was_killed_is_removed_and_that_of_another_stays(tmp_path: Path) -> None:
+def test_a_killed_process_s_temporary_file_is_removed_and_another_s_stays(tmp_path: Path) -> None:
     path = tmp_path / "netrc"
     abandoned = tmp_path / ".netrc.abcd1234"
     abandoned.write_text("a password")
@@ -70,7 +70,7 @@ def test_an_existing_folder_keeps_its_mode_and_a_file_in_its_place_is_an_error(t
 
 
 @pytest.mark.usefixtures("umask")
-def test_a_file_is_replaced_as_a_whole_and_keeps_its_content_when_that_fails(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically_and_keeps_its_content_if_that_fails(tmp_path: Path) -> None:
     path = tmp_path / "x"
     replace_file(path, "old")
     with pytest.raises(UnicodeEncodeError):
@@ -83,7 +83,7 @@ def test_a_file_is_replaced_as_a_whole_and_keeps_its_content_when_that_fails(tmp
 
 
 @pytest.mark.usefixtures("umask")
-def test_everything_that_a_target_its_server_and_a_run_write_is_private(workspace: Workspace) -> None:
+def test_everything_written_by_a_target_its_server_and_a_run_is_private(workspace: Workspace) -> None:
     target = LocalTarget(workspace, Settings(), port=free_port())
     try:
         with target.lock():

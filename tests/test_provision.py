@@ -15,7 +15,7 @@ from tests.fakes import FakeIndex, FakeTarget
 pytest_plugins = ["tests.operations"]
 
 
-def test_a_plan_of_nothing_shows_four_changes_and_makes_none(target: FakeTarget) -> None:
+def test_the_plan_of_an_empty_target_shows_four_changes_and_makes_none(target: FakeTarget) -> None:
     plan = provision.plan(target)
     assert [change.then for change in plan.changes] == [
         "generate and store it",
@@ -26,7 +26,7 @@ def test_a_plan_of_nothing_shows_four_changes_and_makes_none(target: FakeTarget)
     assert (target.secrets, target.volumes, target.running) == ({}, {}, False)
 
 
-def test_applying_makes_all_of_it_and_the_second_time_nothing(target: FakeTarget) -> None:
+def test_applying_makes_all_changes_and_a_second_time_none(target: FakeTarget) -> None:
     first = provision.apply(target)
     assert [what for what, _ in first.done] == [
         "secret pypi-auth-token",
@@ -52,13 +52,13 @@ def test_a_generated_token_is_long_and_in_no_output(target: FakeTarget) -> None:
         assert token.reveal() not in repr(output) + output._repr_html_()
 
 
-def test_a_dry_run_changes_nothing_and_does_not_fail_for_what_is_not_there(target: FakeTarget) -> None:
+def test_a_dry_run_changes_nothing_and_does_not_fail_for_missing_parts(target: FakeTarget) -> None:
     assert provision.apply(target, dry_run=True).note == "A dry run: nothing was changed."
     assert "none yet" in repr(provision.verify(target, dry_run=True))
     assert (target.secrets, target.volumes, target.running) == ({}, {}, False)
 
 
-def test_only_what_is_missing_is_made_again(provisioned: FakeTarget) -> None:
+def test_only_missing_parts_are_created_again(provisioned: FakeTarget) -> None:
     provisioned.volumes["pypiserver-data"]["pkg-1.tar.gz"] = b"kept"
     provisioned.delete_volume("pypiserver-credentials")
     provisioned.stop()
@@ -66,7 +66,7 @@ def test_only_what_is_missing_is_made_again(provisioned: FakeTarget) -> None:
     assert provisioned.volumes["pypiserver-data"] == {"pkg-1.tar.gz": b"kept"}
 
 
-def test_a_token_that_was_given_is_stored_as_it_is(target: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_token_is_stored_unchanged(target: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Secret("a-token-from-the-environment")
     monkeypatch.setattr(target, "recall_secret", lambda *_: given)
     assert "store the given one" in repr(provision.plan(target))
@@ -75,7 +75,7 @@ def test_a_token_that_was_given_is_stored_as_it_is(target: FakeTarget, monkeypat
 
 
 @pytest.mark.parametrize("token", ["hunter2", "a token with spaces in it", "a-token-with-a-line-break\n"])
-def test_a_given_token_that_can_be_guessed_or_not_be_sent_is_refused_before_anything_is_made(
+def test_a_guessable_or_unsendable_given_token_is_refused_before_any_change(
     target: FakeTarget, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     monkeypatch.setattr(target, "recall_secret", lambda *_: Secret(token))
@@ -86,7 +86,7 @@ def test_a_given_token_that_can_be_guessed_or_not_be_sent_is_refused_before_anyt
     assert (target.secrets, target.volumes, target.running) == ({}, {}, False)
 
 
-def test_an_index_as_it_must_be_is_verified(provisioned: FakeTarget) -> None:
+def test_a_correct_index_is_verified(provisioned: FakeTarget) -> None:
     table = provision.verify(provisioned)
     assert [(expected, seen) for _, expected, seen in table.rows] == [
         ("200", "200"),
@@ -105,7 +105,7 @@ def test_an_index_as_it_must_be_is_verified(provisioned: FakeTarget) -> None:
         ("open admin", "the list of users, without the admin token: 200 instead of 401"),
     ],
 )
-def test_an_index_that_lets_in_who_should_stay_out_fails_the_verification(
+def test_an_index_that_accepts_invalid_logins_fails_the_verification(
     provisioned: FakeTarget, index: FakeIndex, fault: str, said: str
 ) -> None:
     index.faults.add(fault)
@@ -113,15 +113,13 @@ def test_an_index_that_lets_in_who_should_stay_out_fails_the_verification(
         provision.verify(provisioned)
 
 
-def test_an_index_with_another_token_than_ours_fails_the_verification(
-    provisioned: FakeTarget, index: FakeIndex
-) -> None:
+def test_an_index_with_a_different_token_fails_the_verification(provisioned: FakeTarget, index: FakeIndex) -> None:
     index.token = "another-token-than-that-of-the-target"
     with pytest.raises(VerificationError, match="with the admin token: 401 instead of 200"):
         provision.verify(provisioned)
 
 
-def test_an_index_that_is_not_there_cannot_be_verified(target: FakeTarget) -> None:
+def test_a_missing_index_cannot_be_verified(target: FakeTarget) -> None:
     with pytest.raises(NotDeployedError):
         provision.verify(target)
 
@@ -165,7 +163,7 @@ def test_a_move_rewrites_the_client_files_and_lists_the_users_to_inform(
     assert files.outdated(login) == []
 
 
-def test_client_files_are_mended_also_when_the_old_address_is_forgotten(
+def test_client_files_are_repaired_even_if_the_old_address_is_unknown(
     provisioned: FakeTarget, index: FakeIndex, workspace: Workspace
 ) -> None:
     files = ClientFiles(workspace.user("local", "alice"))
@@ -177,7 +175,7 @@ def test_client_files_are_mended_also_when_the_old_address_is_forgotten(
     assert provision.plan(provisioned).pending == ()
 
 
-def test_an_index_that_does_not_answer_is_told_apart_from_one_that_is_not_there(provisioned: FakeTarget) -> None:
+def test_an_unresponsive_index_is_distinguished_from_a_missing_one(provisioned: FakeTarget) -> None:
     provisioned.failure = "ModuleNotFoundError: No module named 'fastapi'"
     change = next(change for change in provision.plan(provisioned).changes if change.thing == "server")
     assert change.now.startswith("deployed at ")
@@ -196,7 +194,7 @@ def test_a_refused_admin_token_leads_to_advice_about_it(provisioned: FakeTarget)
     assert "another value of AUTH_TOKEN is needed" in caught.value.todo
 
 
-def test_the_summary_tells_what_was_done_and_what_there_is(target: FakeTarget) -> None:
+def test_the_summary_says_what_was_done_and_the_result(target: FakeTarget) -> None:
     assert repr(provision.summary(target, provision.apply(target, dry_run=True), dry_run=True)) == (
         "This was a dry run: nothing was changed.\nThe index does not run."
     )

@@ -68,13 +68,13 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("form", FORMS)
-def test_a_secret_is_masked_in_every_form_that_a_program_gives_it(secret: str, form: str) -> None:
+def test_a_secret_is_masked_in_every_form_that_programs_show(secret: str, form: str) -> None:
     shown = FORMS[form](secret)
     masked = Redactor([secret]).text(f"before {shown} after")
     assert MASK in masked
     assert masked.startswith("before ")
     assert masked.endswith(" after")
-    # No eight characters of it are left together.
+    # No eight consecutive characters are left.
     rest = masked.replace("before ", "").replace(" after", "")
     for start in range(len(shown) - 7):
         piece = shown[start : start + 8]
@@ -100,13 +100,13 @@ def test_any_text_at_all_is_masked(secret: str, before: str, form: str) -> None:
     assert not Redactor([secret]).finds(Redactor([secret]).text(shown))
 
 
-def test_what_is_no_secret_stays_as_it_is() -> None:
+def test_other_text_is_unchanged() -> None:
     redactor = Redactor(["correct-horse-battery"])
     for text in ("correct-horse", "Basic YWxpY2U6d3Jvbmc=", "https://alice@index.example/", "", "a\n" * 50):
         assert redactor.text(text) == text
 
 
-def test_the_longer_of_two_secrets_is_masked_whole() -> None:
+def test_the_longer_of_two_secrets_is_masked_completely() -> None:
     assert Redactor(["hunter", "hunter-and-more"]).text("x hunter-and-more y") == f"x {MASK} y"
 
 
@@ -115,11 +115,11 @@ def test_a_secret_of_fewer_than_six_characters_is_not_masked() -> None:
     assert Redactor(["abcdef"]).text("abcdef") == MASK
 
 
-def test_a_secret_with_a_line_end_is_known_without_it() -> None:
+def test_a_secret_with_a_line_end_is_also_masked_without_it() -> None:
     assert Redactor(["from-a-file\n"]).text("is from-a-file.") == f"is {MASK}."
 
 
-def test_a_source_is_asked_again_before_each_masking() -> None:
+def test_a_source_is_read_again_before_each_masking() -> None:
     known: list[str] = []
     redactor = Redactor(sources=[lambda: known])
     assert redactor.text("late-secret") == "late-secret"
@@ -131,7 +131,7 @@ def _notebook(*outputs: Any, source: str = "pass") -> Any:
     return new_notebook(cells=[new_code_cell(source, outputs=list(outputs))])
 
 
-def test_a_secret_is_masked_wherever_a_notebook_can_hold_one() -> None:
+def test_a_secret_is_masked_everywhere_in_a_notebook() -> None:
     secret = "correct-horse-battery"
     node = _notebook(
         new_output("stream", name="stdout", text=f"a {secret}"),
@@ -144,12 +144,12 @@ def test_a_secret_is_masked_wherever_a_notebook_can_hold_one() -> None:
     node.cells[0].metadata["note"] = secret
     masked = Redactor([secret]).notebook(node)
     assert secret not in json.dumps(masked)
-    assert secret in json.dumps(node), "the notebook that still runs was changed"
+    assert secret in json.dumps(node), "the running notebook was changed"
     assert masked.cells[0].outputs[0].text == f"a {MASK}"
     assert masked.metadata.papermill.parameters.url == f"https://u:{MASK}@h"
 
 
-def test_a_secret_that_was_flushed_in_pieces_is_masked() -> None:
+def test_a_secret_flushed_in_pieces_is_masked() -> None:
     secret = "correct-horse-battery"
     node = _notebook(*(new_output("stream", name="stdout", text=letter) for letter in f"is {secret}!"))
     assert Redactor([secret]).notebook(node).cells[0].outputs == [
@@ -157,7 +157,7 @@ def test_a_secret_that_was_flushed_in_pieces_is_masked() -> None:
     ]
 
 
-def test_a_secret_whose_halves_stand_around_another_stream_is_masked() -> None:
+def test_a_secret_split_around_another_stream_is_masked() -> None:
     node = _notebook(
         new_output("stream", name="stdout", text="not hunter-hunter but correct-horse"),
         new_output("stream", name="stderr", text="warning"),
@@ -175,7 +175,7 @@ def test_streams_without_a_secret_keep_their_order() -> None:
     assert [(output.name, output.text) for output in masked.cells[0].outputs] == joined
 
 
-def test_an_image_that_holds_a_secret_is_taken_out_and_any_other_stays() -> None:
+def test_an_image_with_a_secret_is_removed_and_any_other_stays() -> None:
     clean = base64.b64encode(b"\x89PNG clean").decode()
     spoiled = base64.b64encode(b"\x89PNG tEXt correct-horse-battery").decode()
     node = _notebook(
@@ -188,7 +188,7 @@ def test_an_image_that_holds_a_secret_is_taken_out_and_any_other_stays() -> None
 
 
 @pytest.mark.parametrize("word", ["stream", "stdout", "completed", "python", "python3", "display_data", "markdown"])
-def test_a_secret_that_is_a_word_of_the_format_breaks_no_notebook(word: str) -> None:
+def test_a_secret_that_is_a_word_of_the_format_does_not_break_the_notebook(word: str) -> None:
     node = _notebook(new_output("stream", name="stdout", text=f"the password is {word}"))
     masked = Redactor([word]).notebook(node)
     assert masked.cells[0].outputs[0] == {"output_type": "stream", "name": "stdout", "text": f"the password is {MASK}"}

@@ -1,4 +1,4 @@
-"""Each pin is said once, and what containers install is what was tested here."""
+"""Each pin is stated once, and containers install what was tested here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pins(path: Path) -> set[tuple[str, str, str]]:
     return set(PIN.findall(path.read_text()))
 
 
-def test_a_container_needs_no_other_range_of_a_package_than_the_project() -> None:
+def test_a_container_requires_the_same_ranges_as_the_project() -> None:
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
     ranges = {Requirement(each).name: Requirement(each).specifier for each in project["dependencies"]}
     lines = (PROJECT_ROOT / "deployments" / "requirements.in").read_text().splitlines()
@@ -30,7 +30,7 @@ def test_a_container_needs_no_other_range_of_a_package_than_the_project() -> Non
             assert ranges.get(requirement.name) == requirement.specifier, requirement.name
 
 
-def test_a_container_installs_the_versions_that_are_tested() -> None:
+def test_a_container_installs_the_tested_versions() -> None:
     tested = {name: version for name, version, _ in pins(PROJECT_ROOT / "requirements.txt")}
     for name, version, _ in pins(IN_CONTAINERS):
         assert tested.get(name, version) == version, name
@@ -43,11 +43,11 @@ def test_the_requirements_of_an_extra_repeat_no_pin(extra: str) -> None:
     assert not pins(path) & pins(PROJECT_ROOT / "requirements.txt")
 
 
-def test_the_client_of_modal_is_the_one_that_is_tested() -> None:
+def test_modal_s_client_is_the_tested_version() -> None:
     assert pins(PROJECT_ROOT / "requirements-modal.txt") <= pins(PROJECT_ROOT / "requirements-test.txt")
 
 
-def test_commands_that_are_written_down_pin_the_tested_modal_and_uv() -> None:
+def test_documented_commands_pin_the_tested_modal_and_uv() -> None:
     (modal,) = [version for name, version, _ in pins(PROJECT_ROOT / "requirements-modal.txt") if name == "modal"]
     (uv,) = [version for name, version, _ in pins(PROJECT_ROOT / "requirements.txt") if name == "uv"]
     deployment = PROJECT_ROOT / "deployments" / "pypi_deploy.py"

@@ -1,4 +1,4 @@
-"""The notebook 07_restore: shows first, needs the target's name, and is proved by reading everything again."""
+"""The notebook 07_restore: shows a plan, needs the target's name, and verifies by reading everything again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rows(plan: object) -> dict[str, str]:
     return {change.thing: change.to_do for change in plan.changes}  # type: ignore[attr-defined]
 
 
-def test_a_lost_index_comes_back_and_a_second_run_changes_nothing(index: Index, empty: Index, source: str) -> None:
+def test_a_lost_index_is_restored_and_a_second_run_changes_nothing(index: Index, empty: Index, source: str) -> None:
     job = restore.describe(empty, source=source, confirm="local")
     assert "2 files" in repr(restore.preflight(job))
     assert "not checked" in repr(restore.acceptance(job))
@@ -96,7 +96,7 @@ def test_every_user_and_annotation_that_would_change_is_a_row(index: Index, sour
     assert found["status of spam"].startswith("set it: ")
 
 
-def test_other_bytes_are_shown_as_refused_and_nothing_is_changed(index: Index, source: str) -> None:
+def test_different_bytes_are_shown_as_refused_and_nothing_is_changed(index: Index, source: str) -> None:
     index.write("spam-1.0.tar.gz", b"SPAM 1.0")
     index.write(".htpasswd", b"", CREDENTIALS_VOLUME)
     job = restore.describe(index, source=source, confirm="local")
@@ -107,7 +107,7 @@ def test_other_bytes_are_shown_as_refused_and_nothing_is_changed(index: Index, s
     assert index.tree() == before
 
 
-def test_what_is_not_equal_afterwards_fails_the_verification(index: Index, source: str) -> None:
+def test_a_difference_afterwards_fails_the_verification(index: Index, source: str) -> None:
     job = restore.describe(index, source=source, confirm="local")
     index.write("spam-1.0.tar.gz", b"SPAM 1.0")
     index.write(".htpasswd", b"mallory:x\n", CREDENTIALS_VOLUME)
@@ -118,7 +118,7 @@ def test_what_is_not_equal_afterwards_fails_the_verification(index: Index, sourc
         assert named in raised.value.why
 
 
-def test_the_audit_log_tells_of_a_restoration(empty: Index, source: str) -> None:
+def test_a_restoration_is_in_the_audit_log(empty: Index, source: str) -> None:
     restore.apply(restore.describe(empty, source=source, confirm="local"))
     audit = empty.volume_folder(PACKAGES_VOLUME) / ".index" / "audit"
     (log,) = audit.glob("*.restore-*.jsonl")
@@ -127,7 +127,7 @@ def test_the_audit_log_tells_of_a_restoration(empty: Index, source: str) -> None
     assert "$2y$" not in log.read_text()
 
 
-def test_a_directory_is_taken_in_with_what_an_upload_would_have_refused(tmp_path: Path, empty: Index) -> None:
+def test_a_directory_is_imported_with_files_that_an_upload_would_have_refused(tmp_path: Path, empty: Index) -> None:
     folder = tmp_path / "stock"
     folder.mkdir()
     (folder / "good-1.0-py3-none-any.whl").write_bytes(wheel("good", "1.0"))
@@ -155,7 +155,7 @@ def test_a_directory_is_taken_in_with_what_an_upload_would_have_refused(tmp_path
 
 
 @pytest.mark.parametrize("source", ["absent", "ftp://host/x", "s3://key:secret@bucket"])
-def test_bad_sources_are_refused_in_a_sentence(empty: Index, tmp_path: Path, source: str) -> None:
+def test_invalid_sources_are_refused_with_a_sentence(empty: Index, tmp_path: Path, source: str) -> None:
     place = source if "://" in source else str(tmp_path / source)
     with pytest.raises(RunbookError) as raised:
         restore.preflight(restore.describe(empty, source=place))
@@ -164,15 +164,15 @@ def test_bad_sources_are_refused_in_a_sentence(empty: Index, tmp_path: Path, sou
 
 
 @pytest.mark.parametrize("snapshot", ["yesterday", "1999-01-01", "../x", ""])
-def test_a_snapshot_that_is_not_there_is_refused_with_those_that_are(empty: Index, source: str, snapshot: str) -> None:
+def test_a_missing_snapshot_is_refused_with_the_existing_ones(empty: Index, source: str, snapshot: str) -> None:
     with pytest.raises(SnapshotError, match="there is no snapshot") as raised:
         restore.preflight(restore.describe(empty, source=source, snapshot=snapshot))
     assert "there are 1, from" in raised.value.why
 
 
 @pytest.mark.slow
-def test_a_lost_index_answers_as_before_to_the_same_users(workspace: Workspace, tmp_path: Path) -> None:
-    """A real server: publish, yank, back up by the notebook, lose everything, restore by the notebook, look again."""
+def test_a_restored_index_responds_as_before_to_the_same_users(workspace: Workspace, tmp_path: Path) -> None:
+    """A real server: publish, yank, back up with the notebook, lose everything, restore with the notebook, compare."""
 
     def run(*arguments: str) -> str:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Rotation: only what is old enough, never with a gap for a token, and proven from outside."""
+"""Rotation: only what is old enough, without a gap for tokens, and verified from outside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytest_plugins = ["tests.operations"]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting for other servers: there are none."""
+    """Do not wait for other servers: there are none."""
     monkeypatch.setattr(rotation, "OVERLAP_SECONDS", 0.2)
 
 
@@ -41,7 +41,7 @@ def token_of(target: Target, owner: str, *, label: str = "", role: str | None = 
 
 
 def rotated(target: Target, kind: str, username: str = "", *, days: int = 0, label: str = "") -> Outcome:
-    """Rotate a credential, and prove it."""
+    """Rotate a credential, and verify it."""
     described = rotation.describe(target, rotate=kind, username=username, label=label, max_age_days=days)
     rotation.plan(described)
     outcome = rotation.apply(described)
@@ -49,13 +49,13 @@ def rotated(target: Target, kind: str, username: str = "", *, days: int = 0, lab
     return outcome
 
 
-def test_unasked_it_rotates_nothing(alice: FakeTarget) -> None:
+def test_by_default_it_rotates_nothing(alice: FakeTarget) -> None:
     before = dict(alice.secrets), dict(alice.index.users)
     assert not rotated(alice, "").changed
     assert (dict(alice.secrets), dict(alice.index.users)) == before
 
 
-def test_what_is_young_stays_and_a_second_run_changes_nothing(served: Target) -> None:
+def test_recent_credentials_stay_and_a_second_run_changes_nothing(served: Target) -> None:
     onboard.apply(onboard.describe(served, username="alice"))
     for kind, username in (("admin", ""), ("password", "alice")):
         assert not rotated(served, kind, username, days=90).changed
@@ -71,9 +71,7 @@ def test_the_former_admin_token_and_password_are_refused(served: Target) -> None
         assert [row[2] for row in rows] == ["200", "401"]
 
 
-def test_a_former_password_that_is_let_in_fails_the_verification(
-    alice: FakeTarget, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_accepted_former_password_fails_the_verification(alice: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ops.polling.SECONDS", 0.0)
     described = rotation.describe(alice, rotate="password", username="alice", max_age_days=0)
     outcome = rotation.apply(described)
@@ -82,7 +80,7 @@ def test_a_former_password_that_is_let_in_fails_the_verification(
         rotation.verify(described, outcome)
 
 
-def test_a_token_is_replaced_by_one_of_the_same_rights_without_a_gap(alice: FakeTarget, workspace: Workspace) -> None:
+def test_a_token_is_replaced_by_one_with_the_same_rights_without_a_gap(alice: FakeTarget, workspace: Workspace) -> None:
     token_of(alice, "alice", label="ci <b>", role="reader")
     token_of(alice, "bob", label="ci <b>")
     assert rotated(alice, "token", "alice").changed
@@ -102,7 +100,7 @@ def test_a_token_is_replaced_by_one_of_the_same_rights_without_a_gap(alice: Fake
     assert len(alice.index.tokens) == 2
 
 
-def test_tokens_that_a_killed_run_left_are_replaced_too(alice: FakeTarget) -> None:
+def test_tokens_left_by_a_killed_run_are_replaced_too(alice: FakeTarget) -> None:
     token_of(alice, "alice", label="ci")
     token_of(alice, "alice", label="ci")
     assert rotated(alice, "token", "alice").changed
@@ -155,13 +153,13 @@ def test_with_several_labels_one_must_be_given(alice: FakeTarget) -> None:
         {"max_age_days": -1},
     ],
 )
-def test_a_parameter_that_makes_no_sense_is_refused(target: FakeTarget, values: dict[str, str]) -> None:
+def test_an_invalid_parameter_is_refused(target: FakeTarget, values: dict[str, str]) -> None:
     with pytest.raises(ParameterError) as raised:
         rotation.describe(target, **values)  # type: ignore[arg-type]
     assert raised.value.todo
 
 
-def test_a_user_who_is_not_there_has_no_password_to_rotate(alice: FakeTarget) -> None:
+def test_the_password_of_a_missing_user_cannot_be_rotated(alice: FakeTarget) -> None:
     with pytest.raises(RunbookError, match="there is no user 'bob'"):
         rotated(alice, "password", "bob")
     assert "bob" not in alice.index.users
@@ -175,7 +173,7 @@ def test_an_admin_token_in_the_environment_is_not_rotated(alice: FakeTarget, mon
     assert "AUTH_TOKEN" in raised.value.why
 
 
-def test_ages_say_what_is_due_and_what_ends(alice: FakeTarget) -> None:
+def test_ages_show_what_is_due_and_what_expires(alice: FakeTarget) -> None:
     now = datetime.now(UTC)
     token_of(alice, "alice", label="ci")
     alice.index.tokens["id-1"]["expires"] = (now + timedelta(days=3, hours=1)).isoformat(timespec="seconds")

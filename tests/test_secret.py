@@ -1,4 +1,4 @@
-"""Secrets show themselves to nobody, and hold text only."""
+"""Secrets are never displayed, and contain only text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and hosting of an index, as they are set by variables."""
+"""Names and hosting of an index, set by variables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from ops.settings import Hosting, IndexLimits, Settings, refuse_unknown_variables
 
 
-def test_the_defaults_work_and_so_does_everything_that_modal_takes() -> None:
+def test_the_defaults_work_and_so_does_everything_that_modal_accepts() -> None:
     assert Settings.from_environment({}) == Settings()
     assert Hosting.from_environment({}) == Hosting()
     Settings(app_name="a.b_c-1", packages_volume="x" * 57, secret_key="_TOKEN_2")
@@ -57,7 +57,7 @@ def test_the_defaults_work_and_so_does_everything_that_modal_takes() -> None:
         {"PYPI_PROXY_AUTH": "true"},
     ],
 )
-def test_hosting_that_cannot_work_is_refused_by_the_variables_name(variables: dict[str, str]) -> None:
+def test_impossible_hosting_is_refused_by_the_variable_s_name(variables: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(variables))} is ") as caught:
         Hosting.from_environment(variables)
     assert len(str(caught.value).splitlines()) == 1
@@ -66,12 +66,12 @@ def test_hosting_that_cannot_work_is_refused_by_the_variables_name(variables: di
 @pytest.mark.parametrize(
     ("name", "value"), [("memory", 1000.5), ("memory", "256"), ("cpu", "1"), ("max_containers", None)]
 )
-def test_hosting_given_in_code_is_looked_at_too(name: str, value: Any) -> None:
+def test_hosting_set_in_code_is_checked_too(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^PYPI_{name.upper()} is "):
         Hosting(**{name: value})
 
 
-def test_what_a_deployment_is_told_is_looked_at_before_it_is_compared() -> None:
+def test_the_variables_of_a_deployment_are_checked_before_they_are_compared() -> None:
     with pytest.raises(ValueError, match="PYPI_PROXY_AUTH is 7"):
         Hosting.told({"PYPI_PROXY_AUTH": "7"})
 
@@ -90,12 +90,12 @@ def test_what_a_deployment_is_told_is_looked_at_before_it_is_compared() -> None:
         {"PYPI_SECRET_KEY": "1TOKEN"},
     ],
 )
-def test_a_name_that_modal_does_not_take_is_refused(variables: dict[str, str]) -> None:
+def test_a_name_that_modal_does_not_accept_is_refused(variables: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(variables))} is "):
         Settings.from_environment(variables)
 
 
-def test_space_around_a_value_is_no_part_of_it() -> None:
+def test_space_around_a_value_is_ignored() -> None:
     assert Hosting.from_environment({"PYPI_MAX_CONTAINERS": " 3\n"}).max_containers == 3
     assert Settings.from_environment({"PYPI_APP_NAME": "two "}).app_name == "two"
 
@@ -110,12 +110,12 @@ def test_space_around_a_value_is_no_part_of_it() -> None:
         ("PYPI_", "PYPI_"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest_that_is_known(name: str, nearest: str) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_known_one(name: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} is not a setting of the index: the nearest one is {nearest}"):
         refuse_unknown_variables({name: "1"})
 
 
-def test_names_that_belong_to_others_are_left_alone() -> None:
+def test_variables_of_others_are_ignored() -> None:
     refuse_unknown_variables({"PYPI_RUNBOOK_HOME": "/x", "PYPI_TOKEN": "x", "PYPISERVER_X": "1", "PATH": "/bin"})
     refuse_unknown_variables(
         {**Settings().variables(), **Hosting().variables(), **IndexLimits().variables(), "PYPI_LOWER_PROTECTION": ""}
@@ -139,6 +139,6 @@ def test_limits_come_from_variables_and_back() -> None:
         {"PYPI_PROJECT_QUOTA_BYTES": "20", "PYPI_TOTAL_QUOTA_BYTES": "10"},
     ],
 )
-def test_a_limit_that_cannot_work_is_refused_by_the_name_of_its_variable(variables: dict[str, str]) -> None:
+def test_an_impossible_limit_is_refused_by_the_variable_s_name(variables: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=next(iter(variables))):
         IndexLimits.from_environment(variables)

@@ -1,4 +1,4 @@
-"""The smoke test itself: what it proves, what makes it fail, and that nothing of it is left however it ends."""
+"""The smoke test itself: what it proves, what makes it fail, and that it always cleans up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> TrialRelease:
 
 @pytest.fixture
 def smoke(provisioned: FakeTarget, built: TrialRelease, monkeypatch: pytest.MonkeyPatch) -> SmokeTest:
-    """A smoke test of the fake index, with the release that is built already."""
+    """A smoke test of the fake index, with an already built release."""
     test = SmokeTest(provisioned)
     test.temporary_user.version = built.version
     monkeypatch.setattr(test_release, "build", lambda *_: built)
@@ -47,7 +47,7 @@ def smoke(provisioned: FakeTarget, built: TrialRelease, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A temporary folder of its own, to see what is left in it."""
+    """A separate temporary folder, to check what is left in it."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -62,7 +62,7 @@ def run(*steps: Callable[[], Table]) -> None:
 
 @pytest.fixture
 def no_secret_in_the_process_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every secret that the test makes is registered, as in a notebook."""
+    """Register every secret that the test creates, as in a notebook."""
     register = tmp_path / "secrets"
     register.touch(mode=0o600)
     monkeypatch.setenv(REGISTER_VARIABLE, str(register))
@@ -143,9 +143,7 @@ def test_after_a_failed_step_no_other_one_runs(smoke: SmokeTest, index: FakeInde
         smoke.publish()
 
 
-def test_a_kernel_that_is_shut_down_half_way_leaves_nothing(
-    provisioned: FakeTarget, index: FakeIndex, temporary: Path
-) -> None:
+def test_a_kernel_shut_down_midway_leaves_nothing(provisioned: FakeTarget, index: FakeIndex, temporary: Path) -> None:
     token = provisioned.secrets["pypi-auth-token"]["AUTH_TOKEN"].reveal()
     script = (
         "import sys\n"
@@ -174,7 +172,7 @@ def test_a_kernel_that_is_shut_down_half_way_leaves_nothing(
     assert list(temporary.iterdir()) == []
 
 
-def test_what_a_killed_test_left_long_ago_is_removed_and_what_is_fresh_or_of_others_stays(
+def test_old_leftovers_of_killed_tests_are_removed_and_recent_or_others_stay(
     smoke: SmokeTest, index: FakeIndex
 ) -> None:
     now = int(time.time())
@@ -211,9 +209,7 @@ def test_a_step_before_the_start_says_so(provisioned: FakeTarget) -> None:
         SmokeTest(provisioned).refusals()
 
 
-def test_a_build_has_the_version_that_was_asked_for_and_leaves_the_source_alone(
-    built: TrialRelease, tmp_path: Path
-) -> None:
+def test_a_build_has_the_requested_version_and_does_not_change_the_source(built: TrialRelease, tmp_path: Path) -> None:
     assert built.wheel.name == "pypi_runbook-0.1.0.dev20260102030405678-py3-none-any.whl"
     assert built.sdist.name == "pypi_runbook-0.1.0.dev20260102030405678.tar.gz"
     assert "dev2026" not in (PROJECT_ROOT / "ops" / "__init__.py").read_text()

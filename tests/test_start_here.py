@@ -1,4 +1,4 @@
-"""Start: all that is missing at once, each with its mend; what comes next; and a map of every notebook."""
+"""Start: everything missing at once, each with its fix; what comes next; and a map of every notebook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fakes import FakeTarget
 pytest_plugins = ["tests.operations"]
 
 
-def test_everything_that_is_missing_is_named_at_once_with_its_mend(
+def test_everything_that_is_missing_is_listed_at_once_with_its_fix(
     target: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def missing(name: str) -> str:
@@ -35,7 +35,7 @@ def test_everything_that_is_missing_is_named_at_once_with_its_mend(
         assert ": " in problem.partition(": ")[2], problem
 
 
-def test_what_comes_next_follows_from_what_there_is(target: FakeTarget, provisioned: FakeTarget) -> None:
+def test_what_comes_next_follows_from_the_current_state(target: FakeTarget, provisioned: FakeTarget) -> None:
     target.running = False
     assert "01_provision" in repr(start_here.next_steps(target))
     target.running = True
@@ -48,7 +48,7 @@ def test_what_comes_next_follows_from_what_there_is(target: FakeTarget, provisio
     assert "no room" in repr(start_here.found(target))
 
 
-def test_with_all_in_place_it_is_ready(target: FakeTarget) -> None:
+def test_with_everything_in_place_it_is_ready(target: FakeTarget) -> None:
     assert start_here.verify(target).rows[0][1] == "0"
 
 

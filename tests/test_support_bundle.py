@@ -1,4 +1,4 @@
-"""Support bundle: holds what helps and no secret, and is written only on request."""
+"""Support bundle: useful content without secrets, written only on request."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def texts(path: Path) -> dict[str, str]:
         return {name: packed.read(name).decode() for name in packed.namelist()}
 
 
-def test_unasked_nothing_is_written(provisioned: FakeTarget, path: Path) -> None:
+def test_by_default_nothing_is_written(provisioned: FakeTarget, path: Path) -> None:
     assert support_bundle.plan(provisioned).pending == ()
     assert not support_bundle.apply(provisioned).changed
     support_bundle.verify(provisioned)
     assert not path.exists()
 
 
-def test_it_holds_what_helps_and_no_secret_in_any_form(
+def test_it_has_useful_content_and_no_secret_in_any_form(
     provisioned: FakeTarget, path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onboard.apply(onboard.describe(provisioned, username="alice"))
@@ -76,14 +76,14 @@ def test_it_holds_what_helps_and_no_secret_in_any_form(
     assert {row[2] for row in support_bundle.verify(provisioned, bundle=True).rows} == {"no secret"}
 
 
-def test_what_cannot_be_had_is_told_by_its_error(target: FakeTarget, path: Path, workspace: Workspace) -> None:
+def test_unavailable_parts_are_replaced_by_their_errors(target: FakeTarget, path: Path, workspace: Workspace) -> None:
     target.problems = ["no room"]
     workspace.create()
     support_bundle.apply(target, bundle=True)
     assert "no room" in texts(path)["checks.txt"]
 
 
-def test_a_secret_that_got_into_it_fails_the_verification(
+def test_a_secret_in_it_fails_the_verification(
     provisioned: FakeTarget, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     support_bundle.apply(provisioned, bundle=True)

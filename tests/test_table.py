@@ -60,7 +60,7 @@ def test_a_table_in_html_has_a_caption_and_headers_and_escapes_what_it_shows() -
     assert outline.texts["p"] == ["Eat up."]
 
 
-def test_a_row_of_another_length_than_the_header_is_an_error() -> None:
+def test_a_row_with_a_wrong_number_of_cells_is_an_error() -> None:
     with pytest.raises(ValueError, match="2 cells"):
         Table.of("Fruit", ("what", "how many"), [("apple",)])
 
@@ -69,28 +69,28 @@ def test_a_table_without_rows_still_shows_its_headers() -> None:
     assert repr(Table.of("Fruit", ("what",), [])).splitlines() == ["Fruit", "", "what", "────"]
 
 
-def test_the_bars_of_a_chart_are_as_long_as_the_times_say() -> None:
+def test_the_bars_of_a_chart_are_proportional_to_the_times() -> None:
     chart = Timings("Times", (("quick", 0.5), ("slow", 2.0), ("none", 0.0)))
     bars = {line.split()[0]: line.count("█") for line in repr(chart).splitlines()[2:]}
     assert bars == {"quick": 10, "slow": 40, "none": 1, "in": 0}
     assert re.search(r"in all +2\.50 s", repr(chart))
 
 
-def test_the_bars_of_a_chart_are_drawn_where_styles_are_removed() -> None:
+def test_the_bars_of_a_chart_are_visible_without_styles() -> None:
     page = Timings("Times", (("quick", 1.0), ("slow", 4.0)))._repr_html_()
     stripped = re.sub(r' (style|class)="[^"]*"', "", page)
     assert [len(found) for found in re.findall("█+", stripped)] == [6, 24]
 
 
-def test_a_chart_in_html_says_in_words_what_its_bars_show() -> None:
+def test_a_chart_in_html_describes_its_bars_in_words() -> None:
     outline = Outline(Timings("Times", (("quick", 0.5), ("slow", 2.0)))._repr_html_())
     assert outline.texts["td"] == ["0.50 s", "2.00 s", "2.50 s"]
     assert outline.labels == ["25% of the longest", "100% of the longest"]
 
 
-def test_a_chart_of_nothing_shows_a_total_of_nothing() -> None:
+def test_an_empty_chart_shows_a_total_of_zero() -> None:
     assert repr(Timings("Times", ())).splitlines() == ["Times", "", "in all  0.00 s"]
 
 
-def test_a_text_shows_itself() -> None:
+def test_a_text_is_displayed_unchanged() -> None:
     assert repr(Text("one\ntwo")) == "one\ntwo"

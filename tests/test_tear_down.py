@@ -1,4 +1,4 @@
-"""Tearing down: shown first, done only when named, and looked at afterwards."""
+"""Teardown: planned, done only when named, and verified afterwards."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_the_plan_counts_files_and_bytes_and_names_users(used: FakeTarget) -> No
 
 
 @pytest.mark.parametrize("confirm", ["Local", "yes", "true", "modal", " local"])
-def test_another_word_than_the_targets_name_deletes_nothing(used: FakeTarget, confirm: str) -> None:
+def test_confirming_another_name_deletes_nothing(used: FakeTarget, confirm: str) -> None:
     before = state(used)
     with pytest.raises(ConfirmationError, match="nothing was deleted"):
         tear_down.apply(used, confirm=confirm)
     assert state(used) == before
 
 
-def test_without_a_word_it_shows_and_deletes_nothing(used: FakeTarget, workspace: Workspace) -> None:
+def test_without_confirmation_it_only_shows_the_plan(used: FakeTarget, workspace: Workspace) -> None:
     before = state(used)
     outcome = tear_down.apply(used, confirm="")
     assert not outcome.changed
@@ -55,9 +55,7 @@ def test_without_a_word_it_shows_and_deletes_nothing(used: FakeTarget, workspace
     assert workspace.user("local", "alice").is_dir()
 
 
-def test_the_targets_name_deletes_everything_and_the_second_time_nothing(
-    used: FakeTarget, workspace: Workspace
-) -> None:
+def test_the_target_s_name_deletes_everything_and_a_second_run_nothing(used: FakeTarget, workspace: Workspace) -> None:
     outcome = tear_down.apply(used, confirm="local")
     assert [what for what, _ in outcome.done] == [
         "server",
@@ -73,12 +71,12 @@ def test_the_targets_name_deletes_everything_and_the_second_time_nothing(
     assert {seen for _, _, seen in tear_down.verify(used, confirm="local").rows} == {"gone"}
 
 
-def test_what_is_left_fails_the_verification(used: FakeTarget) -> None:
+def test_leftovers_fail_the_verification(used: FakeTarget) -> None:
     with pytest.raises(VerificationError, match="volume pypiserver-data: still there instead of gone"):
         tear_down.verify(used, confirm="local")
 
 
-def test_an_index_that_does_not_answer_is_shown_and_stopped_too(used: FakeTarget) -> None:
+def test_an_unresponsive_index_is_shown_and_stopped_too(used: FakeTarget) -> None:
     used.failure = "OSError: no room"
     rows = {row[0]: row[1:] for row in tear_down.plan(used).table().rows}
     assert rows["server"][0].endswith("does not answer: OSError: no room")
@@ -86,7 +84,7 @@ def test_an_index_that_does_not_answer_is_shown_and_stopped_too(used: FakeTarget
     assert ("server", "stopped") in tear_down.apply(used, confirm="local").done
 
 
-def test_a_last_snapshot_is_taken_once_the_server_stopped_and_before_anything_is_deleted(
+def test_a_last_snapshot_is_taken_after_the_server_stopped_and_before_anything_is_deleted(
     served: Target, tmp_path: Path
 ) -> None:
     onboard.apply(onboard.describe(served, username="alice"))
@@ -108,9 +106,7 @@ def test_a_last_snapshot_is_taken_once_the_server_stopped_and_before_anything_is
     assert "nothing to take one of" in repr(tear_down.plan(served, confirm="local", snapshot=place))
 
 
-def test_a_snapshot_that_cannot_be_taken_deletes_nothing(
-    served: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_snapshot_deletes_nothing(served: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Backup) -> None:
         raise BucketError("the bucket is full")
 
@@ -121,7 +117,9 @@ def test_a_snapshot_that_cannot_be_taken_deletes_nothing(
     assert served.secret_exists("pypi-auth-token")
 
 
-def test_a_snapshot_that_would_go_with_the_index_is_refused(provisioned: FakeTarget, workspace: Workspace) -> None:
+def test_a_snapshot_that_would_be_deleted_with_the_index_is_refused(
+    provisioned: FakeTarget, workspace: Workspace
+) -> None:
     for place in (workspace.home / "local" / "x", workspace.home / "snapshots" / ".." / "local"):
         with pytest.raises(ParameterError, match="would be deleted with the index"):
             tear_down.preflight(provisioned, snapshot=str(place))

@@ -1,4 +1,4 @@
-"""Troubleshooting: every error leads to an entry of the guide and every entry to an error; every fault is named."""
+"""Troubleshooting: every error leads to an entry of the guide and every entry to an error; every fault is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUPS = {"The runbook", "Plans and confirmations", "Snapshots", "The target", "
 
 
 def entries() -> dict[str, str]:
-    """The text of each entry, by its anchor as JupyterLab and GitHub make it."""
+    """The text of each entry, by its anchor in JupyterLab and on GitHub."""
     notebook = Notebook.read(PROJECT_ROOT / "notebooks" / f"{GUIDE}.ipynb")
     text = "\n".join(cell.source for cell in notebook.cells if cell.kind == "markdown")
     found = re.findall(r"^#### (.+)\n((?:(?!#).*\n?)*)", text, re.MULTILINE)
@@ -30,7 +30,7 @@ def entries() -> dict[str, str]:
 
 
 def tree(root: type[Exception]) -> set[type[Exception]]:
-    """A class and all that derive from it."""
+    """A class and all its subclasses."""
     return {root}.union(*(tree(child) for child in root.__subclasses__()))
 
 
@@ -43,7 +43,7 @@ def test_every_error_has_an_entry_and_every_entry_an_error() -> None:
 
 
 def test_every_status_of_the_index_has_an_entry() -> None:
-    assert InvalidCredentials in tree(PackageIndexError)  # it is defined outside of the tree's module
+    assert InvalidCredentials in tree(PackageIndexError)  # it is defined outside the tree's module
     answered = {kind.status for kind in tree(PackageIndexError) if issubclass(kind, PackageIndexError)}
     assert answered == errors.STATUSES
 
@@ -89,7 +89,7 @@ def test_in_jupyterlab_the_entry_is_a_link() -> None:
     assert "&lt;trace&gt;" in shown
 
 
-def test_without_an_index_each_check_goes_on_and_the_verification_names_all(target: FakeTarget) -> None:
+def test_without_an_index_every_check_still_runs_and_the_verification_lists_all(target: FakeTarget) -> None:
     target.problems = ["no room", "no air"]
     assert [row[2] for row in troubleshoot.machine(target).rows] == ["yes", "NO", "NO", "yes"]
     assert "90_troubleshoot#NotDeployedError" in troubleshoot.index(target).rows[0][1]
@@ -106,7 +106,7 @@ def test_a_good_index_has_nothing_to_fix(provisioned: FakeTarget) -> None:
     assert troubleshoot.verify(provisioned).rows == (("6", "0"),)
 
 
-def test_a_fault_of_the_index_is_named_with_its_entry(provisioned: FakeTarget, workspace: Workspace) -> None:
+def test_a_fault_of_the_index_is_reported_with_its_entry(provisioned: FakeTarget, workspace: Workspace) -> None:
     onboard.apply(onboard.describe(provisioned, username="alice"))
     onboard.apply(onboard.describe(provisioned, username="bob"))
     (workspace.user("local", "bob") / ".pypirc").unlink()
@@ -121,7 +121,7 @@ def test_a_fault_of_the_index_is_named_with_its_entry(provisioned: FakeTarget, w
     assert "cannot be read" in rows["user bob"][0]
 
 
-def test_an_index_that_does_not_answer_is_named_with_the_error_in_its_log(provisioned: FakeTarget) -> None:
+def test_an_unresponsive_index_is_reported_with_the_error_in_its_log(provisioned: FakeTarget) -> None:
     provisioned.failure = "OSError: no room"
     (row,) = troubleshoot.index(provisioned).rows
     assert "OSError: no room" in row[1]

@@ -1,4 +1,4 @@
-"""A reviewed file of CI jobs is applied as a whole, and proven as a CI job sees it."""
+"""A reviewed file of CI jobs is applied as a whole, and verified like a CI job."""
 
 from __future__ import annotations
 
@@ -58,24 +58,24 @@ def without_numbers(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "jobs": [job]}
 
 
-def test_a_file_is_planned_applied_and_proven_and_the_second_time_nothing_changes(
+def test_a_file_is_planned_applied_and_verified_and_a_second_time_nothing_changes(
     target: FakeTarget, issuer: FakeIssuer, tmp_path: Path
 ) -> None:
     change = trusted_publishing.describe(target, file=written(tmp_path, without_numbers(issuer.trust())))
     plan = trusted_publishing.plan(change)
-    assert "1001 of owner 77" in str(plan), "the numbers were looked up by the name"
+    assert "1001 of owner 77" in str(plan), "the ids were looked up by name"
     assert len(plan.pending) == 3
     assert not trusted_publishing.apply(change, dry_run=True).changed
     assert trusted_publishing.apply(change).changed
     assert "pypi-test" in str(trusted_publishing.verify(change))
-    issuer.outage = True  # the numbers are known by now
+    issuer.outage = True  # the ids are known by now
     assert trusted_publishing.plan(change).pending == ()
     assert not trusted_publishing.apply(change).changed
     with pytest.raises(VerificationError, match="keys of"):
         trusted_publishing.verify(change)
 
 
-def test_a_job_that_is_not_in_the_file_any_more_is_trusted_no_more(
+def test_a_job_that_is_no_longer_in_the_file_is_no_longer_trusted(
     target: FakeTarget, issuer: FakeIssuer, tmp_path: Path
 ) -> None:
     document = issuer.trust()
@@ -95,7 +95,7 @@ def test_without_a_file_it_only_shows_what_is_trusted(target: FakeTarget) -> Non
     assert "no job is trusted" in str(trusted_publishing.verify(change))
 
 
-def test_a_file_that_cannot_be_used_changes_nothing(target: FakeTarget, issuer: FakeIssuer, tmp_path: Path) -> None:
+def test_an_unusable_file_changes_nothing(target: FakeTarget, issuer: FakeIssuer, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"trusted\.example\.toml"):
         trusted_publishing.describe(target, file=str(tmp_path / "missing.toml"))
     admin = trusted_publishing.describe(target, file=written(tmp_path, issuer.trust(role="admin")))
@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(target: FakeTarget, issuer: 
     assert trusted_publishing.plan(trusted_publishing.describe(target)).changes[0].now == "none"
 
 
-def test_the_example_is_a_file_that_the_index_takes() -> None:
+def test_the_index_accepts_the_example_file() -> None:
     document = tomllib.loads((PROJECT_ROOT / "deployments" / "trusted.example.toml").read_text())
     nothing = {"version": 0, "audience": "", "issuers": [], "jobs": []}
     trust = Trust.of(trusted_publishing._completed(document, nothing), version=1)

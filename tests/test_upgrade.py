@@ -1,4 +1,4 @@
-"""Upgrade: a good version stays, a bad one is taken back, and the same version changes nothing."""
+"""Upgrade: a good version stays, a bad one is rolled back, and the same version changes nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def git(clone: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone of the server's code, in which versions can be made and broken."""
+    """A clone of the server's code, for creating and breaking versions."""
     folder = tmp_path / "clone"
     shutil.copytree(PROJECT_ROOT / "ops", folder / "ops", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / ".gitignore").write_text("__pycache__\n")
@@ -59,7 +59,7 @@ def change(clone: Path, message: str, *, old: str = "", new: str = "", file: str
 
 
 def health(target: Target) -> None:
-    """A smoke test that takes no time."""
+    """A fast smoke test."""
     deployment = target.state().require(target.place)
     with HttpClient(deployment.url) as index:
         if index.request("GET", "health").text.strip() != "ok":
@@ -76,7 +76,7 @@ def upgraded(target: Target, revision: str = "") -> Outcome:
 
 
 @pytest.mark.slow
-def test_a_new_version_is_deployed_once_and_can_be_gone_back_from(versioned: Target, clone: Path) -> None:
+def test_a_new_version_is_deployed_once_and_can_be_rolled_back(versioned: Target, clone: Path) -> None:
     assert not upgraded(versioned).changed
     commit = change(clone, "Say <b>more</b>", new="# more")
     described = upgrade.describe(versioned, dry_run=True)
@@ -98,13 +98,13 @@ def test_a_new_version_is_deployed_once_and_can_be_gone_back_from(versioned: Tar
     assert git(clone, "worktree", "list").count("\n") == 0, "no worktree is left"
 
 
-def test_a_change_of_what_is_on_the_volumes_is_marked(versioned: Target, clone: Path) -> None:
+def test_a_change_of_the_volumes_format_is_marked(versioned: Target, clone: Path) -> None:
     change(clone, "Write otherwise", new="# otherwise", file="ops/index/packages/annotations.py")
     assert upgrade.changes(upgrade.describe(versioned)).rows[0][1:] == ("Write otherwise", "yes")
 
 
 @pytest.mark.parametrize("broken", ["import no_such_module", "raise SystemExit('refused')"])
-def test_a_version_that_does_not_start_is_taken_back(versioned: Target, clone: Path, broken: str) -> None:
+def test_a_version_that_does_not_start_is_rolled_back(versioned: Target, clone: Path, broken: str) -> None:
     change(clone, "Break", new=broken)
     with pytest.raises(VerificationError, match="was rolled back: version 1 runs again") as raised:
         upgraded(versioned)
@@ -115,7 +115,7 @@ def test_a_version_that_does_not_start_is_taken_back(versioned: Target, clone: P
 
 
 @pytest.mark.slow
-def test_a_version_that_starts_and_fails_the_smoke_test_is_taken_back(versioned: Target, clone: Path) -> None:
+def test_a_version_that_starts_but_fails_the_smoke_test_is_rolled_back(versioned: Target, clone: Path) -> None:
     change(
         clone,
         "Refuse every removal",
@@ -143,7 +143,7 @@ def test_without_an_earlier_version_the_error_says_what_to_do(provisioned: FakeT
 @pytest.mark.parametrize(
     "revision", ["no-such-branch", "--help", "-x", "a b", "a\nb", " HEAD", "HEAD;ls", "../x", "<b>"]
 )
-def test_a_revision_that_is_none_is_refused(clone: Path, revision: str) -> None:
+def test_an_unknown_revision_is_refused(clone: Path, revision: str) -> None:
     del clone
     with pytest.raises(ParameterError, match="revision"):
         upgrade.describe(open_target("local"), revision=revision)

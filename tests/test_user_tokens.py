@@ -24,7 +24,7 @@ from tests.index.serving import TOKEN as ADMIN_TOKEN
 
 @dataclass
 class RealIndex:
-    """A real index in place of the fake one."""
+    """A real index instead of the fake one."""
 
     url: str
     token: str = ADMIN_TOKEN
@@ -46,7 +46,7 @@ def target(server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
     return made
 
 
-def test_a_created_token_is_in_a_private_file_and_lets_in_until_it_is_revoked(
+def test_a_created_token_is_in_a_private_file_and_works_until_revoked(
     target: FakeTarget, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "folder" / "token"
@@ -75,7 +75,7 @@ def test_a_token_can_go_into_the_secret_store_instead(target: FakeTarget) -> Non
     assert kept.reveal() not in str(said)
 
 
-def test_what_cannot_be_kept_or_given_leaves_no_token(target: FakeTarget, tmp_path: Path) -> None:
+def test_a_token_that_cannot_be_stored_or_created_is_not_left_behind(target: FakeTarget, tmp_path: Path) -> None:
     before = str(user_tokens.tokens(target))
     (tmp_path / "taken").touch()
     with pytest.raises(ParameterError, match="exists"):
@@ -105,7 +105,7 @@ def test_onboarding_writes_a_token_for_a_ci_job_once(target: FakeTarget, monkeyp
         onboard.describe(target, username="ci", token_days=366)
 
 
-def test_a_token_that_nobody_told_of_is_masked_plain_and_in_a_header() -> None:
+def test_an_unknown_token_is_masked_plain_and_in_a_header() -> None:
     token = f"pyidx_{'0a' * 6}_{'1f' * 32}"
     header = f"Basic {__import__('base64').b64encode(f'__token__:{token}'.encode()).decode()}"
     for text in (token, f"{{'password': '{token}'}}", header):

@@ -17,16 +17,14 @@ def test_without_the_variable_it_is_in_the_clone(monkeypatch: pytest.MonkeyPatch
         assert Workspace.default().home == PROJECT_ROOT / ".runbook"
 
 
-def test_a_folder_that_is_not_there_yet_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "a" / "b"))
     home = Workspace.default().create().home
     assert home == tmp_path / "a" / "b"
     assert home.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_is_no_folder_and_cannot_become_one_is_refused_by_the_variables_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unusable_folder_is_refused_by_the_variable_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for named in (
@@ -42,7 +40,7 @@ def test_what_is_no_folder_and_cannot_become_one_is_refused_by_the_variables_nam
         assert HOME_VARIABLE in caught.value.todo
 
 
-def test_a_path_in_the_home_is_shown_below_the_tilde_and_any_other_from_the_root(newcomer: Path) -> None:
+def test_a_path_in_the_home_is_shown_below_the_tilde_and_others_absolutely(newcomer: Path) -> None:
     assert shown(newcomer / "files") == "~/files"
     assert shown(newcomer) == str(newcomer)
     assert shown(Path("/srv/files")) == "/srv/files"
@@ -50,7 +48,7 @@ def test_a_path_in_the_home_is_shown_below_the_tilde_and_any_other_from_the_root
 
 
 @pytest.mark.parametrize("name", ["plain", 'it\'s a "folder" $HOME `id`', "two\nlines", "-n", "~x"])
-def test_a_shell_in_any_directory_understands_it(newcomer: Path, tmp_path: Path, name: str) -> None:
+def test_a_shown_path_works_in_a_shell_in_any_directory(newcomer: Path, tmp_path: Path, name: str) -> None:
     for path in (newcomer / name, tmp_path / name):
         done = subprocess.run(["sh", "-c", f"printf %s {shown(path)}"], capture_output=True, check=True, cwd="/")
         assert done.stdout.decode() == str(path)

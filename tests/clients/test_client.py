@@ -1,4 +1,4 @@
-"""Client commands run in an environment of their own, with their secrets masked, and end in time."""
+"""Client commands run in their own environment, with their secrets masked, and end in time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sleepers() -> list[psutil.Process]:
 
 @dataclass
 class Staying:
-    """A client that stays, with a child that does so too. It is up before its time begins to count."""
+    """A client that does not exit, with a child that does not either. It is up before its time limit starts."""
 
     code: str
     when_up: Callable[[], None] = lambda: None
@@ -76,7 +76,7 @@ def test_an_error_has_the_exit_status_and_the_last_lines() -> None:
     assert (caught.value.client, caught.value.returncode) == ("python", 3)
 
 
-def test_a_secret_is_masked_as_it_is_quoted_and_in_base64() -> None:
+def test_a_secret_is_masked_plain_quoted_and_in_base64() -> None:
     secret = Secret("p@ss word/é")
     forms = ["p@ss word/é", "p%40ss%20word%2F%C3%A9", base64.b64encode("p@ss word/é".encode()).decode()]
     result = python(f"print({forms!r})", secrets=(secret,))
@@ -101,7 +101,7 @@ def test_an_interrupt_kills_the_client_with_its_children_and_is_raised(staying: 
     with pytest.raises(KeyboardInterrupt):
         python(staying.code, seconds=500)
     timer.join()
-    assert time.monotonic() - started < 300, "they were ended; they did not end by themselves"
+    assert time.monotonic() - started < 300, "they were killed and did not exit by themselves"
     assert sleepers() == []
 
 
@@ -134,5 +134,5 @@ def test_a_proxy_is_used_for_other_hosts_and_never_for_loopback(monkeypatch: pyt
         ("https://a.example/", False),
     ],
 )
-def test_loopback_is_told_from_other_hosts(url: str, loopback: bool) -> None:
+def test_loopback_is_distinguished_from_other_hosts(url: str, loopback: bool) -> None:
     assert is_loopback(url) is loopback

@@ -145,7 +145,7 @@ def in_shell(files: ClientFiles, script: str, cwd: Path, newcomer: Path) -> subp
         "echo runbook-login-check | uv pip compile --default-index {url} -",
     ],
 )
-def test_env_sh_is_all_that_a_shell_needs(
+def test_env_sh_is_everything_a_shell_needs(
     index: FakeIndex, files: ClientFiles, tmp_path: Path, newcomer: Path, script: str
 ) -> None:
     index.add_user("alice", PASSWORDS[1])
@@ -155,7 +155,7 @@ def test_env_sh_is_all_that_a_shell_needs(
         public.faults.add("open")
         result = in_shell(files, script.format(wheel=wheel, url=f"{public.url}simple/"), tmp_path, newcomer)
     assert ("alice", PASSWORDS[1]) in index.logins, result.stdout + result.stderr
-    assert "token for trusted publishing" not in result.stderr, "uv tries that, for seconds, when it is told no name"
+    assert "token for trusted publishing" not in result.stderr, "without a name uv tries that, for seconds"
 
 
 def test_env_sh_keeps_the_indexes_of_a_uv_project(
@@ -170,5 +170,5 @@ def test_env_sh_keeps_the_indexes_of_a_uv_project(
             f'[[tool.uv.index]]\nurl = "{own.url}simple/"\ndefault = true\n'
         )
         in_shell(files, f"uv lock --python {sys.executable}", tmp_path, newcomer)
-        assert index.logins, "the private index was not asked"
-        assert own.bodies, "the project's own index was not asked"
+        assert index.logins, "the private index got no request"
+        assert own.bodies, "the project's own index got no request"

@@ -1,4 +1,4 @@
-"""Client files are private, and carry names and passwords unchanged."""
+"""Client files are private, and preserve names and passwords."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ def test_the_files_become_private_if_they_were_not(tmp_path: Path) -> None:
     assert len(list(files.folder.iterdir())) == 5
 
 
-def test_a_file_that_other_users_may_read_is_outdated(tmp_path: Path) -> None:
+def test_a_file_readable_by_other_users_is_outdated(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path)
     files.write(login("a-good-password"))
     files.pypirc.chmod(0o640)
     assert files.outdated(login("a-good-password")) == [files.pypirc]
 
 
-def test_writing_again_writes_nothing(tmp_path: Path) -> None:
+def test_writing_again_changes_nothing(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path)
     assert len(files.write(login("a-good-password"))) == 5
     before = {path: path.stat().st_ino for path in tmp_path.iterdir()}
@@ -123,7 +123,7 @@ def test_a_new_address_changes_only_the_files_that_contain_it(tmp_path: Path) ->
     assert "9999" in files.pip_conf.read_text()
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = ClientFiles(tmp_path)
     files.write(login("the-old-password"))
 
@@ -137,7 +137,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
     assert sorted(path.name for path in tmp_path.iterdir()) == [".pypirc", "env.sh", "netrc", "pip.conf", "uv.toml"]
 
 
-def test_no_url_contains_a_credential_and_only_three_files_do(tmp_path: Path) -> None:
+def test_no_url_and_only_three_files_contain_credentials(tmp_path: Path) -> None:
     files = ClientFiles(tmp_path)
     files.write(login("a-good-password"))
     for path in tmp_path.iterdir():
@@ -146,7 +146,7 @@ def test_no_url_contains_a_credential_and_only_three_files_do(tmp_path: Path) ->
     assert holding == {"netrc", ".pypirc", "env.sh"}
 
 
-def test_pip_gets_one_index_unless_a_second_one_is_asked_for(tmp_path: Path) -> None:
+def test_pip_gets_one_index_unless_a_second_one_is_requested(tmp_path: Path) -> None:
     parser = configparser.RawConfigParser()
     files = ClientFiles(tmp_path)
     files.write(login("a-good-password"))
@@ -166,7 +166,7 @@ def test_the_users_own_netrc_is_not_touched(newcomer: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", ["", "no section\n", "[private]\n", "[private]\nusername = alice\n", "\xff"])
-def test_a_pypirc_without_a_password_holds_none(tmp_path: Path, content: str) -> None:
+def test_a_pypirc_without_a_password_is_read_as_such(tmp_path: Path, content: str) -> None:
     files = ClientFiles(tmp_path)
     files.pypirc.write_bytes(content.encode("latin-1"))
     assert files.password() is None

@@ -24,10 +24,10 @@ ABLE = {
     "zsh": ("zsh", "-f"),
     "zsh as sh": ("zsh", "--emulate", "sh"),
 }
-"""Shells that can tell which file they read."""
+"""Shells that know which file they are reading."""
 
 TOLD = {"dash": ("dash",), "busybox": ("busybox", "sh"), "mksh": ("mksh",), "ksh": ("ksh93",)}
-"""Shells that have to be told."""
+"""Shells that do not."""
 
 
 def command(shell: str) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ def read(
     cwd: Path | None = None,
     more: Mapping[str, str] = {},
 ) -> tuple[int, list[str], str]:
-    """The exit code of the script, the variables that it printed, and what it said on stderr."""
+    """The exit code of the script, the printed variables, and its stderr."""
     done = subprocess.run(
         [*command(shell), *options, "-c", script, "shell", *arguments],
         capture_output=True,
@@ -77,9 +77,7 @@ def files(tmp_path: Path) -> ClientFiles:
 
 @pytest.mark.parametrize("name", ["plain", 'it\'s a "folder" $HOME é\\ %x `id` (1) [b]*', "two\nlines\n", "-n"])
 @pytest.mark.parametrize("shell", ABLE)
-def test_a_shell_finds_the_files_in_a_folder_that_was_moved(
-    files: ClientFiles, tmp_path: Path, shell: str, name: str
-) -> None:
+def test_a_shell_finds_the_files_in_a_moved_folder(files: ClientFiles, tmp_path: Path, shell: str, name: str) -> None:
     moved = tmp_path / name
     files.folder.rename(moved)
     foreign = {"PIP_EXTRA_INDEX_URL": "https://index.example/simple", "UV_PUBLISH_TOKEN": "of-another-index"}
@@ -154,7 +152,7 @@ def test_the_folder_of_another_user_is_refused(files: ClientFiles, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("shell", "reason"), [("bash", "it was run"), ("zsh", "does not know where")])
-def test_text_that_is_not_read_from_a_file_sets_nothing(files: ClientFiles, shell: str, reason: str) -> None:
+def test_text_not_read_from_a_file_sets_nothing(files: ClientFiles, shell: str, reason: str) -> None:
     code, seen, said = read(shell, 'eval "$(cat env.sh)" && exit 9; ' + PRINT, cwd=files.folder)
 
     assert (code, seen) == (0, NOTHING)
@@ -177,7 +175,7 @@ def test_without_a_user_no_password_file_is_needed(tmp_path: Path) -> None:
     assert (code, seen[0], seen[2]) == (0, "unset", f"{URL}simple/")
 
 
-def test_the_only_secret_that_a_run_looks_for_in_it_is_the_password(files: ClientFiles, workspace: Workspace) -> None:
+def test_the_only_secret_that_a_run_reads_from_it_is_the_password(files: ClientFiles, workspace: Workspace) -> None:
     folder = workspace.user("local", "alice")
     folder.mkdir(parents=True)
     shutil.copy2(files.env_sh, folder)

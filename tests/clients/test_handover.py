@@ -1,4 +1,4 @@
-"""The zip file for a user unpacks to private files that work."""
+"""The zip file for a user unpacks to working private files."""
 
 from __future__ import annotations
 

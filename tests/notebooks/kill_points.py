@@ -3,7 +3,7 @@
     python -m tests.notebooks.kill_points
 
 Reads a request as JSON from each line of standard input: notebook, parameters, and the number of the step, or 0 to kill
-nothing. Answers with a line of JSON: whether it was killed, the number of steps after the plan, and the error.
+nothing. Responds with a line of JSON: whether it was killed, the number of steps after the plan, and the error.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _PACKAGE = f"{PROJECT_ROOT / 'ops'}{os.sep}"
 
 
 class KillPoint:
-    """Counts the steps of this process from now on, and kills it before the one of a number.
+    """Counts the steps of this process, and kills it before a given one.
 
-    What one line does several times in a row is one step, as it is with the files of a folder.
+    Consecutive changes by one line, as for the files of a folder, are one step.
     """
 
     def __init__(self, number: int) -> None:
@@ -72,7 +72,7 @@ def _changes(event: str, arguments: tuple[Any, ...]) -> bool:
 
 
 def _line_of_ops() -> str:
-    """Where the operation is, which called what called the code that changes something."""
+    """The location in the operation that led to the change."""
     frame = sys._getframe(1)
     lines = []
     while frame := frame.f_back:  # type: ignore[assignment]  # None at the end
@@ -82,7 +82,7 @@ def _line_of_ops() -> str:
 
 
 def run(notebook: str, parameters: dict[str, Any], number: int, answer: dict[str, Any]) -> None:
-    """Run the cells of a notebook, and note the number of steps after its plan."""
+    """Run the cells of a notebook, and record the number of steps after its plan."""
     point: KillPoint | None = None
     names: dict[str, Any] = {}
     for cell in nbformat.read(PROJECT_ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells:

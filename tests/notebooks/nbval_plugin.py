@@ -1,10 +1,10 @@
-"""A pytest plugin that lets ``pytest --nbval notebooks/`` pass as it is typed; without nbval it does nothing.
+"""A pytest plugin that makes plain ``pytest --nbval notebooks/`` pass; without nbval it does nothing.
 
-- What differs from run to run is not compared: sanitize.cfg is used unless another file is named.
+- Differences between runs are ignored: sanitize.cfg is used unless another file is named.
 - The notebooks run on a temporary workspace, never on the operator's index, each in the state in which it was stored:
-  as the notebooks with a lower number leave it. So any selection of files passes, in any order.
-- After a failing cell the rest of its notebook is skipped. nbval itself goes on (computationalmodelling/nbval#145), so
-  that a step which deletes something would run although the check before it failed.
+  after the notebooks with lower numbers. So any selection of files passes, in any order.
+- After a failing cell the rest of its notebook is skipped. nbval would continue (computationalmodelling/nbval#145), so
+  a step that deletes something would run although the check before it failed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FAILED_CELL = pytest.StashKey[str]()
 
 
 class Stage:
-    """A temporary workspace, brought to the state that a notebook expects."""
+    """A temporary workspace in the state that a notebook expects."""
 
     def __init__(self) -> None:
         self.notebook: Path | None = None
@@ -41,7 +41,7 @@ class Stage:
         return Path(self._folder.name).resolve() / "runbook" if self._folder else None
 
     def set_for(self, notebook: Path) -> None:
-        """Make the workspace what the notebooks before *notebook* leave; run those that did not run in it yet."""
+        """Run the notebooks before *notebook* that have not run in the workspace yet."""
         if self.notebook == notebook:
             return
         self.notebook = notebook
@@ -58,7 +58,7 @@ class Stage:
         self._ran = expected + [path for path in _stored_together() if path == notebook]
 
     def spoil(self) -> None:
-        """A cell failed: the next notebook gets a workspace of its own."""
+        """Discard the workspace after a failed cell: the next notebook gets a new one."""
         self._ran = [Path("failed")]
 
     def clear(self) -> None:
@@ -77,7 +77,7 @@ class Stage:
 
 
 def _stored_together() -> list[Path]:
-    """The notebooks that are stored in one run, in order: all but those that measure for minutes."""
+    """The notebooks stored in one run, in order: all but those that measure for minutes."""
     from ops.runbook import list_notebooks
     from ops.runbook.store import comparable
 
@@ -93,7 +93,7 @@ def _runbook(*arguments: str) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose what nbval is not told; do nothing when it was not asked to run."""
+    """Set nbval's missing options; do nothing if it was not requested."""
     option = config.option
     if getattr(option, "nbval", False) or getattr(option, "nbval_lax", False):
         option.nbval_sanitize_with = option.nbval_sanitize_with or str(SANITIZE)
@@ -102,7 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Hooks:
-    """The hooks of a session in which nbval runs."""
+    """The hooks of a session with nbval."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._stage = Stage()
@@ -110,7 +110,7 @@ class _Hooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Set the stage before the kernel starts; skip a cell when one before it in the same notebook failed."""
+        """Prepare the workspace before the kernel starts; skip a cell if an earlier one in the notebook failed."""
         if not _is_cell(item) or item.parent is None:
             return
         if failed := item.parent.stash.get(_FAILED_CELL, None):
@@ -122,7 +122,7 @@ class _Hooks:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Note the first cell that failed."""
+        """Record the first failed cell."""
         del call
         report = yield
         if report.failed and _is_cell(item) and item.parent is not None:

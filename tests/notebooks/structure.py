@@ -63,7 +63,7 @@ def _skeleton(notebook: Notebook) -> Iterator[str]:
         yield "its first cell says nothing under the title: what it does and when to run it"
     seconds = tuple(heading.text for heading in notebook.headings if heading.level == 2)
     if seconds != SKELETON:
-        yield f"its headings of level 2 are {', '.join(seconds) or 'none'}, and must be {', '.join(SKELETON)}"
+        yield f"its headings of level 2 are {', '.join(seconds) or 'none'}, but must be {', '.join(SKELETON)}"
         return
     contents = _contents(notebook)
     if not any(part == "Steps" and step for part, step in contents):
@@ -98,7 +98,7 @@ def _contents(notebook: Notebook) -> dict[tuple[str, str], set[str]]:
 def _parameters(notebook: Notebook) -> Iterator[str]:
     tagged = [cell for cell in notebook.cells if "parameters" in cell.tags]
     if len(tagged) != 1 or tagged[0].kind != "code":
-        yield f"it has {len(tagged)} cells tagged parameters, and must have one, of code"
+        yield f"it has {len(tagged)} cells tagged parameters, but must have one, of code"
         return
     code = [cell for cell in notebook.cells if cell.kind == "code"]
     if [cell.source for cell in code[:2]] != [tagged[0].source, GUARD]:

@@ -1,4 +1,4 @@
-"""A notebook guards itself, whichever program runs it: one sentence, and nothing changed."""
+"""A notebook guards itself, whatever program runs it: one sentence, and nothing changed."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def left_by_runs(newcomer: Path) -> list[str]:
         (("-p", "dryrun", "True"), "there is no parameter dryrun in this notebook.", 1),
         (("-y", "dry_run: 'false'"), "the parameter dry_run cannot be 'false'.", 1),
         (("-r", "port", "8000"), "the parameter port cannot be '8000'.", 1),
-        # Neither can be written into the notebook, so its guard could not run.
+        # Neither can be written into the notebook, so its guard cannot run.
         (("-p", "dry-run", "True"), "there is no parameter dry-run in this notebook.", 0),
         (("-p", "target", "zo\udceb"), "the value of target is not UTF-8 text.", 0),
     ],
 )
-def test_papermills_own_command_ends_in_three_lines(
+def test_papermill_s_own_command_ends_with_three_lines(
     given: tuple[str, ...], what: str, records: int, executed: Path, newcomer: Path
 ) -> None:
     done = subprocess.run(
@@ -63,7 +63,7 @@ def test_papermills_own_command_ends_in_three_lines(
 
 
 @pytest.mark.parametrize("given", [("dryrun", "True"), ("dry-run", "True"), ("target", "zo\udceb")])
-def test_where_none_of_our_code_runs_in_papermill_nothing_is_changed_either(
+def test_without_our_code_in_papermill_nothing_is_changed_either(
     given: tuple[str, str], executed: Path, newcomer: Path
 ) -> None:
     done = subprocess.run(
@@ -88,7 +88,7 @@ def test_where_none_of_our_code_runs_in_papermill_nothing_is_changed_either(
         {"username": {"a": 1}},
     ],
 )
-def test_a_value_that_only_a_kernel_can_hold_is_refused(values: Values, executed: Path) -> None:
+def test_a_value_that_only_a_kernel_can_have_is_refused(values: Values, executed: Path) -> None:
     node = nbformat.read(NOTEBOOKS / "02_onboard_user.ipynb", as_version=4)
     code = [cell.source for cell in node.cells if cell.cell_type == "code"][:2]
     name, value = next(iter(values.items()))
@@ -107,7 +107,7 @@ def test_without_an_index_a_notebook_that_needs_one_ends_in_its_preflight(newcom
 
 
 def error_of(code: list[str]) -> list[str]:
-    """The lines of the error that ends a notebook of these cells; the outputs after it as one more."""
+    """The lines of the error that ends a notebook with these cells, and the later outputs as one more."""
     node = nbformat.v4.new_notebook(cells=[new_code_cell(source) for source in code])
     with pytest.raises(CellExecutionError):
         NotebookClient(node, kernel_name="python3").execute()
@@ -120,7 +120,7 @@ def error_of(code: list[str]) -> list[str]:
 GUARDED = ['target: str = "local"', "from ops import guard\n\nguard.check()"]
 
 
-def test_an_unexpected_error_says_that_it_is_one_and_folds_its_traceback_in() -> None:
+def test_an_unexpected_error_says_so_and_folds_its_traceback() -> None:
     lines = error_of([*GUARDED, "import json\njson.loads('<b>')"])
     assert lines[0].startswith("Unexpected JSONDecodeError: ")
     assert lines[1].endswith("; it was raised in line 2 of this cell.")
@@ -135,14 +135,14 @@ def test_an_interrupt_is_one_line() -> None:
     assert error_of([*GUARDED, "raise KeyboardInterrupt"]) == [INTERRUPTED]
 
 
-def test_a_group_of_errors_and_an_asynchronous_cell_are_explained_too() -> None:
+def test_exception_groups_and_asynchronous_cells_are_explained_too() -> None:
     assert error_of([*GUARDED, "raise ExceptionGroup('many', [ValueError('a')])"])[0].startswith("Unexpected Exception")
     assert error_of([*GUARDED, "import asyncio\nawait asyncio.sleep(0)\n1 / 0"])[0].startswith(
         "Unexpected ZeroDivision"
     )
 
 
-def test_no_cell_runs_while_a_parameter_is_wrong_and_all_do_once_it_is_corrected() -> None:
+def test_cells_run_only_once_a_wrong_parameter_is_corrected() -> None:
     code = ['target: str = "local"\ntargt = "x"', GUARDED[1], "x = 1", "y = open('mark', 'w')", *GUARDED, "print(x)"]
     node = nbformat.v4.new_notebook(cells=[new_code_cell(source) for source in code])
     NotebookClient(node, kernel_name="python3", allow_errors=True).execute()
@@ -154,5 +154,5 @@ def test_no_cell_runs_while_a_parameter_is_wrong_and_all_do_once_it_is_corrected
     ]
 
 
-def test_without_its_parameters_cell_a_notebook_ends_at_the_guard() -> None:
+def test_without_its_parameters_cell_a_notebook_stops_at_the_guard() -> None:
     assert error_of(GUARDED[1:])[0] == "ParameterError: the parameters of this notebook are not set."

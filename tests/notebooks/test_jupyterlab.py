@@ -1,6 +1,6 @@
-"""Every notebook in JupyterLab, opened by ``runbook open`` and run in Chromium as a person runs it.
+"""Every notebook in JupyterLab, opened by ``runbook open`` and run in Chromium like a person.
 
-Each notebook goes one of four ways, and ``RUNBOOK_MATRIX=full`` all of them; the other programs are in test_matrix.py.
+Each notebook runs in one of four ways, with ``RUNBOOK_MATRIX=full`` in all; the other programs are in test_matrix.py.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Lab:
 
     Parameters:
         url: its root.
-        folder: of its record, which holds the copies.
+        folder: of its record, with the copies.
         copies: of the notebooks by name, before the first run.
         page: the browser.
     """
@@ -75,7 +75,7 @@ class Lab:
         """Wait until a JavaScript expression is true."""
         end = time.monotonic() + seconds
         while not self.page.run(f"Boolean({expression})"):
-            assert time.monotonic() < end, f"it did not become true: {expression}"
+            assert time.monotonic() < end, f"this did not become true: {expression}"
             time.sleep(0.1)
 
     def show(self, name: str, **how: Any) -> None:
@@ -89,7 +89,7 @@ class Lab:
         self.until("jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")
 
     def edit(self, source: str, change: str) -> None:
-        """Replace the cell with a source by another."""
+        """Replace the cell with a given source."""
         cells = f"Array.from({CONTENT}.model.sharedModel.cells)"
         self.page.run(f"{cells}.find(cell => cell.source === {json.dumps(source)}).setSource({json.dumps(change)})")
 
@@ -151,7 +151,7 @@ def lab(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
 
 
 @pytest.mark.parametrize(("way", "notebook"), CASES)
-def test_a_notebook_is_as_safe_and_clear_in_jupyterlab(
+def test_a_notebook_is_equally_safe_and_clear_in_jupyterlab(
     way: str, notebook: Notebook, lab: Lab, index: Index, tmp_path: Path
 ) -> None:
     before = index.state()
@@ -186,7 +186,7 @@ def test_a_notebook_is_as_safe_and_clear_in_jupyterlab(
     else:
         said = "there is no parameter targt" if way == "unknown" else "the parameter target cannot be ['local']"
         error, *more = shown
-        # A cell that was sent before JupyterLab learnt of the error is refused by the guard.
+        # The guard refuses cells that were sent before JupyterLab received the error.
         assert all(each.startswith("ParameterError: this cell was not run.") for each in more)
         assert said in error
         assert [line.partition(":")[0] for line in error.splitlines()[1:]] == ["Why", "What to do"]

@@ -1,8 +1,8 @@
 """Every program that runs notebooks, on every notebook, in every way that a run can go.
 
 A run ends with the right exit code and one sentence, changes nothing where nothing should change, and leaves a record
-where one is due. Of the product of the three, the tests take those combinations that let each program and each notebook
-meet each way at least once; ``RUNBOOK_MATRIX=full`` takes all of them. JupyterLab is in test_jupyterlab.py.
+where expected. Of all combinations of the three, the tests pick a set in which each program and each notebook
+meets each way at least once; ``RUNBOOK_MATRIX=full`` runs all of them. JupyterLab is in test_jupyterlab.py.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ALL = list_notebooks(PROJECT_ROOT / "notebooks")
 QUICK = comparable(ALL)
-"""Those that do not measure for minutes."""
+"""All notebooks but those that measure for minutes."""
 
 GOOD: Mapping[str, Mapping[str, Any]] = {}
-"""Parameters of a good run that changes nothing, for the notebooks that need others than ``dry_run``."""
+"""Parameters of a successful run without changes, for notebooks that need more than ``dry_run``."""
 
 STOPPED = {
     "00_start_here": "",
@@ -50,7 +50,7 @@ STOPPED = {
     "90_troubleshoot": "checks failed",
     "99_tear_down": "",
 }
-"""What a notebook says of an index that does not answer, if its preflight does not; empty when it can do its work."""
+"""A notebook's message about an unresponsive index, if not from its preflight; empty if it works anyway."""
 
 _CODE = "import sys, papermill, yaml; papermill.execute_notebook(*sys.argv[1:3], yaml.safe_load(open(sys.argv[3])))"
 _BIN = Path(sys.executable).parent
@@ -64,10 +64,10 @@ class Program:
 
     Parameters:
         command: its arguments, for a notebook, the notebook that it writes, and a file of parameters.
-        injects: whether it takes that file; the others get the parameters in a cell, as a person writes them.
+        injects: whether it accepts that file; the others get the parameters in a cell, as typed by a person.
         records: whether its runs leave a record.
         refused: its exit code for a wrong parameter, and whether that leaves a record.
-        interrupted: its exit code after SIGINT, and what it shows then.
+        interrupted: its exit code and message after SIGINT.
     """
 
     command: Command
@@ -92,7 +92,7 @@ PROGRAMS = {
     "runbook": Program(
         lambda notebook, _, file: [sys.executable, "-m", "ops.cli", "run", notebook, "-f", file], refused=(2, False)
     ),
-    # These show their own end after SIGINT.
+    # These show their own message after SIGINT.
     "nbconvert": Program(
         lambda notebook, executed, _: [
             *(_BIN / "jupyter-nbconvert", "--execute", "--to", "notebook", "--output", executed.name, notebook)
@@ -111,7 +111,7 @@ PROGRAMS = {
 
 
 def combinations(way: int, notebooks: list[Notebook]) -> pytest.MarkDecorator:
-    """The programs and notebooks to try in the *way* of that number."""
+    """The programs and notebooks to try in the *way* with that number."""
     full = os.environ.get("RUNBOOK_MATRIX") == "full"
     taken = [
         pytest.param(PROGRAMS[name], notebook, id=f"{name}-{notebook.name}")
@@ -130,11 +130,11 @@ class Index:
 
     @property
     def environment(self) -> dict[str, str]:
-        """That of a program that uses it."""
+        """The environment of a program that uses it."""
         return {**os.environ, HOME_VARIABLE: str(self.home / "runbook"), "HOME": str(self.home)}
 
     def state(self) -> dict[str, str]:
-        """The digest of each file that only a change of the index changes."""
+        """The digest of each file that only changes with the index."""
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in self._lasting()}
 
     def _lasting(self) -> Iterator[Path]:
@@ -144,7 +144,7 @@ class Index:
                 yield path
 
     def outcomes(self) -> list[str]:
-        """The outcomes of all recorded runs, the newest first."""
+        """The outcomes of all recorded runs, newest first."""
         return [record.outcome for record in list_records(self.home / "runbook" / "records")]
 
 
@@ -168,7 +168,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
 
 @dataclass(frozen=True)
 class Run:
-    """A notebook that a program runs with parameters, in a folder of its own."""
+    """A notebook run by a program with parameters, in its own folder."""
 
     program: Program
     notebook: Notebook
@@ -202,7 +202,7 @@ class Run:
         )
 
     def ended(self, values: Mapping[str, Any]) -> tuple[int, str]:
-        """Run it to its end; its exit code and what it wrote to standard error."""
+        """Run it to its end; returns its exit code and standard error."""
         with self.start(values) as process:
             _, errors = process.communicate(timeout=300)
         return process.returncode, re.sub(r"\x1b\[[0-9;]*m", "", errors)
@@ -214,20 +214,20 @@ def run(program: Program, notebook: Notebook, index: Index, tmp_path: Path) -> R
 
 
 def explained(errors: str) -> str:
-    """The last error of three lines in a program's output; the test fails if there is none."""
+    """The last error of three lines in a program's output; fails the test if there is none."""
     found = re.findall(r"^(.+)\n(Why: .+)\n(What to do: .+)$", errors, re.MULTILINE)
     assert found, errors
     return "\n".join(found[-1])
 
 
 def good(notebook: Notebook) -> dict[str, Any]:
-    """The parameters of a good run that changes nothing."""
+    """The parameters of a successful run that changes nothing."""
     dry = {"dry_run": True} if any(each.name == "dry_run" for each in notebook.parameters) else {}
     return {**dry, **GOOD.get(notebook.name, {})}
 
 
 @combinations(0, QUICK)
-def test_a_good_run_ends_well_and_its_record_says_so(run: Run, index: Index) -> None:
+def test_a_successful_run_is_recorded_as_such(run: Run, index: Index) -> None:
     before, records = index.state(), index.outcomes()
     code, errors = run.ended(good(run.notebook))
     assert code == 0, errors
@@ -269,7 +269,7 @@ def stopped_by(number: signal.Signals, run: Run) -> tuple[int, str]:
 
 
 @combinations(3, list(ALL))
-def test_an_interrupted_run_ends_its_kernel_and_its_record_says_so(run: Run, index: Index) -> None:
+def test_an_interrupted_run_ends_its_kernel_and_is_recorded_as_such(run: Run, index: Index) -> None:
     before, records = index.state(), index.outcomes()
     code, errors = stopped_by(signal.SIGINT, run)
     expected, sentence = run.program.interrupted
@@ -280,7 +280,7 @@ def test_an_interrupted_run_ends_its_kernel_and_its_record_says_so(run: Run, ind
 
 
 @combinations(4, list(ALL))
-def test_a_killed_run_ends_its_kernel_and_leaves_a_whole_record(run: Run, index: Index) -> None:
+def test_a_killed_run_ends_its_kernel_and_leaves_a_complete_record(run: Run, index: Index) -> None:
     before, records = index.state(), index.outcomes()
     code, errors = stopped_by(signal.SIGKILL, run)
     assert code == -signal.SIGKILL, errors
@@ -298,7 +298,7 @@ def stopped(index: Index) -> Index:
 
 
 @combinations(5, QUICK)
-def test_without_an_answering_index_a_notebook_says_so_before_its_first_step(run: Run, stopped: Index) -> None:
+def test_without_a_running_index_a_notebook_says_so_before_its_first_step(run: Run, stopped: Index) -> None:
     before, records = stopped.state(), stopped.outcomes()
     code, errors = run.ended(good(run.notebook))
     sentence = STOPPED.get(run.notebook.name, "the preflight failed")

@@ -1,4 +1,4 @@
-"""The notebooks still show the truth: nbval runs them and compares every output with the stored one."""
+"""The stored outputs are still true: nbval runs the notebooks and compares every output."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from tests.notebooks.nbval_plugin import SANITIZE
 
 NOTEBOOKS = list_notebooks(PROJECT_ROOT / "notebooks")
 SKIPPED = [notebook.name for notebook in NOTEBOOKS for cell in notebook.cells if SKIP_TAG in cell.tags]
-"""The notebook of each cell that measures for minutes, and so is not compared."""
+"""The notebook of each cell that measures for minutes, which is not compared."""
 
 
 def _nbval(*paths: str | Path, cwd: Path = PROJECT_ROOT) -> str:
-    """The last line of plain ``pytest --nbval`` on *paths*, when it passed."""
+    """The last line of plain ``pytest --nbval`` on *paths*, which must pass."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", "--nbval", *map(str, paths)],
         cwd=cwd, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
-    advice = "An output is not what is stored: run make notebooks, and commit the difference if it is what you meant.\n"
+    advice = (
+        "An output differs from the stored one: run make notebooks, and commit the difference if you intended it.\n"
+    )
     assert done.returncode == 0, advice + done.stdout + done.stderr
     return done.stdout.strip().splitlines()[-1]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2000)
-def test_every_output_of_every_notebook_is_what_is_stored() -> None:
+def test_every_output_of_every_notebook_equals_the_stored_one() -> None:
     skipped = f", {len(SKIPPED)} skipped" if SKIPPED else ""
     assert re.fullmatch(f"[0-9]+ passed{skipped} in .*", _nbval("notebooks/"))
 
@@ -50,13 +52,13 @@ def test_only_the_benchmark_skips_cells() -> None:
 
 
 def sanitized(text: str) -> str:
-    """The text as nbval compares it."""
+    """The text as compared by nbval."""
     for regex, replacement in get_sanitize_patterns(SANITIZE.read_text()):
         text = re.sub(regex, replacement, text)
     return text
 
 
-def test_the_sanitise_file_is_read_whole() -> None:
+def test_the_sanitize_file_is_read_completely() -> None:
     lines = [line for line in SANITIZE.read_text().splitlines() if line.startswith("[")]
     assert len(get_sanitize_patterns(SANITIZE.read_text())) == len(lines)
 
@@ -81,7 +83,7 @@ def test_the_sanitise_file_is_read_whole() -> None:
         ("a" * 64, "b" * 64),
     ],
 )
-def test_what_differs_from_run_to_run_is_not_compared(one: str, other: str) -> None:
+def test_differences_between_runs_are_not_compared(one: str, other: str) -> None:
     assert one != other
     assert sanitized(one) == sanitized(other)
 

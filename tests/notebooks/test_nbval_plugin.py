@@ -1,4 +1,4 @@
-"""The plugin that keeps nbval from going on after a failing cell, and from the operator's index."""
+"""The plugin that stops nbval after a failing cell, and keeps it away from the operator's index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ops.workspace import PROJECT_ROOT
 
 @pytest.fixture
 def two_notebooks(tmp_path: Path) -> Path:
-    """One whose second cell fails and whose third leaves a mark, and one that is good."""
+    """A notebook whose second cell fails and whose third leaves a mark, and a valid one."""
     mark = f"import pathlib; pathlib.Path({str(tmp_path / 'mark')!r}).touch()"
     folder = tmp_path / "notebooks"
     folder.mkdir()
@@ -47,13 +47,13 @@ def test_after_a_failing_cell_the_rest_of_that_notebook_is_skipped_and_the_next_
     assert not (two_notebooks.parent / "mark").exists()
 
 
-def test_without_the_plugin_nbval_goes_on(two_notebooks: Path) -> None:
-    # The day that this fails, the plugin can go.
+def test_without_the_plugin_nbval_continues(two_notebooks: Path) -> None:
+    # Once this fails, the plugin can be removed.
     assert _nbval(two_notebooks) == "1 failed, 4 passed"
     assert (two_notebooks.parent / "mark").exists()
 
 
-def test_a_notebook_that_needs_the_ones_before_it_passes_alone_and_leaves_the_operators_workspace_alone(
+def test_a_notebook_that_needs_earlier_ones_passes_alone_on_a_temporary_workspace(
     newcomer: Path, tmp_path: Path
 ) -> None:
     environment = {**os.environ, "INDEX_PASSWORD": "of-the-operator", "PYPI_APP_NAME": "mine"}

@@ -1,4 +1,4 @@
-"""The notebooks carry an index on this machine through a year."""
+"""The notebooks operate an index on this machine for a year."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from tests.operators_year import Operator, walk
 
 
 @pytest.mark.slow
-def test_a_year_from_the_first_look_to_the_end_on_this_machine(tmp_path: Path) -> None:
+def test_a_year_from_first_steps_to_teardown_on_this_machine(tmp_path: Path) -> None:
     walk(Operator.new(tmp_path, "local", {}))

@@ -1,6 +1,6 @@
-"""A notebook that runs twice changes nothing the second time, and one that is killed and run again ends as any other.
+"""A second run of a notebook changes nothing, and a killed and repeated run ends like any other.
 
-Killed by SIGKILL in the middle of its steps; ``RUNBOOK_MATRIX=full`` takes each of them.
+Killed by SIGKILL, halfway through its steps; with ``RUNBOOK_MATRIX=full`` at each of them.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "tear down": ("99_tear_down", {"snapshot": "HOME/last", "confirm": "local"}),
 }
-"""Notebooks that change something, with the parameters of a run that does."""
+"""Notebooks that change something, with the parameters for that."""
 
 TWICE: Mapping[str, Mapping[str, Any]] = {
     "rotate a token": {"max_age_days": 1},
     "rotate a password": {"max_age_days": 1},
     "rotate the admin token": {"max_age_days": 1},
 }
-"""Parameters that the second run has otherwise: to rotate whatever the age is to change something each time."""
+"""Different parameters of the second run: rotating whatever the age would change something each time."""
 
 READING = ("00_start_here", "09_audit", "90_troubleshoot")
 """Notebooks that change nothing."""
 
 ELSEWHERE = ("01_provision", "03_smoke_test", "13_trusted_publishing")
-"""Tested with their operations: from nothing, with what a test leaves, and with an issuer of ID tokens."""
+"""Tested with their operations: without an index, with a test's leftovers, and with an issuer of ID tokens."""
 
 
-def test_every_notebook_runs_twice_here() -> None:
+def test_every_notebook_is_covered_here() -> None:
     tried = {notebook for notebook, _ in CASES.values()}
     names = [notebook.name for notebook in comparable(list_notebooks(PROJECT_ROOT / "notebooks"))]
     assert sorted([*tried, *READING, *ELSEWHERE]) == names
@@ -70,7 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", READING)
-def test_a_notebook_that_reads_changes_nothing(notebook: str, world: World) -> None:
+def test_a_read_only_notebook_changes_nothing(notebook: str, world: World) -> None:
     before = world.contents()
     for _ in range(2):
         assert not world.run(notebook)["error"]
@@ -79,7 +79,7 @@ def test_a_notebook_that_reads_changes_nothing(notebook: str, world: World) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_notebook_that_is_killed_and_run_again_ends_as_one_that_was_not(case: str, world: World) -> None:
+def test_a_killed_and_repeated_notebook_ends_like_an_uninterrupted_one(case: str, world: World) -> None:
     notebook, parameters = CASES[case]
     lost = case == "restore"
     world.reset(lost=lost)
@@ -87,7 +87,7 @@ def test_a_notebook_that_is_killed_and_run_again_ends_as_one_that_was_not(case: 
     expected, before, steps = world.seen(), world.contents(), whole["steps"]
     if not whole["error"]:
         assert not world.run(notebook, {**parameters, **TWICE.get(case, {})})["error"]
-        assert world.contents() == before, "the second time it changes nothing"
+        assert world.contents() == before, "the second run changes nothing"
     full = os.environ.get("RUNBOOK_MATRIX") == "full"
     different = {}
     for number in range(1, steps + 1) if full else [(steps + 1) // 2]:

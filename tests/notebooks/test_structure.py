@@ -1,4 +1,4 @@
-"""Every notebook has the skeleton, is thin, says its parameters as papermill reads them, and is stored as it ran."""
+"""Every notebook has the skeleton, is thin, declares its parameters for papermill, and is stored as it ran."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTEBOOKS = list_notebooks(FOLDER)
 each = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
 
 
-def test_there_are_the_notebooks_of_the_first_run_and_the_one_that_undoes_it() -> None:
+def test_the_notebooks_of_the_first_run_and_the_teardown_exist() -> None:
     names = [notebook.name for notebook in NOTEBOOKS]
     assert names[:4] == ["00_start_here", "01_provision", "02_onboard_user", "03_smoke_test"]
     assert "99_tear_down" in names
@@ -42,7 +42,7 @@ def test_a_notebook_has_the_skeleton_is_thin_and_is_stored_as_it_ran(notebook: N
 
 
 @each
-def test_a_notebook_is_valid_and_its_links_lead_to_notebooks_that_exist(notebook: Notebook) -> None:
+def test_a_notebook_is_valid_and_links_only_to_existing_notebooks(notebook: Notebook) -> None:
     node = nbformat.read(notebook.path, as_version=4)
     nbformat.validate(node)
     for cell in node.cells:
@@ -244,7 +244,7 @@ def test_a_fault_is_found(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["99_tear_down", "21_delete_project", "13_restore", "14_rollback", "15_remove_user"])
-def test_a_notebook_that_destroys_must_have_a_parameter_that_names_what_goes(tmp_path: Path, name: str) -> None:
+def test_a_destructive_notebook_must_have_a_parameter_that_names_the_target(tmp_path: Path, name: str) -> None:
     for line in ("x: int = 1  # x", 'confirm: str = "local"  # c', "confirm: bool = False  # c"):
         node = good()
         parameters(line)(node)
@@ -274,5 +274,5 @@ def test_a_name_of_a_secret_is_recognised(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["target", "password_variable", "token_file", "keys", "secretary", "key", "keep"])
-def test_a_name_that_only_speaks_of_a_secret_is_none(name: str) -> None:
+def test_a_name_that_only_mentions_a_secret_is_not_one(name: str) -> None:
     assert not is_secret_name(name)

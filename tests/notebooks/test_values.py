@@ -1,4 +1,4 @@
-"""A value that a parameter cannot have ends a notebook in one sentence, and changes nothing."""
+"""An invalid value of a parameter ends a notebook with one sentence, and changes nothing."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ BAD: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "confirm": {"confirm": "mars"},
     },
 }
-"""Parameters of a run, by notebook and by the parameter of which the value is bad; all have a bad target too."""
+"""Parameters of a run, by notebook and by the parameter with the bad value; all have a bad target too."""
 
 
-def test_every_parameter_has_a_bad_value_but_those_that_are_true_or_false() -> None:
+def test_every_parameter_but_flags_has_a_bad_value_here() -> None:
     declared = {
         notebook.name: {each.name for each in notebook.parameters if each.type != "bool"} - set(TARGET)
         for notebook in comparable(NOTEBOOKS)
@@ -91,7 +91,7 @@ def test_every_parameter_has_a_bad_value_but_those_that_are_true_or_false() -> N
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
-def test_no_parameter_takes_a_value_of_another_type(notebook: Any) -> None:
+def test_no_parameter_accepts_a_value_of_another_type(notebook: Any) -> None:
     for parameter in notebook.parameters:
         for value in (None, {}, b"", 1j, *((1,) if parameter.type != "int" else ("1",))):
             with pytest.raises(ParameterError, match=f"the parameter {parameter.name} cannot be"):
@@ -106,7 +106,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", BAD)
-def test_a_bad_value_is_one_sentence_and_changes_nothing(notebook: str, world: World) -> None:
+def test_a_bad_value_is_refused_with_one_sentence_and_changes_nothing(notebook: str, world: World) -> None:
     before = world.contents()
     accepted = []
     for name, parameters in {**BAD[notebook], "target": TARGET}.items():

@@ -1,4 +1,4 @@
-"""An index on this machine, on which notebooks run in processes that can be killed at any step."""
+"""An index on this machine, for notebooks in processes that can be killed at any step."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from tests.local_index import free_port
 from tests.operators_year import Index, Operator
 
 TEMPORARY = re.compile(r"(smoke|operator|incident)-[0-9a-f]+")
-"""Users whom a killed run may leave; later runs remove them."""
+"""Users that a killed run may leave behind; later runs remove them."""
 LEFT = re.compile(rf"{PROJECT.replace('-', '_')}-|\.index/removed/")
-"""Releases that a killed smoke test may leave, likewise, and names that are never free again."""
+"""Releases that a killed smoke test may leave behind, likewise, and names that cannot be reused."""
 
 
 class World:
-    """An index with a user and a release on this machine, which can be put back to how it was made.
+    """An index with a user and a release on this machine, which can be reset to its initial state.
 
     Parameters:
-        folder: for the clone, the workspace, and a copy of how it was made.
+        folder: for the clone, the workspace, and a copy of the initial state.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,7 +60,7 @@ class World:
         self.index = Index(self.operator)
 
     def __enter__(self) -> Self:
-        """Make the index, and keep a copy."""
+        """Create the index, and keep a copy."""
         home = self.operator.home
         (home / "team.csv").write_text("username,role\nbob,reader\ncarol,publisher\ndave,admin\n")
         assert not self.run("01_provision", {"port": free_port()})["error"]
@@ -78,7 +78,7 @@ class World:
         return self
 
     def reset(self, *, lost: bool = False) -> None:
-        """Put all back to how it was made; *lost* without what is on the volumes."""
+        """Reset everything to the initial state; with *lost*, without the volumes' contents."""
         self.index.target.stop()
         shutil.rmtree(self.operator.home)
         shutil.copytree(self._made, self.operator.home)
@@ -88,7 +88,7 @@ class World:
         assert not self.run("01_provision")["error"]
 
     def run(self, notebook: str, parameters: Mapping[str, Any] | None = None, number: int = 0) -> dict[str, Any]:
-        """Run a notebook, and kill it before the step of a number."""
+        """Run a notebook, and kill it before a given step."""
         given = {
             name: value.replace("HOME", str(self.operator.home)) if isinstance(value, str) else value
             for name, value in (parameters or {}).items()
@@ -101,14 +101,14 @@ class World:
         return cast("dict[str, Any]", json.loads(self._worker.stdout.readline()))
 
     def contents(self) -> dict[str, str]:
-        """The digest of each file that only a change of the index or of the workspace changes."""
+        """The digest of each file that only changes with the index or the workspace."""
         found = self.index.digests()
         for path in self._files():
             found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
         return found
 
     def _files(self) -> list[Path]:
-        """Files of the operator, but for those of the volumes and logs."""
+        """The operator's files, except for volumes and logs."""
         apart = {"volumes", "versions"}
         return sorted(
             path
@@ -117,7 +117,7 @@ class World:
         )
 
     def seen(self) -> dict[str, Any]:
-        """What there is, but for random values and moments."""
+        """The state, without random values and times."""
         target, home = self.index.target, self.operator.home
         state = target.state()
         found: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Files made from the notebooks: the page about them, and the forms of the workflows."""
+"""Files generated from the notebooks: the page about them, and the forms of the workflows."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def root(make_notebook: MakeNotebook, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_page_says_of_each_notebook_its_purpose_parameters_changes_and_how_to_undo_them(root: Path) -> None:
+def test_the_page_gives_each_notebook_s_purpose_parameters_changes_and_undo(root: Path) -> None:
     assert root / "notebooks" / "README.md" in contents.write(root)
     page = (root / "notebooks" / "README.md").read_text()
     tutorial, _, operations = page.partition("between")
@@ -74,7 +74,7 @@ def test_the_page_says_of_each_notebook_its_purpose_parameters_changes_and_how_t
     assert contents.write(root) == (), "a second time changes nothing"
 
 
-def test_a_form_asks_for_the_parameters_that_are_not_for_this_machine_and_plans_unless_told_otherwise(
+def test_a_form_has_all_but_local_parameters_and_plans_by_default(
     root: Path,
 ) -> None:
     contents.write(root)

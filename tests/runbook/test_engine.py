@@ -1,4 +1,4 @@
-"""No secret that is known comes out of a run, in any form, in any file, on any stream."""
+"""No known secret leaves a run, in any form, in any file, on any stream."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ call(f"https://alice:{canaries[0]}@index.example/", canaries[1])
 
 
 def spellings(secret: str) -> Iterator[str]:
-    """The forms to look for; written apart from those that the redactor has."""
+    """The forms to look for, written independently of the redactor's."""
     data = secret.encode()
     yield from (secret, repr(secret)[1:-1], repr(data)[2:-1], json.dumps(secret)[1:-1], html.escape(secret), data.hex())
     yield json.dumps(json.dumps(secret)[1:-1])[1:-1]
@@ -94,7 +94,7 @@ def spellings(secret: str) -> Iterator[str]:
     yield urllib.parse.quote_plus(secret)
     for before in (b"", b"a", b"ab"):
         whole = base64.b64encode(before + data)
-        # All but what depends on what stands around it.
+        # All but the parts that depend on the surrounding text.
         piece = whole[4 : len(whole) // 4 * 4 - 4].decode()
         yield piece
         yield piece.replace("+", "-").replace("/", "_")
@@ -103,7 +103,7 @@ def spellings(secret: str) -> Iterator[str]:
 def assert_clean(text: str, where: object) -> None:
     for secret in CANARIES:
         for form in spellings(secret):
-            assert form not in text, f"{form!r}, of {secret!r}, stands in {where}"
+            assert form not in text, f"{form!r}, of {secret!r}, is in {where}"
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_no_canary_is_found_in_a_record_in_any_form(
     for path in files:
         text = path.read_text()
         assert_clean(text, path.name)
-        # A notebook is stored line by line: look at what its lines make together, too.
+        # A notebook is stored line by line: also check the joined lines.
         assert_clean(text.replace('",\n', "").replace("\n", ""), path.name)
     node = nbformat.read(folder / "01_leaky.ipynb", as_version=4)
     for cell in node.cells:
@@ -166,7 +166,7 @@ def test_no_canary_is_found_in_a_record_in_any_form(
     assert "401 for https://alice:********@index.example/" in str(caught.value)
 
 
-def test_papermills_log_is_masked_while_a_notebook_runs(caplog: pytest.LogCaptureFixture) -> None:
+def test_papermill_s_log_is_masked_while_a_notebook_runs(caplog: pytest.LogCaptureFixture) -> None:
     with execution._masked_log(Redactor([ENVIRONMENT])):
         logging.getLogger("papermill").warning("it is %s", ENVIRONMENT)
     logging.getLogger("papermill").warning("it is over")
@@ -177,7 +177,7 @@ ENTRY_POINT = "[papermill.engine]\nrunbook = ops.runbook.engine:RedactingEngine\
 
 
 @pytest.mark.usefixtures("canaries")
-def test_papermills_own_command_masks_too_when_the_project_is_installed(
+def test_papermill_s_own_command_masks_too_if_the_project_is_installed(
     make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path
 ) -> None:
     installed = tmp_path / "site"
@@ -233,7 +233,7 @@ def test_importing_the_runbook_imports_neither_papermill_nor_nbconvert() -> None
     assert done.stdout == "[]\n"
 
 
-def test_papermill_runs_other_peoples_notebooks_by_its_own_engine(
+def test_papermill_runs_other_notebooks_with_its_own_engine(
     make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path
 ) -> None:
     source, target = make_notebook("01_x", "# X", "print('theirs')"), tmp_path / "out.ipynb"
@@ -246,7 +246,7 @@ def test_papermill_runs_other_peoples_notebooks_by_its_own_engine(
     assert not workspace.home.exists()
 
 
-def test_a_run_by_papermill_leaves_the_record_of_any_other(
+def test_a_run_by_papermill_leaves_the_same_record(
     make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path
 ) -> None:
     source = make_notebook("01_x", "# X", "### First", "n", "### Second", "1 / 0", parameters="n: int = 1")

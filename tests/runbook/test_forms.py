@@ -20,13 +20,13 @@ CASES = [
 
 
 def longest_rest(masked: str, secret: str) -> int:
-    """Number of characters of the secret that are still together."""
+    """Length of the longest unmasked part of the secret."""
     sizes = range(len(secret) + 1)
     return max(size for size in sizes for at in range(len(secret) - size + 1) if secret[at : at + size] in masked)
 
 
 @pytest.mark.parametrize(("row", "secret"), CASES)
-def test_a_form_is_masked_or_not_as_security_says(row: Row, secret: str, tmp_path: Path) -> None:
+def test_a_form_is_masked_or_not_as_stated_in_security(row: Row, secret: str, tmp_path: Path) -> None:
     shown = f"before\n{row.show(secret)}\nafter"
     redactor = Redactor([secret])
     masked = redactor.text(shown)
@@ -48,7 +48,7 @@ def test_a_form_is_masked_or_not_as_security_says(row: Row, secret: str, tmp_pat
 @pytest.mark.parametrize("secret", [GENERATED, WORDS])
 @pytest.mark.parametrize("names", [("stdout", "stderr"), ("stderr", "stdout")])
 @pytest.mark.parametrize("size", [1, 9, 15])
-def test_the_halves_of_a_secret_are_masked_over_two_streams_and_a_picture(
+def test_the_halves_of_a_secret_in_two_streams_and_an_image_are_masked(
     secret: str, names: tuple[str, str], size: int, tmp_path: Path
 ) -> None:
     first, second = secret[:size], secret[size:]
@@ -65,12 +65,12 @@ def test_the_halves_of_a_secret_are_masked_over_two_streams_and_a_picture(
     assert len(scan(tmp_path, redactor)) == 1
 
 
-def test_no_other_word_is_masked_because_it_begins_as_a_password_does() -> None:
+def test_a_word_that_begins_like_a_password_is_not_masked() -> None:
     redactor = Redactor(["pypi-runbook-production", "correct-horse-battery-staple"])
     for text in ("pypi-runbook-prod", "correct-horse-battery", "…battery-staple", "correct…staple"):
         assert not redactor.finds(text)
 
 
-def test_security_holds_the_table_that_is_tested_here() -> None:
+def test_security_has_the_table_tested_here() -> None:
     text = SECURITY.read_text()
     assert text[text.index(BEGIN) : text.index(END) + len(END)] == table(), "run: python -m tests.runbook.forms"

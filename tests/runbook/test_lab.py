@@ -1,4 +1,4 @@
-"""Runs by hand: copies that are masked at each save, and a record of them."""
+"""Runs by hand: copies that are masked at each save, and their record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECRET = "correct-horse-battery"
 
 @pytest.fixture
 def opened(make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Record:
-    """The record of a copied notebook, as it is before anything was run."""
+    """The record of a copied notebook, before anything was run."""
     monkeypatch.setenv("TWINE_PASSWORD", SECRET)
     path = make_notebook("01_x", "# X", "### First", "1", "### Second", "2", "3", parameters="name: str = 'a'")
     workspace.create()
@@ -62,7 +62,7 @@ def test_a_copy_has_the_parameters_set_and_no_outputs(opened: Record) -> None:
     assert opened.notebooks[0].parameters == {"name": "b"}
 
 
-def test_what_is_saved_is_masked_and_noted_in_the_record(opened: Record) -> None:
+def test_saved_notebooks_are_masked_and_recorded(opened: Record) -> None:
     hooks, path = saves(opened), opened.folder / "01_x.ipynb"
 
     def save(change: Callable[[Any], None]) -> Record:
@@ -97,7 +97,7 @@ def test_what_is_saved_is_masked_and_noted_in_the_record(opened: Record) -> None
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is not None, reason="JupyterLab is installed here")
-def test_without_jupyterlab_it_says_how_to_install_it(make_notebook: MakeNotebook, workspace: Workspace) -> None:
+def test_without_jupyterlab_the_error_says_how_to_install_it(make_notebook: MakeNotebook, workspace: Workspace) -> None:
     with pytest.raises(RunbookError, match="JupyterLab is not installed") as caught:
         lab.open_notebooks([make_notebook("01_x", "# X", "1")], {}, workspace=workspace)
     assert "make lab" in caught.value.todo

@@ -1,4 +1,4 @@
-"""Reading a notebook, and finding the one that a person means."""
+"""Reading a notebook, and finding one by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(make_notebook: MakeNotebook, tmp_path: Path) -> Path:
     return notebooks
 
 
-def test_the_notebooks_of_a_folder_are_listed_by_number_and_others_left_out(folder: Path) -> None:
+def test_the_numbered_notebooks_of_a_folder_are_listed_in_order(folder: Path) -> None:
     assert [notebook.name for notebook in list_notebooks(folder)] == ["01_provision", "02_onboard_user", "99_tear_down"]
 
 
@@ -53,7 +53,7 @@ def test_a_notebook_is_found_by_a_path_anywhere(folder: Path, make_notebook: Mak
     assert find_notebook(str(path), folder).path == path
 
 
-def test_an_unknown_notebook_is_refused_with_those_there_are_and_a_guess(folder: Path) -> None:
+def test_an_unknown_notebook_is_refused_with_the_existing_ones_and_a_guess(folder: Path) -> None:
     with pytest.raises(NotebookError, match="there is no notebook 'onbord_user'") as caught:
         find_notebook("onbord_user", folder)
     assert "01_provision, 02_onboard_user, 99_tear_down" in caught.value.why
@@ -61,7 +61,7 @@ def test_an_unknown_notebook_is_refused_with_those_there_are_and_a_guess(folder:
 
 
 @pytest.mark.parametrize("content", ["", "no JSON", "[]", "{}", '{"cells": [{"source": "x"}]}', '{"cells": [1]}'])
-def test_a_file_that_is_no_notebook_is_refused_in_one_sentence(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_notebook_is_refused_with_one_sentence(tmp_path: Path, content: str) -> None:
     path = tmp_path / "01_x.ipynb"
     path.write_text(content)
     with pytest.raises(NotebookError, match="is not a notebook"):
@@ -91,7 +91,7 @@ def test_code_belongs_to_the_heading_of_level_two_or_three_above_it(make_noteboo
         "## Last",
         "4",
     )
-    # "#### deeper" starts with more than the three # that make a cell Markdown here, and is a comment in code.
+    # "#### deeper" has more than the three # that make a cell Markdown here, so it is a comment in code.
     assert Notebook.read(path).steps == (
         Step("T", (1,)),
         Step("Parameters", (3,)),
@@ -100,7 +100,7 @@ def test_code_belongs_to_the_heading_of_level_two_or_three_above_it(make_noteboo
     )
 
 
-def test_a_heading_in_fenced_code_is_no_heading() -> None:
+def test_a_heading_in_fenced_code_does_not_count() -> None:
     text = "## One\n```bash\n# not one\n~~~\n## nor this\n```\n### Two ##\n#nor-this\n"
     assert list(headings(text)) == [(2, "One"), (3, "Two")]
 
@@ -114,13 +114,13 @@ def test_a_heading_in_fenced_code_is_no_heading() -> None:
         (["*"], "02", ["02_onboard_user", "99_tear_down"]),
     ],
 )
-def test_names_numbers_and_patterns_choose_each_notebook_once_in_order(
+def test_names_numbers_and_patterns_select_each_notebook_once_in_order(
     folder: Path, given: list[str], start: str, expected: list[str]
 ) -> None:
     assert [path.stem for path in select_notebooks(given, folder, start=start)] == expected
 
 
-def test_a_pattern_or_a_start_that_fits_nothing_is_an_error(folder: Path) -> None:
+def test_a_pattern_or_start_that_matches_nothing_is_an_error(folder: Path) -> None:
     with pytest.raises(NotebookError, match="no notebook matches '8\\*'"):
         select_notebooks(["8*"], folder)
     with pytest.raises(NotebookError, match="cannot start from 99_tear_down"):

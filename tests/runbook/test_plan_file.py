@@ -1,4 +1,4 @@
-"""Plans that are made, approved, and applied as they are or not at all."""
+"""Plans that are made, approved, and applied unchanged or not at all."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def planned(notebook: Path, workspace: Workspace, **given: object) -> tuple[Reco
     return record, PlanFile.of(record, {"01_fill": Notebook.read(notebook)}, {"01_fill": given})  # type: ignore[dict-item]
 
 
-def test_planning_ends_at_the_plan_and_keeps_it(notebook: Path, workspace: Workspace, tmp_path: Path) -> None:
+def test_planning_stops_at_the_plan_and_stores_it(notebook: Path, workspace: Workspace, tmp_path: Path) -> None:
     record, plan = planned(notebook, workspace)
     assert not (tmp_path / "applied").exists()
     assert record.outcome == "succeeded"
@@ -59,7 +59,7 @@ def test_planning_ends_at_the_plan_and_keeps_it(notebook: Path, workspace: Works
     assert PlanFile.read(tmp_path / "plan.json") == plan
 
 
-def test_exactly_the_approved_plan_is_applied_and_what_changed_is_recorded(
+def test_exactly_the_approved_plan_is_applied_and_its_changes_are_recorded(
     notebook: Path, workspace: Workspace, tmp_path: Path
 ) -> None:
     _, plan = planned(notebook, workspace)
@@ -68,7 +68,7 @@ def test_exactly_the_approved_plan_is_applied_and_what_changed_is_recorded(
     assert (tmp_path / "world").read_text() == "full"
 
 
-def test_a_plan_whose_world_has_changed_is_refused(notebook: Path, workspace: Workspace, tmp_path: Path) -> None:
+def test_a_plan_is_refused_if_the_target_has_changed(notebook: Path, workspace: Workspace, tmp_path: Path) -> None:
     _, plan = planned(notebook, workspace)
     (tmp_path / "world").write_text("half")
     with pytest.raises(RunError) as caught:
@@ -100,9 +100,7 @@ def test_a_plan_is_refused_for_another_notebook_parameter_or_code(
     assert len(list(workspace.records.iterdir())) == before
 
 
-def test_a_plan_file_that_was_edited_or_is_none_is_refused(
-    notebook: Path, workspace: Workspace, tmp_path: Path
-) -> None:
+def test_an_edited_or_invalid_plan_file_is_refused(notebook: Path, workspace: Workspace, tmp_path: Path) -> None:
     _, plan = planned(notebook, workspace)
     file = tmp_path / "plan.json"
     stored = plan.to_json()
@@ -139,7 +137,9 @@ def test_changes_are_made_only_after_a_yes(
     assert (tmp_path / "applied").exists() == response
 
 
-def test_the_world_may_not_change_while_somebody_thinks(notebook: Path, workspace: Workspace, tmp_path: Path) -> None:
+def test_a_change_of_the_target_while_a_person_decides_is_refused(
+    notebook: Path, workspace: Workspace, tmp_path: Path
+) -> None:
     def ask(entry: NotebookRecord) -> bool:
         del entry
         (tmp_path / "world").write_text("half")
@@ -151,7 +151,7 @@ def test_the_world_may_not_change_while_somebody_thinks(notebook: Path, workspac
     assert not (tmp_path / "applied").exists()
 
 
-def test_a_notebook_without_a_plan_is_not_run_to_find_out(
+def test_a_notebook_without_a_plan_is_not_run(
     make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path
 ) -> None:
     path = make_notebook("01_x", "# X", f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()")
@@ -168,5 +168,5 @@ def test_a_notebook_without_a_plan_is_not_run_to_find_out(
     ("source", "expected"),
     [("provision.plan(here)", True), ("plan = test.plan()\nplan", True), ("planner(1)", False), ("%magic", False)],
 )
-def test_a_cell_that_plans_is_known_by_its_call(source: str, expected: bool) -> None:
+def test_a_cell_that_plans_is_recognized_by_its_call(source: str, expected: bool) -> None:
     assert is_plan_cell(source) == expected

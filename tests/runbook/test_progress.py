@@ -11,7 +11,7 @@ from ops.runbook import progress as progress_module
 from ops.runbook.progress import ConsoleProgress, Progress
 
 
-def test_a_step_is_one_line_begun_when_it_starts_and_ended_when_it_ends() -> None:
+def test_a_step_is_one_line_written_partly_at_its_start_and_partly_at_its_end() -> None:
     stream = io.StringIO()
     show = ConsoleProgress(stream)
     show(Progress("01_provision", 3, 9, "Plan", "running"))
@@ -22,21 +22,21 @@ def test_a_step_is_one_line_begun_when_it_starts_and_ended_when_it_ends() -> Non
     assert stream.getvalue() == "01_provision   3/9  Plan … ok 0.4 s\n01_provision   4/9  Apply … FAILED 12.0 s\n"
 
 
-def test_nothing_but_text_and_line_ends_is_written() -> None:
+def test_only_text_and_line_ends_are_written() -> None:
     stream = io.StringIO()
     ConsoleProgress(stream)(Progress("01_x", 1, 1, "X", "running"))
     ConsoleProgress(stream)(Progress("01_x", 1, 1, "X", "interrupted", 1))
     assert all(character.isprintable() or character == "\n" for character in stream.getvalue())
 
 
-def test_a_stream_that_knows_only_ascii_gets_ascii() -> None:
+def test_an_ascii_stream_gets_ascii() -> None:
     data = io.BytesIO()
     stream = io.TextIOWrapper(data, encoding="ascii")
     ConsoleProgress(stream)(Progress("01_x", 1, 1, "Prüfung", "running"))
     assert data.getvalue() == b"01_x   1/1  Pr?fung ... "
 
 
-def test_what_a_step_planned_or_changed_stands_below_its_line() -> None:
+def test_plans_and_changes_are_below_the_line_of_their_step() -> None:
     stream = io.StringIO()
     step = Progress("01_x", 1, 1, "Plan", "succeeded", 1, lines=("+ server  start it", "1 to make"))
     ConsoleProgress(stream)(step)
@@ -45,7 +45,7 @@ def test_what_a_step_planned_or_changed_stands_below_its_line() -> None:
     assert stream.getvalue() == "ok 1.0 s\n"
 
 
-def test_a_terminal_shows_the_seconds_that_pass_and_takes_them_away_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_elapsed_seconds_and_removes_them_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -1,4 +1,4 @@
-"""The folder that a run leaves."""
+"""The record of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SECRET = "correct-horse-battery"
 
 
-def test_a_record_lies_in_a_folder_of_its_own_named_by_utc_time_and_run(tmp_path: Path) -> None:
+def test_a_record_has_its_own_folder_named_by_utc_time_and_run(tmp_path: Path) -> None:
     record = Record.create(tmp_path / "records", "01_provision", now=NOW)
     assert record.folder == tmp_path / "records" / "20260102T030405Z-01_provision"
     assert record.started == "2026-01-02T03:04:05Z"
@@ -35,7 +35,7 @@ def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:
     assert names == ["20260102T030405Z-up", "20260102T030405Z-up-2", "20260102T030405Z-up-3"]
 
 
-def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_explained(tmp_path: Path) -> None:
     (tmp_path / "records").write_text("a file")
     with pytest.raises(RunbookError, match="cannot be stored in") as caught:
         Record.create(tmp_path / "records", "x")
@@ -53,7 +53,7 @@ def test_a_record_is_read_as_it_was_saved(tmp_path: Path) -> None:
     assert stat.S_IMODE((record.folder / "record.json").stat().st_mode) == 0o600
 
 
-def test_a_record_that_runs_is_interrupted_once_its_process_is_gone(tmp_path: Path) -> None:
+def test_a_running_record_is_interrupted_once_its_process_is_gone(tmp_path: Path) -> None:
     record = Record.create(tmp_path, "x")
     record.save(Redactor())
     assert Record.read(record.folder).outcome == "running"
@@ -74,7 +74,7 @@ def test_a_folder_without_a_record_of_this_schema_is_refused(tmp_path: Path) -> 
         Record.read(tmp_path)
 
 
-def test_a_scan_masks_what_it_finds_in_texts_and_notebooks_and_removes_any_other_file(tmp_path: Path) -> None:
+def test_a_scan_masks_secrets_in_texts_and_notebooks_and_deletes_other_files(tmp_path: Path) -> None:
     notebook = {
         "cells": [
             {
@@ -116,7 +116,7 @@ def test_records_are_listed_newest_first_and_pruned_from_the_oldest(tmp_path: Pa
     ]  # fmt: skip
     gone = prune(tmp_path, keep=1)
     assert [folder.name[:8] for folder in gone] == ["20260102", "20260101"]
-    assert running.folder.is_dir(), "a run that goes on lost its record"
+    assert running.folder.is_dir(), "a running run lost its record"
     assert (tmp_path / "notes").is_dir()
     assert list_records(tmp_path / "none") == ()
 
@@ -124,7 +124,7 @@ def test_records_are_listed_newest_first_and_pruned_from_the_oldest(tmp_path: Pa
 SCHEMA = json.loads(Path(record_module.__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
 
 
-def test_a_record_is_as_its_schema_says(tmp_path: Path) -> None:
+def test_a_record_matches_its_schema(tmp_path: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     record = Record.create(tmp_path, "x")
     record.notebooks = [NotebookRecord("01_x", "X", {"a": 1}, steps=[StepRecord("S", [1, 2], "failed", 0.5)])]
@@ -145,7 +145,7 @@ def test_a_record_is_as_its_schema_says(tmp_path: Path) -> None:
         jsonschema.validate(record.to_json() | {"unknown": 1}, SCHEMA)
 
 
-def test_a_record_says_who_ran_which_revision_in_which_ci_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_has_user_revision_and_ci_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_SERVER_URL", "https://git.example")
     monkeypatch.setenv("GITHUB_REPOSITORY", "team/index")

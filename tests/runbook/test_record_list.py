@@ -1,4 +1,4 @@
-"""Choosing, finding and comparing records, and the page over all of them."""
+"""Selecting, finding and comparing records, and the page about all of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.runbook.assets import external_assets
 
 @pytest.fixture
 def records(tmp_path: Path) -> Path:
-    """Three records: an older one on Modal that failed, and two on this machine."""
+    """Three records: an older, failed one on Modal, and two on this machine."""
     for day, name, outcome, target in (
         (1, "01_provision", "failed", "modal"),
         (2, "01_provision", "succeeded", "local"),
@@ -34,7 +34,7 @@ def records(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_records_are_chosen_by_notebook_outcome_target_and_time(records: Path) -> None:
+def test_records_are_selected_by_notebook_outcome_target_and_time(records: Path) -> None:
     found = list_records(records)
     assert [r.started[8:10] for r in choose(found)] == ["03", "02", "01"]
     assert [r.started[8:10] for r in choose(found, notebook="01_provision")] == ["02", "01"]
@@ -56,7 +56,7 @@ def test_a_record_is_found_by_its_number_folder_or_part_of_its_name(records: Pat
             find_record(name, records)
 
 
-def test_two_runs_are_compared_by_all_but_their_times(records: Path) -> None:
+def test_two_runs_are_compared_in_everything_but_their_times(records: Path) -> None:
     first, second = find_record("3", records), find_record("2", records)
     assert differences(first, first) == []
     assert differences(first, second) == [
@@ -72,7 +72,7 @@ def test_two_runs_are_compared_by_all_but_their_times(records: Path) -> None:
     ]
 
 
-def test_the_page_over_all_runs_has_a_bar_and_a_row_for_each_and_loads_nothing(records: Path) -> None:
+def test_the_page_about_all_runs_has_a_bar_and_a_row_for_each_and_loads_nothing(records: Path) -> None:
     (records / "20260103T000000Z-02_onboard_user" / "index.html").write_text("a report")
     path = write_overview(records)
     assert path == records / "index.html"

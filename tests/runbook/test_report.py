@@ -1,4 +1,4 @@
-"""The pages of a record: whole in themselves, with what matters at the top."""
+"""The pages of a record: self-contained, with the most important part at the top."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SVG = "<svg xmlns='http://www.w3.org/2000/svg'/>"
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
-    """A run of three notebooks: one good, one failed in its second step, one not run."""
+    """A run of three notebooks: one succeeded, one failed in its second step, one not run."""
     made = Record.create(tmp_path, "up")
     for name, title in (("01_provision", "Provision <the> index"), ("02_onboard", "Onboard a user")):
         node = new_notebook(
@@ -72,7 +72,7 @@ def page(record: Record, name: str) -> BeautifulSoup:
     return BeautifulSoup((record.folder / name).read_text(), "html.parser")
 
 
-def test_a_report_says_at_its_top_how_each_step_went(record: Record) -> None:
+def test_a_report_starts_with_the_outcome_of_each_step(record: Record) -> None:
     summary = page(record, "01_provision.html").select_one("header.summary")
     assert summary is not None
     assert summary.select_one("h1").get_text() == "Provision <the> index"  # type: ignore[union-attr]  # it is there
@@ -84,20 +84,20 @@ def test_a_report_says_at_its_top_how_each_step_went(record: Record) -> None:
     assert summary.select_one(".failure") is None
 
 
-def test_a_failed_report_says_what_why_and_what_to_do_and_links_to_the_cell(record: Record) -> None:
+def test_the_report_of_a_failure_says_what_why_and_what_to_do_and_links_to_the_cell(record: Record) -> None:
     failure = page(record, "02_onboard.html").select_one(".failure")
     assert failure is not None
     text = failure.get_text(" ", strip=True)
     assert text == "Step Apply What it <failed> Why the port is taken What to do free it"
     assert failure.select_one("a")["href"] == "#cell-4"  # type: ignore[index]  # it is there
     whole = page(record, "02_onboard.html")
-    # The guard has left three lines at most: nothing to fold away.
+    # The guard leaves at most three lines: nothing to fold.
     assert whole.select_one("#cell-4 .error").get_text().strip() == "TargetError: it"  # type: ignore[union-attr]
     assert whole.select_one("#cell-4 details") is None
     assert whole.select_one("#cell-5")["class"] == ["not-run"]  # type: ignore[index]  # it is there
 
 
-def test_the_index_over_a_run_links_to_the_reports_there_are(record: Record) -> None:
+def test_the_index_of_a_run_links_to_the_existing_reports(record: Record) -> None:
     index = page(record, "index.html")
     rows = [row.get_text("|", strip=True) for row in index.select("table")[0].select("tbody tr")]
     assert rows == [
@@ -110,7 +110,7 @@ def test_the_index_over_a_run_links_to_the_reports_there_are(record: Record) -> 
     assert record.report == record.folder / "index.html"
 
 
-def test_links_between_notebooks_lead_to_reports_where_there_are_some(record: Record) -> None:
+def test_links_between_notebooks_lead_to_reports_if_they_exist(record: Record) -> None:
     whole = page(record, "01_provision.html")
     prose = whole.select_one("#cell-0")
     assert prose is not None
@@ -146,11 +146,11 @@ def test_an_external_asset_is_found(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ['<a href="https://x/">', '<img src="data:image/png;base64,AA">', "a { fill: url(#b) }", "the script"]
 )
-def test_a_link_or_an_inlined_picture_is_no_external_asset(text: str) -> None:
+def test_a_link_or_an_inlined_image_is_not_an_external_asset(text: str) -> None:
     assert external_assets(text) == ()
 
 
-def test_pictures_have_a_text_and_terminal_colours_become_classes(record: Record) -> None:
+def test_images_have_alternative_text_and_terminal_colours_become_classes(record: Record) -> None:
     whole = page(record, "01_provision.html")
     picture = whole.select_one("img[src^=data]")
     assert picture is not None
@@ -159,7 +159,7 @@ def test_pictures_have_a_text_and_terminal_colours_become_classes(record: Record
     assert "\x1b" not in str(whole)
 
 
-def test_a_page_is_masked_once_more_when_it_is_written(record: Record) -> None:
+def test_a_page_is_masked_again_when_written(record: Record) -> None:
     write_reports(record, Redactor(["the port is taken", "<the> index"]))
     for name in ("01_provision.html", "02_onboard.html", "index.html"):
         text = (record.folder / name).read_text()
@@ -170,7 +170,7 @@ def test_a_page_is_masked_once_more_when_it_is_written(record: Record) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0.0 s"), (9.94, "9.9 s"), (42.4, "42 s"), (59.7, "1 min 0 s"), (3723, "62 min 3 s")]
 )
-def test_a_duration_reads_well(seconds: float, text: str) -> None:
+def test_durations_are_readable(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -194,7 +194,7 @@ def test_a_page_fits_its_window_and_loads_nothing(
 ) -> None:
     folder = tmp_path_factory.mktemp("chromium")
     source = record.folder / "01_provision.html"
-    # A page cannot run scripts under its own policy: measured in a copy without one.
+    # The policy of a page forbids scripts, so this measures a copy without it.
     copy = folder / "copy.html"
     measure = "<script>document.title = `${document.documentElement.scrollWidth} ${innerWidth}`</script>"
     free, replaced = re.subn("<meta [^>]*Content-Security-Policy[^>]*>", "", source.read_text())

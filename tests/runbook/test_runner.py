@@ -1,4 +1,4 @@
-"""Runs of real kernels over small notebooks: how they end, and what they leave."""
+"""Runs of small notebooks in real kernels: their outcomes and records."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ finally:
 
 
 def outputs(record: Record | Path, name: str) -> str:
-    """All that the cells of an executed notebook wrote to standard output."""
+    """All standard output of an executed notebook's cells."""
     folder = record.folder if isinstance(record, Record) else record
     node = nbformat.read(folder / f"{name}.ipynb", as_version=4)
     return "".join(output.get("text", "") for cell in node.cells if cell.cell_type == "code" for output in cell.outputs)
 
 
 def wait_for(condition: Callable[[], Any], *, seconds: float = 30) -> Any:
-    """Wait until *condition* holds; its value."""
+    """Wait until *condition* holds, and return its value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := condition():
@@ -157,7 +157,7 @@ def test_a_failing_cell_ends_the_run_and_the_error_says_what_why_and_what_to_do(
         ("import os; os._exit(0)", "DeadKernelError: the kernel ended while the cell ran"),
     ],
 )
-def test_a_cell_that_ends_the_kernel_or_the_notebook_makes_the_run_fail(
+def test_a_cell_that_ends_the_kernel_or_the_notebook_fails_the_run(
     make_notebook: MakeNotebook, workspace: Workspace, code: str, what: str
 ) -> None:
     path = make_notebook("01_exits", "# Exits", code, "1")
@@ -168,7 +168,7 @@ def test_a_cell_that_ends_the_kernel_or_the_notebook_makes_the_run_fail(
     assert Record.read(caught.value.record).outcome == "failed"
 
 
-def test_a_cell_that_is_skipped_by_a_tag_makes_the_run_fail(make_notebook: MakeNotebook, workspace: Workspace) -> None:
+def test_a_cell_skipped_by_a_tag_fails_the_run(make_notebook: MakeNotebook, workspace: Workspace) -> None:
     path = make_notebook("01_skips", "# Skips", "1", "2")
     node = nbformat.read(path, as_version=4)
     node.cells[1].metadata["tags"] = ["skip-execution"]
@@ -224,7 +224,7 @@ def test_two_runs_in_the_same_second_and_a_notebook_given_twice_do_not_collide(
 HOSTILE_KERNEL = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
 
 
-def test_the_kernel_is_this_interpreter_whatever_the_home_of_the_user_holds(
+def test_the_kernel_is_this_interpreter_whatever_is_in_the_user_s_home(
     make_notebook: MakeNotebook,
     workspace: Workspace,
     newcomer: Path,
@@ -256,7 +256,7 @@ def test_the_kernel_is_this_interpreter_whatever_the_home_of_the_user_holds(
     assert not (newcomer / ".jupyter").exists()
 
 
-def test_a_home_that_cannot_be_written_does_not_matter(make_notebook: MakeNotebook, tmp_path: Path) -> None:
+def test_the_home_need_not_be_writable(make_notebook: MakeNotebook, tmp_path: Path) -> None:
     path = make_notebook("01_x", "# X", "print('ran')")
     code = textwrap.dedent(f"""
         from pathlib import Path
@@ -264,7 +264,7 @@ def test_a_home_that_cannot_be_written_does_not_matter(make_notebook: MakeNotebo
         from ops.workspace import Workspace
         run_notebooks([Path({str(path)!r})], options=RunOptions(workspace=Workspace(Path({str(tmp_path / "home")!r}))))
     """)
-    # /proc cannot be written by anyone, root included.
+    # /proc is not writable, even for root.
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PATH": "/usr/bin:/bin", "HOME": "/proc", "PYTHONPATH": str(PROJECT_ROOT), "LANG": "C"},
@@ -276,7 +276,7 @@ def test_a_home_that_cannot_be_written_does_not_matter(make_notebook: MakeNotebo
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts runs in processes of their own; what still runs after the test is killed."""
+    """Starts runs in separate processes; kills those still running after the test."""
     started: list[subprocess.Popen[str]] = []
 
     def run(path: Path, home: Path) -> subprocess.Popen[str]:
@@ -296,7 +296,7 @@ def _start(path: Path, home: Path) -> subprocess.Popen[str]:
         from ops.runbook import execution, RunOptions, run_notebooks
         from ops.workspace import Workspace
         execution.INTERRUPT_GRACE = 60  # the machine may be busy
-        # Tests that run in the background of a shell inherit that it is ignored.
+        # Tests in a shell's background inherit that SIGINT is ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             run_notebooks([Path({str(path)!r})], options=RunOptions(workspace=Workspace(Path({str(home)!r}))))
@@ -311,7 +311,7 @@ def _start(path: Path, home: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_a_run_that_is_interrupted_when_its_record_has_just_been_made_says_so_in_it(
+def test_a_run_interrupted_right_after_its_record_was_created_is_recorded_as_such(
     make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = Record.save
@@ -329,7 +329,7 @@ def test_a_run_that_is_interrupted_when_its_record_has_just_been_made_says_so_in
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_ends_its_kernel_and_says_so_in_its_record(
+def test_an_interrupted_run_ends_its_kernel_and_is_recorded_as_such(
     make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path, start: Start, number: int
 ) -> None:
     mark = tmp_path / "started"
@@ -355,7 +355,7 @@ def test_an_interrupted_run_ends_its_kernel_and_says_so_in_its_record(
     assert "sleep" in "".join(error.traceback), "it does not say where the cell was"
 
 
-def test_a_run_that_is_interrupted_while_its_kernel_starts_leaves_no_kernel(
+def test_a_run_interrupted_while_its_kernel_starts_leaves_no_kernel(
     make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(client: execution.RedactingClient) -> None:
@@ -371,7 +371,7 @@ def test_a_run_that_is_interrupted_while_its_kernel_starts_leaves_no_kernel(
     assert not [command for command in commands if "ipykernel" in command]
 
 
-def test_a_killed_run_leaves_a_whole_notebook_without_secrets_and_a_record(
+def test_a_killed_run_leaves_a_complete_notebook_without_secrets_and_a_record(
     make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path, start: Start
 ) -> None:
     mark = tmp_path / "started"
@@ -396,9 +396,7 @@ def test_a_killed_run_leaves_a_whole_notebook_without_secrets_and_a_record(
     wait_for(lambda: not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_the_workspace_that_was_given_is_the_one_that_the_notebook_sees(
-    make_notebook: MakeNotebook, tmp_path: Path
-) -> None:
+def test_the_notebook_sees_the_given_workspace(make_notebook: MakeNotebook, tmp_path: Path) -> None:
     path = make_notebook("01_x", "# X", "from ops.workspace import Workspace\nprint(Workspace.default().home)")
     record = run_notebooks(
         [path], options=RunOptions(workspace=Workspace(tmp_path / "other"), on_progress=ConsoleProgress())
@@ -406,7 +404,7 @@ def test_the_workspace_that_was_given_is_the_one_that_the_notebook_sees(
     assert outputs(record, "01_x") == f"{tmp_path / 'other'}\n"
 
 
-def test_a_secret_that_a_notebook_writes_into_its_own_record_fails_the_run_and_is_taken_out(
+def test_a_secret_written_by_a_notebook_into_its_record_fails_the_run_and_is_removed(
     make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TWINE_PASSWORD", "written-into-the-record")
@@ -445,7 +443,7 @@ def test_a_kernel_that_does_not_start_fails_the_run_with_a_record(
     assert (caught.value.record / "01_x.html").is_file()
 
 
-def test_what_ends_a_run_is_not_broken_off_by_the_echo_of_an_interrupt() -> None:
+def test_the_end_of_a_run_is_not_cut_short_by_a_repeated_interrupt() -> None:
     done = []
 
     async def broken_off() -> None:

@@ -1,4 +1,4 @@
-"""Storing what the notebooks show."""
+"""Storing of the notebooks' outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MakeNotebook = Callable[..., Path]
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project of its own, with this one's package in it."""
+    """A separate project with this one's package."""
     folder = tmp_path / "project"
     (folder / "notebooks").mkdir(parents=True)
     (folder / "ops").symlink_to(PROJECT_ROOT / "ops")
@@ -30,7 +30,7 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def test_outputs_are_stored_from_a_fresh_state_without_anything_of_this_run(
+def test_outputs_are_stored_from_a_fresh_state_without_traces_of_this_run(
     make_notebook: MakeNotebook, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYPI_RUNBOOK_HOME", "/nowhere")
@@ -63,7 +63,7 @@ def test_outputs_are_stored_from_a_fresh_state_without_anything_of_this_run(
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    assert store([Notebook.read(path)], project=project) == (), "the same run stored something else"
+    assert store([Notebook.read(path)], project=project) == (), "the same run stored something different"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_nothing_is_stored_when_a_notebook_fails_or_shows_a_secret(
     assert (good.read_bytes(), bad.read_bytes()) == before
 
 
-def test_what_was_started_out_of_a_folder_is_ended_and_nothing_else(tmp_path: Path) -> None:
+def test_only_processes_started_from_a_folder_are_ended(tmp_path: Path) -> None:
     sleep = "import sys, time; time.sleep(60)"
     ours = subprocess.Popen([sys.executable, "-c", sleep, str(tmp_path / "x")], start_new_session=True)
     other = subprocess.Popen([sys.executable, "-c", sleep, str(tmp_path.parent / "y")], start_new_session=True)

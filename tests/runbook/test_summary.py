@@ -24,7 +24,7 @@ PLAN = {
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
-    """A run of three notebooks, of which the second failed."""
+    """A run of three notebooks, the second of which failed."""
     record = Record.create(tmp_path, "up")
     changes = [{"thing": "server", "done": "started"}]
     record.notebooks = [
@@ -37,7 +37,7 @@ def record(tmp_path: Path) -> Record:
     return record
 
 
-def test_a_plan_is_a_line_for_each_change_and_their_number(record: Record) -> None:
+def test_a_plan_is_one_line_per_change_and_their_number(record: Record) -> None:
     assert plan_lines(record.notebooks[0]) == (
         "+ server  start it",
         "~ hosting cpu  1 -> 2; refused: not allowed",
@@ -56,14 +56,14 @@ def test_the_recap_counts_what_is_ok_changed_failed_and_skipped(record: Record) 
     ]
 
 
-def test_githubs_log_gets_a_notice_for_what_changed_and_an_error_with_the_reason_on_one_line(record: Record) -> None:
+def test_github_s_log_gets_a_notice_for_changes_and_an_error_on_one_line(record: Record) -> None:
     assert workflow_commands(record).splitlines() == [
         "::notice title=01_provision::1 changed",
         "::error title=02_onboard_user::it broke | badly: 100%25 full. make room%0Anow.",
     ]
 
 
-def test_a_jobs_page_shows_outcome_reason_plan_and_changes(record: Record) -> None:
+def test_a_job_s_page_shows_outcome_reason_plan_and_changes(record: Record) -> None:
     text = markdown([record])
     assert "### Run up: failed" in text
     assert "**02_onboard_user failed in the step *Change it*.** it broke \\| badly: 100% full. make room now." in text
@@ -72,7 +72,7 @@ def test_a_jobs_page_shows_outcome_reason_plan_and_changes(record: Record) -> No
     assert "server: started" in text
 
 
-def test_only_a_job_of_github_gets_commands_and_a_page(record: Record, tmp_path: Path) -> None:
+def test_only_a_github_job_gets_commands_and_a_page(record: Record, tmp_path: Path) -> None:
     stream, page = io.StringIO(), tmp_path / "page.md"
     tell(record, stream, {})
     assert "::" not in stream.getvalue()

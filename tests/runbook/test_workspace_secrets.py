@@ -40,11 +40,11 @@ def test_a_variable_named_like_a_secret_is_one(name: str) -> None:
         "KEYMAP",
     ],
 )
-def test_a_variable_that_only_speaks_of_a_secret_is_none(name: str) -> None:
+def test_a_variable_that_only_mentions_a_secret_is_not_one(name: str) -> None:
     assert not is_secret_variable(name)
 
 
-def test_the_environment_gives_values_of_secrets_and_passwords_in_urls() -> None:
+def test_secrets_and_passwords_in_urls_are_read_from_the_environment() -> None:
     variables = {
         "TWINE_PASSWORD": "twine-secret",
         "PIP_INDEX_URL": "https://alice:p%40ss-word@index.example/simple/",
@@ -56,7 +56,7 @@ def test_the_environment_gives_values_of_secrets_and_passwords_in_urls() -> None
     assert set(environment_secrets(variables)) == {"twine-secret", "p%40ss-word", "p@ss-word", "second-one"}
 
 
-def test_a_secret_made_in_another_process_is_known_through_its_register(
+def test_a_secret_created_in_another_process_is_known_from_its_register(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "register"
@@ -68,7 +68,7 @@ def test_a_secret_made_in_another_process_is_known_through_its_register(
     assert redactor.text("new-born-secret, two\nlines of it") == f"{MASK}, {MASK}"
 
 
-def test_half_a_line_in_the_register_is_read_when_it_is_whole(tmp_path: Path) -> None:
+def test_an_incomplete_line_in_the_register_is_read_once_complete(tmp_path: Path) -> None:
     path = tmp_path / "register"
     line = base64.b64encode(b"slowly-written").decode()
     path.write_text(line[:7])
@@ -90,7 +90,7 @@ FILES = {
 }
 
 
-def test_the_workspace_gives_what_stands_in_its_secret_and_client_files(workspace: Workspace) -> None:
+def test_secrets_are_read_from_the_workspace_s_secret_and_client_files(workspace: Workspace) -> None:
     for name, text in FILES.items():
         path = workspace.home / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ GROUPS = b"publisher: alice\nreader: bob\n"
 
 
 class Index(LocalTarget):
-    """A local target without a server, whose files a test writes itself."""
+    """A local target without a server, whose files the test writes itself."""
 
     def write(self, path: str, content: bytes, volume: str = PACKAGES_VOLUME) -> Path:
         file = self.volume_folder(volume) / path
@@ -27,7 +27,7 @@ class Index(LocalTarget):
         return file
 
     def tree(self) -> dict[str, bytes]:
-        """All files but locks, by volume and path."""
+        """All files except locks, by volume and path."""
         return {
             f"{volume}/{path}": (self.volume_folder(volume) / path).read_bytes()
             for volume in (PACKAGES_VOLUME, CREDENTIALS_VOLUME)
@@ -86,13 +86,13 @@ def sha256(content: bytes) -> str:
 
 
 class Killed(BaseException):
-    """Ends a run wherever it is, as a signal does."""
+    """Ends a run at any point, like a signal."""
 
 
 class Counting:
     """Passes calls on to *real*, counts those of *methods*, and raises :class:`Killed` in the one numbered *fatal*.
 
-    A call is cut off before it is made or right after, so that what it changed is there and nobody learned of it.
+    A call is cut off before or right after it, so that its effect may exist without being reported.
     """
 
     def __init__(self, real: Any, methods: tuple[str, ...], fatal: int = -1, *, after: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Back-ups: only new bytes travel, a snapshot is of one moment, and a run that is killed has done no harm."""
+"""Back-ups: only new bytes are copied, a snapshot is of one moment, and a killed run does no harm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tomorrow() -> datetime:
     return datetime.now(UTC) + timedelta(days=1)
 
 
-def test_a_snapshot_holds_every_file_annotation_tombstone_user_and_role(backup: Backup, bucket: Bucket) -> None:
+def test_a_snapshot_has_every_file_annotation_tombstone_user_and_role(backup: Backup, bucket: Bucket) -> None:
     snapshot, new = backup.take()
     assert new
     assert set(snapshot.packages) == {
@@ -52,7 +52,7 @@ def test_a_second_run_on_the_same_day_changes_nothing(backup: Backup, index: Ind
     assert backup.take() == (first, False)
     index.write(".index/audit/2026-01-01.1-abc.jsonl", b'{"event": "login.refused"}\n')
     index.write(".index/activity/2026-01-01.1-abc.jsonl", b'{"hour": "2026-01-01T12", "user": "alice"}\n')
-    assert backup.is_complete(backup.pending()), "a longer log is no change of the index"
+    assert backup.is_complete(backup.pending()), "a longer log is not a change of the index"
     assert not backup.take()[1]
     index.write("spam-3.0.tar.gz", b"spam 3.0")
     pending = backup.pending()
@@ -81,7 +81,7 @@ def test_the_next_night_without_changes_copies_no_blob(index: Index, bucket: Buc
         lambda index: index.write(".tokens.json", b"{}", CREDENTIALS_VOLUME),
     ],
 )
-def test_every_change_makes_another_snapshot_of_the_same_day(
+def test_every_change_causes_another_snapshot_on_the_same_day(
     backup: Backup, index: Index, change: Callable[[Index], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = backup.take()
@@ -93,7 +93,7 @@ def test_every_change_makes_another_snapshot_of_the_same_day(
     assert not second.same_content(first)
 
 
-def test_the_upload_time_that_the_index_shows_is_kept(backup: Backup, index: Index) -> None:
+def test_the_upload_time_shown_by_the_index_is_kept(backup: Backup, index: Index) -> None:
     fact = {"sha256": sha256(b"spam 1.0"), "upload_time": 12.5}
     index.write(".index/facts/spam-1.0.tar.gz", json.dumps(fact).encode() + b"\nName: spam")
     index.write(".index/facts/spam-2.0.tar.gz", json.dumps({**fact, "sha256": "0"}).encode())
@@ -103,9 +103,9 @@ def test_the_upload_time_that_the_index_shows_is_kept(backup: Backup, index: Ind
 
 
 @pytest.mark.parametrize("read", [True, False])
-def test_files_that_come_and_go_meanwhile_do_no_harm(index: Index, bucket: Bucket, read: bool) -> None:
+def test_files_added_and_removed_meanwhile_do_no_harm(index: Index, bucket: Bucket, read: bool) -> None:
     class Busy:
-        """An index with an upload before each file that is read, and a removal of one before or after that."""
+        """An index with an upload before each read of a file, and a removal before or after it."""
 
         count = 0
 
@@ -127,14 +127,14 @@ def test_files_that_come_and_go_meanwhile_do_no_harm(index: Index, bucket: Bucke
     backup = Backup(Busy(), bucket, "local")  # type: ignore[arg-type]  # a proxy
     snapshot, _ = backup.take()
     assert "spam-1.0.tar.gz" not in snapshot.packages
-    assert ".index/removed/aa" in snapshot.packages, "what was removed is known as removed"
+    assert ".index/removed/aa" in snapshot.packages, "the removed file is recorded as removed"
     assert "spam-2.0.tar.gz" in snapshot.packages
     backup.check(snapshot)
 
 
-def test_users_and_roles_are_of_one_moment(index: Index, bucket: Bucket) -> None:
+def test_users_and_roles_are_consistent(index: Index, bucket: Bucket) -> None:
     class Changing:
-        """An index whose users change once, between the reading of their two files."""
+        """An index whose users change once, between the reads of their two files."""
 
         changed = False
 
@@ -162,7 +162,7 @@ def run(index: Index, bucket: object, clock: Callable[[], datetime] = tomorrow) 
     backup.prune(Retention(1, 0, 0))
 
 
-def test_a_run_that_is_killed_at_any_step_and_repeated_ends_the_same(index: Index, tmp_path: Path) -> None:
+def test_a_run_killed_at_any_step_and_repeated_ends_the_same(index: Index, tmp_path: Path) -> None:
     def prepared(name: str) -> Bucket:
         bucket = Bucket.open(str(tmp_path / name), create=True)
         index.delete_file(PACKAGES_VOLUME, "new-1.tar.gz")
@@ -225,11 +225,13 @@ def test_a_blob_of_another_snapshot_survives_retention(index: Index, bucket: Buc
     expired, deleted = backup.prune(Retention(1, 0, 0))
     assert (expired, deleted) == (["2026-01-01T00-00-00Z"], 1)
     assert sha256(b"spam 1.0") not in bucket.blobs()
-    assert bucket.snapshots() == ["2026-01-02T00-00-00Z", "2026-01-03T00-00-00Z"], "another index counts for itself"
+    assert bucket.snapshots() == ["2026-01-02T00-00-00Z", "2026-01-03T00-00-00Z"], (
+        "other indexes are counted separately"
+    )
     other.check(other.last() or pytest.fail("gone"))
 
 
-def test_with_a_snapshot_that_cannot_be_read_no_blob_is_deleted(backup: Backup, bucket: Bucket, tmp_path: Path) -> None:
+def test_with_an_unreadable_snapshot_no_blob_is_deleted(backup: Backup, bucket: Bucket, tmp_path: Path) -> None:
     backup.take()
     (tmp_path / "snapshots" / "snapshots" / "2026-01-01T00-00-00Z.json").write_text("{")
     waste = tmp_path / "snapshots" / "blobs" / ("0" * 64)
@@ -240,13 +242,13 @@ def test_with_a_snapshot_that_cannot_be_read_no_blob_is_deleted(backup: Backup, 
     assert waste.exists()
 
 
-def test_an_index_that_is_not_there_is_not_taken_for_an_empty_one(empty: Index, bucket: Bucket) -> None:
+def test_a_missing_index_is_not_mistaken_for_an_empty_one(empty: Index, bucket: Bucket) -> None:
     with pytest.raises(RunbookError, match="there is no volume"):
         Backup(empty, bucket, "local").take()
     assert bucket.snapshots() == []
 
 
-def test_a_file_that_cannot_be_read_ends_the_run_without_a_snapshot(
+def test_an_unreadable_file_ends_the_run_without_a_snapshot(
     backup: Backup, index: Index, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -258,7 +260,7 @@ def test_a_file_that_cannot_be_read_ends_the_run_without_a_snapshot(
     assert bucket.snapshots() == []
 
 
-def test_the_same_into_a_bucket(index: Index, s3: Callable[[str], str]) -> None:
+def test_a_bucket_gets_the_same_snapshot(index: Index, s3: Callable[[str], str]) -> None:
     bucket = Bucket.open(s3("backup"))
     backup = Backup(index, bucket, "local")
     snapshot, _ = backup.take()
@@ -266,7 +268,7 @@ def test_the_same_into_a_bucket(index: Index, s3: Callable[[str], str]) -> None:
     assert backup.take() == (snapshot, False)
 
 
-def test_a_full_disk_ends_the_run_in_a_sentence_and_the_next_one_goes_on(index: Index, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_with_a_sentence_and_the_next_one_continues(index: Index, tmp_path: Path) -> None:
     large = index.write("large-1.0.tar.gz", os.urandom(300_000))
     with full_disk.mounted(tmp_path / "small", "1m") as disk:
         disk.chmod(0o700)
@@ -284,9 +286,7 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_the_next_one_goes_on(index: 
         assert snapshot.packages["large-1.0.tar.gz"].sha256 == sha256(large.read_bytes())
 
 
-def test_a_run_that_is_ended_by_a_signal_leaves_nothing_that_the_next_one_trips_over(
-    index: Index, bucket: Bucket, tmp_path: Path
-) -> None:
+def test_a_run_ended_by_a_signal_does_not_affect_the_next_one(index: Index, bucket: Bucket, tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
         "from ops.snapshots import Backup, Bucket\n"

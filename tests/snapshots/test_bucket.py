@@ -1,4 +1,4 @@
-"""A bucket: a folder or S3 on loopback, written once, and every failure in one sentence."""
+"""A bucket: a folder or S3 on loopback, written once, with every failure in one sentence."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_blobs_and_snapshots_are_read_as_they_were_written(place: str, file: Pat
     assert (bucket.snapshots(), bucket.blobs()) == ([], {})
 
 
-def test_what_is_stored_is_never_written_again(place: str, file: Path, tmp_path: Path) -> None:
+def test_stored_objects_are_never_rewritten(place: str, file: Path, tmp_path: Path) -> None:
     bucket = Bucket.open(place, create=True)
     name = sha256(b"bytes")
     other = tmp_path / "other"
@@ -81,7 +81,7 @@ def test_a_large_blob_is_sent_in_parts(place: str, tmp_path: Path, monkeypatch: 
     bucket.delete_blob(sha256(large.read_bytes()))
 
 
-def test_a_missing_and_a_damaged_blob_are_told_apart(tmp_path: Path, file: Path) -> None:
+def test_missing_and_damaged_blobs_are_distinguished(tmp_path: Path, file: Path) -> None:
     bucket = Bucket.open(str(tmp_path), create=True)
     with pytest.raises(SnapshotError, match="is missing in"):
         fetched(bucket, "0" * 64)
@@ -91,7 +91,7 @@ def test_a_missing_and_a_damaged_blob_are_told_apart(tmp_path: Path, file: Path)
     assert "cut short or altered" in raised.value.why
 
 
-def test_a_new_folder_is_private_and_an_open_one_is_known_as_such(tmp_path: Path) -> None:
+def test_a_new_folder_is_private_and_an_open_one_is_detected(tmp_path: Path) -> None:
     bucket = Bucket.open(str(tmp_path / "new"), create=True)
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
     assert not bucket.open_to_others
@@ -109,14 +109,14 @@ def test_a_new_folder_is_private_and_an_open_one_is_known_as_such(tmp_path: Path
         ("s3://bucket/x?token=abc", "contains credentials"),
     ],
 )
-def test_a_place_that_is_none_is_refused_without_repeating_credentials(place: str, what: str) -> None:
+def test_an_invalid_place_is_refused_without_repeating_credentials(place: str, what: str) -> None:
     with pytest.raises(ParameterError, match=what) as raised:
         Bucket.open(place)
     assert "secret" not in str(raised.value)
     assert "abc" not in str(raised.value)
 
 
-def test_a_folder_that_is_not_there_is_not_made_to_read_from_it(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_created_for_reading(tmp_path: Path) -> None:
     with pytest.raises(BucketError, match="there are no snapshots in"):
         Bucket.open(str(tmp_path / "absent"))
     assert not (tmp_path / "absent").exists()
@@ -132,7 +132,7 @@ def failure(call: Callable[[], object]) -> BucketError:
     return raised.value
 
 
-def test_a_bucket_that_does_not_exist_or_refuses_is_one_sentence(s3: Callable[[str], str]) -> None:
+def test_a_missing_or_refusing_bucket_is_reported_in_one_sentence(s3: Callable[[str], str]) -> None:
     s3("exists")
     assert "NoSuchBucket" in failure(Bucket.open("s3://absent/x").blobs).why
 
@@ -157,7 +157,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(("status", "todo"), [(500, "nothing was lost"), (403, "the right to list")])
-def test_a_bucket_that_answers_500_or_403_is_one_sentence(
+def test_500_or_403_from_a_bucket_is_reported_in_one_sentence(
     status: int, todo: str, s3: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = s3("failing")
@@ -174,8 +174,8 @@ def test_a_bucket_that_answers_500_or_403_is_one_sentence(
         thread.join()
 
 
-def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, who may read everything
+def test_an_unreadable_folder_is_reported_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, who can read everything
     error = failure(lambda: Bucket.open(str(tmp_path)))
     assert "permission was denied" in error.why
     assert "the right to list" in error.todo

@@ -1,4 +1,4 @@
-"""Restorations: equal afterwards, never other bytes, and the same end however often they are interrupted."""
+"""Restorations: an exact result, no overwritten bytes, and the same end however often they are interrupted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_empty_target_becomes_equal_byte_for_byte(index: Index, empty: Index,
     assert Restoration(empty, origin).compare().is_empty
 
 
-def test_an_existing_index_gets_what_is_missing_and_keeps_what_is_its_own(index: Index, origin: SnapshotOrigin) -> None:
+def test_an_existing_index_gets_missing_files_and_keeps_its_own(index: Index, origin: SnapshotOrigin) -> None:
     (index.volume_folder(PACKAGES_VOLUME) / "spam-1.0.tar.gz").unlink()
     index.write("own-1.tar.gz", b"own")
     index.write(".index/yanked/own-1.tar.gz", b"mine")
@@ -61,13 +61,13 @@ def test_an_existing_index_gets_what_is_missing_and_keeps_what_is_its_own(index:
     assert tree["pypiserver-data/.index/yanked/own-1.tar.gz"] == b"mine"
     assert "pypiserver-data/.index/yanked/spam-2.0.tar.gz" not in tree, "it was not yanked in the snapshot"
     graves = tree["pypiserver-data/.index/removed/3f"]
-    assert graves == b"1" * 64 + b" ham-1.tar.gz\n" + b"0" * 64 + b" eggs-1.tar.gz\n", "no name is free again"
+    assert graves == b"1" * 64 + b" ham-1.tar.gz\n" + b"0" * 64 + b" eggs-1.tar.gz\n", "no name can be reused"
     assert tree["pypiserver-credentials/.htpasswd"] == USERS
     assert tree["pypiserver-credentials/.htgroup"] == GROUPS
     assert "pypiserver-credentials/.tokens.json" not in tree, "a token made since then would stay valid"
 
 
-def test_the_log_of_a_running_server_goes_on(index: Index, origin: SnapshotOrigin) -> None:
+def test_the_log_of_a_running_server_continues(index: Index, origin: SnapshotOrigin) -> None:
     longer = b'{"event": "upload"}\n{"event": "yank"}\n'
     log = index.write(".index/audit/2026-01-01.1-abc.jsonl", longer)
     restore(index, origin)
@@ -77,12 +77,12 @@ def test_the_log_of_a_running_server_goes_on(index: Index, origin: SnapshotOrigi
 @pytest.mark.parametrize(
     ("path", "content", "why"),
     [
-        ("spam-1.0.tar.gz", b"SPAM 1.0", "other bytes"),
-        ("spam-1.0.tar.gz", b"longer than before", "other bytes"),
+        ("spam-1.0.tar.gz", b"SPAM 1.0", "different bytes"),
+        ("spam-1.0.tar.gz", b"longer than before", "different bytes"),
         ("Spam-1.0.0.tar.gz", b"spam 1.0", "another spelling"),
     ],
 )
-def test_other_bytes_are_never_replaced_and_nothing_else_is_changed(
+def test_different_bytes_are_never_overwritten_and_nothing_else_is_changed(
     empty: Index, origin: SnapshotOrigin, path: str, content: bytes, why: str
 ) -> None:
     empty.create_volume(PACKAGES_VOLUME)
@@ -94,13 +94,13 @@ def test_other_bytes_are_never_replaced_and_nothing_else_is_changed(
     assert empty.tree() == before
 
 
-def test_a_name_that_was_removed_with_other_bytes_is_not_used_again(empty: Index, origin: SnapshotOrigin) -> None:
+def test_a_name_removed_with_different_bytes_is_not_reused(empty: Index, origin: SnapshotOrigin) -> None:
     empty.create_volume(PACKAGES_VOLUME)
     empty.write(".index/removed/aa", b"1" * 64 + b" spam-1.tar.gz\n")
     assert "was removed" in Restoration(empty, origin).compare().conflicts["spam-1.0.tar.gz"]
 
 
-def test_one_that_is_killed_at_any_step_and_repeated_ends_the_same(
+def test_a_restoration_killed_at_any_step_and_repeated_ends_the_same(
     index: Index, origin: SnapshotOrigin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH_FILES", 1)
@@ -123,7 +123,7 @@ def test_one_that_is_killed_at_any_step_and_repeated_ends_the_same(
             assert target.tree() == whole._real.tree(), f"killed {'after' if after else 'before'} step {fatal}"
 
 
-def test_roles_are_there_before_users_and_yanks_before_files(empty: Index, origin: SnapshotOrigin) -> None:
+def test_roles_are_written_before_users_and_yanks_before_files(empty: Index, origin: SnapshotOrigin) -> None:
     order: list[str] = []
 
     class Watched:
@@ -139,7 +139,7 @@ def test_roles_are_there_before_users_and_yanks_before_files(empty: Index, origi
     assert order.index(".htgroup") < order.index(".htpasswd")
 
 
-def test_a_truncated_blob_ends_it_in_a_sentence_and_restores_no_part_of_it(
+def test_a_truncated_blob_ends_it_with_a_sentence_and_is_not_partly_restored(
     empty: Index, origin: SnapshotOrigin, tmp_path: Path
 ) -> None:
     blob = tmp_path / "snapshots" / "blobs" / sha256(b"spam 2.0")
@@ -152,7 +152,7 @@ def test_a_truncated_blob_ends_it_in_a_sentence_and_restores_no_part_of_it(
     assert Restoration(empty, origin).compare().is_empty
 
 
-def test_a_full_disk_ends_it_in_a_sentence_and_the_next_run_goes_on(
+def test_a_full_disk_ends_it_with_a_sentence_and_the_next_run_continues(
     empty: Index, origin: SnapshotOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
@@ -174,7 +174,7 @@ def test_a_full_disk_ends_it_in_a_sentence_and_the_next_run_goes_on(
     assert Restoration(empty, origin).compare().is_empty
 
 
-def test_a_volume_that_cannot_be_written_ends_it_in_a_sentence(
+def test_an_unwritable_volume_ends_it_with_a_sentence(
     empty: Index, origin: SnapshotOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -186,7 +186,7 @@ def test_a_volume_that_cannot_be_written_ends_it_in_a_sentence(
     assert "cannot be written by this user" in raised.value.why
 
 
-def test_the_upload_time_comes_back_with_a_file(index: Index, bucket: Bucket, empty: Index) -> None:
+def test_upload_times_are_restored(index: Index, bucket: Bucket, empty: Index) -> None:
     from ops.index.packages.file_info import FileInfoStore
     from ops.index.storage.directory import DirectoryStorage
 
@@ -200,7 +200,7 @@ def test_the_upload_time_comes_back_with_a_file(index: Index, bucket: Bucket, em
     assert store.of("spam-1.0.tar.gz")[0].upload_time > 1e9
 
 
-def test_a_directory_of_stock_pypiserver_is_taken_in_as_it_is(tmp_path: Path, empty: Index) -> None:
+def test_a_directory_of_stock_pypiserver_is_imported_unchanged(tmp_path: Path, empty: Index) -> None:
     folder = tmp_path / "stock"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "eggs-1.0.tar.gz").write_bytes(b"anything")
@@ -230,7 +230,7 @@ def test_a_directory_changes_neither_users_nor_annotations(tmp_path: Path, index
     assert after == before
 
 
-def test_a_file_that_changes_under_the_hand_is_not_taken(tmp_path: Path) -> None:
+def test_a_file_that_changes_meanwhile_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "eggs-1.0.tar.gz").write_bytes(b"before")
     origin = DirectoryOrigin.of(tmp_path)
     (tmp_path / "eggs-1.0.tar.gz").write_bytes(b"after")
@@ -247,14 +247,16 @@ def test_a_snapshot_is_found_by_the_beginning_of_its_name(bucket: Bucket, backup
         find_origin(bucket.place, name and "1999")
 
 
-def test_a_source_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
+def test_an_empty_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="there is nothing to restore"):
         find_origin(str(tmp_path))
     with pytest.raises(RunbookError, match="there are no snapshots"):
         find_origin(str(tmp_path / "absent"))
 
 
-def test_the_seventeenth_of_thirty_nights_comes_back_bit_for_bit(index: Index, bucket: Bucket, tmp_path: Path) -> None:
+def test_the_seventeenth_of_thirty_snapshots_is_restored_bit_for_bit(
+    index: Index, bucket: Bucket, tmp_path: Path
+) -> None:
     first = datetime(2026, 1, 1, 2, 17, tzinfo=UTC)
     trees = []
     for night in range(30):

@@ -1,4 +1,4 @@
-"""Retention: the last of each day, week and month stays, and no blob goes that a snapshot or a run may need."""
+"""Retention: the last snapshot of each day, week and month is kept, and no blob that may be needed is deleted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def nights(count: int, *, hours: int = 24) -> list[str]:
     return [name_of(START + timedelta(hours=hours * night)) for night in range(count)]
 
 
-def test_thirty_nights_stay_and_the_thirty_first_goes() -> None:
+def test_thirty_snapshots_are_kept_and_the_thirty_first_is_deleted() -> None:
     names = nights(31)
     assert Retention(30, 0, 0).expired(names) == names[:1]
     assert Retention(30, 0, 0).expired(names[1:]) == []
 
 
-def test_of_several_in_a_day_the_last_one_stays() -> None:
+def test_the_last_of_several_on_a_day_is_kept() -> None:
     assert Retention(1, 0, 0).expired(nights(3, hours=5)) == nights(3, hours=5)[:2]
 
 
@@ -35,7 +35,7 @@ def test_weeks_and_months_keep_the_last_snapshot_of_each() -> None:
     assert len(kept) == 7 + 2 + 11  # the last two weeks and the last month are among the days
 
 
-def test_the_newest_stays_whatever_the_numbers_say() -> None:
+def test_the_newest_is_kept_whatever_the_numbers() -> None:
     assert Retention(0, 0, 1).expired(nights(1)) == []
 
 
@@ -45,7 +45,7 @@ def test_numbers_that_keep_nothing_are_refused(numbers: tuple[int, int, int]) ->
         Retention(*numbers)
 
 
-def test_a_blob_goes_when_nothing_needs_it_and_it_is_a_day_old() -> None:
+def test_a_blob_is_deleted_once_it_is_unneeded_and_a_day_old() -> None:
     old, fresh = Blob(1, START), Blob(1, START + timedelta(days=1, hours=23))
     found = unneeded({"needed": old, "waste": old, "fresh": fresh}, {"needed"}, now=START + timedelta(days=2))
     assert set(found) == {"waste"}

@@ -1,4 +1,4 @@
-"""A snapshot: read as it was written, and refused if anything in it lies."""
+"""A snapshot: read as it was written, and refused if anything in it is false."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_it_is_read_as_it_was_written_whatever_the_encoding_of_its_texts() -> No
 
 
 def lying(change: str) -> bytes:
-    """The snapshot with one lie, under a hash that was made to fit it unless the lie is about the hash."""
+    """The snapshot with one falsification, and a matching hash unless the hash itself is falsified."""
     from ops.snapshots.snapshot import _digest
 
     content: dict[str, Any] = json.loads(SNAPSHOT.to_bytes())
@@ -58,7 +58,7 @@ def lying(change: str) -> bytes:
     "change",
     ["hash", "name", "format", "text", "size", "unknown", "missing", "../spam.tar.gz", "/spam", "a//b", "a\0b", ""],
 )
-def test_one_that_lies_is_refused_in_a_sentence(change: str) -> None:
+def test_a_falsified_snapshot_is_refused_with_a_sentence(change: str) -> None:
     with pytest.raises(SnapshotError, match=f"the snapshot {NAME} (is damaged|cannot be read)") as raised:
         Snapshot.from_bytes(NAME, lying(change))
     assert raised.value.why
@@ -66,12 +66,12 @@ def test_one_that_lies_is_refused_in_a_sentence(change: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", SNAPSHOT.to_bytes()[:-20], b"\xff"])
-def test_one_that_was_cut_short_is_refused(content: bytes) -> None:
+def test_a_truncated_snapshot_is_refused(content: bytes) -> None:
     with pytest.raises(SnapshotError, match="is damaged"):
         Snapshot.from_bytes(NAME, content)
 
 
-def test_its_name_is_a_moment() -> None:
+def test_its_name_is_its_time() -> None:
     assert SNAPSHOT.taken.isoformat() == "2026-01-31T02:17:00+00:00"
     with pytest.raises(SnapshotError, match="is not a snapshot's name"):
         moment("yesterday")
@@ -95,11 +95,11 @@ def test_its_name_is_a_moment() -> None:
         (".index/claims/.1", False),
     ],
 )
-def test_locks_and_what_can_be_made_again_are_left_out(path: str, kept: bool) -> None:
+def test_locks_and_recomputable_data_are_left_out(path: str, kept: bool) -> None:
     assert is_kept(path) is kept
 
 
-def test_small_files_that_hold_decisions_are_texts_and_logs_and_packages_are_blobs() -> None:
+def test_small_files_with_decisions_are_texts_and_logs_and_packages_are_blobs() -> None:
     assert is_text("packages", ".index/yanked/x", 10)
     assert is_text("credentials", ".tokens.json", 10)
     assert not is_text("credentials", ".tokens.json", 2 * 1024**2)

@@ -12,7 +12,7 @@ from ops.targets.container import Message, Receive, Send, for_modal
 
 @pytest.mark.parametrize("body", [b"whole", bytearray(b"whole"), memoryview(b"whole")])
 def test_every_body_reaches_the_runtime_as_bytes(body: Any) -> None:
-    """The runtime puts it into a protobuf, which refuses everything else."""
+    """The runtime puts it into a protobuf, which accepts nothing else."""
 
     async def application(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -1,4 +1,4 @@
-"""Formats of the index's own files, as they are read and written from outside."""
+"""Formats of the index's own files, read and written from outside."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.index.archives import wheel
         ("notes.txt", None),
     ],
 )
-def test_a_distribution_is_what_the_index_lists(path: str, project: str | None) -> None:
+def test_distributions_are_the_files_that_the_index_lists(path: str, project: str | None) -> None:
     found = index_files.distribution(path)
     assert (found.project if found else None) == project
 
 
-def test_tombstones_are_read_as_the_index_writes_them_and_damaged_lines_are_told(tmp_path: Path) -> None:
+def test_tombstones_of_the_index_are_read_and_damaged_lines_reported(tmp_path: Path) -> None:
     graves = Tombstones(tmp_path, StagingFolder(tmp_path, locked=False))
     graves.put("spam-1.tar.gz", "a" * 64)
     (file,) = (tmp_path / ".index" / "removed").iterdir()
@@ -39,7 +39,7 @@ def test_tombstones_are_read_as_the_index_writes_them_and_damaged_lines_are_told
     assert list(index_files.tombstones("spam-1.tar.gz", "b" * 64)) == [("spam-1.tar.gz", "b" * 64)]
 
 
-def test_users_have_the_roles_that_the_index_gives_them_and_hashes_are_not_shown() -> None:
+def test_users_have_the_same_roles_as_in_the_index_and_hashes_are_not_shown() -> None:
     found = index_files.accounts(b"alice:x\nbob:y\n", b"reader: bob\nproject/spam: alice\n")
     assert found["alice"].rights == "publisher of spam"
     assert found["bob"].rights == "reader"
@@ -57,7 +57,7 @@ def test_info_of_a_copied_file_can_be_read_by_the_index_and_is_not_valid(tmp_pat
     info = sidecars.read(file.name)
     assert info is not None
     assert (info.sha256, info.upload_time) == (sha256, 12.5)
-    assert not info.is_valid_for(file.stat()), "the index computes the rest anew"
+    assert not info.is_valid_for(file.stat()), "the index recomputes the rest"
     assert index_files.recorded_hash(path.read_bytes()) == sha256
     assert index_files.recorded_hash(b"{") == ""
 
@@ -81,11 +81,11 @@ def test_a_file_is_refused_for_its_name_its_content_and_their_disagreement(tmp_p
     ("content", "status"),
     [(b'{"status": "archived"}', "archived"), (b'{"status": "gone"}', ""), (b"{", ""), (b"[]", "")],
 )
-def test_a_status_is_one_that_the_index_knows_or_none(content: bytes, status: str) -> None:
+def test_only_statuses_known_to_the_index_are_read(content: bytes, status: str) -> None:
     assert index_files.status_of(content) == status
 
 
-def test_a_line_of_the_audit_log_is_read_by_those_who_read_the_log() -> None:
+def test_a_line_written_to_the_audit_log_can_be_read_back() -> None:
     from ops.audit_log import parse_log
 
     line = index_files.audit_line("2026-01-31T00:00:00Z", "restore", "alice", {"users": ["bob reader"], "files": 2})

@@ -51,7 +51,7 @@ def _process(workspace: Workspace) -> ServerProcess:
     return process
 
 
-def test_a_deployed_index_answers_and_refuses_a_stranger(target: LocalTarget) -> None:
+def test_a_deployed_index_responds_and_refuses_strangers(target: LocalTarget) -> None:
     deployment = target.deploy()
 
     assert deployment.changed
@@ -64,13 +64,13 @@ def test_a_deployed_index_answers_and_refuses_a_stranger(target: LocalTarget) ->
     assert "realm=" in refusal.value.headers["WWW-Authenticate"]
 
 
-def test_the_server_knows_the_address_that_clients_are_told(target: LocalTarget, workspace: Workspace) -> None:
+def test_the_server_knows_the_url_given_to_clients(target: LocalTarget, workspace: Workspace) -> None:
     deployment = target.deploy()
     environment = psutil.Process(_process(workspace).pid).environ()
     assert environment[PUBLIC_URL_VARIABLE] == deployment.url
 
 
-def test_an_address_that_the_operator_names_is_that_of_a_proxy(
+def test_a_public_url_set_by_the_operator_is_that_of_a_proxy(
     target: LocalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target.deploy()
@@ -118,7 +118,7 @@ def test_a_new_secret_restarts_the_server_on_the_same_port(target: LocalTarget, 
     assert _process(workspace).pid != first.pid
 
 
-def test_a_killed_server_is_not_a_deployment_and_is_repaired(target: LocalTarget, workspace: Workspace) -> None:
+def test_a_killed_server_does_not_count_as_deployed_and_is_repaired(target: LocalTarget, workspace: Workspace) -> None:
     before = target.deploy()
     os.kill(_process(workspace).pid, signal.SIGKILL)
     psutil.Process(_process(workspace).pid).wait(timeout=5)
@@ -133,12 +133,12 @@ def test_a_server_that_hangs_is_replaced(target: LocalTarget, workspace: Workspa
     os.kill(hung.pid, signal.SIGSTOP)
 
     assert target.deployment() is None
-    assert target.deploy().changed  # it cannot act on SIGTERM, so it is killed after a wait
+    assert target.deploy().changed  # it cannot react to SIGTERM, so it is killed after a wait
     assert not psutil.pid_exists(hung.pid)
 
 
-def test_a_process_id_that_another_program_has_now_is_not_our_server(target: LocalTarget, workspace: Workspace) -> None:
-    """After a reboot the id in server.json may belong to anybody: that program is neither trusted nor stopped."""
+def test_a_process_id_reused_by_another_program_is_not_our_server(target: LocalTarget, workspace: Workspace) -> None:
+    """After a reboot the id in server.json may belong to any program, which is neither trusted nor stopped."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as bystander:
         try:
             stale = ServerProcess(
@@ -153,14 +153,14 @@ def test_a_process_id_that_another_program_has_now_is_not_our_server(target: Loc
             bystander.kill()
 
 
-def test_a_nonsense_process_file_is_no_server(target: LocalTarget, workspace: Workspace) -> None:
+def test_an_invalid_process_file_means_no_server(target: LocalTarget, workspace: Workspace) -> None:
     (workspace.target("local") / "server.json").write_text('{"pid": "nonsense"')
 
     assert target.deployment() is None
     assert target.deploy().changed
 
 
-def test_a_taken_port_that_was_asked_for_is_named_with_its_holder(workspace: Workspace) -> None:
+def test_a_taken_requested_port_is_reported_with_its_holder(workspace: Workspace) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -175,7 +175,7 @@ def test_a_taken_port_that_was_asked_for_is_named_with_its_holder(workspace: Wor
 
 @contextlib.contextmanager
 def listener(port: int) -> Iterator[subprocess.Popen[str]]:
-    """Another program that listens on *port*, with a word among its arguments that nobody else is to see."""
+    """Another program that listens on *port*, with a secret word among its arguments."""
     program = (
         "import socket, sys, time\n"
         "s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
@@ -191,10 +191,8 @@ def listener(port: int) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_the_port_of_last_time_is_not_left_when_another_program_has_it(
-    target: LocalTarget, workspace: Workspace
-) -> None:
-    """Shells that know the index there would go on to send their passwords to whoever took the port."""
+def test_the_last_port_is_not_abandoned_when_another_program_has_it(target: LocalTarget, workspace: Workspace) -> None:
+    """Shells that know the index there would keep sending their passwords to the program on that port."""
     target.deploy()
     target.stop()
     port = _process(workspace).port
@@ -222,9 +220,7 @@ def test_a_server_keeps_running_when_the_port_it_should_move_to_is_taken(
     assert target.deployment() == deployment
 
 
-def test_a_start_that_fails_does_not_forget_the_port_that_clients_know(
-    target: LocalTarget, workspace: Workspace
-) -> None:
+def test_a_failed_start_does_not_forget_the_port_that_clients_know(target: LocalTarget, workspace: Workspace) -> None:
     target.deploy()
     target.stop()
     folder = target.volume_folder(PACKAGES_VOLUME)
@@ -237,7 +233,7 @@ def test_a_start_that_fails_does_not_forget_the_port_that_clients_know(
     assert _process(workspace).port == target._port
 
 
-def test_another_port_than_that_of_last_time_is_a_move(target: LocalTarget, workspace: Workspace) -> None:
+def test_a_port_other_than_the_last_one_is_a_move(target: LocalTarget, workspace: Workspace) -> None:
     assert target.move() is None
     before = target.deploy().url
     port = free_port()
@@ -260,7 +256,7 @@ def test_a_first_start_takes_the_next_port_when_the_usual_one_is_taken(
             first.stop()
 
 
-def test_stopping_keeps_data_and_a_second_stop_says_that_nothing_ran(target: LocalTarget) -> None:
+def test_stopping_keeps_data_and_a_second_stop_reports_that_nothing_was_running(target: LocalTarget) -> None:
     target.deploy()
     kept = target.volume_folder(PACKAGES_VOLUME) / "kept.txt"
     kept.write_text("kept")
@@ -274,7 +270,7 @@ def test_stopping_keeps_data_and_a_second_stop_says_that_nothing_ran(target: Loc
 def test_the_server_outlives_the_process_that_started_it(workspace: Workspace, target: LocalTarget) -> None:
     program = (
         "from ops.targets import open_target\n"
-        f"print(open_target('local', port={target._port}).deploy().url)\n"  # the workspace comes by the environment
+        f"print(open_target('local', port={target._port}).deploy().url)\n"  # the workspace comes from the environment
     )
     url = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
@@ -295,7 +291,7 @@ def test_a_server_that_cannot_start_is_explained_with_its_log(target: LocalTarge
     assert str(workspace.target("local") / "server.log") in str(failure.value)
 
 
-def test_a_secret_lies_in_a_file_for_its_owner_only_and_comes_back(target: LocalTarget, workspace: Workspace) -> None:
+def test_a_secret_is_stored_in_a_private_file_and_read_back(target: LocalTarget, workspace: Workspace) -> None:
     target.put_secret("some-secret", {"KEY": Secret("a=b # c")})
 
     path = workspace.secrets("local") / "some-secret.env"
@@ -306,7 +302,7 @@ def test_a_secret_lies_in_a_file_for_its_owner_only_and_comes_back(target: Local
     assert target.delete_secret("some-secret") is False
 
 
-def test_no_secret_is_written_down_with_the_process_or_shown_to_ps(target: LocalTarget, workspace: Workspace) -> None:
+def test_no_secret_is_in_the_process_file_or_visible_to_ps(target: LocalTarget, workspace: Workspace) -> None:
     canary = "canary-of-the-admin-token-0123456789"
     target.put_secret(SECRET_NAME, {SECRET_KEY: Secret(canary)})
     target.deploy()
@@ -319,14 +315,14 @@ def test_no_secret_is_written_down_with_the_process_or_shown_to_ps(target: Local
 
 
 @pytest.mark.parametrize("name", ["..", "../other", "a/b", "", ".hidden", "a\nb"])
-def test_a_name_that_leads_out_of_the_folder_is_refused(target: LocalTarget, name: str) -> None:
+def test_a_name_that_points_outside_the_folder_is_refused(target: LocalTarget, name: str) -> None:
     with pytest.raises(TargetError):
         target.create_volume(name)
     with pytest.raises(TargetError):
         target.put_secret(name, {"KEY": Secret("x")})
 
 
-def test_files_go_onto_a_volume_and_come_back_but_never_out_of_it(target: LocalTarget, tmp_path: Path) -> None:
+def test_files_are_copied_to_and_from_a_volume_but_never_outside_it(target: LocalTarget, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"bytes")
 
@@ -366,7 +362,7 @@ def test_a_second_run_waits_for_the_first_and_says_so(
     assert "waiting" in capsys.readouterr().err
 
 
-def test_a_run_that_waits_too_long_is_told_who_holds_the_target(tmp_path: Path) -> None:
+def test_a_run_that_waits_too_long_is_told_which_process_holds_the_target(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with (
         lock_module.exclusive(path, what="the target"),
@@ -395,6 +391,6 @@ def test_a_user_without_write_access_gets_one_sentence(workspace: Workspace) -> 
     assert "cannot be written by this user" in done.stdout, done.stderr
 
 
-def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_target_is_refused_with_the_known_ones() -> None:
     with pytest.raises(Exception, match="local and modal"):
         open_target("cloud")

@@ -1,4 +1,4 @@
-"""Lines that are quoted from a log."""
+"""Lines quoted from a log."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Stopping.
 """
 
 
-def test_the_last_exception_is_the_error_also_when_lines_follow_it() -> None:
+def test_the_last_exception_is_the_error_even_if_lines_follow_it() -> None:
     assert last_error(TRACEBACK.splitlines()) == "ModuleNotFoundError: No module named 'fastapi'"
 
 
-def test_without_an_exception_it_is_the_last_line_that_speaks_of_an_error() -> None:
+def test_without_an_exception_it_is_the_last_line_that_mentions_an_error() -> None:
     assert last_error(["error: one", "error: no such volume", "Stopping."]) == "error: no such volume"
 
 
@@ -26,7 +26,7 @@ def test_a_log_without_errors_has_none() -> None:
     assert last_error(["GET /health 200", ""]) == ""
 
 
-def test_a_very_long_error_is_cut() -> None:
+def test_a_very_long_error_is_truncated() -> None:
     assert len(last_error(["ValueError: " + "x" * 5000])) == 300
 
 
