@@ -81,7 +81,7 @@ NOT_RUN = {
     "python3 -m venv .venv": _DOWNLOADS,
     ".venv/bin/python -m pip install --require-hashes -r requirements.txt": _DOWNLOADS,
     ".venv/bin/python -m pip install --no-deps --no-build-isolation -e .": _DOWNLOADS,
-    '.venv/bin/python -m pip install ".[attestations]"': _DOWNLOADS,
+    '.venv/bin/python -m pip install -e ".[attestations]"': _DOWNLOADS,
     ".venv/bin/modal token new": "opens a browser to log in to a real account of Modal",
     ".venv/bin/modal secret create pypi-backup --from-json backup.json": "a command of Modal's own client",
     "gh secret set MODAL_TOKEN_ID --env modal": _GITHUB,
