@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -94,12 +93,14 @@ def _locked_draft(path: Path) -> tuple[int, Path]:
         os.close(descriptor)  # taken for an abandoned one
 
 
-def remove_abandoned_drafts(path: Path) -> None:
-    """Remove drafts of *path* whose processes were killed: they may hold secrets."""
-    for draft in path.parent.glob(f".{glob.escape(path.name)}.????????"):
-        with contextlib.suppress(OSError), draft.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            draft.unlink()
+def remove_abandoned_drafts(*paths: Path) -> None:
+    """Remove drafts of files whose processes were killed: they may hold secrets."""
+    for folder in {path.parent for path in paths}:
+        for draft in folder.glob(".*.????????"):
+            if folder / draft.name[1:-9] in paths:
+                with contextlib.suppress(OSError), draft.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    draft.unlink()
 
 
 def write_durably(path: Path, content: bytes, *, sync: bool = True) -> None:

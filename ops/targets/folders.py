@@ -154,6 +154,7 @@ class VolumeFolders:
         Raises:
             TargetError: one cannot be copied; those before it are.
         """
+        remove_abandoned_drafts(*(self._inside(name, path) for path in sources))
         for path, source in sources.items():
             self.upload(name, path, source)
 

@@ -49,6 +49,8 @@ TWICE: Mapping[str, Mapping[str, Any]] = {
 }
 """Different parameters of the second run: rotating whatever the age would change something each time."""
 
+FULL = os.environ.get("RUNBOOK_MATRIX") == "full"
+
 READING = ("00_start_here", "09_audit", "90_troubleshoot")
 """Notebooks that change nothing."""
 
@@ -88,9 +90,8 @@ def test_a_killed_and_repeated_notebook_ends_like_an_uninterrupted_one(case: str
     if not whole["error"]:
         assert not world.run(notebook, {**parameters, **TWICE.get(case, {})})["error"]
         assert world.contents() == before, "the second run changes nothing"
-    full = os.environ.get("RUNBOOK_MATRIX") == "full"
     different = {}
-    for number in range(1, steps + 1) if full else [(steps + 1) // 2]:
+    for number in range(1, steps + 1) if FULL else [(steps + 1) // 2]:
         world.reset(lost=lost)
         assert world.run(notebook, parameters, number)["killed"], number
         again = world.run(notebook, parameters)
