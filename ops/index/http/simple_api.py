@@ -93,10 +93,10 @@ class SimpleApi:
         self._activity = activity
         self._delivery = Delivery(storage)
         self._shared = storage.shared
-        self.stamp = PerIteration(repository.stamp)
-        """A value that changes with everything visible; for the event loop."""
+        self.stamp = repository.stamp
+        """A value that changes with everything visible."""
         self._response_cache: ResponseCache[tuple[str, str | None]] = ResponseCache(
-            self.stamp, capacity=_MEMORY, lifetime=options.refresh_seconds, near=not self._shared
+            PerIteration(self.stamp), capacity=_MEMORY, lifetime=options.refresh_seconds, near=not self._shared
         )
         self._caching = page_caching(options.page_max_age_seconds)
         self._form = Memo(simple_form)
