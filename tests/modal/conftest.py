@@ -24,7 +24,7 @@ Modal = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here needs mounts of its own; where they cannot be had it is skipped, never passed."""
+    """Everything here needs its own mounts. Where they are not available it is skipped, never passed."""
     reason = isolation.missing()
     for item in items:
         if Path(__file__).parent not in item.path.parents:
@@ -49,13 +49,13 @@ def run_modal(plane: ControlPlane, *arguments: str, **variables: str) -> subproc
 
 
 def deploy(plane: ControlPlane, file: Path = DEPLOYMENT, **variables: str) -> None:
-    """Deploy *file* by the ``modal`` command; fail with what it printed."""
+    """Deploy *file* with the ``modal`` command; on failure, show its output."""
     done = run_modal(plane, "deploy", str(file), **variables)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def create_secret(plane: ControlPlane, value: str = TOKEN, *, environment: str = "main") -> None:
-    """Give the control plane the admin's secret, as the ``modal`` command would."""
+    """Create the admin's secret, as the ``modal`` command would."""
     source = plane.directory / "secret.json"
     source.write_text(f'{{"{SECRET_KEY}": "{value}"}}')
     done = run_modal(
@@ -66,7 +66,7 @@ def create_secret(plane: ControlPlane, value: str = TOKEN, *, environment: str =
 
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
-    """A control plane without anything."""
+    """An empty control plane."""
     with ControlPlane() as plane:
         yield plane
         assert not plane.problems, plane.problems
@@ -74,7 +74,7 @@ def plane() -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="module")
 def index(plane: ControlPlane) -> ControlPlane:
-    """A control plane on which the index is deployed, with empty volumes."""
+    """A control plane with the index deployed and empty volumes."""
     create_secret(plane)
     deploy(plane)
     return plane
@@ -91,7 +91,7 @@ def client(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterator[Map
 
 
 def forget_client() -> None:
-    """The client of an earlier test, and what it knew of environments."""
+    """Forget the client of an earlier test and its cached environments."""
     if modal.client._Client._client_from_env is not None:
         modal.client.Client.from_env().close()
     _environments.ENVIRONMENT_CACHE.clear()

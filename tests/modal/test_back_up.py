@@ -1,4 +1,4 @@
-"""Back-ups on Modal: nightly by the app itself, by the notebook's steps from outside, and a move from this machine."""
+"""Backups on Modal: nightly by the app, by the notebook's steps from outside, and a move from this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest_plugins = ["tests.object_store"]
 
 @pytest.fixture
 def target(plane: ControlPlane, client: Mapping[str, str], workspace: Workspace) -> ModalTarget:
-    """This process's view of the control plane."""
+    """The control plane as a target."""
     del plane, client
     return ModalTarget(workspace=workspace)
 
@@ -43,7 +43,7 @@ def upload(target: ModalTarget, volume: str, path: str, content: bytes, folder: 
 
 
 def fill(target: ModalTarget, folder: Path) -> None:
-    """Put two packages and two users on the target, unless they are there."""
+    """Put two packages and two users on the target, unless already present."""
     back_up.apply(back_up.describe(make_index(folder / "here"), destination=str(folder / "snapshots")))
     restore.apply(restore.describe(target, source=str(folder / "snapshots"), confirm="modal"))
 
@@ -67,7 +67,7 @@ def test_an_index_moves_from_this_machine_to_modal(index: ControlPlane, target: 
         assert (tmp_path / "copy").read_bytes() == tree[f"{PACKAGES_VOLUME}/{path}"]
 
 
-def test_the_notebooks_steps_back_up_from_outside_and_change_nothing_twice(
+def test_the_notebooks_steps_back_up_from_outside_and_a_second_run_changes_nothing(
     index: ControlPlane, target: ModalTarget, tmp_path: Path
 ) -> None:
     fill(target, tmp_path / "before")
@@ -85,7 +85,7 @@ def test_the_notebooks_steps_back_up_from_outside_and_change_nothing_twice(
 
 
 @pytest.mark.slow
-def test_the_app_takes_a_snapshot_by_itself_once_a_destination_is_set(
+def test_the_app_takes_snapshots_once_a_destination_is_set(
     index: ControlPlane, target: ModalTarget, s3_variables: dict[str, str], s3: Callable[[str], str], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -105,7 +105,7 @@ def test_the_app_takes_a_snapshot_by_itself_once_a_destination_is_set(
     assert "is of today already" in index.log()
     assert "testing-secret-key" not in index.log()
     assert "$2y$" not in index.log() + capsys.readouterr().out
-    # All is lost, and comes back.
+    # Everything is lost, and restored.
     upload(target, CREDENTIALS_VOLUME, ".htpasswd", b"", tmp_path)
     target.delete_file(PACKAGES_VOLUME, "spam-1.0.tar.gz")
     job = restore.describe(target, source=bucket, confirm="modal.main")
@@ -116,7 +116,7 @@ def test_the_app_takes_a_snapshot_by_itself_once_a_destination_is_set(
 
 
 @pytest.mark.slow
-def test_a_night_that_fails_says_why_and_loses_nothing(
+def test_a_failed_nightly_backup_says_why_and_loses_nothing(
     index: ControlPlane, s3_variables: dict[str, str], s3: Callable[[str], str]
 ) -> None:
     s3("present")
@@ -124,13 +124,13 @@ def test_a_night_that_fails_says_why_and_loses_nothing(
     for destination, why in (("s3://absent/x", "NoSuchBucket"), ("/tmp/folder", "is not the URL of a bucket")):
         set_destination(index, destination, s3_variables)
         for container in index.live("back_up"):
-            index.kill(container)  # a warm one would have the secret as it was
+            index.kill(container)  # a warm one would still have the old secret
         assert "the function raised" in index.call("back_up")
         assert why in index.log()
     del index.exceptions[before:]
 
 
-def test_the_check_of_the_workflow_runs_without_modal_or_jupyter(tmp_path: Path) -> None:
+def test_the_workflows_check_runs_without_modal_or_jupyter(tmp_path: Path) -> None:
     script = (
         "import sys, runpy\n"
         "for name in ('modal', 'IPython', 'papermill', 'nbformat'): sys.modules[name] = None\n"

@@ -30,7 +30,7 @@ REQUIREMENTS = DEPLOYMENT.parent / "requirements.txt"
 
 
 def mounts(plane: ControlPlane, function: str) -> dict[str, tuple[str, bool]]:
-    """Path in the container: the Volume's name, and whether it is read-only."""
+    """Maps the path in the container to the Volume's name and whether it is read-only."""
     return {
         mount.mount_path: (plane.volumes.by_id[mount.volume_id].name, mount.read_only)
         for mount in plane.function(function).definition.volume_mounts
@@ -68,7 +68,7 @@ def test_volumes_are_version_1(index: ControlPlane) -> None:
         assert volume.metadata().version == api_pb2.VOLUME_FS_VERSION_V1
 
 
-def test_a_container_takes_many_requests_and_there_is_one_container_unless_asked_otherwise(
+def test_a_container_takes_many_requests_and_by_default_there_is_one(
     index: ControlPlane,
 ) -> None:
     asked = index.function("server").definition
@@ -79,26 +79,26 @@ def test_a_container_takes_many_requests_and_there_is_one_container_unless_asked
     assert asked.autoscaler_settings.scaledown_window == Hosting().scaledown_seconds
 
 
-def test_the_largest_file_may_take_its_time(index: ControlPlane) -> None:
+def test_the_timeout_is_long_enough_for_the_largest_file(index: ControlPlane) -> None:
     seconds = index.function("server").definition.timeout_secs
-    assert 4 * 1024**3 * 8 / seconds <= 5e6, "a line of 5 Mbit/s is enough for 4 GiB"
+    assert 4 * 1024**3 * 8 / seconds <= 5e6, "5 Mbit/s must be enough for 4 GiB"
 
 
-def test_both_functions_are_applications_of_ours_and_no_generated_endpoint(index: ControlPlane) -> None:
+def test_both_functions_are_our_applications_and_not_generated_endpoints(index: ControlPlane) -> None:
     for name in ("server", "register_user"):
         assert index.function(name).definition.webhook_config.type == api_pb2.WEBHOOK_TYPE_ASGI_APP
 
 
-def test_the_containers_get_the_index_and_nothing_of_the_operators_side(index: ControlPlane) -> None:
+def test_the_containers_get_the_index_and_none_of_the_operators_code(index: ControlPlane) -> None:
     files = shipped(index)
     assert {"/root/pypi_deploy.py", "/root/ops/settings.py", "/root/ops/index/__init__.py"} <= files
-    assert any(path.endswith(".html") for path in files), "templates are no Python files, and are needed"
+    assert any(path.endswith(".html") for path in files), "templates are needed although they are not Python files"
     folders = {Path(path).parts[3] for path in files if path.startswith("/root/ops/")}
     assert not folders & {"runbook", "clients"}
     assert not any("__pycache__" in path or path.endswith(".pyc") for path in files)
 
 
-def test_what_is_shipped_is_compiled_in_the_image(index: ControlPlane) -> None:
+def test_shipped_code_is_compiled_in_the_image(index: ControlPlane) -> None:
     image_id = index.function("server").definition.image_id
     built = index.images.files(image_id)
     sources = {path.relative_to(built) for path in built.rglob("ops/**/*.py")}
@@ -107,11 +107,11 @@ def test_what_is_shipped_is_compiled_in_the_image(index: ControlPlane) -> None:
     assert {path.parent.parent / f"{path.name.partition('.')[0]}.py" for path in compiled} == sources
     for path in compiled:
         flags = int.from_bytes((built / path).read_bytes()[4:8], "little")
-        assert flags == 0b01, "a hash that is not checked (PEP 552)"
+        assert flags == 0b01, "an unchecked hash (PEP 552)"
 
 
-def test_what_is_shipped_imports_nothing_of_ours_that_is_not() -> None:
-    """A module that stays here is missed only when a container starts."""
+def test_shipped_code_imports_only_shipped_code() -> None:
+    """A module that is not shipped would be missed only when a container starts."""
     assignments = (each for each in ast.parse(DEPLOYMENT.read_text()).body if isinstance(each, ast.Assign))
     (shipped,) = (ast.literal_eval(each.value) for each in assignments if ast.unparse(each.targets[0]) == "SHIPPED")
     ops = PROJECT_ROOT / "ops"
@@ -125,7 +125,7 @@ def test_what_is_shipped_imports_nothing_of_ours_that_is_not() -> None:
     assert missing == set()
 
 
-def test_the_image_installs_exact_versions_by_hash(index: ControlPlane) -> None:
+def test_the_image_installs_pinned_versions_by_hash(index: ControlPlane) -> None:
     layers = index.images.lineage(index.function("server").definition.image_id)
     commands = [command for layer in layers for command in layer.commands]
     install = next(command for command in commands if "pip install" in command and "requirements" in command)
@@ -144,7 +144,7 @@ def test_the_pinned_requirements_name_no_host_and_pin_each_package_by_hash() -> 
         assert "--hash=sha256:" in block
 
 
-def test_no_value_of_the_secret_is_in_what_was_deployed(index: ControlPlane) -> None:
+def test_no_value_of_the_secret_is_in_the_deployment(index: ControlPlane) -> None:
     create_secret(index, "another-token-that-must-not-be-seen")
     for name in ("server", "register_user"):
         assert b"must-not-be-seen" not in index.function(name).definition.SerializeToString()
@@ -152,7 +152,7 @@ def test_no_value_of_the_secret_is_in_what_was_deployed(index: ControlPlane) -> 
         assert "must-not-be-seen" not in repr(image)
 
 
-def test_the_deployment_imports_nothing_but_modal_the_standard_library_and_the_settings() -> None:
+def test_the_deployment_imports_only_modal_the_standard_library_and_the_settings() -> None:
     tree = ast.parse(DEPLOYMENT.read_text())
     names = set()
     for statement in tree.body:
@@ -165,8 +165,8 @@ def test_the_deployment_imports_nothing_but_modal_the_standard_library_and_the_s
     assert foreign == {"modal", "ops.settings"}
 
 
-def test_it_deploys_where_only_modal_is_installed_from_any_directory(plane: ControlPlane, tmp_path: Path) -> None:
-    """The packages that the container needs, and modal does not, cannot be imported here."""
+def test_it_deploys_from_any_directory_with_only_modal_installed(plane: ControlPlane, tmp_path: Path) -> None:
+    """Packages needed by the container but not by modal cannot be imported here."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Absent:\n"
@@ -180,7 +180,7 @@ def test_it_deploys_where_only_modal_is_installed_from_any_directory(plane: Cont
     deploy(plane, PYTHONPATH=str(tmp_path))
 
 
-def test_it_says_which_secret_is_missing_when_it_is() -> None:
+def test_it_names_the_missing_secret() -> None:
     with ControlPlane() as plane:
         done = run_modal(plane, "deploy", str(DEPLOYMENT))
         assert done.returncode == 1
@@ -189,7 +189,7 @@ def test_it_says_which_secret_is_missing_when_it_is() -> None:
 
 
 @pytest.mark.parametrize("environment", ["", "staging"])
-def test_a_plain_deployment_without_the_secret_ends_with_the_command_that_makes_it(
+def test_a_plain_deployment_without_the_secret_ends_with_the_command_that_creates_it(
     tmp_path: Path, environment: str
 ) -> None:
     with ControlPlane() as plane:
@@ -215,7 +215,7 @@ def test_a_plain_deployment_without_the_secret_ends_with_the_command_that_makes_
         deploy(plane, DEPLOYMENT, **named)
 
 
-def test_settings_of_the_environment_reach_modal_and_the_container(plane: ControlPlane) -> None:
+def test_settings_from_the_environment_reach_modal_and_the_container(plane: ControlPlane) -> None:
     create_secret(plane)
     deploy(
         plane,
@@ -242,7 +242,7 @@ def test_settings_of_the_environment_reach_modal_and_the_container(plane: Contro
 
 
 @pytest.mark.parametrize(("name", "value"), [("PYPI_MAX_CONTAINERS", "0"), ("PYPI_MAX_CONTAINER", "1")])
-def test_a_setting_that_cannot_work_stops_the_deployment(plane: ControlPlane, name: str, value: str) -> None:
+def test_an_invalid_setting_stops_the_deployment(plane: ControlPlane, name: str, value: str) -> None:
     create_secret(plane)
     before = plane.called.count("AppCreate")
     done = run_modal(plane, "deploy", str(DEPLOYMENT), **{name: value})
@@ -251,14 +251,14 @@ def test_a_setting_that_cannot_work_stops_the_deployment(plane: ControlPlane, na
     assert plane.called.count("AppCreate") == before
 
 
-def test_settings_become_variables_and_the_same_settings_again() -> None:
+def test_settings_survive_the_round_trip_through_variables() -> None:
     hosting = Hosting(min_containers=1, cpu=0.25, region="eu")
     assert Hosting.from_environment(hosting.variables()) == hosting
     settings = Settings(app_name="x", secret_name="y")
     assert Settings.from_environment(settings.variables()) == settings
 
 
-def test_an_always_on_deployment_has_its_container_before_the_first_request(plane: ControlPlane) -> None:
+def test_an_always_on_deployment_has_a_container_before_the_first_request(plane: ControlPlane) -> None:
     create_secret(plane)
     deploy(plane, PYPI_APP_NAME="always-on", PYPI_MIN_CONTAINERS="1")
     function = plane.function("server", app="always-on")
@@ -266,7 +266,7 @@ def test_an_always_on_deployment_has_its_container_before_the_first_request(plan
 
 
 def test_the_code_of_the_index_imports_neither_modal_nor_jupyter() -> None:
-    """Otherwise the local target, or the container, needs what it does not have."""
+    """Otherwise the local target or the container would need packages it does not have."""
     done = subprocess.run(
         [sys.executable, "-c", "import sys, ops.index, ops.index.admin.app; print(*sys.modules)"],
         cwd=PROJECT_ROOT,

@@ -1,4 +1,4 @@
-"""Two environments of one workspace, operated from one machine: nothing of one is another's."""
+"""Two environments of one workspace, operated from one machine, share nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKEN = Secret("a-token-of-the-tests-that-is-long-enough")
 
 @pytest.fixture
 def both(client: Mapping[str, str], plane: ControlPlane, workspace: Workspace) -> tuple[ModalTarget, ModalTarget]:
-    """The default environment, by no name, and staging."""
+    """The default environment, not named, and staging."""
     del client
     if "staging" not in plane.environments:
         plane.environments.append("staging")
@@ -30,7 +30,7 @@ def both(client: Mapping[str, str], plane: ControlPlane, workspace: Workspace) -
 
 
 def earlier_files(workspace: Workspace, username: str, url: str) -> Path:
-    """Client files in the layout of earlier versions, which knew no environments."""
+    """Client files in the layout of earlier versions, which had no environments."""
     folder = workspace.user("modal", username)
     ClientFiles(folder).write(Login(url=url, username=username, password=Secret("an-earlier-password")))
     return folder
@@ -44,7 +44,7 @@ def test_the_default_environment_goes_by_its_real_name(both: tuple[ModalTarget, 
     assert not main.is_named("modal.staging")
 
 
-def test_named_or_not_the_default_environment_is_the_same_place(
+def test_the_default_environment_is_the_same_named_or_not(
     both: tuple[ModalTarget, ModalTarget], workspace: Workspace
 ) -> None:
     main, _ = both
@@ -54,7 +54,7 @@ def test_named_or_not_the_default_environment_is_the_same_place(
     assert named.client_folder("alice") == main.client_folder("alice")
 
 
-def test_each_has_its_own_files_passwords_and_secrets_and_tearing_one_down_leaves_the_others(
+def test_each_has_its_own_files_passwords_and_secrets_and_tearing_one_down_leaves_the_other(
     both: tuple[ModalTarget, ModalTarget], plane: ControlPlane
 ) -> None:
     main, staging = both
@@ -80,7 +80,7 @@ def test_each_has_its_own_files_passwords_and_secrets_and_tearing_one_down_leave
     assert onboard.plan(onboard.describe(main, username="alice")).pending == ()
 
 
-def test_copies_of_the_earlier_layout_are_found_by_the_environment_that_they_are_of(
+def test_copies_in_the_earlier_layout_are_found_by_their_environment(
     both: tuple[ModalTarget, ModalTarget], workspace: Workspace
 ) -> None:
     main, staging = both
@@ -93,10 +93,10 @@ def test_copies_of_the_earlier_layout_are_found_by_the_environment_that_they_are
     assert staging.recall_secret("two", SECRET_KEY) is None
     assert main.recall_secret("two", SECRET_KEY) == Secret("of-the-default")
     main.put_secret("two", {SECRET_KEY: Secret("newer")})
-    assert main.recall_secret("two", SECRET_KEY) == Secret("newer"), "before the one of the earlier layout"
+    assert main.recall_secret("two", SECRET_KEY) == Secret("newer"), "it takes precedence over the earlier layout"
 
 
-def test_client_files_of_the_earlier_layout_are_those_of_the_environment_whose_index_they_name(
+def test_client_files_in_the_earlier_layout_belong_to_the_environment_whose_index_they_name(
     both: tuple[ModalTarget, ModalTarget], workspace: Workspace
 ) -> None:
     main, staging = both
@@ -112,10 +112,10 @@ def test_client_files_of_the_earlier_layout_are_those_of_the_environment_whose_i
     assert staging.client_folders() == [of_staging]
     assert main.client_folder("bob") == of_main
     assert staging.client_folder("bob") == workspace.user("modal.staging", "bob")
-    assert main.client_folder("carol") == workspace.user("modal.main", "carol"), "overwritten by staging, long ago"
+    assert main.client_folder("carol") == workspace.user("modal.main", "carol"), "staging has overwritten them"
 
 
-def test_a_profile_of_modals_command_that_names_an_environment_makes_it_the_default(
+def test_an_environment_named_in_the_modal_profile_is_the_default(
     both: tuple[ModalTarget, ModalTarget], workspace: Workspace, plane: ControlPlane
 ) -> None:
     del both
@@ -136,7 +136,7 @@ def test_a_profile_of_modals_command_that_names_an_environment_makes_it_the_defa
     assert not config.exists()
 
 
-def test_a_proxy_token_goes_only_to_an_application_behind_proxy_auth_and_each_may_have_its_own(
+def test_a_proxy_token_goes_only_to_an_application_behind_proxy_auth_and_each_can_have_its_own(
     both: tuple[ModalTarget, ModalTarget], workspace: Workspace, monkeypatch: pytest.MonkeyPatch, plane: ControlPlane
 ) -> None:
     main, staging = both
@@ -159,4 +159,4 @@ def test_a_proxy_token_goes_only_to_an_application_behind_proxy_auth_and_each_ma
     monkeypatch.setenv("MODAL_PROXY_TOKEN_ID", "wk-of-the-shell")
     other = main.deployment()
     assert other is not None
-    assert other.admin_headers == {}, "nothing stands in front of it that could take it away"
+    assert other.admin_headers == {}, "no proxy in front of it would strip the token"

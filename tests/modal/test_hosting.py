@@ -1,4 +1,4 @@
-"""Hosting across deployments: it stays as it is unless told, and no protection goes in silence."""
+"""Hosting across deployments: settings stay unless changed explicitly, and no protection is lowered silently."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AS_HOSTED = Hosting.from_environment(HOSTED)
 
 
 def as_hosted(plane: ControlPlane) -> bool:
-    """True if the last test left it so."""
+    """Whether the last test left it deployed."""
     if plane.apps.named("pypiserver") is None:
         return False
     server, admin = (plane.function(name).definition for name in (SERVER_FUNCTION, ADMIN_FUNCTION))
@@ -49,7 +49,7 @@ def as_hosted(plane: ControlPlane) -> bool:
 
 @pytest.fixture
 def hosted(plane: ControlPlane) -> ControlPlane:
-    """An index that was deployed by the plain command, from a shell with variables."""
+    """An index deployed by the plain command from a shell with variables."""
     if not as_hosted(plane):
         create_secret(plane)
         deploy(plane, DEPLOYMENT, PYPI_LOWER_PROTECTION="region", **HOSTED)
@@ -63,12 +63,12 @@ def target(client: Mapping[str, str], workspace: Workspace) -> ModalTarget:
 
 
 def plan(target: ModalTarget, lower_protection: str = "") -> dict[str, tuple[str, str]]:
-    """The rows of the plan about hosting: what is, and what would be done."""
+    """The plan's rows about hosting: the current value and the change."""
     changes = provision.plan(target, lower_protection=lower_protection).changes
     return {change.thing: (change.now, change.to_do) for change in changes if change.thing.startswith("hosting")}
 
 
-def test_modal_tells_every_setting_of_a_deployment_that_somebody_else_made(
+def test_every_setting_of_someone_elses_deployment_can_be_read_from_modal(
     hosted: ControlPlane, target: ModalTarget
 ) -> None:
     del hosted, target
@@ -78,7 +78,7 @@ def test_modal_tells_every_setting_of_a_deployment_that_somebody_else_made(
     assert set(told) == set(Hosting.names())
 
 
-def test_a_plain_deployment_without_variables_keeps_all_of_it(hosted: ControlPlane) -> None:
+def test_a_plain_deployment_without_variables_keeps_every_setting(hosted: ControlPlane) -> None:
     version = len(hosted.apps.by_id[hosted.function("server").app_id].versions)
     deploy(hosted)
     asked = hosted.function("server").definition
@@ -89,14 +89,14 @@ def test_a_plain_deployment_without_variables_keeps_all_of_it(hosted: ControlPla
     assert len(hosted.apps.by_id[hosted.function("server").app_id].versions) == version, "nothing to deploy, even"
 
 
-def test_a_plain_deployment_says_what_it_changes(hosted: ControlPlane) -> None:
+def test_a_plain_deployment_prints_its_changes(hosted: ControlPlane) -> None:
     done = run_modal(hosted, "deploy", str(DEPLOYMENT), PYPI_MIN_CONTAINERS="0")
     assert done.returncode == 0, done.stderr
     assert "hosting min_containers: 1 -> 0" in done.stderr
     assert hosted.function("register_user").definition.webhook_config.requires_proxy_auth
 
 
-def test_a_plain_deployment_that_lowers_a_protection_ends_with_a_sentence_and_deploys_nothing(
+def test_a_plain_deployment_that_lowers_a_protection_is_refused(
     hosted: ControlPlane,
 ) -> None:
     done = run_modal(hosted, "deploy", str(DEPLOYMENT), PYPI_PROXY_AUTH="0", PYPI_MIN_CONTAINERS="0")
@@ -108,7 +108,7 @@ def test_a_plain_deployment_that_lowers_a_protection_ends_with_a_sentence_and_de
     assert hosted.function("server").definition.autoscaler_settings.min_containers == 1
 
 
-def test_a_plain_deployment_looks_at_the_environment_that_it_was_given(hosted: ControlPlane) -> None:
+def test_a_plain_deployment_reads_the_environment_it_was_given(hosted: ControlPlane) -> None:
     hosted.environments.append("staging")
     create_secret(hosted, environment="staging")
     done = run_modal(hosted, "deploy", "--env", "staging", str(DEPLOYMENT), PYPI_SCALEDOWN_SECONDS="60")
@@ -122,7 +122,7 @@ def test_a_plain_deployment_looks_at_the_environment_that_it_was_given(hosted: C
 
 
 def limits_of(plane: ControlPlane, app: str = "pypiserver") -> IndexLimits:
-    """The limits that containers are given."""
+    """The limits passed to containers."""
     return IndexLimits.from_environment(plane.image_environment(plane.function("server", app=app).definition.image_id))
 
 
@@ -137,7 +137,7 @@ LIMITED = {
 AS_LIMITED = IndexLimits.from_environment(LIMITED)
 
 
-def test_limits_that_a_deployment_was_not_told_stay(hosted: ControlPlane, target: ModalTarget) -> None:
+def test_limits_not_given_to_a_deployment_stay(hosted: ControlPlane, target: ModalTarget) -> None:
     deploy(hosted, DEPLOYMENT, PYPI_APP_NAME="limited", **LIMITED)
     assert limits_of(hosted, "limited") == AS_LIMITED
     done = run_modal(hosted, "deploy", str(DEPLOYMENT), PYPI_APP_NAME="limited", PYPI_AUDIT_DAYS="60")
@@ -161,7 +161,7 @@ def test_the_plan_shows_limits_that_stay_and_each_that_changes(
     assert limits_of(hosted) == IndexLimits(**{**vars(AS_LIMITED), "total_quota_bytes": 0})
 
 
-def test_limits_that_no_tag_tells_are_shown_as_not_known(hosted: ControlPlane, target: ModalTarget) -> None:
+def test_limits_without_a_tag_are_shown_as_not_known(hosted: ControlPlane, target: ModalTarget) -> None:
     app = hosted.apps.named("pypiserver")
     assert app is not None
     told = dict(app.tags)
@@ -181,11 +181,11 @@ CHANGED: Mapping[str, str] = {
     "PYPI_REQUEST_SECONDS": "3601",
     "PYPI_CPU": "0.25",
 }
-"""Every setting of a deployment, with another value than its default."""
+"""Every setting of a deployment, each with a non-default value."""
 
 
 @pytest.mark.slow
-def test_every_setting_outlives_a_deployment_from_ci_an_upgrade_and_both_kinds_of_rollback(
+def test_every_setting_survives_a_deployment_from_ci_an_upgrade_and_both_kinds_of_rollback(
     hosted: ControlPlane,
     target: ModalTarget,
     tmp_path: Path,
@@ -204,7 +204,7 @@ def test_every_setting_outlives_a_deployment_from_ci_an_upgrade_and_both_kinds_o
         told = hosted.image_environment(hosted.function("server", app="changed").definition.image_id)
         return {name: told[name] for name in CHANGED}
 
-    with monkeypatch.context() as variables:  # as the workflow of the deployment has them
+    with monkeypatch.context() as variables:  # as in the deployment workflow
         for name, value in CHANGED.items():
             variables.setenv(name, value)
         releases.deploy("ci")
@@ -216,7 +216,7 @@ def test_every_setting_outlives_a_deployment_from_ci_an_upgrade_and_both_kinds_o
         releases.rollback("1")
         assert deployed() == CHANGED, plan
     assert releases.hosting().differences().changes == ()
-    # A setting that the earlier version had otherwise comes back with it, and that is told.
+    # A setting that differed in the earlier version is rolled back with it, and reported.
     monkeypatch.setenv("PYPI_SCALEDOWN_SECONDS", "62")
     releases.deploy("other")
     releases.rollback("1")
@@ -224,7 +224,7 @@ def test_every_setting_outlives_a_deployment_from_ci_an_upgrade_and_both_kinds_o
     assert deployed() == CHANGED
 
 
-def test_an_upgrade_shows_and_makes_what_the_operator_wants_otherwise_and_lowers_only_what_is_named(
+def test_an_upgrade_shows_and_makes_the_operators_changes_and_lowers_only_named_protections(
     hosted: ControlPlane, target: ModalTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ModalTarget, "outdated", lambda *_, **__: "runs another commit")
@@ -233,7 +233,7 @@ def test_an_upgrade_shows_and_makes_what_the_operator_wants_otherwise_and_lowers
     published = hosted.called.count("AppPublish")
     with pytest.raises(ProtectionError, match="lower a protection"):
         upgrade.apply(described)
-    assert hosted.called.count("AppPublish") == published, "there is nothing to go back from"
+    assert hosted.called.count("AppPublish") == published, "there must be nothing to roll back"
     monkeypatch.setenv("PYPI_LOWER_PROTECTION", "region")
     (row,) = [change for change in upgrade.plan(described).changes if change.thing.startswith("hosting")]
     assert row.to_do == "eu -> none"
@@ -241,7 +241,7 @@ def test_an_upgrade_shows_and_makes_what_the_operator_wants_otherwise_and_lowers
     assert list(hosted.function("server").definition.scheduler_placement.regions) == []
 
 
-def test_a_deployment_keeps_the_tags_that_somebody_else_gave_the_app(hosted: ControlPlane, target: ModalTarget) -> None:
+def test_a_deployment_keeps_foreign_tags_of_the_app(hosted: ControlPlane, target: ModalTarget) -> None:
     app = modal.App.lookup("pypiserver")
     app.set_tags({**app.get_tags(), "team": "packaging"})
     deploy(hosted)
@@ -250,7 +250,7 @@ def test_a_deployment_keeps_the_tags_that_somebody_else_gave_the_app(hosted: Con
     del target
 
 
-def test_a_deployment_that_cannot_ask_for_the_limits_ends_and_deploys_nothing(hosted: ControlPlane) -> None:
+def test_a_deployment_that_cannot_read_the_limits_deploys_nothing(hosted: ControlPlane) -> None:
     published = hosted.called.count("AppPublish")
     hosted.fail("AppGetTags", Status.PERMISSION_DENIED, "you may not")
     done = run_modal(hosted, "deploy", str(DEPLOYMENT))
@@ -259,7 +259,7 @@ def test_a_deployment_that_cannot_ask_for_the_limits_ends_and_deploys_nothing(ho
     assert hosted.called.count("AppPublish") == published
 
 
-def test_the_plan_shows_the_hosting_that_stays(hosted: ControlPlane, target: ModalTarget) -> None:
+def test_the_plan_shows_unchanged_hosting(hosted: ControlPlane, target: ModalTarget) -> None:
     del hosted
     (row,) = plan(target).items()
     assert row[0] == "hosting"
@@ -284,7 +284,7 @@ def test_the_plan_shows_each_difference_as_a_row(
 @pytest.mark.parametrize(
     ("variable", "value", "name"), [("PYPI_PROXY_AUTH", "0", "proxy_auth"), ("PYPI_REGION", "us", "region")]
 )
-def test_a_protection_is_lowered_only_when_it_is_named(
+def test_a_protection_is_lowered_only_when_named(
     hosted: ControlPlane, target: ModalTarget, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -299,7 +299,7 @@ def test_a_protection_is_lowered_only_when_it_is_named(
     assert not plan(target, name)[f"hosting {name}"][1].count("refused")
 
 
-def test_a_name_that_is_no_protection_is_refused(target: ModalTarget, hosted: ControlPlane) -> None:
+def test_an_unknown_protection_is_refused(target: ModalTarget, hosted: ControlPlane) -> None:
     del hosted
     with pytest.raises(ParameterError, match="proxy-auth is no protection"):
         provision.plan(target, lower_protection="proxy-auth")
@@ -315,7 +315,7 @@ def test_naming_a_protection_lowers_it_and_only_it(
     assert list(hosted.function("server").definition.scheduler_placement.regions) == ["eu"]
 
 
-def test_scaling_that_was_set_since_the_deployment_is_kept_too(hosted: ControlPlane, target: ModalTarget) -> None:
+def test_scaling_set_since_the_deployment_is_kept_too(hosted: ControlPlane, target: ModalTarget) -> None:
     del target
     function = modal.Function.from_name("pypiserver", SERVER_FUNCTION)
     function.autoscaler.update(max_containers=7)
@@ -325,10 +325,10 @@ def test_scaling_that_was_set_since_the_deployment_is_kept_too(hosted: ControlPl
     hosted.fail("FunctionGetSchedulingParams", Status.PERMISSION_DENIED, "you may not")
     told = deployed_hosting(Settings(), "")
     assert told is not None
-    assert told["max_containers"] == 2, "what was deployed, where the rest is not told"
+    assert told["max_containers"] == 2, "the deployed value, where no other is reported"
 
 
-def test_what_modal_does_not_tell_is_shown_as_not_known_and_never_lost_unasked(
+def test_settings_modal_does_not_report_are_shown_as_not_known_and_never_lost_silently(
     hosted: ControlPlane, target: ModalTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del hosted, target
@@ -342,7 +342,7 @@ def test_what_modal_does_not_tell_is_shown_as_not_known_and_never_lost_unasked(
     assert not any(change.refused for change in HostingPlan.of(Settings(), "", told).differences().changes)
 
 
-def test_the_first_deployment_shows_what_it_was_told(target: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_deployment_shows_its_settings(target: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYPI_REGION", "eu")
     differences = HostingPlan.of(Settings(app_name="not-yet"), "", {"PYPI_REGION": "eu"}).differences()
     assert [(change.name, change.arrow) for change in differences.changes] == [("region", "not deployed -> eu")]

@@ -1,4 +1,4 @@
-"""Three containers, a rolling deployment and the loss of containers, under load from several clients."""
+"""Three containers, a rolling deployment and lost containers, under load from several clients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def three() -> Iterator[ControlPlane]:
-    """An index with three warm containers and a user, all of whose reloads have found the user."""
+    """An index with three warm containers, each of which has loaded the user."""
     with ControlPlane() as plane:
         create_secret(plane)
         deploy(plane, PYPI_MAX_CONTAINERS="3", PYPI_MIN_CONTAINERS="3")
@@ -44,7 +44,7 @@ def can_log_in(plane: ControlPlane) -> bool:
 
 @dataclass
 class Ledger:
-    """Responses that clients got."""
+    """Responses received by clients."""
 
     acknowledged: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
@@ -55,8 +55,8 @@ class Ledger:
 
 
 class Clients:
-    """Threads that publish and read until they are stopped. Each request that was let down by a container's end is
-    counted apart: what Modal does with it is not known."""
+    """Threads that publish and read until stopped. Requests that failed because a container ended are
+    counted separately: what Modal does with them is not known."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
@@ -118,7 +118,7 @@ def check_nothing_was_lost(plane: ControlPlane, ledger: Ledger) -> None:
     volume = plane.volumes.named(PACKAGES_VOLUME, "main")
     assert volume is not None
     for name, digest in ledger.acknowledged.items():
-        assert name in volume.revisions, f"{name} was acknowledged and is not on the Volume"
+        assert name in volume.revisions, f"{name} was acknowledged but is not on the Volume"
         assert hashlib.sha256((volume.directory / name).read_bytes()).hexdigest() == digest
     for client in range(2):
         eventually(functools.partial(_listed_everywhere, plane, ledger, client))
@@ -129,7 +129,7 @@ def _listed_everywhere(plane: ControlPlane, ledger: Ledger, client: int) -> bool
     return all(mine.items() <= digests(plane, f"team-{client}").items() for _ in range(6))
 
 
-def test_under_load_nothing_is_falsely_refused_or_missing_and_nothing_is_lost(
+def test_under_load_nothing_is_wrongly_refused_missing_or_lost(
     three: ControlPlane, record_property: Callable[[str, object], None]
 ) -> None:
     assert upload(three, "known", "1.0").status_code == 200
@@ -153,7 +153,7 @@ def test_under_load_nothing_is_falsely_refused_or_missing_and_nothing_is_lost(
     record_property("load", f"{len(ledger.acknowledged)} uploads, {ledger.reads} reads, {len(served())} containers")
 
 
-def test_containers_that_are_killed_and_preempted_under_load_take_no_acknowledged_upload_with_them(
+def test_killing_and_preempting_containers_under_load_loses_no_acknowledged_upload(
     three: ControlPlane, record_property: Callable[[str, object], None]
 ) -> None:
     assert upload(three, "known", "1.0").status_code == 200

@@ -1,4 +1,4 @@
-"""Name locks in a Modal Dict: one holder at a time, and none that is dead."""
+"""Name locks in a Modal Dict: one holder at a time, and never a dead one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "package-1.0-py3-none-any.whl"
 
 
 class Clock:
-    """A fake of the module ``time``, which goes when a test says so."""
+    """A fake ``time`` module that advances when a test says so."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -31,7 +31,7 @@ RENEW = DictNameLocks._renew
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock by which leases run out. Nobody renews one, but where a test says so."""
+    """The clock by which leases expire. They are renewed only where a test says so."""
     clock = Clock()
     monkeypatch.setattr(container, "time", clock)
     monkeypatch.setattr(DictNameLocks, "_renew", lambda _: None)
@@ -47,20 +47,20 @@ def entries(client: Mapping[str, str], clock: Clock) -> Iterator[modal.Dict]:
 
 
 def dead(entries: modal.Dict, name: str = NAME) -> DictNameLocks:
-    """A dead holder, which neither renews nor releases its lock: a minute later, others may take it."""
+    """A dead holder, which neither renews nor releases its lock: after a minute others can take it."""
     name_locks = DictNameLocks(entries)
     assert name_locks.acquire(name)
     return name_locks
 
 
-def test_of_many_that_ask_at_once_one_gets_the_claim(entries: modal.Dict) -> None:
+def test_of_many_concurrent_callers_one_gets_the_lock(entries: modal.Dict) -> None:
     containers = [DictNameLocks(entries) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         responses = list(pool.map(lambda n: containers[n % 4].acquire(NAME), range(16)))
     assert responses.count(True) == 1
 
 
-def test_a_claim_is_seen_by_all_until_it_is_released(entries: modal.Dict) -> None:
+def test_a_lock_is_seen_by_all_until_released(entries: modal.Dict) -> None:
     one, two = DictNameLocks(entries), DictNameLocks(entries)
     assert one.acquire(NAME)
     assert one.held() == two.held() == {NAME}
@@ -71,14 +71,14 @@ def test_a_claim_is_seen_by_all_until_it_is_released(entries: modal.Dict) -> Non
     assert two.acquire(NAME)
 
 
-def test_a_claim_that_is_not_ours_is_left_alone(entries: modal.Dict) -> None:
+def test_another_holders_lock_is_left_alone(entries: modal.Dict) -> None:
     one, two = DictNameLocks(entries), DictNameLocks(entries)
     assert one.acquire(NAME)
     two.release(NAME)
     assert one.held() == {NAME}
 
 
-def test_a_dead_holders_claim_frees_itself_after_the_lease(entries: modal.Dict, clock: Clock) -> None:
+def test_a_dead_holders_lock_expires_with_the_lease(entries: modal.Dict, clock: Clock) -> None:
     dead(entries)
     living = DictNameLocks(entries)
     assert not living.acquire(NAME)
@@ -89,7 +89,7 @@ def test_a_dead_holders_claim_frees_itself_after_the_lease(entries: modal.Dict, 
     assert len(list(entries.keys())) == 1, "the lock on the succession is gone"
 
 
-def test_of_many_that_would_succeed_a_dead_holder_one_does(entries: modal.Dict, clock: Clock) -> None:
+def test_of_many_that_try_to_replace_a_dead_holder_one_does(entries: modal.Dict, clock: Clock) -> None:
     for _ in range(5):
         entries.clear()
         dead(entries)
@@ -100,7 +100,7 @@ def test_of_many_that_would_succeed_a_dead_holder_one_does(entries: modal.Dict, 
         assert responses.count(True) == 1
 
 
-def test_a_successor_that_died_at_it_can_be_succeeded_too(entries: modal.Dict, clock: Clock) -> None:
+def test_a_successor_that_died_meanwhile_can_be_replaced_too(entries: modal.Dict, clock: Clock) -> None:
     dead(entries)
     token, _ = entries[NAME]
     dead(entries, f"{container.SUCCESSION}{token}")
@@ -108,10 +108,10 @@ def test_a_successor_that_died_at_it_can_be_succeeded_too(entries: modal.Dict, c
     assert DictNameLocks(entries).acquire(NAME)
 
 
-def test_who_comes_too_late_finds_the_new_holder(
+def test_a_late_successor_finds_the_new_holder(
     entries: modal.Dict, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It saw the dead holder, and by the time that it may replace it another has done so and cleaned up."""
+    """It saw the dead holder, but before it could replace it another had done so and cleaned up."""
     dead(entries)
     clock.now += 60
     slow, quick = DictNameLocks(entries), DictNameLocks(entries)
@@ -128,7 +128,7 @@ def test_who_comes_too_late_finds_the_new_holder(
     assert not slow.acquire(NAME)
 
 
-def test_a_claim_that_is_held_for_longer_than_the_lease_is_renewed(
+def test_a_lock_held_for_longer_than_the_lease_is_renewed(
     entries: modal.Dict, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = DictNameLocks(entries), DictNameLocks(entries)
@@ -155,7 +155,7 @@ def test_a_claim_that_is_held_for_longer_than_the_lease_is_renewed(
     assert two.acquire(NAME)
 
 
-def test_a_lost_claim_is_not_taken_back_and_not_released_for_its_new_holder(entries: modal.Dict, clock: Clock) -> None:
+def test_a_lost_lock_is_not_retaken_and_not_released_under_its_new_holder(entries: modal.Dict, clock: Clock) -> None:
     lost = dead(entries)
     clock.now += 60
     new = DictNameLocks(entries)

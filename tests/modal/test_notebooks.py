@@ -26,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def runbook(plane: ControlPlane, home: Path, *arguments: str, **variables: str) -> str:
-    """Run notebooks as an operator or a pipeline does; fail with what was printed."""
+    """Run notebooks as an operator or a pipeline does; on failure, show the output."""
     done = subprocess.run(
         [sys.executable, "-m", "ops.cli", "run", *arguments, "-p", "target=modal"],
         cwd=PROJECT_ROOT,
@@ -65,7 +65,7 @@ def test_the_plan_alone_changes_nothing(plane: ControlPlane, home: Path) -> None
     assert plane.secrets.by_id == {}
 
 
-def test_from_nothing_to_an_index_that_real_clients_have_used(plane: ControlPlane, home: Path) -> None:
+def test_from_nothing_to_an_index_used_by_real_clients(plane: ControlPlane, home: Path) -> None:
     runbook(plane, home, "01_provision", "02_onboard_user", "03_smoke_test")
     assert {v.name for v in plane.volumes.by_id.values()} == {PACKAGES_VOLUME, CREDENTIALS_VOLUME}
     assert plane.secrets.named(SECRET_NAME, "main") is not None
@@ -83,13 +83,13 @@ def test_a_second_run_finds_everything_in_place(plane: ControlPlane, home: Path)
     assert len(plane.apps.by_id[plane.function("server").app_id].versions) == before
 
 
-def test_it_is_backed_up_restored_and_audited_and_each_changes_nothing_twice(plane: ControlPlane, home: Path) -> None:
+def test_it_is_backed_up_restored_and_audited_and_second_runs_change_nothing(plane: ControlPlane, home: Path) -> None:
     assert " 1 changed" in runbook(plane, home, "06_back_up")
     again = runbook(plane, home, "06_back_up", "07_restore", "09_audit", "-p", "confirm=modal")
     assert "3 ok, 0 changed" in again, again
 
 
-def test_no_secret_is_in_any_record_log_or_url(plane: ControlPlane, home: Path) -> None:
+def test_no_record_log_or_url_contains_a_secret(plane: ControlPlane, home: Path) -> None:
     stored = plane.secrets.named(SECRET_NAME, "main")
     assert stored is not None
     (token,) = stored.values.values()
@@ -102,7 +102,7 @@ def test_no_secret_is_in_any_record_log_or_url(plane: ControlPlane, home: Path) 
     assert token != TOKEN
 
 
-def test_behind_modals_proxy_auth_the_notebooks_send_the_proxy_token_and_show_it_nowhere(
+def test_behind_proxy_auth_the_notebooks_send_the_proxy_token_and_never_show_it(
     plane: ControlPlane, home: Path
 ) -> None:
     plane.proxy_tokens.add(("wk-the-identifier", "ws-the-proxy-secret"))
@@ -120,9 +120,9 @@ def test_behind_modals_proxy_auth_the_notebooks_send_the_proxy_token_and_show_it
     assert "ws-the-proxy-secret" not in seen
 
 
-def test_tearing_down_leaves_nothing_on_modal(plane: ControlPlane, home: Path) -> None:
+def test_teardown_leaves_nothing_on_modal(plane: ControlPlane, home: Path) -> None:
     runbook(plane, home, "99_tear_down")
-    assert plane.apps.named("pypiserver") is not None, "nothing goes unless it is named"
+    assert plane.apps.named("pypiserver") is not None, "nothing is deleted unless named"
     runbook(plane, home, "99_tear_down", "-p", "confirm=modal")
     assert plane.apps.named("pypiserver") is None
     assert [v.name for v in plane.volumes.by_id.values() if not v.deleted] == []

@@ -1,4 +1,4 @@
-"""The notebooks carry an index on Modal through a year: the same as on this machine, with one parameter changed."""
+"""The notebooks run an index on Modal for a year: as on this machine, with one parameter changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.standin.control_plane import ControlPlane
 
 
 @pytest.mark.slow
-def test_a_year_from_the_first_look_to_the_end_on_modal(
+def test_a_year_on_modal_from_first_look_to_teardown(
     plane: ControlPlane, client: Mapping[str, str], tmp_path: Path
 ) -> None:
     plane.apps.plan = "team"

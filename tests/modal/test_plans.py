@@ -1,4 +1,4 @@
-"""Plans on Modal: what was changed there by hand is a row, and an approved plan is applied unchanged or not at all."""
+"""Plans on Modal: manual changes appear as rows, and an approved plan is applied unchanged or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def target(client: Mapping[str, str], workspace: Workspace) -> ModalTarget:
     return ModalTarget(workspace=workspace)
 
 
-def test_a_plan_whose_world_has_changed_is_refused_in_100_of_100_races(
+def test_a_stale_plan_is_refused_in_100_of_100_races(
     target: ModalTarget, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def secret() -> None:
@@ -47,7 +47,7 @@ def test_a_plan_whose_world_has_changed_is_refused_in_100_of_100_races(
         back()
 
 
-def test_what_was_changed_by_hand_on_modal_is_a_row_of_the_plan(target: ModalTarget) -> None:
+def test_manual_changes_on_modal_are_rows_of_the_plan(target: ModalTarget) -> None:
     provision.apply(target)
     assert provision.plan(target).pending == ()
     target.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
@@ -67,7 +67,7 @@ def test_what_was_changed_by_hand_on_modal_is_a_row_of_the_plan(target: ModalTar
     assert len(provision.plan(target).pending) == 3
 
 
-def test_code_that_differs_from_the_deployed_commit_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_differs_from_the_deployed_commit_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=T", "-c", "user.email=t@example.org"]
     code = tmp_path / "ops" / "index" / "server.py"
     code.parent.mkdir(parents=True)
@@ -86,14 +86,14 @@ def test_code_that_differs_from_the_deployed_commit_is_known(tmp_path: Path, mon
     assert deployed(f"{commit}*") == f"runs the code of {commit[:12]} with changes that were not committed"
     (tmp_path / "README.md").write_text("not shipped")
     assert deployed(commit) == ""
-    assert deployed(f"{commit}*") == "", "Modal marks a clone for a change in any file, and would again"
+    assert deployed(f"{commit}*") == "", "Modal marks a clone as dirty for a change in any file, and would do so again"
     code.write_text("2\n")
     assert deployed(commit) == f"runs the code of the commit {commit[:12]}"
-    assert deployed(f"{commit}*") == "", "both have changes that nobody knows"
+    assert deployed(f"{commit}*") == "", "both have unknown changes"
     assert deployed("0" * 40) == f"runs the code of the commit {'0' * 12}, which this clone does not have"
 
 
-def test_the_files_that_decide_what_runs_are_those_that_are_shipped() -> None:
+def test_the_files_compared_are_the_files_shipped() -> None:
     text = (PROJECT_ROOT / "deployments" / "pypi_deploy.py").read_text()
     listed = text.partition("SHIPPED = (")[2].partition(")")[0]
     shipped = {

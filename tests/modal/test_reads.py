@@ -1,4 +1,4 @@
-"""Reads from one and three containers while a commit of the packages' Volume hangs or fails."""
+"""Reads from one and three containers while a commit of the packages Volume hangs or fails."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PATHS = ("/simple/known/", f"/packages/{NAME}", f"/packages/{NAME}.metadata", "/
 
 
 def get(plane: ControlPlane, path: str) -> int:
-    """The status of a response, which must come long before Modal would send one instead."""
+    """The status of a response, which must arrive long before Modal would time out."""
     return requests.get(f"{url(plane)}{path}", auth=("alice", PASSWORD), timeout=60, allow_redirects=False).status_code
 
 
 @pytest.fixture(params=[1, 3], ids=["one", "three"])
 def index(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
-    """Containers that all know the user, and the file that one of them took."""
+    """Containers that have all loaded the user, and a file uploaded to one of them."""
     with ControlPlane() as plane:
         create_secret(plane)
         deploy(plane, PYPI_MAX_CONTAINERS=str(request.param), PYPI_MIN_CONTAINERS=str(request.param))
@@ -42,8 +42,8 @@ def index(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
 
 
 @pytest.mark.parametrize("how", ["hangs", "fails"])
-def test_what_is_known_is_served_while_a_commit_does_not_succeed(index: ControlPlane, how: str) -> None:
-    """The client library tries a commit that fails with INTERNAL again for longer than a request may take."""
+def test_loaded_data_is_served_while_a_commit_does_not_succeed(index: ControlPlane, how: str) -> None:
+    """The client library retries a commit that fails with INTERNAL for longer than a request can take."""
     if how == "hangs":
         index.volumes.commit_seconds[PACKAGES_VOLUME] = math.inf
     else:

@@ -1,4 +1,4 @@
-"""The pinned versions suffice in environments with nothing else, on both sides."""
+"""The pinned versions are sufficient on both sides, in environments with nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODAL = f"modal=={version('modal')}"
 
 
 def environment(folder: Path, *installs: list[str]) -> Path:
-    """A virtual environment with just what is asked for; its interpreter."""
+    """The interpreter of a virtual environment with only the given requirements."""
     python = folder / "bin" / "python"
     uv = [sys.executable, "-m", "uv", "--quiet"]
     commands = [[*uv, "venv", "--python", sys.executable, str(folder)]]
@@ -36,7 +36,7 @@ def environment(folder: Path, *installs: list[str]) -> Path:
 
 @pytest.fixture(scope="module")
 def lean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Containers that have what the image installs, and Modal's client, which Modal brings along."""
+    """Containers with the image's packages and Modal's client, which Modal adds."""
     pinned = ["--require-hashes", "--requirements", str(DEPLOYMENT.parent / "requirements.txt")]
     python = environment(tmp_path_factory.mktemp("container") / "venv", pinned, [MODAL])
     with ControlPlane(python=python) as plane:
@@ -45,7 +45,7 @@ def lean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         assert not plane.problems, plane.problems
 
 
-def test_an_operator_needs_nothing_but_modal_and_a_container_nothing_but_what_is_pinned(
+def test_an_operator_needs_only_modal_and_a_container_only_the_pinned_packages(
     lean: ControlPlane, tmp_path: Path
 ) -> None:
     operator = environment(tmp_path / "venv", [MODAL])

@@ -1,4 +1,4 @@
-"""Rolling back by the command: to the version of before, which is proven, or a sentence on why not."""
+"""The rollback command: back to the previous version, which is then checked, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.standin.control_plane import ControlPlane
 
 @pytest.fixture
 def target(client: Mapping[str, str], workspace: Workspace, plane: ControlPlane) -> Iterator[ModalTarget]:
-    """A target in a workspace of which the plan has rollbacks."""
+    """A target in a workspace whose plan includes rollbacks."""
     del client
     target = ModalTarget(workspace=workspace)
     target.put_secret(SECRET_NAME, {SECRET_KEY: Secret(TOKEN)})
@@ -26,7 +26,7 @@ def target(client: Mapping[str, str], workspace: Workspace, plane: ControlPlane)
     plane.apps.plan = "starter"
 
 
-def test_the_first_deployment_ever_has_nothing_to_go_back_to(
+def test_the_first_deployment_has_nothing_to_roll_back_to(
     target: ModalTarget, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["history", "--target", "modal", "--current"]) == 0
@@ -39,7 +39,7 @@ def test_the_first_deployment_ever_has_nothing_to_go_back_to(
     assert capsys.readouterr().out == "1\n"
 
 
-def test_the_version_of_before_is_deployed_again_and_proven(
+def test_the_previous_version_is_deployed_again_and_checked(
     target: ModalTarget, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target.deploy(tag="good")
@@ -54,7 +54,7 @@ def test_the_version_of_before_is_deployed_again_and_proven(
     assert "good" in capsys.readouterr().out
 
 
-def test_going_to_the_version_that_is_deployed_changes_nothing(
+def test_rolling_back_to_the_deployed_version_changes_nothing(
     target: ModalTarget, plane: ControlPlane, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target.deploy(tag="only")
@@ -64,7 +64,7 @@ def test_going_to_the_version_that_is_deployed_changes_nothing(
     assert len(target.history()) == versions
 
 
-def test_a_version_that_never_was_is_refused_with_those_that_were(
+def test_an_unknown_version_is_refused_with_a_list_of_versions(
     target: ModalTarget, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target.deploy()

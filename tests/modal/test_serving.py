@@ -1,4 +1,4 @@
-"""The deployed index in the real container runtime: each failure of the system that this one replaces, mended."""
+"""The deployed index in the real container runtime, without the failures of the system it replaces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.standin.control_plane import ControlPlane
 
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[ControlPlane]:
-    """An index that was just deployed: empty volumes, no user."""
+    """A newly deployed index: empty volumes, no user."""
     with ControlPlane() as plane:
         create_secret(plane)
         deploy(plane)
@@ -38,7 +38,7 @@ def fresh() -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def served(fresh: ControlPlane) -> Iterator[ControlPlane]:
-    """The same with one user, one container and nothing in its way."""
+    """The same with one user and one container, and no injected failures."""
     if not fresh.live():
         requests.get(f"{url(fresh)}/health", timeout=60).raise_for_status()
     if register(fresh, "alice").status_code == 201:
@@ -64,7 +64,7 @@ def test_the_first_deployment_serves_with_empty_volumes_and_asks_for_a_login(fre
             assert response.headers["WWW-Authenticate"].startswith("Basic realm=")
 
 
-def test_the_admin_application_wants_its_token_in_a_header_and_the_password_in_the_body(fresh: ControlPlane) -> None:
+def test_the_admin_application_requires_its_token_in_a_header_and_the_password_in_the_body(fresh: ControlPlane) -> None:
     admin = f"{url(fresh, 'register_user')}/register_user"
     body = {"username": "mallory", "password": PASSWORD}
     assert requests.post(admin, json=body, timeout=60).status_code == 401
@@ -74,7 +74,7 @@ def test_the_admin_application_wants_its_token_in_a_header_and_the_password_in_t
     assert "Access-Control-Allow-Origin" not in response.headers
 
 
-def test_pages_give_absolute_addresses_of_provenances(served: ControlPlane) -> None:
+def test_pages_link_to_provenances_by_absolute_url(served: ControlPlane) -> None:
     name, content = wheel_name("attested", "1.0"), wheel("attested", "1.0")
     attestations = about(name, hashlib.sha256(content).hexdigest())
     fields = {":action": "file_upload", "name": "attested", "version": "1.0", "attestations": attestations}
@@ -87,7 +87,7 @@ def test_pages_give_absolute_addresses_of_provenances(served: ControlPlane) -> N
     assert requests.get(address, auth=("alice", PASSWORD), timeout=60).json()["version"] == 1
 
 
-def test_the_guide_leads_to_the_account_page_where_a_user_changes_the_password(served: ControlPlane) -> None:
+def test_the_guide_links_to_the_account_page_where_users_change_their_password(served: ControlPlane) -> None:
     assert register(served, "hilda").status_code == 201
     eventually(lambda: can_log_in(served, "hilda"))
     guide = requests.get(f"{url(served)}/-/help/", auth=("hilda", PASSWORD), timeout=60)
@@ -98,14 +98,14 @@ def test_the_guide_leads_to_the_account_page_where_a_user_changes_the_password(s
     eventually(lambda: can_log_in(served, "hilda", "words of her own") and not can_log_in(served, "hilda"))
 
 
-def test_a_second_user_is_let_in_by_the_warm_container_at_once(served: ControlPlane) -> None:
+def test_the_warm_container_accepts_a_second_user_at_once(served: ControlPlane) -> None:
     container = served.live()[0]
     assert register(served, "bob").status_code == 201
     eventually(lambda: can_log_in(served, "bob"))
-    assert served.live() == [container], "no restart was needed"
+    assert served.live() == [container], "it must not restart"
 
 
-def test_a_changed_password_ends_the_old_one_and_a_removed_user_is_out(served: ControlPlane) -> None:
+def test_an_old_password_and_a_removed_user_are_rejected(served: ControlPlane) -> None:
     register(served, "carol")
     eventually(lambda: can_log_in(served, "carol"))
     assert register(served, "carol", password="quite another password").status_code == 200
@@ -118,9 +118,7 @@ def test_a_changed_password_ends_the_old_one_and_a_removed_user_is_out(served: C
     eventually(lambda: not can_log_in(served, "carol", "quite another password"))
 
 
-def test_the_users_are_changed_by_one_container_at_a_time(
-    served: ControlPlane, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_container_at_a_time_changes_users(served: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in served.variables.items():
         monkeypatch.setenv(name, value)
     forget_client()
@@ -129,20 +127,20 @@ def test_the_users_are_changed_by_one_container_at_a_time(
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(register, served, "dora")
         time.sleep(2)
-        assert not waiting.done(), "somebody else is at work on them"
+        assert not waiting.done(), "another container holds the lock"
         another.release(PASSWORDS)
         assert waiting.result(60).status_code == 201
     forget_client()
 
 
-def test_an_upload_that_was_answered_with_success_survives_a_kill_of_the_container(served: ControlPlane) -> None:
+def test_an_acknowledged_upload_survives_a_kill_of_the_container(served: ControlPlane) -> None:
     for number in range(3):
         assert upload(served, "durable", f"1.{number}").status_code == 200
         served.kill(served.live()[0])
         assert f"1.{number}" in versions(served, "durable")
 
 
-def test_an_upload_survives_a_preemption_too(served: ControlPlane) -> None:
+def test_an_acknowledged_upload_survives_a_preemption(served: ControlPlane) -> None:
     assert upload(served, "preempted", "1.0").status_code == 200
     served.preempt(served.live()[0])
     assert versions(served, "preempted") == ["1.0"]
@@ -160,7 +158,7 @@ def test_every_warm_container_lists_a_new_upload_within_seconds(served: ControlP
     eventually(listed_by_all)
 
 
-def test_requests_are_served_side_by_side_in_one_container(served: ControlPlane) -> None:
+def test_one_container_serves_requests_concurrently(served: ControlPlane) -> None:
     upload(served, "parallel", "1.0")
     with ThreadPoolExecutor(24) as pool:
         responses = list(pool.map(lambda _: versions(served, "parallel"), range(120)))
@@ -168,12 +166,12 @@ def test_requests_are_served_side_by_side_in_one_container(served: ControlPlane)
     assert len(served.live()) == 1
 
 
-def test_of_simultaneous_uploads_of_one_name_through_three_containers_one_wins(served: ControlPlane) -> None:
+def test_of_concurrent_uploads_of_one_name_through_three_containers_one_wins(served: ControlPlane) -> None:
     served.scale("server", 3)
 
     def contend(version: str, number: int) -> requests.Response:
         while (response := upload(served, "contested", version, payload=b"%d" % number)).status_code == 503:
-            pass  # one at a time: on a busy machine the last of them wait for longer than a server lets them
+            pass  # one at a time: on a busy machine the last would exceed the server's timeout
         return response
 
     for round_number in range(3):
@@ -197,7 +195,7 @@ def requests_digest(response: requests.Response) -> str:
 
 
 @pytest.mark.parametrize("committed", [False, True])
-def test_an_upload_whose_commit_fails_is_no_success_and_shown_to_nobody(served: ControlPlane, committed: bool) -> None:
+def test_an_upload_whose_commit_fails_is_refused_and_never_listed(served: ControlPlane, committed: bool) -> None:
     served.scale("server", 2)
     name = f"unlucky-{committed}".lower()
     served.fail_commits(PACKAGES_VOLUME, committed=committed)
@@ -209,7 +207,7 @@ def test_an_upload_whose_commit_fails_is_no_success_and_shown_to_nobody(served: 
     eventually(lambda: all(versions(served, name) == ["1.0"] for _ in range(6)))
 
 
-def test_a_large_file_passes_through_the_runtime_whole(served: ControlPlane) -> None:
+def test_a_large_file_passes_through_the_runtime_intact(served: ControlPlane) -> None:
     payload = os.urandom(60 * 1024 * 1024)
     assert upload(served, "large", "1.0", payload=payload, seconds=120).status_code == 200
     ((name, digest),) = digests(served, "large").items()
@@ -218,7 +216,7 @@ def test_a_large_file_passes_through_the_runtime_whole(served: ControlPlane) -> 
 
 
 def test_no_container_ever_reloads_with_a_file_open(served: ControlPlane) -> None:
-    """Downloads go on for as long as the client likes, and reloads meanwhile work."""
+    """Downloads can take as long as the client likes, and reloads work meanwhile."""
     with requests.get(
         f"{url(served)}/packages/{next(iter(digests(served, 'large')))}",
         auth=("alice", PASSWORD),
@@ -232,7 +230,7 @@ def test_no_container_ever_reloads_with_a_file_open(served: ControlPlane) -> Non
     assert [held for container in served.containers() for held in container.open_file_failures] == []
 
 
-def test_readmes_are_rendered_in_the_container_and_what_they_crash_is_not_the_container(served: ControlPlane) -> None:
+def test_readmes_are_rendered_in_the_container_and_cannot_crash_it(served: ControlPlane) -> None:
     hostile = "|" + "a|" * 1000 + "\n|" + "-|" * 1000 + "\n" + "a\n" * 100_000
     for name, readme in (("good-readme", "some *words*"), ("bad-readme", hostile)):
         assert upload(served, name, "1.0", readme=readme).status_code == 200
@@ -249,7 +247,7 @@ def test_readmes_are_rendered_in_the_container_and_what_they_crash_is_not_the_co
     assert [held for each in served.containers() for held in each.open_file_failures] == []
 
 
-def test_pages_are_told_not_to_be_kept_by_others_and_can_be_asked_for_again_cheaply(served: ControlPlane) -> None:
+def test_pages_are_not_cached_by_proxies_and_are_cheap_to_revalidate(served: ControlPlane) -> None:
     upload(served, "cached", "1.0")
     first = requests.get(f"{url(served)}/simple/cached/", headers=JSON, auth=("alice", PASSWORD), timeout=30)
     assert "private" in first.headers["Cache-Control"]
@@ -279,7 +277,7 @@ def test_pip_installs_what_twine_published(served: ControlPlane, tmp_path_factor
     assert (folder / "site" / "through_clients" / "__init__.py").exists()
 
 
-def test_no_password_and_no_token_is_in_any_url_log_or_file_of_the_packages(served: ControlPlane) -> None:
+def test_no_url_log_or_package_file_contains_a_password_or_token(served: ControlPlane) -> None:
     basic = b64encode(f"alice:{PASSWORD}".encode()).decode()
     assert any(request.target.startswith("/register_user") for request in served.requests)
     seen = " ".join(request.target for request in served.requests) + served.log() + repr(served.secrets.by_id)

@@ -1,4 +1,4 @@
-"""The fake control plane keeps Modal's rules: otherwise what is tested on it says little."""
+"""The fake control plane follows Modal's rules; otherwise tests on it would prove little."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def committed(plane: ControlPlane) -> set[str]:
     return set(volume.revisions)
 
 
-def test_a_container_has_its_code_from_the_deployment_and_no_variable_of_ours(probe: ControlPlane) -> None:
+def test_a_container_has_the_deployed_code_and_none_of_our_variables(probe: ControlPlane) -> None:
     response = get(probe, "where").json()
     assert response["file"] == "/root/probe_deploy.py"
     assert response["cwd"] == "/root"
@@ -76,7 +76,7 @@ def test_a_container_has_its_code_from_the_deployment_and_no_variable_of_ours(pr
     assert "PYTEST_CURRENT_TEST" not in response["variables"]
 
 
-def test_the_scope_of_a_request_is_what_modals_protocol_carries(probe: ControlPlane) -> None:
+def test_a_requests_scope_has_the_fields_of_modals_protocol(probe: ControlPlane) -> None:
     assert get(probe, "x").json()["scope"] == [
         "client",
         "extensions",
@@ -91,8 +91,8 @@ def test_the_scope_of_a_request_is_what_modals_protocol_carries(probe: ControlPl
     ]
 
 
-def test_what_one_container_commits_another_sees_only_after_its_own_reload(probe: ControlPlane) -> None:
-    probe.background_commit_seconds = 600  # the other's commit would show it what was committed by then
+def test_a_commit_is_seen_by_other_containers_only_after_they_reload(probe: ControlPlane) -> None:
+    probe.background_commit_seconds = 600  # the other's commit would also load committed files
     probe.scale("server", 2)
     writer = get(probe, "write/shared", data=b"x").json()["task"]
     while get(probe, "commit").json()["task"] != writer:
@@ -115,7 +115,7 @@ def test_a_volume_looks_empty_while_it_reloads(probe: ControlPlane) -> None:
 
 
 @pytest.mark.parametrize("path", ["reload/with/open/file", "reload/inside"])
-def test_a_reload_is_refused_while_a_file_or_the_working_directory_is_on_the_volume(
+def test_a_reload_is_refused_while_a_file_is_open_or_the_working_directory_is_on_the_volume(
     probe: ControlPlane, path: str
 ) -> None:
     response = get(probe, path)
@@ -124,12 +124,12 @@ def test_a_reload_is_refused_while_a_file_or_the_working_directory_is_on_the_vol
     assert get(probe, "reload").status_code == 200
 
 
-def test_a_volume_that_is_mounted_read_only_cannot_be_written(probe: ControlPlane) -> None:
+def test_a_volume_mounted_read_only_cannot_be_written(probe: ControlPlane) -> None:
     response = get(probe, "write/settings/x", data=b"x")
     assert "Read-only file system" in response.json()["error"]
 
 
-def test_what_was_written_is_committed_by_itself_after_a_while(probe: ControlPlane) -> None:
+def test_written_files_are_committed_in_the_background(probe: ControlPlane) -> None:
     get(probe, "write/later", data=b"x")
     eventually(lambda: "later" in committed(probe))
 
@@ -161,7 +161,7 @@ def test_preemption_runs_the_exit_hook_and_a_last_commit_and_a_kill_runs_neither
         probe.background_commit_seconds = 2
 
 
-def test_a_container_takes_as_many_requests_at_once_as_it_was_allowed(probe: ControlPlane) -> None:
+def test_a_container_takes_as_many_concurrent_requests_as_allowed(probe: ControlPlane) -> None:
     get(probe, "x")
     with ThreadPoolExecutor(10) as pool:
         held = [pool.submit(get, probe, "hold") for _ in range(10)]
@@ -170,7 +170,7 @@ def test_a_container_takes_as_many_requests_at_once_as_it_was_allowed(probe: Con
     assert len(tasks) == 1
 
 
-def test_a_client_that_waits_too_long_is_redirected_and_gets_the_answer_there_by_get_only(
+def test_a_client_that_waits_too_long_is_redirected_to_the_response_by_get_only(
     probe: ControlPlane,
 ) -> None:
     get(probe, "x")
@@ -211,7 +211,7 @@ def test_a_deployment_without_changes_is_skipped(probe: ControlPlane) -> None:
     assert len(probe.apps.by_id[probe.function("server", app="probe").app_id].versions) == before
 
 
-def test_a_function_behind_a_proxy_token_wants_it(probe: ControlPlane) -> None:
+def test_a_function_behind_proxy_auth_requires_a_proxy_token(probe: ControlPlane) -> None:
     probe.proxy_tokens.add(("wk-id", "ws-secret"))
     assert get(probe, "x", "guarded").status_code == 401
     headers = {"Modal-Key": "wk-id", "Modal-Secret": "ws-secret"}
@@ -242,7 +242,7 @@ def test_values_of_secrets_are_shown_to_no_client(probe: ControlPlane) -> None:
     assert "the-probes-secret" not in repr(probe.secrets.by_id)
 
 
-def test_only_one_of_many_puts_of_a_new_key_is_the_first(client: dict[str, str]) -> None:
+def test_only_one_of_many_puts_creates_a_key(client: dict[str, str]) -> None:
     del client
     entries = modal.Dict.from_name("race", create_if_missing=True)
     with ThreadPoolExecutor(8) as pool:
@@ -266,7 +266,7 @@ def test_calls_can_be_made_to_fail(plane: ControlPlane) -> None:
     assert json.loads(run_modal(plane, "app", "list", "--json").stdout) is not None
 
 
-def test_nothing_is_left_when_it_is_closed() -> None:
+def test_closing_it_leaves_nothing_behind() -> None:
     threads = threading.active_count()
     with ControlPlane() as plane:
         source = plane.directory / "probe.json"

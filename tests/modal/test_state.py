@@ -1,4 +1,4 @@
-"""State of an app that is deployed and does not respond, and of an index that responds and refuses."""
+"""State of an app that is deployed but does not respond, and of an index that responds but refuses."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def broken(target: ModalTarget, tmp_path: Path) -> ModalTarget:
     return target
 
 
-def test_plan_errors_status_and_teardown_tell_it_from_one_that_was_never_provisioned(
+def test_plan_errors_status_and_teardown_distinguish_it_from_one_never_provisioned(
     broken: ModalTarget, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = broken.state()
@@ -76,7 +76,7 @@ def test_plan_errors_status_and_teardown_tell_it_from_one_that_was_never_provisi
     assert tear_down.plan(broken).changes[0].then == "stop it, with all that it does on a schedule"
 
 
-def test_a_deployment_that_does_not_answer_ends_with_the_error(
+def test_a_deployment_that_does_not_respond_ends_with_the_error(
     broken: ModalTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modal_target, "ANSWER_SECONDS", 5.0)
@@ -86,17 +86,17 @@ def test_a_deployment_that_does_not_answer_ends_with_the_error(
     assert caught.value.why == ERROR
 
 
-def test_the_next_deployment_mends_it_and_the_old_error_is_no_longer_told(
+def test_the_next_deployment_fixes_it_and_the_old_error_is_no_longer_reported(
     broken: ModalTarget, plane: ControlPlane
 ) -> None:
     assert ERROR in broken.state().error
     provision.apply(broken)
     assert broken.state().answers
-    assert ERROR in plane.log(environment="staging"), "it is in the log for good"
+    assert ERROR in plane.log(environment="staging"), "it stays in the log"
     assert broken._last_error() == ""
 
 
-def test_status_tells_of_an_index_that_answers_and_of_none(
+def test_status_reports_an_index_that_responds_and_one_that_is_missing(
     target: ModalTarget, workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     provision.apply(target)
@@ -109,7 +109,7 @@ def test_status_tells_of_an_index_that_answers_and_of_none(
     assert "--target modal --environment staging" in capsys.readouterr().err
 
 
-def test_the_log_is_the_lines_of_the_containers_also_where_pieces_have_no_newline(
+def test_the_log_is_split_into_lines_even_where_pieces_have_no_newline(
     target: ModalTarget, plane: ControlPlane
 ) -> None:
     provision.apply(target)
@@ -119,7 +119,7 @@ def test_the_log_is_the_lines_of_the_containers_also_where_pieces_have_no_newlin
     assert target.logs(3).splitlines() == ["line 7", "line 8", "line 9"]
 
 
-def test_a_secret_that_was_changed_elsewhere_is_the_advice(
+def test_a_secret_changed_elsewhere_is_named_in_the_advice(
     target: ModalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provision.apply(target)
@@ -140,7 +140,7 @@ def test_a_secret_that_was_changed_elsewhere_is_the_advice(
     assert "0123" not in str(caught.value)
 
 
-def test_a_proxy_token_that_is_missing_or_refused_is_the_advice(
+def test_a_missing_or_refused_proxy_token_is_named_in_the_advice(
     target: ModalTarget, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target.put_secret(SECRET_NAME, {SECRET_KEY: Secret("the-token-behind-proxy-auth-01234567")})

@@ -1,4 +1,4 @@
-"""The Modal target: all that the local target does, through Modal's own client."""
+"""The Modal target: everything the local target does, through Modal's own client."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def by_name(target: ModalTarget) -> dict[str, Any]:
 # --- the preflight -------------------------------------------------------------------------------------------------
 
 
-def test_the_preflight_finds_client_credentials_workspace_environment_and_file(target: ModalTarget) -> None:
+def test_the_preflight_checks_client_credentials_workspace_environment_and_file(target: ModalTarget) -> None:
     checks = by_name(target)
     assert list(checks) == ["client", "credentials", "workspace", "environment", "deployment file"]
     assert all(check.passed for check in checks.values())
     assert checks["environment"].detail == "main"
 
 
-def test_without_credentials_it_says_how_to_get_them_and_asks_modal_nothing(
+def test_without_credentials_it_says_how_to_get_them_and_sends_modal_nothing(
     target: ModalTarget, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MODAL_TOKEN_ID")
@@ -94,7 +94,7 @@ def test_without_credentials_it_says_how_to_get_them_and_asks_modal_nothing(
     assert plane.called == []
 
 
-def test_wrong_credentials_are_found_out(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_are_detected(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with ControlPlane(tokens=[("ak-right", "as-right")]) as plane:
         for name, value in plane.variables.items():
             monkeypatch.setenv(name, value)
@@ -107,7 +107,7 @@ def test_wrong_credentials_are_found_out(workspace: Workspace, monkeypatch: pyte
     assert "modal token new" in check.detail
 
 
-def test_an_environment_that_does_not_exist_is_found_out(
+def test_a_missing_environment_is_detected(
     client: Mapping[str, str], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del client
@@ -117,14 +117,14 @@ def test_an_environment_that_does_not_exist_is_found_out(
     assert "modal environment create staging" in check.detail
 
 
-def test_a_client_that_was_not_tested_is_named(target: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untested_client_version_is_named(target: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modal, "__version__", "1.7.0")
     check = by_name(target)["client"]
     assert not check.passed
     assert "1.6.4" in check.detail
 
 
-def test_the_supported_versions_are_those_that_the_package_asks_for() -> None:
+def test_the_supported_versions_match_the_packages_requirement() -> None:
     first, end = (".".join(map(str, bound)) for bound in SUPPORTED)
     assert f'"modal>={first},<{end}"' in (PROJECT_ROOT / "pyproject.toml").read_text()
 
@@ -132,7 +132,7 @@ def test_the_supported_versions_are_those_that_the_package_asks_for() -> None:
 # --- secrets -------------------------------------------------------------------------------------------------------
 
 
-def test_a_secret_goes_to_modal_and_a_copy_stays_here_for_its_owner_only(
+def test_a_secret_is_sent_to_modal_and_the_local_copy_is_private(
     target: ModalTarget, plane: ControlPlane, workspace: Workspace
 ) -> None:
     assert target.recall_secret("one", SECRET_KEY) is None
@@ -145,26 +145,24 @@ def test_a_secret_goes_to_modal_and_a_copy_stays_here_for_its_owner_only(
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
 
-def test_a_secret_that_exists_gets_the_new_value_and_stays_the_same_secret(
-    target: ModalTarget, plane: ControlPlane
-) -> None:
+def test_an_existing_secret_gets_the_new_value_and_keeps_its_id(target: ModalTarget, plane: ControlPlane) -> None:
     target.put_secret("two", {SECRET_KEY: Secret("the-first-value")})
     before = plane.secrets.named("two", "main")
     target.put_secret("two", {SECRET_KEY: Secret("the-second-value")})
     after = plane.secrets.named("two", "main")
     assert before is not None
-    assert before is after, "deployed functions hold it by its id"
+    assert before is after, "deployed functions refer to it by id"
     assert after.values == {SECRET_KEY: "the-second-value"}
     assert target.recall_secret("two", SECRET_KEY) == Secret("the-second-value")
 
 
-def test_the_environment_variable_goes_before_the_copy(target: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_takes_precedence_over_the_copy(target: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     target.put_secret("three", {SECRET_KEY: Secret("from-the-file")})
     monkeypatch.setenv(SECRET_KEY, "from-the-environment")
     assert target.recall_secret("three", SECRET_KEY) == Secret("from-the-environment")
 
 
-def test_a_secret_that_modal_refused_leaves_the_old_copy(target: ModalTarget, plane: ControlPlane) -> None:
+def test_a_secret_refused_by_modal_leaves_the_old_copy(target: ModalTarget, plane: ControlPlane) -> None:
     target.put_secret("four", {SECRET_KEY: Secret("the-old-value")})
     plane.fail("SecretGetOrCreate", Status.PERMISSION_DENIED, "you may not")
     with pytest.raises(PermissionDeniedError):
@@ -197,7 +195,7 @@ def test_environments_have_their_own_secrets_and_their_own_copies(
 # --- volumes -------------------------------------------------------------------------------------------------------
 
 
-def test_a_volume_is_made_once_and_deleted_once(target: ModalTarget) -> None:
+def test_a_volume_is_created_once_and_deleted_once(target: ModalTarget) -> None:
     assert not target.volume_exists("box")
     target.create_volume("box")
     target.create_volume("box")
@@ -207,7 +205,7 @@ def test_a_volume_is_made_once_and_deleted_once(target: ModalTarget) -> None:
     assert not target.delete_volume("box")
 
 
-def test_files_travel_both_ways_unchanged_also_large_ones(
+def test_files_are_transferred_both_ways_unchanged_even_large_ones(
     target: ModalTarget, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modal_volumes, "PROGRESS_BYTES", 10 * 1024**2)
@@ -223,7 +221,7 @@ def test_files_travel_both_ways_unchanged_also_large_ones(
     assert (tmp_path / "back").read_bytes() == large.read_bytes()
     assert "MiB downloaded" in capsys.readouterr().err
     target.upload("files", ".htpasswd", large)
-    assert target.list_files("files")[0].size == 25_000_000, "what is there is replaced"
+    assert target.list_files("files")[0].size == 25_000_000, "an existing file is replaced"
 
 
 def test_a_download_that_fails_leaves_no_file(target: ModalTarget, tmp_path: Path) -> None:
@@ -236,7 +234,7 @@ def test_a_download_that_fails_leaves_no_file(target: ModalTarget, tmp_path: Pat
 # --- the app -------------------------------------------------------------------------------------------------------
 
 
-def test_there_is_nothing_before_the_first_deployment(target: ModalTarget) -> None:
+def test_nothing_exists_before_the_first_deployment(target: ModalTarget) -> None:
     assert target.deployment() is None
     assert target.history() == []
     assert not target.stop()
@@ -244,7 +242,7 @@ def test_there_is_nothing_before_the_first_deployment(target: ModalTarget) -> No
         target.logs()
 
 
-def test_a_deployment_answers_and_a_second_one_changes_nothing(provisioned: ModalTarget, plane: ControlPlane) -> None:
+def test_a_deployment_responds_and_a_second_one_changes_nothing(provisioned: ModalTarget, plane: ControlPlane) -> None:
     first = provisioned.deploy(tag="v0.1.0")
     assert first.changed
     assert requests.get(f"{first.url}health", timeout=30).status_code == 200
@@ -258,7 +256,7 @@ def test_a_deployment_answers_and_a_second_one_changes_nothing(provisioned: Moda
     assert plane.function("server").web_url + "/" == first.url
 
 
-def test_the_history_tells_tag_commit_and_time_in_utc(provisioned: ModalTarget) -> None:
+def test_the_history_has_tag_commit_and_time_in_utc(provisioned: ModalTarget) -> None:
     provisioned.deploy(tag="v0.1.1")
     release = provisioned.history()[0]
     assert release.tag == "v0.1.1"
@@ -266,14 +264,14 @@ def test_the_history_tells_tag_commit_and_time_in_utc(provisioned: ModalTarget) 
     assert "fake-user" in release.detail
 
 
-def test_the_age_of_every_credential_is_told_modals_own_token_too(provisioned: ModalTarget) -> None:
+def test_every_credentials_age_is_reported_even_modals_own_token(provisioned: ModalTarget) -> None:
     ages = {age.name: age for age in provisioned.credential_ages()}
     assert ages["secret pypi-auth-token (admin token)"].created is not None
     created = datetime.fromtimestamp(TOKEN_CREATED, UTC)
     assert ages["token of Modal"] == CredentialAge("token of Modal", created, created + timedelta(days=30))
 
 
-def test_a_rotation_keeps_the_former_admin_token_until_the_containers_have_the_new_one(
+def test_a_rotation_keeps_the_old_admin_token_until_the_containers_have_the_new_one(
     provisioned: ModalTarget,
 ) -> None:
     provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("the-former-token-of-this-test-0123456789")})
@@ -283,7 +281,7 @@ def test_a_rotation_keeps_the_former_admin_token_until_the_containers_have_the_n
     provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("a-token-that-no-container-has-yet-0123456789")})
     _, admin = AdminApi.of(provisioned)
     with admin:
-        assert admin.users_status() == 200, "with the former one"
+        assert admin.users_status() == 200, "with the old one"
     assert len(rotation.plan(described).pending) == 1
     rotation.verify(described, rotation.apply(described))
     assert provisioned.recall_former_secret(SECRET_NAME, SECRET_KEY) is None
@@ -309,20 +307,20 @@ def test_after_a_rotation_the_next_deployment_replaces_the_containers(
     assert provisioned.deploy().changed
     eventually(lambda: not admits("the-token-before-the-rotation-0123"), 120)
     eventually(lambda: admits("the-token-after-the-rotation-01234"), 120)
-    assert not provisioned.deploy().changed, "and it is done once"
+    assert not provisioned.deploy().changed, "once is enough"
 
 
-def test_no_secret_stands_in_the_list_of_processes(provisioned: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_appears_in_the_process_list(provisioned: ModalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     class Recorded(subprocess.Popen[Any]):
-        """Every process that is started, also by ``subprocess.run``."""
+        """Records every process started, including by ``subprocess.run``."""
 
         def __init__(self, command: Any, *arguments: Any, **options: Any) -> None:
             seen.extend(map(str, command))
             super().__init__(command, *arguments, **options)
 
-    provisioned.deploy()  # only what runs already has containers that a changed secret replaces
+    provisioned.deploy()  # a changed secret only replaces containers that are running
     monkeypatch.setattr(subprocess, "Popen", Recorded)
     provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("a-value-that-nobody-may-see-0123456")})
     provisioned.deploy()
@@ -330,7 +328,7 @@ def test_no_secret_stands_in_the_list_of_processes(provisioned: ModalTarget, mon
     assert not [word for word in seen if "nobody-may-see" in word]
 
 
-def test_the_plan_that_has_rollbacks_uses_modals(provisioned: ModalTarget, plane: ControlPlane) -> None:
+def test_on_a_plan_with_rollbacks_modals_own_is_used(provisioned: ModalTarget, plane: ControlPlane) -> None:
     plane.apps.plan = "team"
     try:
         provisioned.deploy(tag="one")
@@ -344,7 +342,7 @@ def test_the_plan_that_has_rollbacks_uses_modals(provisioned: ModalTarget, plane
     assert app.versions[-1].rollback_of == int(version)
 
 
-def test_a_version_that_does_not_exist_is_answered_with_those_that_do(provisioned: ModalTarget) -> None:
+def test_a_missing_version_is_refused_with_a_list_of_versions(provisioned: ModalTarget) -> None:
     provisioned.deploy(tag="only")
     with pytest.raises(TargetError, match="there is no version '999'") as error:
         provisioned.rollback("999")
@@ -352,7 +350,7 @@ def test_a_version_that_does_not_exist_is_answered_with_those_that_do(provisione
 
 
 def clone(folder: Path) -> Path:
-    """A clone with two commits of a deployment: that of this tree, and one with another timeout."""
+    """A clone with two commits of a deployment: this tree's, and one with a different timeout."""
     root = folder / "clone"
     root.mkdir()
     shutil.copytree(PROJECT_ROOT / "ops", root / "ops", ignore=shutil.ignore_patterns("__pycache__"))
@@ -374,7 +372,7 @@ def clone(folder: Path) -> Path:
     return root
 
 
-def test_the_plan_without_rollbacks_gets_the_commit_of_that_version_deployed(
+def test_on_a_plan_without_rollbacks_that_versions_commit_is_deployed(
     provisioned: ModalTarget,
     plane: ControlPlane,
     tmp_path: Path,
@@ -395,13 +393,13 @@ def test_the_plan_without_rollbacks_gets_the_commit_of_that_version_deployed(
     releases.rollback("1")
     assert plane.function("server", app="elsewhere").definition.timeout_secs != 77
     assert releases.history()[0].tag == "rollback-to-1"
-    assert releases.history()[0].detail == releases.history()[-1].detail, "of the same commit, for the next rollback"
+    assert releases.history()[0].detail == releases.history()[-1].detail, "the same commit, for the next rollback"
     assert "not part of this workspace's plan" in capsys.readouterr().err
     listed = subprocess.run([*git, "worktree", "list"], check=True, capture_output=True, text=True).stdout
-    assert len(listed.splitlines()) == 1, "the temporary worktree is gone"
+    assert len(listed.splitlines()) == 1, "the temporary worktree must be removed"
 
 
-def test_a_rollback_reaches_a_commit_from_before_a_setting_was_added(
+def test_a_rollback_works_across_the_commit_that_added_a_setting(
     provisioned: ModalTarget, plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del provisioned
@@ -430,10 +428,10 @@ def test_a_rollback_reaches_a_commit_from_before_a_setting_was_added(
     assert releases.history()[0].tag == "rollback-to-1"
     told = plane.image_environment(plane.function("server", app="earlier").definition.image_id)
     assert told["PYPI_AUDIT_DAYS"] == "8"
-    assert releases.hosting().limits.audit_bytes == 88888, "for the next deployment, which knows it"
+    assert releases.hosting().limits.audit_bytes == 88888, "for the next deployment, which supports it"
 
 
-def test_a_rollback_keeps_the_protections_of_today(
+def test_a_rollback_keeps_current_protections(
     provisioned: ModalTarget, plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del provisioned
@@ -450,10 +448,10 @@ def test_a_rollback_keeps_the_protections_of_today(
     finally:
         plane.apps.plan = "starter"
     assert plane.function("register_user", app="protected").definition.webhook_config.requires_proxy_auth
-    assert releases.history()[0].tag == "rollback-to-1", "the commit, as Modal's own would open the application"
+    assert releases.history()[0].tag == "rollback-to-1", "the commit: Modal's rollback would open the application"
 
 
-def test_a_rollback_keeps_the_limits_of_today(
+def test_a_rollback_keeps_current_limits(
     provisioned: ModalTarget, plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del provisioned
@@ -473,11 +471,11 @@ def test_a_rollback_keeps_the_limits_of_today(
     try:
         releases.rollback("1")
         assert quota() == "77777"
-        assert releases.history()[0].tag == "rollback-to-1", "the commit, as Modal's own would lift the quota"
+        assert releases.history()[0].tag == "rollback-to-1", "the commit: Modal's rollback would lift the quota"
         releases.deploy("again")
         rolled_back = plane.called.count("AppRollback")
         releases.rollback("3")
-        assert plane.called.count("AppRollback") == rolled_back + 1, "which has the limits of today"
+        assert plane.called.count("AppRollback") == rolled_back + 1, "that version has the current limits"
     finally:
         plane.apps.plan = "starter"
     assert quota() == "77777"
@@ -494,7 +492,7 @@ def test_stopping_keeps_volumes_and_secrets_and_can_be_undone(provisioned: Modal
     assert provisioned.deploy().changed
 
 
-def test_the_log_is_what_the_containers_printed(provisioned: ModalTarget, plane: ControlPlane) -> None:
+def test_the_log_is_the_containers_output(provisioned: ModalTarget, plane: ControlPlane) -> None:
     provisioned.deploy(tag="log")
     app = plane.apps.named("pypiserver")
     assert app is not None
@@ -504,7 +502,7 @@ def test_the_log_is_what_the_containers_printed(provisioned: ModalTarget, plane:
     assert provisioned.logs(3).splitlines() == ["line 97", "line 98", "line 99"]
 
 
-def test_an_index_that_does_not_answer_after_a_deployment_is_an_error_that_shows_its_log(
+def test_an_index_that_does_not_respond_after_a_deployment_is_an_error_with_its_log(
     provisioned: ModalTarget, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modal_target, "ANSWER_SECONDS", 2.0)
@@ -523,7 +521,7 @@ def test_a_slow_cold_start_is_waited_for(provisioned: ModalTarget, plane: Contro
         plane.cold_start_seconds = 0
 
 
-def test_one_run_at_a_time_changes_the_target(
+def test_only_one_run_at_a_time_changes_the_target(
     target: ModalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock_module, "WAIT_SECONDS", 0.1)
@@ -534,7 +532,7 @@ def test_one_run_at_a_time_changes_the_target(
         pass
 
 
-def test_the_target_is_opened_by_its_name(client: Mapping[str, str], workspace: Workspace) -> None:
+def test_the_target_is_opened_by_name(client: Mapping[str, str], workspace: Workspace) -> None:
     del client
     assert open_target("modal", workspace=workspace).name == "modal"
 
@@ -553,7 +551,7 @@ def test_the_target_is_opened_by_its_name(client: Mapping[str, str], workspace: 
         (Status.FAILED_PRECONDITION, "The client version is too old, please upgrade", TargetError, "newer version"),
     ],
 )
-def test_what_modal_refuses_becomes_an_error_that_says_what_why_and_what_to_do(
+def test_modals_refusals_become_errors_that_say_what_why_and_what_to_do(
     target: ModalTarget, plane: ControlPlane, status: Status, message: str, kind: type[RunbookError], advice: str
 ) -> None:
     plane.fail("VolumeGetOrCreate", status, message)
@@ -565,9 +563,7 @@ def test_what_modal_refuses_becomes_an_error_that_says_what_why_and_what_to_do(
     assert advice in error.todo
 
 
-def test_a_short_outage_is_waited_out_and_a_long_one_is_a_network_error(
-    target: ModalTarget, plane: ControlPlane
-) -> None:
+def test_a_short_outage_is_retried_and_a_long_one_is_a_network_error(target: ModalTarget, plane: ControlPlane) -> None:
     plane.fail("VolumeGetOrCreate", Status.UNAVAILABLE, "the server is going away", times=2)
     target.create_volume("patient")
     plane.fail("VolumeGetOrCreate", Status.UNAVAILABLE, "the server is going away", times=4)
@@ -576,7 +572,7 @@ def test_a_short_outage_is_waited_out_and_a_long_one_is_a_network_error(
     assert "status.modal.com" in caught.value.todo
 
 
-def test_a_secret_that_is_missing_at_the_deployment_leads_to_the_notebook_that_makes_it(
+def test_a_secret_missing_at_deployment_points_to_the_notebook_that_creates_it(
     client: Mapping[str, str], workspace: Workspace
 ) -> None:
     del client
@@ -587,14 +583,14 @@ def test_a_secret_that_is_missing_at_the_deployment_leads_to_the_notebook_that_m
     assert "01_provision" in caught.value.todo
 
 
-def test_the_command_lines_own_words_become_the_same_errors(plane: ControlPlane, target: ModalTarget) -> None:
+def test_the_command_lines_messages_become_the_same_errors(plane: ControlPlane, target: ModalTarget) -> None:
     del target
     plane.fail("AppList", Status.RESOURCE_EXHAUSTED, "Rate limit exceeded")
     with pytest.raises(RateLimitError, match="show the apps"):
         command_line("show the apps", "app", "list")
 
 
-def test_waiting_has_a_limit_and_tells_that_it_waits(
+def test_waiting_has_a_limit_and_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ops.targets.modal_session.QUIET_SECONDS", 0)
@@ -608,8 +604,8 @@ def test_waiting_has_a_limit_and_tells_that_it_waits(
     assert "… waiting for Modal to wait for ever" in capsys.readouterr().err
 
 
-def test_it_can_be_asked_from_inside_an_event_loop_as_in_a_notebook(target: ModalTarget) -> None:
-    """Modal warns of blocking calls there, and warnings are errors here."""
+def test_it_works_inside_an_event_loop_as_in_a_notebook(target: ModalTarget) -> None:
+    """Modal warns about blocking calls there, and warnings are errors here."""
 
     async def cell() -> bool:
         return target.volume_exists("anything")
@@ -639,9 +635,7 @@ def without_modal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     importlib.invalidate_caches()
 
 
-def test_where_modal_is_not_installed_the_error_says_how_to_install_it(
-    without_modal: None, workspace: Workspace
-) -> None:
+def test_without_modal_the_error_says_how_to_install_it(without_modal: None, workspace: Workspace) -> None:
     del without_modal
     with pytest.raises(TargetError) as caught:
         open_target("modal", workspace=workspace)

@@ -1,4 +1,4 @@
-"""Tokens on Modal: minted by containers that cannot write credentials, known and ended on all of them."""
+"""Tokens on Modal: minted by containers that cannot write credentials, accepted and revoked on all of them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.standin.control_plane import ControlPlane
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
 CONTAINERS = 3
 LIMIT = 30.0
-"""Seconds for what takes five where the machine has nothing else to do."""
+"""Seconds for what takes five on an idle machine."""
 OUT = {401, 429}
-"""The second for an address that sends the same wrong token again and again."""
+"""Statuses of a refused login; 429 after the same wrong token many times from one address."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def admin(plane: ControlPlane, method: str, path: str, **options: object) -> req
 
 
 def statuses(plane: ControlPlane, token: str) -> set[int]:
-    """The statuses of many requests at once, which reach all containers."""
+    """The statuses of many concurrent requests, which reach all containers."""
 
     def status(_: int) -> int:
         return requests.get(f"{url(plane)}/simple/", auth=("__token__", token), timeout=60).status_code
@@ -56,7 +56,7 @@ def statuses(plane: ControlPlane, token: str) -> set[int]:
         return set(pool.map(status, range(8 * CONTAINERS)))
 
 
-def test_a_token_lets_in_on_every_container_and_is_out_within_five_seconds(served: ControlPlane) -> None:
+def test_a_token_is_accepted_by_every_container_and_rejected_within_five_seconds(served: ControlPlane) -> None:
     made = admin(served, "POST", "create_token", json={"owner": "alice"}).json()
     eventually(lambda: statuses(served, made["token"]) == {200})
     eventually(lambda: admin(served, "GET", "tokens").json()[0]["last_used"])
@@ -65,7 +65,7 @@ def test_a_token_lets_in_on_every_container_and_is_out_within_five_seconds(serve
     assert requests.get(f"{url(served)}/simple/", auth=("alice", PASSWORD), timeout=60).status_code == 200
 
 
-def test_an_id_token_is_used_once_by_three_containers_and_a_burnt_token_is_out_on_all(served: ControlPlane) -> None:
+def test_three_containers_accept_an_id_token_once_and_all_reject_a_burnt_token(served: ControlPlane) -> None:
     with FakeIssuer() as issuer:
         assert admin(served, "POST", "replace_trust", json={"version": 0, **issuer.trust()}).status_code == 200
         mint = f"{url(served)}/_/oidc/mint-token"
@@ -89,7 +89,7 @@ def test_uv_publishes_to_three_containers_and_burns_its_token(served: ControlPla
         version = admin(served, "GET", "trust").json()["version"]
         trusted = admin(served, "POST", "replace_trust", json={"version": version, **issuer.trust()})
         assert trusted.status_code == 200
-        time.sleep(5)  # what is trusted takes effect on all containers
+        time.sleep(5)  # until all containers have loaded the trusted publisher
         path = tmp_path / wheel_name("spam", "1.0")
         path.write_bytes(wheel("spam", "1.0"))
         environment = {

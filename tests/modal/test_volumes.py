@@ -1,4 +1,4 @@
-"""The stand-in's Volumes: a container that is killed takes nothing of what was committed with it."""
+"""The stand-in's Volumes: killing a container loses nothing that was committed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def view(volume: Volume, tmp_path: Path) -> View:
     return view
 
 
-def test_a_commit_whose_caller_is_killed_is_ended_and_removes_nothing(
+def test_a_commit_whose_caller_is_killed_is_completed_and_removes_nothing(
     volume: Volume, view: View, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
@@ -68,7 +68,7 @@ def test_a_view_whose_files_are_being_removed_commits_nothing(volume: Volume, vi
     assert set(volume.revisions) == {"a.whl"}
 
 
-def test_a_container_that_starts_goes_without_a_file_whose_removal_is_being_committed(
+def test_a_starting_container_does_not_get_a_file_whose_removal_is_being_committed(
     volume: Volume, view: View, tmp_path: Path
 ) -> None:
     (view.directory / "b.whl").write_bytes(b"b")

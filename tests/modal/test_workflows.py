@@ -1,4 +1,4 @@
-"""The workflows: what they may do, and that their commands work, in order, in a clean clone."""
+"""The workflows: their permissions, and that their commands work, in order, in a clean clone."""
 
 from __future__ import annotations
 
@@ -67,20 +67,20 @@ def test_zizmor_finds_nothing(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
-def test_the_schema_of_workflows_is_kept(file: Path) -> None:
+def test_workflows_match_the_schema(file: Path) -> None:
     done = tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
-def test_every_action_is_pinned_and_no_expression_stands_in_a_command(file: Path) -> None:
+def test_every_action_is_pinned_and_no_command_contains_an_expression(file: Path) -> None:
     workflow = load(file.name)
     assert workflow["permissions"] == {}
     for name, job in workflow["jobs"].items():
         expected = {} if name == "switched-off" else {"contents": "read"}
         more = {"drift": {"issues": "write"}, "publish": {"id-token": "write"}}
         assert job["permissions"] == expected | more.get(name, {})
-        assert "secrets" not in job, "a job that is called gets none"
+        assert "secrets" not in job, "a called job must get none"
         for step in job.get("steps", ()):
             if uses := step.get("uses"):
                 advice = (
@@ -90,7 +90,7 @@ def test_every_action_is_pinned_and_no_expression_stands_in_a_command(file: Path
             assert "${{" not in step.get("run", "")
 
 
-def test_checks_need_no_secret_and_deploying_gives_secrets_to_just_the_steps_that_need_them() -> None:
+def test_checks_need_no_secret_and_only_the_steps_that_need_secrets_get_them() -> None:
     assert "secrets." not in (PROJECT_ROOT / ".github" / "workflows" / "ci.yaml").read_text()
     scan = "Scan the records for secrets"
     deploying = [
@@ -112,7 +112,7 @@ def test_checks_need_no_secret_and_deploying_gives_secrets_to_just_the_steps_tha
         assert found["environment"] == environment
 
 
-def test_deploying_waits_for_the_checks_and_for_a_plan_with_changes_and_planning_for_nobody() -> None:
+def test_deploying_waits_for_the_checks_and_a_plan_with_changes_and_planning_for_nothing() -> None:
     checks, deploy = job("deploy-modal.yaml", "checks"), job(*DEPLOY)
     assert checks["uses"] == "./.github/workflows/ci.yaml"
     assert checks["if"] == "${{ !inputs.dry_run }}"
@@ -123,7 +123,7 @@ def test_deploying_waits_for_the_checks_and_for_a_plan_with_changes_and_planning
     assert step(*DEPLOY, "Apply the plan")["env"]["PLAN"] == "${{ needs.plan.outputs.plan }}"
 
 
-def test_the_inputs_are_the_parameters_of_the_notebook_that_are_for_modal() -> None:
+def test_the_inputs_are_the_notebooks_modal_parameters() -> None:
     notebook = find_notebook("01_provision", PROJECT_ROOT / "notebooks")
     types = {"str": "string", "bool": "boolean"}
     expected = {
@@ -131,7 +131,7 @@ def test_the_inputs_are_the_parameters_of_the_notebook_that_are_for_modal() -> N
         for each in notebook.parameters
         if each.name != "target" and not each.help.startswith("local only")
     }
-    expected["dry_run"]["default"] = True  # by hand it only plans
+    expected["dry_run"]["default"] = True  # a manual run only plans
     inputs = load("deploy-modal.yaml")[True]["workflow_dispatch"]["inputs"]
     assert inputs == expected
     assert list(inputs) == list(expected)
@@ -149,7 +149,7 @@ def test_a_clone_without_the_variable_deploys_nothing_and_stays_green() -> None:
     assert "DEPLOY_MODAL" in execute(PROJECT_ROOT, off["steps"], PROJECT_ROOT, {})
 
 
-def test_a_deployment_that_fails_goes_back_to_the_version_of_before() -> None:
+def test_a_failed_deployment_is_rolled_back() -> None:
     titles = [each["name"] for each in job(*DEPLOY)["steps"]]
     before, provision, smoke_test, back = (
         titles.index(title)
@@ -165,29 +165,29 @@ def test_a_deployment_that_fails_goes_back_to_the_version_of_before() -> None:
     assert found["if"] == "failure() && steps.before.outcome == 'success'"
     assert found["env"]["BEFORE"] == "${{ steps.before.outputs.version }}"
     limits = [job(*DEPLOY)["steps"][each]["timeout-minutes"] for each in (provision, smoke_test)]
-    assert sum(limits) < job(*DEPLOY)["timeout-minutes"], "a job that is out of time goes back to nothing"
+    assert sum(limits) < job(*DEPLOY)["timeout-minutes"], "a job that times out does not roll back"
     (checkout,) = [each for each in job(*DEPLOY)["steps"] if "checkout" in each.get("uses", "")]
     assert checkout["with"]["fetch-depth"] == 0, "an earlier commit may be deployed"
 
 
-def test_planning_and_applying_are_told_every_variable_of_the_hosting_and_of_the_limits() -> None:
+def test_planning_and_applying_get_every_variable_for_hosting_and_limits() -> None:
     for where in (step(*PLAN, "Plan"), step(*DEPLOY, "Apply the plan"), step(*DRIFT, "Plan")):
         told = {name: value for name, value in where["env"].items() if name.startswith("PYPI_")}
         assert told == {name: f"${{{{ vars.{name} }}}}" for name in VARIABLES}
 
 
-def test_lowering_a_protection_has_to_be_said_at_each_run() -> None:
+def test_lowering_a_protection_must_be_requested_on_each_run() -> None:
     assert step(*PLAN, "Plan")["env"]["LOWER_PROTECTION"] == "${{ inputs.lower_protection }}"
     for file in WORKFLOWS:
         assert LOWER_PROTECTION_VARIABLE not in file.read_text()
 
 
-def test_what_runs_on_modal_installs_nothing_for_tests() -> None:
+def test_jobs_that_run_on_modal_install_no_test_dependencies() -> None:
     for where in (PLAN, DEPLOY, SMOKE_TEST, DRIFT):
         assert step(*where, "Install")["run"] == "make modal"
 
 
-def test_a_deployment_is_never_cancelled_and_by_hand_only_shows_the_plan_unless_asked_otherwise() -> None:
+def test_a_deployment_is_never_cancelled_and_a_manual_run_only_plans_by_default() -> None:
     workflow = load("deploy-modal.yaml")
     assert workflow["concurrency"]["cancel-in-progress"] is False
     triggers = workflow[True]  # YAML 1.1 reads the key "on" as a boolean
@@ -195,27 +195,27 @@ def test_a_deployment_is_never_cancelled_and_by_hand_only_shows_the_plan_unless_
     assert triggers["workflow_dispatch"]["inputs"]["dry_run"]["default"] is True
 
 
-def test_the_job_that_publishes_without_a_secret_has_none_and_may_prove_who_it_is() -> None:
+def test_the_job_that_publishes_without_a_secret_has_none_and_can_request_an_id_token() -> None:
     assert "secrets." not in yaml.safe_dump(job(*PUBLISH))
     assert job(*PUBLISH)["permissions"] == {"contents": "read", "id-token": "write"}
     assert "vars.INDEX_URL != ''" in job(*PUBLISH)["if"]
     assert job(*SMOKE_TEST)["permissions"] == {"contents": "read"}
 
 
-def test_the_daily_smoke_test_is_off_until_it_is_switched_on() -> None:
+def test_the_daily_smoke_test_is_off_by_default() -> None:
     workflow = load("smoke-test.yaml")
     assert workflow[True]["schedule"]
     assert workflow["jobs"]["smoke-test"]["if"] == "github.event_name == 'workflow_dispatch' || vars.SMOKE_TEST == 'on'"
 
 
 @pytest.mark.parametrize("where", [PLAN, DEPLOY, SMOKE_TEST])
-def test_nothing_is_uploaded_before_it_was_looked_through(where: tuple[str, str]) -> None:
+def test_nothing_is_uploaded_before_it_is_scanned(where: tuple[str, str]) -> None:
     steps = job(*where)["steps"]
     names = [each["name"] for each in steps]
     upload = next(each for each in steps if "upload-artifact" in each.get("uses", ""))
     assert names.index("Scan the records for secrets") < names.index(upload["name"])
     assert "steps.scan.outcome == 'success'" in upload["if"]
-    assert upload["with"]["path"].strip().endswith("records"), "client files and secrets stand beside it"
+    assert upload["with"]["path"].strip().endswith("records"), "client files and secrets are next to it"
 
 
 # --- executed ------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_nothing_is_uploaded_before_it_was_looked_through(where: tuple[str, str]
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy of the files that git tracks, as they are now."""
+    """A copy of the tracked files, with uncommitted changes."""
     folder = tmp_path_factory.mktemp("checkout") / "clone"
     listed = subprocess.run(
         ["git", "-C", str(PROJECT_ROOT), "ls-files", "-z"], check=True, capture_output=True, text=True
@@ -244,7 +244,7 @@ def commit(clone: Path, message: str) -> None:
 
 
 def execute(clone: Path, steps: list[dict[str, Any]], home: Path, variables: Mapping[str, str]) -> str:
-    """Run the commands of a job as the runner does: bash, ended at the first error."""
+    """Run a job's commands as the runner does: in bash, stopping at the first error."""
     printed = ""
     for step in steps:
         if "run" not in step:
@@ -275,7 +275,7 @@ def execute(clone: Path, steps: list[dict[str, Any]], home: Path, variables: Map
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_the_commands_of_the_checks_work_in_order_in_a_clean_clone(clone: Path, tmp_path: Path) -> None:
-    # Not all tests within a test: those of the settings stand for them.
+    # Not all tests within a test: those of the settings represent them.
     printed = execute(clone, job(*CHECKS)["steps"], tmp_path, {"ARGS": "tests/targets -q -k port"})
     assert "passed" in printed
     assert (clone / ".runbook" / "records").is_dir()
@@ -305,7 +305,7 @@ def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
     subprocess.run(["git", "clone", "--quiet", str(clone), str(another)], check=True)
 
     def planned() -> dict[str, str]:
-        """Plan in the other clone, of which nothing but the outputs reaches the job that applies it."""
+        """Plan in the other clone, of which only the outputs reach the job that applies the plan."""
         subprocess.run(["git", "-C", str(another), "pull", "--quiet"], check=True)
         outputs.unlink(missing_ok=True)
         execute(another, planning, tmp_path, variables)
@@ -354,7 +354,7 @@ def test_the_commands_of_the_deployment_work_in_order_in_a_clean_clone(
 
 
 NOT_DRIFT = {"02_onboard_user", "06_back_up", "07_restore"}
-"""Notebooks whose plans are no drift; drift.yaml says why."""
+"""Notebooks whose plans do not count as drift; drift.yaml says why."""
 
 
 def test_drift_plans_every_notebook_that_has_a_plan() -> None:
@@ -373,7 +373,7 @@ def test_drift_plans_every_notebook_that_has_a_plan() -> None:
     ("codes", "expected"),
     [({}, "code=0"), ({"99": 2}, "code=2"), ({"01": 2, "03": 1, "99": 1}, "code=2"), ({"03": 1}, None)],
 )
-def test_drift_is_any_plan_with_changes_and_a_plan_that_fails_is_none(
+def test_drift_is_any_plan_with_changes_and_not_a_failed_plan(
     tmp_path: Path, codes: Mapping[str, int], expected: str | None
 ) -> None:
     fake = tmp_path / ".venv" / "bin" / "runbook"
@@ -407,7 +407,7 @@ case "$1 $2" in "issue list") echo "$GH_OPEN" ;; esac
         ("0", "", "issue list --label drift"),
     ],
 )
-def test_drift_keeps_one_issue_open_as_long_as_it_lasts(tmp_path: Path, code: str, opened: str, expected: str) -> None:
+def test_one_issue_is_open_while_there_is_drift(tmp_path: Path, code: str, opened: str, expected: str) -> None:
     fake = tmp_path / "bin" / "gh"
     fake.parent.mkdir()
     fake.write_text(FAKE_GH)
@@ -440,7 +440,7 @@ def test_a_secret_in_a_record_stops_the_upload(tmp_path: Path) -> None:
     assert TOKEN not in done.stdout
 
 
-def test_the_plain_command_goes_on_deploying_beside_it(plane: ControlPlane) -> None:
+def test_the_plain_command_still_deploys(plane: ControlPlane) -> None:
     if plane.secrets.named("pypi-auth-token", "main") is None:
         from tests.modal.conftest import create_secret
 

@@ -68,16 +68,16 @@ def versions(plane: ControlPlane, name: str, *, user: str = "alice") -> list[str
 
 
 def digests(plane: ControlPlane, name: str) -> dict[str, str]:
-    """File name: SHA-256, as the page says."""
+    """SHA-256 by file name, as listed on the page."""
     response = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=("alice", PASSWORD), timeout=30)
     response.raise_for_status()
     return {file["filename"]: file["hashes"]["sha256"] for file in response.json()["files"]}
 
 
 def eventually(holds: Callable[[], object], seconds: float = 60) -> float:
-    """Wait until something holds, and say how long it took."""
+    """Wait until a condition holds; returns the seconds it took."""
     started = time.monotonic()
     while not holds():
-        assert time.monotonic() - started < seconds, "it did not come about in time"
+        assert time.monotonic() - started < seconds, "the condition did not hold in time"
         time.sleep(0.05)
     return time.monotonic() - started

@@ -1,13 +1,13 @@
-"""A fake of Modal's control plane, to which the unmodified ``modal`` client and container runtime speak.
+"""A fake of Modal's control plane for the unmodified ``modal`` client and container runtime.
 
 Start one with :class:`tests.standin.control_plane.ControlPlane`, or by hand with ``python -m tests.standin``.
 
-What it does not model: builds of images (a container runs the interpreter of the tests, or one that was asked for),
+What it does not model: builds of images (a container runs the interpreter of the tests, or a requested one),
 CPU, memory and disk limits, regions and clouds, schedules, sandboxes, GPUs, queues, memory snapshots, websockets,
 TLS, ``@app.server`` and ``@modal.web_server``, Volumes v2, the 7-day life of Dict entries, permissions of workspace
 members, and what Modal does with a request whose container dies (here: 500). Custom domains, and
-scaling that was set since a deployment, are told as they were asked for and not acted upon. Times are this machine's.
+scaling set since a deployment, are reported as requested but have no effect. Times are this machine's.
 
-Where Modal's word leaves room, the fake takes the harsher reading: a Volume looks empty during an explicit commit as
-during a reload, a reload commits what was written before it, and a background commit may take any half-written file.
+Where Modal's documentation is ambiguous, the fake is strict: a Volume looks empty during an explicit commit as well as
+during a reload, a reload first commits written files, and a background commit may include half-written files.
 """

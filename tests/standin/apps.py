@@ -22,7 +22,7 @@ Layout = dict[str, "Function"]
 
 @dataclass(frozen=True)
 class Function:
-    """One function of one version, as it was asked for."""
+    """One function of one version, as requested."""
 
     function_id: str
     app_id: str
@@ -93,7 +93,7 @@ class App:
         """Its description for the command line."""
         last = self.versions[-1] if self.versions else None
         return api_pb2.AppLifecycle(
-            app_state=self.state,  # type: ignore[arg-type]  # an int is what the enum is
+            app_state=self.state,  # type: ignore[arg-type]  # the enum is an int
             created_at=self.created_at,
             deployed_at=last.deployed_at if last else 0,
             version=last.number if last else 0,
@@ -126,7 +126,7 @@ class Apps:
         return self.by_id[app_id]
 
     def find_layout(self, app: App) -> api_pb2.AppLayout:
-        """Everything that a container or a client has to know of the App's objects."""
+        """Everything a container or client must know about the App's objects."""
         objects = [
             api_pb2.Object(object_id=f.function_id, function_handle_metadata=f.handle()) for f in app.layout.values()
         ]
@@ -364,7 +364,7 @@ class Apps:
                     app_id=app.app_id,
                     description=app.name,
                     name=app.name,
-                    state=app.state,  # type: ignore[arg-type]  # an int is what the enum is
+                    state=app.state,  # type: ignore[arg-type]  # the enum is an int
                     created_at=app.created_at,
                     stopped_at=app.stopped_at,
                     n_running_tasks=len(self._plane.containers_of(app)),
@@ -498,7 +498,7 @@ def _batch(line: LogLine) -> api_pb2.TaskLogsBatch:
                 data=line.text,
                 timestamp=line.when,
                 timestamp_ns=int(line.when * 1e9),
-                file_descriptor=line.descriptor,  # type: ignore[arg-type]  # an int is what the enum is
+                file_descriptor=line.descriptor,  # type: ignore[arg-type]  # the enum is an int
             )
         ],
     )

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 WINDOW = 16 * 1024 * 1024
 GRACE_SECONDS = 30
-"""Between the signal that asks a container to end and the one that ends it; Modal's own figure."""
+"""Seconds between the signal that asks a container to end and SIGKILL; Modal's own figure."""
 
 
 class Container:
-    """One process of the container runtime, and all that the control plane knows of it."""
+    """One process of the container runtime, and what the control plane knows about it."""
 
     def __init__(self, plane: ControlPlane, app: App, function: Function, version: int) -> None:
         self.plane = plane
@@ -68,7 +68,7 @@ class Container:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that Modal sets, those of the image, and the secrets as they are now."""
+        """Modal's variables, the image's, and the secrets' current values."""
         return isolation.base_environment(
             {
                 **self.plane.image_environment(self.function.definition.image_id),
@@ -169,7 +169,7 @@ class Container:
             self._socket.unlink()
         self.gone.set()
         for volume_id, view in self.views.items():
-            async with self.plane.volume_lock(volume_id):  # nobody is looking through its files now, or will
+            async with self.plane.volume_lock(volume_id):  # nothing is scanning its files now, or will
                 view.closed = True
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
         return self.returncode
@@ -181,13 +181,13 @@ class Container:
                 os.kill(self._process.pid, number)
 
     async def preempt(self) -> None:
-        """Stop a container as Modal does: SIGINT, and SIGKILL after a while."""
+        """Stop a container as Modal does: SIGINT, then SIGKILL after a grace period."""
         self.draining.set()
         self.signal(signal.SIGINT)
         await self._end(GRACE_SECONDS)
 
     async def drain(self) -> None:
-        """Give it no more calls, let it finish what it has, and wait until it has left."""
+        """Give it no more calls, let it finish the current ones, and wait until it has ended."""
         self.draining.set()
         await self._end(self.function.definition.timeout_secs or 300)
 
@@ -199,7 +199,7 @@ class Container:
             await self.gone.wait()
 
     def kill(self) -> None:
-        """SIGKILL: nothing that was not committed is kept."""
+        """Send SIGKILL: anything not committed is lost."""
         self.draining.set()
         if self._process is not None and self._process.returncode is None:
             for child in self._children():
@@ -214,7 +214,7 @@ class Container:
             return []
 
     def open_files(self, mount_path: str) -> str:
-        """A file below *mount_path*, or a working directory there, that a process of the container has; or nothing."""
+        """A file or working directory below *mount_path* that a container's process has open, or ""."""
         prefixes = (mount_path, f"{self._root}{mount_path}")
         for pid in [self.pid, *(child.pid for child in self._children())]:
             for link in self._links(Path(f"/proc/{pid}")):
@@ -233,7 +233,7 @@ class Container:
 
 
 class Runtime:
-    """The calls that containers make, other than those about Volumes, Dicts and blobs."""
+    """The calls of containers, except those about Volumes, Dicts and blobs."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane

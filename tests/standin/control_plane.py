@@ -115,23 +115,23 @@ class Workspace:
 
 
 class ControlPlane:
-    """A control plane on loopback. Everything that it started ends when it is closed.
+    """A control plane on loopback. Closing it ends everything it started.
 
     Parameters:
-        python: the interpreter that containers run; this one when not given.
-        tokens: pairs of token id and secret that are let in; any pair when None.
+        python: the interpreter that containers run; this one by default.
+        tokens: accepted pairs of token id and secret; None accepts any pair.
 
-    Attributes that a test may set while it runs:
-        redirect_seconds: after how long without a response a client is sent away with 303; Modal's is 150.
+    Attributes that a test can set while it runs:
+        redirect_seconds: how long a client waits for a response before it is redirected with 303; Modal's is 150.
         cold_start_seconds: how long the image takes to arrive before a container's process starts.
         overlap_seconds: how long old and new containers both serve after the new ones are warm.
-        costs: dollars of this month by resource; None if they are not told.
-        background_commit_seconds: how often writable Volumes are committed by themselves.
+        costs: dollars of this month by resource; None if not reported.
+        background_commit_seconds: how often writable Volumes are committed in the background.
     """
 
     def __init__(self, *, python: Path | None = None, tokens: Sequence[tuple[str, str]] | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fake-modal-"))
-        self.sockets = Path(tempfile.mkdtemp(prefix="fm-", dir="/tmp"))  # a socket's path has to be short
+        self.sockets = Path(tempfile.mkdtemp(prefix="fm-", dir="/tmp"))  # the path of a socket must be short
         (self.directory / "containers").mkdir()
         self.python = python or Path(sys.executable)
         self.tokens = tokens
@@ -193,7 +193,7 @@ class ControlPlane:
         shutil.rmtree(self.sockets, ignore_errors=True)
 
     def run(self, work: Coroutine[Any, Any, Result], seconds: float = 120) -> Result:
-        """Do something on the control plane's event loop and wait for it."""
+        """Run a coroutine on the control plane's event loop and wait for it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(seconds)
@@ -203,7 +203,7 @@ class ControlPlane:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Environment variables by which a client reaches this control plane."""
+        """Environment variables that point a client at this control plane."""
         token_id, token_secret = self.tokens[0] if self.tokens else ("ak-fake", "as-fake")
         return {
             "MODAL_SERVER_URL": self.server_url,
@@ -213,11 +213,11 @@ class ControlPlane:
         }
 
     def fail(self, name: str, status: Status, message: str, times: int = 1) -> None:
-        """Let the next *times* calls of *name* end with an error."""
+        """Make the next *times* calls of *name* fail."""
         self._failures.setdefault(name, []).extend([(status, message)] * times)
 
     def fail_commits(self, volume: str, *, committed: bool = False, times: int = 1) -> None:
-        """Let the next explicit commits of a Volume raise, with or without having committed."""
+        """Make the next explicit commits of a Volume fail, before or after committing."""
         self.volumes.failing.append(FailingCommit(volume, committed, times))
 
     def function(self, name: str, *, app: str = "pypiserver", environment: str = "main") -> Function:
@@ -227,11 +227,11 @@ class ControlPlane:
         return found.layout[name]
 
     def live(self, name: str = "server") -> list[Container]:
-        """The function's containers that take calls, or soon will."""
+        """The function's containers that take calls or soon will."""
         return [c for pool in self.pools.values() if pool.function.name == name for c in pool.live()]
 
     def scale(self, name: str, count: int, seconds: float = 60) -> list[Container]:
-        """Keep *count* containers of a function, also beyond its own limit, and wait until they are ready."""
+        """Keep *count* containers of a function, even beyond its limit, and wait until they are ready."""
         pool = next(pool for pool in self.pools.values() if pool.function.name == name)
 
         def set_scale() -> None:
@@ -259,16 +259,16 @@ class ControlPlane:
         return self.run(call())
 
     def preempt(self, container: Container) -> None:
-        """SIGINT, as when Modal needs the machine; returns when the container has left."""
+        """Send SIGINT, as when Modal needs the machine; returns when the container has ended."""
         self.run(container.preempt())
 
     def kill(self, container: Container) -> None:
-        """SIGKILL; returns when the container is gone."""
+        """Send SIGKILL; returns when the container has ended."""
         self._loop.call_soon_threadsafe(container.kill)
         self.run(container.gone.wait())
 
     def log(self, app: str = "pypiserver", environment: str = "main") -> str:
-        """All that the containers of an App have printed."""
+        """The output of an App's containers."""
         return "".join(
             line.text
             for a in self.apps.by_id.values()
@@ -285,7 +285,7 @@ class ControlPlane:
         return name or "main"
 
     def volume_lock(self, volume_id: str) -> asyncio.Lock:
-        """Commits and reloads of one Volume come one after the other."""
+        """The lock that serialises commits and reloads of one Volume."""
         return self._locks.setdefault(volume_id, asyncio.Lock())
 
     @staticmethod
@@ -296,7 +296,7 @@ class ControlPlane:
         return chosen[: asked.max_objects or 100]
 
     def containers(self) -> list[Container]:
-        """Every container that runs."""
+        """Every running container."""
         return [container for pool in self.pools.values() for container in pool.containers]
 
     def containers_of(self, app: App) -> list[Container]:
@@ -308,7 +308,7 @@ class ControlPlane:
         return self.pools[function_id]
 
     def pool_named(self, app: str, function: str) -> Pool | None:
-        """The same, by name, while the App is deployed."""
+        """The containers of a deployed function, by name."""
         for pool in self.pools.values():
             if (f"{pool.app.environment}/{pool.app.name}", pool.function.name) == (app, function) and not pool.stopped:
                 return pool
@@ -324,11 +324,11 @@ class ControlPlane:
         return image_environment(command for image in self.images.lineage(image_id) for command in image.commands)
 
     def secret_environment(self, secret_ids: Iterable[str]) -> dict[str, str]:
-        """The values of secrets, as they are now."""
+        """The current values of secrets."""
         return {k: v for secret_id in secret_ids for k, v in self.secrets.by_id[secret_id].values.items()}
 
     def spawn(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-        """Do something in the background; what it raises is kept for tests to look at."""
+        """Run a coroutine in the background; its exception is kept for tests."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
 
@@ -351,7 +351,7 @@ class ControlPlane:
         return f"http://127.0.0.1:{port}"
 
     async def publish(self, app: App) -> None:
-        """Bring the containers of an App to its newest version."""
+        """Roll the containers of an App to its newest version."""
         version = app.versions[-1]
         for function in version.layout.values():
             pool = self.pools.get(function.function_id)
@@ -440,7 +440,7 @@ class ControlPlane:
 
 
 def main() -> None:
-    """Run a control plane until it is interrupted, and print the variables that a client needs."""
+    """Print the variables that a client needs, and run a control plane until interrupted."""
     with ControlPlane() as plane:
         for name, value in plane.variables.items():
             sys.stdout.write(f"export {name}={value}\n")

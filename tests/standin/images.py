@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Image:
-    """An image as it was asked for, and its base."""
+    """An image as requested, and its base."""
 
     image_id: str
     commands: list[str]
@@ -37,14 +37,14 @@ class Image:
 
 @dataclass
 class Mount:
-    """Files to be placed in a container: absolute path there, and the content's SHA-256."""
+    """Files to place in a container: the SHA-256 of the content by absolute path."""
 
     mount_id: str
     files: dict[str, str] = field(default_factory=dict)
 
 
 class ContentStore:
-    """Contents that clients sent, by SHA-256; blobs; and the URLs under which both go over HTTP."""
+    """Uploaded contents by SHA-256, blobs, and the URLs that serve both over HTTP."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
@@ -55,7 +55,7 @@ class ContentStore:
         self._blocks: dict[str, tuple[Path, int, int]] = {}
 
     def path(self, sha256_hex: str) -> Path:
-        """Path of the content with that hash, if it was sent."""
+        """Path of the content with that hash, if it was uploaded."""
         return self._contents / sha256_hex
 
     def blob(self, blob_id: str) -> Path:
@@ -63,13 +63,13 @@ class ContentStore:
         return self._blobs / blob_id
 
     def block_url(self, path: Path, begin: int, end: int) -> str:
-        """A URL that gives the bytes from *begin* to before *end* of a file, once."""
+        """A single-use URL for the bytes of a file from *begin* up to *end*."""
         key = secrets.token_urlsafe()
         self._blocks[key] = (path, begin, end)
         return f"{self._plane.http_url}/blocks/{key}"
 
     def routes(self) -> list[web.RouteDef]:
-        """The HTTP requests of clients to what would be object storage."""
+        """HTTP requests of clients to what would be object storage."""
         return [
             web.get("/blocks/{key}", self._get_block),
             web.put("/blobs/{blob_id}", self._put_blob),
@@ -135,8 +135,8 @@ class ContentStore:
 class Images:
     """The calls about images and mounts.
 
-    No packages are installed: the interpreter has them, and the definition is kept for tests to look at. Files that a
-    layer copies are copied, and compiled where it says so.
+    No packages are installed: the interpreter has them, and the definition is kept for tests. Files that a
+    layer copies are copied, and compiled if it says so.
     """
 
     def __init__(self, plane: ControlPlane) -> None:
@@ -151,7 +151,7 @@ class Images:
         return [layer for base in image.base_ids for layer in self.lineage(base)] + [image]
 
     def files(self, image_id: str) -> Path:
-        """A directory with all files that the image's layers copied or compiled, made at the first call."""
+        """A directory with the files copied or compiled by the image's layers, created on the first call."""
         built = self._plane.directory / "images" / image_id
         with self._building:
             if built.exists():

@@ -1,4 +1,4 @@
-"""Running a process with its own mounts: its own files at the paths that a container has."""
+"""Processes with their own mounts: their own files at the paths of a container."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Bind:
-    """A directory that the process sees at *target*."""
+    """A directory mounted at *target*."""
 
     source: Path
     target: str
@@ -44,16 +44,16 @@ def _namespace() -> list[str]:
 def command(
     arguments: Sequence[str], *, root: Path, binds: Sequence[Bind], hide: Sequence[Path], keep: Sequence[Path]
 ) -> list[str]:
-    """The command line that runs *arguments* in a root directory of its own.
+    """The command line that runs *arguments* in its own root directory.
 
-    The new root has every top-level directory of this machine but those in which a bind lies; the process that is
-    started becomes *arguments* by ``exec``, so that its id is the container's, and it dies with its parent.
+    The new root has every top-level directory of this machine except those that contain a bind. The started process
+    becomes *arguments* by ``exec``, so that its id is the container's, and it dies with its parent.
 
     Parameters:
-        root: an empty directory to build the root in; seen by that process only.
-        binds: what lies where. The first is the working directory.
-        hide: directories that look empty.
-        keep: directories that stay visible at their path although a bind lies above them.
+        root: an empty directory to build the root in; visible only to that process.
+        binds: directories and where they are mounted. The first is the working directory.
+        hide: directories to show as empty.
+        keep: directories that stay visible although a bind covers a parent.
     """
     tops = {Path(bind.target).parts[1] for bind in binds}
     lines = [
@@ -87,7 +87,7 @@ def command(
 
 
 def interpreter_prefixes(python: Path) -> list[Path]:
-    """The directories that *python* needs: of its environment and of the installation behind it."""
+    """The directories that *python* needs: its environment and its base installation."""
     asked = "import sys; print(sys.prefix); print(sys.base_prefix)"
     if python == Path(sys.executable):
         return [Path(sys.prefix), Path(sys.base_prefix)]
@@ -96,5 +96,5 @@ def interpreter_prefixes(python: Path) -> list[Path]:
 
 
 def base_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that shall have nothing from this one's but the search path."""
+    """The environment of a process that inherits only the search path."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": "/root", **extra}

@@ -1,4 +1,4 @@
-"""Secrets, whose values go in and never come out to a client; and Dicts."""
+"""Secrets, whose values clients can set but never read, and Dicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class StoredSecret:
-    """A secret. Its values leave only as the environment of a container."""
+    """A secret. Its values are exposed only in the environment of containers."""
 
     secret_id: str
     name: str
@@ -29,7 +29,7 @@ class StoredSecret:
     updates: int = 0
 
     def metadata(self) -> api_pb2.SecretMetadata:
-        """Its description for clients: the keys and no value."""
+        """Its description for clients: the keys, without values."""
         return api_pb2.SecretMetadata(
             name=self.name,
             creation_info=api_pb2.CreationInfo(created_at=self.created_at, created_by="fake-user"),
@@ -127,7 +127,7 @@ class Secrets:
 
 @dataclass
 class StoredDict:
-    """A Dict: pickled keys and values, which the control plane does not look into."""
+    """A Dict: pickled keys and values, which the control plane does not unpickle."""
 
     dict_id: str
     name: str

@@ -22,7 +22,7 @@ _ALPHABET = string.ascii_letters + string.digits
 
 
 def new_id(prefix: str) -> str:
-    """An object id as Modal forms them: a two-letter prefix and 22 letters or digits."""
+    """An object id in Modal's format: a two-letter prefix and 22 letters or digits."""
     return f"{prefix}-" + "".join(secrets.choice(_ALPHABET) for _ in range(22))
 
 
@@ -48,7 +48,7 @@ Gate = Callable[[str, Caller], Awaitable[None]]
 
 
 class Router:
-    """Every call that the services handle; all others end with UNIMPLEMENTED and are noted.
+    """The calls handled by the services; all others fail with UNIMPLEMENTED and are recorded.
 
     Parameters:
         services: objects with methods marked by :func:`rpc`, called with the request and the :class:`Caller`.

@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from tests.standin.control_plane import ControlPlane
 
 BLOCK_SIZE = 8 * 1024 * 1024
-"""Volumes are read from outside in blocks of this many bytes, one URL each."""
+"""Clients read Volumes in blocks of this many bytes, one URL each."""
 
 Fingerprint = tuple[int, int, int]
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Tells whether a file was written since it was last looked at."""
+    """A signature that changes when a file is written."""
     status = path.lstat()
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def walk(root: Path) -> Iterator[str]:
-    """Every file below *root*, relative and with slashes. Files that vanish meanwhile are left out."""
+    """Every file below *root*, relative and with slashes. Files that disappear meanwhile are left out."""
     for folder, _, names in os.walk(root):
         for name in names:
             yield (Path(folder) / name).relative_to(root).as_posix()
@@ -86,11 +86,11 @@ class Volume:
 
 
 class View:
-    """One container's copy of a Volume, at the moment it started and after each of its own commits and reloads.
+    """One container's copy of a Volume, as of its start or its last commit or reload.
 
     Parameters:
-        directory: bound into the container as the Volume.
-        hidden: where everything goes while the Volume looks empty.
+        directory: mounted in the container as the Volume.
+        hidden: where the files are while the Volume looks empty.
     """
 
     def __init__(self, volume: Volume, directory: Path, hidden: Path) -> None:
@@ -105,10 +105,10 @@ class View:
         self._take(directory)
 
     def commit(self, root: Path) -> None:
-        """Make what was written or removed here since the last time part of the Volume."""
+        """Commit files written or removed here since the last commit."""
         if self.volume.deleted:
             raise GRPCError(Status.NOT_FOUND, f"Volume {self.volume.volume_id} not found")
-        if self.closed:  # its files are being removed, which is no wish of the container's
+        if self.closed:  # its files are being removed, but not by the container
             raise GRPCError(Status.FAILED_PRECONDITION, "the container is gone")
         present = set()
         for path in walk(root):
@@ -129,13 +129,13 @@ class View:
                 self._revisions.pop(path, None)
 
     def reload(self, root: Path) -> None:
-        """Take what others committed. What was written here and not committed is committed first, as Modal may."""
+        """Load what others committed. Uncommitted files are committed first, as Modal may do."""
         self.commit(root)
         self._take(root)
 
     @contextlib.contextmanager
     def empty(self) -> Iterator[Path]:
-        """Let the Volume look empty to the container; gives the directory where its files are meanwhile."""
+        """Make the Volume look empty to the container; yields the directory with its files."""
         for entry in list(self.directory.iterdir()):
             entry.rename(self.hidden / entry.name)
         try:
@@ -143,7 +143,7 @@ class View:
         finally:
             for entry in list(self.hidden.iterdir()):
                 target = self.directory / entry.name
-                if target.is_dir():  # written into meanwhile, by someone who did not wait
+                if target.is_dir():  # written to meanwhile by a process that did not wait
                     shutil.copytree(entry, target, dirs_exist_ok=True)
                     shutil.rmtree(entry)
                 else:
@@ -171,7 +171,7 @@ class View:
 
 @dataclass
 class FailingCommit:
-    """A commit that is to raise, with or without having committed."""
+    """A commit that fails, before or after committing."""
 
     volume: str
     committed: bool
@@ -189,11 +189,11 @@ class Volumes:
         self.failing: list[FailingCommit] = []
         self._working: set[asyncio.Future[None]] = set()
         self.window_seconds = 0.02
-        """Seconds for which a Volume looks empty at least, during a commit and during a reload."""
+        """The minimum number of seconds for which a Volume looks empty during a commit or reload."""
         self.commit_seconds: dict[str, float] = {}
         """Seconds that each commit of a Volume takes, by its name; ``inf`` while the entry stays."""
         self.reload_seconds: dict[str, float] = {}
-        """The same of reloads."""
+        """The same for reloads."""
 
     def named(self, name: str, environment: str) -> Volume | None:
         """The Volume of that name, if there is one."""
@@ -342,7 +342,7 @@ class Volumes:
         return Empty()
 
     async def background_commit(self, view: View) -> None:
-        """Commit by itself, as Modal does every few seconds: no reload, nothing looks empty."""
+        """Commit in the background, as Modal does every few seconds: nothing is reloaded or looks empty."""
         async with self._plane.volume_lock(view.volume.volume_id):
             if not view.closed and not view.volume.deleted and not any(view.hidden.iterdir()):
                 await asyncio.to_thread(view.commit, view.directory)
@@ -368,15 +368,15 @@ class Volumes:
                         await asyncio.sleep(0.02)
                     await asyncio.to_thread(change, root)
 
-        # A container that is killed meanwhile cancels its call. What was begun is ended all the same: if its files were
-        # moved back while they are looked through, they would be taken for removed, and vanish from the Volume.
+        # A container killed meanwhile cancels its call, but the commit is completed: if its files were
+        # moved back during the scan, they would count as removed and disappear from the Volume.
         working = asyncio.ensure_future(work())
         self._working.add(working)
         working.add_done_callback(self._worked)
         await asyncio.shield(working)
 
     async def ended(self) -> None:
-        """Wait for commits and reloads that have outlived their containers. None hangs any longer."""
+        """Wait for commits and reloads that have outlived their containers. None of them hangs by now."""
         self.commit_seconds.clear()
         self.reload_seconds.clear()
         while self._working:
@@ -385,4 +385,4 @@ class Volumes:
     def _worked(self, done: asyncio.Future[None]) -> None:
         self._working.discard(done)
         if not done.cancelled():
-            done.exception()  # told to whoever waited, if anybody is left
+            done.exception()  # already reported to the caller, if there still is one

@@ -1,4 +1,4 @@
-"""HTTP to web functions: each has a loopback URL, behind which requests queue for containers."""
+"""HTTP for web functions: each has a loopback URL whose requests queue for containers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from tests.standin.control_plane import ControlPlane
 
 PIECE = 2 * 1024 * 1024
-"""Bodies travel in pieces of at most this many bytes."""
+"""The maximum size in bytes of a chunk of a body."""
 CALL_ID = "__modal_function_call_id"
 POLL_SECONDS = 20
 UNLIMITED = 8
-"""Number of containers of a function without ``max_containers``."""
+"""The limit for a function without ``max_containers``."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Request:
 
 
 class Call:
-    """One HTTP request on its way through a container, or without a scope the call of a scheduled function."""
+    """One HTTP request to a container or, without a scope, the call of a scheduled function."""
 
     def __init__(self, scope: dict[str, Any] | None = None) -> None:
         self.call_id = new_id("fc")
@@ -68,11 +68,11 @@ class Call:
         )
 
     async def send(self, message: api_pb2.Asgi) -> None:
-        """Hand a message to the application; waits while it does not take them."""
+        """Pass a message to the application; blocks while it does not receive."""
         await self._to_app.put(message)
 
     async def data_in(self) -> AsyncIterator[api_pb2.DataChunk]:
-        """Messages for the application, in order. Never ends by itself: the runtime hangs up."""
+        """Messages for the application, in order. Endless: the runtime closes it."""
         while True:
             message = await self._to_app.get()
             self._sent += 1
@@ -85,17 +85,17 @@ class Call:
         return await self._from_app.get()
 
     async def put(self, message: api_pb2.Asgi | None) -> None:
-        """Take a message from the application; waits while the client does not read."""
+        """Accept a message from the application; blocks while the client does not read."""
         if not self._ended.is_set():
             await self._from_app.put(message)
 
     async def wait(self) -> str:
-        """Wait until the container is done with it, and return its error."""
+        """Wait until the container has finished the call, and return its error."""
         await self._ended.wait()
         return self.error
 
     def end(self, error: str = "") -> None:
-        """Nothing more will come from the container."""
+        """Mark the end of the container's messages."""
         self.error = self.error or error
         if not self._ended.is_set():
             self._ended.set()
@@ -103,12 +103,12 @@ class Call:
 
     @property
     def ended(self) -> bool:
-        """True if the container is done with it."""
+        """Whether the container has finished the call."""
         return self._ended.is_set()
 
 
 class Pool:
-    """The containers of one function, and the calls that wait for one."""
+    """The containers of one function, and the calls waiting for one."""
 
     def __init__(self, plane: ControlPlane, app: App, function: Function) -> None:
         self._plane = plane
@@ -125,7 +125,7 @@ class Pool:
 
     @property
     def limits(self) -> tuple[int, int, int]:
-        """At least and at most how many containers; and how many calls each should have."""
+        """The minimum and maximum number of containers, and the target number of calls for each."""
         asked = self.function.definition
         settings = asked.autoscaler_settings
         concurrency = asked.target_concurrent_inputs or asked.max_concurrent_inputs or 1
@@ -137,20 +137,20 @@ class Pool:
 
     @property
     def scaledown_seconds(self) -> float:
-        """Seconds for which a container may be idle."""
+        """Seconds after which an idle container ends."""
         asked = self.function.definition
         return asked.autoscaler_settings.scaledown_window or asked.task_idle_timeout_secs or 60
 
     def live(self) -> list[Container]:
-        """Containers that take calls, or soon will."""
+        """Containers that take calls or soon will."""
         return [c for c in self.containers if not c.draining.is_set() and not c.gone.is_set()]
 
     def current(self) -> list[Container]:
-        """Those of the version that is deployed."""
+        """Those of the deployed version."""
         return [c for c in self.live() if c.version == self.version]
 
     def submit(self, call: Call) -> None:
-        """Queue a call; start a container for it when those at hand are busy."""
+        """Queue a call; start a container if all are busy."""
         while self._idle:
             container, future = self._idle.popleft()
             if not future.done() and not container.draining.is_set():
@@ -161,7 +161,7 @@ class Pool:
         self.scale()
 
     def scale(self) -> None:
-        """Start the containers that are missing."""
+        """Start missing containers."""
         if self.stopped:
             return
         least, most, concurrency = self.limits
@@ -171,7 +171,7 @@ class Pool:
             self._plane.spawn(self.start_container())
 
     async def start_container(self) -> Container | None:
-        """Start one container and follow it to its end, in the background."""
+        """Start one container and watch it until it ends, in the background."""
         self._starting += 1
         container = Container(self._plane, self.app, self.function, self.version)
         try:
@@ -186,7 +186,7 @@ class Pool:
         return container
 
     async def next_call(self, container: Container) -> Call | None:
-        """The next call for *container*; None when it should ask again, or leave."""
+        """The next call for *container*; None if it should poll again or end."""
         if container.draining.is_set():
             return None
         if self._waiting:
@@ -205,7 +205,7 @@ class Pool:
             future.cancel()
 
     def finish(self, call: Call, error: str = "") -> None:
-        """A container is done with a call."""
+        """Record that a container has finished a call."""
         if call.container is not None:
             call.container.calls.pop(call.input_id, None)
             call.container.idle_since = time.monotonic()
@@ -213,7 +213,7 @@ class Pool:
         call.end(error)
 
     async def replace(self, function: Function, version: int) -> None:
-        """Roll to another version: the old containers leave when as many new ones are warm."""
+        """Roll to another version: old containers end once as many new ones are warm."""
         old = self.live()
         self.function, self.version = function, version
         least, most, _ = self.limits
@@ -233,7 +233,7 @@ class Pool:
         await asyncio.gather(*(container.drain() for container in old))
 
     def scale_down(self, now: float) -> None:
-        """Let containers leave that were idle for long enough."""
+        """End containers that have been idle for long enough."""
         least = self.limits[0]
         for container in self.current():
             idle = now - container.idle_since
@@ -361,7 +361,7 @@ class Web:
         return call
 
     async def _feed(self, request: web.Request, call: Call) -> None:
-        """The request's body, and then the news that the client is gone."""
+        """The request's body, followed by the client's disconnect."""
         try:
             if request.can_read_body:
                 while True:
@@ -431,13 +431,13 @@ class Web:
                 break
         else:
             if call.error and request.transport is not None:
-                request.transport.abort()  # the length that was announced will not come
+                request.transport.abort()  # the announced length will not arrive
         await response.write_eof()
         return response
 
     @staticmethod
     async def _tell_of_disconnect(call: Call) -> None:
-        with contextlib.suppress(TimeoutError):  # an application that takes no more messages
+        with contextlib.suppress(TimeoutError):  # an application that no longer receives
             async with asyncio.timeout(5):
                 await call.send(api_pb2.Asgi(http_disconnect=api_pb2.Asgi.HttpDisconnect()))
 
