@@ -1,4 +1,4 @@
-"""The index measured beside its peers: nginx with static files, peryx, stock pypiserver, devpi-server."""
+"""The index compared with its peers: nginx with static files, peryx, stock pypiserver, devpi-server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers as they arrive, and how many of which kind came."""
+"""Responses parsed as they arrive, and counts by kind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Tally:
 
     @property
     def good(self) -> int:
-        """Answers with a status of 200 to 299."""
+        """Responses with a status of 200 to 299."""
         return sum(count for status, count in self.answers.items() if 200 <= status < 300)
 
     def rate(self, what: str, *, status: int | None = None) -> float:
@@ -60,7 +60,7 @@ class Answer:
         self._chunked = False
 
     def feed(self, data: bytes) -> bool:
-        """Take the next bytes; True when the response is complete."""
+        """Parse the next bytes; True when the response is complete."""
         if not self.status:
             self._head += data
             end = self._head.find(b"\r\n\r\n")
@@ -72,13 +72,13 @@ class Answer:
             self._left -= len(data)
             return self._left <= 0
         if self._chunked:
-            # The last chunk ends so; nothing follows it, as the next request has not been sent.
+            # The last chunk ends like this; nothing follows, as the next request has not been sent.
             self._tail = (self._tail + data)[-7:]
             return self._tail.endswith(b"\r\n0\r\n\r\n") or self._tail == b"0\r\n\r\n"
         return False
 
     def feed_end(self) -> bool:
-        """The connection has ended; True when that completes the response."""
+        """Handle the end of the connection; True if that completes the response."""
         return bool(self.status) and self._left is None and not self._chunked
 
     def _read(self, head: bytes) -> None:

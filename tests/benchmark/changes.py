@@ -52,7 +52,7 @@ _UPLOADS = 12
 
 
 class Client:
-    """One persistent connection, as an installer has it; opened again if the server has closed it while it was idle.
+    """One persistent connection, like an installer's; reopened if the server closed it while idle.
 
     Parameters:
         server: to connect to.
@@ -78,7 +78,7 @@ class Client:
             headers["Authorization"] = self._server.authorization
         try:
             begin, response, body = self._ask(path, headers)
-        except ConnectionError:  # idle while others were measured
+        except ConnectionError:  # closed while others were measured
             self._connection.close()
             begin, response, body = self._ask(path, headers)
         if response.status != 200:
@@ -94,7 +94,7 @@ class Client:
 
 
 class _Uploads:
-    """Uploads of wheels that nobody has seen before, each a further version of a project.
+    """Uploads of new wheels, each another version of a project.
 
     Parameters:
         server: where to.
@@ -190,7 +190,7 @@ def lists_of_projects(field: Field) -> tuple[Row, Row]:
             "the list as JSON, after a new project": lambda: after(simple, ANY_PAGE, lambda: f"fresh-{next(numbers)}"),
             "the list as HTML, again": lambda: client.page(simple, _HTML)[0],
         }
-        for measure in contenders.values():  # nobody is measured on his first request, except for the first entry
+        for measure in contenders.values():  # no first request is measured, except for the first entry
             measure()
         lists = _row(
             field,

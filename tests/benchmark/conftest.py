@@ -1,4 +1,4 @@
-"""A small corpus, contenders over it, and programs that are on this machine already: no test installs a peer."""
+"""A small corpus, contenders that serve it, and programs already on this machine: no test installs a peer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def toolbox(tmp_path: Path) -> Toolbox:
 
 @pytest.fixture
 def peers(login: Login, toolbox: Toolbox) -> list[Peer]:
-    """Those that can take part without being installed."""
+    """Contenders that can take part without being installed."""
     every: list[Peer] = [Nginx(), Ours(login), Stock(login, toolbox, "wsgiref", 5)]
     return [peer for peer in every if not peer.missing()]
 

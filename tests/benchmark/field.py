@@ -1,4 +1,4 @@
-"""The contenders of one run with their data, and the clients that all of them meet."""
+"""The contenders of one run with their data, and the clients used for all of them."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class Field:
         return server
 
     def warm(self, server: Server, projects: Sequence[str]) -> None:
-        """Ask for every project's page once, for some seconds at most: nobody is measured on his first request."""
+        """Request every project's page once, for a few seconds at most, so that no first request is measured."""
         deadline = time.monotonic() + _WARM_SECONDS
         for project in projects:
             server.get(f"{server.index_path}{project}/")
@@ -281,7 +281,7 @@ class Field:
 
 
 def flush() -> None:
-    """Wait until everything written so far is on the disk, so that nobody pays for his forerunner."""
+    """Wait until all writes are on disk, so that no contender pays for the previous one."""
     os.sync()
 
 

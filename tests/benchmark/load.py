@@ -122,7 +122,7 @@ class _Client(asyncio.Protocol):
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def connect(self) -> None:
-        """Open the connection; the first request follows when it stands."""
+        """Open the connection; the first request follows once it is established."""
         task = self._loop.create_task(self._open())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -42,7 +42,7 @@ class Peer(Protocol):
 
     @property
     def name(self) -> str:
-        """As the tables have it."""
+        """As shown in tables."""
 
     @property
     def login(self) -> Login | None:
@@ -74,7 +74,7 @@ class Ours:
     options: tuple[str, ...] = ()
 
     def missing(self) -> str:
-        """Never."""
+        """Never absent."""
         return ""
 
     def version(self) -> str:

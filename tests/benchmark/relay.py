@@ -59,7 +59,7 @@ class Relay:
 
 
 def _pass(source: socket.socket, sink: socket.socket, count: Callable[[bytes], None] = lambda _: None) -> None:
-    with contextlib.suppress(OSError):  # either side has left
+    with contextlib.suppress(OSError):  # either side has closed
         while data := source.recv(65536):
             count(data)
             sink.sendall(data)

@@ -191,7 +191,7 @@ class Server:
             with contextlib.suppress(psutil.NoSuchProcess):
                 survivor.kill()
         psutil.wait_procs(family, timeout=STOP_SECONDS)
-        process.poll()  # also when somebody else has waited for it: or its handle would warn of a child left alone
+        process.poll()  # even if already waited for elsewhere: otherwise its handle would warn about a running child
 
     def __enter__(self) -> Self:
         self.start()
@@ -235,7 +235,7 @@ class Server:
         return " | ".join(line.strip() for line in lines[-4:])
 
     def _total(self, figure: Callable[[psutil.Process], float]) -> float:
-        """A figure of all of its processes together; one that is gone meanwhile does not count."""
+        """A figure of all of its processes together; processes that ended meanwhile do not count."""
         total = 0.0
         for process in [self._process, *_children(self._process)] if self._process else []:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -290,7 +290,7 @@ def end_abandoned(folder: Path) -> list[int]:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
+    """An unused TCP port on loopback."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
