@@ -87,7 +87,7 @@ def test_bcrypt_runs_once_and_before_its_result_is_needed(
     assert len(verify.asked) == 2, "the result serves one login"
 
 
-@pytest.mark.parametrize(("username", "digest"), [("alice", DIGEST), ("nobody", None)])
+@pytest.mark.parametrize(("username", "digest"), [("alice", DIGEST), ("nobody", None)], ids=["known", "unknown"])
 def test_a_wrong_login_costs_the_same_as_later(
     early: EarlyLogin, listener: socket.socket, verify: FakeVerify, username: str, digest: str | None
 ) -> None:
