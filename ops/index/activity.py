@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from ops.index.auth.audit import AuditFiles, expired
+from ops.index.auth.audit_files import AuditFiles, expired
 from ops.index.config import Options
 from ops.index.errors import StorageBusy, StorageError
 from ops.index.storage.storage import Storage

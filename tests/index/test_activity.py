@@ -11,7 +11,7 @@ import pytest
 
 from ops.index import activity
 from ops.index.activity import FOLDER, Activity, client_family
-from ops.index.auth.audit import AuditFiles
+from ops.index.auth.audit_files import AuditFiles
 from ops.index.config import Options
 from ops.index.errors import StorageError
 from ops.index.storage.directory import DirectoryStorage

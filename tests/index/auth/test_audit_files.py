@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.index.auth.audit import AuditFiles, LogFile, expired
+from ops.index.auth.audit_files import AuditFiles, LogFile, expired
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.credentials_volume import volumes
 
