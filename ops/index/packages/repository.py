@@ -21,11 +21,12 @@ from ops.index.errors import PackageIndexError, StorageBusy
 from ops.index.packages.annotations import Annotations, Tombstones
 from ops.index.packages.attestations import SUFFIX
 from ops.index.packages.directory import PackageDirectory
-from ops.index.packages.file_info import FileInfoStore, Rebuilder
+from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import Name
 from ops.index.packages.models import File, Project
 from ops.index.packages.project_cache import CachedProject, ProjectCache, in_order, versions_with
 from ops.index.packages.quotas import Usage
+from ops.index.packages.rebuilder import Rebuilder
 from ops.index.storage.bounded_run import BoundedRun
 from ops.index.storage.name_locks import NameLocks
 from ops.index.storage.storage import Storage
