@@ -16,7 +16,7 @@ from ops.index.packages.filenames import Form, can_be_listed, is_project, is_saf
 
 if TYPE_CHECKING:
     from ops.index.packages.inspector import Inspector
-    from ops.index.packages.uploads import Staged
+    from ops.index.packages.staged import Staged
 
 YANKED, REVOKED, STATUS = ".index/yanked/", ".index/revoked/", ".index/status/"
 """Folders on the packages volume: yanks by file, revocations by digest, and statuses by project."""

@@ -18,7 +18,8 @@ from ops.index.config import Options
 from ops.index.packages.inspector import DeferredError
 from ops.index.packages.releases import Releases, Uploader
 from ops.index.packages.repository import Repository
-from ops.index.packages.uploads import Publisher, Staged, UploadResult
+from ops.index.packages.staged import Staged
+from ops.index.packages.uploads import Publisher, UploadResult
 from ops.index.sandbox.sandbox import Cancellation
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.name_locks import FileNameLocks, NameLocks

@@ -26,7 +26,8 @@ from ops.index.packages.filenames import normalize, parse, same_version
 from ops.index.packages.inspector import DeferredError
 from ops.index.packages.releases import Releases, Uploader
 from ops.index.packages.repository import Repository
-from ops.index.packages.uploads import Publisher, Staged
+from ops.index.packages.staged import Staged
+from ops.index.packages.uploads import Publisher
 
 _UPLOAD: Final = "ops.index.upload"
 """Key of the current upload in the WSGI environment (PEP 3333 leaves such keys to servers)."""

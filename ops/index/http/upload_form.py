@@ -19,7 +19,8 @@ from multipart import (
 from ops.index.config import Options
 from ops.index.errors import BadRequest, PackageIndexError, TooLarge
 from ops.index.packages.releases import Uploader
-from ops.index.packages.uploads import Publisher, Staged
+from ops.index.packages.staged import Staged
+from ops.index.packages.uploads import Publisher
 
 MAX_HEADER_BYTES = 16 * 1024
 """Longest header line of a part."""

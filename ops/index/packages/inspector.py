@@ -14,7 +14,7 @@ from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name
 
 if TYPE_CHECKING:
-    from ops.index.packages.uploads import Staged
+    from ops.index.packages.staged import Staged
     from ops.index.sandbox.sandbox import Cancellation, Sandbox
 
 AT_ONCE_BYTES = 4 * 1024**2

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import hmac
-import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ops.index.config import Options
 from ops.index.errors import (
-    DigestMismatch,
     FileTaken,
     Forbidden,
     InvalidArchive,
@@ -27,17 +22,17 @@ from ops.index.errors import (
     NotFound,
     ProjectClosed,
     Revoked,
-    TooLarge,
 )
 from ops.index.packages.attestations import attestations_of, provenance_of
 from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import Name, is_project, is_safe, parse
 from ops.index.packages.inspector import DeferredError, Inspector
-from ops.index.packages.quotas import Quotas, Reservation
+from ops.index.packages.quotas import Quotas
 from ops.index.packages.releases import Uploader
 from ops.index.packages.repository import Repository
 from ops.index.packages.signatures import SignatureVerifier, publisher_of
-from ops.index.storage.directory import place, remove, storage_error, write_all
+from ops.index.packages.staged import NOT_KEPT, SMALL, Staged
+from ops.index.storage.directory import place, remove, storage_error
 from ops.index.storage.storage import Storage
 from ops.index.storage.transaction import Entry, Policy, Transaction, Transactions
 
@@ -45,29 +40,9 @@ if TYPE_CHECKING:
     from ops.index.sandbox.sandbox import Cancellation
 
 MAX_SIGNATURE_BYTES = 1024**2
-_NOT_KEPT = "the upload could not be stored"
 _ARMOUR = b"-----BEGIN PGP "
 
 _PIECE = 1024**2
-_SMALL = 256 * 1024
-"""Files of up to this many bytes are also kept in memory, to be inspected without reading them again."""
-
-_BLAKE2_512_DIGITS = 128
-
-
-class _Digest(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
-
-
-ALGORITHMS: dict[str, Callable[[], _Digest]] = {
-    "md5": lambda: hashlib.md5(usedforsecurity=False),
-    "sha256": hashlib.sha256,
-    "blake2_256": lambda: hashlib.blake2b(digest_size=32),
-    "blake2_512": lambda: hashlib.blake2b(digest_size=64),
-}
-"""Digests that an upload's form may have, such as ``md5_digest``. setuptools sends the last under the third's name."""
 
 
 class UploadResult(StrEnum):
@@ -76,119 +51,6 @@ class UploadResult(StrEnum):
     CREATED = "created"
     SAME = "same"
     """The same bytes existed already."""
-
-
-class Staged:
-    """The bytes of one upload, in a private file.
-
-    ``contents`` is the result of a long inspection, if there was one.
-
-    Parameters:
-        storage: the volume of packages.
-        filename: as named by the client; of a distribution or a signature.
-        name: parsed from the distribution's; None if it is not one.
-        room: the space reserved before bytes are written; released with the file, or if it cannot be created.
-        options: ``max_upload_bytes`` and ``scratch_directory``.
-
-    Raises:
-        StorageError: the file cannot be created.
-    """
-
-    def __init__(self, storage: Storage, filename: str, name: Name | None, room: Reservation, options: Options) -> None:
-        self.filename = filename
-        self.name = name
-        self.room = room
-        self.size = 0
-        self.contents: Contents | None = None
-        self._limit = options.max_upload_bytes
-        self._sha256 = hashlib.sha256()
-        self._small: bytearray | None = bytearray()
-        self._digests: dict[str, str] = {}
-        try:
-            self.path, self._descriptor = storage.stage(options.scratch_directory)
-        except OSError as error:
-            room.release()
-            raise storage_error(_NOT_KEPT, error) from error
-
-    def write(self, piece: bytes | bytearray | memoryview) -> int:
-        """Append bytes; return their number.
-
-        Raises:
-            TooLarge: the file is larger than the index accepts.
-            QuotaExceeded: there is no space for it.
-            StorageError: the disk is full or failed.
-        """
-        self.size += len(piece)
-        if self.size > self._limit:
-            raise TooLarge("the file", limit=self._limit)
-        self.room.require(len(piece), self.size)
-        self._sha256.update(piece)
-        if self._small is not None:
-            if self.size <= _SMALL:
-                self._small += piece
-            else:
-                self._small = None
-        try:
-            write_all(self._descriptor, piece)
-        except OSError as error:
-            raise storage_error(_NOT_KEPT, error) from error
-        return len(piece)
-
-    @property
-    def sha256(self) -> str:
-        """The digest of the bytes so far, in hexadecimal."""
-        return self._sha256.hexdigest()
-
-    def open(self) -> BinaryIO:
-        """Open the bytes for reading."""
-        return open(self.path, "rb") if self._small is None else io.BytesIO(self._small)
-
-    def check(self, form: Mapping[str, str]) -> None:
-        """Compare the bytes with every digest in the form.
-
-        Raises:
-            DigestMismatch: they differ, or a field is not a digest.
-        """
-        named = {field: form.get(f"{field}_digest", "").strip().lower() for field in ("md5", "sha256", "blake2_256")}
-        if len(named["blake2_256"]) == _BLAKE2_512_DIGITS:
-            named["blake2_512"] = named.pop("blake2_256")
-        named = {algorithm: expected for algorithm, expected in named.items() if expected}
-        self._compute(named.keys() - self._digests.keys() - {"sha256"})
-        for algorithm, expected in named.items():
-            actual = self.sha256 if algorithm == "sha256" else self._digests[algorithm]
-            if not hmac.compare_digest(expected.encode("utf-8", "replace"), actual.encode()):
-                raise DigestMismatch(self.filename, algorithm=algorithm, expected=expected, actual=actual)
-
-    def _compute(self, algorithms: AbstractSet[str]) -> None:
-        """Compute and cache digests: a large file is checked again after its inspection."""
-        digests = {algorithm: ALGORITHMS[algorithm]() for algorithm in algorithms}
-        if not digests:
-            return
-        with self.open() as file:
-            while piece := file.read(_PIECE):
-                for digest in digests.values():
-                    digest.update(piece)
-        self._digests.update((algorithm, digest.hexdigest()) for algorithm, digest in digests.items())
-
-    def sync(self) -> None:
-        """Make the bytes durable.
-
-        Raises:
-            StorageError: they may not be.
-        """
-        try:
-            os.fsync(self._descriptor)
-        except OSError as error:
-            raise storage_error(_NOT_KEPT, error) from error
-
-    def discard(self) -> None:
-        """Close and remove the file. May be called more than once."""
-        self.room.release()
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-            with contextlib.suppress(OSError):
-                remove(self.path)
 
 
 class Publisher:
@@ -472,7 +334,7 @@ class Publisher:
         return existing
 
     def _begin(self, key: str, staged: Staged, identity: Uploader, address: str) -> AbstractContextManager[Transaction]:
-        if staged.size > _SMALL:
+        if staged.size > SMALL:
             staged.sync()  # most of it, before taking the lock
         return self._transactions.begin(
             {key: staged.filename}, Policy.TAKEN_BACK, user=identity.username, address=address, origin=identity.origin
@@ -509,7 +371,7 @@ class Publisher:
                 provenances.drop(filename)
 
         staged.room.confirm(staged.size)
-        with self._near(staged) as near, transaction.change(_NOT_KEPT, [entry], failed=failed):
+        with self._near(staged) as near, transaction.change(NOT_KEPT, [entry], failed=failed):
             if provenance:
                 provenances.put(filename, provenance)
             elif contents is not None:
@@ -543,7 +405,7 @@ class Publisher:
             with self._storage.near(staged.path) as path:
                 yield path
         except OSError as error:
-            raise storage_error(_NOT_KEPT, error) from error
+            raise storage_error(NOT_KEPT, error) from error
 
     def _digest(self, path: str) -> str:
         try:

@@ -21,7 +21,8 @@ from ops.index.packages.archive import OutOfBoundsError
 from ops.index.packages.filenames import Name, parse
 from ops.index.packages.inspection import AT_ONCE, inspect
 from ops.index.packages.inspector import DeferredError, Inspector
-from ops.index.packages.uploads import Staged, UploadResult
+from ops.index.packages.staged import Staged
+from ops.index.packages.uploads import UploadResult
 from ops.index.sandbox.sandbox import Cancellation
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.conftest import Node, Person

@@ -20,7 +20,7 @@ from ops.index.auth.roles import Identity, Role
 from ops.index.errors import PackageIndexError, StorageFull
 from ops.index.http.request import Request
 from ops.index.http.upload import PIECE_BYTES, UploadApi
-from ops.index.packages import uploads
+from ops.index.packages import staged
 from ops.index.storage import directory
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import Node
@@ -227,7 +227,7 @@ def test_a_full_disk_is_507(client: Client, monkeypatch: pytest.MonkeyPatch) -> 
     def full(*_: object) -> None:
         raise StorageFull("the upload could not be stored: there is no space left")
 
-    monkeypatch.setattr(uploads.Staged, "write", full)
+    monkeypatch.setattr(staged.Staged, "write", full)
     response = client.upload()
     assert response.status == 507
     assert "no space" in response.text
@@ -272,7 +272,7 @@ def test_the_bytes_of_an_upload_are_written_once(client: Client, monkeypatch: py
         written += sum(len(piece) for piece in pieces)
         directory.write_all(descriptor, *pieces)
 
-    monkeypatch.setattr(uploads, "write_all", count)
+    monkeypatch.setattr(staged, "write_all", count)
     content = wheel("foo-bar", "1.0", more={"x": b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(50_000))})
     assert len(content) > PIECE_BYTES
     assert client.upload(content=content).status == 200

@@ -40,7 +40,7 @@ from ops.index.errors import (
     StorageReadOnly,
     TooLarge,
 )
-from ops.index.packages import uploads
+from ops.index.packages import staged, uploads
 from ops.index.packages.uploads import Publisher, UploadResult
 from ops.index.storage import directory, transaction
 from ops.index.storage.directory import DirectoryStorage
@@ -268,7 +268,7 @@ def test_without_hard_links_a_file_is_still_not_overwritten(node: Node, monkeypa
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256", "blake2_256"])
 def test_a_wrong_digest_is_refused_and_a_correct_one_is_not(node: Node, algorithm: str) -> None:
-    right = uploads.ALGORITHMS[algorithm]()
+    right = staged.ALGORITHMS[algorithm]()
     right.update(CONTENT)
     for wrong in ("0" * 64, "ß", right.hexdigest()[:-1]):
         with pytest.raises(DigestMismatch, match=algorithm):
