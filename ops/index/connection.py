@@ -96,8 +96,8 @@ class Connection(HttpToolsProtocol):
     """One client's connection.
 
     A GET for a cached response is answered before a scope, a task and an event are created, which would take longer
-    the rest. When the same bytes come again they are not even parsed, and when they come again on the same connection
-    not even looked up. All other requests go uvicorn's usual way.
+    than everything else. When the same bytes come again they are not even parsed, and when they come again on the same
+    connection not even looked up. All other requests go uvicorn's usual way.
     """
 
     _date: tuple[Any, bytes] = (None, b"")
@@ -134,7 +134,7 @@ class Connection(HttpToolsProtocol):
         """Handle a new client.
 
         As in the base class, except that the addresses come from the transport. The base class creates a socket object
-        for each, which takes longer than than everything else.
+        for each, which takes longer than everything else.
         """
         self.connections.add(self)
         self.transport = transport
