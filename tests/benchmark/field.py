@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ops.errors import ParameterError
 from tests.benchmark import devpi, load, wrk
-from tests.benchmark.answers import Tally
 from tests.benchmark.corpus import Corpus
 from tests.benchmark.nginx import NGINX, Nginx
 from tests.benchmark.peers import Devpi, Ours, Peer, Peryx, Stock
+from tests.benchmark.responses import Tally
 from tests.benchmark.scale import Scale
 from tests.benchmark.servers import ANY_PAGE, Login, Server, end_abandoned, free_port, running
 from tests.benchmark.toolbox import Set, Toolbox
@@ -211,7 +211,7 @@ class Field:
                 seconds=scale.seconds,
                 folder=self.scratch,
             )
-            if tally.good >= wrk.SLOW_ANSWERS or tally.broken or tally.good < sum(tally.answers.values()):
+            if tally.good >= wrk.FEW_RESPONSES or tally.broken or tally.good < sum(tally.responses.values()):
                 return tally
             self._slow.add(server.name)
         return load.fetch(
@@ -246,7 +246,7 @@ class Field:
                 folder=self.scratch,
                 headers=headers,
             )
-            tally.answers[status] += tally.answers.pop(400 if status >= 400 else 200, 0)
+            tally.responses[status] += tally.responses.pop(400 if status >= 400 else 200, 0)
             return tally
         return load.fetch(
             url,
@@ -261,7 +261,7 @@ class Field:
         """Of the peers that take part, and of the client that asks for pages."""
         found = {peer.name: peer.version() for peer in self.present}
         if wrk.available():
-            found["page client"] = f"wrk; for fewer than {wrk.SLOW_ANSWERS} responses the built-in loader"
+            found["page client"] = f"wrk; for fewer than {wrk.FEW_RESPONSES} responses the built-in loader"
         else:
             found["page client"] = "built-in loader, as wrk is not on PATH"
         return found

@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from tests.benchmark.answers import Answer, Tally
+from tests.benchmark.responses import ResponseParser, Tally
 
-_ANSWER_SECONDS = 120.0
+_RESPONSE_SECONDS = 120.0
 
 
 def request(
@@ -94,7 +94,7 @@ async def _send(
     for client in clients:
         client.connect()
     try:
-        async with asyncio.timeout(seconds + _ANSWER_SECONDS):
+        async with asyncio.timeout(seconds + _RESPONSE_SECONDS):
             await asyncio.gather(*(client.done for client in clients))
     except TimeoutError:
         tally.broken += sum(not client.done.done() for client in clients)
@@ -117,7 +117,7 @@ class _Client(asyncio.Protocol):
         self._messages = messages
         self._tally = tally
         self._message: bytes | None = None
-        self._answer = Answer()
+        self._parser = ResponseParser()
         self._transport: asyncio.Transport | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -139,7 +139,7 @@ class _Client(asyncio.Protocol):
         self._next()
 
     def data_received(self, data: bytes) -> None:
-        if self._answer.feed(data):
+        if self._parser.feed(data):
             self._count()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -147,19 +147,19 @@ class _Client(asyncio.Protocol):
         if self.done.done():
             return
         if self._message is not None:  # a response without a length ends with its connection
-            if self._answer.feed_end():
-                self._tally.answers[self._answer.status] += 1
+            if self._parser.feed_end():
+                self._tally.responses[self._parser.status] += 1
             else:
                 self._tally.broken += 1
             self._message = None
-            self._answer = Answer()
+            self._parser = ResponseParser()
         self.connect()
 
     def _count(self) -> None:
-        self._tally.answers[self._answer.status] += 1
-        closes = self._answer.closes
+        self._tally.responses[self._parser.status] += 1
+        closes = self._parser.closes
         self._message = None
-        self._answer = Answer()
+        self._parser = ResponseParser()
         if not closes:
             self._next()
         elif self._transport is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.benchmark.answers import Tally
 from tests.benchmark.measurement import Entry, Row
+from tests.benchmark.responses import Tally
 from tests.benchmark.servers import Server
 
 

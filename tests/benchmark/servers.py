@@ -139,7 +139,7 @@ class Server:
         begin = time.perf_counter()
         self._launch()
         try:
-            self._await_answer(until or self.index_path)
+            self._await_response(until or self.index_path)
         except BaseException:
             self.stop()
             raise
@@ -242,7 +242,7 @@ class Server:
                 total += figure(process)
         return total
 
-    def _await_answer(self, path: str) -> None:
+    def _await_response(self, path: str) -> None:
         assert self._process is not None
         begin = time.monotonic()
         seen = "no response"

@@ -14,7 +14,7 @@ import pytest
 
 from ops.errors import IndexRequestError
 from tests.benchmark import load, wrk
-from tests.benchmark.answers import Answer, Tally
+from tests.benchmark.responses import ResponseParser, Tally
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
@@ -28,10 +28,10 @@ REFUSED = b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n"
 class FakeServer:
     """Sends the next of some prepared responses to every request, and counts requests and connections."""
 
-    def __init__(self, *answers: bytes) -> None:
+    def __init__(self, *responses: bytes) -> None:
         self.requests = 0
         self.connections = 0
-        self._answers = itertools.cycle(answers)
+        self._responses = itertools.cycle(responses)
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/simple/x/"
@@ -65,7 +65,7 @@ class FakeServer:
                 data = data.partition(b"\r\n\r\n")[2]
                 with self._lock:
                     self.requests += 1
-                    response = next(self._answers)
+                    response = next(self._responses)
                 if not response:
                     return
                 connection.sendall(response)
@@ -80,8 +80,8 @@ class FakeServer:
 
 
 @contextmanager
-def server(*answers: bytes) -> Iterator[FakeServer]:
-    running = FakeServer(*answers)
+def server(*responses: bytes) -> Iterator[FakeServer]:
+    running = FakeServer(*responses)
     try:
         yield running
     finally:
@@ -112,7 +112,7 @@ def test_connections_are_kept_where_the_server_keeps_them() -> None:
 def test_a_rate_with_refusals_in_it_is_no_rate() -> None:
     with server(LENGTH, REFUSED) as running:
         tally = send(running.url, 10)
-    assert tally.answers == {200: 5, 409: 5}
+    assert tally.responses == {200: 5, 409: 5}
     with pytest.raises(IndexRequestError, match="5 good responses, 5 x 409") as error:
         tally.rate("uploads")
     assert error.value.status == 409
@@ -134,11 +134,11 @@ def test_a_server_that_is_not_there_is_told_apart_from_a_slow_one() -> None:
 
 @pytest.mark.parametrize("response", [LENGTH, CHUNKED, EMPTY_CHUNKED, CLOSED_WITH_LENGTH, UNCHANGED])
 def test_an_answer_is_complete_at_its_last_byte_and_not_before(response: bytes) -> None:
-    parsed = Answer()
+    parsed = ResponseParser()
     for byte in response[:-1]:
         assert not parsed.feed(bytes([byte]))
     assert parsed.feed(response[-1:])
-    assert Answer().feed(response)
+    assert ResponseParser().feed(response)
 
 
 def test_a_page_is_asked_for_until_the_time_is_over() -> None:
@@ -155,5 +155,5 @@ def test_wrk_counts_good_answers_and_refusals_apart(tmp_path: Path) -> None:
             running.url, authorization="Basic eDp5", accept="*/*", connections=2, seconds=1, folder=tmp_path
         )
     assert tally.client == "wrk"
-    assert tally.good == pytest.approx(3 * tally.answers[400], abs=12)
+    assert tally.good == pytest.approx(3 * tally.responses[400], abs=12)
     assert (tmp_path / "wrk.lua").stat().st_mode & 0o777 == 0o600

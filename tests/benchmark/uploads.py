@@ -10,9 +10,9 @@ import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.benchmark.answers import Tally
 from tests.benchmark.corpus import Wheel, build_wheel
 from tests.benchmark.load import send, supply
+from tests.benchmark.responses import Tally
 from tests.benchmark.servers import Server
 
 _PROJECTS = 50

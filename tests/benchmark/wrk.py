@@ -12,9 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ops.errors import IndexRequestError
-from tests.benchmark.answers import Tally
+from tests.benchmark.responses import Tally
 
-SLOW_ANSWERS = 100
+FEW_RESPONSES = 100
 """Below this many responses wrk's figure is too coarse: it forgets the requests that are under way at its end."""
 
 
@@ -73,8 +73,8 @@ def fetch(
             why=(finished.stderr or finished.stdout).strip().splitlines()[-1:][0] if finished.stderr else "no result",
             todo="run the benchmark again, or without wrk on PATH",
         )
-    answers, microseconds, refused, broken = map(int, found.groups())
-    counted = Counter({200: answers - refused})
+    responses, microseconds, refused, broken = map(int, found.groups())
+    counted = Counter({200: responses - refused})
     if refused:
         counted[400] = refused  # wrk says how many were 400 and above, and not which
-    return Tally(answers=counted, broken=broken, seconds=microseconds / 1e6, client="wrk")
+    return Tally(responses=counted, broken=broken, seconds=microseconds / 1e6, client="wrk")

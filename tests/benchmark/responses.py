@@ -1,4 +1,4 @@
-"""Responses parsed as they arrive, and counts by kind."""
+"""Responses: parsed as they arrive, and counted by status."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _KEEP = re.compile(rb"\r\nconnection:\s*keep-alive", re.IGNORECASE)
 
 @dataclass
 class Tally:
-    """Counted responses: *answers* by HTTP status, *broken* connections, and the *seconds* until the last response."""
+    """Counted responses: *responses* by HTTP status, *broken* connections, and *seconds* until the last response."""
 
-    answers: Counter[int] = field(default_factory=Counter)
+    responses: Counter[int] = field(default_factory=Counter)
     broken: int = 0
     seconds: float = 0.0
     client: str = "built-in loader"
@@ -26,7 +26,7 @@ class Tally:
     @property
     def good(self) -> int:
         """Responses with a status of 200 to 299."""
-        return sum(count for status, count in self.answers.items() if 200 <= status < 300)
+        return sum(count for status, count in self.responses.items() if 200 <= status < 300)
 
     def rate(self, what: str, *, status: int | None = None) -> float:
         """Good responses a second, or with *status* responses of that status.
@@ -34,9 +34,9 @@ class Tally:
         Raises:
             IndexRequestError: not all responses were good, so that the rate would not be of *what*.
         """
-        good = self.good if status is None else self.answers[status]
+        good = self.good if status is None else self.responses[status]
         wanted = range(200, 300) if status is None else (status,)
-        bad = {status: count for status, count in self.answers.items() if count and status not in wanted}
+        bad = {status: count for status, count in self.responses.items() if count and status not in wanted}
         if bad or self.broken or not good:
             seen = ", ".join(f"{count} x {status}" for status, count in sorted(bad.items())) or "none of them refused"
             raise IndexRequestError(
@@ -48,7 +48,7 @@ class Tally:
         return good / self.seconds
 
 
-class Answer:
+class ResponseParser:
     """One HTTP/1.1 response as its bytes arrive; only its status and its end matter."""
 
     def __init__(self) -> None:
