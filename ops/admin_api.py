@@ -151,9 +151,9 @@ class AdminApi:
             body["role"] = role
         if projects is not None:
             body["projects"] = list(projects)
-        answer = self._http.request("POST", "register_user", json=body)
-        self._require(answer, (200, 201), f"the user {username!r} could not be registered")
-        return _user(answer.json())
+        response = self._http.request("POST", "register_user", json=body)
+        self._require(response, (200, 201), f"the user {username!r} could not be registered")
+        return _user(response.json())
 
     def users(self) -> list[IndexUser]:
         """All users, sorted by name.
@@ -161,9 +161,9 @@ class AdminApi:
         Raises:
             IndexRequestError: the request was refused, or got no response.
         """
-        answer = self._http.request("GET", "users")
-        self._require(answer, (200,), "the users could not be listed")
-        return sorted((_user(entry) for entry in answer.json()), key=lambda user: user.username)
+        response = self._http.request("GET", "users")
+        self._require(response, (200,), "the users could not be listed")
+        return sorted((_user(entry) for entry in response.json()), key=lambda user: user.username)
 
     def user(self, username: str) -> IndexUser | None:
         """The user with that name, or None.
@@ -179,9 +179,9 @@ class AdminApi:
         Raises:
             IndexRequestError: the request was refused, or got no response.
         """
-        answer = self._http.request("DELETE", f"users/{quote(username, safe='')}")
-        self._require(answer, (204, 404), f"the user {username!r} could not be deleted")
-        return answer.status_code == 204
+        response = self._http.request("DELETE", f"users/{quote(username, safe='')}")
+        self._require(response, (204, 404), f"the user {username!r} could not be deleted")
+        return response.status_code == 204
 
     def tokens(self, owner: str | None = None) -> list[IndexToken]:
         """Tokens of one user, or of all, newest first. Empty for an index too old to have tokens.
@@ -189,9 +189,9 @@ class AdminApi:
         Raises:
             IndexRequestError: the request was refused, or got no response.
         """
-        answer = self._http.request("GET", "tokens" if owner is None else f"tokens?owner={quote(owner, safe='')}")
-        self._require(answer, (200, 404), "the tokens could not be listed")
-        return [_token(entry) for entry in answer.json()] if answer.ok else []
+        response = self._http.request("GET", "tokens" if owner is None else f"tokens?owner={quote(owner, safe='')}")
+        self._require(response, (200, 404), "the tokens could not be listed")
+        return [_token(entry) for entry in response.json()] if response.ok else []
 
     def create_token(
         self,
@@ -216,9 +216,9 @@ class AdminApi:
         """
         wanted = {"role": role, "projects": projects and list(projects), "lifetime_seconds": lifetime}
         body = {"owner": owner, "label": label} | {name: value for name, value in wanted.items() if value is not None}
-        answer = self._http.request("POST", "create_token", json=body)
-        self._require(answer, (201,), f"no token could be created for {owner!r}")
-        return Secret(answer.json()["token"]), _token(answer.json())
+        response = self._http.request("POST", "create_token", json=body)
+        self._require(response, (201,), f"no token could be created for {owner!r}")
+        return Secret(response.json()["token"]), _token(response.json())
 
     def revoke_token(self, token_id: str) -> bool:
         """Revoke a token. False if there was none with that id.
@@ -226,9 +226,9 @@ class AdminApi:
         Raises:
             IndexRequestError: the request was refused, or got no response.
         """
-        answer = self._http.request("DELETE", f"tokens/{quote(token_id, safe='')}")
-        self._require(answer, (204, 404), f"the token {token_id!r} could not be revoked")
-        return answer.status_code == 204
+        response = self._http.request("DELETE", f"tokens/{quote(token_id, safe='')}")
+        self._require(response, (204, 404), f"the token {token_id!r} could not be revoked")
+        return response.status_code == 204
 
     def trust(self) -> dict[str, Any]:
         """The trusted CI jobs: ``version``, ``audience``, ``issuers`` and ``jobs``.
@@ -236,9 +236,9 @@ class AdminApi:
         Raises:
             IndexRequestError: the request was refused, or got no response.
         """
-        answer = self._http.request("GET", "trust")
-        self._require(answer, (200,), "the trusted CI jobs could not be read")
-        return dict(answer.json())
+        response = self._http.request("GET", "trust")
+        self._require(response, (200,), "the trusted CI jobs could not be read")
+        return dict(response.json())
 
     def replace_trust(self, document: Mapping[str, Any], *, version: int) -> dict[str, Any]:
         """Replace the trusted CI jobs, and return them as stored.
@@ -250,9 +250,9 @@ class AdminApi:
         Raises:
             IndexRequestError: the request was refused, or got no response.
         """
-        answer = self._http.request("POST", "replace_trust", json={**document, "version": version})
-        self._require(answer, (200,), "the trusted CI jobs could not be replaced")
-        return dict(answer.json())
+        response = self._http.request("POST", "replace_trust", json={**document, "version": version})
+        self._require(response, (200,), "the trusted CI jobs could not be replaced")
+        return dict(response.json())
 
     def invite(self, username: str) -> tuple[Secret, str]:
         """A one-time code with which a user sets a password, and its expiry (RFC 3339). Replaces an earlier code.
@@ -260,9 +260,9 @@ class AdminApi:
         Raises:
             IndexRequestError: the request was refused, or got no response.
         """
-        answer = self._http.request("POST", "invite", json={"username": username})
-        self._require(answer, (201,), f"the user {username!r} could not be invited")
-        return Secret(answer.json()["code"]), str(answer.json()["expires"])
+        response = self._http.request("POST", "invite", json={"username": username})
+        self._require(response, (201,), f"the user {username!r} could not be invited")
+        return Secret(response.json()["code"]), str(response.json()["expires"])
 
     def reservations(self) -> dict[str, tuple[str, ...]]:
         """Reserved prefixes of project names, and their owners (PEP 752).
@@ -270,9 +270,9 @@ class AdminApi:
         Raises:
             IndexRequestError: the request was refused, or got no response.
         """
-        answer = self._http.request("GET", "reservations")
-        self._require(answer, (200,), "the reserved prefixes could not be listed")
-        return {entry["prefix"]: tuple(entry["owners"]) for entry in answer.json()}
+        response = self._http.request("GET", "reservations")
+        self._require(response, (200,), "the reserved prefixes could not be listed")
+        return {entry["prefix"]: tuple(entry["owners"]) for entry in response.json()}
 
     def reserve(self, prefix: str, owners: Sequence[str]) -> None:
         """Replace the owners of a prefix; none frees it.
@@ -280,8 +280,8 @@ class AdminApi:
         Raises:
             IndexRequestError: the request was refused, or got no response.
         """
-        answer = self._http.request("POST", "reserve", json={"prefix": prefix, "owners": list(owners)})
-        self._require(answer, (200,), f"the prefix {prefix!r} could not be reserved")
+        response = self._http.request("POST", "reserve", json={"prefix": prefix, "owners": list(owners)})
+        self._require(response, (200,), f"the prefix {prefix!r} could not be reserved")
 
     def users_status(self) -> int:
         """Status of a request for the list of users: 200, or 401 for a wrong token.
@@ -297,21 +297,21 @@ class AdminApi:
         Raises:
             IndexRequestError: the request got no response.
         """
-        answer = self._http.request("GET", "users")
-        return "" if answer.ok else self._todo(answer)
+        response = self._http.request("GET", "users")
+        return "" if response.ok else self._todo(response)
 
-    def _require(self, answer: requests.Response, accepted: tuple[int, ...], what: str) -> None:
-        if answer.status_code in accepted:
+    def _require(self, response: requests.Response, accepted: tuple[int, ...], what: str) -> None:
+        if response.status_code in accepted:
             return
         raise IndexRequestError(
             what,
-            status=answer.status_code,
-            why=f"{answer.status_code} {answer.reason}: {said(answer)}",
-            todo=self._todo(answer),
+            status=response.status_code,
+            why=f"{response.status_code} {response.reason}: {said(response)}",
+            todo=self._todo(response),
         )
 
-    def _todo(self, answer: requests.Response) -> str:
-        if answer.status_code == 401 and _PROXY_AUTH in answer.text:
+    def _todo(self, response: requests.Response) -> str:
+        if response.status_code == 401 and _PROXY_AUTH in response.text:
             if self._behind_proxy_auth:
                 return (
                     "the proxy token in MODAL_PROXY_TOKEN_ID and MODAL_PROXY_TOKEN_SECRET is not accepted: use one of "
@@ -321,11 +321,11 @@ class AdminApi:
                 "the admin application is behind Modal's proxy auth: create a proxy token with modal workspace "
                 "proxy-tokens create, and set MODAL_PROXY_TOKEN_ID and MODAL_PROXY_TOKEN_SECRET"
             )
-        if self._advice is not None and (answer.status_code == 401 or answer.status_code >= 500):
-            return self._advice(answer.status_code)
-        if answer.status_code == 401:
+        if self._advice is not None and (response.status_code == 401 or response.status_code >= 500):
+            return self._advice(response.status_code)
+        if response.status_code == 401:
             return "use the token that the index was provisioned with, or run the notebook 01_provision again"
-        return "fix that and run it again" if answer.status_code < 500 else "see the log of the index"
+        return "fix that and run it again" if response.status_code < 500 else "see the log of the index"
 
 
 def advice_for(target: Target) -> Callable[[int], str]:
@@ -367,12 +367,12 @@ def _token(entry: dict[str, Any]) -> IndexToken:
     )
 
 
-def said(answer: requests.Response) -> str:
+def said(response: requests.Response) -> str:
     """Message of a response on one line: the ``detail`` of a JSON body, else the start of the text."""
     try:
-        detail = answer.json()["detail"]
+        detail = response.json()["detail"]
     except (ValueError, KeyError, TypeError):
-        detail = answer.text
+        detail = response.text
     if isinstance(detail, list):
         # FastAPI's list of validation errors.
         detail = "; ".join(str(entry.get("msg", entry)) if isinstance(entry, dict) else str(entry) for entry in detail)

@@ -323,12 +323,12 @@ def _requests(change: ReleaseChange, found: ReleaseList) -> Iterator[tuple[str, 
 
 
 def _send(index: HttpClient, path: str, fields: dict[str, str]) -> None:
-    answer = index.request("POST", path, json=fields) if path else index.request("POST", "", data=fields)
-    if not answer.ok:
+    response = index.request("POST", path, json=fields) if path else index.request("POST", "", data=fields)
+    if not response.ok:
         raise IndexRequestError(
             f"{' '.join(fields.values())} was refused",
-            status=answer.status_code,
-            why=said(answer),
+            status=response.status_code,
+            why=said(response),
             todo="fix that and run this notebook again",
         )
 
@@ -374,8 +374,8 @@ def _finding(change: ReleaseChange, index: HttpClient, thing: str) -> Finding:
 
 
 def _seen(change: ReleaseChange, index: HttpClient, project: str, version: str) -> str:
-    answer = index.request("GET", f"simple/{project}/", headers={"Accept": JSON})
-    page = answer.json() if answer.ok else {}
+    response = index.request("GET", f"simple/{project}/", headers={"Accept": JSON})
+    page = response.json() if response.ok else {}
     if change.action == "status":
         return str(page.get("project-status", {}).get("status", "active"))
     files = [file for file in page.get("files", ()) if _of_version(file["filename"], project, version)]

@@ -206,10 +206,12 @@ def _as_a_visitor(deployment: Deployment) -> list[Finding]:
     findings.append(Finding("health, without credentials", "200", str(health.status_code), health.status_code == 200))
     with HttpClient(deployment.url, username=_STRANGER, password=Secret(_WRONG)) as intruder:
         wrong = intruder.request("GET", "simple/")
-    for question, answer in (("the index, without credentials", refused), ("the index, wrong password", wrong)):
-        realm = answer.headers.get("WWW-Authenticate", "")
-        seen = f"{answer.status_code}, {'asks for a login' if realm.startswith('Basic realm=') else 'without a realm'}"
-        findings.append(Finding(question, "401, asks for a login", seen, seen == "401, asks for a login"))
+    for what, response in (("the index, without credentials", refused), ("the index, wrong password", wrong)):
+        realm = response.headers.get("WWW-Authenticate", "")
+        seen = (
+            f"{response.status_code}, {'asks for a login' if realm.startswith('Basic realm=') else 'without a realm'}"
+        )
+        findings.append(Finding(what, "401, asks for a login", seen, seen == "401, asks for a login"))
     return findings
 
 

@@ -177,9 +177,9 @@ class SmokeTest:
             for path in (self._release.wheel, self._release.sdist):
                 name, built = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
                 file = listed.get(name, {"url": name, "hashes": {}})
-                answer = http.request("GET", urljoin(page.url, file["url"]).removeprefix(http.url))
+                response = http.request("GET", urljoin(page.url, file["url"]).removeprefix(http.url))
                 says = file["hashes"].get("sha256", "nothing")
-                sent = hashlib.sha256(answer.content).hexdigest() if answer.ok else str(answer.status_code)
+                sent = hashlib.sha256(response.content).hexdigest() if response.ok else str(response.status_code)
                 same = built == says == sent
                 seen = "one hash, three times" if same else f"built {built}, page {says}, download {sent}"
                 kind = "the wheel" if path.suffix == ".whl" else "the sdist"

@@ -163,12 +163,12 @@ class TemporaryUser:
     def _remove(self, version: str) -> None:
         with self.http() as http:
             form = {":action": "remove_pkg", "name": PROJECT, "version": version}
-            answer = http.request("POST", "", data=form)
-        if answer.status_code not in {200, 404}:
+            response = http.request("POST", "", data=form)
+        if response.status_code not in {200, 404}:
             raise IndexRequestError(
                 f"the release {version} could not be removed",
-                status=answer.status_code,
-                why=f"the index answered {answer.status_code}",
+                status=response.status_code,
+                why=f"the index answered {response.status_code}",
                 todo="remove it as an admin of the index",
             )
 

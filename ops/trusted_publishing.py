@@ -128,8 +128,8 @@ def verify(change: TrustChange, *, dry_run: bool = False) -> Table:
     with HttpClient(deployment.url) as http:
         seen = until_equal(lambda: _audience(http), expected)
         findings.append(Finding("the audience, without a login", expected, seen, seen == expected))
-        answer = http.request("POST", "_/oidc/mint-token", json={"token": _NOT_AN_ID_TOKEN})
-        refused = f"{answer.status_code}"
+        response = http.request("POST", "_/oidc/mint-token", json={"token": _NOT_AN_ID_TOKEN})
+        refused = f"{response.status_code}"
         findings.append(Finding("an ID token that nobody signed", "422", refused, refused == "422"))
     for issuer in trust["issuers"]:
         keys = _keys(issuer)
@@ -210,8 +210,8 @@ def _looked_up(issuer: str, kinds: Mapping[str, str], repository: str) -> dict[s
     token = os.environ.get(API_TOKENS[kind])
     try:
         with HttpClient(root, token=Secret(token) if token else None) as http:
-            answer = http.request("GET", path)
-        found = answer.json() if answer.ok else {}
+            response = http.request("GET", path)
+        found = response.json() if response.ok else {}
         return {"repository_id": found["id"], "owner_id": found[owner]["id"]}
     except (IndexRequestError, ValueError, KeyError, TypeError):
         raise RunbookError(
@@ -222,17 +222,17 @@ def _looked_up(issuer: str, kinds: Mapping[str, str], repository: str) -> dict[s
 
 
 def _audience(http: HttpClient) -> str:
-    answer = http.request("GET", "_/oidc/audience")
-    if answer.status_code == 404:
+    response = http.request("GET", "_/oidc/audience")
+    if response.status_code == 404:
         return "404, since no job is trusted"
-    return str(answer.json().get("audience")) if answer.ok else f"{answer.status_code}"
+    return str(response.json().get("audience")) if response.ok else f"{response.status_code}"
 
 
 def _keys(issuer: Mapping[str, Any]) -> str:
     try:
         with HttpClient(f"{issuer['url'].rstrip('/')}/") as http:
-            answer = http.request("GET", _KEYS[issuer["kind"]])
-        keys = answer.json()["keys"] if answer.ok else []
+            response = http.request("GET", _KEYS[issuer["kind"]])
+        keys = response.json()["keys"] if response.ok else []
     except (IndexRequestError, ValueError, KeyError, TypeError):
         return "none"
     return f"{len(keys)}" if keys else "none"

@@ -399,8 +399,8 @@ def _healthy(process: ServerProcess) -> bool:
     # No proxy from the environment for connections to this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{_url(process.port)}health", timeout=3) as answer:
-            return bool(answer.status == 200)
+        with opener.open(f"{_url(process.port)}health", timeout=3) as response:
+            return bool(response.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
         return False
 

@@ -436,8 +436,8 @@ def _healthy(url: str, seconds: float, *, refused_seconds: float = ANSWER_SECOND
     deadline = begun + seconds
     while (left := deadline - time.monotonic()) > 0:
         try:
-            with urllib.request.urlopen(f"{url}health", timeout=left) as answer:  # noqa: S310 - the URL is Modal's
-                return bool(answer.status == 200)
+            with urllib.request.urlopen(f"{url}health", timeout=left) as response:  # noqa: S310 - the URL is Modal's
+                return bool(response.status == 200)
         except urllib.error.HTTPError as refused:
             refused.close()
             if refused.code < 500 or time.monotonic() - begun >= refused_seconds:

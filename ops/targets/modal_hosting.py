@@ -281,8 +281,8 @@ def _function(app: str, name: str, environment: str, version: int) -> api_pb2.Fu
             environment_name=environment or modal.config.config.get("environment") or "",
             app_version=version,
         )
-        answer: api_pb2.FunctionGetResponse = await client._stub.FunctionGet(request)  # noqa: SLF001
-        return answer.function
+        response: api_pb2.FunctionGetResponse = await client._stub.FunctionGet(request)  # noqa: SLF001
+        return response.function
 
     try:
         found: api_pb2.FunctionData = synchronize_api(get)(modal.Client.from_env())  # type: ignore[no-untyped-call]

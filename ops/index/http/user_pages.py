@@ -28,14 +28,14 @@ class UserPages:
 
     async def whoami(self, request: Request, identity: Identity) -> None:
         """The user of this request with role and projects, and when the login expires; null for a password."""
-        answer = {
+        user = {
             "username": identity.username,
             "role": identity.role,
             "projects": None if identity.projects is None else sorted(identity.projects),
             "token": identity.token or None,
             "expires": timestamp(identity.expires) if identity.token else None,
         }
-        await request.content(200, b"application/json", json.dumps(answer).encode() + b"\n")
+        await request.content(200, b"application/json", json.dumps(user).encode() + b"\n")
 
     async def guide(self, request: Request, identity: Identity) -> None:
         """The page that explains how to use this index, with its own addresses."""
