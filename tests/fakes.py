@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as in the base class
         pass
 
-    def answer(self, status: int, body: bytes | str | object = b"", headers: Mapping[str, str] | None = None) -> None:
+    def respond(self, status: int, body: bytes | str | object = b"", headers: Mapping[str, str] | None = None) -> None:
         kind = "text/plain"
         if not isinstance(body, bytes | str):
             body, kind = json.dumps(body), "application/json"
@@ -105,31 +105,31 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fake.bodies.append(body)
         if self.path == "/health":
-            return self.answer(200, "ok")
+            return self.respond(200, "ok")
         if self.path.startswith("/admin/"):
             return self.admin(body)
         user = fake.who(self.headers.get("Authorization"))
         if user is None and "open" not in fake.faults:
             realm = {} if "silent" in fake.faults else {"WWW-Authenticate": 'Basic realm="pypi"'}
-            return self.answer(401, "log in\n", realm)
+            return self.respond(401, "log in\n", realm)
         if self.command == "POST":
             return self.post(user, body)
         if found := re.fullmatch(r"/simple/([^/]*)/?", self.path):
             return self.page(found[1])
         name = unquote(self.path.rpartition("/")[2])
         if self.path.startswith("/packages/") and name in fake.files:
-            return self.answer(200, fake.files[name])
-        return self.answer(404, "no such file\n")
+            return self.respond(200, fake.files[name])
+        return self.respond(404, "no such file\n")
 
     do_GET = do_POST = do_DELETE = do_HEAD = handle_one  # noqa: N815 - as in the base class
 
     def page(self, project: str) -> None:
         if not project:
-            return self.answer(200, {"meta": {"api-version": "1.1"}, "projects": []})
+            return self.respond(200, {"meta": {"api-version": "1.1"}, "projects": []})
         prefix = project.replace("-", "_") + "-"
         names = sorted(name for name in self.fake.files if name.startswith(prefix))
         if not names:
-            return self.answer(404, "no such project\n")
+            return self.respond(404, "no such project\n")
         lie = b"a lie" if "lying" in self.fake.faults else b""
         files = [
             {
@@ -142,64 +142,64 @@ class _Handler(BaseHTTPRequestHandler):
         versions = sorted({_version(name) for name in names})
         page = {"meta": {"api-version": "1.1"}, "name": project, "files": files, "versions": versions}
         content = json.dumps(page)
-        return self.answer(200, content, {"Content-Type": "application/vnd.pypi.simple.v1+json"})
+        return self.respond(200, content, {"Content-Type": "application/vnd.pypi.simple.v1+json"})
 
     def post(self, user: str | None, body: bytes) -> None:
         fields, files = _form(self.headers["Content-Type"], body)
         role = self.fake.users.get(user or "", {}).get("role", "publisher")
         if fields.get(":action") == "remove_pkg":
             if role != "admin":
-                return self.answer(403, "only an admin removes\n")
+                return self.respond(403, "only an admin removes\n")
             gone = [name for name in self.fake.files if _version(name) == fields["version"]]
             for name in gone if "sticky" not in self.fake.faults else ():
                 del self.fake.files[name]
-            return self.answer(200 if gone else 404, "")
+            return self.respond(200 if gone else 404, "")
         if role == "reader":
-            return self.answer(403, "a reader does not publish\n")
+            return self.respond(403, "a reader does not publish\n")
         ((name, content),) = files.items()
         if not name.startswith(fields["name"].replace("-", "_") + "-"):
-            return self.answer(400, "name and file name disagree\n")
+            return self.respond(400, "name and file name disagree\n")
         if self.fake.files.get(name, content) != content and "overwrite" not in self.fake.faults:
-            return self.answer(409, "another file of that name exists\n")
+            return self.respond(409, "another file of that name exists\n")
         self.fake.files[name] = content
-        return self.answer(200, "")
+        return self.respond(200, "")
 
     def admin(self, body: bytes) -> None:
         fake = self.fake
         if self.headers.get("Authorization") != f"Bearer {fake.token}" and "open admin" not in fake.faults:
-            return self.answer(401, {"detail": "the admin token is missing or wrong"})
+            return self.respond(401, {"detail": "the admin token is missing or wrong"})
         if self.path == "/admin/users":
             users = [{"username": name, **_public(user)} for name, user in sorted(fake.users.items())]
-            return self.answer(200, users)
+            return self.respond(200, users)
         if self.path == "/admin/register_user":
             given = json.loads(body)
             name = given["username"]
             if "\x00" in name:
-                return self.answer(422, {"detail": "the user name contains an invisible character"})
+                return self.respond(422, {"detail": "the user name contains an invisible character"})
             created = name not in fake.users
             user = fake.users.setdefault(name, {"hash": "", "role": "publisher", "projects": None})
             user["hash"] = given.get("password_hash") or user["hash"]
             user["role"] = given.get("role") or user["role"]
             user["projects"] = given.get("projects", user["projects"])
-            return self.answer(201 if created else 200, {"username": name, "created": created, **_public(user)})
+            return self.respond(201 if created else 200, {"username": name, "created": created, **_public(user)})
         path, _, query = self.path.partition("?")
         if path == "/admin/tokens":
             owner = parse_qs(query).get("owner", [None])[0]
             newest_first = reversed(fake.tokens.values())
-            return self.answer(200, [token for token in newest_first if owner in (None, token["owner"])])
+            return self.respond(200, [token for token in newest_first if owner in (None, token["owner"])])
         if path == "/admin/create_token":
             fake.created += 1
             wanted, number = json.loads(body), f"id-{fake.created}"
             fake.tokens[number] = _token(number, wanted)
-            return self.answer(201, {**fake.tokens[number], "token": _plain(fake.tokens[number])})
+            return self.respond(201, {**fake.tokens[number], "token": _plain(fake.tokens[number])})
         if path.startswith("/admin/tokens/"):
             if "early" in fake.faults:
                 fake.tokens.clear()
-            return self.answer(204 if fake.tokens.pop(path.rpartition("/")[2], None) else 404)
+            return self.respond(204 if fake.tokens.pop(path.rpartition("/")[2], None) else 404)
         name = unquote(self.path.removeprefix("/admin/users/"))
         if "sticky" in fake.faults:
-            return self.answer(204)
-        return self.answer(204 if fake.users.pop(name, None) else 404)
+            return self.respond(204)
+        return self.respond(204 if fake.users.pop(name, None) else 404)
 
 
 def _public(user: Mapping[str, Any]) -> dict[str, Any]:

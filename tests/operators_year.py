@@ -161,23 +161,23 @@ class Index:
         for name, link in links.items():
             page, _, code = link.partition("#")
             self.logins[name] = (name, f"words that {name} alone knows")
-            answer = requests.post(page, json={"code": code, "new_password": self.logins[name][1]}, timeout=60)
-            assert answer.status_code == 200, answer.text
+            response = requests.post(page, json={"code": code, "new_password": self.logins[name][1]}, timeout=60)
+            assert response.status_code == 200, response.text
 
     def upload(self, name: str, project: str, version: str) -> None:
         """Publish a release, like twine."""
         form = {":action": "file_upload", "protocol_version": "1", "name": project, "version": version}
         content = {"content": (wheel_name(project, version), wheel(project, version))}
-        answer = requests.post(self.url, auth=self.logins[name], data=form, files=content, timeout=60)
-        assert answer.status_code == 200, answer.text
+        response = requests.post(self.url, auth=self.logins[name], data=form, files=content, timeout=60)
+        assert response.status_code == 200, response.text
 
     def releases(self, project: str) -> list[dict[str, Any]]:
         """Files of a project, with their hashes and annotations."""
-        answer = requests.get(
+        response = requests.get(
             f"{self.url}simple/{project}/", auth=self.logins["bob"], headers={"Accept": JSON}, timeout=60
         )
-        assert answer.status_code == 200, answer.text
-        files: list[dict[str, Any]] = answer.json()["files"]
+        assert response.status_code == 200, response.text
+        files: list[dict[str, Any]] = response.json()["files"]
         return files
 
     def status(self, login: tuple[str, str], path: str = "simple/") -> int:

@@ -138,9 +138,9 @@ def test_health_needs_no_login_and_reveals_nothing(server: Server) -> None:
 
 def test_an_upload_without_credentials_is_refused_before_its_body_is_sent(server: Server) -> None:
     for expect in (b"Expect: 100-continue\r\n", b""):
-        answer = server.raw(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n" + expect + b"\r\n")
-        assert answer.startswith(b"HTTP/1.1 401 ")
-        assert (b"connection: close" in answer.lower()) is bool(expect)
+        response = server.raw(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n" + expect + b"\r\n")
+        assert response.startswith(b"HTTP/1.1 401 ")
+        assert (b"connection: close" in response.lower()) is bool(expect)
 
 
 def test_a_refused_upload_gets_its_refusal_even_after_sending_all_of_its_body(server: Server) -> None:
@@ -152,12 +152,12 @@ def test_a_refused_upload_gets_its_refusal_even_after_sending_all_of_its_body(se
 def test_many_wrong_passwords_are_throttled(tmp_path_factory: pytest.TempPathFactory) -> None:
     with Server(tmp_path_factory.mktemp("guesses"), "--bcrypt-rounds", "10") as server:
         for number in range(40):  # each wait doubles, so eventually one is not over yet
-            answer = server.request("GET", "/simple/", password=f"guess {number}")
-            if answer.status == 429:
+            response = server.request("GET", "/simple/", password=f"guess {number}")
+            if response.status == 429:
                 break
-            assert answer.status == 401
-        assert answer.status == 429
-        assert int(answer["retry-after"]) >= 1
+            assert response.status == 401
+        assert response.status == 429
+        assert int(response["retry-after"]) >= 1
         assert server.get("/simple/", user="adam").status in {200, 429}
 
 
@@ -412,8 +412,8 @@ def test_a_reader_cannot_upload_and_a_publisher_cannot_remove(server: Server) ->
 def test_a_too_large_upload_is_refused_before_it_is_sent(server: Server) -> None:
     credentials = f"Authorization: {authorization('alice')}\r\n".encode()
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nExpect: 100-continue\r\n"
-    answer = server.raw(head + credentials + b"Content-Length: 999999999\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 413 ")
+    response = server.raw(head + credentials + b"Content-Length: 999999999\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_too_large_file_is_refused_even_if_a_body_of_that_size_is_allowed(server: Server) -> None:
@@ -425,8 +425,8 @@ def test_a_too_large_file_is_refused_even_if_a_body_of_that_size_is_allowed(serv
 
 def test_a_release_is_yanked_and_unyanked(server: Server) -> None:
     show(server, "wrong", "1.0")
-    answer = change(server, "/projects/Wrong/yank", {"version": "1.0", "reason": "breaks <b>"})
-    assert (answer.status, json.loads(answer.body)["files"]) == (200, [wheel_name("wrong", "1.0")])
+    response = change(server, "/projects/Wrong/yank", {"version": "1.0", "reason": "breaks <b>"})
+    assert (response.status, json.loads(response.body)["files"]) == (200, [wheel_name("wrong", "1.0")])
     (file,) = json.loads(server.get("/simple/wrong/", Accept=JSON).body)["files"]
     assert file["yanked"] == "breaks <b>"
     assert change(server, "/projects/wrong/unyank", {"filename": wheel_name("wrong", "1.0")}).status == 200
@@ -466,9 +466,9 @@ def test_a_quarantined_project_can_be_neither_listed_nor_downloaded(server: Serv
     ],
 )
 def test_an_invalid_change_is_refused_with_an_explanation(server: Server, path: str, body: object, status: int) -> None:
-    answer = change(server, path, body)
-    assert answer.status == status
-    assert len(answer.text.strip().splitlines()) == 1
+    response = change(server, path, body)
+    assert response.status == status
+    assert len(response.text.strip().splitlines()) == 1
 
 
 def test_a_change_must_be_json(server: Server) -> None:
@@ -495,8 +495,8 @@ def test_a_reader_cannot_change_anything(server: Server) -> None:
     ],
 )
 def test_a_page_of_another_site_cannot_make_a_browser_change_anything(server: Server, headers: dict[str, str]) -> None:
-    answer = change(server, "/projects/spam/yank", {"version": "1.0"}, **headers)
-    assert answer.status == 403
+    response = change(server, "/projects/spam/yank", {"version": "1.0"}, **headers)
+    assert response.status == 403
     assert upload(server, wheel_name("forged", "1.0"), wheel("forged", "1.0"), **headers).status == 403
     assert server.get("/simple/forged/").status == 404
 
@@ -561,10 +561,10 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     request += f"GET {paths[-1]} HTTP/1.1\r\n{credentials}Connection: close\r\n\r\n"
     with socket.create_connection((server.host, server.port), timeout=20) as connection:
         connection.sendall(request.encode())
-        answer = b""
+        response = b""
         while piece := connection.recv(65536):
-            answer += piece
-    statuses = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) [A-Z]", answer)]
+            response += piece
+    statuses = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) [A-Z]", response)]
     assert statuses == [200, 200, 200, 200, 404, 200]
 
 
@@ -574,12 +574,12 @@ def test_an_http_1_0_client_gets_its_page_and_a_closed_connection(server: Server
     for line in ("GET /simple/spam/ HTTP/1.0\r\n", "GET /simple/spam/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"):
         with socket.create_connection((server.host, server.port), timeout=20) as connection:
             connection.sendall(f"{line}{credentials}\r\n".encode())
-            answer = b""
+            response = b""
             while piece := connection.recv(65536):
-                answer += piece
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        assert b"connection: close" in answer.lower()
-        assert answer.endswith(b"</html>\n")
+                response += piece
+        assert response.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in response.lower()
+        assert response.endswith(b"</html>\n")
 
 
 def test_headers_that_never_end_are_cut_off(server: Server) -> None:
@@ -624,8 +624,8 @@ def test_headers_that_never_end_are_cut_off(server: Server) -> None:
 )
 def test_an_odd_request_line_is_not_a_server_error(server: Server, line: bytes) -> None:
     head = f"Host: x\r\nAuthorization: {authorization('alice')}\r\nContent-Length: 0\r\n\r\n".encode()
-    answer = server.raw(line + b"\r\n" + head)
-    assert re.match(rb"HTTP/1\.1 [234]", answer), answer[:200]
+    response = server.raw(line + b"\r\n" + head)
+    assert re.match(rb"HTTP/1\.1 [234]", response), response[:200]
 
 
 _NAMES = st.sampled_from(
@@ -691,11 +691,11 @@ def test_no_path_or_header_makes_the_server_fail(
     with socket.create_connection((server.host, server.port), timeout=20) as connection:
         connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n")
         connection.shutdown(socket.SHUT_WR)
-        answer = b""
+        response = b""
         while piece := connection.recv(65536):
-            answer += piece
-    assert not re.search(rb"^HTTP/1\.1 5", answer), answer[:300]
-    assert answer == b"" or re.match(rb"HTTP/1\.1 [1234]\d\d ", answer)
+            response += piece
+    assert not re.search(rb"^HTTP/1\.1 5", response), response[:300]
+    assert response == b"" or re.match(rb"HTTP/1\.1 [1234]\d\d ", response)
 
 
 _TEXT = st.one_of(
@@ -736,7 +736,7 @@ def test_no_form_makes_the_server_fail_or_leaves_a_file(
     outside = {path for path in server.packages.parent.iterdir() if path.name != "server.log"}
     body = form(action=action, name=name, version=version, sha256_digest=digest, content=(filename, content))
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    answer = server.request("POST", "/", headers=headers, body=body[: len(body) - cut])
-    assert answer.status < 500, answer.text
+    response = server.request("POST", "/", headers=headers, body=body[: len(body) - cut])
+    assert response.status < 500, response.text
     assert set(server.packages.iterdir()) - before <= {server.packages / ".index"}
     assert {path for path in server.packages.parent.iterdir() if path.name != "server.log"} == outside

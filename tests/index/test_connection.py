@@ -113,12 +113,12 @@ class Running(ThreadServer):
         connection.sendall(piece)
         eventually(lambda: self.taken >= self.sent)
 
-    def ask(self, connection: socket.socket, *pieces: bytes, answers: int = 1) -> None:
+    def ask(self, connection: socket.socket, *pieces: bytes, responses: int = 1) -> None:
         """Send pieces one after the other, and read this many complete responses."""
         for piece in pieces:
             self.give(connection, piece)
-        received = read_until(connection, PAGE.body, times=answers)
-        assert received.count(b"HTTP/1.1 200 OK") == answers
+        received = read_until(connection, PAGE.body, times=responses)
+        assert received.count(b"HTTP/1.1 200 OK") == responses
         assert received.endswith(PAGE.body)
 
     def ask_plainly(self, connection: socket.socket) -> None:
@@ -193,9 +193,9 @@ def test_both_paths_may_alternate_on_one_connection(running: Running) -> None:
     connection = running.connect()
     for path, content in (("/ready", PAGE.body), ("/a", b"slowly"), ("/ready", PAGE.body), ("/ready", PAGE.body)):
         connection.request("GET", path)
-        answer = connection.getresponse()
-        assert answer.headers["date"]
-        assert answer.read() == content
+        response = connection.getresponse()
+        assert response.headers["date"]
+        assert response.read() == content
     connection.close()
 
 
@@ -244,7 +244,7 @@ def test_repeated_bytes_on_one_connection_are_only_looked_up_after_a_change(runn
     memory.unchanged = True
     with running.send() as connection, running.send() as another:
         running.ask(connection, READY)
-        running.ask(connection, READY, READY, READY, answers=3)
+        running.ask(connection, READY, READY, READY, responses=3)
         assert memory.answered == 1
         running.ask(another, READY)
         assert memory.answered == 2, "one connection's memory is not used by another"
@@ -283,7 +283,7 @@ def test_downloads_and_long_bodies_are_looked_up_each_time(running: Running) -> 
 
 
 @pytest.mark.parametrize(
-    ("pieces", "answers"),
+    ("pieces", "responses"),
     [
         ((READY + READY,), 2),
         ((READY[:20], READY[20:]), 1),
@@ -294,11 +294,11 @@ def test_downloads_and_long_bodies_are_looked_up_each_time(running: Running) -> 
     ids=["two at once", "one in two pieces", "one and a half", "not ready", "long"],
 )
 def test_only_a_single_complete_request_for_a_ready_response_is_remembered(
-    running: Running, pieces: tuple[bytes, ...], answers: int
+    running: Running, pieces: tuple[bytes, ...], responses: int
 ) -> None:
     with running.send() as connection:
-        if answers:
-            running.ask(connection, *pieces, answers=answers)
+        if responses:
+            running.ask(connection, *pieces, responses=responses)
         else:
             running.give(connection, b"".join(pieces))
             read_until(connection, b"slowly")
@@ -529,8 +529,8 @@ def status_of(running: Running, sent: bytes) -> int:
 def test_anything_but_http_is_refused_with_a_sentence_and_not_logged(
     running: Running, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = running.raw(sent)
-    assert answer.startswith(b"HTTP/1.1 400 Bad Request: this is not an HTTP/1.1 request; use http://")
+    response = running.raw(sent)
+    assert response.startswith(b"HTTP/1.1 400 Bad Request: this is not an HTTP/1.1 request; use http://")
     assert caplog.text == ""
 
 
@@ -599,7 +599,7 @@ def test_a_new_connection_is_refused_when_users_have_all_of_them() -> None:
         user.sendall(READY + b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
         read_until(user, PAGE.body)
         with socket.create_connection(("127.0.0.1", running.port), timeout=10) as refused:
-            answer = read_until(refused, b"\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable: all connections of this index are taken")
+            response = read_until(refused, b"\r\n\r\n")
+        assert response.startswith(b"HTTP/1.1 503 Service Unavailable: all connections of this index are taken")
         running.application.release.set()
         read_until(user, b"slowly")

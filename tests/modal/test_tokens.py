@@ -75,10 +75,11 @@ def test_three_containers_accept_an_id_token_once_and_all_reject_a_burnt_token(s
             body = {"token": issuer.id_token()}
             with ThreadPoolExecutor(CONTAINERS) as pool:
                 asked = [pool.submit(requests.post, mint, json=body, timeout=60) for _ in range(CONTAINERS)]
-            answers = [answer.result() for answer in asked]
-            assert [answer.status_code for answer in answers].count(200) == 1, [answer.text for answer in answers]
-            assert {answer.status_code for answer in answers} == {200, 422}
-        (token,) = [answer.json()["token"] for answer in answers if answer.ok]
+            responses = [request.result() for request in asked]
+            codes = [response.status_code for response in responses]
+            assert codes.count(200) == 1, [response.text for response in responses]
+            assert set(codes) == {200, 422}
+        (token,) = [response.json()["token"] for response in responses if response.ok]
         assert statuses(served, token) == {200}
         assert requests.post(f"{url(served)}/_/oidc/burn-token", json={"token": token}, timeout=60).status_code == 202
         eventually(lambda: statuses(served, token) <= OUT, LIMIT)

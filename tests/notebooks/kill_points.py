@@ -81,7 +81,7 @@ def _line_of_ops() -> str:
     return " ".join(lines)
 
 
-def run(notebook: str, parameters: dict[str, Any], number: int, answer: dict[str, Any]) -> None:
+def run(notebook: str, parameters: dict[str, Any], number: int, result: dict[str, Any]) -> None:
     """Run the cells of a notebook, and record the number of steps after its plan."""
     point: KillPoint | None = None
     names: dict[str, Any] = {}
@@ -91,7 +91,7 @@ def run(notebook: str, parameters: dict[str, Any], number: int, answer: dict[str
         try:
             exec(cell.source, names)
         finally:
-            answer["steps"] = point.steps if point else 0
+            result["steps"] = point.steps if point else 0
         if "parameters" in cell.metadata.get("tags", ()):
             names |= parameters
         if point is None and is_plan_cell(cell.source):
@@ -103,14 +103,14 @@ def main() -> None:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
-            answer: dict[str, Any] = {"killed": False, "steps": 0, "error": ""}
+            result: dict[str, Any] = {"killed": False, "steps": 0, "error": ""}
             try:
-                run(**request, answer=answer)
+                run(**request, result=result)
             except RunbookError as error:
-                answer["error"] = str(error)
+                result["error"] = str(error)
             except Exception as error:  # noqa: BLE001 - the test shows it
-                answer["error"] = f"unexpected: {error!r}"
-            sys.stdout.write(json.dumps(answer) + "\n")
+                result["error"] = f"unexpected: {error!r}"
+            sys.stdout.write(json.dumps(result) + "\n")
             sys.stdout.flush()
             os._exit(0)
         _, status = os.waitpid(child, 0)

@@ -68,7 +68,7 @@ class Router:
         """A grpclib service whose calls come from *container*, or from clients."""
         return Listener(self, container)
 
-    async def answer(self, name: str, stream: Stream[Any, Any], container: Container | None) -> None:
+    async def handle(self, name: str, stream: Stream[Any, Any], container: Container | None) -> None:
         """Receive one request from *stream* and send its reply."""
         caller = Caller(container, {str(k): str(v) for k, v in (stream.metadata or {}).items()})
         request = await stream.recv_message()
@@ -99,7 +99,7 @@ class Listener:
 
     def _bind(self, name: str) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
         async def handle(stream: Stream[Any, Any]) -> None:
-            await self._router.answer(name, stream, self._container)
+            await self._router.handle(name, stream, self._container)
 
         return handle
 

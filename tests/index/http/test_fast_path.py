@@ -197,8 +197,8 @@ class Talk:
 
     def again(self) -> tuple[int, bytes]:
         self._connection.request("GET", self._path, headers={"Authorization": authorization("alice")})
-        answer = self._connection.getresponse()
-        return answer.status, answer.read()
+        response = self._connection.getresponse()
+        return response.status, response.read()
 
     def close(self) -> None:
         self._connection.close()

@@ -190,10 +190,10 @@ def test_the_commands_have_the_client_s_url_which_is_never_markup(server: Server
     page = server.get("/projects/old-tool/", Host="index.example:8443")
     assert "http://index.example:8443/simple/" in page.text
     for host in ("<b>", 'x"onclick=', "a b", ""):
-        answer = server.get("/projects/old-tool/", Host=host)
-        assert "http://localhost/simple/" in answer.text or answer.status == 400
-        assert "onclick=" not in answer.text
-        assert "<b>" not in answer.text
+        response = server.get("/projects/old-tool/", Host=host)
+        assert "http://localhost/simple/" in response.text or response.status == 400
+        assert "onclick=" not in response.text
+        assert "<b>" not in response.text
 
 
 @pytest.fixture(scope="module")

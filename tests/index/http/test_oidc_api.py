@@ -101,10 +101,10 @@ def test_an_id_token_of_a_trusted_job_is_exchanged_for_a_token_that_publishes_it
     before = int(time.time())
     response = mint(server, issuer.id_token())
     assert response.status == 200, response.text
-    answer = json.loads(response.body)
-    token = answer["token"]
-    assert answer["success"] is True
-    assert before + 900 <= answer["expires"] <= time.time() + 901
+    reply = json.loads(response.body)
+    token = reply["token"]
+    assert reply["success"] is True
+    assert before + 900 <= reply["expires"] <= time.time() + 901
     assert TOKEN.fullmatch(token)
     assert response["Cache-Control"] == "private, no-store"
     assert status(server, token) == 200

@@ -44,7 +44,7 @@ class FakeAuthenticator:
         return self.people[base64.b64decode(authorization.partition(b" ")[2]).decode().partition(":")[0]]
 
 
-class Answer:
+class Response:
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.status = status
         self.headers = headers
@@ -73,7 +73,7 @@ class Client:
         user: str = "alice",
         pieces: Iterable[bytes] | None = None,
         **headers: str,
-    ) -> Answer:
+    ) -> Response:
         """Send a body, and return the response; its status is 0 if there is none."""
         waiting = chain(
             ({"type": "http.request", "body": piece, "more_body": True} for piece in pieces or [body]),
@@ -83,7 +83,7 @@ class Client:
 
     async def receive(
         self, messages: Iterable[Any], *, content_type: str, user: str = "alice", **headers: str
-    ) -> Answer:
+    ) -> Response:
         fields = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
         fields[b"content-type"] = content_type.encode()
         fields[b"authorization"] = b"Basic " + base64.b64encode(f"{user}:secret".encode())
@@ -103,10 +103,10 @@ class Client:
         except PackageIndexError as error:
             await request.refuse(error)
         if not sent:
-            return Answer(0, {}, b"")
+            return Response(0, {}, b"")
         start, content = sent
         found = {name.decode(): value.decode() for name, value in start["headers"]}
-        return Answer(start["status"], found, content["body"])
+        return Response(start["status"], found, content["body"])
 
     def upload(
         self,
@@ -116,7 +116,7 @@ class Client:
         fields: Iterable[tuple[str, str]] = (),
         signature: tuple[str, bytes] | None = None,
         **more: Any,
-    ) -> Answer:
+    ) -> Response:
         files: list[tuple[str, Any]] = [("content", (filename, content, "application/octet-stream"))]
         if signature is not None:
             files.append(("gpg_signature", signature))

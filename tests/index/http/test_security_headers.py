@@ -72,9 +72,9 @@ def test_every_html_page_has_security_headers(server: Server, path: str) -> None
     ],
 )
 def test_every_refusal_has_security_headers(server: Server, method: str, path: str, status: int) -> None:
-    answer = server.request(method, path)
-    assert answer.status == status
-    assert_guarded(answer)
+    response = server.request(method, path)
+    assert response.status == status
+    assert_guarded(response)
     if path != "/health":
         assert_guarded(server.request(method, path, user=None))
 
@@ -85,10 +85,10 @@ def test_every_refusal_has_security_headers(server: Server, method: str, path: s
 def test_every_response_of_the_admin_application_has_security_headers(
     server: Server, method: str, path: str, status: int
 ) -> None:
-    answer = server.request(method, f"/admin/{path}", user=None, headers={"Authorization": f"Bearer {TOKEN}"})
-    assert answer.status == status
-    assert_guarded(answer)
-    assert answer["cache-control"] == "no-store"
+    response = server.request(method, f"/admin/{path}", user=None, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert response.status == status
+    assert_guarded(response)
+    assert response["cache-control"] == "no-store"
 
 
 def test_the_response_to_an_upload_has_security_headers(server: Server) -> None:
@@ -99,9 +99,9 @@ def test_the_response_to_an_upload_has_security_headers(server: Server) -> None:
     head = f'--b\r\nContent-Disposition: form-data; name="content"; filename="{wheel_name("eggs", "1.0")}"\r\n\r\n'
     body = b"".join([*parts, head.encode(), content, b"\r\n--b--\r\n"])
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    answer = server.request("POST", "/", headers=headers, body=body)
-    assert answer.status == 200, answer.text
-    assert_guarded(answer)
+    response = server.request("POST", "/", headers=headers, body=body)
+    assert response.status == 200, response.text
+    assert_guarded(response)
 
 
 def test_an_application_s_own_headers_are_kept() -> None:
