@@ -47,7 +47,7 @@ lint: $(VENV)/.test  ## check style and types
 bench: $(VENV)/.test  ## compare the index with its peers (installs them; SCALE=full takes more than an hour)
 	@$(BIN)/runbook run 10_benchmark -p scale=$(or $(SCALE),quick)
 
-notebooks: $(VENV)/.test  ## run the notebooks afresh, store their outputs, and write what is made of them
+notebooks: $(VENV)/.test  ## run the notebooks, store their outputs, and generate the files made from them
 	@$(BIN)/python -m ops.runbook.store
 
 lock:  ## resolve the dependencies into the requirements files (needs uv)

@@ -73,7 +73,7 @@ def id_token(audience: str) -> str:
 
 
 def ask(url: str, *, body: dict[str, str] | None = None, secret: str = "") -> dict[str, str]:
-    """The JSON object at a URL; ends the program with the index's own words if there is none."""
+    """The JSON object at a URL; exits with the index's own message if there is none."""
     headers = {"Accept": "application/json", "Content-Type": "application/json"}
     if secret:
         headers["Authorization"] = f"Bearer {secret}"
@@ -84,8 +84,8 @@ def ask(url: str, *, body: dict[str, str] | None = None, secret: str = "") -> di
     except urllib.error.HTTPError as error:
         sys.exit(f"index-login: {urlsplit(url).hostname} answered {error.code}: {said(error.read())}")
     except (OSError, ValueError) as error:
-        sys.exit(f"index-login: {urlsplit(url).hostname} cannot be asked: {error}")
-    return answer if isinstance(answer, dict) else sys.exit("index-login: the answer is no JSON object")
+        sys.exit(f"index-login: {urlsplit(url).hostname} could not be reached: {error}")
+    return answer if isinstance(answer, dict) else sys.exit("index-login: the response is not a JSON object")
 
 
 def said(body: bytes) -> str:
