@@ -44,7 +44,7 @@ class IndexToken:
 
     Parameters:
         id: not secret; the audit log names the token by it.
-        owner: the user whom it stands for.
+        owner: the user it stands for.
         label: one line, for people.
         created: UTC, in ISO 8601.
         expires: likewise.
@@ -111,7 +111,7 @@ class AdminApi:
         found = cls(deployment.admin_url, token, deployment.admin_headers, advice=advice)
         former = target.recall_former_secret(settings.secret_name, settings.secret_key)
         if former is not None and found.users_status() == 401:
-            # A rotation was ended before the servers took the new token.
+            # A rotation was interrupted before the servers took the new token.
             with found:
                 found = cls(deployment.admin_url, former, deployment.admin_headers, advice=advice)
         return deployment, found
@@ -205,7 +205,7 @@ class AdminApi:
         """Create a token beside the owner's others. The index does not show it again.
 
         Parameters:
-            owner: the user whom it stands for.
+            owner: the user it stands for.
             role: at most the owner's, which is the default.
             projects: the only ones that it may upload to; None for all of the owner's.
             label: one line, for people.

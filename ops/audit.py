@@ -23,13 +23,13 @@ BAR_CELLS = 30
 """Characters of the longest bar. Bars are text, so they show wherever a notebook is displayed."""
 
 PUBLIC_NAMES = 200
-"""Maximum of names looked up on the public index."""
+"""Maximum number of names looked up on the public index."""
 
 SNAPSHOT_HOURS = 36
 """Age from which the newest snapshot is too old."""
 
 LISTED = 25
-"""Maximum of rows in long tables."""
+"""Maximum number of rows in long tables."""
 
 NOT_COUNTED = "not counted"
 
@@ -275,7 +275,7 @@ def _public_names(inventory: Inventory, url: str) -> list[AuditFinding]:
             try:
                 status = client.request("GET", f"{project}/", headers={"Accept": JSON}).status_code
             except IndexRequestError as error:
-                why, todo = f"cannot be asked: {error.why or error.what}", "run this again where it can be reached"
+                why, todo = f"could not be queried: {error.why or error.what}", "run this again where it can be reached"
                 return [*found, AuditFinding(Severity.NOTICE, "public index", why, todo)]
             if status == 200:
                 why = "has a namesake on the public index: an installer that asks both may take that one"

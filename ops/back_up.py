@@ -15,7 +15,7 @@ from ops.targets import Target
 from ops.workspace import Workspace, shown
 
 SHOWN = 20
-"""Maximum of users of a snapshot that are listed by name."""
+"""Maximum number of users of a snapshot that are listed by name."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ RunbookError                     says what, why and what to do; its data are att
 ├── SnapshotError                a snapshot cannot be read, or lacks what it names
 ├── IndexRequestError            the index refused a request, or could not be reached
 ├── ClientError                  pip, uv or twine exited with an unexpected code
-├── VerificationError            the result does not show from outside
-├── ApprovalError                what would be applied differs from the approved plan
+├── VerificationError            a check of the result failed
+├── ApprovalError                the change to apply differs from the approved plan
 └── ConfirmationError            something would be destroyed, and the parameter that names it does not
 """
 
@@ -281,11 +281,11 @@ class ClientError(RunbookError):
 
 
 class VerificationError(RunbookError):
-    """The result does not show from outside."""
+    """A check of the result failed."""
 
 
 class ApprovalError(RunbookError):
-    """What would be applied differs from the approved plan."""
+    """The change to apply differs from the approved plan."""
 
 
 class ConfirmationError(RunbookError):

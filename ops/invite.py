@@ -54,7 +54,7 @@ class Guest:
 
 
 class Link(NamedTuple):
-    """Where an invited user sets a password, and until when (RFC 3339)."""
+    """Address at which an invited user sets a password, and its expiry (RFC 3339)."""
 
     url: str
     expires: str
@@ -85,7 +85,7 @@ class TeamInvitation:
         return self.folder / "invitations.csv"
 
     def invites(self, guest: Guest, user: IndexUser | None, links: Mapping[str, Link]) -> bool:
-        """True if a guest is to get a link: a new one, all if asked for, and one of a run that was killed before."""
+        """True if a guest is to get a link: a new user, one whom a killed run was to invite, or any if *again*."""
         return user is None or self.again or links.get(guest.username) == _NO_LINK
 
 
@@ -164,7 +164,7 @@ def apply(invitations: TeamInvitation, *, dry_run: bool = False) -> Outcome:
             for guest in invitations.guests:
                 user = known.get(guest.username)
                 if new := invitations.invites(guest, user, links):
-                    # Until there is a link: the next run invites anew if this one is killed.
+                    # Replaced by the link: if this run is killed before, the next one invites again.
                     links[guest.username] = Link("", "")
                     _write(invitations.links, links)
                 if guest.wanted(user):
@@ -206,8 +206,8 @@ def instructions(invitations: TeamInvitation, *, dry_run: bool = False) -> Text:
         return Text("There are no links to hand out.")
     return Text(
         f"The links are in {shown(invitations.links)}.\n\n"
-        "Send each user the link behind the name, so that no one else can read it. It works once, in a day: the user\n"
-        "sets a password, and sees there how to use the index. Then delete the file.\n"
+        "Send each user the link next to the name, so that no one else can read it. It works once, within a day: the\n"
+        "user sets a password, and sees there how to use the index. Then delete the file.\n"
         "If a link is lost, run 02_onboard_user again with invite=true."
     )
 

@@ -99,7 +99,7 @@ class Plan(Tabular):
         if approved and approved != self.sha256:
             raise ApprovalError(
                 "the approved plan no longer fits, and nothing was changed",
-                why="the target has changed since the plan was made, which would now be: "
+                why="the target has changed since the plan was made; a new plan would be: "
                 + ("; ".join(map(str, self.pending)) or "nothing to change"),
                 todo="make a new plan with `runbook plan`, and have it approved",
             )

@@ -69,7 +69,7 @@ def private_file(path: Path, flags: int) -> int:
 def draft_of(path: Path) -> Iterator[Path]:
     """Create an empty private file next to *path*, to be moved there; removed at the end if it was not.
 
-    Locked until then, which tells it from one of a process that was killed.
+    It is locked meanwhile, which distinguishes it from the draft of a killed process.
 
     Raises:
         OSError: it cannot be created.

@@ -44,7 +44,7 @@ class PublishedRelease:
 
     @property
     def state(self) -> str:
-        """Whether it is offered to installers."""
+        """State for installers: offered, or yanked, with the reason."""
         if not self.yanks:
             return "offered"
         reason = next(iter(self.yanks.values()))

@@ -39,7 +39,7 @@ from ops.targets.index_files import (
 )
 
 NAMED = 30
-"""Maximum of files or annotations that a plan lists one by one; beyond it, it gives their number."""
+"""Maximum number of files or annotations that a plan lists one by one; of more it gives only the number."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ OVERLAP_SECONDS = 5.0
 """Seconds until a new token has reached every server. The old one is revoked after that."""
 
 _INTERVAL_SECONDS = 0.05
-"""Seconds between two requests of a client that asks all the while a token is replaced."""
+"""Seconds between two requests of a client that keeps asking while a token is replaced."""
 
 _SWITCH_SECONDS = 30.0
 """Seconds to wait for the first response to a new token."""
@@ -141,7 +141,7 @@ def _changes(rotation: Rotation, admin: AdminApi) -> list[Change]:
         age, names = rotation.target.credential_ages()[0], rotation.target.settings
         then = "generate a new one, and restart the server"
         if rotation.target.recall_former_secret(names.secret_name, names.secret_key) is not None:
-            return [Change(age.name, "of a rotation that was ended before the server had it", then)]
+            return [Change(age.name, "from a rotation that was interrupted before the server had it", then)]
         return [_change(rotation, age, then)]
     if rotation.kind == "password":
         _require_user(rotation, admin)

@@ -101,7 +101,7 @@ def given_password(username: str, *, variable: str = "", prompt: bool = False) -
 
     Parameters:
         username: the user.
-        variable: the environment variable that holds it; empty for :data:`PASSWORD_VARIABLE`, which may.
+        variable: the environment variable that holds it; empty for :data:`PASSWORD_VARIABLE`, which may be unset.
         prompt: True to prompt for it if the variable is not set.
 
     Raises:

@@ -225,7 +225,7 @@ class IndexLimits(_Variables):
         total_quota_bytes: for the files of all projects. 0 for no limit.
         uploads_per_user: concurrent uploads of one user, in each container. 0 for no limit.
         audit_days: days for which the audit log is kept. 0 for forever.
-        page_max_age_seconds: for which clients may reuse a simple page without asking. 0 to ask each time.
+        page_max_age_seconds: seconds for which clients may reuse a simple page without asking. 0 to ask each time.
         audit_bytes: for the audit files of one volume, beyond which the oldest are removed. 0 for no limit.
 
     Raises:

@@ -29,7 +29,7 @@ def found(target: Target) -> Table:
     try:
         state, users = str(target.state()), [folder.name for folder in target.client_folders()]
     except RunbookError as error:
-        return Table.of("What there is", ("what", "seen"), [("index", f"cannot be asked: {error.why or error.what}")])
+        return Table.of("What there is", ("what", "seen"), [("index", f"could not be read: {error.why or error.what}")])
     rows = [("index", state), ("users with client files here", ", ".join(users) or "none")]
     return Table.of("What there is", ("what", "seen"), rows)
 

@@ -180,7 +180,7 @@ class TemporaryUser:
 
 
 def _new_name(prefix: str) -> str:
-    """A user name with the time in it, by which it is known as stale."""
+    """A user name that contains the time, so that later runs recognize it as stale."""
     return f"{prefix}-{int(datetime.now(UTC).timestamp()):08x}{secrets.token_hex(2)}"
 
 
@@ -216,7 +216,7 @@ def temporary_admin(target: Target, purpose: str) -> Iterator[HttpClient]:
 
     Parameters:
         target: the target of the index.
-        purpose: begins the user's name, which the audit log keeps, and by which later runs remove one who was left:
+        purpose: prefix of the user's name, which stays in the audit log and by which later runs remove a leftover user:
             ``incident``.
 
     Raises:

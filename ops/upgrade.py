@@ -117,7 +117,7 @@ def _current(target: Target) -> DeployedVersion | None:
 
 
 def _untested(target: Target) -> str | None:
-    """The version before an upgrade that was ended before its test was; empty if there was none, None if all were."""
+    """The version before an untested upgrade, or empty if there was none; None if there is no untested upgrade."""
     try:
         return target.unfinished_upgrade.read_text("utf-8")
     except FileNotFoundError:

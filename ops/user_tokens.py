@@ -27,7 +27,7 @@ class TokenRequest:
     """A token to create.
 
     Parameters:
-        owner: the user whom it stands for.
+        owner: the user it stands for.
         role: at most the owner's; empty for the owner's.
         projects: the only ones to upload to; empty for all of the owner's.
         days: until it expires; 1/24 to 365.

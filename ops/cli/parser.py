@@ -129,7 +129,7 @@ def _add_token_actions(actions: argparse._SubParsersAction[_Parser]) -> None:
         _add_target_options(made)
         return made
 
-    create = action("create", targets.create_token, "create a token into a private file, or the target's secret store")
+    create = action("create", targets.create_token, "create a token in a private file, or in the target's secret store")
     create.add_argument("owner", metavar="USER", help="its owner; it can never do more than this user")
     create.add_argument("--role", default="", choices=("reader", "publisher", "admin"), help="the user's if omitted")
     create.add_argument(

@@ -51,7 +51,7 @@ class Result:
         """Return this result if the client exited with 0.
 
         Parameters:
-            what: failed, for the error.
+            what: the failure, for the error.
             todo: for the error, what to do.
 
         Raises:

@@ -63,7 +63,7 @@ _CHECK = """\
 if [ -z "$_index_wrong" ]; then
     _index_line=
     {{ IFS= read -r _index_line && IFS= read -r _index_line; }} <"$_index_folder/netrc" || _index_line=
-    [ "$_index_line" = {line} ] || _index_wrong="$_index_folder/netrc is of another user; set the folder of this file"
+    [ "$_index_line" = {line} ] || _index_wrong="$_index_folder/netrc is another user's; set the folder of this file"
 fi
 """
 

@@ -22,7 +22,7 @@ class Pip(Client):
     def page_status(self, project: str) -> int:
         """Status of the response when pip requests a project's page: 200, 404 if there is none, or 401.
 
-        Read from pip's debug log, because pip's message is the same for everything but a page.
+        Read from pip's debug log, because pip prints the same message for every status but 200.
 
         Raises:
             ClientError: pip got no response.

@@ -20,7 +20,7 @@ from ops.runbook.plan_file import is_plan_cell
 from ops.workspace import PROJECT_ROOT
 
 TUTORIAL = re.compile(r"0[0-3]_")
-"""Matches the notebooks that a newcomer walks through, in order; each other one is a separate operation."""
+"""Matches the notebooks that a newcomer walks through, in order; every other one is a separate operation."""
 
 _MADE = "made by `make notebooks`"
 _FORM = re.compile(
@@ -103,7 +103,7 @@ def _changes(notebook: Notebook) -> str:
     planning = next((cell for cell in notebook.cells if cell.kind == "code" and is_plan_cell(cell.source)), None)
     rows = list(_planned(planning)) if planning else []
     if not rows:
-        return "Nothing of the index: the notebook has no plan."
+        return "Nothing in the index, with the default parameters."
     return "As its plan shows at first: " + "; ".join(f"{_cell(thing)} → {_cell(todo)}" for thing, todo in rows) + "."
 
 

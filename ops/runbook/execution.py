@@ -337,5 +337,5 @@ def run_to_its_end(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def write_notebook(notebook: Any, path: Path) -> None:
     """Write a notebook atomically: *path* holds the previous or the complete new one."""
-    # At each start and end of a cell: to survive a kill, but not worth waiting for the disk.
+    # Written at each start and end of a cell: it must survive a kill, but is not worth waiting for the disk.
     replace_file(path, nbformat.writes(nbformat.from_dict(notebook)), sync=False)

@@ -79,7 +79,7 @@ def find_record(name: str, records: Path) -> Record:
 
 
 def differences(first: Record, second: Record) -> list[str]:
-    """The differences of two runs, a ``-`` line for the first and a ``+`` line for the second; times are ignored."""
+    """The differences between two runs: ``-`` lines for the first, ``+`` lines for the second. Times are ignored."""
     before, after = dict(_facts(first)), dict(_facts(second))
     lines = []
     for name in dict.fromkeys([*before, *after]):

@@ -164,7 +164,7 @@ FILTERS: Mapping[str, Any] = {"change_line": change_line, "duration": duration, 
 
 
 CHART_RUNS = 60
-"""Maximum of runs in the chart, the newest; the table below has all."""
+"""Maximum number of runs in the chart, which shows the newest; the table below has all."""
 
 
 def write_overview(records: Path, path: Path | None = None) -> Path:

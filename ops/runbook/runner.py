@@ -43,7 +43,7 @@ Execute = Callable[[Notebook, Mapping[str, Any], Redactor, "ExecutionOptions"], 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options of a run. A new one is a field here, and is used where it takes effect.
+    """Options of a run. Each is a field here, and is used where it takes effect.
 
     Parameters:
         workspace: the operator's folder. The notebooks see it as ``PYPI_RUNBOOK_HOME``.

@@ -188,7 +188,7 @@ def scan(folder: Path, redactor: Redactor) -> tuple[Path, ...]:
 
 
 def scan_all(workspace: Workspace) -> tuple[Path, ...]:
-    """Scan every record of a workspace for secrets of the environment and the workspace; return the files found."""
+    """Scan all records of a workspace for secrets of the environment and workspace; return the files that had one."""
     if not workspace.records.is_dir():
         return ()
     return scan(workspace.records, Redactor(sources=workspace_sources(workspace, os.environ)))

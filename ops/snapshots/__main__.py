@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(f"The newest of {len(names)} snapshots is {names[-1]}.\n")
     if age > timedelta(hours=options.hours):
         sys.stderr.write(
-            f"It is {age.total_seconds() / 3600:.0f} hours old: find out why there is none of last night.\n"
+            f"It is {age.total_seconds() / 3600:.0f} hours old: find out why there is none from last night.\n"
         )
         return 1
     return 0

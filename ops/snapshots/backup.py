@@ -40,7 +40,7 @@ THREADS = 8
 """Files copied concurrently: a bucket takes some tens of milliseconds per request."""
 
 ATTEMPTS = 10
-"""Maximum of repeated reads of the small files while they are being changed."""
+"""Maximum number of reads of the small files while they are being changed."""
 
 FACTS = ".index/facts/"
 """Folder with the index's info about each file (:mod:`ops.index.packages.file_info`)."""
@@ -71,7 +71,7 @@ class _Needs:
 
 @dataclass(frozen=True)
 class Pending:
-    """What the next snapshot would add.
+    """Difference between the index and its last snapshot.
 
     Parameters:
         files: number of files of the index that belong in a snapshot.

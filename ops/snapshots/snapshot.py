@@ -130,7 +130,7 @@ class Snapshot:
         """Read a snapshot, and check that it is complete and names no path outside its volume.
 
         Parameters:
-            name: that it is stored under.
+            name: the one that it is stored under.
             content: from :meth:`to_bytes`.
 
         Raises:

@@ -101,7 +101,7 @@ class VolumeFolders:
             found = folder.is_dir()
             shutil.rmtree(gone, ignore_errors=not gone.exists())  # of a run that was killed
             if found:
-                # At once: nobody is to take what is left for a whole volume.
+                # Atomic, so that nobody takes what is left for a whole volume.
                 folder.rename(gone)
                 shutil.rmtree(gone)
         return found
@@ -205,7 +205,7 @@ class SecretFiles:
         return [self._folder, *sorted(self._folder.glob(f"{self._prefix}*.env"))] if self._folder.is_dir() else []
 
     def keep_former(self, name: str) -> None:
-        """Keep the secret's present file until :meth:`forget_former`, unless an earlier one is kept."""
+        """Keep the secret's current file until :meth:`forget_former`, unless an earlier one is kept."""
         with (
             explained(f"keep the secret {name!r}", self._folder),
             contextlib.suppress(FileExistsError, FileNotFoundError),

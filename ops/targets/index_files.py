@@ -149,7 +149,7 @@ class TokenEntry:
 
     Parameters:
         id: not secret.
-        owner: the user whom it stands for.
+        owner: the user it stands for.
         label: one line, for people.
         expires: time.
         last_used: time; None if no use is known.

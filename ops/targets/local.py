@@ -139,7 +139,7 @@ class LocalTarget(VolumeFolders):
         return self._secrets.recall(name, key)
 
     def recall_former_secret(self, name: str, key: str) -> Secret | None:
-        """The value before the file was replaced, until the server has started anew."""
+        """The value before the file was replaced, until the server has restarted."""
         return self._secrets.recall_former(name, key)
 
     def refused_secret(self, name: str, key: str) -> str:
@@ -310,8 +310,8 @@ class LocalTarget(VolumeFolders):
     def _variables(self, port: int) -> dict[str, str]:
         """Settings of the server in its environment.
 
-        Pages name provenances by the address of a proxy, if we are told it, or else by ours: plain HTTP is a secure
-        origin on loopback, as PEP 740 wants it. Signatures are verified if the target has a trusted root.
+        Pages link to provenances at the address of a proxy, if it is set, or else at ours: plain HTTP on loopback is a
+        secure origin, as PEP 740 requires. Signatures are verified if the target has a trusted root.
         """
         root = self._folder / "trusted_root.json"
         trusted = os.environ.get(TRUSTED_ROOT_VARIABLE, "") or (str(root) if root.is_file() else "")
@@ -354,7 +354,7 @@ class LocalTarget(VolumeFolders):
         return self._folder / "upgrade"
 
     def state_files(self) -> Sequence[Path]:
-        """The server's log, and the code of its versions. Its address is kept, for the next index."""
+        """The server's log, the code of its versions, and the mark of an untested upgrade. The address is kept."""
         return [path for path in (self._folder / "versions", self._log, self.unfinished_upgrade) if path.exists()]
 
     def stop(self) -> bool:

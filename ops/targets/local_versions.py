@@ -15,7 +15,7 @@ from ops.private_files import private_folder, replace_file
 from ops.targets.target import DeployedVersion
 
 KEPT = 10
-"""Maximum of copies of code, the newest."""
+"""Number of copies of code that are kept, the newest."""
 
 _CODE = ("ops/__init__.py", "ops/index")
 """Everything that the server imports from this project."""

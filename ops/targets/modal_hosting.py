@@ -1,7 +1,7 @@
 """Hosting of the index on Modal: as it is deployed, and as the next deployment would leave it.
 
-A deployment sends every setting. Without this, one without the last one's variables would reset proxy auth, region
-and scaling to their defaults.
+A deployment sends every setting. Without this, one that lacks the variables of the last one would reset proxy auth,
+region and scaling to their defaults.
 """
 
 from __future__ import annotations

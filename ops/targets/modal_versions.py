@@ -305,5 +305,5 @@ def _known(variables: Mapping[str, str], clone: Path) -> dict[str, str]:
     known = {name: value for name, value in variables.items() if name.removeprefix("PYPI_").lower() in fields}
     if LOWER_PROTECTION_VARIABLE in settings:
         return known | {LOWER_PROTECTION_VARIABLE: variables[LOWER_PROTECTION_VARIABLE]}
-    # One that protects nothing has no word for none either.
+    # A version without protections does not know the value for none either.
     return {name: "" if value == NONE else value for name, value in known.items()}

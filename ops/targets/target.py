@@ -379,7 +379,7 @@ def content_of(target: Target, volume: str, path: str) -> bytes:
 
 
 LONGEST = 300
-"""Maximum of characters of a line quoted in an error."""
+"""Maximum length of a line quoted in an error, in characters."""
 
 _EXCEPTION = re.compile(r"([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Exit|Interrupt|Fault|NotFound|Timeout)(: .*)?")
 _ERROR = re.compile(r"\b(error|critical|fatal|failed|killed|exit(ed)? (code|status)|out of memory)\b", re.IGNORECASE)
