@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 max_connections=total,
                 max_connections_per_address=per_address,
             )
-            # First of all: what follows takes as long as a first login, which begins meanwhile.
+            # First, because the rest takes as long as verifying a first login, which can start meanwhile.
             listener = stack.enter_context(_listen(asked.host, asked.port, min(_BACKLOG, total)))
             from ops.index.early_login import EarlyLogin
 
@@ -147,7 +147,7 @@ def _settle(early_login: EarlyLogin) -> None:
 
 
 def _spare_the_collector() -> None:
-    """Exclude the some 100,000 objects that live as long as the process from garbage collection.
+    """Exclude from garbage collection the 100,000 or so objects that live as long as the process.
 
     Otherwise each full collection would stop the server for some 30 ms.
     """
@@ -193,8 +193,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_path,
         default=os.environ.get(TRUSTED_ROOT_VARIABLE) or None,
         metavar="FILE",
-        help="Sigstore's trusted_root.json, or that of your own instance, by which the signatures of attestations are "
-        "verified without the network (PEP 740). Needs the extra 'attestations' (default: the environment variable "
+        help="Sigstore's trusted_root.json, or that of your own instance, with which the signatures of attestations "
+        "are verified without the network (PEP 740). Needs the extra 'attestations' (default: the environment variable "
         f"{TRUSTED_ROOT_VARIABLE})",
     )
     network = parser.add_argument_group("network")
@@ -223,7 +223,8 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument(
         "--namespaces",
         action="store_true",
-        help="show reserved prefixes to installers: version 1.5 of the simple API (PEP 752). Some clients warn of it",
+        help="show reserved prefixes to installers: version 1.5 of the simple API (PEP 752). Some clients warn "
+        "about it",
     )
     limits = parser.add_argument_group("limits")
     defaults = Options()

@@ -33,7 +33,7 @@ REALM: Final = re.compile(r"[A-Za-z0-9 ._:/-]{1,100}")
 
 PUBLIC_URL_VARIABLE: Final = "PYPI_PUBLIC_URL"
 TRUSTED_ROOT_VARIABLE: Final = "PYPI_TRUSTED_ROOT"
-"""Environment variables: versions of the server that do not know these settings start all the same."""
+"""Environment variables, so that older versions of the server, which do not know these settings, still start."""
 
 PUBLIC_URL: Final = re.compile(r"(https?://[A-Za-z0-9.\-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~@+=\-]+)*/)?")
 """Empty, or an address with a final slash."""
@@ -49,14 +49,13 @@ class Options:
         login_failures: failed logins of one user or address before further ones are delayed.
         login_window_seconds: how long a failed login counts.
         trusted_proxies: addresses and networks (CIDR) whose ``X-Forwarded-*`` headers are believed; ``*`` for all.
-        refresh_seconds: interval of reloads of a shared storage, and of checks for files of this machine that were
+        refresh_seconds: interval of reloads of shared storage, and of checks for files of this machine that were
             changed in place.
         max_upload_bytes: the largest file to accept.
         project_quota_bytes: total size of the files of one project, with their signatures. 0 for no limit.
         total_quota_bytes: the same of all projects together.
         least_free_bytes: space that uploads leave free on the disk of the packages. 0 lets them fill it; None is 64
-            MiB, or a twentieth of a smaller disk. Ignored on a shared storage, whose free
-            space is unknown.
+            MiB, or a twentieth of a smaller disk. Ignored on shared storage, whose free space is unknown.
         uploads_per_user: concurrent uploads by one user. Further ones wait a few seconds, unread, and are then refused.
             0 for no limit.
         audit_days: days for which the audit log is kept. 0 for forever.
@@ -67,18 +66,18 @@ class Options:
         max_form_bytes: total size of the other fields of one upload.
         claim_seconds: longest wait of an upload for another with the same name.
         upload_threads: uploads processed at once.
-        scratch_directory: for uploads that are not yet checked, and for copies of files of a shared storage; on the
+        scratch_directory: for uploads that are not yet checked, and for copies of files of shared storage; on the
             server's own disk. None for the system's.
         cached_files: files whose metadata is kept in memory.
         max_connections: the most connections at once; fewer if the limit of open files requires it.
-        max_connections_per_address: the most of them from one address that is no trusted proxy.
+        max_connections_per_address: the most of them from one address that is not a trusted proxy.
         public_url: the index's own address as clients know it, with a final slash, where a URL must be absolute:
             for provenances (PEP 740), which pages omit without it.
         account_url: where users change their passwords and tokens, if not below this index.
-        trusted_root: the file of a Sigstore trusted root, by which the signatures of attestations are verified (PEP
-            740). None leaves them to those who install.
-        namespaces: true to show reserved prefixes to installers: version 1.5 of the simple API (PEP 752), of which
-            some clients warn.
+        trusted_root: the file of a Sigstore trusted root, with which the signatures of attestations are verified
+            (PEP 740). None leaves that to installers.
+        namespaces: true to show reserved prefixes to installers: version 1.5 of the simple API (PEP 752), which some
+            clients warn about.
         instance: this server's name in the file name of the audit log. Empty for host and process.
 
     Raises:
@@ -153,7 +152,7 @@ class Options:
         _require(usable, "scratch_directory", scratch, "use the path of an existing directory, or None")
         root = self.trusted_root
         usable = root is None or (isinstance(root, Path) and root.is_file())
-        _require(usable, "trusted_root", root, "use the path of a file that is there, or None")
+        _require(usable, "trusted_root", root, "use the path of an existing file, or None")
 
 
 def _require(condition: bool, name: str, value: Any, remedy: str) -> None:

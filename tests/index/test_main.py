@@ -260,7 +260,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("content", "why"), [(None, "a file that is there"), ("{}", "trusted_root.json")])
+@pytest.mark.parametrize(("content", "why"), [(None, "an existing file"), ("{}", "trusted_root.json")])
 def test_an_invalid_trusted_root_is_refused(
     tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str], content: str | None, why: str
 ) -> None:

@@ -33,7 +33,7 @@ class JobEntry(BaseModel):
     repository: str = Field(default="", max_length=255, description="its name, for people")
     repository_id: str = Field(json_schema_extra={"pattern": _NUMBER}, description="the repository's numeric id")
     owner_id: str = Field(json_schema_extra={"pattern": _NUMBER}, description="its owner's numeric id")
-    environment: str = Field(default="", max_length=255, description="where the job must run; empty for anywhere")
+    environment: str = Field(default="", max_length=255, description="that the job must run in; empty for any")
     workflow: str = Field(default="", max_length=255, description="the file that must define the job; empty for any")
     protected_ref: bool = Field(default=False, strict=True, description="whether the branch or tag must be protected")
     role: Literal["reader", "publisher"]

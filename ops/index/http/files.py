@@ -247,7 +247,7 @@ class _FileResponse:
         except UnsatisfiableRangeError:
             await request.text(
                 416,
-                f"The file has {file.size} bytes, and the requested range is outside",
+                f"The file has {file.size} bytes, and the requested range is outside it",
                 (b"content-range", b"bytes */%d" % file.size),
                 *self._headers[4:5],
             )

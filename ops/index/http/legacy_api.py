@@ -1,6 +1,6 @@
 """Legacy endpoints of stock pypiserver: the list of all files, JSON of a project, and XML-RPC search.
 
-Not served by pypiserver itself, which would read every file for the first and the last, send no 304, and offer the
+pypiserver itself does not serve them: it would read every file for the first and the last, send no 304, and offer the
 files of quarantined projects.
 """
 
@@ -31,7 +31,7 @@ from ops.index.packages.repository import Repository
 from ops.index.storage.waiting import READ_SECONDS, in_thread, waiting_until
 
 MOST_HITS = 100
-"""Maximum of releases in a search result, as once on the public index."""
+"""Maximum number of releases in a search result, as on the public index while it had a search."""
 
 _MEMORY = 16 * 1024**2
 _LONGEST_CALL = 16 * 1024
@@ -187,7 +187,7 @@ def _searched(call: bytes) -> str:
     try:
         root: Element = fromstring(call, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError, LookupError):  # the last: an unknown encoding
-        raise BadRequest("the call cannot be read: it is not XML-RPC, as sent by pip search") from None
+        raise BadRequest("the call cannot be read: it is not XML-RPC such as pip search sends") from None
     if root.tag != "methodCall" or (root.findtext("methodName") or "").strip() != "search":
         raise BadRequest("the only XML-RPC method here is search; packages are uploaded to the root of the index")
     text = next((found.text for found in root.iter("string") if found.text and found.text.strip()), None)

@@ -54,7 +54,7 @@ class Namespaces:
         """
         name, grants = request.path.removeprefix(NAMESPACE), dict(self.grants())
         if name not in grants:
-            raise NotFound(f"no namespace {name[:100]!r} is reserved in this index; those that are stand at namespaces")
+            raise NotFound(f"no namespace {name[:100]!r} is reserved in this index; see namespaces for the list")
         parent = name.rpartition("-")[0]
         detail = {
             "name": name,

@@ -251,7 +251,7 @@ class Releases:
             raise BadRequest(f"{status[:50]!r} is not a project status; use one of {', '.join(STATUSES)} (PEP 792)")
         self._repository.reload()
         if not self._repository.has(name):
-            raise NotFound(f"there is no project {name[:200]!r}; see simple/ for its projects")
+            raise NotFound(f"there is no project {name[:200]!r} in this index; see simple/ for its projects")
         if not identity.may_upload(name):
             raise Forbidden(identity.username, f"change the project {name!r}")
         annotations = self._repository.annotations
