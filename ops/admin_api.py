@@ -202,7 +202,7 @@ class AdminApi:
         label: str = "",
         lifetime: int | None = None,
     ) -> tuple[Secret, IndexToken]:
-        """Create a token beside the owner's others. The index does not show it again.
+        """Create a token in addition to the owner's others. The index does not show it again.
 
         Parameters:
             owner: the user it stands for.

@@ -35,8 +35,8 @@ FOLDER: Final = ".index/activity"
 _HOUR: Final = 3600
 _WRITE_SECONDS: Final = 60.0
 _MOST_ROWS: Final = 100_000
-"""Rows in memory, some 250 bytes each. Beyond that downloads are counted without user and address, and beyond twice
-that without the file."""
+"""Rows in memory, some 250 bytes each. Beyond that, downloads are counted without user and address, and beyond
+twice that, without the file."""
 
 _LIMIT_BYTES: Final = 512 * 1024**2
 """Size of all files together."""

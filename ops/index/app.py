@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _LONGEST_PATH = 4096
 _MAY_BE_PUBLIC = re.compile(rf"(?!/)|/(health|admin)|{PREFIX}|{re.escape(DISCOVERY)}|.*%", re.DOTALL)
-"""Paths left to the normal path: those that may need no credentials, and those with characters to decode."""
+"""Paths left to normal processing: those that may need no credentials, and those with characters to decode."""
 
 _RETRY_SECONDS = 0.02
 """Pause between two attempts to read a storage."""
@@ -61,7 +61,7 @@ class Index:
         oidc_api: exchanges ID tokens of CI jobs.
         admin: the admin application; None when there is no token for it.
         metrics: serves monitoring systems.
-        namespaces: tells of reserved prefixes; None if they are not to be shown.
+        namespaces: serves reserved prefixes; None if they are not shown.
         user_pages: show users who they are and how to use the index.
         activity: counts downloads.
         lifespan: background work.

@@ -34,7 +34,7 @@ FIRST_REQUEST_SECONDS = 10.0
 """Time from connecting until the head of the first request has arrived."""
 
 IDLE_SECONDS = 75.0
-"""Time between two requests: no shorter than that of clients, lest one sends a request into a connection that is being
+"""Time between two requests: no shorter than that of clients, lest one send a request into a connection that is being
 closed."""
 
 _LARGE = 64 * 1024
@@ -44,14 +44,14 @@ _SHORT = 16 * 1024
 """Bytes of a body that an idle connection may hold, for a client that asks for it again."""
 
 _DOWNLOAD = b"GET /packages/"
-"""Beginning of the requests that may have to be counted."""
+"""Start of requests that may have to be counted."""
 
 _UNREAD_SECONDS = 600.0
 """Time for a client to read the next piece of a response."""
 
 
 class Phase(enum.Enum):
-    """What the client sends next; the value is its time limit in seconds. uvicorn would wait forever."""
+    """Next thing that the client sends; the value is its time limit in seconds. uvicorn would wait forever."""
 
     IDLE = IDLE_SECONDS
     """The next request."""

@@ -14,8 +14,7 @@ from ops.index.config import Options
 from ops.index.startup import CannotStartError
 
 KEPT_BACK = 128
-"""Descriptors for everything but connections and downloads: libraries, logs, locks, staged uploads,
-child processes."""
+"""Descriptors for everything but connections and downloads: libraries, logs, locks, staged uploads, child processes."""
 
 FEWEST_CONNECTIONS = 16
 """Minimum for a server to start; one cold installer opens some 50 connections."""
@@ -33,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 class LimitedConnection(Protocol):
-    """Interface of a connection to the limits."""
+    """A connection as the limits see it."""
 
     @property
     def address(self) -> str:
@@ -169,7 +168,7 @@ class _Group:
 
 
 def raise_limit() -> int:
-    """Raise the soft limit of open files to the hard one, and return it.
+    """Raise the soft limit of open files to the hard one, if possible, and return the limit in force.
 
     The usual soft limit of 1,024 is for programs that use ``select``; the hard one is the operator's.
     """

@@ -1,4 +1,4 @@
-"""The first login, verified while the server is still being imported: bcrypt takes longer, and needs no Python."""
+"""The first login, verified while the server is still being imported: bcrypt is slow, and does not hold the GIL."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _CONNECTIONS = 16
 _HEAD_BYTES = 16 * 1024
 
 _SWITCH_SECONDS = 0.0002
-"""For which each step waits for the thread that imports; by default it gives way after 5 ms only."""
+"""Seconds that each step waits for the importing thread, which by default yields only after 5 ms."""
 
 
 class EarlyLogin:
-    """Accepts connections until one brings a password, and runs bcrypt for that one.
+    """Accepts connections until one sends a password, and runs bcrypt for that one.
 
     Nothing is decided here: the authenticator admits, counts and records the login as any other, and only gets the
-    result of bcrypt from :meth:`verify`. The server reads the requests once more, from their first byte.
+    result of bcrypt from :meth:`verify`. The server reads the requests again, from their first byte.
 
     Parameters:
-        listener: a socket that listens.
+        listener: a listening socket.
         credentials: the directory with the ``.htpasswd``, neither of which need exist.
         rounds: the lowest bcrypt cost of a refusal.
     """
 
     def __init__(self, listener: socket.socket, credentials: Path, *, rounds: int) -> None:
-        listener.setblocking(False)  # as the server sets it, which accepts connections too a moment before it is ready
+        listener.setblocking(False)  # as the server does, which also accepts connections just before it is ready
         self._listener = listener
         self._credentials = credentials
         self._rounds = rounds
@@ -63,7 +63,7 @@ class EarlyLogin:
             connection.close()
 
     def verify(self, password: str, digest: str | None, level: int) -> bool:
-        """:func:`ops.index.auth.passwords.verify`, whose result for the first login is there already, or soon."""
+        """Check as :func:`ops.index.auth.passwords.verify`; the first login's result is known already, or soon."""
         if self._login != (password, digest, level):
             return verify(password, digest, level)
         self._login = None  # no password stays in memory
@@ -90,7 +90,7 @@ class EarlyLogin:
             self._right = verify(*login)
 
     def _first_credentials(self) -> BasicCredentials | None:
-        """The first user name and password to arrive; None if the server is ready before."""
+        """The first user name and password to arrive; None if the server is ready first."""
         poll = select.poll()
         for source in (self._stopped, self._listener.fileno()):
             poll.register(source, select.POLLIN)

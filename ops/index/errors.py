@@ -410,7 +410,7 @@ class StorageReadOnly(StorageError):
 
 
 class StorageBusy(RetryLater, StorageError):
-    """A commit or reload of a shared storage takes too long."""
+    """A commit or reload of shared storage takes too long."""
 
     def __init__(self, why: str, *, retry_after: int = 10) -> None:
         super().__init__(why, retry_after=retry_after)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 BACKLOG = 2048
-"""Maximum of connections waiting to be accepted, if there are enough descriptors."""
+"""Maximum number of connections waiting to be accepted, if there are enough descriptors."""
 
 _SETTLED_TICKS = 30
 """Tenths of a second until all background imports are done."""
@@ -36,9 +36,9 @@ class Server(UvicornServer):
         ready: called once, when requests are accepted.
         settled: called once, some seconds later, when all background imports are done.
         limits: on connections.
-        backlog: maximum of connections waiting to be accepted.
+        backlog: maximum number of connections waiting to be accepted.
         stopping: called once, when the server is told to stop, before the grace period for requests.
-        accepted: called once, for connections that were accepted before.
+        accepted: called once, to get the connections that were accepted earlier.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ def served_directory(path: Path, what: str) -> Path:
     Raises:
         CannotStartError: it is not a readable directory.
     """
-    from ops.index.storage.directory import INDEX_FOLDER  # which takes a while: the server listens before
+    from ops.index.storage.directory import INDEX_FOLDER  # takes a while to import: the server listens first
 
     path = path.expanduser().absolute()
     try:

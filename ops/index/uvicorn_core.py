@@ -1,6 +1,6 @@
-"""Core of uvicorn, without what a server here does not use and what would be a sixth of a start.
+"""Core of uvicorn, without the parts that this server does not use, which would take a sixth of its startup.
 
-That is its command line, with supervisors, file watchers and option parsers, and the configuration of logs by files.
+They are the command line, with supervisors, file watchers and option parsers, and the configuration of logs by files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _import_core() -> None:
 
 
 def _import_later(name: str) -> None:
-    """Have a module of ``logging`` imported when something of it is first used."""
+    """Import a submodule of ``logging`` on its first use."""
     spec = find_spec(name)
     assert spec is not None and spec.loader is not None  # noqa: PT018, S101 - of the standard library
     spec.loader = LazyLoader(spec.loader)

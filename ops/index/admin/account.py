@@ -1,7 +1,7 @@
 """Account page: users change their own passwords and tokens, with their own logins or with an invitation.
 
 HTML forms for people, JSON objects with the same fields for programs. The page is in the admin application, because
-only that may write credentials, but it asks for the user's password instead of the admin token.
+only that application may write credentials, but it asks for the user's password instead of the admin token.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def _role(name: str) -> Role:
 
 
 def _lifetime(days: str) -> int:
-    """Days as seconds; an empty text means the default."""
+    """Days as seconds; an empty string means the default."""
     if not days:
         return DEFAULT_LIFETIME
     try:

@@ -313,7 +313,7 @@ def create_admin(
         responses=refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 507),
     )
     def create_token(wanted: CreateToken, request: Request) -> CreatedToken:
-        """Creates a token beside the owner's others, so that one can be replaced without a gap."""
+        """Creates a token in addition to the owner's others, so that one can be replaced without a gap."""
         plain, token = tokens.create(
             wanted.owner,
             role=wanted.role,

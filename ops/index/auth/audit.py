@@ -63,7 +63,7 @@ class Audit:
     Recording never raises: if a line cannot be written, that is logged once, and the request goes on. Disk space is
     reserved for lines about changes; if even that is used up, up to 1,000 lines wait in memory until there is room.
 
-    A change of packages or users is on the disk when :meth:`record` returns; on a shared storage, the caller's next
+    A change of packages or users is on the disk when :meth:`record` returns; on shared storage, the caller's next
     commit makes it durable. It blocks: call it from a thread. Refused logins are written by a thread of their own.
 
     Parameters:
@@ -131,7 +131,7 @@ class Audit:
             self._append([_line(now, event, user, address, details)])
 
     def sync(self) -> None:
-        """Write waiting lines, and make all durable, which on a Volume the next commit does. Never raises."""
+        """Write waiting lines, and make all lines durable; on a Volume the next commit does that. Never raises."""
         if self._unwritten:
             self._append([])
         with self._failures_logged("made durable"):

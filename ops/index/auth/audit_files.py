@@ -1,4 +1,4 @@
-"""Files of an append-only log: one a day and server, below a folder of a volume."""
+"""Files of an append-only log: one per day and server, below a folder of a volume."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class LogFile:
 
     @property
     def day(self) -> str:
-        """In UTC, such as ``2026-01-31``."""
+        """The day in UTC, such as ``2026-01-31``."""
         return self.name[:10]
 
 
 class AuditFiles:
     """Appends to the files of one server: on a Volume no two servers ever write the same file.
 
-    On a local disk the day's file stays open; on a shared storage an open file would make reloads fail, so it is opened
+    On a local disk the day's file stays open; on shared storage an open file would make reloads fail, so it is opened
     for each write. On a full disk, lines use the space reserved for them.
 
     Parameters:
@@ -97,7 +97,7 @@ class AuditFiles:
                     break
 
     def hold_back(self) -> None:
-        """Reserve disk space for lines to come, if there is any. Never raises."""
+        """Reserve disk space for future lines, if there is any. Never raises."""
         self._reserve.fill()
 
     def files(self) -> list[LogFile]:
@@ -124,7 +124,7 @@ class AuditFiles:
             remove(f"{self._folder}/{name}")
 
     def sync(self) -> None:
-        """Make all lines durable that were appended before. On a shared storage the next commit does that.
+        """Make all appended lines durable. On shared storage the next commit does that.
 
         Raises:
             OSError: they may not be durable.
@@ -232,6 +232,6 @@ def _append(descriptor: int, content: bytes, before: os.stat_result) -> None:
 
 
 def _close_all(files: list[_DayFile]) -> None:
-    """Called when the AuditFiles are garbage."""
+    """Close all files when the AuditFiles object is garbage."""
     for file in files:
         os.close(file.descriptor)

@@ -114,7 +114,7 @@ class Authenticator:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._verified: BoundedDict[bytes, Account] = BoundedDict(_CACHED)
-        self._forgotten = 0  # how often logins were
+        self._forgotten = 0  # number of cached logins dropped because they ceased to be valid
         self._active_users: set[str] = set()
         self._account_of = self._verified.get  # bound once: looked up for every request
         self._refused: BoundedDict[bytes, Account | None] = BoundedDict(_CACHED)
@@ -147,7 +147,7 @@ class Authenticator:
         return self._forgotten if self._user_cache.current() else object()
 
     def known_token(self, authorization: bytes, address: str) -> Identity | None:
-        """The user of a valid token, which is remembered from now on; None for all else. Takes microseconds."""
+        """The user of a valid token, which is remembered from now on; None for anything else. Takes microseconds."""
         credentials = BasicCredentials.parse(authorization)
         if credentials is None or credentials.token is None or not self._user_cache.current():
             return None
@@ -238,7 +238,7 @@ class Authenticator:
                 self._forget()
 
     def trust(self) -> Trust:
-        """The trusted jobs as of now, as :meth:`confirm` finds users. Blocks."""
+        """The trusted jobs as of now, read like the users in :meth:`confirm`. Blocks."""
         self.see_changes()
         return self._user_cache.trust
 

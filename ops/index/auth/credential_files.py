@@ -174,7 +174,7 @@ class CredentialFiles:
 class CredentialLocks:
     """The lock on the credential files: a locked file on one machine, and a name across the servers of a Volume.
 
-    The locked file is none of those replaced, and is never removed.
+    The locked file is not one of those that are replaced, and is never removed.
 
     Parameters:
         storage: the credentials volume.

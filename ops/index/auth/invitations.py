@@ -91,7 +91,7 @@ class Invitations:
         return code, invitation
 
     def accept(self, code: str, password: str, *, address: str = "") -> str:
-        """Set the password of the user with this code, use the code up, and return the user's name.
+        """Set the password of the user with this code, use up the code, and return the user's name.
 
         Parameters:
             code: from :meth:`create`.
@@ -104,9 +104,8 @@ class Invitations:
             StorageError: nothing has changed.
         """
         digest = _digest(code)
-        if (
-            self._find(self._credential_files.read(INVITATIONS) or b"", digest) is None
-        ):  # makes a stranger's guess cheap for us
+        # Before hashing, so that a stranger's guess costs little.
+        if self._find(self._credential_files.read(INVITATIONS) or b"", digest) is None:
             raise InvalidInvitationError
         entry = hashed(password, self._options.bcrypt_rounds)
         with self._credential_files.change("", actor="invitation", address=address) as draft:

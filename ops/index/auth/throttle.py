@@ -50,7 +50,7 @@ class _Failures:
         repeats: with a password that had failed before.
         at: when they last faded.
         until: no attempt before; for an address, the last turn assigned.
-        pending: attempts that have begun. A user's count as failures until they end otherwise.
+        pending: attempts that have begun. A user's attempts count as failures until they end otherwise.
     """
 
     guesses: float = 0.0

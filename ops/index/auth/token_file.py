@@ -4,7 +4,6 @@
      "label": "release job", "created": "2026-11-25T12:00:00Z", "expires": "2027-02-23T12:00:00Z", "last_used": null}
 
 All of it on one line. ``projects`` is null for all of the owner's. Unreadable lines are preserved and ignored.
-nothing.
 """
 
 from __future__ import annotations

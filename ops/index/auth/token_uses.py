@@ -51,7 +51,7 @@ class TokenUses:
         return True
 
     def note(self, identity: Identity, address: str) -> None:
-        """Record a use in memory, for :meth:`write`, unless one was recorded within the hour."""
+        """Record a use in memory, for :meth:`write`, unless one was recorded within half an hour."""
         now = self._clock()
         if now >= self._noted.get(identity.token, 0.0) + _EVERY / 2:
             self._noted[identity.token] = now
@@ -65,7 +65,7 @@ class TokenUses:
                 self._audit.note("token.used", user=identity.username, address=address, id=identity.token)
             try:
                 self._entries.put(_key(identity.token), str(moment), until=moment + _KEPT)
-            except Exception as error:  # noqa: BLE001 - whatever the client library of a shared storage raises
+            except Exception as error:  # noqa: BLE001 - whatever the client library of shared storage raises
                 _log.warning("the use of a token could not be recorded: %s", error)
 
     def last(self, token_id: str) -> float | None:

@@ -87,7 +87,7 @@ class Tokens:
         actor: str = "",
         address: str = "",
     ) -> NewToken:
-        """Create a token, beside the owner's others.
+        """Create a token in addition to the owner's others.
 
         Parameters:
             owner: the user whom it will stand for.

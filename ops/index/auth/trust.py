@@ -45,7 +45,7 @@ class Kind(NamedTuple):
         repository_id: the claim with the repository's number.
         owner_id: the same for its owner.
         repository: the claim with its name, for people.
-        workflow: the claim with the file and ref that defines the job.
+        workflow: the claim with the file and ref that define the job.
     """
 
     keys: str
@@ -127,7 +127,7 @@ class TrustedJob:
         )
 
     def mismatches(self, issuer: Issuer, claims: Mapping[str, Any]) -> list[str]:
-        """Mismatches in the claims of this repository."""
+        """Reasons why an ID token of the right repository does not match, each as a clause; empty if it matches."""
         found = []
         environment = str(claims.get("environment", ""))
         if self.environment and environment.casefold() != self.environment.casefold():
@@ -141,7 +141,7 @@ class TrustedJob:
         return found
 
     def signed(self, issuer: Issuer, signer: Mapping[str, str]) -> bool:
-        """True if the certificate of a signature was issued to this job; it tells neither environment nor protection.
+        """True if the certificate of a signature was issued to this job, whatever its environment and ref.
 
         Parameters:
             issuer: of this job.
@@ -236,7 +236,9 @@ class Trust:
         return next((issuer for issuer in self.issuers if issuer.url == url), None)
 
     def objection(self, project: str, signer: Mapping[str, str]) -> str:
-        """Reason why the holder of a certificate may not attest files of a project; empty if nobody is trusted to.
+        """Reason why the holder of a certificate may not attest files of a project; empty if the holder may.
+
+        Anyone may if no job is trusted to publish the project.
 
         Parameters:
             project: its normalized name.
@@ -254,7 +256,7 @@ class Trust:
         )
 
     def identity(self, names: Iterable[str]) -> Identity | None:
-        """The combined rights of those of these jobs that are still trusted; None if none is."""
+        """The combined rights of the named jobs that are still trusted; None if none is."""
         jobs = [job for job in self.jobs if job.name in set(names)]
         if not jobs:
             return None

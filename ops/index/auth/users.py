@@ -33,7 +33,7 @@ class Keep(Enum):
 KEEP: Final = Keep.KEEP
 
 Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
-"""Of all files. Equal signatures mean equal contents, unless a file is being written in place."""
+"""State of all files. Equal signatures mean equal contents, unless a file is being written in place."""
 
 
 class Account(NamedTuple):
@@ -162,7 +162,7 @@ class Users:
         Raises:
             StorageError: nothing has changed.
         """
-        from ops.index.auth.invitations import without  # which imports this module
+        from ops.index.auth.invitations import without  # needed for removals only
 
         username = unicodedata.normalize("NFC", username)
         with self._credential_files.change(username, actor=actor, address=address) as draft:
@@ -200,7 +200,7 @@ class Users:
     def reserve(self, prefix: str, owners: Iterable[str], *, actor: str = "", address: str = "") -> Grants:
         """Reserve a prefix of project names (PEP 752) for some users, or free it; durable on return.
 
-        Only they can create projects with this name, or this name and a dash. Existing projects stay.
+        Only they can create a project with this name, or one that continues it with a dash. Existing projects stay.
 
         Parameters:
             prefix: in any spelling.

@@ -28,7 +28,7 @@ def processors() -> int:
 
 @dataclass(eq=False, slots=True)
 class _Turn:
-    """A place in the queue, for an address; *round* numbers those of one address, from the round that is served."""
+    """A place in the queue. *round* numbers the places of one address, starting from the round being served."""
 
     address: str
     round: int
@@ -38,11 +38,11 @@ class _Turn:
 
 
 class VerificationQueue:
-    """Serves addresses that have not failed recently first, and each in turn, then in order of arrival.
+    """Serves addresses that have not failed recently first, one login of each in turn, then in order of arrival.
 
-    A user does not wait for hundreds who log in from another address.
-    A flood of guesses gets at most half of the turns, and only if no one else wants them. When too many are waiting,
-    the most suspicious one is rejected; among equals, one from the address with the most.
+    A user does not wait for hundreds who log in from another address. A flood of guesses gets at most half of the
+    turns, and only if no one else wants them. When too many are waiting, the most suspicious one is rejected; among
+    equals, one from the address with the most.
 
     Parameters:
         suspicion: the number of recent failures of an address.
@@ -62,7 +62,7 @@ class VerificationQueue:
 
     @contextmanager
     def turn(self, address: str) -> Iterator[None]:
-        """Wait for a turn, and return it at the end.
+        """Wait for a turn, and give it back at the end.
 
         Raises:
             TooManyAttempts: too many are waiting, and this one is the most suspicious; its address failed recently.

@@ -22,7 +22,7 @@ COUNTED = (b"user-agent", b"x-forwarded-for")
 _KEPT = 4096
 
 _STATE_SECONDS = 0.05
-"""Longest time for which a state lasts: users who are active and pages that are in use must be noticed."""
+"""Longest lifetime of a state: active users and pages in use must still be noticed."""
 
 _STRANGERS = 256
 """Requests without credentials, in a separate table so that they cannot evict users'."""
@@ -86,7 +86,7 @@ class FastPath:
         now = time.monotonic()
         try:
             stamps: Hashable = (self._users_stamp(), self._pages_stamp())
-        except (PackageIndexError, OSError):  # the usual way says what is wrong
+        except (PackageIndexError, OSError):  # the normal path reports what is wrong
             stamps = None
         if stamps is None or stamps != self._stamps or now > self._state_until:
             self._stamps = stamps

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Final
 
 EVERYBODY: Final = "*"
-"""Trusts every peer. Safe only where only the proxy can reach the server."""
+"""Trusts every peer. Safe only if nothing but the proxy can reach the server."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _REMEMBERED: Final = 4096

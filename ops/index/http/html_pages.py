@@ -94,7 +94,7 @@ class HtmlPages:
         base = request.index_url
 
         def mark() -> Hashable:
-            return None if query else self._repository.stamp()  # summaries may still be being read
+            return None if query else self._repository.stamp()  # not all summaries may have been read yet
 
         page = await self._response_cache.fetch(
             (f"?{place}", query, base), mark, lambda: self._renderer.home(base, query, place)
@@ -170,7 +170,7 @@ class HtmlRenderer:
         Parameters:
             base: the index's own address, ending in a slash.
             query: the text to search for; empty for everything.
-            place: of the page, from 1, at most the last one.
+            place: of the page, from 1; the last page if there are fewer.
         """
         names = self._repository.projects()
         hits = self._search.find(query) if query else Hits(names, 0)

@@ -17,7 +17,7 @@ ACTIONS = ("yank", "unyank", "revoke", "unrevoke", "status", "attestations")
 _LONGEST_BODY = 64 * 1024
 _LONGEST_REASON = 1000
 _THREADS = 4
-"""For changes only: they may wait for a disk, and readers must not run out of threads meanwhile."""
+"""Threads for changes only: they may wait for a disk, and readers must not run out of threads meanwhile."""
 
 _FIELDS: dict[str, frozenset[str]] = {
     "yank": frozenset({"version", "filename", "reason"}),

@@ -20,7 +20,7 @@ _FORMS = {
 
 _PREFERRED_WHEN_NAMED = (JSON_V1, HTML_V1, HTML)
 _PREFERRED_WHEN_ANY = (HTML, JSON_V1, HTML_V1)
-"""For a client that accepts ``*/*``, which may predate PEP 691: the HTML of PEP 503."""
+"""Order for a client that accepts ``*/*``, which may predate PEP 691: the HTML of PEP 503 first."""
 
 _WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 _LONGEST = 4096

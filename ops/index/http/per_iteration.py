@@ -12,8 +12,8 @@ Result = TypeVar("Result")
 class PerIteration(Generic[Result]):
     """A function that is called at most once in each iteration of the running event loop.
 
-    The callbacks of an iteration are given what arrived before it, and what they send leaves at its end. So a client
-    that has seen a change, or a response, sends its next request into a later one. That is not so of tasks, which run
+    Callbacks of an iteration get what arrived before it, and what they send leaves at its end. So a client that has
+    seen a change, or a response, sends its next request into a later one. That does not hold for tasks, which run
     before an iteration receives: for them the function is called each time.
 
     Parameters:

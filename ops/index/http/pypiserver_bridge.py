@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-import packaging.metadata  # noqa: F401 - with the bridge, so that the first upload does not wait for it
+import packaging.metadata  # noqa: F401 - imported here, so that the first upload does not wait for it
 import pypiserver
 from pypiserver.backend import Backend, IBackend
 from pypiserver.bottle_wrapper import Bottle, FileUpload, HTTPError, request

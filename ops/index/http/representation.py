@@ -14,7 +14,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Names in lower case, as in ASGI."""
 
 PAGE_CACHING = b"private, no-cache"
-"""For pages: only in the user's own cache, and revalidated each time, so that an upload shows at once."""
+"""Cache-Control of pages: only in the user's own cache, and revalidated each time, so that an upload shows at once."""
 
 
 def page_caching(max_age: int) -> bytes:
@@ -23,7 +23,7 @@ def page_caching(max_age: int) -> bytes:
 
 
 FILE_CACHING = b"private, max-age=31536000, immutable"
-"""For files, which never change. ``private``, because reading them requires a login."""
+"""Cache-Control of files, which never change. ``private``, because reading them requires a login."""
 
 _SMALLEST_GZIP = 512
 """Bytes; compressing a shorter body saves no packet."""

@@ -142,7 +142,7 @@ class Request:
 
     @property
     def proxied(self) -> bool:
-        """True if it came through a trusted proxy, which says for whom."""
+        """True if it came through a trusted proxy, which names the client."""
         return self._hops > 0 and b"x-forwarded-for" in self.headers
 
     def logged_in(self) -> None:
@@ -156,8 +156,7 @@ class Request:
         none of these headers.
 
         Without Sec-Fetch-Site, which browsers omit over plain HTTP except to loopback, the Origin is compared as a
-        whole (RFC 6454): scheme, host and port, as the client wrote them, or as a trusted proxy reports
-        them.
+        whole (RFC 6454): scheme, host and port, as the client wrote them, or as a trusted proxy reports them.
 
         Raises:
             OtherSite: the request comes from a page of another origin.

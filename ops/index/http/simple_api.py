@@ -121,7 +121,7 @@ class SimpleApi:
         return None if page is None else self.variant(page, headers)
 
     def variant(self, page: Representation, headers: Mapping[bytes, bytes]) -> Response:
-        """*page* for one client: 304 if it is current there, gzipped if accepted."""
+        """*page* for one client: 304 if the client already has it, gzipped if the client accepts that."""
         if b"if-none-match" in headers:
             unchanged = page.not_modified(headers[b"if-none-match"].decode("latin-1"))
             if unchanged is not None:
@@ -225,7 +225,7 @@ class SimpleApi:
         """The result of *look*; if None, again after reading other servers' changes.
 
         Raises:
-            StorageBusy: that fails or takes too long: no "not found" for something that may exist.
+            StorageBusy: that fails or takes too long. Something that may exist is never "not found".
         """
         seen = await look()
         if seen is None and self._shared:

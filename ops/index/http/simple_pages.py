@@ -6,9 +6,9 @@
     PEP 658   core metadata beside the file
     PEP 691   the JSON
     PEP 700   versions, sizes and upload times
-    PEP 714   the new key for core metadata; HTML also has the old one, on which older pips fail in JSON
+    PEP 714   the key for core metadata; HTML has the old key too, but JSON does not: older versions of pip fail on it
     PEP 740   the URL of a file's provenance
-    PEP 752   namespaces of a project, in JSON, if asked for
+    PEP 752   namespaces of a project, in JSON, if enabled
     PEP 792   project status
 
 Pure functions from models to texts. Addresses are relative, so that the index works under any prefix.
@@ -47,7 +47,7 @@ _HEAD = """<!DOCTYPE html>
 _TAIL = "</body>\n</html>\n"
 
 _FILES: Final = 64
-"""Average items in a block of a page: some 20 kB."""
+"""Average number of files in a block of a page: some 20 kB."""
 
 _VERSIONS: Final = 256
 _PROJECTS: Final = 512

@@ -47,8 +47,8 @@ SLOT_SECONDS: Final = 5.0
 retry after a 429, so a short burst should pass."""
 
 _LINGER_SECONDS: Final = 30.0
-"""Time to continue sending after a refusal: twine reads no response before it has sent everything, and closing a
-connection while bytes are arriving may lose the response."""
+"""Time for a client to finish sending after a refusal: twine reads no response before it has sent everything, and
+closing a connection while bytes are arriving may lose the response."""
 
 _LONG_INSPECTIONS: Final = 64
 """Uploads that may wait concurrently for a long inspection, each in a dedicated thread."""
@@ -90,7 +90,7 @@ class UploadApi:
         self._pypiserver: Pypiserver | None = None
 
     def warm_up(self) -> None:
-        """Import pypiserver, and what inspects uploads, if they are not yet there. Blocks."""
+        """Import pypiserver and the inspection of uploads, unless that was done. Blocks."""
         with self._importing:
             if self._pypiserver is None:
                 import ops.index.packages.inspection  # noqa: F401 - which the first upload would wait for

@@ -104,7 +104,7 @@ class Annotations:
         text = None if digest is None else self._revoked.get(digest)
         if text is None or digest is None:
             return None
-        self._revoked_paths[path] = digest  # a copy that was added later
+        self._revoked_paths[path] = digest  # a copy of the bytes that was added later
         return _revocation(text)[0]
 
     def revoke(self, sha256: str, paths: Iterable[str], reason: str | None) -> None:
@@ -138,7 +138,7 @@ class Annotations:
         return before.keys() | self._revoked_paths.keys()
 
     def attestation_policy(self, project: str) -> str:
-        """Whether uploads to a project need attestations: one of POLICIES."""
+        """Policy for attestations of a project's uploads: one of POLICIES."""
         policy = self._attestations.get(project)
         # An unreadable policy was meant to be strict.
         return "off" if policy is None else policy if policy in POLICIES else "enforce"

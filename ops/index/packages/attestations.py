@@ -1,7 +1,7 @@
 """Attestations of an upload (PEP 740): checked against the file, and stored as its provenance.
 
-Structure and digest are always checked, signatures if the index has a trusted root (see :mod:`.signatures`). They are
-in ``.index/provenance``, a file for each.
+Structure and digest are always checked, signatures if the index has a trusted root (see :mod:`.signatures`).
+Provenances are in ``.index/provenance``, one file each.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def provenance_of(attestations: Sequence[Any], publishers: Sequence[Mapping[str,
 
     Parameters:
         attestations: about it.
-        publishers: of each of them.
+        publishers: one for each attestation, in the same order.
     """
     bundles: list[dict[str, Any]] = []
     for publisher, attestation in zip(publishers, attestations, strict=True):

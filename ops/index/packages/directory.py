@@ -88,10 +88,10 @@ class _Folder:
 
 
 class _Projects(dict[str, "str | dict[str, None]"]):
-    """The path or paths of each project, as they appeared; of most projects of a large index, a single one.
+    """The path or paths of each project, in order of appearance; for most projects of a large index a single one.
 
-    A plain dict of strings becomes known to the garbage collector with its first dict, after ``gc.freeze``, and is then
-    searched again and again. Instances of a subclass are known from the beginning.
+    A plain dict of strings is tracked by the garbage collector only once it gets its first dict, after ``gc.freeze``,
+    and is then searched again and again. Instances of a subclass are tracked from the beginning.
     """
 
 
@@ -155,7 +155,7 @@ class PackageDirectory:
         return project if project is not None and self._lists(path, project) else None
 
     def projects(self) -> Sequence[str]:
-        """All projects, sorted. Changes in place: with a million, any copy takes tens of milliseconds."""
+        """All projects, sorted. The list changes in place: copying a million names takes tens of milliseconds."""
         known = self._sorted
         if known is None:
             with self._lock:
@@ -288,7 +288,7 @@ class PackageDirectory:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Hold during our own change of names at the top of the directory, so that a refresh does not mistake it for
-        another server's.
+        someone else's.
         """
         with self._change:
             folder = self._folders[""]
@@ -363,7 +363,7 @@ class PackageDirectory:
         self._settle(folder, mtime_ns, began_ns, now, wait=wait)
 
     def _settle(self, folder: _Folder, mtime_ns: int, began_ns: int, now: float, *, wait: bool) -> None:
-        """Note that a folder was scanned."""
+        """Record that a folder was scanned."""
         if not self._change.acquire(blocking=wait):
             folder.settled = False  # a change of ours has begun since, and may wait for a disk
             return
@@ -375,7 +375,7 @@ class PackageDirectory:
             self._change.release()
 
     def _compare(self, prefix: str, folders: list[str], *, hurry: bool) -> tuple[list[str], int]:
-        """Compare a folder with the list: the names that are missing there, and the number of the others."""
+        """Compare a folder with the list: the names that the list lacks, and the number of the others."""
         missing: list[str] = []
         known = 0
         for names in _read(self._directory + "/" + prefix, folders, hurry=hurry):
@@ -485,7 +485,7 @@ class PackageDirectory:
         return known == path if known is None or isinstance(known, str) else path in known
 
     def _add(self, prefix: str, files: Mapping[str, str]) -> None:
-        """List files of one folder, given with their projects, unless they are listed."""
+        """List files of one folder, given with their projects, unless they are already listed."""
         version, listed, versions = self.version, self._projects, self._versions
         new = []
         self._hidden.difference_update(files)
@@ -547,7 +547,7 @@ class PackageDirectory:
 
 
 _project_of = lru_cache(maxsize=1024)(project_of)
-"""The same for the files that are downloaded over and over."""
+"""Cached :func:`project_of`, for files that are downloaded over and over."""
 
 
 def _key(path: str) -> str:
@@ -562,11 +562,11 @@ def _prefix(path: str) -> str:
 
 
 def _read(path: str, folders: list[str], *, hurry: bool) -> Iterator[list[str]]:
-    """The names of the files, some at a time; none if the folder is gone.
+    """The names of the files, in batches; none if the folder is gone.
 
     Parameters:
         path: of the folder.
-        folders: takes the names of the folders that may hold distributions.
+        folders: receives the names of the folders that may hold distributions.
         hurry: do not yield to other threads.
 
     Raises:

@@ -1,7 +1,7 @@
 """File info: computed once, and stored in sidecars next to the packages, in ``.index/facts``.
 
-A sidecar is one line of JSON, then the core metadata byte for byte. It is valid while the file has this size and
-time. A lost sidecar is computed again from the file alone, except who uploaded the file, and when.
+A sidecar is one line of JSON, then the core metadata byte for byte. It is valid while the file has the size and
+time recorded in it. A lost sidecar is computed again from the file alone, except who uploaded the file, and when.
 """
 
 from __future__ import annotations
@@ -383,19 +383,19 @@ class FileInfoStore:
                 self._copies.write(path, file_info, metadata)
 
     def _compute(self, path: str, status: os.stat_result, before: FileInfo | None) -> tuple[FileInfo, bytes | None]:
-        """Compute and keep the info of a file.
+        """Compute and store the info of a file.
 
         Parameters:
             path: of the file.
             status: of the file.
-            before: its info as it was kept last, if it was.
+            before: its last stored info, if any.
         """
-        from ops.index.packages.inspection import look_into  # with readers of archives, which a start does without
+        from ops.index.packages.inspection import look_into  # imports archive readers, which startup does not need
 
         name = parse(path.rpartition("/")[2])
         assert name is not None  # noqa: S101 - every listed file has a name
         with self._storage.detached(Path(self._directory, path)) as copy, open(copy, "rb") as file:
-            if status.st_size <= _PIECE:  # as nearly all: read once
+            if status.st_size <= _PIECE:  # like nearly all files: read once
                 content = file.read()
                 sha256 = hashlib.sha256(content).hexdigest()
                 contents = look_into(io.BytesIO(content), name)
@@ -404,7 +404,7 @@ class FileInfoStore:
                 contents = look_into(file, name)
         with self._storage.reading():
             provenance = self.provenances.digest(path)
-        # A copy of the same bytes, such as a restored one, was still uploaded when it was.
+        # A copy of the same bytes, such as a restored file, keeps the time of the upload.
         upload_time = before.upload_time if before and before.sha256 == sha256 else status.st_mtime_ns / 1e9
         file_info = FileInfo.of(name, contents, status, sha256=sha256, upload_time=upload_time, provenance=provenance)
         try:
@@ -451,7 +451,7 @@ def _parse(content: bytes) -> FileInfo | None:
         file_info = FileInfo(**fields)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    # Written out: long pages come here for each of their files.
+    # Written out for speed: long pages run this for each of their files.
     whole = (
         isinstance(file_info.size, int)
         and isinstance(file_info.mtime_ns, int)

@@ -99,7 +99,7 @@ def project_of(filename: str) -> str | None:
 
 
 def projects_of(filenames: Sequence[str]) -> list[str | None]:
-    """The same for each of many file names, in half the time."""
+    """The result of :func:`project_of` for each of many file names, in half the time."""
     found = _CLEAR_LINES.findall("\n".join(filenames))
     if len(found) != len(filenames):  # a name has a line break
         return [project_of(filename) for filename in filenames]
@@ -108,7 +108,7 @@ def projects_of(filenames: Sequence[str]) -> list[str | None]:
 
 
 def parse(filename: str) -> Name | None:
-    """Parse a file name; None if it is a distribution by neither a standard nor pypiserver.
+    """Parse a file name; None if neither a standard nor pypiserver considers it a distribution.
 
     Signatures (``.asc``) are not distributions.
     """

@@ -64,7 +64,7 @@ class Inspector:
             FieldMismatch: its name, its form and its core metadata disagree.
             DeferredError: it takes too much work.
         """
-        from ops.index.packages.inspection import check_agreement  # with readers of archives: no start waits for them
+        from ops.index.packages.inspection import check_agreement  # imports archive readers: startup need not wait
 
         check_agreement(name, "the form", form.get("name"), form.get("version"))
         contents = staged.contents or _inspected(name, staged)

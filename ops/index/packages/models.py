@@ -31,7 +31,7 @@ class File:
         uploader: the user who uploaded it; empty if unknown. Only pages for people show it.
         run: the URL of the CI run that uploaded it; empty if none did.
         attested: true if it has a provenance (PEP 740).
-        provenance: absolute address of that; empty if it has none, or the index does not know its own address.
+        provenance: absolute URL of that; empty if it has none, or the index does not know its own address.
         mtime_ns: when it was last written, in nanoseconds since the epoch. Pages do not show it.
     """
 

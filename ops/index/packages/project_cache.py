@@ -17,7 +17,7 @@ _FEW = 32
 """Up to this many new files are inserted one by one instead of sorting all files again."""
 
 _SHARE = 32
-"""The same for one new file to so many that are known: clients that upload together add dozens between two pages."""
+"""Known files for which one more new file is inserted: clients that upload together add dozens between two pages."""
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ def in_order(known: Sequence[File], new: Sequence[File]) -> tuple[File, ...]:
 
 
 def versions_with(known: Sequence[str], new: Sequence[File]) -> tuple[str, ...]:
-    """Versions in the order of a project, with those of new files; empty if all files are needed to tell.
+    """Versions in the order of a project, with those of new files; empty if they must be found in all files.
 
     Parameters:
         known: versions in this order, each once.

@@ -71,7 +71,7 @@ class Quotas:
             self._usage.reserve("", 0, lambda _, total: self._check("", size, 0, total, complete=False))
 
     def require_free(self, size: int) -> None:
-        """Refuse bytes that would use up the reserved disk space, which removals, the audit log and users need.
+        """Refuse bytes that would use up the last of the disk: removals, the audit log and changes of users need some.
 
         Called before each piece is written. Pieces written at the same moment do not see each other.
 

@@ -1,4 +1,4 @@
-"""A thread in the background that computes the info of files which have none."""
+"""Background thread that computes missing file info."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ops.index.errors import PackageIndexError, StorageBusy
 
 _BURST_SECONDS = 0.002
 _REST = 9
-"""A thread that computes info pauses after this many seconds, for this fraction of the time."""
+"""After ``_BURST_SECONDS`` of work the thread pauses for the time worked, divided by ``_REST``."""
 
 _RETRY_SECONDS = 5.0
 

@@ -246,7 +246,7 @@ class Repository:
         return self.annotations.status(name)
 
     def attestation_policy(self, name: str) -> str:
-        """Whether uploads to a project need attestations: ``off``, ``audit`` or ``enforce``."""
+        """Policy for attestations of a project's uploads: ``off``, ``audit`` or ``enforce``."""
         self._look_at_annotations()
         return self.annotations.attestation_policy(name)
 

@@ -1,7 +1,7 @@
 """Signatures of attestations (PEP 740), verified by pypi-attestations against a Sigstore trusted root.
 
-Nothing is fetched: the root is a file, and an attestation brings its certificate and its entry in the transparency log.
-Both are strangers' content, so that a child process reads them.
+Nothing is fetched: the root is a file, and an attestation includes its certificate and its transparency log entry. Both
+are strangers' content, so a child process reads them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _EXTENSIONS: Final = {
     "owner_id": 17,
     "run": 21,
 }
-"""What a certificate says of its holder, and the last number of the extension that says it (Fulcio's OID info)."""
+"""Claims of a certificate about its holder, each with the last number of its extension's OID (Fulcio)."""
 
 _CPU_SECONDS = 5
 _WALL_SECONDS = 15.0
@@ -66,15 +66,15 @@ class SignatureVerifier:
         self.signers("", ())
 
     def signers(self, filename: str, attestations: Sequence[Any]) -> list[Mapping[str, str]]:
-        """The holders of the certificates by which attestations were signed. Blocks for milliseconds.
+        """The holders of the certificates with which attestations were signed. Blocks for milliseconds.
 
         Parameters:
             filename: that they are about, for error messages.
             attestations: checked in structure.
 
         Returns:
-            For each its ``identity`` (an address of e-mail, or a URI), and where the certificate was issued to a CI
-            job, ``issuer``, ``repository``, ``repository_id``, ``owner_id``, ``workflow`` and ``run``.
+            For each its ``identity`` (an e-mail address or a URI) and, if the certificate was issued to a CI job,
+            ``issuer``, ``repository``, ``repository_id``, ``owner_id``, ``workflow`` and ``run``.
 
         Raises:
             InvalidUpload: a signature, a certificate or an entry in the log is not valid; the message says which.

@@ -64,8 +64,8 @@ class Publisher:
         transactions: of the same storage.
         repository: likewise.
         options: limits, and the trusted root of signatures.
-        check_signer: gets a project and the holder of a certificate, and returns the reason why that may not attest
-            files of the project; empty if it may.
+        check_signer: gets a project and the holder of a certificate, and returns the reason why the holder may not
+            attest files of the project; empty if the holder may.
     """
 
     def __init__(
@@ -194,10 +194,10 @@ class Publisher:
     def _provenance(
         self, name: Name, attestations: list[dict[str, Any]], identity: Uploader, details: dict[str, object]
     ) -> bytes:
-        """Verify the signatures of attestations, where there is a trusted root, and say who published the file.
+        """Verify the signatures of attestations, if there is a trusted root, and return the provenance of the file.
 
         Raises:
-            InvalidUpload: one is not valid, or by somebody who may not attest the project's files.
+            InvalidUpload: one is not valid, or is by someone who may not attest the project's files.
             StorageError: the trusted root cannot be used.
             SandboxError: they could not be verified.
         """
@@ -301,7 +301,7 @@ class Publisher:
         if not identity.may_upload(name.project):
             raise Forbidden(identity.username, f"upload to the project {name.project!r}")
         owners = identity.owner_of(name.project)
-        if owners and not self._repository.has(name.project):  # an existing project stays its users'
+        if owners and not self._repository.has(name.project):  # the publishers of an existing project keep it
             raise NameReserved(name.project, owners)
 
     def _check_status(self, name: Name) -> None:

@@ -41,7 +41,7 @@ def choose_members(name: Name, paths: Sequence[str]) -> dict[str, int | None]:
         The paths with their maximum sizes; None for the limit of core metadata.
 
     Raises:
-        InvalidArchive: a member that installers need is missing, or they cannot place one.
+        InvalidArchive: a member that installers need is missing, or there is one that they cannot place.
     """
     _check_filename(name)
     folder = _info_folder(name, paths)

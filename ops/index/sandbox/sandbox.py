@@ -94,8 +94,8 @@ class Sandbox:
         work: ``package.module:function``; takes bytes and the descriptors of files, and returns bytes.
         limits: of each call.
         prepare: ``package.module:function``; called once in the fork server to import what the work needs.
-        workers: maximum of concurrent calls.
-        queue: maximum of further calls waiting for a worker.
+        workers: maximum number of concurrent calls.
+        queue: maximum number of further calls waiting for a worker.
     """
 
     def __init__(self, work: str, limits: Limits, *, prepare: str = "", workers: int = 1, queue: int = 0) -> None:
@@ -317,7 +317,7 @@ class Sandbox:
         return process, control
 
     def _end_process(self, only: subprocess.Popen[bytes] | None = None) -> None:
-        """Kill the fork server and its workers; with *only*, only that one."""
+        """Kill the fork server and its workers; with *only*, only if it is that one."""
         with self._ending:
             if only not in {None, self._process}:
                 return

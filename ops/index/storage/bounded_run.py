@@ -60,7 +60,7 @@ class BoundedRun:
             raise self._refusal() from None
 
     def begin(self) -> Future[None]:
-        """Run the action again; wait on the result.
+        """Start another run of the action, or share the next one, without waiting; the future ends with it.
 
         Raises:
             StorageBusy: an earlier run is overdue.

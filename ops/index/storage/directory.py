@@ -55,7 +55,7 @@ class DirectoryStorage:
         return _NOTHING
 
     def before_commit(self, action: Callable[[], None]) -> None:
-        """Have *action* called by each commit."""
+        """Register *action* to be called by each commit."""
         self._before.append(action)
 
     def begin_commit(self) -> None:
@@ -67,7 +67,7 @@ class DirectoryStorage:
     def commit(self) -> None:
         """Make the names at the top of the directory durable; one sync serves all concurrent callers.
 
-        What precedes a commit is done for later callers while the names of earlier ones are synced.
+        The work before a commit is done for later callers while the names of earlier ones are synced.
 
         Raises:
             StorageError: they may not be.

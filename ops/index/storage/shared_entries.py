@@ -99,9 +99,8 @@ class FolderEntries:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for entry in os.scandir(self._folder):
             with contextlib.suppress(OSError):
-                if (
-                    entry.stat().st_mtime < now - _SWEEP_SECONDS
-                ):  # one that is being written gets its expiry in a moment
+                # An entry that is being written gets its expiry in a moment.
+                if entry.stat().st_mtime < now - _SWEEP_SECONDS:
                     os.unlink(entry.path)  # noqa: PTH108
 
 

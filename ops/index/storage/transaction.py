@@ -1,4 +1,4 @@
-"""Changes of storage that happen completely or not at all.
+"""Changes to a storage that happen completely or not at all.
 
 Every change takes the same steps: lock the names → read others' changes → write the audit line → write → commit → show.
 If one fails, the change is undone by its policy.
@@ -71,7 +71,7 @@ class Transactions:
     """The changes of one storage.
 
     Parameters:
-        storage: that is changed.
+        storage: the one to change.
         name_locks: shared by all its servers.
         see_others: reads what others have committed.
         audit: gets a line before each change; on the same storage, to be committed with it.

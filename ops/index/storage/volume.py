@@ -124,7 +124,7 @@ class GuardedStorage(ABC):
             sharing.__exit__(None, None, None)
 
     def before_commit(self, action: Callable[[], None]) -> None:
-        """Register *action*, called before each commit."""
+        """Register *action* to be called before each commit."""
         self._before.append(action)
 
     def begin_commit(self) -> None:  # noqa: B027 - a default, not an abstract method
