@@ -1,4 +1,4 @@
-"""Audit log and counts of downloads of an index, read from its volumes, and the state that the log leads to."""
+"""Audit log and counts of downloads of an index, read from its volumes, and the state expected from the log."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from ops.table import Table
 from ops.targets import CredentialAge, Target
 
 WARNING = timedelta(days=14)
-"""Tokens that expire sooner are shown as due."""
+"""Credentials that expire sooner are shown as due."""
 
 
 def ages(target: Target, *, days: int) -> Table:

@@ -25,7 +25,7 @@ COLUMNS = ("username", "role", "projects")
 _MOST = 1000
 _LARGEST = 1024**2
 _ROUNDS = 10
-"""The lowest cost that the index accepts: enough for a secret password of 256 random bits."""
+"""The lowest cost that the index accepts: enough for 256 random bits that nobody ever sees."""
 
 
 @dataclass(frozen=True)

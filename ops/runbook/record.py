@@ -242,7 +242,7 @@ class Record:
         return {"schema": SCHEMA, **stored, **provenance, "report": self.report.name}
 
     def save(self, redactor: Redactor) -> None:
-        """Write ``record.json``, masked, atomically."""
+        """Mask ``record.json``, and write it atomically."""
         text = json.dumps(redactor.tree(self.to_json()), indent=2, ensure_ascii=False) + "\n"
         replace_file(self.folder / RECORD_FILE, text)
 

@@ -152,7 +152,7 @@ class VolumeFolders:
         """Copy files onto a volume, each atomically.
 
         Raises:
-            TargetError: one cannot be copied; those before it are.
+            TargetError: one cannot be copied; earlier ones stay.
         """
         remove_abandoned_drafts(*(self._inside(name, path) for path in sources))
         for path, source in sources.items():
