@@ -1,4 +1,4 @@
-"""The index compared with its peers: nginx with static files, peryx, stock pypiserver, devpi-server."""
+"""Benchmark of the index against nginx with static files, peryx, stock pypiserver, devpi-server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of the benchmark, step by step as the notebook walks through it."""
+"""One run of the benchmark, in the notebook's steps."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.benchmark.servers import Login
 
 
 class Benchmark:
-    """Our index beside its peers, on this machine, over loopback.
+    """Our index and its peers, on this machine, over loopback.
 
-    Each step starts the servers that it needs and ends them, whatever happens; figures gather in :meth:`report`.
+    Each step starts the servers that it needs and always stops them; :meth:`report` returns all results.
 
     Parameters:
-        target: must be ``local``: what is measured are servers on this machine, and never the index that is in use.
+        target: must be ``local``; the benchmark starts its own servers and never touches the deployed index.
         scale: ``quick`` or ``full``.
-        peers: names with commas between: ``nginx``, ``peryx``, ``pypiserver``, ``devpi``.
-        workspace: the operator's folder; the default one when not given.
+        peers: comma-separated names: ``nginx``, ``peryx``, ``pypiserver``, ``devpi``.
+        workspace: the operator's folder; the default one if None.
 
     Raises:
-        ParameterError: one of these has another value.
+        ParameterError: a parameter has an unsupported value.
     """
 
     def __init__(self, *, target: str, scale: str, peers: str, workspace: Workspace | None = None) -> None:
@@ -47,14 +47,14 @@ class Benchmark:
         self._field = Field(find_scale(scale), find_peers(peers), self._folder, Login.kept(self._folder))
         self._machine = Machine.here(self._folder)
         self._rows: list[Row] = []
-        # Two runs at once would measure each other. The system lets go of the lock when the process ends.
+        # Concurrent runs would distort each other. The OS releases the lock when the process ends.
         self._held = ExitStack()
 
     def preflight(self) -> Table:
-        """Lists what is there and what is missing. Reads only.
+        """List what is installed and what is missing. Read-only.
 
         Raises:
-            PreflightError: the disk has too little room.
+            PreflightError: not enough free disk space.
         """
         scale = self._field.scale
         free = shutil.disk_usage(self._folder).free
@@ -69,7 +69,7 @@ class Benchmark:
         )
 
     def prepare(self) -> Table:
-        """Install the peers that are missing, write the corpus, and give each server its copy."""
+        """Install missing peers, write the corpus, and give each server a copy."""
         self._held.close()
         self._held.enter_context(exclusive(self._folder / "lock", what="the benchmark"))
         installed = self._field.install()
@@ -83,40 +83,40 @@ class Benchmark:
         return Table.of("Prepared", ("What", "State"), lines)
 
     def cold_install(self) -> Results:
-        """Cold installations, one at a time; with the start of the server; and warm ones."""
+        """Cold installs one at a time, cold installs including the server's start, and warm installs."""
         field = self._field
         return self._keep(rows.cold_install(field), rows.start_and_install(field), rows.warm_install(field))
 
     def installs_at_once(self) -> Results:
-        """Cold installations, several at once."""
+        """Concurrent cold installs."""
         return self._keep(rows.installs_at_once(self._field))
 
     def page_rate(self) -> Results:
-        """Requests for a project's page."""
+        """Request rate of a project page."""
         return self._keep(*rows.page_rate(self._field))
 
     def page_by_size(self) -> Results:
-        """The same with more files in the index."""
+        """Project pages and starts as the index grows."""
         return self._keep(*sizes.indexes_by_size(self._field))
 
     def upload_rate(self) -> Results:
-        """Small uploads."""
+        """Rate of small uploads."""
         return self._keep(*rows.upload_rates(self._field))
 
     def repeats(self) -> Results:
-        """Requests that repeat themselves, and those that no server has seen before."""
+        """Repeated requests, and first requests."""
         field = self._field
         return self._keep(*repeats.long_page(field), *repeats.small_page(field), repeats.unseen_pages(field))
 
     def changes(self) -> Results:
-        """Pages and lists after an upload, and while others upload."""
+        """Pages and lists after an upload, and during concurrent uploads."""
         field = self._field
         return self._keep(
             *changes.pages_by_size(field), changes.page_under_uploads(field), *changes.lists_of_projects(field)
         )
 
     def large_files(self) -> Results:
-        """Large files, and the servers' memory meanwhile."""
+        """Transfers of large files, and the servers' memory during them."""
         return self._keep(*sizes.large_files(self._field))
 
     def starts(self) -> Results:
@@ -124,20 +124,20 @@ class Benchmark:
         return self._keep(*sizes.starts(self._field))
 
     def first_logins(self) -> Results:
-        """First logins of many users at once."""
+        """Concurrent first logins of many users."""
         return self._keep(*logins.first_logins(self._field))
 
     def report(self) -> Report:
-        """All that was measured so far."""
+        """Everything measured so far."""
         versions: Mapping[str, str] = {**self._field.versions(), **own_versions()}
         return Report(scale=self._field.scale.name, machine=self._machine, versions=versions, rows=tuple(self._rows))
 
     def goals(self) -> Table:
-        """Every goal with what was found; a goal that was missed says so and fails nothing."""
+        """Every goal and its result. A missed goal is reported, but raises nothing."""
         return self.report().goals()
 
     def finish(self) -> Table:
-        """Keep the figures as JSON, remove the servers' data, and say on what machine all this was."""
+        """Save the results as JSON, remove the servers' data, and describe the machine."""
         report = self.report()
         path = report.save(self._folder / "results")
         self._field.remove()

@@ -1,4 +1,4 @@
-"""Measurements of what a change costs: pages and lists after an upload, and while others upload."""
+"""Measurements of what a change costs: pages and lists after an upload, and during concurrent uploads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.benchmark.uploads import upload_request
 from tests.benchmark.watch import await_rest
 
 UPLOADERS = (1, 4, 8)
-"""Clients that upload to a project while its page is asked for."""
+"""Clients that upload to a project while its page is requested."""
 
 FIRST_GOALS = {10_000: 500.0}
 """Milliseconds for the first page of a project, by the number of its files."""
@@ -52,7 +52,7 @@ _UPLOADS = 12
 
 
 class Client:
-    """One persistent connection, like an installer's; reopened if the server closed it while idle.
+    """A persistent connection, like an installer's; reopened if the server closed it while idle.
 
     Parameters:
         server: to connect to.
@@ -68,17 +68,17 @@ class Client:
         weakref.finalize(self, self._connection.close)
 
     def page(self, path: str, accept: str = ANY_PAGE) -> tuple[float, int]:
-        """Milliseconds until the last byte of a page has arrived, and its bytes as they were sent.
+        """Milliseconds until the last byte of a page arrives, and its size on the wire in bytes.
 
         Raises:
-            IndexRequestError: there is no such page.
+            IndexRequestError: the status was not 200.
         """
         headers = {"Accept": accept, "Accept-Encoding": "gzip"}
         if self._server.authorization:
             headers["Authorization"] = self._server.authorization
         try:
             begin, response, body = self._ask(path, headers)
-        except ConnectionError:  # closed while others were measured
+        except ConnectionError:  # the server closed it while others were measured
             self._connection.close()
             begin, response, body = self._ask(path, headers)
         if response.status != 200:
@@ -94,10 +94,10 @@ class Client:
 
 
 class _Uploads:
-    """Uploads of new wheels, each another version of a project.
+    """Uploads of new wheels, each a new version of a project.
 
     Parameters:
-        server: where to.
+        server: receives them.
     """
 
     def __init__(self, server: Server) -> None:
@@ -110,12 +110,12 @@ class _Uploads:
         return upload_request(self.server, wheel, content)
 
     def one(self, project: str) -> None:
-        """Upload one file, and wait until it is acknowledged."""
+        """Upload one file and wait for the response."""
         send(self.server.url, supply(iter([self.message(project)])), connections=1, seconds=60).rate("an upload")
 
 
 def pages_by_size(field: Field) -> tuple[Row, Row]:
-    """The page of a project with ever more files: the first since the start, and each time after an upload to it."""
+    """The page of projects of increasing size: first request after a start, and after each upload."""
     sizes = field.scale.project_files
     contenders: dict[str, Callable[[], float]] = {}
     entries: list[Entry] = []
@@ -150,7 +150,7 @@ def pages_by_size(field: Field) -> tuple[Row, Row]:
 
 
 def page_under_uploads(field: Field) -> Row:
-    """The page of the largest project while clients upload to it."""
+    """The largest project's page while clients upload to it."""
     files = field.scale.project_files[-1]
     corpus = field.shaped(1, files)
     contenders: dict[str, Callable[[], float]] = {}
@@ -171,7 +171,7 @@ def page_under_uploads(field: Field) -> Row:
 
 
 def lists_of_projects(field: Field) -> tuple[Row, Row]:
-    """The lists of all projects, and the page of a project while somebody uploads once a second."""
+    """The lists of all projects, and one project's page while another client uploads once a second."""
     corpus = field.shaped(field.scale.projects_listed, 1)
     with field.serving(field.ours, corpus) as server:
         client, uploads, numbers = Client(server), _Uploads(server), itertools.count()
@@ -190,7 +190,7 @@ def lists_of_projects(field: Field) -> tuple[Row, Row]:
             "the list as JSON, after a new project": lambda: after(simple, ANY_PAGE, lambda: f"fresh-{next(numbers)}"),
             "the list as HTML, again": lambda: client.page(simple, _HTML)[0],
         }
-        for measure in contenders.values():  # no first request is measured, except for the first entry
+        for measure in contenders.values():  # first requests are not measured, except in the first entry
             measure()
         lists = _row(
             field,
@@ -244,7 +244,7 @@ def _worst_meanwhile(field: Field, server: Server, project: str, clients: int, p
 
 
 def send_all(url: str, messages: Sequence[bytes], connections: int, seconds: float) -> float:
-    """Send requests from a process of their own, so that they do not slow down who measures; how many a second."""
+    """Send requests from a separate process, so as not to slow down the measurement; returns the rate per second."""
     return send(url, supply(iter(messages)), connections=connections, seconds=seconds).rate("uploads")
 
 
@@ -261,7 +261,7 @@ def _worst_of_others(client: Client, uploads: _Uploads, projects: Sequence[str],
 
 
 def _takers(field: Field) -> list[Peer]:
-    """The contenders that are fast enough for rows of this kind."""
+    """The contenders fast enough for these rows."""
     return [peer for peer in field.present if peer.name in {OURS, PERYX}]
 
 

@@ -1,4 +1,4 @@
-"""A small corpus, contenders that serve it, and programs already on this machine: no test installs a peer."""
+"""A small corpus, and contenders that serve it with programs already installed: no test installs a peer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.benchmark.toolbox import Set, Toolbox
 
 
 class OwnPrograms(Toolbox):
-    """The programs of the project's own environment, where stock pypiserver is too."""
+    """The programs in the project's environment, which includes stock pypiserver."""
 
     def missing(self, name: Set) -> str:
         return "" if name == "stock" else "not installed in tests"
@@ -43,14 +43,14 @@ def toolbox(tmp_path: Path) -> Toolbox:
 
 @pytest.fixture
 def peers(login: Login, toolbox: Toolbox) -> list[Peer]:
-    """Contenders that can take part without being installed."""
+    """Contenders that need no installation."""
     every: list[Peer] = [Nginx(), Ours(login), Stock(login, toolbox, "wsgiref", 5)]
     return [peer for peer in every if not peer.missing()]
 
 
 @pytest.fixture
 def serve(tmp_path: Path, corpus: Corpus) -> Iterator[Callable[[Peer], Server]]:
-    """Starts a contender over the corpus; it is ended with the test."""
+    """Starts contenders on the corpus, and stops them after the test."""
     with ExitStack() as stack:
 
         def start(peer: Peer) -> Server:

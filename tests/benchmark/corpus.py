@@ -1,4 +1,4 @@
-"""The distributions that every server of a benchmark serves: small wheels, written directly and always the same."""
+"""The corpus served by every contender: small wheels, generated deterministically."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 
 WHEEL_BYTES = 21_000
-"""Size of a small wheel: that of the median pure-Python project, and of the uploads that are measured."""
+"""Size of a small wheel: the median of pure-Python projects, and the size of measured uploads."""
 
 ROOT_PROJECT = "bench-root"
-"""The project that depends on those that a cold installation fetches."""
+"""The project whose dependencies a cold install fetches."""
 
 _MOMENT = (2024, 1, 1, 0, 0, 0)
 _CHUNK = 64 * 2**20
@@ -25,7 +25,7 @@ _CHUNK = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """One wheel and what a page says of it. *size* is in bytes, the digests are SHA-256 in hexadecimal."""
+    """A wheel and its metadata on a page. *size* is in bytes; digests are SHA-256 in hex."""
 
     filename: str
     project: str
@@ -43,13 +43,13 @@ class Wheel:
 def build_wheel(
     project: str, version: str, *, requires: Sequence[str] = (), size: int = WHEEL_BYTES
 ) -> tuple[Wheel, bytes]:
-    """A valid wheel (PEP 427) with one module, and its content; the same arguments give the same bytes.
+    """Build a valid wheel (PEP 427) with one module. Equal arguments give equal bytes.
 
     Parameters:
         project: the normalized name.
         version: a normalized version.
         requires: its dependencies (PEP 508).
-        size: what it is filled up to, in bytes; 0 for as little as a wheel needs.
+        size: in bytes, reached by padding; 0 for no padding.
     """
     metadata = _metadata(project, version, requires)
     content = _archive(project, version, metadata, 0)
@@ -59,7 +59,7 @@ def build_wheel(
 
 
 def write_large_wheel(folder: Path, project: str, version: str, *, size: int) -> Wheel:
-    """Write a wheel of about *size* bytes that cannot be compressed, without holding it in memory."""
+    """Write an incompressible wheel of about *size* bytes, without holding it in memory."""
     metadata = _metadata(project, version, ())
     path = folder / _filename(project, version)
     chunk = os.urandom(min(size, _CHUNK))
@@ -79,7 +79,7 @@ def write_large_wheel(folder: Path, project: str, version: str, *, size: int) ->
 
 @dataclass(frozen=True)
 class Corpus:
-    """A folder of wheels, all in one level as ``pip download`` leaves them, and what is known of each."""
+    """A flat folder of wheels, as left by ``pip download``, and their metadata."""
 
     folder: Path
     wheels: tuple[Wheel, ...]
@@ -91,9 +91,9 @@ class Corpus:
         """Write *projects* x *versions* wheels, and a root wheel that depends on the first *installed* projects.
 
         Parameters:
-            folder: made when missing; must be empty.
-            installed: how many projects the root depends on; 0 for no root.
-            size: of each wheel, in bytes; 0 for as little as a wheel needs.
+            folder: created if missing; must be empty.
+            installed: number of projects that the root depends on; 0 for no root.
+            size: of each wheel, in bytes; 0 for no padding.
         """
         folder.mkdir(parents=True, exist_ok=True)
         corpus = cls(folder, tuple(_write_all(folder, _releases(projects, versions), size)))
@@ -113,7 +113,7 @@ class Corpus:
         return {name: tuple(wheels) for name, wheels in found.items()}
 
     def link(self, folder: Path) -> None:
-        """Give a server a folder of its own with these files: hard links, since nobody may change a released file."""
+        """Hard-link these files into a server's own folder; no server may change a released file."""
         folder.mkdir(parents=True, exist_ok=True)
         for wheel in self.wheels:
             os.link(self.folder / wheel.filename, folder / wheel.filename)
@@ -134,7 +134,7 @@ def _write_all(folder: Path, releases: Iterable[tuple[str, str]], size: int) -> 
 
 
 def _escaped(name: str) -> str:
-    """The name as a wheel's file name has it (PEP 427)."""
+    """The name as escaped in a wheel's file name (PEP 427)."""
     return name.replace("-", "_")
 
 
@@ -160,14 +160,14 @@ def _metadata(project: str, version: str, requires: Sequence[str]) -> bytes:
 
 
 def _archive(project: str, version: str, metadata: bytes, filling: int) -> bytes:
-    """The wheel's bytes; one that is stored and not compressed grows by exactly *filling* bytes."""
+    """The wheel's bytes. Stored uncompressed, it grows by exactly *filling* bytes."""
     letters = random.Random(f"{project} {version}").randbytes(filling // 2 + 1).hex()[:filling]
     module = f'"""A module of the benchmark."""\n# {letters}\n'.encode()
     name = f"{_escaped(project)}/__init__.py"
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(name, _MOMENT), module)
-        # A width that does not depend on the length keeps the growth exact.
+        # A fixed width keeps the growth exact.
         _write_info(archive, project, version, metadata, [(name, hashlib.sha256(module).digest(), len(module))])
     return buffer.getvalue()
 

@@ -1,4 +1,4 @@
-"""Loading of a corpus into devpi by its REST API and uploads, since it keeps files in a store of its own."""
+"""Loads a corpus into devpi through its REST API and uploads, because it has its own file store."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ServerMaker = Callable[[Path, int], Server]
 
 
 def prepare(folder: Path, corpus: Corpus, login: Login, toolbox: Toolbox, *, server: ServerMaker) -> None:
-    """Make a server directory with one user and one index that holds the corpus.
+    """Create a server directory with one user, and one index with the corpus.
 
     Raises:
         StartError: ``devpi-init`` failed, or the server did not start.
-        IndexRequestError: it refused the user, the index or a file.
+        IndexRequestError: the server refused the user, the index or a file.
     """
     folder.mkdir(parents=True)
-    # In a file, as every local user can read a command line.
+    # In a file, because every local user can read a command line.
     configuration = folder / "devpi-init.yml"
     configuration.touch(mode=0o600)
     configuration.write_text(f'devpi-server:\n  root-passwd: "{login.password.reveal()}"\n')
@@ -54,14 +54,14 @@ def prepare(folder: Path, corpus: Corpus, login: Login, toolbox: Toolbox, *, ser
 
 
 def add(folder: Path, wheel: Wheel, source: Path, login: Login, *, server: ServerMaker) -> None:
-    """Upload one more file into a prepared directory."""
+    """Upload one more file to a prepared directory."""
     del login
     with server(folder, free_port()) as running:
         _upload(running, [(wheel, source)])
 
 
 def copy(prepared: Path, folder: Path) -> None:
-    """A copy of a prepared directory to be used up; its files are a few megabytes."""
+    """Copy a prepared directory, so that a run may change it; a few megabytes."""
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns("run"))
 
 

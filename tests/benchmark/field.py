@@ -1,4 +1,4 @@
-"""The contenders of one run with their data, and the clients used for all of them."""
+"""The contenders of one run, their data, and the clients used for all of them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _WARM_SECONDS = 2.0
 
 
 def find_peers(named: str) -> tuple[str, ...]:
-    """The names in a list with commas.
+    """Parse a comma-separated list of peers.
 
     Raises:
-        ParameterError: one of them is no peer.
+        ParameterError: unknown peer.
     """
     names = tuple(name.strip() for name in named.split(",") if name.strip())
     unknown = [name for name in names if name not in PEERS]
@@ -51,9 +51,9 @@ class Field:
 
     Parameters:
         scale: sizes.
-        named: the peers that were asked for.
-        folder: what stays between runs: the peers' environments, devpi's prepared data, the results.
-        login: the one user.
+        named: the requested peers.
+        folder: kept between runs: the peers' environments, devpi's prepared data, results.
+        login: the only user.
     """
 
     scale: Scale
@@ -71,7 +71,7 @@ class Field:
         self._numbers = itertools.count()
 
     def install(self) -> list[str]:
-        """Install the programs of the peers that were asked for; the names of the sets that were not there yet."""
+        """Install the requested peers; returns the names of newly installed sets."""
         sets: list[Set] = []
         if "pypiserver" in self.named:
             sets.append("stock")
@@ -82,7 +82,7 @@ class Field:
         return [name for name in sets if self.toolbox.install(name)]
 
     def prepare(self) -> Corpus:
-        """Write the corpus and give each contender its copy; those that cannot take part are noted as absent."""
+        """Write the corpus and give each contender a copy; record those that cannot take part as absent."""
         end_abandoned(self.folder.resolve())
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir(parents=True)
@@ -107,7 +107,7 @@ class Field:
         return self.corpus
 
     def shaped(self, projects: int, versions: int) -> Corpus:
-        """A corpus of the smallest wheels, written when it is first asked for."""
+        """A corpus of minimal wheels, written on first use."""
         shape = (projects, versions)
         if shape not in self._shaped:
             folder = self.scratch / f"corpus-{projects}-{versions}"
@@ -116,12 +116,12 @@ class Field:
 
     @contextlib.contextmanager
     def serving(self, peer: Peer, corpus: Corpus, *, warm: bool = True) -> Iterator[Server]:
-        """A server of a contender over another corpus, at rest.
+        """Run an idle server of a contender on another corpus.
 
         Parameters:
             peer: the contender.
-            corpus: what it serves.
-            warm: true if its catalogue is complete, and its first page was asked for.
+            corpus: to serve.
+            warm: complete its catalogue and request one page first.
         """
         place = self.scratch / f"{corpus.folder.name}-{self.place(peer).name}-{next(self._numbers)}"
         peer.prepare(place, corpus)
@@ -135,7 +135,7 @@ class Field:
             shutil.rmtree(place, ignore_errors=True)
 
     def remove(self) -> None:
-        """Remove what this run made; environments, devpi's data and results stay."""
+        """Remove this run's data; environments, devpi's prepared data and results stay."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     @property
@@ -149,7 +149,7 @@ class Field:
         return next(peer for peer in self.peers if isinstance(peer, Ours))
 
     def names(self, *, server_kinds: Sequence[str] = ("wsgiref", "gunicorn"), rounds: int | None = None) -> list[str]:
-        """The names of stock pypiserver's variants, by server and bcrypt cost."""
+        """The names of stock pypiserver's variants, filtered by server and bcrypt cost."""
         return [
             peer.name
             for peer in self.peers
@@ -162,10 +162,10 @@ class Field:
 
     @contextlib.contextmanager
     def servers(self, names: Sequence[str] | None = None) -> Iterator[Mapping[str, Server]]:
-        """The servers of the contenders, running, warm and at rest, by their names.
+        """Run the contenders' servers, warm and idle, by name.
 
         Parameters:
-            names: of those wanted, all when not given.
+            names: of the contenders; None for all.
         """
         found = {
             peer.name: peer.server(self.place(peer), free_port())
@@ -179,7 +179,7 @@ class Field:
             yield found
 
     def fresh(self) -> Server:
-        """Another server of ours, not running, whose catalogue knows all files of the corpus from an earlier run."""
+        """Another server of ours, not started, with a complete catalogue from an earlier run."""
         place = self.scratch / "fresh"
         self.ours.prepare(place, self.corpus)
         server = self.ours.server(place, free_port())
@@ -197,9 +197,9 @@ class Field:
                 return
 
     def ask(self, server: Server, project: str) -> Tally:
-        """One project's page, over and over: with wrk when it is there, else with the own loader.
+        """Request one project's page repeatedly: with wrk if available, otherwise with the built-in loader.
 
-        What is too slow for wrk, which forgets the requests under way at its end, is counted by the own loader.
+        Slow servers also get the built-in loader, because wrk discards requests in flight at its end.
         """
         url, scale = server.page_url(project), self.scale
         if wrk.available() and server.name not in self._slow:
@@ -225,14 +225,14 @@ class Field:
     def repeat(
         self, server: Server, path: str, *, login: bool = True, status: int = 200, headers: Mapping[str, str]
     ) -> Tally:
-        """One request, over and over, with wrk when it is there.
+        """Send one request repeatedly, with wrk if available.
 
         Parameters:
-            server: to ask.
+            server: receives the requests.
             path: of the request.
-            login: true to send the credentials that the server wants.
-            status: that is expected. wrk tells only if it is 400 or more.
-            headers: further ones.
+            login: whether to send the server's credentials.
+            status: expected; wrk only distinguishes 400 and above.
+            headers: additional headers.
         """
         url, scale = server.url + path, self.scale
         authorization = server.authorization if login else ""
@@ -258,7 +258,7 @@ class Field:
         )
 
     def versions(self) -> Mapping[str, str]:
-        """Of the peers that take part, and of the client that asks for pages."""
+        """The versions of the peers that take part, and of the client that requests pages."""
         found = {peer.name: peer.version() for peer in self.present}
         if wrk.available():
             found["page client"] = f"wrk; for fewer than {wrk.FEW_RESPONSES} responses the built-in loader"
@@ -281,7 +281,7 @@ class Field:
 
 
 def flush() -> None:
-    """Wait until all writes are on disk, so that no contender pays for the previous one."""
+    """Flush all writes to disk, so that no contender pays for the previous one's."""
     os.sync()
 
 

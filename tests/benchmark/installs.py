@@ -1,4 +1,4 @@
-"""Cold installations with the real uv: an empty cache, a fresh environment, everything over the wire."""
+"""Cold installs with the real uv: empty cache, new environment, everything over the wire."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ INSTALL_SECONDS = 600
 class Installer:
     """Installs the corpus's root project with its dependencies.
 
-    Nothing is removed between the measurements: a file system is slower for minutes after thousands of deletions.
+    Nothing is deleted between measurements: thousands of deletions slow a file system for minutes.
 
     Parameters:
         uv: the program.
-        folder: where caches and environments are made; they stay there.
-        packages: how many distributions have to arrive besides the root.
+        folder: for caches and environments, which are kept.
+        packages: number of distributions to expect besides the root.
     """
 
     uv: str
@@ -36,14 +36,12 @@ class Installer:
     packages: int
 
     def install(self, server: Server, *, at_once: int = 1, start: bool = False) -> float:
-        """Seconds until the last of *at_once* simultaneous installations has ended.
-
-        Making the environments is not counted.
+        """Seconds until the last of *at_once* concurrent installs has finished, without creating their environments.
 
         Parameters:
             server: to install from.
-            at_once: installations.
-            start: true to start the server first, which is counted.
+            at_once: number of concurrent installs.
+            start: whether to start the server first; its start counts.
 
         Raises:
             ClientError: uv failed, or not all distributions were installed.
@@ -55,7 +53,7 @@ class Installer:
         return self._run(server, homes, begin)
 
     def home(self) -> Path:
-        """A fresh environment with an empty cache."""
+        """Create an environment with an empty cache."""
         place = self.folder / "installs"
         place.mkdir(parents=True, exist_ok=True)
         home = Path(tempfile.mkdtemp(dir=place))
@@ -63,12 +61,12 @@ class Installer:
         return home
 
     def renew(self, home: Path) -> None:
-        """A fresh environment with the cache of the last one."""
+        """Replace the environment, and keep its cache."""
         (home / "venv").rename(tempfile.mkdtemp(dir=home) + "/venv")
         self._make_environment(home)
 
     def into(self, home: Path, server: Server, *, url: str) -> None:
-        """Install from another address of a server.
+        """Install from another URL of a server.
 
         Raises:
             ClientError: as from :meth:`install`.
@@ -119,7 +117,7 @@ class Installer:
             )
 
     def _environment(self, home: Path, server: Server, url: str) -> Mapping[str, str]:
-        """Nothing of this machine's settings; credentials in the environment, where other users cannot read them."""
+        """None of this machine's settings; credentials in the environment, where other users cannot read them."""
         login = server.login
         user = f"{quote(login.username)}:{quote(login.password.reveal(), safe='')}@" if login else ""
         return {

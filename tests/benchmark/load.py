@@ -1,6 +1,6 @@
-"""Requests over a bounded number of persistent connections, sent and counted by a loader of our own.
+"""Built-in load generator: requests over a bounded number of persistent connections.
 
-It sends the uploads, and asks for pages where wrk is not installed.
+It sends uploads, and requests pages if wrk is not installed.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ def fetch(
     seconds: float,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Tally:
-    """Ask for one page over and over, with the loader of our own.
+    """Request one page repeatedly.
 
     Parameters:
-        connections: how many clients ask at once.
-        seconds: how long new requests are sent.
-        headers: further ones.
+        connections: number of concurrent clients.
+        seconds: how long to send new requests.
+        headers: additional headers.
     """
     message = request(url, authorization=authorization, accept=accept, headers=headers)
     return send(url, lambda: message, connections=connections, seconds=seconds)
 
 
 def send(url: str, messages: Callable[[], bytes | None], *, connections: int, seconds: float) -> Tally:
-    """Send requests made beforehand to the server of *url*, each connection one after the other.
+    """Send prepared requests to the server of *url*, one at a time on each connection.
 
-    Requests that are under way when the time is over are waited for and counted.
+    Requests in flight when the time is up are awaited and counted.
 
     Parameters:
-        messages: gives the next request's bytes, or None when there is no more.
-        connections: how many are sent at once.
-        seconds: how long new ones are begun.
+        messages: returns the next request's bytes; None after the last one.
+        connections: number of concurrent connections.
+        seconds: how long to send new requests.
     """
     tally = Tally()
     failures: list[BaseException] = []
@@ -67,10 +67,10 @@ def send(url: str, messages: Callable[[], bytes | None], *, connections: int, se
         try:
             with asyncio.Runner(loop_factory=_new_loop) as runner:
                 runner.run(_send(url, messages, connections=connections, seconds=seconds, tally=tally))
-        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             failures.append(error)
 
-    # In a notebook this thread's event loop runs already.
+    # In a notebook this thread's event loop is already running.
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
@@ -102,7 +102,7 @@ async def _send(
 
 
 class _Client(asyncio.Protocol):
-    """One connection: sends a request, counts its response, sends the next; opened anew when the server closes it."""
+    """One connection: sends a request, counts its response, sends the next. Reopened if the server closes it."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class _Client(asyncio.Protocol):
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def connect(self) -> None:
-        """Open the connection; the first request follows once it is established."""
+        """Open the connection, and send the first request once it is established."""
         task = self._loop.create_task(self._open())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -135,7 +135,7 @@ class _Client(asyncio.Protocol):
             self._finish()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self._next()
 
     def data_received(self, data: bytes) -> None:
@@ -146,7 +146,7 @@ class _Client(asyncio.Protocol):
         del exc
         if self.done.done():
             return
-        if self._message is not None:  # a response without a length ends with its connection
+        if self._message is not None:  # a response without a length ends with the connection
             if self._parser.feed_end():
                 self._tally.responses[self._parser.status] += 1
             else:
@@ -188,5 +188,5 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def supply(messages: Iterator[bytes]) -> Callable[[], bytes | None]:
-    """The next request for :func:`send`, from an iterator."""
+    """Adapt an iterator of requests for :func:`send`."""
     return lambda: next(messages, None)

@@ -1,4 +1,4 @@
-"""Measurements of first logins: those of many users at once, and what a user who is known sees meanwhile."""
+"""Measurements of first logins: many users at once, and a known user's pages meanwhile."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ KNOWN_GOAL = 20.0
 _EVERY_SECONDS = 0.01
 _BCRYPT_TIMES = 1.05
 _TOKEN_TIMES = 1.25
-"""Of the time of the same pages for known users: both take milliseconds, and differ by the load of the machine."""
+"""Factor to the time of the same pages for known users. Both take milliseconds, so the machine's load matters."""
 
 
 def first_logins(field: Field) -> tuple[Row, ...]:
-    """Many users ask for a page at once, for the first time since the start, by passwords and by tokens."""
+    """Many users request a page at once, their first since the start, with passwords and with tokens."""
     scale = field.scale
     rounds = min(scale.rounds, scale.login_rounds)
     slowest: dict[str, list[float]] = {}
@@ -85,7 +85,7 @@ def first_logins(field: Field) -> tuple[Row, ...]:
 
 
 def write_users(path: Path, login: Login, names: Sequence[str], rounds: int) -> None:
-    """Add users with the password of *login*: each is verified by itself, and hashing them all would take minutes."""
+    """Add users with the password hash of *login*: hashing each would take minutes, and each is verified anyway."""
     write_htpasswd(path, login, rounds)
     digest = path.read_text().partition(":")[2]
     with path.open("a") as file:
@@ -93,7 +93,7 @@ def write_users(path: Path, login: Login, names: Sequence[str], rounds: int) -> 
 
 
 def log_in(url: str, messages: Sequence[bytes]) -> float:
-    """Send each request on a connection of its own, all at once; seconds until the last response, all of them good.
+    """Send each request on its own connection, all at once; returns seconds until the last response.
 
     Raises:
         IndexRequestError: one was refused.
@@ -106,12 +106,12 @@ def log_in(url: str, messages: Sequence[bytes]) -> float:
 def _by(
     server: Server, logins: Sequence[Login], many: int, pool: Executor, slowest: list[float] | None
 ) -> Callable[[], float]:
-    """Each call logs in the next users, in another process, and notes what a known user saw meanwhile."""
+    """Each call logs in the next users, in another process, and records the slowest page of a known user."""
     path, begins = f"{server.index_path}{ROOT_PROJECT}/", itertools.count(step=many)
 
     def measure() -> float:
         begin = next(begins)
-        messages = [  # each different, also those of one user: no server has seen their bytes
+        messages = [  # all different, even for one user: no server has seen their bytes
             request(server.url + path, authorization=login.header(), accept=ANY_PAGE, headers={"X-Number": f"{number}"})
             for number, login in enumerate(logins[begin : begin + many], begin)
         ]
@@ -124,7 +124,7 @@ def _by(
 
 
 def _slowest(client: Client, path: str, done: Future[float]) -> float:
-    """Milliseconds of the slowest page until *done* is."""
+    """Milliseconds of the slowest page until *done* is done."""
     worst, _ = client.page(path)
     while not done.done():
         worst = max(worst, client.page(path)[0])

@@ -1,4 +1,4 @@
-"""The machine that a benchmark ran on, and the versions of all that took part."""
+"""The machine that a benchmark ran on, and the versions of everything measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OURS = ("pypiserver", "uvicorn", "uvloop", "httptools", "bcrypt", "libpass", "u
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Place and time. *memory* is in bytes, *when* is ISO 8601 in UTC."""
+    """Machine and date of a run. *memory* is in bytes, *when* is ISO 8601 in UTC."""
 
     cpu: str
     cores: int
@@ -33,7 +33,7 @@ class Machine:
 
     @classmethod
     def here(cls, folder: Path) -> Machine:
-        """This machine, with the file system that *folder* lies on and the load average of the last minute."""
+        """This machine, with the file system of *folder* and the one-minute load average."""
         return cls(
             cpu=_cpu(),
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -46,7 +46,7 @@ class Machine:
 
 
 def own_versions() -> Mapping[str, str]:
-    """Versions of the Python and of the packages that our server and the clients run on."""
+    """Versions of Python and the packages used by our server and the clients."""
     found = {"pypi-runbook": __version__, "python": platform.python_version()}
     for name in _OURS:
         try:
@@ -57,7 +57,7 @@ def own_versions() -> Mapping[str, str]:
 
 
 def program_version(command: list[str], pattern: str) -> str:
-    """The version that a program prints, by a regular expression with one group; empty when it does not run."""
+    """The version printed by a program, matched by the pattern's only group; empty if it cannot run."""
     try:
         finished = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30
@@ -85,7 +85,7 @@ def _distribution() -> str:
 
 
 def _file_system(folder: Path) -> str:
-    """The type of the file system: a disk in memory would make every durable write look free."""
+    """The type of the file system: on tmpfs, durable writes would look free."""
     folder = folder.resolve()
     mounts = [part for part in psutil.disk_partitions(all=True) if folder.is_relative_to(part.mountpoint)]
     return max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else "unknown"

@@ -1,4 +1,4 @@
-"""Measurements: repeated figures of each contender, goals, and the rows that hold them."""
+"""Measurements: repeated figures of each contender, goals, and rows of both."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Entry:
 
     Parameters:
         name: the contender.
-        values: every figure, in the order in which it was measured; empty when there is none.
-        note: why there is none, or what else has to be known.
-        failed: whether it was tried and did not do what was asked, in contrast to not being tried.
+        values: every figure, in order of measurement; empty if there is none.
+        note: why there is none, or other remarks.
+        failed: True if it was tried and failed, False if it was not tried.
     """
 
     name: str
@@ -31,11 +31,11 @@ class Entry:
 
     @property
     def median(self) -> float | None:
-        """The middle figure, or None without any."""
+        """The median, or None if there are no figures."""
         return statistics.median(self.values) if self.values else None
 
     def text(self) -> str:
-        """Median and range, as a table shows them; a range needs two figures."""
+        """Median and range for a table; no range if there is only one figure."""
         if not self.values:
             return "failed" if self.failed else "not measured"
         if len(self.values) == 1:
@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A goal and whether it was reached; None when it could not be told."""
+    """A goal and whether it was met; None if unknown."""
 
     goal: str
     found: str
@@ -54,20 +54,20 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """The verdict in one word or two."""
+        """The verdict in one or two words."""
         return {True: "met", False: "MISSED", None: "not measured"}[self.met]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One thing that was measured on several contenders.
+    """One measurement of several contenders.
 
     Parameters:
-        title: what was done.
+        title: what was measured.
         unit: of every figure.
-        better: whether the lower or the higher figure is the better one.
-        entries: one for each contender, in the order in which they took turns.
-        verdicts: on the goals that this row answers.
+        better: whether lower or higher figures are better.
+        entries: one for each contender, in measuring order.
+        verdicts: on the goals of this row.
         method: how it was measured, in a sentence or two.
     """
 
@@ -83,7 +83,7 @@ class Row:
         return replace(self, verdicts=verdicts)
 
     def median(self, name: str) -> float | None:
-        """The median of the contender *name*, or None."""
+        """The median of the contender *name*, or None if it has no figures."""
         return next((entry.median for entry in self.entries if entry.name == name), None)
 
     def best(self, names: Sequence[str]) -> tuple[str, float] | None:
@@ -101,17 +101,17 @@ def interleaved(
     budget_seconds: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Entry]:
-    """Let the contenders take turns (A B C C B A), so that what slows the machine slows all of them.
+    """Interleave the contenders (A B C C B A), so that a slowdown of the machine affects all of them.
 
-    Each second round goes backwards: whoever is next to a contender comes before it as often as after it.
+    Every second round is reversed, so that each contender comes before its neighbours as often as after them.
 
     Parameters:
         contenders: each measures once and returns its figure.
-        rounds: how often each is measured.
-        budget_seconds: a contender that has used this much is left out of the further rounds. Each is measured once.
+        rounds: number of measurements of each.
+        budget_seconds: a contender that has used this much skips the remaining rounds. Each is measured at least once.
         clock: for the tests.
 
-    A contender that raises a :class:`~ops.errors.RunbookError` has failed, and says so in its entry; the others go on.
+    A contender that raises a :class:`~ops.errors.RunbookError` gets a failed entry; the others continue.
     """
     values: dict[str, list[float]] = {name: [] for name in contenders}
     spent = dict.fromkeys(contenders, 0.0)
@@ -138,17 +138,17 @@ def interleaved(
 
 
 def at_most(row: Row, subject: str, peer: str, factor: float) -> Verdict:
-    """The goal that *subject* needs at most *factor* times what *peer* needs."""
+    """The goal that *subject* needs at most *factor* times as much as *peer*."""
     ratio = _ratio(row, subject, [peer])
     goal = f"at most {factor:g} times {peer}"
     return _verdict(row, subject, goal, ratio, None if ratio is None else ratio[1] <= factor)
 
 
 def at_least(row: Row, subject: str, peers: Sequence[str], factor: float, *, called: str) -> Verdict:
-    """The goal that *subject* reaches at least *factor* times the best of *peers*, a rate or a speed.
+    """The goal that the rate of *subject* is at least *factor* times the best of *peers*.
 
     Parameters:
-        called: what the peers together are called.
+        called: a name for the peers as a group.
     """
     ratio = _ratio(row, subject, peers)
     goal = f"at least {factor:g} times {called}" if factor >= 1 else f"at least {factor:.0%} of {called}"
@@ -156,7 +156,7 @@ def at_least(row: Row, subject: str, peers: Sequence[str], factor: float, *, cal
 
 
 def times_faster(row: Row, subject: str, peers: Sequence[str], factor: float, *, called: str) -> Verdict:
-    """The goal that the best of *peers* needs at least *factor* times as long as *subject*."""
+    """The goal that the best of *peers* takes at least *factor* times as long as *subject*."""
     found = _ratio(row, subject, peers)
     inverse = None if found is None else (found[0], 1 / found[1])
     goal = f"at least {factor:g} times faster than {called}"
@@ -185,7 +185,7 @@ def median_within(row: Row, subject: str, limit: float) -> Verdict:
 
 
 def figure(value: float) -> str:
-    """A number with three significant digits and thousands apart, never in powers of ten."""
+    """Format with three significant digits and thousands separators, never with an exponent."""
     if value >= 100:
         return f"{value:,.0f}"
     if value >= 10:
@@ -204,6 +204,6 @@ def _ratio(row: Row, subject: str, peers: Sequence[str]) -> tuple[str, float] | 
 def _verdict(row: Row, subject: str, goal: str, ratio: tuple[str, float] | None, met: bool | None) -> Verdict:
     if ratio is None:
         entry = next((entry for entry in row.entries if entry.name == subject), None)
-        # Ours failing is a goal missed; a peer that is not there leaves the goal open.
+        # If ours fails the goal is missed; without the peer it stays open.
         return Verdict(goal=goal, found=entry.note if entry else "", met=False if entry and entry.failed else None)
     return Verdict(goal=goal, found=f"{ratio[1]:.3g} times {ratio[0]}", met=met)

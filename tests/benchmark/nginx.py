@@ -1,4 +1,4 @@
-"""The limit that a server of packages can reach: static files, written beforehand and sent by nginx."""
+"""Upper bound for a package server: pre-rendered static files served by nginx."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NGINX = "nginx"
 
 @dataclass(frozen=True)
 class Nginx:
-    """The limit: static PEP 691, 503 and 658 files, sent by nginx to anyone.
+    """The upper bound: static PEP 691, 503 and 658 files served by nginx, by default without authentication.
 
     Parameters:
         login: one of *users*, or None.
-        users: an ``.htpasswd`` of those who may read; None for anyone.
+        users: an ``.htpasswd`` of users who may read; None for no authentication.
     """
 
     name: str = NGINX
@@ -32,15 +32,15 @@ class Nginx:
     users: Path | None = None
 
     def missing(self) -> str:
-        """Error for a program that is not on PATH."""
+        """Why it cannot take part; empty if nginx is on PATH."""
         return "" if shutil.which("nginx") else "nginx is not on PATH: install it, and run the benchmark again"
 
     def version(self) -> str:
-        """Of the program on PATH."""
+        """Version of the nginx on PATH."""
         return program_version(["nginx", "-v"], r"nginx/([\d.]+)")
 
     def prepare(self, folder: Path, corpus: Corpus) -> None:
-        """Every page and every metadata file is written beforehand."""
+        """Write every page and metadata file."""
         packages = folder / "site/packages"
         corpus.link(packages)
         for wheel in corpus.wheels:
@@ -50,12 +50,12 @@ class Nginx:
         write_static_root(folder / "site/simple", list(corpus.projects))
 
     def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
-        """The file alone; its project's page follows."""
+        """Add the file and rewrite its project's page."""
         os.link(source, folder / "site/packages" / wheel.filename)
         write_static_page(folder / "site/simple" / wheel.project, wheel.project, (wheel,))
 
     def server(self, folder: Path, port: int) -> Server:
-        """In the foreground, with all of its files below *folder*."""
+        """nginx in the foreground, with all of its files below *folder*."""
         run = folder / "run"
         run.mkdir(parents=True, exist_ok=True)
         user = f"user {pwd.getpwuid(os.geteuid()).pw_name};" if os.geteuid() == 0 else ""
@@ -67,7 +67,7 @@ class Nginx:
 
 
 def write_static_page(folder: Path, project: str, wheels: tuple[Wheel, ...]) -> None:
-    """A project's page as JSON (PEP 691 and 700) and as HTML (PEP 503)."""
+    """Write a project's page as JSON (PEP 691 and 700) and HTML (PEP 503)."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [
         {
@@ -99,7 +99,7 @@ def write_static_page(folder: Path, project: str, wheels: tuple[Wheel, ...]) -> 
 
 
 def write_static_root(folder: Path, projects: list[str]) -> None:
-    """The list of projects in both forms."""
+    """Write the list of projects in both formats."""
     page = {"meta": {"api-version": "1.1"}, "projects": [{"name": name} for name in projects]}
     (folder / "index.json").write_text(json.dumps(page, separators=(",", ":")))
     anchors = "".join(f'<a href="{name}/">{name}</a><br>\n' for name in projects)

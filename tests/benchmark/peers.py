@@ -1,6 +1,6 @@
-"""The contenders that take uploads: our index, stock pypiserver, devpi-server and peryx.
+"""The contenders that accept uploads: our index, stock pypiserver, devpi-server and peryx.
 
-Each prepares its data in a folder from the same corpus, and then makes servers over that folder.
+Each prepares its data in a folder from the same corpus, and creates servers on that folder.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ class Peer(Protocol):
 
     @property
     def login(self) -> Login | None:
-        """The user, or None if it needs none."""
+        """The user, or None if no login is required."""
 
     def missing(self) -> str:
-        """Reason why it cannot take part, as one sentence; empty if it can."""
+        """Why it cannot take part, in one sentence; empty if it can."""
 
     def version(self) -> str:
-        """Of the program."""
+        """Version of the program."""
 
     def prepare(self, folder: Path, corpus: Corpus) -> None:
-        """Give it *folder*, which does not exist yet, with the corpus in it."""
+        """Create *folder*, with the corpus in it."""
 
     def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
-        """Put one more file into a prepared folder whose server does not run."""
+        """Add one file to a prepared folder while its server is stopped."""
 
     def server(self, folder: Path, port: int) -> Server:
-        """A server over a prepared folder, not yet started."""
+        """A server on a prepared folder, not started."""
 
 
 @dataclass(frozen=True)
 class Ours:
-    """This project's index: authentication for everything, bcrypt cost 12, uploads durable."""
+    """This project's index: authentication required everywhere, bcrypt cost 12, durable uploads."""
 
     login: Login
     name: str = OURS
@@ -74,15 +74,15 @@ class Ours:
     options: tuple[str, ...] = ()
 
     def missing(self) -> str:
-        """Never absent."""
+        """Empty: it can always take part."""
         return ""
 
     def version(self) -> str:
-        """This project's."""
+        """Version of this project."""
         return own_versions()["pypi-runbook"]
 
     def prepare(self, folder: Path, corpus: Corpus) -> None:
-        """Hard links to the corpus, and a credentials folder with the one user."""
+        """Hard-link the corpus, and create a credentials folder with the user."""
         corpus.link(folder / "packages")
         credentials = folder / "credentials"
         credentials.mkdir(mode=0o700)
@@ -93,7 +93,7 @@ class Ours:
         token.write_text(f"{SECRET_KEY}={Secret.generate().reveal()}\n")
 
     def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
-        """Behind the server's back, as into any directory of packages."""
+        """Link it into the directory behind the server's back."""
         os.link(source, folder / "packages" / wheel.filename)
 
     def server(self, folder: Path, port: int) -> Server:
@@ -108,13 +108,13 @@ class Ours:
             port=port,
             upload_path="/",
             login=self.login,
-            environment={"PYTHONPATH": str(PROJECT_ROOT)},  # also where the clone is run without being installed
+            environment={"PYTHONPATH": str(PROJECT_ROOT)},  # for a clone that is not installed
         )
 
 
 @dataclass(frozen=True)
 class Stock:
-    """pypiserver as it comes, with ``.htpasswd`` at one bcrypt cost, on one of its servers."""
+    """Unmodified pypiserver, with one bcrypt cost in ``.htpasswd``, on one of its servers."""
 
     login: Login
     toolbox: Toolbox
@@ -123,22 +123,22 @@ class Stock:
 
     @property
     def name(self) -> str:
-        """With server and cost, which make all the difference."""
+        """Includes server and bcrypt cost, which matter most."""
         return f"pypiserver {self.server_kind}, cost {self.rounds}"
 
     def missing(self) -> str:
-        """Error for a peer that could not be installed."""
+        """Why it is not installed; empty if it is."""
         return self.toolbox.missing("stock")
 
     def version(self) -> str:
-        """pypiserver's, and gunicorn's."""
+        """Versions of pypiserver and gunicorn."""
         version = self.toolbox.version("stock", "pypiserver")
         if self.server_kind == "wsgiref":
             return version
         return f"{version}, gunicorn {self.toolbox.version('stock', 'gunicorn')} with 2 workers x 8 threads"
 
     def prepare(self, folder: Path, corpus: Corpus) -> None:
-        """Hard links to the corpus, ``.htpasswd``, and the module that gunicorn imports."""
+        """Hard-link the corpus, and write ``.htpasswd`` and the module that gunicorn imports."""
         corpus.link(folder / "packages")
         write_htpasswd(folder / "htpasswd", self.login, self.rounds)
         (folder / "stock_application.py").write_text(
@@ -148,11 +148,11 @@ class Stock:
         )
 
     def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
-        """Into the directory that it walks."""
+        """Link it into the directory that pypiserver scans."""
         os.link(source, folder / "packages" / wheel.filename)
 
     def server(self, folder: Path, port: int) -> Server:
-        """Single-threaded wsgiref is its default; gunicorn with 2 workers of 8 threads what its manual recommends."""
+        """wsgiref, its single-threaded default, or gunicorn with 2 workers of 8 threads, as its manual recommends."""
         if self.server_kind == "wsgiref":
             command = [self.toolbox.program("stock", "pypi-server"), "run", "--server", "wsgiref", "-i", HOST]
             command += ["-p", str(port), "-P", str(folder / "htpasswd"), "-a", "download,list,update"]
@@ -166,9 +166,9 @@ class Stock:
 
 @dataclass(frozen=True)
 class Devpi:
-    """devpi-server with one index and no mirror; reading needs no user, as is its default.
+    """devpi-server with one index and no mirror; as by default, reading needs no login.
 
-    With a user's name and password in every request it would be twenty times slower: it verifies them each time.
+    With credentials in every request it would be twenty times slower, because it verifies them each time.
     """
 
     login: Login
@@ -176,25 +176,25 @@ class Devpi:
     name: str = DEVPI
 
     def missing(self) -> str:
-        """Error for a peer that could not be installed."""
+        """Why it is not installed; empty if it is."""
         return self.toolbox.missing("devpi")
 
     def version(self) -> str:
-        """devpi-server's."""
+        """Version of devpi-server."""
         return self.toolbox.version("devpi", "devpi-server")
 
     def prepare(self, folder: Path, corpus: Corpus) -> None:
-        """Files get into devpi by upload alone, some ten a second: the prepared data is kept for the next run."""
+        """Upload the corpus, at about ten files a second; the prepared data is kept for the next run."""
         devpi.prepare(folder, corpus, self.login, self.toolbox, server=self.server)
 
     def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
-        """Uploaded too."""
+        """Upload it."""
         devpi.add(folder, wheel, source, self.login, server=self.server)
 
     def server(self, folder: Path, port: int) -> Server:
-        """With core metadata (PEP 658), which it serves on request only, and without looking at the network.
+        """devpi-server offline, with core metadata (PEP 658) enabled.
 
-        Of its 100 connections, a second uv would wait for those that the first keeps open, and that takes minutes.
+        With its default of 100 connections, a second uv would wait minutes for those kept open by the first.
         """
         command = [self.toolbox.program("devpi", "devpi-server"), "--serverdir", str(folder / "data")]
         command += ["--host", HOST, "--port", str(port), "--offline-mode", "--enable-core-metadata"]
@@ -212,25 +212,25 @@ class Devpi:
 
 @dataclass(frozen=True)
 class Peryx:
-    """peryx, in Rust, with one hosted index; reading needs no user, as is its default."""
+    """peryx, in Rust, with one hosted index; as by default, reading needs no login."""
 
     login: Login
     toolbox: Toolbox
     name: str = PERYX
 
     def missing(self) -> str:
-        """Error for a peer that could not be installed."""
+        """Why it is not installed; empty if it is."""
         return self.toolbox.missing("peryx")
 
     def version(self) -> str:
-        """Of its wheel."""
+        """Version of its wheel."""
         return self.toolbox.version("peryx", "peryx")
 
     def prepare(self, folder: Path, corpus: Corpus) -> None:
-        """Import the corpus by its own command.
+        """Import the corpus with its own command.
 
         Raises:
-            StartError: it failed.
+            StartError: the import failed.
         """
         folder.mkdir(parents=True)
         secret = folder / "secret"
@@ -244,14 +244,14 @@ class Peryx:
         self._import(folder, corpus.folder)
 
     def add(self, folder: Path, wheel: Wheel, source: Path) -> None:
-        """Imported too."""
+        """Import it."""
         alone = folder / f"add-{wheel.filename}"
         alone.mkdir()
         os.link(source, alone / wheel.filename)
         self._import(folder, alone)
 
     def server(self, folder: Path, port: int) -> Server:
-        """Without the log of requests, as the others."""
+        """peryx without an access log, like the others."""
         return Server(
             self.name,
             [*self._command(folder, "serve"), "--host", HOST, "--port", str(port), "--log-level", "error"],
@@ -274,7 +274,7 @@ class Peryx:
 
 
 def write_tokens(credentials: Path, owners: Sequence[str], *, kept: Path) -> None:
-    """One token for each of the users, as our index keeps them, and in the clear in *kept*."""
+    """Create a token for each user in our index's format, and store them in plain text in *kept*."""
     file, now, plains = TokenFile(b""), float(int(time.time())), []
     for owner in owners:
         plain, token_id = new_token()
@@ -287,12 +287,12 @@ def write_tokens(credentials: Path, owners: Sequence[str], *, kept: Path) -> Non
 
 
 def token_logins(kept: Path) -> list[Login]:
-    """The logins by the tokens in *kept*."""
+    """Logins with the tokens in *kept*."""
     return [Login(TOKEN_USER, Secret(plain)) for plain in (kept / "tokens").read_text().splitlines()]
 
 
 def write_htpasswd(path: Path, login: Login, rounds: int) -> None:
-    """One user with a bcrypt hash of the given cost."""
+    """Write one user with a bcrypt hash of the given cost."""
     digest = bcrypt.hashpw(login.password.reveal().encode(), bcrypt.gensalt(rounds)).decode()
     path.touch(mode=0o600)
     path.write_text(f"{login.username}:{digest}\n")

@@ -1,4 +1,4 @@
-"""Processor time of requests beside their rate: other programs on the machine slow down the rate, and not this."""
+"""Processor time per request: unlike the rate, it does not depend on the load of the machine."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tests.benchmark.servers import Server
 
 
 class ProcessorTime:
-    """Gathers the processor time that servers use while they are measured."""
+    """Collects the processor time that servers use while their rates are measured."""
 
     def __init__(self) -> None:
         self._used: dict[str, list[float]] = {}
 
     def rate(self, server: Server, ask: Callable[[], Tally], what: str, *, status: int | None = None) -> float:
-        """Measure a rate, and the processor time of each request meanwhile.
+        """Measure a rate, and the processor time per request.
 
         Parameters:
-            server: that is asked.
+            server: receives the requests.
             ask: sends the requests.
-            what: is asked for.
-            status: of all responses; None for 200 to 299.
+            what: is requested.
+            status: expected of all responses; None for 200 to 299.
 
         Raises:
             IndexRequestError: as from :meth:`Tally.rate`.
@@ -35,7 +35,7 @@ class ProcessorTime:
         return rate
 
     def row(self, title: str) -> Row:
-        """What was used, as a row beside the one of *title*."""
+        """The processor times, as a companion to the row *title*."""
         return Row(
             title=f"{title}: processor time",
             unit="ms",

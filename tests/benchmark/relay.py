@@ -1,4 +1,4 @@
-"""Relay that counts the requests on their way to a server."""
+"""Relay that counts requests to a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REQUEST = re.compile(rb"^(?:GET|HEAD) \S+ HTTP/1\.1\r$", re.MULTILINE)
 
 
 class Relay:
-    """Passes connections on to a port, byte by byte; *requests* is how many without a body have passed.
+    """Forwards connections to a port unchanged; *requests* counts the requests without a body.
 
     Parameters:
         port: of the server on loopback.

@@ -1,4 +1,4 @@
-"""Measurements of requests that repeat themselves, and of those that no server has seen before."""
+"""Measurements of repeated requests, and of first requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GZIP = {"Accept-Encoding": "gzip"}
 
 
 def long_page(field: Field) -> tuple[Row, ...]:
-    """The page of a large project, plain, gzipped, and for clients that have it."""
+    """The page of a large project: plain, gzipped, and revalidated (304)."""
     files = field.scale.project_files[-1]
     rows: list[Row] = []
     headers: Mapping[str, str]
@@ -42,7 +42,7 @@ def long_page(field: Field) -> tuple[Row, ...]:
 
 
 def small_page(field: Field) -> tuple[Row, ...]:
-    """The page of a small project for clients that have it, and for strangers."""
+    """The page of a small project: revalidated (304), and refused for lack of a login."""
     with ExitStack() as stack:
         servers = _pair(field, field.corpus, stack)
         row, cost = _repeated(field, servers, field.corpus, "Page of a small project again, 304", {}, 304)
@@ -52,7 +52,7 @@ def small_page(field: Field) -> tuple[Row, ...]:
 
 
 def unseen_pages(field: Field) -> Row:
-    """Pages that nobody has asked for since the server was started."""
+    """Pages not requested since the server started."""
     corpus = field.shaped(max(field.scale.start_files // 10, 1), 10)
     values = []
     with field.serving(field.ours, corpus) as server:  # completes the catalogue
@@ -83,7 +83,7 @@ def _pair(field: Field, corpus: Corpus, stack: ExitStack) -> dict[str, Server]:
 def _repeated(
     field: Field, servers: Mapping[str, Server], corpus: Corpus, title: str, headers: Mapping[str, str], status: int
 ) -> tuple[Row, Row]:
-    """The first project's page over and over; for a 304 the client names the page's entity tag."""
+    """Request the first project's page repeatedly; for a 304, with its entity tag."""
     cost = ProcessorTime()
 
     def measure(server: Server) -> Callable[[], float]:

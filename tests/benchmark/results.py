@@ -1,4 +1,4 @@
-"""Results as a notebook shows them and a file keeps them."""
+"""Results, for display in a notebook and as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0"
 
 
 class Results:
-    """Some rows as a notebook shows them: each a table with bars and the verdicts on its goals.
+    """Rows for display in a notebook: each as a table with bars and the verdicts on its goals.
 
     Parameters:
         rows: at least one.
@@ -36,13 +36,13 @@ class Results:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All of a run: where, with what, and every figure.
+    """Results of a run: machine, versions and all figures.
 
     Parameters:
-        scale: its name.
-        machine: where it ran.
-        versions: of the contenders, the clients, and the packages that ours runs on.
-        rows: in the order in which they were measured.
+        scale: the name of the scale.
+        machine: the machine that it ran on.
+        versions: of the contenders, the clients, and the packages that ours uses.
+        rows: in order of measurement.
     """
 
     scale: str
@@ -51,7 +51,7 @@ class Report:
     rows: tuple[Row, ...]
 
     def goals(self) -> Table:
-        """Every goal with what was found."""
+        """Every goal and its result."""
         lines = [
             (row.title, verdict.goal, verdict.found or "–", verdict.word)  # noqa: RUF001 - a dash in a table
             for row in self.rows
@@ -78,7 +78,7 @@ class Report:
         return Table.of("Machine and versions", ("What", "Value"), lines)
 
     def save(self, folder: Path) -> Path:
-        """Write everything as JSON into *folder*, under the date, and return the path."""
+        """Write everything as JSON to *folder*, named by date; returns the path."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.machine.when.replace(':', '').replace('+0000', 'Z')}-{self.scale}.json"
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Measurements, one function for each row of the goals, on the contenders of a field."""
+"""Measurements of a field's contenders, with one function for each goal."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ JUST_STARTED = f"{OURS}, just started"
 CACHING = f"{OURS}, --page-max-age 600"
 
 _START_AND_INSTALL = 0.36
-"""Seconds."""
+"""Goal, in seconds."""
 
 _TOKEN_SHARE = 0.95
-"""Of the rate by password, at least: it is the same, and two measurements of one thing differ by as much."""
+"""Minimum share of the rate by password. Both are the same, but measurements vary by this much."""
 
 DISK = "this disk alone"
 
 UPLOAD_GOALS = {1: 800.0, 8: 1_450.0}
-"""Durable uploads a second, by the number of connections."""
+"""Durable uploads a second, by number of connections."""
 
 UPLOAD_PROCESSOR_GOAL = 0.7
-"""Milliseconds of each."""
+"""Milliseconds per upload."""
 
 
 def cold_install(field: Field) -> Row:
-    """One cold installation at a time."""
+    """Cold installs, one at a time."""
     installer = Installer(field.toolbox.uv, field.scratch, field.scale.packages)
     fresh = field.fresh()
 
@@ -74,7 +74,7 @@ def cold_install(field: Field) -> Row:
 
 
 def start_and_install(field: Field) -> Row:
-    """The start of a server and a cold installation from it."""
+    """Starts of a server, each with a cold install from it."""
     installer = Installer(field.toolbox.uv, field.scratch, field.scale.packages)
     takers = [peer for peer in field.present if peer.name in {NGINX, OURS, PERYX}]
     servers = {peer.name: peer.server(field.place(peer), free_port()) for peer in takers}
@@ -101,7 +101,7 @@ def start_and_install(field: Field) -> Row:
 
 
 def warm_install(field: Field) -> Row:
-    """Requests of an installation whose client has everything in its cache."""
+    """Requests of an install by a client with a warm cache."""
     installer = Installer(field.toolbox.uv, field.scratch, field.scale.packages)
     caching = Ours(field.login, name=CACHING, options=("--page-max-age", "600"))
     contenders: dict[str, Callable[[], float]] = {}
@@ -136,7 +136,7 @@ def warm_install(field: Field) -> Row:
 
 
 def installs_at_once(field: Field) -> Row:
-    """Several cold installations at the same time."""
+    """Concurrent cold installs."""
     installer = Installer(field.toolbox.uv, field.scratch, field.scale.packages)
     dear = field.names(rounds=12)
     wanted = [peer.name for peer in field.present if peer.name not in dear]
@@ -154,7 +154,7 @@ def installs_at_once(field: Field) -> Row:
 
 
 def page_rate(field: Field) -> tuple[Row, Row]:
-    """One project page, asked for by several clients."""
+    """One project's page, requested by several clients."""
     project, cost = next(iter(field.corpus.projects)), ProcessorTime()
     with field.servers() as servers:
         (login,) = token_logins(field.place(field.ours))
@@ -174,7 +174,7 @@ def page_rate(field: Field) -> tuple[Row, Row]:
 
 
 def upload_rates(field: Field) -> tuple[Row, ...]:
-    """Small uploads over one connection, and over several."""
+    """Small uploads over one connection and over several."""
     return tuple(row for connections in UPLOAD_GOALS for row in _upload_rate(field, connections))
 
 
@@ -212,7 +212,7 @@ def _upload_rate(field: Field, connections: int) -> tuple[Row, Row]:
 
 
 def _supply(field: Field, name: str) -> int:
-    """Uploads made beforehand: as many as the fastest could take for ours, far fewer for the others, to save memory."""
+    """Number of prepared uploads: enough for a fast server for ours, far fewer for others to save memory."""
     return field.scale.most_uploads if name == OURS else field.scale.most_uploads // 4
 
 
@@ -234,13 +234,13 @@ def _row(
     rounds: int | None = None,
     left_out: Mapping[str, str] | None = None,
 ) -> Row:
-    """Measure, and add the contenders that are not there with the reason."""
+    """Measure, and add the absent contenders with the reason."""
     entries = interleaved(contenders, rounds=rounds or field.scale.rounds, budget_seconds=field.scale.budget_seconds)
     return Row(title=title, unit=unit, better=better, entries=complete(field, entries, left_out or {}), method=method)
 
 
 def complete(field: Field, entries: Sequence[Entry], left_out: Mapping[str, str]) -> tuple[Entry, ...]:
-    """The entries, followed by one for each contender that was left out or is absent."""
+    """The entries, plus one for each contender that was left out or is absent."""
     absent = [Entry(name=name, note=why) for name, why in {**field.absent, **left_out}.items()]
     there = {entry.name for entry in entries}
     return (*entries, *(entry for entry in absent if entry.name not in there))

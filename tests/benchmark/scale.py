@@ -1,4 +1,4 @@
-"""Scale of the measurements: enough to see a difference in two minutes, or all that the goals name."""
+"""Scale of the measurements: a two-minute indication, or everything named by the goals."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ class Scale:
     """The sizes of one run.
 
     Parameters:
-        name: what the parameter ``scale`` says.
+        name: the value of the parameter ``scale``.
         projects: of the corpus.
-        versions: of each project.
-        stock: stock pypiserver's variants, each a server and a bcrypt cost: 5 is what ``htpasswd -B`` writes, 12 ours.
-        packages: that a cold installation fetches.
-        at_once: simultaneous installations.
-        installs: how often a single cold installation is measured: it is short, and the goal beside nginx narrow.
-        rounds: how often everything else is measured.
-        seconds: how long a rate is measured, whole ones where wrk counts.
-        budget_seconds: what one contender may use in one row before it is left out of the further rounds.
+        versions: for each project.
+        stock: variants of stock pypiserver, as server and bcrypt cost: 5 is the default of ``htpasswd -B``, 12 is ours.
+        packages: fetched by a cold install.
+        at_once: concurrent installs.
+        installs: measurements of a single cold install: it is short, and its goal close to nginx.
+        rounds: measurements of everything else.
+        seconds: duration of a rate measurement; wrk rounds it to whole seconds.
+        budget_seconds: for one contender in one row; after that it skips the remaining rounds.
         connections: persistent connections of the page and upload clients.
-        most_uploads: uploads that are made beforehand for each measurement.
-        project_files: numbers of files in the projects whose pages are asked for after an upload.
-        projects_listed: projects in the index whose lists are asked for.
+        most_uploads: prepared uploads for each measurement.
+        project_files: numbers of files in the projects whose pages are requested after an upload.
+        projects_listed: number of projects in the index whose lists are requested.
         index_files: numbers of files in the indexes whose pages are compared.
         large_bytes: sizes of the large files.
-        start_files: files in the index that is started.
-        logins: users who log in at once.
-        login_cost: of bcrypt for their passwords.
-        login_rounds: how often they do at most.
-        free_bytes: room needed on the disk.
+        start_files: files in the index whose start is measured.
+        logins: number of users who log in at once.
+        login_cost: bcrypt cost of their passwords.
+        login_rounds: maximum number of measurements of that.
+        free_bytes: required disk space.
     """
 
     name: str
@@ -110,7 +110,7 @@ def find_scale(name: str) -> Scale:
     """The scale called *name*.
 
     Raises:
-        ParameterError: there is none.
+        ParameterError: unknown scale.
     """
     scales = {scale.name: scale for scale in (QUICK, FULL)}
     if name not in scales:

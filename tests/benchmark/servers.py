@@ -1,4 +1,4 @@
-"""A server under measurement: started, waited for, watched, and ended by its process id."""
+"""Server processes under measurement: start, wait, watch, stop."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _POLL_SECONDS = 0.005
 
 @dataclass(frozen=True)
 class Login:
-    """The one user of a benchmark, known to its servers alone."""
+    """The benchmark's only user, known only to its servers."""
 
     username: str
     password: Secret
 
     @classmethod
     def kept(cls, folder: Path) -> Login:
-        """The user of the last run in *folder*, whom devpi's prepared data knows, or a new one."""
+        """The user of the last run in *folder*, because devpi's prepared data has it; otherwise a new one."""
         path = folder / "password"
         if not path.exists():
             path.touch(mode=0o600)
@@ -54,18 +54,18 @@ class Login:
 
 
 class Server:
-    """One running server and where its index is.
+    """One server and the location of its index.
 
     Parameters:
         name: the contender's name in tables.
-        command: what starts it in the foreground.
-        folder: its working directory; the log and its temporary files lie there, on one disk for all contenders.
-        port: the TCP port on loopback that *command* names.
-        index_path: of the PEP 503 root, with both slashes.
-        upload_path: where files are posted to, or empty.
-        login: the user that it requires; None if it requires none.
-        uploader: who may upload, if that is another; None for *login*.
-        environment: variables besides the few that every server gets.
+        command: starts it in the foreground.
+        folder: its working directory, for log and temporary files, on the same disk for all contenders.
+        port: the TCP port on loopback named in *command*.
+        index_path: path of the PEP 503 root, with leading and trailing slash.
+        upload_path: path for uploads, or empty.
+        login: the required user; None if no login is required.
+        uploader: the user who may upload, if different; None for *login*.
+        environment: additional environment variables.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The server's root, without a slash at its end."""
+        """The server's root, without a trailing slash."""
         return f"http://{HOST}:{self.port}"
 
     @property
@@ -104,12 +104,12 @@ class Server:
 
     @property
     def upload_url(self) -> str:
-        """Path of uploads."""
+        """The URL of uploads."""
         return self.url + self.upload_path
 
     @property
     def authorization(self) -> str:
-        """The header's value; empty if the server requires no user."""
+        """Value of the ``Authorization`` header; empty if no login is required."""
         return self.login.header() if self.login else ""
 
     @property
@@ -122,7 +122,7 @@ class Server:
         return f"{self.index_url}{project}/"
 
     def seen_by(self, name: str, login: Login) -> Server:
-        """The same server, under another name, for clients with another login."""
+        """The same server under another name, for clients with another login."""
         seen = copy.copy(self)
         seen.name, seen.login = name, login
         return seen
@@ -131,10 +131,10 @@ class Server:
         """Start it and return the seconds until its first good response.
 
         Parameters:
-            until: the path that has to answer with 200; the index's root when not given.
+            until: the path that must respond with 200; the index's root if None.
 
         Raises:
-            StartError: it ended, or did not answer in time.
+            StartError: it exited, or did not respond in time.
         """
         begin = time.perf_counter()
         self._launch()
@@ -146,10 +146,10 @@ class Server:
         return time.perf_counter() - begin
 
     def listen(self) -> None:
-        """Start it, and wait until it accepts connections, which it may answer later.
+        """Start it and wait until it accepts connections, even if it responds later.
 
         Raises:
-            StartError: it ended, or did not listen in time.
+            StartError: it exited, or did not listen in time.
         """
         self._launch()
         assert self._process is not None
@@ -179,7 +179,7 @@ class Server:
             )
 
     def stop(self) -> None:
-        """End it and the processes that it started: asked first, then killed."""
+        """Terminate it, and kill it or its child processes if they remain."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -191,7 +191,7 @@ class Server:
             with contextlib.suppress(psutil.NoSuchProcess):
                 survivor.kill()
         psutil.wait_procs(family, timeout=STOP_SECONDS)
-        process.poll()  # even if already waited for elsewhere: otherwise its handle would warn about a running child
+        process.poll()  # reap it through Popen too, which would otherwise warn about a running child
 
     def __enter__(self) -> Self:
         self.start()
@@ -203,11 +203,11 @@ class Server:
         self.stop()
 
     def memory(self) -> int:
-        """Resident bytes of all of its processes together, now."""
+        """Current resident memory of all of its processes, in bytes."""
         return int(self._total(lambda process: process.memory_info().rss))
 
     def cpu_seconds(self) -> float:
-        """Seconds of CPU that all of its processes together have used until now."""
+        """CPU seconds used so far by all of its processes."""
         return self._total(lambda process: sum(process.cpu_times()[:2]))
 
     def get(self, path: str, *, accept: str = ANY_PAGE) -> bytes:
@@ -227,7 +227,7 @@ class Server:
         return body
 
     def log_tail(self) -> str:
-        """The last lines of its log in one line."""
+        """The last lines of its log, joined into one."""
         try:
             lines = (self._folder / "server.log").read_text(errors="replace").splitlines()
         except OSError:
@@ -235,7 +235,7 @@ class Server:
         return " | ".join(line.strip() for line in lines[-4:])
 
     def _total(self, figure: Callable[[psutil.Process], float]) -> float:
-        """A figure of all of its processes together; processes that ended meanwhile do not count."""
+        """Sum over all of its processes; processes that have exited do not count."""
         total = 0.0
         for process in [self._process, *_children(self._process)] if self._process else []:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -246,7 +246,7 @@ class Server:
         assert self._process is not None
         begin = time.monotonic()
         seen = "no response"
-        # A page outside the index is for anyone; a login sent with it would be verified and known from then on.
+        # A page outside the index needs no login; a login sent with it would be verified and cached.
         asking = (self.authorization, ANY_PAGE) if path.startswith(self.index_path) else ("", "*/*")
         while time.monotonic() < begin + START_SECONDS:
             if self._process.poll() is not None:
@@ -257,14 +257,14 @@ class Server:
                 if status == 200:
                     return
                 seen = f"{status} {_excerpt(body)}"
-            # Fine at first, as it is timed; one percent of what has passed later on, to leave it the machine.
+            # Poll often at first for precision, later at 1% of the elapsed time to leave the CPU to the server.
             time.sleep(max(_POLL_SECONDS, (time.monotonic() - begin) / 100))
         raise StartError(f"{self.name} gave no good response in {START_SECONDS:.0f} seconds", why=seen)
 
 
 @contextlib.contextmanager
 def running(servers: Sequence[Server]) -> Iterator[None]:
-    """All of them started, and all of them ended whatever happens."""
+    """Start all servers, and always stop them."""
     with contextlib.ExitStack() as stack:
         for server in servers:
             stack.enter_context(server)
@@ -272,9 +272,9 @@ def running(servers: Sequence[Server]) -> Iterator[None]:
 
 
 def end_abandoned(folder: Path) -> list[int]:
-    """End the servers that a run left behind when it was killed, and return their process ids.
+    """Kill the servers left behind by a killed run; returns their process ids.
 
-    The caller holds the lock on *folder*: a process that works in it and has it among its arguments is nobody's.
+    The caller holds the lock on *folder*, so any process with that working directory and argument is abandoned.
     """
     found = []
     for process in psutil.process_iter():

@@ -1,4 +1,4 @@
-"""Measurements on indexes and files of several sizes: pages, large files, and starts."""
+"""Measurements by size of index or file: pages, large files, starts."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from tests.benchmark.transfers import download, file_path, upload
 from tests.benchmark.watch import MemoryWatch, await_rest
 
 VERSIONS = 10
-"""Of each project of an index of many files; its page is the same size however many projects there are."""
+"""Versions per project in an index of many files, so that a page's size does not depend on the number of projects."""
 
 STOCK_FILES = 10_000
-"""Stock pypiserver is not asked for pages of an index with more files than this: it needs half a second for each."""
+"""Largest index whose pages stock pypiserver is asked for; each takes it half a second already."""
 
 START_GOALS = {1_000_000: 2.0}
 KNOWN_GOALS = {100_000: 25.0}
-"""Seconds, by the number of files in the index."""
+"""Seconds, by number of files in the index."""
 
 MEMORY_GOALS = {1_000_000: 300.0}
-"""MiB, likewise."""
+"""MiB, by number of files in the index."""
 
 PRESENT = f"{OURS}, catalogue present"
 LOST = f"{OURS}, catalogue lost"
@@ -50,7 +50,7 @@ _ONCE_BYTES = 1_000_000_000
 
 
 def indexes_by_size(field: Field) -> tuple[Row, ...]:
-    """A project page of the same size, and what a start takes, in indexes with ever more files."""
+    """A project page of fixed size, and the cost of a start, in indexes of increasing size."""
     sizes = field.scale.index_files
     stock = _cheap_stock(field)
     contenders: dict[str, Callable[[], float]] = {}
@@ -96,12 +96,12 @@ def indexes_by_size(field: Field) -> tuple[Row, ...]:
 
 
 def large_files(field: Field) -> tuple[Row, ...]:
-    """Upload, download and the server's memory, for each size of a large file."""
+    """Upload, download and server memory, for each size of large file."""
     return tuple(row for size in field.scale.large_bytes for row in _large_file(field, size))
 
 
 def starts(field: Field) -> tuple[Row, ...]:
-    """From the start of the server to its first authenticated page, and until every page has been served."""
+    """Time from a server's start to its first authenticated page, and until it has served every page."""
     files = field.scale.start_files
     corpus = _many(field, files)
     others = [*_cheap_stock(field), *(peer for peer in field.present if peer.name == PERYX)]
@@ -131,7 +131,7 @@ def starts(field: Field) -> tuple[Row, ...]:
     def start_ours(name: str) -> float:
         index = places[OURS] / "packages/.index"
         if name == LOST and index.exists():
-            index.rename(field.scratch / f"lost-{len(everything[LOST])}")  # deleting would slow down what follows
+            index.rename(field.scratch / f"lost-{len(everything[LOST])}")  # deleting it would slow down what follows
         server = field.ours.server(places[OURS], free_port()).seen_by(name, field.login)
         try:
             first = first_page(server)
@@ -140,7 +140,7 @@ def starts(field: Field) -> tuple[Row, ...]:
             server.stop()
         return first
 
-    # The lost catalogue comes first, and each run leaves a whole one to whatever comes after it.
+    # The lost catalogue comes first: each run leaves a complete one for the next.
     contenders: dict[str, Callable[[], float]] = {
         LOST: lambda: start_ours(LOST),
         PRESENT: lambda: start_ours(PRESENT),
@@ -175,7 +175,7 @@ def starts(field: Field) -> tuple[Row, ...]:
 
 
 def _large_file(field: Field, size: int) -> Iterator[Row]:
-    """Rows on a file of *size* bytes."""
+    """Rows for a file of *size* bytes."""
     rounds = 1 if size >= _ONCE_BYTES else min(field.scale.rounds, _LARGE_ROUNDS)
     label = f"{size / 1e9:g} GB" if size >= _ONCE_BYTES else f"{size / 1e6:g} MB"
     folder = field.scratch / "large"
@@ -212,7 +212,7 @@ def _large_file(field: Field, size: int) -> Iterator[Row]:
         uploads = interleaved(sent, rounds=rounds, budget_seconds=budget)
         holders = [name for name in servers if name == NGINX] + [entry.name for entry in uploads if entry.values]
         processor.clear()
-        # The first download, checked byte for byte, is not counted.
+        # The first download is verified byte by byte, and not counted.
         fetched = {name: watched(name, _checked_download(servers[name], wheels[0])) for name in holders}
         downloads = interleaved(fetched, rounds=max(rounds, _LARGE_ROUNDS), budget_seconds=budget)
     shutil.rmtree(folder)
@@ -250,7 +250,7 @@ def _large_file(field: Field, size: int) -> Iterator[Row]:
 
 
 def _next_upload(server: Server, folder: Path, wheels: Iterator[Wheel]) -> Callable[[], float]:
-    """Each call uploads the next of the wheels."""
+    """Each call uploads the next wheel."""
 
     def measure() -> float:
         wheel = next(wheels)
@@ -273,7 +273,7 @@ def _checked_download(server: Server, wheel: Wheel) -> Callable[[], float]:
 
 
 def _ask_all(field: Field, server: Server, corpus: Corpus) -> float:
-    """Seconds until every project's page was served once."""
+    """Seconds until every project's page has been served once."""
     messages = (
         request(server.page_url(name), authorization=server.authorization, accept=ANY_PAGE) for name in corpus.projects
     )
@@ -283,7 +283,7 @@ def _ask_all(field: Field, server: Server, corpus: Corpus) -> float:
 
 
 def _many(field: Field, files: int) -> Corpus:
-    """An index of *files* files as small as wheels can be, written when it is first asked for."""
+    """An index of *files* minimal wheels, written on first use."""
     return field.shaped(max(files // VERSIONS, 1), VERSIONS)
 
 
@@ -292,7 +292,7 @@ def _page(field: Field, server: Server, project: str) -> Callable[[], float]:
 
 
 def _cheap_stock(field: Field) -> list[Peer]:
-    """Stock pypiserver as it does best."""
+    """Stock pypiserver in its fastest variant."""
     names = field.names(server_kinds=["gunicorn"], rounds=5)
     return [peer for peer in field.present if peer.name in names]
 
@@ -302,13 +302,13 @@ def _sized(peer: Peer, files: int) -> str:
 
 
 def _once(title: str, unit: str, values: Mapping[str, float], method: str) -> Row:
-    """A row of figures that were measured once."""
+    """A row of figures measured once."""
     entries = tuple(Entry(name=name, values=(value,)) for name, value in values.items())
     return Row(title=title, unit=unit, better="lower", entries=entries, method=method)
 
 
 def _limits(field: Field, row: Row, goals: Mapping[int, float]) -> list[Verdict]:
-    """The goals for the sizes that were measured."""
+    """Verdicts on the goals for the measured sizes."""
     return [
         below(row, _sized(field.ours, files), limit)
         for files, limit in goals.items()

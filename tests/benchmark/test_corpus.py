@@ -1,4 +1,4 @@
-"""The wheels of a benchmark are real wheels, and always the same."""
+"""The benchmark's wheels are valid, and always the same."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def assert_record_is_right(path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.123"])
-def test_a_small_wheel_has_exactly_the_size_that_was_asked_for(version: str) -> None:
+def test_a_small_wheel_has_exactly_the_requested_size(version: str) -> None:
     wheel, content = build_wheel("bench-project-1", version)
     assert wheel.size == len(content) == WHEEL_BYTES
     assert wheel.sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_the_same_arguments_give_the_same_bytes_and_others_give_others() -> None:
+def test_equal_arguments_give_equal_bytes_and_different_ones_different_bytes() -> None:
     assert build_wheel("a-b", "1.0") == build_wheel("a-b", "1.0")
     assert build_wheel("a-b", "1.0")[1] != build_wheel("a-b", "1.1")[1]
 
@@ -46,7 +46,7 @@ def test_every_record_lists_every_file_with_its_digest(corpus: Corpus) -> None:
         assert_record_is_right(corpus.folder / wheel.filename)
 
 
-def test_a_large_wheel_is_a_wheel_too(tmp_path: Path) -> None:
+def test_a_large_wheel_is_valid_too(tmp_path: Path) -> None:
     wheel = write_large_wheel(tmp_path, "bench-large", "1.0", size=3_000_000)
     path = tmp_path / wheel.filename
     assert_record_is_right(path)

@@ -1,4 +1,4 @@
-"""The loader counts every response, however the server frames it."""
+"""The built-in loader counts every response, however the server frames it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REFUSED = b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n"
 
 
 class FakeServer:
-    """Sends the next of some prepared responses to every request, and counts requests and connections."""
+    """Sends prepared responses in turn, and counts requests and connections."""
 
     def __init__(self, *responses: bytes) -> None:
         self.requests = 0
@@ -95,7 +95,7 @@ def send(url: str, number: int, connections: int = 3) -> Tally:
 @pytest.mark.parametrize(
     "response", [LENGTH, CHUNKED, EMPTY_CHUNKED, CLOSED, CLOSED_WITH_LENGTH, b"HTTP/1.1 204 No Content\r\n\r\n"]
 )
-def test_each_request_is_counted_once_however_its_answer_ends(response: bytes) -> None:
+def test_each_request_is_counted_once_however_its_response_ends(response: bytes) -> None:
     with server(response) as running:
         tally = send(running.url, 50)
         assert tally.good == running.requests == 50
@@ -103,13 +103,13 @@ def test_each_request_is_counted_once_however_its_answer_ends(response: bytes) -
         assert tally.rate("pages") == pytest.approx(50 / tally.seconds)
 
 
-def test_connections_are_kept_where_the_server_keeps_them() -> None:
+def test_connections_are_reused_if_the_server_keeps_them_open() -> None:
     with server(LENGTH) as running:
         send(running.url, 50, connections=3)
         assert running.connections <= 3
 
 
-def test_a_rate_with_refusals_in_it_is_no_rate() -> None:
+def test_a_rate_that_includes_refusals_is_an_error() -> None:
     with server(LENGTH, REFUSED) as running:
         tally = send(running.url, 10)
     assert tally.responses == {200: 5, 409: 5}
@@ -118,14 +118,14 @@ def test_a_rate_with_refusals_in_it_is_no_rate() -> None:
     assert error.value.status == 409
 
 
-def test_a_connection_that_ends_before_its_answer_is_broken() -> None:
+def test_a_connection_closed_before_its_response_counts_as_broken() -> None:
     with server(LENGTH, b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nhalf") as running:
         tally = send(running.url, 9, connections=1)
     assert tally.good == 3
     assert tally.broken == 6
 
 
-def test_a_server_that_is_not_there_is_told_apart_from_a_slow_one() -> None:
+def test_an_unreachable_server_is_reported_as_broken_connections() -> None:
     with server(LENGTH) as running:
         url = running.url
     with pytest.raises(IndexRequestError, match="broken connections"):
@@ -133,7 +133,7 @@ def test_a_server_that_is_not_there_is_told_apart_from_a_slow_one() -> None:
 
 
 @pytest.mark.parametrize("response", [LENGTH, CHUNKED, EMPTY_CHUNKED, CLOSED_WITH_LENGTH, UNCHANGED])
-def test_an_answer_is_complete_at_its_last_byte_and_not_before(response: bytes) -> None:
+def test_a_response_is_complete_at_its_last_byte_and_not_before(response: bytes) -> None:
     parsed = ResponseParser()
     for byte in response[:-1]:
         assert not parsed.feed(bytes([byte]))
@@ -141,7 +141,7 @@ def test_an_answer_is_complete_at_its_last_byte_and_not_before(response: bytes) 
     assert ResponseParser().feed(response)
 
 
-def test_a_page_is_asked_for_until_the_time_is_over() -> None:
+def test_a_page_is_requested_until_the_time_is_up() -> None:
     with server(LENGTH) as running:
         tally = load.fetch(running.url, authorization="Basic eDp5", accept="text/html", connections=2, seconds=0.3)
         assert tally.good == running.requests
@@ -149,7 +149,7 @@ def test_a_page_is_asked_for_until_the_time_is_over() -> None:
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not on PATH")
-def test_wrk_counts_good_answers_and_refusals_apart(tmp_path: Path) -> None:
+def test_wrk_counts_good_responses_and_refusals_separately(tmp_path: Path) -> None:
     with server(LENGTH, LENGTH, LENGTH, REFUSED) as running:
         tally = wrk.fetch(
             running.url, authorization="Basic eDp5", accept="*/*", connections=2, seconds=1, folder=tmp_path

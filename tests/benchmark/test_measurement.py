@@ -1,4 +1,4 @@
-"""Medians, turns and verdicts."""
+"""Medians, interleaving and verdicts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_contenders_take_turns() -> None:
     assert [entry.values for entry in entries] == [(1, 6, 7), (2, 5, 8), (3, 4, 9)]
 
 
-def test_a_contender_that_has_used_its_time_is_left_out_of_the_further_rounds_and_still_measured_once() -> None:
+def test_a_contender_that_exceeds_its_budget_skips_further_rounds_but_is_measured_once() -> None:
     now = 0.0
 
     def slow() -> float:
@@ -53,7 +53,7 @@ def test_a_contender_that_has_used_its_time_is_left_out_of_the_further_rounds_an
     assert [len(entry.values) for entry in entries] == [1, 3]
 
 
-def test_a_contender_that_fails_says_why_and_the_others_go_on() -> None:
+def test_a_failed_contender_has_the_reason_and_the_others_continue() -> None:
     def failing() -> float:
         raise IndexRequestError("it broke", why="it is old")
 
@@ -65,7 +65,7 @@ def test_a_contender_that_fails_says_why_and_the_others_go_on() -> None:
     assert good.values == (2, 2)
 
 
-def test_a_mistake_of_our_own_is_not_taken_for_a_figure() -> None:
+def test_a_programming_error_is_raised() -> None:
     def mistaken() -> float:
         raise ZeroDivisionError
 
@@ -82,14 +82,14 @@ def test_a_mistake_of_our_own_is_not_taken_for_a_figure() -> None:
         ((), "not measured"),
     ],
 )
-def test_an_entry_shows_its_median_and_its_range(values: tuple[float, ...], text: str) -> None:
+def test_an_entry_shows_its_median_and_range(values: tuple[float, ...], text: str) -> None:
     assert Entry(name="x", values=values).text() == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.1234, "0.123"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (32085.0, "32,085")]
 )
-def test_a_figure_has_three_digits_or_all_of_its_whole_ones(value: float, text: str) -> None:
+def test_a_figure_has_three_significant_digits_or_all_before_the_point(value: float, text: str) -> None:
     assert figure(value) == text
 
 
@@ -110,14 +110,14 @@ def test_verdicts_on_rates_compare_with_the_best_of_the_peers() -> None:
     assert not at_least(found, "ours", ["one", "other"], 10.1, called="stock").met
 
 
-def test_a_limit_holds_for_the_worst_figure() -> None:
+def test_a_limit_applies_to_the_worst_figure() -> None:
     entry = Entry(name="ours", values=(0.5, 0.9, 0.6))
     found = Row(title="t", unit="s", better="lower", entries=(entry,))
     assert not below(found, "ours", 0.7).met
     assert below(found, "ours", 0.9).met
 
 
-def test_a_peer_that_is_not_there_leaves_a_goal_open_and_our_own_failure_misses_it() -> None:
+def test_an_absent_peer_leaves_a_goal_open_and_our_own_failure_misses_it() -> None:
     assert at_most(row(ours=1.0, nginx=None), "ours", "nginx", 1).word == "not measured"
     failed = Row(
         title="t",

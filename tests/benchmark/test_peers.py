@@ -1,4 +1,4 @@
-"""All contenders serve the same files; uploads, downloads and installations work on each of them."""
+"""All contenders serve the same files; uploads, downloads and installs work on each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_contender_serves_every_file_of_the_corpus(peers: list[Peer], serv
                 download(server, file_path(server, wheel), wheel, check=True)
 
 
-def test_core_metadata_is_served_where_the_page_promises_it(peers: list[Peer], serve: Serve, corpus: Corpus) -> None:
+def test_core_metadata_is_served_where_announced_on_the_page(peers: list[Peer], serve: Serve, corpus: Corpus) -> None:
     wheel = corpus.wheels[0]
     for peer in peers:
         server = serve(peer)
@@ -42,7 +42,7 @@ def test_core_metadata_is_served_where_the_page_promises_it(peers: list[Peer], s
             assert server.get(urljoin(path, f"{path}.metadata"), accept="*/*") == wheel.metadata
 
 
-def test_contenders_with_a_user_let_nobody_else_in(peers: list[Peer], serve: Serve) -> None:
+def test_contenders_with_a_login_refuse_anonymous_requests(peers: list[Peer], serve: Serve) -> None:
     for peer in peers:
         server = serve(peer)
         connection = http.client.HTTPConnection(HOST, server.port, timeout=10)
@@ -51,7 +51,7 @@ def test_contenders_with_a_user_let_nobody_else_in(peers: list[Peer], serve: Ser
         connection.close()
 
 
-def test_uv_installs_from_every_contender_and_what_does_not_arrive_is_an_error(
+def test_uv_installs_from_every_contender_and_a_missing_package_is_an_error(
     peers: list[Peer], serve: Serve, toolbox: Toolbox, tmp_path: Path
 ) -> None:
     for peer in peers:
@@ -61,7 +61,7 @@ def test_uv_installs_from_every_contender_and_what_does_not_arrive_is_an_error(
         Installer(toolbox.uv, tmp_path, 5).install(server)
 
 
-def test_small_uploads_are_counted_and_there_afterwards(peers: list[Peer], serve: Serve) -> None:
+def test_small_uploads_are_counted_and_listed_afterwards(peers: list[Peer], serve: Serve) -> None:
     for peer in peers:
         if peer.name == NGINX:
             continue
@@ -72,7 +72,7 @@ def test_small_uploads_are_counted_and_there_afterwards(peers: list[Peer], serve
         assert b"bench_upload_11-1.0" in server.get(f"{server.index_path}bench-upload-11/")
 
 
-def test_a_large_file_goes_there_and_back(peers: list[Peer], serve: Serve, tmp_path: Path) -> None:
+def test_a_large_file_is_uploaded_and_downloaded(peers: list[Peer], serve: Serve, tmp_path: Path) -> None:
     wheel = write_large_wheel(tmp_path, "bench-large", "1.0", size=5_000_000)
     for peer in peers:
         if peer.name == NGINX:
@@ -84,12 +84,12 @@ def test_a_large_file_goes_there_and_back(peers: list[Peer], serve: Serve, tmp_p
             download(server, "/packages/nothing.whl", wheel)
 
 
-def test_the_disk_alone_writes_whole_files(tmp_path: Path) -> None:
+def test_the_disk_measurement_writes_complete_files(tmp_path: Path) -> None:
     assert durable_writes(tmp_path, threads=2, seconds=0.05) > 0
     assert {path.stat().st_size for path in tmp_path.iterdir()} == {21_000}
 
 
-def test_the_programs_of_the_peers_are_pinned_with_hashes(tmp_path: Path) -> None:
+def test_the_peers_programs_are_pinned_with_hashes(tmp_path: Path) -> None:
     toolbox = Toolbox(tmp_path)
     assert toolbox.missing("devpi")
     assert toolbox.version("stock", "pypiserver")

@@ -1,4 +1,4 @@
-"""Requests on their way to a server are counted, and arrive as they are."""
+"""The relay counts requests and forwards them unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_each_request_is_counted_and_answered() -> None:
+def test_each_request_is_counted_and_gets_its_response() -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with Relay(server.server_port) as relay:

@@ -1,4 +1,4 @@
-"""Figures in a notebook and in a file."""
+"""Results in a notebook and in a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_text_has_every_figure_a_bar_and_the_verdict() -> None:
     assert "Goal: at least 50% of nginx. Found: 0.5 times nginx. Verdict: met." in text
 
 
-def test_the_html_says_the_same_with_headers_and_without_markup_of_others() -> None:
+def test_the_html_has_the_same_content_with_headers_and_escapes_it() -> None:
     html = Results([ROW])._repr_html_()
     assert html.count('scope="col"') == 4
     assert html.count('scope="row"') == 4
@@ -56,7 +56,7 @@ def test_the_goals_say_that_a_small_scale_is_an_indication_only(tmp_path: Path) 
     assert "indication" in report(tmp_path, "quick").goals().note
 
 
-def test_the_figures_are_kept_as_json_with_machine_and_versions(tmp_path: Path) -> None:
+def test_results_are_stored_as_json_with_machine_and_versions(tmp_path: Path) -> None:
     path = report(tmp_path).save(tmp_path / "results")
     kept = json.loads(path.read_text())
     assert kept["rows"][0]["entries"][0]["values"] == [200, 100, 300]

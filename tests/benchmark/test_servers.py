@@ -1,4 +1,4 @@
-"""Servers are started, waited for, and ended with all that they started."""
+"""Servers are started, awaited, and stopped with all their processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Server:
     return Server("fake", [sys.executable, "-c", FAKE, str(port)], folder=tmp_path / "run", port=port)
 
 
-def test_a_server_answers_when_it_has_started_and_nothing_of_it_is_left_when_it_was_stopped(server: Server) -> None:
+def test_a_started_server_responds_and_a_stopped_one_leaves_nothing(server: Server) -> None:
     with server:
         child = int(server.get("/simple/"))
         assert psutil.pid_exists(child)
@@ -43,26 +43,26 @@ def test_a_server_answers_when_it_has_started_and_nothing_of_it_is_left_when_it_
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_page_that_is_refused_is_an_error(server: Server) -> None:
+def test_a_refused_page_is_an_error(server: Server) -> None:
     with server, pytest.raises(IndexRequestError) as error:
         server.get("/simple/x/")
     assert error.value.status == 404
 
 
-def test_a_server_that_ends_at_once_says_its_last_words(tmp_path: Path) -> None:
+def test_a_server_that_exits_at_once_is_reported_with_its_log(tmp_path: Path) -> None:
     server = Server("bad", [sys.executable, "-c", "raise SystemExit('no such option')"], folder=tmp_path, port=1)
     with pytest.raises(StartError, match="no such option"):
         server.start()
 
 
-def test_the_user_is_the_same_in_the_next_run_and_his_password_is_for_his_owner_only(tmp_path: Path) -> None:
+def test_the_user_is_kept_for_the_next_run_and_the_password_is_private(tmp_path: Path) -> None:
     first, again = Login.kept(tmp_path), Login.kept(tmp_path)
     assert first == again
     assert (tmp_path / "password").stat().st_mode & 0o777 == 0o600
     assert len(first.password.reveal()) >= 20
 
 
-def test_a_server_that_a_killed_run_left_is_ended_and_that_of_another_folder_is_not(tmp_path: Path) -> None:
+def test_the_servers_of_a_killed_run_are_ended_and_those_of_other_folders_are_not(tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-c", FAKE, str(port), str(tmp_path / "run")]
     left = Server("fake", command, folder=tmp_path / "run", port=port)

@@ -1,4 +1,4 @@
-"""The peers' programs: exact versions, checked by hash, in environments of their own and never in the project's."""
+"""The peers' programs: pinned by version and hash, in separate environments and never in the project's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Literal
 from ops.errors import ClientError
 
 Set = Literal["stock", "devpi", "peryx"]
-"""Environments: stock pypiserver runs on libpass, devpi on passlib, and both are imported as ``passlib``."""
+"""Environments, separate because stock pypiserver needs libpass and devpi passlib, both imported as ``passlib``."""
 
 _REQUIREMENTS = Path(__file__).parent / "requirements"
 _INSTALL_SECONDS = 300
@@ -24,15 +24,15 @@ _INSTALL_SECONDS = 300
 
 @dataclass(frozen=True)
 class Toolbox:
-    """The environments below *folder*, made when they are first asked for and kept for the next run."""
+    """The environments below *folder*, created on demand and kept for the next run."""
 
     folder: Path
 
     def install(self, name: Set) -> bool:
-        """Install one set of programs; False when it was there already.
+        """Install one set of programs; False if already installed.
 
         Raises:
-            ClientError: uv failed, for instance because no package index can be reached.
+            ClientError: uv failed, for example because no package index is reachable.
         """
         stamp = self._environment(name) / "installed"
         digest = hashlib.sha256(self._requirements(name).read_bytes() + sys.version.encode()).hexdigest()
@@ -47,13 +47,13 @@ class Toolbox:
         return True
 
     def missing(self, name: Set) -> str:
-        """Reason why a set cannot be used; empty if it can."""
+        """Why a set cannot be used; empty if it can."""
         if (self._environment(name) / "installed").is_file():
             return ""
         return f"its environment was not installed from {self._requirements(name).name}"
 
     def program(self, name: Set, program: str) -> str:
-        """The path of a program of a set."""
+        """The path of a set's program."""
         return str(self._environment(name) / "bin" / program)
 
     def version(self, name: Set, distribution: str) -> str:
@@ -65,7 +65,7 @@ class Toolbox:
 
     @cached_property
     def uv(self) -> str:
-        """uv, which is a dependency of this project: the one beside this Python, else the one on PATH."""
+        """uv, a dependency of this project: next to this Python, otherwise on PATH."""
         beside = Path(sysconfig.get_path("scripts")) / "uv"
         return str(beside) if beside.exists() else shutil.which("uv") or "uv"
 

@@ -1,4 +1,4 @@
-"""Files too large for memory, sent and fetched over one connection each."""
+"""Uploads and downloads of files too large for memory, one connection each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PIECE = 2**20
 
 
 def upload(server: Server, wheel: Wheel, source: Path) -> float:
-    """Send one file as its publisher does, and return the seconds until it was acknowledged.
+    """Upload one file like a publisher; returns the seconds until the response.
 
     Raises:
         IndexRequestError: the server refused it, or broke the connection.
@@ -45,14 +45,14 @@ def upload(server: Server, wheel: Wheel, source: Path) -> float:
 
 
 def download(server: Server, path: str, wheel: Wheel, *, check: bool = False) -> float:
-    """Fetch one file, throw it away, and return the seconds that it took.
+    """Download one file and discard it; returns the seconds taken.
 
     Parameters:
-        path: its URL's path, as the project's page gives it.
-        check: also compute the digest, which takes time of its own.
+        path: its URL path, as on the project's page.
+        check: also verify the digest, which takes extra time.
 
     Raises:
-        IndexRequestError: the response was not the whole file.
+        IndexRequestError: the response was not the complete file.
     """
     lines = [f"GET {path} HTTP/1.1", f"Host: {urlsplit(server.url).netloc}", "Accept: */*", "Connection: close"]
     if server.authorization:
@@ -85,10 +85,10 @@ def download(server: Server, path: str, wheel: Wheel, *, check: bool = False) ->
 
 
 def file_path(server: Server, wheel: Wheel) -> str:
-    """The path under which the project's page offers the file, found as an installer finds it.
+    """The file's URL path, found on the project's page like an installer does.
 
     Raises:
-        IndexRequestError: the page does not answer, or does not list the file.
+        IndexRequestError: the page failed, or does not list the file.
     """
     page: str = server.get(f"{server.index_path}{wheel.project}/", accept=ANY_PAGE).decode()
     pattern = r'(?:href="|"url":\s*")([^"#]*' + re.escape(wheel.filename) + r')["#]'
@@ -105,7 +105,7 @@ def _connect(server: Server) -> socket.socket:
 
 
 def _read_head(connection: socket.socket) -> tuple[int, bytes]:
-    """Status, and what came of the body with the head."""
+    """Status, and the part of the body that arrived with the head."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)

@@ -1,4 +1,4 @@
-"""Small uploads, made beforehand and sent over persistent connections: what the legacy upload API takes from twine."""
+"""Small uploads: prepared in advance, and sent over persistent connections like twine's (legacy upload API)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PROJECTS = 50
 
 
 class Uploader:
-    """Sends wheels that nobody has seen before to one server.
+    """Uploads new wheels to one server.
 
     Parameters:
-        server: where to.
-        most: how many are made beforehand for each measurement; a server that takes all of them before the time is over
-            is measured by the time it took.
+        server: receives them.
+        most: number of prepared uploads for each measurement; a server that accepts all of them early is measured by
+            the time it took.
     """
 
     def __init__(self, server: Server, *, most: int) -> None:
@@ -33,7 +33,7 @@ class Uploader:
         self._numbers = itertools.count()
 
     def measure(self, *, connections: int, seconds: float) -> Tally:
-        """Upload for a while."""
+        """Upload for *seconds*."""
         messages = [self._next() for _ in range(self._most)]
         return send(self._server.url, supply(iter(messages)), connections=connections, seconds=seconds)
 
@@ -44,15 +44,15 @@ class Uploader:
 
 
 def upload_request(server: Server, wheel: Wheel, content: bytes) -> bytes:
-    """The whole POST request of one small file."""
+    """The complete POST request for one small file."""
     head, tail = upload_frame(server, wheel)
     return head + content + tail
 
 
 def upload_frame(server: Server, wheel: Wheel) -> tuple[bytes, bytes]:
-    """The bytes before and after a file's content in its upload: the request's head and the form's fields.
+    """The bytes before and after the content in an upload: the request's head and the form's fields.
 
-    The fields and their names are twine's: those of the legacy upload API.
+    The fields are twine's, for the legacy upload API.
     """
     boundary = uuid.uuid4().hex
     fields = {
@@ -89,7 +89,7 @@ def upload_frame(server: Server, wheel: Wheel) -> tuple[bytes, bytes]:
 
 
 def durable_writes(folder: Path, *, threads: int, seconds: float) -> float:
-    """Files a second that the disk alone allows: each of 21 kB written, fsynced, renamed, and its directory fsynced."""
+    """Files a second that the disk allows without a server: write 21 kB, fsync, rename, fsync the directory."""
     _, content = build_wheel("bench-upload", "1.0")
     written = [0] * threads
     begin = time.perf_counter()

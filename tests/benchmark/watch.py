@@ -1,4 +1,4 @@
-"""Servers watched from outside: how much memory they take, and whether they are at rest."""
+"""Servers observed from outside: their memory, and whether they are idle."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from tests.benchmark.servers import Server
 REST_SECONDS = 300.0
 """Seconds for which a measurement waits for its servers to be idle."""
 
-_REST_SHARE = 0.1  # of one processor, by all servers together: timers and housekeeping go on at rest
-_REST_CHECKS = 4  # longer than any server here waits before it begins with something on its own account
+_REST_SHARE = 0.1  # of one CPU, for all servers together: an idle server still has timers and housekeeping
+_REST_CHECKS = 4  # longer than any server here waits before it starts background work
 
 
 def await_rest(servers: Iterable[Server], *, most_seconds: float = REST_SECONDS, every_seconds: float = 1.0) -> bool:
-    """Wait until no server works on its own account any more, and say whether that came about.
+    """Wait until no server does background work; returns whether that happened.
 
-    Ours looks at every file of a directory that it does not know yet and serves meanwhile; what it uses for that would
-    be missed by whoever is measured at that time, itself or another.
+    Ours scans a new directory while it already serves, which would distort any measurement meanwhile.
 
     Parameters:
-        most_seconds: goes on after that all the same.
-        every_seconds: between two looks; four quiet ones in a row are wanted.
+        most_seconds: time limit.
+        every_seconds: interval between samples; four idle ones in a row are required.
     """
     watched = list(servers)
     deadline = time.monotonic() + most_seconds
@@ -43,7 +42,7 @@ def _used(servers: Iterable[Server]) -> float:
 
 
 class MemoryWatch:
-    """Samples a server's memory in a thread; *peak* is the most that was seen, in bytes."""
+    """Samples a server's memory in a thread; *peak* is the maximum, in bytes."""
 
     def __init__(self, server: Server, *, every_seconds: float = 0.02) -> None:
         self.peak = 0

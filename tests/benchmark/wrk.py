@@ -1,4 +1,4 @@
-"""Requests counted by wrk (https://github.com/wg/wrk), which costs little enough to find a fast server's limit."""
+"""Load generation with wrk (https://github.com/wg/wrk), which is light enough to saturate a fast server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ops.errors import IndexRequestError
 from tests.benchmark.responses import Tally
 
 FEW_RESPONSES = 100
-"""Below this many responses wrk's figure is too coarse: it forgets the requests that are under way at its end."""
+"""Below this number of responses wrk is too imprecise, because it discards requests in flight at its end."""
 
 
 def available() -> bool:
@@ -45,13 +45,13 @@ def fetch(
     folder: Path,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Tally:
-    """Ask for one page over and over.
+    """Request one page repeatedly.
 
     Parameters:
-        connections: how many clients ask at once.
-        seconds: for how long, at least 1.
-        headers: further ones.
-        folder: where the script may lie that holds the credentials, out of sight of other users.
+        connections: number of concurrent clients.
+        seconds: duration, at least 1.
+        headers: additional headers.
+        folder: for a private script that holds the credentials.
 
     Raises:
         IndexRequestError: wrk failed.
@@ -76,5 +76,5 @@ def fetch(
     responses, microseconds, refused, broken = map(int, found.groups())
     counted = Counter({200: responses - refused})
     if refused:
-        counted[400] = refused  # wrk says how many were 400 and above, and not which
+        counted[400] = refused  # wrk only counts those of 400 and above, not by status
     return Tally(responses=counted, broken=broken, seconds=microseconds / 1e6, client="wrk")
