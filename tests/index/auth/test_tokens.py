@@ -399,7 +399,7 @@ def test_no_minted_token_is_trusted_while_the_shared_entries_do_not_respond(
         raise OSError("the storage is unavailable")
 
     monkeypatch.setattr(FolderEntries, "get", away)
-    with pytest.raises(OSError, match="away"):
+    with pytest.raises(OSError, match="unavailable"):
         parts.authenticator.refresh_minted()
     assert parts.authenticator.remembered(basic(plain)) is None
     with pytest.raises(LoginDelayed):

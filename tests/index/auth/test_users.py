@@ -523,7 +523,7 @@ def test_during_a_change_no_password_grants_more_than_before_or_afterwards(
         allowed.setdefault(digest, []).append(rights(wanted))
     changing = Users(Unsure(tmp_path), CHEAP)
     seen = watch(monkeypatch, users)
-    with contextlib.nullcontext() if commits else pytest.raises(StorageError, match="away"):
+    with contextlib.nullcontext() if commits else pytest.raises(StorageError, match="unavailable"):
         if after is None:
             changing.remove("dora")
         else:
@@ -582,7 +582,7 @@ def test_a_first_user_who_could_not_be_stored_leaves_no_file(tmp_path: Path, mon
         def commit(self) -> None:
             raise StorageError("the volume is unavailable")
 
-    with pytest.raises(StorageError, match="away"):
+    with pytest.raises(StorageError, match="unavailable"):
         Users(Unsure(tmp_path), CHEAP).register("alice", password=PASSWORD)
     assert [path.name for path in tmp_path.iterdir()] == [PASSWORDS + ".lock"]
 
