@@ -71,7 +71,7 @@ def test_expired_snapshots_are_shown_before_they_are_deleted(index: Index, tmp_p
     assert back_up.apply(job).done == (("snapshot 2026-01-01T00-00-00Z", "deleted"),)
 
 
-def test_a_damaged_old_snapshot_does_not_stop_a_back_up_and_keeps_all_bytes(index: Index, tmp_path: Path) -> None:
+def test_a_damaged_old_snapshot_does_not_stop_a_backup_and_keeps_all_bytes(index: Index, tmp_path: Path) -> None:
     job = back_up.describe(index, destination=str(tmp_path / "snapshots"))
     (tmp_path / "snapshots" / "snapshots").mkdir(parents=True, mode=0o700)
     (tmp_path / "snapshots").chmod(0o700)

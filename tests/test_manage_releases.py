@@ -47,7 +47,7 @@ def add(folder: Path, name: str, version: str, *, days: int) -> None:
 
 
 def downloaded(folder: Path, path: str, *, days: int, first_days: int = 400) -> None:
-    """Write the counts of a file's download and another's earlier one, like a server."""
+    """Write download counts like a server does: for the file, and for an earlier one."""
     hours = (
         datetime.fromtimestamp(time.time() - each * DAY, UTC).strftime("%Y-%m-%dT%H") for each in (first_days, days)
     )

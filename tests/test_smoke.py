@@ -172,7 +172,7 @@ def test_a_kernel_shut_down_midway_leaves_nothing(provisioned: FakeTarget, index
     assert list(temporary.iterdir()) == []
 
 
-def test_old_leftovers_of_killed_tests_are_removed_and_recent_or_others_stay(
+def test_old_leftovers_of_killed_tests_are_removed_and_everything_else_stays(
     smoke: SmokeTest, index: FakeIndex
 ) -> None:
     now = int(time.time())

@@ -100,7 +100,7 @@ def test_without_an_index_every_check_still_runs_and_the_verification_lists_all(
         assert found in raised.value.why
 
 
-def test_a_good_index_has_nothing_to_fix(provisioned: FakeTarget) -> None:
+def test_a_healthy_index_has_nothing_to_fix(provisioned: FakeTarget) -> None:
     onboard.apply(onboard.describe(provisioned, username="alice"))
     assert troubleshoot.logins(provisioned).rows == (("user alice", "let in (200)", "yes"),)
     assert troubleshoot.verify(provisioned).rows == (("6", "0"),)

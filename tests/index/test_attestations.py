@@ -135,7 +135,7 @@ def test_without_a_public_url_pages_omit_the_provenance_but_it_is_served(tmp_pat
         assert server.get(f"/packages/{NAME}.provenance").status == 200
 
 
-def test_a_project_may_require_attestations_or_just_have_missing_ones_logged(server: Server) -> None:
+def test_a_project_may_require_attestations_or_only_log_missing_ones(server: Server) -> None:
     policy = "/projects/Spam/attestations"
     assert change(server, policy, {"policy": "enforce"}).status == 403
     assert change(server, policy, {"policy": "perhaps"}, user="adam").status == 400
@@ -158,7 +158,7 @@ def test_a_project_may_require_attestations_or_just_have_missing_ones_logged(ser
         version = next(versions)
         return publish(server, "", wheel_name("spam", version), wheel("spam", version)).status == 400
 
-    eventually(refused_now)  # an unreadable policy was meant to be strict
+    eventually(refused_now)  # an unreadable policy is treated as strict
 
 
 def test_with_a_trusted_root_signatures_are_verified_and_name_the_publisher(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def test_a_new_entry_evicts_the_oldest() -> None:
     assert bounded == {"a": 2, "c": 3}
 
 
-def test_popping_and_setting_an_entry_makes_it_the_youngest() -> None:
+def test_popping_and_setting_an_entry_makes_it_the_newest() -> None:
     bounded: BoundedDict[str, int] = BoundedDict(2)
     bounded["a"] = bounded["b"] = 0
     bounded["a"] = bounded.pop("a")
@@ -24,7 +24,7 @@ def test_popping_and_setting_an_entry_makes_it_the_youngest() -> None:
     assert list(bounded) == ["a", "c"]
 
 
-def test_the_total_weight_is_limited_and_the_youngest_entry_always_stays() -> None:
+def test_the_total_weight_is_limited_and_the_newest_entry_always_stays() -> None:
     bounded: BoundedDict[str, str] = BoundedDict(5, weigh=len)
     bounded["a"], bounded["b"], bounded["c"] = "xx", "xx", "x"
     assert list(bounded) == ["a", "b", "c"]

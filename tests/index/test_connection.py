@@ -23,7 +23,7 @@ PAGE = Representation(b"a page " * 200, content_type="text/plain")
 
 
 class Memory:
-    """Remembers every message, and answers it."""
+    """Remembers every message, and responds to it."""
 
     def __init__(self) -> None:
         self.kept: dict[bytes, str] = {}
@@ -144,7 +144,7 @@ class Running(ThreadServer):
             for connection in list(self.server.server_state.connections):
                 assert isinstance(connection, Connection)
                 connection.sweep(self.loop.time() + later)
-            self.loop.call_soon(swept.set)  # after the end of closed ones
+            self.loop.call_soon(swept.set)  # after the closed ones have ended
 
         self.loop.call_soon_threadsafe(work)
         assert swept.wait(10)

@@ -1,4 +1,4 @@
-"""A server is killed at random moments during uploads; afterwards nothing is lost or half there."""
+"""A server is killed at random moments during uploads; nothing confirmed is lost, and nothing is half written."""
 
 from __future__ import annotations
 

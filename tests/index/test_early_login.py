@@ -88,7 +88,7 @@ def test_bcrypt_runs_once_and_before_its_result_is_needed(
 
 
 @pytest.mark.parametrize(("username", "digest"), [("alice", DIGEST), ("nobody", None)], ids=["known", "unknown"])
-def test_a_wrong_login_costs_the_same_as_later(
+def test_an_early_wrong_login_costs_the_same_as_a_later_one(
     early: EarlyLogin, listener: socket.socket, verify: FakeVerify, username: str, digest: str | None
 ) -> None:
     with socket.create_connection(listener.getsockname()) as client:

@@ -108,7 +108,7 @@ def test_unknown_content_is_never_404_while_that_cannot_be_checked(containers: l
     (server,) = containers
     begun(server.packages, lambda: upload(server, "new", "1.0"))
     for path in ("/simple/ham/", "/ham/", "/ham/json", "/projects/ham/", f"/packages/{wheel_name('ham', '1.0')}"):
-        eventually(lambda path=path: server.get(path).status != 404)  # some are known to be missing for a moment
+        eventually(lambda path=path: server.get(path).status != 404)  # for a moment some are still known to be missing
         response = server.get(path)
         assert (response.status, path) == (503, path)
         assert response["retry-after"] == "10"

@@ -1,4 +1,4 @@
-"""Imports of a server: nothing that few requests need, and no garbage collection."""
+"""Imports of a server: nothing that is rarely needed, and no garbage collection meanwhile."""
 
 from __future__ import annotations
 

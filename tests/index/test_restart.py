@@ -97,7 +97,7 @@ def offered(server: Server) -> dict[str, dict[str, Any]]:
 
 
 def check(server: Server, clients: Clients) -> None:
-    """Every confirmed file is on its page and on disk, whole; every other one likewise, or in neither place."""
+    """Every confirmed file is on its page and complete on disk; any other is in both places or in neither."""
     on_disk = {path.name: path for path in server.packages.iterdir() if not path.name.startswith(".")}
     pages = offered(server)
     assert clients.confirmed <= pages.keys() <= clients.sent.keys()

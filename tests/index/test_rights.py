@@ -39,7 +39,7 @@ def yanked(server: Server, project: str) -> list[str | bool]:
 
 
 def assert_forbidden(response: Response, action: str, project: str) -> None:
-    """It is refused with a sentence that names user and action."""
+    """It is refused with a sentence that names the user and the action."""
     assert response.status == 403
     assert response.text == f"the user 'ci' may not {action} {project!r}; ask the index's operator for the right\n"
 

@@ -1,4 +1,4 @@
-"""A server without space reports the numbers, keeps working, and lets an admin free some."""
+"""A server without space reports the numbers, keeps working, and lets an admin free space."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def test_a_quota_refusal_gives_its_numbers_and_spares_identical_bytes(server: Server) -> None:
+def test_a_quota_refusal_gives_its_numbers_and_identical_bytes_are_still_accepted(server: Server) -> None:
     assert upload(server, "spam", "1.0", 900_000).status == 200
     refused = upload(server, "spam", "1.1", 900_000)
     assert refused.status == 507

@@ -27,7 +27,7 @@ from tests.operators_year import Index, Operator
 TEMPORARY = re.compile(r"(smoke|operator|incident)-[0-9a-f]+")
 """Users that a killed run may leave behind; later runs remove them."""
 LEFT = re.compile(rf"{PROJECT.replace('-', '_')}-|\.index/removed/")
-"""Releases that a killed smoke test may leave behind, likewise, and names that cannot be reused."""
+"""Releases that a killed smoke test may also leave behind, and names that cannot be reused."""
 
 
 class World:

@@ -1,4 +1,4 @@
-"""Storing of the notebooks' outputs."""
+"""Storing the notebooks' outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Back-ups: only new bytes are copied, a snapshot is of one moment, and a killed run does no harm."""
+"""Backups: only new bytes are copied, a snapshot shows one moment, and a killed run does no harm."""
 
 from __future__ import annotations
 

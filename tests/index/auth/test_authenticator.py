@@ -659,7 +659,7 @@ def test_a_flood_of_guesses_does_not_delay_a_valid_login(
         assert authenticator.remembered(basic("alice")) is not None
         bob = asyncio.ensure_future(authenticator.authenticate(basic("bob"), "198.51.100.2"))
         await until(lambda: len(queue._waiting) == 40 - turns + 1)
-        # The first refusal passes its turn on before it counts; the second one's goes to an address without failures.
+        # The first refusal hands on its turn before it counts; the second one's goes to an address without failures.
         permits.release()
         await until(lambda: len(refused) == 1)
         permits.release()
@@ -702,7 +702,7 @@ def test_a_hundred_concurrent_first_logins_succeed_while_a_guesser_is_throttled(
     authenticator.close()
     assert [one for one in logged_in if not isinstance(one, Identity)] == []
     assert {type(response) for response in guessed} == {Unauthorized, TooManyAttempts}
-    # Thirty, and those whose turn came before the last of them was counted, after the users were read again.
+    # Thirty, plus those whose turn came before the last of the thirty was counted.
     assert sum(isinstance(response, Unauthorized) for response in guessed) < 50
 
 

@@ -1,4 +1,4 @@
-"""Sending of files: whole, in parts, unchanged, to slow clients and to those that disconnect."""
+"""Sending files: whole, in ranges, conditionally, to slow clients and to those that disconnect."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_a_burnt_token_is_refused_and_burning_it_again_changes_nothing(server: I
     assert ask(server, "burn-token", {"token": "else"}).status == 422
 
 
-def test_a_token_loses_its_rights_with_the_trust(server: Index, github: FakeIssuer) -> None:
+def test_a_token_loses_its_rights_when_the_trust_is_removed(server: Index, github: FakeIssuer) -> None:
     for project in ("spam", "ham"):
         (server.packages / f"{project}-1.tar.gz").write_bytes(b"an sdist, nearly")
 

@@ -1,4 +1,4 @@
-"""A function is called once for all callbacks of an iteration, and for a task each time."""
+"""A function is called once for all callbacks of an iteration, but each time for tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ops.index.http.per_iteration import PerIteration
 
 
 def run(*steps: Callable[[], object]) -> None:
-    """Call each step by itself from an event loop, one iteration after the other."""
+    """Call each step from its own iteration of an event loop."""
 
     async def main() -> None:
         for step in steps:
@@ -34,7 +34,7 @@ def test_all_callbacks_of_an_iteration_get_the_same_result() -> None:
     assert found == [0, 0, 0, 1, 1, 1]
 
 
-def test_what_is_known_of_one_iteration_is_forgotten_before_the_next_one_receives() -> None:
+def test_a_result_is_forgotten_before_the_next_iteration_receives() -> None:
     numbers = PerIteration(count().__next__)
     found: list[int] = []
 
@@ -51,7 +51,7 @@ def test_what_is_known_of_one_iteration_is_forgotten_before_the_next_one_receive
     assert found == [0, 1]
 
 
-def test_tasks_run_before_an_iteration_receives_and_leave_it_nothing() -> None:
+def test_tasks_do_not_share_results() -> None:
     numbers = PerIteration(count().__next__)
     found: list[int] = []
 

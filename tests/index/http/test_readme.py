@@ -1,4 +1,4 @@
-"""Core metadata in any encoding and of any age is read in limited time, whatever it contains."""
+"""Core metadata of any version and encoding is read in limited time, whatever it contains."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_a_readme_is_optional(text: str) -> None:
         )
     ).map(lambda lines: "\n".join(lines).encode())
 )
-def test_it_is_read_like_the_standard_library_s_parser(metadata: bytes) -> None:
+def test_the_result_agrees_with_the_standard_library_s_parser(metadata: bytes) -> None:
     found = describe(b"Metadata-Version: 2.1\n" + metadata)
     assert "\n" not in found.summary
     try:
         text = metadata.decode("ascii")
     except UnicodeDecodeError:
         return
-    # That parser is for mailboxes, and accepts more kinds of line ends than files have.
+    # That parser is for mailboxes, and accepts more kinds of line endings.
     if "From " in text or not text.replace("\n", "").isprintable():
         return
     message = email.parser.HeaderParser(policy=email.policy.compat32).parsestr(f"Metadata-Version: 2.1\n{text}")

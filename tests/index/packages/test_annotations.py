@@ -96,7 +96,7 @@ def test_the_bytes_behind_a_link_are_not_overwritten(tmp_path: Path) -> None:
     assert other.read_bytes() == path.read_bytes() == b"bytes"
 
 
-def test_a_name_is_taken_once_the_file_was_moved_even_if_not_overwritten_yet(
+def test_a_name_is_taken_once_the_file_has_been_moved_even_if_not_overwritten_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "spam-1.0.tar.gz"

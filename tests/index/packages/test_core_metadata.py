@@ -1,4 +1,4 @@
-"""Core metadata is read like installers do, in linear time, and refused with the faulty line."""
+"""Core metadata is read as installers read it, in linear time; a refusal names the faulty line."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ HEADER_PIECES = [
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(HEADER_PIECES), max_size=30).map("".join))
-def test_a_header_is_read_like_the_standard_library_does(text: str) -> None:
+def test_a_header_is_read_as_by_the_standard_library(text: str) -> None:
     text = "Name: foo\n" + text
     parsed = email.parser.Parser().parsestr(text)
     if any(not name for name in parsed) or "\n:" in text.replace("\r", "\n"):

@@ -137,14 +137,14 @@ def test_the_fast_parser_agrees_with_the_full_one(filename: str) -> None:
 @example(["Foo._Bar-1.0-py3-none-any.whl", "foo-bar-1.0.tar.gz", "foo-1.0-py3-none-any.whl\n"])
 @example(["foo-1.0-py3-none-any.whl\r", "\n", ""])
 @example([])
-def test_the_projects_of_many_file_names_are_those_of_each(filenames: list[str]) -> None:
+def test_parsing_many_file_names_at_once_gives_the_same_projects(filenames: list[str]) -> None:
     assert projects_of(filenames) == [project_of(filename) for filename in filenames]
 
 
 @settings(max_examples=1500, deadline=None)
 @given(filename=filenames)
 def test_everything_that_pypiserver_lists_is_listed(filename: str) -> None:
-    """If it could have been uploaded to pypiserver: of these characters, and not hidden."""
+    """Among names that pypiserver accepts: only safe characters, and not hidden."""
     guess = guess_pkgname_and_version(filename)
     listed = guess is not None and bool(guess[0]) and is_safe(filename) and not filename.endswith(".asc")
     assert (parse(filename) is not None) == listed

@@ -104,7 +104,7 @@ def test_existing_files_and_files_added_outside_the_index_count(small: Node) -> 
         publish(small, "spam", "1.2")
     (small.directory / "folder" / wheel_name("spam", "1.1")).unlink()
 
-    def publishes() -> bool:  # after a look that took long, the next one is some milliseconds later
+    def publishes() -> bool:  # after a slow scan, the next one is delayed by some milliseconds
         try:
             return publish(small, "spam", "1.2") is UploadResult.CREATED
         except QuotaExceeded:

@@ -1,4 +1,4 @@
-"""Unreadable or unwritable files and folders affect nothing else, and only while that lasts."""
+"""Unreadable or unwritable files and folders affect nothing else, and recover once accessible."""
 
 from __future__ import annotations
 

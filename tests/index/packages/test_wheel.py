@@ -141,7 +141,7 @@ def test_a_record_that_pip_or_uv_cannot_parse_is_refused_with_its_line(content: 
 @pytest.mark.parametrize(
     "content", [b"x", b"a.py,,\n", b'"a,b.py",sha256=x,3\n', b"gone.py,md5=x,\r\n", b"a.py,,\na.py,,\n"]
 )
-def test_a_record_that_disagrees_with_the_archive_is_accepted_as_by_installers(content: bytes) -> None:
+def test_a_record_that_disagrees_with_the_archive_is_accepted_as_installers_do(content: bytes) -> None:
     inspected(replaced("RECORD", b"" if content == b"x" else content))
 
 
