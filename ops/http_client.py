@@ -16,7 +16,7 @@ from ops.errors import IndexRequestError
 from ops.secret import Secret
 
 CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 180.0
+RESPONSE_SECONDS = 180.0
 """Longer than the 150 s after which Modal redirects a request while a container starts."""
 
 JSON = "application/vnd.pypi.simple.v1+json"
@@ -99,7 +99,7 @@ class HttpClient:
         Raises:
             IndexRequestError: there was no response.
         """
-        timeout = (CONNECT_SECONDS, ANSWER_SECONDS)
+        timeout = (CONNECT_SECONDS, RESPONSE_SECONDS)
         try:
             return self._session.request(
                 method, self.url + path, headers=headers, json=json, data=data, timeout=timeout

@@ -270,7 +270,7 @@ def _rotate_token(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[s
         client.switch(value)
         for each in old:
             admin.revoke_token(each.id)
-        client.pause(OVERLAP_SECONDS, until_answered=True)
+        client.pause(OVERLAP_SECONDS, until_response=True)
     if client.refused:
         raise VerificationError(
             f"a client was refused {client.refused} of {client.asked} times while the token was replaced",
@@ -297,7 +297,7 @@ class AskingClient:
         self._url = url
         self._token = token
         self._ended = threading.Event()
-        self._answered = threading.Event()
+        self._responded = threading.Event()
         self._thread = threading.Thread(target=self._ask, daemon=True)
         self.asked = self.refused = 0
 
@@ -314,12 +314,12 @@ class AskingClient:
     def switch(self, token: Secret) -> None:
         """Switch to another token, and wait until it was used."""
         self._token = token
-        self.pause(_SWITCH_SECONDS, until_answered=True)
+        self.pause(_SWITCH_SECONDS, until_response=True)
 
-    def pause(self, seconds: float, *, until_answered: bool = False) -> None:
+    def pause(self, seconds: float, *, until_response: bool = False) -> None:
         """Keep sending for some seconds, or until the next response."""
-        self._answered.clear()
-        (self._answered if until_answered else self._ended).wait(seconds)
+        self._responded.clear()
+        (self._responded if until_response else self._ended).wait(seconds)
 
     def _ask(self) -> None:
         while not self._ended.is_set():
@@ -331,7 +331,7 @@ class AskingClient:
                 except RunbookError:
                     self.refused += 1
                 if token is self._token:
-                    self._answered.set()
+                    self._responded.set()
             self._ended.wait(_INTERVAL_SECONDS)
 
 

@@ -119,7 +119,7 @@ def test_the_client_notices_each_refusal(alice: FakeTarget) -> None:
     token_of(alice, "alice")
     client = rotation.AskingClient(alice.index.url, Secret("token-of-id-1-0123456789"))
     with client:
-        client.pause(10, until_answered=True)
+        client.pause(10, until_response=True)
         alice.index.tokens.clear()
         client.switch(Secret("another-token"))
     assert client.refused >= 1

@@ -256,7 +256,7 @@ class LocalTarget(VolumeFolders):
                     variables=self._variables(port),
                 )
                 process.save(self._process_file)
-                if self._answers(process):
+                if self._responds(process):
                     return process
                 if last is None:
                     self._process_file.unlink(missing_ok=True)
@@ -320,7 +320,7 @@ class LocalTarget(VolumeFolders):
             TRUSTED_ROOT_VARIABLE: trusted,
         }
 
-    def _answers(self, process: ServerProcess) -> bool:
+    def _responds(self, process: ServerProcess) -> bool:
         until(lambda: _healthy(process) or not process.alive(), bool, seconds=START_SECONDS, interval=0.02)
         if _healthy(process):
             return process.alive()

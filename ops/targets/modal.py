@@ -40,7 +40,7 @@ PROXY_TOKEN = {"Modal-Key": "MODAL_PROXY_TOKEN_ID", "Modal-Secret": "MODAL_PROXY
 that hold it."""
 PROXY_SECRET = "modal-proxy-token"  # noqa: S105 - the name of a secret, not its value
 """The copy of a proxy token that an environment may have next to its secrets, with the same names as keys."""
-ANSWER_SECONDS = 180.0
+RESPONSE_SECONDS = 180.0
 """Seconds for the index to respond after a deployment, including the start of its container."""
 LOOK_SECONDS = 60.0
 """Seconds for it to respond when only its state is read."""
@@ -305,7 +305,7 @@ class ModalTarget(Volumes):
         for file in stale:
             file.unlink(missing_ok=True)
         self._copies.forget_former(self.settings.secret_name)
-        return self._answering(changed=self._versions.version() != before)
+        return self._responding(changed=self._versions.version() != before)
 
     def history(self) -> Sequence[DeployedVersion]:
         """Modal's history of deployments, newest first."""
@@ -314,7 +314,7 @@ class ModalTarget(Volumes):
     def rollback(self, version: str) -> Deployment:
         """Deploy an earlier version. Volumes and secrets do not change."""
         self._versions.rollback(version)
-        return self._answering(changed=True)
+        return self._responding(changed=True)
 
     @property
     def unfinished_upgrade(self) -> Path:
@@ -404,11 +404,11 @@ class ModalTarget(Volumes):
         recalled = {header: self.recall_secret(PROXY_SECRET, key) for header, key in PROXY_TOKEN.items()}
         return {header: secret for header, secret in recalled.items() if secret is not None}
 
-    def _answering(self, *, changed: bool) -> Deployment:
+    def _responding(self, *, changed: bool) -> Deployment:
         found = self._deployed(changed=changed)
         if found is None:
             raise NotDeployedError(self.place)
-        if not _healthy(found.url, ANSWER_SECONDS):
+        if not _healthy(found.url, RESPONSE_SECONDS):
             raise StartError(
                 "the app was deployed but the index does not answer",
                 why=self._last_error() or self.logs(5).replace("\n", " | ") or "it printed nothing",
@@ -424,7 +424,7 @@ def _moment_in(shown: str, word: str) -> datetime | None:
     return datetime.strptime(f"{found[1]}+0000", "%Y-%m-%d %H:%M:%S%z") if found else None
 
 
-def _healthy(url: str, seconds: float, *, refused_seconds: float = ANSWER_SECONDS) -> bool:
+def _healthy(url: str, seconds: float, *, refused_seconds: float = RESPONSE_SECONDS) -> bool:
     """Wait until the index at *url* responds, with progress messages. False if it does not.
 
     Parameters:

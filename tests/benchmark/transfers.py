@@ -14,7 +14,7 @@ from tests.benchmark.corpus import Wheel
 from tests.benchmark.servers import ANY_PAGE, Server
 from tests.benchmark.uploads import upload_frame
 
-ANSWER_SECONDS = 600.0
+RESPONSE_SECONDS = 600.0
 _PIECE = 2**20
 
 
@@ -101,7 +101,7 @@ def file_path(server: Server, wheel: Wheel) -> str:
 
 def _connect(server: Server) -> socket.socket:
     parts = urlsplit(server.url)
-    return socket.create_connection((parts.hostname, parts.port or 80), timeout=ANSWER_SECONDS)
+    return socket.create_connection((parts.hostname, parts.port or 80), timeout=RESPONSE_SECONDS)
 
 
 def _read_head(connection: socket.socket) -> tuple[int, bytes]:

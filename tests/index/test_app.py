@@ -52,7 +52,7 @@ def add(server: Server, name: str, version: str, **contents: str) -> bytes:
 
 
 def show(server: Server, name: str, version: str) -> None:
-    """The same while it runs, and wait until it is noticed: after a slow scan the server pauses briefly."""
+    """Add a file while the server runs, and wait until it is listed: after a slow scan the server pauses briefly."""
     add(server, name, version)
     eventually(lambda: server.get(f"/simple/{name}/").status == 200)
 

@@ -360,7 +360,7 @@ def test_with_three_servers_every_upload_is_soon_seen_everywhere_and_never_undon
     nodes = [cluster.open(background_seconds=0.03) for _ in range(3)]
     known: dict[str, bytes] = {}
     stop = threading.Event()
-    false_answers: list[str] = []
+    wrong_responses: list[str] = []
     looks = Counter[str]()
     slow: list[float] = []
 
@@ -373,13 +373,13 @@ def test_with_three_servers_every_upload_is_soon_seen_everywhere_and_never_undon
             if name is not None:
                 found = node.repository.locate(name)
                 if found is None:
-                    false_answers.append(name)
+                    wrong_responses.append(name)
                 else:
                     with node.storage.detached(found[0]) as path:
                         if path.read_bytes() != known[name]:
-                            false_answers.append(name)
+                            wrong_responses.append(name)
                 if node.repository.metadata(name) is None:
-                    false_answers.append(name)
+                    wrong_responses.append(name)
                 looks["reads"] += 1
             time.sleep(0.001)
 
@@ -406,7 +406,7 @@ def test_with_three_servers_every_upload_is_soon_seen_everywhere_and_never_undon
         stop.set()
         for reader in readers:
             reader.join()
-    assert not false_answers
+    assert not wrong_responses
     assert max(slow) < 60
     assert cluster.remote.names() == set(known)
     for node in nodes:

@@ -16,7 +16,7 @@ from tests.index.recording import RecordingFront
 
 
 class TlsFront(RecordingFront):
-    """The same over TLS. ``authority`` is the file of its CA."""
+    """A recording proxy with TLS. ``authority`` is the file of its CA."""
 
     def __init__(self, folder: Path, port: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -52,12 +52,12 @@ def get(plane: ControlPlane, path: str, function: str = "server", **options: Any
 def from_each(plane: ControlPlane, path: str, count: int) -> dict[str, Any]:
     responses: dict[str, Any] = {}
 
-    def all_have_answered() -> bool:
+    def all_have_responded() -> bool:
         response = get(plane, path).json()
         responses.setdefault(response["task"], response)
         return len(responses) == count
 
-    eventually(all_have_answered)
+    eventually(all_have_responded)
     return responses
 
 

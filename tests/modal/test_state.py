@@ -79,7 +79,7 @@ def test_plan_errors_status_and_teardown_distinguish_it_from_one_never_provision
 def test_a_deployment_that_does_not_respond_ends_with_the_error(
     broken: ModalTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modal_target, "ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(modal_target, "RESPONSE_SECONDS", 5.0)
     monkeypatch.setattr(AppVersions, "deploy", lambda *_, **__: None)
     with pytest.raises(StartError, match="does not answer") as caught:
         broken.deploy()

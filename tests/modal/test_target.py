@@ -505,7 +505,7 @@ def test_the_log_is_the_containers_output(provisioned: ModalTarget, plane: Contr
 def test_an_index_that_does_not_respond_after_a_deployment_is_an_error_with_its_log(
     provisioned: ModalTarget, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modal_target, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(modal_target, "RESPONSE_SECONDS", 2.0)
     provisioned.deploy(tag="broken")
     monkeypatch.setattr(modal_target, "_healthy", lambda url, seconds: False)
     with pytest.raises(StartError, match="does not answer"):

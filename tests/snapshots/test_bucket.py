@@ -144,7 +144,7 @@ def test_missing_credentials_are_named(s3: Callable[[str], str], monkeypatch: py
     assert "AWS_ACCESS_KEY_ID" in error.todo
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _FakeBucket(BaseHTTPRequestHandler):
     status = 500
 
     def do_GET(self) -> None:
@@ -162,7 +162,7 @@ def test_500_or_403_from_a_bucket_is_reported_in_one_sentence(
 ) -> None:
     place = s3("failing")
     monkeypatch.setattr(module, "RETRIES", 1)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (_Answer,), {"status": status}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("FakeBucket", (_FakeBucket,), {"status": status}))
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")

@@ -326,7 +326,7 @@ class Web:
             pool.submit(call)
         response: web.StreamResponse | None = None
         try:
-            response = await self._answer(request, pool, call)
+            response = await self._respond(request, pool, call)
             return response
         finally:
             self._plane.requests.append(
@@ -378,7 +378,7 @@ class Web:
         except (web.RequestPayloadError, ConnectionError, OSError):
             await call.send(api_pb2.Asgi(http_disconnect=api_pb2.Asgi.HttpDisconnect()))
 
-    async def _answer(self, request: web.Request, pool: Pool, call: Call) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, pool: Pool, call: Call) -> web.StreamResponse:
         feeder = self._plane.spawn(self._feed(request, call))
         limit = pool.function.definition.timeout_secs or 300
         kept = False
