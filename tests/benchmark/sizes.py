@@ -33,7 +33,7 @@ VERSIONS = 10
 """Versions per project in an index of many files, so that a page's size does not depend on the number of projects."""
 
 STOCK_FILES = 10_000
-"""Largest index whose pages stock pypiserver is asked for; each takes it half a second already."""
+"""Largest index in which stock pypiserver serves pages; each takes it half a second at this size."""
 
 START_GOALS = {1_000_000: 2.0}
 KNOWN_GOALS = {100_000: 25.0}

@@ -69,7 +69,7 @@ def test_each_change_and_refusal_is_logged_with_time_user_action_and_address(tmp
         assert log_in(server, "alice", MISTYPED, "192.0.2.9") == 401
         assert log_in(server, PASSWORD, "alice", "192.0.2.10") == 401
         assert administer(server, "GET", "users", "192.0.2.11", token=WRONG_TOKEN) == 401
-        # Changes are there at once; refusals at the latest when the server stops.
+        # Changes are logged at once, refusals by the time the server stops.
         assert len(logged(changes)) >= 5
         assert len(logged(users)) >= 3
     ended = datetime.now(UTC)

@@ -300,7 +300,7 @@ def test_yanks_and_statuses_set_on_one_server_are_seen_on_the_others(cluster: Cl
         publish(two, wheel_name("foo", "2.0"), wheel("foo", "2.0"))
     two.releases.unyank("foo", version="1.0", identity=Person())
     seen(one)
-    assert one.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
+    assert one.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it exists
 
 
 def test_a_removal_on_one_server_is_seen_on_the_others_and_remembered(cluster: Cluster) -> None:

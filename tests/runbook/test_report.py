@@ -75,7 +75,7 @@ def page(record: Record, name: str) -> BeautifulSoup:
 def test_a_report_starts_with_the_outcome_of_each_step(record: Record) -> None:
     summary = page(record, "01_provision.html").select_one("header.summary")
     assert summary is not None
-    assert summary.select_one("h1").get_text() == "Provision <the> index"  # type: ignore[union-attr]  # it is there
+    assert summary.select_one("h1").get_text() == "Provision <the> index"  # type: ignore[union-attr]  # it exists
     text = summary.get_text(" ", strip=True)
     assert "succeeded in 3.2 s" in text
     rows = [row.get_text("|", strip=True) for row in summary.select("tbody tr")]
@@ -89,12 +89,12 @@ def test_the_report_of_a_failure_says_what_why_and_what_to_do_and_links_to_the_c
     assert failure is not None
     text = failure.get_text(" ", strip=True)
     assert text == "Step Apply What it <failed> Why the port is taken What to do free it"
-    assert failure.select_one("a")["href"] == "#cell-4"  # type: ignore[index]  # it is there
+    assert failure.select_one("a")["href"] == "#cell-4"  # type: ignore[index]  # it exists
     whole = page(record, "02_onboard.html")
     # The guard leaves at most three lines: nothing to fold.
     assert whole.select_one("#cell-4 .error").get_text().strip() == "TargetError: it"  # type: ignore[union-attr]
     assert whole.select_one("#cell-4 details") is None
-    assert whole.select_one("#cell-5")["class"] == ["not-run"]  # type: ignore[index]  # it is there
+    assert whole.select_one("#cell-5")["class"] == ["not-run"]  # type: ignore[index]  # it exists
 
 
 def test_the_index_of_a_run_links_to_the_existing_reports(record: Record) -> None:
@@ -155,7 +155,7 @@ def test_images_have_alternative_text_and_terminal_colours_become_classes(record
     picture = whole.select_one("img[src^=data]")
     assert picture is not None
     assert picture["alt"] == "upload 0.4 s"
-    assert whole.select_one(".ansi-red-fg").get_text() == "red"  # type: ignore[union-attr]  # it is there
+    assert whole.select_one(".ansi-red-fg").get_text() == "red"  # type: ignore[union-attr]  # it exists
     assert "\x1b" not in str(whole)
 
 

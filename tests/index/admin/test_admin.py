@@ -141,7 +141,7 @@ def test_a_name_that_only_stock_tools_accept_can_be_removed(admin: Admin, storag
     assert admin.delete("/users/team%2Fci").status_code == 204
 
 
-# --- who may ----------------------------------------------------------------------------------------------------
+# --- access -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def test_a_new_user_needs_a_password_and_an_existing_one_keeps_it(tmp_path: Path
 
 
 def test_a_returning_user_does_not_get_the_old_role(tmp_path: Path) -> None:
-    """Stock htpasswd removes the entry and knows nothing of the group file."""
+    """Stock htpasswd removes the entry but does not know about the group file."""
     users = users_in(tmp_path)
     users.register("alice", password=PASSWORD, role=Role.ADMIN)
     (tmp_path / PASSWORDS).write_text("")

@@ -383,7 +383,7 @@ def test_only_an_admin_can_remove_files_and_removed_names_cannot_be_reused(
         with pytest.raises(FileTaken):
             publish(server, "Foo_Bar-1.0-py3-none-any.whl", wheel("Foo_Bar", "1.0"))
     assert publish(node) is UploadResult.CREATED, "identical bytes may return"
-    assert node.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it is there
+    assert node.repository.file(NAME).yanked is None  # type: ignore[union-attr] # it exists
     with pytest.raises(NotFound):
         node.releases.remove("foo-bar", version="2.0", identity=adam)
     with pytest.raises(NotFound):

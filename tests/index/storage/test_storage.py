@@ -47,7 +47,7 @@ def run_all(*actions: Callable[[], object]) -> list[BaseException | None]:
     def run(number: int, action: Callable[[], object]) -> None:
         try:
             action()
-        except BaseException as error:  # noqa: BLE001 - told to the test
+        except BaseException as error:  # noqa: BLE001 - reported to the test
             results[number] = error
 
     threads = [threading.Thread(target=run, args=pair) for pair in enumerate(actions)]

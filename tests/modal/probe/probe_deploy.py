@@ -72,7 +72,7 @@ class Probe:
                 finally:
                     os.chdir("/root")
             case ["look", "while", "reloading", name]:
-                path = DATA / name  # asked for by its name: to list the folder is to open it
+                path = DATA / name  # requested by name, because listing the folder would open it
                 before, during = path.exists(), []
                 reloading = asyncio.ensure_future(asyncio.to_thread(data.reload))
                 while not reloading.done():
