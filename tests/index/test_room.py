@@ -73,7 +73,7 @@ def test_on_a_full_disk_the_server_serves_accepts_logins_and_lets_an_admin_free_
         responses = [upload(server, "spam", f"1.{number}", 500_000) for number in range(20)]
         refused = next(response for response in responses if response.status != 200)
         assert refused.status == 507, refused.text
-        assert "room" in refused.text
+        assert "operator for more" in refused.text
         assert responses[0].status == 200
         assert not scratch(server)
         assert server.request("GET", "/admin/users", user=None, headers=bearer).status == 200

@@ -67,7 +67,7 @@ def test_the_page_gives_each_notebook_s_purpose_parameters_changes_and_undo(root
     assert "user smoke-… → create \\| delete; files in .x/a → write 5 files.\n" in tutorial
     assert "*Undo.* Undo it.\n" in tutorial
     assert "### [10_look](10_look.ipynb)\n\n**Look.** Looks.\n" in operations
-    assert "the notebook has no plan" in operations
+    assert "*Changes.* Nothing in the index, with the default parameters.\n" in operations
     assert page.startswith("before\n")
     assert page.endswith("after\n")
     assert "old" not in page
