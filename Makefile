@@ -39,7 +39,7 @@ lab: $(VENV)/.lab  ## open copies of the notebooks in JupyterLab and record the 
 modal: $(VENV)/.modal  ## install what the target modal needs
 
 test: $(VENV)/.test  ## run every test (ARGS="tests/index -k upload" selects)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.test  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
