@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def newcomer(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty HOME and a workspace in it; without the clients' settings of the user who runs the tests."""
+def newcomer(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty HOME and a workspace in it; without the clients' settings of the user who runs the tests.
+
+    The usual umask, too: the command sets another one for its process, which may be that of the tests.
+    """
+    umask = os.umask(0o022)
     home = tmp_path_factory.mktemp("home")
     for name in os.environ:
         if name.startswith(_FOREIGN) and name not in _KEPT:
@@ -57,7 +62,8 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv(HOME_VARIABLE, str(home / "runbook"))
-    return home
+    yield home
+    os.umask(umask)
 
 
 @pytest.fixture
