@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -284,8 +285,9 @@ def test_no_url_log_or_package_file_contains_a_password_or_token(served: Control
     for name in (PACKAGES_VOLUME, CREDENTIALS_VOLUME):
         volume = served.volumes.named(name, "main")
         assert volume is not None
-        for path in volume.revisions:
-            seen += (volume.directory / path).read_text(errors="replace")
-    assert "audit" in " ".join(served.volumes.named(PACKAGES_VOLUME, "main").revisions)  # type: ignore[union-attr]
+        for path in list(volume.revisions):  # the containers go on committing
+            with contextlib.suppress(FileNotFoundError):
+                seen += (volume.directory / path).read_text(errors="replace")
+    assert "audit" in " ".join(list(served.volumes.named(PACKAGES_VOLUME, "main").revisions))  # type: ignore[union-attr]
     for secret in (TOKEN, PASSWORD, basic):
         assert secret not in seen

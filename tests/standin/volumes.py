@@ -308,7 +308,7 @@ class Volumes:
     async def remove_file(self, request: api_pb2.VolumeRemoveFileRequest, _: Caller) -> Empty:
         volume = self._get(request.volume_id)
         path = posixpath.normpath("/" + request.path).lstrip("/")
-        below = [known for known in volume.revisions if known.startswith(path + "/")]
+        below = [known for known in list(volume.revisions) if known.startswith(path + "/")]
         if path not in volume.revisions and not below:
             raise GRPCError(Status.NOT_FOUND, f"no such file or directory: {request.path}")
         if below and not request.recursive:
