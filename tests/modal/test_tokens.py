@@ -106,4 +106,4 @@ def test_uv_publishes_to_three_containers_and_burns_its_token(served: ControlPla
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
         assert front.requests.count("POST /_/oidc/burn-token") == 1
-        assert versions(served, "spam") == ["1.0"]
+        eventually(lambda: versions(served, "spam") == ["1.0"])  # in each container
