@@ -23,8 +23,8 @@ from tests.standin.control_plane import ControlPlane
 
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
 CONTAINERS = 3
-LIMIT = 30.0
-"""Seconds for what takes five on an idle machine."""
+LIMIT = 10.0
+"""Seconds for what is promised within five."""
 OUT = {401, 429}
 """Statuses of a refused login; 429 after the same wrong token many times from one address."""
 
