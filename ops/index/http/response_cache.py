@@ -30,9 +30,13 @@ class _Entry:
         mark: of its content when it was rendered.
         until: time of the next comparison of marks, regardless of the stamp.
         representation: the response.
+
+    Attributes:
+        size: that counts until the entry is removed: a response grows when it is first compressed.
+        used: true if it was requested since it was last spared.
     """
 
-    __slots__ = ("current_mark", "mark", "representation", "stamp", "until", "used")
+    __slots__ = ("current_mark", "mark", "representation", "size", "stamp", "until", "used")
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class _Entry:
         self.current_mark = current_mark
         self.mark = mark
         self.representation = representation
+        self.size = representation.size
 
 
 class ResponseCache(Generic[Key]):
@@ -159,18 +164,18 @@ class ResponseCache(Generic[Key]):
         with self._changing:
             before = self._entries.pop(key, None)
             if before is not None:
-                self._size -= before.representation.size
-            if entry is None or entry.representation.size > self._capacity:
+                self._size -= before.size
+            if entry is None or entry.size > self._capacity:
                 return
             self._entries[key] = entry
-            self._size += entry.representation.size
+            self._size += entry.size
             while self._size > self._capacity:
                 name, oldest = self._entries.popitem(last=False)
                 if oldest.used:  # since the last round: it gets another
                     oldest.used = False
                     self._entries[name] = oldest
                 else:
-                    self._size -= oldest.representation.size
+                    self._size -= oldest.size
 
     def _finished(self, key: Key, stamp: Hashable, done: asyncio.Future[Representation | None]) -> None:
         self._rendering.pop((key, stamp), None)

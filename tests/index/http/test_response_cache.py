@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 
 import pytest
@@ -213,5 +214,21 @@ def test_memory_is_bounded_and_requested_responses_stay(world: World) -> None:
             assert world.response_cache.ready("p0") is not None
         kept = [index for index in range(100) if world.response_cache.ready(f"p{index}")]
         assert 5 < len(kept) < 20
+
+    asyncio.run(scenario())
+
+
+def test_memory_stays_bounded_if_responses_are_compressed_after_they_were_cached(world: World) -> None:
+    body = random.Random(0).randbytes(2_500).hex().encode()
+
+    async def scenario() -> None:
+        cache = world.response_cache
+        for index in range(300):
+            page = await cache.fetch(
+                f"p{index}", lambda: 1, lambda: Representation(body, content_type="text/plain"), gzip=False
+            )
+            assert page is not None
+            assert len(page.gzipped().body) < len(body)
+        assert len([index for index in range(300) if cache.last(f"p{index}")]) < 20
 
     asyncio.run(scenario())
