@@ -26,7 +26,7 @@ NAME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
 PACKAGES, CREDENTIALS = "packages", "credentials"
 """The parts of an index: its two volumes, whatever their names."""
 
-_REBUILT = (".index/staging/", ".index/facts/", ".index/claims/", ".index/reserve/", ".index/entries/")
+_REBUILT = tuple(f".index/{name}/" for name in ("staging", "facts", "pages", "claims", "reserve", "entries"))
 """Folders for unfinished files, locks, reserved space, and data that the index recomputes from its files."""
 
 _LOGS = {PACKAGES: (".index/audit/", ".index/activity/"), CREDENTIALS: (".audit/",)}

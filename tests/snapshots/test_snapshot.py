@@ -92,6 +92,7 @@ def test_its_name_is_its_time() -> None:
         (".index/audit.reserve/0", False),
         (".index/staging/1-2", False),
         (".index/facts/spam-1.tar.gz", False),
+        (".index/pages/spam.json", False),
         (".index/claims/.1", False),
     ],
 )

@@ -49,7 +49,7 @@ _COPIES = 8
 _POLL_SECONDS = 0.25
 """Seconds between two checks whether a copy can still be made."""
 
-_OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 _NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 _ONE_BYTE = [bytearray(1)]
@@ -81,7 +81,7 @@ class OpenFile:
     async def read(self, part: ByteRange) -> bytes:
         """Some bytes from the start of *part*: at once if they are in memory, else through another thread."""
         length = min(PIECE, part.size)
-        piece = _read_at_once(self.descriptor, length, part.start)
+        piece = read_at_once(self.descriptor, length, part.start)
         return piece if piece is not None else await asyncio.to_thread(os.pread, self.descriptor, length, part.start)
 
 
@@ -100,14 +100,14 @@ class Delivery:
             path: of the file, relative to the storage's directory.
         """
         try:
-            descriptor = os.open(f"{self._directory}/{path}", _OPENING)
+            descriptor = os.open(f"{self._directory}/{path}", OPENING)
         except OSError:
             return None
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= _SMALL:
                 return None
-            body = _read_at_once(descriptor, status.st_size, 0)
+            body = read_at_once(descriptor, status.st_size, 0)
             if body is None or len(body) != status.st_size:
                 return None
             file = OpenFile(descriptor, status, None)
@@ -208,7 +208,7 @@ def _release(holding: asyncio.Future[_Held | None]) -> None:
 
 async def _deliver(request: Request, path: Path, digest: str | None, *, by_path: bool) -> bool:
     try:
-        descriptor = os.open(path, _OPENING)
+        descriptor = os.open(path, OPENING)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
@@ -333,7 +333,7 @@ def _headers(file: OpenFile) -> Headers:
     ]
 
 
-def _read_at_once(descriptor: int, length: int, offset: int) -> bytes | None:
+def read_at_once(descriptor: int, length: int, offset: int) -> bytes | None:
     """The bytes if they are in the page cache; None if reading would wait for a disk or another machine.
 
     Only the last byte is tried, because kernels read ahead in order.

@@ -101,7 +101,10 @@ class Representation:
     @property
     def size(self) -> int:
         """Approximate size in memory, in bytes."""
-        gzipped = len(self._gzipped.body) if self._gzipped is not None and self._gzipped is not self._plain else 0
+        packed = self.page.packed if self.page is not None else None
+        if packed is None and self._gzipped is not None and self._gzipped is not self._plain:
+            packed = self._gzipped.body
+        gzipped = 0 if packed is None else len(packed)
         return len(self.body) + gzipped + 2000
 
     def plain(self) -> Response:

@@ -107,6 +107,22 @@ class ResponseCache(Generic[Key]):
         entry = self._entries.get(key)
         return None if entry is None else entry.representation
 
+    def load(
+        self, key: Key, mark: Callable[[], Hashable], load: Callable[[], Representation | None]
+    ) -> Representation | None:
+        """Cache a response that takes no thread to make.
+
+        Parameters:
+            key: of the cache.
+            mark: returns what the response depends on; called before *load*.
+            load: returns the response, or None.
+        """
+        stamp, marked = self._stamp(), mark()
+        representation = load()
+        if representation is not None:
+            self._put(key, _Entry(stamp, mark, marked, time.monotonic() + self._lifetime, representation))
+        return representation
+
     async def fetch(
         self,
         key: Key,

@@ -14,7 +14,7 @@ from ops.index.activity import Activity
 from ops.index.config import Options
 from ops.index.errors import NotAcceptable, NotFound, PackageIndexError, Quarantined, Revoked, StorageBusy, StorageError
 from ops.index.http import simple_pages
-from ops.index.http.blocks import Page, rendered
+from ops.index.http.blocks import Page, RenderedPage, rendered
 from ops.index.http.files import Delivery
 from ops.index.http.namespaces import API_VERSION as NAMESPACES_VERSION
 from ops.index.http.namespaces import Namespaces
@@ -24,6 +24,7 @@ from ops.index.http.representation import FILE_CACHING, Representation, Response
 from ops.index.http.request import Request
 from ops.index.http.response_cache import ResponseCache
 from ops.index.http.security_headers import NOTHING
+from ops.index.http.stored_pages import StoredPageMark, StoredPages
 from ops.index.packages.attestations import SUFFIX
 from ops.index.packages.filenames import can_be_listed, normalize, project_of
 from ops.index.packages.repository import Repository
@@ -93,6 +94,10 @@ class SimpleApi:
         self._activity = activity
         self._delivery = Delivery(storage)
         self._shared = storage.shared
+        self._stored: StoredPages | None = None
+        if not self._shared and namespaces is None:  # a container's disk does not outlast it
+            self._stored = StoredPages(repository, storage, options.public_url)
+        self._refresh_seconds = options.refresh_seconds
         self.stamp = repository.stamp
         """A value that changes with everything visible."""
         self._response_cache: ResponseCache[tuple[str, str | None]] = ResponseCache(
@@ -115,7 +120,8 @@ class SimpleApi:
             elif path.startswith("/packages/"):
                 return self._small_file(path.removeprefix("/packages/"), headers)
             else:
-                page = self._response_cache.ready((path, self._form[headers.get(b"accept")]))
+                form = self._form[headers.get(b"accept")]
+                page = self._response_cache.ready((path, form)) or self._load(path, form)
         except (PackageIndexError, OSError):  # the normal path reports what is wrong
             return None
         return None if page is None else self.variant(page, headers)
@@ -164,7 +170,11 @@ class SimpleApi:
             if project is None:
                 return None
             more = simple_pages.NO_KEYS if self._namespaces is None else {"namespaces": self._namespaces.of(project)}
-            return self._rendered(key, simple_pages.project_page(project, form, more, self._version), form)
+            new = self._response_cache.last(key) is None
+            page = self._rendered(key, simple_pages.project_page(project, form, more, self._version), form)
+            if new and self._stored is not None and page.page is not None and not page.page.blocks:
+                self._stored.write(project, form, page.body, page.gzipped().body if gzip else b"")
+            return page
 
         async def look() -> Representation | None:
             return await self._response_cache.fetch(key, mark, render, gzip=gzip)
@@ -307,9 +317,28 @@ class SimpleApi:
 
         return await self._response_cache.fetch((f"/packages/{path}", None), mark, render)
 
+    def _load(self, path: str, form: str | None) -> Representation | None:
+        """A short project page from the disk, unless a newer one is in memory."""
+        pages = self._stored
+        root, name = path[:8], path[8:-1]
+        if pages is None or form is None or root != "/simple/" or path[-1] != "/":
+            return None
+        stored = None if self._response_cache.last((path, form)) is not None else pages.read(name, form)
+        if stored is None:
+            return None
+        mark = StoredPageMark(self._repository, name, self._refresh_seconds)
+
+        def load() -> Representation | None:
+            page = pages.opened(stored, mark.state, form)
+            return None if page is None else self._representation(page, form)
+
+        return self._response_cache.load((path, form), mark, load)
+
     def _rendered(self, key: tuple[str, str], page: Page, form: str) -> Representation:
         last = self._response_cache.last(key)
-        made = rendered(page, None if last is None else last.page)
+        return self._representation(rendered(page, None if last is None else last.page), form)
+
+    def _representation(self, made: RenderedPage, form: str) -> Representation:
         policy = None if form == JSON_V1 else NOTHING
         return Representation(
             made.body,

@@ -149,6 +149,11 @@ class PackageDirectory:
         for project in tuple(self.projects()):
             yield from self.paths(project)
 
+    @property
+    def scanned(self) -> bool:
+        """True once the directory has been read: a query need no longer wait for that."""
+        return self._folders[""].looked_at > 0
+
     def project_of(self, path: str) -> str | None:
         """The project of a listed path; None if it is not listed."""
         project = _project_of(path.rpartition("/")[2])

@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ops.index.errors import StorageBusy
 from ops.index.packages.attestations import Provenances
@@ -34,8 +35,10 @@ from ops.index.storage.waiting import at_once, seconds_left
 LATEST = 253_402_300_799.0
 """The end of the year 9999, in seconds since the epoch: file systems can hold later times, ``datetime`` cannot."""
 
+FORMAT = 1
+"""Version of the sidecars."""
+
 _FIRST_READ = 4096
-_FORMAT = 1
 _PIECE = 1024**2
 _LOCKS = 64
 _GLANCE = 0.05
@@ -117,6 +120,20 @@ class FileInfo:
         return status.st_mtime_ns in (self.mtime_ns, self.mtime_ns - self.mtime_ns % 10**9)
 
 
+class KnownInfo(NamedTuple):
+    """The info of a file, and its state on the disk.
+
+    Parameters:
+        file_info: the info.
+        mtime_ns: when the file was last written, in nanoseconds since the epoch.
+        recorded_ns: the same of its sidecar; 0 if unknown.
+    """
+
+    file_info: FileInfo
+    mtime_ns: int
+    recorded_ns: int = 0
+
+
 class Sidecars:
     """A folder of sidecars, with a temporary one as a substitute if it cannot be written.
 
@@ -136,8 +153,13 @@ class Sidecars:
 
     def read(self, path: str) -> FileInfo | None:
         """The info of a file, valid or not; None without a readable sidecar."""
-        found = self._read(path)
+        found = self.dated(path)
         return None if found is None else found[0]
+
+    def dated(self, path: str) -> tuple[FileInfo, int] | None:
+        """The same, and when the sidecar was written, in nanoseconds since the epoch."""
+        found = self._read(path)
+        return None if found is None else (found[0], found[2])
 
     def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:
         """The core metadata in a sidecar; None if there is none, or it is damaged.
@@ -159,7 +181,7 @@ class Sidecars:
         """
         # Unlike dataclasses.asdict, this copies nothing: every upload runs it.
         fields = {name: getattr(file_info, name) for name in FileInfo.__slots__}
-        content = b"".join((json.dumps({"format": _FORMAT, **fields}).encode(), b"\n", metadata or b""))
+        content = b"".join((json.dumps({"format": FORMAT, **fields}).encode(), b"\n", metadata or b""))
         if self._staging is not None:
             with contextlib.suppress(OSError):
                 self._staging.replace(f"{self._folders[0]}/{path}", content)
@@ -179,10 +201,10 @@ class Sidecars:
         """True if a file has a sidecar, valid or not."""
         return any(os.path.lexists(f"{folder}/{path}") for folder in self._folders)
 
-    def _read(self, path: str, *, whole: bool = False) -> tuple[FileInfo, bytes] | None:
+    def _read(self, path: str, *, whole: bool = False) -> tuple[FileInfo, bytes, int] | None:
         for folder in self._folders:
             try:
-                start = _content(f"{folder}/{path}", whole=whole)
+                start, mtime_ns = _content(f"{folder}/{path}", whole=whole)
             except OSError:
                 continue
             file_info = _parse(start)
@@ -191,7 +213,7 @@ class Sidecars:
             metadata = start.partition(b"\n")[2]
             if whole and not _is_whole(metadata, file_info):
                 continue
-            return file_info, metadata
+            return file_info, metadata, mtime_ns
         return None
 
     def _temporary_folder(self) -> Path:
@@ -226,8 +248,8 @@ class FileInfoStore:
         self._failing = False
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
-    def of(self, path: str) -> tuple[FileInfo, int]:
-        """The info of a file, and when the file was last written, in nanoseconds since the epoch.
+    def of(self, path: str) -> KnownInfo:
+        """The info of a file.
 
         Raises:
             OSError: the file cannot be read.
@@ -235,12 +257,12 @@ class FileInfoStore:
         """
         if self._copies is None:  # this machine's files need no copies
             status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
-            file_info = self._sidecars.read(path)
-            if file_info is not None and file_info.is_valid_for(status):
-                return file_info, status.st_mtime_ns
+            found = self._sidecars.dated(path)
+            if found is not None and found[0].is_valid_for(status):
+                return KnownInfo(found[0], status.st_mtime_ns, found[1])
         copy = self._valid_copy(path)
         if copy is not None:
-            return copy, copy.mtime_ns
+            return KnownInfo(copy, copy.mtime_ns)
         with self._computing(path):
             with self._storage.reading():
                 status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
@@ -249,7 +271,21 @@ class FileInfoStore:
             if file_info is None or not file_info.is_valid_for(status):
                 file_info, metadata = self._compute(path, status, file_info)
             self._copy(path, file_info.at(status.st_mtime_ns), metadata)
-            return file_info, status.st_mtime_ns
+            return KnownInfo(file_info, status.st_mtime_ns)
+
+    def written(self, paths: Iterable[str]) -> list[int]:
+        """The size of each local file, and when it and its sidecar were last written, in nanoseconds since the epoch.
+
+        Raises:
+            OSError: one of them is missing.
+        """
+        found: list[int] = []
+        stat = os.stat
+        files, sidecars = f"{self._directory}/", f"{self._directory}/{INDEX_FOLDER}/facts/"
+        for path in paths:
+            status = stat(files + path)
+            found += (status.st_size, status.st_mtime_ns, stat(sidecars + path).st_mtime_ns)
+        return found
 
     def known(self, path: str) -> FileInfo | None:
         """The last known info of a file on shared storage, without reading the file; None if unknown."""
@@ -419,8 +455,8 @@ class FileInfoStore:
         return file_info, contents.metadata
 
 
-def _content(path: str, *, whole: bool) -> bytes:
-    """A sidecar, or at least its first line. Project pages read one per file.
+def _content(path: str, *, whole: bool) -> tuple[bytes, int]:
+    """A sidecar, or at least its first line, and when it was written. Project pages read one per file.
 
     Raises:
         OSError: it cannot be read.
@@ -431,7 +467,7 @@ def _content(path: str, *, whole: bool) -> bytes:
         if len(content) == _FIRST_READ and (whole or b"\n" not in content):
             while piece := os.read(descriptor, _PIECE):
                 content += piece
-        return content
+        return content, os.fstat(descriptor).st_mtime_ns
     finally:
         os.close(descriptor)
 
@@ -446,7 +482,7 @@ def _parse(content: bytes) -> FileInfo | None:
     try:
         line = content.partition(b"\n")[0].decode()
         fields, end = _raw_decode(line)
-        if end != len(line) or fields.pop("format") != _FORMAT:
+        if end != len(line) or fields.pop("format") != FORMAT:
             return None
         file_info = FileInfo(**fields)
     except (ValueError, TypeError, KeyError, AttributeError):

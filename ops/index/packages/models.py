@@ -33,6 +33,7 @@ class File:
         attested: true if it has a provenance (PEP 740).
         provenance: absolute URL of that; empty if it has none, or the index does not know its own address.
         mtime_ns: when it was last written, in nanoseconds since the epoch. Pages do not show it.
+        recorded_ns: the same of the sidecar that the rest was read from; 0 if unknown.
     """
 
     filename: str
@@ -50,6 +51,7 @@ class File:
     attested: bool = False
     provenance: str = ""
     mtime_ns: int = field(default=0, compare=False)
+    recorded_ns: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

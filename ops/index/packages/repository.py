@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import stat
+import struct
 import threading
 import time
 from collections.abc import Hashable, Iterable, Sequence
@@ -13,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -195,6 +197,20 @@ class Repository:
         """A value that changes with everything visible of this project."""
         return self._version_of(name)
 
+    def state(self, name: str) -> bytes | None:
+        """Everything on the disk that a project's simple page depends on: the same bytes as from :func:`state_of`.
+
+        None if something is missing, or there are too many files to check on an event loop.
+        """
+        paths = sorted(self.listing.paths(name))
+        if not 0 < len(paths) <= _MANY_FILES:
+            return None
+        try:
+            written = self.file_info.written(paths)
+        except OSError:
+            return None
+        return _state(paths, written, map(self.annotations.yanked, paths), self.annotations.status(name))
+
     def file(self, path: str) -> File | None:
         """A listed file; None if it is not listed, gone, or cannot be read."""
         try:
@@ -212,7 +228,7 @@ class Repository:
         project = self.listing.project_of(path)
         if project is None:
             raise FileNotFoundError(path)
-        file_info, mtime_ns = self.file_info.of(path)
+        file_info, mtime_ns, recorded_ns = self.file_info.of(path)
         if self.annotations.revocation(path, file_info.sha256) is not None:
             raise FileNotFoundError(path)
         return File(
@@ -233,6 +249,7 @@ class Repository:
             else "",
             run=file_info.run,
             mtime_ns=mtime_ns,
+            recorded_ns=recorded_ns,
         )
 
     def has(self, name: str) -> bool:
@@ -479,6 +496,30 @@ class Repository:
             self._prefetched += size
             with contextlib.suppress(OSError), self._storage.detached(Path(self._directory, path)):
                 pass
+
+
+def state_of(project: Project) -> bytes | None:
+    """Everything that a project's simple page depends on, as it was when the project was read; None if unknown."""
+    files = sorted(project.files, key=attrgetter("path"))
+    if not all(file.recorded_ns for file in files):
+        return None
+    written = [number for file in files for number in (file.size, file.mtime_ns, file.recorded_ns)]
+    status = (project.status, project.status_reason)
+    return _state([file.path for file in files], written, (file.yanked for file in files), status)
+
+
+def _state(paths: list[str], written: list[int], yanked: Iterable[str | None], status: tuple[str, str | None]) -> bytes:
+    """The state of a project.
+
+    Parameters:
+        paths: of its files, sorted.
+        written: three numbers for each, from :meth:`FileInfoStore.written`.
+        yanked: the reason for the yank of each.
+        status: of the project.
+    """
+    named = "\0".join(paths).encode("utf-8", "surrogateescape")
+    numbers = struct.pack(f"<{len(written)}q", *written)
+    return b"\0".join((named, numbers, ascii((*yanked, *status)).encode()))
 
 
 def _is_gone(path: str, error: OSError) -> bool:

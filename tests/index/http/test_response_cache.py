@@ -232,3 +232,30 @@ def test_memory_stays_bounded_if_responses_are_compressed_after_they_were_cached
         assert len([index for index in range(300) if cache.last(f"p{index}")]) < 20
 
     asyncio.run(scenario())
+
+
+def test_a_loaded_response_is_cached_with_the_mark_from_before_it_was_loaded() -> None:
+    world = World(near=True)
+
+    def load(name: str, *, changing: bool) -> Representation | None:
+        if name not in world.marks:
+            return None
+        page = Representation(b"%d" % world.marks[name], content_type="text/plain")
+        if changing:
+            world.change(name)
+        return page
+
+    async def scenario() -> None:
+        cache = world.response_cache
+        assert cache.load("spam", lambda: 0, lambda: load("spam", changing=False)) is None
+        world.change("spam")
+        page = cache.load("spam", lambda: world.marks["spam"], lambda: load("spam", changing=False))
+        assert page is not None
+        assert cache.ready("spam") is page
+        world.change("eggs")
+        assert cache.ready("spam") is page
+        cache.load("spam", lambda: world.marks["spam"], lambda: load("spam", changing=True))
+        assert cache.ready("spam") is None
+
+    asyncio.run(scenario())
+    assert not world.rendered

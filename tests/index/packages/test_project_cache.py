@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from ops.index.config import Options
 from ops.index.errors import PackageIndexError
-from ops.index.http import blocks, simple_pages
+from ops.index.http import blocks, simple_pages, stored_pages
 from ops.index.http.blocks import Page
 from ops.index.http.negotiation import HTML, JSON_V1
+from ops.index.http.stored_pages import StoredPages
 from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import parse, version_key
 from ops.index.packages.models import File, Project
@@ -38,7 +39,7 @@ EXAMPLES = int(os.environ.get("HISTORIES", "25"))
 ADMIN = Person("adam", may_administer=True)
 PROJECTS = ("foo", "bar")
 VERSIONS = ("1.0", "1.0.post1", "2.0rc1", "10.0")
-ACTIONS = ("upload", "yank", "unyank", "remove", "status", "drop", "delete", "replace", "reload")
+ACTIONS = ("upload", "yank", "unyank", "remove", "status", "drop", "delete", "replace", "reload", "restart")
 
 # A failing history waits for servers to agree until it times out, so it is not shrunk.
 thorough = settings(
@@ -60,6 +61,9 @@ steps = st.lists(
     max_size=12,
 )
 
+
+State: TypeAlias = tuple[dict[str, Project | None], list[str | None]]
+"""All projects, and the path of each possible file."""
 
 Pages: TypeAlias = Mapping[tuple[str, str], blocks.RenderedPage]
 """By the name of their project and their form."""
@@ -98,15 +102,27 @@ class History:
                 releases.set_status(project, status, reason="why", identity=ADMIN)
             elif action == "reload":
                 node.repository.reload()
+            elif action == "restart":
+                self._store(node, *_fresh(node))
             elif self._foreign is not None:
                 self._change(action, self._foreign / filename, content)
         self._show(node)
 
-    def _show(self, node: Node) -> tuple[object, Pages]:
+    def _show(self, node: Node) -> tuple[State, Pages]:
         """A server's projects and pages, built from earlier ones."""
         state = _state(node.repository)
         pages = self._pages[id(node)] = _pages(state[0], self._pages.get(id(node), {}))
+        self._store(node, state, pages)
         return state, pages
+
+    def _store(self, node: Node, state: State, pages: Pages) -> None:
+        """Store the pages that a server has rendered, current or not. A Volume holds none."""
+        if self._foreign is not None:
+            stored = StoredPages(node.repository, node.storage, "")
+            for (name, form), page in pages.items():
+                project = state[0].get(name)
+                if project is not None:
+                    stored.write(project, form, page.body, b"")
 
     def _change(self, action: str, path: Path, content: bytes) -> None:
         if action == "drop" and not path.exists():
@@ -122,10 +138,12 @@ class History:
         """Compare each server with one that starts now."""
         for node in self.servers:
             eventually(lambda node=node: self._show(node) == _fresh(node), seconds=20)
+            if self._foreign is not None:
+                pages = _fresh(node)[1]
+                assert all(pages[key].body == body for key, body in _stored(node).items())
 
 
-def _state(repository: Repository) -> tuple[dict[str, Project | None], list[str | None]]:
-    """All projects, and the path of each possible file."""
+def _state(repository: Repository) -> State:
     repository.refresh()
     names = [parse(wheel_name(project, version)) for project in PROJECTS for version in VERSIONS]
     return (
@@ -145,9 +163,22 @@ def _pages(projects: Mapping[str, Project | None], before: Pages) -> Pages:
     return {key: blocks.rendered(page, before.get(key)) for key, page in made.items()}
 
 
-def _fresh(node: Node) -> tuple[object, Pages]:
+def _fresh(node: Node) -> tuple[State, Pages]:
     state = _state(Repository(node.storage, node.name_locks, node.options))
     return state, _pages(state[0], {})
+
+
+def _stored(node: Node) -> dict[tuple[str, str], bytes]:
+    """The pages that a server which starts now finds on the disk."""
+    repository = Repository(node.storage, node.name_locks, node.options)
+    stored, found = StoredPages(repository, node.storage, ""), {}
+    for name in repository.projects():
+        for form in (JSON_V1, HTML):
+            content = stored.read(name, form)
+            page = None if content is None else stored.opened(content, repository.state(name), form)
+            if page is not None:
+                found[name, form] = page.body
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -155,6 +186,7 @@ def short_blocks() -> Iterator[None]:
     """Keep even short pages in blocks, of two entries each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "LONG", 0)
+        patch.setattr(stored_pages, "read_at_once", os.pread)  # on any file system
         for length in ("_FILES", "_VERSIONS", "_PROJECTS"):
             patch.setattr(simple_pages, length, 2)
         yield
