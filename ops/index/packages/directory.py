@@ -15,13 +15,14 @@ import stat
 import threading
 import time
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from ops.index.bounded_dict import BoundedDict
 from ops.index.errors import StorageError
@@ -315,7 +316,7 @@ class PackageDirectory:
             name: parsed from its file name.
         """
         with self._lock:
-            self._add(_prefix(path), {path: name.project})
+            self._add(_prefix(path), [(path, name.project)])
 
     def drop(self, path: str) -> None:
         """Remove a deleted file from the list."""
@@ -328,7 +329,7 @@ class PackageDirectory:
         keys = self._keys.get(project)
         if keys is None:
             version = self.version_of(project)
-            keys = {_key(path): path for path in self.paths(project)}
+            keys = {_key(path): path for path in sorted(self.paths(project))}
             with self._lock:
                 if self.version_of(project) == version:
                     self._keys[project] = keys
@@ -408,11 +409,11 @@ class PackageDirectory:
         """List new names, except those still being uploaded."""
         locked = self._locked(names)
         self._bulk = many = len(names) > FEW
-        names.sort()  # so that the files of a project are listed together
         for start in range(0, len(names), _BULK):
             some = names[start : start + _BULK]
             paths = [prefix + name for name in some] if prefix else some
-            shown = {path: project for path, project in zip(paths, projects_of(some), strict=True) if project}
+            projects = projects_of(some)
+            left_out: set[str] = set()
             for name in some if locked or not many else ():
                 path = prefix + name
                 if name in locked:
@@ -422,11 +423,9 @@ class PackageDirectory:
                 # Otherwise its upload failed: it was removed, and its lock released, after the scan.
                 elif many or os.path.lexists(f"{self._directory}/{path}"):
                     continue
-                shown.pop(path, None)
+                left_out.add(path)
             with self._lock:
-                for path in self._dropped:
-                    shown.pop(path, None)
-                self._add(prefix, shown)
+                self._add(prefix, zip(paths, projects, strict=True), left_out | self._dropped)
             if many:
                 gc.freeze()
 
@@ -489,32 +488,50 @@ class PackageDirectory:
         known = self._projects.get(project)
         return known == path if known is None or isinstance(known, str) else path in known
 
-    def _add(self, prefix: str, files: Mapping[str, str]) -> None:
-        """List files of one folder, given with their projects, unless they are already listed."""
-        version, listed, versions = self.version, self._projects, self._versions
-        new = []
-        self._hidden.difference_update(files)
-        for path, project in files.items():
+    def _add(
+        self, prefix: str, files: Iterable[tuple[str, str | None]], left_out: AbstractSet[str] = frozenset()
+    ) -> None:
+        """List files of one folder unless they are already listed.
+
+        Parameters:
+            prefix: of the folder.
+            files: their paths and projects; None for files that are not distributions.
+            left_out: paths that are not to be listed.
+        """
+        listed, hidden, keys, usage = self._projects, self._hidden, self._keys, self._usage
+        new, changed = [], []
+        for path, project in files:  # a million times at the start of a large index
+            if project is None or (left_out and path in left_out):
+                continue
+            if hidden:
+                hidden.discard(path)
             known = listed.get(project)
             if known is None:
                 listed[project] = path
                 new.append(project)
-            elif known == path if isinstance(known, str) else path in known:
-                continue
             elif isinstance(known, str):
+                if known == path:
+                    continue
                 listed[project] = {known: None, path: None}
+                changed.append(project)
+            elif path in known:
+                continue
             else:
                 known[path] = None
-            version += 1
-            if known is not None or not self._bulk or project in versions:
-                versions[project] = version  # for a new one among many it stays 0, which takes no memory
-            if project in self._keys:
-                self._keys[project][_key(path)] = path
-            if self._usage is not None:
-                self._usage.appeared(path, project)
-        self._count += version - self.version
-        self._folders[prefix].count += version - self.version
-        self.version = version
+                changed.append(project)
+            if keys and project in keys:
+                keys[project][_key(path)] = path
+            if usage is not None:
+                usage.appeared(path, project)
+        added = len(new) + len(changed)
+        if not added:
+            return
+        self.version += 1
+        self._count += added
+        self._folders[prefix].count += added
+        # The version of a new one among many stays 0, which takes no memory. Set last: whoever sees it sees all files.
+        changed += [project for project in new if project in self._versions] if self._bulk else new
+        self._versions.update(dict.fromkeys(changed, self.version))
         if new:
             self._put_in_order(new)
 
@@ -583,7 +600,10 @@ def _read(path: str, folders: list[str], *, hurry: bool) -> Iterator[list[str]]:
         return
     with entries:
         while read := list(islice(entries, _SLICE)):
-            names = [entry.name for entry in read if entry.is_file(follow_symlinks=False) or _is_link_to_file(entry)]
+            try:
+                names = [entry.name for entry in filter(_IS_FILE, read)]
+            except OSError:  # one is a circular link, or one to an inaccessible place
+                names = [entry.name for entry in read if _is_file(entry)]
             if len(names) < len(read):
                 folders += [
                     entry.name for entry in read if entry.name[0] != "." and entry.is_dir(follow_symlinks=False)
@@ -593,10 +613,14 @@ def _read(path: str, folders: list[str], *, hurry: bool) -> Iterator[list[str]]:
                 time.sleep(_BREATH)
 
 
-def _is_link_to_file(entry: os.DirEntry[str]) -> bool:
-    """True for a link to a file; False for a circular link, or one to an inaccessible place."""
+_IS_FILE: Final = os.DirEntry.is_file
+"""Called as a function by ``filter``, which takes half the time of calling the method of each entry."""
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """True for a file or a link to one; False if that cannot be found out."""
     try:
-        return entry.is_symlink() and entry.is_file()
+        return entry.is_file()
     except OSError:
         return False
 

@@ -31,9 +31,12 @@ _PROJECT = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE | 
 # The characters that pypiserver accepts, without a leading dot, which would hide the file.
 _SAFE = re.compile(r"[A-Z0-9_+!-][A-Z0-9_.+!-]*", re.IGNORECASE | re.ASCII)
 
-# Unambiguous names, nearly all; the others are parsed in full.
-_CLEAR_PROJECT = r"[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?"
-_CLEAR_WHEEL = r"-[0-9][A-Za-z0-9.+!_]*(?:-[0-9][A-Za-z0-9_]*)?-[A-Za-z0-9._]+-[A-Za-z0-9._]+-[A-Za-z0-9._]+\.whl"
+# Unambiguous names, nearly all; the others are parsed in full. Each part ends with a dash, so it never backtracks.
+_CLEAR_PROJECT = r"[A-Za-z0-9][A-Za-z0-9._]*+(?<![._])"
+_CLEAR_TAG = "-[A-Za-z0-9._]++"
+_CLEAR_WHEEL = (
+    rf"-[0-9][A-Za-z0-9.+!_]*+(?:-[0-9][A-Za-z0-9_]*+)?{_CLEAR_TAG}{_CLEAR_TAG}{_CLEAR_TAG}(?<=[A-Za-z0-9._]\.whl)"
+)
 _CLEAR = re.compile(
     rf"(?P<wheel>{_CLEAR_PROJECT}){_CLEAR_WHEEL}"
     r"|(?P<sdist>[A-Za-z0-9](?:(?:[A-Za-z0-9._]|-(?![0-9]))*[A-Za-z0-9])?)-[0-9][A-Za-z0-9.+!_]*"

@@ -193,6 +193,24 @@ def test_projects_stay_sorted_as_they_are_added_and_removed(directory: PackageDi
     assert directory.projects() == ["beta", "foo"]
 
 
+@pytest.mark.parametrize("bulk", [False, True])
+@pytest.mark.parametrize("project", ["foo", "new"])
+def test_whoever_reads_a_project_while_its_files_are_being_listed_reads_it_again(
+    directory: PackageDirectory, project: str, bulk: bool
+) -> None:
+    read: list[tuple[int, int]] = []
+
+    def files() -> Iterator[tuple[str, str]]:
+        for number in range(3):
+            yield wheel_name(project, f"7.{number}"), project
+            read.append((directory.version_of(project), len(directory.paths(project))))
+
+    directory._bulk = bulk
+    directory._add("", files())
+    assert len({count for _, count in read}) == 3
+    assert all(version != directory.version_of(project) for version, _ in read)
+
+
 def test_names_are_found_in_any_spelling_after_every_change(directory: PackageDirectory, tmp_path: Path) -> None:
     name, other = parse("Foo-2.0.0-py3-none-any.whl"), parse(wheel_name("foo", "1.1"))
     assert name is not None
