@@ -6,11 +6,15 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from textwrap import shorten
 from typing import Literal
 
 from ops.errors import RunbookError
 
 Better = Literal["lower", "higher"]
+
+_NOTE_LETTERS = 160
+"""Longest reason of a failure, which stands in a column of a table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +128,7 @@ def interleaved(
             try:
                 values[name].append(measure())
             except RunbookError as error:
-                failures[name] = " ".join(str(error).split())
+                failures[name] = shorten(str(error), _NOTE_LETTERS, placeholder=" …")
             spent[name] += clock() - begin
     return [
         Entry(

@@ -121,7 +121,7 @@ class Server:
         """The page of one project."""
         return f"{self.index_url}{project}/"
 
-    def seen_by(self, name: str, login: Login) -> Server:
+    def seen_by(self, name: str, login: Login | None) -> Server:
         """The same server under another name, for clients with another login."""
         seen = copy.copy(self)
         seen.name, seen.login = name, login

@@ -23,6 +23,7 @@ from tests.benchmark.measurement import (
     median_within,
 )
 from tests.benchmark.peers import BY_TOKEN, OURS, PERYX, Peer, Stock, token_logins
+from tests.benchmark.processor import ProcessorTime
 from tests.benchmark.rows import complete
 from tests.benchmark.scale import MIB
 from tests.benchmark.servers import ANY_PAGE, Login, Server, free_port, running
@@ -57,6 +58,7 @@ def indexes_by_size(field: Field) -> tuple[Row, ...]:
     left_out: dict[str, str] = {}
     servers: dict[str, Server] = {}
     first: dict[str, float] = {}
+    cost = ProcessorTime()
     with ExitStack() as stack:
         for files in sizes:
             corpus = _many(field, files)
@@ -67,11 +69,12 @@ def indexes_by_size(field: Field) -> tuple[Row, ...]:
                     continue
                 place = field.scratch / f"many-{files}-{field.place(peer).name}"
                 peer.prepare(place, corpus)
-                server = servers[name] = peer.server(place, free_port())
+                server = peer.server(place, free_port())
+                servers[name] = server = server.seen_by(name, server.login)
                 stack.callback(server.stop)
                 project = next(iter(corpus.projects))
                 first[name] = server.start(until=f"{server.index_path}{project}/")
-                contenders[name] = _page(field, server, project)
+                contenders[name] = _page(field, server, project, cost)
         await_rest(servers.values())
         memory = {name: server.memory() / MIB for name, server in servers.items()}
         processor = {name: server.cpu_seconds() for name, server in servers.items()}
@@ -87,8 +90,10 @@ def indexes_by_size(field: Field) -> tuple[Row, ...]:
     started = _once("Start to the first page, by the number of files in the index", "s", first, once)
     known = _once("Processor time until all files are known, by their number", "s", processor, once)
     taken = _once("Server memory by the number of files in the index", "MiB", memory, f"When all are known. {once}")
+    used = cost.row(row.title)
     return (
-        row.judged(_flat(row, [_sized(field.ours, files) for files in sizes])),
+        row,
+        used.judged(_flat(used, [_sized(field.ours, files) for files in sizes])),
         started.judged(*_limits(field, started, START_GOALS)),
         known.judged(*_limits(field, known, KNOWN_GOALS)),
         taken.judged(*_limits(field, taken, MEMORY_GOALS)),
@@ -287,8 +292,8 @@ def _many(field: Field, files: int) -> Corpus:
     return field.shaped(max(files // VERSIONS, 1), VERSIONS)
 
 
-def _page(field: Field, server: Server, project: str) -> Callable[[], float]:
-    return lambda: field.ask(server, project).rate("project pages")
+def _page(field: Field, server: Server, project: str, cost: ProcessorTime) -> Callable[[], float]:
+    return lambda: cost.rate(server, lambda: field.ask(server, project), "project pages")
 
 
 def _cheap_stock(field: Field) -> list[Peer]:
@@ -317,10 +322,10 @@ def _limits(field: Field, row: Row, goals: Mapping[int, float]) -> list[Verdict]
 
 
 def _flat(row: Row, names: list[str]) -> Verdict:
-    """The goal that the slowest of *names* is within 1.2 times of the fastest."""
-    rates = [row.median(name) for name in names]
+    """The goal that the dearest of *names* is within 1.2 times of the cheapest."""
+    figures = [row.median(name) for name in names]
     failed = any(entry.failed for entry in row.entries if entry.name in names)
-    found = [rate for rate in rates if rate]
+    found = [each for each in figures if each]
     if failed or len(found) < len(names):
         return Verdict(goal="flat: within 1.2 times", found="", met=False if failed else None)
     ratio = max(found) / min(found)

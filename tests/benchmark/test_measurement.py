@@ -55,13 +55,14 @@ def test_a_contender_that_exceeds_its_budget_skips_further_rounds_but_is_measure
 
 def test_a_failed_contender_has_the_reason_and_the_others_continue() -> None:
     def failing() -> float:
-        raise IndexRequestError("it broke", why="it is old")
+        raise IndexRequestError("it broke", why="it is old, " + "very " * 100)
 
     broken, good = interleaved({"broken": failing, "good": lambda: 2.0}, rounds=2, budget_seconds=60)
 
     assert broken.failed
     assert broken.values == ()
-    assert broken.note.startswith("it broke. Why: it is old.")
+    assert broken.note.startswith("it broke. Why: it is old, very")
+    assert len(broken.note) <= 160
     assert good.values == (2, 2)
 
 
