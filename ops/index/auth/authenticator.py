@@ -24,7 +24,7 @@ from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.trust import Trust
 from ops.index.auth.user_cache import UserCache
 from ops.index.auth.users import Account
-from ops.index.auth.verification_queue import VerificationQueue
+from ops.index.auth.verification_queue import VerificationQueue, lower_priority
 from ops.index.bounded_dict import BoundedDict
 from ops.index.config import Options
 from ops.index.errors import LoginDelayed, TooManyAttempts, Unauthorized
@@ -121,7 +121,7 @@ class Authenticator:
         self._pending: dict[bytes, _PendingLogin] = {}
         self._throttle = Throttle(options.login_failures, options.login_window_seconds, clock=clock)
         self._verification_queue = VerificationQueue(self._throttle.suspicion)
-        self._threads = ThreadPoolExecutor(_MAX_PENDING + 2, thread_name_prefix="login")
+        self._threads = ThreadPoolExecutor(_MAX_PENDING + 2, thread_name_prefix="login", initializer=lower_priority)
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="login-starter")
         self._renewing: Future[None] | None = None
         self._renewal_deadline = 0.0

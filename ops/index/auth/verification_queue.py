@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +18,9 @@ _MAX_WAITING: Final = 896
 """At a quarter of a second each on two processors, the last one waits for two minutes. A client that gives up earlier
 finds its login still in the queue when it retries."""
 
+_NICENESS: Final = 5
+"""Added to the niceness of threads that verify: known users must get their pages while bcrypt has all processors."""
+
 _SUSPICIOUS: Final = 0.5
 """An address with more suspicion than this counts as having failed recently: one failure, half a window ago."""
 
@@ -24,6 +28,13 @@ _SUSPICIOUS: Final = 0.5
 def processors() -> int:
     """The number of passwords verified at once: one per processor, at most four."""
     return max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
+def lower_priority() -> None:
+    """Let the event loop's thread run before this one, as soon as it can. Only Linux has priorities of threads."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
 
 
 @dataclass(eq=False, slots=True)

@@ -8,8 +8,10 @@ import contextlib
 import gc
 import itertools
 import json
+import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -1169,6 +1171,20 @@ def test_logins_waiting_when_the_server_stops_get_503(users: Users, storage: Dir
     responses = asyncio.run(crowd_and_close())
     assert len(work.passwords) == processors()
     assert [type(response) for response in responses].count(LoginDelayed) == 20 - processors()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_a_password_is_verified_at_a_lower_priority_than_requests(users: Users, storage: DirectoryStorage) -> None:
+    nice: list[int] = []
+
+    def observed(password: str, digest: str | None, level: int) -> bool:
+        nice.append(os.getpriority(os.PRIO_PROCESS, 0))  # of the calling thread
+        return True
+
+    authenticator = Authenticator(storage, CHEAP, verify=observed)
+    asyncio.run(authenticator.authenticate(basic("alice"), HERE))
+    authenticator.close()
+    assert nice == [os.getpriority(os.PRIO_PROCESS, 0) + 5]
 
 
 def test_closing_does_not_wait_for_delayed_logins(users: Users, storage: DirectoryStorage) -> None:
