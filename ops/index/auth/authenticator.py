@@ -18,7 +18,7 @@ from ops.index.auth.audit import Audit, masked_name
 from ops.index.auth.minted_tokens import MintedTokens
 from ops.index.auth.passwords import TOKEN, TOKEN_USER, BasicCredentials, PasswordCheck, defect, verify
 from ops.index.auth.roles import Grants, Identity
-from ops.index.auth.throttle import Admission, Throttle
+from ops.index.auth.throttle import MAX_PENDING, Admission, Throttle
 from ops.index.auth.token_file import fingerprint
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.trust import Trust
@@ -32,9 +32,6 @@ from ops.index.storage.storage import Storage
 
 _CACHED: Final = 10_000
 """Verified logins in memory, and as many refused ones; some 300 bytes each."""
-
-_MAX_PENDING: Final = 1024
-"""Pending logins, each with a thread. Further ones get 503 with Retry-After."""
 
 _MAX_WAIT: Final = 140.0
 """Seconds that a request waits for its login to be verified: as long as a full queue takes on two processors, but less
@@ -121,7 +118,7 @@ class Authenticator:
         self._pending: dict[bytes, _PendingLogin] = {}
         self._throttle = Throttle(options.login_failures, options.login_window_seconds, clock=clock)
         self._verification_queue = VerificationQueue(self._throttle.suspicion)
-        self._threads = ThreadPoolExecutor(_MAX_PENDING + 2, thread_name_prefix="login", initializer=lower_priority)
+        self._threads = ThreadPoolExecutor(MAX_PENDING + 2, thread_name_prefix="login", initializer=lower_priority)
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="login-starter")
         self._renewing: Future[None] | None = None
         self._renewal_deadline = 0.0
@@ -309,8 +306,8 @@ class Authenticator:
             with self._lock:
                 login = self._pending.get(digest)
                 if login is None:
-                    if len(self._pending) >= _MAX_PENDING or self._closing.is_set():
-                        raise LoginDelayed("too many logins are waiting to be verified")
+                    if self._closing.is_set():
+                        raise LoginDelayed("the server is stopping", retry_after=1)
                     began = self._clock()
                     admission = self._throttle.admit(credentials.username, address)
                     login = self._pending[digest] = _PendingLogin(digest, credentials, address, began, admission)

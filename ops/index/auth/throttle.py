@@ -30,15 +30,15 @@ _PACE: Final = 1.0
 _PACED_WAITING: Final = 4
 """Attempts of such an address that may be waiting."""
 
-_ADDRESS_PENDING: Final = 512
-"""Pending attempts of one address, even if none has failed: a whole team may log in at once. Half of the total limit,
-so that no address shuts out the others."""
+MAX_PENDING: Final = 1024
+"""Pending attempts. An address may have as many as there is room left for others: half of them if it is alone, so that
+a whole team may log in at once, and a third each if two rush in. So a few addresses cannot shut out the rest."""
 
 _TOLERANCE: Final = 0.5
 """Failures start to fade at once: ten in a row count slightly less than ten."""
 
 _TABLE: Final = 10_000
-"""Users and addresses in memory. Evicting one costs an attacker a bcrypt."""
+"""Users and addresses in memory. Evicting one costs an attacker a bcrypt, or another address: refusals evict none."""
 
 
 @dataclass(slots=True)
@@ -101,6 +101,7 @@ class Throttle:
         self._window = window
         self._clock = clock
         self._lock = threading.Lock()
+        self._pending = 0
         self._users: BoundedDict[tuple[str, str], _Failures] = BoundedDict(_TABLE)
         self._addresses: BoundedDict[str, _Failures] = BoundedDict(_TABLE)
 
@@ -118,11 +119,14 @@ class Throttle:
 
         Raises:
             TooManyAttempts: this user, or this address, has to wait.
-            LoginDelayed: too many attempts from this address are pending, though none has failed.
+            LoginDelayed: too many attempts are pending, from this address though none has failed, or from many.
         """
         with self._lock:
             now = self._clock()
-            of_user, of_address = self._failures(user, address, now)
+            of_user = self._users.get((user, network(address)), _Failures())
+            of_address = self._addresses.get(network(address), _Failures())
+            of_user.fade(now, self._window)
+            of_address.fade(now, self._window)
             _check_wait(of_user, now)
             if of_user.pending and of_user.guesses + of_user.pending > self._free - _TOLERANCE:
                 raise TooManyAttempts(retry_after=1)
@@ -130,12 +134,16 @@ class Throttle:
             delay = max(0.0, of_address.until - now) if paced else 0.0
             if delay > _PACE * _PACED_WAITING:
                 raise TooManyAttempts(retry_after=delay)
-            if of_address.pending >= _ADDRESS_PENDING:
+            if of_address.pending >= MAX_PENDING - self._pending:
+                if not of_address.pending:
+                    raise LoginDelayed("too many logins are waiting to be verified")
                 if of_address.guesses > _TOLERANCE:
                     raise TooManyAttempts(retry_after=_PACE)
                 raise LoginDelayed("too many users are logging in from one address")
+            of_user, of_address = self._failures(user, address, now)  # remembered only now
             if paced:
                 of_address.until = now + delay + _PACE
+            self._pending += 1
             of_user.pending += 1
             of_address.pending += 1
             return Admission(delay, paced)
@@ -208,6 +216,7 @@ class Throttle:
 
     def _ended(self, user: str, address: str, now: float) -> tuple[_Failures, _Failures]:
         of_user, of_address = self._failures(user, address, now)
+        self._pending -= 1
         of_user.pending = max(0, of_user.pending - 1)
         of_address.pending = max(0, of_address.pending - 1)
         return of_user, of_address

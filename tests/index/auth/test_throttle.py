@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
@@ -101,17 +102,62 @@ def test_many_users_of_one_address_may_log_in_at_once_until_some_are_guesses(thr
 
 
 def test_one_address_cannot_take_all_pending_attempts(throttle: Throttle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ADDRESS_PENDING", 3)
+    monkeypatch.setattr(module, "MAX_PENDING", 6)
     for number in range(3):
         throttle.admit(f"name{number}", HERE)
     with pytest.raises(LoginDelayed) as delayed:
         throttle.admit("another", HERE)
     assert delayed.value.status == 503
     assert throttle.admit("another", THERE) == (0, False)
+    throttle.abandoned("another", THERE)
     throttle.failed("name0", HERE)
     throttle.admit("another", HERE)
     with pytest.raises(TooManyAttempts):
         throttle.admit("one more", HERE)
+
+
+@pytest.mark.parametrize("rushing", [2, 3, 10])
+def test_a_few_addresses_together_cannot_take_all_pending_attempts(throttle: Throttle, rushing: int) -> None:
+    for number in range(module.MAX_PENDING):
+        for last in range(rushing):
+            with contextlib.suppress(LoginDelayed):
+                throttle.admit(f"name{number}", f"192.0.2.{last}")
+    for number in range(20):
+        assert throttle.admit(f"colleague{number}", THERE) == (0, False)
+
+
+def test_nothing_is_admitted_beyond_the_limit_and_each_end_makes_room(
+    throttle: Throttle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PENDING", 3)
+    ends = [throttle.failed, throttle.succeeded, throttle.abandoned]
+    for number in range(3):
+        throttle.admit("alice", f"192.0.2.{number}")
+    for number, end in enumerate(ends):
+        with pytest.raises(LoginDelayed):
+            throttle.admit("bob", THERE)
+        end("alice", f"192.0.2.{number}")
+        throttle.admit("bob", THERE)
+        throttle.abandoned("bob", THERE)
+        throttle.admit("carol", f"198.51.100.{number}")
+
+
+def test_refused_attempts_evict_no_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost their sender nothing, so he could make the index forget how often he has guessed."""
+    monkeypatch.setattr(module, "_TABLE", 30)
+    throttle = Throttle(5, 60.0, clock=FakeClock())
+    fail(throttle, "alice", THERE, 5)
+    for number in range(15):
+        fail(throttle, f"name{number}", HERE)
+    refused = 0
+    for number in range(100):
+        try:
+            throttle.admit(f"more{number}", HERE)
+        except TooManyAttempts:
+            refused += 1
+    assert refused == 95
+    with pytest.raises(TooManyAttempts):
+        throttle.admit("alice", THERE)
 
 
 def test_concurrent_guesses_count_before_they_fail(throttle: Throttle) -> None:
