@@ -147,13 +147,14 @@ class AccountPages:
             OtherSite: another site made the browser send it.
         """
         authorization = request.headers.get("authorization")
-        identity = await self._authenticator.authenticate(
-            None if authorization is None else authorization.encode("latin-1"), address_of(request)
-        )
+        header = None if authorization is None else authorization.encode("latin-1")
+        identity = await self._authenticator.authenticate(header, address_of(request))
         if identity.token:
             raise Forbidden(identity.username, "change an account by a token, only by the password")
         if request.method == "POST":
             self._check_origin(request)
+            # A password replaced a moment ago, on another server, must not make a token that outlives it.
+            return await run_in_threadpool(self._authenticator.confirm, header, address_of(request), thoroughly=True)
         return identity
 
     async def _account(self, request: Request, identity: Identity, *, plain: str = "", status: int = 200) -> Response:

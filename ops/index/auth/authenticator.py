@@ -192,17 +192,27 @@ class Authenticator:
             raise LoginDelayed("too many logins are waiting to be verified, including this one")
         return result.result()
 
-    def confirm(self, authorization: bytes | None, address: str) -> Identity:
+    def confirm(self, authorization: bytes | None, address: str, *, thoroughly: bool = False) -> Identity:
         """Find the user of an Authorization header in what is stored now. Blocks; call it from a thread.
 
         For a request that passed :meth:`authenticate` before its body arrived, perhaps minutes ago. Nearly always a
         lookup in memory.
 
+        Parameters:
+            thoroughly: read all changes up to now, also those that another server has just made; else, on a shared
+                volume, those of the last few seconds may be missing.
+
         Raises:
             Unauthorized: the credentials are wrong, or no longer valid.
             TooManyAttempts: too many wrong ones came from this address.
+            LoginDelayed: the changes could not be read.
         """
-        self.see_changes()
+        if thoroughly:
+            self._user_cache.renew()
+            if self._user_cache.behind:
+                raise LoginDelayed("the index cannot read its users now, so nothing was changed", retry_after=5)
+        else:
+            self.see_changes()
         digest = self.digest(authorization or b"")
         account = self._verified.get(digest)
         if account is not None and account.identity.minted:

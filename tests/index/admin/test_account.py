@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlencode
 
 import pytest
@@ -15,9 +16,10 @@ from ops.index.auth import user_cache
 from ops.index.auth.invitations import InvalidInvitationError, Invitations
 from ops.index.auth.users import Users
 from ops.index.config import Options
-from ops.index.errors import NotFound
+from ops.index.errors import NotFound, StorageError
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.chromium import PROGRAM, Chromium
+from tests.index.credentials_volume import volumes
 from tests.index.serving import PASSWORD, TOKEN, Http, Response, Server, ThreadServer, eventually
 
 NEW = "a password of her own"
@@ -103,6 +105,27 @@ def test_a_change_is_in_effect_once_its_response_arrives(tmp_path: Path, monkeyp
         assert may(server, "__token__", token["token"]) == 200
         revoked = send(server, f"account/tokens/{token['id']}/revoke", {}, user="dora", password=NEW)
         assert (revoked.status, may(server, "__token__", token["token"])) == (200, 401)
+
+
+def test_a_password_just_replaced_on_another_server_changes_nothing_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever knows it could otherwise make a token that outlives it, while this server still remembers the login."""
+    ours, theirs = volumes(tmp_path, 2)
+    options = Options(bcrypt_rounds=4, refresh_seconds=3600)
+    Users(theirs, options).register("dora", password=PASSWORD)
+    index = create_index(
+        packages=DirectoryStorage(tmp_path / "packages"), credentials=ours, options=options, admin_token=TOKEN
+    )
+    with ThreadServer(index) as server:
+        assert may(server, "dora", PASSWORD) == 200
+        Users(theirs, options).register("dora", password=NEW)
+        wanted = {"label": "x", "new_password": "a password of someone else"}
+        refused = [send(server, f"account/{page}", wanted, user="dora").status for page in ("tokens", "password")]
+        assert refused == [401, 401]
+        assert send(server, "account/tokens", wanted, user="dora", password=NEW).status == 201
+        monkeypatch.setattr(ours, "_reload", Mock(side_effect=StorageError("unreachable")))
+        assert send(server, "account/tokens", wanted, user="dora", password=NEW).status == 503
 
 
 def test_no_stranger_token_or_admin_token_can_change_an_account(server: Server) -> None:
