@@ -100,8 +100,9 @@ class Server(UvicornServer):
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; once a second, close connections that timed out."""
-        if counter == _SETTLED_TICKS and self._settled is not None:
+        if counter == _SETTLED_TICKS and self._settled is not None:  # uvicorn's counter begins again every day
             self._settled()
+            self._settled = None
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):

@@ -396,7 +396,7 @@ def test_a_server_reports_once_that_it_has_settled() -> None:
     async def tick() -> None:
         await server.on_tick(ticks)
 
-    for ticks in range(100):  # noqa: B007 - used above
+    for ticks in (*range(100), *range(100)):  # noqa: B007 - used above; uvicorn counts from 0 again every day
         asyncio.run(tick())
     assert told == [30]
 
