@@ -154,7 +154,7 @@ class Authenticator:
     def take_active_users(self) -> set[str]:
         """The users who sent a request since the last call."""
         active, self._active_users = self._active_users, set()
-        return active
+        return active.copy()  # a login in another thread may still be about to add its user
 
     def digest(self, secret: bytes) -> bytes:
         """Hash a secret with a key that only this process has. The digest may be kept in memory instead."""

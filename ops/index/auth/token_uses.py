@@ -59,8 +59,11 @@ class TokenUses:
 
     def write(self) -> None:
         """Write the recorded uses. Blocks; never raises."""
-        unwritten, self._unwritten = self._unwritten, {}
-        for identity, address, moment in unwritten.values():
+        for token_id in list(self._unwritten):
+            use = self._unwritten.pop(token_id, None)
+            if use is None:  # written by another thread
+                continue
+            identity, address, moment = use
             if self._audit is not None:
                 self._audit.note("token.used", user=identity.username, address=address, id=identity.token)
             try:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import bcrypt
 import pytest
@@ -288,6 +288,29 @@ def test_creation_and_revocation_are_logged_by_id_without_the_token(parts: Parts
     kept = "".join(path.read_text() for path in parts.storage.directory.rglob("*") if path.is_file())
     assert secret not in kept
     assert secret not in repr(parts.tokens.create("alice")) + repr(token)
+
+
+def test_a_use_noted_while_others_are_written_is_written_the_next_time(tmp_path: Path) -> None:
+    entries = FolderEntries(tmp_path)
+    uses = TokenUses(entries)
+
+    class Interrupted:
+        """An identity whose id is asked for last when another thread has begun to write."""
+
+        username = "alice"
+        asked = 0
+
+        @property
+        def token(self) -> str:
+            self.asked += 1
+            if self.asked == 3:
+                uses.write()
+            return "b"
+
+    uses.note(Identity("alice", token="a"), HERE)
+    uses.note(cast("Identity", Interrupted()), HERE)
+    uses.write()
+    assert None not in (uses.last("a"), uses.last("b"))
 
 
 def test_a_refused_token_is_logged_by_its_id(parts: Parts) -> None:
