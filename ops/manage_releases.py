@@ -197,8 +197,9 @@ def _changes(change: ReleaseChange, found: ReleaseList) -> Iterator[Change]:
     elif change.action == "reserve":
         owners = _reserved(change)
         then = f"reserve for {', '.join(change.owners)}" if change.owners else "free it"
-        now = f"reserved for {', '.join(owners)}" if owners else "free"
-        yield Change(f"names {change.project} and {change.project}-…", now, "" if owners == change.owners else then)
+        now = "free" if owners is None else f"reserved for {', '.join(owners) or 'nobody'}"
+        done = owners == (change.owners or None)
+        yield Change(f"names {change.project} and {change.project}-…", now, "" if done else then)
     elif change.action in {"yank", "unyank"}:
         release = _release(change, found)
         yield Change(f"release {release.name}", release.state, _yank(change, release))
@@ -212,11 +213,11 @@ def _changes(change: ReleaseChange, found: ReleaseList) -> Iterator[Change]:
             yield Change(f"release {release.name}", f"{now}; {kept}" if kept else now, "" if kept else "delete", "-")
 
 
-def _reserved(change: ReleaseChange) -> tuple[str, ...]:
-    """The owners of the prefix now."""
+def _reserved(change: ReleaseChange) -> tuple[str, ...] | None:
+    """The owners of the prefix now, none if they were removed; None if it is free."""
     _, admin = AdminApi.of(change.target)
     with admin:
-        return admin.reservations().get(change.project, ())
+        return admin.reservations().get(change.project)
 
 
 def _yank(change: ReleaseChange, release: PublishedRelease) -> str:
@@ -358,8 +359,9 @@ def verify(change: ReleaseChange, outcome: Outcome) -> Table:
     if not outcome.changed:
         return Table.of("Seen from outside", ("what", "seen"), [("every release", "left as it was")])
     if change.action == "reserve":
-        owners, wanted = _reserved(change), ", ".join(change.owners) or "nobody"
-        finding = Finding(f"owners of {change.project}", wanted, ", ".join(owners) or "nobody", owners == change.owners)
+        owners, wanted = _reserved(change), change.owners or None
+        seen, expected = ("nobody" if names is None else ", ".join(names) for names in (owners, wanted))
+        finding = Finding(f"owners of {change.project}", expected, seen, owners == wanted)
         return proven("As the index has it", [finding], todo="run this notebook again")
     with _operator(change) as index:
         findings = [_finding(change, index, thing) for thing, _ in outcome.done]

@@ -132,6 +132,19 @@ def test_a_prefix_is_reserved_for_users_and_freed(target: Target) -> None:
         manage_releases.apply(manage_releases.describe(target, action="reserve", project="acme", owners="nobody"))
 
 
+def test_a_prefix_whose_last_owner_was_removed_is_not_free_until_it_is_freed(target: Target) -> None:
+    _, admin = AdminApi.of(target)
+    with admin:
+        admin.register("alice", password_hash=password_hash(Secret.generate(), 10))
+        admin.reserve("acme", ["alice"])
+        admin.delete("alice")
+    change = manage_releases.describe(target, action="reserve", project="acme", owners="")
+    (pending,) = manage_releases.plan(change).pending
+    assert (pending.now, pending.then) == ("reserved for nobody", "free it")
+    manage_releases.verify(change, manage_releases.apply(change))
+    assert not manage_releases.apply(change).changed
+
+
 def test_old_pre_releases_are_pruned_and_those_in_use_stay(target: Target, volume: Path) -> None:
     downloaded(volume, wheel_name("spam", "1.1.dev1"), days=3)
     change = manage_releases.describe(target, action="prune", keep=1)

@@ -44,7 +44,7 @@ PackageIndexError                 status, headers, and one line of plain text as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class PackageIndexError(Exception):
@@ -239,12 +239,16 @@ class Conflict(PackageIndexError):
     status = 409
 
 
+NOBODY: Final = "(nobody)"
+"""Stands for the owners of a reserved prefix whose last owner was removed."""
+
+
 class NameReserved(Conflict):
     """The name of a new project is under a reserved prefix (PEP 752).
 
     Parameters:
         project: its normalized name.
-        owners: of the prefix, as text.
+        owners: of the prefix, as text; NOBODY for none.
     """
 
     def __init__(self, project: str, owners: str) -> None:
@@ -252,6 +256,9 @@ class NameReserved(Conflict):
         self.owners = owners
         super().__init__(
             f"the name {project!r} is reserved for {owners}; choose another name, or have one of them publish it first"
+            if owners != NOBODY
+            else f"the name {project!r} is reserved for users who are gone; choose another name, or ask the index's "
+            "operator to name new owners"
         )
 
 

@@ -109,6 +109,18 @@ def test_a_removed_owner_leaves_nothing_to_a_later_user_of_that_name(server: Ser
     assert json.loads(administer(server, "GET", "reservations").body) == [{"prefix": "acme", "owners": ["adam"]}]
 
 
+def test_a_prefix_stays_reserved_when_its_last_owner_is_removed_until_it_is_freed(server: Server) -> None:
+    """Else anyone could publish under a name that installers trust, as soon as its owner has left."""
+    administer(server, "POST", "register_user", {"username": "erin", "password": PASSWORD})
+    administer(server, "POST", "reserve", {"prefix": "acme", "owners": ["erin"]})
+    assert administer(server, "DELETE", "users/erin").status == 204
+    assert json.loads(administer(server, "GET", "reservations").body) == [{"prefix": "acme", "owners": []}]
+    refused = publish(server, "acme-core")
+    assert (refused.status, "name new owners" in refused.text) == (409, True)
+    assert json.loads(administer(server, "POST", "reserve", {"prefix": "acme", "owners": []}).body) == []
+    eventually(lambda: publish(server, "acme-core").status == 200)
+
+
 @pytest.mark.parametrize(
     "body",
     [

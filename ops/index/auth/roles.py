@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from ops.index.auth.password_file import CredentialLines
 from ops.index.auth.passwords import decoded
+from ops.index.errors import NOBODY
 
 PROJECT: Final = "project/"
 """Prefix of the groups of users that are limited to a project, before its normalized name (PEP 503)."""
@@ -91,7 +92,7 @@ class Identity:
         """
         for prefix, owners in self.grants:
             if project == prefix or project.startswith(f"{prefix}-"):
-                return "" if self.username in owners else ", ".join(sorted(owners))
+                return "" if self.username in owners else ", ".join(sorted(owners)) or NOBODY
         return ""
 
     @property
@@ -134,16 +135,16 @@ class GroupFile(CredentialLines):
         by_length = sorted(found.items(), key=lambda grant: (-len(grant[0]), grant[0]))
         return tuple((prefix, frozenset(owners)) for prefix, owners in by_length)
 
-    def reserve(self, prefix: str, owners: Collection[str]) -> None:
-        """Set the owners of a prefix; without owners it is free.
+    def reserve(self, prefix: str, owners: Collection[str] | None) -> None:
+        """Set the owners of a prefix, or free it.
 
         Parameters:
             prefix: normalized.
-            owners: names of users.
+            owners: names of users; without any, nobody can use it. None frees it.
         """
         group = RESERVED + prefix
         others = [line for line in self._lines if _reserved(line) != prefix]
-        self._lines = others + ([_rendered(group, sorted(owners))] if owners else [])
+        self._lines = others + ([] if owners is None else [_rendered(group, sorted(owners))])
 
     def assign(self, username: str, groups: Collection[str]) -> None:
         """Make the user a member of exactly these of the known groups."""
@@ -231,7 +232,7 @@ def _words(rest: bytes) -> list[bytes]:
 
 
 def _rendered(group: str, members: Collection[str]) -> bytes:
-    return f"{group}: {' '.join(_quoted(member) for member in dict.fromkeys(members))}".encode()
+    return " ".join([f"{group}:", *(_quoted(member) for member in dict.fromkeys(members))]).encode()
 
 
 def _quoted(member: str) -> str:

@@ -173,7 +173,7 @@ class Users:
             draft[PASSWORDS] = bytes(passwords)
             groups = GroupFile(draft[GROUPS])
             groups.assign(username, ())
-            for prefix, owners in groups.grants():  # else a later user of that name would own it
+            for prefix, owners in groups.grants():  # else a later user of that name would own it; it stays reserved
                 if username in owners:
                     groups.reserve(prefix, owners - {username})
             draft[GROUPS] = bytes(groups)
@@ -224,7 +224,7 @@ class Users:
             if unknown := sorted(names - PasswordFile(draft[PASSWORDS]).entries().keys()):
                 raise InvalidCredentials(f"there is no user {unknown[0]!r}: register the owners first")
             groups = GroupFile(draft[GROUPS])
-            groups.reserve(normalized, names)
+            groups.reserve(normalized, names or None)
             draft[GROUPS] = bytes(groups)
             draft.entry = Entry("prefix.reserved", {"actor": actor, "prefix": normalized, "owners": sorted(names)})
             return groups.grants()
