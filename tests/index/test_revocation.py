@@ -60,6 +60,14 @@ def test_its_bytes_cannot_return_under_any_name(server: Server) -> None:
     eventually(lambda: server.get(f"/packages/{copy}").status == 403)
 
 
+def test_a_refused_upload_of_its_bytes_does_not_taint_the_name_it_was_sent_under(server: Server) -> None:
+    """Else a publisher could close a name to its owners by sending revoked bytes under it."""
+    name = wheel_name("spam", "1.1", "py2-none-any")
+    assert upload(server, name, CONTENT).status == 403
+    assert upload(server, name, wheel("spam", "1.1")).status == 200
+    eventually(lambda: offered(server) == [GOOD, name])
+
+
 def test_only_an_admin_revokes_and_restores_and_both_are_logged(server: Server) -> None:
     for action, fields in (("revoke", {"version": "1.0"}), ("unrevoke", {"filename": BAD})):
         assert change(server, f"/projects/spam/{action}", fields).status == 403

@@ -93,19 +93,27 @@ class Annotations:
         """The SHA-256 of all revoked files, in hexadecimal."""
         return self._revoked.names()
 
+    def revoked_bytes(self, sha256: str) -> str | None:
+        """The reason for the revocation of bytes, which may be empty; None if they are not revoked.
+
+        Parameters:
+            sha256: their digest, in hexadecimal.
+        """
+        text = self._revoked.get(sha256)
+        return None if text is None else _revocation(text)[0]
+
     def revocation(self, path: str, sha256: str | None = None) -> str | None:
-        """The reason for a file's revocation, which may be empty; None if it is not revoked.
+        """The same for a file.
 
         Parameters:
             path: of the file.
-            sha256: its digest, in hexadecimal, if known.
+            sha256: the digest of the published file, in hexadecimal, if known. It is remembered as that of the path.
         """
         digest = self._revoked_paths.get(path) or sha256
-        text = None if digest is None else self._revoked.get(digest)
-        if text is None or digest is None:
-            return None
-        self._revoked_paths[path] = digest  # a copy of the bytes that was added later
-        return _revocation(text)[0]
+        reason = None if digest is None else self.revoked_bytes(digest)
+        if reason is not None and digest is not None:
+            self._revoked_paths[path] = digest  # a copy of the bytes that was added later
+        return reason
 
     def revoke(self, sha256: str, paths: Iterable[str], reason: str | None) -> None:
         """Revoke the bytes with a digest, or undo that if *reason* is None.

@@ -358,7 +358,7 @@ class Releases:
         names = sorted(path.rpartition("/")[2] for found in paths.values() for path in found)
         projects = {self._repository.listing.project_of(path) or project for found in paths.values() for path in found}
         with self._begin(project, identity, address) as transaction:
-            before = {digest: annotations.revocation("", digest) for digest in paths}
+            before = {digest: annotations.revoked_bytes(digest) for digest in paths}
 
             def restore() -> None:
                 for digest, former in before.items():

@@ -155,7 +155,10 @@ class Publisher:
         self._check_rights(name, identity)
         staged.check(form)
         sha256 = staged.sha256
-        revoked = self._repository.annotations.revocation(staged.filename, sha256)
+        annotations = self._repository.annotations
+        revoked = annotations.revoked_bytes(sha256)
+        if revoked is None:  # other bytes under a revoked name
+            revoked = annotations.revocation(staged.filename)
         if revoked is not None:
             raise Revoked(staged.filename, revoked)
         if self._has(name, staged):
