@@ -7,7 +7,6 @@ other's.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -223,14 +222,17 @@ class AnnotationFolder:
         if mtime_ns == self._mtime_ns and not thoroughly and (self._settled or _may_still_change(mtime_ns)):
             return set()
         settled = mtime_ns == -1 or not _may_still_change(mtime_ns)
+        changed: set[str] = set()
         try:
-            changed = self._read()
-        except OSError as error:  # the known annotations stay; the next call tries again
+            changed, unreadable = self._read()
+        except OSError as error:  # the known annotations stay
+            unreadable = error
+        if unreadable is None:
+            self._settled, self._mtime_ns = settled, mtime_ns
+        else:  # the next call tries again
             if self._mtime_ns != _UNREAD:
-                _log.warning("the annotations in %s cannot be read: %s", self._folder, error)
+                _log.warning("the annotations in %s cannot be read: %s", self._folder, unreadable)
             self._mtime_ns = _UNREAD
-            return set()
-        self._settled, self._mtime_ns = settled, mtime_ns
         return changed
 
     def put(self, name: str, text: str) -> None:
@@ -252,12 +254,17 @@ class AnnotationFolder:
             sync_folder(self._folder)
         self._annotations.pop(name, None)
 
-    def _read(self) -> set[str]:
+    def _read(self) -> tuple[set[str], OSError | None]:
+        """Read changed files, and return the names with changed annotations, and the error of an unreadable file.
+
+        An unreadable annotation keeps its text; an unknown one counts as empty, which closes what it was to close.
+        """
+        unreadable = None
         annotations: dict[str, str] = {}
         times: dict[str, tuple[int, int]] = {}
         for entry in _files(self._folder):
             name = unquote(entry.name)
-            with contextlib.suppress(FileNotFoundError):  # removed just now
+            try:
                 status = entry.stat()
                 time_and_size = (status.st_mtime_ns, status.st_size)
                 if name in self._annotations and self._times.get(name) == time_and_size:
@@ -266,13 +273,18 @@ class AnnotationFolder:
                     with open(entry.path, "rb") as file:
                         annotations[name] = file.read(_LONGEST).decode("utf-8", "replace")
                 times[name] = time_and_size
+            except FileNotFoundError:  # removed just now
+                continue
+            except OSError as error:
+                annotations[name] = self._annotations.get(name, "")
+                unreadable = error
         changed = {
             name
             for name in annotations.keys() | self._annotations.keys()
             if annotations.get(name) != self._annotations.get(name)
         }
         self._annotations, self._times = annotations, times
-        return changed
+        return changed, unreadable
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{quote(name, safe='+!')}"

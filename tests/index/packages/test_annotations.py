@@ -1,14 +1,16 @@
-"""Removed names are remembered, in few files however many they are."""
+"""Annotations are read or taken strictly; removed names are remembered, in few files however many they are."""
 
 from __future__ import annotations
 
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ops.index.packages.annotations import Tombstones
+from ops.index.packages import annotations as module
+from ops.index.packages.annotations import Annotations, Tombstones
 from ops.index.storage.directory import INDEX_FOLDER, StagingFolder
 
 
@@ -18,6 +20,31 @@ def tombstones(directory: Path) -> Tombstones:
 
 def digest(number: int) -> str:
     return f"{number:064x}"
+
+
+def test_an_annotation_that_cannot_be_read_closes_its_project_and_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Annotations(tmp_path, StagingFolder(tmp_path, locked=True)).set_status("spam", "deprecated", None)
+    Annotations(tmp_path, StagingFolder(tmp_path, locked=True)).set_status("eggs", "quarantined", "malware")
+    Annotations(tmp_path, StagingFolder(tmp_path, locked=True)).set_attestation_policy("spam", "audit")
+
+    def refuse(path: str, *rest: Any) -> Any:
+        if path.endswith("/spam"):
+            raise PermissionError(errno.EACCES, "not yours", path)
+        return open(path, *rest)
+
+    monkeypatch.setattr(module, "open", refuse, raising=False)
+    found = Annotations(tmp_path, StagingFolder(tmp_path, locked=True))
+    for _ in range(2):
+        found.look()
+    assert found.status("spam") == ("archived", "its status cannot be read")
+    assert found.status("eggs") == ("quarantined", "malware")
+    assert found.attestation_policy("spam") == "enforce"
+    assert len([line for line in caplog.messages if "not yours" in line]) == 2  # once for each folder
+    monkeypatch.undo()
+    assert found.look()[1] == {"spam"}
+    assert (found.status("spam"), found.attestation_policy("spam")) == (("deprecated", None), "audit")
 
 
 def test_thousands_of_tombstones_need_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
