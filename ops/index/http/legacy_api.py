@@ -120,7 +120,7 @@ class LegacyApi:
         await request.content(200, b"text/xml; charset=utf-8", body)
 
     def _list(self) -> Representation:
-        lines = [f'<a href="{quote(path)}">{escape(path)}</a><br>\n' for path in sorted(self._offered())]
+        lines = [f'<a href="{quote(os.fsencode(path))}">{escape(path)}</a><br>\n' for path in sorted(self._offered())]
         body = "".join([_HEAD, *lines, "</body></html>\n"]).encode("utf-8", "replace")
         return Representation(body, content_type="text/html; charset=utf-8", policy=NOTHING)
 

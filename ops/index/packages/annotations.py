@@ -263,7 +263,7 @@ class AnnotationFolder:
         annotations: dict[str, str] = {}
         times: dict[str, tuple[int, int]] = {}
         for entry in _files(self._folder):
-            name = unquote(entry.name)
+            name = unquote(entry.name, errors="surrogateescape")
             try:
                 status = entry.stat()
                 time_and_size = (status.st_mtime_ns, status.st_size)
@@ -287,7 +287,7 @@ class AnnotationFolder:
         return changed, unreadable
 
     def _path(self, name: str) -> str:
-        return f"{self._folder}/{quote(name, safe='+!')}"
+        return f"{self._folder}/{quote(os.fsencode(name), safe='+!')}"
 
 
 def _revocation(text: str) -> tuple[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import xmlrpc.client
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from ops.index.http.legacy_api import MOST_HITS, project_json, release_json
 from ops.index.packages.models import File, Project
 from tests.index.archives import sdist, wheel, wheel_name
-from tests.index.serving import Response, Server, eventually
+from tests.index.serving import JSON, Response, Server, eventually
+from tests.index.test_app import change
 
 XML = {"Content-Type": "text/xml"}
 
@@ -72,6 +74,23 @@ def test_every_file_has_a_working_link(server: Server) -> None:
         assert f'<a href="{href}">{path}</a>' in page
         assert server.get(f"/packages/{href}").status == 200
     assert page.count("<a ") == len([path for path in server.packages.rglob("*.whl") if ".index" not in path.parts]) - 1
+
+
+def test_files_in_a_folder_whose_name_is_not_utf_8_are_listed_served_and_yanked(tmp_path: Path) -> None:
+    """Files copied from an old disk, say; a folder is listed as it is."""
+    server, name = Server(tmp_path), wheel_name("old", "1.0")
+    folder = server.packages / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / name).write_bytes(wheel("old", "1.0"))
+    with server:
+        assert f'<a href="caf%E9/{name}">' in server.get("/packages/").text
+        assert server.get(f"/packages/caf%E9/{name}").status == 200
+        for action, yanked in (("yank", True), ("unyank", False)):
+            assert change(server, f"/projects/old/{action}", {"version": "1.0"}, user="adam").status == 200
+            server.stop()
+            server.start()
+            (file,) = json.loads(server.get("/simple/old/", Accept=JSON).body)["files"]
+            assert ("yanked" in file) == yanked
 
 
 def test_a_project_s_json_has_working_file_urls(server: Server) -> None:
