@@ -25,12 +25,21 @@ class BoundedDict(dict[K, V]):
     Parameters:
         limit: of the total weight. The youngest entry always stays.
         weigh: the weight of a value; None for 1 each.
+        evicted: called with each entry that is evicted.
     """
 
-    __slots__ = ("_limit", "_lock", "_weigh", "_weight")  # attributes of an instance dict would slow down ``get``
+    # Attributes of an instance dict would slow down ``get``.
+    __slots__ = ("_evicted", "_limit", "_lock", "_weigh", "_weight")
 
-    def __init__(self, limit: int, weigh: Callable[[V], int] | None = None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        weigh: Callable[[V], int] | None = None,
+        *,
+        evicted: Callable[[K, V], object] | None = None,
+    ) -> None:
         super().__init__()
+        self._evicted = evicted
         self._limit = limit
         self._weigh = weigh
         self._weight = 0
@@ -43,7 +52,10 @@ class BoundedDict(dict[K, V]):
             super().__setitem__(key, value)
             self._weight += 1 if self._weigh is None else self._weigh(value)
             while self._weight > self._limit and len(self) > 1:
-                del self[next(iter(self))]
+                oldest = next(iter(self))
+                evicted = self.pop(oldest)
+                if self._evicted is not None:
+                    self._evicted(oldest, evicted)
 
     def __delitem__(self, key: K) -> None:
         self.pop(key)

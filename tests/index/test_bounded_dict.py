@@ -36,6 +36,19 @@ def test_the_total_weight_is_limited_and_the_newest_entry_always_stays() -> None
     assert list(bounded) == ["e"]
 
 
+def test_each_evicted_entry_is_told_and_no_removed_or_replaced_one() -> None:
+    told: list[tuple[str, int]] = []
+    table: BoundedDict[str, int] = BoundedDict(
+        3, weigh=lambda value: value, evicted=lambda key, value: told.append((key, value))
+    )
+    table["a"] = table["b"] = 1
+    table["b"] = 2
+    table.pop("a")
+    assert told == []
+    table["c"] = 3
+    assert told == [("b", 2)]
+
+
 def test_removing_entries_frees_space() -> None:
     bounded: BoundedDict[str, str] = BoundedDict(4, weigh=len)
     bounded["a"], bounded["b"] = "xx", "xx"

@@ -298,18 +298,25 @@ class FileInfoStore:
             For each file, whether its size and time are unchanged; None if it is gone. While shared storage cannot be
             read, True for all.
         """
-        found: list[bool | None] = []
+        existing = self.existing([file.path for file in files])
+        if existing is None:
+            return [True] * len(files)
+        now = {path: (size, mtime_ns) for path, size, mtime_ns in existing}
+        return [now[file.path] == (file.size, file.mtime_ns) if file.path in now else None for file in files]
+
+    def existing(self, paths: Iterable[str]) -> list[tuple[str, int, int]] | None:
+        """Path, size and modification time of each file that exists; None while shared storage cannot be read."""
+        found = []
         try:
             with at_once(), self._storage.reading():
-                for file in files:
+                for path in paths:
                     try:
-                        status = os.stat(f"{self._directory}/{file.path}")  # noqa: PTH116 - many at once
+                        status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
                     except OSError:
-                        found.append(None)
-                    else:
-                        found.append(status.st_size == file.size and status.st_mtime_ns == file.mtime_ns)
+                        continue
+                    found.append((path, status.st_size, status.st_mtime_ns))
         except StorageBusy:
-            return [True] * len(files)
+            return None
         return found
 
     def metadata(self, path: str, *, unserved: bool = False) -> bytes | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 from ops.index.bounded_dict import BoundedDict
 from ops.index.packages.filenames import version_key
@@ -20,22 +20,18 @@ _SHARE = 32
 """Known files for which one more new file is inserted: clients that upload together add dozens between two pages."""
 
 
-@dataclass(slots=True)
-class CachedProject:
-    """A project, and the state of the directory that it was built from.
+_EVICTED: Final = 100_000
+"""Evicted projects that are remembered, with some 300 bytes each."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Comparable:
+    """Something whose files are compared with the disk from time to time.
 
     Parameters:
-        version: of the directory, for this project.
-        project: the project.
-        listed: number of files that the directory listed, including vanished ones.
-        complete: False if some files could not be read and must be tried again.
-        checked_at: when the files were last compared with the disk, on the monotonic clock.
+        checked_at: when they were last compared, on the monotonic clock.
     """
 
-    version: int
-    project: Project
-    listed: int
-    complete: bool = True
     checked_at: float = field(default_factory=time.monotonic)
 
     def due(self, seconds: float) -> bool:
@@ -47,6 +43,50 @@ class CachedProject:
         return True
 
 
+@dataclass(slots=True)
+class CachedProject(Comparable):
+    """A project, and the state of the directory that it was built from.
+
+    Parameters:
+        version: of the directory, for this project.
+        project: the project.
+        listed: number of files that the directory listed, including vanished ones.
+        complete: False if some files could not be read and must be tried again.
+    """
+
+    version: int
+    project: Project
+    listed: int
+    complete: bool = True
+
+    @property
+    def files(self) -> int:
+        """The number of files."""
+        return len(self.project.files)
+
+
+@dataclass(slots=True)
+class EvictedProject(Comparable):
+    """What is left of a project whose pages may still be in another cache.
+
+    Parameters:
+        files: their number.
+        fingerprint: of the files, see :func:`fingerprint`; None if some could not be read.
+    """
+
+    files: int
+    fingerprint: int | None
+
+
+def fingerprint(files: Iterable[tuple[str, int, int]]) -> int:
+    """A number that changes when a file is written.
+
+    Parameters:
+        files: path, size and modification time of each.
+    """
+    return hash(frozenset(files))
+
+
 class ProjectCache:
     """The most recently built projects, limited by their number of files.
 
@@ -56,16 +96,27 @@ class ProjectCache:
 
     def __init__(self, files: int) -> None:
         self._projects: BoundedDict[str, CachedProject] = BoundedDict(
-            files, weigh=lambda cached: len(cached.project.files)
+            files, weigh=lambda cached: cached.files, evicted=self._remember
         )
+        self._evicted: BoundedDict[str, EvictedProject] = BoundedDict(_EVICTED)
 
     def get(self, name: str) -> CachedProject | None:
         """The project of this name, current or stale."""
         return self._projects.get(name)
 
+    def evicted(self, name: str) -> EvictedProject | None:
+        """What is left of an evicted project."""
+        return self._evicted.get(name)
+
     def put(self, cached: CachedProject) -> None:
         """Add a project, and evict the oldest ones if there are too many files."""
         self._projects[cached.project.name] = cached
+        self._evicted.pop(cached.project.name, None)
+
+    def _remember(self, name: str, cached: CachedProject) -> None:
+        files = ((file.path, file.size, file.mtime_ns) for file in cached.project.files)
+        state = fingerprint(files) if cached.complete else None
+        self._evicted[name] = EvictedProject(cached.files, state, checked_at=cached.checked_at)
 
 
 def in_order(known: Sequence[File], new: Sequence[File]) -> tuple[File, ...]:

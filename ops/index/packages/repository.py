@@ -26,7 +26,14 @@ from ops.index.packages.directory import PackageDirectory
 from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import Name
 from ops.index.packages.models import File, Project
-from ops.index.packages.project_cache import CachedProject, ProjectCache, in_order, versions_with
+from ops.index.packages.project_cache import (
+    CachedProject,
+    EvictedProject,
+    ProjectCache,
+    fingerprint,
+    in_order,
+    versions_with,
+)
 from ops.index.packages.quotas import Usage
 from ops.index.packages.rebuilder import Rebuilder
 from ops.index.storage.bounded_run import BoundedRun
@@ -461,24 +468,27 @@ class Repository:
         Writing a file in place does not change its folder's time.
         """
         self._look()
-        cached = self._cache.get(name)
-        if cached is not None and cached.due(self._options.refresh_seconds):
-            if len(cached.project.files) <= _MANY_FILES:
-                self._compare(cached)
+        seen = self._cache.get(name) or self._cache.evicted(name)
+        if seen is not None and seen.due(self._options.refresh_seconds):
+            if seen.files <= _MANY_FILES:
+                self._compare(name, seen)
             else:  # takes so long that pages come first
-                threading.Thread(target=self._compare, args=(cached,), name="compare", daemon=True).start()
+                threading.Thread(target=self._compare, args=(name, seen), name="compare", daemon=True).start()
         return self.listing.version_of(name)
 
-    def _compare(self, cached: CachedProject) -> None:
-        name = cached.project.name
-        if not self._holds(cached):
+    def _compare(self, name: str, seen: CachedProject | EvictedProject) -> None:
+        if not self._holds(name, seen):
             self.listing.touch([name])
             if self.usage is not None:
                 self.usage.changed(self.listing.paths(name))
 
-    def _holds(self, cached: CachedProject) -> bool:
+    def _holds(self, name: str, seen: CachedProject | EvictedProject) -> bool:
         """True if all files were read, and none was written since. A removed file changes its folder's time."""
-        return cached.complete and False not in self.file_info.unchanged(cached.project.files)
+        if isinstance(seen, CachedProject):
+            return seen.complete and False not in self.file_info.unchanged(seen.project.files)
+        shown = [path for path in self.listing.paths(name) if self.annotations.revocation(path) is None]
+        now = self.file_info.existing(shown)
+        return now is None or fingerprint(now) == seen.fingerprint
 
     def _missing(self) -> Iterable[str]:
         self._look()

@@ -631,6 +631,42 @@ def test_the_cache_of_projects_is_bounded(node: Node, directory: Path) -> None:
     assert len(repository._cache._projects) <= 10
 
 
+def test_a_file_written_in_place_is_noticed_after_its_project_has_left_the_cache(node: Node, directory: Path) -> None:
+    """Its page may still be in the cache of pages, which asks for the project's stamp only."""
+    path = put(directory, "foo", "1.0")
+    put(directory, "bar", "1.0")
+    repository = reopened(node, cached_files=1, refresh_seconds=0.02)
+    for name in ("foo", "bar"):
+        assert repository.project(name) is not None
+    stamp = repository.project_stamp("foo")
+    for _ in range(5):
+        time.sleep(0.025)
+        assert repository.project_stamp("foo") == stamp
+    with path.open("r+b") as file:
+        file.write(wheel("foo", "1.0", payload=b"longer" * 50))
+    assert _soon(lambda: repository.project_stamp("foo") != stamp, 10)
+    changed = repository.project("foo")
+    assert changed is not None
+    assert changed.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert repository.project("bar") is not None
+    stamp = repository.project_stamp("foo")
+    time.sleep(0.025)
+    assert repository.project_stamp("foo") == stamp
+
+
+def test_a_project_that_has_left_the_cache_is_not_built_again_for_a_revoked_file(node: Node, directory: Path) -> None:
+    path = put(directory, "foo", "1.0")
+    put(directory, "foo", "2.0")
+    put(directory, "bar", "1.0")
+    repository = reopened(node, cached_files=1, refresh_seconds=0.02)
+    repository.annotations.revoke(hashlib.sha256(path.read_bytes()).hexdigest(), [path.name], "bad")
+    for name in ("foo", "bar"):
+        assert repository.project(name) is not None
+    stamp = repository.project_stamp("foo")
+    time.sleep(0.025)
+    assert repository.project_stamp("foo") == stamp
+
+
 def test_locked_names_are_hidden_until_they_are_released(tmp_path: Path) -> None:
     name_locks = MemoryNameLocks()
     node = Node(DirectoryStorage(tmp_path / "packages"), name_locks, Options())
