@@ -63,24 +63,28 @@ def sdist(
     metadata_version: str = "2.4",
     payload: bytes = b"",
     folder: str | None = None,
+    setup: str | None = "setup.py",
     members: list[tuple[tarfile.TarInfo, bytes]] | None = None,
 ) -> bytes:
-    """An sdist's bytes, as ``.tar.gz``."""
+    """An sdist's bytes, as ``.tar.gz``, with a file of the name *setup* that says nothing."""
     folder = folder or f"{name.replace('-', '_').replace('.', '_')}-{version}"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         content = core_metadata(name, version, lines=lines, metadata_version=metadata_version, body=body)
-        for path, data in ((f"{folder}/PKG-INFO", content), (f"{folder}/data.bin", payload)):
-            archive.addfile(_tar_member(path, len(data)), io.BytesIO(data))
+        for path, data in (("PKG-INFO", content), ("data.bin", payload), (setup, b"")):
+            if path is not None:
+                archive.addfile(_tar_member(f"{folder}/{path}", len(data)), io.BytesIO(data))
         for member, data in members or []:
             archive.addfile(member, io.BytesIO(data))
     return gzip.compress(buffer.getvalue(), mtime=0)
 
 
-def sdist_zip(name: str, version: str) -> bytes:
+def sdist_zip(name: str, version: str, *, setup: str | None = "setup.py") -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(f"{name}-{version}/PKG-INFO", core_metadata(name, version))
+        if setup is not None:
+            archive.writestr(f"{name}-{version}/{setup}", b"")
     return buffer.getvalue()
 
 

@@ -167,7 +167,9 @@ def _inspect_sdist(archive: Archive, name: Name, bounds: Bounds | None) -> Conte
     check_tree(name, archive.paths)
     sdist.check_root(name, archive.paths)
     contents = _validated(name, archive.files[path], path, bounds)
-    pyproject = archive.files.get(f"{path.rpartition('/')[0]}/{sdist.PYPROJECT}")
+    root = path.rpartition("/")[0]
+    sdist.check_buildable(name, root, archive.paths)
+    pyproject = archive.files.get(f"{root}/{sdist.PYPROJECT}")
     if pyproject is not None and len(pyproject) <= sdist.MAX_PYPROJECT_BYTES:
         if bounds is not None:
             bounds.admit(bounds.examined_bytes, len(pyproject))

@@ -18,6 +18,7 @@ _BACKEND = re.compile(r"\s*[^\W\d]\w*(\.\w+)*\s*(:\s*\w+(\.\w+)*\s*)?")
 """A module, optionally with an object in it. Linear: each repetition begins with its own character."""
 
 PYPROJECT = "pyproject.toml"
+SETUP = "setup.py"
 METADATA = "PKG-INFO"
 
 
@@ -61,6 +62,20 @@ def check_root(name: Name, paths: Iterable[str]) -> None:
             name.filename,
             f"{why}, so pip does not find the project in it; build it again, with everything in one folder "
             "'name-version' (PEP 625)",
+        )
+
+
+def check_buildable(name: Name, folder: str, paths: Sequence[str]) -> None:
+    """Refuse an sdist without any instructions for building it: pip and uv do.
+
+    Raises:
+        InvalidArchive: it has neither pyproject.toml nor setup.py.
+    """
+    if f"{folder}/{PYPROJECT}" not in paths and f"{folder}/{SETUP}" not in paths:
+        raise InvalidArchive(
+            name.filename,
+            f"it has neither {PYPROJECT} nor {SETUP}, so pip and uv cannot build it; build it again, for example by "
+            "`python -m build`",
         )
 
 

@@ -12,13 +12,13 @@ from ops.index.errors import InvalidArchive
 from ops.index.packages.core_metadata import Contents
 from ops.index.packages.filenames import parse
 from ops.index.packages.inspection import inspect
-from tests.index.archives import core_metadata, sdist
+from tests.index.archives import core_metadata, sdist, sdist_zip
 
 SDIST = "foo_bar-1.0.tar.gz"
 
 
-def inspected(content: bytes) -> Contents:
-    name = parse(SDIST)
+def inspected(content: bytes, filename: str = SDIST) -> Contents:
+    name = parse(filename)
     assert name is not None
     return inspect(io.BytesIO(content), name)
 
@@ -36,6 +36,20 @@ def with_files(files: dict[str, bytes]) -> bytes:
 def test_a_second_root_hides_the_project_from_pip(path: str) -> None:
     with pytest.raises(InvalidArchive, match="pip does not find the project"):
         inspected(with_files({path: b""}))
+
+
+@pytest.mark.parametrize("setup", [None, "setup.cfg", "src/setup.py", "setup.py/x", "Setup.py"])
+def test_an_sdist_that_says_nowhere_how_to_build_it_is_refused(setup: str | None) -> None:
+    with pytest.raises(InvalidArchive, match=r"neither pyproject\.toml nor setup\.py"):
+        inspected(sdist("foo-bar", "1.0", setup=setup))
+    with pytest.raises(InvalidArchive, match=r"neither pyproject\.toml nor setup\.py"):
+        inspected(sdist_zip("foo_bar", "1.0", setup=setup), "foo_bar-1.0.zip")
+
+
+@pytest.mark.parametrize("setup", ["setup.py", "pyproject.toml"])
+def test_either_of_both_files_is_enough(setup: str) -> None:
+    inspected(sdist("foo-bar", "1.0", setup=setup))
+    inspected(sdist_zip("foo_bar", "1.0", setup=setup), "foo_bar-1.0.zip")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +108,7 @@ def test_the_metadata_of_an_old_sdist_may_be_in_any_encoding() -> None:
         info = tarfile.TarInfo("foo-bar-1.0/PKG-INFO")
         info.size = len(content)
         archive.addfile(info, io.BytesIO(content))
+        archive.addfile(tarfile.TarInfo("foo-bar-1.0/setup.py"))
     assert inspected(buffer.getvalue()).name == "foo-bar"
 
 
