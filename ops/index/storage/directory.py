@@ -244,7 +244,7 @@ class StagingFolder:
             try:
                 os.rename(scratch, path)  # noqa: PTH104
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+                make_folder(os.path.dirname(path), durable=durable)  # noqa: PTH120
                 os.rename(scratch, path)  # noqa: PTH104
         except BaseException:
             remove(scratch)
@@ -287,6 +287,24 @@ def remove(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def make_folder(path: str, mode: int = 0o777, *, durable: bool = False) -> None:
+    """Create a folder and its missing parents, unless it exists.
+
+    Parameters:
+        path: of the folder.
+        mode: of the folder, but not of its parents.
+        durable: also sync the folders that get a new name, else a crash may lose what is in it.
+    """
+    if os.path.isdir(path):  # noqa: PTH112
+        return
+    parent = os.path.dirname(path) or "."  # noqa: PTH120
+    make_folder(parent, durable=durable)
+    with contextlib.suppress(FileExistsError):  # created by another process just now
+        os.mkdir(path, mode)  # noqa: PTH102
+    if durable:
+        sync_folder(parent)
 
 
 def sync_folder(path: str) -> None:

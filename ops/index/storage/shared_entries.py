@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import quote
 
+from ops.index.storage.directory import make_folder, sync_folder
+
 _SWEEP_SECONDS: Final = 60.0
 
 
@@ -60,7 +62,12 @@ class FolderEntries:
             descriptor = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             return False
-        _write(descriptor, value, until, durable=True)
+        try:
+            _write(descriptor, value, until, durable=True)
+            sync_folder(str(self._folder))
+        except BaseException:  # not stored, so another attempt must not find it
+            self.remove(key)
+            raise
         return True
 
     def put(self, key: str, value: str, *, until: float) -> None:
@@ -96,7 +103,7 @@ class FolderEntries:
         if now < self._swept + _SWEEP_SECONDS:
             return
         self._swept = now
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(str(self._folder), 0o700, durable=True)
         for entry in os.scandir(self._folder):
             with contextlib.suppress(OSError):
                 # An entry that is being written gets its expiry in a moment.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
 
 from ops.index.storage.shared_entries import FolderEntries
 
@@ -28,6 +33,33 @@ def test_exactly_one_of_many_callers_adds_a_key(tmp_path: Path) -> None:
     assert sorted(won) == [False] * 7 + [True]
     assert servers[0].get("jti/../x") == "value"
     assert [path.parent for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "entries"]
+
+
+def test_an_added_entry_is_durable_with_its_name_and_that_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an ID token could be spent again after a crash."""
+    synced = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert FolderEntries(tmp_path / "new" / "entries").add("a", "value", until=LATER)
+    folders = [tmp_path, tmp_path / "new", tmp_path / "new" / "entries" / "a", tmp_path / "new" / "entries"]
+    assert synced == folders
+
+
+def test_an_entry_that_could_not_be_stored_can_be_added_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = FolderEntries(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OSError, match="full"):
+            entries.add("a", "value", until=LATER)
+    assert entries.get("a") is None
+    assert entries.add("a", "value", until=LATER)
 
 
 def test_an_expired_entry_is_not_returned_and_its_file_is_removed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from ops.index.errors import StorageBusy, StorageError
 from ops.index.storage import directory
-from ops.index.storage.directory import DirectoryStorage, SharedRun
+from ops.index.storage.directory import DirectoryStorage, SharedRun, StagingFolder
 from ops.index.storage.file_cache import copy_bytes
 from ops.index.storage.volume import GuardedStorage
 from ops.index.storage.waiting import at_once, waiting_until
@@ -369,6 +369,27 @@ def test_a_local_directory_needs_no_commits_reloads_or_copies(tmp_path: Path) ->
 def pair(tmp_path: Path) -> tuple[Volume, Volume]:
     remote = Remote(tmp_path / "remote")
     return Volume(remote, tmp_path / "one"), Volume(remote, tmp_path / "two")
+
+
+def test_a_durable_file_is_durable_with_its_name_and_those_of_new_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = StagingFolder(tmp_path, locked=True)
+    staging.replace(f"{tmp_path}/first", b"")  # creates the staging folder
+    synced = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(str(tmp_path)))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    staging.replace(f"{tmp_path}/a/b/file", b"text", durable=True)
+    assert synced[1:] == ["", "/a", "/a/b"]
+    staging.replace(f"{tmp_path}/a/b/file", b"more", durable=True)
+    assert synced[5:] == ["/a/b"]
+    staging.replace(f"{tmp_path}/c/file", b"text")
+    assert len(synced) == 6
 
 
 def test_others_see_a_file_after_its_commit_and_their_reload(pair: tuple[Volume, Volume]) -> None:
