@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ops.errors import TargetError
-from ops.private_files import draft_of, private_folder, remove_abandoned_drafts, write_durably
+from ops.private_files import draft_of, open_to_others, private_folder, remove_abandoned_drafts, write_durably
 from ops.secret import Secret
 from ops.targets.target import VolumeFile
+from ops.workspace import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -184,6 +187,17 @@ def _former(name: str) -> str:
     return f"{name}.former"
 
 
+@functools.cache
+def _tell_exposed(path: Path) -> None:
+    """Tell once that other users may read a secret."""
+    print(  # noqa: T201
+        f"{shown(path)} is open to other users of this machine: 01_provision closes it. If one of them may have read "
+        "it, replace the secret with 04_rotate_credentials.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 class SecretFiles:
     """Secrets, each a file of ``KEY=value`` lines.
 
@@ -260,9 +274,13 @@ class SecretFiles:
     def recall(self, name: str, key: str) -> Secret | None:
         """The value of *key*; None if there is none.
 
+        If other users may read the file, says so on stderr: reading changes nothing, and they may know the secret.
+
         Raises:
             TargetError: the file cannot be read.
         """
+        if open_to_others(self.path(name)):
+            _tell_exposed(self.path(name))
         try:
             text = self.path(name).read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -285,8 +285,9 @@ class ModalTarget(Volumes):
         return self._versions.outdated(revision)
 
     def private_paths(self) -> Sequence[Path]:
-        """Copies of secrets."""
-        return self._copies.paths()
+        """The workspace, the target's folder, and the copies of secrets."""
+        folders = [path for path in (self._workspace.home, self._folder) if path.exists()]
+        return [*folders, *self._copies.paths()]
 
     def move(self) -> None:
         """None: Modal determines the address when it deploys."""

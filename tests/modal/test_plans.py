@@ -47,7 +47,7 @@ def test_a_stale_plan_is_refused_in_100_of_100_races(
         back()
 
 
-def test_manual_changes_on_modal_are_rows_of_the_plan(target: ModalTarget) -> None:
+def test_manual_changes_on_modal_are_rows_of_the_plan(target: ModalTarget, workspace: Workspace) -> None:
     provision.apply(target)
     assert provision.plan(target).pending == ()
     target.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
@@ -57,6 +57,10 @@ def test_manual_changes_on_modal_are_rows_of_the_plan(target: ModalTarget) -> No
     assert provision.plan(target).pending == ()
     (copy,) = (path for path in target.private_paths() if path.is_file())
     copy.chmod(0o644)
+    (mode,) = provision.plan(target).pending
+    assert "open to other users" in str(mode)
+    provision.apply(target)
+    workspace.home.chmod(0o755)
     (mode,) = provision.plan(target).pending
     assert "open to other users" in str(mode)
     provision.apply(target)

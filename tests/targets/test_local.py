@@ -302,6 +302,21 @@ def test_a_secret_is_stored_in_a_private_file_and_read_back(target: LocalTarget,
     assert target.delete_secret("some-secret") is False
 
 
+def test_a_secret_that_other_users_may_read_is_told_once_and_stays_as_it_is(
+    target: LocalTarget, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of an earlier version or another umask, say: 01_provision plans to close it, reading does not."""
+    assert target.recall_secret(SECRET_NAME, SECRET_KEY)
+    assert capsys.readouterr().err == ""
+    path = workspace.secrets("local") / f"{SECRET_NAME}.env"
+    path.chmod(0o640)
+    for _ in range(2):
+        assert target.recall_secret(SECRET_NAME, SECRET_KEY)
+    told = capsys.readouterr().err
+    assert told.count(path.name) == told.count("01_provision") == told.count("04_rotate_credentials") == 1
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
 def test_no_secret_is_in_the_process_file_or_visible_to_ps(target: LocalTarget, workspace: Workspace) -> None:
     canary = "canary-of-the-admin-token-0123456789"
     target.put_secret(SECRET_NAME, {SECRET_KEY: Secret(canary)})
