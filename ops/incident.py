@@ -21,7 +21,7 @@ from ops.snapshots.backup import digest_of
 from ops.table import Table, Text
 from ops.targets import Target, local_copy
 from ops.targets.index_files import REVOKED, distribution
-from ops.targets.index_rules import password_hash
+from ops.targets.index_rules import RANDOM_PASSWORD_ROUNDS, password_hash
 from ops.temporary_user import temporary_admin
 
 _RECENT = 20
@@ -347,7 +347,7 @@ def _lock(admin: AdminApi, user: IndexUser) -> bool:
     tokens = admin.tokens(user.username)
     if user.role == "reader" and not tokens:
         return False
-    admin.register(user.username, password_hash=password_hash(Secret.generate(), 10), role="reader")
+    admin.register(user.username, password_hash=password_hash(Secret.generate(), RANDOM_PASSWORD_ROUNDS), role="reader")
     for token in tokens:
         admin.revoke_token(token.id)
     return True

@@ -18,14 +18,12 @@ from ops.private_files import private_folder, replace_file
 from ops.secret import Secret
 from ops.table import Table, Text
 from ops.targets import Target
-from ops.targets.index_rules import check_role, checked_user_name, password_hash
+from ops.targets.index_rules import RANDOM_PASSWORD_ROUNDS, check_role, checked_user_name, password_hash
 from ops.workspace import shown
 
 COLUMNS = ("username", "role", "projects")
 _MOST = 1000
 _LARGEST = 1024**2
-_ROUNDS = 10
-"""The lowest cost that the index accepts: enough for 256 random bits that nobody ever sees."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +218,7 @@ def _caption(invitations: TeamInvitation) -> str:
 def _register(admin: AdminApi, guest: Guest, user: IndexUser | None) -> None:
     admin.register(
         guest.username,
-        password_hash=password_hash(Secret.generate(), _ROUNDS) if user is None else None,
+        password_hash=password_hash(Secret.generate(), RANDOM_PASSWORD_ROUNDS) if user is None else None,
         role=guest.role or None,
         projects=guest.projects or None,
     )

@@ -23,11 +23,8 @@ from ops.http_client import JSON, HttpClient, login_status
 from ops.polling import until, until_equal
 from ops.secret import Secret
 from ops.targets import Target
-from ops.targets.index_rules import password_hash
+from ops.targets.index_rules import RANDOM_PASSWORD_ROUNDS, password_hash
 from ops.test_release import PROJECT
-
-_ROUNDS = 10
-"""The lowest cost that the index accepts: enough for a password of 256 random bits that lives for seconds."""
 
 _STALE = timedelta(hours=1)
 """Age from which leftovers of a killed test are removed."""
@@ -69,7 +66,8 @@ class TemporaryUser:
         deployment, admin = AdminApi.of(self._target)
         with admin:
             stale = _remove_stale_users(admin)
-            admin.register(self.username, password_hash=password_hash(password, _ROUNDS), role="admin")
+            digest = password_hash(password, RANDOM_PASSWORD_ROUNDS)
+            admin.register(self.username, password_hash=digest, role="admin")
         url = deployment.url
         self._logins = {
             "the user": Login(url=url, username=self.username, password=password),
@@ -227,7 +225,7 @@ def temporary_admin(target: Target, purpose: str) -> Iterator[HttpClient]:
     deployment, admin = AdminApi.of(target)
     with admin:
         _remove_stale_users(admin)
-        admin.register(username, password_hash=password_hash(password, _ROUNDS), role="admin")
+        admin.register(username, password_hash=password_hash(password, RANDOM_PASSWORD_ROUNDS), role="admin")
         try:
             with HttpClient(deployment.url, username=username, password=password) as http:
                 until_equal(http.login_status, 200)

@@ -5,6 +5,11 @@ from __future__ import annotations
 from ops.errors import ParameterError, RunbookError, SettingError
 from ops.secret import Secret
 
+RANDOM_PASSWORD_ROUNDS = 10
+"""Cost of the bcrypt hash of a generated password that nobody keeps: the lowest that the index accepts. A cost slows
+down guessing, and 256 random bits cannot be guessed at any cost; a higher one would only slow down each test, and every
+refusal of the index, which takes as long as its most expensive entry."""
+
 
 def checked_user_name(name: str) -> str:
     """Check a user name, and return it as stored by the index (Unicode NFC).
