@@ -49,6 +49,7 @@ class TemporaryUser:
         number = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03}"
         self.version = f"{Version(__version__).base_version}.dev{number}"
         self.ended = False
+        self._removed = False
         self._folder: Path | None = None
         self._logins: dict[str, Login] = {}
 
@@ -136,13 +137,12 @@ class TemporaryUser:
             return "still there" if admin.user(self.username) else "deleted"
 
     def end(self) -> None:
-        """Remove release, user and temporary files, if there are any. May be called again.
+        """Remove release, user and temporary files, if there are any. May be called again, also if it failed.
 
         Raises:
             IndexRequestError: the index refused, or did not respond.
         """
-        atexit.unregister(self._end_quietly)
-        if self.ended or self._folder is None:
+        if self._removed or self._folder is None:
             return
         self.ended = True
         try:
@@ -151,6 +151,8 @@ class TemporaryUser:
         finally:
             try:
                 self.delete_user()
+                self._removed = True
+                atexit.unregister(self._end_quietly)
             finally:
                 shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from ops import onboard, provision, tear_down, test_release
 from ops.admin_api import AdminApi
-from ops.errors import NotDeployedError, PreflightError, RunbookError, VerificationError
+from ops.errors import IndexRequestError, NotDeployedError, PreflightError, RunbookError, VerificationError
 from ops.redaction import Redactor
 from ops.secret import REGISTER_VARIABLE
 from ops.smoke import SmokeTest
@@ -141,6 +142,21 @@ def test_after_a_failed_step_no_other_one_runs(smoke: SmokeTest, index: FakeInde
         smoke.refusals()
     with pytest.raises(RunbookError, match="this smoke test has ended"):
         smoke.publish()
+
+
+def test_an_end_that_failed_leaves_no_file_and_can_be_repeated(
+    smoke: SmokeTest, index: FakeIndex, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoke.start()
+    with monkeypatch.context() as patch:
+        refused = IndexRequestError("refused", status=503, why="it is busy", todo="wait")
+        patch.setattr(smoke.temporary_user, "delete_user", Mock(side_effect=refused))
+        with pytest.raises(IndexRequestError):
+            smoke.temporary_user.end()
+    assert list(temporary.iterdir()) == []
+    assert smoke.temporary_user.username in index.users
+    smoke.temporary_user.end()
+    assert index.users == {}
 
 
 def test_a_kernel_shut_down_midway_leaves_nothing(provisioned: FakeTarget, index: FakeIndex, temporary: Path) -> None:
