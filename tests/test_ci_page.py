@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,41 @@ def test_the_login_program_lists_its_options_and_runs_on_an_old_python(tmp_path:
     del tmp_path
     compile((ACTION / "login.py").read_text(), "login.py", "exec", flags=0)
     assert "import ops" not in (ACTION / "login.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("audience", "token"),
+    [
+        ("sts.amazonaws.com", "pyidx_x"),
+        ("https://vault.example", "pyidx_x"),
+        ("pypi", "pyidx_x"),
+        ("", "pyidx_x"),
+        (None, "pyidx_x"),
+        ("pypi-acme", "pyidx_x\nBASH_ENV=/tmp/evil"),
+        ("pypi-acme", "x%0A::stop-commands::y z"),
+        ("pypi-acme", None),
+    ],
+)
+def test_an_index_gets_no_id_token_for_others_and_sets_no_other_variable(
+    audience: str | None, token: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = runpy.run_path(str(ACTION / "login.py"))
+    asked: list[str] = []
+
+    def ask(url: str, **rest: object) -> dict[str, object]:
+        asked.append(str(rest.get("body", "")))
+        return {"value": "id-token", "audience": audience, "token": token}
+
+    login["main"].__globals__["ask"] = ask
+    monkeypatch.setenv("GITHUB_ENV", str(tmp_path / "variables"))
+    monkeypatch.setenv("RUNNER_TEMP", str(tmp_path))
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", "https://issuer.example/?x")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "runner")
+    monkeypatch.setattr(sys, "argv", ["login.py", "--url", "https://index.example/"])
+    with pytest.raises(SystemExit, match=r"index\.example"):
+        login["main"]()
+    assert list(tmp_path.iterdir()) == []
+    assert any("id-token" in body for body in asked) == (audience == "pypi-acme")
 
 
 def _uses(text: str) -> list[str]:

@@ -18,6 +18,16 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+AUDIENCE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+"""An audience that an index may ask for. An ID token for a cloud's, such as ``sts.amazonaws.com``, would let whoever
+controls the index act as this job there."""
+
+OTHERS = {"pypi", "testpypi"}
+"""Audiences of public indexes: likewise."""
+
+TOKEN = re.compile(r"[A-Za-z0-9_.-]{1,500}")
+"""A token. A line break in it would set other variables of later steps."""
+
 
 def main() -> None:
     """Log in, and write a netrc and a file of variables."""
@@ -29,8 +39,12 @@ def main() -> None:
     url = options.url.rstrip("/")
     if urlsplit(url).scheme != "https":
         sys.exit("index-login: the url must begin with https://")
-    audience = ask(f"{url}/_/oidc/audience")["audience"]
-    minted = ask(f"{url}/_/oidc/mint-token", body={"token": id_token(audience)})["token"]
+    audience = str(ask(f"{url}/_/oidc/audience").get("audience") or "")
+    if not AUDIENCE.fullmatch(audience) or audience in OTHERS:
+        sys.exit(f"index-login: {urlsplit(url).hostname} asks for an ID token that is not for an index like it")
+    minted = str(ask(f"{url}/_/oidc/mint-token", body={"token": id_token(audience)}).get("token") or "")
+    if not TOKEN.fullmatch(minted):
+        sys.exit(f"index-login: {urlsplit(url).hostname} answered with something that is not a token")
     if "GITHUB_ACTIONS" in os.environ:
         sys.stdout.write(f"::add-mask::{minted}\n")  # the runner takes this line out of the log
     folder = Path(os.environ.get("RUNNER_TEMP") or Path.cwd())
