@@ -247,11 +247,12 @@ def plan(incident: Incident) -> Plan:
         )
         for file in found
     ]
+    replaced = _replaced_passwords(incident, found)
     with admin:
         for name, user in _users(admin, found).items():
             tokens = len(admin.tokens(name)) if user else 0
             now = f"{user.role}, {tokens} tokens" if user else "unknown to the index"
-            locked = user is None or (user.role == "reader" and not tokens)
+            locked = user is None or (user.role == "reader" and not tokens and name in replaced)
             wanted = incident.lock_publisher and not locked
             changes.append(
                 Change(f"user {name}", now, "make a reader, revoke the tokens, replace the password" if wanted else "")
@@ -282,9 +283,10 @@ def apply(incident: Incident) -> Outcome:
                         _change(http, incident, action, file.filename)
                     done.append((f"file {file.filename}", "yanked and revoked"))
         if incident.lock_publisher:
+            replaced = _replaced_passwords(incident, found)
             with admin:
                 for name, user in _users(admin, found).items():
-                    if user is not None and _lock(admin, user):
+                    if user is not None and _lock(admin, user, replaced):
                         done.append((f"user {name}", "a reader now, without tokens and with an unknown password"))
     note = "" if done else "Everything was in place already."
     return Outcome(caption, tuple(done), note, target.place, deployment.url)
@@ -342,10 +344,10 @@ def _change(http: HttpClient, incident: Incident, action: str, filename: str) ->
         )
 
 
-def _lock(admin: AdminApi, user: IndexUser) -> bool:
+def _lock(admin: AdminApi, user: IndexUser, replaced: Collection[str]) -> bool:
     """Take away a user's rights, tokens and password; False if there is nothing to take away."""
     tokens = admin.tokens(user.username)
-    if user.role == "reader" and not tokens:
+    if user.role == "reader" and not tokens and user.username in replaced:
         return False
     admin.register(user.username, password_hash=password_hash(Secret.generate(), RANDOM_PASSWORD_ROUNDS), role="reader")
     for token in tokens:
@@ -362,6 +364,22 @@ def _users(admin: AdminApi, found: Sequence[BadFile]) -> Mapping[str, IndexUser 
     """Those who uploaded the files, by name; None for one who is no longer a user."""
     known = {user.username: user for user in admin.users()}
     return {name: known.get(name) for name in sorted(_publishers(found))}
+
+
+def _replaced_passwords(incident: Incident, found: Sequence[BadFile]) -> Collection[str]:
+    """Uploaders whose password an operator has replaced since: whoever uploaded the files may know the former one."""
+    since: dict[str, str] = {}
+    for file in found:
+        if file.upload:
+            user, moment = str(file.upload["user"]), str(file.upload["time"])
+            since[user] = min(moment, since.get(user, moment))
+    return {
+        str(event["user"])
+        for event in events(incident.target)
+        if event.get("password_changed")
+        and event.get("actor") == "admin token"
+        and str(event["time"]) >= since.get(str(event["user"]), "~")
+    }
 
 
 def _publishers(found: Sequence[BadFile]) -> Collection[str]:

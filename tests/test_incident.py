@@ -95,6 +95,21 @@ def test_a_bad_release_is_found_revoked_and_its_publisher_locked(
     assert files[0].sha256 in notice
 
 
+def test_a_publisher_who_lost_the_rights_before_loses_the_password_too(served: Target, mallory: Login) -> None:
+    """Whoever stole it could still download everything."""
+    _, admin = AdminApi.of(served)
+    with admin:
+        for token in admin.tokens("mallory"):
+            admin.revoke_token(token.id)
+        admin.register("mallory", role="reader")
+    named = {"project": "spam", "version": "1.1", "lock_publisher": True, "confirm": "spam 1.1"}
+    meant = incident.describe(served, **named)  # type: ignore[arg-type]
+    assert incident.apply(meant).changed
+    with http(mallory) as client:
+        assert client.request("GET", "simple/").status_code == 401
+    assert incident.plan(meant).pending == ()
+
+
 def test_without_a_release_the_last_uploads_are_shown_and_nothing_is_changed(served: Target) -> None:
     nothing = incident.describe(served, confirm="")
     assert incident.files(nothing) == []
