@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from packaging.utils import canonicalize_name, canonicalize_version
 
-from ops.admin_api import AdminApi, IndexUser
+from ops.admin_api import AdminApi
 from ops.audit_log import Event, downloads, events
 from ops.errors import ConfirmationError, IndexRequestError, ParameterError, RunbookError
 from ops.http_client import JSON, HttpClient
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.polling import until, until_equal
 from ops.preflight import preflight_of_index as preflight
-from ops.secret import Secret
+from ops.publishers import IndexPublisher, publishers
 from ops.snapshots.backup import digest_of
 from ops.table import Table, Text
 from ops.targets import Target, local_copy
 from ops.targets.index_files import REVOKED, distribution
-from ops.targets.index_rules import RANDOM_PASSWORD_ROUNDS, password_hash
 from ops.temporary_user import temporary_admin
 
 _RECENT = 20
 
-_RUN = ("token", "issuer", "repository", "workflow", "ref", "run_id")
-"""Keys of an upload's event that name its token or CI run."""
+_ORIGIN = {"credential": "token", "run": "CI run"}
+"""Keys of an upload's event for the token that sent it and the CI run that it was minted for, with their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +174,7 @@ def uploaded(found: Sequence[BadFile]) -> Table:
             file.filename,
             file.sha256,
             *(str((file.upload or {}).get(key, "not in the audit log")) for key in ("time", "user", "address")),
-            _run(file.upload or {}),
+            _origin(file.upload),
         )
         for file in found
     ]
@@ -199,7 +198,7 @@ def downloaded(incident: Incident, found: Sequence[BadFile]) -> Table:
 
 def reach(incident: Incident, found: Sequence[BadFile]) -> Table:
     """Other changes by the uploaders since the first file of the release, oldest first."""
-    users = _publishers(found)
+    users = _uploaders(found)
     since = min((str(file.upload["time"]) for file in found if file.upload), default="")
     own = {file.filename for file in found}
     rows = [
@@ -247,16 +246,10 @@ def plan(incident: Incident) -> Plan:
         )
         for file in found
     ]
-    replaced = _replaced_passwords(incident, found)
     with admin:
-        for name, user in _users(admin, found).items():
-            tokens = len(admin.tokens(name)) if user else 0
-            now = f"{user.role}, {tokens} tokens" if user else "unknown to the index"
-            locked = user is None or (user.role == "reader" and not tokens and name in replaced)
-            wanted = incident.lock_publisher and not locked
-            changes.append(
-                Change(f"user {name}", now, "make a reader, revoke the tokens, replace the password" if wanted else "")
-            )
+        for publisher in _publishers(incident, admin, found):
+            wanted = incident.lock_publisher and not publisher.locked
+            changes.append(Change(publisher.thing, publisher.rights, publisher.locking if wanted else ""))
     return Plan(_caption(incident), tuple(changes), incident.target.place, deployment.url, incident.held)
 
 
@@ -283,11 +276,9 @@ def apply(incident: Incident) -> Outcome:
                         _change(http, incident, action, file.filename)
                     done.append((f"file {file.filename}", "yanked and revoked"))
         if incident.lock_publisher:
-            replaced = _replaced_passwords(incident, found)
             with admin:
-                for name, user in _users(admin, found).items():
-                    if user is not None and _lock(admin, user, replaced):
-                        done.append((f"user {name}", "a reader now, without tokens and with an unknown password"))
+                free = (publisher for publisher in _publishers(incident, admin, found) if not publisher.locked)
+                done += [(publisher.thing, publisher.lock(admin)) for publisher in free]
     note = "" if done else "Everything was in place already."
     return Outcome(caption, tuple(done), note, target.place, deployment.url)
 
@@ -314,10 +305,9 @@ def verify(incident: Incident) -> Table:
     if incident.lock_publisher:
         _, admin = AdminApi.of(incident.target)
         with admin:
-            for name, user in _users(admin, found).items():
-                role, tokens = user.role if user else "unknown", len(admin.tokens(name)) if user else 0
-                locked = role in {"reader", "unknown"} and not tokens
-                findings.append(Finding(f"user {name}", "no rights to publish", f"{role}, {tokens} tokens", locked))
+            for publisher in _publishers(incident, admin, found):
+                seen = publisher.rights
+                findings.append(Finding(publisher.thing, "no rights to publish", seen, publisher.locked))
     return proven(
         "Seen from outside", findings, todo="run this notebook again; if it fails again, read the server's log"
     )
@@ -344,26 +334,9 @@ def _change(http: HttpClient, incident: Incident, action: str, filename: str) ->
         )
 
 
-def _lock(admin: AdminApi, user: IndexUser, replaced: Collection[str]) -> bool:
-    """Take away a user's rights, tokens and password; False if there is nothing to take away."""
-    tokens = admin.tokens(user.username)
-    if user.role == "reader" and not tokens and user.username in replaced:
-        return False
-    admin.register(user.username, password_hash=password_hash(Secret.generate(), RANDOM_PASSWORD_ROUNDS), role="reader")
-    for token in tokens:
-        admin.revoke_token(token.id)
-    return True
-
-
 def _listed(http: HttpClient, project: str) -> set[str]:
     response = http.request("GET", f"simple/{project}/", headers={"Accept": JSON})
     return {str(file["filename"]) for file in response.json()["files"]} if response.status_code == 200 else set()
-
-
-def _users(admin: AdminApi, found: Sequence[BadFile]) -> Mapping[str, IndexUser | None]:
-    """Those who uploaded the files, by name; None for one who is no longer a user."""
-    known = {user.username: user for user in admin.users()}
-    return {name: known.get(name) for name in sorted(_publishers(found))}
 
 
 def _replaced_passwords(incident: Incident, found: Sequence[BadFile]) -> Collection[str]:
@@ -382,12 +355,18 @@ def _replaced_passwords(incident: Incident, found: Sequence[BadFile]) -> Collect
     }
 
 
-def _publishers(found: Sequence[BadFile]) -> Collection[str]:
+def _publishers(incident: Incident, admin: AdminApi, found: Sequence[BadFile]) -> list[IndexPublisher]:
+    return publishers(admin, _uploaders(found), _replaced_passwords(incident, found))
+
+
+def _uploaders(found: Sequence[BadFile]) -> Collection[str]:
     return {str(file.upload["user"]) for file in found if file.upload}
 
 
-def _run(event: Event) -> str:
-    return ", ".join(f"{key} {event[key]}" for key in _RUN if event.get(key)) or "password"
+def _origin(upload: Event | None) -> str:
+    if upload is None:
+        return "not in the audit log"
+    return ", ".join(f"{name} {upload[key]}" for key, name in _ORIGIN.items() if upload.get(key)) or "password"
 
 
 def _subject(event: Event) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import requests
 
 from ops import incident, onboard
 from ops.admin_api import AdminApi
 from ops.clients import ClientFiles, Login, Twine, Uv
 from ops.errors import ConfirmationError, ParameterError, RunbookError, VerificationError
 from ops.http_client import HttpClient
+from ops.polling import until, until_equal
 from ops.targets import Target
 from tests.index.archives import wheel, wheel_name
+from tests.index.issuer import FakeIssuer
 
 pytest_plugins = ["tests.operations"]
 
@@ -108,6 +111,33 @@ def test_a_publisher_who_lost_the_rights_before_loses_the_password_too(served: T
     with http(mallory) as client:
         assert client.request("GET", "simple/").status_code == 401
     assert incident.plan(meant).pending == ()
+
+
+def test_a_ci_job_that_published_it_is_found_with_its_run_and_trusted_no_more(served: Target) -> None:
+    deployment, admin = AdminApi.of(served)
+    with FakeIssuer() as issuer, HttpClient(deployment.url) as http, admin:
+        admin.replace_trust(issuer.trust(), version=0)
+
+        def mint() -> requests.Response:
+            return http.request("POST", "_/oidc/mint-token", json={"token": issuer.id_token()})
+
+        login = ("__token__", until(mint, lambda response: response.ok).json()["token"])
+        form = {":action": "file_upload", "protocol_version": "1", "name": "spam", "version": "1.1"}
+        content = {"content": (BAD, wheel("spam", "1.1"))}
+        sent = requests.post(deployment.url, auth=login, data=form, files=content, timeout=30)
+        assert sent.status_code == 200, sent.text
+
+        meant = incident.describe(served, project="spam", version="1.1", lock_publisher=True, confirm="spam 1.1")
+        by = incident.uploaded(incident.files(meant)).rows[0][-1]
+        assert by.startswith("token m")
+        assert by.endswith(f", CI run {issuer.url}/acme/spam/actions/runs/4711")
+        assert [change.thing for change in incident.plan(meant).pending] == [f"file {BAD}", "CI job spam-release"]
+        assert incident.apply(meant).done[-1] == ("CI job spam-release", "trusted no more; its tokens have ended")
+        assert "not trusted" in repr(incident.verify(meant))
+        assert admin.trust()["jobs"] == []
+        assert until_equal(lambda: requests.get(deployment.url, auth=login, timeout=30).status_code, 401) == 401
+        assert not mint().ok
+        assert not incident.apply(meant).changed
 
 
 def test_without_a_release_the_last_uploads_are_shown_and_nothing_is_changed(served: Target) -> None:
