@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from ops.errors import RunbookError, SnapshotError
 from ops.settings import Settings
 from ops.snapshots.bucket import Blob, Bucket
 from ops.snapshots.retention import Retention, unneeded
+from ops.snapshots.scratch import scratch_folder
 from ops.snapshots.snapshot import (
     CREDENTIALS,
     PACKAGES,
@@ -340,8 +340,8 @@ class Backup:
     @contextlib.contextmanager
     def _downloaded(self, part: str, path: str) -> Iterator[Path | None]:
         """A copy of one file; None if it has vanished."""
-        with tempfile.TemporaryDirectory(prefix="pypi-snapshot-") as folder:
-            copy = Path(folder, "copy")
+        with scratch_folder() as folder:
+            copy = folder / "copy"
             try:
                 self._reader.download(self._volumes[part], path, copy)
             except (RunbookError, FileNotFoundError):

@@ -19,6 +19,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from ops.errors import BucketError, ParameterError, SnapshotError
 from ops.private_files import private_folder
+from ops.snapshots.snapshot import SHA256
 
 BLOBS = "blobs/"
 SNAPSHOTS = "snapshots/"
@@ -29,7 +30,6 @@ SINGLE_BYTES = 64 * 1024**2
 RETRIES = 4
 RETRY_SECONDS = 30
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _PIECE = 1024**2
 
@@ -123,7 +123,7 @@ class Bucket:
             for chunk in obstore.list(self._store, BLOBS):
                 for entry in chunk:
                     name = entry["path"].rpartition("/")[2]
-                    if _SHA256.fullmatch(name):
+                    if SHA256.fullmatch(name):
                         found[name] = Blob(entry["size"], entry["last_modified"])
             return found
 
@@ -157,17 +157,20 @@ class Bucket:
         """
         digest, size = hashlib.sha256(), 0
         try:
-            with _explained("read from", self.place):
-                for piece in obstore.get(self._store, BLOBS + sha256).stream(_PIECE):
-                    digest.update(piece)
-                    size += len(piece)
-                    destination.write(piece)
+            for piece in self._pieces(BLOBS + sha256):
+                digest.update(piece)
+                size += len(piece)
+                destination.write(piece)
         except FileNotFoundError:
             raise SnapshotError(f"the blob {sha256} is missing in {self.place}", why=_LOST, todo=_OTHER) from None
         if digest.hexdigest() != sha256:
             why = f"its {size} bytes have the hash {digest.hexdigest()}: it was cut short or altered"
-            raise SnapshotError(f"the blob {sha256} in {self.place} is damaged", why=why, todo=_OTHER)
+            raise SnapshotError(f"the blob {sha256} in {self.place} is damaged", why=why, todo=f"{_DELETE}{_OTHER}")
         return size
+
+    def _pieces(self, path: str) -> Iterator[obstore.Bytes]:
+        with _explained("read from", self.place):
+            yield from obstore.get(self._store, path).stream(_PIECE)
 
     def snapshots(self) -> list[str]:
         """The names of all snapshots, oldest first."""
@@ -228,6 +231,7 @@ class Bucket:
 
 
 _LOST = "the snapshot names it, but it was deleted or never arrived"
+_DELETE = "delete it there, since a stored blob is never replaced, and "
 _OTHER = "restore another snapshot; as long as the index has the file, the next back-up stores it again"
 
 
@@ -247,11 +251,11 @@ def _explained(doing: str, place: str) -> Iterator[None]:
     except (BaseError, OSError) as error:
         why = _line(error)
         todo = "run this again once that is fixed; nothing was lost"
-        if "No space left" in why or "quota" in why.lower():
+        if any(sign in why.lower() for sign in ("no space left", "quota", "code: 507")):
             todo = "free some space there, and run this again; nothing was lost"
         elif "Missing" in why or "credentials" in why.lower():
             todo = "set the credentials of the bucket in the environment, such as AWS_ACCESS_KEY_ID"
-        elif "Permission denied" in why or "AccessDenied" in why or "403" in why:
+        elif "Permission denied" in why or "AccessDenied" in why or "code: 403" in why:
             todo = "give this user, or the credentials in the environment, the right to list, read, write and delete"
         raise BucketError(f"could not {doing} {place}", why=why, todo=todo) from None
 

@@ -6,7 +6,6 @@ Everything can be repeated: a killed run leaves only whole files, and the next o
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from ops.errors import SnapshotError
 from ops.snapshots.backup import THREADS, digest_of
 from ops.snapshots.origin import Origin
+from ops.snapshots.scratch import scratch_folder
 from ops.snapshots.snapshot import CREDENTIALS, PACKAGES, Item, is_kept, is_log, is_text
 from ops.targets import Target, content_of, local_copy
 from ops.targets.index_files import (
@@ -131,8 +131,8 @@ class Restoration:
             )
         for volume in self._volumes.values():
             self._target.create_volume(volume)
-        with tempfile.TemporaryDirectory(prefix="pypi-restore-") as folder:
-            scratch = Path(folder, "files")
+        with scratch_folder() as folder:
+            scratch = folder / "files"
             writes = [text for text in comparison.texts if text.after is not None]
             self._write_texts(scratch, [text for text in writes if text.part == PACKAGES])
             for part, items in comparison.missing.items():
@@ -199,7 +199,13 @@ class Restoration:
         for number, (path, item) in enumerate(batch.items()):
             copy = scratch / f"{number}"
             with copy.open("wb") as stream:
-                self._origin.fetch_blob(item.sha256, stream)
+                size = self._origin.fetch_blob(item.sha256, stream)
+            if size != item.size:
+                raise SnapshotError(
+                    f"the snapshot {self._origin.snapshot.name} is damaged",
+                    why=f"it gives {path} {item.size} bytes, but the file with its hash has {size}",
+                    todo="restore another one; the files restored so far stay",
+                )
             os.utime(copy, (item.modified, item.modified))
             if item.uploaded is not None:
                 info = scratch / f"{number}.info"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,11 +21,17 @@ FORMAT = 1
 TEXT_BYTES = 1024**2
 """Larger files are stored as blobs, whatever their kind."""
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
+"""Name of a blob: a hash in hexadecimal."""
+
 NAME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
 """Name of a snapshot: its time in UTC, sortable, and valid in every bucket."""
 
 PACKAGES, CREDENTIALS = "packages", "credentials"
 """The parts of an index: its two volumes, whatever their names."""
+
+_FAR = 2**62
+"""Seconds since the epoch that no file system takes."""
 
 _REBUILT = tuple(f".index/{name}/" for name in ("staging", "facts", "pages", "claims", "reserve", "entries"))
 """Folders for unfinished files, locks, reserved space, and data that the index recomputes from its files."""
@@ -212,8 +219,11 @@ def _item(path: str, entry: Mapping[str, Any]) -> Item:
     if not path or any(part in ("", ".", "..") for part in parts) or "\0" in path or "\\" in path:
         raise ValueError(f"{path!r} is not a path on a volume")
     item = Item(**entry)
-    if not (isinstance(item.sha256, str) and isinstance(item.size, int) and isinstance(item.modified, int)):
+    times = (item.modified, 0 if item.uploaded is None else item.uploaded)
+    if not (SHA256.fullmatch(item.sha256) and isinstance(item.size, int) and isinstance(item.modified, int)):
         raise TypeError(f"the entry of {path!r} is incomplete")
+    if item.size < 0 or not all(abs(time) < _FAR for time in times):
+        raise ValueError(f"the entry of {path!r} has an impossible size or time")
     if item.text is not None and Item.of_text(item.content, 0).sha256 != item.sha256:
         raise ValueError(f"the text of {path!r} does not have its hash")
     return item

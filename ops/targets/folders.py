@@ -44,7 +44,7 @@ def explained(doing: str, place: Path) -> Iterator[None]:
     except OSError as error:
         raise TargetError(
             f"could not {doing}",
-            why=f"{error.strerror or error}: {error.filename or place}",
+            why=f"{error.strerror or error}: {error.filename2 or error.filename or place}",
             todo="fix that and run it again; nothing was lost",
         ) from None
 

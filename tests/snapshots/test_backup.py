@@ -193,25 +193,6 @@ def test_a_run_killed_at_any_step_and_repeated_ends_the_same(index: Index, tmp_p
             assert ended(bucket) == expected, f"killed {'after' if after else 'before'} step {fatal}"
 
 
-def test_a_damaged_blob_is_found_by_its_size_and_stored_again(backup: Backup, bucket: Bucket, tmp_path: Path) -> None:
-    snapshot, _ = backup.take()
-    blob = tmp_path / "snapshots" / "blobs" / sha256(b"spam 2.0")
-    blob.write_bytes(b"spam")
-    with pytest.raises(SnapshotError, match="is incomplete") as raised:
-        backup.check(snapshot, snapshot)
-    assert "has 4 bytes instead of 8" in raised.value.why
-    backup.take()
-    assert blob.read_bytes() == b"spam 2.0"
-
-
-def test_altered_bytes_of_the_right_size_are_found_by_a_thorough_check(backup: Backup, tmp_path: Path) -> None:
-    snapshot, _ = backup.take()
-    (tmp_path / "snapshots" / "blobs" / sha256(b"spam 2.0")).write_bytes(b"SPAM 2.0")
-    backup.check(snapshot, snapshot)
-    with pytest.raises(SnapshotError, match="is damaged"):
-        backup.check(snapshot, snapshot, thorough=True)
-
-
 def test_a_blob_of_another_snapshot_survives_retention(index: Index, bucket: Bucket, tmp_path: Path) -> None:
     january = datetime(2026, 1, 1, tzinfo=UTC)
     Backup(index, bucket, "local", clock=lambda: january).take()

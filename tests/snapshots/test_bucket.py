@@ -6,9 +6,8 @@ import io
 import os
 import stat
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +15,9 @@ from ops.errors import BucketError, ParameterError, SnapshotError
 from ops.snapshots import bucket as module
 from ops.snapshots.bucket import Bucket
 from tests.snapshots.conftest import sha256
+
+if TYPE_CHECKING:
+    from tests.object_store import ObjectStore  # a plugin here, which is not to be imported twice
 
 pytest_plugins = ["tests.object_store"]
 
@@ -144,34 +146,31 @@ def test_missing_credentials_are_named(s3: Callable[[str], str], monkeypatch: py
     assert "AWS_ACCESS_KEY_ID" in error.todo
 
 
-class _FakeBucket(BaseHTTPRequestHandler):
-    status = 500
-
-    def do_GET(self) -> None:
-        self.send_response(self.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.mark.parametrize(("status", "todo"), [(500, "nothing was lost"), (403, "the right to list")])
-def test_500_or_403_from_a_bucket_is_reported_in_one_sentence(
-    status: int, todo: str, s3: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("status", "todo"), [(500, "nothing was lost"), (403, "the right to list"), (507, "free some space there")]
+)
+def test_every_refusal_by_a_bucket_is_reported_in_one_sentence(
+    status: int,
+    todo: str,
+    s3: Callable[[str], str],
+    object_store: ObjectStore,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place = s3("failing")
-    monkeypatch.setattr(module, "RETRIES", 1)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("FakeBucket", (_FakeBucket,), {"status": status}))
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    try:
-        assert todo in failure(Bucket.open(place).blobs).todo
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    monkeypatch.setattr(module, "RETRIES", 0)
+    bucket = Bucket.open(s3("failing"))
+    object_store.fail(status)
+    for call in (
+        bucket.blobs,
+        bucket.snapshots,
+        lambda: bucket.put_blob(sha256(b"bytes"), file),
+        lambda: bucket.put_snapshot("x", b"{}"),
+        lambda: bucket.read_snapshot("x"),
+        lambda: fetched(bucket, sha256(b"bytes")),
+        lambda: bucket.delete_snapshot("x"),
+        lambda: bucket.delete_blob(sha256(b"bytes")),
+    ):
+        assert todo in failure(call).todo
 
 
 def test_an_unreadable_folder_is_reported_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

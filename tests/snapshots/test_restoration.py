@@ -49,6 +49,7 @@ def test_an_existing_index_gets_missing_files_and_keeps_its_own(index: Index, or
     index.write("own-1.tar.gz", b"own")
     index.write(".index/yanked/own-1.tar.gz", b"mine")
     index.write(".index/yanked/spam-2.0.tar.gz", b"since then")
+    index.write(f".index/revoked/{sha256(b'spam 2.0')}", b"{}")
     index.write(".index/removed/3f", b"1" * 64 + b" ham-1.tar.gz\n")
     index.write(".htpasswd", b"mallory:x\n", CREDENTIALS_VOLUME)
     index.write(".tokens.json", b"{}", CREDENTIALS_VOLUME)
@@ -60,6 +61,7 @@ def test_an_existing_index_gets_missing_files_and_keeps_its_own(index: Index, or
     assert tree["pypiserver-data/own-1.tar.gz"] == b"own"
     assert tree["pypiserver-data/.index/yanked/own-1.tar.gz"] == b"mine"
     assert "pypiserver-data/.index/yanked/spam-2.0.tar.gz" not in tree, "it was not yanked in the snapshot"
+    assert f"pypiserver-data/.index/revoked/{sha256(b'spam 2.0')}" in tree, "but what was revoked stays revoked"
     graves = tree["pypiserver-data/.index/removed/3f"]
     assert graves == b"1" * 64 + b" ham-1.tar.gz\n" + b"0" * 64 + b" eggs-1.tar.gz\n", "no name can be reused"
     assert tree["pypiserver-credentials/.htpasswd"] == USERS
@@ -137,41 +139,6 @@ def test_roles_are_written_before_users_and_yanks_before_files(empty: Index, ori
     restore(Watched(), origin)
     assert order.index(".index/yanked/spam-1.0.tar.gz") < order.index("spam-1.0.tar.gz")
     assert order.index(".htgroup") < order.index(".htpasswd")
-
-
-def test_a_truncated_blob_ends_it_with_a_sentence_and_is_not_partly_restored(
-    empty: Index, origin: SnapshotOrigin, tmp_path: Path
-) -> None:
-    blob = tmp_path / "snapshots" / "blobs" / sha256(b"spam 2.0")
-    blob.write_bytes(b"spam")
-    with pytest.raises(SnapshotError, match=r"the blob .* is damaged"):
-        restore(empty, origin)
-    assert "pypiserver-data/spam-2.0.tar.gz" not in empty.tree()
-    blob.write_bytes(b"spam 2.0")
-    restore(empty, origin)
-    assert Restoration(empty, origin).compare().is_empty
-
-
-def test_a_full_disk_ends_it_with_a_sentence_and_the_next_run_continues(
-    empty: Index, origin: SnapshotOrigin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import shutil
-
-    real = shutil.copy2
-
-    def full(source: Path, target: Path) -> None:
-        if Path(source).read_bytes() == b"spam 2.0":
-            raise OSError(28, os.strerror(28), str(target))
-        real(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copy2", full)
-        with pytest.raises(TargetError, match=r"could not copy 'spam-2.0.tar.gz' onto the volume") as raised:
-            restore(empty, origin)
-    assert "No space left on device" in raised.value.why
-    assert "nothing was lost" in raised.value.todo
-    restore(empty, origin)
-    assert Restoration(empty, origin).compare().is_empty
 
 
 def test_an_unwritable_volume_ends_it_with_a_sentence(
