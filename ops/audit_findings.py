@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -87,7 +88,8 @@ def findings(target: Target, inventory: Inventory) -> list[AuditFinding]:
         *_revocations(inventory, history),
         *_statuses(inventory, history),
         *_users(inventory, history),
-        *_tokens(inventory),
+        *_tokens(inventory, history),
+        *_trust(inventory, history),
         *_credential_files(inventory),
         *_logs(inventory, history),
         *_target(target),
@@ -206,6 +208,8 @@ def _users(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
     found = inventory.accounts
     for name, account in found.items():
         expected = history.users.get(name)
+        if name in history.uncertain:
+            continue
         if expected is None:
             why = (
                 "was removed through the index, but has an entry again"
@@ -221,7 +225,8 @@ def _users(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
             limits = f" of {', '.join(projects)}" if projects is not None else ""
             why = f"is {account.rights}, but was last made {role}{limits} through the index"
             yield AuditFinding(ERROR, f"user {name}", why, "set the role again with 02_onboard_user")
-    for name in sorted(name for name, expected in history.users.items() if expected and name not in found):
+    expected_users = {name for name, expected in history.users.items() if expected} - history.uncertain
+    for name in sorted(expected_users - found.keys()):
         why = "was created and never removed, but has no entry"
         yield AuditFinding(WARNING, f"user {name}", why, "onboard the user again, or restore with 07_restore")
     defects = credential_defects(inventory.texts.get(PASSWORDS, b""), inventory.texts.get(GROUPS, b""))
@@ -231,19 +236,36 @@ def _users(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
         )
 
 
-def _tokens(inventory: Inventory) -> Iterator[AuditFinding]:
+def _tokens(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
+    by_hand = ERROR if history.complete else NOTICE
     tokens, unreadable = token_entries(inventory.texts.get(TOKENS, b""))
     for number in unreadable:
         yield AuditFinding(WARNING, f"{TOKENS}, line {number}", "is no token", "remove the line")
     now, found = datetime.now(UTC), inventory.accounts
     for token in tokens:
         thing = f"token {token.id} of {token.owner}"
+        if not history.tokens.get(token.id) and token.owner not in history.uncertain:
+            why = "was revoked, but is back" if token.id in history.tokens else "was not created through the index"
+            yield AuditFinding(by_hand, thing, why, "revoke it with 05_offboard_user or: runbook token revoke")
         if token.owner not in found:
             yield AuditFinding(WARNING, thing, "stands for a user who has no entry", "revoke it")
         if token.expires < now:
             yield AuditFinding(NOTICE, thing, "has expired", "nothing; it disappears by itself")
         elif token.expires < now + timedelta(days=EXPIRING_DAYS):
             yield AuditFinding(NOTICE, thing, f"expires on {token.expires:%Y-%m-%d}", "create the next one in time")
+
+
+def _trust(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
+    content = inventory.texts.get(TRUST, b"")
+    now = hashlib.sha256(content).hexdigest() if content else ""
+    if now != history.trust and "" not in history.uncertain:
+        why = (
+            "was not written through the index: other CI jobs may publish"
+            if now
+            else "is missing: no CI job is trusted"
+        )
+        severity = ERROR if now and history.complete else WARNING if history.complete else NOTICE
+        yield AuditFinding(severity, TRUST, why, "apply your own file of trusted jobs with 13_trusted_publishing")
 
 
 def _credential_files(inventory: Inventory) -> Iterator[AuditFinding]:

@@ -74,6 +74,9 @@ class History:
         revoked: for each digest that was revoked or unrevoked, True if it is revoked.
         statuses: of each project whose status was set.
         users: rights of each user; None for a removed one.
+        tokens: for each token that was created or revoked, by its id, True if it exists.
+        trust: SHA-256 of the file of trusted CI jobs; empty if there is none.
+        uncertain: users of whom the last change failed; empty for the trusted CI jobs.
         unconfirmed: descriptions of changes that may not have been kept.
         complete: False if files of the log have expired, or it is empty.
     """
@@ -84,6 +87,9 @@ class History:
     revoked: dict[str, bool] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)
     users: dict[str, Rights | None] = field(default_factory=dict)
+    tokens: dict[str, bool] = field(default_factory=dict)
+    trust: str = ""
+    uncertain: set[str] = field(default_factory=set)
     unconfirmed: list[str] = field(default_factory=list)
     complete: bool = False
 
@@ -118,18 +124,30 @@ class History:
             self.revoked.update(dict.fromkeys(_names(event, "sha256"), kind == "revoke"))
         elif kind == "status":
             self.statuses[str(event.get("project"))] = str(event.get("status"))
-        elif kind in ("user.created", "user.changed"):
-            projects = event.get("projects")
-            limits = tuple(sorted(map(str, projects))) if isinstance(projects, list) else None
-            self.users[str(event["user"])] = str(event.get("role")), limits
-        elif kind == "user.removed":
-            self.users[str(event["user"])] = None
-        elif kind == "user.change_failed":
-            self.users.pop(str(event["user"]), None)
+        elif subject in ("user", "token", "trust"):
+            self._of_credentials(kind, event)
         elif kind == "restore":
             self._restored(event)
         elif kind == "audit.expired":
             self.complete = False
+
+    def _of_credentials(self, kind: str, event: Event) -> None:
+        user = str(event["user"])
+        if kind in ("token.created", "token.revoked"):
+            self.tokens[str(event.get("id"))] = kind == "token.created"
+            return
+        self.uncertain.discard(user)
+        if kind == "user.change_failed":
+            self.uncertain.add(user)
+        elif kind == "trust.changed":
+            self.trust = str(event.get("sha256", ""))
+        elif kind == "user.removed":
+            self.users[user] = None
+            self.tokens.update(dict.fromkeys(_names(event, "revoked"), False))
+        elif "role" in event:  # a new password alone changes no rights
+            projects = event.get("projects")
+            limits = tuple(sorted(map(str, projects))) if isinstance(projects, list) else None
+            self.users[user] = str(event.get("role")), limits
 
     def _failed(self, subject: str, outcome: str, event: Event) -> None:
         name = str(event.get("filename", ""))
@@ -151,7 +169,10 @@ class History:
             self.unconfirmed.append(f"{subject} of {name or event.get('project')} at {event['time']}")
 
     def _restored(self, event: Event) -> None:
-        """A restoration sets users and annotations; its line names them."""
+        """A restoration sets users, their tokens, trusted CI jobs and annotations; its line names them."""
+        self.uncertain.clear()
+        self.tokens = dict.fromkeys(_names(event, "tokens"), True)
+        self.trust = str(event.get("trust", ""))
         self.users = {}
         for line in _names(event, "users"):
             name, _, rights = line.rpartition(" of ") if " of " in line else ("", "", line)

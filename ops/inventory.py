@@ -25,6 +25,7 @@ from ops.targets.index_files import (
     REVOKED,
     STATUS,
     TOKENS,
+    TRUST,
     YANKED,
     AccountEntry,
     Distribution,
@@ -39,7 +40,7 @@ from ops.targets.index_files import (
 
 THREADS = 8
 
-_READ = (YANKED, REVOKED, STATUS, REMOVED, PASSWORDS, GROUPS, TOKENS)
+_READ = (YANKED, REVOKED, STATUS, REMOVED, PASSWORDS, GROUPS, TOKENS, TRUST)
 _Result = TypeVar("_Result")
 
 

@@ -28,6 +28,8 @@ from ops.targets.index_files import (
     PASSWORDS,
     REMOVED,
     STATUS,
+    TOKENS,
+    TRUST,
     YANKED,
     AccountEntry,
     accounts,
@@ -35,6 +37,7 @@ from ops.targets.index_files import (
     audit_line,
     distribution,
     status_of,
+    token_entries,
     upload_refusals,
 )
 
@@ -281,10 +284,12 @@ def _users(before: Mapping[str, AccountEntry], after: Mapping[str, AccountEntry]
 
 
 def _accounts(snapshot: Snapshot) -> dict[str, AccountEntry]:
-    contents = (
-        snapshot.credentials[name].content if name in snapshot.credentials else b"" for name in (PASSWORDS, GROUPS)
-    )
-    return accounts(*contents)
+    return accounts(_text(snapshot, PASSWORDS), _text(snapshot, GROUPS))
+
+
+def _text(snapshot: Snapshot, name: str) -> bytes:
+    """The content of a file of the credentials volume; empty if the snapshot has none."""
+    return snapshot.credentials[name].content if name in snapshot.credentials else b""
 
 
 def _note(job: RestoreJob, found: Comparison) -> None:
@@ -297,6 +302,8 @@ def _note(job: RestoreJob, found: Comparison) -> None:
             "taken_of": snapshot.place,
             "files": sum(map(len, found.missing.values())),
             "users": [f"{name} {account.rights}" for name, account in sorted(_accounts(snapshot).items())],
+            "tokens": [token.id for token in token_entries(_text(snapshot, TOKENS))[0]],
+            "trust": snapshot.credentials[TRUST].sha256 if TRUST in snapshot.credentials else "",
             "yanked": [annotated(path) for path in snapshot.packages if path.startswith(YANKED)],
             "statuses": [
                 f"{annotated(path)} {status_of(item.content)}"

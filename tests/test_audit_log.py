@@ -25,7 +25,14 @@ def test_the_last_event_counts() -> None:
     assert found.users == {"alice": None}
     assert history(REMOVE, UPLOAD).removed == {}
     assert history(CREATED).users == {"alice": ("publisher", ("spam",))}
+    accepted = {"event": "user.changed", "actor": "invitation", "password_changed": True}
+    assert history(CREATED, accepted).users == {"alice": ("publisher", ("spam",))}
     assert history({"event": "status", "project": "spam", "status": "archived"}).statuses == {"spam": "archived"}
+    token = {"event": "token.created", "id": "1"}
+    assert history(token).tokens == {"1": True}
+    for revoked in ({"event": "token.revoked", "id": "1"}, {"event": "user.removed", "revoked": ["1"]}):
+        assert history(token, revoked).tokens == {"1": False}
+    assert history({"event": "trust.changed", "sha256": "ab"}).trust == "ab"
     assert history({"event": "revoke", "sha256": ["a", "b"]}).revoked == {"a": True, "b": True}
 
 
@@ -37,7 +44,9 @@ def test_an_unconfirmed_change_leaves_its_subject_open(outcome: str) -> None:
     assert removed.removed == {}
     assert removed.uploaded == ({"spam-1.tar.gz": "a"} if outcome == "undone" else {})
     assert len(removed.unconfirmed) == (outcome == "unconfirmed")
-    assert history(CREATED, {"event": "user.change_failed"}).users == {}
+    failed = {"event": "user.change_failed"}
+    assert history(CREATED, failed).uncertain == {"alice"}
+    assert history(failed, CREATED).uncertain == set()
 
 
 def test_a_restoration_sets_users_yanks_and_statuses() -> None:
@@ -46,8 +55,11 @@ def test_a_restoration_sets_users_yanks_and_statuses() -> None:
         "users": ["a b publisher of spam, eggs", "carol admin"],
         "yanked": ["eggs-1.tar.gz"],
         "statuses": ["eggs archived"],
+        "tokens": ["8c1f0a52b3d4"],
+        "trust": "ab",
     }
-    found = history(CREATED, YANK, restored)
+    found = history(CREATED, YANK, {"event": "token.created", "id": "of a later day"}, restored)
+    assert (found.tokens, found.trust) == ({"8c1f0a52b3d4": True}, "ab")
     assert found.users == {"a b": ("publisher", ("eggs", "spam")), "carol": ("admin", None)}
     assert found.yanked == {"eggs-1.tar.gz": True}
     assert found.statuses == {"eggs": "archived"}

@@ -7,6 +7,7 @@ cannot be registered again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -311,7 +312,7 @@ class TrustStore:
             now = Trust.read(draft[TRUST])
             if now.version != version:
                 raise Conflict(f"the trusted jobs were changed meanwhile (version {now.version}): look at them again")
-            draft[TRUST] = json.dumps(wanted.document(), indent=1).encode() + b"\n"
+            draft[TRUST] = content = json.dumps(wanted.document(), indent=1).encode() + b"\n"
             before, after = set(now.jobs), set(wanted.jobs)
             draft.entry = Entry(
                 "trust.changed",
@@ -321,6 +322,7 @@ class TrustStore:
                     "added": sorted(job.name for job in after - before),
                     "removed": sorted(job.name for job in before - after),
                     "issuers": sorted(issuer.url for issuer in wanted.issuers),
+                    "sha256": hashlib.sha256(content).hexdigest(),
                 },
             )
         return wanted
