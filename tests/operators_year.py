@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import requests
 
 from ops import back_up
+from ops.admin_api import AdminApi
 from ops.clients import ClientFiles
 from ops.http_client import JSON
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_NAME
@@ -213,9 +214,9 @@ def publish_from_github(index: Index, operator: Operator) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def nights(index: Index, destination: Path) -> tuple[str, dict[str, str]]:
+def nights(index: Index, destination: str) -> tuple[str, dict[str, str]]:
     """Thirty days, each with a release and a snapshot; returns the seventeenth snapshot's name and the state then."""
-    job = back_up.describe(index.target, destination=str(destination))
+    job = back_up.describe(index.target, destination=destination)
     bucket = job.bucket()
     name, there = "", {}
     for night in range(1, NIGHTS + 1):
@@ -231,16 +232,21 @@ def nights(index: Index, destination: Path) -> tuple[str, dict[str, str]]:
     return name, there
 
 
-def walk(operator: Operator) -> None:
-    """Go through the year, from the first steps to the teardown; the target is empty before and after."""
+def walk(operator: Operator, snapshots: str) -> None:
+    """Go through the year, from the first steps to the teardown; the target is empty before and after.
+
+    Parameters:
+        operator: with an empty target.
+        snapshots: the folder or bucket for them.
+    """
     index = Index(operator)
     try:
-        _walk(operator, index)
+        _walk(operator, index, snapshots)
     finally:
         index.target.stop()
 
 
-def _walk(operator: Operator, index: Index) -> None:
+def _walk(operator: Operator, index: Index, snapshots: str) -> None:
     run = operator.run
     place = index.target.place
 
@@ -276,9 +282,9 @@ def _walk(operator: Operator, index: Index) -> None:
     index.upload("dave", "eggs", "1.0")
     run("05_offboard_user", username="dave", confirm="dave")
     assert index.status(index.logins.pop("dave")) == 401
-    snapshots = operator.home / "snapshots"
     assert "1 changed" in run("06_back_up", destination=snapshots)
     name, there = nights(index, snapshots)
+    run("09_audit", snapshots=snapshots, fail_at="warning")
     seen = {project: index.releases(project) for project in ("spam", "eggs")}
 
     # Everything is lost, and restored from the seventeenth snapshot, for the same users.
@@ -297,11 +303,14 @@ def _walk(operator: Operator, index: Index) -> None:
     run("08_upgrade", revision=operator.break_removal("broken"), fails="was rolled back")
     assert " 0 changed" in run("08_upgrade")
 
-    # The index matches its log, until a release turns out to be bad.
+    # The index still matches its log, until a release turns out to be bad.
     run("09_audit", snapshots=snapshots, fail_at="warning")
     release = {"project": "spam", "version": "1.1"}
     run("12_incident", **release, reason="stolen", lock_publisher=True, confirm="spam 1.1")
     assert "1.1" not in str(index.releases("spam"))
+    (report,) = operator.workspace.records.glob("*-12_incident/12_incident.html")
+    assert "/acme/spam/actions/runs/4711" in report.read_text()
+    assert AdminApi.of(index.target)[1].trust()["jobs"] == []
     run("90_troubleshoot", bundle=True)
 
     # Teardown, with a last snapshot, and no secret in any record.

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ops import audit, back_up, restore
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
+from ops.snapshots import Bucket
 from ops.snapshots.__main__ import main as check_recent
+from ops.snapshots.backup import read_snapshot
+from ops.snapshots.snapshot import name_of
 from ops.targets.modal import ModalTarget
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.modal.conftest import deploy, run_modal
+from tests.modal.test_workflows import step
 from tests.snapshots.conftest import USERS, make_index
 from tests.standin.control_plane import ControlPlane
+
+if TYPE_CHECKING:
+    from tests.object_store import ObjectStore  # a plugin here, which is not to be imported twice
 
 pytest_plugins = ["tests.object_store"]
 
@@ -34,6 +45,16 @@ def set_destination(plane: ControlPlane, destination: str, variables: Mapping[st
     source.write_text(json.dumps({"BACKUP_DESTINATION": destination, "BACKUP_DAILY": "30", **variables}))
     done = run_modal(plane, "secret", "create", "pypi-backup", "--from-json", str(source), "--force")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def make_one_day_older(destination: str) -> None:
+    """Replace the only snapshot by the same of the night before."""
+    bucket = Bucket.open(destination)
+    (name,) = bucket.snapshots()
+    snapshot = read_snapshot(bucket, name)
+    earlier = replace(snapshot, name=name_of(snapshot.taken - timedelta(days=1)))
+    bucket.put_snapshot(earlier.name, earlier.to_bytes())
+    bucket.delete_snapshot(name)
 
 
 def upload(target: ModalTarget, volume: str, path: str, content: bytes, folder: Path) -> None:
@@ -54,7 +75,9 @@ def test_without_a_destination_the_app_has_no_nightly_function(index: ControlPla
     assert "back_up" not in app.layout
 
 
-def test_an_index_moves_from_this_machine_to_modal(index: ControlPlane, target: ModalTarget, tmp_path: Path) -> None:
+def test_an_index_moves_from_this_machine_to_modal_and_back(
+    index: ControlPlane, target: ModalTarget, tmp_path: Path
+) -> None:
     here = make_index(tmp_path / "here")
     back_up.apply(back_up.describe(here, destination=str(tmp_path / "snapshots")))
     job = restore.describe(target, source=str(tmp_path / "snapshots"), confirm="modal")
@@ -65,6 +88,13 @@ def test_an_index_moves_from_this_machine_to_modal(index: ControlPlane, target: 
     for path in ("spam-1.0.tar.gz", ".index/yanked/spam-1.0.tar.gz", ".index/status/spam"):
         target.download(PACKAGES_VOLUME, path, tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == tree[f"{PACKAGES_VOLUME}/{path}"]
+    back_up.apply(back_up.describe(target, destination=str(tmp_path / "of-modal")))
+    back = make_index(tmp_path / "back", filled=False)
+    job = restore.describe(back, source=str(tmp_path / "of-modal"), confirm="local")
+    restore.apply(job)
+    restore.verify(job)
+    whole = {path: content for path, content in tree.items() if "/.index/staging/" not in path}
+    assert back.tree().items() >= whole.items()
 
 
 def test_the_notebooks_steps_back_up_from_outside_and_a_second_run_changes_nothing(
@@ -86,8 +116,8 @@ def test_the_notebooks_steps_back_up_from_outside_and_a_second_run_changes_nothi
 
 @pytest.mark.slow
 def test_the_app_takes_snapshots_once_a_destination_is_set(
-    index: ControlPlane, target: ModalTarget, s3_variables: dict[str, str], s3: Callable[[str], str], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    index: ControlPlane, target: ModalTarget, s3_variables: dict[str, str], s3: Callable[[str], str],
+    object_store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     fill(target, tmp_path / "before")
     bucket = s3("nightly")
@@ -103,6 +133,13 @@ def test_the_app_takes_snapshots_once_a_destination_is_set(
     assert check_recent([bucket, "--hours", "0"]) == 1
     assert index.call("back_up") == ""
     assert "is of today already" in index.log()
+    # The next night finds the same files.
+    make_one_day_older(bucket)
+    object_store.requests.clear()
+    assert index.call("back_up") == ""
+    assert len(Bucket.open(bucket).snapshots()) == 2
+    written = [request for request in object_store.requests if request.startswith("PUT")]
+    assert [request.split("/")[3] for request in written] == ["snapshots"], "no blob is copied"
     assert "testing-secret-key" not in index.log()
     assert "$2y$" not in index.log() + capsys.readouterr().out
     # Everything is lost, and restored.
@@ -128,6 +165,27 @@ def test_a_failed_nightly_backup_says_why_and_loses_nothing(
         assert "the function raised" in index.call("back_up")
         assert why in index.log()
     del index.exceptions[before:]
+
+
+def test_the_workflow_looks_for_last_nights_snapshot(s3: Callable[[str], str]) -> None:
+    destination = s3("checked")
+    look = step("snapshot.yaml", "snapshot", "Look for it")
+
+    def found() -> tuple[int, str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-e", "-c", look["run"]],
+            env={**os.environ, "PATH": path, "DESTINATION": destination},
+            cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    assert found() == (1, "There is no snapshot: set up the nightly back-up, or run the notebook 06_back_up.\n")
+    for hours, code in ((31, 1), (5, 0)):
+        name = name_of(datetime.now(UTC) - timedelta(hours=hours))
+        Bucket.open(destination).put_snapshot(name, b"{}")
+        assert found()[0] == code
+        assert name in found()[1]
 
 
 def test_the_workflows_check_runs_without_modal_or_jupyter(tmp_path: Path) -> None:
