@@ -291,7 +291,7 @@ class AdminApi:
         """
         return self._http.request("GET", "users").status_code
 
-    def refusal(self) -> str:
+    def refusal_advice(self) -> str:
         """Advice on a refused request for the list of users; empty if it is not refused.
 
         Raises:
@@ -306,7 +306,7 @@ class AdminApi:
         raise IndexRequestError(
             what,
             status=response.status_code,
-            why=f"{response.status_code} {response.reason}: {said(response)}",
+            why=f"{response.status_code} {response.reason}: {response_message(response)}",
             todo=self._todo(response),
         )
 
@@ -367,7 +367,7 @@ def _token(entry: dict[str, Any]) -> IndexToken:
     )
 
 
-def said(response: requests.Response) -> str:
+def response_message(response: requests.Response) -> str:
     """Message of a response on one line: the ``detail`` of a JSON body, else the start of the text."""
     try:
         detail = response.json()["detail"]

@@ -186,7 +186,7 @@ def timeline(report: AuditReport) -> Table:
     return _table("Audit log by day", ("day", "changes", "refusals", "together"), rows)
 
 
-def recent(report: AuditReport) -> Table:
+def recent_changes(report: AuditReport) -> Table:
     """The last changes in the audit log."""
     changes = [event for event in report.inventory.events if not str(event["event"]).endswith(("refused", "throttled"))]
     rows = []
@@ -298,7 +298,7 @@ __all__ = [
     "largest",
     "preflight",
     "read",
-    "recent",
+    "recent_changes",
     "timeline",
     "unused",
     "users",

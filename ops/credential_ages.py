@@ -31,7 +31,7 @@ def ages(target: Target, *, days: int) -> Table:
     found += [CredentialAge(f"password of {name}", passwords.get(name)) for name in users]
     rows = [(age.name, shown_time(age.created), "not known", shown_time(age.expires), _due(age, days)) for age in found]
     for token in tokens:
-        age = CredentialAge(named(token), parsed(token.created), parsed(token.expires))
+        age = CredentialAge(display_name(token), parsed(token.created), parsed(token.expires))
         used = shown_time(token.last_used) or "never"
         rows.append((age.name, shown_time(age.created), used, shown_time(age.expires), _due(age, days)))
     return Table.of(
@@ -64,7 +64,7 @@ def parsed(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def named(token: IndexToken) -> str:
+def display_name(token: IndexToken) -> str:
     """A token as a noun phrase."""
     return f"token {token.label or token.id} of {token.owner}"
 

@@ -26,7 +26,7 @@ from IPython.core.error import UsageError
 from IPython.display import display
 
 from ops.errors import GUIDE, INTERRUPTED, ParameterError, RunbookError
-from ops.parameters import TYPES, Parameter, declaration, refuse_unknown, require
+from ops.parameters import TYPES, Parameter, declaration, refuse_unknown, require_type
 
 
 def check() -> None:
@@ -49,7 +49,7 @@ def check() -> None:
     try:
         _require_declared(declared, [name for name in given if name in names])
         for parameter in declared.values():
-            require(parameter, names.get(parameter.name))
+            require_type(parameter, names.get(parameter.name))
     except ParameterError as error:
         _gate.closed_by = error
         raise
@@ -156,7 +156,7 @@ def _declared(statement: ast.stmt) -> Parameter | None:
         return None
     name, kind, value = declared
     try:
-        default = require(Parameter(name, kind, ""), ast.literal_eval(value))
+        default = require_type(Parameter(name, kind, ""), ast.literal_eval(value))
     except (ValueError, ParameterError):
         default = TYPES[kind]()
     return Parameter(name, kind, default)

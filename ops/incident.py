@@ -156,7 +156,7 @@ def files(incident: Incident) -> list[BadFile]:
     return found
 
 
-def recent(incident: Incident) -> Table:
+def recent_uploads(incident: Incident) -> Table:
     """The last uploads, to identify the release and its files."""
     uploads = [event for event in events(incident.target) if event["event"] == "upload"]
     rows = [
@@ -389,7 +389,7 @@ __all__ = [
     "plan",
     "preflight",
     "reach",
-    "recent",
+    "recent_uploads",
     "uploaded",
     "verify",
 ]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from packaging.utils import InvalidName, canonicalize_name, canonicalize_version
 
-from ops.admin_api import AdminApi, said
+from ops.admin_api import AdminApi, response_message
 from ops.errors import ConfirmationError, IndexRequestError, ParameterError, RunbookError
 from ops.http_client import JSON, HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_approved
@@ -329,7 +329,7 @@ def _send(index: HttpClient, path: str, fields: dict[str, str]) -> None:
         raise IndexRequestError(
             f"{' '.join(fields.values())} was refused",
             status=response.status_code,
-            why=said(response),
+            why=response_message(response),
             todo="fix that and run this notebook again",
         )
 

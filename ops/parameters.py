@@ -138,7 +138,7 @@ def coerce(parameter: Parameter, value: object) -> Value:
     return result
 
 
-def require(parameter: Parameter, value: object) -> Value:
+def require_type(parameter: Parameter, value: object) -> Value:
     """Check that *value*, found in a kernel, has the declared type; text is not converted.
 
     Raises:
@@ -243,7 +243,7 @@ def _example(parameter: Parameter) -> str:
     return str(default) or "text"
 
 
-def assign(
+def distribute(
     given: Mapping[str, object], declared: Mapping[str, Sequence[Parameter]]
 ) -> Mapping[str, Mapping[str, Value]]:
     """Distribute the parameters of a run to its notebooks.

@@ -68,6 +68,6 @@ def _admin_token(target: Target) -> Check:
     except PreflightError as error:
         return Check("admin token", passed=False, detail=f"{error.problems[0]}; {error.todo}")
     with admin:
-        if refusal := admin.refusal():
-            return Check("admin token", passed=False, detail=f"the index refuses it; {refusal}")
+        if advice := admin.refusal_advice():
+            return Check("admin token", passed=False, detail=f"the index refuses it; {advice}")
     return Check("admin token", passed=True, detail="is let in")

@@ -225,7 +225,7 @@ def _as_the_operator(target: Target, deployment: Deployment) -> list[Finding]:
         advice = advice_for(target)
         with AdminApi(deployment.admin_url, token, deployment.admin_headers, advice=advice) as operator:
             status = operator.users_status()
-            todo = "" if status == 200 else operator.refusal()
+            todo = "" if status == 200 else operator.refusal_advice()
         question = "the list of users, with the admin token"
         findings.append(Finding(question, "200", str(status), status == 200, todo))
     return findings

@@ -14,7 +14,7 @@ from typing import Self
 from ops import user_tokens
 from ops.admin_api import AdminApi, IndexToken
 from ops.clients import ClientFiles, Login
-from ops.credential_ages import is_older, named, parsed, password_ages, shown_time
+from ops.credential_ages import display_name, is_older, parsed, password_ages, shown_time
 from ops.errors import ParameterError, PreflightError, RunbookError, VerificationError
 from ops.http_client import login_status
 from ops.onboard import ROUNDS, TOKEN_LABEL
@@ -153,7 +153,7 @@ def _changes(rotation: Rotation, admin: AdminApi) -> list[Change]:
         due = any(is_older(parsed(token.created), rotation.days) for token in old)
         path = shown(rotation.token_file(old[0].label))
         then = f"create one with the same rights, write it to {path}, then revoke this" if due else ""
-        return [Change(named(token), _times(token), then) for token in old]
+        return [Change(display_name(token), _times(token), then) for token in old]
     return []
 
 
@@ -278,9 +278,9 @@ def _rotate_token(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[s
             todo="the new token is in place: see the server's log for why it was slow to read it",
         )
     return [
-        (named(token), f"created, until {shown_time(token.expires)}"),
+        (display_name(token), f"created, until {shown_time(token.expires)}"),
         (shown(path), "written, mode 0600"),
-        *((named(each), f"revoked, created {shown_time(each.created)}") for each in old),
+        *((display_name(each), f"revoked, created {shown_time(each.created)}") for each in old),
         ("a client that kept sending requests", "was never refused"),
     ]
 

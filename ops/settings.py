@@ -54,10 +54,10 @@ class _Variables:
         Raises:
             ValueError: a value cannot work; the message names its variable.
         """
-        return cls(**cls.told(environment))
+        return cls(**cls.given(environment))
 
     @classmethod
-    def told(cls, environment: Mapping[str, str]) -> dict[str, Any]:
+    def given(cls, environment: Mapping[str, str]) -> dict[str, Any]:
         """Fields with a variable in *environment*, and their values.
 
         Raises:
@@ -197,7 +197,7 @@ class Hosting(_Variables):
         return True
 
     def told_variables(self) -> dict[str, str]:
-        """The same, with the word ``none`` for empty values, so that :meth:`told` finds every field."""
+        """The same, with the word ``none`` for empty values, so that :meth:`given` finds every field."""
         return {name: value or NONE for name, value in self.variables().items()}
 
     @staticmethod

@@ -112,10 +112,10 @@ def _texts(target: Target) -> dict[str, str]:
         "records.json": _records,
         "server.log": lambda: target.logs(LOG_LINES),
     }
-    return {name: _told(source) for name, source in sources.items()}
+    return {name: _content(source) for name, source in sources.items()}
 
 
-def _told(source: Callable[[], object]) -> str:
+def _content(source: Callable[[], object]) -> str:
     try:
         return f"{source()}\n"
     except RunbookError as error:
@@ -143,9 +143,9 @@ def _records() -> str:
 def _masked(texts: Mapping[str, str]) -> dict[str, str]:
     """The texts without the secrets known here, masked like a record of a run."""
     from ops.redaction import Redactor
-    from ops.runbook.workspace_secrets import passwords_in_urls, register, scan, workspace_sources
+    from ops.runbook.workspace_secrets import passwords_in_urls, recorded_secrets, scan, workspace_sources
 
-    registers = [register(Path(named))] if (named := os.environ.get(REGISTER_VARIABLE)) else []
+    registers = [recorded_secrets(Path(named))] if (named := os.environ.get(REGISTER_VARIABLE)) else []
     redactor = Redactor(sources=(*workspace_sources(Workspace.default(), os.environ), *registers))
     for text in texts.values():
         found = [match[match.lastindex or 0] for pattern in _CREDENTIALS for match in pattern.finditer(text)]

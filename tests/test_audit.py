@@ -286,7 +286,7 @@ def test_the_tables_show_sizes_uses_and_events(index: Index, tmp_path: Path) -> 
     assert audit.largest(report).rows[0][:2] == ("eggs-1.0.tar.gz", "8")
     assert audit.growth(report).rows == (("2026-01", "23", "█" * audit.BAR_CELLS),)
     assert audit.timeline(report).rows[-1][1:3] == ("0", "4")
-    assert audit.recent(report).rows[0][1:3] == ("revoke", "spam")
+    assert audit.recent_changes(report).rows[0][1:3] == ("revoke", "spam")
     assert audit.costs(report).rows == (("all", "not told by this target", ""),)
     assert "█" in audit.largest(report)._repr_html_(), "a bar is text, which no page strips"
 

@@ -199,14 +199,40 @@ def test_the_folders_are_as_documented() -> None:
     assert folders <= {"cli", "index", "targets", "clients", "runbook", "snapshots"}
 
 
-def test_no_class_name_has_two_meanings() -> None:
+STEPS = frozenset({"apply", "describe", "instructions", "plan", "preflight", "verify"})
+"""Steps of notebooks: functions of the same name in the modules of operations mean the same."""
+
+IN_WORKERS = frozenset({"preload", "work"})
+"""Functions that :class:`ops.index.sandbox.sandbox.Sandbox` calls by name in its child processes."""
+
+
+def twice(*kinds: type[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef], inside: bool) -> dict[str, list[str]]:
+    """The names defined in more than one place of the package, with the modules.
+
+    Parameters:
+        kinds: definitions to look at.
+        inside: also within functions and classes.
+    """
     places: dict[str, list[str]] = {}
     for module, path in modules(PROJECT_ROOT / "ops"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree) if inside else tree.body:
+            if isinstance(node, kinds):
                 places.setdefault(node.name, []).append(module)
-    twice = {name: found for name, found in places.items() if len(found) > 1}
-    assert twice == {}, "name one of them by what sets it apart"
+    return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_no_class_name_has_two_meanings() -> None:
+    assert twice(ast.ClassDef, inside=True) == {}, "name one of them by what sets it apart"
+
+
+def test_no_function_name_has_two_meanings() -> None:
+    """Names with an underscore are known in one module only, and methods in one class and its relatives."""
+    found = twice(ast.FunctionDef, ast.AsyncFunctionDef, inside=False)
+    public = {name for name in found if not name.startswith("_")}
+    assert public - STEPS - IN_WORKERS <= {"main"}, "name one of them by what sets it apart"
+    elsewhere = {place for name in public & STEPS for place in found[name] if part(place) != "operations"}
+    assert elsewhere == set(), "these are names of notebooks' steps: name the function by what it does"
 
 
 def test_contributing_names_the_modules_between_the_folders() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from ops.cli import runs
 from ops.cli.parser import make_parser
-from ops.parameters import assign
+from ops.parameters import distribute
 from ops.runbook import Notebook
 from ops.runbook.notebook import list_notebooks, select_notebooks
 from ops.workspace import PROJECT_ROOT
@@ -178,4 +178,4 @@ def test_documented_calls_of_runbook_use_existing_options_and_parameters(call: s
     if getattr(options, "parameter", None):
         names = getattr(options, "notebooks", None) or runs.FIRST_RUN
         read = [Notebook.read(path) for path in select_notebooks(names, runs.NOTEBOOKS)]
-        assign(runs.read_parameters(options.parameter), {each.name: each.parameters for each in read})
+        distribute(runs.read_parameters(options.parameter), {each.name: each.parameters for each in read})

@@ -6,7 +6,7 @@ import pytest
 
 from ops import guard
 from ops.errors import TargetError
-from ops.parameters import require
+from ops.parameters import require_type
 
 PARAMETERS = 'target: str = "local"  # where\ndry_run: bool = False  # show only'
 CHECK = "from ops import guard\n\nguard.check()"
@@ -51,7 +51,7 @@ def test_an_expected_error_is_three_lines() -> None:
 
 def test_an_unexpected_error_says_so_and_where_it_was_raised() -> None:
     try:
-        require(None, 1)  # type: ignore[arg-type]  # for an error out of the package
+        require_type(None, 1)  # type: ignore[arg-type]  # for an error out of the package
     except AttributeError as error:
         lines = guard.explanation(error)
     assert lines[0].startswith("Unexpected AttributeError: ")

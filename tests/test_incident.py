@@ -58,7 +58,7 @@ def test_a_bad_release_is_found_revoked_and_its_publisher_locked(
     files = incident.files(looked)
     assert [file.filename for file in files] == [BAD]
     assert "mallory" in repr(incident.uploaded(files))
-    assert GOOD in repr(incident.recent(looked))
+    assert GOOD in repr(incident.recent_uploads(looked))
     assert incident.plan(looked).pending == ()
     assert not incident.apply(looked).changed
 
@@ -146,7 +146,7 @@ def test_without_a_release_the_last_uploads_are_shown_and_nothing_is_changed(ser
     assert incident.plan(nothing).pending == ()
     assert not incident.apply(nothing).changed
     assert "no release is named" in repr(incident.verify(nothing))
-    assert "Nothing was uploaded" in repr(incident.recent(nothing))
+    assert "Nothing was uploaded" in repr(incident.recent_uploads(nothing))
 
 
 def test_a_file_that_is_still_available_fails_the_verification(

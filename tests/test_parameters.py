@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ops.errors import NotebookError, ParameterError
-from ops.parameters import Parameter, assign, coerce, parse_parameters, require
+from ops.parameters import Parameter, coerce, distribute, parse_parameters, require_type
 
 CELL = """
 # Where and what.
@@ -136,14 +136,14 @@ def test_in_a_kernel_text_is_not_converted_and_the_error_says_how_to_write_the_v
 ) -> None:
     default: dict[str, object] = {"bool": True, "int": 1, "float": 1.0, "list": [], "str": "s"}
     with pytest.raises(ParameterError, match="the parameter x cannot be") as caught:
-        require(Parameter("x", kind, default[kind]), value)  # type: ignore[arg-type]  # any of the defaults above
+        require_type(Parameter("x", kind, default[kind]), value)  # type: ignore[arg-type]  # any of the defaults above
     assert remedy in caught.value.todo
 
 
 def test_an_unknown_name_is_refused_with_all_valid_ones_and_a_guess() -> None:
     parameters = parse_parameters(CELL)
     with pytest.raises(ParameterError, match="there is no parameter dryrun") as caught:
-        assign({"dryrun": "true"}, {"01_x": parameters})
+        distribute({"dryrun": "true"}, {"01_x": parameters})
     for parameter in parameters:
         assert f"{parameter.name} ({parameter.type}, default {parameter.default!r})" in caught.value.why
     assert caught.value.todo == "did you mean dry_run?"
@@ -151,21 +151,21 @@ def test_an_unknown_name_is_refused_with_all_valid_ones_and_a_guess() -> None:
 
 def test_an_unknown_name_for_a_notebook_without_parameters_says_that_it_has_none() -> None:
     with pytest.raises(ParameterError) as caught:
-        assign({"x": "1"}, {"01_x": ()})
+        distribute({"x": "1"}, {"01_x": ()})
     assert caught.value.why == "it takes none at all"
 
 
 def test_each_of_several_notebooks_gets_the_parameters_that_it_has() -> None:
     one = parse_parameters('target: str = "local"\nport: int = 1')
     two = parse_parameters('target: str = "local"\nuser: str = "x"')
-    given = assign({"target": "modal", "user": "alice", "port": 7}, {"01": one, "02": two})
+    given = distribute({"target": "modal", "user": "alice", "port": 7}, {"01": one, "02": two})
     assert given == {"01": {"target": "modal", "port": 7}, "02": {"target": "modal", "user": "alice"}}
 
 
 def test_a_name_that_none_of_several_notebooks_has_is_refused() -> None:
     one, two = parse_parameters("a: int = 1"), parse_parameters("b: int = 1")
     with pytest.raises(ParameterError, match=re.escape("in 01, 02")) as caught:
-        assign({"a": "1", "c": "1"}, {"01": one, "02": two})
+        distribute({"a": "1", "c": "1"}, {"01": one, "02": two})
     assert "together they take a (int, default 1); b (int, default 1)" in caught.value.why
 
 

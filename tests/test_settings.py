@@ -73,7 +73,7 @@ def test_hosting_set_in_code_is_checked_too(name: str, value: Any) -> None:
 
 def test_the_variables_of_a_deployment_are_checked_before_they_are_compared() -> None:
     with pytest.raises(ValueError, match="PYPI_PROXY_AUTH is 7"):
-        Hosting.told({"PYPI_PROXY_AUTH": "7"})
+        Hosting.given({"PYPI_PROXY_AUTH": "7"})
 
 
 @pytest.mark.parametrize(

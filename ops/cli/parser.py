@@ -54,7 +54,7 @@ def make_parser() -> _Parser:
 
     plan = command(
         "plan",
-        runs.plan,
+        runs.show_plans,
         "show what notebooks would change, and change nothing",
         "Exit code: 0 nothing to change, 2 changes to make, 1 failed.",
     )
@@ -75,13 +75,13 @@ def make_parser() -> _Parser:
     lab.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=f"{_NOTEBOOK}; all if omitted")
     _add_run_options(lab)
 
-    status = command("status", targets.status, "show what runs, where, and for whom")
+    status = command("status", targets.show_status, "show what runs, where, and for whom")
     _add_target_options(status)
     status.add_argument(
         "--json", action="store_true", help="as JSON; for every target and environment, if none is named"
     )
 
-    history = command("history", targets.history, "list the deployments of a target, newest first")
+    history = command("history", targets.show_history, "list the deployments of a target, newest first")
     _add_target_options(history)
     history.add_argument("--current", action="store_true", help="only the deployed version; nothing if there is none")
 

@@ -13,7 +13,7 @@ from ops.workspace import Workspace
 def records(options: argparse.Namespace) -> int:
     """List, scan or summarise the records."""
     from ops.runbook import list_records
-    from ops.runbook.record_list import choose, table
+    from ops.runbook.record_list import choose, format_records
     from ops.runbook.summary import markdown
     from ops.runbook.workspace_secrets import scan_all
 
@@ -37,7 +37,7 @@ def records(options: argparse.Namespace) -> int:
     elif options.json:
         print(json.dumps([{"folder": str(each.folder), **each.to_json()} for each in chosen], indent=2))
     else:
-        print(table(chosen, records) if chosen else "There are no such records.")
+        print(format_records(chosen, records) if chosen else "There are no such records.")
     return 0
 
 

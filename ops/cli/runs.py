@@ -150,9 +150,9 @@ def _ask(entry: NotebookRecord) -> bool:
         return False
 
 
-def plan(options: argparse.Namespace) -> int:
+def show_plans(options: argparse.Namespace) -> int:
     """Show and store the plans of notebooks."""
-    from ops.parameters import assign
+    from ops.parameters import distribute
     from ops.runbook import ConsoleProgress, Notebook
     from ops.runbook.notebook import select_notebooks
     from ops.runbook.plan_file import PlanFile
@@ -166,7 +166,7 @@ def plan(options: argparse.Namespace) -> int:
     for entry in record.notebooks:
         print(entry.name, *plan_lines(entry), sep="\n  ", file=text)
     notebooks = {entry.name: Notebook.read(path) for entry, path in zip(record.notebooks, paths, strict=True)}
-    values = assign(given, {name: notebook.parameters for name, notebook in notebooks.items()})
+    values = distribute(given, {name: notebook.parameters for name, notebook in notebooks.items()})
     plan = PlanFile.of(record, notebooks, values)
     if options.out == "-":
         print(json.dumps(plan.to_json(), indent=2, ensure_ascii=False))

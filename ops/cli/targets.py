@@ -26,7 +26,7 @@ def opened(options: argparse.Namespace) -> Target:
     return open_target(target, environment=options.environment)
 
 
-def status(options: argparse.Namespace) -> int:
+def show_status(options: argparse.Namespace) -> int:
     """Show what runs, where, and for whom."""
     from ops.status import installation, status, status_json
     from ops.targets import known_places
@@ -40,7 +40,7 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
-def history(options: argparse.Namespace) -> int:
+def show_history(options: argparse.Namespace) -> int:
     """List the deployments."""
     from ops.rollback import current, history
 

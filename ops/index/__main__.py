@@ -118,7 +118,7 @@ def _serve(
         credentials=DirectoryStorage(credentials),
         options=options,
         admin_token=token,
-        verify=early_login.verify,
+        verify=early_login.verify_password,
     )
     address = _address(listener)
     _logger.info("serving %s with the users of %s at %s", packages, credentials, address)

@@ -23,7 +23,7 @@ from ops.index.http.metrics import Metrics
 from ops.index.http.namespaces import NAMESPACE, Namespaces
 from ops.index.http.oidc_api import DISCOVERY, PREFIX, OidcApi
 from ops.index.http.representation import Response
-from ops.index.http.request import Request, refusal
+from ops.index.http.request import Request, refusal_response
 from ops.index.http.simple_api import SimpleApi, is_download
 from ops.index.http.upload import UploadApi
 from ops.index.http.user_pages import GUIDE, UserPages
@@ -169,7 +169,7 @@ class Index:
             self._authenticator.parse(authorization, address)
         except Unauthorized as error:
             if self._refusal is None:
-                self._refusal = refusal(error)
+                self._refusal = refusal_response(error)
             return self._refusal
         return None
 

@@ -15,7 +15,7 @@ from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_check import CredentialCheck
 from ops.index.auth.id_tokens import IdTokens
 from ops.index.auth.minted_tokens import MintedTokens
-from ops.index.auth.passwords import PasswordCheck, verify
+from ops.index.auth.passwords import PasswordCheck, verify_password
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.users import Users
 from ops.index.config import Options
@@ -52,7 +52,7 @@ def create_index(
     entries: SharedEntries | None = None,
     options: Options = Options(),  # noqa: B008 - frozen
     admin_token: str | None = None,
-    verify: PasswordCheck = verify,
+    verify: PasswordCheck = verify_password,
 ) -> Index:
     """The index as one ASGI application.
 

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 from ops.index.auth.password_file import PasswordFile
-from ops.index.auth.passwords import BasicCredentials, refusal_cost, verify
+from ops.index.auth.passwords import BasicCredentials, refusal_cost, verify_password
 
 _CONNECTIONS = 16
 """Connections that are accepted before the server is ready. Further ones wait in the listener's backlog."""
@@ -26,7 +26,7 @@ class EarlyLogin:
     """Accepts connections until one sends a password, and runs bcrypt for that one.
 
     Nothing is decided here: the authenticator admits, counts and records the login as any other, and only gets the
-    result of bcrypt from :meth:`verify`. The server reads the requests again, from their first byte.
+    result of bcrypt from :meth:`verify_password`. The server reads the requests again, from their first byte.
 
     Parameters:
         listener: a listening socket.
@@ -62,10 +62,10 @@ class EarlyLogin:
         for connection in self.connections():
             connection.close()
 
-    def verify(self, password: str, digest: str | None, level: int) -> bool:
-        """Check as :func:`ops.index.auth.passwords.verify`; the first login's result is known already, or soon."""
+    def verify_password(self, password: str, digest: str | None, level: int) -> bool:
+        """As :func:`ops.index.auth.passwords.verify_password`; the first login's result is known already, or soon."""
         if self._login != (password, digest, level):
-            return verify(password, digest, level)
+            return verify_password(password, digest, level)
         self._login = None  # no password stays in memory
         self._thread.join()
         return self._right
@@ -87,7 +87,7 @@ class EarlyLogin:
             os.close(self._stopped)
             self._accepted.set()
         if login is not None:
-            self._right = verify(*login)
+            self._right = verify_password(*login)
 
     def _first_credentials(self) -> BasicCredentials | None:
         """The first user name and password to arrive; None if the server is ready first."""

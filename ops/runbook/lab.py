@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.errors import RunbookError
-from ops.parameters import assign
+from ops.parameters import distribute
 from ops.private_files import replace_file
 from ops.redaction import Redactor
 from ops.runbook import record as outcomes
@@ -26,7 +26,7 @@ from ops.runbook.kernel import OwnKernelSpecs, kernel_path
 from ops.runbook.notebook import Notebook, steps
 from ops.runbook.record import BY_HAND, NotebookRecord, Record, StepRecord
 from ops.runbook.runner import notebook_environment, refuse_secrets
-from ops.runbook.workspace_secrets import register, scan, workspace_sources
+from ops.runbook.workspace_secrets import recorded_secrets, scan, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.workspace import Workspace
 
@@ -65,11 +65,11 @@ def open_notebooks(
     if importlib.util.find_spec("jupyterlab") is None:
         raise RunbookError("JupyterLab is not installed", todo="run: make lab, or: pip install -e '.[lab]'")
     opened = {notebook.name: notebook for notebook in map(Notebook.read, notebooks)}
-    values = assign(parameters, {name: notebook.parameters for name, notebook in opened.items()})
+    values = distribute(parameters, {name: notebook.parameters for name, notebook in opened.items()})
     with tempfile.TemporaryDirectory(prefix="runbook-lab-", ignore_cleanup_errors=True) as scratch:
         secrets_file = Path(scratch) / "secrets"
         secrets_file.touch(mode=0o600)
-        redactor = Redactor(sources=(*workspace_sources(workspace, os.environ), register(secrets_file)))
+        redactor = Redactor(sources=(*workspace_sources(workspace, os.environ), recorded_secrets(secrets_file)))
         refuse_secrets(parameters, redactor)
         workspace.create()
         record = Record.create(workspace.records, next(iter(opened)) if len(opened) == 1 else "lab")
@@ -202,7 +202,7 @@ class _Saves:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         sources = workspace_sources(Workspace.default(), os.environ)
-        self._redactor = Redactor(sources=(*sources, register(Path(os.environ[REGISTER_VARIABLE]))))
+        self._redactor = Redactor(sources=(*sources, recorded_secrets(Path(os.environ[REGISTER_VARIABLE]))))
 
     def mask(self, model: dict[str, Any], path: str, contents_manager: Any) -> None:
         """Mask a notebook before it is written."""

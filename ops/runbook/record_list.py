@@ -36,7 +36,7 @@ def choose(
     ]
 
 
-def table(chosen: Sequence[Record], records: Sequence[Record]) -> str:
+def format_records(chosen: Sequence[Record], records: Sequence[Record]) -> str:
     """A line for each chosen record, with its number among all *records*: 1 is the newest."""
     numbers = {record.folder: number for number, record in enumerate(records, 1)}
     rows = [
@@ -80,7 +80,7 @@ def find_record(name: str, records: Path) -> Record:
 
 def differences(first: Record, second: Record) -> list[str]:
     """The differences between two runs: ``-`` lines for the first, ``+`` lines for the second. Times are ignored."""
-    before, after = dict(_facts(first)), dict(_facts(second))
+    before, after = dict(_properties(first)), dict(_properties(second))
     lines = []
     for name in dict.fromkeys([*before, *after]):
         if before.get(name) != after.get(name):
@@ -88,7 +88,7 @@ def differences(first: Record, second: Record) -> list[str]:
     return lines
 
 
-def _facts(record: Record) -> Iterator[tuple[str, str]]:
+def _properties(record: Record) -> Iterator[tuple[str, str]]:
     yield "purpose", record.purpose
     yield "outcome", record.outcome
     for group in ("who", "revision", "versions"):

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ops.errors import NotebookError, ParameterError, RunError
-from ops.parameters import assign
+from ops.parameters import distribute
 from ops.redaction import Redactor, SecretSource
 from ops.runbook import record as outcomes
 from ops.runbook.engine import ENGINE_NAME, register_engine
@@ -26,7 +26,7 @@ from ops.runbook.notebook import Notebook, Step
 from ops.runbook.plan_file import PlanFile, is_plan_cell
 from ops.runbook.progress import ConsoleProgress, OnProgress, StepLog
 from ops.runbook.record import PLAN_ONLY, RUN, Failure, NotebookRecord, Record, StepRecord
-from ops.runbook.workspace_secrets import register, scan, workspace_sources
+from ops.runbook.workspace_secrets import recorded_secrets, scan, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.table import APPROVED_VARIABLE
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
@@ -108,7 +108,7 @@ def run_notebooks(
     if not notebooks:
         raise NotebookError("no notebook was named", todo="name one; `runbook list` lists them")
     opened = _named([Notebook.read(Path(path)) for path in notebooks])
-    values = assign(parameters or {}, {key: notebook.parameters for key, notebook in opened.items()})
+    values = distribute(parameters or {}, {key: notebook.parameters for key, notebook in opened.items()})
     if options.purpose == PLAN_ONLY:
         _require_plans(opened)
     if options.plan is not None:
@@ -152,7 +152,7 @@ def record_notebooks(
         secrets_file = Path(scratch) / "secrets"
         secrets_file.touch(mode=0o600)
         redactor = Redactor(
-            sources=(*workspace_sources(workspace, os.environ), *options.sources, register(secrets_file)),
+            sources=(*workspace_sources(workspace, os.environ), *options.sources, recorded_secrets(secrets_file)),
         )
         refuse_secrets(given, redactor)
         workspace.create()

@@ -31,7 +31,7 @@ from ops.runbook.execution import CELL_TIMEOUT
 from ops.runbook.failure import failure_of
 from ops.runbook.kernel import kernel_environment, kernel_manager
 from ops.runbook.notebook import Notebook, find_notebook, list_notebooks
-from ops.runbook.workspace_secrets import register, workspace_sources
+from ops.runbook.workspace_secrets import recorded_secrets, workspace_sources
 from ops.secret import REGISTER_VARIABLE
 from ops.table import KEY
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
@@ -89,7 +89,7 @@ def store(notebooks: Sequence[Notebook], *, project: Path = PROJECT_ROOT) -> tup
         secrets = Path(temporary) / "secrets"
         secrets.touch(mode=0o600)
         redactor = Redactor(
-            sources=(*workspace_sources(Workspace(copy / ".runbook"), os.environ), register(secrets)),
+            sources=(*workspace_sources(Workspace(copy / ".runbook"), os.environ), recorded_secrets(secrets)),
         )
         environment = {**os.environ, REGISTER_VARIABLE: str(secrets), "PYTHONPATH": str(copy), "COLUMNS": "100"}
         environment["HOME"] = str(copy.parent)  # paths are shown below ~, and no files of this user are read

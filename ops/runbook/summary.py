@@ -48,7 +48,7 @@ def counts(record: Record) -> str:
 def recap(record: Record) -> str:
     """A line for each notebook of a finished run, and the counts."""
     rows = [
-        (entry.name, _WORDS.get(entry.outcome, entry.outcome), _told(record, entry), _duration(entry))
+        (entry.name, _WORDS.get(entry.outcome, entry.outcome), _changed(record, entry), _duration(entry))
         for entry in record.notebooks
     ]
     text = "\n".join(columns(rows))
@@ -88,7 +88,7 @@ def workflow_commands(record: Record) -> str:
     found = [
         f"::notice title={_property(entry.name)}::{_data(told)}"
         for entry in record.notebooks
-        if entry.outcome == outcomes.SUCCEEDED and (told := _told(record, entry))
+        if entry.outcome == outcomes.SUCCEEDED and (told := _changed(record, entry))
     ]
     if record.error is not None:
         title = record.error.notebook or record.name
@@ -116,7 +116,7 @@ def _section(record: Record) -> str:
     rows = ["| notebook | where | outcome | changes | time |", "|---|---|---|---|---|"]
     for entry in record.notebooks:
         where = ".".join(part for part in (entry.target, entry.environment) if part)
-        cells = (entry.name, where, entry.outcome, _told(record, entry), _duration(entry))
+        cells = (entry.name, where, entry.outcome, _changed(record, entry), _duration(entry))
         rows.append(f"| {' | '.join(map(_cell, cells))} |")
     found.append("\n".join(rows))
     for entry in record.notebooks:
@@ -133,7 +133,7 @@ def _section(record: Record) -> str:
     return "\n\n".join(found)
 
 
-def _told(record: Record, entry: NotebookRecord) -> str:
+def _changed(record: Record, entry: NotebookRecord) -> str:
     if entry.changes is not None:
         return f"{len(entry.changes)} changed"
     if entry.plan is not None and (record.purpose == PLAN_ONLY or entry.outcome != outcomes.SUCCEEDED):

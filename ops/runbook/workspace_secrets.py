@@ -71,7 +71,7 @@ def environment_secrets(variables: Mapping[str, str]) -> Iterable[str]:
             yield from passwords_in_urls(value)
 
 
-def register(path: Path) -> SecretSource:
+def recorded_secrets(path: Path) -> SecretSource:
     """The secrets that :class:`ops.secret.Secret` recorded in the file *path*, one per line in base64."""
 
     def read(text: str) -> Iterator[str]:

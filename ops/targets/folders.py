@@ -49,7 +49,7 @@ def explained(doing: str, place: Path) -> Iterator[None]:
         ) from None
 
 
-def checked(name: str) -> str:
+def checked_name(name: str) -> str:
     """Check the name of a volume or a secret, which becomes a file name, and return it.
 
     Raises:
@@ -77,7 +77,7 @@ class VolumeFolders:
 
     def volume_folder(self, name: str) -> Path:
         """Folder of the volume *name*."""
-        return self._mounted.get(name) or self._parent / checked(name)
+        return self._mounted.get(name) or self._parent / checked_name(name)
 
     def volume_exists(self, name: str) -> bool:
         """True if the volume's folder exists."""
@@ -212,7 +212,7 @@ class SecretFiles:
 
     def path(self, name: str) -> Path:
         """File of the secret *name*."""
-        return self._folder / f"{self._prefix}{checked(name)}.env"
+        return self._folder / f"{self._prefix}{checked_name(name)}.env"
 
     def paths(self) -> list[Path]:
         """The folder and the files in it."""

@@ -84,7 +84,7 @@ class HostingPlan:
         lowered = _named(f"{lower_protection},{variables.get(LOWER_PROTECTION_VARIABLE, '')}")
         try:
             refuse_unknown_variables(variables)
-            told, told_limits = Hosting.told(variables), IndexLimits.told(variables)
+            told, told_limits = Hosting.given(variables), IndexLimits.given(variables)
             deployed = deployed_hosting(settings, environment)
             tags = DeployedTags.of(settings, environment)
             kept = {name: value for name, value in (deployed or {}).items() if Hosting.takes(name, value)}
@@ -222,7 +222,7 @@ class DeployedTags:
     def limits(self) -> dict[str, Any]:
         """The values by field name of :class:`~ops.settings.IndexLimits`. Fields without a tag are absent."""
         try:
-            found = IndexLimits.told(self.tags)
+            found = IndexLimits.given(self.tags)
             IndexLimits(**found)
         except ValueError:
             return {}

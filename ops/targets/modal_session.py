@@ -131,7 +131,7 @@ def command_line(
     if done.returncode:
         printed = re.sub(r"[│╭╮╰╯─]+", " ", done.stderr or done.stdout)
         text = " ".join(printed.split()).removeprefix("Error ").removeprefix("Error: ")
-        raise told(f"Modal could not {doing}", text)
+        raise error_for(f"Modal could not {doing}", text)
     return done.stdout
 
 
@@ -149,7 +149,7 @@ def _explained(error: BaseException, doing: str) -> BaseException:
     return error
 
 
-def told(what: str, text: str) -> TargetError:
+def error_for(what: str, text: str) -> TargetError:
     """One of our errors for a message of Modal without an exception class.
 
     Parameters:
@@ -215,7 +215,7 @@ _KINDS: Sequence[tuple[tuple[type[Exception], ...], Callable[[str, str], TargetE
         ),
         _unreachable,
     ),
-    ((modal.exception.Error, OSError, ValueError), told),
+    ((modal.exception.Error, OSError, ValueError), error_for),
 )
 _WORDS: Sequence[tuple[str, Callable[[str, str], TargetError]]] = (
     (r"token (missing|validation failed)|unauthenticated", _credentials),

@@ -113,7 +113,7 @@ class AppVersions:
         if revision:
             self._deploy_commit(commit_of(self._root, revision), tag, plan.hosting, plan.limits, plan.lowered)
             return
-        variables = self._told(plan.hosting, plan.limits, plan.lowered)
+        variables = self._all_variables(plan.hosting, plan.limits, plan.lowered)
         if self._environment:
             variables["MODAL_ENVIRONMENT"] = self._environment
 
@@ -127,7 +127,7 @@ class AppVersions:
 
         ask("deploy the app", run, seconds=DEPLOY_SECONDS)
 
-    def _told(self, hosting: Hosting, limits: IndexLimits, lowered: Collection[str] = ()) -> dict[str, str]:
+    def _all_variables(self, hosting: Hosting, limits: IndexLimits, lowered: Collection[str] = ()) -> dict[str, str]:
         """Variables that tell a deployment file every setting."""
         lower = {LOWER_PROTECTION_VARIABLE: ",".join(sorted(lowered))}
         return self._settings.variables() | hosting.told_variables() | limits.variables() | lower
@@ -205,7 +205,7 @@ class AppVersions:
                 str(clone / DEPLOYMENT),
                 *(["--tag", tag] if tag else []),
                 *self._env(),
-                environment=_known(self._told(hosting, limits, lowered), clone),
+                environment=_known(self._all_variables(hosting, limits, lowered), clone),
                 folder=clone,  # whose commit Modal records, so that this version can be restored as well
                 seconds=DEPLOY_SECONDS,
             )

@@ -14,11 +14,11 @@ from ops.index.connection import Connection
 from ops.index.connection_limits import ConnectionLimits
 from ops.index.errors import Unauthorized
 from ops.index.http.representation import Representation, Response
-from ops.index.http.request import note_login, refusal
+from ops.index.http.request import note_login, refusal_response
 from ops.index.server import Server
 from tests.index.serving import ThreadServer, eventually
 
-REFUSAL = refusal(Unauthorized(realm="pypi"))
+REFUSAL = refusal_response(Unauthorized(realm="pypi"))
 PAGE = Representation(b"a page " * 200, content_type="text/plain")
 
 

@@ -42,7 +42,7 @@ class FakeVerify:
 @pytest.fixture
 def verify(monkeypatch: pytest.MonkeyPatch) -> FakeVerify:
     fake = FakeVerify()
-    monkeypatch.setattr(early_login, "verify", fake)
+    monkeypatch.setattr(early_login, "verify_password", fake)
     return fake
 
 
@@ -79,11 +79,11 @@ def test_bcrypt_runs_once_and_before_its_result_is_needed(
         (connection,) = early.connections()
         with connection:
             verify.may_end.set()
-            assert early.verify(PASSWORD, DIGEST, 5)
+            assert early.verify_password(PASSWORD, DIGEST, 5)
             assert verify.asked == [(PASSWORD, DIGEST, 5)]
             connection.setblocking(True)
             assert connection.recv(4096) == request(), "the server reads it all"
-    assert early.verify(PASSWORD, DIGEST, 5)
+    assert early.verify_password(PASSWORD, DIGEST, 5)
     assert len(verify.asked) == 2, "the result serves one login"
 
 
@@ -95,7 +95,7 @@ def test_an_early_wrong_login_costs_the_same_as_a_later_one(
         client.sendall(request(username, "wrong"))
         assert verify.begun.wait(60)
         verify.may_end.set()
-        assert not early.verify("wrong", digest, 5)
+        assert not early.verify_password("wrong", digest, 5)
     assert verify.asked == [("wrong", digest, 5)]
 
 
@@ -107,7 +107,7 @@ def test_a_different_login_does_not_get_the_result(
         assert verify.begun.wait(60)
         verify.may_end.set()
         for login in (("wrong", DIGEST, 5), (PASSWORD, None, 5), (PASSWORD, DIGEST, 6)):
-            early.verify(*login)
+            early.verify_password(*login)
             assert verify.asked[-1] == login
 
 
@@ -176,9 +176,9 @@ def test_a_login_during_the_imports_gets_its_page(tmp_path: Path) -> None:
     (tmp_path / "credentials/.htpasswd").write_text(f"alice:{DIGEST}\n")
     code = (
         "import json, sys, ops.index.__main__ as main, ops.index.early_login as early\n"
-        "real, serve, asked = early.verify, main._serve, []\n"
-        "early.verify = lambda *login: asked.append('early' if 'ops.index.server' not in sys.modules else 'late')"
-        " or real(*login)\n"
+        "real, serve, asked = early.verify_password, main._serve, []\n"
+        "early.verify_password = lambda *login: asked.append("
+        "'early' if 'ops.index.server' not in sys.modules else 'late') or real(*login)\n"
         "def wait(*arguments, early_login, **named):\n"
         "    print(json.dumps(named['listener'].getsockname()[1]), flush=True)\n"
         "    early_login._thread.join()\n"

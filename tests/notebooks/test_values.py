@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ops.errors import ParameterError
-from ops.parameters import require
+from ops.parameters import require_type
 from ops.runbook import list_notebooks
 from ops.runbook.store import comparable
 from ops.workspace import PROJECT_ROOT
@@ -95,7 +95,7 @@ def test_no_parameter_accepts_a_value_of_another_type(notebook: Any) -> None:
     for parameter in notebook.parameters:
         for value in (None, {}, b"", 1j, *((1,) if parameter.type != "int" else ("1",))):
             with pytest.raises(ParameterError, match=f"the parameter {parameter.name} cannot be"):
-                require(parameter, value)
+                require_type(parameter, value)
 
 
 @pytest.fixture(scope="module")

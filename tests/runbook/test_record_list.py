@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from ops.errors import RunbookError
 from ops.redaction import Redactor
 from ops.runbook.record import Failure, NotebookRecord, Record, list_records
-from ops.runbook.record_list import choose, differences, find_record, table
+from ops.runbook.record_list import choose, differences, find_record, format_records
 from ops.runbook.report import write_overview
 from tests.runbook.assets import external_assets
 
@@ -43,7 +43,7 @@ def test_records_are_selected_by_notebook_outcome_target_and_time(records: Path)
     for target in ("modal", "modal.staging"):
         assert [r.started[8:10] for r in choose(found, target=target)] == ["01"]
     assert choose(found, target="modal.main") == []
-    assert table(choose(found, outcome="failed"), found).splitlines()[1].startswith("3 ")
+    assert format_records(choose(found, outcome="failed"), found).splitlines()[1].startswith("3 ")
 
 
 def test_a_record_is_found_by_its_number_folder_or_part_of_its_name(records: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ops.redaction import MASK, Redactor
-from ops.runbook.workspace_secrets import environment_secrets, is_secret_variable, register, workspace_sources
+from ops.runbook.workspace_secrets import environment_secrets, is_secret_variable, recorded_secrets, workspace_sources
 from ops.secret import REGISTER_VARIABLE, Secret
 from ops.workspace import Workspace
 
@@ -60,7 +60,7 @@ def test_a_secret_created_in_another_process_is_known_from_its_register(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "register"
-    redactor = Redactor(sources=[register(path)])
+    redactor = Redactor(sources=[recorded_secrets(path)])
     assert redactor.text("new-born-secret") == "new-born-secret"
     monkeypatch.setenv(REGISTER_VARIABLE, str(path))
     Secret("new-born-secret")
@@ -72,7 +72,7 @@ def test_an_incomplete_line_in_the_register_is_read_once_complete(tmp_path: Path
     path = tmp_path / "register"
     line = base64.b64encode(b"slowly-written").decode()
     path.write_text(line[:7])
-    redactor = Redactor(sources=[register(path)])
+    redactor = Redactor(sources=[recorded_secrets(path)])
     redactor.refresh()
     path.write_text(line + "\n")
     assert redactor.text("slowly-written") == MASK

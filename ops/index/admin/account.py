@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from ops.index.admin.gate import address_of, inner_path, is_json, refusal
+from ops.index.admin.gate import address_of, inner_path, is_json, json_refusal
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.invitations import Invitations
 from ops.index.auth.passwords import PASSWORD_BYTES
@@ -205,7 +205,7 @@ def _root(request: Request) -> str:
 
 
 def _page(request: Request, template: str, *, up: str, status: int = 200, **context: Any) -> Response:
-    page = html_templates.render(
+    page = html_templates.render_template(
         template,
         up=up,
         root=_root(request),
@@ -269,7 +269,7 @@ def _lifetime(days: str) -> int:
 def refused_page(request: Request, error: PackageIndexError) -> Response:
     """The response to a refused request of these pages: HTML for a browser, JSON for others."""
     if _wants_json(request):
-        return refusal(error.status, error.message, error.headers)
+        return json_refusal(error.status, error.message, error.headers)
     page = _page(request, "done.html", up="", status=error.status, sentence=error.message)
     page.headers.update(error.headers)
     return page

@@ -18,7 +18,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from ops.index.admin.account import AccountPages, refused_page
-from ops.index.admin.gate import Gate, address_of, inner_path, is_own, refusal, refusals
+from ops.index.admin.gate import Gate, address_of, inner_path, is_own, json_refusal, refusals
 from ops.index.admin.reference import reference_page, reference_policy
 from ops.index.admin.reservation_api import add_reservation_api
 from ops.index.admin.token import TokenCheck
@@ -28,7 +28,7 @@ from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.invitations import Invitations
 from ops.index.auth.passwords import NAME_BYTES, PASSWORD_BYTES, ROUNDS
 from ops.index.auth.roles import Identity, Role
-from ops.index.auth.token_file import timestamp
+from ops.index.auth.token_file import rfc3339
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.tokens import DEFAULT_LIFETIME, LABEL_LENGTH, LIFETIME_SECONDS, Tokens
 from ops.index.auth.trust import TrustStore
@@ -361,7 +361,7 @@ def create_admin(
     def invite(wanted: Invite, request: Request) -> Invited:
         """Creates a code with which users set their own passwords at `invitation`, once, within a day."""
         code, invitation = invitations.create(wanted.username, actor="admin token", address=address_of(request))
-        return Invited(username=invitation.username, code=code, expires=timestamp(invitation.expires))
+        return Invited(username=invitation.username, code=code, expires=rfc3339(invitation.expires))
 
     @app.get("/health", summary="Check that it is running")
     def health() -> Health:
@@ -380,12 +380,12 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, PackageIndexError)  # noqa: S101 - for the type checker
     if is_own(inner_path(request)):
         return refused_page(request, error)
-    return refusal(error.status, str(error), error.headers)
+    return json_refusal(error.status, str(error), error.headers)
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
     """An unexpected error, which the server logs. Its response bypasses the middleware, so it gets its headers here."""
-    failed = refusal(500, "the request failed unexpectedly; see the server's log")
+    failed = json_refusal(500, "the request failed unexpectedly; see the server's log")
     failed.raw_headers = secured(failed.raw_headers)
     return failed
 
@@ -412,4 +412,4 @@ async def _invalid(request: Request, error: Exception) -> Response:
             problems.append("there is an unknown field; the fields are " + ", ".join(fields))
         else:
             problems.append(f"{field or 'the body'}: {problem['msg']}")
-    return refusal(422, "; ".join(dict.fromkeys(problems)))
+    return json_refusal(422, "; ".join(dict.fromkeys(problems)))

@@ -44,7 +44,7 @@ _HEADERS: Final = {
 }
 
 
-def refusal(status: int, detail: str, headers: Any = None) -> JSONResponse:
+def json_refusal(status: int, detail: str, headers: Any = None) -> JSONResponse:
     """A refusal in the same form as FastAPI's own."""
     return JSONResponse({"detail": detail}, status, headers)
 
@@ -99,7 +99,7 @@ class Gate:
             try:
                 body = await short_body(receive, _BODY_BYTES)
             except PackageIndexError as error:
-                refused = refusal(error.status, error.message, error.headers)
+                refused = json_refusal(error.status, error.message, error.headers)
             else:
                 receive = _arrived(body, receive)
         await (refused or self._app)(scope, receive, send)
@@ -110,12 +110,12 @@ class Gate:
         if path not in OPEN_PATHS and not is_own(path):
             refused = self._unauthorized(request)
             if refused is None and self._takes_body(request) and not is_json(request):
-                refused = refusal(415, "the body must be JSON, with the header Content-Type: application/json")
+                refused = json_refusal(415, "the body must be JSON, with the header Content-Type: application/json")
             if refused is None:
                 note_login(request.scope)
         length = request.headers.get("content-length", "0")
         if refused is None and self._takes_body(request) and not (length.isdecimal() and int(length) <= _BODY_BYTES):
-            refused = refusal(413, str(TooLarge("the body", limit=_BODY_BYTES)))
+            refused = json_refusal(413, str(TooLarge("the body", limit=_BODY_BYTES)))
         return refused
 
     def _takes_body(self, request: Request) -> bool:
@@ -128,10 +128,10 @@ class Gate:
             if self._token_check.accepts(authorization, address_of(request)):
                 return None
         except TooManyAttempts as error:
-            return refusal(
+            return json_refusal(
                 error.status, "too many wrong admin tokens; check the token, and try again later", error.headers
             )
-        return refusal(401, "the admin token is missing or wrong", {"WWW-Authenticate": _REALM})
+        return json_refusal(401, "the admin token is missing or wrong", {"WWW-Authenticate": _REALM})
 
 
 def inner_path(request: Request) -> str:

@@ -18,7 +18,7 @@ def reference_page(document: Mapping[str, Any], *, root: str = "") -> bytes:
         root: prefix of every path, such as ``/admin``.
     """
     info = document["info"]
-    return html_templates.render(
+    return html_templates.render_template(
         "reference.html",
         title=info["title"],
         paragraphs=info.get("description", "").strip().split("\n\n"),

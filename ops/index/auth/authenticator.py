@@ -16,7 +16,7 @@ from typing import Final
 
 from ops.index.auth.audit import Audit, masked_name
 from ops.index.auth.minted_tokens import MintedTokens
-from ops.index.auth.passwords import TOKEN, TOKEN_USER, BasicCredentials, PasswordCheck, defect, verify
+from ops.index.auth.passwords import TOKEN, TOKEN_USER, BasicCredentials, PasswordCheck, defect, verify_password
 from ops.index.auth.roles import Grants, Identity
 from ops.index.auth.throttle import MAX_PENDING, Admission, Throttle
 from ops.index.auth.token_file import fingerprint
@@ -97,7 +97,7 @@ class Authenticator:
         *,
         uses: TokenUses | None = None,
         minted: MintedTokens | None = None,
-        verify: PasswordCheck = verify,
+        verify: PasswordCheck = verify_password,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -421,7 +421,7 @@ class Authenticator:
             LoginDelayed: the lookup failed.
         """
         try:
-            return self._minted is not None and self._minted.check(sha256)
+            return self._minted is not None and self._minted.exists(sha256)
         except Exception as error:
             _log.warning("minted tokens cannot be looked up: %s", error)
             raise LoginDelayed("the index cannot look up tokens of CI jobs", retry_after=5) from error

@@ -20,7 +20,7 @@ from ops.index.auth.audit import Audit
 from ops.index.auth.credential_files import INVITATIONS, PASSWORDS, CredentialFiles
 from ops.index.auth.password_file import PasswordFile
 from ops.index.auth.passwords import hashed
-from ops.index.auth.token_file import timestamp
+from ops.index.auth.token_file import rfc3339
 from ops.index.config import Options
 from ops.index.errors import NotFound, PackageIndexError
 from ops.index.storage.name_locks import NameLocks
@@ -87,7 +87,7 @@ class Invitations:
             if username not in PasswordFile(draft[PASSWORDS]).entries():
                 raise NotFound(f"there is no user {username!r}: register the user first")
             draft[INVITATIONS] = without(draft[INVITATIONS], username) + _line(invitation)
-            draft.entry = Entry("invitation.created", {"actor": actor, "expires": timestamp(invitation.expires)})
+            draft.entry = Entry("invitation.created", {"actor": actor, "expires": rfc3339(invitation.expires)})
         return code, invitation
 
     def accept(self, code: str, password: str, *, address: str = "") -> str:
@@ -146,7 +146,7 @@ def _digest(code: str) -> str:
 
 
 def _line(one: Invitation) -> bytes:
-    return json.dumps({**one._asdict(), "expires": timestamp(one.expires)}).encode() + b"\n"
+    return json.dumps({**one._asdict(), "expires": rfc3339(one.expires)}).encode() + b"\n"
 
 
 def _parsed(content: bytes) -> Iterator[Invitation]:

@@ -89,7 +89,7 @@ class MintedTokens:
             else Account(digest, replace(identity, token=token.id, run=token.run, expires=token.expires))
         )
 
-    def check(self, digest: str) -> bool:
+    def exists(self, digest: str) -> bool:
         """Check whether a token exists now."""
         token = self._read(digest)
         if token is None:
@@ -106,7 +106,7 @@ class MintedTokens:
         """
         for digest in list(self._known):
             try:
-                self.check(digest)
+                self.exists(digest)
             except BaseException:
                 self._known.clear()
                 raise

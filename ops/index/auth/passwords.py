@@ -31,7 +31,7 @@ ROUNDS: Final = range(10, 15)
 """Accepted costs of a hash: lower ones protect too little, higher ones slow down every login."""
 
 PasswordCheck: TypeAlias = Callable[[str, "str | None", int], bool]
-"""The signature of :func:`verify`."""
+"""The signature of :func:`verify_password`."""
 
 _BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|1[0-7])\$[./A-Za-z0-9]{53}")
 _OTHERS = re.compile(
@@ -172,7 +172,7 @@ def defect(digest: str) -> str | None:
     return f"the password is in plain text, or hashed in an unknown format: {remedy}"
 
 
-def verify(password: str, digest: str | None, level: int) -> bool:
+def verify_password(password: str, digest: str | None, level: int) -> bool:
     """True if the password matches the entry. Never raises.
 
     A refusal takes the same time whether or not the user exists, even if ``htpasswd -B`` wrote the entry with its

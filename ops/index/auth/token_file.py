@@ -59,9 +59,9 @@ class Token:
             "role": self.role,
             "projects": None if self.projects is None else sorted(self.projects),
             "label": self.label,
-            "created": timestamp(self.created),
-            "expires": timestamp(self.expires),
-            "last_used": None if self.last_used is None else timestamp(self.last_used),
+            "created": rfc3339(self.created),
+            "expires": rfc3339(self.expires),
+            "last_used": None if self.last_used is None else rfc3339(self.last_used),
         }
 
     def identity(self, owner: Identity) -> Identity:
@@ -120,7 +120,7 @@ def fingerprint(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def timestamp(moment: float) -> str:
+def rfc3339(moment: float) -> str:
     """Seconds since the epoch in UTC (RFC 3339), to the second."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

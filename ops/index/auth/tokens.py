@@ -15,7 +15,7 @@ from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, Credentia
 from ops.index.auth.password_file import PasswordFile
 from ops.index.auth.passwords import InvalidCredentials
 from ops.index.auth.roles import Identity, Role, Roles
-from ops.index.auth.token_file import Token, TokenFile, fingerprint, new_token, timestamp
+from ops.index.auth.token_file import Token, TokenFile, fingerprint, new_token, rfc3339
 from ops.index.auth.token_uses import TokenUses
 from ops.index.errors import NotFound, StorageError
 from ops.index.storage.name_locks import NameLocks
@@ -129,7 +129,7 @@ class Tokens:
             file.keep(kept)
             file.add(token)
             draft[TOKENS] = bytes(file)
-            draft.entry = Entry("token.created", {"actor": actor, **_facts(token)})
+            draft.entry = Entry("token.created", {"actor": actor, **_audit_fields(token)})
         return NewToken(plain, token)
 
     def revoke(self, token_id: str, *, owner: str | None = None, actor: str = "", address: str = "") -> bool:
@@ -153,7 +153,7 @@ class Tokens:
             file.keep([self._noted(token) for token in tokens if token.id != token_id])
             draft[TOKENS] = bytes(file)
             draft.user = found.owner
-            draft.entry = Entry("token.revoked", {"actor": actor, **_facts(found)})
+            draft.entry = Entry("token.revoked", {"actor": actor, **_audit_fields(found)})
         return True
 
     def all(self, owner: str | None = None) -> list[Token]:
@@ -205,11 +205,11 @@ def _limited(owner: Identity, role: Role | None, projects: Iterable[str] | None)
     return given
 
 
-def _facts(token: Token) -> dict[str, object]:
+def _audit_fields(token: Token) -> dict[str, object]:
     return {
         "id": token.id,
         "role": str(token.role),
         "projects": None if token.projects is None else sorted(token.projects),
         "label": token.label,
-        "expires": timestamp(token.expires),
+        "expires": rfc3339(token.expires),
     }

@@ -79,7 +79,7 @@ class Issuer:
         """The address of its public keys."""
         return self.url.rstrip("/") + KINDS[self.kind].keys
 
-    def run(self, claims: Mapping[str, Any]) -> str:
+    def run_url(self, claims: Mapping[str, Any]) -> str:
         """The URL of the run that an ID token was issued to; empty if unknown."""
         repository = str(claims.get(KINDS[self.kind].repository, ""))
         number = str(claims.get("run_id" if self.kind == "github" else "job_id", ""))
@@ -132,13 +132,13 @@ class TrustedJob:
         found = []
         environment = str(claims.get("environment", ""))
         if self.environment and environment.casefold() != self.environment.casefold():
-            found.append(f"the environment is {_said(environment)} and not {self.environment!r}")
+            found.append(f"the environment is {_quoted(environment)} and not {self.environment!r}")
         kind = KINDS[issuer.kind]
         workflow = str(claims.get(kind.workflow, ""))
         if self.workflow and not workflow.startswith(f"{self._definition(issuer, claims)}@"):
-            found.append(f"the workflow is {_said(workflow)} and not {self.workflow!r}")
+            found.append(f"the workflow is {_quoted(workflow)} and not {self.workflow!r}")
         if self.protected_ref and str(claims.get("ref_protected", "")).lower() != "true":
-            found.append(f"the ref {_said(str(claims.get('ref', '')))} is not protected")
+            found.append(f"the ref {_quoted(str(claims.get('ref', '')))} is not protected")
         return found
 
     def signed(self, issuer: Issuer, signer: Mapping[str, str]) -> bool:
@@ -249,7 +249,7 @@ class Trust:
         issuers = {issuer.url: issuer for issuer in self.issuers}
         if not jobs or any(job.signed(issuers[job.issuer], signer) for job in jobs):
             return ""
-        by = _said(signer.get("workflow") or signer.get("identity", ""))
+        by = _quoted(signer.get("workflow") or signer.get("identity", ""))
         names = ", ".join(sorted(job.name for job in jobs))
         return (
             f"its attestation was signed by {by}, and not by a job that is trusted to publish {project} ({names}); "
@@ -396,5 +396,5 @@ def _fields(item: Any, what: str, known: set[str]) -> Mapping[str, Any]:
     return item
 
 
-def _said(text: str) -> str:
+def _quoted(text: str) -> str:
     return ascii(text[:200]) if text else "not given"

@@ -17,7 +17,7 @@ from ops.index.errors import NotFound
 from ops.index.http import html_templates
 from ops.index.http.project_details import Details
 from ops.index.http.project_search import Hits, ProjectSearch
-from ops.index.http.readme import About, NotRendered, Readmes, describe
+from ops.index.http.readme import About, NotRendered, Readmes, parse_description
 from ops.index.http.representation import Representation
 from ops.index.http.request import Request
 from ops.index.http.response_cache import ResponseCache
@@ -176,7 +176,7 @@ class HtmlRenderer:
         hits = self._search.find(query) if query else Hits(names, 0)
         pages = max(1, -(-len(hits.names) // ROWS))
         place = min(max(1, place), pages)
-        counted = html_templates.count(len(names), "project")
+        counted = html_templates.pluralize(len(names), "project")
         return _page(
             "home.html",
             up="",
@@ -250,7 +250,7 @@ class HtmlRenderer:
         metadata = b"" if latest is None else self._metadata(latest)
         return Row(
             name=project.name,
-            summary=describe(metadata).summary,
+            summary=parse_description(metadata).summary,
             latest=latest.version if latest else None,
             files=len(project.files),
             uploaded=max((file.upload_time for file in project.files), default=None),
@@ -266,7 +266,7 @@ class HtmlRenderer:
             metadata = self._repository.metadata(file.path, unserved=True)
             if metadata is None:
                 continue
-            description = describe(metadata)
+            description = parse_description(metadata)
             if not description.plain:
                 raise NotRendered(file.sha256, description)
             about = description.unrendered()
@@ -281,7 +281,7 @@ def _by_rank(release: Release) -> Iterable[File]:
 
 
 def _page(template: str, **context: Any) -> Representation:
-    body = html_templates.render(template, **context)
+    body = html_templates.render_template(template, **context)
     return Representation(body, content_type="text/html; charset=utf-8", policy=html_templates.policy())
 
 

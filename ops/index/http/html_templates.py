@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, **context: Any) -> bytes:
+def render_template(template: str, **context: Any) -> bytes:
     """A page.
 
     Parameters:
@@ -42,7 +42,7 @@ def environment() -> jinja2.Environment:
     )
     made.globals["asset"] = lambda name: Markup(_asset(name))  # noqa: S704 - our own, and in the policy by its hash
     made.filters["address"] = simple_pages.file_address
-    made.filters["iso"] = simple_pages.timestamp
+    made.filters["iso"] = simple_pages.format_upload_time
     made.filters["day"] = lambda moment: f"{moment:%Y-%m-%d}"
     made.filters["minute"] = lambda moment: f"{moment:%Y-%m-%d %H:%M} UTC"
     made.filters["size"] = human_size
@@ -70,7 +70,7 @@ def policy(style: str = "style.css", script: str | None = "script.js") -> bytes:
 def human_size(size: int) -> str:
     """Bytes in readable binary units."""
     if size < 1024:
-        return count(size, "byte")
+        return pluralize(size, "byte")
     value = float(size)
     for unit in ("KiB", "MiB", "GiB", "TiB"):
         value /= 1024
@@ -79,7 +79,7 @@ def human_size(size: int) -> str:
     raise AssertionError(size)
 
 
-def count(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """A number with its noun, in the plural if needed."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 

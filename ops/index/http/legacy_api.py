@@ -24,7 +24,7 @@ from ops.index.http.request import Confirm, Request
 from ops.index.http.response_cache import ResponseCache
 from ops.index.http.security_headers import NOTHING
 from ops.index.http.simple_api import SimpleApi
-from ops.index.http.simple_pages import file_address, offered, timestamp
+from ops.index.http.simple_pages import file_address, format_upload_time, offered
 from ops.index.packages.filenames import normalize, parse, project_of, same_version
 from ops.index.packages.models import File, Project, latest_of, releases_of
 from ops.index.packages.repository import Repository
@@ -256,7 +256,7 @@ def _file(file: File, base: str) -> dict[str, Any]:
         "size": file.size,
         "requires_python": file.requires_python,
         "upload_time": file.upload_time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
-        "upload_time_iso_8601": timestamp(file.upload_time),
+        "upload_time_iso_8601": format_upload_time(file.upload_time),
         "yanked": file.yanked is not None,
         "yanked_reason": file.yanked or None,
     }

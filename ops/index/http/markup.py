@@ -10,14 +10,14 @@ _EXAMPLES = (
 )
 
 
-def prepare() -> None:
+def preload() -> None:
     """Import the renderers, including what they import lazily."""
     os.environ["DOCUTILSCONFIG"] = ""  # no settings from files of this machine
     for example in _EXAMPLES:
-        render(example)
+        render_readme(example)
 
 
-def render(payload: bytes) -> bytes:
+def render_readme(payload: bytes) -> bytes:
     """Render a README as the public index does, sanitised; empty if it is invalid.
 
     reStructuredText can include neither files nor raw HTML.

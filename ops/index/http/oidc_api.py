@@ -106,7 +106,7 @@ class OidcApi:
         claims: dict[str, object] = {}
         try:
             id_token = self._id_tokens.verify(token, trust)
-            claims = _facts(id_token)
+            claims = _audit_fields(id_token)
             jobs = _matching(trust, id_token)
             jti, until = id_token.claims["jti"], float(id_token.claims["exp"]) + SKEW_SECONDS
             if not _shared(self._minted.spend, id_token.issuer.url, jti, until):
@@ -115,7 +115,7 @@ class OidcApi:
             self._audit.record("oidc.refused", user="", address=address, why=refused.message, **claims)
             raise
         names = [job.name for job in jobs]
-        plain, minted = _shared(self._minted.mint, names, id_token.issuer.run(id_token.claims))
+        plain, minted = _shared(self._minted.mint, names, id_token.issuer.run_url(id_token.claims))
         self._audit.record("oidc.minted", user=f"oidc:{names[0]}", address=address, id=minted.id, jobs=names, **claims)
         return {"success": True, "token": plain, "expires": int(minted.expires)}
 
@@ -142,8 +142,8 @@ def _matching(trust: Trust, id_token: IdToken) -> list[TrustedJob]:
     if found:
         why = "; ".join(f"{job.name}: {', '.join(job.mismatches(issuer, claims))}" for job in found[:_MOST_TOLD])
     else:
-        numbers = f"{kind.repository_id} {_said(claims, kind.repository_id)}, {kind.owner_id} "
-        why = f"none is for the repository {_said(claims, kind.repository)} ({numbers}{_said(claims, kind.owner_id)})"
+        numbers = f"{kind.repository_id} {_claim(claims, kind.repository_id)}, {kind.owner_id} "
+        why = f"none is for the repository {_claim(claims, kind.repository)} ({numbers}{_claim(claims, kind.owner_id)})"
     raise InvalidIdToken(
         "invalid-publisher",
         f"the ID token is valid, but no trusted job matches it: {why}. The index's operator corrects the list of jobs "
@@ -151,16 +151,16 @@ def _matching(trust: Trust, id_token: IdToken) -> list[TrustedJob]:
     )
 
 
-def _facts(id_token: IdToken) -> dict[str, object]:
+def _audit_fields(id_token: IdToken) -> dict[str, object]:
     """The relevant claims, for the audit log."""
     issuer, claims = id_token
     kind = KINDS[issuer.kind]
     names = (kind.repository, kind.repository_id, kind.workflow, "ref", "sha", "environment", "run_id", "job_id")
-    facts = {name: _said(claims, name) for name in (*names, "actor", "user_login") if claims.get(name)}
-    return {"issuer": issuer.url, **facts, "run": issuer.run(claims)}
+    facts = {name: _claim(claims, name) for name in (*names, "actor", "user_login") if claims.get(name)}
+    return {"issuer": issuer.url, **facts, "run": issuer.run_url(claims)}
 
 
-def _said(claims: Mapping[str, Any], name: str) -> str:
+def _claim(claims: Mapping[str, Any], name: str) -> str:
     text = str(claims.get(name, "not given"))[:255]
     return text if text.isprintable() else ascii(text)
 

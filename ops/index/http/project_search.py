@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from ops.index.errors import PackageIndexError
-from ops.index.http.readme import describe
+from ops.index.http.readme import parse_description
 from ops.index.packages.filenames import normalize, parse, version_key
 from ops.index.packages.repository import Repository
 
@@ -115,4 +115,4 @@ class ProjectSearch:
         paths = self._repository.listing.paths(project)
         path = max(paths, key=rank, default=None) if len(paths) > 1 else paths[0] if paths else None
         metadata = None if path is None else self._repository.metadata(path, unserved=True)
-        return "" if metadata is None else describe(metadata).summary
+        return "" if metadata is None else parse_description(metadata).summary

@@ -152,13 +152,13 @@ class Readmes:
     """Renders READMEs, one at a time, and caches the results, failures included, by the digest of their file.
 
     Parameters:
-        sandbox: runs :func:`ops.index.http.markup.render`; None for one with the usual limits.
+        sandbox: runs :func:`ops.index.http.markup.render_readme`; None for one with the usual limits.
         page_wait: seconds that a page waits for its README.
     """
 
     def __init__(self, sandbox: Sandbox | None = None, *, page_wait: float = _PAGE_WAIT) -> None:
         self._sandbox = sandbox or Sandbox(
-            "ops.index.http.markup:render", LIMITS, prepare="ops.index.http.markup:prepare"
+            "ops.index.http.markup:render_readme", LIMITS, preload="ops.index.http.markup:preload"
         )
         self._page_wait = page_wait
         self._thread = ThreadPoolExecutor(1, "readme")
@@ -239,7 +239,7 @@ class Readmes:
         return About(description.summary, Markup(html.decode("utf-8", "replace")))  # noqa: S704 - nh3 sanitised it
 
 
-def describe(metadata: bytes) -> Description:
+def parse_description(metadata: bytes) -> Description:
     """Parse the core metadata that the page needs, in linear time whatever it contains.
 
     Parameters:

@@ -202,7 +202,7 @@ class Request:
 
     async def refuse(self, error: PackageIndexError, *headers: tuple[bytes, bytes], more_body: bool = False) -> None:
         """Send an error's status, headers and message."""
-        refused = refusal(error, self.header(b"user-agent") or "")
+        refused = refusal_response(error, self.header(b"user-agent") or "")
         await self.respond(refused.status, [*refused.headers, *headers], refused.body, more_body=more_body)
 
     async def redirect(self, location: str) -> None:
@@ -210,7 +210,7 @@ class Request:
         await self.text(301, f"This page is at {location}", (b"location", location.encode("ascii")))
 
 
-def refusal(error: PackageIndexError, user_agent: str = "") -> Response:
+def refusal_response(error: PackageIndexError, user_agent: str = "") -> Response:
     """The response with an error's status, headers and message."""
     body = _line(error.message)
     own = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]

@@ -86,7 +86,7 @@ def file_address(file: File) -> str:
     return "packages/" + quote(os.fsencode(file.path))
 
 
-def timestamp(moment: datetime) -> str:
+def format_upload_time(moment: datetime) -> str:
     """ISO 8601 in UTC with a ``Z`` (PEP 700)."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
@@ -132,7 +132,7 @@ def _file_json(file: File) -> dict[str, Any]:
         "url": "../../" + file_address(file),
         "hashes": {"sha256": file.sha256},
         "size": file.size,
-        "upload-time": timestamp(file.upload_time),
+        "upload-time": format_upload_time(file.upload_time),
     }
     if file.requires_python is not None:
         entry["requires-python"] = file.requires_python

@@ -6,7 +6,7 @@ import json
 from urllib.parse import urlsplit
 
 from ops.index.auth.roles import Identity, Role
-from ops.index.auth.token_file import timestamp
+from ops.index.auth.token_file import rfc3339
 from ops.index.http import html_templates
 from ops.index.http.representation import Representation
 from ops.index.http.request import Request
@@ -33,7 +33,7 @@ class UserPages:
             "role": identity.role,
             "projects": None if identity.projects is None else sorted(identity.projects),
             "token": identity.token or None,
-            "expires": timestamp(identity.expires) if identity.token else None,
+            "expires": rfc3339(identity.expires) if identity.token else None,
         }
         await request.content(200, b"application/json", json.dumps(user).encode() + b"\n")
 
@@ -41,7 +41,7 @@ class UserPages:
         """The page that explains how to use this index, with its own addresses."""
         base = request.index_url
         page = await in_thread(
-            lambda: html_templates.render(
+            lambda: html_templates.render_template(
                 "guide.html",
                 up="../../",
                 base=base,

@@ -30,7 +30,7 @@ from ops.index.packages.filenames import Name, parse
 from ops.index.packages.models import File
 from ops.index.storage.directory import INDEX_FOLDER, StagingFolder, remove
 from ops.index.storage.storage import Storage
-from ops.index.storage.waiting import at_once, seconds_left
+from ops.index.storage.waiting import seconds_left, without_waiting
 
 LATEST = 253_402_300_799.0
 """The end of the year 9999, in seconds since the epoch: file systems can hold later times, ``datetime`` cannot."""
@@ -308,7 +308,7 @@ class FileInfoStore:
         """Path, size and modification time of each file that exists; None while shared storage cannot be read."""
         found = []
         try:
-            with at_once(), self._storage.reading():
+            with without_waiting(), self._storage.reading():
                 for path in paths:
                     try:
                         status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
@@ -414,7 +414,7 @@ class FileInfoStore:
         if copy is None:
             return None
         try:
-            with at_once(), self._storage.reading():
+            with without_waiting(), self._storage.reading():
                 status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
         except StorageBusy:
             return copy

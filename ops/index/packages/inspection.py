@@ -39,7 +39,7 @@ _EGG_METADATA = "EGG-INFO/PKG-INFO"
 _KINDS: dict[Form, str] = {"wheel": "a wheel", "sdist": "an sdist", "egg": "an egg", "other": "a distribution"}
 
 
-def prepare() -> None:
+def preload() -> None:
     """Import what validation needs, once for all workers."""
     import packaging.metadata
     import packaging.requirements  # noqa: F401
@@ -142,7 +142,7 @@ def _inspect_zip(file: BinaryIO, name: Name, bounds: Bounds | None) -> Contents:
         archive = read_zip(file, name, partial(wheel.choose_members, name), bounds=bounds)
         path, metadata = next(iter(archive.files.items()))
         contents = _validated(name, metadata, path, bounds)
-        wheel.check(name, archive.files)
+        wheel.check_members(name, archive.files)
         return contents
     if name.form == "egg":
         for metadata in read_zip(file, name, _egg_metadata, bounds=bounds).files.values():

@@ -123,7 +123,7 @@ class Inspector:
                     result_bytes=MAX_METADATA_BYTES + 64 * 1024,
                 )
                 self._sandbox = Sandbox(
-                    f"{_WORK}:work", limits, prepare=f"{_WORK}:prepare", workers=_WORKERS, queue=_QUEUE
+                    f"{_WORK}:work", limits, preload=f"{_WORK}:preload", workers=_WORKERS, queue=_QUEUE
                 )
                 if self._closed:
                     self._sandbox.close()

@@ -194,7 +194,7 @@ class Reservation:
         self._exempt = exempt
         self._held = 0
 
-    def require(self, piece: int, size: int) -> None:
+    def extend(self, piece: int, size: int) -> None:
         """Reserve space for the next piece.
 
         Parameters:

@@ -111,7 +111,7 @@ class SignatureVerifier:
             if self._sandbox is None:
                 limits = Limits(cpu_seconds=_CPU_SECONDS, wall_seconds=_WALL_SECONDS)
                 self._sandbox = Sandbox(
-                    f"{__name__}:work", limits, prepare=f"{__name__}:prepare", workers=_WORKERS, queue=_QUEUE
+                    f"{__name__}:work", limits, preload=f"{__name__}:preload", workers=_WORKERS, queue=_QUEUE
                 )
                 if self._closed:
                     self._sandbox.close()
@@ -130,7 +130,7 @@ def publisher_of(signer: Mapping[str, str]) -> dict[str, Any]:
     return {"kind": "Sigstore", "identity": signer["identity"]}
 
 
-def prepare() -> None:
+def preload() -> None:
     """Import what verification needs, once for all workers."""
     import pypi_attestations
     import sigstore.verify
@@ -157,7 +157,7 @@ def work(payload: bytes) -> bytes:
     try:
         verifier = Verifier(trusted_root=TrustedRoot.from_file(given["root"]))
     except (OSError, ValueError, Error) as error:
-        return json.dumps({"root": _said(error)}).encode()
+        return json.dumps({"root": _message(error)}).encode()
     signers = []
     for number, item in enumerate(given["attestations"], 1):
         try:
@@ -166,7 +166,7 @@ def work(payload: bytes) -> bytes:
             verifier.verify_dsse(attestation.to_bundle(), UnsafeNoOp())
             signers.append(_signer(attestation))
         except (ValueError, Error) as error:
-            reason = f"its attestation {number} is not validly signed: {_said(error)}"
+            reason = f"its attestation {number} is not validly signed: {_message(error)}"
             return json.dumps({"refused": reason}).encode()
     return json.dumps({"signers": signers}).encode()
 
@@ -181,6 +181,6 @@ def _signer(attestation: Any) -> dict[str, str]:
     return {"identity": ", ".join(str(name.value) for name in names), **found}
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """An error's text on one short line of ASCII."""
     return ascii(" ".join(str(error).split())[:300])[1:-1] or type(error).__name__

@@ -86,7 +86,7 @@ class Staged:
         self.size += len(piece)
         if self.size > self._limit:
             raise TooLarge("the file", limit=self._limit)
-        self.room.require(len(piece), self.size)
+        self.room.extend(len(piece), self.size)
         self._sha256.update(piece)
         if self._small is not None:
             if self.size <= SMALL:
@@ -108,7 +108,7 @@ class Staged:
         """Open the bytes for reading."""
         return open(self.path, "rb") if self._small is None else io.BytesIO(self._small)
 
-    def check(self, form: Mapping[str, str]) -> None:
+    def check_digests(self, form: Mapping[str, str]) -> None:
         """Compare the bytes with every digest in the form.
 
         Raises:

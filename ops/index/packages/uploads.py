@@ -153,7 +153,7 @@ class Publisher:
         """
         name = self._accepted(staged)
         self._check_rights(name, identity)
-        staged.check(form)
+        staged.check_digests(form)
         sha256 = staged.sha256
         annotations = self._repository.annotations
         revoked = annotations.revoked_bytes(sha256)

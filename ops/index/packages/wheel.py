@@ -51,7 +51,7 @@ def choose_members(name: Name, paths: Sequence[str]) -> dict[str, int | None]:
     return members | dict.fromkeys(filter(_is_egg_info, paths))
 
 
-def check(name: Name, files: Mapping[str, bytes]) -> None:
+def check_members(name: Name, files: Mapping[str, bytes]) -> None:
     """Check the files that :func:`choose_members` chose, except METADATA.
 
     Raises:

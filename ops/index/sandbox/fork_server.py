@@ -215,8 +215,8 @@ def main(settings: dict[str, Any]) -> None:
     _lower_priority()
     with socket.socket(fileno=os.dup(0)) as control:
         work = _function(settings["work"])
-        if settings["prepare"]:
-            _function(settings["prepare"])()
+        if settings["preload"]:
+            _function(settings["preload"])()
         gc.collect()
         gc.freeze()  # so that a worker copies no pages for the garbage collector
         control.sendall(b"\0")

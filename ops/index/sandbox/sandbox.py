@@ -93,14 +93,14 @@ class Sandbox:
     Parameters:
         work: ``package.module:function``; takes bytes and the descriptors of files, and returns bytes.
         limits: of each call.
-        prepare: ``package.module:function``; called once in the fork server to import what the work needs.
+        preload: ``package.module:function``; called once in the fork server to import what the work needs.
         workers: maximum number of concurrent calls.
         queue: maximum number of further calls waiting for a worker.
     """
 
-    def __init__(self, work: str, limits: Limits, *, prepare: str = "", workers: int = 1, queue: int = 0) -> None:
+    def __init__(self, work: str, limits: Limits, *, preload: str = "", workers: int = 1, queue: int = 0) -> None:
         self._work = work
-        self._prepare = prepare
+        self._preload = preload
         self._limits = limits
         self._workers = workers
         self._queue = queue
@@ -282,7 +282,7 @@ class Sandbox:
             if process is not None and known is not None and process.poll() is None:
                 return process, known
         self._end_process()
-        settings = {**asdict(self._limits), "work": self._work, "prepare": self._prepare, "path": _import_path()}
+        settings = {**asdict(self._limits), "work": self._work, "preload": self._preload, "path": _import_path()}
         command = [sys.executable, "-I", "-S", "-X", "utf8", fork_server.__file__, json.dumps(settings)]
         try:
             control, its_control = socket.socketpair()

@@ -18,7 +18,7 @@ from ops.index.errors import StorageBusy, StorageError
 from ops.index.storage.bounded_run import BoundedRun
 from ops.index.storage.directory import StagingFolder, remove, write_all
 from ops.index.storage.file_cache import FileCache, copy_bytes
-from ops.index.storage.waiting import at_once, seconds_left
+from ops.index.storage.waiting import seconds_left, without_waiting
 
 COMMIT_SECONDS: Final = 40.0
 """The longest wait of a change for its commit. Modal's proxy times out after 150 s, of which a lock and a reload may
@@ -177,7 +177,7 @@ class GuardedStorage(ABC):
         """The cached copy if it is current, or if the Volume cannot be read now."""
         version = None
         try:
-            with at_once(), self.reading():
+            with without_waiting(), self.reading():
                 version = _version(os.stat(path))  # noqa: PTH116
         except StorageBusy:
             pass

@@ -36,7 +36,7 @@ def waiting_until(moment: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
-def at_once() -> AbstractContextManager[None]:
+def without_waiting() -> AbstractContextManager[None]:
     """Forbid this task or thread, and its threads, to wait."""
     return waiting_until(0.0)
 

@@ -32,7 +32,7 @@ from ops.index.auth.passwords import (
     validated_hash,
     validated_name,
     validated_password,
-    verify,
+    verify_password,
 )
 from ops.index.auth.roles import Identity, Role
 from ops.index.auth.users import Account, Users
@@ -105,7 +105,7 @@ def test_stock_htpasswd_verifies_changes_and_removes_entries(tmp_path: Path) -> 
     assert run("-D", file, "bob") == 0
     accounts = users.accounts()
     assert list(accounts) == ["alice"]
-    assert verify("another password", accounts["alice"].digest, 4)
+    assert verify_password("another password", accounts["alice"].digest, 4)
     users.register("carol", password=PASSWORD)
     assert run("-vb", file, "alice", "another password") == 0
     assert run("-vb", file, "carol", PASSWORD) == 0
@@ -117,8 +117,8 @@ def test_every_hash_that_stock_htpasswd_makes_is_verified(tmp_path: Path, flag: 
     file = tmp_path / PASSWORDS
     subprocess.run([htpasswd or "", "-cb", flag, str(file), "alice", "eightcha"], check=True, capture_output=True)
     digest = users_in(tmp_path).accounts()["alice"].digest
-    assert verify("eightcha", digest, 4)
-    assert not verify("eightchb", digest, 4)
+    assert verify_password("eightcha", digest, 4)
+    assert not verify_password("eightchb", digest, 4)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_every_hash_that_stock_htpasswd_makes_is_verified(tmp_path: Path, flag: 
 )
 def test_an_entry_without_a_valid_hash_lets_no_one_in(entry: str) -> None:
     for password in (entry, PASSWORD, "", "secret"):
-        assert not verify(password, entry, 4)
+        assert not verify_password(password, entry, 4)
 
 
 def test_comments_and_unknown_or_malformed_lines_are_preserved_in_place(tmp_path: Path) -> None:
@@ -246,8 +246,8 @@ def test_a_password_of_12_to_72_bytes_is_used_in_full(tmp_path: Path, password: 
     users = users_in(tmp_path)
     users.register("alice", password=password)
     digest = users.accounts()["alice"].digest
-    assert verify(password, digest, 4)
-    assert not verify(password[:-1] + "?", digest, 4)
+    assert verify_password(password, digest, 4)
+    assert not verify_password(password[:-1] + "?", digest, 4)
 
 
 @settings(deadline=None)
@@ -259,14 +259,14 @@ def test_a_password_of_12_to_72_bytes_is_used_in_full(tmp_path: Path, password: 
 @example("\ud800", "$apr1$abcdefgh$" + "." * 22)
 @example("x" * 10_000, "{SHA}6dcfXufJLW3J6S/9rRe4vUlBj5g=")
 def test_verification_never_raises(password: str, digest: str | None) -> None:
-    assert verify(password, digest, 4) in {True, False}
+    assert verify_password(password, digest, 4) in {True, False}
 
 
 @pytest.mark.parametrize("prefix", ["$2a$", "$2b$", "$2y$"])
 def test_a_bcrypt_hash_is_accepted_instead_of_a_password(tmp_path: Path, prefix: str) -> None:
     users = users_in(tmp_path)
     users.register("alice", password_hash=prefix + DIGEST[4:])
-    assert verify(PASSWORD, users.accounts()["alice"].digest, 4)
+    assert verify_password(PASSWORD, users.accounts()["alice"].digest, 4)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_every_refusal_costs_the_same_whatever_the_entry(monkeypatch: pytest.Mon
     for entry in entries:
         for wrong in ("wrong", "x" * 100, "a\0b"):
             work.clear()
-            assert not verify(wrong, entry, 8)
+            assert not verify_password(wrong, entry, 8)
             assert sum(work) == 2**8
 
 

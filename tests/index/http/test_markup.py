@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.index.http.markup import prepare, render
+from ops.index.http.markup import preload, render_readme
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ from ops.index.http.markup import prepare, render
     ],
 )
 def test_a_readme_is_rendered_by_its_type(content_type: str, text: str, expected: str) -> None:
-    assert expected in render(f"{content_type}\n{text}".encode()).decode()
+    assert expected in render_readme(f"{content_type}\n{text}".encode()).decode()
 
 
 def test_invalid_restructuredtext_is_not_rendered() -> None:
-    assert render(b"text/x-rst\nbroken `text <\n=") == b""
+    assert render_readme(b"text/x-rst\nbroken `text <\n=") == b""
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_invalid_restructuredtext_is_not_rendered() -> None:
 def test_neither_files_nor_raw_html_are_included(tmp_path: Path, directive: str) -> None:
     secret = tmp_path / "secret"
     secret.write_text("a secret of this machine")
-    html = render(f"text/x-rst\nTitle\n=====\n\n{directive.format(path=secret)}\n".encode())
+    html = render_readme(f"text/x-rst\nTitle\n=====\n\n{directive.format(path=secret)}\n".encode())
     assert b"secret of this machine" not in html
     assert b"<b>" not in html
 
@@ -53,6 +53,6 @@ def test_settings_of_this_machine_are_ignored(tmp_path: Path, monkeypatch: pytes
     (tmp_path / ".docutils").write_text("[general]\nraw_enabled: yes\ndoctitle_xform: yes\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DOCUTILSCONFIG", str(tmp_path / ".docutils"))
-    prepare()
-    assert b"<h1" in render(b"text/x-rst\nTitle\n=====\n\nword")
-    assert b"bold" not in render(b"text/x-rst\nword\n\n.. raw:: html\n\n   <b>bold</b>")
+    preload()
+    assert b"<h1" in render_readme(b"text/x-rst\nTitle\n=====\n\nword")
+    assert b"bold" not in render_readme(b"text/x-rst\nword\n\n.. raw:: html\n\n   <b>bold</b>")

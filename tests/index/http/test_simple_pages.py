@@ -17,7 +17,7 @@ from pypi_simple.pep691 import Project as JsonProject
 from ops.index.http import simple_pages
 from ops.index.http.blocks import rendered
 from ops.index.http.negotiation import HTML, HTML_V1, JSON_V1
-from ops.index.http.simple_pages import content_type, file_address, timestamp
+from ops.index.http.simple_pages import content_type, file_address, format_upload_time
 from ops.index.packages.models import File, Project
 
 ADDRESS = "https://index.example/team/simple/spam/"
@@ -162,7 +162,7 @@ def test_the_json_has_everything_required_by_pep_700() -> None:
 
 def test_times_are_in_utc_with_a_z() -> None:
     elsewhere = datetime(2026, 1, 2, 5, 4, 5, tzinfo=timezone(timedelta(hours=2)))
-    assert timestamp(elsewhere) == "2026-01-02T03:04:05.000000Z"
+    assert format_upload_time(elsewhere) == "2026-01-02T03:04:05.000000Z"
 
 
 def test_a_file_with_a_plus_or_a_space_in_its_path_is_still_found(form: str) -> None:

@@ -28,7 +28,7 @@ TIGHT = Limits(cpu_seconds=1, wall_seconds=600)
 
 @contextmanager
 def opened(limits: Limits = ROOMY, *, workers: int = 1, queue: int = 0) -> Iterator[Sandbox]:
-    sandbox = Sandbox(f"{WORK}:do", limits, prepare=f"{WORK}:prepare", workers=workers, queue=queue)
+    sandbox = Sandbox(f"{WORK}:do", limits, preload=f"{WORK}:preload", workers=workers, queue=queue)
     try:
         yield sandbox
     finally:

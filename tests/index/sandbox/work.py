@@ -14,7 +14,7 @@ _prepared: list[int] = []
 _seen: list[bytes] = []
 
 
-def prepare() -> None:
+def preload() -> None:
     _prepared.append(os.getpid())
 
 

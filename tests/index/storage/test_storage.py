@@ -17,7 +17,7 @@ from ops.index.storage import directory
 from ops.index.storage.directory import DirectoryStorage, SharedRun, StagingFolder
 from ops.index.storage.file_cache import copy_bytes
 from ops.index.storage.volume import GuardedStorage
-from ops.index.storage.waiting import at_once, waiting_until
+from ops.index.storage.waiting import waiting_until, without_waiting
 from tests.index.serving import eventually
 from tests.index.volume import Remote, Volume
 
@@ -530,13 +530,13 @@ def test_a_task_waits_no_longer_than_its_limit(tmp_path: Path) -> None:
     eventually(lambda: mount.closed)
     with waiting_until(time.monotonic() + 0.05), pytest.raises(StorageBusy), mount.reading():
         pass
-    with at_once(), pytest.raises(StorageBusy), mount.reading():
+    with without_waiting(), pytest.raises(StorageBusy), mount.reading():
         pass
     go_on.set()
     with mount.reading():  # without a short limit
         pass
     committing.join(20)
-    with at_once(), mount.reading():
+    with without_waiting(), mount.reading():
         pass
 
 
