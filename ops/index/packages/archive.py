@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
 
 from ops.index.errors import InvalidArchive
-from ops.index.packages.core_metadata import quoted
+from ops.index.packages.core_metadata import MAX_METADATA_BYTES, quoted
 from ops.index.packages.filenames import Name
 from ops.index.packages.zip_layout import check_layout
 
-MAX_METADATA_BYTES = 8 * 1024**2
 MAX_MEMBERS = 200_000
 MAX_DIRECTORY_BYTES = 32 * 1024**2
 """Longest central directory of a zip archive, which is read as a whole."""

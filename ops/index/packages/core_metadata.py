@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from ops.index.packages.filenames import Form
 
+MAX_METADATA_BYTES = 8 * 1024**2
 MAX_HEADER_BYTES = 2 * 1024**2
 """Longest header, without its description."""
 MAX_FIELDS = 10_000

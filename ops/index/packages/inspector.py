@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ops.index.errors import InvalidArchive, StorageError, WorkFailed
-from ops.index.packages.core_metadata import Contents
+from ops.index.packages.core_metadata import MAX_METADATA_BYTES, Contents
 from ops.index.packages.filenames import Name
+from ops.index.sandbox.sandbox import Cancellation, Limits, Sandbox
 
 if TYPE_CHECKING:
     from ops.index.packages.staged import Staged
-    from ops.index.sandbox.sandbox import Cancellation, Sandbox
 
 AT_ONCE_BYTES = 4 * 1024**2
 """Largest file that is inspected in the calling thread."""
 
-_WORKERS = 2
-_QUEUE = 256
-_CPU_SECONDS = 120
-_WALL_SECONDS = 600.0
+LIMITS = Limits(cpu_seconds=120, wall_seconds=600.0, memory_bytes=1024**3, result_bytes=MAX_METADATA_BYTES + 64 * 1024)
 """A file of 4 GiB, the default limit, takes less than a minute."""
-_MEMORY_BYTES = 1024**3
+
 _WORK = "ops.index.packages.inspection"
 
 
@@ -44,12 +40,14 @@ class DeferredError(Exception):
 
 
 class Inspector:
-    """Inspects uploads."""
+    """Inspects uploads.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sandbox: Sandbox | None = None
-        self._closed = False
+    Parameters:
+        limits: of an inspection in a child process.
+    """
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self._sandbox = Sandbox(f"{_WORK}:work", limits, preload=f"{_WORK}:preload", workers=2, queue=256)
 
     def at_once(self, name: Name, staged: Staged, form: Mapping[str, str]) -> Contents:
         """Inspect a small upload in this thread, or a large one that was inspected before.
@@ -90,7 +88,7 @@ class Inspector:
             raise StorageError(f"the upload could not be read: {error.strerror or error}; try again") from error
         try:
             payload = json.dumps(asdict(name)).encode()
-            head, _, metadata = self._ready().run(payload, descriptor, cancellation=cancellation).partition(b"\n")
+            head, _, metadata = self._sandbox.run(payload, descriptor, cancellation=cancellation).partition(b"\n")
         except WorkFailed as error:
             why = f"it cannot be inspected: {error.reason}; build it with less in it"
             raise InvalidArchive(name.filename, why) from error
@@ -103,31 +101,7 @@ class Inspector:
 
     def close(self) -> None:
         """End all inspections in child processes, and refuse new ones. Does not block."""
-        with self._lock:
-            self._closed = True
-            sandbox = self._sandbox
-        if sandbox is not None:
-            sandbox.close()
-
-    def _ready(self) -> Sandbox:
-        # Most servers rarely get such an upload.
-        from ops.index.packages.archive import MAX_METADATA_BYTES
-        from ops.index.sandbox.sandbox import Limits, Sandbox
-
-        with self._lock:
-            if self._sandbox is None:
-                limits = Limits(
-                    cpu_seconds=_CPU_SECONDS,
-                    wall_seconds=_WALL_SECONDS,
-                    memory_bytes=_MEMORY_BYTES,
-                    result_bytes=MAX_METADATA_BYTES + 64 * 1024,
-                )
-                self._sandbox = Sandbox(
-                    f"{_WORK}:work", limits, preload=f"{_WORK}:preload", workers=_WORKERS, queue=_QUEUE
-                )
-                if self._closed:
-                    self._sandbox.close()
-            return self._sandbox
+        self._sandbox.close()
 
 
 def _inspected(name: Name, staged: Staged) -> Contents:

@@ -7,17 +7,14 @@ are strangers' content, so a child process reads them.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ops.index.errors import InvalidUpload, StorageError, WorkFailed
-
-if TYPE_CHECKING:
-    from ops.index.sandbox.sandbox import Sandbox
+from ops.index.sandbox.sandbox import Limits, Sandbox
 
 _EXTENSIONS: Final = {
     "issuer": 8,
@@ -29,10 +26,7 @@ _EXTENSIONS: Final = {
 }
 """Claims of a certificate about its holder, each with the last number of its extension's OID (Fulcio)."""
 
-_CPU_SECONDS = 5
-_WALL_SECONDS = 15.0
-_WORKERS = 2
-_QUEUE = 64
+_LIMITS = Limits(cpu_seconds=5, wall_seconds=15.0)
 
 
 class SignatureVerifier:
@@ -52,9 +46,7 @@ class SignatureVerifier:
                 "'attestations' of this project, or leave out the trusted root"
             )
         self._root = trusted_root
-        self._lock = threading.Lock()
-        self._sandbox: Sandbox | None = None
-        self._closed = False
+        self._sandbox = Sandbox(f"{__name__}:work", _LIMITS, preload=f"{__name__}:preload", workers=2, queue=64)
 
     def check(self) -> None:
         """Read the trusted root, which also starts the child process. Blocks for about a second.
@@ -83,7 +75,7 @@ class SignatureVerifier:
         """
         payload = json.dumps({"root": str(self._root.absolute()), "attestations": attestations}).encode()
         try:
-            result = json.loads(self._ready().run(payload))
+            result = json.loads(self._sandbox.run(payload))
         except WorkFailed as error:
             raise InvalidUpload(filename, f"its attestations cannot be verified: {error.reason}") from error
         if "root" in result:
@@ -98,24 +90,7 @@ class SignatureVerifier:
 
     def close(self) -> None:
         """End the child process. Does not block."""
-        with self._lock:
-            self._closed = True
-            sandbox = self._sandbox
-        if sandbox is not None:
-            sandbox.close()
-
-    def _ready(self) -> Sandbox:
-        from ops.index.sandbox.sandbox import Limits, Sandbox
-
-        with self._lock:
-            if self._sandbox is None:
-                limits = Limits(cpu_seconds=_CPU_SECONDS, wall_seconds=_WALL_SECONDS)
-                self._sandbox = Sandbox(
-                    f"{__name__}:work", limits, preload=f"{__name__}:preload", workers=_WORKERS, queue=_QUEUE
-                )
-                if self._closed:
-                    self._sandbox.close()
-            return self._sandbox
+        self._sandbox.close()
 
 
 def publisher_of(signer: Mapping[str, str]) -> dict[str, Any]:

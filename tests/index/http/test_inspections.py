@@ -7,6 +7,8 @@ import base64
 import io
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from ops.index.http.upload import UploadApi
 from ops.index.packages.archive import OutOfBoundsError
 from ops.index.packages.filenames import Name, parse
 from ops.index.packages.inspection import AT_ONCE, inspect
-from ops.index.packages.inspector import DeferredError, Inspector
+from ops.index.packages.inspector import LIMITS, DeferredError, Inspector
 from ops.index.packages.staged import Staged
 from ops.index.packages.uploads import UploadResult
 from ops.index.sandbox.sandbox import Cancellation
@@ -90,13 +92,11 @@ def test_a_long_inspection_refuses_with_the_same_message(node: Node, inspector: 
     staged.discard()
 
 
-def test_an_upload_that_exceeds_a_limit_is_refused(
-    node: Node, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ops.index.packages.inspector._WALL_SECONDS", 0.001)
+def test_an_upload_that_exceeds_a_limit_is_refused(node: Node) -> None:
     staged = staged_in(node, BIG)
-    with pytest.raises(InvalidArchive, match="it cannot be inspected: it takes more than"):
-        inspector.at_length(name_of(NAME), staged)
+    with closing(Inspector(replace(LIMITS, wall_seconds=0.001))) as inspector:
+        with pytest.raises(InvalidArchive, match="it cannot be inspected: it takes more than"):
+            inspector.at_length(name_of(NAME), staged)
     staged.discard()
 
 

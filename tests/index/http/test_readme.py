@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.index.http.readme import describe
+from ops.index.http.readme import parse_description
 
 WORDS = "Über — naïve 日本"
 
@@ -23,7 +23,7 @@ def test_non_ascii_text_is_read_in_header_and_body(fold: str | None, line_end: s
         metadata = f"{header}\n{readme}"
     else:
         metadata = f"{header}Description: {readme.rstrip().replace(chr(10), chr(10) + fold)}\nLicense: MIT\n\n"
-    found = describe(metadata.replace("\n", line_end).encode())
+    found = parse_description(metadata.replace("\n", line_end).encode())
     assert found.summary == WORDS
     assert found.text == readme.rstrip()
     assert found.kind == "text/markdown"
@@ -31,14 +31,14 @@ def test_non_ascii_text_is_read_in_header_and_body(fold: str | None, line_end: s
 
 def test_latin_1_is_read_as_such_and_the_rest_as_utf_8() -> None:
     metadata = b"Summary: Z\xfcrich\nDescription-Content-Type: text/plain\n\ncaf\xe9 " + "— 日本\n".encode()
-    found = describe(metadata)
+    found = parse_description(metadata)
     assert found.summary == "Zürich"
     assert found.text == "café — 日本"
 
 
 @pytest.mark.parametrize("text", ["", "UNKNOWN", "\n \n"])
 def test_a_readme_is_optional(text: str) -> None:
-    assert describe(f"Summary: x\n\n{text}".encode()).plain
+    assert parse_description(f"Summary: x\n\n{text}".encode()).plain
 
 
 @given(
@@ -54,7 +54,7 @@ def test_a_readme_is_optional(text: str) -> None:
     ).map(lambda lines: "\n".join(lines).encode())
 )
 def test_the_result_agrees_with_the_standard_library_s_parser(metadata: bytes) -> None:
-    found = describe(b"Metadata-Version: 2.1\n" + metadata)
+    found = parse_description(b"Metadata-Version: 2.1\n" + metadata)
     assert "\n" not in found.summary
     try:
         text = metadata.decode("ascii")
@@ -87,22 +87,22 @@ def test_the_result_agrees_with_the_standard_library_s_parser(metadata: bytes) -
     ids=["folded", "headers", "description", "no colon", "returns", "colons", "nested", "bytes"],
 )
 def test_megabytes_designed_to_be_slow_are_read(metadata: bytes) -> None:
-    found = describe(metadata)
+    found = parse_description(metadata)
     assert len(found.summary) <= 512
     assert len(found.text) <= 512 * 1024
 
 
 def test_a_readme_of_a_type_that_is_not_rendered_says_so() -> None:
     def note(content_type: str) -> str:
-        return describe(f"Description-Content-Type: {content_type}\n\n<b>".encode()).unrendered().note
+        return parse_description(f"Description-Content-Type: {content_type}\n\n<b>".encode()).unrendered().note
 
     assert "text/markdown" in note("text/html")
     assert note("text/plain; charset=UTF-8") == note("") == ""
-    assert describe(b"Description-Content-Type: text/html\n\n").unrendered().note == ""
+    assert parse_description(b"Description-Content-Type: text/html\n\n").unrendered().note == ""
 
 
 def test_the_beginning_of_a_long_unrendered_readme_is_shown() -> None:
-    about = describe(b"Summary: x\n\n" + b"y" * 200_000).unrendered("Why.")
+    about = parse_description(b"Summary: x\n\n" + b"y" * 200_000).unrendered("Why.")
     assert about.text == "y" * 100_000
     assert about.note == "Why. Only the first 100,000 characters are shown."
-    assert describe(b"Summary: x\n\nshort").unrendered().note == ""
+    assert parse_description(b"Summary: x\n\nshort").unrendered().note == ""
