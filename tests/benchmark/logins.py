@@ -17,7 +17,7 @@ from tests.benchmark.changes import Client
 from tests.benchmark.corpus import ROOT_PROJECT
 from tests.benchmark.field import NGINX, Field
 from tests.benchmark.load import request, send, supply
-from tests.benchmark.measurement import Entry, Row, at_most, interleaved, median_within
+from tests.benchmark.measurement import Row, at_most, entries_of, interleaved, median_within
 from tests.benchmark.nginx import Nginx
 from tests.benchmark.peers import BY_TOKEN, OURS, Ours, token_logins, write_htpasswd, write_tokens
 from tests.benchmark.servers import ANY_PAGE, Login, Server, free_port
@@ -78,7 +78,7 @@ def first_logins(field: Field) -> tuple[Row, ...]:
         title=f"Slowest page of a known user while {scale.logins} users log in",
         unit="ms",
         better="lower",
-        entries=tuple(Entry(name=name, values=tuple(found)) for name, found in slowest.items()),
+        entries=entries_of(slowest),
         method=f"One client asks for a page every {_EVERY_SECONDS * 1e3:g} ms; another process logs in.",
     )
     goals = at_most(row, OURS, BCRYPT, _BCRYPT_TIMES), at_most(row, BY_TOKEN, KNOWN, _TOKEN_TIMES)

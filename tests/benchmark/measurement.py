@@ -48,6 +48,11 @@ class Entry:
         return f"{figure(statistics.median(self.values))} ({figure(least)} to {figure(most)})"
 
 
+def entries_of(values: Mapping[str, Sequence[float]]) -> tuple[Entry, ...]:
+    """An entry for each contender, from its figures."""
+    return tuple(Entry(name=name, values=tuple(found)) for name, found in values.items())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A goal and whether it was met; None if unknown."""

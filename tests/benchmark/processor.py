@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.benchmark.measurement import Entry, Row
+from tests.benchmark.measurement import Row, entries_of
 from tests.benchmark.responses import Tally
 from tests.benchmark.servers import Server
 
@@ -40,6 +40,6 @@ class ProcessorTime:
             title=f"{title}: processor time",
             unit="ms",
             better="lower",
-            entries=tuple(Entry(name=name, values=tuple(values)) for name, values in self._used.items()),
+            entries=entries_of(self._used),
             method="Of all of the server's processes, divided by the number of requests.",
         )

@@ -18,6 +18,7 @@ from tests.benchmark.measurement import (
     at_least,
     at_most,
     below,
+    entries_of,
     figure,
     interleaved,
     median_within,
@@ -165,14 +166,14 @@ def starts(field: Field) -> tuple[Row, ...]:
         title=f"{first.title}: processor time",
         unit="s",
         better="lower",
-        entries=tuple(Entry(name=name, values=tuple(values)) for name, values in processor.items()),
+        entries=entries_of(processor),
         method="Of all of the server's processes, until the page has arrived.",
     )
     whole = Row(
         title=f"Start until every project page was served once, {files:,} files",
         unit="s",
         better="lower",
-        entries=tuple(Entry(name=name, values=tuple(values)) for name, values in everything.items()),
+        entries=entries_of(everything),
         method=f"{len(corpus.projects):,} pages over {field.scale.connections} connections, after the first page.",
     )
     goals = median_within(first, PRESENT, 0.3), median_within(first, BY_TOKEN, 0.15)
@@ -240,7 +241,7 @@ def _large_file(field: Field, size: int) -> Iterator[Row]:
         title=f"Download of {label}: processor time",
         unit="s/GB",
         better="lower",
-        entries=tuple(Entry(name=name, values=tuple(values)) for name, values in processor.items()),
+        entries=entries_of(processor),
         method="Of all of the server's processes.",
     )
     yield row.judged(at_most(row, OURS, NGINX, 1.3))

@@ -28,6 +28,7 @@ from ops.index.storage.transaction import Transactions
 from ops.workspace import PROJECT_ROOT
 from tests.conftest import DOWNLOADS
 from tests.index.full_disk import mounted
+from tests.index.serving import Server
 from tests.index.volume import MemoryNameLocks, Remote, Volume
 
 with warnings.catch_warnings():
@@ -35,6 +36,30 @@ with warnings.catch_warnings():
     # its import hook is of the old kind.
     warnings.simplefilter("ignore")
     import pypiserver  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real server without packages, shared by the tests of a module."""
+    with Server(tmp_path_factory.mktemp("index")) as running:
+        yield running
+
+
+@pytest.fixture
+def watched(server: Server) -> Iterator[None]:
+    """Fails the test if anything goes wrong inside the server."""
+    with server.watched():
+        yield
+
+
+@dataclass
+class FakeClock:
+    """A clock that only moves when told to."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @dataclass

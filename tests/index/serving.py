@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,9 +110,13 @@ class Server(Http):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Start, and wait until it has printed its address."""
-        command = [sys.executable, "-m", "ops.index", "--packages", str(self.packages)]
+    def start(self, *wrapper: str) -> None:
+        """Start, and wait until it has printed its address.
+
+        Parameters:
+            wrapper: command that runs the server's.
+        """
+        command = [*wrapper, sys.executable, "-m", "ops.index", "--packages", str(self.packages)]
         command += ["--credentials", str(self.credentials), "--port", "0", *self._arguments]
         environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
         with self.log.open("ab") as log:
@@ -206,6 +210,13 @@ class ThreadServer(Http):
             await self.server._serve([self.listener])  # without its signal handlers, which need the main thread
 
         asyncio.run(serve())
+
+
+async def confirm_lifespan(receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    """Confirm the start and the end, as an application that needs neither."""
+    while (await receive())["type"] != "lifespan.shutdown":
+        await send({"type": "lifespan.startup.complete"})
+    await send({"type": "lifespan.shutdown.complete"})
 
 
 def authorization(user: str, password: str = PASSWORD) -> str:

@@ -16,25 +16,16 @@ from ops.index.config import Options
 from ops.index.errors import StorageError
 from ops.index.storage.directory import DirectoryStorage
 from ops.targets.index_files import Downloads, download_counts
+from tests.index.conftest import FakeClock
 from tests.index.volume import Remote, Volume
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PIP = b'pip/26.3 {"ci":null}'
 
 
-class Clock:
-    """A clock that only moves when told to."""
-
-    def __init__(self) -> None:
-        self.now = NOON.timestamp()
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock(NOON.timestamp())
 
 
 @pytest.fixture
@@ -48,7 +39,7 @@ def written(directory: Path) -> list[Downloads]:
     return [row for path in sorted((directory / FOLDER).glob("*.jsonl")) for row in download_counts(path.read_bytes())]
 
 
-def test_equal_downloads_of_one_hour_are_one_line(storage: DirectoryStorage, clock: Clock) -> None:
+def test_equal_downloads_of_one_hour_are_one_line(storage: DirectoryStorage, clock: FakeClock) -> None:
     counts = Activity(storage, Options(), clock=clock)
     for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2"):
         counts.count("spam-1.0.tar.gz", user="alice", address=address, agent=PIP)
@@ -61,7 +52,7 @@ def test_equal_downloads_of_one_hour_are_one_line(storage: DirectoryStorage, clo
     assert counts.downloads == {"pip": 3}
 
 
-def test_nothing_is_written_before_a_minute_has_passed(storage: DirectoryStorage, clock: Clock) -> None:
+def test_nothing_is_written_before_a_minute_has_passed(storage: DirectoryStorage, clock: FakeClock) -> None:
     counts = Activity(storage, Options(), clock=clock)
     counts.count("spam-1.0.tar.gz", user="alice", address="192.0.2.1", agent=PIP)
     clock.now += 59
@@ -71,7 +62,7 @@ def test_nothing_is_written_before_a_minute_has_passed(storage: DirectoryStorage
     assert [row.downloads for row in written(storage.directory)] == [1]
 
 
-def test_a_user_without_downloads_is_recorded_once_an_hour(storage: DirectoryStorage, clock: Clock) -> None:
+def test_a_user_without_downloads_is_recorded_once_an_hour(storage: DirectoryStorage, clock: FakeClock) -> None:
     counts = Activity(storage, Options(), active_users=lambda: {"bob"}, clock=clock)
     for _ in range(3):
         clock.now += 60
@@ -85,7 +76,7 @@ def test_a_user_without_downloads_is_recorded_once_an_hour(storage: DirectorySto
 
 
 def test_counts_are_kept_while_they_cannot_be_written(
-    storage: DirectoryStorage, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    storage: DirectoryStorage, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = Activity(storage, Options(), clock=clock)
     counts.count("spam-1.0.tar.gz", user="alice", address="192.0.2.1", agent=PIP)
@@ -105,7 +96,7 @@ def test_counts_are_kept_while_they_cannot_be_written(
 
 
 def test_many_addresses_and_names_take_bounded_memory_and_lose_no_download(
-    storage: DirectoryStorage, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    storage: DirectoryStorage, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(activity, "_MOST_ROWS", 10)
     counts = Activity(storage, Options(), clock=clock)
@@ -118,7 +109,7 @@ def test_many_addresses_and_names_take_bounded_memory_and_lose_no_download(
 
 
 def test_a_volume_is_committed_at_most_once_an_hour(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volume = Volume(Remote(tmp_path / "remote"), tmp_path / "view")
     commits = []
@@ -137,7 +128,7 @@ def test_a_volume_is_committed_at_most_once_an_hour(
     assert len(commits) == 2
 
 
-def test_files_expire_with_those_of_the_audit_log(storage: DirectoryStorage, clock: Clock) -> None:
+def test_files_expire_with_those_of_the_audit_log(storage: DirectoryStorage, clock: FakeClock) -> None:
     counts = Activity(storage, Options(audit_days=7), clock=clock)
     for _ in range(10):
         counts.count("spam-1.0.tar.gz", user="alice", address="192.0.2.1", agent=PIP)
@@ -146,7 +137,7 @@ def test_files_expire_with_those_of_the_audit_log(storage: DirectoryStorage, clo
     assert len(list((storage.directory / FOLDER).iterdir())) == 8
 
 
-def test_hostile_names_stay_on_their_line_and_are_truncated(storage: DirectoryStorage, clock: Clock) -> None:
+def test_hostile_names_stay_on_their_line_and_are_truncated(storage: DirectoryStorage, clock: FakeClock) -> None:
     counts = Activity(storage, Options(), clock=clock)
     counts.count("a\n{}\udcff" + "b" * 9000, user="eve\r\n", address="", agent=b"\xff\n")
     counts.close()

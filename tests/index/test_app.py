@@ -22,6 +22,8 @@ from ops.index.packages.filenames import is_project
 from tests.index.archives import sdist, wheel, wheel_name
 from tests.index.serving import JSON, PASSWORD, TOKEN, Http, Response, Server, authorization, eventually, send_request
 
+pytestmark = pytest.mark.usefixtures("watched")
+
 TWINE = {"User-Agent": "twine/7.0.0 requests/2.34 Python/3.12"}
 
 
@@ -36,12 +38,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (server.packages / "sub" / "Eggs_and.Ham-0.1.tar.gz").write_bytes(sdist("Eggs-and.Ham", "0.1"))
     with server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_wrong_inside_the_server(server: Server) -> Iterator[None]:
-    with server.watched():
-        yield
 
 
 def add(server: Server, name: str, version: str, **contents: str) -> bytes:

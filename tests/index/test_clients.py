@@ -25,6 +25,8 @@ from packaging.utils import canonicalize_name
 from tests.index.recording import RecordingFront
 from tests.index.serving import PASSWORD, Server, eventually
 
+pytestmark = pytest.mark.usefixtures("watched")
+
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv") or ""
 
 
@@ -95,18 +97,6 @@ def build_sdist(folder: Path, name: str, version: str, *, suffix: str = ".tar.gz
 
 def _digest(content: bytes) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("clients")) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_wrong_inside_the_server(server: Server) -> Iterator[None]:
-    with server.watched():
-        yield
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ops.index.errors import Unauthorized
 from ops.index.http.representation import Representation, Response
 from ops.index.http.request import note_login, refusal_response
 from ops.index.server import Server
-from tests.index.serving import ThreadServer, eventually
+from tests.index.serving import ThreadServer, confirm_lifespan, eventually
 
 REFUSAL = refusal_response(Unauthorized(realm="pypi"))
 PAGE = Representation(b"a page " * 200, content_type="text/plain")
@@ -67,9 +67,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            while (await receive())["type"] != "lifespan.shutdown":
-                await send({"type": "lifespan.startup.complete"})
-            await send({"type": "lifespan.shutdown.complete"})
+            await confirm_lifespan(receive, send)
             return
         self.calls.append(f"{scope['method']} {scope['path']}")
         if scope["path"] == "/login":

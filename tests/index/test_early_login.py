@@ -64,6 +64,15 @@ def request(username: str = "alice", password: str = PASSWORD) -> bytes:
     return f"GET /simple/ HTTP/1.1\r\nHost: x\r\nAUTHORIZATION: Basic {credentials}\r\n\r\n".encode()
 
 
+@contextlib.contextmanager
+def verifying(verify: FakeVerify, listener: socket.socket, sent: bytes) -> Iterator[None]:
+    """A client that waits for the response, while its password is verified."""
+    with socket.create_connection(listener.getsockname()) as client:
+        client.sendall(sent)
+        assert verify.begun.wait(60)
+        yield
+
+
 def status(port: int, sent: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(sent)
@@ -73,9 +82,7 @@ def status(port: int, sent: bytes) -> bytes:
 def test_bcrypt_runs_once_and_before_its_result_is_needed(
     early: EarlyLogin, listener: socket.socket, verify: FakeVerify
 ) -> None:
-    with socket.create_connection(listener.getsockname()) as client:
-        client.sendall(request())
-        assert verify.begun.wait(60)
+    with verifying(verify, listener, request()):
         (connection,) = early.connections()
         with connection:
             verify.may_end.set()
@@ -91,9 +98,7 @@ def test_bcrypt_runs_once_and_before_its_result_is_needed(
 def test_an_early_wrong_login_costs_the_same_as_a_later_one(
     early: EarlyLogin, listener: socket.socket, verify: FakeVerify, username: str, digest: str | None
 ) -> None:
-    with socket.create_connection(listener.getsockname()) as client:
-        client.sendall(request(username, "wrong"))
-        assert verify.begun.wait(60)
+    with verifying(verify, listener, request(username, "wrong")):
         verify.may_end.set()
         assert not early.verify_password("wrong", digest, 5)
     assert verify.asked == [("wrong", digest, 5)]
@@ -102,9 +107,7 @@ def test_an_early_wrong_login_costs_the_same_as_a_later_one(
 def test_a_different_login_does_not_get_the_result(
     early: EarlyLogin, listener: socket.socket, verify: FakeVerify
 ) -> None:
-    with socket.create_connection(listener.getsockname()) as client:
-        client.sendall(request())
-        assert verify.begun.wait(60)
+    with verifying(verify, listener, request()):
         verify.may_end.set()
         for login in (("wrong", DIGEST, 5), (PASSWORD, None, 5), (PASSWORD, DIGEST, 6)):
             early.verify_password(*login)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from urllib3.filepost import encode_multipart_formdata
 
 from tests.index.archives import wheel, wheel_name
-from tests.index.serving import JSON, ROOT, TOKEN, Server, eventually
+from tests.index.serving import JSON, TOKEN, Server, eventually
 
 
 @pytest.fixture(scope="module")
@@ -27,30 +25,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     name_locks.mkdir(parents=True)
     (name_locks / name).touch()  # of a killed server
     folders = [str(server.packages), str(server.credentials)]
-    command = [sys.executable, "-m", "ops.index", "--packages", folders[0], "--credentials", folders[1], "--port", "0"]
+    wrapper: list[str] = []
     if os.getuid() == 0:
         mounts = "".join(
             f"mount --bind '{folder}' '{folder}' && mount -o remount,ro,bind '{folder}' && " for folder in folders
         )
-        command = ["unshare", "--mount", "sh", "-c", f'{mounts} exec "$@"', "sh", *command]
-        if subprocess.run([*command[:4], mounts + " true"], capture_output=True, check=False).returncode:
+        wrapper = ["unshare", "--mount", "sh", "-c", f'{mounts} exec "$@"', "sh"]
+        if subprocess.run([*wrapper[:4], mounts + " true"], capture_output=True, check=False).returncode:
             pytest.skip("nothing can be mounted here")
     else:
         for folder in folders:
             Path(folder).chmod(0o555)
-    with server.log.open("ab") as log:
-        server.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "AUTH_TOKEN": TOKEN},
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    assert server.process.stdout is not None
-    server.url = server.process.stdout.readline().strip()
-    assert server.url, server.log.read_text()
-    server.port = int(urlsplit(server.url).port or 0)
+    server.start(*wrapper)
     yield server
     server.stop()
     for folder in folders:

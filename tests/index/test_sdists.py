@@ -14,6 +14,8 @@ from tests.index.archives import core_metadata, sdist, wheel, wheel_name
 from tests.index.serving import JSON, PASSWORD, Server
 from tests.index.test_clients import UV, Client, requirement
 
+pytestmark = pytest.mark.usefixtures("watched")
+
 needs_uv = pytest.mark.skipif(not UV, reason="uv is not installed")
 
 PROJECT = b"""\
@@ -37,18 +39,6 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
     raise SystemExit("nobody asked for a wheel")
 """
 """Builds from the sdist alone, so that no build needs the network, and leaves a mark when it was called."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("sdists")) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_wrong_inside_the_server(server: Server) -> Iterator[None]:
-    with server.watched():
-        yield
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from ops.index.http.files import Delivery
 from ops.index.http.representation import Response
 from ops.index.http.request import Request
 from ops.index.storage.directory import DirectoryStorage
-from tests.index.serving import Server, ThreadServer, authorization, eventually
+from tests.index.serving import Server, ThreadServer, authorization, confirm_lifespan, eventually
 
 SIZE = 24 * 1024 * 1024
 CONTENT = os.urandom(SIZE // 8) * 8
@@ -49,9 +49,7 @@ class FilesOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            while (await receive())["type"] != "lifespan.shutdown":
-                await send({"type": "lifespan.startup.complete"})
-            await send({"type": "lifespan.shutdown.complete"})
+            await confirm_lifespan(receive, send)
             return
         request = Request(scope, receive, send, dict(scope["headers"]), "")
         assert await self._delivery.deliver(request, self._folder / scope["path"][1:])

@@ -372,6 +372,13 @@ def clone(folder: Path) -> Path:
     return root
 
 
+def cloned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> AppVersions:
+    """The versions of an app that are deployed from a clone."""
+    root = clone(tmp_path)
+    monkeypatch.chdir(root)
+    return AppVersions(settings, "", root=root)
+
+
 def test_on_a_plan_without_rollbacks_that_versions_commit_is_deployed(
     provisioned: ModalTarget,
     plane: ControlPlane,
@@ -435,9 +442,7 @@ def test_a_rollback_keeps_current_protections(
     provisioned: ModalTarget, plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del provisioned
-    root = clone(tmp_path)
-    monkeypatch.chdir(root)
-    releases = AppVersions(Settings(app_name="protected"), "", root=root)
+    releases = cloned(tmp_path, monkeypatch, Settings(app_name="protected"))
     releases.deploy("open")
     monkeypatch.setenv("PYPI_PROXY_AUTH", "1")
     releases.deploy("closed")
@@ -455,9 +460,7 @@ def test_a_rollback_keeps_current_limits(
     provisioned: ModalTarget, plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del provisioned
-    root = clone(tmp_path)
-    monkeypatch.chdir(root)
-    releases = AppVersions(Settings(app_name="limited"), "", root=root)
+    releases = cloned(tmp_path, monkeypatch, Settings(app_name="limited"))
     releases.deploy("unlimited")
     monkeypatch.setenv("PYPI_TOTAL_QUOTA_BYTES", "77777")
     releases.deploy("limited")

@@ -6,7 +6,7 @@ Killed by SIGKILL, halfway through its steps; with ``RUNBOOK_MATRIX=full`` at ea
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -62,12 +62,6 @@ def test_every_notebook_is_covered_here() -> None:
     tried = {notebook for notebook, _ in CASES.values()}
     names = [notebook.name for notebook in comparable(list_notebooks(PROJECT_ROOT / "notebooks"))]
     assert sorted([*tried, *READING, *ELSEWHERE]) == names
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -96,12 +96,6 @@ def test_no_parameter_accepts_a_value_of_another_type(notebook: Any) -> None:
         for value in (None, {}, b"", 1j, *((1,) if parameter.type != "int" else ("1",))):
             with pytest.raises(ParameterError, match=f"the parameter {parameter.name} cannot be"):
                 require_type(parameter, value)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -25,12 +24,6 @@ from tests.index.serving import PASSWORD, TOKEN, Http, Response, Server, ThreadS
 NEW = "a password of her own"
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
 OWN_PAGE = FORM | {"Sec-Fetch-Site": "same-origin"}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("account")) as server:
-        yield server
 
 
 def send(server: Http, path: str, fields: dict[str, Any], *, user: str = "alice", password: str = PASSWORD) -> Response:

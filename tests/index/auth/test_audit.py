@@ -21,17 +21,12 @@ from ops.index.auth.users import Users
 from ops.index.config import Options
 from ops.index.errors import StorageError
 from ops.index.storage.directory import DirectoryStorage
+from tests.index.conftest import FakeClock
 from tests.index.credentials_volume import Volume, volumes
 from tests.index.full_disk import fill
 from tests.index.serving import eventually
 
-
-class FakeTime:
-    def __init__(self) -> None:
-        self.now = datetime(2026, 11, 23, 23, 59, 30, tzinfo=UTC).timestamp()
-
-    def __call__(self) -> float:
-        return self.now
+EVENING = datetime(2026, 11, 23, 23, 59, 30, tzinfo=UTC).timestamp()
 
 
 @pytest.fixture
@@ -45,7 +40,7 @@ def entries(storage: DirectoryStorage | Volume, folder: str = SERVER_FOLDER) -> 
 
 
 def test_a_line_has_time_event_user_address_and_details(storage: DirectoryStorage) -> None:
-    audit = Audit(storage, clock=FakeTime())
+    audit = Audit(storage, clock=FakeClock(EVENING))
     audit.record(
         "upload", user="alice", address="192.0.2.1", project="spam", filename="spam-1.tar.gz", size=5, tags={"a"}
     )
@@ -64,7 +59,7 @@ def test_a_line_has_time_event_user_address_and_details(storage: DirectoryStorag
 
 
 def test_each_day_and_server_has_one_append_only_file(storage: DirectoryStorage) -> None:
-    clock = FakeTime()
+    clock = FakeClock(EVENING)
     one, two = (Audit(storage, options=Options(instance="web/1"), clock=clock) for _ in range(2))
     one.record("upload", user="a", address="")
     before = {path.name: path.read_bytes() for path in (storage.directory / SERVER_FOLDER).iterdir()}
@@ -99,7 +94,7 @@ def test_a_change_is_synced_at_once_and_a_refusal_is_not(
 def test_a_line_recorded_without_sync_is_synced_with_the_next_commit(
     storage: DirectoryStorage, count_calls: Callable[[object, str], list[tuple[Any, ...]]]
 ) -> None:
-    audit = Audit(storage, clock=FakeTime())
+    audit = Audit(storage, clock=FakeClock(EVENING))
     audit.note("upload", user="alice", address="192.0.2.1")
     synced = count_calls(os, "fsync")
     storage.commit()
@@ -117,7 +112,7 @@ def test_a_line_that_could_not_be_written_is_part_of_the_next_commit(
 ) -> None:
     """A removal on a full disk frees the space for its own line."""
     storage = volumes(tmp_path, 1)[0] if shared else DirectoryStorage(tmp_path)
-    audit = Audit(storage, ADMIN_FOLDER, clock=FakeTime())
+    audit = Audit(storage, ADMIN_FOLDER, clock=FakeClock(EVENING))
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -131,7 +126,7 @@ def test_a_line_that_could_not_be_written_is_part_of_the_next_commit(
 
 
 def test_a_flood_of_refusals_is_summarized_in_a_few_lines(storage: DirectoryStorage) -> None:
-    clock = FakeTime()
+    clock = FakeClock(EVENING)
     audit = Audit(storage, clock=clock)
     for number in range(5000):
         audit.record("login.refused", user=f"u{number % 500}", address="192.0.2.1")
@@ -145,7 +140,7 @@ def test_a_flood_of_refusals_is_summarized_in_a_few_lines(storage: DirectoryStor
 
 
 def test_refusals_of_one_user_for_different_reasons_are_not_counted_together(storage: DirectoryStorage) -> None:
-    audit = Audit(storage, clock=FakeTime())
+    audit = Audit(storage, clock=FakeClock(EVENING))
     for why in ({}, {"why": "an empty password"}, {}, {"why": "an empty password"}):
         audit.record("login.refused", user="alice", address="192.0.2.1", **why)
     audit.close()
@@ -378,7 +373,7 @@ def test_nothing_is_written_while_a_volume_reloads(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("folder", [SERVER_FOLDER, ADMIN_FOLDER])
 def test_the_first_line_of_a_day_removes_expired_files_and_records_that(tmp_path: Path, folder: str) -> None:
-    storage, clock = DirectoryStorage(tmp_path), FakeTime()
+    storage, clock = DirectoryStorage(tmp_path), FakeClock(EVENING)
     audit = Audit(storage, folder, options=Options(audit_days=2, instance="web"), clock=clock)
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / "2026-11-20.other.jsonl").write_text("{}\n")
@@ -402,7 +397,7 @@ def test_the_first_line_of_a_day_removes_expired_files_and_records_that(tmp_path
 def test_an_expired_file_that_cannot_be_removed_fails_no_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit = Audit(DirectoryStorage(tmp_path), options=Options(audit_days=1), clock=FakeTime())
+    audit = Audit(DirectoryStorage(tmp_path), options=Options(audit_days=1), clock=FakeClock(EVENING))
     old = tmp_path / SERVER_FOLDER / "2026-11-01.web.jsonl"
     old.mkdir(parents=True)  # unlink fails on a folder
     audit.record("upload", user="alice", address="")
@@ -412,7 +407,7 @@ def test_an_expired_file_that_cannot_be_removed_fails_no_request(
 
 def test_on_a_volume_expired_files_are_gone_for_others_after_the_next_commit(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
-    clock = FakeTime()
+    clock = FakeClock(EVENING)
     Audit(theirs, ADMIN_FOLDER, options=Options(audit_days=2), clock=clock).record("upload", user="alice", address="")
     theirs.commit()
     clock.now += 10 * 86400
@@ -424,23 +419,25 @@ def test_on_a_volume_expired_files_are_gone_for_others_after_the_next_commit(tmp
     assert not list((theirs.directory / ADMIN_FOLDER).glob("2026-11-23.*"))
 
 
-def test_a_full_disk_loses_no_line_about_a_change(small_disk: Path) -> None:
-    storage = DirectoryStorage(small_disk)
-    audit = Audit(storage, clock=FakeTime())
+def on_a_full_disk(disk: Path) -> tuple[DirectoryStorage, Audit]:
+    """A log with one line, and with reserved space only."""
+    storage = DirectoryStorage(disk)
+    audit = Audit(storage, clock=FakeClock(EVENING))
     audit.hold_back()
     audit.record("first", user="alice", address="")
-    fill(small_disk)
+    fill(disk)
+    return storage, audit
+
+
+def test_a_full_disk_loses_no_line_about_a_change(small_disk: Path) -> None:
+    storage, audit = on_a_full_disk(small_disk)
     for number in range(100):
         audit.record("yank", user="alice", address="", number=number)
     assert [line.get("number") for line in entries(storage)] == [None, *range(100)]
 
 
 def test_refused_logins_do_not_use_the_reserved_space(small_disk: Path) -> None:
-    storage = DirectoryStorage(small_disk)
-    audit = Audit(storage, clock=FakeTime())
-    audit.hold_back()
-    audit.record("first", user="alice", address="")
-    fill(small_disk)
+    storage, audit = on_a_full_disk(small_disk)
     for number in range(60):
         audit.record("login.refused", user=f"user-{number}", address="192.0.2.1", why="x" * 400)
     audit.flush()
@@ -451,7 +448,7 @@ def test_refused_logins_do_not_use_the_reserved_space(small_disk: Path) -> None:
 
 def test_lines_without_any_space_are_written_once_there_is_some(small_disk: Path) -> None:
     storage = DirectoryStorage(small_disk)
-    audit = Audit(storage, clock=FakeTime())
+    audit = Audit(storage, clock=FakeClock(EVENING))
     give_back = fill(small_disk)
     for number in range(3):
         audit.record("yank", user="alice", address="", number=number)

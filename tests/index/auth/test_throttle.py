@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 from ops.index.auth import throttle as module
 from ops.index.auth.throttle import Throttle, network
 from ops.index.errors import LoginDelayed, TooManyAttempts
+from tests.index.conftest import FakeClock
 
 HERE, THERE = "192.0.2.1", "198.51.100.7"
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +29,7 @@ from ops.index.errors import LoginDelayed, NotFound, TooManyAttempts, Unauthoriz
 from ops.index.storage.directory import DirectoryStorage
 from ops.index.storage.shared_entries import FolderEntries
 from ops.index.storage.storage import Storage
+from tests.index.conftest import FakeClock
 from tests.index.credentials_volume import volumes
 
 CHEAP = Options(bcrypt_rounds=4, login_failures=3)
@@ -46,18 +46,10 @@ def bearer(token: str) -> bytes:
     return b"Bearer " + token.encode()
 
 
-@dataclass
-class Clock:
-    now: float = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Parts:
     """Users, tokens and one server on a credentials volume."""
 
-    def __init__(self, storage: Storage, entries: FolderEntries, clock: Clock, packages: Storage) -> None:
+    def __init__(self, storage: Storage, entries: FolderEntries, clock: FakeClock, packages: Storage) -> None:
         self.clock = clock
         self.storage = storage
         self.packages = packages
@@ -97,7 +89,7 @@ class Parts:
 def parts(tmp_path: Path) -> Iterator[Parts]:
     packages = DirectoryStorage(tmp_path / "packages")
     entries = FolderEntries(tmp_path / "entries")
-    made = Parts(DirectoryStorage(tmp_path / "credentials"), entries, Clock(), packages)
+    made = Parts(DirectoryStorage(tmp_path / "credentials"), entries, FakeClock(1_800_000_000.0), packages)
     made.users.register("alice", password_hash=DIGEST)
     yield made
     made.close()
@@ -245,7 +237,7 @@ def test_the_tokens_of_a_user_locked_in_the_file_are_refused(parts: Parts) -> No
 def test_a_token_is_known_on_another_server_at_once_and_revoked_there_after_a_reload(tmp_path: Path) -> None:
     ours, theirs = volumes(tmp_path, 2)
     packages = DirectoryStorage(tmp_path / "packages")
-    clock, entries = Clock(), FolderEntries(tmp_path / "entries")
+    clock, entries = FakeClock(1_800_000_000.0), FolderEntries(tmp_path / "entries")
     admin = Parts(ours, entries, clock, packages)
     admin.users.register("alice", password_hash=DIGEST)
     server = Parts(theirs, entries, clock, packages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -18,61 +19,50 @@ def in_thread(action: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_addresses_that_have_not_failed_are_served_first() -> None:
-    queue = VerificationQueue(lambda address: 3.0 if address == "guesser" else 0.0, turns=1)
-    order: list[str] = []
+def verified(queue: VerificationQueue, *addresses: str, most: int = 10) -> list[str]:
+    """Log in one after the other while another login is verified; returns in which order they get their turns.
+
+    Parameters:
+        addresses: of the logins.
+        most: the number of logins that may wait; others are rejected.
+    """
+    ended: list[str] = []
 
     def take(address: str) -> None:
-        with queue.turn(address):
-            order.append(address)
+        try:
+            with queue.turn(address):
+                ended.append(address)
+        except PackageIndexError as refusal:
+            ended.append(f"{address} rejected: {refusal.status}")
 
     with queue.turn("first"):
         threads = []
-        for address in ("guesser", "guesser", "alice", "bob"):
-            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
-            eventually(lambda: len(queue._waiting) == len(threads))
+        for address in addresses:
+            threads.append(in_thread(partial(take, address)))
+            eventually(lambda: len(queue._waiting) + len(ended) == len(threads))
+            assert len(queue._waiting) == min(len(threads), most)
     for thread in threads:
         thread.join()
-    assert order == ["alice", "bob", "guesser", "guesser"]
+    return ended
+
+
+def test_addresses_that_have_not_failed_are_served_first() -> None:
+    queue = VerificationQueue(lambda address: 3.0 if address == "guesser" else 0.0, turns=1)
+    assert verified(queue, "guesser", "guesser", "alice", "bob") == ["alice", "bob", "guesser", "guesser"]
 
 
 def test_a_user_does_not_wait_for_many_logins_from_another_address() -> None:
     queue = VerificationQueue(lambda address: 0.0, turns=1)
-    order: list[str] = []
-
-    def take(address: str) -> None:
-        with queue.turn(address):
-            order.append(address)
-
-    with queue.turn("first"):
-        threads = []
-        for address in ("crowd", "crowd", "crowd", "alice", "bob", "alice"):
-            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
-            eventually(lambda: len(queue._waiting) == len(threads))
-    for thread in threads:
-        thread.join()
+    order = verified(queue, "crowd", "crowd", "crowd", "alice", "bob", "alice")
     assert order == ["crowd", "alice", "bob", "crowd", "alice", "crowd"]
 
 
 def test_a_later_address_does_not_catch_up_on_turns_that_others_already_had() -> None:
     queue = VerificationQueue(lambda address: 0.0, turns=1)
-    order: list[str] = []
-
-    def take(address: str) -> None:
-        with queue.turn(address):
-            order.append(address)
-
     for _ in range(5):
-        take("crowd")
-    order.clear()
-    with queue.turn("first"):
-        threads = []
-        for address in ("crowd", "late", "late", "crowd"):
-            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
-            eventually(lambda: len(queue._waiting) == len(threads))
-    for thread in threads:
-        thread.join()
-    assert order == ["crowd", "late", "late", "crowd"]
+        with queue.turn("crowd"):
+            pass
+    assert verified(queue, "crowd", "late", "late", "crowd") == ["crowd", "late", "late", "crowd"]
 
 
 def test_guesses_get_at_most_half_of_the_turns() -> None:
@@ -94,46 +84,14 @@ def test_guesses_get_at_most_half_of_the_turns() -> None:
 
 def test_when_too_many_are_waiting_the_most_suspicious_is_rejected() -> None:
     queue = VerificationQueue(lambda address: float(address == "guesser"), turns=1, max_waiting=2)
-    ended: list[str] = []
-
-    def take(address: str) -> None:
-        try:
-            with queue.turn(address):
-                ended.append(address)
-        except PackageIndexError as refusal:
-            ended.append(f"{address} rejected: {refusal.status}")
-
-    with queue.turn("first"):
-        threads = []
-        for address, size in (("alice", 1), ("guesser", 2), ("bob", 2), ("carol", 2)):
-            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
-            eventually(lambda: len(queue._waiting) + len(ended) == len(threads))
-            assert len(queue._waiting) == size
-    for thread in threads:
-        thread.join()
-    assert ended == ["guesser rejected: 429", "carol rejected: 503", "alice", "bob"]
+    order = verified(queue, "alice", "guesser", "bob", "carol", most=2)
+    assert order == ["guesser rejected: 429", "carol rejected: 503", "alice", "bob"]
 
 
 def test_without_failures_a_login_of_the_busiest_address_is_rejected() -> None:
     queue = VerificationQueue(lambda address: 0.0, turns=1, max_waiting=3)
-    ended: list[str] = []
-
-    def take(address: str) -> None:
-        try:
-            with queue.turn(address):
-                ended.append(address)
-        except LoginDelayed:
-            ended.append(f"{address} rejected")
-
-    with queue.turn("first"):
-        threads = []
-        for address, size in (("crowd", 1), ("crowd", 2), ("crowd", 3), ("alice", 3), ("bob", 3)):
-            threads.append(in_thread(lambda address=address: take(address)))  # type: ignore[misc]
-            eventually(lambda: len(queue._waiting) + len(ended) == len(threads))
-            assert len(queue._waiting) == size
-    for thread in threads:
-        thread.join()
-    assert ended == ["crowd rejected", "crowd rejected", "crowd", "alice", "bob"]
+    order = verified(queue, "crowd", "crowd", "crowd", "alice", "bob", most=3)
+    assert order == ["crowd rejected: 503", "crowd rejected: 503", "crowd", "alice", "bob"]
 
 
 def test_logins_waiting_when_the_server_stops_are_rejected_at_once() -> None:

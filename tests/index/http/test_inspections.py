@@ -94,9 +94,11 @@ def test_a_long_inspection_refuses_with_the_same_message(node: Node, inspector: 
 
 def test_an_upload_that_exceeds_a_limit_is_refused(node: Node) -> None:
     staged = staged_in(node, BIG)
-    with closing(Inspector(replace(LIMITS, wall_seconds=0.001))) as inspector:
-        with pytest.raises(InvalidArchive, match="it cannot be inspected: it takes more than"):
-            inspector.at_length(name_of(NAME), staged)
+    with (
+        closing(Inspector(replace(LIMITS, wall_seconds=0.001))) as inspector,
+        pytest.raises(InvalidArchive, match="it cannot be inspected: it takes more than"),
+    ):
+        inspector.at_length(name_of(NAME), staged)
     staged.discard()
 
 
@@ -168,6 +170,12 @@ class Endless:
         monkeypatch.setattr(node.publisher._inspector, "at_length", self.inspect)
         monkeypatch.setattr(node.publisher._inspector, "close", self.closing.cancel)
 
+    async def client(self, uploads: UploadApi) -> Client:
+        """A client whose upload is being inspected."""
+        client = Client(uploads, NAME, BIG)
+        await asyncio.to_thread(self.begun.acquire)
+        return client
+
     def inspect(self, name: Name, staged: Staged, cancellation: Cancellation) -> None:
         ended = threading.Event()
         with cancellation.calling(ended.set), self.closing.calling(ended.set):
@@ -202,8 +210,7 @@ def test_the_inspection_of_a_disconnected_client_s_upload_is_cancelled(
     endless = Endless(node, monkeypatch)
 
     async def work() -> None:
-        client = Client(uploads, NAME, BIG)
-        await asyncio.to_thread(endless.begun.acquire)
+        client = await endless.client(uploads)
         client.leaving.set()
         await client.task
         assert client.sent == []
@@ -221,9 +228,7 @@ def test_long_inspections_delay_no_other_upload(
     endless = Endless(node, monkeypatch)
 
     async def work() -> None:
-        clients = [Client(uploads, NAME, BIG) for _ in range(node.options.upload_threads + 2)]
-        for _ in clients:
-            await asyncio.to_thread(endless.begun.acquire)
+        clients = [await endless.client(uploads) for _ in range(node.options.upload_threads + 2)]
         assert await Client(uploads, wheel_name("small", "1.0"), SMALL).status() == 200
         for client in clients:
             client.leaving.set()
@@ -238,8 +243,7 @@ def test_a_stopping_server_answers_long_uploads_at_once(
     endless = Endless(node, monkeypatch)
 
     async def work() -> None:
-        client = Client(uploads, NAME, BIG)
-        await asyncio.to_thread(endless.begun.acquire)
+        client = await endless.client(uploads)
         uploads.stop()
         assert await client.status() == 503
 
@@ -254,8 +258,7 @@ def test_a_client_waiting_for_an_inspection_is_not_mistaken_for_one_that_stopped
     endless = Endless(node, monkeypatch)
 
     async def work() -> None:
-        client = Client(uploads, NAME, BIG)
-        await asyncio.to_thread(endless.begun.acquire)
+        client = await endless.client(uploads)
         done, _ = await asyncio.wait({client.task}, timeout=0.1)
         assert not done
         client.leaving.set()
