@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from ops.errors import BusyError
+from ops.index.storage.name_locks import lock_open_file
 from ops.polling import until
 from ops.private_files import private_file
 
@@ -39,24 +39,16 @@ def exclusive(path: Path, *, what: str, seconds: float = WAIT_SECONDS) -> Iterat
 
 
 def _acquire(descriptor: int, what: str, seconds: float) -> None:
-    if _acquired(descriptor):
+    if lock_open_file(descriptor):
         return
     waiting = f"Another run (process {_holder(descriptor)}) holds {what}; waiting for it …"
     print(waiting, file=sys.stderr, flush=True)  # noqa: T201
-    if not until(lambda: _acquired(descriptor), bool, seconds=seconds, interval=0.1):
+    if not until(lambda: lock_open_file(descriptor), bool, seconds=seconds, interval=0.1):
         raise BusyError(
             f"another run holds {what}",
             why=f"process {_holder(descriptor)} has held it for more than {seconds:.0f} s",
             todo="wait until it ends, or stop it, and run this again",
         )
-
-
-def _acquired(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _holder(descriptor: int) -> str:

@@ -36,7 +36,7 @@ def try_lock(path: str) -> int | None:
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
             continue
-        if _lock(descriptor) and _is_at(descriptor, path):
+        if lock_open_file(descriptor) and _is_at(descriptor, path):
             return descriptor
         held = _is_at(descriptor, path)
         os.close(descriptor)
@@ -56,7 +56,7 @@ def is_locked(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        if not _lock(descriptor):
+        if not lock_open_file(descriptor):
             return True
         if _is_at(descriptor, path):
             with contextlib.suppress(OSError):  # it stays in a read-only directory
@@ -85,7 +85,8 @@ def _opened(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _lock(descriptor: int) -> bool:
+def lock_open_file(descriptor: int) -> bool:
+    """Lock an open file until it is closed; False if another holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
