@@ -52,9 +52,8 @@ class StoredPages:
             project: normalized name, from a request.
             form: of the page.
         """
-        listing = self._repository.listing
-        if not listing.scanned or not listing.paths(project):  # no other name becomes a path
-            return None
+        if not self._repository.package_directory.scanned or not self._repository.listing.paths(project):
+            return None  # no other name becomes a path
         try:
             descriptor = os.open(self._path(project, form), OPENING)
         except OSError:

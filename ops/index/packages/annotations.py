@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from ops.index.packages.attestations import POLICIES
-from ops.index.packages.directory import COARSE_TICK_NS, TICK_NS
+from ops.index.packages.directory import tick_ns
 from ops.index.packages.models import STATUSES
 from ops.index.storage.directory import INDEX_FOLDER, StagingFolder, remove, sync_folder, write_all
 
@@ -310,7 +310,7 @@ def _files(folder: str) -> list[os.DirEntry[str]]:
 
 def _may_still_change(mtime_ns: int) -> bool:
     """True if another change now could leave the same modification time."""
-    return time.time_ns() - mtime_ns <= (TICK_NS if mtime_ns % 1_000_000_000 else COARSE_TICK_NS)
+    return time.time_ns() - mtime_ns <= tick_ns(mtime_ns)
 
 
 class Tombstones:

@@ -1,9 +1,9 @@
-"""An index of the distribution files in a directory, kept in memory and up to date with the disk.
+"""The distribution files in a directory, listed in memory and kept up to date with the disk.
 
 A folder's modification time shows that names were added or removed. Two things complicate that: a change within the
 same clock tick as a scan does not change the time, so the folder is scanned again after the tick; and our own
 uploads change the time too, so each is recorded together with the resulting time, and the folder is scanned
-again later. Event loops use this index, so large folders are scanned only in worker threads.
+again later. Event loops read the listing, so large folders are scanned only in worker threads.
 """
 
 from __future__ import annotations
@@ -14,20 +14,17 @@ import os
 import stat
 import threading
 import time
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from ops.index.bounded_dict import BoundedDict
 from ops.index.errors import StorageError
 from ops.index.packages.filenames import Name, parse, project_of, projects_of
-from ops.index.packages.quotas import Usage
+from ops.index.packages.listing import Listing, key_of
 from ops.index.storage.name_locks import NameLocks
 
 TICK_NS = 20_000_000
@@ -67,9 +64,6 @@ _BULK = 20_000
 _GLANCE = 0.002
 """Seconds between two checks whether another thread's scan is still worth waiting for."""
 
-_KEYED_PROJECTS = 64
-"""Number of projects whose files are kept in memory by their names' keys."""
-
 _UNREAD = -2
 """The time of a folder that could not be read."""
 
@@ -88,19 +82,11 @@ class _Folder:
     failing: bool = False
 
 
-class _Projects(dict[str, "str | dict[str, None]"]):
-    """The path or paths of each project, in order of appearance; for most projects of a large index a single one.
-
-    A plain dict of strings is tracked by the garbage collector only once it gets its first dict, after ``gc.freeze``,
-    and is then searched again and again. Instances of a subclass are tracked from the beginning.
-    """
-
-
 class PackageDirectory:
-    """The distribution files in a directory, by project.
+    """A directory whose distribution files are listed.
 
-    Paths are relative to the directory, with ``/``. As in stock pypiserver, folders and files with a leading dot are
-    omitted, links to files are followed and links to folders are not.
+    As in stock pypiserver, folders and files with a leading dot are omitted, links to files are followed and links to
+    folders are not.
 
     Names still locked by an upload stay hidden, in every spelling. After a reload of shared storage, a
     new name is listed if it was locked neither before nor after the reload.
@@ -108,96 +94,30 @@ class PackageDirectory:
     Parameters:
         directory: to scan.
         name_locks: of all servers of the storage; read after a scan, not before.
-        usage: notified of each file that appears or vanishes.
+        listing: of its files, kept up to date.
     """
 
-    def __init__(self, directory: Path, name_locks: NameLocks, usage: Usage | None = None) -> None:
+    def __init__(self, directory: Path, name_locks: NameLocks, listing: Listing) -> None:
         self._directory = str(directory)
         self._name_locks = name_locks
-        self._usage = usage
-        self._lock = threading.RLock()  # guards the in-memory index; never held while waiting for a disk
+        self.listing = listing
         self._change = threading.Lock()  # held by our own changes, and while a folder's time is compared
         self._scan = threading.Lock()  # held by the thread that walks the folders
         self._in_background = False
         self._slow = False  # the current walk may take long
-        self._bulk = False  # so many files are being listed that projects are not kept sorted
         self._folders: dict[str, _Folder] = {"": _Folder()}
-        self._projects = _Projects()
-        self._count = 0
-        self._sorted: list[str] | None = None
-        self._keys: BoundedDict[str, dict[str, str]] = BoundedDict(_KEYED_PROJECTS)
-        self._hidden: set[str] = set()
-        self._dropped: set[str] = set()
-        self._versions: dict[str, int] = {}
-        self._altered: dict[str, int] = {}
+        self._hidden: set[str] = set()  # paths whose names are locked
+        self._dropped: set[str] = set()  # our own deletions during the current scan
         self._rest_until = 0.0
         self._verify_again = 0.0
         self._hidden_again = 0.0
         self.locked_before: AbstractSet[str] = frozenset()
         """Names that were locked before the last reload of the storage."""
-        self.version = 0
-        """Counter of all changes."""
-        self.projects_version = 0
-        """Counter of projects appearing and vanishing."""
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __contains__(self, path: str) -> bool:
-        return self.project_of(path) is not None
-
-    def __iter__(self) -> Iterator[str]:
-        for project in tuple(self.projects()):
-            yield from self.paths(project)
 
     @property
     def scanned(self) -> bool:
         """True once the directory has been read: a query need no longer wait for that."""
         return self._folders[""].looked_at > 0
-
-    def project_of(self, path: str) -> str | None:
-        """The project of a listed path; None if it is not listed."""
-        project = _project_of(path.rpartition("/")[2])
-        return project if project is not None and self._lists(path, project) else None
-
-    def projects(self) -> Sequence[str]:
-        """All projects, sorted. The list changes in place: copying a million names takes tens of milliseconds."""
-        known = self._sorted
-        if known is None:
-            with self._lock:
-                known = self._sorted = sorted(self._projects)
-        return known
-
-    def paths(self, project: str) -> tuple[str, ...]:
-        """The files of a project, in the order in which they were listed."""
-        found = self._projects.get(project, ())
-        return (found,) if isinstance(found, str) else tuple(found)
-
-    def version_of(self, project: str) -> int:
-        """Counter of changes of the project's files, and of :meth:`touch`."""
-        return self._versions.get(project, 0)
-
-    def altered(self, project: str) -> int:
-        """The version of the last change that was more than an added file."""
-        return self._altered.get(project, 0)
-
-    def touch(self, projects: Iterable[str]) -> None:
-        """Record that something other than these projects' lists of files has changed."""
-        with self._lock:
-            for project in projects:
-                self._alter(project)
-
-    def find(self, name: Name) -> str | None:
-        """The path of the file with this name, in any spelling; None if there is none.
-
-        Finds hidden files too: the caller holds the lock on the name, so no upload of it is in progress.
-        """
-        path = self._keys_of(name.project).get(name.key)
-        if path is not None or not self._hidden:
-            return path
-        with self._lock:
-            hidden = tuple(self._hidden)
-        return next((path for path in hidden if _key(path) == name.key), None)
 
     def look(self, *, thoroughly: bool = False, wait: bool = False) -> None:
         """Find changes made by others.
@@ -315,25 +235,26 @@ class PackageDirectory:
             path: of the file.
             name: parsed from its file name.
         """
-        with self._lock:
-            self._add(_prefix(path), [(path, name.project)])
+        self._add(_prefix(path), [(path, name.project)])
 
     def drop(self, path: str) -> None:
         """Remove a deleted file from the list."""
-        with self._lock:
+        with self.listing.lock:
             if self._scan.locked():
                 self._dropped.add(path)  # the current scan may have seen it
             self._remove(path)
 
-    def _keys_of(self, project: str) -> dict[str, str]:
-        keys = self._keys.get(project)
-        if keys is None:
-            version = self.version_of(project)
-            keys = {_key(path): path for path in sorted(self.paths(project))}
-            with self._lock:
-                if self.version_of(project) == version:
-                    self._keys[project] = keys
-        return keys
+    def find(self, name: Name) -> str | None:
+        """The path of the file with this name, in any spelling; None if there is none.
+
+        Finds hidden files too: the caller holds the lock on the name, so no upload of it is in progress.
+        """
+        path = self.listing.find(name)
+        if path is not None or not self._hidden:
+            return path
+        with self.listing.lock:
+            hidden = tuple(self._hidden)
+        return next((path for path in hidden if key_of(path) == name.key), None)
 
     def _scan_folder(self, prefix: str, folder: _Folder, now: float, *, wait: bool) -> None:
         mtime_ns = folder.mtime_ns
@@ -341,7 +262,7 @@ class PackageDirectory:
         try:
             folders: list[str] = []
             names, known = self._compare(prefix, folders, hurry=not folder.looked_at)
-            with self._lock:
+            with self.listing.lock:
                 for gone in set(folder.folders) - set(folders):
                     self._forget_folder(f"{prefix}{gone}/")
                 folder.folders = tuple(folders)
@@ -359,11 +280,7 @@ class PackageDirectory:
             folder.mtime_ns = _UNREAD
             raise
         finally:
-            if self._bulk:
-                self._bulk = False
-                self.projects()  # sorted here rather than for a page
-                gc.freeze()
-            with self._lock:
+            with self.listing.lock:
                 self._dropped.clear()
         folder.failing = False
         self._settle(folder, mtime_ns, began_ns, now, wait=wait)
@@ -376,7 +293,7 @@ class PackageDirectory:
         try:
             if folder.mtime_ns == mtime_ns:  # else one of our own changes came in between
                 folder.looked_at = now
-                folder.settled = began_ns - mtime_ns > _tick_ns(mtime_ns)
+                folder.settled = began_ns - mtime_ns > tick_ns(mtime_ns)
         finally:
             self._change.release()
 
@@ -384,12 +301,13 @@ class PackageDirectory:
         """Compare a folder with the list: the names that the list lacks, and the number of the others."""
         missing: list[str] = []
         known = 0
+        lists = self.listing.lists
         for names in _read(self._directory + "/" + prefix, folders, hurry=hurry):
-            if not self._count:
+            if not self.listing:
                 missing += names
                 continue
             for name, project in zip(names, projects_of(names), strict=True):
-                if project is not None and self._lists(prefix + name, project):
+                if project is not None and lists(prefix + name, project):
                     known += 1
                 elif project is not None:
                     missing.append(name)
@@ -402,31 +320,35 @@ class PackageDirectory:
         for path in self._inside(prefix):
             # One of our own files may have appeared after the scan passed its place.
             if path[len(prefix) :] not in present and not os.path.lexists(f"{self._directory}/{path}"):
-                with self._lock:
-                    self._remove(path)
+                self._remove(path)
 
     def _show(self, prefix: str, names: list[str], now: float) -> None:
         """List new names, except those still being uploaded."""
         locked = self._locked(names)
-        self._bulk = many = len(names) > FEW
-        for start in range(0, len(names), _BULK):
-            some = names[start : start + _BULK]
-            paths = [prefix + name for name in some] if prefix else some
-            projects = projects_of(some)
-            left_out: set[str] = set()
-            for name in some if locked or not many else ():
-                path = prefix + name
-                if name in locked:
-                    with self._lock:
-                        self._hidden.add(path)
-                    self._hidden_again = now + HIDDEN_SECONDS
-                # Otherwise its upload failed: it was removed, and its lock released, after the scan.
-                elif many or os.path.lexists(f"{self._directory}/{path}"):
-                    continue
-                left_out.add(path)
-            with self._lock:
-                self._add(prefix, zip(paths, projects, strict=True), left_out | self._dropped)
+        many = len(names) > FEW
+        try:
+            for start in range(0, len(names), _BULK):
+                some = names[start : start + _BULK]
+                paths = [prefix + name for name in some] if prefix else some
+                projects = projects_of(some)
+                left_out: set[str] = set()
+                for name in some if locked or not many else ():
+                    path = prefix + name
+                    if name in locked:
+                        with self.listing.lock:
+                            self._hidden.add(path)
+                        self._hidden_again = now + HIDDEN_SECONDS
+                    # Otherwise its upload failed: it was removed, and its lock released, after the scan.
+                    elif many or os.path.lexists(f"{self._directory}/{path}"):
+                        continue
+                    left_out.add(path)
+                with self.listing.lock:
+                    self._add(prefix, zip(paths, projects, strict=True), left_out | self._dropped, bulk=many)
+                if many:
+                    gc.freeze()
+        finally:
             if many:
+                self.listing.projects()  # sorted here rather than for a page
                 gc.freeze()
 
     def locked(self) -> AbstractSet[str]:
@@ -461,17 +383,13 @@ class PackageDirectory:
         """True if it is too early for a second scan: the tick has not passed, or a large folder was just scanned."""
         if folder.count > LARGE and now < self._verify_again:
             return True
-        tick = _tick_ns(folder.mtime_ns)
+        tick = tick_ns(folder.mtime_ns)
         return time.time_ns() - folder.mtime_ns <= tick and now - folder.looked_at < OVERDUE_SECONDS
-
-    def _inside(self, prefix: str) -> list[str]:
-        with self._lock:
-            return [path for path in self if _prefix(path) == prefix]
 
     def _folders_with_hidden(self, now: float) -> set[str]:
         if not self._hidden or now < self._hidden_again:
             return set()
-        with self._lock:
+        with self.listing.lock:
             return {_prefix(path) for path in self._hidden}
 
     def _forget_folder(self, prefix: str) -> None:
@@ -484,98 +402,29 @@ class PackageDirectory:
             self._forget_folder(f"{prefix}{name}/")
         del self._folders[prefix]
 
-    def _lists(self, path: str, project: str) -> bool:
-        known = self._projects.get(project)
-        return known == path if known is None or isinstance(known, str) else path in known
+    def _inside(self, prefix: str) -> list[str]:
+        with self.listing.lock:
+            return [path for path in self.listing if _prefix(path) == prefix]
 
     def _add(
-        self, prefix: str, files: Iterable[tuple[str, str | None]], left_out: AbstractSet[str] = frozenset()
+        self,
+        prefix: str,
+        files: Iterable[tuple[str, str | None]],
+        left_out: AbstractSet[str] = frozenset(),
+        *,
+        bulk: bool = False,
     ) -> None:
-        """List files of one folder unless they are already listed.
-
-        Parameters:
-            prefix: of the folder.
-            files: their paths and projects; None for files that are not distributions.
-            left_out: paths that are not to be listed.
-        """
-        listed, hidden, keys, usage = self._projects, self._hidden, self._keys, self._usage
-        new, changed = [], []
-        for path, project in files:  # a million times at the start of a large index
-            if project is None or (left_out and path in left_out):
-                continue
-            if hidden:
-                hidden.discard(path)
-            known = listed.get(project)
-            if known is None:
-                listed[project] = path
-                new.append(project)
-            elif isinstance(known, str):
-                if known == path:
-                    continue
-                listed[project] = {known: None, path: None}
-                changed.append(project)
-            elif path in known:
-                continue
-            else:
-                known[path] = None
-                changed.append(project)
-            if keys and project in keys:
-                keys[project][_key(path)] = path
-            if usage is not None:
-                usage.appeared(path, project)
-        added = len(new) + len(changed)
-        if not added:
-            return
-        self.version += 1
-        self._count += added
-        self._folders[prefix].count += added
-        # The version of a new one among many stays 0, which takes no memory. Set last: whoever sees it sees all files.
-        changed += [project for project in new if project in self._versions] if self._bulk else new
-        self._versions.update(dict.fromkeys(changed, self.version))
-        if new:
-            self._put_in_order(new)
-
-    def _put_in_order(self, projects: Iterable[str]) -> None:
-        if self._bulk:
-            self._sorted = None
-        elif self._sorted is not None:
-            for project in projects:
-                insort(self._sorted, project)
-        self.projects_version += 1
+        """List files of one folder, as :meth:`Listing.add`."""
+        with self.listing.lock:
+            self._folders[prefix].count += self.listing.add(files, left_out, bulk=bulk)
+            if self._hidden:
+                self._hidden -= {path for path in self._hidden if path in self.listing}
 
     def _remove(self, path: str) -> None:
-        self._hidden.discard(path)
-        project = self.project_of(path)
-        if project is None:
-            return
-        self._count -= 1
-        self._folders[_prefix(path)].count -= 1
-        self._keys.pop(project, None)
-        left = self._projects[project]
-        if isinstance(left, str) or len(left) == 1:
-            del self._projects[project]
-            if self._sorted is not None:
-                del self._sorted[bisect_left(self._sorted, project)]
-            self.projects_version += 1
-        else:
-            del left[path]
-        if self._usage is not None:
-            self._usage.vanished(path)
-        self._alter(project)
-
-    def _alter(self, project: str) -> None:
-        self.version += 1
-        self._versions[project] = self._altered[project] = self.version
-
-
-_project_of = lru_cache(maxsize=1024)(project_of)
-"""Cached :func:`project_of`, for files that are downloaded over and over."""
-
-
-def _key(path: str) -> str:
-    filename = path.rpartition("/")[2]
-    name = parse(filename)
-    return filename if name is None else name.key
+        with self.listing.lock:
+            self._hidden.discard(path)
+            if self.listing.remove(path):
+                self._folders[_prefix(path)].count -= 1
 
 
 def _prefix(path: str) -> str:
@@ -625,7 +474,8 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _tick_ns(mtime_ns: int) -> int:
+def tick_ns(mtime_ns: int) -> int:
+    """The time within which another change may leave the same modification time."""
     return TICK_NS if mtime_ns % 1_000_000_000 else COARSE_TICK_NS
 
 

@@ -407,7 +407,7 @@ class Releases:
 
     def _remove_file(self, key: str, file: File) -> None:
         folder = os.path.dirname(f"{self._directory}/{file.path}")  # noqa: PTH120
-        with self._repository.listing.changing() if "/" not in file.path else contextlib.nullcontext():
+        with self._repository.package_directory.changing() if "/" not in file.path else contextlib.nullcontext():
             self._bury(key, file)
             remove(f"{self._directory}/{file.path}")
             remove(f"{self._directory}/{file.path}.asc")

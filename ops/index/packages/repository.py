@@ -25,6 +25,7 @@ from ops.index.packages.attestations import SUFFIX
 from ops.index.packages.directory import PackageDirectory
 from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import Name
+from ops.index.packages.listing import Listing
 from ops.index.packages.models import File, Project
 from ops.index.packages.project_cache import (
     CachedProject,
@@ -74,6 +75,7 @@ class Repository:
 
     Attributes:
         listing: the names of the files. Transactions that change the storage update it and the attributes below.
+        package_directory: keeps the listing up to date.
         file_info: sidecars.
         annotations: yanks and statuses.
         tombstones: digests of removed files.
@@ -91,7 +93,8 @@ class Repository:
         self.tombstones = Tombstones(directory, staging)
         self._annotations_again = 0.0
         self.usage = Usage(storage) if options.project_quota_bytes or options.total_quota_bytes else None
-        self.listing = PackageDirectory(directory, name_locks, self.usage)
+        self.listing = Listing(self.usage)
+        self.package_directory = PackageDirectory(directory, name_locks, self.listing)
         self._open = False
         self._failing = False
         self._reloads: BoundedRun | None = None  # a local directory needs none
@@ -394,11 +397,11 @@ class Repository:
 
     def _reload(self) -> None:
         began = time.monotonic()
-        before = self.listing.locked()
+        before = self.package_directory.locked()
         self._storage.reload()
         with self._storage.reading():
-            self.listing.locked_before = before
-            self.listing.look(thoroughly=True)
+            self.package_directory.locked_before = before
+            self.package_directory.look(thoroughly=True)
             self._read_annotations(thoroughly=True)
         self._open = True
         self._rebuilder.wake()
@@ -410,7 +413,7 @@ class Repository:
     def find(self, name: Name) -> str | None:
         """The path of the file with this name, in any spelling; None if there is none."""
         self._look(wait=True)
-        return self.listing.find(name)
+        return self.package_directory.find(name)
 
     def occupant(self, name: Name) -> tuple[str | None, str | None]:
         """The path of the file with this name, in any spelling, and the digest of a removed file that had it.
@@ -429,12 +432,12 @@ class Repository:
     def forget(self, path: str) -> None:
         """Forget a removed file. Called inside ``Storage.reading``."""
         self.file_info.forget(path)
-        self.listing.drop(path)
+        self.package_directory.drop(path)
 
     def _look(self, *, wait: bool = False) -> None:
         """Find changes made by others on this machine."""
         if self._reloads is None:
-            self.listing.look(wait=wait)
+            self.package_directory.look(wait=wait)
         self._look_at_annotations()
 
     def _look_at_annotations(self) -> None:

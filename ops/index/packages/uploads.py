@@ -188,10 +188,10 @@ class Publisher:
             existing = self._compare(name, staged)
             if existing is not None:
                 self._storage.commit()  # its publisher may have been killed before committing
-                self._repository.listing.admit(existing, name)
+                self._repository.package_directory.admit(existing, name)
                 return UploadResult.SAME
             self._add(transaction, staged, details=details, contents=contents, provenance=provenance)
-            self._repository.listing.admit(staged.filename, name)
+            self._repository.package_directory.admit(staged.filename, name)
             return UploadResult.CREATED
 
     def _provenance(
@@ -367,7 +367,7 @@ class Publisher:
             return [Entry(f"upload.{outcome}", {"filename": filename, "why": why})]
 
         def take_back() -> None:
-            with self._repository.listing.changing():
+            with self._repository.package_directory.changing():
                 remove(path)
             if contents is not None:
                 self._repository.forget(filename)
@@ -381,7 +381,7 @@ class Publisher:
                 provenances.drop(filename)  # of a killed upload of this name
             if near == staged.path:  # else the copy is already durable
                 staged.sync()
-            with self._repository.listing.changing():
+            with self._repository.package_directory.changing():
                 try:
                     place(near, path)
                 except FileExistsError:

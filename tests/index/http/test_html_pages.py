@@ -263,7 +263,7 @@ def many(node: Node, count: int) -> HtmlRenderer:
         name = f"tool-{number:03}"
         lines = f"Summary: Cuts <number> {'Möhren' if number == 107 else number}\n"
         (node.directory / wheel_name(name, "1.0")).write_bytes(wheel(name, "1.0", lines=lines))
-    node.repository.listing.look(thoroughly=True)
+    node.repository.package_directory.look(thoroughly=True)
     return HtmlRenderer(node.repository, Readmes(), ProjectSearch(node.repository))
 
 

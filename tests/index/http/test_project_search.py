@@ -22,7 +22,7 @@ def search(node: Node) -> ProjectSearch:
     node.directory.mkdir(parents=True, exist_ok=True)
     for name, summary in (("carrots", "Möhren & more"), ("knife", "Cuts carrots"), ("spoon", "Stirs\n  soup")):
         (node.directory / wheel_name(name, "1.0")).write_bytes(wheel(name, "1.0", lines=f"Summary: {summary}\n"))
-    node.repository.listing.look(thoroughly=True)
+    node.repository.package_directory.look(thoroughly=True)
     return ProjectSearch(node.repository)
 
 
@@ -89,9 +89,9 @@ def test_removed_projects_take_no_memory(node: Node) -> None:
     for number in range(5):
         path = node.directory / wheel_name(f"gone-{number}", "1.0")
         path.write_bytes(wheel(f"gone-{number}", "1.0"))
-        node.repository.listing.look(thoroughly=True)
+        node.repository.package_directory.look(thoroughly=True)
         assert search.find("gone").names == [f"gone-{number}"]
         path.unlink()
-        node.repository.listing.look(thoroughly=True)
+        node.repository.package_directory.look(thoroughly=True)
     assert search.find("gone").names == []
     assert search._known == {}

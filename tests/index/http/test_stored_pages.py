@@ -257,8 +257,8 @@ def test_a_page_that_is_not_in_memory_is_not_read_on_the_event_loop(
 def test_before_the_directory_has_been_read_nothing_waits_for_that(published: Node, count_calls: Count) -> None:
     Start(published).page()
     server = Start(published)
-    server.repository.listing._folders[""].looked_at = 0.0  # as if only some names were listed yet
-    looked = count_calls(server.repository.listing, "look")
+    server.repository.package_directory._folders[""].looked_at = 0.0  # as if only some names were listed yet
+    looked = count_calls(server.repository.package_directory, "look")
     assert server.ready() is None
     assert not looked
 

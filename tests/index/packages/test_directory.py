@@ -1,4 +1,4 @@
-"""A directory's index follows the disk, and large folders block no one."""
+"""A directory's listing follows the disk, and large folders block no one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from ops.index.packages import directory as module
 from ops.index.packages.directory import PackageDirectory
 from ops.index.packages.filenames import parse
+from ops.index.packages.listing import Listing
 from tests.index.archives import wheel_name
 from tests.index.serving import eventually
 from tests.index.volume import MemoryNameLocks
@@ -27,9 +28,9 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageDirecto
     monkeypatch.setattr(module, "VERIFY_REST", 0)
     for number in range(5):
         put(tmp_path, f"1.{number}")
-    found = PackageDirectory(tmp_path, MemoryNameLocks())
+    found = PackageDirectory(tmp_path, MemoryNameLocks(), Listing())
     found.look()
-    assert len(found) == 5
+    assert len(found.listing) == 5
     return found
 
 
@@ -66,7 +67,7 @@ def test_a_large_folder_changed_by_others_is_read_in_the_background(
 
     def listed() -> bool:
         directory.look()
-        return name in directory
+        return name in directory.listing
 
     eventually(listed)
     assert threading.current_thread() not in readers
@@ -75,7 +76,7 @@ def test_a_large_folder_changed_by_others_is_read_in_the_background(
 def test_a_second_file_of_a_project_does_not_burden_the_garbage_collector(tmp_path: Path) -> None:
     for number in range(5):
         put(tmp_path, "1.0", f"project-{number}")
-    directory = PackageDirectory(tmp_path, MemoryNameLocks())
+    directory = PackageDirectory(tmp_path, MemoryNameLocks(), Listing())
     directory.look()
     known = {id(thing) for thing in gc.get_objects()}  # which gc.freeze would exclude
     admit(directory, put(tmp_path, "2.0", "project-3"))
@@ -101,7 +102,7 @@ def test_a_large_folder_is_verified_in_the_background_after_an_upload(
 
     eventually(verified)
     assert threading.current_thread() not in readers
-    assert name in directory
+    assert name in directory.listing
 
 
 def test_an_upload_sees_files_that_others_added_to_a_large_folder(
@@ -109,7 +110,7 @@ def test_an_upload_sees_files_that_others_added_to_a_large_folder(
 ) -> None:
     name = put(tmp_path, "2.0")
     directory.look(wait=True)
-    assert name in directory
+    assert name in directory.listing
     assert threading.current_thread() in readers
 
 
@@ -144,10 +145,10 @@ def test_a_scan_neither_delays_nor_undoes_our_own_changes(
         proceed.set()
         thread.join()
     expected = {new, *(wheel_name("foo", f"1.{number}") for number in range(1, 5))}
-    assert set(directory) == expected
-    assert directory.projects() == ["foo", "new"]
+    assert set(directory.listing) == expected
+    assert directory.listing.projects() == ["foo", "new"]
     directory.look(thoroughly=True)
-    assert set(directory) == expected
+    assert set(directory.listing) == expected
 
 
 def test_a_refresh_does_not_wait_for_our_own_change_that_began_meanwhile(
@@ -180,48 +181,7 @@ def test_a_refresh_does_not_wait_for_our_own_change_that_began_meanwhile(
     changer.join()
     looking.join()
     assert not waits
-    assert len(directory) == 6
-
-
-def test_projects_stay_sorted_as_they_are_added_and_removed(directory: PackageDirectory, tmp_path: Path) -> None:
-    for project in ("zoo", "alpha", "foo-bar", "foo", "beta"):
-        assert list(directory.projects()) == sorted(directory.projects())
-        admit(directory, put(tmp_path, "9.0", project))
-    assert directory.projects() == ["alpha", "beta", "foo", "foo-bar", "zoo"]
-    for project in ("alpha", "foo-bar", "zoo"):
-        directory.drop(wheel_name(project, "9.0"))
-    assert directory.projects() == ["beta", "foo"]
-
-
-@pytest.mark.parametrize("bulk", [False, True])
-@pytest.mark.parametrize("project", ["foo", "new"])
-def test_whoever_reads_a_project_while_its_files_are_being_listed_reads_it_again(
-    directory: PackageDirectory, project: str, bulk: bool
-) -> None:
-    read: list[tuple[int, int]] = []
-
-    def files() -> Iterator[tuple[str, str]]:
-        for number in range(3):
-            yield wheel_name(project, f"7.{number}"), project
-            read.append((directory.version_of(project), len(directory.paths(project))))
-
-    directory._bulk = bulk
-    directory._add("", files())
-    assert len({count for _, count in read}) == 3
-    assert all(version != directory.version_of(project) for version, _ in read)
-
-
-def test_names_are_found_in_any_spelling_after_every_change(directory: PackageDirectory, tmp_path: Path) -> None:
-    name, other = parse("Foo-2.0.0-py3-none-any.whl"), parse(wheel_name("foo", "1.1"))
-    assert name is not None
-    assert other is not None
-    assert directory.find(name) is None
-    added = put(tmp_path, "2.0")
-    admit(directory, added)
-    assert directory.find(name) == added
-    directory.drop(added)
-    assert directory.find(name) is None
-    assert directory.find(other) == other.filename
+    assert len(directory.listing) == 6
 
 
 def _settled(directory: PackageDirectory) -> bool:

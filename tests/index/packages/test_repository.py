@@ -23,10 +23,11 @@ from typing import Any
 import pytest
 
 from ops.index.config import Options
-from ops.index.packages import directory as listing
+from ops.index.packages import directory as module
 from ops.index.packages.directory import COARSE_TICK_NS, PackageDirectory
 from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import Name, parse
+from ops.index.packages.listing import Listing
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
 from ops.index.storage.directory import DirectoryStorage
@@ -219,7 +220,7 @@ def test_a_quiet_directory_is_not_read_again(node: Node, directory: Path, count_
     node.listed()
     time.sleep(0.05)
     node.repository.stamp()
-    reads = count_calls(listing, "_read")
+    reads = count_calls(module, "_read")
     for _ in range(200):
         node.repository.stamp()
     assert not reads
@@ -274,9 +275,9 @@ def test_a_file_added_right_before_our_own_change_is_seen_right_after_it(
     time.sleep(0.03)
     outside = put(directory, "outside", "1.0")
     time.sleep(0.03)
-    with node.repository.listing.changing():
+    with node.repository.package_directory.changing():
         inside = put(directory, "inside", "1.0")
-    node.repository.listing.admit(inside.name, name_of(inside))
+    node.repository.package_directory.admit(inside.name, name_of(inside))
     assert {inside.name, outside.name} <= node.listed()
 
 
@@ -295,10 +296,10 @@ def test_names_added_at_the_same_moment_are_all_found(
         admit(self, path, name)
 
     monkeypatch.setattr(PackageDirectory, "admit", admit_both)
-    with node.repository.listing.changing():
+    with node.repository.package_directory.changing():
         put(directory, "foo", "1.0")
         put(directory, "foo", "2.0")
-    node.repository.listing.admit(first.filename, first)
+    node.repository.package_directory.admit(first.filename, first)
     assert node.repository.find(first) == first.filename
     assert node.repository.find(second) == second.filename
 
@@ -598,7 +599,7 @@ def hundred_thousand(monkeypatch: pytest.MonkeyPatch) -> int:
             numbers = range(start, start + 100)
             yield [f"project_{n % 10_000}-1.{n // 10_000}.{n % 7}-py3-none-any.whl" for n in numbers]
 
-    monkeypatch.setattr(listing, "_read", read)
+    monkeypatch.setattr(module, "_read", read)
     return 100_000
 
 
@@ -606,7 +607,7 @@ def test_a_hundred_thousand_names_take_little_memory(tmp_path: Path, hundred_tho
     gc.collect()
     tracemalloc.start()
     try:
-        names = PackageDirectory(tmp_path, MemoryNameLocks())
+        names = PackageDirectory(tmp_path, MemoryNameLocks(), Listing())
         names.look()
         gc.collect()
         current, peak = tracemalloc.get_traced_memory()
@@ -615,8 +616,8 @@ def test_a_hundred_thousand_names_take_little_memory(tmp_path: Path, hundred_tho
         again = tracemalloc.get_traced_memory()[1] - current
     finally:
         tracemalloc.stop()
-    assert len(names) == hundred_thousand
-    assert len(names.projects()) == 10_000
+    assert len(names.listing) == hundred_thousand
+    assert len(names.listing.projects()) == 10_000
     assert current < 15 * 1024**2
     assert peak < 20 * 1024**2
     assert again < 1024**2

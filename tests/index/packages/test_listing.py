@@ -1,0 +1,77 @@
+"""A listing of files is sorted by project, and finds a file by any spelling of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ops.index.packages.filenames import Name, parse
+from ops.index.packages.listing import Listing
+from tests.index.archives import wheel_name
+
+
+def added(listing: Listing, project: str, version: str, *, bulk: bool = False) -> str:
+    path = wheel_name(project, version)
+    assert listing.add([(path, project)], bulk=bulk) == 1
+    return path
+
+
+def parsed(filename: str) -> Name:
+    name = parse(filename)
+    assert name is not None
+    return name
+
+
+def test_projects_stay_sorted_as_they_are_added_and_removed() -> None:
+    listing = Listing()
+    for project in ("zoo", "alpha", "foo-bar", "foo", "beta"):
+        assert list(listing.projects()) == sorted(listing.projects())
+        added(listing, project, "9.0")
+    assert listing.projects() == ["alpha", "beta", "foo", "foo-bar", "zoo"]
+    for project in ("alpha", "foo-bar", "zoo"):
+        assert listing.remove(wheel_name(project, "9.0"))
+    assert listing.projects() == ["beta", "foo"]
+    for project in ("many", "more", "a"):
+        added(listing, project, "1.0", bulk=True)
+    assert listing.projects() == ["a", "beta", "foo", "many", "more"]
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+@pytest.mark.parametrize("project", ["foo", "new"])
+def test_whoever_reads_a_project_while_its_files_are_being_listed_reads_it_again(project: str, bulk: bool) -> None:
+    listing = Listing()
+    added(listing, "foo", "1.0")
+    read: list[tuple[int, int]] = []
+
+    def files() -> Iterator[tuple[str, str]]:
+        for number in range(3):
+            yield wheel_name(project, f"7.{number}"), project
+            read.append((listing.version_of(project), len(listing.paths(project))))
+
+    assert listing.add(files(), bulk=bulk) == 3
+    assert len({count for _, count in read}) == 3
+    assert all(version != listing.version_of(project) for version, _ in read)
+
+
+def test_names_are_found_in_any_spelling_after_every_change() -> None:
+    listing = Listing()
+    other = added(listing, "foo", "1.1")
+    name = parsed("Foo-2.0.0-py3-none-any.whl")
+    assert listing.find(name) is None
+    path = added(listing, "foo", "2.0")
+    assert listing.find(name) == path
+    listing.remove(path)
+    assert listing.find(name) is None
+    assert listing.find(parsed(other)) == other
+
+
+def test_a_file_is_counted_once() -> None:
+    listing = Listing()
+    path = added(listing, "foo", "1.0")
+    version = listing.version
+    assert listing.add([(path, "foo")]) == 0
+    assert (len(listing), listing.version, listing.paths("foo")) == (1, version, (path,))
+    assert listing.remove(path)
+    assert not listing.remove(path)
+    assert (len(listing), listing.paths("foo"), path in listing) == (0, (), False)
