@@ -20,6 +20,7 @@ STORAGE = (
     "ops/index/storage",
     "ops/index/packages/annotations.py",
     "ops/index/packages/file_info.py",
+    "ops/index/packages/sidecars.py",
     "ops/index/auth",
     "ops/index/activity.py",
 )

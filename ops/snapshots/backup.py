@@ -43,7 +43,7 @@ ATTEMPTS = 10
 """Maximum number of reads of the small files while they are being changed."""
 
 FACTS = ".index/facts/"
-"""Folder with the index's info about each file (:mod:`ops.index.packages.file_info`)."""
+"""Folder with the index's info about each file (:mod:`ops.index.packages.sidecars`)."""
 
 _PIECE = 1024**2
 

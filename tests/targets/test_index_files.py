@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ops.index.packages.annotations import Tombstones
-from ops.index.packages.file_info import Sidecars
+from ops.index.packages.sidecars import Sidecars
 from ops.index.storage.directory import StagingFolder
 from ops.targets import index_files
 from tests.index.archives import wheel

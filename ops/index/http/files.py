@@ -26,7 +26,7 @@ from ops.index.http.representation import (
     range_of,
 )
 from ops.index.http.request import Request, client_gone
-from ops.index.packages.file_info import LATEST
+from ops.index.packages.sidecars import LATEST
 from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS
 

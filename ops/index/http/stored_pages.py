@@ -17,9 +17,9 @@ from ops.index.http import simple_pages
 from ops.index.http.blocks import RenderedPage
 from ops.index.http.files import OPENING, read_at_once
 from ops.index.http.negotiation import JSON_V1
-from ops.index.packages.file_info import FORMAT as FACTS_FORMAT
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository, state_of
+from ops.index.packages.sidecars import FORMAT as FACTS_FORMAT
 from ops.index.storage.directory import INDEX_FOLDER
 from ops.index.storage.storage import Storage
 

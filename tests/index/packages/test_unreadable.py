@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ops.index.packages.file_info import LATEST, FileInfoStore, Sidecars
+from ops.index.packages.file_info import FileInfoStore
+from ops.index.packages.sidecars import LATEST, Sidecars
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import Node
 from tests.index.serving import eventually

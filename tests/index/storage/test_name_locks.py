@@ -229,7 +229,7 @@ def test_a_lock_on_a_file_removed_meanwhile_does_not_count(tmp_path: Path, monke
     """Between opening and locking the file, its holder releases it and another one locks a new file."""
     before, after, ours = FileNameLocks(tmp_path), FileNameLocks(tmp_path), FileNameLocks(tmp_path)
     before.acquire("a.whl")
-    lock = module._lock
+    lock = module.lock_open_file
     waiting = [True]
 
     def lock_later(descriptor: int) -> bool:
@@ -239,7 +239,7 @@ def test_a_lock_on_a_file_removed_meanwhile_does_not_count(tmp_path: Path, monke
             assert after.acquire("a.whl")
         return lock(descriptor)
 
-    monkeypatch.setattr(module, "_lock", lock_later)
+    monkeypatch.setattr(module, "lock_open_file", lock_later)
     assert not ours.acquire("a.whl")
     assert after.held() == {"a.whl"}
 
