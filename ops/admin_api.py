@@ -96,7 +96,7 @@ class AdminApi:
 
         Raises:
             NotDeployedError: there is no index.
-            NotAnsweringError: it does not answer.
+            NotRespondingError: it does not respond.
             PreflightError: this machine has no copy of the token.
         """
         deployment = target.state().require(target.place)

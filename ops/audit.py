@@ -282,7 +282,7 @@ def _public_names(inventory: Inventory, url: str) -> list[AuditFinding]:
                 todo = "let uv know this index as explicit and pip as its only index, or take the name there"
                 found.append(AuditFinding(Severity.WARNING, f"project {project}", why, todo))
             elif status != 404:
-                why = f"was not looked up: the public index answered {status}"
+                why = f"was not looked up: the public index responded with {status}"
                 found.append(AuditFinding(Severity.NOTICE, f"project {project}", why, "run this again later"))
     if len(projects) > PUBLIC_NAMES:
         why = f"was asked for the first {PUBLIC_NAMES} of {len(projects)} names"

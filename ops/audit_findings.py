@@ -300,7 +300,7 @@ def _target(target: Target) -> Iterator[AuditFinding]:
     state = target.state()
     if state.deployment is None:
         yield AuditFinding(NOTICE, "server", "does not run", "run 01_provision")
-    elif not state.answers:
+    elif not state.responds:
         yield AuditFinding(ERROR, "server", str(state), "see 90_troubleshoot")
     elif outdated := target.outdated():
         yield AuditFinding(NOTICE, "server", outdated, "run 01_provision")

@@ -10,7 +10,7 @@ RunbookError                     says what, why and what to do; its data are att
 │   ├── BusyError                another run holds the target
 │   ├── PortTakenError           another program listens on the requested or last port
 │   ├── NotDeployedError         there is no index on the target
-│   ├── NotAnsweringError        an index is deployed but does not respond
+│   ├── NotRespondingError       an index is deployed but does not respond
 │   ├── StartError               the server was started but did not respond
 │   ├── ProtectionError          a deployment would lower a protection without permission
 │   ├── AuthenticationError      no credentials for the platform, or wrong ones
@@ -138,7 +138,7 @@ class PortTakenError(TargetError):
         listens = f"{holder or 'another program, perhaps of another user,'} listens on it"
         if known:
             super().__init__(
-                f"port {port}, where the index answered last time, is taken",
+                f"port {port}, where the index responded last time, is taken",
                 why=f"{listens}, and gets the passwords of clients that know the index there",
                 todo=f"stop that program, or move the index to a free port: make run PORT={port + 1} "
                 f"(runbook run 01_provision -p port={port + 1}), which lists the users to tell",
@@ -163,7 +163,7 @@ class StartError(TargetError):
     """The server was started but did not respond."""
 
 
-class NotAnsweringError(TargetError):
+class NotRespondingError(TargetError):
     """An index is deployed but does not respond.
 
     Parameters:
@@ -177,7 +177,7 @@ class NotAnsweringError(TargetError):
         self.url = url
         self.error = error
         super().__init__(
-            f"the index on the target {target!r} is deployed and does not answer",
+            f"the index on the target {target!r} is deployed and does not respond",
             why=f"the last error in its log: {error}" if error else f"nothing at {url}, and no error in its log",
             todo="fix that and run the notebook 01_provision; logs() of the target shows the whole log",
         )

@@ -297,7 +297,7 @@ def verify(incident: Incident) -> Table:
         for file in found:
             for path in (f"packages/{file.path}", f"packages/{file.path}.metadata"):
                 status = until_equal(lambda path=path: http.request("GET", path).status_code, 403)  # type: ignore[misc]
-                findings.append(Finding(path, "refused (403)", f"answered with {status}", status == 403))
+                findings.append(Finding(path, "refused (403)", f"responded with {status}", status == 403))
         names = {file.filename for file in found}
         listed = until(lambda: _listed(http, incident.project) & names, lambda left: not left)
         seen = f"lists {', '.join(sorted(listed))}" if listed else "lists none of them"

@@ -216,9 +216,9 @@ def _as_the_user(offboarding: Offboarding) -> Finding:
             files = ClientFiles(Path(folder) / "files")
             files.write(login)
             status = until_equal(lambda: Twine(files, login).upload(wheel)[0], 403)
-        return Finding(question, "refused (403)", f"answered with {status}", status == 403)
+        return Finding(question, "refused (403)", f"responded with {status}", status == 403)
     status = until_equal(lambda: login_status(login), 401)
-    return Finding(question, "refused (401)", f"answered with {status}", status == 401)
+    return Finding(question, "refused (401)", f"responded with {status}", status == 401)
 
 
 def _published(offboarding: Offboarding) -> list[tuple[str, str]]:

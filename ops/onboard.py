@@ -289,13 +289,13 @@ def verify(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) ->
     login = onboarding.login(deployment, password)
     files = onboarding.files
     status = until_equal(lambda: login_status(login), 200)
-    findings = [_finding("HTTP: the index", status, {200: "let in (200)"})]
-    missing = {404: "let in; no such project (404)", 200: "let in (200)"}
+    findings = [_finding("HTTP: the index", status, {200: "accepted (200)"})]
+    missing = {404: "accepted; no such project (404)", 200: "accepted (200)"}
     findings.append(_finding("pip: a project's page", Pip(files, login).page_status(PROBE), missing))
     findings.append(_finding("uv: a project's page", Uv(files, login).page_status(PROBE), missing))
-    refused = {400: "let in; not this file (400)", 403: "let in; a reader does not publish (403)"}
+    refused = {400: "accepted; not this file (400)", 403: "accepted; a reader does not publish (403)"}
     if user is None or user.role != "reader":
-        refused[403] = "let in; may publish other projects (403)"
+        refused[403] = "accepted; may publish other projects (403)"
     with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
         wheel = [write_refused_wheel(Path(folder))]
         findings.append(
@@ -305,7 +305,7 @@ def verify(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) ->
     token = user_tokens.read_token(onboarding.token) if onboarding.token_days else None
     if token is not None:
         seen = until_equal(lambda: user_tokens.token_status(deployment.url, token), 200)
-        findings.append(_finding("HTTP with the token: the index", seen, {200: "let in (200)"}))
+        findings.append(_finding("HTTP with the token: the index", seen, {200: "accepted (200)"}))
     todo = (
         "find the cause as deployments/server.md says under Refused logins; if the password is wrong, run this "
         "notebook with password_reset=true"
@@ -443,7 +443,7 @@ def _role(user: IndexUser) -> str:
 
 
 def _finding(question: str, status: int, good: dict[int, str]) -> Finding:
-    return Finding(question, "let in", good.get(status, str(status)), status in good)
+    return Finding(question, "accepted", good.get(status, str(status)), status in good)
 
 
 __all__ = ["Onboarding", "apply", "describe", "instructions", "plan", "preflight", "requested", "verify"]

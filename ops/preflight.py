@@ -21,7 +21,7 @@ def preflight(target: Target) -> Table:
 
 
 def preflight_of_index(target: Target) -> Table:
-    """Check what the target needs, and that an index answers there and accepts the admin token. Reads only.
+    """Check what the target needs, and that an index responds there and accepts the admin token. Reads only.
 
     Parameters:
         target: where the index runs.
@@ -56,7 +56,7 @@ def _passed(target: Target, checks: Sequence[Check], address: str = "") -> Table
 
 
 def _index(target: Target, state: State) -> list[Check]:
-    if not state.answers:
+    if not state.responds:
         found = str(state) if state.deployment else f"there is none on the target {target.place}"
         return [Check("index", passed=False, detail=f"{found}; run the notebook 01_provision first")]
     return [Check("index", passed=True, detail=str(state)), _admin_token(target)]
@@ -70,4 +70,4 @@ def _admin_token(target: Target) -> Check:
     with admin:
         if advice := admin.refusal_advice():
             return Check("admin token", passed=False, detail=f"the index refuses it; {advice}")
-    return Check("admin token", passed=True, detail="is let in")
+    return Check("admin token", passed=True, detail="is accepted")

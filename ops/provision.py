@@ -60,14 +60,14 @@ def _caption(target: Target) -> str:
 
 
 def _server(target: Target, state: State, move: Move | None) -> Change:
-    known = f"{state}; clients know it at {move.before}" if move and not state.answers else str(state)
+    known = f"{state}; clients know it at {move.before}" if move and not state.responds else str(state)
     sign: Sign = "~" if state.deployment else "+"
     if move:
         return Change("server", known, f"start it at {move.after}", sign)
-    if state.answers and (outdated := target.outdated()):
+    if state.responds and (outdated := target.outdated()):
         return Change("server", f"{known}; {outdated}", "start it anew")
     return Change(
-        "server", known, "" if state.answers else "bring it up to date" if state.deployment else "start it", sign
+        "server", known, "" if state.responds else "bring it up to date" if state.deployment else "start it", sign
     )
 
 
@@ -143,12 +143,12 @@ def apply(target: Target, *, dry_run: bool = False, lower_protection: str = "") 
         done.extend((f"hosting {change.name}", change.arrow) for change in hosting.changes)
     note = "" if done else "Everything was in place already. "
     told = f". {advice_after_move(target, before)}" if before else ""
-    note = f"{note}The index answers at {deployment.url}{told}"
+    note = f"{note}The index responds at {deployment.url}{told}"
     return Outcome(_caption(target), tuple(done), note, target.place, deployment.url)
 
 
 def verify(target: Target, *, dry_run: bool = False) -> Table:
-    """Prove from outside that the index answers and refuses requests without valid credentials.
+    """Prove from outside that the index responds and refuses requests without valid credentials.
 
     Parameters:
         target: the target.
@@ -156,11 +156,11 @@ def verify(target: Target, *, dry_run: bool = False) -> Table:
 
     Raises:
         NotDeployedError: there is no index.
-        NotAnsweringError: it does not answer.
+        NotRespondingError: it does not respond.
         VerificationError: it responds incorrectly; the error lists every wrong response.
     """
     state = target.state()
-    if dry_run and not state.answers:
+    if dry_run and not state.responds:
         seen = str(state) if state.deployment else "there is none yet"
         return Table.of("Seen from outside", ("tried", "seen"), [("the index", seen)])
     deployment = state.require(target.place)

@@ -214,7 +214,7 @@ def _finding(what: str, different: list[str]) -> Finding:
 
 def _as_the_index_tells(job: RestoreJob) -> Iterator[Finding]:
     """The users of a running index, if this machine has the admin token."""
-    if not job.origin.is_complete or not job.target.state().answers:
+    if not job.origin.is_complete or not job.target.state().responds:
         return
     expected = _accounts(job.origin.snapshot)
     try:

@@ -31,7 +31,7 @@ def current(target: Target) -> str:
 
 
 def roll_back(target: Target, *, version: str | None = None) -> Outcome:
-    """Deploy an earlier version again, and wait until the index answers. Packages, users and secrets stay.
+    """Deploy an earlier version again, and wait until the index responds. Packages, users and secrets stay.
 
     Parameters:
         target: the target.
@@ -52,7 +52,7 @@ def roll_back(target: Target, *, version: str | None = None) -> Outcome:
             return Outcome(caption, (), f"Version {wanted} is already deployed; nothing was changed.")
         deployment = target.rollback(wanted)
     done = ("server", f"version {wanted} deployed again, in place of {releases[0].version if releases else 'none'}")
-    return Outcome(caption, (done,), f"The index answers at {deployment.url}")
+    return Outcome(caption, (done,), f"The index responds at {deployment.url}")
 
 
 def _version_before(target: Target, releases: Sequence[DeployedVersion]) -> str:

@@ -340,7 +340,7 @@ def _require_let_in(url: str, token: Secret) -> None:
     if status != 200:
         raise VerificationError(
             "the new token is not accepted, and the old one stays",
-            why=f"the index answered {status}",
+            why=f"the index responded with {status}",
             todo="run this notebook again; the unused token expires by itself",
         )
 

@@ -43,7 +43,7 @@ def next_steps(target: Target) -> Text:
     state = target.state()
     if state.deployment is None:
         return Text(f"Next: runbook run 01_provision 02_onboard_user 03_smoke_test -p target={target.name}")
-    if not state.answers:
+    if not state.responds:
         return Text(f"Next: runbook run 90_troubleshoot -p target={target.name}, which says why the index is silent.")
     if not target.client_folders():
         return Text(f"Next: runbook run 02_onboard_user -p target={target.name} -p username=NAME")

@@ -38,7 +38,7 @@ def status_json(target: str, environment: str | None) -> dict[str, Any]:
         target: ``local`` or ``modal``.
         environment: of Modal; None for its default.
     """
-    found: dict[str, Any] = {"target": target, "environment": environment or "", "deployed": False, "answers": False}
+    found: dict[str, Any] = {"target": target, "environment": environment or "", "deployed": False, "responds": False}
     try:
         opened = open_target(target, environment=environment)
         found["environment"] = opened.place.partition(".")[2]
@@ -46,7 +46,7 @@ def status_json(target: str, environment: str | None) -> dict[str, Any]:
         if deployment := state.deployment:
             found |= {
                 "deployed": True,
-                "answers": state.answers,
+                "responds": state.responds,
                 "address": deployment.url,
                 "index_url": deployment.index_url,
                 "admin_url": deployment.admin_url,
@@ -65,7 +65,7 @@ def status_json(target: str, environment: str | None) -> dict[str, Any]:
 def _index(state: State) -> str:
     if state.deployment is None:
         return "not deployed; the notebook 01_provision deploys it"
-    return f"{state.deployment.index_url}   (answers)" if state.answers else str(state)
+    return f"{state.deployment.index_url}   (responds)" if state.responds else str(state)
 
 
 def installation(*, report: Path | None = None) -> str:
@@ -76,7 +76,7 @@ def installation(*, report: Path | None = None) -> str:
     """
     target = open_target("local")
     state = target.state()
-    deployment = state.deployment if state.answers else None
+    deployment = state.deployment if state.responds else None
     rows: list[tuple[str, str]] = []
     if deployment:
         rows.append(("Index", f"{deployment.index_url}   ({deployment.detail})"))

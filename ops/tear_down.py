@@ -60,7 +60,7 @@ def plan(target: Target, *, confirm: str = "", snapshot: str = "") -> Plan:
         Change("server", str(state), "stop it, with all that it does on a schedule" if state.deployment else "", "-"),
         _last_snapshot(target, snapshot),
     ]
-    if state.answers and (tokens := _tokens(target)):
+    if state.responds and (tokens := _tokens(target)):
         changes.append(Change("tokens", tokens, "they end with their users", "-"))
     for name in target.settings.volumes:
         exists = target.volume_exists(name)

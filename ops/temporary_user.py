@@ -168,7 +168,7 @@ class TemporaryUser:
             raise IndexRequestError(
                 f"the release {version} could not be removed",
                 status=response.status_code,
-                why=f"the index answered {response.status_code}",
+                why=f"the index responded with {response.status_code}",
                 todo="remove it as an admin of the index",
             )
 

@@ -90,7 +90,7 @@ def _private(target: Target) -> Check:
 
 def _index(target: Target) -> Iterator[Check]:
     deployment = target.state().require(target.place)
-    yield Check("server", passed=True, detail=f"answers at {deployment.url}")
+    yield Check("server", passed=True, detail=f"responds at {deployment.url}")
     outdated = target.outdated()
     mend = f"{outdated}; the notebook 01_provision updates it" if outdated else "that of this clone"
     yield _with_entry(Check("code that runs", not outdated, mend))
@@ -101,7 +101,7 @@ def _index(target: Target) -> Iterator[Check]:
     except RunbookError as error:
         yield _failed("admin token", error)
     else:
-        yield Check("admin token", passed=True, detail="is let in")
+        yield Check("admin token", passed=True, detail="is accepted")
 
 
 def _logins(target: Target) -> Iterator[Check]:
@@ -119,7 +119,7 @@ def _logins(target: Target) -> Iterator[Check]:
         else:
             status = login_status(login)
             entry = "" if status == 200 else f"; see {GUIDE}#IndexRequestError-{status}"
-            yield Check(name, status == 200, f"{'let in' if status == 200 else 'refused'} ({status}){entry}")
+            yield Check(name, status == 200, f"{'accepted' if status == 200 else 'refused'} ({status}){entry}")
 
 
 __all__ = ["index", "index_checks", "login_checks", "logins", "machine", "machine_checks", "verify"]

@@ -171,7 +171,7 @@ def apply(upgrade: Upgrade) -> Outcome:
         ("smoke test", "passed; nothing of it is left"),
         *((f"hosting {change.name}", change.arrow) for change in (hosting.changes if hosting else ())),
     )
-    return Outcome(caption, done, f"The index answers at {deployment.url}", target.place, deployment.url)
+    return Outcome(caption, done, f"The index responds at {deployment.url}", target.place, deployment.url)
 
 
 def _after_going_back(target: Target, before: str, error: RunbookError) -> VerificationError:
@@ -202,7 +202,7 @@ def _after_going_back(target: Target, before: str, error: RunbookError) -> Verif
 
 
 def verify(upgrade: Upgrade) -> Table:
-    """Prove from outside that the index answers and refuses requests without valid credentials.
+    """Prove from outside that the index responds and refuses requests without valid credentials.
 
     Raises:
         VerificationError: it responds incorrectly.

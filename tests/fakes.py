@@ -335,11 +335,11 @@ class FakeTarget:
     def state(self) -> State:
         if not self.running:
             return State(None)
-        return State(self._deployment(changed=False), answers=self.failure is None, error=self.failure or "")
+        return State(self._deployment(changed=False), responds=self.failure is None, error=self.failure or "")
 
     def deployment(self) -> Deployment | None:
         state = self.state()
-        return state.deployment if state.answers else None
+        return state.deployment if state.responds else None
 
     def refused_secret(self, name: str, key: str) -> str:
         return f"another value of {key} is needed in {name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ops.admin_api import AdminApi, IndexUser
-from ops.errors import IndexRequestError, NotAnsweringError, NotDeployedError, PreflightError
+from ops.errors import IndexRequestError, NotDeployedError, NotRespondingError, PreflightError
 from ops.secret import Secret
 from tests.fakes import FakeIndex, FakeTarget
 
@@ -55,7 +55,7 @@ def test_without_an_index_or_a_token_no_request_is_sent(target: FakeTarget) -> N
 
 def test_an_unresponsive_index_has_its_own_error(provisioned: FakeTarget) -> None:
     provisioned.failure = "OSError: no room"
-    with pytest.raises(NotAnsweringError) as caught:
+    with pytest.raises(NotRespondingError) as caught:
         AdminApi.of(provisioned)
     assert caught.value.error == "OSError: no room"
 

@@ -239,7 +239,7 @@ def test_the_status_of_every_target_and_environment_is_given_as_json(workspace: 
     (workspace.home / "modal.staging").mkdir(parents=True)
     found = json.loads(runbook("status", "--json").stdout)
     assert [(each["target"], each["environment"]) for each in found] == [("local", ""), ("modal", "staging")]
-    assert found[0] | {"deployed": False, "answers": False, "users": []} == found[0]
+    assert found[0] | {"deployed": False, "responds": False, "users": []} == found[0]
     assert found[1]["error"]
 
 

@@ -129,7 +129,7 @@ OF_PROVISIONING: dict[str, tuple[Callable[[World], object], str]] = {
     "another interpreter runs": (lambda w: w.edit_fingerprint("interpreter"), "another interpreter"),
     "another command runs": (lambda w: w.edit_fingerprint("command"), "another command"),
     "the server is stopped": (lambda w: w.target.stop(), "+ server  start it"),
-    "the server hangs": (lambda w: os.kill(w.server.pid, signal.SIGSTOP), "does not answer"),
+    "the server hangs": (lambda w: os.kill(w.server.pid, signal.SIGSTOP), "does not respond"),
     "the client files name another address": (
         lambda w: (w.files / ".pypirc").write_text((w.files / ".pypirc").read_text().replace("127.0.0.1", "127.0.0.2")),
         "~ client files of alice",

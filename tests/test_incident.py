@@ -157,7 +157,7 @@ def test_a_file_that_is_still_available_fails_the_verification(
     monkeypatch.setattr(incident, "_change", lambda *_: None)
     meant = incident.describe(served, project="spam", version="1.1", confirm="spam 1.1")
     incident.apply(meant)
-    with pytest.raises(VerificationError, match="answered with 200"):
+    with pytest.raises(VerificationError, match="responded with 200"):
         incident.verify(meant)
 
 

@@ -68,7 +68,7 @@ def test_a_user_who_can_still_log_in_fails_the_verification(alice: FakeTarget, m
     monkeypatch.setattr("ops.polling.SECONDS", 0.0)
     alice.index.faults |= {"open"}
     described = offboard.describe(alice, username="alice", confirm="alice")
-    with pytest.raises(VerificationError, match="answered with 200") as raised:
+    with pytest.raises(VerificationError, match="responded with 200") as raised:
         offboard.verify(described, offboard.apply(described))
     assert "no line about this user" in raised.value.why
 
@@ -125,6 +125,6 @@ def test_on_a_real_index_the_login_ends_and_published_files_stay(served: Target)
     described = offboarded(served, "zoë")
     assert not files.folder.exists()
     table = repr(offboard.verify(described, offboard.apply(described)))
-    assert "answered with 401" in table
+    assert "responded with 401" in table
     assert "user.removed at" in table
     test.temporary_user.end()

@@ -167,8 +167,8 @@ def test_each_client_proves_the_login_whatever_the_role(provisioned: FakeTarget,
     onboard.apply(onboarding)
     rows = onboard.verify(onboarding).rows
     assert len(rows) == 5
-    assert {expected for _, expected, _ in rows} == {"let in"}
-    assert all(seen.startswith("let in") for _, _, seen in rows)
+    assert {expected for _, expected, _ in rows} == {"accepted"}
+    assert all(seen.startswith("accepted") for _, _, seen in rows)
     assert ("a reader does not publish (403)" in repr(rows)) == (role == "reader")
 
 
@@ -181,7 +181,7 @@ def test_a_refused_login_fails_the_verification(
     monkeypatch.setattr("ops.polling.SECONDS", 0.0)
     with pytest.raises(VerificationError, match="5 checks of 5 failed") as caught:
         onboard.verify(onboarding)
-    assert "twine: an upload that must be refused: 401 instead of let in" in caught.value.why
+    assert "twine: an upload that must be refused: 401 instead of accepted" in caught.value.why
 
 
 @pytest.mark.parametrize("username", ["", "a:b", "a/b", "..", " alice", "a\\b", "#alice"])

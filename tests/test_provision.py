@@ -6,7 +6,7 @@ import pytest
 
 from ops import provision
 from ops.clients import ClientFiles, Login
-from ops.errors import NotAnsweringError, NotDeployedError, ProtectionError, SettingError, VerificationError
+from ops.errors import NotDeployedError, NotRespondingError, ProtectionError, SettingError, VerificationError
 from ops.secret import Secret
 from ops.targets import HostingChange, HostingDifferences, Move
 from ops.workspace import Workspace
@@ -179,9 +179,9 @@ def test_an_unresponsive_index_is_distinguished_from_a_missing_one(provisioned: 
     provisioned.failure = "ModuleNotFoundError: No module named 'fastapi'"
     change = next(change for change in provision.plan(provisioned).changes if change.thing == "server")
     assert change.now.startswith("deployed at ")
-    assert change.now.endswith("does not answer: ModuleNotFoundError: No module named 'fastapi'")
+    assert change.now.endswith("does not respond: ModuleNotFoundError: No module named 'fastapi'")
     assert change.then == "bring it up to date"
-    with pytest.raises(NotAnsweringError, match="deployed and does not answer") as caught:
+    with pytest.raises(NotRespondingError, match="deployed and does not respond") as caught:
         provision.verify(provisioned)
     assert "No module named 'fastapi'" in caught.value.why
     assert "No module named" in repr(provision.verify(provisioned, dry_run=True))
@@ -199,5 +199,5 @@ def test_the_summary_says_what_was_done_and_the_result(target: FakeTarget) -> No
         "This was a dry run: nothing was changed.\nThe index does not run."
     )
     first, second = (repr(provision.summary(target, provision.apply(target))) for _ in range(2))
-    assert first.startswith("4 things were changed.\nThe index answers at ")
-    assert second.startswith("Nothing had to be changed.\nThe index answers at ")
+    assert first.startswith("4 things were changed.\nThe index responds at ")
+    assert second.startswith("Nothing had to be changed.\nThe index responds at ")

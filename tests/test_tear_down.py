@@ -79,7 +79,7 @@ def test_leftovers_fail_the_verification(used: FakeTarget) -> None:
 def test_an_unresponsive_index_is_shown_and_stopped_too(used: FakeTarget) -> None:
     used.failure = "OSError: no room"
     rows = {row[0]: row[1:] for row in tear_down.plan(used).table().rows}
-    assert rows["server"][0].endswith("does not answer: OSError: no room")
+    assert rows["server"][0].endswith("does not respond: OSError: no room")
     assert rows["server"][1].startswith("stop it")
     assert ("server", "stopped") in tear_down.apply(used, confirm="local").done
 

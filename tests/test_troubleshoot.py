@@ -102,7 +102,7 @@ def test_without_an_index_every_check_still_runs_and_the_verification_lists_all(
 
 def test_a_healthy_index_has_nothing_to_fix(provisioned: FakeTarget) -> None:
     onboard.apply(onboard.describe(provisioned, username="alice"))
-    assert troubleshoot.logins(provisioned).rows == (("user alice", "let in (200)", "yes"),)
+    assert troubleshoot.logins(provisioned).rows == (("user alice", "accepted (200)", "yes"),)
     assert troubleshoot.verify(provisioned).rows == (("6", "0"),)
 
 
@@ -125,7 +125,7 @@ def test_an_unresponsive_index_is_reported_with_the_error_in_its_log(provisioned
     provisioned.failure = "OSError: no room"
     (row,) = troubleshoot.index(provisioned).rows
     assert "OSError: no room" in row[1]
-    assert row[1].endswith("90_troubleshoot#NotAnsweringError")
+    assert row[1].endswith("90_troubleshoot#NotRespondingError")
 
 
 def test_a_hostile_name_is_escaped(provisioned: FakeTarget, workspace: Workspace) -> None:

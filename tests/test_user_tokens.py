@@ -97,7 +97,7 @@ def test_onboarding_writes_a_token_for_a_ci_job_once(target: FakeTarget, monkeyp
     token = user_tokens.read_token(asked.token)
     assert token is not None
     assert asked.token.stat().st_mode & 0o777 == 0o600
-    assert "let in (200)" in str(onboard.verify(asked))
+    assert "accepted (200)" in str(onboard.verify(asked))
     assert token.reveal()[-16:] not in f"{outcome}{onboard.instructions(asked, outcome)}"
     assert not onboard.apply(asked).changed
     assert user_tokens.read_token(asked.token) == token

@@ -129,7 +129,7 @@ def run_client(
             client=client,
             returncode=process.returncode,
             output=_shown(output, secrets),
-            todo="check that the index answers, and run this again",
+            todo="check that the index responds, and run this again",
         ) from None
     except BaseException:
         _end(process)
@@ -192,5 +192,5 @@ class Client:
             client=self.name,
             returncode=result.returncode,
             output=result.output,
-            todo="check that the index answers at that address",
+            todo="check that the index responds at that address",
         )

@@ -57,7 +57,8 @@ HATCH_INDEX_AUTH="$TWINE_PASSWORD" hatch publish</pre></td></tr>
 </table>
 <p>For a CI job, store the contents of these files as secrets, write them to a folder, and source
 <code>env.sh</code> in each step.</p>
-<p>If the index answers 401, your password was changed or the index has moved: ask its operator for a new zip file.</p>
+<p>If the index responds with 401, your password was changed or the index has moved: ask its operator for a new
+zip file.</p>
 </html>
 """
 

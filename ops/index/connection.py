@@ -95,7 +95,7 @@ _PLAIN = b"content-type: text/plain; charset=utf-8\r\nx-content-type-options: no
 class Connection(HttpToolsProtocol):
     """One client's connection.
 
-    A GET for a cached response is answered before a scope, a task and an event are created, which would take longer
+    The response to a cached GET is written before a scope, a task and an event are created, which would take longer
     than everything else. When the same bytes come again they are not even parsed, and when they come again on the same
     connection not even looked up. All other requests go uvicorn's usual way.
     """
@@ -317,7 +317,7 @@ class Connection(HttpToolsProtocol):
         self._logged_in = True
 
     def _complete(self) -> bool:
-        """True if every request has been answered."""
+        """True if every request has got its response."""
         return self.cycle is None or self.cycle.response_complete
 
     def _free(self) -> bool:

@@ -164,13 +164,13 @@ class LocalTarget(VolumeFolders):
             return State(None)
         deployment = _deployment(process, changed=False)
         if _healthy(process):
-            return State(deployment, answers=True)
+            return State(deployment, responds=True)
         return State(deployment, error=last_error(self.logs(200).splitlines()) if self._log.is_file() else "")
 
     def deployment(self) -> Deployment | None:
-        """The index that answers now."""
+        """The index that responds now."""
         state = self.state()
-        return state.deployment if state.answers else None
+        return state.deployment if state.responds else None
 
     def outdated(self, *, revision: str = "") -> str:
         """Parts of the server that a restart would change: code, interpreter, folders, secret or address."""

@@ -270,13 +270,13 @@ class ModalTarget(Volumes):
         if found is None:
             return State(None)
         if _healthy(found.url, LOOK_SECONDS, refused_seconds=REFUSED_SECONDS):
-            return State(found, answers=True)
+            return State(found, responds=True)
         return State(found, error=self._last_error())
 
     def deployment(self) -> Deployment | None:
         """The index if it responds. Starts a container if none is warm, which takes some seconds."""
         state = self.state()
-        return state.deployment if state.answers else None
+        return state.deployment if state.responds else None
 
     def outdated(self, *, revision: str = "") -> str:
         """The running commit, if it differs from the code here; or a secret that containers do not have yet."""
@@ -297,7 +297,7 @@ class ModalTarget(Volumes):
         return self._versions.hosting(lower_protection).differences()
 
     def deploy(self, *, tag: str = "", lower_protection: str = "", revision: str = "") -> Deployment:
-        """Deploy, replace containers with an old secret, and wait until the index answers."""
+        """Deploy, replace containers with an old secret, and wait until the index responds."""
         before = self._versions.version()
         self._versions.deploy(tag, lower_protection=lower_protection, revision=revision)
         stale = [file for file in self._stale_files if file.exists()]
@@ -411,7 +411,7 @@ class ModalTarget(Volumes):
             raise NotDeployedError(self.place)
         if not _healthy(found.url, RESPONSE_SECONDS):
             raise StartError(
-                "the app was deployed but the index does not answer",
+                "the app was deployed but the index does not respond",
                 why=self._last_error() or self.logs(5).replace("\n", " | ") or "it printed nothing",
                 todo="fix that and run this again; the whole log: modal app logs "
                 f"{self.settings.app_name} --env {self._whole.name}",
@@ -447,6 +447,6 @@ def _healthy(url: str, seconds: float, *, refused_seconds: float = RESPONSE_SECO
             pass
         if time.monotonic() - told > 10:
             told = time.monotonic()
-            say(f"… waiting for the index to answer: {left:.0f} s left")
+            say(f"… waiting for the index to respond: {left:.0f} s left")
         time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
     return False

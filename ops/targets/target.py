@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from ops.errors import NotAnsweringError, NotDeployedError, ProtectionError
+from ops.errors import NotDeployedError, NotRespondingError, ProtectionError
 from ops.secret import Secret
 from ops.settings import Settings
 
@@ -63,20 +63,20 @@ class State:
 
     Parameters:
         deployment: the deployed index; None if there is none.
-        answers: True if it responds.
+        responds: True if a request gets a response.
         error: if it does not respond, the last error in its log; empty if there is none.
     """
 
     deployment: Deployment | None
-    answers: bool = False
+    responds: bool = False
     error: str = ""
 
     def __str__(self) -> str:
         if self.deployment is None:
             return "does not run"
-        if self.answers:
-            return f"answers at {self.deployment.url}"
-        return f"deployed at {self.deployment.url}, but does not answer: {self.error or 'no error in its log'}"
+        if self.responds:
+            return f"responds at {self.deployment.url}"
+        return f"deployed at {self.deployment.url}, but does not respond: {self.error or 'no error in its log'}"
 
     def require(self, target: str) -> Deployment:
         """The index if it responds.
@@ -86,12 +86,12 @@ class State:
 
         Raises:
             NotDeployedError: there is none.
-            NotAnsweringError: it does not respond.
+            NotRespondingError: it does not respond.
         """
         if self.deployment is None:
             raise NotDeployedError(target)
-        if not self.answers:
-            raise NotAnsweringError(target, url=self.deployment.url, error=self.error)
+        if not self.responds:
+            raise NotRespondingError(target, url=self.deployment.url, error=self.error)
         return self.deployment
 
 

@@ -12,7 +12,7 @@ import pytest
 from ops import provision, tear_down
 from ops.admin_api import AdminApi
 from ops.cli import main
-from ops.errors import IndexRequestError, NotAnsweringError, StartError, VerificationError
+from ops.errors import IndexRequestError, NotRespondingError, StartError, VerificationError
 from ops.secret import Secret
 from ops.settings import SECRET_KEY, SECRET_NAME, Settings
 from ops.status import status
@@ -60,13 +60,13 @@ def test_plan_errors_status_and_teardown_distinguish_it_from_one_never_provision
 ) -> None:
     state = broken.state()
     assert state.deployment is not None
-    assert not state.answers
+    assert not state.responds
     assert state.error == ERROR
     assert broken.deployment() is None
     rows = {change.thing: change for change in provision.plan(broken).changes}
-    assert rows["server"].now.endswith(f"does not answer: {ERROR}")
+    assert rows["server"].now.endswith(f"does not respond: {ERROR}")
     assert rows["server"].then == "bring it up to date"
-    with pytest.raises(NotAnsweringError) as caught:
+    with pytest.raises(NotRespondingError) as caught:
         AdminApi.of(broken)
     assert ERROR in caught.value.why
     assert "modal.staging" in caught.value.what
@@ -81,7 +81,7 @@ def test_a_deployment_that_does_not_respond_ends_with_the_error(
 ) -> None:
     monkeypatch.setattr(modal_target, "RESPONSE_SECONDS", 5.0)
     monkeypatch.setattr(AppVersions, "deploy", lambda *_, **__: None)
-    with pytest.raises(StartError, match="does not answer") as caught:
+    with pytest.raises(StartError, match="does not respond") as caught:
         broken.deploy()
     assert caught.value.why == ERROR
 
@@ -91,7 +91,7 @@ def test_the_next_deployment_fixes_it_and_the_old_error_is_no_longer_reported(
 ) -> None:
     assert ERROR in broken.state().error
     provision.apply(broken)
-    assert broken.state().answers
+    assert broken.state().responds
     assert ERROR in plane.log(environment="staging"), "it stays in the log"
     assert broken._last_error() == ""
 
@@ -101,7 +101,7 @@ def test_status_reports_an_index_that_responds_and_one_that_is_missing(
 ) -> None:
     provision.apply(target)
     told = status(target)
-    assert "(answers)" in told
+    assert "(responds)" in told
     assert "modal.staging" in told
     assert "the defaults" in told
     assert "not deployed" in status(ModalTarget(workspace=workspace, settings=Settings(app_name="none")))

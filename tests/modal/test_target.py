@@ -511,7 +511,7 @@ def test_an_index_that_does_not_respond_after_a_deployment_is_an_error_with_its_
     monkeypatch.setattr(modal_target, "RESPONSE_SECONDS", 2.0)
     provisioned.deploy(tag="broken")
     monkeypatch.setattr(modal_target, "_healthy", lambda url, seconds: False)
-    with pytest.raises(StartError, match="does not answer"):
+    with pytest.raises(StartError, match="does not respond"):
         provisioned.deploy()
 
 

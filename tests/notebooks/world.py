@@ -121,7 +121,7 @@ class World:
         target, home = self.index.target, self.operator.home
         state = target.state()
         found: dict[str, Any] = {
-            "answers": state.answers,
+            "responds": state.responds,
             "commit": next((version.commit for version in target.history()), ""),
             "home": [
                 path.relative_to(home).as_posix()
@@ -137,7 +137,7 @@ class World:
                 for each in listed
                 if is_kept(each.path) and not is_log(part, each.path) and not LEFT.match(each.path)
             )
-        if state.deployment is None or not state.answers:
+        if state.deployment is None or not state.responds:
             return found
         _, admin = AdminApi.of(target)
         with admin:

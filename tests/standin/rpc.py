@@ -76,7 +76,7 @@ class Router:
         method = self.methods.get(name)
         if method is None:
             self.unimplemented.append(name)
-            raise GRPCError(Status.UNIMPLEMENTED, f"the fake control plane does not answer {name}")
+            raise GRPCError(Status.UNIMPLEMENTED, f"the fake control plane does not serve {name}")
         if inspect.isasyncgenfunction(method):
             async for reply in method(request, caller):
                 await stream.send_message(reply)

@@ -94,12 +94,12 @@ def ask(url: str, *, body: dict[str, str] | None = None, secret: str = "") -> di
     data = None if body is None else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=60) as response:  # noqa: S310 - https
-            answer = json.load(response)
+            content = json.load(response)
     except urllib.error.HTTPError as error:
-        sys.exit(f"index-login: {urlsplit(url).hostname} answered {error.code}: {said(error.read())}")
+        sys.exit(f"index-login: {urlsplit(url).hostname} responded with {error.code}: {said(error.read())}")
     except (OSError, ValueError) as error:
         sys.exit(f"index-login: {urlsplit(url).hostname} could not be reached: {error}")
-    return answer if isinstance(answer, dict) else sys.exit("index-login: the response is not a JSON object")
+    return content if isinstance(content, dict) else sys.exit("index-login: the response is not a JSON object")
 
 
 def said(body: bytes) -> str:

@@ -1,6 +1,6 @@
 """Limits on waiting for a commit or reload of a Volume, per task or thread.
 
-Requests that the cache can answer must not queue behind others. So a request first reads without waiting; if that
+Requests that the cache can serve must not queue behind others. So a request first reads without waiting; if that
 fails, it waits briefly, in reserved threads.
 """
 
