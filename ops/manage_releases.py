@@ -59,7 +59,7 @@ class ReleaseChange:
     dry_run: bool = False
 
     @property
-    def named(self) -> str:
+    def confirm_value(self) -> str:
         """Value that `confirm` needs; empty if the change can be undone."""
         if self.action == "delete":
             return f"{self.project} {self.version}"
@@ -72,8 +72,8 @@ class ReleaseChange:
             return "Nothing is changed, since the parameter action is empty."
         if self.dry_run:
             return DRY_RUN
-        if self.named and not self.confirm:
-            return f"Nothing is deleted, since the parameter confirm is empty; {self.named!r} would delete it."
+        if self.confirm_value and not self.confirm:
+            return f"Nothing is deleted, since the parameter confirm is empty; {self.confirm_value!r} would delete it."
         return ""
 
 
@@ -128,9 +128,11 @@ def describe(
         confirm=confirm,
         dry_run=dry_run,
     )
-    if confirm and confirm != described.named:
-        why = f"the parameter `confirm` says {confirm!r}, but this would delete {described.named!r}"
-        raise ConfirmationError("nothing was changed", why=why, todo=f"give confirm={described.named!r} if you mean it")
+    if confirm and confirm != described.confirm_value:
+        why = f"the parameter `confirm` says {confirm!r}, but this would delete {described.confirm_value!r}"
+        raise ConfirmationError(
+            "nothing was changed", why=why, todo=f"give confirm={described.confirm_value!r} if you mean it"
+        )
     return described
 
 

@@ -131,7 +131,7 @@ class HtmlPages:
                     abouts = {missing.digest: about}
                     final = about.final
 
-        page = await self._simple_api.found(look)
+        page = await self._simple_api.retry_if_missing(look)
         if page is None:
             raise NotFound(f"there is no project {normalized!r} in this index; see simple/ for its projects")
         await request.respond_with(self._simple_api.variant(page, request.headers))

@@ -156,7 +156,7 @@ class LegacyApi:
         async def look() -> Representation | None:
             return await self._response_cache.fetch(f"{normalized} {version or ''} {base}", mark, render)
 
-        page = await self._simple_api.found(look)
+        page = await self._simple_api.retry_if_missing(look)
         if page is None:
             release = f" {version}" if version else ""
             raise NotFound(f"there is no {normalized}{release} in this index")

@@ -180,7 +180,7 @@ class SimpleApi:
             return await self._response_cache.fetch(key, mark, render, gzip=gzip)
 
         gzip = self._gzip[request.headers.get(b"accept-encoding")]
-        page = await self.found(look)
+        page = await self.retry_if_missing(look)
         if page is None:
             raise NotFound(f"there is no project {normalized!r} in this index; see simple/ for its projects")
         await request.respond_with(self.variant(page, request.headers))
@@ -196,7 +196,7 @@ class SimpleApi:
         async def look() -> bool | None:
             return await in_thread(partial(self._repository.has, normalized)) or None
 
-        if not await self.found(look):
+        if not await self.retry_if_missing(look):
             raise NotFound(f"there is no project {normalized!r} in this index; see simple/ for its projects")
         await request.redirect(f"{up}simple/{normalized}/")
 
@@ -214,12 +214,12 @@ class SimpleApi:
             await self._provenance(request, filename)
             return
         if filename != path:
-            page = await self.found(lambda: self._metadata(path))
+            page = await self.retry_if_missing(lambda: self._metadata(path))
             if page is not None:
                 await request.respond_with(self.variant(page, request.headers))
                 return
         else:
-            located = await self.found(lambda: self._located(path))
+            located = await self.retry_if_missing(lambda: self._located(path))
             if located is not None:
                 self._check_quarantine(filename)
                 if await self._delivery.deliver(request, located.path, digest=located.digest):
@@ -231,7 +231,7 @@ class SimpleApi:
             f"there is no file {path[:300]!r} in this index; its project's page below simple/ lists the files"
         )
 
-    async def found(self, look: Callable[[], Any]) -> Any:
+    async def retry_if_missing(self, look: Callable[[], Any]) -> Any:
         """The result of *look*; if None, again after reading other servers' changes.
 
         Raises:
@@ -296,7 +296,7 @@ class SimpleApi:
             NotFound: there is no such file, or it has none.
         """
         self._check_quarantine(filename)
-        content = await self.found(lambda: in_thread(partial(self._repository.provenance, filename)))
+        content = await self.retry_if_missing(lambda: in_thread(partial(self._repository.provenance, filename)))
         if content is None:
             raise NotFound(f"there is no provenance of {filename[:300]!r}; it was uploaded without attestations")
         page = Representation(content, content_type=PROVENANCE_TYPE, caching=FILE_CACHING)

@@ -92,7 +92,7 @@ class Bounds:
     read_bytes: int
     examined_bytes: int
 
-    def admit(self, bound: int, value: int) -> None:
+    def check(self, bound: int, value: int) -> None:
         """Check *value* against one of the bounds.
 
         Raises:
@@ -154,7 +154,7 @@ def read_zip(
     if directory > MAX_DIRECTORY_BYTES:
         raise InvalidArchive(name.filename, _TOO_LONG_A_LIST)
     if bounds is not None:
-        bounds.admit(bounds.members, directory // 46)  # each member takes at least that many bytes
+        bounds.check(bounds.members, directory // 46)  # each member takes at least that many bytes
     with zipfile.ZipFile(file) as archive:
         paths = archive.namelist()
         if check:
@@ -174,7 +174,7 @@ def _read_member(archive: zipfile.ZipFile, name: Name, path: str, limit: int | N
         why = f"its {quoted(path)} is longer than {most // 1024} KiB; shorten it"
         raise InvalidArchive(name.filename, _TOO_MUCH_METADATA if limit is None else why)
     if bounds is not None:
-        bounds.admit(bounds.read_bytes, member.file_size)
+        bounds.check(bounds.read_bytes, member.file_size)
     with archive.open(member) as stream:
         return stream.read(most)
 
@@ -204,7 +204,7 @@ def _check_zip(archive: zipfile.ZipFile, name: Name, size: int, bounds: Bounds |
         raise InvalidArchive(filename, _BOMB)
     check_tree(name, archive.namelist())
     if bounds is not None:
-        bounds.admit(bounds.unpacked_bytes, unpacked)
+        bounds.check(bounds.unpacked_bytes, unpacked)
 
 
 def _test_zip(archive: zipfile.ZipFile, name: Name, *, but: Container[str]) -> None:
@@ -349,7 +349,7 @@ class _Measured(io.RawIOBase):
         if self._size > self._limit:
             raise InvalidArchive(self._name.filename, _BOMB)
         if self._bounds is not None:
-            self._bounds.admit(self._bounds.unpacked_bytes, self._size)
+            self._bounds.check(self._bounds.unpacked_bytes, self._size)
         return piece
 
 
@@ -400,7 +400,7 @@ def read_tar(
                     if member.size > MAX_METADATA_BYTES:
                         raise InvalidArchive(name.filename, _TOO_MUCH_METADATA)
                     if bounds is not None:
-                        bounds.admit(bounds.read_bytes, member.size)
+                        bounds.check(bounds.read_bytes, member.size)
                     content = archive.extractfile(member)
                     tar.files[member.name] = content.read() if content is not None else b""
                     if last is not None and last(member.name):
@@ -414,7 +414,7 @@ def _members(archive: tarfile.TarFile, name: Name, bounds: Bounds | None) -> Ite
     kept: list[tarfile.TarInfo] = vars(archive)["members"]  # tarfile keeps every member it has read
     for count in range(MAX_MEMBERS):
         if bounds is not None:
-            bounds.admit(bounds.members, count)
+            bounds.check(bounds.members, count)
         member = archive.next()
         if member is None:
             return

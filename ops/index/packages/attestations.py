@@ -104,7 +104,7 @@ class Provenances:
         content = self.get(path)
         return "" if content is None else hashlib.sha256(content).hexdigest()
 
-    def drop(self, path: str) -> None:
+    def remove(self, path: str) -> None:
         """Remove the provenance of a file, if it has one."""
         remove(f"{self._folder}/{path}")
 

@@ -228,21 +228,21 @@ class PackageDirectory:
                         folder.settled = False
                         folder.looked_at = time.monotonic()
 
-    def admit(self, path: str, name: Name) -> None:
+    def add(self, path: str, name: Name) -> None:
         """List one of our own files, once durable.
 
         Parameters:
             path: of the file.
             name: parsed from its file name.
         """
-        self._add(_prefix(path), [(path, name.project)])
+        self._list(_prefix(path), [(path, name.project)])
 
-    def drop(self, path: str) -> None:
+    def remove(self, path: str) -> None:
         """Remove a deleted file from the list."""
         with self.listing.lock:
             if self._scan.locked():
                 self._dropped.add(path)  # the current scan may have seen it
-            self._remove(path)
+            self._unlist(path)
 
     def find(self, name: Name) -> str | None:
         """The path of the file with this name, in any spelling; None if there is none.
@@ -320,7 +320,7 @@ class PackageDirectory:
         for path in self._inside(prefix):
             # One of our own files may have appeared after the scan passed its place.
             if path[len(prefix) :] not in present and not os.path.lexists(f"{self._directory}/{path}"):
-                self._remove(path)
+                self._unlist(path)
 
     def _show(self, prefix: str, names: list[str], now: float) -> None:
         """List new names, except those still being uploaded."""
@@ -343,7 +343,7 @@ class PackageDirectory:
                         continue
                     left_out.add(path)
                 with self.listing.lock:
-                    self._add(prefix, zip(paths, projects, strict=True), left_out | self._dropped, bulk=many)
+                    self._list(prefix, zip(paths, projects, strict=True), left_out | self._dropped, bulk=many)
                 if many:
                     gc.freeze()
         finally:
@@ -397,7 +397,7 @@ class PackageDirectory:
         if folder is None:
             return
         for path in self._inside(prefix):
-            self._remove(path)
+            self._unlist(path)
         for name in folder.folders:
             self._forget_folder(f"{prefix}{name}/")
         del self._folders[prefix]
@@ -406,7 +406,7 @@ class PackageDirectory:
         with self.listing.lock:
             return [path for path in self.listing if _prefix(path) == prefix]
 
-    def _add(
+    def _list(
         self,
         prefix: str,
         files: Iterable[tuple[str, str | None]],
@@ -420,7 +420,7 @@ class PackageDirectory:
             if self._hidden:
                 self._hidden -= {path for path in self._hidden if path in self.listing}
 
-    def _remove(self, path: str) -> None:
+    def _unlist(self, path: str) -> None:
         with self.listing.lock:
             self._hidden.discard(path)
             if self.listing.remove(path):

@@ -172,7 +172,7 @@ def _inspect_sdist(archive: Archive, name: Name, bounds: Bounds | None) -> Conte
     pyproject = archive.files.get(f"{root}/{sdist.PYPROJECT}")
     if pyproject is not None and len(pyproject) <= sdist.MAX_PYPROJECT_BYTES:
         if bounds is not None:
-            bounds.admit(bounds.examined_bytes, len(pyproject))
+            bounds.check(bounds.examined_bytes, len(pyproject))
         sdist.check_pyproject(name, pyproject)
     return contents
 
@@ -189,7 +189,7 @@ def _sdist_members(paths: Sequence[str]) -> dict[str, int | None]:
 def _validated(name: Name, metadata: bytes, path: str, bounds: Bounds | None) -> Contents:
     header = read_header(metadata)
     if bounds is not None:
-        bounds.admit(bounds.examined_bytes, header.examined_bytes)
+        bounds.check(bounds.examined_bytes, header.examined_bytes)
     validate(metadata, header, member=quoted(path), built=name.form == "wheel")
     return _with_name(Contents.of(metadata, header, name.form), name)
 

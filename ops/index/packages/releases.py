@@ -413,7 +413,7 @@ class Releases:
             remove(f"{self._directory}/{file.path}.asc")
         sync_folder(folder)
         self._repository.forget(file.path)
-        self._repository.file_info.provenances.drop(file.path)
+        self._repository.file_info.provenances.remove(file.path)
         if file.yanked is not None:
             self._repository.annotations.yank([file.path], None)
 

@@ -432,7 +432,7 @@ class Repository:
     def forget(self, path: str) -> None:
         """Forget a removed file. Called inside ``Storage.reading``."""
         self.file_info.forget(path)
-        self.package_directory.drop(path)
+        self.package_directory.remove(path)
 
     def _look(self, *, wait: bool = False) -> None:
         """Find changes made by others on this machine."""

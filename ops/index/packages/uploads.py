@@ -188,10 +188,10 @@ class Publisher:
             existing = self._compare(name, staged)
             if existing is not None:
                 self._storage.commit()  # its publisher may have been killed before committing
-                self._repository.package_directory.admit(existing, name)
+                self._repository.package_directory.add(existing, name)
                 return UploadResult.SAME
             self._add(transaction, staged, details=details, contents=contents, provenance=provenance)
-            self._repository.package_directory.admit(staged.filename, name)
+            self._repository.package_directory.add(staged.filename, name)
             return UploadResult.CREATED
 
     def _provenance(
@@ -371,14 +371,14 @@ class Publisher:
                 remove(path)
             if contents is not None:
                 self._repository.forget(filename)
-                provenances.drop(filename)
+                provenances.remove(filename)
 
         staged.room.confirm(staged.size)
         with self._near(staged) as near, transaction.change(NOT_KEPT, [entry], failed=failed):
             if provenance:
                 provenances.put(filename, provenance)
             elif contents is not None:
-                provenances.drop(filename)  # of a killed upload of this name
+                provenances.remove(filename)  # of a killed upload of this name
             if near == staged.path:  # else the copy is already durable
                 staged.sync()
             with self._repository.package_directory.changing():

@@ -54,10 +54,10 @@ def put(folder: Path, version: str, project: str = "foo") -> str:
     return name
 
 
-def admit(directory: PackageDirectory, filename: str) -> None:
+def add(directory: PackageDirectory, filename: str) -> None:
     name = parse(filename)
     assert name is not None
-    directory.admit(filename, name)
+    directory.add(filename, name)
 
 
 def test_a_large_folder_changed_by_others_is_read_in_the_background(
@@ -79,7 +79,7 @@ def test_a_second_file_of_a_project_does_not_burden_the_garbage_collector(tmp_pa
     directory = PackageDirectory(tmp_path, MemoryNameLocks(), Listing())
     directory.look()
     known = {id(thing) for thing in gc.get_objects()}  # which gc.freeze would exclude
-    admit(directory, put(tmp_path, "2.0", "project-3"))
+    add(directory, put(tmp_path, "2.0", "project-3"))
     assert [
         thing for thing in gc.get_objects() if isinstance(thing, dict) and len(thing) == 5 and id(thing) not in known
     ] == []
@@ -93,7 +93,7 @@ def test_a_large_folder_is_verified_in_the_background_after_an_upload(
     monkeypatch.setattr(module, "OVERDUE_SECONDS", 0.0)
     with directory.changing():
         name = put(tmp_path, "2.0")
-    admit(directory, name)
+    add(directory, name)
 
     def verified() -> bool:
         directory.look()
@@ -136,11 +136,11 @@ def test_a_scan_neither_delays_nor_undoes_our_own_changes(
         assert began.wait(60)
         with directory.changing():
             new = put(tmp_path, "2.0", "new")
-        admit(directory, new)
+        add(directory, new)
         for gone in (old, passing):
             with directory.changing():
                 (tmp_path / gone).unlink()
-            directory.drop(gone)
+            directory.remove(gone)
         directory.look()
         proceed.set()
         thread.join()

@@ -277,7 +277,7 @@ def test_a_file_added_right_before_our_own_change_is_seen_right_after_it(
     time.sleep(0.03)
     with node.repository.package_directory.changing():
         inside = put(directory, "inside", "1.0")
-    node.repository.package_directory.admit(inside.name, name_of(inside))
+    node.repository.package_directory.add(inside.name, name_of(inside))
     assert {inside.name, outside.name} <= node.listed()
 
 
@@ -289,17 +289,17 @@ def test_names_added_at_the_same_moment_are_all_found(
     assert second is not None
     put(directory, "foo", "0.1")
     assert node.repository.find(first) is None
-    admit = PackageDirectory.admit
+    add = PackageDirectory.add
 
-    def admit_both(self: PackageDirectory, path: str, name: Name) -> None:
-        admit(self, second.filename, second)
-        admit(self, path, name)
+    def add_both(self: PackageDirectory, path: str, name: Name) -> None:
+        add(self, second.filename, second)
+        add(self, path, name)
 
-    monkeypatch.setattr(PackageDirectory, "admit", admit_both)
+    monkeypatch.setattr(PackageDirectory, "add", add_both)
     with node.repository.package_directory.changing():
         put(directory, "foo", "1.0")
         put(directory, "foo", "2.0")
-    node.repository.package_directory.admit(first.filename, first)
+    node.repository.package_directory.add(first.filename, first)
     assert node.repository.find(first) == first.filename
     assert node.repository.find(second) == second.filename
 

@@ -113,9 +113,7 @@ def test_a_file_is_synced_before_it_is_named_and_its_folder_before_it_is_listed(
 
     monkeypatch.setattr(os, "fsync", noted(None, os.fsync))
     monkeypatch.setattr(uploads, "place", noted("place", directory.place))
-    monkeypatch.setattr(
-        node.repository.package_directory, "admit", noted("show", node.repository.package_directory.admit)
-    )
+    monkeypatch.setattr(node.repository.package_directory, "add", noted("show", node.repository.package_directory.add))
     publish(node)
     assert steps == ["sync file", "place", "sync folder", "show"]
 
