@@ -20,7 +20,7 @@ import bcrypt
 from ops.errors import StartError
 from ops.index.auth.passwords import TOKEN_USER
 from ops.index.auth.roles import Role
-from ops.index.auth.token_file import Token, TokenFile, fingerprint, new_token
+from ops.index.auth.token_file import Token, TokenFile, new_token, token_digest
 from ops.index.auth.tokens import DEFAULT_LIFETIME
 from ops.secret import Secret
 from ops.settings import SECRET_KEY
@@ -279,7 +279,7 @@ def write_tokens(credentials: Path, owners: Sequence[str], *, kept: Path) -> Non
     for owner in owners:
         plain, token_id = new_token()
         expires = now + DEFAULT_LIFETIME
-        file.add(Token(token_id, fingerprint(plain), owner, Role.PUBLISHER, None, "benchmark", now, expires))
+        file.add(Token(token_id, token_digest(plain), owner, Role.PUBLISHER, None, "benchmark", now, expires))
         plains.append(plain)
     for path, content in ((credentials / ".tokens", bytes(file)), (kept / "tokens", "\n".join(plains).encode())):
         path.touch(mode=0o600)

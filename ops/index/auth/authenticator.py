@@ -19,7 +19,7 @@ from ops.index.auth.minted_tokens import MintedTokens
 from ops.index.auth.passwords import TOKEN, TOKEN_USER, BasicCredentials, PasswordCheck, defect, verify_password
 from ops.index.auth.roles import Grants, Identity
 from ops.index.auth.throttle import MAX_PENDING, Admission, Throttle
-from ops.index.auth.token_file import fingerprint
+from ops.index.auth.token_file import token_digest
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.trust import Trust
 from ops.index.auth.user_cache import UserCache
@@ -371,7 +371,7 @@ class Authenticator:
         digest, password, token = login.digest, login.credentials.password, login.credentials.token
         if token is not None:
             # Its job may have been trusted a moment ago, which this server has not read yet.
-            if not login.credentials.minted or self._check_minted(fingerprint(token)):
+            if not login.credentials.minted or self._check_minted(token_digest(token)):
                 self._user_cache.renew(login.began)
             account = self._known_token(digest, token, login.address)
             guessed = account is None and digest not in self._refused
@@ -400,7 +400,7 @@ class Authenticator:
 
     def _known_token(self, digest: bytes, token: str, address: str) -> Account | None:
         """The account of a token in memory, now also cached by its header. Takes microseconds."""
-        account = self._token(fingerprint(token))
+        account = self._token(token_digest(token))
         if account is None or not self._remember(digest, account):
             return None
         if self._uses is not None and not account.identity.minted:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from ops.index.auth.token_file import fingerprint, new_token
+from ops.index.auth.token_file import new_token, token_digest
 from ops.index.auth.trust import Trust
 from ops.index.auth.users import Account
 from ops.index.bounded_dict import BoundedDict
@@ -63,14 +63,14 @@ class MintedTokens:
         """A new token with the rights of these jobs."""
         plain, token_id = new_token(minted=True)
         token = MintedToken(token_id, tuple(jobs), run, float(math.ceil(self._clock()) + LIFETIME))
-        digest = fingerprint(plain)
+        digest = token_digest(plain)
         self._entries.put(_key(digest), json.dumps(token), until=token.expires)
         self._known[digest] = token
         return plain, token
 
     def burn(self, plain: str) -> MintedToken | None:
         """End a token; None if there is none. Other servers notice within seconds."""
-        digest = fingerprint(plain)
+        digest = token_digest(plain)
         token = self._read(digest)
         if token is not None:
             self._entries.remove(_key(digest))

@@ -115,7 +115,7 @@ def new_token(*, minted: bool = False) -> tuple[str, str]:
     return f"pyidx_{token_id}_{secrets.token_hex(32)}", token_id
 
 
-def fingerprint(token: str) -> str:
+def token_digest(token: str) -> str:
     """The SHA-256 of a token, which is stored instead of it."""
     return hashlib.sha256(token.encode()).hexdigest()
 

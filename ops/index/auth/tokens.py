@@ -15,7 +15,7 @@ from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, Credentia
 from ops.index.auth.password_file import PasswordFile
 from ops.index.auth.passwords import InvalidCredentials
 from ops.index.auth.roles import Identity, Role, Roles
-from ops.index.auth.token_file import Token, TokenFile, fingerprint, new_token, rfc3339
+from ops.index.auth.token_file import Token, TokenFile, new_token, rfc3339, token_digest
 from ops.index.auth.token_uses import TokenUses
 from ops.index.errors import NotFound, StorageError
 from ops.index.storage.name_locks import NameLocks
@@ -114,7 +114,7 @@ class Tokens:
             rights = _limited(_owner(draft, owner), role, projects)
             token = Token(
                 id=token_id,
-                sha256=fingerprint(plain),
+                sha256=token_digest(plain),
                 owner=owner,
                 role=rights.role,
                 projects=rights.projects,
