@@ -61,7 +61,7 @@ _TABLE = "table-layout:auto;border-collapse:collapse;margin:0.5em 0;text-align:l
 _CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0;overflow-wrap:anywhere"
 _HEAD = f"{_CELL};white-space:nowrap"
 _CHART = "width:100%;max-width:50em"
-_CAPTION = "text-align:left;font-weight:bold;padding:0.2em 0;caption-side:top;color:inherit"
+_CAPTION = "text-align:left;font-weight:bold;padding:0.2em 0;caption-side:top;color:inherit;min-width:20em"
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def _html(row: Row) -> str:
         for v in row.verdicts
     )
     return (
-        f'<div style="overflow-x:auto"><table style="border-collapse:collapse;width:100%;max-width:60em">'
+        '<div style="overflow-x:auto">'
+        '<table style="table-layout:auto;border-collapse:collapse;width:100%;max-width:60em">'
         f'<caption style="text-align:left;font-weight:bold;color:inherit">{escape(_caption(row))}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         f"<p>{escape(row.method)}</p>" + (f"<ul>{verdicts}</ul>" if verdicts else "")
