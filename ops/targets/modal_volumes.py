@@ -44,9 +44,10 @@ class Volumes:
             return False
 
         def delete() -> None:
-            modal.Volume.objects.delete(name, allow_missing=True, environment_name=self._named)
+            # The volume last: if this run is killed, the next one still finds it, and deletes the rest.
             for own in self._dicts_of(name):
                 modal.Dict.objects.delete(own, allow_missing=True, environment_name=self._named)
+            modal.Volume.objects.delete(name, allow_missing=True, environment_name=self._named)
 
         ask("delete the volume", delete)
         return True
