@@ -15,6 +15,13 @@ from ops.private_files import private_file
 
 WAIT_SECONDS = 120.0
 
+_held: set[int] = set()
+
+
+def held() -> tuple[int, ...]:
+    """Descriptors of this process's locks, for a child that goes on if we are killed: it holds them until it ends."""
+    return tuple(_held)
+
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, what: str, seconds: float = WAIT_SECONDS) -> Iterator[None]:
@@ -33,8 +40,10 @@ def exclusive(path: Path, *, what: str, seconds: float = WAIT_SECONDS) -> Iterat
         _acquire(descriptor, what, seconds)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _held.add(descriptor)
         yield
     finally:
+        _held.discard(descriptor)
         os.close(descriptor)
 
 

@@ -23,6 +23,7 @@ from ops.errors import (
     TargetError,
     TimeLimitError,
 )
+from ops.targets.lock import held
 
 __all__ = ["SUPPORTED", "ask", "command_line", "exists", "modal", "say"]
 """``modal`` is the package itself, for modules that need advice if it is not installed."""
@@ -125,6 +126,7 @@ def command_line(
             text=True,
             check=False,
             timeout=seconds,
+            pass_fds=held(),
         )
 
     done = ask(doing, run, seconds=seconds)
