@@ -247,19 +247,8 @@ def apply(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> 
                 done.append((f"user {registered.username}", _described(registered, user)))
             else:
                 written = onboarding.files.write(login)
-            if onboarding.token_days and _token_change(onboarding, deployment).then:
-                request = user_tokens.TokenRequest(
-                    owner=onboarding.username,
-                    role=onboarding.role,
-                    projects=onboarding.projects,
-                    days=onboarding.token_days,
-                    label=TOKEN_LABEL,
-                )
-                plain, token = request.create(admin)
-                user_tokens.write_token(onboarding.token, plain)
-                done.append(
-                    (f"token {token.id}", f"in {shown(onboarding.token)}, mode 0600, until {token.expires[:10]}")
-                )
+            if onboarding.token_days:
+                done += _write_token(onboarding, deployment, admin)
     if written:
         done.append((f"{len(written)} files in {shown(onboarding.folder)}", "written, mode 0600"))
     if exposed:
@@ -405,6 +394,21 @@ def _token_change(onboarding: Onboarding, deployment: Deployment) -> Change:
     if user_tokens.token_status(deployment.url, token) == 200:
         return Change(thing, "lets in", "")
     return Change(thing, "lets nobody in", then)
+
+
+def _write_token(onboarding: Onboarding, deployment: Deployment, admin: AdminApi) -> list[tuple[str, str]]:
+    if not _token_change(onboarding, deployment).then:
+        user_tokens.begun_file(onboarding.token).unlink(missing_ok=True)
+        return []
+    request = user_tokens.TokenRequest(
+        owner=onboarding.username,
+        role=onboarding.role,
+        projects=onboarding.projects,
+        days=onboarding.token_days,
+        label=TOKEN_LABEL,
+    )
+    token = user_tokens.create_file(admin, request, onboarding.token)
+    return [(f"token {token.id}", f"in {shown(onboarding.token)}, mode 0600, until {token.expires[:10]}")]
 
 
 def _user_change(onboarding: Onboarding, user: IndexUser | None) -> Change:

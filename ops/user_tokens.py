@@ -55,6 +55,31 @@ class TokenRequest:
         )
 
 
+def create_file(admin: AdminApi, request: TokenRequest, path: Path) -> IndexToken:
+    """Create a token into a private file. Revokes one that a killed run created and did not write there.
+
+    Raises:
+        IndexRequestError: the index refused it.
+        OSError: the file cannot be written.
+    """
+    begun, tokens = begun_file(path), [each for each in admin.tokens(request.owner) if each.label == request.label]
+    if begun.exists():
+        before = begun.read_text("utf-8").split()
+        for token in tokens:
+            if token.id not in before and not token.last_used:
+                admin.revoke_token(token.id)
+    private_folder(path.parent)
+    replace_file(begun, " ".join(token.id for token in tokens))
+    plain, token = request.create(admin)
+    write_token(path, plain)
+    return token
+
+
+def begun_file(path: Path) -> Path:
+    """File that exists until a token is created and written to *path*, with the ids of the tokens before."""
+    return path.with_name(f"{path.name}.begun")
+
+
 def create(
     target: Target,
     request: TokenRequest,
@@ -151,6 +176,7 @@ def write_token(path: Path, token: Secret) -> None:
     private_folder(path.parent)
     os.close(private_file(path, os.O_WRONLY))
     replace_file(path, f"{token.reveal()}\n")
+    begun_file(path).unlink(missing_ok=True)
 
 
 def read_token(path: Path) -> Secret | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 
-from ops import onboard
+from ops import onboard, user_tokens
 from ops.errors import NotDeployedError, ParameterError, PreflightError, RunbookError, VerificationError
 from ops.onboard import Onboarding
 from ops.workspace import Workspace
@@ -52,6 +52,37 @@ def test_a_new_user_gets_a_hash_on_the_index_and_files_here(
     assert not any(password.encode() in body for body in index.bodies), "the password itself was sent"
     assert password not in repr(outcome)
     assert alice(provisioned).folder == workspace.user("local", "alice")
+
+
+def test_a_token_that_a_killed_run_could_not_write_is_revoked(
+    provisioned: FakeTarget, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    onboard.apply(alice(provisioned, token_days=30))
+    alice(provisioned).token.unlink()  # it was handed over
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(user_tokens, "write_token", killed)
+            with pytest.raises(Killed):
+                onboard.apply(alice(provisioned, token_days=30))
+    onboard.apply(alice(provisioned, token_days=30))
+    assert list(index.tokens) == ["id-1", "id-4"]
+    assert [path.name for path in alice(provisioned).folder.glob("token*")] == ["token"]
+    assert not onboard.apply(alice(provisioned, token_days=30)).changed
+
+
+def test_a_token_written_by_a_killed_run_is_kept(provisioned: FakeTarget, index: FakeIndex) -> None:
+    onboard.apply(alice(provisioned, token_days=30))
+    begun = user_tokens.begun_file(alice(provisioned).token)
+    begun.touch()
+    assert not onboard.apply(alice(provisioned, token_days=30)).changed
+    assert not begun.exists()
+    assert list(index.tokens) == ["id-1"]
 
 
 def test_the_second_time_nothing_is_changed_or_sent(provisioned: FakeTarget, index: FakeIndex) -> None:
