@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
+import os
 import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,13 +23,15 @@ from ops.clients import ClientFiles, Login
 from ops.errors import IndexRequestError, RunbookError
 from ops.http_client import JSON, HttpClient, login_status
 from ops.polling import until, until_equal
+from ops.private_files import private_file, private_folder
 from ops.secret import Secret
 from ops.targets import Target
 from ops.targets.index_rules import RANDOM_PASSWORD_ROUNDS, password_hash
 from ops.test_release import PROJECT
+from ops.workspace import Workspace
 
 _STALE = timedelta(hours=1)
-"""Age from which leftovers of a killed test are removed."""
+"""Age from which leftovers of a test that was killed on another machine are removed."""
 
 _USERNAME = re.compile(r"(?:smoke|operator|incident)-([0-9a-f]{8})[0-9a-f]{4}")
 _VERSION = re.compile(r"\d+(?:\.\d+)*\.dev(\d{14})\d{3}")
@@ -50,6 +54,7 @@ class TemporaryUser:
         self.version = f"{Version(__version__).base_version}.dev{number}"
         self.ended = False
         self._removed = False
+        self._mark = contextlib.ExitStack()
         self._folder: Path | None = None
         self._logins: dict[str, Login] = {}
 
@@ -66,8 +71,9 @@ class TemporaryUser:
         password = Secret.generate()
         deployment, admin = AdminApi.of(self._target)
         with admin:
-            stale = _remove_stale_users(admin)
+            stale, versions = _remove_stale_users(self._target, admin)
             digest = password_hash(password, RANDOM_PASSWORD_ROUNDS)
+            self._mark.enter_context(_marked(self._target, self.username, self.version))
             admin.register(self.username, password_hash=digest, role="admin")
         url = deployment.url
         self._logins = {
@@ -78,7 +84,7 @@ class TemporaryUser:
         for who, login in self._logins.items():
             self.files(who).write(login)
         until_equal(self.login_status, 200)
-        return stale, self._remove_stale_releases()
+        return stale, self._remove_stale_releases(versions)
 
     @property
     def user(self) -> Login:
@@ -151,6 +157,7 @@ class TemporaryUser:
         finally:
             try:
                 self.delete_user()
+                self._mark.close()
                 self._removed = True
                 atexit.unregister(self._end_quietly)
             finally:
@@ -172,8 +179,8 @@ class TemporaryUser:
                 todo="remove it as an admin of the index",
             )
 
-    def _remove_stale_releases(self) -> int:
-        stale = [version for version in self.versions() if _release_is_stale(version)]
+    def _remove_stale_releases(self, known: Collection[str]) -> int:
+        stale = [version for version in self.versions() if version in known or _release_is_stale(version)]
         for version in stale:
             self._remove(version)
         return len(stale)
@@ -184,11 +191,38 @@ def _new_name(prefix: str) -> str:
     return f"{prefix}-{int(datetime.now(UTC).timestamp()):08x}{secrets.token_hex(2)}"
 
 
-def _remove_stale_users(admin: AdminApi) -> int:
-    stale = [user.username for user in admin.users() if _user_is_stale(user.username)]
+def _marks(target: Target) -> Path:
+    return Workspace.default().target(target.place) / "temporary"
+
+
+@contextmanager
+def _marked(target: Target, username: str, version: str = "") -> Iterator[None]:
+    """A file for a user who only exists inside the context, with the version. It stays locked until we are killed."""
+    path = _marks(target) / username
+    private_folder(path.parent)
+    descriptor = private_file(path, os.O_WRONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.write(descriptor, version.encode())
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale_users(target: Target, admin: AdminApi) -> tuple[int, list[str]]:
+    """Remove users left by killed runs. Returns their number, and the versions of those on this machine."""
+    marks = {}
+    for path in _marks(target).glob("*"):
+        with contextlib.suppress(OSError), path.open(encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            marks[path.name] = file.read()
+    stale = [user.username for user in admin.users() if user.username in marks or _user_is_stale(user.username)]
     for username in stale:
         admin.delete(username)
-    return len(stale)
+    for name in marks:
+        (_marks(target) / name).unlink(missing_ok=True)
+    return len(stale), list(marks.values())
 
 
 def _user_is_stale(username: str) -> bool:
@@ -225,8 +259,8 @@ def temporary_admin(target: Target, purpose: str) -> Iterator[HttpClient]:
     """
     username, password = _new_name(purpose), Secret.generate()
     deployment, admin = AdminApi.of(target)
-    with admin:
-        _remove_stale_users(admin)
+    with admin, _marked(target, username):
+        _remove_stale_users(target, admin)
         admin.register(username, password_hash=password_hash(password, RANDOM_PASSWORD_ROUNDS), role="admin")
         try:
             with HttpClient(deployment.url, username=username, password=password) as http:

@@ -5,6 +5,7 @@
     volumes/NAME/           one folder a volume
     secrets/NAME.env        0600, one KEY=value a line
     server.json, server.log
+    temporary/USER          a user made for a running notebook
   modal.ENVIRONMENT/        one Modal environment
     secrets/NAME.env        the operator's copy of secrets, which Modal does not return
   users/PLACE/USER/         pip.conf, uv.toml, .pypirc, netrc, env.sh; the place is local or modal.ENVIRONMENT

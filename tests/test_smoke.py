@@ -188,6 +188,38 @@ def test_a_kernel_shut_down_midway_leaves_nothing(provisioned: FakeTarget, index
     assert list(temporary.iterdir()) == []
 
 
+def test_what_a_killed_test_left_on_this_machine_is_removed_by_the_next(
+    smoke: SmokeTest, index: FakeIndex, workspace: Workspace
+) -> None:
+    token = smoke._target.recall_secret("pypi-auth-token", "AUTH_TOKEN")
+    assert token is not None
+    script = (
+        "import os, signal, sys\n"
+        "from types import SimpleNamespace\n"
+        "from ops.secret import Secret\n"
+        "from ops.temporary_user import TemporaryUser, temporary_admin\n"
+        "from tests.fakes import FakeTarget\n"
+        "target = FakeTarget(SimpleNamespace(url=sys.argv[1], token=''))\n"
+        "target.secrets, target.running = {'pypi-auth-token': {'AUTH_TOKEN': Secret(input())}}, True\n"
+        "user = TemporaryUser(target)\n"
+        "user.start()\n"
+        "with temporary_admin(target, 'incident'):\n"
+        "    print(user.version, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-c", script, index.url]
+    killed = subprocess.run(
+        command, input=f"{token.reveal()}\n", stdout=subprocess.PIPE, text=True, check=False, cwd=PROJECT_ROOT
+    )
+    index.files[f"pypi_runbook-{killed.stdout.strip()}.tar.gz"] = b"published"
+    assert sorted(name.partition("-")[0] for name in index.users) == ["incident", "smoke"]
+    assert ("left over from killed tests", "2 users and 1 releases removed") in smoke.start().rows
+    assert list(index.users) == [smoke.temporary_user.username]
+    assert index.files == {}
+    smoke.temporary_user.end()
+    assert list((workspace.target("local") / "temporary").iterdir()) == []
+
+
 def test_old_leftovers_of_killed_tests_are_removed_and_everything_else_stays(
     smoke: SmokeTest, index: FakeIndex
 ) -> None:
