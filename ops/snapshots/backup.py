@@ -22,7 +22,7 @@ from typing import Protocol
 from ops.errors import RunbookError, SnapshotError
 from ops.settings import Settings
 from ops.snapshots.bucket import Blob, Bucket
-from ops.snapshots.retention import Retention, unneeded
+from ops.snapshots.retention import GRACE, Retention, unneeded
 from ops.snapshots.scratch import scratch_folder
 from ops.snapshots.snapshot import (
     CREDENTIALS,
@@ -228,6 +228,7 @@ class Backup:
         waste = self.waste()
         for sha256 in waste:
             self._bucket.delete_blob(sha256)
+        self._bucket.delete_unfinished(self._clock() - GRACE)
         return expired, len(waste)
 
     def expired(self, retention: Retention) -> list[str]:

@@ -214,6 +214,14 @@ class Bucket:
         """Delete a snapshot, but none of its blobs."""
         self._delete(f"{SNAPSHOTS}{name}.json")
 
+    def delete_unfinished(self, before: datetime) -> None:
+        """Delete what killed runs had only begun to write to a folder. A bucket never shows such writes."""
+        with _explained("delete in", self.place):
+            for path in self._folder.glob("*/*#*") if self._folder else ():
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before.timestamp():
+                        path.unlink()
+
     def _delete(self, path: str) -> None:
         with _explained("delete in", self.place), contextlib.suppress(FileNotFoundError):
             obstore.delete(self._store, path)

@@ -193,6 +193,18 @@ def test_a_run_killed_at_any_step_and_repeated_ends_the_same(index: Index, tmp_p
             assert ended(bucket) == expected, f"killed {'after' if after else 'before'} step {fatal}"
 
 
+def test_what_a_killed_run_had_begun_to_write_is_deleted_after_a_day(index: Index, tmp_path: Path) -> None:
+    bucket = Bucket.open(str(tmp_path / "bucket"), create=True)
+    run(index, bucket)
+    begun, running = (tmp_path / "bucket" / "blobs" / f"{'0' * 64}#{number}" for number in (1, 2))
+    for path in (begun, running):
+        path.write_bytes(b"half of it")
+    os.utime(begun, (0, 0))
+    run(index, bucket, lambda: datetime.now(UTC))
+    assert not begun.exists()
+    assert running.exists(), "another run may be writing it"
+
+
 def test_a_blob_of_another_snapshot_survives_retention(index: Index, bucket: Bucket, tmp_path: Path) -> None:
     january = datetime(2026, 1, 1, tzinfo=UTC)
     Backup(index, bucket, "local", clock=lambda: january).take()
