@@ -110,7 +110,7 @@ def describe(
         label=label or None,
         days=max_age_days,
     )
-    return dataclasses.replace(rotation, former=_current(rotation))
+    return dataclasses.replace(rotation, former=_unfinished(rotation) or _current(rotation))
 
 
 def plan(rotation: Rotation) -> Plan:
@@ -138,10 +138,9 @@ def _caption(rotation: Rotation) -> str:
 def _changes(rotation: Rotation, admin: AdminApi) -> list[Change]:
     if rotation.kind == "admin":
         _require_own_copy(rotation)
-        age, names = rotation.target.credential_ages()[0], rotation.target.settings
-        then = "generate a new one, and restart the server"
-        if rotation.target.recall_former_secret(names.secret_name, names.secret_key) is not None:
-            return [Change(age.name, "from a rotation that was interrupted before the server had it", then)]
+        age, then = rotation.target.credential_ages()[0], "generate a new one, and restart the server"
+        if _unfinished(rotation) is not None:
+            return [Change(age.name, "from a rotation that was interrupted before the server had it", "complete it")]
         return [_change(rotation, age, then)]
     if rotation.kind == "password":
         _require_user(rotation, admin)
@@ -233,9 +232,20 @@ def apply(rotation: Rotation) -> Outcome:
     return Outcome(_caption(rotation), tuple(done), "", target.place, deployment.url)
 
 
+def _unfinished(rotation: Rotation) -> Secret | None:
+    """The admin token that servers may still have after an interrupted rotation; None if there was none."""
+    if rotation.kind != "admin":
+        return None
+    names = rotation.target.settings
+    return rotation.target.recall_former_secret(names.secret_name, names.secret_key)
+
+
 def _rotate_admin(rotation: Rotation) -> list[tuple[str, str]]:
     names = rotation.target.settings
-    rotation.target.put_secret(names.secret_name, {names.secret_key: Secret.generate()})
+    # The servers may have the new token of an interrupted rotation already: a third one would lock this machine out
+    # if it was interrupted as well.
+    if _unfinished(rotation) in {None, _current(rotation)}:
+        rotation.target.put_secret(names.secret_name, {names.secret_key: Secret.generate()})
     rotation.target.deploy()
     return [(f"secret {names.secret_name} (admin token)", "replaced"), ("server", "restarted with it")]
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ops.errors import TargetError
-from ops.private_files import draft_of, open_to_others, private_folder, remove_abandoned_drafts, write_durably
+from ops.private_files import draft_of, open_to_others, private_folder, remove_abandoned_drafts, replace_file
 from ops.secret import Secret
 from ops.targets.target import VolumeFile
 from ops.workspace import shown
@@ -218,13 +218,20 @@ class SecretFiles:
         """The folder and the files in it."""
         return [self._folder, *sorted(self._folder.glob(f"{self._prefix}*.env"))] if self._folder.is_dir() else []
 
-    def keep_former(self, name: str) -> None:
-        """Keep the secret's current file until :meth:`forget_former`, unless an earlier one is kept."""
-        with (
-            explained(f"keep the secret {name!r}", self._folder),
-            contextlib.suppress(FileExistsError, FileNotFoundError),
-        ):
-            os.link(self.path(name), self.path(_former(name)))
+    def keep_former(self, name: str, *places: SecretFiles) -> None:
+        """Keep the secret's current file until :meth:`forget_former`, unless an earlier one is kept.
+
+        Parameters:
+            name: of the secret.
+            places: where else its file may be.
+        """
+        for files in (self, *places):
+            with (
+                explained(f"keep the secret {name!r}", self._folder),
+                contextlib.suppress(FileExistsError, FileNotFoundError),
+            ):
+                private_folder(self._folder)
+                os.link(files.path(name), self.path(_former(name)))
 
     def recall_former(self, name: str, key: str) -> Secret | None:
         """The value of *key* in the file that is kept; None if there is none."""
@@ -240,16 +247,6 @@ class SecretFiles:
         Raises:
             TargetError: a value does not fit into the file, or it cannot be written.
         """
-        with self.draft(name, values):
-            pass
-
-    @contextlib.contextmanager
-    def draft(self, name: str, values: Mapping[str, Secret]) -> Iterator[None]:
-        """Write the secret's file, and put it in place if the block ends without an error.
-
-        Raises:
-            TargetError: as for :meth:`put`.
-        """
         lines = []
         for key, secret in values.items():
             value = secret.reveal()
@@ -260,16 +257,10 @@ class SecretFiles:
                     todo="use a value on one line",
                 )
             lines.append(f"{key}={value}\n")
-        path, doing = self.path(name), f"write the secret {name!r}"
-        with contextlib.ExitStack() as stack:
-            with explained(doing, path):
-                private_folder(path.parent)
-                remove_abandoned_drafts(path)
-                draft = stack.enter_context(draft_of(path))
-                write_durably(draft, "".join(lines).encode())
-            yield
-            with explained(doing, path):
-                draft.replace(path)
+        path = self.path(name)
+        with explained(f"write the secret {name!r}", path):
+            private_folder(path.parent)
+            replace_file(path, "".join(lines))
 
     def recall(self, name: str, key: str) -> Secret | None:
         """The value of *key*; None if there is none.

@@ -156,22 +156,27 @@ class ModalTarget(Volumes):
     def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
         """Create the secret, or update its keys, and store a copy here, because Modal does not return values.
 
-        An existing secret is updated in place, because deployed functions refer to its id. Running containers have the
-        old value until the next :meth:`deploy`, which replaces them.
+        The copy is stored first: if this fails or is killed, Modal has the value in the copy or the former one, and
+        the next :meth:`deploy` sends the copy again. Running containers have the former value until then.
         """
+        private_folder(self._folder)
+        os.close(private_file(self._stale, os.O_WRONLY))
+        if name == self.settings.secret_name:
+            self._copies.keep_former(name, *self._earlier_copies)
+        self._copies.put(name, values)
+        self._send_secret(name, values)
+
+    def _send_secret(self, name: str, values: Mapping[str, Secret]) -> None:
         revealed = {key: secret.reveal() for key, secret in values.items()}
 
-        def put() -> None:
+        def send() -> None:
             try:
                 modal.Secret.objects.create(name, revealed, environment_name=self._environment or None)
             except modal.exception.AlreadyExistsError:
+                # Deployed functions refer to its id.
                 self._secret(name).update(revealed)
 
-        private_folder(self._folder)
-        self._copies.keep_former(name)
-        with self._copies.draft(name, values):
-            os.close(private_file(self._stale, os.O_WRONLY))
-            ask("keep the secret", put)
+        ask("keep the secret", send)
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
         """The operator's copy: the environment variable *key*, or the file that :meth:`put_secret` wrote."""
@@ -220,16 +225,17 @@ class ModalTarget(Volumes):
         ]
 
     def delete_secret(self, name: str) -> bool:
-        """Delete the secret and the copy here."""
+        """Delete the secret, then the copy here."""
+        found = self.secret_exists(name)
+        if found:
+            environment = self._environment or None
+            ask(
+                "delete the secret",
+                lambda: modal.Secret.objects.delete(name, allow_missing=True, environment_name=environment),
+            )
         for files in (self._copies, *self._earlier_copies):
             files.delete(name)
-        if not self.secret_exists(name):
-            return False
-        ask(
-            "delete the secret",
-            lambda: modal.Secret.objects.delete(name, allow_missing=True, environment_name=self._environment or None),
-        )
-        return True
+        return found
 
     def _secret(self, name: str) -> modal.Secret:
         return modal.Secret.from_name(name, environment_name=self._environment or None)
@@ -299,14 +305,22 @@ class ModalTarget(Volumes):
     def deploy(self, *, tag: str = "", lower_protection: str = "", revision: str = "") -> Deployment:
         """Deploy, replace containers with an old secret, and wait until the index responds."""
         before = self._versions.version()
+        name, key = self.settings.secret_name, self.settings.secret_key
+        copy = self._copies.recall(name, key)
+        if copy is not None and self._copies.recall_former(name, key) is not None:
+            self._send_secret(name, {key: copy})
         self._versions.deploy(tag, lower_protection=lower_protection, revision=revision)
         stale = [file for file in self._stale_files if file.exists()]
         if before and stale:
             self._versions.rollover()
         for file in stale:
             file.unlink(missing_ok=True)
-        self._copies.forget_former(self.settings.secret_name)
+        self._copies.forget_former(name)
         return self._responding(changed=self._versions.version() != before)
+
+    def resume(self) -> bool:
+        """False: Modal replaces containers without stopping the app."""
+        return False
 
     def history(self) -> Sequence[DeployedVersion]:
         """Modal's history of deployments, newest first."""
@@ -323,8 +337,9 @@ class ModalTarget(Volumes):
         return self._folder / f"{self.settings.app_name}.upgrade"
 
     def state_files(self) -> Sequence[Path]:
-        """Marks of containers with an older secret, and of an upgrade that was not tested."""
-        return [path for path in (*self._stale_files, self.unfinished_upgrade) if path.exists()]
+        """Marks of containers with an older secret, and of unfinished runs."""
+        marks = (*self._stale_files, self.unfinished_upgrade, self._folder / "temporary")
+        return [path for path in marks if path.exists()]
 
     def stop(self) -> bool:
         """Stop the app for good. Volumes and secrets stay; the next :meth:`deploy` creates a new app with that name."""

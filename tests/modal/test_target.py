@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from ops.errors import (
     TimeLimitError,
 )
 from ops.secret import Secret
-from ops.settings import PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
+from ops.settings import ADMIN_FUNCTION, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
 from ops.targets import CredentialAge, modal_volumes, open_target
 from ops.targets import lock as lock_module
 from ops.targets import modal as modal_target
@@ -162,14 +162,6 @@ def test_the_variable_takes_precedence_over_the_copy(target: ModalTarget, monkey
     assert target.recall_secret("three", SECRET_KEY) == Secret("from-the-environment")
 
 
-def test_a_secret_refused_by_modal_leaves_the_old_copy(target: ModalTarget, plane: ControlPlane) -> None:
-    target.put_secret("four", {SECRET_KEY: Secret("the-old-value")})
-    plane.fail("SecretGetOrCreate", Status.PERMISSION_DENIED, "you may not")
-    with pytest.raises(PermissionDeniedError):
-        target.put_secret("four", {SECRET_KEY: Secret("the-new-value")})
-    assert target.recall_secret("four", SECRET_KEY) == Secret("the-old-value")
-
-
 def test_deleting_a_secret_deletes_the_copy_too(target: ModalTarget, workspace: Workspace) -> None:
     target.put_secret("five", {SECRET_KEY: Secret("a-value")})
     assert target.delete_secret("five")
@@ -203,6 +195,18 @@ def test_a_volume_is_created_once_and_deleted_once(target: ModalTarget) -> None:
     assert list(target.list_files("box")) == []
     assert target.delete_volume("box")
     assert not target.delete_volume("box")
+
+
+def test_a_volume_is_deleted_after_its_dicts_so_that_a_second_run_finds_what_the_first_left(
+    target: ModalTarget, plane: ControlPlane
+) -> None:
+    target.create_volume(PACKAGES_VOLUME)
+    modal.Dict.objects.create(target.settings.claims_dict, environment_name="main")
+    plane.fail("DictDelete", Status.PERMISSION_DENIED, "you may not")
+    with pytest.raises(PermissionDeniedError):
+        target.delete_volume(PACKAGES_VOLUME)
+    assert target.delete_volume(PACKAGES_VOLUME)
+    assert [found for found in plane.dicts.by_id.values() if found.name == target.settings.claims_dict] == []
 
 
 def test_files_are_transferred_both_ways_unchanged_even_large_ones(
@@ -286,6 +290,56 @@ def test_a_rotation_keeps_the_old_admin_token_until_the_containers_have_the_new_
     rotation.verify(described, rotation.apply(described))
     assert provisioned.recall_former_secret(SECRET_NAME, SECRET_KEY) is None
     assert not rotation.apply(described).changed
+
+
+def test_of_a_secret_refused_by_modal_both_values_are_kept_until_the_next_deployment_sends_the_new_one(
+    provisioned: ModalTarget, plane: ControlPlane
+) -> None:
+    old, new = Secret("the-old-value-of-this-test-0123456789"), Secret("the-new-value-of-this-test-0123456789")
+    provisioned.put_secret(SECRET_NAME, {SECRET_KEY: old})
+    provisioned.deploy()
+    plane.fail("SecretGetOrCreate", Status.PERMISSION_DENIED, "you may not")
+    with pytest.raises(PermissionDeniedError):
+        provisioned.put_secret(SECRET_NAME, {SECRET_KEY: new})
+    assert provisioned.recall_former_secret(SECRET_NAME, SECRET_KEY) == old
+    assert provisioned.recall_secret(SECRET_NAME, SECRET_KEY) == new
+    provisioned.deploy()
+    stored = plane.secrets.named(SECRET_NAME, "main")
+    assert stored is not None
+    assert stored.values == {SECRET_KEY: new.reveal()}
+    assert provisioned.recall_former_secret(SECRET_NAME, SECRET_KEY) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [False, True])
+def test_rotations_killed_while_modal_gets_the_new_admin_token_lock_nobody_out(
+    provisioned: ModalTarget, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, *, sent: bool
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(doing: str, work: Callable[[], Any], **options: Any) -> Any:
+        if doing != "keep the secret":
+            return ask(doing, work, **options)
+        if sent:
+            ask(doing, work, **options)
+        raise Killed
+
+    provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("the-token-before-two-killed-rotations")})
+    provisioned.deploy()
+    for _ in range(2):
+        described = rotation.describe(provisioned, rotate="admin", max_age_days=0)
+        with monkeypatch.context() as patched:
+            patched.setattr(modal_target, "ask", killed)
+            with pytest.raises(Killed):
+                rotation.apply(described)
+        for container in plane.live(ADMIN_FUNCTION):
+            plane.kill(container)  # the next one has what Modal has now
+    described = rotation.describe(provisioned, rotate="admin", max_age_days=90)
+    assert rotation.plan(described).pending[0].then == "complete it"
+    rotation.verify(described, rotation.apply(described))
+    assert provisioned.recall_former_secret(SECRET_NAME, SECRET_KEY) is None
+    assert provisioned.outdated() == ""
 
 
 def test_after_a_rotation_the_next_deployment_replaces_the_containers(
