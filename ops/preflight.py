@@ -21,7 +21,9 @@ def preflight(target: Target) -> Table:
 
 
 def preflight_of_index(target: Target) -> Table:
-    """Check what the target needs, and that an index responds there and accepts the admin token. Reads only.
+    """Check what the target needs, and that an index responds there and accepts the admin token.
+
+    Changes nothing, but starts a server again that a killed run had stopped to replace it.
 
     Parameters:
         target: where the index runs.
@@ -31,6 +33,8 @@ def preflight_of_index(target: Target) -> Table:
     """
     checks, address = list(target.checks()), ""
     if all(check.passed for check in checks):
+        if target.resume():
+            checks.append(Check("server", passed=True, detail="an earlier run was killed; started again"))
         state = target.state()
         address = state.deployment.url if state.deployment else ""
         checks += _index(target, state)

@@ -369,6 +369,9 @@ class FakeTarget:
         self.index.token = secret["AUTH_TOKEN"].reveal()
         return self._deployment(changed=changed)
 
+    def resume(self) -> bool:
+        return False
+
     def history(self) -> Sequence[DeployedVersion]:
         return self.versions[::-1]
 

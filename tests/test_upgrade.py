@@ -98,6 +98,20 @@ def test_a_new_version_is_deployed_once_and_can_be_rolled_back(versioned: Target
     assert git(clone, "worktree", "list").count("\n") == 0, "no worktree is left"
 
 
+def test_a_server_stopped_by_a_killed_upgrade_is_started_again_with_the_version_before(
+    versioned: Target, clone: Path
+) -> None:
+    change(clone, "Change", new="# more")
+    versioned.deploy()
+    assert [release.version for release in versioned.history()] == ["2", "1"]
+    versioned.unfinished_upgrade.write_text("1")
+    versioned.stop()
+    assert versioned.resume()
+    assert versioned.outdated() == "runs with another code"
+    assert upgraded(versioned).done[0] == ("server", "version 2 deployed, in place of 1")
+    assert not versioned.unfinished_upgrade.exists()
+
+
 def test_a_change_of_the_volumes_format_is_marked(versioned: Target, clone: Path) -> None:
     change(clone, "Write otherwise", new="# otherwise", file="ops/index/packages/annotations.py")
     assert upgrade.changes(upgrade.describe(versioned)).rows[0][1:] == ("Write otherwise", "yes")

@@ -131,7 +131,8 @@ class LocalTarget(VolumeFolders):
 
     def put_secret(self, name: str, values: Mapping[str, Secret]) -> None:
         """Write or replace the secret's file."""
-        self._secrets.keep_former(name)
+        if name == self.settings.secret_name:
+            self._secrets.keep_former(name)
         self._secrets.put(name, values)
 
     def recall_secret(self, name: str, key: str) -> Secret | None:
@@ -227,7 +228,7 @@ class LocalTarget(VolumeFolders):
 
     def _deploy(self, code: Path, tag: str, commit: str) -> Deployment:
         running = ServerProcess.load(self._process_file)
-        fingerprint = " ".join(f"{name}={digest}" for name, digest in self._parts(code).items())
+        fingerprint = self._fingerprint(code)
         if running is not None and running.alive():
             wanted = running.port if self._port is None else self._port
             same = (running.port, running.fingerprint) == (wanted, fingerprint)
@@ -242,12 +243,35 @@ class LocalTarget(VolumeFolders):
         self._versions.record(code, tag=tag, commit=commit)
         return _deployment(started, changed=True)
 
+    def resume(self) -> bool:
+        """Start the server again if a run was killed while it was stopped for a new admin token or an upgrade.
+
+        It runs the code from before: of the version before the upgrade, or else of the newest version.
+        """
+        rotated = self.recall_former_secret(self.settings.secret_name, self.settings.secret_key) is not None
+        if not rotated and not self.unfinished_upgrade.exists():
+            return False
+        with self.lock():
+            last = ServerProcess.load(self._process_file)
+            if last is None:
+                return False
+            # It may still be stopping, or starting.
+            until(lambda: _healthy(last) or not last.alive(), bool, seconds=STOP_SECONDS, interval=0.1)
+            if last.alive():
+                return False
+            before = self.unfinished_upgrade.read_text("utf-8") if self.unfinished_upgrade.exists() else ""
+            version = before or next((each.version for each in self.history()), "")
+            code = self._versions.code(version)[0] if version else PROJECT_ROOT
+            self._start(last, self._fingerprint(code), code)
+        return True
+
     def _start(self, last: ServerProcess | None, fingerprint: str, code: Path) -> ServerProcess:
         with explained("start the server", self._folder):
             private_folder(self._folder)
             for port in self._candidates(last):
                 process = ServerProcess.start(
                     self._command(port),
+                    file=self._process_file,
                     log=self._log,
                     host=LOCAL_HOST,
                     port=port,
@@ -255,7 +279,6 @@ class LocalTarget(VolumeFolders):
                     code=code,
                     variables=self._variables(port),
                 )
-                process.save(self._process_file)
                 if self._responds(process):
                     return process
                 if last is None:
@@ -327,6 +350,9 @@ class LocalTarget(VolumeFolders):
         process.stop(seconds=1)
         return False
 
+    def _fingerprint(self, code: Path) -> str:
+        return " ".join(f"{name}={digest}" for name, digest in self._parts(code).items())
+
     def _parts(self, code: Path) -> dict[str, str]:
         """Digest of each part that a server is started with."""
         secret = b""
@@ -354,8 +380,9 @@ class LocalTarget(VolumeFolders):
         return self._folder / "upgrade"
 
     def state_files(self) -> Sequence[Path]:
-        """The server's log, the code of its versions, and the mark of an untested upgrade. The address is kept."""
-        return [path for path in (self._folder / "versions", self._log, self.unfinished_upgrade) if path.exists()]
+        """The server's log, the code of its versions, and marks of unfinished runs. The address is kept."""
+        folders = (self._folder / "versions", self._folder / "temporary")
+        return [path for path in (*folders, self._log, self.unfinished_upgrade) if path.exists()]
 
     def stop(self) -> bool:
         """Stop the server. Volumes and secrets stay."""

@@ -20,6 +20,9 @@ from ops.private_files import UMASK, private_file, replace_file
 STOP_SECONDS = 15.0
 """Seconds for a server to finish its requests after SIGTERM, before it is killed."""
 
+_GATE = 'read -r line && exec "$@" </dev/null'
+"""Shell script that becomes a command once it gets a line, or ends with the process that should send it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerProcess:
@@ -44,6 +47,7 @@ class ServerProcess:
         cls,
         command: Sequence[str],
         *,
+        file: Path,
         log: Path,
         host: str,
         port: int,
@@ -54,13 +58,13 @@ class ServerProcess:
         """Start *command* in its own session, so that it outlives the notebook's kernel and any Ctrl-C there.
 
         Both of its outputs are appended to *log*. It imports ``ops`` from the folder *code*. Its environment is ours
-        with these *variables*.
+        with these *variables*. It only runs once it is saved in *file*: no server is left unknown if we are killed.
         """
         descriptor = private_file(log, os.O_WRONLY | os.O_APPEND)
         try:
             process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
+                ["/bin/sh", "-c", _GATE, "sh", *command],
+                stdin=subprocess.PIPE,
                 stdout=descriptor,
                 stderr=descriptor,
                 cwd=log.parent,
@@ -71,11 +75,13 @@ class ServerProcess:
         finally:
             os.close(descriptor)
         process.returncode = 0  # meant to outlive us: no ResourceWarning when the handle is collected
-        try:
+        assert process.stdin is not None  # noqa: S101 - for the type checker
+        with process.stdin as gate:
             created = psutil.Process(process.pid).create_time()
-        except psutil.NoSuchProcess:
-            created = 0.0
-        return cls(pid=process.pid, created=created, host=host, port=port, fingerprint=fingerprint)
+            started = cls(pid=process.pid, created=created, host=host, port=port, fingerprint=fingerprint)
+            started.save(file)
+            gate.write(b"\n")
+        return started
 
     @classmethod
     def load(cls, path: Path) -> ServerProcess | None:

@@ -332,6 +332,9 @@ class Target(Protocol):
             StartError: the index did not respond in time; the message has the path of its log.
         """
 
+    def resume(self) -> bool:
+        """Start a server again that a killed run had stopped to replace it. False if there is none."""
+
     def history(self) -> Sequence[DeployedVersion]:
         """Past deployments, newest first; empty if the target has no history."""
 

@@ -23,13 +23,15 @@ import pytest
 
 from ops.errors import BusyError, PortTakenError, StartError, TargetError
 from ops.index.config import PUBLIC_URL_VARIABLE, TRUSTED_ROOT_VARIABLE
+from ops.polling import until
+from ops.preflight import preflight_of_index
 from ops.secret import Secret
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
 from ops.targets import Move, open_target
 from ops.targets import lock as lock_module
 from ops.targets.local import LocalTarget
 from ops.targets.process import ServerProcess
-from ops.workspace import Workspace
+from ops.workspace import PROJECT_ROOT, Workspace
 from tests.benchmark.servers import free_port
 from tests.index.sigstore_instance import FakeSigstore
 
@@ -125,6 +127,44 @@ def test_a_killed_server_does_not_count_as_deployed_and_is_repaired(target: Loca
 
     assert target.deployment() is None
     assert target.deploy().url == before.url
+
+
+def test_a_run_killed_before_it_has_saved_its_server_leaves_none(target: LocalTarget, workspace: Workspace) -> None:
+    program = (
+        "import os, signal\n"
+        "from ops.targets import open_target\n"
+        "from ops.targets.process import ServerProcess\n"
+        "ServerProcess.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "open_target('local').deploy()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=PROJECT_ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert until(lambda: _programs(workspace), lambda found: not found) == []
+    assert target.deploy().changed
+    (server,) = _programs(workspace)
+    assert server.pid == _process(workspace).pid
+
+
+def _programs(workspace: Workspace) -> list[psutil.Process]:
+    """Processes with the workspace among their arguments."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(workspace.home) in argument for argument in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def test_a_server_stopped_by_a_killed_rotation_is_started_again(target: LocalTarget) -> None:
+    target.deploy()
+    target.stop()
+    assert not target.resume(), "it was stopped on purpose"
+    target.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
+    assert not target.state().answers
+    row = ("server", "an earlier run was killed; started again", "yes")
+    assert row in preflight_of_index(target).rows
+    assert target.state().answers
+    assert row not in preflight_of_index(target).rows
 
 
 def test_a_server_that_hangs_is_replaced(target: LocalTarget, workspace: Workspace) -> None:
@@ -385,6 +425,27 @@ def test_a_run_that_waits_too_long_is_told_which_process_holds_the_target(tmp_pa
         lock_module.exclusive(path, what="the target", seconds=0.2),
     ):
         pytest.fail("two runs hold one target")
+
+
+def test_a_child_that_goes_on_after_its_run_was_killed_holds_the_target(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    program = (
+        "import os, signal, subprocess, sys\n"
+        "from pathlib import Path\n"
+        "from ops.targets import lock\n"
+        "with lock.exclusive(Path(sys.argv[1]), what='the target'):\n"
+        "    child = subprocess.Popen(['cat'], stdout=subprocess.DEVNULL, pass_fds=lock.held())\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    read, write = os.pipe()
+    with open(read), open(write, "w") as child:
+        subprocess.run([sys.executable, "-c", program, str(path)], stdin=read, check=False, cwd=PROJECT_ROOT)
+        with pytest.raises(BusyError), lock_module.exclusive(path, what="the target", seconds=0.0):
+            pytest.fail("its child still holds the target")
+        child.close()  # which ends it
+        with lock_module.exclusive(path, what="the target"):
+            pass
+    assert lock_module.held() == ()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without write access")
