@@ -1,13 +1,20 @@
-"""Runs notebooks in processes that are killed by SIGKILL right before a step: a line of ``ops`` that changes something.
+"""Runs notebooks in processes that are killed by SIGKILL right before a step, which changes something.
 
-    python -m tests.notebooks.kill_points
+    python -m tests.notebooks.kill_points [MODULE ...]
 
-Reads a request as JSON from each line of standard input: notebook, parameters, and the number of the step, or 0 to kill
-nothing. Responds with a line of JSON: whether it was killed, the number of steps after the plan, and the error.
+A step is a line of ``ops`` that changes a file, a process or the index, a write to a bucket, or a call of Modal.
+
+Reads a request as JSON from each line of standard input: notebook, parameters, the number of the step, or 0 to kill
+nothing, and a word in the names of the counted steps. Responds with a line of JSON: whether it was killed, the names of
+the steps after the plan, and the error.
+
+Parameters:
+    MODULE: to import once, instead of in each run.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -16,6 +23,7 @@ import threading
 from typing import Any
 
 import nbformat
+import obstore
 
 # Imported once: each notebook runs in a fork of this process.
 from ops import (  # noqa: F401
@@ -33,34 +41,74 @@ from ops import (  # noqa: F401
 from ops.errors import RunbookError
 from ops.runbook.notebook import GUARD
 from ops.runbook.plan_file import is_plan_cell
-from ops.targets import local  # noqa: F401
+from ops.snapshots import backup
 from ops.workspace import PROJECT_ROOT
 
 _CHANGES = {"os.kill", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "subprocess.Popen"}
 _PACKAGE = f"{PROJECT_ROOT / 'ops'}{os.sep}"
+_CALLS = {
+    *("AppCreate", "FunctionCreate", "AppPublish", "AppSetTags", "AppStop", "SecretUpdate", "SecretDelete"),
+    *("VolumePutFiles", "VolumePutFiles2", "VolumeRemoveFile", "VolumeRemoveFile2", "VolumeDelete", "DictDelete"),
+}
+_CREATING_CALLS = {"SecretGetOrCreate", "VolumeGetOrCreate", "DictGetOrCreate"}
+"""Calls of Modal that look something up unless they are to create it."""
+_COMMANDS = {"deploy", "rollover", "rollback"}
+"""Words of Modal's command that change something."""
 
 
 class KillPoint:
     """Counts the steps of this process, and kills it before a given one.
 
     Consecutive changes by one line, as for the files of a folder, are one step.
+
+    Parameters:
+        number: of the step, from 1.
+        word: in the names of the counted steps.
     """
 
-    def __init__(self, number: int) -> None:
-        self.steps = 0
-        self._number = number
-        self._line = ""
+    def __init__(self, number: int, word: str) -> None:
+        self.steps: list[str] = []
+        self._left = number
+        self._word = word
         sys.addaudithook(self._hear)
+        for name in ("put", "delete"):
+            setattr(obstore, name, self._before_write(getattr(obstore, name)))
+        if "modal" in sys.modules:
+            self._hear_modal()
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if threading.current_thread() is not threading.main_thread() or not _changes(event, arguments):
-            return
-        line = _line_of_ops()
-        self.steps += line != self._line
-        self._line = line
-        if self.steps == self._number:
-            self._number = 0  # the kill is a change too
-            os.kill(os.getpid(), signal.SIGKILL)
+        if threading.current_thread() is threading.main_thread():
+            if _changes(event, arguments):
+                self._step(_line_of_ops())
+        elif event == "subprocess.Popen" and _COMMANDS & set(words := arguments[1][2:5]):
+            self._step(" ".join(words))
+
+    def _before_write(self, write: Any) -> Any:
+        def counted(store: Any, path: str, *arguments: Any, **options: Any) -> Any:
+            self._step(f"{write.__name__} {path}")
+            return write(store, path, *arguments, **options)
+
+        return counted
+
+    def _hear_modal(self) -> None:
+        from modal.client import _Client
+
+        send = _Client._call_unary
+
+        async def counted(client: Any, method: Any, request: Any, **options: Any) -> Any:
+            name = method.name.rpartition("/")[2]
+            if name in _CALLS or (name in _CREATING_CALLS and request.object_creation_type):
+                self._step(name)
+            return await send(client, method, request, **options)
+
+        _Client._call_unary = counted  # type: ignore[assignment,method-assign]
+
+    def _step(self, name: str) -> None:
+        if name not in self.steps[-1:]:
+            self.steps.append(name)
+            self._left -= self._word in name
+            if self._left == 0 and self._word in name:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _changes(event: str, arguments: tuple[Any, ...]) -> bool:
@@ -81,8 +129,8 @@ def _line_of_ops() -> str:
     return " ".join(lines)
 
 
-def run(notebook: str, parameters: dict[str, Any], number: int, result: dict[str, Any]) -> None:
-    """Run the cells of a notebook, and record the number of steps after its plan."""
+def run(notebook: str, parameters: dict[str, Any], number: int, word: str, result: dict[str, Any]) -> None:
+    """Run the cells of a notebook, and record the steps after its plan."""
     point: KillPoint | None = None
     names: dict[str, Any] = {}
     for cell in nbformat.read(PROJECT_ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells:
@@ -91,19 +139,22 @@ def run(notebook: str, parameters: dict[str, Any], number: int, result: dict[str
         try:
             exec(cell.source, names)
         finally:
-            result["steps"] = point.steps if point else 0
+            result["steps"] = point.steps if point else []
         if "parameters" in cell.metadata.get("tags", ()):
             names |= parameters
         if point is None and is_plan_cell(cell.source):
-            point = KillPoint(number)
+            point = KillPoint(number, word)
 
 
 def main() -> None:
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
+    backup.THREADS = 1  # which makes the order of its writes the same each time
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
-            result: dict[str, Any] = {"killed": False, "steps": 0, "error": ""}
+            result: dict[str, Any] = {"killed": False, "steps": [], "error": ""}
             try:
                 run(**request, result=result)
             except RunbookError as error:
@@ -115,7 +166,7 @@ def main() -> None:
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == signal.SIGKILL:
-            sys.stdout.write('{"killed": true, "steps": 0, "error": ""}\n')
+            sys.stdout.write('{"killed": true, "steps": [], "error": ""}\n')
             sys.stdout.flush()
         elif status:
             sys.exit(f"a notebook ended with {status}")

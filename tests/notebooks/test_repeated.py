@@ -5,6 +5,7 @@ Killed by SIGKILL, halfway through its steps; with ``RUNBOOK_MATRIX=full`` at ea
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -80,7 +81,7 @@ def test_a_killed_and_repeated_notebook_ends_like_an_uninterrupted_one(case: str
     lost = case == "restore"
     world.reset(lost=lost)
     whole = world.run(notebook, parameters)
-    expected, before, steps = world.seen(), world.contents(), whole["steps"]
+    expected, before, steps = world.seen(), world.contents(), len(whole["steps"])
     if not whole["error"]:
         assert not world.run(notebook, {**parameters, **TWICE.get(case, {})})["error"]
         assert world.contents() == before, "the second run changes nothing"
@@ -92,5 +93,6 @@ def test_a_killed_and_repeated_notebook_ends_like_an_uninterrupted_one(case: str
         seen = world.seen()
         if again["error"][:50] != whole["error"][:50] or seen != expected:
             changed = {name: (value, expected.get(name)) for name, value in seen.items() if value != expected.get(name)}
-            different[number] = (again["error"], changed)
-    assert not different
+            different[number] = (whole["steps"][number - 1], again["error"], changed)
+    logging.getLogger(__name__).info("%s has %d steps", case, steps)
+    assert not different, f"{len(different)} of {steps} steps"

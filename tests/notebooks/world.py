@@ -24,10 +24,53 @@ from ops.workspace import HOME_VARIABLE
 from tests.local_index import free_port
 from tests.operators_year import Index, Operator
 
-TEMPORARY = re.compile(r"(smoke|operator|incident)-[0-9a-f]+")
-"""Users that a killed run may leave behind; later runs remove them."""
 LEFT = re.compile(rf"{PROJECT.replace('-', '_')}-|\.index/removed/")
-"""Releases that a killed smoke test may also leave behind, and names that cannot be reused."""
+"""Releases that a smoke test leaves behind if it cannot remove them, and names that cannot be reused."""
+
+
+class Worker:
+    """The operator's notebooks, in processes that can be killed.
+
+    Parameters:
+        operator: with a clone and a workspace.
+        temporary: a folder for temporary files.
+        modules: to import once.
+    """
+
+    def __init__(self, operator: Operator, temporary: Path, *modules: str) -> None:
+        self._home = operator.home
+        temporary.mkdir()
+        environment = {
+            **os.environ,
+            **operator.variables,
+            "HOME": str(operator.home),
+            HOME_VARIABLE: str(operator.workspace.home),
+            "PYTHONPATH": str(operator.clone),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "TMPDIR": str(temporary),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.notebooks.kill_points", *modules],
+            cwd=operator.clone, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, notebook: str, parameters: Mapping[str, Any], number: int = 0, word: str = "") -> dict[str, Any]:
+        """Run a notebook, and kill it before the step of a given number, among those with a word in their names."""
+        given = {
+            name: value.replace("HOME", str(self._home)) if isinstance(value, str) else value
+            for name, value in parameters.items()
+        }
+        request = {"notebook": notebook, "parameters": given, "number": number, "word": word}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return cast("dict[str, Any]", json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """End it."""
+        with self._process:  # closes its pipes, which ends it, and waits
+            pass
 
 
 class World:
@@ -42,21 +85,7 @@ class World:
         self.operator.break_removal("broken")
         self.operator.commit("good", "ops/index/__init__.py", lambda source: f"{source}# changed\n")
         self._made = folder / "made"
-        self._temporary = folder / "temporary"
-        self._temporary.mkdir()
-        home = self.operator.home
-        self._environment = {
-            **os.environ,
-            "HOME": str(home),
-            HOME_VARIABLE: str(home / "runbook"),
-            "PYTHONPATH": str(self.operator.clone),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "TMPDIR": str(self._temporary),
-        }
-        self._worker = subprocess.Popen(
-            [sys.executable, "-m", "tests.notebooks.kill_points"],
-            cwd=self.operator.clone, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        self._worker = Worker(self.operator, folder / "temporary", "ops.targets.local")
         self.index = Index(self.operator)
 
     def __enter__(self) -> Self:
@@ -89,16 +118,7 @@ class World:
 
     def run(self, notebook: str, parameters: Mapping[str, Any] | None = None, number: int = 0) -> dict[str, Any]:
         """Run a notebook, and kill it before a given step."""
-        given = {
-            name: value.replace("HOME", str(self.operator.home)) if isinstance(value, str) else value
-            for name, value in (parameters or {}).items()
-        }
-        request = {"notebook": notebook, "parameters": given, "number": number}
-        assert self._worker.stdin is not None
-        assert self._worker.stdout is not None
-        self._worker.stdin.write(json.dumps(request) + "\n")
-        self._worker.stdin.flush()
-        return cast("dict[str, Any]", json.loads(self._worker.stdout.readline()))
+        return self._worker.run(notebook, parameters or {}, number)
 
     def contents(self) -> dict[str, str]:
         """The digest of each file that only changes with the index or the workspace."""
@@ -141,9 +161,8 @@ class World:
             return found
         _, admin = AdminApi.of(target)
         with admin:
-            users = [(user.username, user.role, user.projects) for user in admin.users()]
+            found["users"] = [(user.username, user.role, user.projects) for user in admin.users()]
             found["tokens"] = sorted((token.owner, token.label, token.role) for token in admin.tokens())
-        found["users"] = sorted(user for user in users if not TEMPORARY.fullmatch(user[0]))
         for folder in target.client_folders():
             login = ClientFiles(folder).login()
             assert login is not None
@@ -159,5 +178,4 @@ class World:
     def __exit__(self, *error: object) -> None:
         """End the server and the worker."""
         self.index.target.stop()
-        with self._worker:  # closes its pipes, which ends it, and waits
-            pass
+        self._worker.close()
