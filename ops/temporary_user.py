@@ -54,7 +54,7 @@ class TemporaryUser:
         self.version = f"{Version(__version__).base_version}.dev{number}"
         self.ended = False
         self._removed = False
-        self._mark = contextlib.ExitStack()
+        self._file = contextlib.ExitStack()
         self._folder: Path | None = None
         self._logins: dict[str, Login] = {}
 
@@ -73,7 +73,7 @@ class TemporaryUser:
         with admin:
             stale, versions = _remove_stale_users(self._target, admin)
             digest = password_hash(password, RANDOM_PASSWORD_ROUNDS)
-            self._mark.enter_context(_marked(self._target, self.username, self.version))
+            self._file.enter_context(_with_file(self._target, self.username, self.version))
             admin.register(self.username, password_hash=digest, role="admin")
         url = deployment.url
         self._logins = {
@@ -157,7 +157,7 @@ class TemporaryUser:
         finally:
             try:
                 self.delete_user()
-                self._mark.close()
+                self._file.close()
                 self._removed = True
                 atexit.unregister(self._end_quietly)
             finally:
@@ -191,14 +191,14 @@ def _new_name(prefix: str) -> str:
     return f"{prefix}-{int(datetime.now(UTC).timestamp()):08x}{secrets.token_hex(2)}"
 
 
-def _marks(target: Target) -> Path:
+def _user_files(target: Target) -> Path:
     return Workspace.default().target(target.place) / "temporary"
 
 
 @contextmanager
-def _marked(target: Target, username: str, version: str = "") -> Iterator[None]:
+def _with_file(target: Target, username: str, version: str = "") -> Iterator[None]:
     """A file for a user who only exists inside the context, with the version. It stays locked until we are killed."""
-    path = _marks(target) / username
+    path = _user_files(target) / username
     private_folder(path.parent)
     descriptor = private_file(path, os.O_WRONLY)
     try:
@@ -212,17 +212,17 @@ def _marked(target: Target, username: str, version: str = "") -> Iterator[None]:
 
 def _remove_stale_users(target: Target, admin: AdminApi) -> tuple[int, list[str]]:
     """Remove users left by killed runs. Returns their number, and the versions of those on this machine."""
-    marks = {}
-    for path in _marks(target).glob("*"):
+    left = {}
+    for path in _user_files(target).glob("*"):
         with contextlib.suppress(OSError), path.open(encoding="ascii") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            marks[path.name] = file.read()
-    stale = [user.username for user in admin.users() if user.username in marks or _user_is_stale(user.username)]
+            left[path.name] = file.read()
+    stale = [user.username for user in admin.users() if user.username in left or _user_is_stale(user.username)]
     for username in stale:
         admin.delete(username)
-    for name in marks:
-        (_marks(target) / name).unlink(missing_ok=True)
-    return len(stale), list(marks.values())
+    for name in left:
+        (_user_files(target) / name).unlink(missing_ok=True)
+    return len(stale), list(left.values())
 
 
 def _user_is_stale(username: str) -> bool:
@@ -259,7 +259,7 @@ def temporary_admin(target: Target, purpose: str) -> Iterator[HttpClient]:
     """
     username, password = _new_name(purpose), Secret.generate()
     deployment, admin = AdminApi.of(target)
-    with admin, _marked(target, username):
+    with admin, _with_file(target, username):
         _remove_stale_users(target, admin)
         admin.register(username, password_hash=password_hash(password, RANDOM_PASSWORD_ROUNDS), role="admin")
         try:

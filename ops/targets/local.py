@@ -380,7 +380,7 @@ class LocalTarget(VolumeFolders):
         return self._folder / "upgrade"
 
     def state_files(self) -> Sequence[Path]:
-        """The server's log, the code of its versions, and marks of unfinished runs. The address is kept."""
+        """The server's log, the code of its versions, and files of unfinished runs. The address is kept."""
         folders = (self._folder / "versions", self._folder / "temporary")
         return [path for path in (*folders, self._log, self.unfinished_upgrade) if path.exists()]
 

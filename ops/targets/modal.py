@@ -337,9 +337,9 @@ class ModalTarget(Volumes):
         return self._folder / f"{self.settings.app_name}.upgrade"
 
     def state_files(self) -> Sequence[Path]:
-        """Marks of containers with an older secret, and of unfinished runs."""
-        marks = (*self._stale_files, self.unfinished_upgrade, self._folder / "temporary")
-        return [path for path in marks if path.exists()]
+        """Files about containers with an older secret, and about unfinished runs."""
+        paths = (*self._stale_files, self.unfinished_upgrade, self._folder / "temporary")
+        return [path for path in paths if path.exists()]
 
     def stop(self) -> bool:
         """Stop the app for good. Volumes and secrets stay; the next :meth:`deploy` creates a new app with that name."""
