@@ -160,10 +160,10 @@ def test_a_server_stopped_by_a_killed_rotation_is_started_again(target: LocalTar
     target.stop()
     assert not target.resume(), "it was stopped on purpose"
     target.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
-    assert not target.state().answers
+    assert not target.state().responds
     row = ("server", "an earlier run was killed; started again", "yes")
     assert row in preflight_of_index(target).rows
-    assert target.state().answers
+    assert target.state().responds
     assert row not in preflight_of_index(target).rows
 
 
