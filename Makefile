@@ -55,14 +55,21 @@ lock:  ## resolve the dependencies into the requirements files (needs uv)
 	$(COMPILE) -c requirements.txt deployments/requirements.in -o deployments/requirements.txt
 	$(COMPILE) tests/project_managers.in -o tests/project_managers.txt $(UPGRADE)
 	@for extra in test lab modal; do $(additions) || exit 1; done
+	$(COMPILE) -c requirements-test.txt -c deployments/requirements.txt deployments/requirements-attestations.in \
+		-o deployments/requirements-attestations.all
+	@$(NEW_PINS) deployments/requirements.txt deployments/requirements-attestations.all > deployments/requirements-attestations.txt
+	@rm deployments/requirements-attestations.all
 
 # Writes what an extra needs beyond requirements.txt, so that each pin appears once. A package that the extra needs on more
 # platforms appears in both. The copy keeps the pins of the last `make lock`.
 additions = cp requirements-$$extra.txt requirements-$$extra.all && \
 	$(COMPILE) -c requirements.txt --extra $$extra pyproject.toml -o requirements-$$extra.all && \
-	awk 'NR == FNR { base[$$0]; next } /^\#/ { print; next } !start++ { print "-r requirements.txt" } \
-		/^[^ ]/ { known = $$0 in base } !known' requirements.txt requirements-$$extra.all > requirements-$$extra.txt && \
+	$(NEW_PINS) first="-r requirements.txt" requirements.txt requirements-$$extra.all > requirements-$$extra.txt && \
 	rm requirements-$$extra.all
+
+# Prints the second of two requirements files without the pins of the first one.
+NEW_PINS = awk 'NR == FNR { base[$$0]; next } /^\#/ { print; next } !start++ && first { print first } \
+	/^[^ ]/ { known = $$0 in base } !known'
 
 # botocore, on which moto depends, allows no newer python-dateutil. Not in pyproject.toml: uv would hold the installation to
 # it too, and refuses a constraint without a hash there.

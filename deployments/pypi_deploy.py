@@ -20,7 +20,15 @@ HERE = Path(__file__).resolve().parent
 if modal.is_local():
     sys.path.insert(0, str(HERE.parent))
 
-from ops.settings import CREDENTIALS_PATH, DESTINATION_KEY, PACKAGES_PATH, Hosting, IndexLimits, Settings  # noqa: E402 - found by the line above
+from ops.settings import (  # noqa: E402 - found by the line above
+    CREDENTIALS_PATH,
+    DESTINATION_KEY,
+    PACKAGES_PATH,
+    TRUSTED_ROOT,
+    Hosting,
+    IndexLimits,
+    Settings,
+)
 
 if modal.is_local():
     from ops.targets.modal_hosting import backup_is_set, hosting_to_deploy
@@ -32,7 +40,7 @@ settings = Settings.from_environment(os.environ)
 tags: dict[str, str] = {}
 if modal.is_local():
     # Settings that are not given stay as deployed.
-    plan = hosting_to_deploy(settings)
+    plan = hosting_to_deploy(settings, HERE)
     hosting, limits, tags = plan.hosting, plan.limits, dict(plan.tags)
     nightly = backup_is_set(settings)
 else:
@@ -64,10 +72,13 @@ def not_shipped(path: Path) -> bool:
     return not path.as_posix().startswith(SHIPPED) or "__pycache__" in path.parts
 
 
+requirements = ["requirements.txt", *(["requirements-attestations.txt"] if limits.verify_attestations else [])]
 image = (
     modal.Image.debian_slim(python_version="3.12")
     .uv_pip_install(
-        requirements=[str(HERE / "requirements.txt")], extra_options="--require-hashes", uv_version=UV_VERSION
+        requirements=[str(HERE / name) for name in requirements],
+        extra_options="--require-hashes",
+        uv_version=UV_VERSION,
     )
     # Compiled once: containers that compile what they import take twice as long to start. The image never changes, so
     # nobody compares times.
@@ -76,6 +87,9 @@ image = (
     # Passes the deployment's settings on to the code in the containers.
     .env(settings.variables() | hosting.variables() | limits.variables())
 )
+if limits.verify_attestations:
+    # Beside the container's copy of this file.
+    image = image.add_local_file(HERE / TRUSTED_ROOT, f"/root/{TRUSTED_ROOT}", copy=True)
 
 app = modal.App(settings.app_name, image=image, tags=tags)
 
@@ -121,6 +135,7 @@ def server() -> Any:
             audit_days=limits.audit_days,
             audit_bytes=limits.audit_bytes,
             page_max_age_seconds=limits.page_max_age_seconds,
+            trusted_root=HERE / TRUSTED_ROOT if limits.verify_attestations else None,
             public_url=f"https://{hosting.custom_domain}/" if hosting.custom_domain else address_below(server, ""),
             # A browser cannot send what proxy auth wants.
             account_url="" if hosting.proxy_auth else address_below(register_user, "account"),

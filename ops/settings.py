@@ -28,6 +28,9 @@ BACKUP_SECRET = "pypi-backup"  # noqa: S105 - likewise
 DESTINATION_KEY = "BACKUP_DESTINATION"
 """Key of the folder or bucket in that secret, next to the bucket's credentials."""
 
+TRUSTED_ROOT = "trusted_root.json"
+"""Sigstore's trusted root beside the deployment file, for the signatures of attestations."""
+
 SERVER_FUNCTION = "server"
 ADMIN_FUNCTION = "register_user"
 
@@ -227,6 +230,8 @@ class IndexLimits(_Variables):
         audit_days: days for which the audit log is kept. 0 for forever.
         page_max_age_seconds: seconds for which clients may reuse a simple page without asking. 0 to ask each time.
         audit_bytes: for the audit files of one volume, beyond which the oldest are removed. 0 for no limit.
+        verify_attestations: 1 to accept attestations only if their signatures are valid, by the file
+            ``trusted_root.json`` beside the deployment file. 0 leaves that to installers.
 
     Raises:
         ValueError: a value cannot work; the message names its variable.
@@ -238,9 +243,12 @@ class IndexLimits(_Variables):
     audit_days: int = 400
     audit_bytes: int = 1024**3
     page_max_age_seconds: int = 0
+    verify_attestations: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, alone or together."""
+        if self.verify_attestations not in {0, 1}:
+            raise _refusal("verify_attestations", self.verify_attestations, "use 0 or 1")
         for name in self.names():
             if not 0 <= getattr(self, name) <= _LARGEST:
                 raise _refusal(name, getattr(self, name), f"use a number from 0, for no limit, to {_LARGEST}")

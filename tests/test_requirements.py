@@ -36,6 +36,16 @@ def test_a_container_installs_the_tested_versions() -> None:
         assert tested.get(name, version) == version, name
 
 
+def test_a_container_that_verifies_signatures_additionally_installs_the_tested_extra() -> None:
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
+    lines = IN_CONTAINERS.with_name("requirements-attestations.in").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == project["optional-dependencies"]["attestations"]
+    added = pins(IN_CONTAINERS.with_name("requirements-attestations.txt"))
+    tested = pins(PROJECT_ROOT / "requirements.txt") | pins(PROJECT_ROOT / "requirements-test.txt")
+    assert {(name, version) for name, version, _ in added} <= {(name, version) for name, version, _ in tested}
+    assert not {name for name, _, _ in added} & {name for name, _, _ in pins(IN_CONTAINERS)}
+
+
 @pytest.mark.parametrize("extra", ["test", "lab", "modal"])
 def test_the_requirements_of_an_extra_repeat_no_pin(extra: str) -> None:
     path = PROJECT_ROOT / f"requirements-{extra}.txt"
@@ -59,7 +69,7 @@ def test_documented_commands_pin_the_tested_modal_and_uv() -> None:
 def test_every_requirements_file_says_that_it_is_generated() -> None:
     for path in (
         *PROJECT_ROOT.glob("requirements*.txt"),
-        IN_CONTAINERS,
+        *IN_CONTAINERS.parent.glob("requirements*.txt"),
         PROJECT_ROOT / "tests" / "project_managers.txt",
     ):
         assert "make lock" in path.read_text()[:200], path.name

@@ -6,18 +6,21 @@ region and scaling to their defaults.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ops.errors import ParameterError, RunbookError
+from ops.errors import ParameterError, RunbookError, SettingError
 from ops.settings import (
     ADMIN_FUNCTION,
     LOWER_PROTECTION_VARIABLE,
     SERVER_FUNCTION,
+    TRUSTED_ROOT,
     Hosting,
     IndexLimits,
     Settings,
@@ -129,18 +132,20 @@ class HostingPlan:
         return ", ".join(others) or "the defaults"
 
 
-def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = None) -> HostingPlan:
+def hosting_to_deploy(settings: Settings, folder: Path, variables: Mapping[str, str] | None = None) -> HostingPlan:
     """The plan for a plain ``modal deploy``, which exits with one sentence if something prevents it.
 
     Prints each difference to stderr. The environment is that of the command.
 
     Parameters:
         settings: the names of the index.
+        folder: of the deployment file.
         variables: by default those of the process.
     """
     variables = os.environ if variables is None else variables
     try:
         plan = HostingPlan.of(settings, "", variables)
+        require_trusted_root(plan.limits, folder)
         _require_secret(settings)
         differences = plan.differences()
         for change in differences.changes if plan.deployed is not None else ():
@@ -149,6 +154,30 @@ def hosting_to_deploy(settings: Settings, variables: Mapping[str, str] | None = 
     except RunbookError as error:
         raise SystemExit(f"Nothing was deployed: {error}") from None
     return plan
+
+
+def require_trusted_root(limits: IndexLimits, folder: Path) -> None:
+    """Refuse to verify signatures without a trusted root.
+
+    Parameters:
+        limits: of the index to deploy.
+        folder: of its deployment file.
+
+    Raises:
+        SettingError: the root is missing, or no root.
+    """
+    path = folder / TRUSTED_ROOT
+    try:
+        if not limits.verify_attestations or json.loads(path.read_bytes())["certificateAuthorities"]:
+            return
+        problem = "it names no certificate authority"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"it cannot be used ({type(error).__name__})" if path.exists() else "there is no such file"
+    raise SettingError(
+        f"signatures of attestations cannot be verified with {path}",
+        why=problem,
+        todo=f"commit Sigstore's {TRUSTED_ROOT}, or that of your own instance, or set PYPI_VERIFY_ATTESTATIONS=0",
+    )
 
 
 def backup_is_set(settings: Settings) -> bool:

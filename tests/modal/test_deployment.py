@@ -133,8 +133,9 @@ def test_the_image_installs_pinned_versions_by_hash(index: ControlPlane) -> None
     assert REQUIREMENTS.read_bytes() in [data for layer in layers for data in layer.context_files.values()]
 
 
-def test_the_pinned_requirements_name_no_host_and_pin_each_package_by_hash() -> None:
-    text = REQUIREMENTS.read_text()
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-attestations.txt"])
+def test_the_pinned_requirements_name_no_host_and_pin_each_package_by_hash(name: str) -> None:
+    text = REQUIREMENTS.with_name(name).read_text()
     assert "://" not in text
     assert "--index" not in text
     pins = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))

@@ -180,6 +180,7 @@ CHANGED: Mapping[str, str] = {
     "PYPI_MAX_REQUESTS": "8",
     "PYPI_REQUEST_SECONDS": "3601",
     "PYPI_CPU": "0.25",
+    "PYPI_VERIFY_ATTESTATIONS": "1",
 }
 """Every setting of a deployment, each with a non-default value."""
 
@@ -196,7 +197,7 @@ def test_every_setting_survives_a_deployment_from_ci_an_upgrade_and_both_kinds_o
     defaults = {**Hosting().variables(), **IndexLimits().variables()}
     assert set(CHANGED) == set(defaults)
     assert all(value != defaults[name] for name, value in CHANGED.items())
-    root = clone(tmp_path)
+    root = clone(tmp_path, {"deployments/trusted_root.json": '{"certificateAuthorities": [{}]}'})
     monkeypatch.chdir(root)
     releases = AppVersions(Settings(app_name="changed"), "", root=root)
 

@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 import requests
 
+from ops.workspace import PROJECT_ROOT
 from tests.conftest import DOWNLOADS
+from tests.index.sigstore_instance import FakeSigstore
 from tests.modal.conftest import DEPLOYMENT, TOKEN, create_secret
 from tests.modal.traffic import PASSWORD, digests, eventually, register, upload, url
 from tests.standin.control_plane import ControlPlane
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MODAL = f"modal=={version('modal')}"
+
+
+REQUIREMENTS = DEPLOYMENT.parent / "requirements.txt"
 
 
 def environment(folder: Path, *installs: list[str]) -> Path:
@@ -37,7 +42,7 @@ def environment(folder: Path, *installs: list[str]) -> Path:
 @pytest.fixture(scope="module")
 def lean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """Containers with the image's packages and Modal's client, which Modal adds."""
-    pinned = ["--require-hashes", "--requirements", str(DEPLOYMENT.parent / "requirements.txt")]
+    pinned = ["--require-hashes", "--requirements", str(REQUIREMENTS)]
     python = environment(tmp_path_factory.mktemp("container") / "venv", pinned, [MODAL])
     with ControlPlane(python=python) as plane:
         create_secret(plane)
@@ -72,3 +77,15 @@ def test_an_operator_needs_only_modal_and_a_container_only_the_pinned_packages(
     for path in ("/docs", "/openapi.json", "/users"):
         assert requests.get(f"{url(lean, 'register_user')}{path}", headers=headers, timeout=60).status_code == 200
     assert lean.exceptions == []
+
+
+def test_a_container_with_both_pinned_files_can_verify_signatures(tmp_path: Path) -> None:
+    more = REQUIREMENTS.with_name("requirements-attestations.txt")
+    pinned = ["--require-hashes", "--requirements", str(REQUIREMENTS), "--requirements", str(more)]
+    python = environment(tmp_path / "venv", pinned)
+    root = FakeSigstore().write(tmp_path / "trusted_root.json")
+    check = (
+        "import pathlib, sys; from ops.index.packages.signatures import SignatureVerifier as V; "
+        "verifier = V(pathlib.Path(sys.argv[1])); verifier.check(); verifier.close()"
+    )
+    subprocess.run([str(python), "-c", check, str(root)], cwd=PROJECT_ROOT, check=True, timeout=120)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import modal
@@ -403,8 +404,8 @@ def test_a_missing_version_is_refused_with_a_list_of_versions(provisioned: Modal
     assert provisioned.history()[0].version in error.value.why
 
 
-def clone(folder: Path) -> Path:
-    """A clone with two commits of a deployment: this tree's, and one with a different timeout."""
+def clone(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -> Path:
+    """A clone of this tree's deployment, with one commit, and with *more* files by their paths."""
     root = folder / "clone"
     root.mkdir()
     shutil.copytree(PROJECT_ROOT / "ops", root / "ops", ignore=shutil.ignore_patterns("__pycache__"))
@@ -420,7 +421,8 @@ def clone(folder: Path) -> Path:
         "-c",
         "init.defaultBranch=main",
     ]
-    (root / ".gitignore").write_text("__pycache__/\n")
+    for path, content in {".gitignore": "__pycache__/\n", **more}.items():
+        (root / path).write_text(content)
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *command], check=True)
     return root

@@ -74,6 +74,15 @@ def digests(plane: ControlPlane, name: str) -> dict[str, str]:
     return {file["filename"]: file["hashes"]["sha256"] for file in response.json()["files"]}
 
 
+def reloaded(plane: ControlPlane, volume: str) -> None:
+    """Wait until each container of the index has reloaded a volume, and acted on it.
+
+    It has when it begins another reload. A container reloads each volume every two seconds by itself.
+    """
+    before = {container.task_id: container.reloads[volume] for container in plane.live()}
+    eventually(lambda: all(c.reloads[volume] >= before.get(c.task_id, 0) + 2 for c in plane.live()), 600)
+
+
 def eventually(holds: Callable[[], object], seconds: float = 60) -> float:
     """Wait until a condition holds; returns the seconds it took."""
     started = time.monotonic()

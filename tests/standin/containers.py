@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +55,8 @@ class Container:
         self.served = 0
         self.failure: str | None = None
         self.open_file_failures: list[str] = []
+        self.reloads: Counter[str] = Counter()
+        """The number of reloads begun, by the name of the Volume."""
         self.returncode: int | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._server: Server | None = None

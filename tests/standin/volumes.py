@@ -334,6 +334,7 @@ class Volumes:
     async def reload(self, request: api_pb2.VolumeReloadRequest, caller: Caller) -> Empty:
         view = self._view(request.volume_id, caller)
         assert caller.container is not None
+        caller.container.reloads[view.volume.name] += 1
         mount_path = caller.container.mount_path(request.volume_id)
         if held := await asyncio.to_thread(caller.container.open_files, mount_path):
             caller.container.open_file_failures.append(held)
