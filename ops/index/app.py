@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ops.index.activity import Activity
@@ -249,6 +250,17 @@ class Index:
         request.logged_in()
         return identity
 
+    async def _still_allowed(self, authorization: bytes, address: str) -> bool:
+        """True if the user of an earlier request could send it again. Takes microseconds unless something changed."""
+        if self._remembered(authorization) is None:
+            try:
+                await self._authenticator.authenticate(authorization, address)
+            except LoginDelayed:  # nothing is known yet
+                return True
+            except PackageIndexError:
+                return False
+        return True
+
     async def _administer(self, request: Request) -> None:
         if self._admin is None:
             await self._identify(request)
@@ -294,6 +306,9 @@ class Index:
             case "packages" if not rest:
                 await self._legacy_api.files(request)
             case "packages":
+                request.still_allowed = partial(
+                    self._still_allowed, request.headers.get(b"authorization", b""), request.address
+                )
                 await self._simple_api.file(request, rest)
             case "projects" if rest:
                 await self._html_pages.project(request, rest.removesuffix("/"), slash=rest.endswith("/"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import stat
@@ -49,7 +50,12 @@ _COPIES = 8
 _POLL_SECONDS = 0.25
 """Seconds between two checks whether a copy can still be made."""
 
+_ALLOWED_SECONDS = 0.5
+"""Seconds between two checks whether the user of a download was removed."""
+
 OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+_logger = logging.getLogger(__name__)
 
 _NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 _ONE_BYTE = [bytearray(1)]
@@ -287,11 +293,27 @@ class _FileResponse:
         )
 
     async def _body(self, part: ByteRange) -> None:
-        """Send some bytes of the file, and stop if the client disconnects: a server may drop them silently."""
+        """Send some bytes of the file. Stop if the user may no longer have it: the server closes the connection."""
         request = self._request
         if request.method == "HEAD" or not part.size:
             await request.send({"type": "http.response.body", "body": b""})
             return
+        if part.size <= PIECE or request.still_allowed is None:
+            await self._pieces(part)
+            return
+        sending = asyncio.ensure_future(self._pieces(part))
+        try:
+            while not (await asyncio.wait([sending], timeout=_ALLOWED_SECONDS))[0]:
+                if not await request.still_allowed():
+                    _logger.info("a download by %r was ended: this login is no longer valid", request.username)
+                    return
+            sending.result()
+        finally:
+            sending.cancel()
+
+    async def _pieces(self, part: ByteRange) -> None:
+        """Send some bytes of the file, and stop if the client disconnects: a server may drop them silently."""
+        request = self._request
         if ZERO_COPY in (request.scope.get("extensions") or {}):
             await request.send({"type": ZERO_COPY, "file": self._file, "offset": part.start, "count": part.size})
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -50,9 +50,22 @@ class Request:
     Attributes:
         username: of the user who sent it, once that is known.
         status: of the response, once that has started; 0 before.
+        still_allowed: for a download, tells whether that user could still send it; None for any other.
     """
 
-    __slots__ = ("_hops", "_path", "address", "headers", "method", "receive", "scope", "send", "status", "username")
+    __slots__ = (
+        "_hops",
+        "_path",
+        "address",
+        "headers",
+        "method",
+        "receive",
+        "scope",
+        "send",
+        "status",
+        "still_allowed",
+        "username",
+    )
 
     def __init__(
         self,
@@ -72,6 +85,7 @@ class Request:
         self.address = address
         self.username = ""
         self.status = 0
+        self.still_allowed: Callable[[], Awaitable[bool]] | None = None
         self._hops = hops
         self._path: str | None = None
 
