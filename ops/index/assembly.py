@@ -135,14 +135,19 @@ def create_index(
         threading.Thread(target=users.hold_back, name="reserve", daemon=True).start()
 
     def refresh_credentials() -> None:
-        credentials.reload()
         authenticator.refresh()
         credential_check.look()
 
     lifespan = Lifespan(
         start=[repository.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
         warm_up=[uploads.warm_up, *([admin.warm_up] if admin else []), html_pages.warm_up],
-        repeat=[refresh_credentials, authenticator.refresh_minted, repository.refresh, activity.write],
+        repeat=[
+            refresh_credentials,
+            authenticator.refresh_minted,
+            authenticator.record_uses,
+            repository.refresh,
+            activity.write,
+        ],
         every=options.refresh_seconds,
         stop=[
             packages.end,

@@ -71,6 +71,9 @@ class Person:
     projects: frozenset[str] | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
 
+    def confirm(self) -> None:
+        pass
+
     def may_upload(self, project: str) -> bool:
         return self.projects is None or project in self.projects
 

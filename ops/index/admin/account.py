@@ -81,6 +81,7 @@ class AccountPages:
             password=password,
             actor=name,
             address=address_of(request),
+            confirm=identity.confirm,
         )
         done = "Your password was changed. The browser asks for it again; pip, uv and twine need it too."
         return (
@@ -104,6 +105,7 @@ class AccountPages:
                 label=fields.get("label", ""),
                 actor=identity.username,
                 address=address_of(request),
+                confirm=identity.confirm,
             )
         )
         if _wants_json(request):

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from ops.index.auth.audit import Audit, masked_name
@@ -102,6 +103,7 @@ class Authenticator:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._realm = options.realm
+        self._shared = credentials.shared
         self._audit = audit
         self._uses = uses
         self._minted = minted
@@ -196,7 +198,7 @@ class Authenticator:
         """Find the user of an Authorization header in what is stored now. Blocks; call it from a thread.
 
         For a request that passed :meth:`authenticate` before its body arrived, perhaps minutes ago. Nearly always a
-        lookup in memory.
+        lookup in memory. The identity can be confirmed once more, when its change no longer waits for others.
 
         Parameters:
             thoroughly: read all changes up to now, also those that another server has just made; else, on a shared
@@ -220,14 +222,25 @@ class Authenticator:
             account = self._stored(account)
             if account is None:
                 self._verified.pop(digest, None)
-        if account is not None:
-            return account.identity
-        found = self._begin(digest, self.parse(authorization, address), address)
-        return found if isinstance(found, Identity) else found.result()
+        if account is None:
+            credentials = self.parse(authorization, address)
+            found = self._begin(digest, credentials, address)
+            if not isinstance(found, Identity):
+                found.result()
+            account = self._verified.get(digest)
+            if account is None:  # changed this moment
+                raise self._unauthorized(credentials)
+        return replace(account.identity, confirm=partial(self._confirm_again, account))
 
     def refresh(self) -> None:
-        """Read the users again if their files have changed. Called in a thread, after a shared volume was reloaded."""
-        self._user_cache.refresh()
+        """Read the users again if their files have changed, after reloading a shared volume. Called in a thread."""
+        if self._shared:
+            self._user_cache.renew()
+        else:
+            self._user_cache.refresh()
+
+    def record_uses(self) -> None:
+        """Write when tokens were used. Called in a thread of its own: shared storage may not respond."""
         if self._uses is not None:
             self._uses.write()
             if self._uses.due():
@@ -425,6 +438,16 @@ class Authenticator:
         except Exception as error:
             _log.warning("minted tokens cannot be looked up: %s", error)
             raise LoginDelayed("the index cannot look up tokens of CI jobs", retry_after=5) from error
+
+    def _confirm_again(self, account: Account) -> None:
+        self.see_changes()
+        if account.identity.minted:
+            self._check_minted(account.digest)
+        if self._stored(account) != account:
+            raise Unauthorized(
+                "the user or the token was changed or removed while the request waited; nothing was changed",
+                realm=self._realm,
+            )
 
     def _stored(self, account: Account) -> Account | None:
         """An account as of now; None if the user, or the token, is gone."""

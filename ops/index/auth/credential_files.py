@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,19 +105,22 @@ class CredentialFiles:
                 return None
 
     @contextmanager
-    def change(self, username: str, *, actor: str = "", address: str = "") -> Iterator[Draft]:
+    def change(
+        self, username: str, *, actor: str = "", address: str = "", confirm: Callable[[], None] | None = None
+    ) -> Iterator[Draft]:
         """Change the files in one transaction; the change is durable on return.
 
         Parameters:
             username: whose entry is changed, for the audit log.
             actor: who changes it.
             address: from where.
+            confirm: raises an error if that user may no longer do so.
 
         Raises:
             StorageError: the files are as they were before.
         """
         with self._transactions.begin(
-            {PASSWORDS: PASSWORDS}, Policy.RESTORED, user=username, address=address
+            {PASSWORDS: PASSWORDS}, Policy.RESTORED, user=username, address=address, confirm=confirm
         ) as transaction:
             try:
                 draft = Draft(

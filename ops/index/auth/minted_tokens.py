@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -23,6 +24,12 @@ LIFETIME: Final = 900
 """Seconds: the minimum in the draft of PEP 807."""
 
 _KNOWN: Final = 10_000
+
+_CHECK_SECONDS: Final = 1.0
+"""Longest check of all known tokens, and of one: two rounds with a pause of two seconds stay below five."""
+
+_CHECKS: Final = 8
+"""Tokens that are checked concurrently."""
 
 
 class MintedToken(NamedTuple):
@@ -53,6 +60,7 @@ class MintedTokens:
         self._entries = entries
         self._clock = clock
         self._known: BoundedDict[str, MintedToken] = BoundedDict(_KNOWN)
+        self._threads = ThreadPoolExecutor(_CHECKS, thread_name_prefix="minted")
 
     def spend(self, issuer: str, jti: str, until: float) -> bool:
         """Use up the id of an ID token; False if it was used before, on any server."""
@@ -90,26 +98,38 @@ class MintedTokens:
         )
 
     def exists(self, digest: str) -> bool:
-        """Check whether a token exists now."""
-        token = self._read(digest)
-        if token is None:
-            self._known.pop(digest, None)
-            return False
-        self._known[digest] = token
-        return True
-
-    def refresh(self) -> None:
-        """Check which of the tokens known to this server were burnt elsewhere.
+        """Check whether a token exists now.
 
         Raises:
-            Exception: whatever the shared storage raises; all known tokens are forgotten then.
+            TimeoutError: the answer took so long that the token may have been burnt meanwhile.
         """
-        for digest in list(self._known):
-            try:
-                self.exists(digest)
-            except BaseException:
-                self._known.clear()
-                raise
+        began = time.monotonic()
+        token = self._read(digest)
+        late = time.monotonic() - began > _CHECK_SECONDS
+        if token is not None and not late:
+            self._known[digest] = token
+            return True
+        self._known.pop(digest, None)
+        if late:
+            raise TimeoutError(f"a token could not be looked up within {_CHECK_SECONDS:g} s")
+        return False
+
+    def refresh(self) -> None:
+        """Check which of the tokens known to this server were burnt elsewhere. Blocks for about a second at most.
+
+        Tokens that could not be checked in that time are forgotten, and looked up when they are used again.
+
+        Raises:
+            Exception: whatever the shared storage raises.
+        """
+        checks = {self._threads.submit(self.exists, digest): digest for digest in list(self._known)}
+        done, late = wait(checks, timeout=_CHECK_SECONDS)
+        failed = [check for check in done if check.exception() is not None]
+        for check in (*late, *failed):
+            check.cancel()
+            self._known.pop(checks[check], None)
+        for check in failed:
+            check.result()
 
     def _read(self, digest: str) -> MintedToken | None:
         value = self._entries.get(_key(digest))

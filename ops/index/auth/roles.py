@@ -9,8 +9,8 @@ reserved/acme: erin frank     only they may create acme and acme-… (PEP 752)
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias
 
@@ -28,6 +28,10 @@ RESERVED: Final = "reserved/"
 
 Grants: TypeAlias = tuple[tuple[str, frozenset[str]], ...]
 """Reserved prefixes and their owners, the longest prefix first."""
+
+
+def _unconditionally() -> None:
+    """Confirm an identity that does not come from a request."""
 
 
 class Role(StrEnum):
@@ -54,6 +58,7 @@ class Identity:
         run: the URL of the CI run that a token was minted for; empty for all others.
         expires: when the token expires, in seconds since the epoch; 0 for a password.
         grants: all reserved prefixes.
+        confirm: raises Unauthorized if the user or the token is gone, or has other rights, by now. Blocks.
     """
 
     username: str
@@ -63,6 +68,7 @@ class Identity:
     run: str = ""
     expires: float = 0.0
     grants: Grants = ()
+    confirm: Callable[[], None] = field(default=_unconditionally, compare=False, repr=False)
 
     @property
     def origin(self) -> Mapping[str, str]:

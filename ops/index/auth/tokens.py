@@ -86,6 +86,7 @@ class Tokens:
         label: str = "",
         actor: str = "",
         address: str = "",
+        confirm: Callable[[], None] | None = None,
     ) -> NewToken:
         """Create a token in addition to the owner's others.
 
@@ -97,6 +98,7 @@ class Tokens:
             label: what people call it, at most 100 characters.
             actor: who creates it, for the audit log.
             address: of the client.
+            confirm: raises an error if that user may no longer do so.
 
         Raises:
             InvalidCredentials: a parameter is invalid, or asks for more than the owner may.
@@ -110,7 +112,7 @@ class Tokens:
         owner = unicodedata.normalize("NFC", owner)
         plain, token_id = new_token()
         now = float(int(self._clock()))
-        with self._credential_files.change(owner, actor=actor, address=address) as draft:
+        with self._credential_files.change(owner, actor=actor, address=address, confirm=confirm) as draft:
             rights = _limited(_owner(draft, owner), role, projects)
             token = Token(
                 id=token_id,

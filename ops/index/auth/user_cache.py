@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -13,12 +14,13 @@ from ops.index.auth.token_file import Token
 from ops.index.auth.trust import Trust
 from ops.index.auth.users import Account, Signature, Users
 from ops.index.config import Options
-from ops.index.errors import StorageError
+from ops.index.errors import StorageBusy, StorageError
 from ops.index.storage.storage import Storage
+from ops.index.storage.waiting import waiting_until
 
 _MAX_AGE: Final = 4.0
-"""Seconds after which a shared volume is reloaded before further logins: including the reload, a removed user is out
-within five."""
+"""Seconds from the start of a reload of a shared volume until logins need another one: a removed user is out within
+five, if it takes less than one."""
 
 _MAX_UNREADABLE: Final = 300.0
 """Seconds for which cached users are trusted while a shared volume cannot be reloaded."""
@@ -28,6 +30,9 @@ _CHECK_EVERY: Final = 0.05
 
 _SETTLE: Final = 0.1
 """Seconds after which a file rewritten in place, as by stock htpasswd, is considered complete."""
+
+_LOOK_SECONDS: Final = 0.5
+"""Longest wait for a reload of a shared volume to end. A hanging one must not block known users."""
 
 _RELOAD_INTERVAL: Final = 0.5
 """Seconds between two reloads caused by wrong logins."""
@@ -79,6 +84,7 @@ class UserCache:
         self._loading = threading.Lock()
         self._reloading = threading.Lock()
         self._reloaded = float("-inf")
+        self._viewed = float("-inf")  # when the last reload that worked began
         self._seen = clock()
         self._next = float("-inf")
         self._generation = -1
@@ -114,16 +120,13 @@ class UserCache:
         if self._reloads:
             return False
         self._next = now + self._interval
-        if self._loading.acquire(blocking=False):
-            try:
-                self._check()
-            finally:
-                self._loading.release()
+        self._look(0.0)
         return True
 
     def caught_up(self) -> bool:
-        """Read all changes up to now. On a shared volume reads nothing; False if the accounts are stale."""
+        """Read all changes up to now. On a shared volume only to its last reload; False if the accounts are stale."""
         if self._reloads:
+            self._look(_LOOK_SECONDS)
             return self.current()
         self.renew()
         return True
@@ -143,7 +146,8 @@ class UserCache:
     def renew(self, moment: float | None = None) -> None:
         """Read all changes made before *moment*, reloading a shared volume. Blocks; call it from a thread.
 
-        A shared volume is reloaded at most twice a second, however many threads call this.
+        A shared volume is reloaded at most twice a second, however many threads call this. It is also reloaded the
+        first time: the server's view is as old as its start.
 
         Parameters:
             moment: on the clock; None for now.
@@ -155,21 +159,31 @@ class UserCache:
                 time.sleep(_SETTLE / 4)
             return
         with self._reloading:
-            first = self._generation < 0
-            if not first:
-                if self._reloaded > moment:
-                    return
-                time.sleep(max(0.0, self._reloaded + _RELOAD_INTERVAL - self._clock()))
-                self._reloaded = self._clock()
+            if self._reloaded > moment:
+                return
+            time.sleep(max(0.0, self._reloaded + _RELOAD_INTERVAL - self._clock()))
+            self._reloaded = self._clock()
             try:
-                if not first:  # the server has just started, with a fresh volume
-                    self._storage.reload()
+                self._storage.reload()
+                self._viewed = self._reloaded
                 self.behind = not any(self.refresh() for _ in range(_ATTEMPTS))  # replaced by this server meanwhile
             except StorageError as error:
                 self._failed(error)
                 self.behind = True
-                if not (first or self.outdated):  # stale users are better than none
+                if self._generation < 0:
+                    with contextlib.suppress(StorageError):
+                        self.refresh()
+                if not self.outdated:  # stale users are better than none
                     self._next = self._clock() + _GONE
+
+    def _look(self, seconds: float) -> None:
+        """Read the files if they have changed, waiting for other threads and the storage this long at most."""
+        if self._loading.acquire(timeout=seconds):
+            try:
+                with waiting_until(time.monotonic() + seconds), contextlib.suppress(StorageBusy):
+                    self._check()
+            finally:
+                self._loading.release()
 
     def _check(self) -> bool:
         if self._wall_clock() >= self._next_expiry:
@@ -187,7 +201,7 @@ class UserCache:
             elif self._unsettled(signature) or not self._load(signature):
                 return False
         self._generation = generation
-        self._next = self._clock() + self._interval
+        self._next = max(self._next, (self._viewed if self._reloads else self._clock()) + self._interval)
         return True
 
     def _load(self, signature: Signature) -> bool:

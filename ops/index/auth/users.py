@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
@@ -111,6 +111,7 @@ class Users:
         projects: Iterable[str] | Keep | None = KEEP,
         actor: str = "",
         address: str = "",
+        confirm: Callable[[], None] | None = None,
     ) -> Registration:
         """Create a user, or change the given properties of an existing one; durable on return.
 
@@ -122,6 +123,7 @@ class Users:
             projects: that a publisher is limited to; None for all.
             actor: who makes the change, for the audit log.
             address: of the client.
+            confirm: raises an error if that user may no longer do so.
 
         Raises:
             InvalidCredentials: a parameter is invalid.
@@ -130,7 +132,7 @@ class Users:
         username = validated_name(username)
         digest = self._digest(password, password_hash)
         limits = projects if isinstance(projects, Keep) else _validated_projects(projects)
-        with self._credential_files.change(username, actor=actor, address=address) as draft:
+        with self._credential_files.change(username, actor=actor, address=address, confirm=confirm) as draft:
             passwords = PasswordFile(draft[PASSWORDS])
             created = username not in passwords.entries()
             if created and digest is None:

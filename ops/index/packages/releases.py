@@ -34,6 +34,9 @@ class Uploader(Protocol):
     def may_administer(self) -> bool:
         """True if the user may remove files, and set and lift quarantines."""
 
+    def confirm(self) -> None:
+        """Raise an error if the user has lost a right since the request was authenticated. Blocks."""
+
     def owner_of(self, project: str) -> str:
         """The owners of the reserved prefix that a project's name falls under; empty if the user may use the name."""
 
@@ -97,7 +100,12 @@ class Releases:
         names |= {key: filename for filename, key in keys.items()}
         names[annotations_lock(normalize(project))] = normalize(project)
         with self._transactions.begin(
-            names, Policy.IRREVOCABLE, user=identity.username, address=address, origin=identity.origin
+            names,
+            Policy.IRREVOCABLE,
+            user=identity.username,
+            address=address,
+            origin=identity.origin,
+            confirm=identity.confirm,
         ) as transaction:
             files = [file for file in self._files(project, version, filename) if file.filename in keys]
             done: list[File] = []
@@ -378,6 +386,7 @@ class Releases:
             user=identity.username,
             address=address,
             origin=identity.origin,
+            confirm=identity.confirm,
         )
 
     @contextmanager

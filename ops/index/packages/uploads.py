@@ -340,7 +340,12 @@ class Publisher:
         if staged.size > SMALL:
             staged.sync()  # most of it, before taking the lock
         return self._transactions.begin(
-            {key: staged.filename}, Policy.TAKEN_BACK, user=identity.username, address=address, origin=identity.origin
+            {key: staged.filename},
+            Policy.TAKEN_BACK,
+            user=identity.username,
+            address=address,
+            origin=identity.origin,
+            confirm=identity.confirm,
         )
 
     def _add(

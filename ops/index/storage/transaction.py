@@ -134,6 +134,7 @@ class Transactions:
         user: str = "",
         address: str = "",
         origin: Mapping[str, str] = MappingProxyType({}),
+        confirm: Callable[[], None] | None = None,
     ) -> Iterator[Transaction]:
         """Lock names and read others' changes; the body refuses the change or makes it by :meth:`Transaction.change`.
 
@@ -143,6 +144,7 @@ class Transactions:
             user: who makes it, for the audit log.
             address: from where.
             origin: further details of the request for the audit log.
+            confirm: called last, raises an error if the user may no longer make the change: it may have waited long.
 
         Raises:
             Busy: another change of the same name does not end.
@@ -158,6 +160,8 @@ class Transactions:
                     self._lock(key, names[key])
                     transaction.locked.append(key)
                 self.see_others()
+                if confirm is not None:
+                    confirm()
                 yield transaction
             finally:
                 self._running.discard(transaction)

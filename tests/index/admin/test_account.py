@@ -12,7 +12,10 @@ import pytest
 
 from ops.index import create_index
 from ops.index.auth import user_cache
+from ops.index.auth.credential_files import PASSWORDS, TOKENS, CredentialLocks
 from ops.index.auth.invitations import InvalidInvitationError, Invitations
+from ops.index.auth.password_file import PasswordFile
+from ops.index.auth.passwords import hashed
 from ops.index.auth.users import Users
 from ops.index.config import Options
 from ops.index.errors import NotFound, StorageError
@@ -119,6 +122,47 @@ def test_a_password_just_replaced_on_another_server_changes_nothing_any_more(
         assert send(server, "account/tokens", wanted, user="dora", password=NEW).status == 201
         monkeypatch.setattr(ours, "_reload", Mock(side_effect=StorageError("unreachable")))
         assert send(server, "account/tokens", wanted, user="dora", password=NEW).status == 503
+
+
+@pytest.mark.parametrize("action", ["password", "tokens"])
+@pytest.mark.parametrize("loss", ["removed", "given another password"])
+def test_no_account_is_changed_by_a_request_that_waited_while_its_user_was(
+    loss: str, action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A removed user must not come back by setting a password."""
+    credentials = DirectoryStorage(tmp_path / "credentials")
+    index = create_index(
+        packages=DirectoryStorage(tmp_path / "packages"),
+        credentials=credentials,
+        options=Options(bcrypt_rounds=4),
+        admin_token=TOKEN,
+    )
+    acquire = CredentialLocks.acquire
+
+    def late(locks: CredentialLocks, name: str) -> bool:
+        """Get the lock after another server has changed the file."""
+        file = credentials.directory / PASSWORDS
+        entries = PasswordFile(file.read_bytes())
+        if loss == "removed":
+            entries.remove("dora")
+        else:
+            entries.set("dora", hashed(NEW, 4))
+        file.with_suffix(".new").write_bytes(bytes(entries))
+        file.with_suffix(".new").replace(file)
+        return acquire(locks, name)
+
+    with ThreadServer(index) as server:
+        register(server, "dora")
+        assert may(server, "dora", PASSWORD) == 200
+        with monkeypatch.context() as patched:
+            patched.setattr(CredentialLocks, "acquire", late)
+            response = send(server, f"account/{action}", {"new_password": "of an intruder", "label": "x"}, user="dora")
+        assert response.status == 401
+        assert may(server, "dora", "of an intruder") == 401
+        assert not (credentials.directory / TOKENS).exists()
+        assert PasswordFile((credentials.directory / PASSWORDS).read_bytes()).entries().keys() == (
+            set() if loss == "removed" else {"dora"}
+        )
 
 
 def test_no_stranger_token_or_admin_token_can_change_an_account(server: Server) -> None:

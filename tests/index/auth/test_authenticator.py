@@ -950,7 +950,7 @@ def test_no_valid_login_is_refused_during_commits_and_reloads(tmp_path: Path) ->
         while not stop.wait(0.005):
             try:
                 ours.reload()
-                authenticator.refresh()
+                authenticator._user_cache.refresh()
             except Exception as error:  # noqa: BLE001 - including assertions of the fake volume
                 failures.append(error)
 

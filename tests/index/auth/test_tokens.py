@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from typing import Any, cast
 import bcrypt
 import pytest
 
+from ops.index.auth import minted_tokens
 from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER, Audit
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_files import PASSWORDS, TOKENS
@@ -19,10 +21,10 @@ from ops.index.auth.minted_tokens import LIFETIME, MintedTokens
 from ops.index.auth.passwords import TOKEN, InvalidCredentials, hashed, validated_name
 from ops.index.auth.roles import Identity, Role
 from ops.index.auth.throttle import Throttle
-from ops.index.auth.token_file import TokenFile
+from ops.index.auth.token_file import TokenFile, fingerprint
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.tokens import MOST, Tokens
-from ops.index.auth.trust import TrustStore
+from ops.index.auth.trust import Trust, TrustStore
 from ops.index.auth.users import Users
 from ops.index.config import Options
 from ops.index.errors import LoginDelayed, NotFound, TooManyAttempts, Unauthorized
@@ -258,9 +260,9 @@ def test_a_use_is_listed_and_in_the_log_once_an_hour(parts: Parts) -> None:
     assert parts.tokens.all()[0].last_used is None
     for minutes, noted in ((0, 0), (10, 0), (70, 70)):
         parts.clock.now = 1_800_000_000.0 + 60 * minutes
-        parts.authenticator.refresh()
+        parts.authenticator.record_uses()
         parts.who(basic(plain))
-        parts.authenticator.refresh()
+        parts.authenticator.record_uses()
         assert parts.tokens.all()[0].last_used == 1_800_000_000.0 + 60 * noted
     parts.authenticator.close()
     used = [line for line in lines(parts.packages, SERVER_FOLDER) if line["event"] == "token.used"]
@@ -327,6 +329,16 @@ def test_the_number_of_tokens_per_user_is_bounded_not_counting_expired_ones(part
     assert len(parts.tokens.all()) == 2
 
 
+def test_a_token_lasts_90_days_or_from_an_hour_to_a_year(parts: Parts) -> None:
+    now = parts.clock.now
+    assert parts.tokens.create("alice").token.expires == now + 90 * DAY
+    for lifetime in (3600, 365 * DAY):
+        assert parts.tokens.create("alice", lifetime=lifetime).token.expires == now + lifetime
+    for lifetime in (3599, 365 * DAY + 1):
+        with pytest.raises(InvalidCredentials, match="one hour to one year"):
+            parts.tokens.create("alice", lifetime=lifetime)
+
+
 def test_an_owner_cannot_revoke_another_user_s_token(parts: Parts) -> None:
     _, token = parts.tokens.create("alice")
     assert not parts.tokens.revoke(token.id, owner="bob")
@@ -356,16 +368,21 @@ def test_unreadable_lines_are_preserved_and_give_no_access(parts: Parts) -> None
 # --- minted tokens ----------------------------------------------------------------------------------------------
 
 
+_JOB = {"issuer": "https://ci.example", "repository_id": "1", "owner_id": "2"}
+TRUSTED = {
+    "audience": "pypi-a",
+    "issuers": [{"url": "https://ci.example", "kind": "gitlab"}],
+    "jobs": [
+        {"name": "release", **_JOB, "role": "publisher", "projects": ["spam"]},
+        {"name": "install", **_JOB, "role": "reader"},
+    ],
+}
+
+
 @pytest.fixture
 def elsewhere(parts: Parts, tmp_path: Path) -> MintedTokens:
     """Another server, with a trusted job."""
-    job = {"issuer": "https://ci.example", "repository_id": "1", "owner_id": "2"}
-    jobs = [
-        {"name": "release", **job, "role": "publisher", "projects": ["spam"]},
-        {"name": "install", **job, "role": "reader"},
-    ]
-    issuers = [{"url": "https://ci.example", "kind": "gitlab"}]
-    TrustStore(parts.storage).replace({"audience": "pypi-a", "issuers": issuers, "jobs": jobs}, version=0)
+    TrustStore(parts.storage).replace(TRUSTED, version=0)
     return MintedTokens(FolderEntries(tmp_path / "entries"), clock=parts.clock)
 
 
@@ -419,3 +436,73 @@ def test_no_minted_token_is_trusted_while_the_shared_entries_do_not_respond(
     assert parts.authenticator.remembered(basic(plain)) is None
     with pytest.raises(LoginDelayed):
         parts.who(basic(plain))
+
+
+class StuckEntries(FolderEntries):
+    """Entries that do not respond while the gate is closed."""
+
+    def __init__(self, folder: Path, *, clock: Clock) -> None:
+        super().__init__(folder, clock=clock)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def get(self, key: str) -> str | None:
+        value = super().get(key)  # what was stored when it was requested
+        assert self.gate.wait(60)
+        return value
+
+
+def test_one_background_check_drops_burnt_tokens_and_keeps_the_others(parts: Parts, elsewhere: MintedTokens) -> None:
+    burnt, kept = (basic(elsewhere.mint(["release"], "")[0]) for _ in range(2))
+    assert parts.who(burnt)
+    assert parts.who(kept)
+    elsewhere.burn(base64.b64decode(burnt[6:]).partition(b":")[2].decode())
+    parts.authenticator.refresh_minted()
+    assert parts.authenticator.remembered(burnt) is None
+    assert parts.authenticator.remembered(kept) is not None
+    assert parts.refused(burnt)
+
+
+def test_a_check_of_minted_tokens_that_hangs_ends_after_a_moment_and_drops_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred tokens and a storage without response: none stays known, however long it hangs."""
+    monkeypatch.setattr(minted_tokens, "_CHECK_SECONDS", 0.1)
+    entries, trust = StuckEntries(tmp_path / "entries", clock=Clock()), Trust.of(TRUSTED, version=1)
+    minted = MintedTokens(entries, clock=Clock())
+    digests = [fingerprint(minted.mint(["release"], "")[0]) for _ in range(100)]
+    assert all(minted.known(digest, trust) for digest in digests)
+    entries.gate.clear()
+    minted.refresh()
+    assert not any(minted.known(digest, trust) for digest in digests)
+    entries.gate.set()
+    assert minted.check(digests[0])
+    assert minted.known(digests[0], trust)
+
+
+def test_a_late_answer_about_a_minted_token_is_not_believed(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token may have been burnt since."""
+    monkeypatch.setattr(minted_tokens, "_CHECK_SECONDS", -1.0)
+    minted = MintedTokens(FolderEntries(tmp_path / "entries", clock=parts.clock), clock=parts.clock)
+    plain, _ = minted.mint(["release"], "")
+    with pytest.raises(TimeoutError, match="looked up"):
+        minted.check(fingerprint(plain))
+    with pytest.raises(LoginDelayed):
+        parts.who(basic(plain))
+
+
+def test_a_revocation_is_noticed_while_uses_cannot_be_recorded(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, token = parts.tokens.create("alice")
+    assert parts.who(basic(plain))
+    gate = threading.Event()
+    monkeypatch.setattr(FolderEntries, "put", lambda *_, **__: gate.wait(60))
+    recording = threading.Thread(target=parts.authenticator.record_uses)
+    recording.start()
+    parts.tokens.revoke(token.id)
+    parts.authenticator.refresh()
+    assert parts.authenticator.remembered(basic(plain)) is None
+    assert recording.is_alive()
+    gate.set()
+    recording.join()

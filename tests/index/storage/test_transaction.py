@@ -136,6 +136,16 @@ def test_a_change_locks_reads_others_logs_writes_and_commits_in_this_order(bench
     assert bench.take() == ["lock foo", "see", "record change", "write", "commit", "unlock foo"]
 
 
+def test_a_change_is_confirmed_after_the_wait_for_others_and_before_anything_is_logged(bench: Bench) -> None:
+    def refuse() -> None:
+        bench.steps.append("confirm")
+        raise NotFound("the user is gone")
+
+    with pytest.raises(NotFound), bench.transactions.begin({"foo": "FOO"}, ADDITION, confirm=refuse):
+        pytest.fail("the change was made")
+    assert bench.take() == ["lock foo", "see", "confirm", "unlock foo"]
+
+
 def test_the_line_of_an_addition_becomes_durable_with_it(bench: Bench) -> None:
     bench.change(ADDITION)
     assert bench.take() == ["lock foo", "see", "note change", "write", "commit", "unlock foo"]
