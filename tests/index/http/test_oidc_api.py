@@ -24,6 +24,7 @@ from ops.index.config import Options
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.issuer import AUDIENCE, FakeIssuer, private_key, public_pem
 from tests.index.serving import JSON, Http, Response, ThreadServer, eventually
+from tests.index.test_sharing import publish
 
 FAST = Options(bcrypt_rounds=4, refresh_seconds=0.05)
 
@@ -113,6 +114,9 @@ def test_an_id_token_of_a_trusted_job_is_exchanged_for_a_token_that_publishes_it
     assert "4711" in minted["run"]
     kept = "".join(path.read_text() for path in server.packages.rglob("*") if path.is_file())
     assert token.rpartition("_")[2] not in kept
+    assert publish(server, "spam", "1.0", login=("__token__", token)) == 200
+    page = server.request("GET", "/projects/spam/", user="__token__", password=token).text
+    assert f'href="{minted["run"]}"' in page
 
 
 def test_a_burnt_token_is_refused_and_burning_it_again_changes_nothing(server: Index, github: FakeIssuer) -> None:
@@ -186,7 +190,7 @@ def test_an_id_token_is_accepted_only_once_across_all_servers(tmp_path: Path, gi
     with ExitStack() as stack:
         servers = [stack.enter_context(Index(tmp_path)) for _ in range(3)]
         trusting(servers[0], github.trust())
-        for _ in range(10):
+        for _ in range(100):
             assert sorted(race(servers, github.id_token())) == [200, 422, 422]
 
 
@@ -214,7 +218,7 @@ def test_a_minted_token_is_known_and_burnt_on_every_server(tmp_path: Path, githu
         token = json.loads(mint(first, github.id_token()).body)["token"]
         assert status(second, token) == 200
         ask(first, "burn-token", {"token": token})
-        eventually(lambda: status(second, token) == 401, seconds=5)
+        eventually(lambda: status(second, token) == 401)
 
 
 # --- keys -------------------------------------------------------------------------------------------------------
@@ -289,19 +293,21 @@ def forgeries(issuer: FakeIssuer, chance: random.Random) -> Iterator[object]:
     )
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("count", [250, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_no_forged_replayed_expired_future_foreign_or_malformed_id_token_is_accepted(
-    server: Index, github: FakeIssuer, seed: int
+    server: Index, github: FakeIssuer, count: int
 ) -> None:
     trusting(server, github.trust())
     used = github.id_token()
     assert mint(server, used).status == 200
-    refused = [
-        mint(server, used),
-        *(ask(server, "mint-token", body) for body in forgeries(github, random.Random(seed))),
-    ]
-    assert {response.status for response in refused} <= {400, 413, 422}
-    assert all(json.loads(response.body)["errors"] for response in refused)
+    chance = random.Random(1)
+    sent = 0
+    while sent < count:
+        for body in ({"token": used}, *forgeries(github, chance)):
+            response = ask(server, "mint-token", body)
+            assert response.status in {400, 413, 422}, body
+            assert json.loads(response.body)["errors"]
+            sent += 1
     assert [line["event"] for line in server.audit()].count("oidc.minted") == 1
     assert mint(server, github.id_token()).status == 200
 
