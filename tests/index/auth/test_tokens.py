@@ -21,7 +21,7 @@ from ops.index.auth.minted_tokens import LIFETIME, MintedTokens
 from ops.index.auth.passwords import TOKEN, InvalidCredentials, hashed, validated_name
 from ops.index.auth.roles import Identity, Role
 from ops.index.auth.throttle import Throttle
-from ops.index.auth.token_file import TokenFile, fingerprint
+from ops.index.auth.token_file import TokenFile, token_digest
 from ops.index.auth.token_uses import TokenUses
 from ops.index.auth.tokens import MOST, Tokens
 from ops.index.auth.trust import Trust, TrustStore
@@ -441,7 +441,7 @@ def test_no_minted_token_is_trusted_while_the_shared_entries_do_not_respond(
 class StuckEntries(FolderEntries):
     """Entries that do not respond while the gate is closed."""
 
-    def __init__(self, folder: Path, *, clock: Clock) -> None:
+    def __init__(self, folder: Path, *, clock: FakeClock) -> None:
         super().__init__(folder, clock=clock)
         self.gate = threading.Event()
         self.gate.set()
@@ -468,15 +468,15 @@ def test_a_check_of_minted_tokens_that_hangs_ends_after_a_moment_and_drops_them(
 ) -> None:
     """A hundred tokens and a storage without response: none stays known, however long it hangs."""
     monkeypatch.setattr(minted_tokens, "_CHECK_SECONDS", 0.1)
-    entries, trust = StuckEntries(tmp_path / "entries", clock=Clock()), Trust.of(TRUSTED, version=1)
-    minted = MintedTokens(entries, clock=Clock())
-    digests = [fingerprint(minted.mint(["release"], "")[0]) for _ in range(100)]
+    entries, trust = StuckEntries(tmp_path / "entries", clock=FakeClock()), Trust.of(TRUSTED, version=1)
+    minted = MintedTokens(entries, clock=FakeClock())
+    digests = [token_digest(minted.mint(["release"], "")[0]) for _ in range(100)]
     assert all(minted.known(digest, trust) for digest in digests)
     entries.gate.clear()
     minted.refresh()
     assert not any(minted.known(digest, trust) for digest in digests)
     entries.gate.set()
-    assert minted.check(digests[0])
+    assert minted.exists(digests[0])
     assert minted.known(digests[0], trust)
 
 
@@ -488,7 +488,7 @@ def test_a_late_answer_about_a_minted_token_is_not_believed(
     minted = MintedTokens(FolderEntries(tmp_path / "entries", clock=parts.clock), clock=parts.clock)
     plain, _ = minted.mint(["release"], "")
     with pytest.raises(TimeoutError, match="looked up"):
-        minted.check(fingerprint(plain))
+        minted.exists(token_digest(plain))
     with pytest.raises(LoginDelayed):
         parts.who(basic(plain))
 

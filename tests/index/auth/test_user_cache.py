@@ -17,17 +17,10 @@ from ops.index.auth.users import Users
 from ops.index.config import Options
 from ops.index.errors import LoginDelayed, StorageError, Unauthorized
 from tests.index.auth.test_authenticator import CHEAP, DIGEST, HERE, basic, log_in
+from tests.index.conftest import FakeClock
 from tests.index.credentials_volume import Volume, volumes
 
 NEW = "another password"
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass
@@ -37,7 +30,7 @@ class Servers:
     ours: Volume
     users: Users
     tokens: Tokens
-    clock: Clock
+    clock: FakeClock
     token: str
     token_id: str
     authenticator: Authenticator
@@ -53,7 +46,7 @@ class Servers:
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Servers]:
     ours, theirs = volumes(tmp_path, 2)
-    users, tokens, clock = Users(theirs, CHEAP), Tokens(theirs), Clock()
+    users, tokens, clock = Users(theirs, CHEAP), Tokens(theirs), FakeClock()
     users.register("alice", password_hash=DIGEST)
     made = tokens.create("alice")
     # The default intervals.

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from ops.index import DirectoryStorage, create_index
-from ops.index.auth.passwords import hashed, verify
+from ops.index.auth.passwords import hashed, verify_password
 from ops.index.auth.roles import Identity, Role
 from ops.index.auth.tokens import Tokens
 from ops.index.auth.users import Users
@@ -360,5 +360,5 @@ def test_a_hundred_first_requests_with_tokens_cost_less_than_one_password(tmp_pa
         tokens_took = asyncio.run_coroutine_threadsafe(log_in(), server.loop).result(60)
     entry = hashed(PASSWORD, Options().bcrypt_rounds)
     began = time.process_time()
-    assert verify(PASSWORD, entry, Options().bcrypt_rounds)
+    assert verify_password(PASSWORD, entry, Options().bcrypt_rounds)
     assert tokens_took < time.process_time() - began
