@@ -107,6 +107,8 @@ def projects_of(filenames: Sequence[str]) -> list[str | None]:
     if len(found) != len(filenames):  # a name has a line break
         return [project_of(filename) for filename in filenames]
     names = normalize("\n".join(found)).split("\n")
+    if all(names):
+        return [*names]
     return [name or project_of(filename) for name, filename in zip(names, filenames, strict=True)]
 
 

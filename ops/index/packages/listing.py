@@ -7,6 +7,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 
 from ops.index.bounded_dict import BoundedDict
 from ops.index.packages.filenames import Name, parse, project_of
@@ -112,35 +114,26 @@ class Listing:
         """List files, and return how many were not listed yet.
 
         Parameters:
-            files: their paths and projects; None for files that are not distributions.
+            files: their paths and projects; None for files that are not distributions. Files of one project are listed
+                in less time if they come together.
             left_out: paths that are not to be listed.
             bulk: true if so many follow that the projects are sorted only after the last.
         """
         with self.lock:
-            listed, keys, usage = self._projects, self._keys, self._usage
-            new, changed = [], []
-            for path, project in files:  # a million times at the start of a large index
-                if project is None or (left_out and path in left_out):
+            new: list[str] = []
+            changed: list[str] = []
+            added = 0
+            for project, run in groupby(files, itemgetter(1)):  # a million files at the start of a large index
+                if project is None:
                     continue
-                known = listed.get(project)
-                if known is None:
-                    listed[project] = path
-                    new.append(project)
-                elif isinstance(known, str):
-                    if known == path:
-                        continue
-                    listed[project] = {known: None, path: None}
-                    changed.append(project)
-                elif path in known:
-                    continue
-                else:
-                    known[path] = None
-                    changed.append(project)
-                if keys and project in keys:
-                    keys[project][key_of(path)] = path
-                if usage is not None:
-                    usage.appeared(path, project)
-            added = len(new) + len(changed)
+                paths = [path for path, _ in run]
+                if left_out:
+                    paths = [path for path in paths if path not in left_out]
+                grown = changed if project in self._projects else new
+                count = self._add(project, paths)
+                if count:
+                    grown.append(project)
+                    added += count
             if not added:
                 return 0
             self.version += 1
@@ -172,6 +165,29 @@ class Listing:
                 self._usage.vanished(path)
             self._alter(project)
             return True
+
+    def _add(self, project: str, paths: list[str]) -> int:
+        """List files of one project, and return how many were not listed yet."""
+        known = self._projects.get(project)
+        if known is not None:
+            before = (known,) if isinstance(known, str) else known
+            paths = [path for path in paths if path not in before]
+        if len(paths) > 1:
+            paths = list(dict.fromkeys(paths))
+        if not paths:
+            return 0
+        if known is None and len(paths) == 1:
+            self._projects[project] = paths[0]
+        elif known is None or isinstance(known, str):
+            self._projects[project] = dict.fromkeys(paths if known is None else [known, *paths])
+        else:
+            known.update(dict.fromkeys(paths))
+        if project in self._keys:
+            self._keys[project].update((key_of(path), path) for path in paths)
+        if self._usage is not None:
+            for path in paths:
+                self._usage.appeared(path, project)
+        return len(paths)
 
     def _put_in_order(self, projects: Iterable[str], *, bulk: bool) -> None:
         if bulk:

@@ -47,11 +47,27 @@ def test_whoever_reads_a_project_while_its_files_are_being_listed_reads_it_again
     def files() -> Iterator[tuple[str, str]]:
         for number in range(3):
             yield wheel_name(project, f"7.{number}"), project
+            yield wheel_name("other", f"7.{number}"), "other"
             read.append((listing.version_of(project), len(listing.paths(project))))
 
-    assert listing.add(files(), bulk=bulk) == 3
+    assert listing.add(files(), bulk=bulk) == 6
     assert len({count for _, count in read}) == 3
     assert all(version != listing.version_of(project) for version, _ in read)
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_only_projects_with_new_files_change(bulk: bool) -> None:
+    listing = Listing()
+    known, new, hidden = added(listing, "foo", "1.0"), wheel_name("new", "1.0"), wheel_name("hidden", "1.0")
+    versions = listing.version, listing.version_of("foo")
+    assert listing.add([(known, "foo"), (hidden, "hidden"), ("README", None)], {hidden}, bulk=bulk) == 0
+    assert (listing.version, listing.version_of("foo")) == versions
+    files = [(known, "foo"), (new, "new"), (new, "new"), (hidden, "hidden")]
+    assert listing.add(files, {hidden}, bulk=bulk) == 1
+    assert listing.version_of("foo") == versions[1]
+    assert listing.projects() == ["foo", "new"]
+    assert listing.paths("new") == (new,)
+    assert len(listing) == 2
 
 
 def test_names_are_found_in_any_spelling_after_every_change() -> None:
