@@ -82,7 +82,7 @@ class Client:
             self._connection.close()
             begin, response, body = self._ask(path, headers)
         if response.status != 200:
-            raise IndexRequestError(f"{self._server.name} answered {path}", status=response.status)
+            raise IndexRequestError(f"{self._server.name} did not serve {path}", status=response.status)
         self.tag = response.headers["ETag"] or ""
         return (time.perf_counter() - begin) * 1e3, len(body)
 

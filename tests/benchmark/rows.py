@@ -201,9 +201,9 @@ def _upload_rate(field: Field, connections: int) -> tuple[Row, Row]:
             unit="uploads/s",
             better="higher",
             left_out={NGINX: "takes no uploads", **dict.fromkeys(slow, "left out: it takes some ten a second")},
-            method=f"Multipart forms as twine sends them, persistent connections, each a new file. {OURS} answers when "
-            f"the file is on the disk; stock pypiserver does not wait for that. {DISK!r} writes and fsyncs the same "
-            "bytes without any server.",
+            method=f"Multipart forms as twine sends them, persistent connections, each a new file. {OURS} responds "
+            f"when the file is on the disk; stock pypiserver does not wait for that. {DISK!r} writes and fsyncs the "
+            "same bytes without any server.",
         )
     goals = [median_within(row, OURS, UPLOAD_GOALS[connections])]
     if connections > 1:

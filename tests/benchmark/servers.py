@@ -221,9 +221,9 @@ class Server:
             try:
                 status, body = _ask(connection, path, self.authorization, accept)
             except (OSError, http.client.HTTPException) as error:
-                raise IndexRequestError(f"{self.name} did not answer {path}", why=repr(error)) from error
+                raise IndexRequestError(f"{self.name} did not respond to {path}", why=repr(error)) from error
         if status != 200:
-            raise IndexRequestError(f"{self.name} answered {path} with {status}", status=status, why=_excerpt(body))
+            raise IndexRequestError(f"{self.name} responded to {path} with {status}", status=status, why=_excerpt(body))
         return body
 
     def log_tail(self) -> str:

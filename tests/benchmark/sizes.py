@@ -227,7 +227,8 @@ def _large_file(field: Field, size: int) -> Iterator[Row]:
         unit="MB/s",
         better="higher",
         entries=complete(field, uploads, {NGINX: "takes no uploads", **left_out}),
-        method=f"One connection, until acknowledged, the disk flushed before. {OURS} answers when the file is durable.",
+        method="One connection, until acknowledged, the disk flushed before. "
+        f"{OURS} responds when the file is durable.",
     )
     row = Row(
         title=f"Download of {label}",
