@@ -205,7 +205,7 @@ def test_a_full_temporary_folder_ends_a_backup_with_a_sentence_and_the_next_run_
     with full_disk.mounted(tmp_path / "small", "1m") as disk:
         monkeypatch.setattr(tempfile, "tempdir", str(disk))
         give_back = full_disk.fill(disk, leave=200_000)
-        with pytest.raises(TargetError, match=r"could not copy 'large-1\.0\.tar\.gz'") as raised:
+        with pytest.raises(TargetError, match="could not copy") as raised:
             backup.take()
         assert f"No space left on device: {disk}" in sentences(raised.value)
         assert bucket.snapshots() == []
