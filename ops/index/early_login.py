@@ -126,5 +126,5 @@ def _credentials(connection: socket.socket) -> BasicCredentials | None:
         name, _, value = line.partition(b":")
         if name.lower() == b"authorization":
             found = BasicCredentials.parse(value)
-            return found if found is not None and found.plausible and found.token is None else None
+            return found if found is not None and not found.flaw and found.token is None else None
     return None

@@ -48,6 +48,8 @@ _START_SECONDS: Final = 0.001
 _RENEWAL_WAIT: Final = 0.5
 """Seconds that logins wait for changed users to be read: a hanging volume must not block known users."""
 
+_NO_CREDENTIALS: Final = "neither a user name and password (RFC 7617) nor a token of this index (RFC 6750)"
+
 _NEVER: Final = object()
 
 _log = logging.getLogger(__name__)
@@ -296,7 +298,7 @@ class Authenticator:
         if credentials is None:
             if authorization is not None and authorization.strip():
                 # It may be a misplaced secret: no part of it is recorded.
-                self._record("login.refused", "", address, why="no user name and password (RFC 7617)")
+                self._record("login.refused", "", address, why=_NO_CREDENTIALS)
             raise Unauthorized(realm=self._realm)
         return credentials
 
@@ -315,8 +317,8 @@ class Authenticator:
         Credentials that no user can have, such as an empty password, are refused at once and not counted as a failure:
         they tell a guesser nothing, and counting them would let a guesser evict other failures for free.
         """
-        if not credentials.plausible:
-            self._refuse("login.refused", credentials, address, why="" if credentials.password else "an empty password")
+        if flaw := credentials.flaw:
+            self._refuse("login.refused", credentials, address, why=flaw)
             raise self._unauthorized(credentials)
         account = self._verified.get(digest)
         if account is not None:
@@ -491,9 +493,9 @@ class Authenticator:
 
     def _refuse(self, event: str, credentials: BasicCredentials, address: str, *, why: str = "") -> None:
         name = credentials.username
-        if credentials.token is not None:
-            found = TOKEN.fullmatch(credentials.token)
-            why = f"no valid token; its id is {found['id']}" if found else why
+        if name == TOKEN_USER and not why:
+            found = TOKEN.fullmatch(credentials.password)
+            why = f"no valid token; its id is {found['id']}" if found else "the password is not a token of this index"
         known = name == TOKEN_USER or name in self._user_cache.accounts
         self._record(event, name if known else masked_name(name), address, why=why)
 

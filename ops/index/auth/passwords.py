@@ -272,9 +272,13 @@ class BasicCredentials:
         return cls(unicodedata.normalize("NFC", username), password) if colon else None
 
     @property
-    def plausible(self) -> bool:
-        """True if a user could have these credentials."""
-        return 0 < len(self.username.encode()) <= NAME_BYTES and self.password != ""
+    def flaw(self) -> str:
+        """The reason why no user can have these credentials, for the audit log; empty if one could."""
+        if not self.username:
+            return "no user name"
+        if len(self.username.encode()) > NAME_BYTES:
+            return f"a user name longer than {NAME_BYTES} bytes"
+        return "" if self.password else "an empty password"
 
     @property
     def token(self) -> str | None:

@@ -1027,6 +1027,7 @@ def test_a_removed_user_is_refused_within_five_seconds_however_rarely_the_volume
 # --- secrets ----------------------------------------------------------------------------------------------------
 
 CANARY = "canary-9f3b-secret"
+NO_CREDENTIALS = "neither a user name and password (RFC 7617) nor a token of this index (RFC 6750)"
 
 
 def test_no_password_reaches_log_audit_or_error_even_if_typed_as_the_name(
@@ -1091,22 +1092,24 @@ def test_only_the_audit_log_says_that_a_user_s_entry_is_unusable(storage: Direct
 
 
 @pytest.mark.parametrize(
-    ("header", "user"),
+    ("header", "user", "why"),
     [
-        (basic("alice", ""), "alice"),  # curl -u alice: and an empty variable of a CI job
-        (basic(CANARY, ""), "ca… (unknown, 18 characters)"),
-        (basic("", CANARY), ""),
-        (basic("x" * 300, "y"), "xx… (unknown, 300 characters)"),
-        (b"Basic " + base64.b64encode(CANARY.encode()), ""),
-        (b"Basic " + CANARY.encode(), ""),
-        (b"Bearer " + CANARY.encode(), ""),
-        (CANARY.encode(), ""),
-        (b"Basic", ""),
-        (b"Basic " + b"A" * 20_000, ""),
+        (basic("alice", ""), "alice", "an empty password"),  # curl -u alice: and an empty variable of a CI job
+        (basic(CANARY, ""), "ca… (unknown, 18 characters)", "an empty password"),
+        (basic("", CANARY), "", "no user name"),
+        (basic("x" * 300, "y"), "xx… (unknown, 300 characters)", "a user name longer than 255 bytes"),
+        (basic("__token__", CANARY), "__token__", "the password is not a token of this index"),
+        (basic("__token__", ""), "__token__", "an empty password"),
+        (b"Basic " + base64.b64encode(CANARY.encode()), "", NO_CREDENTIALS),
+        (b"Basic " + CANARY.encode(), "", NO_CREDENTIALS),
+        (b"Bearer " + CANARY.encode(), "", NO_CREDENTIALS),
+        (CANARY.encode(), "", NO_CREDENTIALS),
+        (b"Basic", "", NO_CREDENTIALS),
+        (b"Basic " + b"A" * 20_000, "", NO_CREDENTIALS),
     ],
 )
-def test_a_login_that_no_user_can_have_is_recorded_without_secrets(
-    users: Users, storage: DirectoryStorage, tmp_path: Path, header: bytes, user: str
+def test_a_login_that_no_user_can_have_is_recorded_with_the_reason_and_without_secrets(
+    users: Users, storage: DirectoryStorage, tmp_path: Path, header: bytes, user: str, why: str
 ) -> None:
     packages = DirectoryStorage(tmp_path / "packages")
     audit = Audit(packages)
@@ -1119,7 +1122,7 @@ def test_a_login_that_no_user_can_have_is_recorded_without_secrets(
     (file,) = packages.directory.rglob("*.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(line["event"], line["user"], line["address"]) for line in lines] == [("login.refused", user, HERE)] * 2
-    assert lines[1]["more"] == 2
+    assert (lines[0]["why"], lines[1]["more"]) == (why, 2)
     assert CANARY not in file.read_text()
 
 

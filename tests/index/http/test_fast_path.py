@@ -321,7 +321,7 @@ def test_an_unknown_scheme_is_recorded_each_time(server: Server) -> None:
     assert (first["event"], first["address"], first["why"]) == (
         "login.refused",
         "127.0.0.1",
-        "no user name and password (RFC 7617)",
+        "neither a user name and password (RFC 7617) nor a token of this index (RFC 6750)",
     )
     assert others["more"] == 8
     assert "secret" not in log.read_text()
