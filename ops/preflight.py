@@ -12,7 +12,7 @@ from ops.targets import Check, State, Target
 
 
 def preflight(target: Target) -> Table:
-    """Check that everything that the target needs is there. Reads only.
+    """Check that everything that the target needs is there. Passes without an index. Reads only.
 
     Raises:
         PreflightError: something is missing; all of it is listed.

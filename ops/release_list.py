@@ -11,6 +11,7 @@ from functools import partial
 
 from packaging.version import InvalidVersion, Version
 
+from ops.errors import NotDeployedError
 from ops.targets import Target, VolumeFile, content_of
 from ops.targets.index_files import ACTIVITY, STATUS, YANKED, Downloads, annotated, distribution, download_counts
 
@@ -87,9 +88,12 @@ class ReleaseList:
         """Read the volume. Copies the annotations and the download counts.
 
         Raises:
-            TargetError: the volume cannot be read.
+            NotDeployedError: there is no such volume.
+            TargetError: it cannot be read.
         """
         volume = target.settings.packages_volume
+        if not target.volume_exists(volume):
+            raise NotDeployedError(target.place)
         groups: dict[tuple[str, str], list[VolumeFile]] = defaultdict(list)
         yanked: list[str] = []
         status: list[str] = []

@@ -14,7 +14,14 @@ import pytest
 from ops import manage_releases
 from ops.admin_api import AdminApi
 from ops.audit_log import events
-from ops.errors import ConfirmationError, IndexRequestError, ParameterError, RunbookError, VerificationError
+from ops.errors import (
+    ConfirmationError,
+    IndexRequestError,
+    NotDeployedError,
+    ParameterError,
+    RunbookError,
+    VerificationError,
+)
 from ops.plan import Outcome
 from ops.release_list import ReleaseList
 from ops.secret import Secret
@@ -77,6 +84,11 @@ def managed(target: Target, **values: object) -> Outcome:
 
 def versions(target: Target, project: str) -> list[str]:
     return [release.version for release in ReleaseList.of(target).of_project(project)]
+
+
+def test_without_an_index_the_list_is_refused_instead_of_empty(workspace: Workspace) -> None:
+    with pytest.raises(NotDeployedError):
+        ReleaseList.of(open_target("local"))
 
 
 def test_by_default_it_lists_and_changes_nothing(volume: Path) -> None:
