@@ -239,4 +239,6 @@ def test_contributing_names_the_modules_between_the_folders() -> None:
     named = (PROJECT_ROOT / ".github" / "CONTRIBUTING.md").read_text().partition("The modules of `ops/` itself:")[2]
     table = named.partition("\nEvery change")[0]
     there = {path.stem for path in (PROJECT_ROOT / "ops").glob("*.py")} - {"__init__"}
-    assert {word for word in table.split("`")[1::2] if word != "ops/"} == there, "correct the table in CONTRIBUTING"
+    assert {word for word in table.split("`")[1::2] if word != "ops/"} == there, (
+        "correct the table of modules in CONTRIBUTING"
+    )

@@ -67,9 +67,9 @@ ELSEWHERE = {
     ".venv/bin/python -m ops.index --packages ./packages --credentials ./credentials --port 8080": "index/test_main.py",
     ".venv/bin/python -m ops.index … --trusted-root trusted_root.json": "index/test_attestations.py",
     ".venv/bin/python -m ops.runbook.store 20_greet": "test_contributing.py",
-    'make test ARGS="tests/notebooks/test_structure.py tests/test_borders.py tests/test_documentation.py"': (
-        "test_contributing.py"
-    ),
+    "make test ARGS=\"-m 'not slow' tests/notebooks/test_structure.py tests/notebooks/test_values.py "
+    "tests/notebooks/test_repeated.py tests/test_start_here.py tests/test_borders.py "
+    'tests/test_documentation.py"': "test_contributing.py",
 }
 """The test that runs a command, possibly on another port, or on the stand-in for Modal."""
 

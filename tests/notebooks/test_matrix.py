@@ -302,7 +302,7 @@ def test_without_a_running_index_a_notebook_says_so_before_its_first_step(run: R
     before, records = stopped.state(), stopped.outcomes()
     code, errors = run.ended(good(run.notebook))
     sentence = STOPPED.get(run.notebook.name, "the preflight failed")
-    assert code == (1 if sentence else 0), errors
+    assert code == (1 if sentence else 0), f"{errors}\nSTOPPED names the notebooks that work without a running index"
     assert sentence in (explained(errors) if sentence else "")
     assert stopped.outcomes() == ["failed" if sentence else "succeeded"] * run.program.records + records
     assert stopped.state() == before

@@ -62,7 +62,7 @@ ELSEWHERE = ("01_provision", "03_smoke_test", "13_trusted_publishing")
 def test_every_notebook_is_covered_here() -> None:
     tried = {notebook for notebook, _ in CASES.values()}
     names = [notebook.name for notebook in comparable(list_notebooks(PROJECT_ROOT / "notebooks"))]
-    assert sorted([*tried, *READING, *ELSEWHERE]) == names
+    assert sorted([*tried, *READING, *ELSEWHERE]) == names, "name each notebook in CASES, READING or ELSEWHERE"
 
 
 @pytest.mark.slow

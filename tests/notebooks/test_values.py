@@ -87,7 +87,7 @@ def test_every_parameter_but_flags_has_a_bad_value_here() -> None:
         notebook.name: {each.name for each in notebook.parameters if each.type != "bool"} - set(TARGET)
         for notebook in comparable(NOTEBOOKS)
     }
-    assert {name: set(values) for name, values in BAD.items()} == declared
+    assert {name: set(values) for name, values in BAD.items()} == declared, "list them in BAD"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
