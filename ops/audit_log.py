@@ -11,7 +11,7 @@ from ops.targets import Target, content_of
 from ops.targets.index_files import ACTIVITY, ADMIN_AUDIT, AUDIT, Downloads, download_counts
 
 Event = Mapping[str, Any]
-"""One line of the log; its keys are described in ``deployments/server.md``."""
+"""One line of the log: ``time``, ``event``, ``user``, and the fields of its ``Entry`` in ``ops/index``."""
 
 Rights = tuple[str, tuple[str, ...] | None]
 """Role and projects of a user."""
