@@ -60,7 +60,8 @@ class Operator:
     def new(cls, folder: Path, target: str, variables: Mapping[str, str]) -> Operator:
         """An operator who has just cloned the project."""
         clone, home = folder / "clone", folder / "home"
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT_ROOT, capture_output=True, check=True)
+        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]  # also files not added yet
+        listed = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, check=True)
         for name in listed.stdout.decode().split("\0"):
             if name and (PROJECT_ROOT / name).is_file():
                 (clone / name).parent.mkdir(parents=True, exist_ok=True)
