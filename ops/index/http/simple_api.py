@@ -326,7 +326,7 @@ class SimpleApi:
         stored = None if self._response_cache.last((path, form)) is not None else pages.read(name, form)
         if stored is None:
             return None
-        mark = StoredPageMark(self._repository, name, self._refresh_seconds)
+        mark = StoredPageMark(self._repository, pages, name, self._refresh_seconds)
 
         def load() -> Representation | None:
             page = pages.opened(stored, mark.state, form)

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Final
 
 from ops.index.http import simple_pages
@@ -25,6 +25,12 @@ from ops.index.storage.storage import Storage
 
 FORMAT: Final = 1
 """Version of the rendered pages: raise it when the same project gets other bytes."""
+
+_SLOW: Final = 0.01
+"""Seconds on the event loop that are too many: the disk is slow, or another thread keeps the interpreter busy."""
+
+_PAUSE: Final = 5.0
+"""Seconds for which pages are then rendered in threads instead."""
 
 _SEAL: Final = hashlib.sha256().digest_size
 _LENGTH: Final = 4
@@ -43,10 +49,11 @@ class StoredPages:
         self._repository = repository
         self._staging = storage.staging
         self._folder = f"{storage.directory}/{INDEX_FOLDER}/pages"
+        self._paused_until = 0.0
         self._version = ascii((FORMAT, FACTS_FORMAT, simple_pages.API_VERSION, public_url)).encode()
 
     def read(self, project: str, form: str) -> bytes | None:
-        """The stored bytes of a page, valid or not; None if it is not stored, or not in memory.
+        """The stored bytes of a page, valid or not; None if it is not stored, or not in memory, or the disk is slow.
 
         Parameters:
             project: normalized name, from a request.
@@ -54,14 +61,24 @@ class StoredPages:
         """
         if not self._repository.package_directory.scanned or not self._repository.listing.paths(project):
             return None  # no other name becomes a path
-        try:
-            descriptor = os.open(self._path(project, form), OPENING)
-        except OSError:
+        if time.monotonic() < self._paused_until:
             return None
-        try:
-            return read_at_once(descriptor, os.fstat(descriptor).st_size, 0)
-        finally:
-            os.close(descriptor)
+        with self._timed():
+            try:
+                descriptor = os.open(self._path(project, form), OPENING)
+            except OSError:
+                return None
+            try:
+                return read_at_once(descriptor, os.fstat(descriptor).st_size, 0)
+            finally:
+                os.close(descriptor)
+
+    def state(self, project: str) -> bytes | None:
+        """The state of a project on the disk; None if it cannot be looked up quickly."""
+        if time.monotonic() < self._paused_until:
+            return None
+        with self._timed():
+            return self._repository.state(project)
 
     def opened(self, stored: bytes, state: bytes | None, form: str) -> RenderedPage | None:
         """The page in stored bytes; None if it is not valid.
@@ -98,6 +115,17 @@ class StoredPages:
                     self._path(project.name, form), self._seal(form, state, memoryview(content)), content
                 )
 
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Pause if this takes too long."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            if now - began > _SLOW:
+                self._paused_until = now + _PAUSE
+
     def _path(self, project: str, form: str) -> str:
         return f"{self._folder}/{project}.{'json' if form == JSON_V1 else 'html'}"
 
@@ -115,14 +143,16 @@ class StoredPageMark:
 
     Parameters:
         repository: has the project.
+        pages: where the page comes from.
         name: of the project.
         seconds: between two comparisons.
     """
 
-    __slots__ = ("_name", "_repository", "_seconds", "_until", "state")
+    __slots__ = ("_name", "_pages", "_repository", "_seconds", "_until", "state")
 
-    def __init__(self, repository: Repository, name: str, seconds: float) -> None:
+    def __init__(self, repository: Repository, pages: StoredPages, name: str, seconds: float) -> None:
         self._repository = repository
+        self._pages = pages
         self._name = name
         self._seconds = seconds
         self._until = 0.0
@@ -135,5 +165,5 @@ class StoredPageMark:
         now = time.monotonic()
         if now >= self._until:
             self._until = now + self._seconds
-            self.state = self._repository.state(self._name)
+            self.state = self._pages.state(self._name)
         return version, self.state

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -252,6 +253,32 @@ def test_a_page_that_is_not_in_memory_is_not_read_on_the_event_loop(
     monkeypatch.setattr(stored_pages, "read_at_once", lambda *_: None)
     assert Start(published).ready() is None
     assert Start(published).page() == page
+
+
+@pytest.mark.parametrize("function", ["open", "stat"])
+def test_a_slow_disk_delays_one_request_and_not_each(
+    published: Node, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    now, real = 100.0, getattr(os, function)
+
+    def slow(path: Any, *arguments: Any, **named: Any) -> Any:
+        nonlocal now
+        now += 1 if str(path).startswith(str(published.storage.directory)) else 0
+        return real(path, *arguments, **named)
+
+    page = Start(published).page()
+    Start(published).page(form=HTML_V1)
+    server = Start(published)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, slow)
+        server.ready()
+        began = now
+        assert server.ready(form=HTML_V1) is None
+        assert now == began  # nothing was tried
+    assert server.page() == page
+    now += 60
+    assert Start(published).ready() == page
 
 
 def test_before_the_directory_has_been_read_nothing_waits_for_that(published: Node, count_calls: Count) -> None:
