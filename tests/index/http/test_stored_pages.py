@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -39,8 +40,9 @@ ADMIN = Person("adam", may_administer=True)
 
 @pytest.fixture(autouse=True)
 def files_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let files be in memory, on any file system."""
+    """Let files be in memory, on any file system, and no machine be too slow."""
     monkeypatch.setattr(stored_pages, "read_at_once", os.pread)
+    monkeypatch.setattr(stored_pages, "_SLOW", math.inf)
 
 
 @pytest.fixture
@@ -270,6 +272,7 @@ def test_a_slow_disk_delays_one_request_and_not_each(
     Start(published).page(form=HTML_V1)
     server = Start(published)
     monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(stored_pages, "_SLOW", 0.5)
     with monkeypatch.context() as patch:
         patch.setattr(os, function, slow)
         server.ready()
