@@ -34,7 +34,7 @@ class Listing:
 
     Attributes:
         lock: guards all changes. It may be held over several, but never while waiting for a disk.
-        version: counter of all changes.
+        version: counter of all changes. Set after everything else, so whoever sees a new one sees all of the change.
         projects_version: counter of projects appearing and vanishing.
     """
 
@@ -136,13 +136,14 @@ class Listing:
                     added += count
             if not added:
                 return 0
-            self.version += 1
             self._count += added
-            # The version of a new one among many stays 0, which takes no memory. Set last: its readers see all files.
+            # The version of a new one among many stays 0, which takes no memory. Set after the files are listed.
             changed += [project for project in new if project in self._versions] if bulk else new
-            self._versions.update(dict.fromkeys(changed, self.version))
+            version = self.version + 1
+            self._versions.update(dict.fromkeys(changed, version))
             if new:
                 self._put_in_order(new, bulk=bulk)
+            self.version = version
             return added
 
     def remove(self, path: str) -> bool:
@@ -198,8 +199,9 @@ class Listing:
         self.projects_version += 1
 
     def _alter(self, project: str) -> None:
-        self.version += 1
-        self._versions[project] = self._altered[project] = self.version
+        version = self.version + 1
+        self._versions[project] = self._altered[project] = version
+        self.version = version
 
 
 _project_of = lru_cache(maxsize=1024)(project_of)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from ops.index.packages import listing as module
 from ops.index.packages.filenames import Name, parse
 from ops.index.packages.listing import Listing
 from tests.index.archives import wheel_name
+
+SPAM_1, SPAM_2 = wheel_name("spam", "1.0"), wheel_name("spam", "2.0")
 
 
 def added(listing: Listing, project: str, version: str, *, bulk: bool = False) -> str:
@@ -91,3 +97,45 @@ def test_a_file_is_counted_once() -> None:
     assert listing.remove(path)
     assert not listing.remove(path)
     assert (len(listing), listing.paths("foo"), path in listing) == (0, (), False)
+
+
+@pytest.mark.parametrize(
+    ("listed", "change"),
+    [
+        ([], lambda listing: listing.add([(SPAM_2, "spam")])),
+        ([SPAM_1], lambda listing: listing.add([(SPAM_2, "spam")])),
+        ([SPAM_1, SPAM_2], lambda listing: listing.remove(SPAM_2)),
+        ([SPAM_2], lambda listing: listing.remove(SPAM_2)),
+        ([SPAM_1], lambda listing: listing.touch(["spam"])),
+    ],
+)
+def test_whoever_sees_a_new_version_sees_all_of_the_change(
+    listed: list[str], change: Callable[[Listing], object]
+) -> None:
+    """Else a cached page is taken for current in the middle of a change, and stays so."""
+    listing = Listing()
+    listing.add([(path, "spam") for path in listed])
+    listing.projects()
+    seen: list[tuple[int, object]] = []
+
+    def note() -> None:
+        rest = listing.version_of("spam"), listing.projects_version, listing.paths("spam"), tuple(listing.projects())
+        seen.append((listing.version, rest))
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        del event, argument
+        if frame.f_code.co_filename != module.__file__ or frame.f_code.co_name in {"version_of", "paths", "projects"}:
+            return None
+        note()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        change(listing)
+    finally:
+        sys.settrace(before)
+    note()
+    final = seen[-1]
+    assert len(seen) > 3
+    assert {rest for version, rest in seen if version == final[0]} == {final[1]}
