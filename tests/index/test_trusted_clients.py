@@ -259,8 +259,9 @@ def older_uv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("older_uv", ["0.4.16", "0.9.0"], indirect=True)
-@pytest.mark.parametrize("world", ["github"], indirect=True)
+@pytest.mark.parametrize(
+    ("older_uv", "world"), [("0.4.16", "github"), ("0.9.0", "github"), ("0.9.0", "gitlab")], indirect=True
+)
 def test_older_versions_of_uv_publish_too(world: World, older_uv: Path) -> None:
     """The first one that attempts the exchange with any index, and one that does not burn its token."""
     world.trust()
