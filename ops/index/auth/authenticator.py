@@ -232,7 +232,8 @@ class Authenticator:
             account = self._verified.get(digest)
             if account is None:  # changed this moment
                 raise self._unauthorized(credentials)
-        return replace(account.identity, confirm=partial(self._confirm_again, account))
+        identity = account.identity
+        return replace(identity, confirm=partial(self._confirm_again, identity, authorization, address))
 
     def refresh(self) -> None:
         """Read the users again if their files have changed, after reloading a shared volume. Called in a thread."""
@@ -441,14 +442,10 @@ class Authenticator:
             _log.warning("minted tokens cannot be looked up: %s", error)
             raise LoginDelayed("the index cannot look up tokens of CI jobs", retry_after=5) from error
 
-    def _confirm_again(self, account: Account) -> None:
-        self.see_changes()
-        if account.identity.minted:
-            self._check_minted(account.digest)
-        if self._stored(account) != account:
+    def _confirm_again(self, identity: Identity, authorization: bytes | None, address: str) -> None:
+        if self.confirm(authorization, address) != identity:
             raise Unauthorized(
-                "the user or the token was changed or removed while the request waited; nothing was changed",
-                realm=self._realm,
+                "the user's rights were changed while the request waited; nothing was changed", realm=self._realm
             )
 
     def _stored(self, account: Account) -> Account | None:

@@ -16,7 +16,7 @@ from ops.index.auth.tokens import Tokens
 from ops.index.auth.users import Users
 from ops.index.config import Options
 from ops.index.errors import LoginDelayed, StorageError, Unauthorized
-from tests.index.auth.test_authenticator import CHEAP, DIGEST, HERE, basic, log_in
+from tests.index.auth.test_authenticator import CHEAP, DIGEST, HERE, PASSWORD, basic, log_in
 from tests.index.conftest import FakeClock
 from tests.index.credentials_volume import Volume, volumes
 
@@ -209,8 +209,19 @@ def test_an_identity_is_not_confirmed_again_after_a_change_that_a_reload_has_sho
         if number == kept:
             identity.confirm()
         else:
-            with pytest.raises(Unauthorized, match="while the request waited"):
+            with pytest.raises(Unauthorized):
                 identity.confirm()
+
+
+def test_an_identity_is_confirmed_again_after_its_password_was_only_stored_anew(servers: Servers) -> None:
+    identity = servers.authenticator.confirm(servers.logins[0], HERE)
+    servers.users.register("alice", password=PASSWORD)
+    servers.ours.reload()
+    identity.confirm()
+    demoted(servers)
+    servers.ours.reload()
+    with pytest.raises(Unauthorized, match="rights were changed while the request waited"):
+        identity.confirm()
 
 
 def test_a_request_is_confirmed_even_while_a_reload_hangs(servers: Servers) -> None:
