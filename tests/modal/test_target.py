@@ -336,6 +336,7 @@ def test_rotations_killed_while_modal_gets_the_new_admin_token_lock_nobody_out(
                 rotation.apply(described)
         for container in plane.live(ADMIN_FUNCTION):
             plane.kill(container)  # the next one has what Modal has now
+    rotation.preflight(provisioned)
     described = rotation.describe(provisioned, rotate="admin", max_age_days=90)
     assert rotation.plan(described).pending[0].then == "complete it"
     rotation.verify(described, rotation.apply(described))
