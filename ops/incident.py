@@ -172,14 +172,14 @@ def uploaded(found: Sequence[BadFile]) -> Table:
     rows = [
         (
             file.filename,
-            file.sha256,
             *(str((file.upload or {}).get(key, "not in the audit log")) for key in ("time", "user", "address")),
             _origin(file.upload),
+            file.sha256,  # the widest
         )
         for file in found
     ]
     note = "" if rows else "No release is named."
-    return Table.of("Who uploaded it", ("file", "SHA-256", "when", "user", "address", "by"), rows, note=note)
+    return Table.of("Who uploaded it", ("file", "when", "user", "address", "by", "SHA-256"), rows, note=note)
 
 
 def downloaded(incident: Incident, found: Sequence[BadFile]) -> Table:

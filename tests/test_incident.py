@@ -128,7 +128,7 @@ def test_a_ci_job_that_published_it_is_found_with_its_run_and_trusted_no_more(se
         assert sent.status_code == 200, sent.text
 
         meant = incident.describe(served, project="spam", version="1.1", lock_publisher=True, confirm="spam 1.1")
-        by = incident.uploaded(incident.files(meant)).rows[0][-1]
+        by = incident.uploaded(incident.files(meant)).rows[0][4]
         assert by.startswith("token m")
         assert by.endswith(f", CI run {issuer.url}/acme/spam/actions/runs/4711")
         assert [change.thing for change in incident.plan(meant).pending] == [f"file {BAD}", "CI job spam-release"]
