@@ -39,7 +39,7 @@ EXAMPLES = int(os.environ.get("HISTORIES", "25"))
 ADMIN = Person("adam", may_administer=True)
 PROJECTS = ("foo", "bar")
 VERSIONS = ("1.0", "1.0.post1", "2.0rc1", "10.0")
-ACTIONS = ("upload", "yank", "unyank", "remove", "status", "drop", "delete", "replace", "reload", "restart")
+ACTIONS = ("upload", "yank", "unyank", "remove", "status", "drop", "delete", "replace", "reload", "store")
 
 # A failing history waits for servers to agree until it times out, so it is not shrunk.
 thorough = settings(
@@ -102,8 +102,8 @@ class History:
                 releases.set_status(project, status, reason="why", identity=ADMIN)
             elif action == "reload":
                 node.repository.reload()
-            elif action == "restart":
-                self._store(node, *_fresh(node))
+            elif action == "store":
+                self._store(node, *(_fresh(node) if number % 2 else self._show(node)))
             elif self._foreign is not None:
                 self._change(action, self._foreign / filename, content)
         self._show(node)
@@ -112,11 +112,10 @@ class History:
         """A server's projects and pages, built from earlier ones."""
         state = _state(node.repository)
         pages = self._pages[id(node)] = _pages(state[0], self._pages.get(id(node), {}))
-        self._store(node, state, pages)
         return state, pages
 
     def _store(self, node: Node, state: State, pages: Pages) -> None:
-        """Store the pages that a server has rendered, current or not. A Volume holds none."""
+        """Store the pages that a server has rendered, perhaps before it saw a change. A Volume holds none."""
         if self._foreign is not None:
             stored = StoredPages(node.repository, node.storage, "")
             for (name, form), page in pages.items():
