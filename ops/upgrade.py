@@ -23,6 +23,7 @@ STORAGE = (
     "ops/index/packages/sidecars.py",
     "ops/index/auth",
     "ops/index/activity.py",
+    "ops/index/http/stored_pages.py",
 )
 """The code that writes to the volumes."""
 

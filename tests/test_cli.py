@@ -71,7 +71,7 @@ def test_up_sets_up_a_working_index_and_a_second_run_changes_nothing(workspace: 
     assert "nothing" in second.stdout.lower()
 
 
-_GROWING = {"activity", "audit", ".audit", "staging", "claims", "removed"}
+_GROWING = {"activity", "audit", ".audit", "staging", "pages", "claims", "removed"}
 
 
 def _state(workspace: Workspace) -> dict[str, bytes]:

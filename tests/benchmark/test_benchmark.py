@@ -93,7 +93,7 @@ def test_a_complete_run_measures_every_row_and_leaves_no_process(
 
     results = list((workspace.home / "benchmark/results").iterdir())
     assert len(results) == 1
-    assert len(json.loads(results[0].read_text())["rows"]) == 39
+    assert len(json.loads(results[0].read_text())["rows"]) == 40
     assert not (workspace.home / "benchmark/scratch").exists()
     home = str(workspace.home)
     assert not [p for p in psutil.process_iter(["cmdline"]) if any(home in part for part in p.info["cmdline"] or ())]

@@ -138,7 +138,18 @@ class Index:
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in self._lasting()}
 
     def _lasting(self) -> Iterator[Path]:
-        passing = {"records", "activity", "audit", ".audit", "staging", "claims", "removed", "lock", "server.log"}
+        passing = {
+            "records",
+            "activity",
+            "audit",
+            ".audit",
+            "staging",
+            "pages",
+            "claims",
+            "removed",
+            "lock",
+            "server.log",
+        }
         for path in sorted((self.home / "runbook").rglob("*")):
             if path.is_file() and path.suffix != ".lock" and not passing & set(path.parts):
                 yield path
