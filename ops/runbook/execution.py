@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionComplete, CellExecutionError, CellTimeoutError, DeadKernelError
 from nbclient.util import ensure_async, run_sync
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager
@@ -200,6 +200,7 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
         self._scratch = scratch
         self._after_cell = options.after_cell
         self._unfinished: dict[str, str] = {}
+        self._complete = False
 
     def create_kernel_manager(self) -> AsyncKernelManager:
         """Always this interpreter's kernel."""
@@ -227,13 +228,14 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
         """Run cell by cell. papermill's own loop considers a cell that timed out or lost its kernel completed."""
         for index, cell in enumerate(self.nb.cells):
             self.nb_man.cell_start(cell, index)
+            self._complete = False
             try:
                 self.execute_cell(cell, index)
             except CellExecutionError as error:
                 self._failed(index, error)
                 return
             except CellTimeoutError as error:
-                self._end_cell()
+                self._end_cell(index)
                 self._failed(index, error, "TimeoutError", f"the cell ran for longer than {self.timeout} seconds")
                 return
             except DeadKernelError as error:
@@ -242,7 +244,7 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
                 )
                 return
             except BaseException as error:
-                self._end_cell()
+                self._end_cell(index)
                 name = type(error).__name__
                 self._failed(
                     index, error, name, "the run was interrupted" if name == "KeyboardInterrupt" else str(error)
@@ -277,12 +279,12 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
             cell.outputs.insert(errors[0] if errors else len(cell.outputs), nbformat.from_dict(output))
         self.nb_man.cell_exception(cell, cell_index=index, exception=error)
 
-    def _end_cell(self) -> None:
+    def _end_cell(self, index: int) -> None:
         """Interrupt the running cell, and let it clean up; the kernel itself is ended afterwards."""
         with suppress(Exception, KeyboardInterrupt):
-            run_to_its_end(self._interrupt)
+            run_to_its_end(lambda: self._interrupt(index))
 
-    async def _interrupt(self) -> None:
+    async def _interrupt(self, index: int) -> None:
         await ensure_async(self.km.interrupt_kernel())
         # Ctrl-C stopped the event loop with nbclient's tasks in it: they receive the reply and the last output.
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -293,6 +295,20 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
             await asyncio.gather(*left, return_exceptions=True)
         else:
             await ensure_async(self.kc.shell_channel.get_msg(timeout=INTERRUPT_GRACE))
+        # Ctrl-C may have been raised in the very task that receives the outputs: the last ones are still to be read.
+        cell = self.nb.cells[index]
+        while not self._complete and not any(output.output_type == "error" for output in cell.outputs):
+            message = await ensure_async(self.kc.iopub_channel.get_msg(timeout=INTERRUPT_GRACE))
+            with suppress(CellExecutionComplete):  # perhaps of what ran before this cell
+                super().process_message(message, cell, index)
+
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        """Add an output to its cell, and note when the cell is complete."""
+        try:
+            return super().process_message(msg, cell, cell_index)
+        except CellExecutionComplete:
+            self._complete = True
+            raise
 
     def _last_words(self) -> str:
         try:

@@ -355,6 +355,27 @@ def test_an_interrupted_run_ends_its_kernel_and_is_recorded_as_such(
     assert "sleep" in "".join(error.traceback), "it does not say where the cell was"
 
 
+def test_a_run_interrupted_while_it_receives_an_output_says_where_the_cell_was(
+    make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = execution.RedactingClient.process_message
+
+    def receive_and_be_interrupted(self: execution.RedactingClient, msg: dict[str, Any], *rest: Any) -> Any:
+        received = receive(self, msg, *rest)
+        if msg["msg_type"] == "stream":
+            monkeypatch.setattr(execution.RedactingClient, "process_message", receive)
+            raise KeyboardInterrupt
+        return received
+
+    monkeypatch.setattr(execution.RedactingClient, "process_message", receive_and_be_interrupted)
+    path = make_notebook("01_x", "# X", "import time\nprint('begun', flush=True)\ntime.sleep(60)")
+    with pytest.raises(RunInterruptedError) as caught:
+        run_notebooks([path], options=RunOptions(workspace=workspace, on_progress=silent))
+    cell = nbformat.read(caught.value.record.folder / "01_x.ipynb", as_version=4).cells[-1]
+    assert [output.output_type for output in cell.outputs] == ["stream", "error"]
+    assert "sleep" in "".join(cell.outputs[-1].traceback), "it does not say where the cell was"
+
+
 def test_a_run_interrupted_while_its_kernel_starts_leaves_no_kernel(
     make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
