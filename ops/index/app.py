@@ -107,6 +107,8 @@ class Index:
         self._lifespan = lifespan
         self._shared = packages.shared
         self._remembered = authenticator.remembered
+        self._digest = authenticator.digest
+        self._holder = authenticator.holder
         self._ready = simple_api.ready
         self._refusal: Response | None = None
         self.fast_path = FastPath(authenticator, simple_api, self._count, self.challenge)
@@ -142,12 +144,15 @@ class Index:
             peer: the address at the other end of the connection.
         """
         authorization = headers.get(b"authorization")
-        user = None if authorization is None else self._remembered(authorization)
-        if user is None and authorization is not None:
-            address, _ = self._proxies.route(peer, headers.get(b"x-forwarded-for"))
-            user = self._authenticator.known_token(authorization, address)
-        if user is None:
+        if authorization is None:
             return None
+        login = self._digest(authorization)
+        user = self._holder(login)
+        if user is None:
+            address, _ = self._proxies.route(peer, headers.get(b"x-forwarded-for"))
+            user = self._authenticator.known_token(login, authorization, address)
+            if user is None:
+                return None
         response = self._ready(path, headers)
         if response is not None and is_download(path):
             self._count(path, user.username, peer, headers)

@@ -5,7 +5,6 @@ Hashes are written as bcrypt, and verified in every format that stock tools writ
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 import unicodedata
@@ -254,15 +253,16 @@ class BasicCredentials:
         if len(authorization) > _HEADER_BYTES:
             return None
         scheme, _, encoded = authorization.strip().partition(b" ")
-        if scheme.lower() == b"bearer":
+        scheme = scheme.lower()
+        if scheme == b"bearer":
             bearer = cls(TOKEN_USER, encoded.strip().decode("latin-1"))
             return None if bearer.token is None else bearer
-        if scheme.lower() != b"basic":
+        if scheme != b"basic":
             return None
         encoded = encoded.strip().rstrip(b"=")
         try:
-            fields = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
-        except (binascii.Error, ValueError):
+            fields = binascii.a2b_base64(encoded + b"==="[: -len(encoded) % 4], strict_mode=True)
+        except binascii.Error:
             return None
         try:
             text = fields.decode()

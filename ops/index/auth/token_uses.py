@@ -39,7 +39,7 @@ class TokenUses:
         self._entries = entries
         self._audit = audit
         self._clock = clock
-        self._noted: BoundedDict[str, float] = BoundedDict(10_000)
+        self._written: BoundedDict[str, float] = BoundedDict(10_000)
         self._unwritten: dict[str, tuple[Identity, str, float]] = {}
         self._next = clock() + _EVERY
 
@@ -51,19 +51,19 @@ class TokenUses:
         return True
 
     def note(self, identity: Identity, address: str) -> None:
-        """Record a use in memory, for :meth:`write`, unless one was recorded within half an hour."""
-        now = self._clock()
-        if now >= self._noted.get(identity.token, 0.0) + _EVERY / 2:
-            self._noted[identity.token] = now
-            self._unwritten[identity.token] = identity, address, now
+        """Record a use in memory, for :meth:`write`."""
+        self._unwritten[identity.token] = identity, address, self._clock()
 
     def write(self) -> None:
-        """Write the recorded uses. Blocks; never raises."""
+        """Write the recorded uses, except of tokens written within half an hour. Blocks; never raises."""
         for token_id in list(self._unwritten):
             use = self._unwritten.pop(token_id, None)
             if use is None:  # written by another thread
                 continue
             identity, address, moment = use
+            if moment < self._written.get(token_id, 0.0) + _EVERY / 2:
+                continue
+            self._written[token_id] = moment
             if self._audit is not None:
                 self._audit.note("token.used", user=identity.username, address=address, id=identity.token)
             try:
