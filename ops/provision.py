@@ -12,7 +12,7 @@ from ops.preflight import preflight
 from ops.private_files import close_to_others, open_to_others
 from ops.secret import Secret
 from ops.table import Table, Text
-from ops.targets import Deployment, Move, State, Target
+from ops.targets import UPGRADE, Deployment, Move, State, Target
 from ops.targets.index_rules import check_admin_token
 from ops.workspace import shown
 
@@ -129,6 +129,9 @@ def apply(target: Target, *, dry_run: bool = False, lower_protection: str = "") 
                 done.append((f"volume {name}", "created"))
         ran, move = target.state().deployment is not None, target.move()
         deployment = target.deploy(lower_protection=lower_protection)
+        unfinished = target.unfinished_upgrade
+        if unfinished.exists() and target.history()[0].tag != UPGRADE:
+            unfinished.unlink()  # this version replaced it
         folders = ClientFolders.of(target)
         before = move.before if move else folders.another_address(deployment.url)
         written = folders.readdress(deployment.url)

@@ -50,6 +50,7 @@ def roll_back(target: Target, *, version: str | None = None) -> Outcome:
             raise _first(target)
         if releases and releases[0].version == wanted:
             return Outcome(caption, (), f"Version {wanted} is already deployed; nothing was changed.")
+        target.unfinished_upgrade.unlink(missing_ok=True)  # the next upgrade goes back to this version
         deployment = target.rollback(wanted)
     done = ("server", f"version {wanted} deployed again, in place of {releases[0].version if releases else 'none'}")
     return Outcome(caption, (done,), f"The index responds at {deployment.url}")

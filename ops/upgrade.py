@@ -13,7 +13,7 @@ from ops.private_files import replace_file
 from ops.revisions import commit_of, subjects
 from ops.smoke import SmokeTest
 from ops.table import Table
-from ops.targets import DeployedVersion, Target
+from ops.targets import UPGRADE, DeployedVersion, Target
 from ops.workspace import PROJECT_ROOT
 
 STORAGE = (
@@ -160,7 +160,7 @@ def apply(upgrade: Upgrade) -> Outcome:
         # Kept until the test has passed, so that a run that is killed is completed by the next one.
         replace_file(target.unfinished_upgrade, version)
         try:
-            deployment = target.deploy(tag="upgrade", revision=upgrade.commit)
+            deployment = target.deploy(tag=UPGRADE, revision=upgrade.commit)
             upgrade.test(target)
         except RunbookError as error:
             raise _after_going_back(target, version, error) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from ops import provision, rollback, upgrade
 from ops.errors import ParameterError, RunbookError, VerificationError
 from ops.http_client import HttpClient
 from ops.plan import Outcome
-from ops.targets import Target, local, open_target
+from ops.targets import UPGRADE, Target, local, open_target
 from ops.workspace import PROJECT_ROOT
 from tests.fakes import FakeTarget
 from tests.local_index import local_index
@@ -110,6 +110,27 @@ def test_a_server_stopped_by_a_killed_upgrade_is_started_again_with_the_version_
     assert versioned.outdated() == "runs with another code"
     assert upgraded(versioned).done[0] == ("server", "version 2 deployed, in place of 1")
     assert not versioned.unfinished_upgrade.exists()
+
+
+@pytest.mark.parametrize("deploy", [lambda target: rollback.roll_back(target, version="2"), provision.apply])
+def test_after_another_deployment_a_killed_upgrade_is_over(
+    provisioned: FakeTarget, deploy: Callable[[Target], Outcome]
+) -> None:
+    for version in ("one", "two", "three"):
+        provisioned.deploy(revision=version)
+    provisioned.unfinished_upgrade.write_text("1")
+    deploy(provisioned)
+    provisioned.old = "runs with another code"
+    back = f"go back to version {rollback.current(provisioned)} if it fails"
+    assert back in repr(upgrade.plan(upgrade.Upgrade(target=provisioned, commit="four")))
+
+
+def test_a_killed_upgrade_is_still_tested_after_the_index_was_provisioned(provisioned: FakeTarget) -> None:
+    provisioned.deploy(tag=UPGRADE, revision="two")
+    provisioned.unfinished_upgrade.write_text("1")
+    provisioned.code = ""  # the clone's, which is the same
+    provision.apply(provisioned)
+    assert "go back to version 1 if it fails" in repr(upgrade.plan(upgrade.Upgrade(target=provisioned)))
 
 
 def test_a_change_of_the_volumes_format_is_marked(versioned: Target, clone: Path) -> None:

@@ -7,6 +7,7 @@ import os
 from ops.errors import ParameterError
 from ops.settings import Settings
 from ops.targets.target import (
+    UPGRADE,
     Check,
     CredentialAge,
     DeployedVersion,
@@ -76,6 +77,7 @@ def known_places(workspace: Workspace | None = None) -> list[tuple[str, str | No
 
 __all__ = [
     "TARGETS",
+    "UPGRADE",
     "Check",
     "CredentialAge",
     "DeployedVersion",

@@ -16,6 +16,9 @@ from ops.errors import NotDeployedError, NotRespondingError, ProtectionError
 from ops.secret import Secret
 from ops.settings import Settings
 
+UPGRADE = "upgrade"
+"""Tag of versions deployed by an upgrade."""
+
 
 @dataclass(frozen=True)
 class Check:
