@@ -297,10 +297,11 @@ class RedactingClient(PapermillNotebookClient):  # type: ignore[misc]  # papermi
             await ensure_async(self.kc.shell_channel.get_msg(timeout=INTERRUPT_GRACE))
         # Ctrl-C may have been raised in the very task that receives the outputs: the last ones are still to be read.
         cell = self.nb.cells[index]
-        while not self._complete and not any(output.output_type == "error" for output in cell.outputs):
-            message = await ensure_async(self.kc.iopub_channel.get_msg(timeout=INTERRUPT_GRACE))
-            with suppress(CellExecutionComplete):  # perhaps of what ran before this cell
-                super().process_message(message, cell, index)
+        async with asyncio.timeout(INTERRUPT_GRACE):  # a cell may ignore the interrupt, and print forever
+            while not self._complete and not any(output.output_type == "error" for output in cell.outputs):
+                message = await ensure_async(self.kc.iopub_channel.get_msg(timeout=None))
+                with suppress(CellExecutionComplete):  # perhaps of what ran before this cell
+                    super().process_message(message, cell, index)
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         """Add an output to its cell, and note when the cell is complete."""

@@ -192,6 +192,25 @@ def test_a_cell_that_runs_too_long_is_interrupted_and_the_run_fails(
     assert caught.value.why == "TimeoutError: the cell ran for longer than 1 seconds"
 
 
+def test_a_cell_that_ignores_its_interrupt_and_prints_forever_is_ended(
+    make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "INTERRUPT_GRACE", 0.2)
+    endless = (
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "while True:\n    print('on', flush=True)\n    time.sleep(0.05)"
+    )
+    path = make_notebook("01_x", "# X", "### Print", endless)
+    with pytest.raises(RunError, match="failed in its step 'Print'") as caught:
+        run_notebooks(
+            [path],
+            options=RunOptions(
+                workspace=workspace, on_progress=silent, execution=ExecutionOptions(execution_timeout=1)
+            ),
+        )
+    assert caught.value.why == "TimeoutError: the cell ran for longer than 1 seconds"
+
+
 def test_nothing_runs_when_a_parameter_or_a_notebook_is_wrong(
     make_notebook: MakeNotebook, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
