@@ -1,7 +1,9 @@
 """Short project pages kept on the disk, in ``.index/pages``, so that a restarted server need not render them again.
 
 Nothing is invalidated: a page is sealed with a digest of its bytes and of everything that it depends on. A page of
-another state, or one that a crash has damaged, has another seal, and is rendered anew. The folder may be deleted.
+another state, or one that a crash has damaged, has another seal, and is rendered anew. Whoever knows the state could
+seal any page, but it contains times that only this machine's kernel sets: pages in a folder that somebody hands over
+are not valid. The folder may be deleted.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Hashable, Iterator
 from typing import Final
 
 from ops.index.http import simple_pages
-from ops.index.http.blocks import RenderedPage
+from ops.index.http.blocks import LONG, RenderedPage
 from ops.index.http.files import OPENING, read_at_once
 from ops.index.http.negotiation import JSON_V1
 from ops.index.packages.models import Project
@@ -31,6 +33,9 @@ _SLOW: Final = 0.01
 
 _PAUSE: Final = 5.0
 """Seconds for which pages are then rendered in threads instead."""
+
+_LONGEST: Final = 4 * LONG
+"""Bytes: more than a page that is not long, and its compressed form."""
 
 _SEAL: Final = hashlib.sha256().digest_size
 _LENGTH: Final = 4
@@ -69,7 +74,8 @@ class StoredPages:
             except OSError:
                 return None
             try:
-                return read_at_once(descriptor, os.fstat(descriptor).st_size, 0)
+                size = os.fstat(descriptor).st_size
+                return read_at_once(descriptor, size, 0) if size < _LONGEST else None
             finally:
                 os.close(descriptor)
 

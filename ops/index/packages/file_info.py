@@ -42,7 +42,7 @@ class KnownInfo(NamedTuple):
     Parameters:
         file_info: the info.
         mtime_ns: when the file was last written, in nanoseconds since the epoch.
-        recorded_ns: the same of its sidecar; 0 if unknown.
+        recorded_ns: when its sidecar was last changed (``ctime``); 0 if unknown.
     """
 
     file_info: FileInfo
@@ -99,7 +99,9 @@ class FileInfoStore:
             return KnownInfo(file_info, status.st_mtime_ns)
 
     def written(self, paths: Iterable[str]) -> list[int]:
-        """The size of each local file, and when it and its sidecar were last written, in nanoseconds since the epoch.
+        """The size of each local file, when it was last written, and when its sidecar was last changed.
+
+        Both in nanoseconds since the epoch. No program can set the time of a change: a copy of the folder has others.
 
         Raises:
             OSError: one of them is missing.
@@ -109,7 +111,7 @@ class FileInfoStore:
         files, sidecars = f"{self._directory}/", f"{self._directory}/{INDEX_FOLDER}/facts/"
         for path in paths:
             status = stat(files + path)
-            found += (status.st_size, status.st_mtime_ns, stat(sidecars + path).st_mtime_ns)
+            found += (status.st_size, status.st_mtime_ns, stat(sidecars + path).st_ctime_ns)
         return found
 
     def known(self, path: str) -> FileInfo | None:

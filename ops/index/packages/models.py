@@ -33,7 +33,7 @@ class File:
         attested: true if it has a provenance (PEP 740).
         provenance: absolute URL of that; empty if it has none, or the index does not know its own address.
         mtime_ns: when it was last written, in nanoseconds since the epoch. Pages do not show it.
-        recorded_ns: the same of the sidecar that the rest was read from; 0 if unknown.
+        recorded_ns: when the sidecar that the rest was read from was last changed; 0 if unknown.
     """
 
     filename: str

@@ -128,7 +128,7 @@ class Sidecars:
         return None if found is None else found[0]
 
     def dated(self, path: str) -> tuple[FileInfo, int] | None:
-        """The same, and when the sidecar was written, in nanoseconds since the epoch."""
+        """The same, and the time of the sidecar's last change (``ctime``), in nanoseconds since the epoch."""
         found = self._read(path)
         return None if found is None else (found[0], found[2])
 
@@ -175,7 +175,7 @@ class Sidecars:
     def _read(self, path: str, *, whole: bool = False) -> tuple[FileInfo, bytes, int] | None:
         for folder in self._folders:
             try:
-                start, mtime_ns = _content(f"{folder}/{path}", whole=whole)
+                start, ctime_ns = _content(f"{folder}/{path}", whole=whole)
             except OSError:
                 continue
             file_info = _parse(start)
@@ -184,7 +184,7 @@ class Sidecars:
             metadata = start.partition(b"\n")[2]
             if whole and not _is_whole(metadata, file_info):
                 continue
-            return file_info, metadata, mtime_ns
+            return file_info, metadata, ctime_ns
         return None
 
     def _temporary_folder(self) -> Path:
@@ -197,7 +197,7 @@ class Sidecars:
 
 
 def _content(path: str, *, whole: bool) -> tuple[bytes, int]:
-    """A sidecar, or at least its first line, and when it was written. Project pages read one per file.
+    """A sidecar, or at least its first line, and the time of its last change. Project pages read one per file.
 
     Raises:
         OSError: it cannot be read.
@@ -208,7 +208,7 @@ def _content(path: str, *, whole: bool) -> tuple[bytes, int]:
         if len(content) == _FIRST_READ and (whole or b"\n" not in content):
             while piece := os.read(descriptor, _PIECE):
                 content += piece
-        return content, os.fstat(descriptor).st_mtime_ns
+        return content, os.fstat(descriptor).st_ctime_ns
     finally:
         os.close(descriptor)
 

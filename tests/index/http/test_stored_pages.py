@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,8 @@ from ops.index.http.stored_pages import StoredPages
 from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.models import File, Project
 from ops.index.packages.repository import Repository
-from ops.index.storage.directory import StagingFolder
+from ops.index.storage.directory import DirectoryStorage, StagingFolder
+from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import Cluster, Node, Person
 from tests.index.serving import eventually
@@ -138,9 +140,10 @@ def add(node: Node) -> None:
 
 def rewrite(path: Path, content: bytes) -> None:
     """Write a file in place, later than it was written before, however coarse the clock is."""
-    later = path.stat().st_mtime_ns + 10**9
-    path.write_bytes(content)
-    os.utime(path, ns=(later, later))
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:
+        path.write_bytes(content)
+        os.utime(path, ns=(before.st_mtime_ns + 10**9,) * 2)
 
 
 def change_in_place(node: Node) -> None:
@@ -237,6 +240,29 @@ def test_a_page_of_another_project_under_this_name_is_not_shown(published: Node)
     Start(published).page("foo")
     (folder(published) / "foo.json").rename(folder(published) / "bar.json")
     assert Start(published).ready("bar") is None
+
+
+def test_a_page_that_was_forged_in_a_folder_handed_over_is_not_shown(published: Node, tmp_path: Path) -> None:
+    forger = Start(published)
+    project = forger.repository.project("foo")
+    assert project is not None
+    assert forger.api._stored is not None
+    forger.api._stored.write(project, HTML, b'<a href="https://attacker.example/foo-9.whl">foo-9.whl</a>', b"")
+    assert b"attacker" in (Start(published).ready(form=HTML) or b"")  # writing to the folder in use is enough
+    copy = tmp_path / "copy"
+    shutil.copytree(published.directory, copy)  # with all modification times, like most archives
+    storage = DirectoryStorage(copy)
+    handed_over = replace(published, storage=storage, name_locks=FileNameLocks(copy / ".index" / "claims"))
+    assert Start(handed_over).ready(form=HTML) is None
+    assert b"attacker" not in Start(handed_over).page(form=HTML)
+
+
+def test_a_stored_file_that_is_longer_than_any_page_is_not_read(published: Node, count_calls: Count) -> None:
+    Start(published).page()
+    os.truncate(folder(published) / "foo.json", 2**40)
+    read = count_calls(stored_pages, "read_at_once")
+    assert Start(published).ready() is None
+    assert not read
 
 
 @pytest.mark.parametrize("name", ["", "..", "../facts", "unknown", "foo/..", "Foo"])
