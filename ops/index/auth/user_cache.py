@@ -170,6 +170,8 @@ class UserCache:
             except StorageError as error:
                 self._failed(error)
                 self.behind = True
+                with self._loading:
+                    self._expire_tokens()
                 if self._generation < 0:
                     with contextlib.suppress(StorageError):
                         self.refresh()
@@ -185,10 +187,13 @@ class UserCache:
             finally:
                 self._loading.release()
 
-    def _check(self) -> bool:
+    def _expire_tokens(self) -> None:
         if self._wall_clock() >= self._next_expiry:
             self._replace_tokens()
             self._changed()
+
+    def _check(self) -> bool:
+        self._expire_tokens()
         generation = self._storage.generation
         if self._reloads and generation == self._generation and self._gone is None:
             return True

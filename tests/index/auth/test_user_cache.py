@@ -227,3 +227,25 @@ def test_an_identity_is_confirmed_again_after_its_password_was_only_stored_anew(
 def test_a_request_is_confirmed_even_while_a_reload_hangs(servers: Servers) -> None:
     with servers.ours._guard.exclusive():
         assert asyncio.run(asyncio.to_thread(servers.authenticator.confirm, basic("alice"), HERE)).username == "alice"
+
+
+def test_a_token_expires_on_time_even_if_the_volume_cannot_be_reloaded(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    token = servers.tokens.create("alice", lifetime=3600)
+    authenticator = Authenticator(servers.ours, CHEAP, clock=clock, wall_clock=lambda: token.token.created + clock.now)
+    clock.now = 3590.0
+    login = basic("__token__", token.plain)
+    assert log_in(authenticator, login).token == token.token.id
+
+    def broken() -> None:
+        raise StorageError("the volume is unavailable")
+
+    monkeypatch.setattr(servers.ours, "_reload", broken)
+    clock.now = 3600.0
+    authenticator.refresh()
+    assert authenticator.remembered(login) is None
+    with pytest.raises((Unauthorized, LoginDelayed)):
+        log_in(authenticator, login)
+    authenticator.close()
