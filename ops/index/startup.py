@@ -61,9 +61,14 @@ def served_directory(path: Path, what: str) -> Path:
             "change its owner or mode, or name another one"
         )
     own = path / INDEX_FOLDER
+    if what == "packages" and own.exists() and not os.access(own, os.R_OK | os.X_OK):
+        raise CannotStartError(
+            f"{own} cannot be read by this user, so nobody knows which files are yanked or revoked: "
+            "change its owner or mode"
+        )
     if what == "packages" and os.access(path, os.W_OK) and own.exists():
-        if not os.access(own, os.R_OK | os.W_OK | os.X_OK):
-            _log.warning("%s cannot be read and written by this user: %s", own, _READ_ONLY[what])
+        if not os.access(own, os.W_OK):
+            _log.warning("%s cannot be written by this user: %s", own, _READ_ONLY[what])
     elif not os.access(path, os.W_OK):
         _log.warning("%s cannot be written by this user and is served read-only: %s", path, _READ_ONLY[what])
     return path

@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from ops.index.errors import StorageBusy
 from ops.index.packages.attestations import POLICIES
 from ops.index.packages.directory import tick_ns
 from ops.index.packages.models import STATUSES
@@ -56,6 +57,9 @@ class Annotations:
         """Read others' changes: paths with changed yanks or revocations, and projects with changed statuses.
 
         Nothing is read while an annotation is being set, unless *thoroughly*: an event loop does not wait for a disk.
+
+        Raises:
+            StorageBusy: a folder was never listed and cannot be: nobody knows which files must not be offered.
         """
         if not self._lock.acquire(blocking=thoroughly):
             return set(), set()
@@ -204,6 +208,7 @@ class AnnotationFolder:
         self._times: dict[str, tuple[int, int]] = {}
         self._mtime_ns = -1
         self._settled = True
+        self._listed = False
 
     def get(self, name: str) -> str | None:
         """The annotation of a name; None if it has none."""
@@ -214,7 +219,11 @@ class AnnotationFolder:
         return self._annotations.keys()
 
     def look(self, *, thoroughly: bool = False) -> set[str]:
-        """Read the folder if it has changed, and return the names with changed annotations."""
+        """Read the folder if it has changed, and return the names with changed annotations.
+
+        Raises:
+            StorageBusy: it was never listed and cannot be.
+        """
         try:
             mtime_ns = os.stat(self._folder).st_mtime_ns  # noqa: PTH116 - on the way of many requests
         except OSError:
@@ -226,7 +235,11 @@ class AnnotationFolder:
         try:
             changed, unreadable = self._read()
         except OSError as error:  # the known annotations stay
+            if not self._listed and not isinstance(error, NotADirectoryError):
+                why = f"the annotations in {self._folder} cannot be read: {error.strerror or error}"
+                raise StorageBusy(f"{why}; the server offers no file until they are readable") from None
             unreadable = error
+        self._listed = True
         if unreadable is None:
             self._settled, self._mtime_ns = settled, mtime_ns
         else:  # the next call tries again

@@ -441,15 +441,20 @@ class Repository:
         self._look_at_annotations()
 
     def _look_at_annotations(self) -> None:
-        """The same for annotations alone; reads the names on shared storage the first time."""
+        """The same for annotations alone; reads the names on shared storage the first time.
+
+        Raises:
+            StorageBusy: the annotations were never read and cannot be.
+        """
         if self._reloads is not None:
             if not self._open:
                 self._wait_for_first(self._reloads.begin())
             return
         now = time.monotonic()
-        if now >= self._annotations_again:
+        if now >= self._annotations_again or not self._open:
             self._annotations_again = now + _ANNOTATIONS_SECONDS
-            self._read_annotations()
+            self._read_annotations(thoroughly=not self._open)
+            self._open = True
 
     def _wait_for_first(self, run: Future[None]) -> None:
         try:

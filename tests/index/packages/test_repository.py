@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from ops.index.config import Options
+from ops.index.errors import StorageBusy
 from ops.index.packages import directory as module
 from ops.index.packages.directory import COARSE_TICK_NS, PackageDirectory
 from ops.index.packages.file_info import FileInfoStore
@@ -585,6 +586,26 @@ def test_temporarily_unreadable_annotations_stay_in_force(
     assert _soon(lambda: node.repository.status("foo")[0] == "quarantined")
     node.releases.set_status("foo", "active", identity=adam)
     assert _soon(lambda: node.repository.status("foo")[0] == "active")
+
+
+@pytest.mark.parametrize("kind", ["revoked", "status", "yanked"])
+def test_nothing_is_offered_until_the_annotations_were_read_once(
+    node: Node, directory: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = put(directory, "foo", "1.0").name
+    folder, scandir = str(directory / ".index" / kind), os.scandir
+
+    def fail(listed: Any) -> Any:
+        if listed == folder:
+            raise OSError(errno.EIO, "Input/output error")
+        return scandir(listed)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    for ask in (node.repository.locate, node.repository.offers, node.repository.revocation, node.repository.has):
+        with pytest.raises(StorageBusy, match=f"the annotations in {folder} cannot be read: Input/output error"):
+            ask(path)
+    monkeypatch.undo()
+    assert node.repository.offers(path)
 
 
 # Many files
