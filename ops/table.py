@@ -58,7 +58,7 @@ HTML_BAR_CELLS = 24
 """The same in a table, where other columns need space."""
 
 _TABLE = "table-layout:auto;border-collapse:collapse;margin:0.5em 0;text-align:left"
-_CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0;overflow-wrap:anywhere"
+_CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0;overflow-wrap:break-word"
 _HEAD = f"{_CELL};white-space:nowrap"
 _CHART = "width:100%;max-width:50em"
 _CAPTION = "text-align:left;font-weight:bold;padding:0.2em 0;caption-side:top;color:inherit;min-width:20em"
