@@ -21,6 +21,9 @@ from ops.targets import Target
 from ops.targets.index_rules import RANDOM_PASSWORD_ROUNDS, check_role, checked_user_name, password_hash
 from ops.workspace import shown
 
+LINKS = "invitations.csv"
+"""Name of the private file with the links."""
+
 COLUMNS = ("username", "role", "projects")
 _MOST = 1000
 _LARGEST = 1024**2
@@ -80,7 +83,7 @@ class TeamInvitation:
     @property
     def links(self) -> Path:
         """The private file with the links."""
-        return self.folder / "invitations.csv"
+        return self.folder / LINKS
 
     def invites(self, guest: Guest, user: IndexUser | None, links: Mapping[str, Link]) -> bool:
         """True if a guest is to get a link: a new user, one whom a killed run was to invite, or any if *again*."""

@@ -9,6 +9,7 @@ from ops import back_up
 from ops.admin_api import AdminApi
 from ops.client_folders import delete_folder
 from ops.errors import ConfirmationError, ParameterError, RunbookError
+from ops.invite import LINKS
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.preflight import preflight as target_preflight
 from ops.table import Table
@@ -78,7 +79,7 @@ def plan(target: Target, *, confirm: str = "", snapshot: str = "") -> Plan:
         Change(f"client files of {folder.name}", shown(folder), "delete them", "-")
         for folder in target.client_folders()
     ]
-    changes += [Change(shown(path), "of this index only", "delete it", "-") for path in target.state_files()]
+    changes += [Change(shown(path), "of this index only", "delete it", "-") for path in _own_files(target)]
     held = (
         "" if confirm else f"Nothing is deleted, since the parameter confirm is empty; {target.place} would delete it."
     )
@@ -161,7 +162,7 @@ def apply(target: Target, *, confirm: str, snapshot: str = "") -> Outcome:
         for folder in folders:
             delete_folder(folder)
             done.append((f"client files of {folder.name}", "deleted"))
-        for path in target.state_files():
+        for path in _own_files(target):
             delete_folder(path)
             done.append((shown(path), "deleted"))
     return Outcome(_caption(target), tuple(done), place=target.place)
@@ -193,9 +194,15 @@ def verify(target: Target, *, confirm: str) -> Table:
     left += [(f"volume {name}", target.volume_exists(name)) for name in target.settings.volumes]
     left.append((f"secret {target.settings.secret_name}", target.secret_exists(target.settings.secret_name)))
     left.append(("client files", bool(target.client_folders())))
-    left.append(("logs and versions", bool(target.state_files())))
+    left.append(("logs, versions and invitations", bool(_own_files(target))))
     findings = [Finding(what, "gone", "still there" if there else "gone", not there) for what, there in left]
     return proven("Looked for afterwards", findings, todo="run this notebook again")
+
+
+def _own_files(target: Target) -> list[Path]:
+    """Files on this machine that only serve this index, with the links of its invitations."""
+    links = Workspace.default().users(target.place) / LINKS
+    return [*target.state_files(), *([links] if links.exists() else [])]
 
 
 def _contents(target: Target, volume: str) -> str:

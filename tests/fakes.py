@@ -279,7 +279,7 @@ class FakeTarget:
 
     def client_folders(self) -> Sequence[Path]:
         folder = Workspace.default().users(self.place)
-        return sorted(folder.iterdir()) if folder.is_dir() else []
+        return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
     def checks(self) -> Sequence[Check]:
         return [Check("fake", True, "in memory"), *(Check("fault", False, problem) for problem in self.problems)]

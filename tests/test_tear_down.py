@@ -12,7 +12,7 @@ from ops.errors import BucketError, ConfirmationError, ParameterError, Verificat
 from ops.snapshots.backup import Backup
 from ops.snapshots.bucket import Bucket
 from ops.targets import Target
-from ops.workspace import Workspace
+from ops.workspace import Workspace, shown
 from tests.fakes import FakeTarget
 
 pytest_plugins = ["tests.operations"]
@@ -69,6 +69,13 @@ def test_the_target_s_name_deletes_everything_and_a_second_run_nothing(used: Fak
     assert not tear_down.apply(used, confirm="local").changed
     assert tear_down.plan(used).pending == ()
     assert {seen for _, _, seen in tear_down.verify(used, confirm="local").rows} == {"gone"}
+
+
+def test_links_of_invitations_are_deleted_too(used: FakeTarget, workspace: Workspace) -> None:
+    links = workspace.users("local") / "invitations.csv"
+    links.write_text("username,link,expires\n")
+    assert (shown(links), "deleted") in tear_down.apply(used, confirm="local").done
+    assert not links.exists()
 
 
 def test_leftovers_fail_the_verification(used: FakeTarget) -> None:
