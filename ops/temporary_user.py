@@ -71,7 +71,7 @@ class TemporaryUser:
         password = Secret.generate()
         deployment, admin = AdminApi.of(self._target)
         with admin:
-            stale, versions = _remove_stale_users(self._target, admin)
+            stale, left = _remove_stale_users(self._target, admin)
             digest = password_hash(password, RANDOM_PASSWORD_ROUNDS)
             self._file.enter_context(_with_file(self._target, self.username, self.version))
             admin.register(self.username, password_hash=digest, role="admin")
@@ -84,7 +84,10 @@ class TemporaryUser:
         for who, login in self._logins.items():
             self.files(who).write(login)
         until_equal(self.login_status, 200)
-        return stale, self._remove_stale_releases(versions)
+        releases = self._remove_stale_releases(left.values())
+        for path in left:
+            path.unlink(missing_ok=True)
+        return stale, releases
 
     @property
     def user(self) -> Login:
@@ -210,19 +213,25 @@ def _with_file(target: Target, username: str, version: str = "") -> Iterator[Non
         os.close(descriptor)
 
 
-def _remove_stale_users(target: Target, admin: AdminApi) -> tuple[int, list[str]]:
-    """Remove users left by killed runs. Returns their number, and the versions of those on this machine."""
+def _remove_stale_users(target: Target, admin: AdminApi) -> tuple[int, dict[Path, str]]:
+    """Remove users left by killed runs of this machine, and old ones of others.
+
+    Returns their number, and each remaining file of a killed run here with the version that it may have published: the
+    file is to be removed after the release.
+    """
     left = {}
     for path in _user_files(target).glob("*"):
         with contextlib.suppress(OSError), path.open(encoding="ascii") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left[path.name] = file.read()
-    stale = [user.username for user in admin.users() if user.username in left or _user_is_stale(user.username)]
+            left[path] = file.read()
+    names = {path.name for path in left}
+    stale = [user.username for user in admin.users() if user.username in names or _user_is_stale(user.username)]
     for username in stale:
         admin.delete(username)
-    for name in left:
-        (_user_files(target) / name).unlink(missing_ok=True)
-    return len(stale), list(left.values())
+    for path in [path for path, version in left.items() if not version]:
+        path.unlink(missing_ok=True)
+        del left[path]
+    return len(stale), left
 
 
 def _user_is_stale(username: str) -> bool:

@@ -22,6 +22,7 @@ from ops.secret import REGISTER_VARIABLE
 from ops.smoke import SmokeTest
 from ops.table import Table
 from ops.targets import Target, open_target
+from ops.temporary_user import temporary_admin
 from ops.test_release import TrialRelease
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.fakes import FakeIndex, FakeTarget
@@ -218,6 +219,21 @@ def test_what_a_killed_test_left_on_this_machine_is_removed_by_the_next(
     assert index.files == {}
     smoke.temporary_user.end()
     assert list((workspace.target("local") / "temporary").iterdir()) == []
+
+
+def test_the_release_of_a_killed_test_is_removed_even_if_another_run_has_removed_its_user(
+    smoke: SmokeTest, index: FakeIndex, workspace: Workspace
+) -> None:
+    left = workspace.target("local") / "temporary" / "smoke-killed"
+    left.parent.mkdir(parents=True)
+    left.write_text("0.1.0.dev29990101000000000")
+    index.add_user(left.name, "a-good-password")
+    index.files["pypi_runbook-0.1.0.dev29990101000000000.tar.gz"] = b"published"
+    with temporary_admin(smoke._target, "incident"):
+        assert left.name not in index.users
+    assert ("left over from killed tests", "0 users and 1 releases removed") in smoke.start().rows
+    assert index.files == {}
+    assert not left.exists()
 
 
 def test_old_leftovers_of_killed_tests_are_removed_and_everything_else_stays(
