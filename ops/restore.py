@@ -27,6 +27,7 @@ from ops.targets.index_files import (
     GROUPS,
     PASSWORDS,
     REMOVED,
+    REVOKED,
     STATUS,
     TOKENS,
     TRUST,
@@ -36,6 +37,7 @@ from ops.targets.index_files import (
     annotated,
     audit_line,
     distribution,
+    revoked_files,
     status_of,
     token_entries,
     upload_refusals,
@@ -150,6 +152,9 @@ def _plan(job: RestoreJob, found: Comparison) -> Plan:
         changes.append(Change("files that only the index has", f"{len(found.extra):,} files; they stay"))
     changes += _text_changes(found.texts)
     if job.origin.is_complete:
+        if not found.equal:
+            unknown = "unknown to an empty index: repeat those with 12_incident"
+            changes.append(Change("revocations after the last of these snapshots", unknown))
         changes += _users(
             accounts(found.credentials.get(PASSWORDS, b""), found.credentials.get(GROUPS, b"")),
             _accounts(job.origin.snapshot),
@@ -247,9 +252,16 @@ def _text_changes(texts: list[TextChange]) -> list[Change]:
     changes = [_annotation("yank of", text) for text in yanks[:NAMED]]
     changes += [_annotation("status of", text) for text in statuses[:NAMED]]
     more = len(yanks[NAMED:]) + len(statuses[NAMED:])
+    changes += [
+        Change(f"revocation of {_revoked(text)}", _state(text), "set it", "+")
+        for text in texts
+        if text.path.startswith(REVOKED)
+    ]
     graves = sum(text.path.startswith(REMOVED) for text in texts)
     others = [
-        text for text in texts if text not in yanks and text not in statuses and not text.path.startswith(REMOVED)
+        text
+        for text in texts
+        if text not in yanks and text not in statuses and not text.path.startswith((REVOKED, REMOVED))
     ]
     if more:
         changes.append(Change("other annotations", f"{more} differ", "restore them"))
@@ -259,6 +271,10 @@ def _text_changes(texts: list[TextChange]) -> list[Change]:
         then = "delete it" if text.after is None else "restore it"
         changes.append(Change(f"file {text.path}", _state(text), then))
     return changes
+
+
+def _revoked(text: TextChange) -> str:
+    return ", ".join(revoked_files(text.after or b""))[:80] or f"SHA-256 {annotated(text.path)[:12]}…"
 
 
 def _annotation(what: str, text: TextChange) -> Change:

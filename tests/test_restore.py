@@ -53,6 +53,7 @@ def test_a_lost_index_is_restored_and_a_second_run_changes_nothing(index: Index,
     assert found["user bob"] == "restore as reader"
     assert found["yank of spam-1.0.tar.gz"] == "set it: too old"
     assert found["files"].startswith("add 3 files")
+    assert "revocations after the last of these snapshots" in found
     assert restore.apply(job).changed
     assert {row[2] for row in restore.verify(job).rows} == {"equal"}
     assert (

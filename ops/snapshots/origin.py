@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Protocol
@@ -14,7 +15,7 @@ from ops.errors import SnapshotError
 from ops.snapshots.backup import digest_of, read_snapshot
 from ops.snapshots.bucket import SNAPSHOTS, Bucket
 from ops.snapshots.snapshot import Item, Snapshot, name_of
-from ops.targets.index_files import distribution
+from ops.targets.index_files import REMOVED, REVOKED, distribution, with_tombstones
 
 LATEST = "latest"
 """Name for the newest snapshot."""
@@ -53,6 +54,24 @@ class SnapshotOrigin:
     bucket: Bucket
     snapshot: Snapshot
     is_complete: bool = True
+
+    @classmethod
+    def of(cls, bucket: Bucket, name: str) -> SnapshotOrigin:
+        """The snapshot *name*, with the revocations and tombstones of the newest one of the same index.
+
+        Neither ends because files are restored: revoked bytes may be malicious.
+
+        Raises:
+            SnapshotError: it is damaged.
+            BucketError: the bucket cannot be read.
+        """
+        snapshot = read_snapshot(bucket, name)
+        for later in reversed([each for each in bucket.snapshots() if each > name]):
+            with contextlib.suppress(SnapshotError):  # it may be damaged
+                newest = read_snapshot(bucket, later)
+                if newest.place == snapshot.place:
+                    return cls(bucket, _with_decisions(snapshot, newest))
+        return cls(bucket, snapshot)
 
     def fetch_blob(self, sha256: str, destination: IO[bytes]) -> int:
         """Copy a blob to *destination*."""
@@ -150,4 +169,17 @@ def find_origin(source: str, snapshot: str = LATEST) -> Origin:
             why=known,
             todo="use the beginning of a name listed by the notebook 06_back_up, such as its day, or latest",
         )
-    return SnapshotOrigin(bucket, read_snapshot(bucket, found[-1]))
+    return SnapshotOrigin.of(bucket, found[-1])
+
+
+def _with_decisions(snapshot: Snapshot, newest: Snapshot) -> Snapshot:
+    packages = dict(snapshot.packages)
+    for path, item in newest.packages.items():
+        if item.text is None or not path.startswith((REVOKED, REMOVED)):
+            continue
+        known = packages.get(path)
+        if known is None:
+            packages[path] = item
+        elif path.startswith(REMOVED):
+            packages[path] = Item.of_text(with_tombstones(known.content, item.content), item.modified)
+    return replace(snapshot, packages=packages)

@@ -28,6 +28,7 @@ from ops.targets.index_files import (
     distribution,
     file_info,
     tombstones,
+    with_tombstones,
 )
 
 BATCH_FILES = 250
@@ -246,8 +247,7 @@ def _merged(part: str, path: str, now: bytes | None, then: bytes) -> bytes:
     if now is None or part == CREDENTIALS or path.startswith((YANKED, STATUS)):
         return then
     if path.startswith(REMOVED):  # a used name can never be reused
-        lines = now.splitlines(keepends=True)
-        return now + b"".join(line for line in then.splitlines(keepends=True) if line not in lines)
+        return with_tombstones(now, then)
     return now
 
 

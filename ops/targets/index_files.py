@@ -103,6 +103,12 @@ def tombstones(name: str, content: str) -> Iterator[tuple[str, str]]:
         yield (key, sha256) if space and len(sha256) == 64 else ("", "")
 
 
+def with_tombstones(content: bytes, more: bytes) -> bytes:
+    """One file of :data:`REMOVED` with the lines of another one that it lacks."""
+    lines = content.splitlines(keepends=True)
+    return content + b"".join(line for line in more.splitlines(keepends=True) if line not in lines)
+
+
 def accounts(passwords: bytes, groups: bytes) -> dict[str, AccountEntry]:
     """The users in ``.htpasswd`` and ``.htgroup``, by name."""
     from ops.index.auth.password_file import PasswordFile
@@ -187,6 +193,14 @@ def status_of(content: bytes) -> str:
     except (ValueError, TypeError, KeyError, RecursionError):
         return ""
     return str(status) if status in STATUSES else ""
+
+
+def revoked_files(content: bytes) -> list[str]:
+    """The files that had the bytes in a file of :data:`REVOKED`; empty if it cannot be read."""
+    try:
+        return [str(path) for path in json.loads(content)["files"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []
 
 
 def recorded_hash(content: bytes) -> str:

@@ -44,6 +44,29 @@ def test_an_empty_target_becomes_equal_byte_for_byte(index: Index, empty: Index,
     assert Restoration(empty, origin).compare().is_empty
 
 
+def test_what_was_revoked_or_removed_after_the_snapshot_stays_so(
+    index: Index, empty: Index, backup: Backup, bucket: Bucket
+) -> None:
+    night, _ = backup.take()
+    index.write(f".index/revoked/{sha256(b'spam 2.0')}", b"{}")
+    index.write(".index/removed/3f", b"1" * 64 + b" ham-1.tar.gz\n")
+    for hours, place in ((1, "local"), (2, "another"), (3, "local")):
+        later = Backup(index, bucket, place)
+        later._clock = lambda: datetime.now(UTC) + timedelta(hours=hours)  # noqa: B023 - used at once
+        later.take()
+        index.write(f".index/yanked/{hours}", b"a change")
+    newest = bucket.snapshots()[-1]
+    Path(bucket.place, "snapshots", f"{newest}.json").write_bytes(b"damaged")
+    restore(empty, SnapshotOrigin.of(bucket, night.name))
+    tree = empty.tree()
+    assert f"pypiserver-data/.index/revoked/{sha256(b'spam 2.0')}" in tree
+    assert tree["pypiserver-data/.index/removed/3f"].splitlines() == [
+        b"0" * 64 + b" eggs-1.tar.gz",
+        b"1" * 64 + b" ham-1.tar.gz",
+    ]
+    assert "pypiserver-data/.index/yanked/1" not in tree
+
+
 def test_an_existing_index_gets_missing_files_and_keeps_its_own(index: Index, origin: SnapshotOrigin) -> None:
     (index.volume_folder(PACKAGES_VOLUME) / "spam-1.0.tar.gz").unlink()
     index.write("own-1.tar.gz", b"own")
