@@ -33,6 +33,9 @@ from ops.workspace import Workspace
 _STALE = timedelta(hours=1)
 """Age from which leftovers of a test that was killed on another machine are removed."""
 
+_PREFIX = "runbook-smoke-"
+"""Beginning of the names of temporary folders."""
+
 _USERNAME = re.compile(r"(?:smoke|operator|incident)-([0-9a-f]{8})[0-9a-f]{4}")
 _VERSION = re.compile(r"\d+(?:\.\d+)*\.dev(\d{14})\d{3}")
 
@@ -65,7 +68,7 @@ class TemporaryUser:
             NotDeployedError: there is no index.
             IndexRequestError: the index refused the user.
         """
-        self._folder = Path(tempfile.mkdtemp(prefix="runbook-smoke-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         # Even if the kernel is shut down in the middle.
         atexit.register(self._end_quietly)
         password = Secret.generate()
@@ -73,7 +76,7 @@ class TemporaryUser:
         with admin:
             stale, left = _remove_stale_users(self._target, admin)
             digest = password_hash(password, RANDOM_PASSWORD_ROUNDS)
-            self._file.enter_context(_with_file(self._target, self.username, self.version))
+            self._file.enter_context(_with_file(self._target, self.username, self.version, self._folder))
             admin.register(self.username, password_hash=digest, role="admin")
         url = deployment.url
         self._logins = {
@@ -199,14 +202,17 @@ def _user_files(target: Target) -> Path:
 
 
 @contextmanager
-def _with_file(target: Target, username: str, version: str = "") -> Iterator[None]:
-    """A file for a user who only exists inside the context, with the version. It stays locked until we are killed."""
+def _with_file(target: Target, username: str, version: str = "", folder: Path | None = None) -> Iterator[None]:
+    """A file for a user who only exists inside the context, with what else to remove if we are killed.
+
+    It stays locked until then.
+    """
     path = _user_files(target) / username
     private_folder(path.parent)
     descriptor = private_file(path, os.O_WRONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.write(descriptor, version.encode())
+        os.write(descriptor, f"{version}\n{folder or ''}".encode())
         yield
         path.unlink(missing_ok=True)
     finally:
@@ -221,9 +227,11 @@ def _remove_stale_users(target: Target, admin: AdminApi) -> tuple[int, dict[Path
     """
     left = {}
     for path in _user_files(target).glob("*"):
-        with contextlib.suppress(OSError), path.open(encoding="ascii") as file:
+        with contextlib.suppress(OSError), path.open(encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left[path] = file.read()
+            left[path], _, folder = file.read().partition("\n")
+            if Path(folder).name.startswith(_PREFIX):
+                shutil.rmtree(folder, ignore_errors=True)
     names = {path.name for path in left}
     stale = [user.username for user in admin.users() if user.username in names or _user_is_stale(user.username)]
     for username in stale:

@@ -205,18 +205,21 @@ def test_what_a_killed_test_left_on_this_machine_is_removed_by_the_next(
         "user = TemporaryUser(target)\n"
         "user.start()\n"
         "with temporary_admin(target, 'incident'):\n"
-        "    print(user.version, flush=True)\n"
+        "    print(user.version, user.inside(''), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     command = [sys.executable, "-c", script, index.url]
     killed = subprocess.run(
         command, input=f"{token.reveal()}\n", stdout=subprocess.PIPE, text=True, check=False, cwd=PROJECT_ROOT
     )
-    index.files[f"pypi_runbook-{killed.stdout.strip()}.tar.gz"] = b"published"
+    version, folder = killed.stdout.split()
+    assert any(Path(folder).rglob("netrc"))
+    index.files[f"pypi_runbook-{version}.tar.gz"] = b"published"
     assert sorted(name.partition("-")[0] for name in index.users) == ["incident", "smoke"]
     assert ("left over from killed tests", "2 users and 1 releases removed") in smoke.start().rows
     assert list(index.users) == [smoke.temporary_user.username]
     assert index.files == {}
+    assert not Path(folder).exists()
     smoke.temporary_user.end()
     assert list((workspace.target("local") / "temporary").iterdir()) == []
 
