@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from ops.audit_findings import UNUSED_DAYS, AuditFinding, Severity, findings
+from ops.audit_log import is_refusal, times
 from ops.back_up import default_destination, place_shown
 from ops.clients import check_public_index
 from ops.errors import IndexRequestError, ParameterError, RunbookError, VerificationError
@@ -177,9 +178,7 @@ def timeline(report: AuditReport) -> Table:
     """Changes and refusals per day in the audit log, for the last days."""
     days: dict[str, Counter[str]] = defaultdict(Counter)
     for event in report.inventory.events:
-        refusal = str(event["event"]).endswith(("refused", "throttled"))
-        more = event.get("more")
-        days[str(event["time"])[:10]]["refused" if refusal else "changed"] += more if isinstance(more, int) else 1
+        days[str(event["time"])[:10]]["refused" if is_refusal(event) else "changed"] += times(event)
     chosen = sorted(days)[-LISTED:]
     bars = _bars([days[day].total() for day in chosen])
     rows = [(day, f"{days[day]['changed']:,}", f"{days[day]['refused']:,}", bar) for day, bar in zip(chosen, bars)]
@@ -188,7 +187,7 @@ def timeline(report: AuditReport) -> Table:
 
 def recent_changes(report: AuditReport) -> Table:
     """The last changes in the audit log."""
-    changes = [event for event in report.inventory.events if not str(event["event"]).endswith(("refused", "throttled"))]
+    changes = [event for event in report.inventory.events if not is_refusal(event)]
     rows = []
     for event in reversed(changes[-LISTED:]):
         about = event.get("filename") or event.get("project") or event.get("snapshot") or event.get("id") or ""
@@ -196,6 +195,21 @@ def recent_changes(report: AuditReport) -> Table:
         of = "" if not event.get("actor") else str(event["user"])
         rows.append((str(event["time"]), str(event["event"]), str(about or of), by))
     return _table("Last changes", ("when", "what", "about", "by"), rows)
+
+
+def recent_refusals(report: AuditReport) -> Table:
+    """Refused logins by user, address and reason, the last ones first."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    last: dict[tuple[str, ...], str] = {}
+    for event in filter(is_refusal, report.inventory.events):
+        kind, user = str(event["event"]), str(event["user"])
+        plain = ("no such user" if "(unknown" in user else "wrong password") if kind == "login.refused" and user else ""
+        key = (kind, user, str(event.get("address") or ""), str(event.get("why") or plain))
+        counts[key] += times(event)
+        last[key] = str(event["time"])
+    chosen = sorted(counts, key=lambda key: last[key], reverse=True)[:LISTED]
+    rows = [(last[key], *key[:3], f"{counts[key]:,}", key[3]) for key in chosen]
+    return _table("Last refused logins", ("last time", "what", "user", "address", "times", "why"), rows)
 
 
 def costs(report: AuditReport) -> Table:
@@ -299,6 +313,7 @@ __all__ = [
     "preflight",
     "read",
     "recent_changes",
+    "recent_refusals",
     "timeline",
     "unused",
     "users",

@@ -63,6 +63,17 @@ def _event(line: bytes) -> Event | None:
     return event if isinstance(event, dict) and {"time", "event", "user"} <= event.keys() else None
 
 
+def is_refusal(event: Event) -> bool:
+    """True for a refused login, of a person, a CI job or an operator."""
+    return str(event["event"]).endswith(("refused", "throttled"))
+
+
+def times(event: Event) -> int:
+    """Number of times that an event happened: similar refusals within a minute share a line."""
+    more = event.get("more", event.get("others"))
+    return more if isinstance(more, int) else 1
+
+
 @dataclass
 class History:
     """Expected state, as far as the audit log reaches back. Unconfirmed changes make their subject unknown.

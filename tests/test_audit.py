@@ -269,6 +269,23 @@ def test_a_restoration_is_part_of_the_history(index: Index, tmp_path: Path) -> N
     assert named(read(index, tmp_path)) == []
 
 
+def test_refused_logins_are_counted_by_user_address_and_reason(index: Index, tmp_path: Path) -> None:
+    def line(minute: int, user: str, **details: object) -> bytes:
+        about = {"event": "login.refused", "user": user, "address": "192.0.2.1", **details}
+        return json.dumps({"time": f"2026-01-31T10:{minute:02}:00Z", **about}).encode() + b"\n"
+
+    lines = [
+        line(1, "alice"),
+        line(2, "alice", more=4),
+        line(3, "No… (unknown, 5 characters)"),
+        line(0, "bob", why="locked"),
+    ]
+    index.write(".index/audit/2026-01-31.1-abc.jsonl", b"".join(lines))
+    rows = [(user, times, why) for _, _, user, _, times, why in audit.recent_refusals(read(index, tmp_path)).rows]
+    assert rows[:2] == [("No… (unknown, 5 characters)", "1", "no such user"), ("alice", "5", "wrong password")]
+    assert ("bob", "1", "locked") in rows
+
+
 def test_the_tables_show_sizes_uses_and_events(index: Index, tmp_path: Path) -> None:
     line = {"hour": "2026-01-31T14", "file": "spam-1.0.tar.gz", "user": "alice", "client": "pip", "count": 3}
     for path in ("spam-1.0.tar.gz", "eggs-1.0.tar.gz"):
