@@ -13,7 +13,10 @@ from ops import provision, rollback, upgrade
 from ops.errors import ParameterError, RunbookError, VerificationError
 from ops.http_client import HttpClient
 from ops.plan import Outcome
+from ops.preflight import preflight_of_index
 from ops.targets import UPGRADE, Target, local, open_target
+from ops.targets.local import LocalTarget
+from ops.targets.process import ServerProcess
 from ops.workspace import PROJECT_ROOT
 from tests.fakes import FakeTarget
 from tests.local_index import local_index
@@ -110,6 +113,23 @@ def test_a_server_stopped_by_a_killed_upgrade_is_started_again_with_the_version_
     assert versioned.outdated() == "runs with another code"
     assert upgraded(versioned).done[0] == ("server", "version 2 deployed, in place of 1")
     assert not versioned.unfinished_upgrade.exists()
+
+
+def test_a_new_version_that_hangs_is_replaced_if_its_upgrade_was_killed(
+    versioned: Target, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(target: LocalTarget, process: ServerProcess) -> bool:
+        raise KeyboardInterrupt
+
+    change(clone, "Hang", new="import time; time.sleep(600)")
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalTarget, "_responds", killed)
+        with pytest.raises(KeyboardInterrupt):
+            upgraded(versioned)
+    monkeypatch.setattr(local, "STOP_SECONDS", 0.5)
+    preflight_of_index(versioned)
+    health(versioned)
+    assert "go back to version 1 if it fails" in repr(upgrade.plan(upgrade.describe(versioned)))
 
 
 @pytest.mark.parametrize("deploy", [lambda target: rollback.roll_back(target, version="2"), provision.apply])

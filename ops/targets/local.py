@@ -244,9 +244,10 @@ class LocalTarget(VolumeFolders):
         return _deployment(started, changed=True)
 
     def resume(self) -> bool:
-        """Start the server again if a run was killed while it was stopped for a new admin token or an upgrade.
+        """Start the server again if a run was killed while it was replaced for a new admin token or an upgrade.
 
-        It runs the code from before: of the version before the upgrade, or else of the newest version.
+        It runs the code from before: of the version before the upgrade, or else of the newest version. A server that
+        hangs is stopped.
         """
         rotated = self.recall_former_secret(self.settings.secret_name, self.settings.secret_key) is not None
         if not rotated and not self.unfinished_upgrade.exists():
@@ -257,8 +258,9 @@ class LocalTarget(VolumeFolders):
                 return False
             # It may still be stopping, or starting.
             until(lambda: _healthy(last) or not last.alive(), bool, seconds=STOP_SECONDS, interval=0.1)
-            if last.alive():
+            if _healthy(last):
                 return False
+            last.stop(seconds=HUNG_SECONDS)
             before = self.unfinished_upgrade.read_text("utf-8") if self.unfinished_upgrade.exists() else ""
             version = before or next((each.version for each in self.history()), "")
             code = self._versions.code(version)[0] if version else PROJECT_ROOT
