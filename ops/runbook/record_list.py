@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.errors import RunbookError
-from ops.runbook.record import Record, list_records
+from ops.runbook.record import BY_HAND, Record, list_records
 from ops.runbook.summary import counts
 from ops.table import columns
 
@@ -45,7 +45,7 @@ def format_records(chosen: Sequence[Record], records: Sequence[Record]) -> str:
             f"{datetime.fromisoformat(record.started):%Y-%m-%d %H:%M:%S}",
             record.outcome,
             f"{record.seconds:.1f} s",
-            f"{record.purpose} {' '.join(entry.name for entry in record.notebooks)}",
+            f"{record.purpose} {_names(record)}",
             counts(record),
             record.folder.name,
         )
@@ -53,6 +53,14 @@ def format_records(chosen: Sequence[Record], records: Sequence[Record]) -> str:
     ]
     rows.insert(0, ("", "started (UTC)", "outcome", "time", "notebooks", "recap", "record"))
     return "\n".join(columns(rows))
+
+
+def _names(record: Record) -> str:
+    """The notebooks of a run; of those open in JupyterLab the ones that were run."""
+    entries = record.notebooks
+    if record.purpose == BY_HAND:
+        entries = [entry for entry in entries if entry.outcome != "skipped"]
+    return " ".join(entry.name for entry in entries) or "no notebook was run"
 
 
 def find_record(name: str, records: Path) -> Record:

@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 
 from ops.errors import RunbookError
 from ops.redaction import Redactor
-from ops.runbook.record import Failure, NotebookRecord, Record, list_records
+from ops.runbook.record import BY_HAND, Failure, NotebookRecord, Record, list_records
 from ops.runbook.record_list import choose, differences, find_record, format_records
 from ops.runbook.report import write_overview
 from tests.runbook.assets import external_assets
@@ -44,6 +44,16 @@ def test_records_are_selected_by_notebook_outcome_target_and_time(records: Path)
         assert [r.started[8:10] for r in choose(found, target=target)] == ["01"]
     assert choose(found, target="modal.main") == []
     assert format_records(choose(found, outcome="failed"), found).splitlines()[1].startswith("3 ")
+
+
+def test_of_the_notebooks_open_in_jupyterlab_only_those_that_ran_are_listed(tmp_path: Path) -> None:
+    record = Record.create(tmp_path, "lab", now=datetime(2026, 1, 1, tzinfo=UTC))
+    record.purpose = BY_HAND
+    record.notebooks = [
+        NotebookRecord("01_provision", "T", {}, "skipped", 0),
+        NotebookRecord("06_back_up", "T", {}, "succeeded", 1),
+    ]
+    assert "  lab 06_back_up  " in format_records([record], [record])
 
 
 def test_a_record_is_found_by_its_number_folder_or_part_of_its_name(records: Path) -> None:
