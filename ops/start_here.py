@@ -6,10 +6,10 @@ import importlib.metadata
 import shutil
 from pathlib import Path
 
-from ops.errors import PreflightError, RunbookError
+from ops.errors import PreflightError, RunbookError, TargetError
 from ops.preflight import problems, table_of
 from ops.table import Table, Text
-from ops.targets import Check, Target
+from ops.targets import Check, open_target
 from ops.troubleshoot import machine_checks
 from ops.workspace import PROJECT_ROOT, shown
 
@@ -19,14 +19,19 @@ TOOLS = ("pip", "uv", "twine", "build", "papermill", "nbclient")
 _INSTALL = f"run make in {shown(PROJECT_ROOT)}, or pip install --require-hashes -r requirements.txt"
 
 
-def checks(target: Target) -> Table:
-    """Check this machine and what *target* needs from it. Reads only; does not raise for failed checks."""
-    return table_of(f"What the target {target.name} needs", _checks(target))
+def checks(name: str) -> Table:
+    """Check this machine and what a target needs from it. Reads only; does not raise for failed checks.
+
+    Parameters:
+        name: of the target, as for all functions here: ``local`` or ``modal``.
+    """
+    return table_of(f"What the target {name} needs", _checks(name))
 
 
-def found(target: Target) -> Table:
+def found(name: str) -> Table:
     """The index and its users, as far as this machine knows them. Reads only; does not raise for failures."""
     try:
+        target = open_target(name)
         state, users = str(target.state()), [folder.name for folder in target.client_folders()]
     except RunbookError as error:
         return Table.of("What there is", ("what", "seen"), [("index", f"could not be read: {error.why or error.what}")])
@@ -34,12 +39,13 @@ def found(target: Target) -> Table:
     return Table.of("What there is", ("what", "seen"), rows)
 
 
-def next_steps(target: Target) -> Text:
+def next_steps(name: str) -> Text:
     """The notebooks to run next. Reads only.
 
     Raises:
-        TargetError: the platform did not respond.
+        TargetError: the platform did not respond, or the target cannot be used.
     """
+    target = open_target(name)
     state = target.state()
     if state.deployment is None:
         return Text(f"Next: runbook run 01_provision 02_onboard_user 03_smoke_test -p target={target.name}")
@@ -50,21 +56,24 @@ def next_steps(target: Target) -> Text:
     return Text(f"Next: runbook run 03_smoke_test -p target={target.name}, after every change and on a schedule.")
 
 
-def verify(target: Target) -> Table:
+def verify(name: str) -> Table:
     """Require that all checks pass.
 
     Raises:
         PreflightError: something is missing; all of it is listed, each with what to do.
     """
-    every = _checks(target)
+    every = _checks(name)
     if failed := problems(every):
         raise PreflightError(failed)
     return Table.of("Ready", ("checks", "failed"), [(len(every), 0)])
 
 
-def _checks(target: Target) -> list[Check]:
-    clone = PROJECT_ROOT / "notebooks"
-    return [*map(_tool, TOOLS), _git(), _notebooks(clone), *machine_checks(target)]
+def _checks(name: str) -> list[Check]:
+    here = [*map(_tool, TOOLS), _git(), _notebooks(PROJECT_ROOT / "notebooks")]
+    try:
+        return [*here, *machine_checks(open_target(name))]
+    except TargetError as error:
+        return [*here, Check("target", passed=False, detail=f"{error.why}: {error.todo}")]
 
 
 def _tool(name: str) -> Check:

@@ -36,7 +36,7 @@ except ImportError as missing:
     raise TargetError(
         'the target "modal" cannot be used',
         why=f"the package modal is not installed ({missing})",
-        todo="install it with: pip install 'pypi-runbook[modal]', or in a clone: pip install -e '.[modal]'",
+        todo="run: make modal; or, in this Python: pip install --require-hashes -r requirements-modal.txt",
     ) from None
 
 Result = TypeVar("Result")
@@ -190,7 +190,7 @@ def _unreachable(what: str, text: str) -> TargetError:
 
 
 def _outdated(what: str, text: str) -> TargetError:
-    return TargetError(what, why=text, todo="install a newer version: pip install -U 'pypi-runbook[modal]'")
+    return TargetError(what, why=text, todo="install a newer version: update this clone, and run: make modal")
 
 
 def _no_secret(what: str, text: str) -> TargetError:

@@ -699,4 +699,4 @@ def test_without_modal_the_error_says_how_to_install_it(without_modal: None, wor
     del without_modal
     with pytest.raises(TargetError) as caught:
         open_target("modal", workspace=workspace)
-    assert "pypi-runbook[modal]" in caught.value.todo
+    assert "make modal" in caught.value.todo
