@@ -124,7 +124,7 @@ def test_a_ci_job_that_published_it_is_found_with_its_run_and_trusted_no_more(se
         login = ("__token__", until(mint, lambda response: response.ok).json()["token"])
         form = {":action": "file_upload", "protocol_version": "1", "name": "spam", "version": "1.1"}
         content = {"content": (BAD, wheel("spam", "1.1"))}
-        sent = requests.post(deployment.url, auth=login, data=form, files=content, timeout=30)
+        sent = requests.post(deployment.url, auth=login, data=form, files=content, timeout=60)
         assert sent.status_code == 200, sent.text
 
         meant = incident.describe(served, project="spam", version="1.1", lock_publisher=True, confirm="spam 1.1")
@@ -135,7 +135,7 @@ def test_a_ci_job_that_published_it_is_found_with_its_run_and_trusted_no_more(se
         assert incident.apply(meant).done[-1] == ("CI job spam-release", "trusted no more; its tokens have ended")
         assert "not trusted" in repr(incident.verify(meant))
         assert admin.trust()["jobs"] == []
-        assert until_equal(lambda: requests.get(deployment.url, auth=login, timeout=30).status_code, 401) == 401
+        assert until_equal(lambda: requests.get(deployment.url, auth=login, timeout=60).status_code, 401) == 401
         assert not mint().ok
         assert not incident.apply(meant).changed
 

@@ -51,10 +51,10 @@ def test_a_team_is_invited_and_each_sets_a_password_once(served: Target, team: P
 
     page, _, code = found["carol"].partition("#")
     for status in (200, 403):
-        response = requests.post(page, json={"code": code, "new_password": PASSWORD}, timeout=20)
+        response = requests.post(page, json={"code": code, "new_password": PASSWORD}, timeout=60)
         assert response.status_code == status
     deployment, admin = AdminApi.of(served)
-    whoami = requests.get(f"{deployment.url}whoami", auth=("carol", PASSWORD), timeout=20).json()
+    whoami = requests.get(f"{deployment.url}whoami", auth=("carol", PASSWORD), timeout=60).json()
     assert (whoami["role"], whoami["projects"]) == ("publisher", ["eggs", "spam"])
 
     assert onboard.plan(invitations).pending == ()

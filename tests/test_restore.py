@@ -178,14 +178,14 @@ def test_a_restored_index_responds_as_before_to_the_same_users(workspace: Worksp
     def run(*arguments: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "ops.cli", "run", *arguments],
-            cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=300, check=False,
+            cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def seen() -> dict[str, object]:
         deployment = target.state().require("local")
-        page = requests.get(f"{deployment.url}simple/spam/", auth=login, headers={"Accept": JSON}, timeout=30)
+        page = requests.get(f"{deployment.url}simple/spam/", auth=login, headers={"Accept": JSON}, timeout=60)
         return {"status": page.status_code, "files": page.json()["files"], "project": page.json()["project-status"]}
 
     target = open_target("local")
@@ -197,10 +197,10 @@ def test_a_restored_index_responds_as_before_to_the_same_users(workspace: Worksp
         for version in ("1.0", "2.0"):
             form = {":action": "file_upload", "protocol_version": "1", "name": "spam", "version": version}
             content = {"content": (f"spam-{version}-py3-none-any.whl", wheel("spam", version))}
-            sent = requests.post(deployment.url, auth=login, data=form, files=content, timeout=30)
+            sent = requests.post(deployment.url, auth=login, data=form, files=content, timeout=60)
             assert sent.status_code == 200, sent.text
         for action, body in (("yank", {"version": "1.0", "reason": "bad"}), ("status", {"status": "deprecated"})):
-            sent = requests.post(f"{deployment.url}projects/spam/{action}", auth=login, json=body, timeout=30)
+            sent = requests.post(f"{deployment.url}projects/spam/{action}", auth=login, json=body, timeout=60)
             assert sent.status_code == 200, sent.text
         before = seen()
         place = str(tmp_path / "snapshots")

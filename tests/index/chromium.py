@@ -135,7 +135,7 @@ class Chromium:
         return found
 
     def _wait(self, check: Callable[[], bool]) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not check():
             assert time.monotonic() < end, "it did not happen"
             if b"\0" in self._unread or select.select([self._from], [], [], 0.02)[0]:

@@ -54,7 +54,7 @@ class Http:
     port: int
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.host, self.port, timeout=20)
+        return http.client.HTTPConnection(self.host, self.port, timeout=60)
 
     def request(
         self,
@@ -74,9 +74,9 @@ class Http:
         """GET with headers given as ``If_None_Match=…``."""
         return self.request("GET", path, user=user, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
-    def raw(self, request: bytes, *, seconds: float = 20) -> bytes:
+    def raw(self, request: bytes) -> bytes:
         """Send raw bytes, and read until the server closes or the head of the response has arrived."""
-        with socket.create_connection((self.host, self.port), timeout=seconds) as connection:
+        with socket.create_connection((self.host, self.port), timeout=60) as connection:
             connection.sendall(request)
             response = b""
             while b"\r\n\r\n" not in response:
@@ -188,12 +188,12 @@ class ThreadServer(Http):
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def request(self, *arguments: Any, **more: Any) -> Response:
@@ -246,7 +246,7 @@ def send_request(
     return Response(response.status, response.headers, response.read())
 
 
-def eventually(check: object, *, seconds: float = 30) -> None:
+def eventually(check: object, *, seconds: float = 60) -> None:
     """Wait until *check* is true."""
     assert callable(check)
     end = time.monotonic() + seconds

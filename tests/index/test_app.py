@@ -555,7 +555,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     ]
     request = "".join(f"GET {path} HTTP/1.1\r\n{credentials}\r\n" for path in paths[:-1])
     request += f"GET {paths[-1]} HTTP/1.1\r\n{credentials}Connection: close\r\n\r\n"
-    with socket.create_connection((server.host, server.port), timeout=20) as connection:
+    with socket.create_connection((server.host, server.port), timeout=60) as connection:
         connection.sendall(request.encode())
         response = b""
         while piece := connection.recv(65536):
@@ -568,7 +568,7 @@ def test_an_http_1_0_client_gets_its_page_and_a_closed_connection(server: Server
     assert server.get("/simple/spam/").status == 200
     credentials = f"Authorization: {authorization('alice')}\r\n"
     for line in ("GET /simple/spam/ HTTP/1.0\r\n", "GET /simple/spam/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"):
-        with socket.create_connection((server.host, server.port), timeout=20) as connection:
+        with socket.create_connection((server.host, server.port), timeout=60) as connection:
             connection.sendall(f"{line}{credentials}\r\n".encode())
             response = b""
             while piece := connection.recv(65536):
@@ -583,7 +583,7 @@ def test_headers_that_never_end_are_cut_off(server: Server) -> None:
         connection.setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDBUF, 16384
         )  # so that sent data does not just wait in a buffer
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.connect((server.host, server.port))
         connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: ")
         sent = 0
@@ -684,7 +684,7 @@ def test_no_path_or_header_makes_the_server_fail(
     lines += [name.encode() + b": " + re.sub(rb"[\r\n]", b"", value) for name, value in headers]
     if not any(name == "Content-Length" for name, _ in headers):
         lines.append(b"Content-Length: 0")
-    with socket.create_connection((server.host, server.port), timeout=20) as connection:
+    with socket.create_connection((server.host, server.port), timeout=60) as connection:
         connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n")
         connection.shutdown(socket.SHUT_WR)
         response = b""

@@ -98,7 +98,7 @@ class Running(ThreadServer):
 
     def send(self, sent: bytes = b"") -> socket.socket:
         """Connect, send, and wait until the server has received it."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         name = connection.getsockname()
         eventually(lambda: name in [connection.client for connection in self.connections()])
         if sent:
@@ -145,7 +145,7 @@ class Running(ThreadServer):
             self.loop.call_soon(swept.set)  # after the closed ones have ended
 
         self.loop.call_soon_threadsafe(work)
-        assert swept.wait(10)
+        assert swept.wait(60)
         return len(self.server.server_state.connections)
 
 
@@ -202,7 +202,7 @@ def assert_in_order(running: Running, connection: socket.socket) -> None:
     connection.setblocking(False)
     with pytest.raises(BlockingIOError):
         connection.recv(1000)
-    connection.settimeout(10)
+    connection.settimeout(60)
     running.application.release.set()
     response = read_until(connection, PAGE.body)
     assert response.index(b"slowly") < response.index(PAGE.body)
@@ -596,7 +596,7 @@ def test_a_new_connection_is_refused_when_users_have_all_of_them() -> None:
     with Running(ConnectionLimits(1, 1)) as running, running.send() as user:
         user.sendall(READY + b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
         read_until(user, PAGE.body)
-        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as refused:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=60) as refused:
             response = read_until(refused, b"\r\n\r\n")
         assert response.startswith(b"HTTP/1.1 503 Service Unavailable: all connections of this index are taken")
         running.application.release.set()

@@ -28,7 +28,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -67,7 +67,7 @@ def test_it_prints_its_address_and_nothing_else(tmp_path: Path) -> None:
         assert server.get("/simple/").status == 200
         server.get("/projects/nothing/")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.communicate(timeout=20)[0] == ""
+        assert server.process.communicate(timeout=60)[0] == ""
         assert server.process.returncode == 0
         assert server.log.read_text() == ""
         server.start()
@@ -89,7 +89,7 @@ def test_a_download_in_progress_finishes_before_the_server_exits(tmp_path: Path)
     size = 30 * 1024 * 1024
     (server.packages / "big-1.0.tar.gz").write_bytes(bytes(size))
     server.start()
-    with socket.create_connection((server.host, server.port), timeout=20) as connection:
+    with socket.create_connection((server.host, server.port), timeout=60) as connection:
         head = f"GET /packages/big-1.0.tar.gz HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization('alice')}\r\n\r\n"
         connection.sendall(head.encode())
         received = len(connection.recv(1000))
@@ -284,7 +284,7 @@ def test_more_connections_than_file_descriptors_allow_are_refused(
 ) -> None:
     code = LIMITED.format(limit=limit)
     command = [sys.executable, "-c", code, *folders, "--port", "0", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert sentence in done.stderr

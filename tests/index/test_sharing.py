@@ -127,7 +127,7 @@ def test_a_file_uploaded_to_one_server_is_served_by_the_other_at_once(containers
         assert second.get("/simple/nothing/").status == 404
         assert publish(first, f"new-{number}", "1.0") == 200
         assert first.get(path.format(number)).status == 200
-        eventually(lambda path=path, number=number: second.get(path.format(number)).status == 200, seconds=20)
+        eventually(lambda path=path, number=number: second.get(path.format(number)).status == 200)
 
 
 def test_a_new_version_of_a_known_project_soon_shows_on_other_servers(containers: list[Container]) -> None:
@@ -341,7 +341,7 @@ def test_a_download_ends_after_its_user_was_removed_and_continues_for_a_user_who
         assert len(requests) == 2
         assert register(first, username="dora", role="reader") == 200
         assert administer(first, "DELETE", "users/carol") == 204
-        eventually(lambda: len(requests) == 1, seconds=60)
+        eventually(lambda: len(requests) == 1)
         assert received(hers) < len(BIG_CONTENT)
         assert received(others, len(BIG_CONTENT)) >= len(BIG_CONTENT)
 

@@ -39,7 +39,7 @@ def three() -> Iterator[ControlPlane]:
 
 
 def can_log_in(plane: ControlPlane) -> bool:
-    return requests.get(f"{url(plane)}/simple/", auth=AUTH, timeout=30).status_code == 200
+    return requests.get(f"{url(plane)}/simple/", auth=AUTH, timeout=60).status_code == 200
 
 
 @dataclass

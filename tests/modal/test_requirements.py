@@ -67,7 +67,7 @@ def test_an_operator_needs_only_modal_and_a_container_only_the_pinned_packages(
     assert done.returncode == 0, done.stdout + done.stderr
     assert register(lean, "alice").status_code == 201
     assert requests.get(f"{url(lean)}/health", timeout=60).status_code == 200
-    eventually(lambda: requests.get(f"{url(lean)}/", auth=("alice", PASSWORD), timeout=30).status_code == 200)
+    eventually(lambda: requests.get(f"{url(lean)}/", auth=("alice", PASSWORD), timeout=60).status_code == 200)
     assert upload(lean, "pinned", "1.0").status_code == 200
     ((name, _),) = digests(lean, "pinned").items()
     for path in ("/", "/projects/pinned/", f"/packages/{name}", f"/packages/{name}.metadata"):

@@ -53,14 +53,14 @@ def served(fresh: ControlPlane) -> Iterator[ControlPlane]:
 
 
 def can_log_in(plane: ControlPlane, user: str, password: str = PASSWORD) -> bool:
-    return requests.get(f"{url(plane)}/simple/", auth=(user, password), timeout=30).status_code == 200
+    return requests.get(f"{url(plane)}/simple/", auth=(user, password), timeout=60).status_code == 200
 
 
 def test_the_first_deployment_serves_with_empty_volumes_and_asks_for_a_login(fresh: ControlPlane) -> None:
     assert requests.get(f"{url(fresh)}/health", timeout=60).status_code == 200
     for path in ("/", "/simple/", "/simple/x/", "/packages/x.whl", "/nothing"):
         for credentials in (None, ("alice", "wrong")):
-            response = requests.get(f"{url(fresh)}{path}", auth=credentials, timeout=30)
+            response = requests.get(f"{url(fresh)}{path}", auth=credentials, timeout=60)
             assert response.status_code == 401, path
             assert response.headers["WWW-Authenticate"].startswith("Basic realm=")
 
@@ -186,7 +186,7 @@ def test_of_concurrent_uploads_of_one_name_through_three_containers_one_wins(ser
     page = digests(served, "contested")
     for name, digest in page.items():
         for _ in range(6):
-            response = requests.get(f"{url(served)}/packages/{name}", auth=("alice", PASSWORD), timeout=30)
+            response = requests.get(f"{url(served)}/packages/{name}", auth=("alice", PASSWORD), timeout=60)
             assert requests_digest(response) == digest
 
 
@@ -257,13 +257,13 @@ def test_readmes_are_rendered_in_the_container_and_cannot_crash_it(served: Contr
 
 def test_pages_are_not_cached_by_proxies_and_are_cheap_to_revalidate(served: ControlPlane) -> None:
     upload(served, "cached", "1.0")
-    first = requests.get(f"{url(served)}/simple/cached/", headers=JSON, auth=("alice", PASSWORD), timeout=30)
+    first = requests.get(f"{url(served)}/simple/cached/", headers=JSON, auth=("alice", PASSWORD), timeout=60)
     assert "private" in first.headers["Cache-Control"]
     again = requests.get(
         f"{url(served)}/simple/cached/",
         headers={**JSON, "If-None-Match": first.headers["ETag"]},
         auth=("alice", PASSWORD),
-        timeout=30,
+        timeout=60,
     )
     assert again.status_code == 304
 

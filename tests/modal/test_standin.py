@@ -178,10 +178,10 @@ def test_a_client_that_waits_too_long_is_redirected_to_the_response_by_get_only(
     response = get(probe, "sleep/0.8", allow_redirects=False)
     assert response.status_code == 303
     url = probe.function("server", app="probe").web_url + response.headers["Location"]
-    refused = requests.post(url, timeout=10)
+    refused = requests.post(url, timeout=60)
     assert (refused.status_code, refused.text) == (400, "modal-http: bad redirect method\n")
     probe.redirect_seconds = 150
-    assert requests.get(url, timeout=10).headers["x-probe"] == "yes"
+    assert requests.get(url, timeout=60).headers["x-probe"] == "yes"
 
 
 def test_large_bodies_pass_in_both_directions(probe: ControlPlane) -> None:

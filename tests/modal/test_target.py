@@ -250,9 +250,9 @@ def test_nothing_exists_before_the_first_deployment(target: ModalTarget) -> None
 def test_a_deployment_responds_and_a_second_one_changes_nothing(provisioned: ModalTarget, plane: ControlPlane) -> None:
     first = provisioned.deploy(tag="v0.1.0")
     assert first.changed
-    assert requests.get(f"{first.url}health", timeout=30).status_code == 200
-    assert requests.get(first.index_url, timeout=30).status_code == 401
-    assert requests.get(f"{first.admin_url}health", timeout=30).status_code == 200
+    assert requests.get(f"{first.url}health", timeout=60).status_code == 200
+    assert requests.get(first.index_url, timeout=60).status_code == 401
+    assert requests.get(f"{first.admin_url}health", timeout=60).status_code == 200
     again = provisioned.deploy()
     assert not again.changed
     found = provisioned.deployment()

@@ -42,7 +42,7 @@ def test_a_commit_whose_caller_is_killed_is_completed_and_removes_nothing(
 
         def slowly(root: Path) -> None:
             loop.call_soon_threadsafe(begun.set)
-            go_on.wait(20)
+            go_on.wait(60)
             view.commit(root)
 
         call = asyncio.ensure_future(volumes._in_window(view, slowly, {}))

@@ -60,7 +60,7 @@ def upload(
 
 
 def versions(plane: ControlPlane, name: str, *, user: str = "alice") -> list[str]:
-    response = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=(user, PASSWORD), timeout=30)
+    response = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=(user, PASSWORD), timeout=60)
     if response.status_code == 404:
         return []
     response.raise_for_status()
@@ -69,7 +69,7 @@ def versions(plane: ControlPlane, name: str, *, user: str = "alice") -> list[str
 
 def digests(plane: ControlPlane, name: str) -> dict[str, str]:
     """SHA-256 by file name, as listed on the page."""
-    response = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=("alice", PASSWORD), timeout=30)
+    response = requests.get(f"{url(plane)}/simple/{name}/", headers=JSON, auth=("alice", PASSWORD), timeout=60)
     response.raise_for_status()
     return {file["filename"]: file["hashes"]["sha256"] for file in response.json()["files"]}
 

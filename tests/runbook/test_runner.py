@@ -357,7 +357,7 @@ def test_an_interrupted_run_ends_its_kernel_and_is_recorded_as_such(
     wait_for(mark.exists)
     (kernel,) = psutil.Process(process.pid).children()
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "3  Slow … INTERRUPTED" in out
     assert f"the run was interrupted; its record is {workspace.records}" in out
@@ -427,7 +427,7 @@ def test_a_killed_run_leaves_a_complete_notebook_without_secrets_and_a_record(
     wait_for(mark.exists)
     (kernel,) = psutil.Process(process.pid).children()
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     (record,) = list_records(workspace.records)
     assert json.loads((record.folder / "record.json").read_text())["outcome"] == "running"
     assert record.outcome == "interrupted", "its process is gone"

@@ -123,7 +123,7 @@ def test_a_new_secret_restarts_the_server_on_the_same_port(target: LocalTarget, 
 def test_a_killed_server_does_not_count_as_deployed_and_is_repaired(target: LocalTarget, workspace: Workspace) -> None:
     before = target.deploy()
     os.kill(_process(workspace).pid, signal.SIGKILL)
-    psutil.Process(_process(workspace).pid).wait(timeout=5)
+    psutil.Process(_process(workspace).pid).wait(timeout=60)
 
     assert target.deployment() is None
     assert target.deploy().url == before.url
@@ -409,9 +409,9 @@ def test_a_second_run_waits_for_the_first_and_says_so(
     with target.lock():
         thread = threading.Thread(target=second)
         thread.start()
-        assert waits.wait(20)
+        assert waits.wait(60)
         assert not entered.is_set()
-    thread.join(20)
+    thread.join(60)
 
     assert entered.is_set()
     assert "waiting" in capsys.readouterr().err

@@ -206,7 +206,7 @@ def test_a_refusal_after_close_is_still_written_soon(storage: DirectoryStorage) 
     audit.record("login.refused", user="a", address="")
     audit.close()
     audit.record("login.refused", user="b", address="")
-    eventually(lambda: [entry["user"] for entry in entries(storage)] == ["a", "b"], seconds=10)
+    eventually(lambda: [entry["user"] for entry in entries(storage)] == ["a", "b"])
     audit.close()
 
 

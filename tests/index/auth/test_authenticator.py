@@ -35,6 +35,7 @@ from ops.index.config import Options
 from ops.index.errors import LoginDelayed, PackageIndexError, StorageError, TooManyAttempts, Unauthorized
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.credentials_volume import volumes
+from tests.index.serving import eventually
 from tests.index.volume import MemoryNameLocks
 
 CHEAP = Options(bcrypt_rounds=4, login_failures=1000)
@@ -51,15 +52,6 @@ def basic(username: str, password: str = PASSWORD, encoding: str = "utf-8") -> b
 
 def log_in(authenticator: Authenticator, header: bytes | None, address: str = HERE) -> Identity:
     return asyncio.run(authenticator.authenticate(header, address))
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -344,7 +336,7 @@ def test_a_removed_user_is_refused_and_others_stay_logged_in(authenticator: Auth
     log_in(authenticator, basic("alice"))
     log_in(authenticator, basic("bob"))
     users.remove("alice")
-    assert within(1, lambda: authenticator.remembered(basic("alice")) is None)
+    eventually(lambda: authenticator.remembered(basic("alice")) is None)
     assert authenticator.remembered(basic("bob")) is not None
     with pytest.raises(Unauthorized):
         log_in(authenticator, basic("alice"))
@@ -373,10 +365,10 @@ def test_the_stamp_never_repeats_while_the_users_may_be_stale(tmp_path: Path) ->
 def test_a_changed_role_takes_effect_at_once(authenticator: Authenticator, users: Users) -> None:
     assert log_in(authenticator, basic("alice")).may_upload("spam")
     users.register("alice", role=Role.READER)
-    assert within(1, lambda: authenticator.remembered(basic("alice")) is None)
+    eventually(lambda: authenticator.remembered(basic("alice")) is None)
     assert not log_in(authenticator, basic("alice")).may_upload("spam")
     users.register("alice", role=Role.ADMIN)
-    assert within(1, lambda: authenticator.remembered(basic("alice")) is None)
+    eventually(lambda: authenticator.remembered(basic("alice")) is None)
     assert log_in(authenticator, basic("alice")).may_administer
 
 
@@ -482,7 +474,7 @@ def test_a_file_that_is_missing_for_a_second_counts_as_removed(
     (storage.directory / PASSWORDS).rename(storage.directory / "aside")
     time.sleep(0.1)
     assert authenticator.remembered(basic("alice")) is not None
-    assert within(3, lambda: authenticator.remembered(basic("alice")) is None)
+    eventually(lambda: authenticator.remembered(basic("alice")) is None)
     (storage.directory / "aside").rename(storage.directory / PASSWORDS)
     assert log_in(authenticator, basic("alice")).username == "alice"
 
@@ -723,7 +715,7 @@ def test_a_login_that_waits_too_long_gets_503_and_keeps_its_place_in_the_queue(
         assert delayed.value.status == 503
         assert int(delayed.value.headers["Retry-After"]) > 0
     work.gate.set()
-    assert within(10, lambda: authenticator.remembered(basic("alice")) is not None)
+    eventually(lambda: authenticator.remembered(basic("alice")) is not None)
     assert len(work.passwords) == 1
 
 
@@ -859,7 +851,7 @@ def test_a_server_that_is_never_refreshed_reloads_and_drops_a_removed_user(tmp_p
     log_in(authenticator, basic("alice"))
     assert authenticator.remembered(basic("alice")) is not None
     Users(theirs, CHEAP).remove("alice")
-    assert within(1, lambda: authenticator.remembered(basic("alice")) is None)
+    eventually(lambda: authenticator.remembered(basic("alice")) is None)
     with pytest.raises(Unauthorized):
         log_in(authenticator, basic("alice"))
     authenticator.close()

@@ -107,6 +107,6 @@ def test_logins_waiting_when_the_server_stops_are_rejected_at_once() -> None:
         thread = in_thread(take)
         eventually(lambda: len(queue._waiting) == 1)
         queue.close()
-        thread.join(10)
+        thread.join(60)
         take()
     assert ended == [503, 503]

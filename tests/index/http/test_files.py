@@ -223,7 +223,7 @@ def test_truncating_a_file_while_it_is_sent_closes_the_connection(server: Server
     path = server.packages / "cut-1.0.tar.gz"
     path.write_bytes(bytes(20 * 1024 * 1024))
     eventually(lambda: server.request("HEAD", f"/packages/{path.name}").status == 200)
-    with socket.create_connection((server.host, server.port), timeout=20) as connection:
+    with socket.create_connection((server.host, server.port), timeout=60) as connection:
         request = f"GET /packages/{path.name} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization('alice')}\r\n\r\n"
         connection.sendall(request.encode())
         received = len(connection.recv(65536))

@@ -52,7 +52,7 @@ def begun(server: Server, change: tuple[str, str, bytes], user: str) -> Iterator
         f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization(user)}\r\nContent-Type: {content_type}\r\n"
         f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
     )
-    with socket.create_connection((server.host, server.port), timeout=20) as connection:
+    with socket.create_connection((server.host, server.port), timeout=60) as connection:
         connection.sendall(head.encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")  # the login was accepted, and the body is awaited
         connection.sendall(body[:-5])

@@ -158,7 +158,7 @@ def test_a_request_after_a_change_does_not_get_a_rendering_started_before_it(wor
     def slowly() -> Representation:
         mark = world.marks["spam"]
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return Representation(b"%d" % mark, content_type="text/plain")
 
     async def scenario() -> None:

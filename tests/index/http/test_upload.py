@@ -102,7 +102,7 @@ def test_a_right_lost_while_an_upload_arrives_is_lost_for_it(server: Server, cha
         f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {authorization('alice', PASSWORD)}\r\n"
         f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    with closing(socket.create_connection((server.host, server.port), timeout=20)) as connection:
+    with closing(socket.create_connection((server.host, server.port), timeout=60)) as connection:
         connection.sendall(head.encode() + body[:100])
         assert server.get("/simple/", user="rea").status == 200  # a later request: the upload has started
         if change == "demoted":

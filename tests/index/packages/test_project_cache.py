@@ -136,7 +136,7 @@ class History:
     def check(self) -> None:
         """Compare each server with one that starts now."""
         for node in self.servers:
-            eventually(lambda node=node: self._show(node) == _fresh(node), seconds=20)
+            eventually(lambda node=node: self._show(node) == _fresh(node))
             if self._foreign is not None:
                 pages = _fresh(node)[1]
                 assert all(pages[key].body == body for key, body in _stored(node).items())

@@ -109,7 +109,7 @@ def test_a_project_stays_locked_until_an_undo_is_committed(cluster: Cluster) -> 
     assert told(one) == BEFORE
     with pytest.raises(Busy):
         CHANGES["status"](two)
-    eventually(lambda: not cluster.name_locks.held(), seconds=10)
+    eventually(lambda: not cluster.name_locks.held())
     assert anew(cluster) == BEFORE
     CHANGES["status"](two)
     publish(one, wheel_name("bar", "1.0"), wheel("bar", "1.0"))
@@ -220,7 +220,7 @@ def test_an_unconfirmed_removal_stands_and_the_log_says_both(cluster: Cluster, f
         ("remove.unconfirmed", NAME),
     ]
     assert cluster.name_locks.held()
-    eventually(lambda: not cluster.name_locks.held(), seconds=10)
+    eventually(lambda: not cluster.name_locks.held())
     assert cluster.remote.names() == {SECOND}
     assert seen(two) == {SECOND}
 

@@ -104,7 +104,7 @@ def test_callers_during_a_run_share_one_more_and_all_get_its_result(
     def act() -> None:
         runs.append(None)
         entered.set()
-        leave.wait(20)
+        leave.wait(60)
         if outcome is not None and len(runs) > 1:
             raise outcome
 
@@ -115,7 +115,7 @@ def test_callers_during_a_run_share_one_more_and_all_get_its_result(
     shared = SharedRun(act)
     first = threading.Thread(target=shared)
     first.start()
-    assert entered.wait(20)
+    assert entered.wait(60)
     assert run_all(*[shared] * 8, let_go) == [outcome] * 8 + [None]
     first.join()
     assert len(runs) == 2
@@ -201,7 +201,7 @@ def test_a_reading_thread_may_read_again_while_a_commit_waits(tmp_path: Path) ->
         with mount.reading():
             pass
         assert waiting.is_alive()
-    waiting.join(20)
+    waiting.join(60)
     assert not waiting.is_alive()
 
 
@@ -344,7 +344,7 @@ def test_a_long_copy_lets_commits_through(tmp_path: Path, monkeypatch: pytest.Mo
     with mount.detached(path) as detached:
         assert detached.read_bytes() == path.read_bytes()
     for commit in commits:
-        commit.join(20)
+        commit.join(60)
     assert committed == [False] + [True] * 7, "commits get their turn between two slices"
 
 
@@ -442,14 +442,14 @@ def test_the_directory_looks_empty_during_a_reload(tmp_path: Path, monkeypatch: 
 
     def pause(_: float) -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(60)
 
     monkeypatch.setattr("tests.index.volume.time", SimpleNamespace(sleep=pause))
     volume = Volume(Remote(tmp_path / "remote"), tmp_path / "view")
     (volume.directory / "a").write_text("1")
     reloading = threading.Thread(target=volume.reload)
     reloading.start()
-    assert begun.wait(20)
+    assert begun.wait(60)
     assert not (volume.directory / "a").exists()
     go_on.set()
     with volume.reading():
@@ -495,7 +495,7 @@ def hung(tmp_path: Path) -> Iterator[Mount]:
         pass
     with pytest.raises(StorageBusy):
         mount.commit()
-    assert begun.wait(20)
+    assert begun.wait(60)
     yield mount
     go_on.set()
 
@@ -535,7 +535,7 @@ def test_a_task_waits_no_longer_than_its_limit(tmp_path: Path) -> None:
     go_on.set()
     with mount.reading():  # without a short limit
         pass
-    committing.join(20)
+    committing.join(60)
     with without_waiting(), mount.reading():
         pass
 
