@@ -14,6 +14,9 @@ from jupyter_client.manager import AsyncKernelManager
 
 KERNEL_NAME = "python3"
 
+_SOCKET_FOLDER_BYTES = 80
+"""Length of a path that leaves room for a socket's name; macOS allows 104 bytes in all."""
+
 
 class OwnKernelSpecs(KernelSpecManager):
     """A kernel spec manager with one kernel: ``python3``, run by ``sys.executable``.
@@ -29,16 +32,21 @@ class OwnKernelSpecs(KernelSpecManager):
 def kernel_manager(scratch: Path, log: Any) -> AsyncKernelManager:
     """Create a kernel manager.
 
+    The kernel listens on Unix sockets next to its connection file: nobody else can connect, and no other program can
+    take a port between its choice and the kernel's start. In a folder whose path is too long for them, it uses TCP.
+
     Parameters:
         scratch: a temporary folder for the connection file, so that HOME need not be writable.
         log: the logger for jupyter_client.
     """
+    ipc = len(os.fsencode(scratch)) < _SOCKET_FOLDER_BYTES
     return AsyncKernelManager(
         kernel_name=KERNEL_NAME,
         kernel_spec_manager=OwnKernelSpecs(data_dir=str(scratch), log=log),
         connection_file=str(scratch / "kernel.json"),
+        transport="ipc" if ipc else "tcp",
         # ipykernel 7.3 and newer warn at each start about unencrypted TCP.
-        transport_encryption="auto" if zmq.has("curve") else "disabled",
+        transport_encryption="auto" if not ipc and zmq.has("curve") else "disabled",
         log=log,
     )
 
