@@ -27,7 +27,7 @@ from ops.targets.process import STOP_SECONDS, ServerProcess, port_holder
 from ops.targets.target import Check, CredentialAge, DeployedVersion, Deployment, Move, State, last_error
 from ops.workspace import PROJECT_ROOT, Workspace
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 """Seconds from the start of a server to its first response."""
 
 HUNG_SECONDS = 2.0
@@ -346,9 +346,12 @@ class LocalTarget(VolumeFolders):
         }
 
     def _responds(self, process: ServerProcess) -> bool:
-        until(lambda: _healthy(process) or not process.alive(), bool, seconds=START_SECONDS, interval=0.02)
-        if _healthy(process):
-            return process.alive()
+        def responds() -> bool:  # itself, and not another index that took the port meanwhile
+            return process.listens() and _healthy(process)
+
+        until(lambda: responds() or not process.alive(), bool, seconds=START_SECONDS, interval=0.02)
+        if responds():
+            return True
         process.stop(seconds=1)
         return False
 

@@ -107,6 +107,15 @@ class ServerProcess:
         process = self._find()
         return process is not None
 
+    def listens(self) -> bool:
+        """True if this process is running and listens on its port."""
+        process = self._find()
+        try:
+            connections = process.net_connections("tcp") if process is not None else []
+        except psutil.Error:
+            return False
+        return any(each.status == psutil.CONN_LISTEN and each.laddr.port == self.port for each in connections)
+
     def stop(self, *, seconds: float = STOP_SECONDS) -> bool:
         """End it with SIGTERM, and with SIGKILL after *seconds*. False if it was not running."""
         process = self._find()

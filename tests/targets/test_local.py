@@ -27,7 +27,7 @@ from ops.polling import until
 from ops.preflight import preflight_of_index
 from ops.secret import Secret
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_KEY, SECRET_NAME, Settings
-from ops.targets import Move, open_target
+from ops.targets import Move, local, open_target
 from ops.targets import lock as lock_module
 from ops.targets.local import LocalTarget
 from ops.targets.process import ServerProcess
@@ -294,6 +294,31 @@ def test_a_first_start_takes_the_next_port_when_the_usual_one_is_taken(
             assert first.deploy().url != f"http://127.0.0.1:{port}/"
         finally:
             first.stop()
+
+
+def test_another_index_that_takes_the_port_while_the_server_starts_is_not_mistaken_for_it(
+    target: LocalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.deploy()
+    port = _process(workspace).port
+    monkeypatch.setattr("ops.targets.local.LOCAL_PORT", port)
+    checked: list[int] = []
+
+    def bindable(port: int) -> bool:
+        checked.append(port)
+        return len(checked) == 1 or bindable_now(port)
+
+    bindable_now = local._bindable
+    monkeypatch.setattr(local, "_bindable", bindable)
+    second = LocalTarget(Workspace(workspace.home / "second"), Settings())
+    second.create_volume(PACKAGES_VOLUME)
+    second.create_volume(CREDENTIALS_VOLUME)
+    second.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
+    try:
+        assert second.deploy().url != f"http://127.0.0.1:{port}/"
+        assert second.state().responds
+    finally:
+        second.stop()
 
 
 def test_stopping_keeps_data_and_a_second_stop_reports_that_nothing_was_running(target: LocalTarget) -> None:
