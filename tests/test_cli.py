@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from ops.errors import ParameterError
 from ops.targets.process import ServerProcess
 from ops.workspace import PROJECT_ROOT, Workspace
 from tests.benchmark.servers import free_port
+from tests.index.serving import eventually
 
 
 def runbook(*arguments: str, cwd: Path = PROJECT_ROOT) -> subprocess.CompletedProcess[str]:
@@ -177,9 +177,7 @@ def test_an_interrupted_run_ends_with_130_and_leaves_a_record(workspace: Workspa
         text=True,
         cwd=PROJECT_ROOT,
     ) as process:
-        deadline = time.monotonic() + 30
-        while not list(workspace.records.glob("*/record.json")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        eventually(lambda: list(workspace.records.glob("*/record.json")))
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
 

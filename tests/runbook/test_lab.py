@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from ops.runbook import Notebook, Record, lab
 from ops.runbook.record import BY_HAND
 from ops.secret import REGISTER_VARIABLE
 from ops.workspace import PROJECT_ROOT, Workspace
+from tests.index.serving import eventually
 
 MakeNotebook = Callable[..., Path]
 SECRET = "correct-horse-battery"
@@ -43,6 +43,15 @@ def opened(make_notebook: MakeNotebook, workspace: Workspace, monkeypatch: pytes
     monkeypatch.setenv(lab.RECORD_VARIABLE, str(record.folder))
     monkeypatch.setenv(REGISTER_VARIABLE, str(workspace.home / "secrets"))
     return record
+
+
+def fetched(request: urllib.request.Request) -> str:
+    """The body of the response; empty while the server does not respond."""
+    try:
+        with urllib.request.urlopen(request) as response:
+            return str(response.read().decode())
+    except OSError:
+        return ""
 
 
 def saves(record: Record) -> Any:
@@ -124,14 +133,7 @@ def test_jupyterlab_serves_the_copies_and_the_record_is_finished_when_it_ends(
         assert "token" not in url
         base = url.partition("lab/")[0]
         request = urllib.request.Request(f"{base}api/contents/01_x.ipynb", headers={"Authorization": "token t"})
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(request) as response:
-                    assert "n = 2" in response.read().decode()
-                break
-            except OSError:
-                time.sleep(0.2)
+        eventually(lambda: "n = 2" in fetched(request))
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
     (file,) = workspace.records.glob("*/record.json")
