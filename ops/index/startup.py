@@ -41,7 +41,7 @@ def served_directory(path: Path, what: str) -> Path:
         what: ``packages`` or ``credentials``.
 
     Raises:
-        CannotStartError: it is not a readable directory.
+        CannotStartError: it is not a readable directory, or the index's own files would be written elsewhere.
     """
     from ops.index.storage.directory import INDEX_FOLDER  # takes a while to import: the server listens first
 
@@ -61,6 +61,7 @@ def served_directory(path: Path, what: str) -> Path:
             "change its owner or mode, or name another one"
         )
     own = path / INDEX_FOLDER
+    _check_links(own)
     if what == "packages" and own.exists() and not os.access(own, os.R_OK | os.X_OK):
         raise CannotStartError(
             f"{own} cannot be read by this user, so nobody knows which files are yanked or revoked: "
@@ -72,6 +73,22 @@ def served_directory(path: Path, what: str) -> Path:
     elif not os.access(path, os.W_OK):
         _log.warning("%s cannot be written by this user and is served read-only: %s", path, _READ_ONLY[what])
     return path
+
+
+def _check_links(own: Path) -> None:
+    """Refuse links in a folder that somebody may have handed over: files at their destination would be replaced.
+
+    Raises:
+        CannotStartError: there is one.
+    """
+    try:
+        linked = next((each for each in (own, *own.iterdir()) if each.is_symlink()), None)
+    except OSError:  # missing, or not readable
+        return
+    if linked is not None:
+        raise CannotStartError(
+            f"{linked} is a symbolic link, and the server would write to its destination: replace it by a folder"
+        )
 
 
 def check_apart(packages: Path, credentials: Path) -> None:

@@ -186,6 +186,19 @@ def test_an_unusable_directory_is_reported_in_one_sentence(
         assert str(unusable) in said
 
 
+@pytest.mark.parametrize("link", [".index", ".index/pages", ".index/status"])
+def test_an_index_that_would_write_elsewhere_through_a_link_is_not_served(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str], link: str
+) -> None:
+    linked = Path(folders[folders.index("--packages") + 1]) / link
+    linked.parent.mkdir(parents=True, exist_ok=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    linked.symlink_to(elsewhere)
+    assert f"{linked} is a symbolic link" in refused(capsys, *folders)
+    assert not list(elsewhere.iterdir())
+
+
 def test_packages_and_credentials_cannot_overlap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     for packages, credentials in [(".", "."), (".", "link"), ("a", "."), (".", "a"), ("a/b", "a")]:
