@@ -43,9 +43,12 @@ def next_steps(name: str) -> Text:
     """The notebooks to run next. Reads only.
 
     Raises:
-        TargetError: the platform did not respond, or the target cannot be used.
+        TargetError: the platform did not respond.
     """
-    target = open_target(name)
+    try:
+        target = open_target(name)
+    except TargetError:
+        return Text("Next: fix what the first table says NO to.")
     state = target.state()
     if state.deployment is None:
         return Text(f"Next: runbook run 01_provision 02_onboard_user 03_smoke_test -p target={target.name}")
@@ -85,7 +88,7 @@ def _tool(name: str) -> Check:
 
 def _git() -> Check:
     there = shutil.which("git") is not None
-    return Check("git", there, "installed" if there else "not installed: records lack the revision without it")
+    return Check("git", there, "installed" if there else "not installed: install it; records lack the revision without it")
 
 
 def _notebooks(folder: Path) -> Check:

@@ -51,6 +51,9 @@ def test_a_target_whose_package_is_missing_is_one_of_the_rows(monkeypatch: pytes
     assert rows["target"] == ("modal is not installed: run: make modal", "NO")
     assert rows["git"][1] == "NO"
     assert "modal is not installed" in repr(start_here.found("modal"))
+    assert "fix what" in repr(start_here.next_steps("modal"))
+    with pytest.raises(PreflightError, match="git"):
+        start_here.verify("modal")
 
 
 def test_what_comes_next_follows_from_the_current_state(target: FakeTarget, provisioned: FakeTarget) -> None:
