@@ -192,7 +192,8 @@ def downloaded(incident: Incident, found: Sequence[BadFile]) -> Table:
     ]
     concerned = len({row[1] for row in rows})
     note = f"{concerned} {'user' if concerned == 1 else 'users'}. " if rows else "No downloads were counted. "
-    note += "Copies in clients' caches and images are not included. On Modal the last hour may be missing."
+    note += "Copies in clients' caches and images are not included. "
+    note += "The last minute, on Modal the last hour, may be missing."
     return Table.of("Who downloaded it", ("when", "user", "address", "client", "file", "times"), rows, note=note)
 
 

@@ -279,7 +279,9 @@ def _revoked(text: TextChange) -> str:
 
 def _annotation(what: str, text: TextChange) -> Change:
     sign: Sign = "-" if text.after is None else "+" if text.before is None else "~"
-    then = "lift it" if text.after is None else f"set it: {text.after.decode(errors='replace')[:80] or 'no reason'}"
+    content = text.after or b""
+    shown = status_of(content) if text.path.startswith(STATUS) else content.decode(errors="replace")[:80]
+    then = "lift it" if text.after is None else f"set it: {shown or 'no reason'}"
     return Change(f"{what} {annotated(text.path)}", _state(text), then, sign)
 
 

@@ -88,7 +88,7 @@ def _tool(name: str) -> Check:
 
 def _git() -> Check:
     there = shutil.which("git") is not None
-    return Check("git", there, "installed" if there else "not installed: install it; records lack the revision without it")
+    return Check("git", there, "installed" if there else "not installed: install it; records name the revision by it")
 
 
 def _notebooks(folder: Path) -> Check:
