@@ -28,6 +28,7 @@ from ops.index.http.stored_pages import StoredPageMark, StoredPages
 from ops.index.packages.attestations import SUFFIX
 from ops.index.packages.filenames import can_be_listed, normalize, project_of
 from ops.index.packages.repository import Repository
+from ops.index.storage.slow_disk import SlowDisk
 from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS, in_thread
 
@@ -96,7 +97,7 @@ class SimpleApi:
         self._shared = storage.shared
         self._stored: StoredPages | None = None
         if not self._shared and namespaces is None:  # a container's disk does not outlast it
-            self._stored = StoredPages(repository, storage, options.public_url)
+            self._stored = StoredPages(repository, storage, options.public_url, SlowDisk())
         self._refresh_seconds = options.refresh_seconds
         self.stamp = repository.stamp
         """A value that changes with everything visible."""

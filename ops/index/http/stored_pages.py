@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import Final
 
 from ops.index.http import simple_pages
@@ -23,16 +23,11 @@ from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository, state_of
 from ops.index.packages.sidecars import FORMAT as FACTS_FORMAT
 from ops.index.storage.directory import INDEX_FOLDER
+from ops.index.storage.slow_disk import SlowDisk
 from ops.index.storage.storage import Storage
 
 FORMAT: Final = 1
 """Version of the rendered pages: raise it when the same project gets other bytes."""
-
-_SLOW: Final = 0.01
-"""Seconds on the event loop that are too many: the disk is slow, or another thread keeps the interpreter busy."""
-
-_PAUSE: Final = 5.0
-"""Seconds for which pages are then rendered in threads instead."""
 
 _LONGEST: Final = 4 * LONG
 """Bytes: more than a page that is not long, and its compressed form."""
@@ -48,13 +43,14 @@ class StoredPages:
         repository: has the projects.
         storage: of the files; not shared.
         public_url: the index's own address, which pages may contain.
+        disk: that the pages are read from.
     """
 
-    def __init__(self, repository: Repository, storage: Storage, public_url: str) -> None:
+    def __init__(self, repository: Repository, storage: Storage, public_url: str, disk: SlowDisk) -> None:
         self._repository = repository
         self._staging = storage.staging
         self._folder = f"{storage.directory}/{INDEX_FOLDER}/pages"
-        self._paused_until = 0.0
+        self._disk = disk
         self._version = ascii((FORMAT, FACTS_FORMAT, simple_pages.API_VERSION, public_url)).encode()
 
     def read(self, project: str, form: str) -> bytes | None:
@@ -64,27 +60,32 @@ class StoredPages:
             project: normalized name, from a request.
             form: of the page.
         """
-        if not self._repository.package_directory.scanned or not self._repository.listing.paths(project):
-            return None  # no other name becomes a path
-        if time.monotonic() < self._paused_until:
+        began = self._disk.begin()
+        if began is None:
             return None
-        with self._timed():
-            try:
-                descriptor = os.open(self._path(project, form), OPENING)
-            except OSError:
-                return None
+        if not self._repository.package_directory.scanned or not self._repository.listing.has(project):
+            return None  # no other name becomes a path
+        try:
+            descriptor = os.open(self._path(project, form), OPENING)
             try:
                 size = os.fstat(descriptor).st_size
                 return read_at_once(descriptor, size, 0) if size < _LONGEST else None
             finally:
                 os.close(descriptor)
+        except OSError:
+            return None
+        finally:
+            self._disk.end(began)
 
     def state(self, project: str) -> bytes | None:
         """The state of a project on the disk; None if it cannot be looked up quickly."""
-        if time.monotonic() < self._paused_until:
+        began = self._disk.begin()
+        if began is None:
             return None
-        with self._timed():
+        try:
             return self._repository.state(project)
+        finally:
+            self._disk.end(began)
 
     def opened(self, stored: bytes, state: bytes | None, form: str) -> RenderedPage | None:
         """The page in stored bytes; None if it is not valid.
@@ -100,7 +101,8 @@ class StoredPages:
         end = start + int.from_bytes(stored[_SEAL:start])
         body = stored[start:end]
         # A file with revoked bytes is not shown, wherever it is.
-        if any(digest.encode() in body for digest in self._repository.annotations.revoked_digests):
+        revoked = self._repository.annotations.revoked_digests
+        if revoked and any(digest.encode() in body for digest in revoked):
             return None
         return RenderedPage(body, stored[end:] or None)
 
@@ -120,17 +122,6 @@ class StoredPages:
                 self._staging.replace(
                     self._path(project.name, form), self._seal(form, state, memoryview(content)), content
                 )
-
-    @contextlib.contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Pause if this takes too long."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            now = time.monotonic()
-            if now - began > _SLOW:
-                self._paused_until = now + _PAUSE
 
     def _path(self, project: str, form: str) -> str:
         return f"{self._folder}/{project}.{'json' if form == JSON_V1 else 'html'}"

@@ -76,6 +76,10 @@ class Annotations:
         """The reason for a file's yank, which may be empty; None if it is not yanked."""
         return self._yanked.get(path)
 
+    def yanks(self, paths: Iterable[str]) -> Iterable[str | None]:
+        """The same for each of many files."""
+        return self._yanked.of(paths)
+
     def status(self, project: str) -> tuple[str, str | None]:
         """The status of a project and the reason for it."""
         text = self._status.get(project)
@@ -213,6 +217,10 @@ class AnnotationFolder:
     def get(self, name: str) -> str | None:
         """The annotation of a name; None if it has none."""
         return self._annotations.get(name)
+
+    def of(self, names: Iterable[str]) -> Iterable[str | None]:
+        """The same for each of many names."""
+        return map(self._annotations.get, names)
 
     def names(self) -> Collection[str]:
         """All names with an annotation."""

@@ -73,6 +73,10 @@ class Listing:
                 known = self._sorted = sorted(self._projects)
         return known
 
+    def has(self, project: str) -> bool:
+        """True if a project has a file."""
+        return project in self._projects
+
     def paths(self, project: str) -> tuple[str, ...]:
         """The files of a project, in the order in which they were listed."""
         found = self._projects.get(project, ())

@@ -219,7 +219,7 @@ class Repository:
             written = self.file_info.written(paths)
         except OSError:
             return None
-        return _state(paths, written, map(self.annotations.yanked, paths), self.annotations.status(name))
+        return _state(paths, written, self.annotations.yanks(paths), self.annotations.status(name))
 
     def file(self, path: str) -> File | None:
         """A listed file; None if it is not listed, gone, or cannot be read."""
@@ -265,7 +265,7 @@ class Repository:
     def has(self, name: str) -> bool:
         """True if a project of this normalized name has a file."""
         self._look()
-        return bool(self.listing.paths(name))
+        return self.listing.has(name)
 
     def status(self, name: str) -> tuple[str, str | None]:
         """The status of a project and the reason for it (PEP 792)."""
