@@ -147,9 +147,11 @@ def create_index(
             authenticator.record_uses,
             repository.refresh,
             activity.write,
+            simple_api.save,
         ],
         every=options.refresh_seconds,
         stop=[
+            simple_api.save,
             packages.end,
             credentials.end,
             readmes.close,

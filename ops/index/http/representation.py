@@ -102,10 +102,12 @@ class Representation:
     def size(self) -> int:
         """Approximate size in memory, in bytes."""
         packed = self.page.packed if self.page is not None else None
-        if packed is None and self._gzipped is not None and self._gzipped is not self._plain:
-            packed = self._gzipped.body
-        gzipped = 0 if packed is None else len(packed)
-        return len(self.body) + gzipped + 2000
+        return len(self.body) + len(packed or self.packed) + 2000
+
+    @property
+    def packed(self) -> bytes:
+        """The body with gzip, if a client has asked for it and it is shorter; else empty."""
+        return b"" if self._gzipped is None or self._gzipped is self._plain else self._gzipped.body
 
     def plain(self) -> Response:
         """The response without gzip."""

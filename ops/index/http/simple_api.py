@@ -27,6 +27,7 @@ from ops.index.http.security_headers import NOTHING
 from ops.index.http.stored_pages import StoredPageMark, StoredPages
 from ops.index.packages.attestations import SUFFIX
 from ops.index.packages.filenames import can_be_listed, normalize, project_of
+from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository
 from ops.index.storage.slow_disk import SlowDisk
 from ops.index.storage.storage import Storage
@@ -97,7 +98,8 @@ class SimpleApi:
         self._shared = storage.shared
         self._stored: StoredPages | None = None
         if not self._shared and namespaces is None:  # a container's disk does not outlast it
-            self._stored = StoredPages(repository, storage, options.public_url, SlowDisk())
+            self._stored = StoredPages(repository, storage, options.public_url)
+        self._disk = SlowDisk()
         self._refresh_seconds = options.refresh_seconds
         self.stamp = repository.stamp
         """A value that changes with everything visible."""
@@ -122,7 +124,7 @@ class SimpleApi:
                 return self._small_file(path.removeprefix("/packages/"), headers)
             else:
                 form = self._form[headers.get(b"accept")]
-                page = self._response_cache.ready((path, form)) or self._load(path, form)
+                page = self._response_cache.ready((path, form)) or self._quick(path, form)
         except (PackageIndexError, OSError):  # the normal path reports what is wrong
             return None
         return None if page is None else self.variant(page, headers)
@@ -134,6 +136,11 @@ class SimpleApi:
             if unchanged is not None:
                 return unchanged
         return page.gzipped() if self._gzip[headers.get(b"accept-encoding")] else page.plain()
+
+    def save(self) -> None:
+        """Store pages that were rendered since the last call. Blocks."""
+        if self._stored is not None:
+            self._stored.save()
 
     async def projects(self, request: Request) -> None:
         """The list of all projects (PEP 503, PEP 691)."""
@@ -168,14 +175,7 @@ class SimpleApi:
 
         def render() -> Representation | None:
             project = self._repository.project(normalized)
-            if project is None:
-                return None
-            more = simple_pages.NO_KEYS if self._namespaces is None else {"namespaces": self._namespaces.of(project)}
-            new = self._response_cache.last(key) is None
-            page = self._rendered(key, simple_pages.project_page(project, form, more, self._version), form)
-            if new and self._stored is not None and page.page is not None and not page.page.blocks:
-                self._stored.write(project, form, page.body, page.gzipped().body if gzip else b"")
-            return page
+            return None if project is None else self._project_page(project, key)
 
         async def look() -> Representation | None:
             return await self._response_cache.fetch(key, mark, render, gzip=gzip)
@@ -318,22 +318,55 @@ class SimpleApi:
 
         return await self._response_cache.fetch((f"/packages/{path}", None), mark, render)
 
-    def _load(self, path: str, form: str | None) -> Representation | None:
-        """A short project page from the disk, unless a newer one is in memory."""
-        pages = self._stored
+    def _quick(self, path: str, form: str | None) -> Representation | None:
+        """The page of a small project, unless it takes long: from the disk, or rendered here.
+
+        Another thread would take turns with the event loop, and so take more of its time.
+        """
         root, name = path[:8], path[8:-1]
-        if pages is None or form is None or root != "/simple/" or path[-1] != "/":
+        if self._stored is None or form is None or root != "/simple/" or path[-1] != "/":
             return None
-        stored = None if self._response_cache.last((path, form)) is not None else pages.read(name, form)
-        if stored is None:
+        began = self._disk.begin() if self._repository.knows(name) else None
+        if began is None:
             return None
-        mark = StoredPageMark(self._repository, pages, name, self._refresh_seconds)
+        try:
+            return self._stored_page(name, (path, form)) or self._small_page(name, (path, form))
+        finally:
+            self._disk.end(began)
+
+    def _stored_page(self, name: str, key: tuple[str, str]) -> Representation | None:
+        pages, form = self._stored, key[1]
+        # A page in memory is newer.
+        stored = None if pages is None or self._response_cache.last(key) is not None else pages.read(name, form)
+        if pages is None or stored is None:
+            return None
+        mark = StoredPageMark(self._repository, self._disk, name, self._refresh_seconds)
 
         def load() -> Representation | None:
             page = pages.opened(stored, mark.state, form)
             return None if page is None else self._representation(page, form)
 
-        return self._response_cache.load((path, form), mark, load)
+        return self._response_cache.load(key, mark, load)
+
+    def _small_page(self, name: str, key: tuple[str, str]) -> Representation | None:
+        last = self._response_cache.last(key)
+        if last is not None and last.page is not None and last.page.blocks:
+            return None
+
+        def render() -> Representation | None:
+            project = self._repository.project_at_once(name)
+            return None if project is None else self._project_page(project, key)
+
+        return self._response_cache.load(key, partial(self._repository.project_stamp, name), render)
+
+    def _project_page(self, project: Project, key: tuple[str, str]) -> Representation:
+        form = key[1]
+        more = simple_pages.NO_KEYS if self._namespaces is None else {"namespaces": self._namespaces.of(project)}
+        new = self._response_cache.last(key) is None
+        page = self._rendered(key, simple_pages.project_page(project, form, more, self._version), form)
+        if new and self._stored is not None and page.page is not None and not page.page.blocks:
+            self._stored.add(project, form, page)
+        return page
 
     def _rendered(self, key: tuple[str, str], page: Page, form: str) -> Representation:
         last = self._response_cache.last(key)

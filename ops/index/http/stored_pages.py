@@ -4,6 +4,8 @@ Nothing is invalidated: a page is sealed with a digest of its bytes and of every
 another state, or one that a crash has damaged, has another seal, and is rendered anew. Whoever knows the state could
 seal any page, but it contains times that only this machine's kernel sets: pages in a folder that somebody hands over
 are not valid. The folder may be deleted.
+
+Pages are written some time after they were rendered, in a thread: a burst of requests does not wait for the disk.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import time
 from collections.abc import Hashable
 from typing import Final
 
+from ops.index.bounded_dict import BoundedDict
 from ops.index.http import simple_pages
 from ops.index.http.blocks import LONG, RenderedPage
 from ops.index.http.files import OPENING, read_at_once
 from ops.index.http.negotiation import JSON_V1
+from ops.index.http.representation import Representation
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository, state_of
 from ops.index.packages.sidecars import FORMAT as FACTS_FORMAT
@@ -32,6 +36,9 @@ FORMAT: Final = 1
 _LONGEST: Final = 4 * LONG
 """Bytes: more than a page that is not long, and its compressed form."""
 
+_WAITING: Final = 8 * 1024**2
+"""Bytes of pages that wait to be written; further ones replace the oldest."""
+
 _SEAL: Final = hashlib.sha256().digest_size
 _LENGTH: Final = 4
 
@@ -43,49 +50,33 @@ class StoredPages:
         repository: has the projects.
         storage: of the files; not shared.
         public_url: the index's own address, which pages may contain.
-        disk: that the pages are read from.
     """
 
-    def __init__(self, repository: Repository, storage: Storage, public_url: str, disk: SlowDisk) -> None:
+    def __init__(self, repository: Repository, storage: Storage, public_url: str) -> None:
         self._repository = repository
         self._staging = storage.staging
         self._folder = f"{storage.directory}/{INDEX_FOLDER}/pages"
-        self._disk = disk
+        self._new: BoundedDict[tuple[str, str], tuple[Project, Representation]] = BoundedDict(
+            _WAITING, weigh=lambda new: new[1].size
+        )
         self._version = ascii((FORMAT, FACTS_FORMAT, simple_pages.API_VERSION, public_url)).encode()
 
     def read(self, project: str, form: str) -> bytes | None:
-        """The stored bytes of a page, valid or not; None if it is not stored, or not in memory, or the disk is slow.
+        """The stored bytes of a page, valid or not; None if it is not stored, or not in memory.
 
         Parameters:
-            project: normalized name, from a request.
+            project: a listed one: no other name becomes a path.
             form: of the page.
         """
-        began = self._disk.begin()
-        if began is None:
-            return None
-        if not self._repository.package_directory.scanned or not self._repository.listing.has(project):
-            return None  # no other name becomes a path
         try:
             descriptor = os.open(self._path(project, form), OPENING)
-            try:
-                size = os.fstat(descriptor).st_size
-                return read_at_once(descriptor, size, 0) if size < _LONGEST else None
-            finally:
-                os.close(descriptor)
         except OSError:
             return None
-        finally:
-            self._disk.end(began)
-
-    def state(self, project: str) -> bytes | None:
-        """The state of a project on the disk; None if it cannot be looked up quickly."""
-        began = self._disk.begin()
-        if began is None:
-            return None
         try:
-            return self._repository.state(project)
+            size = os.fstat(descriptor).st_size
+            return read_at_once(descriptor, size, 0) if size < _LONGEST else None
         finally:
-            self._disk.end(began)
+            os.close(descriptor)
 
     def opened(self, stored: bytes, state: bytes | None, form: str) -> RenderedPage | None:
         """The page in stored bytes; None if it is not valid.
@@ -105,6 +96,24 @@ class StoredPages:
         if revoked and any(digest.encode() in body for digest in revoked):
             return None
         return RenderedPage(body, stored[end:] or None)
+
+    def add(self, project: Project, form: str, page: Representation) -> None:
+        """Let the next :meth:`save` store a page.
+
+        Parameters:
+            project: that it was rendered from.
+            form: of the page.
+            page: the page.
+        """
+        self._new[project.name, form] = project, page
+
+    def save(self) -> None:
+        """Store new pages. Blocks."""
+        while self._new:
+            (name, form), (project, page) = next(iter(self._new.items()))
+            self._new.pop((name, form), None)
+            if self._repository.listing.has(name):
+                self.write(project, form, page.body, page.packed)
 
     def write(self, project: Project, form: str, body: bytes, packed: bytes) -> None:
         """Store a page. It need not be durable, and nothing happens if it cannot be written.
@@ -140,21 +149,21 @@ class StoredPageMark:
 
     Parameters:
         repository: has the project.
-        pages: where the page comes from.
+        disk: that has the files.
         name: of the project.
         seconds: between two comparisons.
     """
 
-    __slots__ = ("_name", "_pages", "_repository", "_seconds", "_until", "state")
+    __slots__ = ("_disk", "_name", "_repository", "_seconds", "_until", "state")
 
-    def __init__(self, repository: Repository, pages: StoredPages, name: str, seconds: float) -> None:
+    def __init__(self, repository: Repository, disk: SlowDisk, name: str, seconds: float) -> None:
         self._repository = repository
-        self._pages = pages
+        self._disk = disk
         self._name = name
         self._seconds = seconds
         self._until = 0.0
         self.state: bytes | None = None
-        """Of the project when it was last compared."""
+        """Of the project when it was last compared; None if the disk was slow."""
 
     def __call__(self) -> Hashable:
         """The mark: the project's version, read first, and its state."""
@@ -162,5 +171,8 @@ class StoredPageMark:
         now = time.monotonic()
         if now >= self._until:
             self._until = now + self._seconds
-            self.state = self._pages.state(self._name)
+            began = self._disk.begin()
+            self.state = None if began is None else self._repository.state(self._name)
+            if began is not None:
+                self._disk.end(began)
         return version, self.state

@@ -50,6 +50,10 @@ class KnownInfo(NamedTuple):
     recorded_ns: int = 0
 
 
+class NotRecordedError(LookupError):
+    """A file has no valid sidecar."""
+
+
 class FileInfoStore:
     """The info of every file: read from its sidecar, or computed if that is missing or stale.
 
@@ -81,10 +85,8 @@ class FileInfoStore:
             StorageBusy: the storage cannot be read now, and there is no copy of the sidecar.
         """
         if self._copies is None:  # this machine's files need no copies
-            status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
-            found = self._sidecars.dated(path)
-            if found is not None and found[0].is_valid_for(status):
-                return KnownInfo(found[0], status.st_mtime_ns, found[1])
+            with contextlib.suppress(NotRecordedError):
+                return self.recorded(path)
         copy = self._valid_copy(path)
         if copy is not None:
             return KnownInfo(copy, copy.mtime_ns)
@@ -97,6 +99,19 @@ class FileInfoStore:
                 file_info, metadata = self._compute(path, status, file_info)
             self._copy(path, file_info.at(status.st_mtime_ns), metadata)
             return KnownInfo(file_info, status.st_mtime_ns)
+
+    def recorded(self, path: str) -> KnownInfo:
+        """The info of a local file, from its sidecar: that takes microseconds.
+
+        Raises:
+            OSError: the file cannot be read.
+            NotRecordedError: the info must be computed.
+        """
+        status = os.stat(f"{self._directory}/{path}")  # noqa: PTH116 - many at once
+        found = self._sidecars.dated(path)
+        if found is None or not found[0].is_valid_for(status):
+            raise NotRecordedError(path)
+        return KnownInfo(found[0], status.st_mtime_ns, found[1])
 
     def written(self, paths: Iterable[str]) -> list[int]:
         """The size of each local file, when it was last written, and when its sidecar was last changed.

@@ -9,7 +9,7 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from ops.index.errors import PackageIndexError, StorageBusy
 from ops.index.packages.annotations import Annotations, Tombstones
 from ops.index.packages.attestations import SUFFIX
 from ops.index.packages.directory import PackageDirectory
-from ops.index.packages.file_info import FileInfoStore
+from ops.index.packages.file_info import FileInfoStore, KnownInfo, NotRecordedError
 from ops.index.packages.filenames import Name
 from ops.index.packages.listing import Listing
 from ops.index.packages.models import File, Project
@@ -55,6 +55,9 @@ _PREFETCHED = 256 * 1024**2
 """Total bytes of small files copied from shared storage before they are requested."""
 
 _ANNOTATIONS_SECONDS = 0.02
+
+_FEW_FILES = 16
+"""Number of files of a project that an event loop may read: another thread would hold it up for longer."""
 
 _MANY_FILES = 200
 """With more files, a project is compared with the disk in a thread: that takes longer than rendering its page."""
@@ -159,13 +162,27 @@ class Repository:
         Parameters:
             name: normalized (PEP 503).
         """
+        return self._project(name, self.file_info.of)
+
+    def project_at_once(self, name: str) -> Project | None:
+        """The same for an event loop: None also if that would take more than a fraction of a millisecond."""
+        if self._reloads is not None or len(self.listing.paths(name)) > _FEW_FILES:
+            return None
+        try:
+            return self._project(name, self.file_info.recorded)
+        except NotRecordedError:
+            return None
+
+    def _project(self, name: str, info: Callable[[str], KnownInfo]) -> Project | None:
         version = self._version_of(name)
         cached = self._cache.get(name)
         if cached is None or cached.version != version:
-            cached = self._updated(name, version, cached)
+            cached = self._updated(name, version, cached, info)
         return None if cached is None else cached.project
 
-    def _updated(self, name: str, version: int, cached: CachedProject | None) -> CachedProject | None:
+    def _updated(
+        self, name: str, version: int, cached: CachedProject | None, info: Callable[[str], KnownInfo]
+    ) -> CachedProject | None:
         listed = self.listing.paths(name)
         only_added = cached is not None and cached.complete and self.listing.altered(name) <= cached.version
         known: Sequence[File] = () if cached is None else cached.project.files
@@ -186,7 +203,7 @@ class Repository:
         complete = True
         for path in paths:
             try:
-                new.append(self._known(path))
+                new.append(self._file(name, path, info(path)))
             except OSError as error:
                 complete = _is_gone(path, error) and complete
         if not known and not new:
@@ -223,22 +240,22 @@ class Repository:
 
     def file(self, path: str) -> File | None:
         """A listed file; None if it is not listed, gone, or cannot be read."""
+        project = self.listing.project_of(path)
+        if project is None:
+            return None
         try:
-            return self._known(path)
+            return self._file(project, path, self.file_info.of(path))
         except OSError as error:
             _is_gone(path, error)
             return None
 
-    def _known(self, path: str) -> File:
-        """A listed file.
+    def _file(self, project: str, path: str, known: KnownInfo) -> File:
+        """A file of a project.
 
         Raises:
-            OSError: it cannot be read; FileNotFoundError if it is gone, revoked, or not listed.
+            FileNotFoundError: it is revoked.
         """
-        project = self.listing.project_of(path)
-        if project is None:
-            raise FileNotFoundError(path)
-        file_info, mtime_ns, recorded_ns = self.file_info.of(path)
+        file_info, mtime_ns, recorded_ns = known
         if self.annotations.revocation(path, file_info.sha256) is not None:
             raise FileNotFoundError(path)
         return File(
@@ -261,6 +278,13 @@ class Repository:
             mtime_ns=mtime_ns,
             recorded_ns=recorded_ns,
         )
+
+    def knows(self, name: str) -> bool:
+        """True if a project of this normalized name has a listed file, without looking at the disk.
+
+        False until the directory has been read.
+        """
+        return self.package_directory.scanned and self.listing.has(name)
 
     def has(self, name: str) -> bool:
         """True if a project of this normalized name has a file."""

@@ -61,15 +61,23 @@ def publish(node: Node, project: str, version: str) -> None:
 
 
 class Start:
-    """A server that starts now, on the files of another."""
+    """A server that starts now, on the files of another.
 
-    def __init__(self, node: Node, **options: Any) -> None:
+    Parameters:
+        node: the other server.
+        rendering: render small pages at once; else what is shown at once was stored.
+        options: of the new server.
+    """
+
+    def __init__(self, node: Node, *, rendering: bool = False, **options: Any) -> None:
         self.options = replace(node.options, **options)
         self.repository = Repository(node.storage, node.name_locks, self.options)
         self.repository.projects()
         namespaces = Namespaces(lambda: ()) if self.options.namespaces else None
         activity = Activity(node.storage, self.options, active_users=set)
         self.api = SimpleApi(self.repository, node.storage, self.options, activity, namespaces)
+        if not rendering:
+            vars(self.repository)["project_at_once"] = lambda name: None
 
     def ready(self, name: str = "foo", form: str = JSON_V1, **headers: str) -> bytes | None:
         """The page if it can be shown at once."""
@@ -82,7 +90,7 @@ class Start:
         return asyncio.run(ask())
 
     def page(self, name: str = "foo", form: str = JSON_V1, **headers: str) -> bytes:
-        """The page in any case."""
+        """The page in any case; it is stored then."""
         sent: list[Any] = []
         fields = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
 
@@ -95,6 +103,7 @@ class Start:
             await self.api.project(request, name, slash=True)
 
         asyncio.run(ask())
+        self.api.save()
         return bytes(sent[1]["body"])
 
 
@@ -388,6 +397,55 @@ def test_a_volume_holds_no_pages_and_none_are_looked_for(cluster: Cluster, count
     assert Start(node).page() == page
     assert not read
     assert not folder(node).exists()
+
+
+def test_a_page_is_not_stored_after_its_project_was_removed(published: Node) -> None:
+    server = Start(published, rendering=True)
+    assert server.ready("bar") is not None
+    (published.directory / wheel_name("bar", "1.0")).unlink()
+    eventually(lambda: not server.repository.has("bar"))
+    server.api.save()
+    assert not folder(published).exists()
+
+
+def test_a_small_page_is_rendered_at_once_and_stored_later(published: Node) -> None:
+    page = Start(published, rendering=True).ready()
+    assert page == Start(published).page()
+    server = Start(published, rendering=True)
+    assert server.ready(form=HTML) is not None
+    assert not (folder(published) / "foo.html").exists()
+    server.api.save()
+    assert server.ready(form=HTML) == Start(published).ready(form=HTML) == Start(published).page(form=HTML)
+
+
+def test_a_page_rendered_at_once_shows_each_change(published: Node) -> None:
+    server = Start(published, rendering=True)
+    for change in ("an upload", "a yank", "a revocation", "a deprecation", "a quarantine"):
+        before = server.ready()
+        assert before is not None
+        CHANGES[change](published)
+        eventually(lambda before=before: server.ready() not in {before, None})
+        assert server.ready() == Start(published).page()
+
+
+@pytest.mark.parametrize("change", ["a loss of file info", "another program's change of a file"])
+def test_no_file_is_read_at_once(published: Node, change: str, count_calls: Count) -> None:
+    CHANGES[change](published)
+    computed = count_calls(FileInfoStore, "_compute")
+    server = Start(published, rendering=True)
+    assert server.ready() is None
+    assert not computed
+    assert server.page() == Start(published, rendering=True).ready()
+
+
+def test_a_project_with_many_files_is_not_rendered_at_once(
+    published: Node, monkeypatch: pytest.MonkeyPatch, count_calls: Count
+) -> None:
+    monkeypatch.setattr("ops.index.packages.repository._FEW_FILES", 1)
+    read = count_calls(FileInfoStore, "recorded")
+    assert Start(published, rendering=True).ready() is None
+    assert not read
+    assert Start(published, rendering=True).ready("bar") is not None
 
 
 def test_a_page_is_shown_even_if_it_cannot_be_stored(published: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,6 @@ from ops.index.packages.models import File, Project
 from ops.index.packages.project_cache import in_order, versions_with
 from ops.index.packages.repository import Repository
 from ops.index.storage.directory import DirectoryStorage
-from ops.index.storage.slow_disk import SlowDisk
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import Cluster, Node, Person, volume_of
 from tests.index.serving import eventually
@@ -118,7 +117,7 @@ class History:
     def _store(self, node: Node, state: State, pages: Pages) -> None:
         """Store the pages that a server has rendered, perhaps before it saw a change. A Volume holds none."""
         if self._foreign is not None:
-            stored = StoredPages(node.repository, node.storage, "", SlowDisk())
+            stored = StoredPages(node.repository, node.storage, "")
             for (name, form), page in pages.items():
                 project = state[0].get(name)
                 if project is not None:
@@ -171,7 +170,7 @@ def _fresh(node: Node) -> tuple[State, Pages]:
 def _stored(node: Node) -> dict[tuple[str, str], bytes]:
     """The pages that a server which starts now finds on the disk."""
     repository = Repository(node.storage, node.name_locks, node.options)
-    stored, found = StoredPages(repository, node.storage, "", SlowDisk()), {}
+    stored, found = StoredPages(repository, node.storage, ""), {}
     for name in repository.projects():
         for form in (JSON_V1, HTML):
             content = stored.read(name, form)
