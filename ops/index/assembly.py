@@ -140,7 +140,7 @@ def create_index(
 
     lifespan = Lifespan(
         start=[repository.start, publisher.start, credential_check.start, *([hold_back] if admin else [])],
-        warm_up=[uploads.warm_up, *([admin.warm_up] if admin else []), html_pages.warm_up],
+        warm_up=[uploads.warm_up, *([admin.warm_up] if admin else []), html_pages.warm_up, simple_api.sweep],
         repeat=[
             refresh_credentials,
             authenticator.refresh_minted,

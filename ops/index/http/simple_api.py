@@ -138,9 +138,14 @@ class SimpleApi:
         return page.gzipped() if self._gzip[headers.get(b"accept-encoding")] else page.plain()
 
     def save(self) -> None:
-        """Store pages that were rendered since the last call. Blocks."""
+        """Store pages that were rendered since the last call, and delete those of removed projects. Blocks."""
         if self._stored is not None:
             self._stored.save()
+
+    def sweep(self) -> None:
+        """Delete stored pages that are no longer needed. Blocks."""
+        if self._stored is not None:
+            self._stored.sweep()
 
     async def projects(self, request: Request) -> None:
         """The list of all projects (PEP 503, PEP 691)."""

@@ -21,12 +21,12 @@ from ops.index.bounded_dict import BoundedDict
 from ops.index.http import simple_pages
 from ops.index.http.blocks import LONG, RenderedPage
 from ops.index.http.files import OPENING, read_at_once
-from ops.index.http.negotiation import JSON_V1
+from ops.index.http.negotiation import HTML, JSON_V1
 from ops.index.http.representation import Representation
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository, state_of
 from ops.index.packages.sidecars import FORMAT as FACTS_FORMAT
-from ops.index.storage.directory import INDEX_FOLDER
+from ops.index.storage.directory import INDEX_FOLDER, remove
 from ops.index.storage.slow_disk import SlowDisk
 from ops.index.storage.storage import Storage
 
@@ -38,6 +38,9 @@ _LONGEST: Final = 4 * LONG
 
 _WAITING: Final = 8 * 1024**2
 """Bytes of pages that wait to be written; further ones replace the oldest."""
+
+_MOST: Final = 256 * 1024**2
+"""Bytes of stored pages: some 60,000 with ten files each."""
 
 _SEAL: Final = hashlib.sha256().digest_size
 _LENGTH: Final = 4
@@ -59,6 +62,9 @@ class StoredPages:
         self._new: BoundedDict[tuple[str, str], tuple[Project, Representation]] = BoundedDict(
             _WAITING, weigh=lambda new: new[1].size
         )
+        self._gone: set[str] = set()
+        repository.listing.project_gone = self._gone.add
+        self._bytes = 0
         self._version = ascii((FORMAT, FACTS_FORMAT, simple_pages.API_VERSION, public_url)).encode()
 
     def read(self, project: str, form: str) -> bytes | None:
@@ -108,12 +114,41 @@ class StoredPages:
         self._new[project.name, form] = project, page
 
     def save(self) -> None:
-        """Store new pages. Blocks."""
+        """Store new pages, and delete those of projects that no longer exist. Blocks."""
         while self._new:
             (name, form), (project, page) = next(iter(self._new.items()))
             self._new.pop((name, form), None)
             if self._repository.listing.has(name):
                 self.write(project, form, page.body, page.packed)
+        while self._gone:
+            name = self._gone.pop()
+            for form in (JSON_V1, HTML) if not self._repository.listing.has(name) else ():
+                with contextlib.suppress(OSError):
+                    remove(self._path(name, form))
+
+    def sweep(self) -> None:
+        """Delete the pages of projects that another program has removed, and the oldest ones if there are too many.
+
+        Blocks; called once after the start.
+        """
+        found: list[tuple[int, int, str]] = []
+        self._repository.projects()
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if self._repository.listing.has(entry.name.rpartition(".")[0]):
+                        status = entry.stat(follow_symlinks=False)
+                        found.append((status.st_mtime_ns, status.st_size, entry.path))
+                    else:
+                        remove(entry.path)
+        self._bytes += sum(size for _, size, _ in found)
+        if self._bytes > _MOST:
+            for _, size, path in sorted(found):
+                if self._bytes <= _MOST // 2:
+                    break
+                with contextlib.suppress(OSError):
+                    remove(path)
+                    self._bytes -= size
 
     def write(self, project: Project, form: str, body: bytes, packed: bytes) -> None:
         """Store a page. It need not be durable, and nothing happens if it cannot be written.
@@ -125,12 +160,13 @@ class StoredPages:
             packed: the same as gzip; empty if not at hand.
         """
         state = state_of(project)
-        if state is not None:
+        if state is not None and self._bytes <= _MOST:
             content = b"".join((len(body).to_bytes(_LENGTH), body, packed))
             with contextlib.suppress(OSError):
                 self._staging.replace(
                     self._path(project.name, form), self._seal(form, state, memoryview(content)), content
                 )
+                self._bytes += len(content)
 
     def _path(self, project: str, form: str) -> str:
         return f"{self._folder}/{project}.{'json' if form == JSON_V1 else 'html'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from itertools import groupby
@@ -36,12 +36,14 @@ class Listing:
         lock: guards all changes. It may be held over several, but never while waiting for a disk.
         version: counter of all changes. Set after everything else, so whoever sees a new one sees all of the change.
         projects_version: counter of projects appearing and vanishing.
+        project_gone: called with the name of each project that vanishes; must not wait.
     """
 
     def __init__(self, usage: Usage | None = None) -> None:
         self.lock = threading.RLock()
         self.version = 0
         self.projects_version = 0
+        self.project_gone: Callable[[str], object] = str
         self._usage = usage
         self._projects = _Projects()
         self._count = 0
@@ -164,6 +166,7 @@ class Listing:
                 if self._sorted is not None:
                     del self._sorted[bisect_left(self._sorted, project)]
                 self.projects_version += 1
+                self.project_gone(project)
             else:
                 del left[path]
             if self._usage is not None:

@@ -399,6 +399,17 @@ def test_a_volume_holds_no_pages_and_none_are_looked_for(cluster: Cluster, count
     assert not folder(node).exists()
 
 
+def test_the_pages_of_a_removed_project_are_deleted(published: Node) -> None:
+    server = Start(published)
+    for name, form in (("foo", JSON_V1), ("foo", HTML), ("bar", JSON_V1)):
+        server.page(name, form)
+    (published.directory / wheel_name("foo", "1.0")).unlink()
+    (published.directory / wheel_name("foo", "2.0")).unlink()
+    eventually(lambda: not server.repository.has("foo"))
+    server.api.save()
+    assert [path.name for path in folder(published).iterdir()] == ["bar.json"]
+
+
 def test_a_page_is_not_stored_after_its_project_was_removed(published: Node) -> None:
     server = Start(published, rendering=True)
     assert server.ready("bar") is not None
@@ -406,6 +417,29 @@ def test_a_page_is_not_stored_after_its_project_was_removed(published: Node) -> 
     eventually(lambda: not server.repository.has("bar"))
     server.api.save()
     assert not folder(published).exists()
+
+
+def test_the_pages_of_projects_removed_by_others_are_deleted_after_the_start(published: Node) -> None:
+    pages = {name: Start(published).page(name) for name in ("foo", "bar")}
+    (published.directory / wheel_name("bar", "1.0")).unlink()
+    (folder(published) / "left over").write_text("by anyone")
+    server = Start(published)
+    server.api.sweep()
+    assert [path.name for path in folder(published).iterdir()] == ["foo.json"]
+    assert server.ready() == pages["foo"]
+
+
+def test_the_size_of_all_stored_pages_is_limited(published: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    Start(published).page("foo")
+    os.utime(folder(published) / "foo.json", (1, 1))
+    Start(published).page("bar")
+    monkeypatch.setattr(stored_pages, "_MOST", (folder(published) / "bar.json").stat().st_size)
+    server = Start(published)
+    server.api.sweep()
+    assert not list(folder(published).iterdir())
+    server.page("foo")
+    server.page("bar")
+    assert [path.name for path in folder(published).iterdir()] == ["foo.json"]
 
 
 def test_a_small_page_is_rendered_at_once_and_stored_later(published: Node) -> None:
