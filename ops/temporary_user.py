@@ -158,16 +158,16 @@ class TemporaryUser:
             return
         self.ended = True
         try:
-            if self._logins and self.login_status() == 200:
-                self._remove(self.version)
+            with self._file:  # which stays if the release does, for the next one to remove
+                try:
+                    if self._logins and self.login_status() == 200:
+                        self._remove(self.version)
+                finally:
+                    self.delete_user()
+                    self._removed = True
+                    atexit.unregister(self._end_quietly)
         finally:
-            try:
-                self.delete_user()
-                self._file.close()
-                self._removed = True
-                atexit.unregister(self._end_quietly)
-            finally:
-                shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _end_quietly(self) -> None:
         with contextlib.suppress(RunbookError):
@@ -190,6 +190,22 @@ class TemporaryUser:
         for version in stale:
             self._remove(version)
         return len(stale)
+
+
+def remove_leftovers(target: Target) -> None:
+    """Remove users and releases that killed and failed tests of this machine left on an index.
+
+    Raises:
+        NotDeployedError: there is no index.
+        IndexRequestError: the index refused.
+    """
+    if not any(_user_files(target).glob("*")):
+        return
+    user = TemporaryUser(target)
+    try:
+        user.start()
+    finally:
+        user.end()
 
 
 def _new_name(prefix: str) -> str:

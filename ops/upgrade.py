@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from ops.revisions import commit_of, subjects
 from ops.smoke import SmokeTest
 from ops.table import Table
 from ops.targets import UPGRADE, DeployedVersion, Target
+from ops.temporary_user import remove_leftovers
 from ops.workspace import PROJECT_ROOT
 
 STORAGE = (
@@ -188,6 +190,8 @@ def _after_going_back(target: Target, before: str, error: RunbookError) -> Verif
     try:
         target.rollback(before)
         provision.verify(target)
+        with contextlib.suppress(RunbookError):  # otherwise the next smoke test removes them
+            remove_leftovers(target)
         target.unfinished_upgrade.unlink()
     except RunbookError as second:
         return VerificationError(

@@ -14,6 +14,7 @@ from ops.errors import ParameterError, RunbookError, VerificationError
 from ops.http_client import HttpClient
 from ops.plan import Outcome
 from ops.preflight import preflight_of_index
+from ops.settings import PACKAGES_VOLUME
 from ops.targets import UPGRADE, Target, local, open_target
 from ops.targets.local import LocalTarget
 from ops.targets.process import ServerProcess
@@ -181,6 +182,8 @@ def test_a_version_that_starts_but_fails_the_smoke_test_is_rolled_back(versioned
     with pytest.raises(VerificationError, match="was rolled back: version 1 runs again"):
         upgrade.apply(upgrade.describe(versioned))
     assert [release.tag for release in versioned.history()][:2] == ["rollback-to-1", "upgrade"]
+    left = [file.path for file in versioned.list_files(PACKAGES_VOLUME) if file.path.endswith((".whl", ".tar.gz"))]
+    assert left == [], "the release that the new version refused to remove"
     upgrade.smoke_test(versioned)
 
 
