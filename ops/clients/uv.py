@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,8 @@ class Uv(Client):
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_CACHE": "1",
             "UV_NO_PROGRESS": "1",
+            # Else uv searches the operator's own credentials, and creates the folder for them.
+            "UV_CREDENTIALS_DIR": os.devnull,
         }
 
 

@@ -65,6 +65,19 @@ def test_pip_and_uv_without_credentials_get_401(index: FakeIndex, files: ClientF
     assert index.logins == []
 
 
+def test_uv_neither_reads_nor_creates_the_operator_s_own_credentials(
+    index: FakeIndex, files: ClientFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    login = Login(url=index.url)
+    files.write(login)
+    assert Uv(files, login).page_status(PROBE) == 401
+    assert Uv(files, login).publish([write_refused_wheel(tmp_path)])[0] == 401
+    assert not list(home.iterdir())
+
+
 def test_a_project_that_exists_is_found(index: FakeIndex, files: ClientFiles) -> None:
     index.add_user("alice", "a-good-password")
     index.files["runbook_login_check-1-py3-none-any.whl"] = b"never opened"
