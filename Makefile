@@ -87,12 +87,14 @@ INSTALLED = if [ -z "$(UNUSABLE)" ] && [ -x "$(BIN)/runbook" ]; then $1; \
 # --- installing -------------------------------------------------------------------------------------------------
 # Exact versions, checked by hash; then this clone, editable. With uv if it is installed, else with pip.
 
-# Marks an environment that this Makefile created; it removes no other folder.
+# Marks an environment that this Makefile created, with the folder of the clone; it removes no other folder.
 MADE := .made-by-make
 
-# A removed or upgraded interpreter leaves a broken environment behind. Only the targets that install replace it.
-UNUSABLE := $(shell [ ! -e "$(VENV)" ] || \
-	"$(BIN)/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || echo FORCE)
+# A moved clone, or a removed or upgraded interpreter, leaves a broken environment behind. Only the targets that install
+# replace it.
+UNUSABLE := $(shell [ ! -e "$(VENV)" ] || { \
+	{ [ ! -s "$(VENV)/$(MADE)" ] || [ "$$(cat "$(VENV)/$(MADE)")" = "$$(pwd -P)" ]; } && \
+	"$(BIN)/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; } || echo FORCE)
 
 ifneq ($(UV),)
 MAKE_VENV = uv venv --quiet --allow-existing $(if $(PYTHON),--python "$(PYTHON)") $(VENV)
@@ -112,7 +114,7 @@ $(BIN)/python: $(UNUSABLE)
 		echo "$(VENV) is not an environment of Python 3.11 or newer, and was not made here: left alone." \
 			"Choose another folder with VENV=…, or remove this one." >&2; exit 1; fi
 	@echo "Creating a virtual environment in $(VENV) with $(if $(PYTHON),$(PYTHON),uv's Python) …"
-	@mkdir -p "$(VENV)" && touch "$(VENV)/$(MADE)"
+	@mkdir -p "$(VENV)" && pwd -P > "$(VENV)/$(MADE)"
 	@$(MAKE_VENV) || { rm -rf "$(VENV)"; $(NO_VENV); exit 1; }
 
 # On Debian and Ubuntu, `python3 -m venv` needs a package of its own.

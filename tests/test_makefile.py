@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,22 @@ def test_an_unusable_environment_of_unknown_origin_is_left_alone(broken: Path, t
     assert done.returncode != 0
     assert "left alone" in done.stderr
     assert contents(broken) == before
+
+
+def test_an_environment_of_a_clone_that_was_moved_is_made_again(tmp_path: Path) -> None:
+    """Its programs and its copy of the project name the former folder."""
+    environment = tmp_path / "environment"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").symlink_to(sys.executable)
+    for stamp in (".run", "bin/runbook"):
+        (environment / stamp).write_text("#!/bin/echo\n")
+        (environment / stamp).chmod(0o755)
+    made = environment / ".made-by-make"
+    make("--touch", f"VENV={environment}", f"{environment}/.run")
+    for folder, usable in ((PROJECT_ROOT, True), (tmp_path / "former", False)):
+        made.write_text(f"{folder}\n")
+        assert ("run 'make run' first" not in make("status", f"VENV={environment}").stdout) == usable
+        assert ("Creating a virtual environment" not in make("-n", "run", f"VENV={environment}").stdout) == usable
 
 
 def test_without_the_module_venv_it_says_what_to_install(tmp_path: Path) -> None:
