@@ -293,6 +293,27 @@ def test_a_replaced_file_is_copied_again(tmp_path: Path) -> None:
         assert copy.read_bytes() == b"three"
 
 
+def test_a_file_replaced_while_it_is_copied_is_not_mixed_with_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, new = tmp_path / "a.whl", tmp_path / "new"
+    path.write_bytes(b"a" * 3000)
+    new.write_bytes(b"b" * 3001)
+    mount = Mount(tmp_path)
+
+    def copy_and_replace(source: int, target: int, count: int, offset: int) -> int:
+        if new.exists():
+            new.rename(path)
+        return copy_bytes(source, target, count, offset)
+
+    monkeypatch.setattr("ops.index.storage.volume.SLICE_BYTES", 1000)
+    monkeypatch.setattr("ops.index.storage.volume.copy_bytes", copy_and_replace)
+    with pytest.raises(FileNotFoundError, match="was replaced"), mount.detached(path):
+        pass
+    with mount.detached(path) as copy:
+        assert copy.read_bytes() == b"b" * 3001
+
+
 def test_a_failed_copy_leaves_nothing_and_the_next_may_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").mkdir()
     path = tmp_path / "a.whl"
@@ -516,6 +537,23 @@ def test_a_copy_is_served_while_a_commit_hangs(hung: Mount) -> None:
     with hung.detached(path) as copy:
         assert copy.read_bytes() == b"bytes"
     assert hung.copied(hung.directory / "b.whl") is None
+
+
+@pytest.mark.parametrize("action", ["commit", "reload"])
+def test_a_stopping_server_waits_only_some_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setattr("ops.index.storage.volume.LAST_SECONDS", 0.05)
+    go_on = threading.Event()
+
+    def hang() -> None:
+        go_on.wait(60)
+
+    mount = Mount(tmp_path, hang, commit_seconds=600, reload_seconds=600)
+    mount.end()
+    with pytest.raises(StorageBusy):
+        getattr(mount, action)()
+    go_on.set()
 
 
 def test_a_task_waits_no_longer_than_its_limit(tmp_path: Path) -> None:
