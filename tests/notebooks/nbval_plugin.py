@@ -3,18 +3,21 @@
 - Differences between runs are ignored: sanitize.cfg is used unless another file is named.
 - The notebooks run on a temporary workspace, never on the operator's index, each in the state in which it was stored:
   after the notebooks with lower numbers. So any selection of files passes, in any order.
+- Kernels listen on sockets instead of ports.
 - After a failing cell the rest of its notebook is skipped. nbval would continue (computationalmodelling/nbval#145), so
   a step that deletes something would run although the check before it failed.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,6 +102,22 @@ def pytest_configure(config: pytest.Config) -> None:
         option.nbval_sanitize_with = option.nbval_sanitize_with or str(SANITIZE)
         option.nbval_current_env = option.nbval_current_env or not option.nbval_kernel_name
         config.pluginmanager.register(_Hooks(config), "runbook-nbval")
+        _connect_by_sockets(config)
+
+
+def _connect_by_sockets(config: pytest.Config) -> None:
+    """Let kernels listen on sockets in a private folder: another program may take a port that was chosen for one."""
+    from jupyter_client.manager import KernelManager
+    from nbval import kernel
+
+    folder = tempfile.TemporaryDirectory(prefix="runbook-kernels-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    numbers = itertools.count()
+
+    def manager(**options: Any) -> KernelManager:
+        return KernelManager(transport="ipc", connection_file=f"{folder.name}/{next(numbers)}.json", **options)
+
+    kernel.KernelManager = manager
 
 
 class _Hooks:
