@@ -138,7 +138,8 @@ class History:
         for node in self.servers:
             eventually(lambda node=node: self._show(node) == _fresh(node))
             if self._foreign is not None:
-                pages = _fresh(node)[1]
+                (projects, _), pages = _fresh(node)
+                assert all(projects[name] == project for name, project in _at_once(node).items())
                 assert all(pages[key].body == body for key, body in _stored(node).items())
 
 
@@ -165,6 +166,13 @@ def _pages(projects: Mapping[str, Project | None], before: Pages) -> Pages:
 def _fresh(node: Node) -> tuple[State, Pages]:
     state = _state(Repository(node.storage, node.name_locks, node.options))
     return state, _pages(state[0], {})
+
+
+def _at_once(node: Node) -> dict[str, Project]:
+    """The projects that the event loop of a server which starts now may read."""
+    repository = Repository(node.storage, node.name_locks, node.options)
+    found = {name: repository.project_at_once(name) for name in repository.projects()}
+    return {name: project for name, project in found.items() if project is not None}
 
 
 def _stored(node: Node) -> dict[tuple[str, str], bytes]:
