@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -235,7 +235,7 @@ class PackageDirectory:
             path: of the file.
             name: parsed from its file name.
         """
-        self._list(_prefix(path), [(path, name.project)])
+        self._list(_prefix(path), [path], [name.project])
 
     def remove(self, path: str) -> None:
         """Remove a deleted file from the list."""
@@ -344,7 +344,7 @@ class PackageDirectory:
                         continue
                     left_out.add(path)
                 with self.listing.lock:
-                    self._list(prefix, zip(paths, projects, strict=True), left_out | self._dropped, bulk=many)
+                    self._list(prefix, paths, projects, left_out | self._dropped, bulk=many)
                 if many:
                     gc.freeze()
         finally:
@@ -410,14 +410,15 @@ class PackageDirectory:
     def _list(
         self,
         prefix: str,
-        files: Iterable[tuple[str, str | None]],
+        paths: Sequence[str],
+        projects: Sequence[str | None],
         left_out: AbstractSet[str] = frozenset(),
         *,
         bulk: bool = False,
     ) -> None:
         """List files of one folder, as :meth:`Listing.add`."""
         with self.listing.lock:
-            self._folders[prefix].count += self.listing.add(files, left_out, bulk=bulk)
+            self._folders[prefix].count += self.listing.add(paths, projects, left_out, bulk=bulk)
             if self._hidden:
                 self._hidden -= {path for path in self._hidden if path in self.listing}
 

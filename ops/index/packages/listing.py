@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from itertools import groupby
-from operator import itemgetter
 
 from ops.index.bounded_dict import BoundedDict
 from ops.index.packages.filenames import Name, parse, project_of
@@ -115,28 +114,35 @@ class Listing:
         return keys.get(name.key)
 
     def add(
-        self, files: Iterable[tuple[str, str | None]], left_out: AbstractSet[str] = frozenset(), *, bulk: bool = False
+        self,
+        paths: Sequence[str],
+        projects: Sequence[str | None],
+        left_out: AbstractSet[str] = frozenset(),
+        *,
+        bulk: bool = False,
     ) -> int:
         """List files, and return how many were not listed yet.
 
         Parameters:
-            files: their paths and projects; None for files that are not distributions. Files of one project are listed
-                in less time if they come together.
+            paths: of the files. Those of one project are listed in less time if they come together.
+            projects: of each; None for files that are not distributions.
             left_out: paths that are not to be listed.
             bulk: true if so many follow that the projects are sorted only after the last.
         """
         with self.lock:
             new: list[str] = []
             changed: list[str] = []
-            added = 0
-            for project, run in groupby(files, itemgetter(1)):  # a million files at the start of a large index
+            added = start = 0
+            for project, run in groupby(projects):  # a million files at the start of a large index
+                stop = start + len(list(run))
+                some = paths[start:stop]
+                start = stop
                 if project is None:
                     continue
-                paths = [path for path, _ in run]
                 if left_out:
-                    paths = [path for path in paths if path not in left_out]
+                    some = [path for path in some if path not in left_out]
                 grown = changed if project in self._projects else new
-                count = self._add(project, paths)
+                count = self._add(project, some)
                 if count:
                     grown.append(project)
                     added += count
@@ -174,22 +180,25 @@ class Listing:
             self._alter(project)
             return True
 
-    def _add(self, project: str, paths: list[str]) -> int:
+    def _add(self, project: str, paths: Sequence[str]) -> int:
         """List files of one project, and return how many were not listed yet."""
         known = self._projects.get(project)
         if known is not None:
             before = (known,) if isinstance(known, str) else known
             paths = [path for path in paths if path not in before]
-        if len(paths) > 1:
-            paths = list(dict.fromkeys(paths))
         if not paths:
             return 0
         if known is None and len(paths) == 1:
             self._projects[project] = paths[0]
-        elif known is None or isinstance(known, str):
-            self._projects[project] = dict.fromkeys(paths if known is None else [known, *paths])
         else:
-            known.update(dict.fromkeys(paths))
+            listed = dict.fromkeys(paths)
+            paths = tuple(listed) if len(listed) < len(paths) else paths
+            if known is None:
+                self._projects[project] = listed
+            elif isinstance(known, str):
+                self._projects[project] = {known: None, **listed}
+            else:
+                known.update(listed)
         if project in self._keys:
             self._keys[project].update((key_of(path), path) for path in paths)
         if self._usage is not None:

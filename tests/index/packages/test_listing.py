@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -19,7 +19,7 @@ SPAM_1, SPAM_2 = wheel_name("spam", "1.0"), wheel_name("spam", "2.0")
 
 def added(listing: Listing, project: str, version: str, *, bulk: bool = False) -> str:
     path = wheel_name(project, version)
-    assert listing.add([(path, project)], bulk=bulk) == 1
+    assert listing.add([path], [project], bulk=bulk) == 1
     return path
 
 
@@ -50,13 +50,13 @@ def test_whoever_reads_a_project_while_its_files_are_being_listed_reads_it_again
     added(listing, "foo", "1.0")
     read: list[tuple[int, int]] = []
 
-    def files() -> Iterator[tuple[str, str]]:
-        for number in range(3):
-            yield wheel_name(project, f"7.{number}"), project
-            yield wheel_name("other", f"7.{number}"), "other"
+    class Paths(list[str]):
+        def __getitem__(self, some: Any) -> Any:
             read.append((listing.version_of(project), len(listing.paths(project))))
+            return super().__getitem__(some)
 
-    assert listing.add(files(), bulk=bulk) == 6
+    paths = Paths(wheel_name(name, f"7.{number}") for number in range(3) for name in ("other", project))
+    assert listing.add(paths, ["other", project] * 3, bulk=bulk) == 6
     assert len({count for _, count in read}) == 3
     assert all(version != listing.version_of(project) for version, _ in read)
 
@@ -66,10 +66,9 @@ def test_only_projects_with_new_files_change(bulk: bool) -> None:
     listing = Listing()
     known, new, hidden = added(listing, "foo", "1.0"), wheel_name("new", "1.0"), wheel_name("hidden", "1.0")
     versions = listing.version, listing.version_of("foo")
-    assert listing.add([(known, "foo"), (hidden, "hidden"), ("README", None)], {hidden}, bulk=bulk) == 0
+    assert listing.add([known, hidden, "README"], ["foo", "hidden", None], {hidden}, bulk=bulk) == 0
     assert (listing.version, listing.version_of("foo")) == versions
-    files = [(known, "foo"), (new, "new"), (new, "new"), (hidden, "hidden")]
-    assert listing.add(files, {hidden}, bulk=bulk) == 1
+    assert listing.add([known, new, new, hidden], ["foo", "new", "new", "hidden"], {hidden}, bulk=bulk) == 1
     assert listing.version_of("foo") == versions[1]
     assert listing.projects() == ["foo", "new"]
     assert listing.paths("new") == (new,)
@@ -92,7 +91,7 @@ def test_a_file_is_counted_once() -> None:
     listing = Listing()
     path = added(listing, "foo", "1.0")
     version = listing.version
-    assert listing.add([(path, "foo")]) == 0
+    assert listing.add([path], ["foo"]) == 0
     assert (len(listing), listing.version, listing.paths("foo")) == (1, version, (path,))
     assert listing.remove(path)
     assert not listing.remove(path)
@@ -102,8 +101,8 @@ def test_a_file_is_counted_once() -> None:
 @pytest.mark.parametrize(
     ("listed", "change"),
     [
-        ([], lambda listing: listing.add([(SPAM_2, "spam")])),
-        ([SPAM_1], lambda listing: listing.add([(SPAM_2, "spam")])),
+        ([], lambda listing: listing.add([SPAM_2], ["spam"])),
+        ([SPAM_1], lambda listing: listing.add([SPAM_2], ["spam"])),
         ([SPAM_1, SPAM_2], lambda listing: listing.remove(SPAM_2)),
         ([SPAM_2], lambda listing: listing.remove(SPAM_2)),
         ([SPAM_1], lambda listing: listing.touch(["spam"])),
@@ -114,7 +113,7 @@ def test_whoever_sees_a_new_version_sees_all_of_the_change(
 ) -> None:
     """Else a cached page is taken for current in the middle of a change, and stays so."""
     listing = Listing()
-    listing.add([(path, "spam") for path in listed])
+    listing.add(listed, ["spam"] * len(listed))
     listing.projects()
     seen: list[tuple[int, object]] = []
 
