@@ -296,6 +296,16 @@ def test_a_first_start_takes_the_next_port_when_the_usual_one_is_taken(
             first.stop()
 
 
+def test_a_first_start_fails_if_every_port_that_it_may_take_is_taken(
+    target: LocalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setattr(local, "LOCAL_PORT", port)
+    monkeypatch.setattr(local, "PORTS_TRIED", 1)
+    with listener(port), pytest.raises(TargetError, match="no free port was found"):
+        LocalTarget(workspace, Settings()).deploy()
+
+
 def test_another_index_that_takes_the_port_while_the_server_starts_is_not_mistaken_for_it(
     target: LocalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

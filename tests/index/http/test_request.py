@@ -47,6 +47,16 @@ def test_a_short_body_is_bounded_and_must_be_complete() -> None:
         asyncio.run(short_body(gone, 10))
 
 
+@pytest.mark.parametrize(
+    ("hops", "headers", "proxied"),
+    [(0, {b"x-forwarded-for": b"192.0.2.1"}, False), (1, {}, False), (1, {b"x-forwarded-for": b"192.0.2.1"}, True)],
+)
+def test_a_request_is_proxied_if_a_trusted_proxy_names_its_client(
+    hops: int, headers: dict[bytes, bytes], *, proxied: bool
+) -> None:
+    assert Request(SCOPE, dribble, unsent, headers, "", hops=hops).proxied is proxied
+
+
 def test_a_server_without_the_login_extension_is_not_notified() -> None:
     note_login({})
     note_login({"extensions": {}})
