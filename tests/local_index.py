@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterator
 
 from ops import provision
 from ops.targets import Target, open_target
-
-
-def free_port() -> int:
-    """An unused port on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.benchmark.servers import free_port
 
 
 @contextlib.contextmanager

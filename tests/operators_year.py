@@ -28,10 +28,10 @@ from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME, SECRET_NAME
 from ops.snapshots.snapshot import CREDENTIALS, PACKAGES, is_kept, is_log
 from ops.targets import Target, open_target
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT, Workspace
+from tests.benchmark.servers import free_port
 from tests.index.archives import wheel, wheel_name
 from tests.index.issuer import FakeIssuer
 from tests.index.tls import TlsFront
-from tests.local_index import free_port
 from tests.test_trusted_publishing import written
 
 TEAM = "username,role,projects\nalice,publisher,spam\nbob,reader,\ncarol,publisher,\ndave,publisher,\nerin,admin,\n"

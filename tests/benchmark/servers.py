@@ -290,10 +290,15 @@ def end_abandoned(folder: Path) -> list[int]:
 
 
 def free_port() -> int:
-    """An unused TCP port on loopback."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """An unused TCP port on loopback.
+
+    Systems assign others: no program gets it before its server starts, or while that restarts.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            return port
 
 
 def _ask(connection: http.client.HTTPConnection, path: str, authorization: str, accept: str) -> tuple[int, bytes]:

@@ -21,7 +21,7 @@ from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
 from ops.snapshots.snapshot import CREDENTIALS, PACKAGES, is_kept, is_log
 from ops.test_release import PROJECT
 from ops.workspace import HOME_VARIABLE
-from tests.local_index import free_port
+from tests.benchmark.servers import free_port
 from tests.operators_year import Index, Operator
 
 LEFT = re.compile(rf"{PROJECT.replace('-', '_')}-|\.index/removed/")
