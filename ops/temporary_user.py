@@ -242,16 +242,19 @@ def _remove_stale_users(target: Target, admin: AdminApi) -> tuple[int, dict[Path
     file is to be removed after the release.
     """
     left = {}
-    for path in _user_files(target).glob("*"):
-        with contextlib.suppress(OSError), path.open(encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left[path], _, folder = file.read().partition("\n")
-            if Path(folder).name.startswith(_PREFIX):
-                shutil.rmtree(folder, ignore_errors=True)
-    names = {path.name for path in left}
-    stale = [user.username for user in admin.users() if user.username in names or _user_is_stale(user.username)]
-    for username in stale:
-        admin.delete(username)
+    # Locked until the users are deleted: a run that has just created its file, and not locked it yet, waits for that.
+    with contextlib.ExitStack() as files:
+        for path in _user_files(target).glob("*"):
+            with contextlib.suppress(OSError):
+                file = files.enter_context(path.open(encoding="utf-8"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left[path], _, folder = file.read().partition("\n")
+                if Path(folder).name.startswith(_PREFIX):
+                    shutil.rmtree(folder, ignore_errors=True)
+        names = {path.name for path in left}
+        stale = [user.username for user in admin.users() if user.username in names or _user_is_stale(user.username)]
+        for username in stale:
+            admin.delete(username)
     for path in [path for path, version in left.items() if not version]:
         path.unlink(missing_ok=True)
         del left[path]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import subprocess
 import sys
 import tempfile
@@ -10,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -222,6 +225,27 @@ def test_what_a_killed_test_left_on_this_machine_is_removed_by_the_next(
     assert not Path(folder).exists()
     smoke.temporary_user.end()
     assert list((workspace.target("local") / "temporary").iterdir()) == []
+
+
+def test_the_user_of_a_run_that_begins_meanwhile_is_not_mistaken_for_a_leftover(
+    smoke: SmokeTest, index: FakeIndex, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = workspace.target("local") / "temporary" / "smoke-0000000000ab"
+    new.parent.mkdir(parents=True, mode=0o700)
+    new.touch()  # and not locked yet
+    users, begun = AdminApi.users, list[str]()
+
+    def users_after_the_other_run_has_gone_on(admin: AdminApi) -> Any:
+        with contextlib.suppress(OSError), new.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it would wait here
+            index.add_user(new.name, "a-good-password")
+            begun.append(new.name)
+        return users(admin)
+
+    monkeypatch.setattr(AdminApi, "users", users_after_the_other_run_has_gone_on)
+    smoke.start()
+    assert set(begun) <= index.users.keys()
+    smoke.temporary_user.end()
 
 
 def test_the_release_of_a_killed_test_is_removed_even_if_another_run_has_removed_its_user(
