@@ -38,7 +38,7 @@ class DirectoryStorage:
         self._directory.mkdir(parents=True, exist_ok=True)
         self.staging = StagingFolder(self._directory, locked=True)
         self._before: list[Callable[[], None]] = []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="sync")
         self._begun: Future[None] | None = None
         self._sync = SharedRun(lambda: sync_folder(str(self._directory)))
 
@@ -62,7 +62,7 @@ class DirectoryStorage:
         """Do the work before a commit in another thread, while the caller makes its own files durable."""
         if self._before and (self._begun is None or self._begun.done()):
             with contextlib.suppress(RuntimeError):  # no thread can be started: the commit does everything
-                self._begun = self._thread.submit(self._prepare)
+                self._begun = self._threads.submit(self._prepare)
 
     def commit(self) -> None:
         """Make the names at the top of the directory durable; one sync serves all concurrent callers.
@@ -88,6 +88,12 @@ class DirectoryStorage:
     def stage(self, folder: Path | None) -> tuple[str, int]:  # noqa: ARG002
         """A new file on the same file system."""
         return self.staging.create()
+
+    def begin_sync(self, descriptor: int) -> Future[None] | None:
+        """Sync a staged file in another thread; None if no thread can be started."""
+        with contextlib.suppress(RuntimeError):
+            return self._threads.submit(os.fsync, descriptor)
+        return None
 
     def near(self, path: str) -> AbstractContextManager[str]:
         """*path* itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -87,6 +88,13 @@ class Storage(Protocol):
 
         Raises:
             OSError: it cannot be created.
+        """
+
+    def begin_sync(self, descriptor: int) -> Future[None] | None:
+        """Start to make the bytes of a staged file durable. Does not block.
+
+        Returns:
+            The end of that; None if it cannot begin, or if :meth:`near` copies the file.
         """
 
     def near(self, path: str) -> AbstractContextManager[str]:
