@@ -25,7 +25,7 @@ from ops.index.http.negotiation import HTML, JSON_V1
 from ops.index.http.representation import Representation
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository, state_of
-from ops.index.packages.sidecars import FORMAT as FACTS_FORMAT
+from ops.index.packages.sidecars import FORMAT as SIDECAR_FORMAT
 from ops.index.storage.directory import INDEX_FOLDER, remove
 from ops.index.storage.slow_disk import SlowDisk
 from ops.index.storage.storage import Storage
@@ -65,7 +65,7 @@ class StoredPages:
         self._gone: set[str] = set()
         repository.listing.project_gone = self._gone.add
         self._bytes = 0
-        self._version = ascii((FORMAT, FACTS_FORMAT, simple_pages.API_VERSION, public_url)).encode()
+        self._version = ascii((FORMAT, SIDECAR_FORMAT, simple_pages.API_VERSION, public_url)).encode()
 
     def read(self, project: str, form: str) -> bytes | None:
         """The stored bytes of a page, valid or not; None if it is not stored, or not in memory.
@@ -115,11 +115,11 @@ class StoredPages:
 
     def save(self) -> None:
         """Store new pages, and delete those of projects that no longer exist. Blocks."""
-        while self._new:
-            (name, form), (project, page) = next(iter(self._new.items()))
-            self._new.pop((name, form), None)
-            if self._repository.listing.has(name):
-                self.write(project, form, page.body, page.packed)
+        for key in list(self._new):  # pages are added meanwhile
+            new = self._new.pop(key, None)
+            if new is not None and self._repository.listing.has(key[0]):
+                project, page = new
+                self.write(project, key[1], page.body, page.packed)
         while self._gone:
             name = self._gone.pop()
             for form in (JSON_V1, HTML) if not self._repository.listing.has(name) else ():
