@@ -168,7 +168,7 @@ def recent_uploads(incident: Incident) -> Table:
 
 
 def uploaded(found: Sequence[BadFile]) -> Table:
-    """When, by whom and from where each file was uploaded."""
+    """Time, user and address of each file's upload."""
     rows = [
         (
             file.filename,

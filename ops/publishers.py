@@ -36,7 +36,7 @@ class IndexPublisher:
 
     @property
     def locking(self) -> str:
-        """What :meth:`lock` does."""
+        """Description of :meth:`lock` for a plan."""
         return "trust no more" if self.is_job else "make a reader, revoke the tokens, replace the password"
 
     def lock(self, admin: AdminApi) -> str:

@@ -103,7 +103,7 @@ class Call:
 
     @property
     def ended(self) -> bool:
-        """Whether the container has finished the call."""
+        """True if the container has finished the call."""
         return self._ended.is_set()
 
 

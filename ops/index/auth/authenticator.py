@@ -115,7 +115,7 @@ class Authenticator:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._verified: BoundedDict[bytes, Account] = BoundedDict(_CACHED)
-        self._met: set[bytes] = set()  # digests of valid tokens' headers that came before
+        self._met: set[bytes] = set()  # digests of headers with a valid token that came before; event loop only
         self._forgotten = 0  # number of cached logins dropped because they ceased to be valid
         self._active_users: set[str] = set()
         self._account_of = self._verified.get  # bound once: looked up for every request
@@ -448,10 +448,10 @@ class Authenticator:
 
     def _token(self, sha256: str) -> Account | None:
         """The account of a token in memory."""
-        found = self._user_cache.token(sha256)
-        return (
-            found if found is not None or self._minted is None else self._minted.known(sha256, self._user_cache.trust)
-        )
+        account = self._user_cache.token(sha256)
+        if account is None and self._minted is not None:
+            account = self._minted.known(sha256, self._user_cache.trust)
+        return account
 
     def _check_minted(self, sha256: str) -> bool:
         """Check whether a minted token exists now.

@@ -156,8 +156,8 @@ def _audit_fields(id_token: IdToken) -> dict[str, object]:
     issuer, claims = id_token
     kind = KINDS[issuer.kind]
     names = (kind.repository, kind.repository_id, kind.workflow, "ref", "sha", "environment", "run_id", "job_id")
-    facts = {name: _claim(claims, name) for name in (*names, "actor", "user_login") if claims.get(name)}
-    return {"issuer": issuer.url, **facts, "run": issuer.run_url(claims)}
+    fields = {name: _claim(claims, name) for name in (*names, "actor", "user_login") if claims.get(name)}
+    return {"issuer": issuer.url, **fields, "run": issuer.run_url(claims)}
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> str:

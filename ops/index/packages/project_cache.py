@@ -67,7 +67,7 @@ class CachedProject(Comparable):
 
 @dataclass(slots=True)
 class EvictedProject(Comparable):
-    """What is left of a project whose pages may still be in another cache.
+    """Remains of a project whose pages may still be in another cache.
 
     Parameters:
         files: their number.
@@ -105,7 +105,7 @@ class ProjectCache:
         return self._projects.get(name)
 
     def evicted(self, name: str) -> EvictedProject | None:
-        """What is left of an evicted project."""
+        """Remains of an evicted project; None if it is unknown."""
         return self._evicted.get(name)
 
     def put(self, cached: CachedProject) -> None:
