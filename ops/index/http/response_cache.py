@@ -114,12 +114,12 @@ class ResponseCache(Generic[Key]):
 
         Parameters:
             key: of the cache.
-            mark: returns what the response depends on; called before *load*.
+            mark: returns what the response depends on; called before *load*. None to prevent caching.
             load: returns the response, or None.
         """
         stamp, marked = self._stamp(), mark()
         representation = load()
-        if representation is not None:
+        if representation is not None and marked is not None:
             self._put(key, _Entry(stamp, mark, marked, time.monotonic() + self._lifetime, representation))
         return representation
 

@@ -119,7 +119,7 @@ class SimpleApi:
         """
         try:
             if path.endswith(".metadata"):
-                page = self._response_cache.ready((path, None))
+                page = self._response_cache.ready((path, None)) or self._quick_metadata(path)
             elif path.startswith("/packages/"):
                 return self._small_file(path.removeprefix("/packages/"), headers)
             else:
@@ -311,17 +311,32 @@ class SimpleApi:
     async def _metadata(self, path: str) -> Representation | None:
         filename = path.removesuffix(".metadata")
 
-        def mark() -> Hashable:
-            return self._repository.written(filename) if self._repository.offers(filename) else None
-
         def render() -> Representation | None:
             self._check_quarantine(filename)
-            metadata = self._repository.metadata(filename)
-            if metadata is None:
-                return None
-            return Representation(metadata, content_type="text/plain; charset=utf-8", caching=FILE_CACHING)
+            return _metadata_page(self._repository.metadata(filename))
 
+        mark = partial(self._metadata_mark, filename)
         return await self._response_cache.fetch((f"/packages/{path}", None), mark, render)
+
+    def _metadata_mark(self, filename: str) -> Hashable:
+        return self._repository.written(filename) if self._repository.offers(filename) else None
+
+    def _quick_metadata(self, path: str) -> Representation | None:
+        """Short metadata of a local file, unless the disk is slow."""
+        filename = path.removeprefix("/packages/").removesuffix(".metadata")
+        if self._shared or not path.startswith("/packages/") or not self._repository.package_directory.scanned:
+            return None
+        began = self._disk.begin() if self._repository.offers(filename) else None
+        if began is None:
+            return None
+        try:
+            return self._response_cache.load(
+                (path, None),
+                partial(self._metadata_mark, filename),
+                lambda: _metadata_page(self._repository.metadata_at_once(filename)),
+            )
+        finally:
+            self._disk.end(began)
 
     def _quick(self, path: str, form: str | None) -> Representation | None:
         """The page of a small project, unless it takes long: from the disk, or rendered here.
@@ -397,6 +412,12 @@ class SimpleApi:
         if form is None:
             raise NotAcceptable(f"simple pages are available as {JSON_V1}, {HTML_V1} and text/html; accept one of them")
         return form
+
+
+def _metadata_page(metadata: bytes | None) -> Representation | None:
+    if metadata is None:
+        return None
+    return Representation(metadata, content_type="text/plain; charset=utf-8", caching=FILE_CACHING)
 
 
 def is_download(path: str) -> bool:

@@ -29,6 +29,9 @@ from ops.index.storage.waiting import seconds_left, without_waiting
 _SMALL = 1024**2
 """Files up to this size are read once, into memory."""
 
+_SHORT = 64 * 1024
+"""Metadata up to this size may be read on an event loop."""
+
 _LOCKS = 64
 _GLANCE = 0.05
 """Minimum seconds to wait for another thread that computes the same info."""
@@ -112,6 +115,15 @@ class FileInfoStore:
         if found is None or not found[0].is_valid_for(status):
             raise NotRecordedError(path)
         return KnownInfo(found[0], status.st_mtime_ns, found[1])
+
+    def recorded_metadata(self, path: str) -> bytes | None:
+        """The metadata in the sidecar of a local file; None if there is none, or more than fits into 64 KiB.
+
+        Raises:
+            OSError, NotRecordedError: as from :meth:`recorded`.
+        """
+        file_info = self.recorded(path).file_info
+        return self._sidecars.metadata(path) if file_info.metadata_size <= _SHORT else None
 
     def written(self, paths: Iterable[str]) -> list[int]:
         """The size of each local file, when it was last written, and when its sidecar was last changed.

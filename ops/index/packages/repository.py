@@ -369,6 +369,15 @@ class Repository:
         except OSError:
             return None
 
+    def metadata_at_once(self, path: str) -> bytes | None:
+        """The metadata of a listed local file for an event loop; None also if reading it takes long."""
+        if self.annotations.revoked_digests:
+            return None
+        try:
+            return self.file_info.recorded_metadata(path)
+        except (OSError, NotRecordedError):
+            return None
+
     def provenance(self, path: str) -> bytes | None:
         """The provenance of a listed file (PEP 740); None if it has none.
 
