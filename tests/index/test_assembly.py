@@ -1,18 +1,27 @@
-"""An assembled server: every action over HTTP is in its audit log."""
+"""An assembled server: every action over HTTP is in its audit log, and background tasks are independent."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import bcrypt
+import pytest
 
+from ops.index import create_index
+from ops.index.activity import Activity
 from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER
+from ops.index.auth.authenticator import Authenticator
+from ops.index.config import Options
+from ops.index.packages.repository import Repository
+from ops.index.storage.directory import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
-from tests.index.serving import PASSWORD, TOKEN, Server, authorization, eventually
+from tests.index.serving import PASSWORD, TOKEN, Server, ThreadServer, authorization, eventually
 from tests.index.test_app import change, form, upload
 
 NAME = wheel_name("spam", "1.0")
@@ -132,3 +141,36 @@ def test_a_token_appears_in_the_log_by_its_id_and_on_a_file_s_page_by_its_owner(
     kept = [path for folder in (server.packages, server.credentials) for path in folder.rglob("*") if path.is_file()]
     secret = token["token"].rpartition("_")[2].encode()
     assert [path for path in (*kept, server.log) if secret in path.read_bytes()] == []
+
+
+TASKS = {
+    "users": (Authenticator, "refresh"),
+    "minted tokens": (Authenticator, "refresh_minted"),
+    "uses of tokens": (Authenticator, "record_uses"),
+    "packages": (Repository, "refresh"),
+    "downloads": (Activity, "write"),
+}
+
+
+@pytest.mark.parametrize("hanging", [*TASKS])
+def test_a_background_task_that_hangs_delays_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: str
+) -> None:
+    """A removed user is out in time even if shared storage does not respond to something else."""
+    gate, calls = threading.Event(), Counter[str]()
+
+    def work(task: str) -> None:
+        calls[task] += 1
+        if task == hanging:
+            gate.wait(60)
+
+    for task, (owner, name) in TASKS.items():
+        monkeypatch.setattr(owner, name, lambda *_, task=task: work(task))
+    packages, credentials = DirectoryStorage(tmp_path / "packages"), DirectoryStorage(tmp_path / "credentials")
+    index = create_index(packages=packages, credentials=credentials, options=Options(refresh_seconds=0.02))
+    with ThreadServer(index):
+        eventually(lambda: calls[hanging])
+        before = calls.copy()
+        eventually(lambda: all(calls[task] > before[task] + 1 for task in TASKS if task != hanging))
+        assert calls[hanging] == 1
+        gate.set()
