@@ -34,7 +34,9 @@ class CannotStartError(Exception):
 
 
 def served_directory(path: Path, what: str) -> Path:
-    """The directory, created if missing. A read-only one is served; the log says what that disables.
+    """The directory, created if missing; that of credentials for this user alone.
+
+    A read-only one is served; the log says what that disables.
 
     Parameters:
         path: given by the operator.
@@ -47,7 +49,8 @@ def served_directory(path: Path, what: str) -> Path:
 
     path = path.expanduser().absolute()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        # Whoever can write the folder of the credentials is an admin, whatever the umask.
+        path.mkdir(0o777 if what == "packages" else 0o700, parents=True, exist_ok=True)
     except FileExistsError:
         raise CannotStartError(f"{path} is not a directory and cannot hold the {what}: name another one") from None
     except OSError as error:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ops.index.__main__ import _parser, main
-from ops.index.startup import admin_token, check_apart
+from ops.index.startup import admin_token, check_apart, served_directory
 from tests.index.archives import wheel, wheel_name
 from tests.index.serving import ROOT, TOKEN, Server, authorization
 
@@ -174,6 +175,15 @@ def test_a_taken_port_is_reported_in_one_sentence(folders: list[str], capsys: py
         said = refused(capsys, *folders, "--port", port)
     assert port in said
     assert "in use" in said
+
+
+def test_a_new_folder_of_credentials_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        credentials = served_directory(tmp_path / "credentials", "credentials")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(credentials.stat().st_mode) == 0o700
 
 
 def test_an_unusable_directory_is_reported_in_one_sentence(
