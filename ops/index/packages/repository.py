@@ -227,10 +227,13 @@ class Repository:
     def state(self, name: str) -> bytes | None:
         """Everything on the disk that a project's simple page depends on: the same bytes as from :func:`state_of`.
 
-        None if something is missing, or there are too many files to check on an event loop.
+        None if something is missing or revoked, or there are too many files to check on an event loop.
         """
         paths = sorted(self.listing.paths(name))
         if not 0 < len(paths) <= _MANY_FILES:
+            return None
+        annotations = self.annotations
+        if annotations.revoked_digests and any(annotations.revocation(path) is not None for path in paths):
             return None
         try:
             written = self.file_info.written(paths)

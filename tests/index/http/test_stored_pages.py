@@ -213,6 +213,15 @@ def test_revoked_bytes_are_not_shown_wherever_they_are(published: Node) -> None:
     assert wheel_name("bar", "2.0").encode() not in Start(published).page("bar")
 
 
+def test_a_revoked_release_is_not_even_named_on_the_page_of_a_quarantined_project(published: Node) -> None:
+    published.releases.set_status("foo", "quarantined", identity=ADMIN)
+    Start(published).page()
+    assert b'"1.0"' in (Start(published).ready() or b"")
+    published.releases.revoke("foo", version="1.0", identity=ADMIN)
+    server = Start(published)
+    assert b'"1.0"' not in (server.ready() or server.page())
+
+
 def test_another_address_of_the_index_makes_other_pages(published: Node) -> None:
     Start(published).page()
     assert Start(published, public_url="https://index.example/").ready() is None
