@@ -120,8 +120,8 @@ class StoredPages:
             if new is not None and self._repository.listing.has(key[0]):
                 project, page = new
                 self.write(project, key[1], page.body, page.packed)
-        while self._gone:
-            name = self._gone.pop()
+        for name in list(self._gone):
+            self._gone.discard(name)
             for form in (JSON_V1, HTML) if not self._repository.listing.has(name) else ():
                 with contextlib.suppress(OSError):
                     remove(self._path(name, form))
