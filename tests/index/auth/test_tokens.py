@@ -481,6 +481,7 @@ def test_a_check_of_minted_tokens_that_hangs_ends_after_a_moment_and_drops_them(
     minted.refresh()
     assert not any(minted.known(digest, trust) for digest in digests)
     entries.gate.set()
+    monkeypatch.undo()
     assert minted.exists(digests[0])
     assert minted.known(digests[0], trust)
 
