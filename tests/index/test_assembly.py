@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
@@ -18,6 +19,7 @@ from ops.index.activity import Activity
 from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER
 from ops.index.auth.authenticator import Authenticator
 from ops.index.config import Options
+from ops.index.errors import LoginDelayed, PackageIndexError, Unauthorized
 from ops.index.packages.repository import Repository
 from ops.index.storage.directory import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
@@ -174,3 +176,19 @@ def test_a_background_task_that_hangs_delays_no_other_one(
         eventually(lambda: all(calls[task] > before[task] + 1 for task in TASKS if task != hanging))
         assert calls[hanging] == 1
         gate.set()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "continues"),
+    [(LoginDelayed("unreadable"), True), (Unauthorized("removed", realm="pypi"), False)],
+)
+def test_a_download_ends_only_once_it_is_known_that_its_user_may_not_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: PackageIndexError, *, continues: bool
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(Authenticator, "authenticate", refuse)
+    packages, credentials = DirectoryStorage(tmp_path / "packages"), DirectoryStorage(tmp_path / "credentials")
+    index = create_index(packages=packages, credentials=credentials)
+    assert asyncio.run(index._still_allowed(authorization("alice").encode(), "192.0.2.1")) is continues

@@ -284,13 +284,14 @@ def held(server: Container, lock: str, monkeypatch: pytest.MonkeyPatch) -> Itera
     server.name_locks.release(lock)
 
 
-@pytest.mark.parametrize("change", ["upload", "yank"])
+@pytest.mark.parametrize("change", ["upload", "yank", "removal"])
 @pytest.mark.parametrize("loss", ["removed", "demoted"])
 def test_a_change_that_waited_for_another_one_is_refused_if_its_user_has_lost_the_right_meanwhile(
     containers: list[Container], change: str, loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = containers
-    assert register(first, username="carol", password=PASSWORD) == 201
+    role = "admin" if change == "removal" else "publisher"
+    assert register(first, username="carol", password=PASSWORD, role=role) == 201
     assert log_in(second, "carol", PASSWORD) == 200
     name = parse(wheel_name("hers", "1.0"))
     assert name is not None
@@ -300,6 +301,10 @@ def test_a_change_that_waited_for_another_one_is_refused_if_its_user_has_lost_th
     def begin() -> int:
         if change == "upload":
             return publish(second, "hers", "1.0", login=("carol", PASSWORD))
+        if change == "removal":
+            headers = {"Content-Type": "multipart/form-data; boundary=b"}
+            body = form(action="remove_pkg", name="spam", version="1.0")
+            return second.request("POST", "/", user="carol", headers=headers, body=body).status
         headers, body = {"Content-Type": "application/json"}, b'{"version": "1.0"}'
         return second.request("POST", "/projects/spam/yank", user="carol", headers=headers, body=body).status
 
@@ -317,6 +322,7 @@ def test_a_change_that_waited_for_another_one_is_refused_if_its_user_has_lost_th
         assert begin() == 403
     assert "hers" not in second.get("/simple/").text
     assert b'"yanked"' not in second.get("/simple/spam/", Accept=JSON).body
+    assert wheel_name("spam", "1.0") in second.get("/simple/spam/").text
 
 
 def test_a_download_ends_after_its_user_was_removed_and_continues_for_a_user_who_was_demoted(
