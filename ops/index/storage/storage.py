@@ -60,7 +60,10 @@ class Storage(Protocol):
         """Register *action*, which never raises, to be called before each commit to make its own files durable."""
 
     def begin_commit(self) -> None:
-        """Start the part of the next commit that need not wait for the committed files. Does not block."""
+        """Start the part of the next commit that need not wait for the committed files.
+
+        Blocks at most while files of the storage are synced.
+        """
 
     def commit(self) -> None:
         """Make everything written so far durable, and visible to others' next reload.
