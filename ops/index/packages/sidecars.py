@@ -7,18 +7,20 @@ time recorded in it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import weakref
 from pathlib import Path
 from typing import NamedTuple
 
-from ops.index.packages.core_metadata import Contents
+from ops.index.packages.core_metadata import MAX_METADATA_BYTES, Contents
 from ops.index.packages.filenames import Name
 from ops.index.storage.directory import INDEX_FOLDER, StagingFolder, remove
 
@@ -28,6 +30,7 @@ LATEST = 253_402_300_799.0
 FORMAT = 1
 """Version of the sidecars."""
 
+_LONGEST = MAX_METADATA_BYTES + 64 * 1024
 _FIRST_READ = 4096
 _PIECE = 1024**2
 
@@ -198,15 +201,18 @@ def _content(path: str, *, whole: bool) -> tuple[bytes, int]:
     """A sidecar, or at least its first line, and the time of its last change. Project pages read one per file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or no sidecar can be like it.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
+        status = os.fstat(descriptor)
+        if status.st_size > _LONGEST or not stat.S_ISREG(status.st_mode):  # in a folder that somebody handed over
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         content = os.read(descriptor, _FIRST_READ)
         if len(content) == _FIRST_READ and (whole or b"\n" not in content):
             while piece := os.read(descriptor, _PIECE):
                 content += piece
-        return content, os.fstat(descriptor).st_ctime_ns
+        return content, status.st_ctime_ns
     finally:
         os.close(descriptor)
 

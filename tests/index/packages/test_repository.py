@@ -408,6 +408,22 @@ def test_a_damaged_sidecar_is_computed_again(
     assert other.project("foo") == first
 
 
+@pytest.mark.parametrize("forge", [os.mkfifo, lambda path: path.write_bytes(b" " * 10 * 1024**2)])
+def test_what_cannot_be_a_sidecar_is_not_read(
+    node: Node, directory: Path, forge: Callable[[Path], object], count_calls: Count
+) -> None:
+    """In a folder that somebody handed over. An event loop would wait for the other end of a pipe."""
+    path = put(directory, "foo", "1.0")
+    sidecar = directory / ".index" / "facts" / path.name
+    sidecar.parent.mkdir(parents=True)
+    forge(sidecar)
+    read = count_calls(os, "read")
+    assert node.repository.project_at_once("foo") is None
+    assert not read
+    assert project(node, "foo").files
+    assert sidecar.is_file()
+
+
 def test_metadata_that_installers_cannot_rely_on_is_shown_only_to_people(
     node: Node, directory: Path, alice: Person, count_calls: Count
 ) -> None:
