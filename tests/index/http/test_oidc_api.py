@@ -194,6 +194,17 @@ def test_an_id_token_is_accepted_only_once_across_all_servers(tmp_path: Path, gi
             assert sorted(race(servers, github.id_token())) == [200, 422, 422]
 
 
+def test_a_job_that_comes_while_too_many_wait_gets_503(
+    server: Index, github: FakeIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusting(server, github.trust())
+    with monkeypatch.context() as patch:
+        patch.setattr("ops.index.http.oidc_api._MOST_WAITING", 0)
+        refused = mint(server, github.id_token())
+        assert (refused.status, error(refused)[0]) == (503, "unavailable")
+    assert mint(server, github.id_token()).status == 200
+
+
 def race(servers: list[Index], id_token: str) -> list[int]:
     """The statuses of the same request sent to all servers at once."""
     seen: list[int] = []
