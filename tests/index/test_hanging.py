@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -226,8 +225,7 @@ def test_a_disk_that_hangs_on_a_change_does_not_block_readers(
             changes = [pool.submit(publish, local, f"new-{number}", "1.0") for number in range(8)]
             changes += [pool.submit(_yank, local) for _ in range(8)]
             eventually(lambda: inside)
-            until = time.monotonic() + 1.0
-            while time.monotonic() < until:
+            for _ in range(10):
                 for path in KNOWN:
                     assert local.get(path).status == 200
             assert local.get("/health", user=None).status == 200

@@ -167,7 +167,10 @@ def test_a_server_stopped_by_a_killed_rotation_is_started_again(target: LocalTar
     assert row not in preflight_of_index(target).rows
 
 
-def test_a_server_that_hangs_is_replaced(target: LocalTarget, workspace: Workspace) -> None:
+def test_a_server_that_hangs_is_replaced(
+    target: LocalTarget, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "HUNG_SECONDS", 0.1)
     target.deploy()
     hung = _process(workspace)
     os.kill(hung.pid, signal.SIGSTOP)
