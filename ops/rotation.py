@@ -246,7 +246,7 @@ def _rotate_admin(rotation: Rotation) -> list[tuple[str, str]]:
     # if it was interrupted as well.
     if _unfinished(rotation) in {None, _current(rotation)}:
         rotation.target.put_secret(names.secret_name, {names.secret_key: Secret.generate()})
-    rotation.target.deploy()
+    rotation.target.restart()
     return [(f"secret {names.secret_name} (admin token)", "replaced"), ("server", "restarted with it")]
 
 

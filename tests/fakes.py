@@ -369,6 +369,9 @@ class FakeTarget:
         self.index.token = secret["AUTH_TOKEN"].reveal()
         return self._deployment(changed=changed)
 
+    def restart(self) -> Deployment:
+        return self.deploy(revision=self.code)
+
     def resume(self) -> bool:
         return False
 

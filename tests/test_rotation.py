@@ -71,6 +71,12 @@ def test_the_former_admin_token_and_password_are_refused(served: Target) -> None
         assert [row[2] for row in rows] == ["200", "401"]
 
 
+def test_a_rotation_of_the_admin_token_keeps_the_deployed_version(alice: FakeTarget) -> None:
+    alice.deploy(revision="of another clone")
+    assert rotated(alice, "admin").changed
+    assert alice.code == "of another clone"
+
+
 def test_an_accepted_former_password_fails_the_verification(alice: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ops.polling.SECONDS", 0.0)
     described = rotation.describe(alice, rotate="password", username="alice", max_age_days=0)

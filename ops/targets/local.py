@@ -217,6 +217,21 @@ class LocalTarget(VolumeFolders):
         self._secrets.forget_former(self.settings.secret_name)
         return deployed
 
+    def restart(self) -> Deployment:
+        """Restart the server with the code of the newest version, unless it has the current admin token."""
+        if ServerProcess.load(self._process_file) is None:
+            raise NotDeployedError(self.place)
+        code, commit = self._newest_code()
+        restarted = self._deploy(code, "", commit)
+        self._secrets.forget_former(self.settings.secret_name)
+        return restarted
+
+    def _newest_code(self) -> tuple[Path, str]:
+        """Folder and commit of the code that was deployed last: this clone if it has that code, or else a copy."""
+        version = next((each.version for each in self.history()), "")
+        code, commit = self._versions.code(version) if version else (PROJECT_ROOT, head(PROJECT_ROOT))
+        return (PROJECT_ROOT if code_digest(code) == code_digest(PROJECT_ROOT) else code), commit
+
     @contextlib.contextmanager
     def _code(self, revision: str) -> Iterator[Path]:
         """The folder with the code of a revision, or of this clone."""
@@ -262,8 +277,7 @@ class LocalTarget(VolumeFolders):
                 return False
             last.stop(seconds=HUNG_SECONDS)
             before = self.unfinished_upgrade.read_text("utf-8") if self.unfinished_upgrade.exists() else ""
-            version = before or next((each.version for each in self.history()), "")
-            code = self._versions.code(version)[0] if version else PROJECT_ROOT
+            code, _ = self._versions.code(before) if before else self._newest_code()
             self._start(last, self._fingerprint(code), code)
         return True
 

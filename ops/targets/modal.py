@@ -305,18 +305,34 @@ class ModalTarget(Volumes):
     def deploy(self, *, tag: str = "", lower_protection: str = "", revision: str = "") -> Deployment:
         """Deploy, replace containers with an old secret, and wait until the index responds."""
         before = self._versions.version()
+        self._complete_rotation()
+        self._versions.deploy(tag, lower_protection=lower_protection, revision=revision)
+        self._replace_containers(deployed=bool(before))
+        return self._responding(changed=self._versions.version() != before)
+
+    def restart(self) -> Deployment:
+        """Replace containers with an old secret, and wait until the index responds."""
+        if not self._versions.version():
+            raise NotDeployedError(self.place)
+        self._complete_rotation()
+        self._replace_containers(deployed=True)
+        return self._responding(changed=False)
+
+    def _complete_rotation(self) -> None:
+        """Send the new admin token again if a run was interrupted before Modal confirmed it."""
         name, key = self.settings.secret_name, self.settings.secret_key
         copy = self._copies.recall(name, key)
         if copy is not None and self._copies.recall_former(name, key) is not None:
             self._send_secret(name, {key: copy})
-        self._versions.deploy(tag, lower_protection=lower_protection, revision=revision)
+
+    def _replace_containers(self, *, deployed: bool) -> None:
+        """Replace containers that may have an old secret; none of an app that was only just deployed has."""
         stale = [file for file in self._stale_files if file.exists()]
-        if before and stale:
+        if deployed and stale:
             self._versions.rollover()
         for file in stale:
             file.unlink(missing_ok=True)
-        self._copies.forget_former(name)
-        return self._responding(changed=self._versions.version() != before)
+        self._copies.forget_former(self.settings.secret_name)
 
     def resume(self) -> bool:
         """False: Modal replaces containers without stopping the app."""

@@ -335,6 +335,14 @@ class Target(Protocol):
             StartError: the index did not respond in time; the message has the path of its log.
         """
 
+    def restart(self) -> Deployment:
+        """Restart the index with its current version, so that it reads the current admin token.
+
+        Raises:
+            NotDeployedError: there is no index.
+            StartError: the index did not respond in time.
+        """
+
     def resume(self) -> bool:
         """Start a server again that a killed run had stopped to replace it. False if there is none."""
 

@@ -105,7 +105,7 @@ def test_a_rotation_of_the_admin_token(story: Story) -> None:
 
     former = token()
     parameters = {"rotate": "admin", "max_age_days": 0}
-    for run_again in story.kills("04_rotate_credentials", (1, "FunctionCreate"), lambda: parameters):
+    for run_again in story.kills("04_rotate_credentials", (1, "rollover"), lambda: parameters):
         assert run_again() == ""
         now, stored = token(), story.plane.secrets.named(SECRET_NAME, "main")
         assert now not in (None, former)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -118,6 +119,25 @@ def test_a_new_secret_restarts_the_server_on_the_same_port(target: LocalTarget, 
     assert after.changed
     assert after.url == before.url
     assert _process(workspace).pid != first.pid
+
+
+def test_a_restart_for_a_new_secret_keeps_the_version(
+    target: LocalTarget, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.deploy()
+    first = _process(workspace)
+    target.put_secret(SECRET_NAME, {SECRET_KEY: Secret.generate()})
+    shutil.copytree(PROJECT_ROOT / "ops", tmp_path / "ops", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "ops/index/__init__.py").open("a") as file:
+        file.write("# another version")
+    monkeypatch.setattr(local, "PROJECT_ROOT", tmp_path)
+
+    assert target.restart().changed
+
+    parts = [dict(part.split("=") for part in each.fingerprint.split()) for each in (first, _process(workspace))]
+    assert [name for name in parts[0] if parts[0][name] != parts[1][name]] == ["admin_token"]
+    assert len(target.history()) == 1
+    assert target.recall_former_secret(SECRET_NAME, SECRET_KEY) is None
 
 
 def test_a_killed_server_does_not_count_as_deployed_and_is_repaired(target: LocalTarget, workspace: Workspace) -> None:
