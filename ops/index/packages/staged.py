@@ -9,7 +9,6 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from concurrent.futures import Future
 from typing import BinaryIO, Protocol
 
 from ops.index.config import Options
@@ -55,22 +54,12 @@ class Staged:
         name: parsed from the distribution's; None if it is not one.
         room: the space reserved before bytes are written; released with the file, or if it cannot be created.
         options: ``max_upload_bytes`` and ``scratch_directory``.
-        present: all files staged now. This one is added, and removed at its end.
 
     Raises:
         StorageError: the file cannot be created.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        filename: str,
-        name: Name | None,
-        room: Reservation,
-        options: Options,
-        *,
-        present: set[Staged],
-    ) -> None:
+    def __init__(self, storage: Storage, filename: str, name: Name | None, room: Reservation, options: Options) -> None:
         self.filename = filename
         self.name = name
         self.room = room
@@ -80,15 +69,11 @@ class Staged:
         self._sha256 = hashlib.sha256()
         self._small: bytearray | None = bytearray()
         self._digests: dict[str, str] = {}
-        self._storage = storage
-        self._syncing: Future[None] | None = None
         try:
             self.path, self._descriptor = storage.stage(options.scratch_directory)
         except OSError as error:
             room.release()
             raise storage_error(NOT_KEPT, error) from error
-        self._present = present
-        present.add(self)
 
     def write(self, piece: bytes | bytearray | memoryview) -> int:
         """Append bytes; return their number.
@@ -150,14 +135,6 @@ class Staged:
                     digest.update(piece)
         self._digests.update((algorithm, digest.hexdigest()) for algorithm, digest in digests.items())
 
-    def begin_sync(self) -> None:
-        """Start to make the complete bytes durable, while they are inspected. Does not block.
-
-        Does nothing for a large file, which takes longer, nor beside others: the threads would only get in their way.
-        """
-        if self._syncing is None and self._small is not None and len(self._present) == 1:
-            self._syncing = self._storage.begin_sync(self._descriptor)
-
     def sync(self) -> None:
         """Make the bytes durable.
 
@@ -165,21 +142,15 @@ class Staged:
             StorageError: they may not be.
         """
         try:
-            if self._syncing is None:
-                os.fsync(self._descriptor)
-            else:
-                self._syncing.result()
+            os.fsync(self._descriptor)
         except OSError as error:
             raise storage_error(NOT_KEPT, error) from error
 
     def discard(self) -> None:
         """Close and remove the file. May be called more than once."""
         self.room.release()
-        self._present.discard(self)
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            if self._syncing is not None and not self._syncing.cancel():
-                self._syncing.exception()  # the descriptor may be another file's once it is closed
             os.close(descriptor)
             with contextlib.suppress(OSError):
                 remove(self.path)

@@ -85,7 +85,6 @@ class Publisher:
         self._inspector = Inspector()
         self._signatures = None if options.trusted_root is None else SignatureVerifier(options.trusted_root)
         self._check_signer = check_signer
-        self._staged: set[Staged] = set()
         self.quotas = Quotas(storage, repository, options)
 
     def start(self) -> None:
@@ -123,8 +122,7 @@ class Publisher:
         if name is not None:
             self._check_rights(name, identity)
             self._check_status(name)
-        room = self.quotas.reservation(filename, name, announced)
-        return Staged(self._storage, filename, name, room, self._options, present=self._staged)
+        return Staged(self._storage, filename, name, self.quotas.reservation(filename, name, announced), self._options)
 
     def publish(
         self, staged: Staged, *, form: Mapping[str, str], identity: Uploader, address: str = ""
@@ -175,7 +173,6 @@ class Publisher:
                 "twine upload --attestations",
             )
         attestations = attestations_of(attested, staged.filename, sha256) if attested else []
-        staged.begin_sync()
         contents = self._inspector.at_once(name, staged, form)
         details: dict[str, object] = {
             "project": name.project,

@@ -59,14 +59,10 @@ class DirectoryStorage:
         self._before.append(action)
 
     def begin_commit(self) -> None:
-        """Do the work before a commit in another thread, while the caller makes its own files durable.
-
-        While that thread syncs a file, the work is done at once: the caller would only wait for the file.
-        """
-        if self._begun is not None and not self._begun.done():
-            self._prepare()
-        elif self._before:
-            self._begun = self._start(self._prepare)
+        """Do the work before a commit in another thread, while the caller makes its own files durable."""
+        if self._before and (self._begun is None or self._begun.done()):
+            with contextlib.suppress(RuntimeError):  # no thread can be started: the commit does everything
+                self._begun = self._thread.submit(self._prepare)
 
     def commit(self) -> None:
         """Make the names at the top of the directory durable; one sync serves all concurrent callers.
@@ -92,17 +88,6 @@ class DirectoryStorage:
     def stage(self, folder: Path | None) -> tuple[str, int]:  # noqa: ARG002
         """A new file on the same file system."""
         return self.staging.create()
-
-    def begin_sync(self, descriptor: int) -> Future[None] | None:
-        """Sync a staged file in another thread; None if no thread can be started."""
-        self._begun = self._start(os.fsync, descriptor)
-        return self._begun
-
-    def _start(self, work: Callable[..., None], *arguments: int) -> Future[None] | None:
-        try:
-            return self._thread.submit(work, *arguments)
-        except RuntimeError:  # no thread can be started: the caller does the work later
-            return None
 
     def near(self, path: str) -> AbstractContextManager[str]:
         """*path* itself."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -60,10 +59,7 @@ class Storage(Protocol):
         """Register *action*, which never raises, to be called before each commit to make its own files durable."""
 
     def begin_commit(self) -> None:
-        """Start the part of the next commit that need not wait for the committed files.
-
-        Blocks at most while files of the storage are synced.
-        """
+        """Start the part of the next commit that need not wait for the committed files. Does not block."""
 
     def commit(self) -> None:
         """Make everything written so far durable, and visible to others' next reload.
@@ -91,13 +87,6 @@ class Storage(Protocol):
 
         Raises:
             OSError: it cannot be created.
-        """
-
-    def begin_sync(self, descriptor: int) -> Future[None] | None:
-        """Start to make the bytes of a staged file durable. Does not block.
-
-        Returns:
-            The end of that; None if it cannot begin, or if :meth:`near` copies the file.
         """
 
     def near(self, path: str) -> AbstractContextManager[str]:

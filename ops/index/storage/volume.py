@@ -203,9 +203,6 @@ class GuardedStorage(ABC):
         descriptor, path = tempfile.mkstemp(prefix="pypi-index-upload-", dir=folder)
         return path, descriptor
 
-    def begin_sync(self, descriptor: int) -> None:  # noqa: B027 - likewise
-        """Do nothing: only the copy on the Volume must last."""
-
     @contextmanager
     def near(self, path: str) -> Iterator[str]:
         """A copy on the Volume, removed at the end. If the storage is busy it stays, and is removed later."""

@@ -41,7 +41,6 @@ from ops.index.errors import (
     TooLarge,
 )
 from ops.index.packages import staged, uploads
-from ops.index.packages.inspector import Inspector
 from ops.index.packages.uploads import Publisher, UploadResult
 from ops.index.storage import directory, transaction
 from ops.index.storage.directory import DirectoryStorage
@@ -117,72 +116,6 @@ def test_a_file_is_synced_before_it_is_named_and_its_folder_before_it_is_listed(
     monkeypatch.setattr(node.repository.package_directory, "add", noted("show", node.repository.package_directory.add))
     publish(node)
     assert steps == ["sync file", "place", "sync folder", "show"]
-
-
-def test_a_small_file_alone_is_synced_while_it_is_inspected(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = threading.Barrier(2, timeout=60)
-    sync, inspect = os.fsync, Inspector.at_once
-
-    def fsync(descriptor: int) -> None:
-        if path_of(descriptor).parent.name == "staging":
-            both.wait()
-        sync(descriptor)
-
-    def at_once(*arguments: Any) -> Any:
-        both.wait()
-        return inspect(*arguments)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Inspector, "at_once", at_once)
-    assert publish(node) is UploadResult.CREATED
-    with pytest.raises(InvalidArchive):
-        publish(node, "spam-1.0-py3-none-any.whl", b"no wheel")
-    assert not left_over(node)
-
-
-def test_a_small_file_beside_another_is_synced_after_its_inspection(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps: list[str] = []
-    sync, inspect = os.fsync, Inspector.at_once
-
-    def fsync(descriptor: int) -> None:
-        steps.append("sync")
-        sync(descriptor)
-
-    def at_once(*arguments: Any) -> Any:
-        contents = inspect(*arguments)
-        steps.append("inspected")
-        return contents
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Inspector, "at_once", at_once)
-    with node.staged("spam-1.0-py3-none-any.whl", io.BytesIO(), Person()):
-        publish(node)
-    assert steps == ["inspected", "sync", "sync"]
-
-
-def test_a_file_is_not_closed_while_it_is_synced(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    syncing, go_on = threading.Event(), threading.Event()
-
-    def fsync(descriptor: int) -> None:
-        syncing.set()
-        assert go_on.wait(60)
-        os.fstat(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    file = node.publisher.stage(NAME, identity=Person())
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            file.begin_sync()
-            assert syncing.wait(60)
-            discarding = pool.submit(file.discard)
-            with pytest.raises(TimeoutError):
-                discarding.result(0.1)
-        finally:
-            go_on.set()
-        discarding.result(60)
-    assert not left_over(node)
 
 
 def test_the_audit_line_of_an_upload_is_synced_in_parallel_with_its_file(
