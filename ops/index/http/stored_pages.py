@@ -64,7 +64,7 @@ class StoredPages:
         )
         self._gone: set[str] = set()
         repository.listing.project_gone = self._gone.add
-        self._bytes = 0
+        self._bytes = 0  # at most so many: a page that replaces another counts too, until the next sweep
         self._version = ascii((FORMAT, SIDECAR_FORMAT, simple_pages.API_VERSION, public_url)).encode()
 
     def read(self, project: str, form: str) -> bytes | None:
@@ -115,6 +115,8 @@ class StoredPages:
 
     def save(self) -> None:
         """Store new pages, and delete those of projects that no longer exist. Blocks."""
+        if self._bytes > _MOST:
+            self.sweep()
         for key in list(self._new):  # pages are added meanwhile
             new = self._new.pop(key, None)
             if new is not None and self._repository.listing.has(key[0]):
@@ -129,7 +131,7 @@ class StoredPages:
     def sweep(self) -> None:
         """Delete the pages of projects that another program has removed, and the oldest ones if there are too many.
 
-        Blocks; called once after the start.
+        Blocks; called after the start, and when there may be too many.
         """
         found: list[tuple[int, int, str]] = []
         self._repository.projects()
@@ -141,7 +143,7 @@ class StoredPages:
                         found.append((status.st_mtime_ns, status.st_size, entry.path))
                     else:
                         remove(entry.path)
-        self._bytes += sum(size for _, size, _ in found)
+        self._bytes = sum(size for _, size, _ in found)
         if self._bytes > _MOST:
             for _, size, path in sorted(found):
                 if self._bytes <= _MOST // 2:

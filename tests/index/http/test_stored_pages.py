@@ -446,9 +446,9 @@ def test_the_size_of_all_stored_pages_is_limited(published: Node, monkeypatch: p
     server = Start(published)
     server.api.sweep()
     assert not list(folder(published).iterdir())
-    server.page("foo")
-    server.page("bar")
-    assert [path.name for path in folder(published).iterdir()] == ["foo.json"]
+    for name in ("foo", "bar"):
+        server.page(name)
+        assert [path.name for path in folder(published).iterdir()] == [f"{name}.json"]
 
 
 def test_a_small_page_is_rendered_at_once_and_stored_later(published: Node) -> None:
