@@ -234,7 +234,22 @@ class Authenticator:
                 raise LoginDelayed("the index cannot read its users now, so nothing was changed", retry_after=5)
         else:
             self.see_changes()
-        identity = self._current(authorization, address)
+        digest = self.digest(authorization or b"")
+        account = self._verified.get(digest)
+        if account is not None and account.identity.minted:
+            self._check_minted(account.digest)
+            account = self._stored(account)
+            if account is None:
+                self._verified.pop(digest, None)
+        if account is None:
+            credentials = self.parse(authorization, address)
+            found = self._begin(digest, credentials, address)
+            if not isinstance(found, Identity):
+                found.result()
+            account = self._verified.get(digest)
+            if account is None:  # changed this moment
+                raise self._unauthorized(credentials)
+        identity = account.identity
         return replace(identity, confirm=partial(self._confirm_again, identity, authorization, address))
 
     def refresh(self) -> None:
@@ -451,31 +466,10 @@ class Authenticator:
             raise LoginDelayed("the index cannot look up tokens of CI jobs", retry_after=5) from error
 
     def _confirm_again(self, identity: Identity, authorization: bytes | None, address: str) -> None:
-        if not self._user_cache.current() or self._shared:  # local files are looked at often enough
-            self.see_changes()
-        if self._current(authorization, address) != identity:
+        if self.confirm(authorization, address) != identity:
             raise Unauthorized(
                 "the user's rights were changed while the request waited; nothing was changed", realm=self._realm
             )
-
-    def _current(self, authorization: bytes | None, address: str) -> Identity:
-        """The user of an Authorization header, as last read."""
-        digest = self.digest(authorization or b"")
-        account = self._verified.get(digest)
-        if account is not None and account.identity.minted:
-            self._check_minted(account.digest)
-            account = self._stored(account)
-            if account is None:
-                self._verified.pop(digest, None)
-        if account is None:
-            credentials = self.parse(authorization, address)
-            found = self._begin(digest, credentials, address)
-            if not isinstance(found, Identity):
-                found.result()
-            account = self._verified.get(digest)
-            if account is None:  # changed this moment
-                raise self._unauthorized(credentials)
-        return account.identity
 
     def _stored(self, account: Account) -> Account | None:
         """An account as of now; None if the user, or the token, is gone."""
