@@ -23,7 +23,8 @@ from ops.index.auth.passwords import TOKEN
 from ops.index.auth.roles import Role
 from ops.index.auth.trust import KINDS, Trust, TrustedJob
 from ops.index.errors import InvalidIdToken, LoginDelayed, PackageIndexError
-from ops.index.http.request import Request
+from ops.index.http.representation import Headers
+from ops.index.http.request import Request, headers_of
 
 PREFIX: Final = "/_/oidc/"
 DISCOVERY: Final = "/.well-known/pytp"
@@ -64,12 +65,14 @@ class OidcApi:
 
     async def handle(self, request: Request) -> None:
         """Respond to a request for one of these paths. Errors are JSON, as on the public index."""
+        headers: Headers = []
         try:
             status, content = await self._content(request)
         except PackageIndexError as error:
             status, content = error.status, _errors(getattr(error, "code", "unavailable"), error.message)
+            headers = headers_of(error)
         body = json.dumps(content).encode() + b"\n"
-        await request.content(status, b"application/json", body)
+        await request.content(status, b"application/json", body, *headers)
 
     async def _content(self, request: Request) -> tuple[int, Mapping[str, Any]]:
         method, path = request.method, request.path

@@ -227,8 +227,13 @@ class Request:
 def refusal_response(error: PackageIndexError, user_agent: str = "") -> Response:
     """The response with an error's status, headers and message."""
     body = _line(error.message)
-    own = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    return Response(error.status_for(user_agent), [*_of_content(_TEXT, body), *own], body, error.message)
+    headers = [*_of_content(_TEXT, body), *headers_of(error)]
+    return Response(error.status_for(user_agent), headers, body, error.message)
+
+
+def headers_of(error: PackageIndexError) -> Headers:
+    """An error's own headers, such as Retry-After."""
+    return [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
 
 
 async def short_body(receive: Receive, limit: int) -> bytes:

@@ -202,6 +202,7 @@ def test_a_job_that_comes_while_too_many_wait_gets_503(
         patch.setattr("ops.index.http.oidc_api._MOST_WAITING", 0)
         refused = mint(server, github.id_token())
         assert (refused.status, error(refused)[0]) == (503, "unavailable")
+        assert int(refused["Retry-After"]) > 0
     assert mint(server, github.id_token()).status == 200
 
 
