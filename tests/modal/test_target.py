@@ -281,6 +281,9 @@ def test_a_rotation_keeps_the_old_admin_token_until_the_containers_have_the_new_
 ) -> None:
     provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("the-former-token-of-this-test-0123456789")})
     provisioned.deploy()
+    _, admin = AdminApi.of(provisioned)
+    with admin:
+        eventually(lambda: admin.users_status() == 200)  # until then, a container with an older token responds
     described = rotation.describe(provisioned, rotate="admin", max_age_days=90)
     assert not rotation.apply(described).changed
     provisioned.put_secret(SECRET_NAME, {SECRET_KEY: Secret("a-token-that-no-container-has-yet-0123456789")})
