@@ -432,7 +432,7 @@ class Authenticator:
         return None, guessed
 
     def _known_token(self, digest: bytes, token: str, address: str, *, remember: bool = True) -> Account | None:
-        """The account of a token in memory, from now on also cached by its header. Takes microseconds."""
+        """The account of a token in memory; unless told otherwise, cached by its header. Takes microseconds."""
         sha256 = token_digest(token)
         with self._lock:
             account = self._token(sha256)
