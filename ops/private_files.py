@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,51 @@ def remove_abandoned_drafts(*paths: Path) -> None:
                 with contextlib.suppress(OSError), draft.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     draft.unlink()
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Create a private temporary folder, removed at the end; first remove those of killed processes.
+
+    It is locked meanwhile, which distinguishes it from theirs.
+
+    Parameters:
+        prefix: of its name and theirs.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    for abandoned in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError), _locked_folder(abandoned):
+            shutil.rmtree(abandoned)
+    with contextlib.ExitStack() as lock:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=prefix))
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):  # taken for an abandoned one
+                folder.chmod(0o700)  # the umask may have removed the owner's rights
+                lock.enter_context(_locked_folder(folder))
+                break
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder until the end of the context or of this process.
+
+    Raises:
+        BlockingIOError: it is locked.
+        OSError: it does not exist any more, or belongs to another user.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.stat()
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_durably(path: Path, content: bytes, *, sync: bool = True) -> None:

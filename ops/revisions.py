@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ops.errors import ParameterError, TargetError
+from ops.private_files import temporary_folder
 
 _SECONDS = 120
 
@@ -50,39 +47,14 @@ def checkout(root: Path, commit: str) -> Iterator[Path]:
     Raises:
         TargetError: git refuses.
     """
-    _remove_abandoned(root)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder, _locked(Path(folder)):
-        clone = Path(folder) / "clone"
+    with temporary_folder(_PREFIX) as folder:
+        _run(root, "worktree", "prune")  # those of killed processes
+        clone = folder / "clone"
         _checked(root, "worktree", "add", "--detach", "--quiet", str(clone), commit_of(root, commit))
         try:
             yield clone
         finally:
             _checked(root, "worktree", "remove", "--force", str(clone))
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Remove worktrees of killed processes."""
-    for line in _run(root, "worktree", "list", "--porcelain").stdout.splitlines():
-        folder = Path(line.removeprefix("worktree ")).parent
-        if line.startswith("worktree ") and folder.name.startswith(_PREFIX):
-            with contextlib.suppress(OSError), _locked(folder):
-                shutil.rmtree(folder)
-    _run(root, "worktree", "prune")
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder until the end of the context or of this process.
-
-    Raises:
-        BlockingIOError: another process has locked it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def subjects(root: Path, before: str, after: str, *paths: str) -> list[tuple[str, str]]:

@@ -8,8 +8,6 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -23,7 +21,7 @@ from ops.clients import ClientFiles, Login
 from ops.errors import IndexRequestError, RunbookError
 from ops.http_client import JSON, HttpClient, login_status
 from ops.polling import until, until_equal
-from ops.private_files import private_file, private_folder
+from ops.private_files import private_file, private_folder, temporary_folder
 from ops.secret import Secret
 from ops.targets import Target
 from ops.targets.index_rules import RANDOM_PASSWORD_ROUNDS, password_hash
@@ -58,6 +56,7 @@ class TemporaryUser:
         self.ended = False
         self._removed = False
         self._file = contextlib.ExitStack()
+        self._temporary = contextlib.ExitStack()
         self._folder: Path | None = None
         self._logins: dict[str, Login] = {}
 
@@ -68,7 +67,7 @@ class TemporaryUser:
             NotDeployedError: there is no index.
             IndexRequestError: the index refused the user.
         """
-        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._folder = self._temporary.enter_context(temporary_folder(_PREFIX))
         # Even if the kernel is shut down in the middle.
         atexit.register(self._end_quietly)
         password = Secret.generate()
@@ -76,7 +75,7 @@ class TemporaryUser:
         with admin:
             stale, left = _remove_stale_users(self._target, admin)
             digest = password_hash(password, RANDOM_PASSWORD_ROUNDS)
-            self._file.enter_context(_with_file(self._target, self.username, self.version, self._folder))
+            self._file.enter_context(_with_file(self._target, self.username, self.version))
             admin.register(self.username, password_hash=digest, role="admin")
         url = deployment.url
         self._logins = {
@@ -167,7 +166,7 @@ class TemporaryUser:
                     self._removed = True
                     atexit.unregister(self._end_quietly)
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._temporary.close()
 
     def _end_quietly(self) -> None:
         with contextlib.suppress(RunbookError):
@@ -218,8 +217,8 @@ def _user_files(target: Target) -> Path:
 
 
 @contextmanager
-def _with_file(target: Target, username: str, version: str = "", folder: Path | None = None) -> Iterator[None]:
-    """A file for a user who only exists inside the context, with what else to remove if we are killed.
+def _with_file(target: Target, username: str, version: str = "") -> Iterator[None]:
+    """A file for a user who only exists inside the context, with the version to remove too if we are killed.
 
     It stays locked until then.
     """
@@ -228,7 +227,7 @@ def _with_file(target: Target, username: str, version: str = "", folder: Path | 
     descriptor = private_file(path, os.O_WRONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.write(descriptor, f"{version}\n{folder or ''}".encode())
+        os.write(descriptor, version.encode())
         yield
         path.unlink(missing_ok=True)
     finally:
@@ -248,9 +247,7 @@ def _remove_stale_users(target: Target, admin: AdminApi) -> tuple[int, dict[Path
             with contextlib.suppress(OSError):
                 file = files.enter_context(path.open(encoding="utf-8"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left[path], _, folder = file.read().partition("\n")
-                if Path(folder).name.startswith(_PREFIX):
-                    shutil.rmtree(folder, ignore_errors=True)
+                left[path] = file.read()
         names = {path.name for path in left}
         stale = [user.username for user in admin.users() if user.username in names or _user_is_stale(user.username)]
         for username in stale:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ops.clients import ClientFiles, Login
-from ops.private_files import draft_of, private_file, private_folder, replace_file
+from ops.private_files import draft_of, private_file, private_folder, replace_file, temporary_folder
 from ops.redaction import Redactor
 from ops.runbook.record import Record
 from ops.secret import Secret
@@ -56,6 +57,39 @@ def test_a_killed_process_s_temporary_file_is_removed_and_another_s_stays(tmp_pa
         assert not abandoned.exists()
         assert draft.exists()
     assert [file.name for file in tmp_path.iterdir()] == ["netrc"]
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_killed_process_s_temporary_folder_is_removed_and_another_s_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    abandoned = Path(tempfile.mkdtemp(prefix="test-"))
+    abandoned.chmod(0o700)
+    replace_file(abandoned / "netrc", "a password")
+    with temporary_folder("test-") as first, temporary_folder("test-") as second:
+        assert sorted(tmp_path.iterdir()) == sorted([first, second])
+        assert open_to_others_or_closed_to_us(first) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_folder_that_was_taken_for_an_abandoned_one_is_created_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    create = tempfile.mkdtemp
+    taken: list[Path] = []
+
+    def create_and_take(prefix: str) -> str:
+        folder = create(prefix=prefix)
+        if not taken:
+            taken.append(Path(folder))
+            taken[0].rmdir()
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", create_and_take)
+    with temporary_folder("test-") as folder:
+        assert [folder] == list(tmp_path.iterdir()) != taken
 
 
 def test_an_existing_folder_keeps_its_mode_and_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:

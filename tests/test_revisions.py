@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,22 +26,32 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_worktree_of_a_killed_process_is_removed_and_one_in_use_stays(clone: Path) -> None:
+@pytest.mark.parametrize("before_git", [True, False])
+def test_the_worktree_of_a_killed_process_is_removed_and_one_in_use_stays(
+    clone: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, before_git: bool
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from ops.revisions import checkout\n"
-        "with checkout(Path(sys.argv[1]), 'HEAD') as tree:\n"
-        "    print(tree, flush=True)\n"
+        "from ops import revisions\n"
+        "def kill(*arguments):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"if {before_git}:\n"
+        "    revisions._checked = kill\n"
+        "with revisions.checkout(Path(sys.argv[1]), 'HEAD') as tree:\n"
+        "    kill()\n"
     )
     command = [sys.executable, "-c", script, str(clone)]
-    killed = subprocess.run(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    left = Path(killed.stdout.strip())
-    assert left.is_dir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    assert subprocess.run(command, cwd=PROJECT_ROOT, env=environment, check=False).returncode == -signal.SIGKILL
+    (left,) = temporary.iterdir()
+    assert (left / "clone").exists() != before_git
     with checkout(clone, "HEAD") as first, checkout(clone, "HEAD") as second:
-        assert not left.parent.exists()
+        assert not left.exists()
         assert first.is_dir()
         assert second.is_dir()
+    assert list(temporary.iterdir()) == []
     listed = subprocess.run(["git", "-C", str(clone), "worktree", "list"], capture_output=True, text=True, check=True)
     assert len(listed.stdout.splitlines()) == 1
