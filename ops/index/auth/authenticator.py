@@ -17,7 +17,15 @@ from typing import Final
 
 from ops.index.auth.audit import Audit, masked_name
 from ops.index.auth.minted_tokens import MintedTokens
-from ops.index.auth.passwords import TOKEN, TOKEN_USER, BasicCredentials, PasswordCheck, defect, verify_password
+from ops.index.auth.passwords import (
+    TOKEN,
+    TOKEN_USER,
+    BasicCredentials,
+    PasswordCheck,
+    defect,
+    token_of,
+    verify_password,
+)
 from ops.index.auth.roles import Grants, Identity
 from ops.index.auth.throttle import MAX_PENDING, Admission, Throttle
 from ops.index.auth.token_file import token_digest
@@ -115,7 +123,7 @@ class Authenticator:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._verified: BoundedDict[bytes, Account] = BoundedDict(_CACHED)
-        self._met: set[bytes] = set()  # digests of headers with a valid token that came before; event loop only
+        self._met: set[str] = set()  # SHA-256 of valid tokens that came before
         self._forgotten = 0  # number of cached logins dropped because they ceased to be valid
         self._active_users: set[str] = set()
         self._account_of = self._verified.get  # bound once: looked up for every request
@@ -151,25 +159,27 @@ class Authenticator:
     def known_token(self, digest: bytes, authorization: bytes, address: str) -> Identity | None:
         """The user of a valid token; None for anything else. Takes microseconds.
 
-        A token is remembered when it comes again. Many jobs of a pipeline send theirs once, and to remember it, and
-        then its request, takes longer than to verify it.
+        A token is cached by its header when it comes again. Many jobs of a pipeline send theirs once, and to remember
+        it, and then its request, takes longer than to verify it.
 
         Parameters:
             digest: the header's :meth:`digest`.
             authorization: the header's value.
             address: where the request comes from.
         """
-        credentials = BasicCredentials.parse(authorization)
-        if credentials is None or credentials.username != TOKEN_USER or not self._user_cache.current():
+        token = token_of(authorization)
+        if token is None or not self._user_cache.current():
             return None
-        met = digest in self._met
-        account = self._known_token(digest, credentials.password, address, remember=met)
+        sha256 = token_digest(token)
+        account = None if sha256 in self._met else self._user_cache.token(sha256)
         if account is None:
-            return None
-        if not met:
-            if len(self._met) >= _CACHED:
-                self._met.clear()
-            self._met.add(digest)
+            account = self._known_token(digest, sha256, address)
+            return None if account is None else account.identity
+        if len(self._met) >= _CACHED:
+            self._met.clear()
+        self._met.add(sha256)
+        if self._uses is not None:
+            self._uses.note(account.identity, address)
         return account.identity
 
     def take_active_users(self) -> set[str]:
@@ -262,7 +272,7 @@ class Authenticator:
     def record_uses(self) -> None:
         """Write when tokens were used. Called in a thread of its own: shared storage may not respond."""
         if self._uses is not None:
-            self._uses.write()
+            self._active_users.update(self._uses.write())
             if self._uses.due():
                 with self._lock:  # tokens are looked up again, and their use recorded
                     for digest, account in list(self._verified.items()):
@@ -342,7 +352,7 @@ class Authenticator:
         if account is not None:
             return account.identity
         if credentials.token is not None:
-            account = self._known_token(digest, credentials.token, address)
+            account = self._known_token(digest, token_digest(credentials.token), address)
             if account is not None:
                 return account.identity
         try:
@@ -404,9 +414,10 @@ class Authenticator:
         digest, password, token = login.digest, login.credentials.password, login.credentials.token
         if token is not None:
             # Its job may have been trusted a moment ago, which this server has not read yet.
-            if not login.credentials.minted or self._check_minted(token_digest(token)):
+            sha256 = token_digest(token)
+            if not login.credentials.minted or self._check_minted(sha256):
                 self._user_cache.renew(login.began)
-            account = self._known_token(digest, token, login.address)
+            account = self._known_token(digest, sha256, login.address)
             guessed = account is None and digest not in self._refused
             if account is None:
                 self._refused[digest] = None
@@ -431,19 +442,13 @@ class Authenticator:
                     return account, False
         return None, guessed
 
-    def _known_token(self, digest: bytes, token: str, address: str, *, remember: bool = True) -> Account | None:
-        """The account of a token in memory; unless told otherwise, cached by its header. Takes microseconds."""
-        sha256 = token_digest(token)
-        with self._lock:
-            account = self._token(sha256)
-            if account is None:
-                return None
-            if remember:
-                self._verified[digest] = account
-        identity = account.identity
-        self._active_users.add(identity.username)
-        if self._uses is not None and not identity.minted:
-            self._uses.note(identity, address)
+    def _known_token(self, digest: bytes, sha256: str, address: str) -> Account | None:
+        """The account of a token in memory, then cached by its header."""
+        account = self._token(sha256)
+        if account is None or not self._remember(digest, account):
+            return None
+        if self._uses is not None and not account.identity.minted:
+            self._uses.note(account.identity, address)
         return account
 
     def _token(self, sha256: str) -> Account | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -40,7 +41,7 @@ class TokenUses:
         self._audit = audit
         self._clock = clock
         self._written: BoundedDict[str, float] = BoundedDict(10_000)
-        self._unwritten: dict[str, tuple[Identity, str, float]] = {}
+        self._unwritten: deque[tuple[Identity, str, float]] = deque()
         self._next = clock() + _EVERY
 
     def due(self) -> bool:
@@ -52,24 +53,31 @@ class TokenUses:
 
     def note(self, identity: Identity, address: str) -> None:
         """Record a use in memory, for :meth:`write`."""
-        self._unwritten[identity.token] = identity, address, self._clock()
+        self._unwritten.append((identity, address, self._clock()))
 
-    def write(self) -> None:
-        """Write the recorded uses, except of tokens written within half an hour. Blocks; never raises."""
-        for token_id in list(self._unwritten):
-            use = self._unwritten.pop(token_id, None)
-            if use is None:  # written by another thread
+    def write(self) -> set[str]:
+        """Write the recorded uses, except of tokens written within half an hour. Blocks; never raises.
+
+        Returns:
+            The names of their owners.
+        """
+        owners = set()
+        while self._unwritten:
+            try:
+                identity, address, moment = self._unwritten.popleft()
+            except IndexError:  # written by another thread
+                break
+            owners.add(identity.username)
+            if moment < self._written.get(identity.token, 0.0) + _EVERY / 2:
                 continue
-            identity, address, moment = use
-            if moment < self._written.get(token_id, 0.0) + _EVERY / 2:
-                continue
-            self._written[token_id] = moment
+            self._written[identity.token] = moment
             if self._audit is not None:
                 self._audit.note("token.used", user=identity.username, address=address, id=identity.token)
             try:
                 self._entries.put(_key(identity.token), str(moment), until=moment + _KEPT)
             except Exception as error:  # noqa: BLE001 - whatever the client library of shared storage raises
                 _log.warning("the use of a token could not be recorded: %s", error)
+        return owners
 
     def last(self, token_id: str) -> float | None:
         """Seconds since the epoch of the last recorded use; None if unknown. Blocks; never raises."""

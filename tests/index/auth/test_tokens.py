@@ -18,7 +18,7 @@ from ops.index.auth.audit import ADMIN_FOLDER, SERVER_FOLDER, Audit
 from ops.index.auth.authenticator import Authenticator
 from ops.index.auth.credential_files import PASSWORDS, TOKENS
 from ops.index.auth.minted_tokens import LIFETIME, MintedTokens
-from ops.index.auth.passwords import TOKEN, InvalidCredentials, hashed, validated_name
+from ops.index.auth.passwords import TOKEN, InvalidCredentials, hashed, token_of, validated_name
 from ops.index.auth.roles import Identity, Role
 from ops.index.auth.throttle import Throttle
 from ops.index.auth.token_file import TokenFile, token_digest
@@ -136,6 +136,33 @@ def test_a_valid_token_needs_no_bcrypt_throttle_or_thread(parts: Parts, monkeypa
     monkeypatch.setattr(Throttle, "admit", never)
     monkeypatch.setattr(Authenticator, "_finish", never)
     assert [parts.who(basic(plain)).token for plain, _ in made] == [token.id for _, token in made]
+
+
+@pytest.mark.parametrize(
+    ("header", "token"),
+    [
+        (b"Basic X190b2tlbl9fOmFiYw==", "abc"),
+        (b"Basic X190b2tlbl9fOmFiYw", "abc"),
+        (b"basic  X190b2tlbl9fOmFiYw==", "abc"),
+        (b"Basic X190b2tlbl9fOg==", ""),
+        (basic("abc", "__token__x"), None),
+        (basic("abc", "alice"), None),
+        (b"Basic X190b2tlbl9f", None),
+        (b"Basic X190b2tlbl9fOmF", "a"),
+        (b"Basic X190b2tlbl9f!", None),
+        (bearer("abc"), None),
+    ],
+)
+def test_a_header_with_the_user_name_of_tokens_is_read_in_every_spelling(header: bytes, token: str | None) -> None:
+    assert token_of(header) == token
+
+
+def test_the_owner_of_a_token_counts_as_active_once_its_use_is_recorded(parts: Parts) -> None:
+    plain, _ = parts.tokens.create("alice")
+    parts.authenticator.refresh()
+    assert parts.known_token(basic(plain)) is not None
+    parts.authenticator.record_uses()
+    assert parts.authenticator.take_active_users() == {"alice"}
 
 
 def test_a_valid_token_is_known_at_its_first_request_and_anything_else_takes_the_usual_way(parts: Parts) -> None:
