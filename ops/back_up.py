@@ -10,7 +10,7 @@ from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_ap
 from ops.preflight import preflight as target_preflight
 from ops.private_files import close_to_others
 from ops.snapshots import Backup, Bucket, Retention
-from ops.table import Table
+from ops.table import Table, counted
 from ops.targets import Target
 from ops.workspace import Workspace, shown
 
@@ -99,10 +99,10 @@ def plan(job: BackupJob) -> Plan:
     backup = job.backup(bucket)
     pending = backup.pending()
     now = f"the last one is of {pending.last.taken:%Y-%m-%d %H:%M:%S} UTC" if pending.last else "there is none yet"
-    copied = f"{pending.new:,} files, {pending.new_size:,} bytes"
+    copied = f"{counted(pending.new, 'file')}, {counted(pending.new_size, 'byte')}"
     then = "" if backup.is_complete(pending) else f"take one, and copy what is new: {copied}"
     changes = [
-        Change("index", f"{pending.files:,} files, {pending.size:,} bytes"),
+        Change("index", f"{counted(pending.files, 'file')}, {counted(pending.size, 'byte')}"),
         Change("snapshot", now, then, "+"),
     ]
     if bucket.open_to_others:
@@ -112,7 +112,7 @@ def plan(job: BackupJob) -> Plan:
     try:
         waste = backup.waste(without=expired)
         size = sum(blob.size for blob in waste.values())
-        waste_now = f"{len(waste):,} files, {size:,} bytes"
+        waste_now = f"{counted(len(waste), 'file')}, {counted(size, 'byte')}"
         changes.append(Change("what no snapshot needs", waste_now, "delete it" if waste else "", "-"))
     except SnapshotError as error:
         changes.append(Change("what no snapshot needs", f"not known: {error.what}; {error.todo}"))
@@ -143,13 +143,13 @@ def apply(job: BackupJob, *, dry_run: bool = False) -> Outcome:
         if new:
             backup.check(snapshot, before)
             size = sum(item.size for _, item in snapshot.blobs())
-            files = f"{len(snapshot.packages) + len(snapshot.credentials):,} files, {size:,} bytes"
+            files = f"{counted(len(snapshot.packages) + len(snapshot.credentials), 'file')}, {counted(size, 'byte')}"
             done.append((f"snapshot {snapshot.name}", f"taken of {files}; what was new was read back"))
         try:
             expired, waste = backup.prune(job.retention)
             done += [(f"snapshot {name}", "deleted") for name in expired]
             if waste:
-                done.append(("what no snapshot needs", f"{waste:,} files deleted"))
+                done.append(("what no snapshot needs", f"{counted(waste, 'file')} deleted"))
         except SnapshotError as error:
             note = f"No file was deleted: {error.what}; {error.todo}."
     if not new:
@@ -179,7 +179,10 @@ def verify(job: BackupJob, *, thorough: bool = False, dry_run: bool = False) -> 
     rows = [
         ("the newest snapshot", "is what was written"),
         ("its files", "all are there, with their sizes"),
-        ("their bytes", f"{read:,} of {blobs:,} files read and hashed" if thorough else "hashed when they were new"),
+        (
+            "their bytes",
+            f"{read:,} of {counted(blobs, 'file')} read and hashed" if thorough else "hashed when they were new",
+        ),
         ("its users", ", ".join(snapshot.usernames[:SHOWN]) or "none"),
     ]
     return Table.of("Read from the destination", ("looked at", "seen"), rows)
@@ -190,7 +193,11 @@ def snapshots(job: BackupJob) -> Table:
     rows = []
     for name, snapshot in job.backup(job.bucket()).history():
         size = sum(item.size for _, item in snapshot.blobs()) if snapshot else 0
-        held = f"{len(snapshot.distributions):,} files, {size:,} bytes" if snapshot else "damaged: cannot be restored"
+        held = (
+            f"{counted(len(snapshot.distributions), 'file')}, {counted(size, 'byte')}"
+            if snapshot
+            else "damaged: cannot be restored"
+        )
         rows.append((name, held, str(len(snapshot.usernames)) if snapshot else "", snapshot.place if snapshot else ""))
     return Table.of("Snapshots in the destination", ("snapshot", "packages", "users", "taken of"), rows)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ops.errors import ApprovalError, VerificationError
-from ops.table import APPROVED_VARIABLE, OUTCOME, PLAN, Table, Tabular, change_line, where
+from ops.table import APPROVED_VARIABLE, OUTCOME, PLAN, Table, Tabular, change_line, counted, where
 
 NOTHING = "nothing"
 
@@ -118,7 +118,7 @@ class Plan(Tabular):
         if self.held:
             return self.held
         if count := len(self.pending):
-            return f"{_counted(count, 'change')} to make."
+            return f"{counted(count, 'change')} to make."
         if any(change.then for change in self.changes):
             return "Nothing of it stays."
         return "Everything is in place: nothing to change."
@@ -209,11 +209,7 @@ def proven(caption: str, findings: Sequence[Finding], *, todo: str) -> Table:
     if failed:
         why = "; ".join(f"{finding.question}: {finding.seen} instead of {finding.expected}" for finding in failed)
         known = "; ".join(dict.fromkeys(finding.todo for finding in failed if finding.todo))
-        what = f"{_counted(len(failed), 'check')} of {len(findings)} failed"
+        what = f"{counted(len(failed), 'check')} of {len(findings)} failed"
         raise VerificationError(what, why=why, todo=known or todo)
     rows = [(finding.question, finding.expected, finding.seen) for finding in findings]
     return Table.of(caption, ("tried", "expected", "seen"), rows)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ops.admin_api import AdminApi, IndexUser
 from ops.secret import Secret
+from ops.table import counted
 from ops.targets.index_rules import RANDOM_PASSWORD_ROUNDS, password_hash
 
 _JOB = "oidc:"
@@ -89,5 +90,5 @@ def _user(admin: AdminApi, name: str, user: IndexUser | None, *, replaced: bool)
     if user is None:
         return IndexPublisher(name, is_job=False, rights="unknown to the index", locked=True)
     tokens = len(admin.tokens(name))
-    rights = f"{user.role}, {tokens} tokens"
+    rights = f"{user.role}, {counted(tokens, 'token')}"
     return IndexPublisher(name, is_job=False, rights=rights, locked=user.role == "reader" and not tokens and replaced)

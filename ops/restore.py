@@ -20,7 +20,7 @@ from ops.snapshots import Snapshot
 from ops.snapshots.origin import LATEST, DirectoryOrigin, Origin, find_origin
 from ops.snapshots.restoration import Comparison, Restoration, TextChange
 from ops.snapshots.snapshot import CREDENTIALS, PACKAGES
-from ops.table import Table
+from ops.table import Table, counted
 from ops.targets import Target
 from ops.targets.index_files import (
     AUDIT,
@@ -103,7 +103,7 @@ def preflight(job: RestoreJob) -> Table:
     _require_named(job)
     snapshot = job.origin.snapshot
     size = sum(item.size for _, item in snapshot.blobs())
-    found = f"{len(snapshot.distributions):,} files, {size:,} bytes, of {snapshot.place}"
+    found = f"{counted(len(snapshot.distributions), 'file')}, {counted(size, 'byte')}, of {snapshot.place}"
     rows = [*table.rows, ("source", place_shown(job.source), "yes"), (_label(job), found, "yes")]
     return Table.of(table.caption, table.header, rows, metadata=table.metadata)
 
@@ -141,15 +141,17 @@ def _plan(job: RestoreJob, found: Comparison) -> Plan:
         exists = target.volume_exists(volume)
         changes.append(Change(f"volume {volume}", "in place" if exists else "missing", "" if exists else "create", "+"))
     missing = sum(map(len, found.missing.values()))
-    then = f"add {missing:,} files, {found.missing_bytes:,} bytes" if missing else ""
-    changes.append(Change("files", f"{found.equal:,} files, {found.equal_bytes:,} bytes are in place", then, "+"))
+    then = f"add {counted(missing, 'file')}, {counted(found.missing_bytes, 'byte')}" if missing else ""
+    changes.append(
+        Change("files", f"{counted(found.equal, 'file')}, {counted(found.equal_bytes, 'byte')} are in place", then, "+")
+    )
     for path, why in list(found.conflicts.items())[:NAMED]:
         changes.append(Change(path, "in the index", "restore it", refused=why))
     if len(found.conflicts) > NAMED:
         more = f"{len(found.conflicts) - NAMED} more"
         changes.append(Change("other files", f"{more} in the index", "restore them", refused="as those above"))
     if found.extra:
-        changes.append(Change("files that only the index has", f"{len(found.extra):,} files; they stay"))
+        changes.append(Change("files that only the index has", f"{counted(len(found.extra), 'file')}; they stay"))
     changes += _text_changes(found.texts)
     if job.origin.is_complete:
         if not found.equal:

@@ -22,7 +22,7 @@ from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.polling import until_equal
 from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
-from ops.table import Table
+from ops.table import Table, counted
 from ops.targets import CredentialAge, Deployment, Target
 from ops.targets.index_rules import checked_user_name, password_hash
 from ops.workspace import shown
@@ -258,7 +258,7 @@ def _rotate_password(rotation: Rotation, admin: AdminApi, url: str) -> list[tupl
     admin.register(rotation.username, password_hash=password_hash(password, ROUNDS))
     return [
         (f"password of {rotation.username}", "replaced"),
-        (f"{len(written)} files in {shown(rotation.files.folder)}", "written, mode 0600"),
+        (f"{counted(len(written), 'file')} in {shown(rotation.files.folder)}", "written, mode 0600"),
     ]
 
 

@@ -23,7 +23,7 @@ from ops.plan import Change, Finding, Outcome, Plan, proven
 from ops.private_files import private_folder, replace_file
 from ops.secret import REGISTER_VARIABLE
 from ops.status import status
-from ops.table import Table
+from ops.table import Table, counted
 from ops.targets import Target
 from ops.workspace import Workspace, shown
 
@@ -75,7 +75,7 @@ def apply(target: Target, *, bundle: bool = False) -> Outcome:
     private_folder(path.parent)
     replace_file(path, _packed(texts))
     note = "It holds user names, addresses and paths: check it before you send it."
-    return Outcome(_caption(target), ((shown(path), f"written, {len(texts)} files, mode 0600"),), note)
+    return Outcome(_caption(target), ((shown(path), f"written, {counted(len(texts), 'file')}, mode 0600"),), note)
 
 
 def verify(target: Target, *, bundle: bool = False) -> Table:

@@ -41,6 +41,11 @@ def where(place: str, address: str = "") -> dict[str, str]:
     return {key: value for key, value in ((PLACE, place), (ADDRESS, address)) if value}
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, in the singular or the plural."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def change_line(change: Mapping[str, str]) -> str:
     """One change of a plan as a line: ``+ server  start it``, ``~ hosting min_containers  1 -> 0``.
 

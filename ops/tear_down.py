@@ -12,7 +12,7 @@ from ops.errors import ConfirmationError, ParameterError, RunbookError
 from ops.invite import LINKS
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
 from ops.preflight import preflight as target_preflight
-from ops.table import Table
+from ops.table import Table, counted
 from ops.targets import Target
 from ops.workspace import Workspace, shown
 
@@ -104,7 +104,7 @@ def _last_snapshot(target: Target, snapshot: str) -> Change:
         return Change("last snapshot", f"{when}; snapshot=PLACE would take one more")
     if backup.is_complete(pending):
         return Change("last snapshot", f"{when}, holds everything")
-    now = f"{when}, {pending.new:,} files are newer"
+    now = f"{when}, {counted(pending.new, 'newer file')}"
     return Change("last snapshot", now, f"take one in {back_up.place_shown(job.destination)}", "+")
 
 
@@ -211,7 +211,7 @@ def _contents(target: Target, volume: str) -> str:
     # Without the index's own files, which requests change, a plan stays the same until a package or user changes.
     files = target.list_files(volume)
     sizes = [file.size for file in files if not file.path.startswith(".") or "/" not in file.path]
-    return f"{len(sizes):,} files, {sum(sizes):,} bytes"
+    return f"{counted(len(sizes), 'file')}, {counted(sum(sizes), 'byte')}"
 
 
 __all__ = ["apply", "plan", "preflight", "verify"]

@@ -32,7 +32,7 @@ def state(target: FakeTarget) -> tuple[object, ...]:
 
 def test_the_plan_counts_files_and_bytes_and_names_users(used: FakeTarget) -> None:
     rows = {row[0]: row[1:] for row in tear_down.plan(used).table().rows}
-    assert rows["volume pypiserver-data"] == ("1 files, 5 bytes", "delete it with all its files")
+    assert rows["volume pypiserver-data"] == ("1 file, 5 bytes", "delete it with all its files")
     assert rows["client files of alice"][1] == "delete them"
     assert rows["server"][1].startswith("stop it")
 
