@@ -17,9 +17,9 @@ def plan_lines(entry: NotebookRecord) -> tuple[str, ...]:
     """The plan of a notebook: a line for each change, and their number."""
     if entry.plan is None:
         return ()
-    if entry.plan.get("held"):
-        return (entry.plan["held"],)
     lines = [change_line(change) for change in entry.plan["changes"] if change["sign"]]
+    if entry.plan.get("held"):
+        return (*lines, entry.plan["held"])
     count = len(entry.pending)
     return (*lines, f"{count} to make" if count else "Nothing of it stays." if lines else "Nothing to change.")
 
@@ -121,7 +121,7 @@ def _section(record: Record) -> str:
     found.append("\n".join(rows))
     for entry in record.notebooks:
         for title, text in (("plan", plan_lines(entry)), ("changes", change_lines(entry))):
-            if text and (title == "changes" or entry.changes is None):
+            if text and (title == "changes" or not entry.changes):
                 # The text cannot close a fence longer than any it contains.
                 found.append(f"**{_cell(entry.name)}**, {title}:\n\n````diff\n" + "\n".join(text) + "\n````")
         steps = [

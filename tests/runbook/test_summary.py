@@ -47,6 +47,14 @@ def test_a_plan_is_one_line_per_change_and_their_number(record: Record) -> None:
     assert plan_lines(record.notebooks[2]) == change_lines(record.notebooks[2]) == ()
 
 
+def test_a_plan_that_waits_for_a_confirmation_is_shown_with_the_reason(record: Record) -> None:
+    entry = record.notebooks[0]
+    entry.plan, entry.changes = {**PLAN, "held": "Confirm it."}, []
+    lines = ("+ server  start it", "~ hosting cpu  1 -> 2; refused: not allowed", "Confirm it.")
+    assert plan_lines(entry) == lines
+    assert "\n".join(lines) in markdown([record])
+
+
 def test_the_recap_counts_what_is_ok_changed_failed_and_skipped(record: Record) -> None:
     assert recap(record).splitlines() == [
         "01_provision     ok       1 changed  3.2 s",
