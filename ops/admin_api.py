@@ -37,6 +37,11 @@ class IndexUser:
     projects: tuple[str, ...] | None
     created: bool = False
 
+    @property
+    def rights(self) -> str:
+        """The role, and the projects to which a publisher is limited, for display."""
+        return f"{self.role} of {', '.join(self.projects)}" if self.projects else self.role
+
 
 @dataclass(frozen=True)
 class IndexToken:
@@ -306,7 +311,7 @@ class AdminApi:
         raise IndexRequestError(
             what,
             status=response.status_code,
-            why=f"{response.status_code} {response.reason}: {response_message(response)}",
+            why=f"{response.status_code} {_phrase(response)}: {response_message(response)}",
             todo=self._todo(response),
         )
 
@@ -365,6 +370,11 @@ def _token(entry: dict[str, Any]) -> IndexToken:
         role=entry.get("role", ""),
         projects=None if projects is None else tuple(projects),
     )
+
+
+def _phrase(response: requests.Response) -> str:
+    """The standard phrase of a response's status: the index appends its message to that of the status line."""
+    return response.reason.partition(":")[0]
 
 
 def response_message(response: requests.Response) -> str:

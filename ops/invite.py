@@ -6,23 +6,32 @@ import contextlib
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from ops.admin_api import AdminApi, IndexUser
+from ops.credential_ages import shown_time
 from ops.errors import ParameterError, RunbookError
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_approved
 from ops.private_files import private_folder, replace_file
 from ops.secret import Secret
 from ops.table import Table, Text
 from ops.targets import Target
-from ops.targets.index_rules import RANDOM_PASSWORD_ROUNDS, check_role, checked_user_name, password_hash
+from ops.targets.index_rules import (
+    RANDOM_PASSWORD_ROUNDS,
+    check_role,
+    checked_projects,
+    checked_user_name,
+    password_hash,
+)
 from ops.workspace import shown
 
 LINKS = "invitations.csv"
 """Name of the private file with the links."""
+
+DEFAULT_ROLE = "publisher"
 
 COLUMNS = ("username", "role", "projects")
 _MOST = 1000
@@ -43,15 +52,46 @@ class Guest:
     role: str = ""
     projects: tuple[str, ...] = ()
 
-    def wanted(self, user: IndexUser | None) -> str:
-        """Change that the account needs; empty for none."""
-        limit = f" of {', '.join(self.projects)}" if self.projects else ""
+    def account(self, user: IndexUser | None) -> IndexUser:
+        """The account as it is to be.
+
+        Parameters:
+            user: as it is; None for a new one.
+        """
+        role = self.role or (user.role if user else DEFAULT_ROLE)
+        kept = user.projects if user and role == DEFAULT_ROLE else None
+        return IndexUser(self.username, role, self.projects or kept)
+
+    def change(self, user: IndexUser | None) -> Change:
+        """Change that the account needs.
+
+        Parameters:
+            user: as of :meth:`account`.
+        """
+        thing, wanted = f"user {self.username}", self.account(user)
         if user is None:
-            return f"create as {self.role or 'publisher'}{limit}, and invite"
-        changes = [f"make a {self.role}"] if self.role and self.role != user.role else []
-        if self.projects and set(self.projects) != set(user.projects or ()):
-            changes.append(f"limit to {', '.join(self.projects)}")
-        return " and ".join(changes)
+            return Change(thing, "unknown to the index", f"create as {wanted.rights}", "+")
+        then = "" if wanted.rights == user.rights else f"change to {wanted.rights}"
+        return Change(thing, user.rights, then, refused=self._refused(user))
+
+    def require_possible(self, user: IndexUser | None) -> None:
+        """Refuse an account that the index would refuse.
+
+        Raises:
+            RunbookError: projects for an existing user who keeps another role than publisher.
+        """
+        if why := self._refused(user):
+            raise RunbookError(
+                f"the projects of {self.username!r} cannot be set, and nothing was changed",
+                why=why,
+                todo="give the role publisher as well, or omit the projects",
+            )
+
+    def _refused(self, user: IndexUser | None) -> str:
+        role = self.account(user).role
+        if not self.projects or role == DEFAULT_ROLE:
+            return ""
+        return f"the user is {role}, and only a publisher is limited to projects"
 
 
 class Link(NamedTuple):
@@ -118,8 +158,10 @@ def read_guests(path: Path) -> tuple[Guest, ...]:
     guests: dict[str, Guest] = {}
     for row in rows:
         guest = _guest(path, rows.line_num, row)
-        if guests.setdefault(guest.username, guest) != guest or len(guests) > _MOST:
-            raise _invalid(path, rows.line_num, f"{guest.username!r} is listed twice, or there are over {_MOST} users")
+        if guests.setdefault(guest.username, guest) != guest:
+            raise _invalid(path, rows.line_num, f"{guest.username!r} is listed twice, with different rights")
+        if len(guests) > _MOST:
+            raise _invalid(path, rows.line_num, f"the file names over {_MOST:,} users")
     if not guests:
         raise ParameterError(
             f"{shown(path)} names no users", why="it has only a header", todo="add a line for each user"
@@ -135,11 +177,11 @@ def plan(invitations: TeamInvitation) -> Plan:
     changes, links = [], _read_links(invitations.links)
     for guest in invitations.guests:
         user = known.get(guest.username)
-        wanted = guest.wanted(user)
-        if user is not None and invitations.invites(guest, user, links):
-            wanted = f"{wanted} and invite again" if wanted else "invite again"
-        now = "unknown to the index" if user is None else user.role
-        changes.append(Change(f"user {guest.username}", now, wanted, "+" if user is None else "~"))
+        change = guest.change(user)
+        if invitations.invites(guest, user, links):
+            invite = "invite" if user is None else "invite again"
+            change = replace(change, then=f"{change.then}, and {invite}" if change.then else invite)
+        changes.append(change)
     return Plan(_caption(invitations), tuple(changes), invitations.target.place, deployment.url)
 
 
@@ -160,6 +202,8 @@ def apply(invitations: TeamInvitation, *, dry_run: bool = False) -> Outcome:
         deployment, admin = AdminApi.of(target)
         with admin:
             known = {user.username: user for user in admin.users()}
+            for guest in invitations.guests:
+                guest.require_possible(known.get(guest.username))
             links = _read_links(invitations.links)
             invited = False
             for guest in invitations.guests:
@@ -168,14 +212,14 @@ def apply(invitations: TeamInvitation, *, dry_run: bool = False) -> Outcome:
                     # Replaced by the link: if this run is killed before, the next one invites again.
                     links[guest.username] = Link("", "")
                     _write(invitations.links, links)
-                if guest.wanted(user):
-                    _register(admin, guest, user)
-                    done.append((f"user {guest.username}", "created" if user is None else "changed"))
+                if (change := guest.change(user)).then:
+                    registered = _register(admin, guest, user)
+                    done.append((change.thing, f"{'created' if user is None else 'changed'}: {registered.rights}"))
                 if new:
                     code, expires = admin.invite(guest.username)
                     links[guest.username] = Link(f"{deployment.admin_url}invitation#{code.reveal()}", expires)
                     _write(invitations.links, links)
-                    done.append((f"invitation of {guest.username}", f"until {expires}"))
+                    done.append((f"invitation of {guest.username}", f"works until {shown_time(expires)}"))
                     invited = True
     note = "" if done else "Everything was in place already."
     if invited:
@@ -187,7 +231,7 @@ def verify(invitations: TeamInvitation, *, dry_run: bool = False) -> Table:
     """Check the users in the index.
 
     Raises:
-        VerificationError: one is missing, or has another role.
+        VerificationError: one is missing, or has other rights.
     """
     _, admin = AdminApi.of(invitations.target)
     with admin:
@@ -195,8 +239,8 @@ def verify(invitations: TeamInvitation, *, dry_run: bool = False) -> Table:
     findings = []
     for guest in invitations.guests:
         user = known.get(guest.username)
-        expected = guest.role or (user.role if user else "publisher")
-        seen = user.role if user else "unknown to the index"
+        expected = guest.account(user).rights
+        seen = user.rights if user else "unknown to the index"
         findings.append(Finding(f"user {guest.username}", expected, seen, dry_run or seen == expected))
     return proven("The users of the index", findings, todo="run this notebook again")
 
@@ -218,8 +262,8 @@ def _caption(invitations: TeamInvitation) -> str:
     return f"Invite {'a user' if count == 1 else f'{count} users'} on the target {invitations.target.place}"
 
 
-def _register(admin: AdminApi, guest: Guest, user: IndexUser | None) -> None:
-    admin.register(
+def _register(admin: AdminApi, guest: Guest, user: IndexUser | None) -> IndexUser:
+    return admin.register(
         guest.username,
         password_hash=password_hash(Secret.generate(), RANDOM_PASSWORD_ROUNDS) if user is None else None,
         role=guest.role or None,
@@ -255,8 +299,7 @@ def _guest(path: Path, line: int, row: dict[str, str | None]) -> Guest:
     try:
         if role:
             check_role(role)
-        projects = tuple((row.get("projects") or "").replace(",", " ").split())
-        return Guest(checked_user_name(username), role, projects)
+        return Guest(checked_user_name(username), role, checked_projects(row.get("projects") or "", role))
     except RunbookError as error:
         raise _invalid(path, line, f"{error.what}: {error.why}") from None
 

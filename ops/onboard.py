@@ -18,16 +18,14 @@ from ops.polling import until_equal
 from ops.preflight import preflight_of_index as preflight
 from ops.private_files import open_to_others
 from ops.secret import PASSWORD_VARIABLE, Secret, given_password
-from ops.table import Table, Text
+from ops.table import Table, Text, counted
 from ops.targets import Deployment, Target
-from ops.targets.index_rules import check_password, check_role, checked_user_name, password_hash
+from ops.targets.index_rules import check_password, check_role, checked_projects, checked_user_name, password_hash
 from ops.test_release import PROBE, write_refused_wheel
 from ops.workspace import shown
 
 ROUNDS = 12
 """The bcrypt cost: about a quarter of a second per guess."""
-
-DEFAULT_ROLE = "publisher"
 
 TOKEN_LABEL = "written by onboarding"  # noqa: S105 - what people call it
 
@@ -64,6 +62,11 @@ class Onboarding:
     def files(self) -> ClientFiles:
         """The user's client files."""
         return ClientFiles(self.folder, zipped=self.archive)
+
+    @property
+    def guest(self) -> Guest:
+        """The account without its password."""
+        return Guest(self.username, self.role, self.projects)
 
     @property
     def token(self) -> Path:
@@ -116,6 +119,7 @@ def describe(
     username = checked_user_name(username)
     if role:
         check_role(role)
+    limits = checked_projects(projects, role)
     if public_index:
         check_public_index(public_index)
     given = given_password(username, variable=password_env, prompt=password_prompt)
@@ -125,7 +129,7 @@ def describe(
         username=username,
         folder=named,
         role=role,
-        projects=tuple(name.strip() for name in projects.split(",") if name.strip()),
+        projects=limits,
         public_index=public_index,
         given=given,
         password_reset=password_reset,
@@ -150,24 +154,33 @@ def requested(
     Parameters:
         target: the target of the index.
         username: the user's name; ignored with *users_csv*.
-        role: as of :func:`describe`; ignored likewise.
+        role: as of :func:`describe`; a column of *users_csv*.
         projects: likewise.
         folder: for the client files, or for the file with the links; empty for a folder in the workspace.
         invite_user: True for a one-time link to set the password, instead of client files.
         users_csv: a file of users to invite, see :func:`ops.invite.read_guests`; empty for *username* alone.
-        more: further parameters of :func:`describe`.
+        more: further parameters of :func:`describe`; not for users to invite.
 
     Raises:
         ParameterError: a parameter is invalid.
     """
     if not users_csv and not invite_user:
         return describe(target, username=username, role=role, projects=projects, folder=folder, **more)
+    ignored = [name for name, value in more.items() if value]
+    ignored += [name for name, value in (("role", role), ("projects", projects)) if value and users_csv]
+    if ignored:
+        raise ParameterError(
+            f"{', '.join(sorted(ignored))} cannot be combined with {'users_csv' if users_csv else 'invite'}",
+            why="an invited user sets the password, and gets no files or token here"
+            + ("; roles and projects are columns of the file" if users_csv else ""),
+            todo="omit one or the other",
+        )
     if users_csv:
         guests = read_guests(Path(users_csv).expanduser().absolute())
     else:
         if role:
             check_role(role)
-        guests = (Guest(checked_user_name(username), role, tuple(projects.replace(",", " ").split())),)
+        guests = (Guest(checked_user_name(username), role, checked_projects(projects, role)),)
     place = Path(folder).expanduser().absolute() if folder else target.client_folder("alice").parent
     return TeamInvitation(target=target, guests=guests, again=invite_user, folder=place)
 
@@ -186,7 +199,7 @@ def plan(onboarding: Onboarding | TeamInvitation) -> Plan:
         user = admin.user(onboarding.username)
     found = _Found.of(onboarding, deployment, user)
     changes = [
-        _user_change(onboarding, user),
+        onboarding.guest.change(user),
         Change(
             "password",
             found.password_now,
@@ -231,11 +244,12 @@ def apply(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> 
         deployment, admin = AdminApi.of(onboarding.target)
         with admin:
             user = admin.user(onboarding.username)
+            onboarding.guest.require_possible(user)
             found = _Found.of(onboarding, deployment, user)
             found.require_known()
             password = found.password or Secret.generate(24)
             login = onboarding.login(deployment, password)
-            if found.password_then or _user_change(onboarding, user).then:
+            if found.password_then or onboarding.guest.change(user).then:
                 # The files first: if this run is killed in between, the next one finds the password in them.
                 written = onboarding.files.write(login)
                 registered = admin.register(
@@ -244,13 +258,15 @@ def apply(onboarding: Onboarding | TeamInvitation, *, dry_run: bool = False) -> 
                     role=onboarding.role or None,
                     projects=onboarding.projects or None,
                 )
-                done.append((f"user {registered.username}", _described(registered, user)))
+                done.append(
+                    (f"user {registered.username}", f"{'created' if user is None else 'changed'}: {registered.rights}")
+                )
             else:
                 written = onboarding.files.write(login)
             if onboarding.token_days:
                 done += _write_token(onboarding, deployment, admin)
     if written:
-        done.append((f"{len(written)} files in {shown(onboarding.folder)}", "written, mode 0600"))
+        done.append((f"{counted(len(written), 'file')} in {shown(onboarding.folder)}", "written, mode 0600"))
     if exposed:
         done.append((f"mode of {shown(onboarding.folder)}", "closed to other users of this machine"))
     note = f"{'' if done else 'Everything was in place already. '}The client files are in {shown(onboarding.folder)}"
@@ -411,20 +427,6 @@ def _write_token(onboarding: Onboarding, deployment: Deployment, admin: AdminApi
     return [(f"token {token.id}", f"in {shown(onboarding.token)}, mode 0600, until {token.expires[:10]}")]
 
 
-def _user_change(onboarding: Onboarding, user: IndexUser | None) -> Change:
-    thing = f"user {onboarding.username}"
-    role = onboarding.role or DEFAULT_ROLE
-    limit = f" of {', '.join(onboarding.projects)}" if onboarding.projects else ""
-    if user is None:
-        return Change(thing, "unknown to the index", f"create as {role}{limit}", "+")
-    wanted: list[str] = []
-    if onboarding.role and onboarding.role != user.role:
-        wanted.append(f"make a {onboarding.role}")
-    if onboarding.projects and set(onboarding.projects) != set(user.projects or ()):
-        wanted.append(f"limit to {', '.join(onboarding.projects)}")
-    return Change(thing, _role(user), " and ".join(wanted))
-
-
 def _files_change(onboarding: Onboarding, deployment: Deployment, found: _Found) -> Change:
     thing = f"client files in {shown(onboarding.folder)}"
     sign: Sign = "~" if onboarding.folder.is_dir() else "+"
@@ -434,16 +436,8 @@ def _files_change(onboarding: Onboarding, deployment: Deployment, found: _Found)
     outdated = [path.name for path in onboarding.files.outdated(login)]
     if not outdated:
         return Change(thing, "in place")
-    now, then = f"missing or outdated: {', '.join(outdated)}", f"write {len(outdated)} files, mode 0600"
+    now, then = f"missing or outdated: {', '.join(outdated)}", f"write {counted(len(outdated), 'file')}, mode 0600"
     return Change(thing, now, then, sign)
-
-
-def _described(registered: IndexUser, before: IndexUser | None) -> str:
-    return f"{'created' if before is None else 'changed'}: {_role(registered)}"
-
-
-def _role(user: IndexUser) -> str:
-    return user.role + (f" of {', '.join(user.projects)}" if user.projects else "")
 
 
 def _finding(question: str, status: int, good: dict[int, str]) -> Finding:

@@ -180,9 +180,11 @@ class _Handler(BaseHTTPRequestHandler):
             user = fake.users.setdefault(name, {"hash": "", "role": "publisher", "projects": None})
             user["hash"] = given.get("password_hash") or user["hash"]
             user["role"] = given.get("role") or user["role"]
-            user["projects"] = given.get("projects", user["projects"])
+            user["projects"] = given.get("projects", user["projects"]) if user["role"] == "publisher" else None
             return self.respond(201 if created else 200, {"username": name, "created": created, **_public(user)})
         path, _, query = self.path.partition("?")
+        if path == "/admin/reservations":
+            return self.respond(200, [])
         if path == "/admin/tokens":
             owner = parse_qs(query).get("owner", [None])[0]
             newest_first = reversed(fake.tokens.values())

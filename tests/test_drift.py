@@ -137,8 +137,8 @@ OF_PROVISIONING: dict[str, tuple[Callable[[World], object], str]] = {
 }
 OF_ONBOARDING: dict[str, tuple[Callable[[World], object], str]] = {
     "the user is deleted": (World.delete_user, "+ user alice  create as publisher of spam"),
-    "the role is changed": (lambda w: w.register(role="reader"), "make a publisher"),
-    "the projects are changed": (lambda w: w.register(projects=["eggs"]), "limit to spam"),
+    "the role is changed": (lambda w: w.register(role="reader"), "change to publisher of spam"),
+    "the projects are changed": (lambda w: w.register(projects=["eggs"]), "change to publisher of spam"),
     "the password is changed": (
         lambda w: w.register(password_hash=bcrypt.hashpw(b"changed-by-hand", bcrypt.gensalt(10)).decode()),
         "~ password  in the client files; lets nobody in",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from ops import invite, onboard
 from ops.admin_api import AdminApi
-from ops.errors import ParameterError
+from ops.errors import ParameterError, RunbookError
 from ops.invite import Guest, TeamInvitation, read_guests
 from ops.targets import Target
 
@@ -67,6 +68,32 @@ def test_a_team_is_invited_and_each_sets_a_password_once(served: Target, team: P
         assert {user.username: user.role for user in admin.users()}["bob"] == "reader"
 
 
+def test_projects_in_any_spelling_change_nothing_the_second_time(served: Target, team: Path) -> None:
+    team.write_text("username,role,projects\ncarol,publisher,Spam_1 eggs\n")
+    invitations = described(served, team)
+    assert onboard.apply(invitations).done[0] == ("user carol", "created: publisher of eggs, spam-1")
+    assert "publisher of eggs, spam-1" in repr(onboard.verify(invitations))
+    assert onboard.plan(invitations).pending == ()
+    assert not onboard.apply(invitations).changed
+
+
+def test_projects_of_an_existing_reader_are_refused_before_anyone_is_invited(served: Target, team: Path) -> None:
+    team.write_text("username,role\nbob,reader\n")
+    onboard.apply(described(served, team))
+    team.write_text("username,projects\nalice,\nbob,spam\n")
+    invitations = described(served, team)
+    assert "only a publisher" in onboard.plan(invitations).changes[1].refused
+    with pytest.raises(RunbookError, match="'bob' cannot be set, and nothing was changed"):
+        onboard.apply(invitations)
+    assert list(links(invitations)) == ["bob"]
+
+
+@pytest.mark.parametrize("values", [{"users_csv": "team.csv", "role": "admin"}, {"invite_user": True, "token_days": 3}])
+def test_parameters_that_an_invitation_would_ignore_are_refused(target: Target, values: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match="cannot be combined"):
+        onboard.requested(target, username="alice", **values)
+
+
 def test_a_dry_run_invites_no_one(provisioned: Target, team: Path) -> None:
     invitations = described(provisioned, team)
     assert not onboard.apply(invitations, dry_run=True).changed
@@ -92,6 +119,8 @@ def test_columns_are_optional_and_in_any_order(tmp_path: Path) -> None:
         (b"username\nalice,reader\n", "line 2"),
         (b"username\na:b\n", "line 2"),
         (b"username,role\nalice,reader\nalice,admin\n", "line 3"),
+        (b"username,projects\nalice,spam sp/am\n", "line 2"),
+        (b"username,role,projects\nalice,reader,spam\n", "line 2"),
         (b"username\n\xff\n", "cannot be read"),
         (b"username\n" + b"x" * 1_100_000, "too large"),
     ],

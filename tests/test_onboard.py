@@ -159,7 +159,7 @@ def test_an_unusable_given_password_changes_nothing(
 
 def test_role_and_projects_are_set_and_kept_when_not_named(provisioned: FakeTarget, index: FakeIndex) -> None:
     onboard.apply(alice(provisioned, projects="spam, eggs"))
-    assert index.users["alice"]["projects"] == ["spam", "eggs"]
+    assert index.users["alice"]["projects"] == ["eggs", "spam"]
     onboard.apply(alice(provisioned, role="reader"))
     assert index.users["alice"]["role"] == "reader"
     before = dict(index.users["alice"])

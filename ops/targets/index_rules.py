@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from packaging.utils import InvalidName, canonicalize_name
+
 from ops.errors import ParameterError, RunbookError, SettingError
 from ops.secret import Secret
 
@@ -40,6 +42,34 @@ def check_role(role: str) -> None:
             why=f"the roles are {', '.join(Role)}",
             todo="set the parameter `role` to one of them",
         )
+
+
+def checked_projects(names: str, role: str = "") -> tuple[str, ...]:
+    """The projects to which a publisher is limited, normalized (PEP 503) and sorted.
+
+    Parameters:
+        names: separated by commas or spaces; empty for no change.
+        role: of the user; empty if it is not known yet.
+
+    Raises:
+        ParameterError: the index would refuse one of them, or limits for this role.
+    """
+    given = names.replace(",", " ").split()
+    try:
+        projects = {str(canonicalize_name(name, validate=True)) for name in given}
+    except InvalidName:
+        raise ParameterError(
+            f"{', '.join(given)!r} cannot be the projects of a publisher",
+            why="one of them is not the name of a project (PEP 508)",
+            todo="use letters, digits and . _ -, and separate the names with commas",
+        ) from None
+    if projects and role not in ("", "publisher"):
+        raise ParameterError(
+            f"the role {role} cannot be limited to projects",
+            why="only a publisher is limited to projects",
+            todo="omit the projects, or use role=publisher",
+        )
+    return tuple(sorted(projects))
 
 
 def check_password(password: Secret) -> None:
