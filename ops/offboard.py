@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import tempfile
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.admin_api import AdminApi, IndexUser
-from ops.audit_log import events
+from ops.admin_api import AdminApi, IndexToken, IndexUser
+from ops.audit_log import History, events
 from ops.client_folders import delete_folder
 from ops.clients import ClientFiles, Login, Twine
 from ops.credential_ages import shown_time
 from ops.errors import ConfirmationError, ParameterError, RunbookError
-from ops.http_client import login_status
+from ops.http_client import HttpClient, login_status
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
-from ops.polling import until_equal
+from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
 from ops.table import Table
 from ops.targets import Target
@@ -24,6 +25,7 @@ from ops.test_release import write_refused_wheel
 from ops.workspace import shown
 
 _RANKS = ("reader", "publisher", "admin")
+_REFUSED = "refused (401)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +84,30 @@ def plan(offboarding: Offboarding) -> Plan:
     """List what the user has, and what would be removed. Reads only.
 
     Raises:
-        RunbookError: the role would be a higher one.
+        RunbookError: the role would be a higher one, or there is no user whose role could be lowered.
         NotDeployedError: there is no index.
     """
     deployment, admin = AdminApi.of(offboarding.target)
     name, role = offboarding.username, offboarding.role
     with admin:
-        user, tokens = admin.user(name), admin.tokens(name)
-    _require_lower(user, role)
+        user, tokens, owned = admin.user(name), admin.tokens(name), _owned(admin, name)
     if role:
-        changes = [Change(f"user {name}", _described(user), f"make a {role}" if user and user.role != role else "")]
-        changes += [Change(f"token {token.id} {token.label}".strip(), "limited by the role") for token in tokens]
-    else:
-        changes = [Change(f"user {name}", _described(user), "remove" if user else "", "-")]
+        lowered = _require_lower(user, offboarding).role != role
+        changes = [Change(f"user {name}", _described(user), f"lower to {role}" if lowered else "")]
         changes += [
-            Change(f"token {token.id} {token.label}".strip(), f"until {shown_time(token.expires)}", "revoke", "-")
+            Change(_token(token), f"works until {shown_time(token.expires)}, with no more rights than the user")
             for token in tokens
+        ]
+    else:
+        changes = [
+            Change(f"user {name}", _described(user) if user else _unknown(offboarding), "remove" if user else "", "-")
+        ]
+        changes += [
+            Change(_token(token), f"works until {shown_time(token.expires)}", "revoke", "-") for token in tokens
+        ]
+        changes += [
+            Change(_names(prefix), f"reserved for {', '.join(owners)}", f"leave to {_others(owners, name)}")
+            for prefix, owners in owned.items()
         ]
         if files := offboarding.files:
             changes.append(Change(f"client files of {name}", shown(files.folder), "delete them", "-"))
@@ -122,7 +132,7 @@ def apply(offboarding: Offboarding) -> Outcome:
     """Remove the user with tokens and client files, or lower the role. Published files stay.
 
     Raises:
-        RunbookError: the role would be a higher one.
+        RunbookError: the role would be a higher one, or there is no user whose role could be lowered.
         ApprovalError: another plan was approved for this run; nothing was changed.
         BusyError: another run holds the target for too long.
         IndexRequestError: the index refused.
@@ -137,18 +147,18 @@ def apply(offboarding: Offboarding) -> Outcome:
         deployment, admin = AdminApi.of(target)
         with admin:
             user = admin.user(name)
-            _require_lower(user, offboarding.role)
             if offboarding.role:
-                if user and user.role != offboarding.role:
+                if _require_lower(user, offboarding).role != offboarding.role:
                     admin.register(name, role=offboarding.role)
-                    done.append((f"user {name}", f"{user.role} before, {offboarding.role} now"))
+                    done.append((f"user {name}", f"{_described(user)} before, {offboarding.role} now"))
             else:
-                tokens = admin.tokens(name)
+                tokens, owned = admin.tokens(name), _owned(admin, name)
                 if admin.delete(name):
                     done.append((f"user {name}", "removed"))
+                    done += [(_names(prefix), f"left to {_others(owners, name)}") for prefix, owners in owned.items()]
                 for token in tokens:
                     admin.revoke_token(token.id)
-                    done.append((f"token {token.id} {token.label}".strip(), "revoked"))
+                    done.append((_token(token), "revoked"))
                 if files := offboarding.files:
                     delete_folder(files.folder)
                     done.append((f"client files of {name}", "deleted"))
@@ -190,35 +200,84 @@ def verify(offboarding: Offboarding, outcome: Outcome) -> Table:
     )
 
 
-def _require_lower(user: IndexUser | None, role: str) -> None:
-    if user and role and _RANKS.index(role) > _RANKS.index(user.role):
+def _require_lower(user: IndexUser | None, offboarding: Offboarding) -> IndexUser:
+    if user is None:
         raise RunbookError(
-            f"{user.username!r} is a {user.role} and cannot be lowered to {role}",
+            f"{offboarding.username!r} cannot be lowered to {offboarding.role}",
+            why="the index has no such user",
+            todo="correct the parameter `username`; 09_audit lists the users",
+        )
+    if _RANKS.index(offboarding.role) > _RANKS.index(user.role):
+        raise RunbookError(
+            f"{user.username!r} is a {user.role} and cannot be lowered to {offboarding.role}",
             why="that role has more rights",
             todo="use a lower role; 02_onboard_user raises roles",
         )
+    return user
 
 
 def _described(user: IndexUser | None) -> str:
-    return user.role if user else "unknown to the index"
+    return user.rights if user else "unknown to the index"
+
+
+def _unknown(offboarding: Offboarding) -> str:
+    """Description of a user whom the index does not have: a removed one, or a name that may be misspelt."""
+    known = offboarding.username in History.of(events(offboarding.target)).users
+    return "removed before" if known else "unknown to the index and its audit log: check the spelling"
+
+
+def _token(token: IndexToken) -> str:
+    return f"token {token.id} {token.label}".strip()
+
+
+def _names(prefix: str) -> str:
+    return f"names {prefix} and {prefix}-…"
+
+
+def _owned(admin: AdminApi, name: str) -> dict[str, tuple[str, ...]]:
+    """Prefixes of names that are reserved for a user, with all owners."""
+    return {prefix: owners for prefix, owners in admin.reservations().items() if name in owners}
+
+
+def _others(owners: Sequence[str], name: str) -> str:
+    return ", ".join(owner for owner in owners if owner != name) or "nobody; 11_manage_releases frees or assigns them"
 
 
 def _as_the_user(offboarding: Offboarding) -> Finding:
-    """A request as the user, with the login that was in the client files."""
-    login, question = offboarding.login, "the former login" if not offboarding.role else "an upload as the user"
+    """A request with the login that was in the client files."""
+    login, role = offboarding.login, offboarding.role
+    tried, expected, ask = {
+        "": ("the former login", "refused (401)", _logged_in),
+        "reader": ("an upload as the user", "refused (403)", _upload),
+        "publisher": ("the user's own role", "publisher", _role),
+    }[role]
     if login is None or login.username is None or login.password is None:
-        return Finding(question, "refused", "not tried: the password is not known here", passed=True)
-    if offboarding.role == "publisher":
-        return Finding(question, "as a publisher", "not tried: a publisher still publishes", passed=True)
-    if offboarding.role:
-        with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
-            wheel = [write_refused_wheel(Path(folder))]
-            files = ClientFiles(Path(folder) / "files")
-            files.write(login)
-            status = until_equal(lambda: Twine(files, login).upload(wheel)[0], 403)
-        return Finding(question, "refused (403)", f"responded with {status}", status == 403)
-    status = until_equal(lambda: login_status(login), 401)
-    return Finding(question, "refused (401)", f"responded with {status}", status == 401)
+        return Finding(tried, expected, "not tried: the password is not known here", passed=True)
+    seen = until(lambda: ask(login), lambda seen: seen in {_REFUSED, expected})
+    if role and seen == _REFUSED:
+        return Finding(tried, expected, "not tried: the password in the client files is outdated", passed=True)
+    return Finding(tried, expected, seen, seen == expected)
+
+
+def _logged_in(login: Login) -> str:
+    return _answer(login_status(login))
+
+
+def _upload(login: Login) -> str:
+    with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
+        files = ClientFiles(Path(folder) / "files")
+        files.write(login)
+        return _answer(Twine(files, login).upload([write_refused_wheel(Path(folder))])[0])
+
+
+def _role(login: Login) -> str:
+    with HttpClient.of(login) as http:
+        response = http.request("GET", "whoami")
+    return str(response.json()["role"]) if response.ok else _answer(response.status_code)
+
+
+def _answer(status: int) -> str:
+    return f"refused ({status})" if status in {401, 403} else f"responded with {status}"
 
 
 def _published(offboarding: Offboarding) -> list[tuple[str, str]]:
@@ -240,18 +299,14 @@ def _missing(offboarding: Offboarding) -> list[str]:
 
 
 def _in_the_log(offboarding: Offboarding, outcome: Outcome) -> Finding:
-    """The last change of this user in the audit log."""
-    lines = [
-        event
-        for event in events(offboarding.target)
-        if event["user"] == offboarding.username and str(event["event"]).startswith("user.")
-    ]
-    expected = f"{offboarding.role} now" if offboarding.role else "user.removed"
-    if not lines:
+    """The role that the user has according to the audit log."""
+    history, name = History.of(events(offboarding.target)), offboarding.username
+    expected = offboarding.role or "removed"
+    if name not in history.users:
         return Finding("the audit log", expected, "no line about this user", not outcome.changed)
-    last = lines[-1]
-    good = last.get("role") == offboarding.role if offboarding.role else last["event"] == "user.removed"
-    return Finding("the audit log", expected, f"{last['event']} at {last['time']}", good)
+    rights = history.users[name]
+    seen = rights[0] if rights else "removed"
+    return Finding("the audit log", expected, seen, seen == expected)
 
 
 __all__ = ["Offboarding", "apply", "describe", "plan", "preflight", "verify"]
