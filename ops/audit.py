@@ -17,7 +17,7 @@ from ops.inventory import Inventory
 from ops.preflight import preflight
 from ops.snapshots import Bucket
 from ops.snapshots.snapshot import moment
-from ops.table import Table
+from ops.table import Table, counted
 from ops.targets import Target
 
 BAR_CELLS = 30
@@ -100,9 +100,12 @@ def contents(report: AuditReport) -> Table:
     rows = [
         ("projects", f"{len({found.project for found in listed.values()}):,}"),
         ("releases", f"{len({(found.project, found.version) for found in listed.values()}):,}"),
-        ("packages", f"{len(listed):,} files, {size:,} bytes"),
+        ("packages", f"{counted(len(listed), 'file')}, {counted(size, 'byte')}"),
         ("signatures", f"{signatures:,}"),
-        ("kept by the index itself", f"{len(inventory.files) - len(listed) - signatures:,} files, {own:,} bytes"),
+        (
+            "kept by the index itself",
+            f"{counted(len(inventory.files) - len(listed) - signatures, 'file')}, {counted(own, 'byte')}",
+        ),
         ("users", ", ".join(f"{count} {role}{'s' * (count > 1)}" for role, count in sorted(roles.items())) or "none"),
         ("tokens", f"{len(inventory.tokens):,}"),
         ("read and hashed", f"{len(inventory.hashes):,} of {len(listed):,} packages"),
@@ -190,7 +193,7 @@ def recent_changes(report: AuditReport) -> Table:
     changes = [event for event in report.inventory.events if not is_refusal(event)]
     rows = []
     for event in reversed(changes[-LISTED:]):
-        about = event.get("filename") or event.get("project") or event.get("snapshot") or event.get("id") or ""
+        about = next((event[key] for key in ("filename", "project", "snapshot", "prefix", "id") if event.get(key)), "")
         by = f"{event.get('actor') or event['user']} {event.get('address') or ''}".strip()
         of = "" if not event.get("actor") else str(event["user"])
         rows.append((str(event["time"]), str(event["event"]), str(about or of), by))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,20 +11,24 @@ from datetime import UTC, datetime, timedelta
 from packaging.utils import InvalidName, canonicalize_name, canonicalize_version
 
 from ops.admin_api import AdminApi, response_message
+from ops.clients import Twine
 from ops.errors import ConfirmationError, IndexRequestError, ParameterError, RunbookError
 from ops.http_client import JSON, HttpClient
 from ops.plan import DRY_RUN, Change, Finding, Outcome, Plan, proven, require_approved
 from ops.polling import until_equal
 from ops.preflight import preflight_of_index as preflight
 from ops.release_list import PublishedRelease, ReleaseList
-from ops.table import Table
+from ops.table import Table, counted
 from ops.targets import Target
 from ops.targets.index_files import distribution
 from ops.targets.index_rules import checked_user_name
 from ops.temporary_user import TemporaryUser
+from ops.test_release import write_refused_wheel
 
-ACTIONS = ("yank", "unyank", "status", "reserve", "delete", "prune")
+ACTIONS = ("yank", "unyank", "status", "reserve", "unreserve", "delete", "prune")
+_OF_PREFIXES = {"reserve", "unreserve"}
 STATUSES = ("active", "archived", "deprecated", "quarantined")
+_MOST_DAYS = 36_500
 EVERY_PROJECT = "every project"
 """Value of `confirm` that prunes all of them."""
 
@@ -99,18 +104,25 @@ def describe(
     """
     if action and action not in ACTIONS:
         raise _invalid("action", action, f"it must be one of {', '.join(ACTIONS)}")
-    if (action in {"yank", "unyank", "status", "reserve", "delete"}) and not project:
+    if action in {"yank", "unyank", "status", "reserve", "unreserve", "delete"} and not project:
         raise _invalid("project", project, f"{action} needs the name of a project")
     if (action in {"yank", "unyank", "delete"}) != bool(version):
         raise _invalid("version", version, "yank, unyank and delete need a version, other actions have none")
     if (status or action == "status") and (action != "status" or status not in STATUSES):
         raise _invalid("status", status, f"with action=status it must be one of {', '.join(STATUSES)}")
-    if owners and action != "reserve":
-        raise _invalid("owners", owners, "only action=reserve has owners")
+    owning = tuple(sorted({checked_user_name(name.strip()) for name in owners.split(",") if name.strip()}))
+    if (action == "reserve") != bool(owning):
+        raise _invalid("owners", owners, "reserve needs the users who may use the names, other actions have none")
+    if reason and action not in {"yank", "status"}:
+        raise _invalid("reason", reason[:40], "only yank and status show a reason")
+    if confirm and action not in {"delete", "prune"}:
+        raise _invalid("confirm", confirm, "only delete and prune are confirmed")
     if not reason.isprintable() or len(reason) > 1000:
         raise _invalid("reason", reason[:40], "it must be one line of at most 1000 characters")
-    if keep < 0 or older_than_days < 0:
-        raise _invalid("keep" if keep < 0 else "older_than_days", min(keep, older_than_days), "it must be 0 or more")
+    if keep < 0:
+        raise _invalid("keep", keep, "it must be 0 or more")
+    if not 0 <= older_than_days <= _MOST_DAYS:
+        raise _invalid("older_than_days", older_than_days, f"it must be 0 to {_MOST_DAYS:,}")
     try:
         name = canonicalize_name(project, validate=True) if project else ""
     except InvalidName:
@@ -121,7 +133,7 @@ def describe(
         project=name,
         version=version,
         status=status,
-        owners=tuple(sorted({checked_user_name(name.strip()) for name in owners.split(",") if name.strip()})),
+        owners=owning,
         reason=" ".join(reason.split()),
         keep=keep,
         days=older_than_days,
@@ -137,7 +149,8 @@ def describe(
 
 
 def _invalid(name: str, value: object, why: str) -> ParameterError:
-    return ParameterError(f"the parameter {name} cannot be {value!r}", why=why, todo=f"correct {name}, or omit it")
+    todo = f"correct {name}, or omit it" if value != "" else f"give the parameter {name}"
+    return ParameterError(f"the parameter {name} cannot be {value!r}", why=why, todo=todo)
 
 
 def listing(change: ReleaseChange) -> Table:
@@ -152,7 +165,7 @@ def listing(change: ReleaseChange) -> Table:
         (
             release.project,
             release.version,
-            f"{len(release.files)} files, {release.size:,} bytes",
+            _size(release),
             f"{release.uploaded:%Y-%m-%d %H:%M} UTC",
             _downloaded(release),
             release.state,
@@ -164,6 +177,26 @@ def listing(change: ReleaseChange) -> Table:
     since = f"{found.counted_since:%Y-%m-%d %H:%M} UTC" if found.counted_since and rows else ""
     note = f"Downloads are counted since {since}." if since else "No download has been counted yet." if rows else ""
     return Table.of(f"Releases on the target {change.target.place}", header, rows, note=note)
+
+
+def reserved(change: ReleaseChange) -> Table:
+    """The reserved prefixes of names, with their owners. Reads only.
+
+    Raises:
+        IndexRequestError: the request was refused, or got no response.
+    """
+    _, admin = AdminApi.of(change.target)
+    with admin:
+        rows = [(f"{prefix} and {prefix}-…", _listed(owners)) for prefix, owners in admin.reservations().items()]
+    return Table.of("Reserved names", ("names", "only these users create projects"), rows or [("none", "")])
+
+
+def _listed(owners: tuple[str, ...]) -> str:
+    return ", ".join(owners) or "nobody, since the owners are gone"
+
+
+def _size(release: PublishedRelease) -> str:
+    return f"{counted(len(release.files), 'file')}, {counted(release.size, 'byte')}"
 
 
 def _downloaded(release: PublishedRelease) -> str:
@@ -196,30 +229,37 @@ def _changes(change: ReleaseChange, found: ReleaseList) -> Iterator[Change]:
         wanted = f"{change.status}: {change.reason}" if change.reason else change.status
         now = _status(found, change.project)
         yield Change(f"project {change.project}", now, "" if now == wanted else f"set {wanted}")
-    elif change.action == "reserve":
-        owners = _reserved(change)
-        then = f"reserve for {', '.join(change.owners)}" if change.owners else "free it"
-        now = "free" if owners is None else f"reserved for {', '.join(owners) or 'nobody'}"
-        done = owners == (change.owners or None)
-        yield Change(f"names {change.project} and {change.project}-…", now, "" if done else then)
+    elif change.action in _OF_PREFIXES:
+        yield _of_prefix(change)
+        for project in sorted({release.project for release in found.releases}):
+            if change.owners and f"{project}-".startswith(f"{change.project}-"):
+                yield Change(f"project {project}", "exists, and stays open to its publishers")
     elif change.action in {"yank", "unyank"}:
         release = _release(change, found)
         yield Change(f"release {release.name}", release.state, _yank(change, release))
     elif change.action == "delete":
         for release in _named(change, found):
-            now = f"{len(release.files)} files, {release.size:,} bytes, last download {_downloaded(release)}"
+            now = f"{_size(release)}, last download {_downloaded(release)}"
             yield Change(f"release {release.name}", now, "delete; its file names stay used", "-")
     elif change.action == "prune":
+        if change.project:
+            _require_project(change, found)
         for release, kept in _pruned(change, found):
             now = f"uploaded {release.uploaded:%Y-%m-%d %H:%M} UTC, last download {_downloaded(release)}"
             yield Change(f"release {release.name}", f"{now}; {kept}" if kept else now, "" if kept else "delete", "-")
 
 
-def _reserved(change: ReleaseChange) -> tuple[str, ...] | None:
-    """The owners of the prefix now, none if they were removed; None if it is free."""
+def _of_prefix(change: ReleaseChange) -> Change:
     _, admin = AdminApi.of(change.target)
     with admin:
-        return admin.reservations().get(change.project)
+        owners = admin.reservations().get(change.project)
+        unknown = sorted(set(change.owners) - {user.username for user in admin.users()})
+    now = "free" if owners is None else f"reserved for {_listed(owners)}"
+    then = f"reserve for {', '.join(change.owners)}" if change.owners else "free them"
+    if owners == (change.owners or None):
+        then = ""
+    refused = f"there is no user {unknown[0]!r}: correct owners, or onboard the user first" if unknown else ""
+    return Change(f"names {change.project} and {change.project}-…", now, then, refused=refused)
 
 
 def _yank(change: ReleaseChange, release: PublishedRelease) -> str:
@@ -275,7 +315,7 @@ def _pruned(change: ReleaseChange, found: ReleaseList) -> Iterator[tuple[Publish
             elif release.downloaded and now - release.downloaded < timedelta(days=change.days):
                 kept = f"kept: downloaded in the last {change.days} days"
             elif change.days and (counted is None or now - counted < timedelta(days=change.days)):
-                kept = f"kept: downloads are counted for less than {change.days} days"
+                kept = f"kept: downloads have been counted for less than {change.days} days"
             yield release, kept
 
 
@@ -295,14 +335,14 @@ def apply(change: ReleaseChange) -> Outcome:
         pending = [each for each in _changes(change, found) if each.then]
         if not pending:
             return Outcome(_caption(change), (), "Everything was in place already.", change.target.place)
-        if change.action == "reserve":
+        if change.action in _OF_PREFIXES:
             _, admin = AdminApi.of(change.target)
             with admin:
                 admin.reserve(change.project, change.owners)
             return Outcome(
                 _caption(change), tuple((each.thing, each.then) for each in pending), "", change.target.place
             )
-        with _operator(change) as index:
+        with _operator(change) as user, user.http() as index:
             for request in _requests(change, found):
                 _send(index, *request)
     return Outcome(_caption(change), tuple((each.thing, each.then) for each in pending), "", change.target.place)
@@ -320,7 +360,7 @@ def _requests(change: ReleaseChange, found: ReleaseList) -> Iterator[tuple[str, 
             yield "", {":action": "remove_pkg", "name": release.project, "version": release.version}
         return
     fields = {"status": change.status} if change.action == "status" else {"version": _release(change, found).version}
-    if change.reason and change.action != "unyank":
+    if change.reason:
         fields["reason"] = change.reason
     yield f"projects/{change.project}/{change.action}", fields
 
@@ -337,13 +377,12 @@ def _send(index: HttpClient, path: str, fields: dict[str, str]) -> None:
 
 
 @contextmanager
-def _operator(change: ReleaseChange) -> Iterator[HttpClient]:
-    """The index as a temporary admin, who is removed at the end."""
+def _operator(change: ReleaseChange) -> Iterator[TemporaryUser]:
+    """A temporary admin, who is removed at the end."""
     user = TemporaryUser(change.target, prefix="operator")
     try:
         user.start()
-        with user.http() as index:
-            yield index
+        yield user
     finally:
         user.end()
 
@@ -360,14 +399,29 @@ def verify(change: ReleaseChange, outcome: Outcome) -> Table:
     """
     if not outcome.changed:
         return Table.of("Seen from outside", ("what", "seen"), [("every release", "left as it was")])
-    if change.action == "reserve":
-        owners, wanted = _reserved(change), change.owners or None
-        seen, expected = ("nobody" if names is None else ", ".join(names) for names in (owners, wanted))
-        finding = Finding(f"owners of {change.project}", expected, seen, owners == wanted)
-        return proven("As the index has it", [finding], todo="run this notebook again")
-    with _operator(change) as index:
+    if change.action in _OF_PREFIXES:
+        return proven("Seen from outside", _of_new_project(change), todo="run this notebook again")
+    with _operator(change) as user, user.http() as index:
         findings = [_finding(change, index, thing) for thing, _ in outcome.done]
     return proven("Seen from outside", findings, todo="run this notebook again")
+
+
+def _of_new_project(change: ReleaseChange) -> list[Finding]:
+    """An upload of a new project under the prefix by somebody else, which stores nothing: it contradicts itself."""
+    _, admin = AdminApi.of(change.target)
+    with admin:
+        prefixes = admin.reservations()
+    owners, wanted = prefixes.get(change.project), change.owners or None
+    seen, expected = ("nobody" if names is None else ", ".join(names) for names in (owners, wanted))
+    findings = [Finding(f"owners of {change.project}", expected, seen, owners == wanted)]
+    name = f"{change.project}-{secrets.token_hex(6)}"
+    held = any(f"{name}-".startswith(f"{prefix}-") for prefix in prefixes)
+    refusal, why = (409, "reserved") if held else (400, "not this file")
+    with _operator(change) as user:
+        wheel = write_refused_wheel(user.inside(""), name)
+        status = until_equal(lambda: Twine(user.files("the user"), user.user).upload([wheel])[0], refusal)
+    question = f"an upload of the new project {name} by somebody else"
+    return [*findings, Finding(question, f"refused ({refusal}: {why})", f"responded with {status}", status == refusal)]
 
 
 def _finding(change: ReleaseChange, index: HttpClient, thing: str) -> Finding:
@@ -397,4 +451,4 @@ def _of_version(filename: str, project: str, version: str) -> bool:
     return found is not None and found.project == project and _same(found.version, version)
 
 
-__all__ = ["ReleaseChange", "apply", "describe", "listing", "plan", "preflight", "verify"]
+__all__ = ["ReleaseChange", "apply", "describe", "listing", "plan", "preflight", "reserved", "verify"]

@@ -22,12 +22,13 @@ PUBLISHED = "runbook-publishing-check"
 """A project with one release of always the same bytes, which an index accepts repeatedly."""
 
 
-def write_refused_wheel(folder: Path) -> Path:
+def write_refused_wheel(folder: Path, project: str = PROBE) -> Path:
     """Write a wheel that twine and uv send but every index refuses, because its name contradicts its metadata.
 
-    The response is 400 for a user who may upload, 403 for one who may not, and 401 for others. Nothing is stored.
+    The response is 400 for a user who may upload, 403 for one who may not, 409 if the project's name is reserved for
+    others, and 401 for others. Nothing is stored.
     """
-    return _write_wheel(folder, PROBE, "0", metadata_name="another-name")
+    return _write_wheel(folder, project, "0", metadata_name="another-name")
 
 
 def write_published_wheel(folder: Path) -> Path:

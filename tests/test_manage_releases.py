@@ -133,15 +133,26 @@ def test_a_prefix_is_reserved_for_users_and_freed(target: Target) -> None:
     _, admin = AdminApi.of(target)
     with admin:
         admin.register("alice", password_hash=password_hash(Secret.generate(), 10))
-    for owners, then in (("alice", "reserve for alice"), ("", "free it")):
-        change = manage_releases.describe(target, action="reserve", project="Acme", owners=owners)
+    for action, owners, then, status in (
+        ("reserve", "alice", "reserve for alice", 409),
+        ("unreserve", "", "free them", 400),
+    ):
+        change = manage_releases.describe(target, action=action, project="Acme", owners=owners)
         (pending,) = manage_releases.plan(change).pending
         assert (pending.thing, pending.then) == ("names acme and acme-…", then)
         outcome = manage_releases.apply(change)
-        assert (owners or "nobody") in repr(manage_releases.verify(change, outcome))
+        seen = repr(manage_releases.verify(change, outcome))
+        assert (owners or "nobody") in seen
+        assert f"responded with {status}" in seen
+        assert manage_releases.reserved(change).rows[0] == (("acme and acme-…", "alice") if owners else ("none", ""))
         assert not manage_releases.apply(change).changed
-    with pytest.raises(IndexRequestError, match="could not be reserved"):
+    change = manage_releases.describe(target, action="reserve", project="spam", owners="nobody")
+    now, existing = manage_releases.plan(change).changes
+    assert "there is no user 'nobody'" in now.refused
+    assert existing.now == "exists, and stays open to its publishers"
+    with pytest.raises(IndexRequestError, match="could not be reserved") as raised:
         manage_releases.apply(manage_releases.describe(target, action="reserve", project="acme", owners="nobody"))
+    assert raised.value.why.count("there is no user 'nobody'") == 1
 
 
 def test_a_prefix_whose_last_owner_was_removed_is_not_free_until_it_is_freed(target: Target) -> None:
@@ -150,9 +161,9 @@ def test_a_prefix_whose_last_owner_was_removed_is_not_free_until_it_is_freed(tar
         admin.register("alice", password_hash=password_hash(Secret.generate(), 10))
         admin.reserve("acme", ["alice"])
         admin.delete("alice")
-    change = manage_releases.describe(target, action="reserve", project="acme", owners="")
+    change = manage_releases.describe(target, action="unreserve", project="acme")
     (pending,) = manage_releases.plan(change).pending
-    assert (pending.now, pending.then) == ("reserved for nobody", "free it")
+    assert (pending.now, pending.then) == ("reserved for nobody, since the owners are gone", "free them")
     manage_releases.verify(change, manage_releases.apply(change))
     assert not manage_releases.apply(change).changed
 
@@ -215,6 +226,11 @@ def test_an_invisible_change_fails_the_verification(target: Target, monkeypatch:
         {"action": "yank", "project": "spam", "version": "1", "reason": "a\nb"},
         {"action": "prune", "keep": -1},
         {"action": "prune", "older_than_days": -1},
+        {"action": "prune", "older_than_days": 10**18},
+        {"action": "reserve", "project": "acme"},
+        {"action": "unreserve", "project": "acme", "owners": "alice"},
+        {"action": "unyank", "project": "spam", "version": "1", "reason": "mended"},
+        {"action": "yank", "project": "spam", "version": "1", "confirm": "spam 1"},
         {"status": "archived"},
     ],
 )
@@ -231,6 +247,7 @@ def test_a_missing_project_or_release_is_reported_with_the_existing_ones(volume:
         ({"action": "yank", "project": "ham", "version": "1"}, "there is no project 'ham'"),
         ({"action": "unyank", "project": "spam", "version": "9"}, "has no release '9'"),
         ({"action": "status", "project": "ham", "status": "archived"}, "there is no project"),
+        ({"action": "prune", "project": "ham"}, "there is no project"),
     ):
         with pytest.raises(RunbookError, match=message) as raised:
             manage_releases.plan(manage_releases.describe(target, **values))  # type: ignore[arg-type]
