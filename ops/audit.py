@@ -216,14 +216,20 @@ def recent_refusals(report: AuditReport) -> Table:
 
 
 def costs(report: AuditReport) -> Table:
-    """Costs of this month, if the platform reports them."""
-    header, caption = ("for", "dollars", "share of the largest"), "Costs since the first of this month"
-    billed = report.target.costs()
+    """Costs of this month, the highest first, if the platform reports them."""
+    place = report.target.place
+    header, caption = ("for", "dollars", "share of the largest"), f"Costs of {place} since the first of this month"
+    try:
+        billed = report.target.costs()
+    except RunbookError as error:
+        return Table.of(caption, header, [("all", f"not known: {error.why or error.what}", "")])
     if billed is None:
-        return Table.of(caption, header, [("all", "not told by this target", "")])
-    bars = _bars([cost for _, cost in billed])
-    rows = [(what, f"{cost:.2f}", bar) for (what, cost), bar in zip(billed, bars)]
-    return _table(caption, header, [*rows, ("together", f"{sum(cost for _, cost in billed):.2f}", "")])
+        return Table.of(caption, header, [("all", "none: nothing is metered here", "")])
+    sums = sorted(((what, cost) for what, cost in billed if cost), key=lambda item: -item[1])
+    bars = _bars([cost for _, cost in sums])
+    rows = [(what, _dollars(cost), bar) for (what, cost), bar in zip(sums, bars)]
+    rows.append(("together", _dollars(sum(cost for _, cost in sums)), ""))
+    return Table.of(caption, header, rows, note=f"As metered for everything in {place}, before credits and discounts.")
 
 
 def deviations(report: AuditReport) -> Table:
@@ -257,6 +263,10 @@ def verify(report: AuditReport) -> Table:
 
 def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return Table.of(caption, header, rows or [("none", *[""] * (len(header) - 1))])
+
+
+def _dollars(cost: float) -> str:
+    return "under 0.01" if 0 < cost < 0.005 else f"{cost:,.2f}"
 
 
 def _bars(values: Iterable[float]) -> list[str]:

@@ -304,7 +304,7 @@ def test_the_tables_show_sizes_uses_and_events(index: Index, tmp_path: Path) -> 
     assert audit.growth(report).rows == (("2026-01", "23", "█" * audit.BAR_CELLS),)
     assert audit.timeline(report).rows[-1][1:3] == ("0", "4")
     assert audit.recent_changes(report).rows[0][1:3] == ("revoke", "spam")
-    assert audit.costs(report).rows == (("all", "not told by this target", ""),)
+    assert audit.costs(report).rows == (("all", "none: nothing is metered here", ""),)
     assert "█" in audit.largest(report)._repr_html_(), "a bar is text, which no page strips"
 
 

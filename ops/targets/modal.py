@@ -368,8 +368,8 @@ class ModalTarget(Volumes):
         """The last lines printed by the containers of all versions."""
         return "\n".join(as_lines(entry.message for entry in self._log(lines))[-lines:])
 
-    def costs(self) -> Sequence[tuple[str, float]] | None:
-        """Metered cost of this environment since the first of the month, by resource; None if Modal refuses."""
+    def costs(self) -> Sequence[tuple[str, float]]:
+        """Metered cost of this environment since the first of the month in UTC, by resource."""
 
         def look() -> list[tuple[str, float]]:
             name = self._environment
@@ -377,10 +377,7 @@ class ModalTarget(Volumes):
             summary = environment.billing.summary()
             return [(resource, float(cost)) for resource, cost in sorted(summary.metered_cost_breakdown.items())]
 
-        try:
-            return ask("report the cost of the environment", look)
-        except RunbookError:
-            return None
+        return ask("report the cost of the environment", look)
 
     def _last_error(self) -> str:
         """The last error printed by containers of the deployed version."""

@@ -366,7 +366,11 @@ class Target(Protocol):
         """Last lines of the server's log."""
 
     def costs(self) -> Sequence[tuple[str, float]] | None:
-        """Costs of this month in US dollars, by item; None if the platform does not report them."""
+        """Costs of this month in US dollars, by item; None if nothing is metered.
+
+        Raises:
+            RunbookError: the platform does not report them to this client.
+        """
 
 
 @contextlib.contextmanager

@@ -108,10 +108,10 @@ def test_the_notebooks_steps_back_up_from_outside_and_a_second_run_changes_nothi
     assert "alice, bob" in repr(back_up.verify(job, thorough=True))
     report = audit.read(target, snapshots=str(tmp_path / "snapshots"), fail_at="never")
     assert ("users", "1 publisher, 1 reader") in audit.contents(report).rows
-    assert audit.costs(report).rows == (("all", "not told by this target", ""),)
-    index.costs = {"cpu": "1.25", "memory": "0.5"}
+    assert "billing is not told to this token" in repr(audit.costs(report))
+    index.costs = {"gpu": "0", "cpu": "1.25", "disk": "0.003", "memory": "1234.5"}
     rows = [row[:2] for row in audit.costs(report).rows]
-    assert rows == [("cpu", "1.25"), ("memory", "0.50"), ("together", "1.75")]
+    assert rows == [("memory", "1,234.50"), ("cpu", "1.25"), ("disk", "under 0.01"), ("together", "1,235.75")]
 
 
 @pytest.mark.slow
