@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -70,3 +71,21 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 def workspace(newcomer: Path) -> Workspace:
     """The workspace named by the environment."""
     return Workspace(newcomer / "runbook")
+
+
+@pytest.fixture
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str], list[tuple[Any, ...]]]:
+    """Replace an attribute with one that records its calls and passes them on."""
+
+    def count(owner: object, name: str) -> list[tuple[Any, ...]]:
+        calls: list[tuple[Any, ...]] = []
+        original = getattr(owner, name)
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            calls.append(arguments)
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+        return calls
+
+    return count

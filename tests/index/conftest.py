@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,24 +229,6 @@ def alice() -> Person:
 def adam() -> Person:
     """An admin."""
     return Person("adam", may_administer=True)
-
-
-@pytest.fixture
-def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str], list[tuple[Any, ...]]]:
-    """Replace an attribute with one that records its calls and passes them on."""
-
-    def count(owner: object, name: str) -> list[tuple[Any, ...]]:
-        calls: list[tuple[Any, ...]] = []
-        original = getattr(owner, name)
-
-        def noted(*arguments: Any, **named: Any) -> Any:
-            calls.append(arguments)
-            return original(*arguments, **named)
-
-        monkeypatch.setattr(owner, name, noted)
-        return calls
-
-    return count
 
 
 @pytest.fixture(scope="session")

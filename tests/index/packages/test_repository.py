@@ -408,6 +408,7 @@ def test_a_damaged_sidecar_is_computed_again(
     assert other.project("foo") == first
 
 
+@pytest.mark.timeout(120)  # enough for any machine: whoever opens the pipe waits forever
 @pytest.mark.parametrize("forge", [os.mkfifo, lambda path: path.write_bytes(b" " * 10 * 1024**2)])
 def test_what_cannot_be_a_sidecar_is_not_read(
     node: Node, directory: Path, forge: Callable[[Path], object], count_calls: Count
