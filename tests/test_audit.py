@@ -269,21 +269,38 @@ def test_a_restoration_is_part_of_the_history(index: Index, tmp_path: Path) -> N
     assert named(read(index, tmp_path)) == []
 
 
-def test_refused_logins_are_counted_by_user_address_and_reason(index: Index, tmp_path: Path) -> None:
-    def line(minute: int, user: str, **details: object) -> bytes:
-        about = {"event": "login.refused", "user": user, "address": "192.0.2.1", **details}
-        return json.dumps({"time": f"2026-01-31T10:{minute:02}:00Z", **about}).encode() + b"\n"
+def refusal(minute: int, user: str, **details: object) -> bytes:
+    about = {"event": "login.refused", "user": user, "address": "192.0.2.1", **details}
+    return json.dumps({"time": f"2026-01-31T10:{minute:02}:00Z", **about}).encode() + b"\n"
 
+
+def test_refused_logins_are_counted_by_user_address_and_reason(index: Index, tmp_path: Path) -> None:
     lines = [
-        line(1, "alice"),
-        line(2, "alice", more=4),
-        line(3, "No… (unknown, 5 characters)"),
-        line(0, "bob", why="locked"),
+        refusal(1, "alice"),
+        refusal(4, "alice", more=4),
+        refusal(2, "alice", address="192.0.2.2"),
+        refusal(3, "No… (unknown, 5 characters)"),
+        refusal(0, "bob", why="locked"),
+        refusal(5, "", event="login.throttled", others=7),
+        refusal(6, "alice", event="user.changed"),
     ]
     index.write(".index/audit/2026-01-31.1-abc.jsonl", b"".join(lines))
-    rows = [(user, times, why) for _, _, user, _, times, why in audit.recent_refusals(read(index, tmp_path)).rows]
-    assert rows[:2] == [("No… (unknown, 5 characters)", "1", "no such user"), ("alice", "5", "wrong password")]
-    assert ("bob", "1", "locked") in rows
+    rows = [row for row in audit.recent_refusals(read(index, tmp_path)).rows if row[2] != "eve"]
+    assert [(last[11:16], *rest) for last, *rest in rows] == [
+        ("10:05", "login.throttled", "", "192.0.2.1", "7", ""),
+        ("10:04", "login.refused", "alice", "192.0.2.1", "5", "wrong password"),
+        ("10:03", "login.refused", "No… (unknown, 5 characters)", "192.0.2.1", "1", "no such user"),
+        ("10:02", "login.refused", "alice", "192.0.2.2", "1", "wrong password"),
+        ("10:00", "login.refused", "bob", "192.0.2.1", "1", "locked"),
+    ]
+
+
+def test_only_the_last_refused_logins_are_listed(index: Index, tmp_path: Path) -> None:
+    lines = [refusal(minute, f"user{minute}") for minute in range(audit.LISTED + 1)]
+    index.write(".index/audit/2026-01-31.1-abc.jsonl", b"".join(lines))
+    users = [row[2] for row in audit.recent_refusals(read(index, tmp_path)).rows]
+    assert len(users) == audit.LISTED
+    assert "user0" not in users
 
 
 def test_the_tables_show_sizes_uses_and_events(index: Index, tmp_path: Path) -> None:

@@ -74,6 +74,9 @@ def test_the_target_s_name_deletes_everything_and_a_second_run_nothing(used: Fak
 def test_links_of_invitations_are_deleted_too(used: FakeTarget, workspace: Workspace) -> None:
     links = workspace.users("local") / "invitations.csv"
     links.write_text("username,link,expires\n")
+    assert (shown(links), "of this index only", "delete it") in tear_down.plan(used).table().rows
+    with pytest.raises(VerificationError, match="invitations: still there"):
+        tear_down.verify(used, confirm="local")
     assert (shown(links), "deleted") in tear_down.apply(used, confirm="local").done
     assert not links.exists()
 

@@ -34,7 +34,7 @@ from ops.index.storage.directory import DirectoryStorage, StagingFolder
 from ops.index.storage.name_locks import FileNameLocks
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import Cluster, Node, Person
-from tests.index.serving import eventually
+from tests.index.serving import Server, eventually
 
 Count = Callable[[object, str], list[tuple[Any, ...]]]
 
@@ -417,6 +417,33 @@ def test_the_pages_of_a_removed_project_are_deleted(published: Node) -> None:
     eventually(lambda: not server.repository.has("foo"))
     server.api.save()
     assert [path.name for path in folder(published).iterdir()] == ["bar.json"]
+
+
+def test_the_page_of_a_project_that_is_back_stays_stored(published: Node) -> None:
+    server = Start(published)
+    server.page("bar")
+    (published.directory / wheel_name("bar", "1.0")).rename(published.directory / "away")
+    eventually(lambda: not server.repository.has("bar"))
+    (published.directory / "away").rename(published.directory / wheel_name("bar", "1.0"))
+    eventually(lambda: server.repository.has("bar"))
+    server.api.save()
+    assert [path.name for path in folder(published).iterdir()] == ["bar.json"]
+
+
+def test_a_running_server_stores_and_deletes_pages(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--refresh-seconds", "0.1")
+    stored = server.packages / ".index" / "pages"
+    stored.mkdir(parents=True)
+    (stored / "left.json").write_text("by a server of before")
+    release = server.packages / wheel_name("foo", "1.0")
+    release.write_bytes(wheel("foo", "1.0"))
+    with server:
+        eventually(lambda: not (stored / "left.json").exists())
+        assert server.get("/simple/foo/", Accept=JSON_V1).status == 200
+        eventually((stored / "foo.json").exists)
+        release.unlink()
+        eventually(lambda: server.get("/simple/foo/").status == 404)
+        eventually(lambda: not (stored / "foo.json").exists())
 
 
 def test_a_page_is_not_stored_after_its_project_was_removed(published: Node) -> None:
