@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
 
+from ops.cli.parser import make_parser
 from ops.errors import RunbookError
 from ops.redaction import Redactor
-from ops.runbook.record import BY_HAND, Failure, NotebookRecord, Record, list_records
+from ops.runbook.record import BY_HAND, RUN, Failure, NotebookRecord, Record, list_records
 from ops.runbook.record_list import choose, differences, find_record, format_records
 from ops.runbook.report import write_overview
+from ops.workspace import Workspace
 from tests.runbook.assets import external_assets
 
 
@@ -37,13 +41,60 @@ def records(tmp_path: Path) -> Path:
 def test_records_are_selected_by_notebook_outcome_target_and_time(records: Path) -> None:
     found = list_records(records)
     assert [r.started[8:10] for r in choose(found)] == ["03", "02", "01"]
-    assert [r.started[8:10] for r in choose(found, notebook="01_provision")] == ["02", "01"]
+    assert [r.started[8:10] for r in choose(found, notebook="01_prov")] == ["02", "01"]
     assert [r.started[8:10] for r in choose(found, outcome="failed")] == ["01"]
     assert [r.started[8:10] for r in choose(found, target="local", since="2026-01-03")] == ["03"]
     for target in ("modal", "modal.staging"):
         assert [r.started[8:10] for r in choose(found, target=target)] == ["01"]
     assert choose(found, target="modal.main") == []
-    assert format_records(choose(found, outcome="failed"), found).splitlines()[1].startswith("3 ")
+
+
+def test_each_listed_record_has_a_line_with_its_number_among_all(records: Path) -> None:
+    found = list_records(records)
+    lines = format_records(choose(found, notebook="01"), found).splitlines()
+    assert [re.split("  +", line.strip()) for line in lines] == [
+        ["started (UTC)", "outcome", "time", "notebooks", "recap", "record"],
+        [
+            "2",
+            "2026-01-02 00:00:00",
+            "succeeded",
+            "4.0 s",
+            "run 01_provision",
+            "1 ok, 0 changed, 0 failed, 0 skipped",
+            "20260102T000000Z-01_provision",
+        ],
+        [
+            "3",
+            "2026-01-01 00:00:00",
+            "failed",
+            "2.0 s",
+            "run 01_provision",
+            "0 ok, 0 changed, 1 failed, 0 skipped",
+            "20260101T000000Z-01_provision",
+        ],
+    ]
+
+
+def test_the_command_lists_what_is_asked_for(
+    records: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: str) -> str:
+        options = make_parser().parse_args(["records", *arguments])
+        assert options.call(options) == 0
+        return capsys.readouterr().out
+
+    def days(*arguments: str) -> list[str]:
+        return [Path(record["folder"]).name[6:8] for record in json.loads(said("--json", *arguments))]
+
+    records.rename(workspace.create().records)
+    assert days() == ["03", "02", "01"]
+    assert days("--notebook", "01") == ["02", "01"]
+    assert days("--outcome", "failed") == days("--target", "modal.staging") == ["01"]
+    assert days("--since", "2026-01-02") == ["03", "02"]
+    heading, line = said("--outcome", "failed").splitlines()
+    assert "outcome" in heading
+    assert line.startswith("3  2026-01-01 ")
+    assert said("--outcome", "interrupted") == "There are no such records.\n"
 
 
 def test_of_the_notebooks_open_in_jupyterlab_only_those_that_ran_are_listed(tmp_path: Path) -> None:
@@ -54,6 +105,10 @@ def test_of_the_notebooks_open_in_jupyterlab_only_those_that_ran_are_listed(tmp_
         NotebookRecord("06_back_up", "T", {}, "succeeded", 1),
     ]
     assert "  lab 06_back_up  " in format_records([record], [record])
+    del record.notebooks[1]
+    assert "  lab no notebook was run  " in format_records([record], [record])
+    record.purpose = RUN
+    assert "  run 01_provision  " in format_records([record], [record])
 
 
 def test_a_record_is_found_by_its_number_folder_or_part_of_its_name(records: Path) -> None:
