@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 from grpclib import GRPCError
+from modal_proto import api_pb2
 
 from tests.standin.volumes import View, Volume, Volumes
 
@@ -76,3 +77,22 @@ def test_a_starting_container_does_not_get_a_file_whose_removal_is_being_committ
     (volume.directory / "a.whl").unlink()
     another = View(volume, tmp_path / "another", tmp_path / "another hidden")
     assert [path.name for path in another.directory.iterdir()] == ["b.whl"]
+
+
+def test_a_file_whose_removal_is_being_committed_is_left_out_of_a_listing(
+    volume: Volume, view: View, tmp_path: Path
+) -> None:
+    (view.directory / "b.whl").write_bytes(b"b")
+    view.commit(view.directory)
+    (volume.directory / "a.whl").unlink()
+    (volume.directory / "a.whl").symlink_to("gone")  # found by the listing, and missing when it is looked at
+    plane: Any = SimpleNamespace(directory=tmp_path)
+    volumes = Volumes(plane)
+    volumes.by_id[volume.volume_id] = volume
+
+    async def listed() -> list[str]:
+        request = api_pb2.VolumeListFilesRequest(volume_id=volume.volume_id, path="/", recursive=True)
+        caller: Any = None
+        return [entry.path async for reply in volumes.list_files(request, caller) for entry in reply.entries]
+
+    assert asyncio.run(listed()) == ["b.whl"]

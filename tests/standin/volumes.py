@@ -7,6 +7,7 @@ import contextlib
 import os
 import posixpath
 import shutil
+import stat
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -264,11 +265,15 @@ class Volumes:
         found = [start] if start.is_file() else sorted(start.rglob("*") if request.recursive else start.iterdir())
         entries = []
         for path in found:
-            status = path.stat()
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # its removal is being committed
+            directory = stat.S_ISDIR(status.st_mode)
             entries.append(
                 api_pb2.FileEntry(
                     path=path.relative_to(volume.directory).as_posix(),
-                    type=api_pb2.FileEntry.DIRECTORY if path.is_dir() else api_pb2.FileEntry.FILE,
+                    type=api_pb2.FileEntry.DIRECTORY if directory else api_pb2.FileEntry.FILE,
                     mtime=int(status.st_mtime),
                     size=status.st_size,
                 )
