@@ -163,6 +163,8 @@ def apply(offboarding: Offboarding) -> Outcome:
                     delete_folder(files.folder)
                     done.append((f"client files of {name}", "deleted"))
     note = "" if done else "Everything was in place already."
+    if not done and user is None:
+        note = f"The user was {_unknown(offboarding)}."
     return Outcome(_caption(offboarding), tuple(done), note, target.place, deployment.url)
 
 
@@ -223,7 +225,7 @@ def _described(user: IndexUser | None) -> str:
 def _unknown(offboarding: Offboarding) -> str:
     """Description of a user whom the index does not have: a removed one, or a name that may be misspelt."""
     known = offboarding.username in History.of(events(offboarding.target)).users
-    return "removed before" if known else "unknown to the index and its audit log: check the spelling"
+    return "removed before" if known else "never known to the index, as its audit log says: check the name"
 
 
 def _token(token: IndexToken) -> str:

@@ -125,7 +125,9 @@ def test_a_user_whom_the_index_does_not_have_is_not_lowered_and_the_plan_doubts_
         offboard.plan(offboard.describe(alice, username="alcie", role="reader"))
     assert "no such user" in raised.value.why
     plan = offboard.plan(offboard.describe(alice, username="alcie"))
-    assert plan.changes[0].now.endswith("check the spelling")
+    assert plan.changes[0].now.endswith("check the name")
+    outcome = offboard.apply(offboard.describe(alice, username="alcie", confirm="alcie"))
+    assert outcome.note == "The user was never known to the index, as its audit log says: check the name."
 
 
 def test_a_lowered_user_who_has_changed_the_password_since_is_verified(served: Target) -> None:
