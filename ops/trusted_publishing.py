@@ -22,6 +22,7 @@ from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
 from ops.table import Table
 from ops.targets import Target
+from ops.targets.index_rules import checked_trust
 from ops.workspace import shown
 
 API_TOKENS = {"github": "GITHUB_TOKEN", "gitlab": "GITLAB_TOKEN"}
@@ -63,9 +64,18 @@ def describe(target: Target, *, file: str = "") -> TrustChange:
     try:
         wanted = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        why = error.strerror or "" if isinstance(error, OSError) else str(error)
         raise ParameterError(
-            f"{shown(path)} cannot be read", why=str(error), todo="start from deployments/trusted.example.toml"
+            f"{shown(path)} cannot be read", why=why, todo="start from deployments/trusted.example.toml"
         ) from None
+    if unknown := sorted(wanted.keys() - {"audience", "issuers", "jobs"}):
+        why = "only audience, [[issuers]] and [[jobs]] can be in it"
+        raise ParameterError(f"{shown(path)} has the unknown entry {unknown[0]!r}", why=why, todo="correct it")
+    for key in ("issuers", "jobs"):
+        entries = wanted.get(key, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            why = f"each of them begins with a line [[{key}]]"
+            raise ParameterError(f"the {key} in {shown(path)} cannot be read", why=why, todo="correct it")
     return TrustChange(target=target, file=path, wanted=wanted)
 
 
@@ -74,7 +84,7 @@ def plan(change: TrustChange) -> Plan:
 
     Raises:
         NotDeployedError: there is no index.
-        ParameterError: a job names no known issuer, or its repository cannot be looked up.
+        ParameterError: the index would refuse the file, or a job's repository cannot be looked up.
     """
     deployment, admin = AdminApi.of(change.target)
     with admin:
@@ -165,8 +175,8 @@ def _described(item: Mapping[str, Any]) -> str:
 
 
 def _completed(wanted: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The document of a file, with all fields. Missing ids are filled in from those already trusted, or else from
-    the issuer's API by name. A name that now belongs to someone else does not change them.
+    """The document of a file with all fields, as the index stores it. Missing ids are filled in from those already
+    trusted, or else from the issuer's API by name. A name that now belongs to someone else does not change them.
     """
     kinds = {str(issuer.get("url")): str(issuer.get("kind")) for issuer in wanted.get("issuers", ())}
     known = {(job["name"], job["issuer"], job["repository"]): job for job in now["jobs"]}
@@ -185,10 +195,8 @@ def _completed(wanted: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, A
             key = (job.get("name"), job.get("issuer"), job["repository"])
             found = known.get(key) or _looked_up(str(job.get("issuer")), kinds, str(job["repository"]))
             numbers = {name: str(found[name]) for name in ("repository_id", "owner_id")} | numbers
-        if isinstance(job["projects"], list):
-            job["projects"] = sorted(str(project) for project in job["projects"])
         jobs.append(job | numbers)
-    return {"audience": wanted.get("audience", ""), "issuers": list(wanted.get("issuers", ())), "jobs": jobs}
+    return checked_trust({**wanted, "jobs": jobs})
 
 
 def _looked_up(issuer: str, kinds: Mapping[str, str], repository: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from ops import trusted_publishing
-from ops.errors import IndexRequestError, ParameterError, RunbookError, VerificationError
+from ops.errors import ParameterError, RunbookError, VerificationError
 from ops.index.auth.trust import Trust
 from ops.secret import Secret
 from ops.workspace import PROJECT_ROOT, Workspace
@@ -75,6 +75,15 @@ def test_a_file_is_planned_applied_and_verified_and_a_second_time_nothing_change
         trusted_publishing.verify(change)
 
 
+def test_projects_in_any_spelling_change_nothing_the_second_time(
+    target: FakeTarget, issuer: FakeIssuer, tmp_path: Path
+) -> None:
+    change = trusted_publishing.describe(target, file=written(tmp_path, issuer.trust(projects=["Spam_1", "spam.1"])))
+    assert "publisher of spam-1;" in str(trusted_publishing.plan(change))
+    trusted_publishing.apply(change)
+    assert trusted_publishing.plan(change).pending == ()
+
+
 def test_a_job_that_is_no_longer_in_the_file_is_no_longer_trusted(
     target: FakeTarget, issuer: FakeIssuer, tmp_path: Path
 ) -> None:
@@ -99,8 +108,12 @@ def test_an_unusable_file_changes_nothing(target: FakeTarget, issuer: FakeIssuer
     with pytest.raises(ParameterError, match=r"trusted\.example\.toml"):
         trusted_publishing.describe(target, file=str(tmp_path / "missing.toml"))
     admin = trusted_publishing.describe(target, file=written(tmp_path, issuer.trust(role="admin")))
-    with pytest.raises(IndexRequestError, match="role"):
-        trusted_publishing.apply(admin)
+    with pytest.raises(ParameterError, match="role"):
+        trusted_publishing.plan(admin)
+    entries: list[dict[str, Any]] = [{"job": []}, {"jobs": "spam"}, {"issuers": ["spam"]}]
+    for misspelt in entries:
+        with pytest.raises(ParameterError, match=r"trusted\.toml"):
+            trusted_publishing.describe(target, file=written(tmp_path, {**issuer.trust(), **misspelt}))
     unknown = without_numbers(issuer.trust(repository="acme/unknown"))
     with pytest.raises(RunbookError, match="looked up"):
         trusted_publishing.plan(trusted_publishing.describe(target, file=written(tmp_path, unknown)))

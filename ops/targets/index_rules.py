@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from packaging.utils import InvalidName, canonicalize_name
 
 from ops.errors import ParameterError, RunbookError, SettingError
@@ -70,6 +73,22 @@ def checked_projects(names: str, role: str = "") -> tuple[str, ...]:
             todo="omit the projects, or use role=publisher",
         )
     return tuple(sorted(projects))
+
+
+def checked_trust(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a document of trusted CI jobs with all fields, and return it as stored by the index.
+
+    Raises:
+        ParameterError: the index would refuse it.
+    """
+    from ops.index.auth.passwords import InvalidCredentials
+    from ops.index.auth.trust import Trust
+
+    try:
+        stored = Trust.of(document, version=0).document()
+    except InvalidCredentials as error:
+        raise ParameterError("these CI jobs cannot be trusted", why=str(error), todo="correct the file") from None
+    return {name: stored[name] for name in ("audience", "issuers", "jobs")}
 
 
 def check_password(password: Secret) -> None:

@@ -391,8 +391,11 @@ def _wrong(name: str, why: str) -> InvalidCredentials:
 
 
 def _fields(item: Any, what: str, known: set[str]) -> Mapping[str, Any]:
-    if not isinstance(item, Mapping) or not known.issuperset(item):
-        raise InvalidCredentials(f"{what} is not an object with {', '.join(sorted(known))}")
+    fields = ", ".join(sorted(known))
+    if not isinstance(item, Mapping):
+        raise InvalidCredentials(f"{what} is not an object with {fields}")
+    if unknown := sorted(set(map(str, item)) - known):
+        raise InvalidCredentials(f"{what} has the unknown field {unknown[0][:40]!r}: its fields are {fields}")
     return item
 
 

@@ -45,7 +45,7 @@ def test_a_valid_document_is_read_with_normalized_projects() -> None:
         ({"projects": []}, "it has no projects"),
         ({"projects": "spam"}, "it has no projects"),
         ({"projects": ["../x"]}, "is not a project name"),
-        ({"branch": "main"}, "a job is not an object with"),
+        ({"branch": "main"}, "a job has the unknown field 'branch': its fields are"),
     ],
 )
 def test_a_job_that_cannot_be_meant_is_refused(changes: dict[str, Any], why: str) -> None:
