@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,14 @@ ACTIONS = ("yank", "unyank", "status", "reserve", "unreserve", "delete", "prune"
 _OF_PREFIXES = {"reserve", "unreserve"}
 STATUSES = ("active", "archived", "deprecated", "quarantined")
 _MOST_DAYS = 36_500
+_PAST = {
+    "yank": "yanked",
+    "offer": "offered",
+    "set": "set to",
+    "reserve": "reserved",
+    "free": "freed",
+    "delete": "deleted",
+}
 EVERY_PROJECT = "every project"
 """Value of `confirm` that prunes all of them."""
 
@@ -174,9 +183,10 @@ def listing(change: ReleaseChange) -> Table:
         for release in chosen
     ]
     header = ("project", "version", "size", "uploaded", "last download", "release", "project is")
-    since = f"{found.counted_since:%Y-%m-%d %H:%M} UTC" if found.counted_since and rows else ""
-    note = f"Downloads are counted since {since}." if since else "No download has been counted yet." if rows else ""
-    return Table.of(f"Releases on the target {change.target.place}", header, rows, note=note)
+    note = "No download has been counted yet."
+    if found.counted_since:
+        note = f"Downloads have been counted since {found.counted_since:%Y-%m-%d %H:%M} UTC."
+    return Table.of(f"Releases on the target {change.target.place}", header, rows, note=note if rows else "")
 
 
 def reserved(change: ReleaseChange) -> Table:
@@ -238,6 +248,8 @@ def _changes(change: ReleaseChange, found: ReleaseList) -> Iterator[Change]:
         release = _release(change, found)
         yield Change(f"release {release.name}", release.state, _yank(change, release))
     elif change.action == "delete":
+        if not _named(change, found):
+            yield Change(f"release {change.project} {change.version}", "not on the index")
         for release in _named(change, found):
             now = f"{_size(release)}, last download {_downloaded(release)}"
             yield Change(f"release {release.name}", now, "delete; its file names stay used", "-")
@@ -255,7 +267,7 @@ def _of_prefix(change: ReleaseChange) -> Change:
         owners = admin.reservations().get(change.project)
         unknown = sorted(set(change.owners) - {user.username for user in admin.users()})
     now = "free" if owners is None else f"reserved for {_listed(owners)}"
-    then = f"reserve for {', '.join(change.owners)}" if change.owners else "free them"
+    then = f"reserve for {', '.join(change.owners)}" if change.owners else "free for everyone"
     if owners == (change.owners or None):
         then = ""
     refused = f"there is no user {unknown[0]!r}: correct owners, or onboard the user first" if unknown else ""
@@ -339,13 +351,17 @@ def apply(change: ReleaseChange) -> Outcome:
             _, admin = AdminApi.of(change.target)
             with admin:
                 admin.reserve(change.project, change.owners)
-            return Outcome(
-                _caption(change), tuple((each.thing, each.then) for each in pending), "", change.target.place
-            )
-        with _operator(change) as user, user.http() as index:
-            for request in _requests(change, found):
-                _send(index, *request)
-    return Outcome(_caption(change), tuple((each.thing, each.then) for each in pending), "", change.target.place)
+        else:
+            with _operator(change) as user, user.http() as index:
+                for request in _requests(change, found):
+                    _send(index, *request)
+    return Outcome(_caption(change), tuple((each.thing, _done(each)) for each in pending), "", change.target.place)
+
+
+def _done(change: Change) -> str:
+    """A change in the past tense: ``yank: bad`` becomes ``yanked: bad``."""
+    verb, rest = re.match(r"(\w+)(.*)", change.then, re.DOTALL).groups()  # type: ignore[union-attr]
+    return _PAST[verb] + rest
 
 
 def _requests(change: ReleaseChange, found: ReleaseList) -> Iterator[tuple[str, dict[str, str]]]:
