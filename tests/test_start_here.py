@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,23 @@ def test_a_target_whose_package_is_missing_is_one_of_the_rows(monkeypatch: pytes
     assert "fix what" in repr(start_here.next_steps("modal"))
     with pytest.raises(PreflightError, match="git"):
         start_here.verify("modal")
+
+
+def test_a_missing_modal_client_is_listed_among_all_failures(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['modal'] = None\n"
+        "from ops import start_here, errors\n"
+        "try: start_here.verify('modal')\n"
+        "except errors.PreflightError as error: print(*error.problems, sep='\\n')"
+    )
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    git, modal = done.stdout.splitlines()
+    assert git.startswith("git: not installed")
+    assert modal.startswith("target: the package modal is not installed")
+    assert "run: make modal" in modal
 
 
 def test_what_comes_next_follows_from_the_current_state(target: FakeTarget, provisioned: FakeTarget) -> None:
