@@ -9,6 +9,7 @@ import pytest
 from ops import back_up, onboard, tear_down
 from ops.admin_api import AdminApi
 from ops.errors import BucketError, ConfirmationError, ParameterError, VerificationError
+from ops.invite import TeamInvitation
 from ops.snapshots.backup import Backup
 from ops.snapshots.bucket import Bucket
 from ops.targets import Target
@@ -71,13 +72,16 @@ def test_the_target_s_name_deletes_everything_and_a_second_run_nothing(used: Fak
     assert {seen for _, _, seen in tear_down.verify(used, confirm="local").rows} == {"gone"}
 
 
-def test_links_of_invitations_are_deleted_too(used: FakeTarget, workspace: Workspace) -> None:
-    links = workspace.users("local") / "invitations.csv"
-    links.write_text("username,link,expires\n")
-    assert (shown(links), "of this index only", "delete it") in tear_down.plan(used).table().rows
+def test_links_of_invitations_are_deleted_too(served: Target) -> None:
+    invitations = onboard.requested(served, username="bob", users_csv="", invite_user=True)
+    assert isinstance(invitations, TeamInvitation)
+    onboard.apply(invitations)
+    links = invitations.links
+    assert links.exists()
+    assert (shown(links), "of this index only", "delete it") in tear_down.plan(served).table().rows
     with pytest.raises(VerificationError, match="invitations: still there"):
-        tear_down.verify(used, confirm="local")
-    assert (shown(links), "deleted") in tear_down.apply(used, confirm="local").done
+        tear_down.verify(served, confirm="local")
+    assert (shown(links), "deleted") in tear_down.apply(served, confirm="local").done
     assert not links.exists()
 
 
