@@ -236,7 +236,7 @@ def deviations(report: AuditReport) -> Table:
     """All findings, most severe first."""
     rows = [(str(found.severity), found.thing, found.why, found.todo) for found in report.findings]
     counts = Counter(str(found.severity) for found in report.findings)
-    note = ", ".join(f"{counts[str(severity)]} of severity {severity}" for severity in reversed(Severity))
+    note = ", ".join(counted(counts[str(severity)], str(severity)) for severity in reversed(Severity))
     return Table.of(
         "Findings", ("severity", "what", "finding", "what to do"), rows or [("none", "", "", "")], note=f"{note}."
     )
@@ -253,7 +253,7 @@ def verify(report: AuditReport) -> Table:
     if failing:
         more = f"; and {len(failing) - 10} more" if len(failing) > 10 else ""
         raise VerificationError(
-            f"the audit has {len(failing)} findings of severity {limit} or above",
+            f"the audit has {counted(len(failing), 'finding')} of severity {limit} or above",
             why="; ".join(f"{found.thing} {found.why}" for found in failing[:10]) + more,
             todo=failing[0].todo if len(failing) == 1 else "the table of findings says what to do about each",
         )

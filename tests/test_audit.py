@@ -241,7 +241,7 @@ def test_the_severity_from_which_it_fails_is_a_parameter(index: Index, tmp_path:
     index.write("new-1.0.tar.gz", b"new")
     assert audit.verify(read(index, tmp_path, fail_at="error"))
     assert audit.verify(read(index, tmp_path, fail_at="never"))
-    with pytest.raises(VerificationError, match="1 findings of severity warning or above") as raised:
+    with pytest.raises(VerificationError, match="1 finding of severity warning or above") as raised:
         audit.verify(read(index, tmp_path, fail_at="warning"))
     assert "new-1.0.tar.gz" in raised.value.why
 
