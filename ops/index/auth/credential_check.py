@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from ops.index.auth.credential_files import GROUPS, PASSWORDS, TOKENS, TRUST, CredentialFiles
 from ops.index.auth.password_file import PasswordFile, entry_of
 from ops.index.auth.passwords import NAME_BYTES, decoded, defect
-from ops.index.auth.roles import PROJECT, Role, group_of
+from ops.index.auth.roles import PROJECT, RESERVED, Role, group_of
 from ops.index.auth.token_file import TokenFile
 from ops.index.auth.trust import Trust
 from ops.index.auth.users import Signature, Users
@@ -139,7 +139,7 @@ def password_problems(content: bytes) -> Iterator[Problem]:
 
 
 def group_problems(content: bytes, users: Collection[str]) -> Iterator[Problem]:
-    """The lines of an ``.htgroup`` that give no one a role.
+    """The lines of an ``.htgroup`` that have no effect.
 
     Parameters:
         content: the file's bytes; any bytes will do.
@@ -157,14 +157,19 @@ def group_problems(content: bytes, users: Collection[str]) -> Iterator[Problem]:
             yield Problem(number, _JOINED)
         elif name is None:
             yield Problem(number, "there is no colon after a group's name: write GROUP: NAME NAME")
-        elif name not in set(Role) and not is_project(name.removeprefix(PROJECT) if name.startswith(PROJECT) else ""):
-            yield Problem(number, f"the group is unknown here: use {', '.join(Role)} or {PROJECT}NAME")
-        elif not members:
+        elif not _is_known(name):
+            yield Problem(number, f"the group is unknown here: use {', '.join(Role)}, {PROJECT}NAME or {RESERVED}NAME")
+        elif not members and not name.startswith(RESERVED):  # a prefix without owners is reserved for nobody
             yield Problem(number, "the group has no members: add them, or remove the line")
         elif unknown:
             yield Problem(
                 number, f"{len(unknown)} of {len(members)} members have no line in {PASSWORDS}: add or remove"
             )
+
+
+def _is_known(group: str) -> bool:
+    named = (group.removeprefix(folder) for folder in (PROJECT, RESERVED) if group.startswith(folder))
+    return group in set(Role) or any(map(is_project, named))
 
 
 _UNREAD: Final = {

@@ -89,6 +89,10 @@ def test_a_file_in_utf_16_is_reported_as_a_whole(encoding: str) -> None:
     [
         ("admin: alice", None),
         ('project/Spam.Eggs: alice "bob the builder"', None),
+        ("reserved/acme: alice", None),
+        ("reserved/acme:", None),
+        ("reserved/: alice", "is unknown here"),
+        ("reserved/acme: carol", "1 of 1"),
         ("# admin", None),
         ("admin alice", "no colon"),
         ("admin:", "no members"),
