@@ -28,6 +28,7 @@ from ops.targets.index_files import (
     annotated,
     credential_defects,
     distribution,
+    reservations,
     status_of,
     token_entries,
     tombstones,
@@ -88,6 +89,7 @@ def findings(target: Target, inventory: Inventory) -> list[AuditFinding]:
         *_revocations(inventory, history),
         *_statuses(inventory, history),
         *_users(inventory, history),
+        *_reservations(inventory, history),
         *_tokens(inventory, history),
         *_trust(inventory, history),
         *_credential_files(inventory),
@@ -234,6 +236,23 @@ def _users(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
         yield AuditFinding(
             WARNING, thing, why, "correct the line or remove it; 02_onboard_user sets passwords and roles"
         )
+
+
+def _reservations(inventory: Inventory, history: History) -> Iterator[AuditFinding]:
+    now = reservations(inventory.texts.get(GROUPS, b""))
+    if history.reserved is None or "" in history.uncertain:
+        return
+    for prefix in sorted(now.keys() | history.reserved.keys()):
+        seen = now.get(prefix)
+        expected = history.reserved.get(prefix, None if history.complete else seen)
+        if seen != expected:
+            is_now, was = (
+                "free" if owners is None else f"reserved for {', '.join(owners) or 'nobody'}"
+                for owners in (seen, expected)
+            )
+            why = f"are {is_now}, and were last {was} through the index"
+            todo = "reserve or free them again with 11_manage_releases"
+            yield AuditFinding(ERROR, f"names {prefix} and {prefix}-…", why, todo)
 
 
 def _tokens(inventory: Inventory, history: History) -> Iterator[AuditFinding]:

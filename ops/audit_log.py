@@ -85,6 +85,8 @@ class History:
         revoked: for each digest that was revoked or unrevoked, True if it is revoked.
         statuses: of each project whose status was set.
         users: rights of each user; None for a removed one.
+        reserved: owners of each prefix of names that was reserved or freed; None for a freed one. None instead of all
+            if they are unknown, as after a restoration.
         tokens: for each token that was created or revoked, by its id, True if it exists.
         trust: SHA-256 of the file of trusted CI jobs; empty if there is none.
         uncertain: users of whom the last change failed; empty for the trusted CI jobs.
@@ -98,6 +100,7 @@ class History:
     revoked: dict[str, bool] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)
     users: dict[str, Rights | None] = field(default_factory=dict)
+    reserved: dict[str, tuple[str, ...] | None] | None = field(default_factory=dict)
     tokens: dict[str, bool] = field(default_factory=dict)
     trust: str = ""
     uncertain: set[str] = field(default_factory=set)
@@ -137,6 +140,8 @@ class History:
             self.statuses[str(event.get("project"))] = str(event.get("status"))
         elif subject in ("user", "token", "trust"):
             self._of_credentials(kind, event)
+        elif kind == "prefix.reserved" and self.reserved is not None:
+            self.reserved[str(event.get("prefix"))] = tuple(sorted(_names(event, "owners"))) or None
         elif kind == "restore":
             self._restored(event)
         elif kind == "audit.expired":
@@ -154,6 +159,9 @@ class History:
             self.trust = str(event.get("sha256", ""))
         elif kind == "user.removed":
             self.users[user] = None
+            for prefix, owners in (self.reserved or {}).items():
+                if self.reserved and owners and user in owners:
+                    self.reserved[prefix] = tuple(owner for owner in owners if owner != user)
             self.tokens.update(dict.fromkeys(_names(event, "revoked"), False))
         elif "role" in event:  # a new password alone changes no rights
             projects = event.get("projects")
@@ -182,6 +190,7 @@ class History:
     def _restored(self, event: Event) -> None:
         """A restoration sets users, their tokens, trusted CI jobs and annotations; its line names them."""
         self.uncertain.clear()
+        self.reserved = None
         self.tokens = dict.fromkeys(_names(event, "tokens"), True)
         self.trust = str(event.get("trust", ""))
         self.users = {}

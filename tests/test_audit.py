@@ -28,6 +28,7 @@ STATUS = json.dumps({"status": "archived", "reason": None})
 EVENTS: tuple[dict[str, object], ...] = (
     {"event": "user.created", "user": "alice", "role": "publisher", "projects": None, "actor": "admin token"},
     {"event": "user.created", "user": "bob", "role": "reader", "projects": None, "actor": "admin token"},
+    {"event": "prefix.reserved", "user": "", "actor": "admin token", "prefix": "acme", "owners": ["alice"]},
     {"event": "upload", "user": "alice", "filename": "spam-1.0.tar.gz", "sha256": sha256(b"spam 1.0")},
     {"event": "upload", "user": "alice", "filename": "eggs-1.0.tar.gz", "sha256": sha256(b"eggs 1.0")},
     {"event": "upload", "user": "alice", "filename": "ham-1.0.tar.gz", "sha256": sha256(b"ham 1.0")},
@@ -67,7 +68,7 @@ def index(tmp_path: Path) -> Index:
     index.write(".index/status/ham", STATUS.encode())
     index.write(".index/removed/3f", GRAVE.encode())
     write(index, ".htpasswd", f"alice:{BCRYPT}\nbob:{OTHER}\n")
-    write(index, ".htgroup", "publisher: alice\nreader: bob\n")
+    write(index, ".htgroup", "publisher: alice\nreader: bob\nreserved/acme: alice\n")
     for path in index.private_paths():
         path.chmod(0o700)
     back_up.apply(back_up.describe(index, destination=str(tmp_path / "snapshots")))
@@ -120,6 +121,16 @@ def edit(index: Index, path: str, old: str, new: str) -> None:
     text = (index.volume_folder(CREDENTIALS_VOLUME) / path).read_text()
     assert old in text
     write(index, path, text.replace(old, new))
+
+
+def free_names(index: Index) -> None:
+    text = (index.volume_folder(CREDENTIALS_VOLUME) / ".htgroup").read_text()
+    write(index, ".htgroup", text.replace("reserved/acme: alice\n", ""))
+
+
+def reserve_names(index: Index) -> None:
+    text = (index.volume_folder(CREDENTIALS_VOLUME) / ".htgroup").read_text()
+    write(index, ".htgroup", f"{text}reserved/spam: bob\n")
 
 
 def add_token(index: Index, token_id: str) -> None:
@@ -188,6 +199,14 @@ FAULTS: dict[str, tuple[Callable[[Index], object], tuple[str, str]]] = {
     "a role of nobody": (
         lambda i: edit(i, ".htgroup", "publisher: alice", "publisher: alice\nadmin: ghost"),
         ("warning", ".htgroup, line 2"),
+    ),
+    "reserved names freed by hand": (
+        free_names,
+        ("error", "names acme and acme-…"),
+    ),
+    "names reserved by hand": (
+        reserve_names,
+        ("error", "names spam and spam-…"),
     ),
     "a token that is none": (lambda i: write(i, ".tokens", "nonsense\n"), ("warning", ".tokens, line 1")),
     "a token by hand": (lambda i: add_token(i, "8c1f0a52b3d4"), ("error", "token 8c1f0a52b3d4 of alice")),

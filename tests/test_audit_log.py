@@ -33,6 +33,10 @@ def test_the_last_event_counts() -> None:
     for revoked in ({"event": "token.revoked", "id": "1"}, {"event": "user.removed", "revoked": ["1"]}):
         assert history(token, revoked).tokens == {"1": False}
     assert history({"event": "trust.changed", "sha256": "ab"}).trust == "ab"
+    reserved = {"event": "prefix.reserved", "user": "", "prefix": "acme", "owners": ["bob", "alice"]}
+    assert history(reserved, {"event": "user.removed"}).reserved == {"acme": ("bob",)}
+    assert history(reserved, {**reserved, "owners": []}).reserved == {"acme": None}
+    assert history(reserved, {"event": "restore"}).reserved is None
     assert history({"event": "revoke", "sha256": ["a", "b"]}).revoked == {"a": True, "b": True}
 
 

@@ -123,6 +123,13 @@ def accounts(passwords: bytes, groups: bytes) -> dict[str, AccountEntry]:
     return found
 
 
+def reservations(groups: bytes) -> dict[str, tuple[str, ...]]:
+    """The reserved prefixes of names in ``.htgroup`` (PEP 752), with their owners."""
+    from ops.index.auth.roles import GroupFile
+
+    return {prefix: tuple(sorted(owners)) for prefix, owners in GroupFile(groups).grants()}
+
+
 def credential_defects(passwords: bytes, groups: bytes) -> Iterator[tuple[str, str]]:
     """Ineffective lines of ``.htpasswd`` and ``.htgroup``, and users with weak hashes, each with the reason.
 
