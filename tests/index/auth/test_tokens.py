@@ -339,6 +339,26 @@ def test_a_use_noted_while_others_are_written_is_written_the_next_time(tmp_path:
     assert None not in (uses.last("a"), uses.last("b"))
 
 
+def test_while_shared_entries_fail_uses_are_still_logged_and_tokens_listed(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("the service is down")
+
+    plain, token = parts.tokens.create("alice")
+    monkeypatch.setattr(FolderEntries, "put", fail)
+    monkeypatch.setattr(FolderEntries, "get", fail)
+    parts.who(basic(plain))
+    parts.authenticator.record_uses()
+    assert parts.tokens.all() == [token]
+    parts.authenticator.close()
+    assert [line["id"] for line in lines(parts.packages, SERVER_FOLDER) if line["event"] == "token.used"] == [token.id]
+    assert [message for message in caplog.messages if "the use of a token could not be" in message] == [
+        "the use of a token could not be recorded: the service is down",
+        "the use of a token could not be read: the service is down",
+    ]
+
+
 def test_a_refused_token_is_logged_by_its_id(parts: Parts) -> None:
     plain, token = parts.tokens.create("alice")
     parts.tokens.revoke(token.id)
