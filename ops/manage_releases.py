@@ -428,16 +428,16 @@ def _of_new_project(change: ReleaseChange) -> list[Finding]:
     with admin:
         prefixes = admin.reservations()
     owners, wanted = prefixes.get(change.project), change.owners or None
-    seen, expected = ("nobody" if names is None else ", ".join(names) for names in (owners, wanted))
+    seen, expected = ("free" if names is None else ", ".join(names) or "nobody" for names in (owners, wanted))
     findings = [Finding(f"owners of {change.project}", expected, seen, owners == wanted)]
     name = f"{change.project}-{secrets.token_hex(6)}"
     held = any(f"{name}-".startswith(f"{prefix}-") for prefix in prefixes)
-    refusal, why = (409, "reserved") if held else (400, "not this file")
+    refusal, why = (409, "the name is reserved") if held else (400, "the name is free, but not this file")
     with _operator(change) as user:
         wheel = write_refused_wheel(user.inside(""), name)
         status = until_equal(lambda: Twine(user.files("the user"), user.user).upload([wheel])[0], refusal)
     question = f"an upload of the new project {name} by somebody else"
-    return [*findings, Finding(question, f"refused ({refusal}: {why})", f"responded with {status}", status == refusal)]
+    return [*findings, Finding(question, f"{refusal}: {why}", f"{status}", status == refusal)]
 
 
 def _finding(change: ReleaseChange, index: HttpClient, thing: str) -> Finding:
