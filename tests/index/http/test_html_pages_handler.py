@@ -127,10 +127,11 @@ HOSTILE = {
 
 
 def test_pages_of_hostile_readmes_arrive_in_parallel_while_others_are_served(tmp_path: Path) -> None:
-    with Server(tmp_path) as server, ThreadPoolExecutor(len(HOSTILE)) as pool:
-        for name, (content_type, text) in HOSTILE.items():
-            content = wheel(name, "1.0", lines=f"Description-Content-Type: {content_type}\n", body=f"\n{text}")
-            (server.packages / wheel_name(name, "1.0")).write_bytes(content)
+    server = Server(tmp_path)
+    for name, (content_type, text) in HOSTILE.items():
+        content = wheel(name, "1.0", lines=f"Description-Content-Type: {content_type}\n", body=f"\n{text}")
+        (server.packages / wheel_name(name, "1.0")).write_bytes(content)
+    with server, ThreadPoolExecutor(len(HOSTILE)) as pool:
         pages = {name: pool.submit(server.get, f"/projects/{name}/") for name in HOSTILE}
         number = 0
         while not all(page.done() for page in pages.values()):
