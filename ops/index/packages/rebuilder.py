@@ -35,15 +35,16 @@ class Rebuilder:
         self._woken = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, *, again: bool = False) -> None:
+    def start(self, *, again: bool = False, after: float = 0.0) -> None:
         """Start the thread, unless it is running.
 
         Parameters:
             again: continue after the first pass, with another one after each :meth:`wake`.
+            after: seconds from listing the files to checking what is missing.
         """
         if self._thread is None:
             self._stopping.clear()
-            self._thread = threading.Thread(target=self._run, args=(again,), name="file-info", daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(again, after), name="file-info", daemon=True)
             self._thread.start()
 
     def wake(self) -> None:
@@ -58,19 +59,23 @@ class Rebuilder:
         if thread is not None:
             thread.join(10)
 
-    def _run(self, again: bool) -> None:
+    def _run(self, again: bool, after: float) -> None:
         while True:
             self._woken.clear()
-            done = self._pass()
+            done = self._pass(after)
+            after = 0.0
             if self._stopping.is_set() or not again:
                 return
             self._woken.wait(None if done else _RETRY_SECONDS)
 
-    def _pass(self) -> bool:
+    def _pass(self, after: float) -> bool:
         """Compute everything that is missing now; False if that failed."""
         try:
+            missing = self._missing()
+            if self._stopping.wait(after):
+                return True
             began = time.monotonic()
-            for path in self._missing():
+            for path in missing:
                 self._compute(path)
                 worked = time.monotonic() - began
                 # Not after each small file: waking up would take as long as the work.

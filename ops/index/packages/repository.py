@@ -50,6 +50,9 @@ _RELOAD_REST = 4
 
 _LEAST_REST_SECONDS = 0.1
 
+_FIRST_REQUESTS = 1.0
+"""Seconds after the start in which only requests read the info of files."""
+
 _SMALL = 32 * 1024**2
 _PREFETCHED = 256 * 1024**2
 """Total bytes of small files copied from shared storage before they are requested."""
@@ -125,7 +128,10 @@ class Repository:
 
     def start(self) -> None:
         """Start computing missing file info in a thread. Pages are served meanwhile."""
-        self._rebuilder.start(again=self._reloads is not None)
+        if self._reloads is None:  # each check of a sidecar takes the interpreter from the first requests
+            self._rebuilder.start(after=_FIRST_REQUESTS)
+        else:
+            self._rebuilder.start(again=True)
 
     def close(self) -> None:
         """Stop the thread, and wait for no more reloads."""
