@@ -233,6 +233,7 @@ def test_each_fault_is_reported(fault: str, index: Index, tmp_path: Path) -> Non
     assert (severity, thing) in named(read(index, tmp_path))
 
 
+@pytest.mark.slow
 def test_the_notebook_fails_and_names_more_than_twenty_faults_at_once(index: Index, tmp_path: Path) -> None:
     apart = {
         *("a file lost", "a file replaced by a link", "a status damaged", "a tombstone lost"),

@@ -215,6 +215,7 @@ def test_usage_errors_of_commands_that_exit_with_2_for_changes_exit_with_1(argum
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_resumed_from_the_notebook_that_failed(workspace: Workspace) -> None:
     failed = runbook("run", "99", "02", "-p", "username=a:b")
     assert failed.returncode == EXIT_FAILED

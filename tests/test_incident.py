@@ -50,6 +50,7 @@ def mallory(served: Target, tmp_path: Path) -> Login:
     return login
 
 
+@pytest.mark.slow
 def test_a_bad_release_is_found_revoked_and_its_publisher_locked(
     served: Target, mallory: Login, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_bad_release_is_found_revoked_and_its_publisher_locked(
     assert files[0].sha256 in notice
 
 
+@pytest.mark.slow
 def test_a_publisher_who_lost_the_rights_before_loses_the_password_too(served: Target, mallory: Login) -> None:
     """Whoever stole it could still download everything."""
     _, admin = AdminApi.of(served)
@@ -149,6 +151,7 @@ def test_without_a_release_the_last_uploads_are_shown_and_nothing_is_changed(ser
     assert "Nothing was uploaded" in repr(incident.recent_uploads(nothing))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_still_available_fails_the_verification(
     served: Target, mallory: Login, monkeypatch: pytest.MonkeyPatch
 ) -> None:

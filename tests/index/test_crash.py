@@ -84,6 +84,7 @@ for round_ in range(kills):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1])
 def test_after_kills_every_confirmed_file_is_whole_and_every_other_absent_or_whole(tmp_path: Path, seed: int) -> None:
     directory, log = tmp_path / "packages", tmp_path / "confirmed"

@@ -47,6 +47,7 @@ def _nbval(folder: Path, *options: str, tries: int = 3) -> str:
     return summary
 
 
+@pytest.mark.slow
 def test_after_a_failing_cell_the_rest_of_that_notebook_is_skipped_and_the_next_one_runs(two_notebooks: Path) -> None:
     assert _nbval(two_notebooks, "-p", "tests.notebooks.nbval_plugin") == "1 failed, 3 passed, 1 skipped"
     assert not (two_notebooks.parent / "mark").exists()
