@@ -167,6 +167,18 @@ def test_role_and_projects_are_set_and_kept_when_not_named(provisioned: FakeTarg
     assert index.users["alice"] == before
 
 
+def test_projects_of_an_existing_reader_are_refused_before_anything_is_changed(
+    provisioned: FakeTarget, index: FakeIndex
+) -> None:
+    onboard.apply(alice(provisioned, role="reader"))
+    before = dict(index.users["alice"])
+    limited = alice(provisioned, projects="spam", password_reset=True)
+    assert "only a publisher is limited to projects" in repr(onboard.plan(limited))
+    with pytest.raises(RunbookError, match="'alice' cannot be set, and nothing was changed"):
+        onboard.apply(limited)
+    assert index.users["alice"] == before
+
+
 def test_changing_a_role_does_not_change_the_hash(provisioned: FakeTarget, index: FakeIndex) -> None:
     onboard.apply(alice(provisioned))
     digest = index.users["alice"]["hash"]
