@@ -30,8 +30,9 @@ _FLAGS = [
 ]
 
 _LAUNCH = """
-import os, sys
-for given, number in ((int(sys.argv[1]), 103), (int(sys.argv[2]), 104), (103, 3), (104, 4)):
+import fcntl, os, sys
+free = [fcntl.fcntl(int(given), fcntl.F_DUPFD, 5) for given in sys.argv[1:3]]  # neither is 3 or 4
+for given, number in zip(free, (3, 4)):
     os.dup2(given, number)
 os.execv(sys.argv[3], sys.argv[3:])
 """
