@@ -113,7 +113,7 @@ def describe(
     """
     if action and action not in ACTIONS:
         raise _invalid("action", action, f"it must be one of {', '.join(ACTIONS)}")
-    if action in {"yank", "unyank", "status", "reserve", "unreserve", "delete"} and not project:
+    if action not in {"", "prune"} and not project:
         raise _invalid("project", project, f"{action} needs the name of a project")
     if (action in {"yank", "unyank", "delete"}) != bool(version):
         raise _invalid("version", version, "yank, unyank and delete need a version, other actions have none")

@@ -309,7 +309,7 @@ class Authenticator:
             pending = list(self._pending.values())
         self._verification_queue.close()
         if self._uses is not None:
-            self._uses.write()
+            self._active_users.update(self._uses.write())
         self._starter.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=True, cancel_futures=True)
         for login in pending:

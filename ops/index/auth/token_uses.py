@@ -19,6 +19,9 @@ _EVERY: Final = 3600.0
 _KEPT: Final = 400 * 86400.0
 """Seconds for which a use is remembered: longer than the lifetime of any token."""
 
+_MOST: Final = 10_000
+"""Uses in memory, also while shared storage does not respond; the oldest ones are forgotten."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,8 +43,8 @@ class TokenUses:
         self._entries = entries
         self._audit = audit
         self._clock = clock
-        self._written: BoundedDict[str, float] = BoundedDict(10_000)
-        self._unwritten: deque[tuple[Identity, str, float]] = deque()
+        self._written: BoundedDict[str, float] = BoundedDict(_MOST)
+        self._unwritten: deque[tuple[Identity, str, float]] = deque(maxlen=_MOST)
         self._next = clock() + _EVERY
 
     def due(self) -> bool:

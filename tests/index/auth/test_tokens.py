@@ -165,6 +165,23 @@ def test_the_owner_of_a_token_counts_as_active_once_its_use_is_recorded(parts: P
     assert parts.authenticator.take_active_users() == {"alice"}
 
 
+def test_the_owner_of_a_token_counts_as_active_if_the_server_stops_before_that(parts: Parts) -> None:
+    plain, _ = parts.tokens.create("alice")
+    parts.authenticator.refresh()
+    assert parts.known_token(basic(plain)) is not None
+    parts.authenticator.close()
+    assert parts.authenticator.take_active_users() == {"alice"}
+
+
+def test_uses_that_cannot_be_written_are_bounded_and_the_latest_are_kept(tmp_path: Path) -> None:
+    uses = TokenUses(FolderEntries(tmp_path))
+    for number in range(10_001):
+        uses.note(Identity(f"user-{number}", token="a"), HERE)
+    owners = uses.write()
+    assert len(owners) == 10_000
+    assert "user-10000" in owners
+
+
 def test_a_valid_token_is_known_at_its_first_request_and_anything_else_takes_the_usual_way(parts: Parts) -> None:
     plain, token = parts.tokens.create("alice")
     parts.authenticator.refresh()
