@@ -10,7 +10,6 @@ import httptools
 
 from ops.index.connection_limits import ConnectionLimits
 from ops.index.http.fast_path import LONGEST
-from ops.index.http.files import ZERO_COPY
 from ops.index.http.representation import Response
 from ops.index.http.request import LOGGED_IN
 from ops.index.reason_phrase import status_line, with_reasons
@@ -28,7 +27,6 @@ from ops.index.request_limits import (
     is_host,
 )
 from ops.index.uvicorn_core import STATUS_LINE, FlowControl, HttpToolsProtocol
-from ops.index.zero_copy import SENDS_FILES, with_zero_copy
 
 FIRST_REQUEST_SECONDS = 10.0
 """Time from connecting until the head of the first request has arrived."""
@@ -307,9 +305,6 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Pass the request to the application."""
         cycle.scope["extensions"] = {LOGGED_IN: self._log_in}
-        if SENDS_FILES:
-            cycle.scope["extensions"][ZERO_COPY] = {}
-            app = partial(with_zero_copy, cycle, app)
         super()._start_asgi_task(cycle, partial(with_reasons, cycle, app))
 
     def _log_in(self) -> None:

@@ -35,9 +35,6 @@ PIECE = 256 * 1024
 """Bytes read and sent at a time. 64 KiB would cost three quarters of the speed; a client that stops reading
 keeps two pieces in memory."""
 
-ZERO_COPY = "http.response.zerocopysend"
-"""The ASGI extension of a server that sends parts of files itself."""
-
 _TYPE = b"application/octet-stream"
 """Media type of every file: browsers must not interpret them."""
 
@@ -79,10 +76,6 @@ class OpenFile:
         self.etag = f'"{digest}"' if digest else f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
         self.modified = min(max(status.st_mtime_ns // 10**9, 0), int(LATEST))
         self.last_modified = _http_date(self.modified)
-
-    def fileno(self) -> int:
-        """Its descriptor, as in a file object."""
-        return self.descriptor
 
     async def read(self, part: ByteRange) -> bytes:
         """Some bytes from the start of *part*: at once if they are in memory, else through another thread."""
@@ -314,9 +307,6 @@ class _FileResponse:
     async def _pieces(self, part: ByteRange) -> None:
         """Send some bytes of the file, and stop if the client disconnects: a server may drop them silently."""
         request = self._request
-        if ZERO_COPY in (request.scope.get("extensions") or {}):
-            await request.send({"type": ZERO_COPY, "file": self._file, "offset": part.start, "count": part.size})
-            return
         gone = asyncio.ensure_future(client_gone(request.receive)) if part.size > PIECE else None
         try:
             while part.size:
@@ -325,6 +315,7 @@ class _FileResponse:
                     return  # truncated meanwhile, or the client has stopped reading: the server closes the connection
                 part = ByteRange(part.start + len(content), part.stop)
                 await request.send({"type": "http.response.body", "body": content, "more_body": part.size > 0})
+                await asyncio.sleep(0)  # others get a turn even if this client reads as fast as we send
         finally:
             if gone is not None:
                 gone.cancel()
