@@ -29,6 +29,7 @@ from ops.targets.index_files import (
     credential_defects,
     distribution,
     reservations,
+    reserved_names,
     status_of,
     token_entries,
     tombstones,
@@ -252,7 +253,7 @@ def _reservations(inventory: Inventory, history: History) -> Iterator[AuditFindi
             )
             why = f"are {is_now}, and were last {was} through the index"
             todo = "reserve or free them again with 11_manage_releases"
-            yield AuditFinding(ERROR, f"names {prefix} and {prefix}-…", why, todo)
+            yield AuditFinding(ERROR, f"names {reserved_names(prefix)}", why, todo)
 
 
 def _tokens(inventory: Inventory, history: History) -> Iterator[AuditFinding]:

@@ -86,7 +86,7 @@ class History:
         statuses: of each project whose status was set.
         users: rights of each user; None for a removed one.
         reserved: owners of each prefix of names that was reserved or freed; None for a freed one. None instead of all
-            if they are unknown, as after a restoration.
+            if they are unknown, as after a restoration by an earlier version.
         tokens: for each token that was created or revoked, by its id, True if it exists.
         trust: SHA-256 of the file of trusted CI jobs; empty if there is none.
         uncertain: users of whom the last change failed; empty for the trusted CI jobs.
@@ -190,7 +190,10 @@ class History:
     def _restored(self, event: Event) -> None:
         """A restoration sets users, their tokens, trusted CI jobs and annotations; its line names them."""
         self.uncertain.clear()
-        self.reserved = None
+        reserved = event.get("reserved")
+        self.reserved = (
+            {prefix: tuple(_names(reserved, prefix)) for prefix in reserved} if isinstance(reserved, dict) else None
+        )
         self.tokens = dict.fromkeys(_names(event, "tokens"), True)
         self.trust = str(event.get("trust", ""))
         self.users = {}

@@ -21,7 +21,7 @@ from ops.preflight import preflight_of_index as preflight
 from ops.release_list import PublishedRelease, ReleaseList
 from ops.table import Table, counted
 from ops.targets import Target
-from ops.targets.index_files import distribution
+from ops.targets.index_files import distribution, reserved_names
 from ops.targets.index_rules import checked_user_name
 from ops.temporary_user import TemporaryUser
 from ops.test_release import write_refused_wheel
@@ -197,7 +197,7 @@ def reserved(change: ReleaseChange) -> Table:
     """
     _, admin = AdminApi.of(change.target)
     with admin:
-        rows = [(f"{prefix} and {prefix}-…", _listed(owners)) for prefix, owners in admin.reservations().items()]
+        rows = [(reserved_names(prefix), _listed(owners)) for prefix, owners in admin.reservations().items()]
     return Table.of("Reserved names", ("names", "only these users create projects"), rows or [("none", "")])
 
 
@@ -271,7 +271,7 @@ def _of_prefix(change: ReleaseChange) -> Change:
     if owners == (change.owners or None):
         then = ""
     refused = f"there is no user {unknown[0]!r}: correct owners, or onboard the user first" if unknown else ""
-    return Change(f"names {change.project} and {change.project}-…", now, then, refused=refused)
+    return Change(f"names {reserved_names(change.project)}", now, then, refused=refused)
 
 
 def _yank(change: ReleaseChange, release: PublishedRelease) -> str:

@@ -20,6 +20,7 @@ from ops.polling import until
 from ops.preflight import preflight_of_index as preflight
 from ops.table import Table
 from ops.targets import Target
+from ops.targets.index_files import reserved_names
 from ops.targets.index_rules import check_role, checked_user_name
 from ops.test_release import write_refused_wheel
 from ops.workspace import shown
@@ -106,7 +107,11 @@ def plan(offboarding: Offboarding) -> Plan:
             Change(_token(token), f"works until {shown_time(token.expires)}", "revoke", "-") for token in tokens
         ]
         changes += [
-            Change(_names(prefix), f"reserved for {', '.join(owners)}", f"leave to {_others(owners, name)}")
+            Change(
+                f"names {reserved_names(prefix)}",
+                f"reserved for {', '.join(owners)}",
+                f"leave to {_others(owners, name)}",
+            )
             for prefix, owners in owned.items()
         ]
         if files := offboarding.files:
@@ -155,7 +160,10 @@ def apply(offboarding: Offboarding) -> Outcome:
                 tokens, owned = admin.tokens(name), _owned(admin, name)
                 if admin.delete(name):
                     done.append((f"user {name}", "removed"))
-                    done += [(_names(prefix), f"left to {_others(owners, name)}") for prefix, owners in owned.items()]
+                    done += [
+                        (f"names {reserved_names(prefix)}", f"left to {_others(owners, name)}")
+                        for prefix, owners in owned.items()
+                    ]
                 for token in tokens:
                     admin.revoke_token(token.id)
                     done.append((_token(token), "revoked"))
@@ -230,10 +238,6 @@ def _unknown(offboarding: Offboarding) -> str:
 
 def _token(token: IndexToken) -> str:
     return f"token {token.id} {token.label}".strip()
-
-
-def _names(prefix: str) -> str:
-    return f"names {prefix} and {prefix}-…"
 
 
 def _owned(admin: AdminApi, name: str) -> dict[str, tuple[str, ...]]:

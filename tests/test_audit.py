@@ -287,6 +287,8 @@ def test_a_restoration_is_part_of_the_history(index: Index, tmp_path: Path) -> N
     write(index, ".htpasswd", f"alice:{BCRYPT}\nmallory:{BCRYPT}\n")
     restore.apply(restore.describe(index, source=str(tmp_path / "snapshots"), confirm="local"))
     assert named(read(index, tmp_path)) == []
+    reserve_names(index)
+    assert named(read(index, tmp_path)) == [("error", "names spam and spam-…")]
 
 
 def refusal(minute: int, user: str, **details: object) -> bytes:

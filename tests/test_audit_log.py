@@ -60,9 +60,12 @@ def test_a_restoration_sets_users_yanks_and_statuses() -> None:
         "yanked": ["eggs-1.tar.gz"],
         "statuses": ["eggs archived"],
         "tokens": ["8c1f0a52b3d4"],
+        "reserved": {"acme": ["a b"], "spam": []},
         "trust": "ab",
     }
-    found = history(CREATED, YANK, {"event": "token.created", "id": "of a later day"}, restored)
+    reserved = {"event": "prefix.reserved", "user": "", "prefix": "eggs", "owners": ["carol"]}
+    found = history(CREATED, YANK, reserved, {"event": "token.created", "id": "of a later day"}, restored)
+    assert found.reserved == {"acme": ("a b",), "spam": ()}
     assert (found.tokens, found.trust) == ({"8c1f0a52b3d4": True}, "ab")
     assert found.users == {"a b": ("publisher", ("eggs", "spam")), "carol": ("admin", None)}
     assert found.yanked == {"eggs-1.tar.gz": True}

@@ -130,6 +130,11 @@ def reservations(groups: bytes) -> dict[str, tuple[str, ...]]:
     return {prefix: tuple(sorted(owners)) for prefix, owners in GroupFile(groups).grants()}
 
 
+def reserved_names(prefix: str) -> str:
+    """Description of the names that a reservation covers."""
+    return f"{prefix} and {prefix}-…"
+
+
 def credential_defects(passwords: bytes, groups: bytes) -> Iterator[tuple[str, str]]:
     """Ineffective lines of ``.htpasswd`` and ``.htgroup``, and users with weak hashes, each with the reason.
 
