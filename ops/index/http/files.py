@@ -315,7 +315,8 @@ class _FileResponse:
                     return  # truncated meanwhile, or the client has stopped reading: the server closes the connection
                 part = ByteRange(part.start + len(content), part.stop)
                 await request.send({"type": "http.response.body", "body": content, "more_body": part.size > 0})
-                await asyncio.sleep(0)  # others get a turn even if this client reads as fast as we send
+                if part.size:
+                    await asyncio.sleep(0)  # others get a turn even if this client reads as fast as we send
         finally:
             if gone is not None:
                 gone.cancel()
