@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from ops import user_tokens
-from ops.admin_api import AdminApi, IndexToken
+from ops.admin_api import AdminApi, IndexToken, IndexUser
 from ops.clients import ClientFiles, Login
 from ops.credential_ages import display_name, is_older, parsed, password_ages, shown_time
 from ops.errors import ParameterError, PreflightError, RunbookError, VerificationError
@@ -24,7 +24,7 @@ from ops.preflight import preflight_of_index as preflight
 from ops.secret import Secret
 from ops.table import Table, counted
 from ops.targets import CredentialAge, Deployment, Target
-from ops.targets.index_rules import checked_user_name, password_hash
+from ops.targets.index_rules import checked_user_name, limited_rights, password_hash
 from ops.workspace import shown
 
 _NOUNS = {"admin": "admin token", "password": "password", "token": "token"}
@@ -151,7 +151,10 @@ def _changes(rotation: Rotation, admin: AdminApi) -> list[Change]:
         old = _tokens(rotation, admin)
         due = any(is_older(parsed(token.created), rotation.days) for token in old)
         path = shown(rotation.token_file(old[0].label))
-        then = f"create one with the same rights, write it to {path}, then revoke this" if due else ""
+        wanted = _rights(rotation, admin, old[0])
+        lowered = (wanted.role, wanted.projects) != (old[0].role, old[0].projects)
+        rights = f"only the rights that the user still has ({wanted.rights})" if lowered else "the same rights"
+        then = f"create one with {rights}, write it to {path}, then revoke this" if due else ""
         return [Change(display_name(token), _times(token), then) for token in old]
     return []
 
@@ -201,6 +204,14 @@ def _tokens(rotation: Rotation, admin: AdminApi) -> list[IndexToken]:
             todo="set the parameter `label` to one of them" if labels else "create a token first",
         )  # fmt: skip
     return found
+
+
+def _rights(rotation: Rotation, admin: AdminApi, token: IndexToken) -> IndexUser:
+    """The rights of a new token: those of the former one, as far as the user still has them."""
+    user, role, projects = admin.user(rotation.username), token.role, token.projects
+    if user is not None and role:
+        role, projects = limited_rights(role, projects, to=user.role, to_projects=user.projects)
+    return IndexUser(rotation.username, role, projects)
 
 
 def apply(rotation: Rotation) -> Outcome:
@@ -265,12 +276,13 @@ def _rotate_password(rotation: Rotation, admin: AdminApi, url: str) -> list[tupl
 def _rotate_token(rotation: Rotation, admin: AdminApi, url: str) -> list[tuple[str, str]]:
     old = _tokens(rotation, admin)
     newest, path = old[0], rotation.token_file(old[0].label)
+    rights = _rights(rotation, admin, newest)
     client = AskingClient(url, user_tokens.read_token(path))
     with client:
         value, token = admin.create_token(
             rotation.username,
-            role=newest.role or None,
-            projects=newest.projects,
+            role=rights.role or None,
+            projects=rights.projects,
             label=newest.label,
             lifetime=newest.lifetime,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -197,6 +198,29 @@ def test_the_audit_log_says_when_a_password_was_set(served: Target) -> None:
     rows = {row[0]: row[1:] for row in credential_ages.ages(served, days=90).rows}
     assert rows["password of alice"][0].startswith(f"{datetime.now(UTC):%Y-%m-}")
     assert {row[3] for row in rows.values()} == {"no"}
+
+
+@pytest.mark.parametrize(
+    ("user", "then"),
+    [
+        ({"role": "reader"}, ("reader", None)),
+        ({"role": "publisher", "projects": ["eggs"]}, ("publisher", ("eggs",))),
+        ({"role": "admin"}, ("publisher", ("eggs", "spam"))),
+    ],
+)
+def test_a_new_token_has_only_the_rights_that_the_user_still_has(
+    alice: FakeTarget, user: dict[str, Any], then: tuple[str, object]
+) -> None:
+    _, admin = AdminApi.of(alice)
+    with admin:
+        admin.create_token("alice", role="publisher", projects=["eggs", "spam"])
+        admin.register("alice", **user)
+        described = rotation.describe(alice, rotate="token", username="alice", max_age_days=0)
+        shown = str(rotation.plan(described).pending[0].then)
+        assert ("the same rights" in shown) == (user["role"] == "admin")
+        rotation.apply(described)
+        (token,) = admin.tokens("alice")
+    assert (token.role, token.projects) == then
 
 
 def test_on_a_real_index_a_token_is_replaced_and_the_former_one_is_refused(served: Target) -> None:

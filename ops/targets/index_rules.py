@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from packaging.utils import InvalidName, canonicalize_name
@@ -45,6 +45,20 @@ def check_role(role: str) -> None:
             why=f"the roles are {', '.join(Role)}",
             todo="set the parameter `role` to one of them",
         )
+
+
+def limited_rights(
+    role: str, projects: Sequence[str] | None, *, to: str, to_projects: Sequence[str] | None
+) -> tuple[str, tuple[str, ...] | None]:
+    """The role and projects of a token, with only the rights that a user of the role *to* also has."""
+    from ops.index.auth.roles import Identity, Role
+
+    token, user = (
+        Identity("", Role(name), None if limits is None else frozenset(limits))
+        for name, limits in ((role, projects), (to, to_projects))
+    )
+    rights = token.limited_to(user)
+    return str(rights.role), None if rights.projects is None else tuple(sorted(rights.projects))
 
 
 def checked_projects(names: str, role: str = "") -> tuple[str, ...]:
