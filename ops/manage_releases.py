@@ -87,7 +87,7 @@ class ReleaseChange:
         if self.dry_run:
             return DRY_RUN
         if self.confirm_value and not self.confirm:
-            return f"Nothing is deleted, since the parameter confirm is empty; {self.confirm_value!r} would delete it."
+            return f'Nothing is deleted until the parameter confirm is "{self.confirm_value}".'
         return ""
 
 
@@ -169,7 +169,7 @@ def listing(change: ReleaseChange) -> Table:
         TargetError: the volume cannot be read.
     """
     found = ReleaseList.of(change.target)
-    chosen = [release for release in found.releases if change.project in {"", release.project}]
+    chosen = [release for release in found.releases if _is_about(change, release.project)]
     rows = [
         (
             release.project,
@@ -186,7 +186,18 @@ def listing(change: ReleaseChange) -> Table:
     note = "No download has been counted yet."
     if found.counted_since:
         note = f"Downloads have been counted since {found.counted_since:%Y-%m-%d %H:%M} UTC."
-    return Table.of(f"Releases on the target {change.target.place}", header, rows, note=note if rows else "")
+    which = f"of {reserved_names(change.project)} " if change.action in _OF_PREFIXES else ""
+    none = [("none", *[""] * (len(header) - 1))]
+    return Table.of(
+        f"Releases {which}on the target {change.target.place}", header, rows or none, note=note if rows else ""
+    )
+
+
+def _is_about(change: ReleaseChange, project: str) -> bool:
+    """True for the project, all of them if none is named, or those under the prefix."""
+    if change.action in _OF_PREFIXES:
+        return f"{project}-".startswith(f"{change.project}-")
+    return change.project in {"", project}
 
 
 def reserved(change: ReleaseChange) -> Table:
@@ -242,7 +253,7 @@ def _changes(change: ReleaseChange, found: ReleaseList) -> Iterator[Change]:
     elif change.action in _OF_PREFIXES:
         yield _of_prefix(change)
         for project in sorted({release.project for release in found.releases}):
-            if change.owners and f"{project}-".startswith(f"{change.project}-"):
+            if change.owners and _is_about(change, project):
                 yield Change(f"project {project}", "exists, and stays open to its publishers")
     elif change.action in {"yank", "unyank"}:
         release = _release(change, found)

@@ -101,6 +101,16 @@ def test_by_default_it_lists_and_changes_nothing(volume: Path) -> None:
     assert not manage_releases.apply(change).changed
 
 
+def test_the_releases_under_a_prefix_are_listed_before_it_is_reserved(volume: Path) -> None:
+    for name in ("acme", "acme-tools", "acmeology"):
+        add(volume, name, "1.0", days=1)
+    listed = {}
+    for action, owners, prefix in (("reserve", "alice", "acme"), ("unreserve", "", "other")):
+        change = manage_releases.describe(open_target("local"), action=action, project=prefix, owners=owners)
+        listed[prefix] = [row[0] for row in manage_releases.listing(change).rows]
+    assert listed == {"acme": ["acme", "acme-tools"], "other": ["none"]}
+
+
 def test_each_change_is_seen_by_installers_and_made_once(target: Target) -> None:
     steps: list[dict[str, object]] = [
         {"action": "yank", "project": "Spam", "version": "1.0.0", "reason": "<b>bad</b>"},
