@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from ops.audit_findings import UNUSED_DAYS, AuditFinding, Severity, findings
-from ops.audit_log import is_refusal, times
+from ops.audit_log import Event, event_time, is_refusal, times
 from ops.back_up import default_destination, place_shown
 from ops.clients import check_public_index
 from ops.errors import IndexRequestError, ParameterError, RunbookError, VerificationError
@@ -193,11 +193,22 @@ def recent_changes(report: AuditReport) -> Table:
     changes = [event for event in report.inventory.events if not is_refusal(event)]
     rows = []
     for event in reversed(changes[-LISTED:]):
-        about = next((event[key] for key in ("filename", "project", "snapshot", "prefix", "id") if event.get(key)), "")
         by = f"{event.get('actor') or event['user']} {event.get('address') or ''}".strip()
-        of = "" if not event.get("actor") else str(event["user"])
-        rows.append((str(event["time"]), str(event["event"]), str(about or of), by))
+        rows.append((event_time(event), str(event["event"]), _about(event), by))
     return _table("Last changes", ("when", "what", "about", "by"), rows)
+
+
+def _about(event: Event) -> str:
+    """The thing that changed, with a user's role, a project's status or the owners of names as they are since then."""
+    files = event.get("files")
+    if isinstance(files, list) and files:
+        return f"{files[0]}{f' and {len(files) - 1:,} more' if files[1:] else ''}"
+    keys = ("filename", "project", "snapshot", "prefix", "id")
+    about = next((str(event[key]) for key in keys if event.get(key)), str(event["user"]) if event.get("actor") else "")
+    now, owners = event.get("role") or event.get("status"), event.get("owners")
+    if isinstance(owners, list):
+        now = ", ".join(map(str, owners)) or "free"
+    return f"{about}: {now}" if now else about
 
 
 def recent_refusals(report: AuditReport) -> Table:
@@ -209,7 +220,7 @@ def recent_refusals(report: AuditReport) -> Table:
         plain = ("no such user" if "(unknown" in user else "wrong password") if kind == "login.refused" and user else ""
         key = (kind, user, str(event.get("address") or ""), str(event.get("why") or plain))
         counts[key] += times(event)
-        last[key] = str(event["time"])
+        last[key] = event_time(event)
     chosen = sorted(counts, key=lambda key: last[key], reverse=True)[:LISTED]
     rows = [(last[key], *key[:3], f"{counts[key]:,}", key[3]) for key in chosen]
     return _table("Last refused logins", ("last time", "what", "user", "address", "times", "why"), rows)

@@ -68,6 +68,12 @@ def is_refusal(event: Event) -> bool:
     return str(event["event"]).endswith(("refused", "throttled"))
 
 
+def event_time(event: Event) -> str:
+    """When an event happened, to the second, for display."""
+    time = str(event["time"])
+    return f"{time[:10]} {time[11:19]} UTC"
+
+
 def times(event: Event) -> int:
     """Number of times that an event happened: similar refusals within a minute share a line."""
     more = event.get("more", event.get("others"))

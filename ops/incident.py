@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from packaging.utils import canonicalize_name, canonicalize_version
 
 from ops.admin_api import AdminApi
-from ops.audit_log import Event, downloads, events
+from ops.audit_log import Event, downloads, event_time, events
 from ops.errors import ConfirmationError, IndexRequestError, ParameterError, RunbookError
 from ops.http_client import JSON, HttpClient
 from ops.plan import Change, Finding, Outcome, Plan, proven, require_approved
@@ -24,6 +24,7 @@ from ops.targets.index_files import REVOKED, distribution
 from ops.temporary_user import temporary_admin
 
 _RECENT = 20
+_NOT_LOGGED = "not in the audit log"
 
 _ORIGIN = {"credential": "token", "run": "CI run"}
 """Keys of an upload's event for the token that sent it and the CI run that it was minted for, with their names."""
@@ -54,7 +55,8 @@ class Incident:
         """Reason why nothing is changed; empty if the release is confirmed."""
         if not self.project:
             return "Nothing is changed, since no release is named: give project and version."
-        return "" if self.confirm else "Nothing is changed, since the parameter confirm is empty."
+        release = f"{self.project} {self.version}"
+        return "" if self.confirm else f'Nothing is changed until the parameter confirm is "{release}".'
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,13 @@ def recent_uploads(incident: Incident) -> Table:
     """The last uploads, to identify the release and its files."""
     uploads = [event for event in events(incident.target) if event["event"] == "upload"]
     rows = [
-        (event["time"], event["user"], event.get("project", ""), event.get("version", ""), event.get("filename", ""))
+        (
+            event_time(event),
+            event["user"],
+            event.get("project", ""),
+            event.get("version", ""),
+            event.get("filename", ""),
+        )
         for event in reversed(uploads[-_RECENT:])
     ]
     note = "" if rows else "Nothing was uploaded."
@@ -172,7 +180,8 @@ def uploaded(found: Sequence[BadFile]) -> Table:
     rows = [
         (
             file.filename,
-            *(str((file.upload or {}).get(key, "not in the audit log")) for key in ("time", "user", "address")),
+            event_time(file.upload) if file.upload else _NOT_LOGGED,
+            *(str((file.upload or {}).get(key, _NOT_LOGGED)) for key in ("user", "address")),
             _origin(file.upload),
             file.sha256,  # the widest
         )
@@ -203,7 +212,7 @@ def reach(incident: Incident, found: Sequence[BadFile]) -> Table:
     since = min((str(file.upload["time"]) for file in found if file.upload), default="")
     own = {file.filename for file in found}
     rows = [
-        (event["time"], event["user"], event["event"], event.get("project", ""), _subject(event))
+        (event_time(event), event["user"], event["event"], event.get("project", ""), _subject(event))
         for event in events(incident.target)
         if event["user"] in users and str(event["time"]) >= since and event.get("filename") not in own
     ]
