@@ -253,7 +253,7 @@ def instructions(invitations: TeamInvitation, *, dry_run: bool = False) -> Text:
         f"The links are in {shown(invitations.links)}.\n\n"
         "Send each user the link next to the name, so that no one else can read it. It works once, within a day: the\n"
         "user sets a password, and sees there how to use the index. Then delete the file.\n"
-        "If a link is lost, run 02_onboard_user again with invite=true."
+        "If a link is lost, run 02_onboard_user again with that username and invite=true, without users_csv."
     )
 
 

@@ -123,9 +123,7 @@ def plan(offboarding: Offboarding) -> Plan:
             "published files", f"{len(published)} in {', '.join(projects)}" if published else "none; they would stay"
         )
     )
-    held = (
-        "" if offboarding.confirm else f"Nothing is changed, since the parameter confirm is empty; {name} confirms it."
-    )
+    held = "" if offboarding.confirm else f'Nothing is changed until the parameter confirm is "{name}".'
     return Plan(_caption(offboarding), tuple(changes), offboarding.target.place, deployment.url, held)
 
 

@@ -80,9 +80,7 @@ def plan(target: Target, *, confirm: str = "", snapshot: str = "") -> Plan:
         for folder in target.client_folders()
     ]
     changes += [Change(shown(path), "of this index only", "delete it", "-") for path in _own_files(target)]
-    held = (
-        "" if confirm else f"Nothing is deleted, since the parameter confirm is empty; {target.place} would delete it."
-    )
+    held = "" if confirm else f'Nothing is deleted until the parameter confirm is "{target.place}".'
     return Plan(_caption(target), tuple(changes), target.place, state.deployment.url if state.deployment else "", held)
 
 
