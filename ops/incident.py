@@ -228,8 +228,10 @@ def notice(incident: Incident, found: Sequence[BadFile]) -> Text:
     paths = {file.path for file in found}
     rows = downloads(incident.target)
     users = sorted({row.user for row in rows if row.file in paths and row.user})
+    pending = bool(incident.held) and not all(file.revoked for file in found)
+    draft = "This is a draft: the release is not revoked yet.\n\n" if pending else ""
     return Text(
-        f"To: {', '.join(users) or 'all users of the index'}\n"
+        f"{draft}To: {', '.join(users) or 'all users of the index'}\n"
         f"Subject: {incident.project} {incident.version} was revoked\n\n"
         f"The release {incident.project} {incident.version} must not be used"
         f"{': ' + incident.reason if incident.reason else ''}.\n\n{names}\n\n"
