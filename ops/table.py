@@ -6,6 +6,7 @@ where it is (WCAG 2.2, success criterion 1.3.1).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -65,6 +66,7 @@ HTML_BAR_CELLS = 24
 _TABLE = "table-layout:auto;border-collapse:collapse;margin:0.5em 0;text-align:left"
 _CELL = "text-align:left;vertical-align:top;padding:0.2em 1em 0.2em 0;overflow-wrap:break-word"
 _HEAD = f"{_CELL};white-space:nowrap"
+_DATE = re.compile(r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}\b")
 _CHART = "width:100%;max-width:50em"
 _CAPTION = "text-align:left;font-weight:bold;padding:0.2em 0;caption-side:top;color:inherit;min-width:20em"
 
@@ -120,8 +122,8 @@ class Table:
     def _repr_html_(self) -> str:
         head = "".join(f'<th scope="col" style="{_HEAD}">{escape(cell)}</th>' for cell in self.header)
         body = "".join(
-            f'<tr><th scope="row" style="{_CELL};font-weight:normal">{escape(row[0])}</th>'
-            + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row[1:])
+            f'<tr><th scope="row" style="{_CELL};font-weight:normal">{_cell(row[0])}</th>'
+            + "".join(f'<td style="{_CELL}">{_cell(cell)}</td>' for cell in row[1:])
             + "</tr>"
             for row in self.rows
         )
@@ -196,6 +198,11 @@ def bar(share: float) -> str:
         f'<span role="img" aria-label="{share:.0%} of the longest" style="color:#4c72b0;white-space:nowrap">'
         f"{'█' * max(round(share * HTML_BAR_CELLS), 1)}</span>"
     )
+
+
+def _cell(text: str) -> str:
+    """The text of a cell in HTML. Browsers would break a date at its hyphens in a narrow window."""
+    return _DATE.sub(r'<span style="white-space:nowrap">\g<0></span>', escape(text))
 
 
 def _bar(step: str, time: str, share: float | None) -> str:

@@ -37,6 +37,13 @@ class Outline(HTMLParser):
         self.texts.setdefault(self.open[-1], []).append(data)
 
 
+def test_a_date_is_not_broken_at_its_hyphens() -> None:
+    cells = ("set 2026-11-26 17:12:43 UTC", "12026-11-26")
+    page = Table.of("Times", ("when", "no date"), [cells])._repr_html_()
+    assert '>set <span style="white-space:nowrap">2026-11-26</span> 17:12:43 UTC<' in page
+    assert ">12026-11-26<" in page
+
+
 def test_a_table_reads_as_aligned_plain_text() -> None:
     assert repr(TABLE).splitlines() == [
         "Fruit <today>",
