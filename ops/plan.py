@@ -118,7 +118,8 @@ class Plan(Tabular):
         if self.held:
             return self.held
         if count := len(self.pending):
-            return f"{counted(count, 'change')} to make."
+            refused = sum(bool(change.refused) for change in self.pending)
+            return f"{counted(count, 'change')} to make{f'; {refused} would be refused' if refused else ''}."
         if any(change.then for change in self.changes):
             return "Nothing of it stays."
         return "Everything is in place: nothing to change."

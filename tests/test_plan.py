@@ -21,6 +21,8 @@ def test_a_plan_counts_what_it_would_change() -> None:
     assert plan.table().rows == (("oven", "cold", "heat it"), ("flour", "there", "nothing"))
     assert plan.table().note == "1 change to make."
     assert [change.thing for change in plan.pending] == ["oven"]
+    refused = Plan("Bake", (*plan.changes, Change("bread", "raw", "bake it", refused="no oven")))
+    assert refused.table().note == "2 changes to make; 1 would be refused."
 
 
 def test_a_plan_without_changes_says_that_everything_is_in_place() -> None:
