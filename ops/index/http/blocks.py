@@ -74,12 +74,14 @@ class RenderedPage:
         packed: the same as gzip; None for a short page.
         digest: of the body, made of those of its blocks; empty for a short page.
         blocks: of a long page. Their bytes are parts of the other two.
+        tag: of a stored page: the entity tag that it was given before.
     """
 
     body: bytes
     packed: bytes | None = None
     digest: bytes = b""
     blocks: Mapping[tuple[int, str, bool], _Block] = field(default_factory=dict)
+    tag: str = ""
 
 
 def rendered(page: Page, before: RenderedPage | None = None) -> RenderedPage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from ops.index.http.blocks import RenderedPage
@@ -24,6 +25,9 @@ def page_caching(max_age: int) -> bytes:
 
 FILE_CACHING = b"private, max-age=31536000, immutable"
 """Cache-Control of files, which never change. ``private``, because reading them requires a login."""
+
+TAG_LENGTH = 32
+"""Characters of an entity tag, in hexadecimal and without its quotes."""
 
 _SMALLEST_GZIP = 512
 """Bytes; compressing a shorter body saves no packet."""
@@ -70,7 +74,7 @@ class Representation:
         page: that this is the body of, if it may be rebuilt from its blocks.
     """
 
-    __slots__ = ("_bare", "_gzipped", "_plain", "_unchanged", "_vary", "body", "page", "tag")
+    __slots__ = ("_bare", "_gzipped", "_plain", "_unchanged", "body", "page", "tag")
 
     def __init__(
         self,
@@ -84,16 +88,8 @@ class Representation:
     ) -> None:
         self.body = body
         self.page = page
-        self.tag = hashlib.sha256(
-            content_type.encode() + b"\0" + (page.digest if page and page.digest else body)
-        ).hexdigest()[:32]
-        self._vary = f"{vary}, Accept-Encoding".encode()
-        self._bare: Headers = [
-            (b"content-type", content_type.encode()),
-            (b"cache-control", caching),
-            (b"vary", self._vary),
-            *([NOSNIFF] if policy is None else security_headers(policy)),
-        ]
+        self.tag = (page.tag if page else "") or _entity_tag(content_type, (page.digest if page else b"") or body)
+        self._bare = _bare_headers(content_type, caching, vary, policy)
         self._plain: Response = self._response(body, f'"{self.tag}"')
         self._gzipped: Response | None = None
         self._unchanged: dict[str, Response] = {}
@@ -142,6 +138,21 @@ class Representation:
     def _response(self, body: bytes, etag: str, *more: tuple[bytes, bytes]) -> Response:
         length = (b"content-length", str(len(body)).encode())
         return Response(200, [*self._bare, (b"etag", etag.encode()), length, *more], body)
+
+
+def _entity_tag(content_type: str, content: bytes) -> str:
+    return hashlib.sha256(content_type.encode() + b"\0" + content).hexdigest()[:TAG_LENGTH]
+
+
+@lru_cache(16)
+def _bare_headers(content_type: str, caching: bytes, vary: str, policy: bytes | None) -> Headers:
+    """The headers that every representation of a kind has, in one list that nobody changes."""
+    return [
+        (b"content-type", content_type.encode()),
+        (b"cache-control", caching),
+        (b"vary", f"{vary}, Accept-Encoding".encode()),
+        *([NOSNIFF] if policy is None else security_headers(policy)),
+    ]
 
 
 def entity_tags(named_by: str, current: tuple[str, ...], *, strong: bool = False) -> list[str]:

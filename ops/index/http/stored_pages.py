@@ -22,7 +22,7 @@ from ops.index.http import simple_pages
 from ops.index.http.blocks import LONG, RenderedPage
 from ops.index.http.files import OPENING, read_at_once
 from ops.index.http.negotiation import HTML, JSON_V1
-from ops.index.http.representation import Representation
+from ops.index.http.representation import TAG_LENGTH, Representation
 from ops.index.packages.models import Project
 from ops.index.packages.repository import Repository, state_of
 from ops.index.packages.sidecars import FORMAT as SIDECAR_FORMAT
@@ -30,8 +30,8 @@ from ops.index.storage.directory import INDEX_FOLDER, remove
 from ops.index.storage.slow_disk import SlowDisk
 from ops.index.storage.storage import Storage
 
-FORMAT: Final = 1
-"""Version of the rendered pages: raise it when the same project gets other bytes."""
+FORMAT: Final = 2
+"""Version of the rendered pages: raise it when the same project gets other bytes, or they are stored otherwise."""
 
 _LONGEST: Final = 4 * LONG
 """Bytes: more than a page that is not long, and its compressed form."""
@@ -94,14 +94,16 @@ class StoredPages:
         """
         if state is None or self._seal(form, state, memoryview(stored)[_SEAL:]) != stored[:_SEAL]:
             return None
-        start = _SEAL + _LENGTH
-        end = start + int.from_bytes(stored[_SEAL:start])
+        start = _SEAL + _LENGTH + TAG_LENGTH
+        end = start + int.from_bytes(stored[_SEAL : _SEAL + _LENGTH])
         body = stored[start:end]
         # A file with revoked bytes is not shown, wherever it is.
         revoked = self._repository.annotations.revoked_digests
         if revoked and any(digest.encode() in body for digest in revoked):
             return None
-        return RenderedPage(body, stored[end:] or None)
+        # HTML has two media types, and so two tags.
+        tag = stored[start - TAG_LENGTH : start].decode("ascii") if form == JSON_V1 else ""
+        return RenderedPage(body, stored[end:] or None, tag=tag)
 
     def add(self, project: Project, form: str, page: Representation) -> None:
         """Let the next :meth:`save` store a page.
@@ -121,7 +123,7 @@ class StoredPages:
             new = self._new.pop(key, None)
             if new is not None and self._repository.listing.has(key[0]):
                 project, page = new
-                self.write(project, key[1], page.body, page.packed)
+                self.write(project, key[1], page)
         for name in list(self._gone):
             self._gone.discard(name)
             for form in (JSON_V1, HTML) if not self._repository.listing.has(name) else ():
@@ -152,18 +154,17 @@ class StoredPages:
                     remove(path)
                     self._bytes -= size
 
-    def write(self, project: Project, form: str, body: bytes, packed: bytes) -> None:
+    def write(self, project: Project, form: str, page: Representation) -> None:
         """Store a page. It need not be durable, and nothing happens if it cannot be written.
 
         Parameters:
             project: that it was rendered from.
             form: of the page.
-            body: the page.
-            packed: the same as gzip; empty if not at hand.
+            page: the page.
         """
         state = state_of(project)
         if state is not None and self._bytes <= _MOST:
-            content = b"".join((len(body).to_bytes(_LENGTH), body, packed))
+            content = b"".join((len(page.body).to_bytes(_LENGTH), page.tag.encode("ascii"), page.body, page.packed))
             with contextlib.suppress(OSError):
                 self._staging.replace(
                     self._path(project.name, form), self._seal(form, state, memoryview(content)), content
@@ -204,8 +205,8 @@ class StoredPageMark:
         """Of the project when it was last compared; None if the disk was slow."""
 
     def __call__(self) -> Hashable:
-        """The mark: the project's version, read first, and its state."""
-        version = self._repository.project_stamp(self._name)
+        """The mark: the project's version, read first, and its state. The cache asks for its own stamp just before."""
+        version = self._repository.project_stamp(self._name, looked=True)
         now = time.monotonic()
         if now >= self._until:
             self._until = now + self._seconds

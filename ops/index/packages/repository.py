@@ -226,9 +226,14 @@ class Repository:
         yanked = self.annotations.yanked(file.path)
         return file if file.yanked == yanked else replace(file, yanked=yanked)
 
-    def project_stamp(self, name: str) -> Hashable:
-        """A value that changes with everything visible of this project."""
-        return self._version_of(name)
+    def project_stamp(self, name: str, *, looked: bool = False) -> Hashable:
+        """A value that changes with everything visible of this project.
+
+        Parameters:
+            name: normalized (PEP 503).
+            looked: true if :meth:`stamp` was called just before.
+        """
+        return self._version_of(name, looked=looked)
 
     def state(self, name: str) -> bytes | None:
         """Everything on the disk that a project's simple page depends on: the same bytes as from :func:`state_of`.
@@ -512,12 +517,13 @@ class Repository:
         if changed:
             self.listing.touch(changed)
 
-    def _version_of(self, name: str) -> int:
+    def _version_of(self, name: str, *, looked: bool = False) -> int:
         """The version of a project, after occasionally comparing its files with the disk.
 
         Writing a file in place does not change its folder's time.
         """
-        self._look()
+        if not looked:
+            self._look()
         seen = self._cache.get(name) or self._cache.evicted(name)
         if seen is not None and seen.due(self._options.refresh_seconds):
             if seen.files <= _MANY_FILES:

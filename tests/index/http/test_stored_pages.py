@@ -23,8 +23,10 @@ from ops.index.activity import Activity
 from ops.index.http import blocks, simple_pages, stored_pages
 from ops.index.http.namespaces import Namespaces
 from ops.index.http.negotiation import HTML, HTML_V1, JSON_V1
+from ops.index.http.representation import Representation, Response
 from ops.index.http.request import Request
 from ops.index.http.simple_api import SimpleApi
+from ops.index.http.simple_pages import content_type
 from ops.index.http.stored_pages import StoredPages
 from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.models import File, Project
@@ -82,10 +84,17 @@ class Start:
     def ready(self, name: str = "foo", form: str = JSON_V1, **headers: str) -> bytes | None:
         """The page if it can be shown at once."""
         fields = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+        response = self._at_once(name, form, fields)
+        return None if response is None else response.body
 
-        async def ask() -> bytes | None:
-            response = self.api.ready(f"/simple/{name}/", {b"accept": form.encode(), **fields})
-            return None if response is None else response.body
+    def tag(self, form: str) -> bytes | None:
+        """The entity tag of the page if it can be shown at once."""
+        response = self._at_once("foo", form, {})
+        return None if response is None else dict(response.headers)[b"etag"]
+
+    def _at_once(self, name: str, form: str, fields: dict[bytes, bytes]) -> Response | None:
+        async def ask() -> Response | None:
+            return self.api.ready(f"/simple/{name}/", {b"accept": form.encode(), **fields})
 
         return asyncio.run(ask())
 
@@ -125,6 +134,17 @@ def test_a_page_rendered_before_a_restart_is_shown_without_reading_file_info(
     read = count_calls(FileInfoStore, "of")
     assert Start(published).ready(form=form) == page
     assert not read
+
+
+@pytest.mark.parametrize(
+    ("stored", "form"), [(JSON_V1, JSON_V1), (HTML, HTML), (HTML, HTML_V1), (HTML_V1, HTML), (HTML_V1, HTML_V1)]
+)
+def test_a_stored_page_has_the_entity_tag_of_a_rendered_one(published: Node, stored: str, form: str) -> None:
+    Start(published).page(form=stored)
+    tag = Start(published).tag(form)
+    (folder(published) / "foo.json").unlink(missing_ok=True)
+    (folder(published) / "foo.html").unlink(missing_ok=True)
+    assert tag == Start(published, rendering=True).tag(form) is not None
 
 
 def test_a_page_is_stored_compressed_for_those_who_accept_that(published: Node) -> None:
@@ -266,7 +286,8 @@ def test_a_page_that_was_forged_in_a_folder_handed_over_is_not_shown(published: 
     project = forger.repository.project("foo")
     assert project is not None
     assert forger.api._stored is not None
-    forger.api._stored.write(project, HTML, b'<a href="https://attacker.example/foo-9.whl">foo-9.whl</a>', b"")
+    forged = b'<a href="https://attacker.example/foo-9.whl">foo-9.whl</a>'
+    forger.api._stored.write(project, HTML, Representation(forged, content_type=content_type(HTML)))
     assert b"attacker" in (Start(published).ready(form=HTML) or b"")  # writing to the folder in use is enough
     copy = tmp_path / "copy"
     shutil.copytree(published.directory, copy)  # with all modification times, like most archives
@@ -559,4 +580,4 @@ EVERYTHING = Project(
 def test_other_bytes_of_the_same_project_have_another_format_version() -> None:
     bodies = [blocks.rendered(simple_pages.project_page(EVERYTHING, form)).body for form in (JSON_V1, HTML)]
     digest = hashlib.sha256(b"".join(bodies)).hexdigest()
-    assert (stored_pages.FORMAT, digest[:16]) == (1, "04b8630f67626d6a"), "raise FORMAT, and replace these values"
+    assert (stored_pages.FORMAT, digest[:16]) == (2, "04b8630f67626d6a"), "raise FORMAT, and replace these values"

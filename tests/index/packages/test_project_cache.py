@@ -22,6 +22,8 @@ from ops.index.errors import PackageIndexError
 from ops.index.http import blocks, simple_pages, stored_pages
 from ops.index.http.blocks import Page
 from ops.index.http.negotiation import HTML, JSON_V1
+from ops.index.http.representation import Representation
+from ops.index.http.simple_pages import content_type
 from ops.index.http.stored_pages import StoredPages
 from ops.index.packages.file_info import FileInfoStore
 from ops.index.packages.filenames import parse, version_key
@@ -121,7 +123,7 @@ class History:
             for (name, form), page in pages.items():
                 project = state[0].get(name)
                 if project is not None:
-                    stored.write(project, form, page.body, b"")
+                    stored.write(project, form, Representation(page.body, content_type=content_type(form)))
 
     def _change(self, action: str, path: Path, content: bytes) -> None:
         if action == "drop" and not path.exists():
