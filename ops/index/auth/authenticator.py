@@ -113,7 +113,6 @@ class Authenticator:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._realm = options.realm
-        self._shared = credentials.shared
         self._audit = audit
         self._uses = uses
         self._minted = minted
@@ -264,10 +263,7 @@ class Authenticator:
 
     def refresh(self) -> None:
         """Read the users again if their files have changed, after reloading a shared volume. Called in a thread."""
-        if self._shared:
-            self._user_cache.renew()
-        else:
-            self._user_cache.refresh()
+        self._user_cache.poll()
 
     def record_uses(self) -> None:
         """Write when tokens were used. Called in a thread of its own: shared storage may not respond."""

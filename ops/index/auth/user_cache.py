@@ -178,6 +178,13 @@ class UserCache:
                 if not self.outdated:  # stale users are better than none
                     self._next = self._clock() + _GONE
 
+    def poll(self) -> None:
+        """Read the files if they have changed, after reloading a shared volume. Waits for no file being written."""
+        if self._reloads:
+            self.renew()
+        else:
+            self.refresh()
+
     def _look(self, seconds: float) -> None:
         """Read the files if they have changed, waiting for other threads and the storage this long at most."""
         if self._loading.acquire(timeout=seconds):
