@@ -17,6 +17,7 @@ from ops.http_client import JSON
 from ops.settings import CREDENTIALS_VOLUME, PACKAGES_VOLUME
 from ops.targets import open_target
 from ops.workspace import PROJECT_ROOT, Workspace
+from tests.benchmark.servers import free_port
 from tests.index.archives import wheel
 from tests.snapshots.conftest import Index, make_index
 
@@ -190,7 +191,7 @@ def test_a_restored_index_responds_as_before_to_the_same_users(workspace: Worksp
 
     target = open_target("local")
     try:
-        run("01_provision", "02_onboard_user")
+        run("01_provision", "02_onboard_user", "-p", f"port={free_port()}")
         deployment = target.state().require("local")
         hosts = netrc.netrc(workspace.user("local", "alice") / "netrc").hosts
         login = ("alice", hosts[urlsplit(deployment.url).hostname or ""][2])

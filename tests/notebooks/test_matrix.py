@@ -30,6 +30,7 @@ from ops.runbook.notebook import GUARD
 from ops.runbook.plan_file import is_plan_cell
 from ops.runbook.store import comparable
 from ops.workspace import HOME_VARIABLE, PROJECT_ROOT
+from tests.benchmark.servers import free_port
 from tests.index.serving import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -163,9 +164,9 @@ def make_index(home: Path) -> Iterator[Index]:
     """Start an index with one user and a snapshot in the folder *home*; stop it at the end."""
     made = Index(home)
     runbook = [sys.executable, "-m", "ops.cli"]
-    done = subprocess.run(
-        [*runbook, "run", "01", "02", "06"], env=made.environment, capture_output=True, text=True, check=False
-    )
+    # Not the usual port, which another test's index takes while this one is stopped.
+    command = [*runbook, "run", "01", "02", "06", "-p", f"port={free_port()}"]
+    done = subprocess.run(command, env=made.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     yield made
     subprocess.run([*runbook, "stop"], env=made.environment, check=True)
