@@ -252,10 +252,12 @@ sandbox.run(b"tell", 1)
 
 def test_no_descriptor_or_thread_is_leaked(sandbox: Sandbox) -> None:
     sandbox.run(b"reverse abc")
-    before = psutil.Process().num_fds(), threading.active_count()
+    descriptors, threads = psutil.Process().num_fds(), threading.active_count()
     for payload in (b"abort", b"long 5000", b"reverse abc"):
         try:
             sandbox.run(payload)
         except WorkFailed:
             continue
-    assert (psutil.Process().num_fds(), threading.active_count()) == before
+    # Fewer, if one of an earlier test was collected meanwhile.
+    assert psutil.Process().num_fds() <= descriptors
+    assert threading.active_count() <= threads
