@@ -31,11 +31,11 @@ from ops.index.packages.sidecars import LATEST
 from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS
 
-PIECE = 256 * 1024
-"""Bytes read and sent at a time. 64 KiB would cost three quarters of the speed; a client that stops reading
-keeps two pieces in memory."""
+PIECE = 512 * 1024
+"""Bytes read and sent at a time. Half of them cost a tenth more processor time. A client that stops reading keeps up to
+three pieces in memory: one partly sent, one queued, and one that waits; the kernel keeps several MiB more."""
 
-_TURN = 4
+_TURN = 2
 """Pieces after which others get a turn, even if the client reads as fast as we send, and its disconnection is noticed:
 asyncio warns of the fifth write after that."""
 
@@ -80,12 +80,6 @@ class OpenFile:
         self.etag = f'"{digest}"' if digest else f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
         self.modified = min(max(status.st_mtime_ns // 10**9, 0), int(LATEST))
         self.last_modified = _http_date(self.modified)
-
-    async def read(self, part: ByteRange) -> bytes:
-        """Some bytes from the start of *part*: at once if they are in memory, else through another thread."""
-        length = min(PIECE, part.size)
-        piece = read_at_once(self.descriptor, length, part.start)
-        return piece if piece is not None else await asyncio.to_thread(os.pread, self.descriptor, length, part.start)
 
 
 class Delivery:
@@ -310,16 +304,21 @@ class _FileResponse:
 
     async def _pieces(self, part: ByteRange) -> None:
         """Send some bytes of the file, and stop if the client disconnects: a server may drop them silently."""
-        request = self._request
+        request, descriptor, position = self._request, self._file.descriptor, part.start
         gone = asyncio.ensure_future(client_gone(request.receive)) if part.size > PIECE else None
         try:
-            while part.size:
-                content = await self._file.read(part)
+            while position < part.stop:
+                length = min(PIECE, part.stop - position)
+                content = read_at_once(descriptor, length, position)
+                if content is None:
+                    content = await asyncio.to_thread(os.pread, descriptor, length, position)
                 if not content or (gone is not None and gone.done()):
                     return  # truncated meanwhile, or the client has stopped reading: the server closes the connection
-                part = ByteRange(part.start + len(content), part.stop)
-                await request.send({"type": "http.response.body", "body": content, "more_body": part.size > 0})
-                if part.size and part.start // PIECE % _TURN == 0:
+                position += len(content)
+                more = position < part.stop
+                await request.send({"type": "http.response.body", "body": content, "more_body": more})
+                del content  # the next piece gets the same memory, which is in the processor's cache
+                if more and position // PIECE % _TURN == 0:
                     await asyncio.sleep(0)
         finally:
             if gone is not None:
