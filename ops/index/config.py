@@ -21,6 +21,9 @@ _LEAST: Final[Mapping[str, float]] = {
 }
 """Smallest working values; 0 for all other settings."""
 
+FIRST_REQUESTS_SECONDS: Final = 1.0
+"""Time after a start in which imports and reading the info of files would slow down the first requests."""
+
 LONGEST_PAGE_AGE: Final = 3600
 """Seconds within which every client sees that a file was removed or quarantined."""
 

@@ -8,12 +8,10 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from ops.index.config import FIRST_REQUESTS_SECONDS
 from ops.index.errors import StorageError
 
 _logger = logging.getLogger(__name__)
-
-_FIRST_REQUESTS = 1.0
-"""Seconds after the start without warm-up: imports would slow down the first requests."""
 
 
 class Lifespan:
@@ -69,7 +67,7 @@ class Lifespan:
         self.running = False
 
     async def _warming(self) -> None:
-        await asyncio.sleep(_FIRST_REQUESTS)
+        await asyncio.sleep(FIRST_REQUESTS_SECONDS)
         for action in self._warm_up:
             await self._guarded(action)
 

@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from urllib.parse import quote
 
-from ops.index.config import Options
+from ops.index.config import FIRST_REQUESTS_SECONDS, Options
 from ops.index.errors import PackageIndexError, StorageBusy
 from ops.index.packages.annotations import Annotations, Tombstones
 from ops.index.packages.attestations import SUFFIX
@@ -49,9 +49,6 @@ _RELOAD_REST = 4
 """The pause before another reload for a missing file, in multiples of the last one's duration."""
 
 _LEAST_REST_SECONDS = 0.1
-
-_FIRST_REQUESTS = 1.0
-"""Seconds after the start in which only requests read the info of files."""
 
 _SMALL = 32 * 1024**2
 _PREFETCHED = 256 * 1024**2
@@ -129,7 +126,7 @@ class Repository:
     def start(self) -> None:
         """Start computing missing file info in a thread. Pages are served meanwhile."""
         if self._reloads is None:  # each check of a sidecar takes the interpreter from the first requests
-            self._rebuilder.start(after=_FIRST_REQUESTS)
+            self._rebuilder.start(after=FIRST_REQUESTS_SECONDS)
         else:
             self._rebuilder.start(again=True)
 
