@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -208,7 +209,7 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """CPU seconds used so far by all of its processes."""
-        return self._total(lambda process: sum(process.cpu_times()[:2]))
+        return self._total(_cpu_seconds)
 
     def get(self, path: str, *, accept: str = ANY_PAGE) -> bytes:
         """The body of one page.
@@ -238,7 +239,7 @@ class Server:
         """Sum over all of its processes; processes that have exited do not count."""
         total = 0.0
         for process in [self._process, *_children(self._process)] if self._process else []:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
                 total += figure(process)
         return total
 
@@ -306,6 +307,23 @@ def _ask(connection: http.client.HTTPConnection, path: str, authorization: str, 
     connection.request("GET", path, headers=headers)
     with connection.getresponse() as response:
         return response.status, response.read()
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """CPU seconds of one process, with the threads that have ended.
+
+    psutil counts in ticks of 10 ms, a sixth of what a download of 200 MB takes. The number of the clock is that of
+    ``clock_getcpuclockid`` in the C library, which Python offers for threads only.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    if not sys.platform.startswith("linux"):
+        return sum(process.cpu_times()[:2])
+    try:
+        return time.clock_gettime(~process.pid << 3 | 2)
+    except OSError as error:
+        raise ProcessLookupError(process.pid) from error
 
 
 def _excerpt(body: bytes) -> str:

@@ -38,9 +38,24 @@ def test_a_started_server_responds_and_a_stopped_one_leaves_nothing(server: Serv
         assert psutil.pid_exists(child)
         assert server.memory() > 2**20
         assert server.cpu_seconds() > 0
+        assert server.cpu_seconds() * 100 % 1, "it counts whole ticks"
     assert server.memory() == 0
     assert server.cpu_seconds() == 0
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_processor_time_includes_all_processes_and_ended_threads(tmp_path: Path) -> None:
+    port = free_port()
+    thread = "import threading; t = threading.Thread(target=sum, args=(range(10**7),)); t.start(); t.join()"
+    with Server("fake", [sys.executable, "-c", thread + FAKE, str(port)], folder=tmp_path / "run", port=port) as server:
+        child = psutil.Process(int(server.get("/simple/")))
+
+        def ticks() -> float:
+            return sum(sum(process.cpu_times()[:2]) for process in [child, *child.parents()[:1]])
+
+        before, seconds, after = ticks(), server.cpu_seconds(), ticks()
+    assert before > 0.05
+    assert before - 0.05 < seconds < after + 0.05
 
 
 def test_a_refused_page_is_an_error(server: Server) -> None:
