@@ -47,7 +47,7 @@ MEMORY_GOALS = {1_000_000: 300.0}
 PRESENT = f"{OURS}, catalogue present"
 LOST = f"{OURS}, catalogue lost"
 
-_LARGE_ROUNDS = 3
+_LARGE_ROUNDS = 5
 _ONCE_BYTES = 1_000_000_000
 
 
