@@ -237,6 +237,10 @@ class Authenticator:
             TooManyAttempts: too many wrong ones came from this address.
             LoginDelayed: the changes could not be read.
         """
+        identity = self._confirmed(authorization, address, thoroughly=thoroughly)
+        return replace(identity, confirm=partial(self._confirm_again, identity, authorization, address))
+
+    def _confirmed(self, authorization: bytes | None, address: str, *, thoroughly: bool) -> Identity:
         if thoroughly:
             self._user_cache.renew()
             if self._user_cache.behind:
@@ -258,8 +262,7 @@ class Authenticator:
             account = self._verified.get(digest)
             if account is None:  # changed this moment
                 raise self._unauthorized(credentials)
-        identity = account.identity
-        return replace(identity, confirm=partial(self._confirm_again, identity, authorization, address))
+        return account.identity
 
     def refresh(self) -> None:
         """Read the users again if their files have changed, after reloading a shared volume. Called in a thread."""
@@ -467,7 +470,7 @@ class Authenticator:
             raise LoginDelayed("the index cannot look up tokens of CI jobs", retry_after=5) from error
 
     def _confirm_again(self, identity: Identity, authorization: bytes | None, address: str) -> None:
-        if self.confirm(authorization, address) != identity:
+        if self._confirmed(authorization, address, thoroughly=False) != identity:
             raise Unauthorized(
                 "the user's rights were changed while the request waited; nothing was changed", realm=self._realm
             )
