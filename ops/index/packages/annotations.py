@@ -16,7 +16,6 @@ import stat
 import threading
 import time
 from collections.abc import Collection, Iterable
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -44,14 +43,9 @@ class Annotations:
     Parameters:
         directory: of packages.
         staging: on the same file system.
-        local: true if the time of the folder that holds all kinds tells when one of them was created. Most indexes have
-            few kinds, and asking for each missing one would take longer than all the others.
     """
 
-    def __init__(self, directory: Path, staging: StagingFolder, *, local: bool = False) -> None:
-        self._parent = f"{directory}/{INDEX_FOLDER}"
-        self._local = local
-        self._complete_at = _UNREAD  # the parent's time since which no kind has been created
+    def __init__(self, directory: Path, staging: StagingFolder) -> None:
         self._yanked = AnnotationFolder(directory, "yanked", staging)
         self._status = AnnotationFolder(directory, "status", staging)
         self._revoked = AnnotationFolder(directory, "revoked", staging)
@@ -70,19 +64,11 @@ class Annotations:
         if not self._lock.acquire(blocking=thoroughly):
             return set(), set()
         try:
-            parent_ns = _mtime_ns(self._parent) if self._local else _UNREAD
-            look = partial(
-                AnnotationFolder.look,
-                thoroughly=thoroughly,
-                complete=self._local and parent_ns == self._complete_at,
-            )
-            paths = look(self._yanked)
-            if look(self._revoked):
+            paths = self._yanked.look(thoroughly=thoroughly)
+            if self._revoked.look(thoroughly=thoroughly):
                 paths |= self._index_revocations()
-            look(self._attestations)
-            changed = look(self._status)
-            self._complete_at = _UNREAD if _may_still_change(parent_ns) else parent_ns
-            return paths, changed
+            self._attestations.look(thoroughly=thoroughly)
+            return paths, self._status.look(thoroughly=thoroughly)
         finally:
             self._lock.release()
 
@@ -240,19 +226,16 @@ class AnnotationFolder:
         """All names with an annotation."""
         return self._annotations.keys()
 
-    def look(self, *, thoroughly: bool = False, complete: bool = False) -> set[str]:
+    def look(self, *, thoroughly: bool = False) -> set[str]:
         """Read the folder if it has changed, and return the names with changed annotations.
-
-        Parameters:
-            thoroughly: read it in any case.
-            complete: it was not created since the last look.
 
         Raises:
             StorageBusy: it was never listed and cannot be.
         """
-        if complete and self._mtime_ns == -1 and not thoroughly:
-            return set()
-        mtime_ns = _mtime_ns(self._folder)
+        try:
+            mtime_ns = os.stat(self._folder).st_mtime_ns  # noqa: PTH116 - on the way of many requests
+        except OSError:
+            mtime_ns = -1
         if mtime_ns == self._mtime_ns and not thoroughly and (self._settled or _may_still_change(mtime_ns)):
             return set()
         settled = mtime_ns == -1 or not _may_still_change(mtime_ns)
@@ -344,14 +327,6 @@ def _files(folder: str) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if entry.is_file()]
     except FileNotFoundError:
         return []
-
-
-def _mtime_ns(folder: str) -> int:
-    """The modification time of a folder; -1 if there is none."""
-    try:
-        return os.stat(folder).st_mtime_ns  # noqa: PTH116 - on the way of many requests
-    except OSError:
-        return -1
 
 
 def _may_still_change(mtime_ns: int) -> bool:

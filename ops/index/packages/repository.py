@@ -87,12 +87,12 @@ class Repository:
     def __init__(self, storage: Storage, name_locks: NameLocks, options: Options) -> None:
         self._storage = storage
         self._options = options
-        directory, shared = storage.directory, storage.shared
+        directory = storage.directory
         self._directory = str(directory)
         self._provenances_url = f"{options.public_url}packages/"
         staging = storage.staging
         self.file_info = FileInfoStore(storage, staging, scratch=options.scratch_directory)
-        self.annotations = Annotations(directory, staging, local=not shared)
+        self.annotations = Annotations(directory, staging)
         self.tombstones = Tombstones(directory, staging)
         self._annotations_again = 0.0
         self.usage = Usage(storage) if options.project_quota_bytes or options.total_quota_bytes else None
@@ -101,7 +101,7 @@ class Repository:
         self._open = False
         self._failing = False
         self._reloads: BoundedRun | None = None  # a local directory needs none
-        if shared:
+        if storage.shared:
             self._reloads = BoundedRun(
                 self._reload,
                 name="repository reload",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -46,61 +45,6 @@ def test_an_annotation_that_cannot_be_read_closes_its_project_and_hides_no_other
     monkeypatch.undo()
     assert found.look()[1] == {"spam"}
     assert (found.status("spam"), found.attestation_policy("spam")) == (("deprecated", None), "audit")
-
-
-def test_the_first_annotation_of_a_kind_is_seen_although_the_kind_was_known_to_be_missing(tmp_path: Path) -> None:
-    index = tmp_path / INDEX_FOLDER
-    index.mkdir()
-    ours = Annotations(tmp_path, StagingFolder(tmp_path, locked=True), local=True)
-    for kind in ("yanked", "status", "revoked", "attestations"):
-        theirs = Annotations(tmp_path, StagingFolder(tmp_path, locked=True))
-        os.utime(index, (1e9, 1e9 + 0.5))
-        ours.look()
-        ours.look()
-        match kind:
-            case "yanked":
-                theirs.yank(["spam-1.tar.gz"], "broken")
-                assert ours.look() == ({"spam-1.tar.gz"}, set())
-            case "status":
-                theirs.set_status("spam", "archived", None)
-                assert ours.look() == (set(), {"spam"})
-            case "revoked":
-                theirs.revoke(digest(1), ["eggs-1.tar.gz"], "malware")
-                assert ours.look()[0] == {"eggs-1.tar.gz"}
-            case "attestations":
-                theirs.set_attestation_policy("spam", "enforce")
-                ours.look()
-                assert ours.attestation_policy("spam") == "enforce"
-
-
-def test_a_kind_created_in_the_same_tick_as_a_look_is_seen(tmp_path: Path) -> None:
-    index = tmp_path / INDEX_FOLDER
-    index.mkdir()
-    ours = Annotations(tmp_path, StagingFolder(tmp_path, locked=True), local=True)
-    moment = time.time_ns() + 3600 * 10**9  # a tick that does not pass during the test
-    os.utime(index, ns=(moment, moment))
-    ours.look()
-    Annotations(tmp_path, StagingFolder(tmp_path, locked=True)).set_status("spam", "archived", None)
-    os.utime(index, ns=(moment, moment))
-    assert ours.look() == (set(), {"spam"})
-
-
-def test_missing_kinds_are_not_looked_for_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = tmp_path / INDEX_FOLDER
-    index.mkdir()
-    os.utime(index, (1e9, 1e9 + 0.5))
-    ours = Annotations(tmp_path, StagingFolder(tmp_path, locked=True), local=True)
-    ours.look()
-    asked: list[object] = []
-    real = os.stat
-
-    def stat(path: str) -> os.stat_result:
-        asked.append(path)
-        return real(path)
-
-    monkeypatch.setattr(os, "stat", stat)
-    ours.look()
-    assert asked == [str(index)]
 
 
 def test_thousands_of_tombstones_need_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
