@@ -32,8 +32,8 @@ from ops.index.storage.storage import Storage
 from ops.index.storage.waiting import READ_SECONDS
 
 PIECE = 512 * 1024
-"""Bytes read and sent at a time. Half of them cost a tenth more processor time. A client that stops reading keeps up to
-three pieces in memory: one partly sent, one queued, and one that waits; the kernel keeps several MiB more."""
+"""Bytes read and sent at a time. Half the size costs a tenth more processor time. A client that stops reading keeps up
+to three pieces in memory: one partly sent, one queued, and one that waits; the kernel keeps several MiB more."""
 
 _TURN = 2
 """Pieces after which others get a turn, even if the client reads as fast as we send, and its disconnection is noticed:
