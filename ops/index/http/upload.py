@@ -150,6 +150,7 @@ class UploadApi:
         content_type = request.header(b"content-type") or ""
         form = UploadForm(content_type, self._publisher, identity, announced=announced, options=self._options)
         loop = asyncio.get_running_loop()
+        publish = self._publish_small
         try:
             pieces: list[bytes] = []
             size = 0
@@ -161,20 +162,24 @@ class UploadApi:
                 size += len(piece)
                 if size >= PIECE_BYTES and not body.complete:
                     await loop.run_in_executor(self._threads, form.feed, pieces)
-                    pieces, size = [], 0
+                    pieces, size, publish = [], 0, self._publish
                     if isinstance(form.error, QuotaExceeded | StorageFull):
                         raise form.error  # at once: the rest may be gigabytes
             while True:
                 try:
-                    await loop.run_in_executor(self._threads, self._publish, request, form, pieces)
+                    await loop.run_in_executor(self._threads, publish, request, form, pieces)
                     return True
                 except DeferredError as deferred:
                     if not await self._inspect(deferred, request):
                         return False
-                    pieces = []
+                    pieces, publish = [], self._publish
         finally:
             if form.files:
                 await asyncio.shield(loop.run_in_executor(self._threads, form.discard))
+
+    def _publish_small(self, request: Request, form: UploadForm, pieces: list[bytes]) -> None:
+        with self._publisher.turn():
+            self._publish(request, form, pieces)
 
     def _publish(self, request: Request, form: UploadForm, pieces: list[bytes]) -> None:
         """Parse the last pieces and let pypiserver process the form, in a thread.

@@ -18,6 +18,7 @@ from ops.index.packages.filenames import Name
 from ops.index.packages.quotas import Reservation
 from ops.index.storage.directory import remove, storage_error, write_all
 from ops.index.storage.storage import Storage
+from ops.index.storage.turns import between_turns
 
 NOT_KEPT = "the upload could not be stored"
 
@@ -142,7 +143,8 @@ class Staged:
             StorageError: they may not be.
         """
         try:
-            os.fsync(self._descriptor)
+            with between_turns():
+                os.fsync(self._descriptor)
         except OSError as error:
             raise storage_error(NOT_KEPT, error) from error
 

@@ -124,6 +124,10 @@ class Publisher:
             self._check_status(name)
         return Staged(self._storage, filename, name, self.quotas.reservation(filename, name, announced), self._options)
 
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold in a thread that processes a small upload; see :meth:`Storage.turn`."""
+        return self._storage.turn()
+
     def publish(
         self, staged: Staged, *, form: Mapping[str, str], identity: Uploader, address: str = ""
     ) -> UploadResult:

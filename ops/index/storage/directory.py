@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ops.index.errors import StorageError, StorageFull, StorageReadOnly
 from ops.index.storage.name_locks import UNLINKABLE, is_locked, try_lock
+from ops.index.storage.turns import Turns, between_turns
 
 _NOTHING = contextlib.nullcontext()
 
@@ -37,6 +38,7 @@ class DirectoryStorage:
         self._directory = Path(directory).resolve()
         self._directory.mkdir(parents=True, exist_ok=True)
         self.staging = StagingFolder(self._directory, locked=True)
+        self._turns = Turns()
         self._before: list[Callable[[], None]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._begun: Future[None] | None = None
@@ -53,6 +55,10 @@ class DirectoryStorage:
     def reading(self) -> AbstractContextManager[None]:
         """Return at once: the directory never looks empty."""
         return _NOTHING
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Let threads take turns, except while one waits for the disk."""
+        return self._turns.turn()
 
     def before_commit(self, action: Callable[[], None]) -> None:
         """Register *action* to be called by each commit."""
@@ -73,8 +79,9 @@ class DirectoryStorage:
             StorageError: they may not be.
         """
         try:
-            self._prepare()
-            self._sync()
+            with between_turns():
+                self._prepare()
+                self._sync()
         except OSError as error:
             raise storage_error("the change could not be made durable", error) from error
 

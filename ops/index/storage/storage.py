@@ -55,6 +55,9 @@ class Storage(Protocol):
             StorageBusy: a commit or reload takes longer than this thread waits (:mod:`ops.index.storage.waiting`).
         """
 
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold in a thread that makes a small change, to compete less with others (:mod:`ops.index.storage.turns`)."""
+
     def before_commit(self, action: Callable[[], None]) -> None:
         """Register *action*, which never raises, to be called before each commit to make its own files durable."""
 

@@ -21,6 +21,7 @@ from ops.index.storage.directory import storage_error
 from ops.index.storage.name_locks import NameLocks
 from ops.index.storage.reserve import Reserve
 from ops.index.storage.storage import Storage
+from ops.index.storage.turns import between_turns
 
 RETRY_SECONDS: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0)
 """Pause before each further attempt to undo a change and commit that."""
@@ -173,7 +174,8 @@ class Transactions:
         while not self._acquired(key):
             if time.monotonic() > deadline:
                 raise self._busy(what)
-            time.sleep(wait)
+            with between_turns():
+                time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _acquired(self, key: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import random
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ from ops.index.http.request import Request
 from ops.index.http.upload import PIECE_BYTES, UploadApi
 from ops.index.packages import staged
 from ops.index.storage import directory
+from ops.index.storage.directory import DirectoryStorage
 from tests.index.archives import wheel, wheel_name
 from tests.index.conftest import Node
 
@@ -277,6 +279,28 @@ def test_the_bytes_of_an_upload_are_written_once(client: Client, monkeypatch: py
     assert len(content) > PIECE_BYTES
     assert client.upload(content=content).status == 200
     assert written == len(content)
+
+
+@pytest.mark.parametrize(("size", "has_turn"), [(1, True), (PIECE_BYTES, False)])
+def test_only_small_uploads_take_turns(
+    client: Client, monkeypatch: pytest.MonkeyPatch, size: int, has_turn: bool
+) -> None:
+    """A large one takes too long."""
+    storage, found = client.node.storage, []
+    assert isinstance(storage, DirectoryStorage)
+    confirm = client.authenticator.confirm
+
+    def noted(*arguments: Any) -> Any:
+        found.append(storage._turns._lock.locked())
+        return confirm(*arguments)
+
+    monkeypatch.setattr(client.uploads, "_confirm", noted)
+    content = wheel("foo-bar", "1.0", more={"x": random.Random(1).randbytes(size)})
+    body, content_type = encode_multipart_formdata([(":action", "file_upload"), ("content", (NAME, content))])
+    pieces = [body[:PIECE_BYTES], body[PIECE_BYTES:]]
+    assert client.send(content_type=content_type, pieces=pieces).status == 200
+    assert found[0] is has_turn
+    assert not storage._turns._lock.locked()
 
 
 def test_a_client_that_disconnects_leaves_nothing_behind(client: Client) -> None:

@@ -164,6 +164,29 @@ def test_the_audit_line_of_an_upload_is_synced_in_parallel_with_another_s_name(
     assert one.result() is other.result() is UploadResult.CREATED
 
 
+def test_an_upload_has_its_turn_except_while_it_waits(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(node.storage, DirectoryStorage)
+    turn, key = node.storage._turns._lock, "foo_bar-1-py3-none-any.whl"
+    steps: list[tuple[str, bool]] = []
+
+    def noted(step: str, action: Callable[..., None]) -> Callable[..., None]:
+        def act(*arguments: Any) -> None:
+            steps.append((step, turn.locked()))
+            action(*arguments)
+
+        return act
+
+    monkeypatch.setattr(os, "fsync", noted("sync", os.fsync))
+    monkeypatch.setattr(uploads, "place", noted("place", directory.place))
+    monkeypatch.setattr(node.repository.package_directory, "add", noted("show", node.repository.package_directory.add))
+    monkeypatch.setattr(time, "sleep", noted("wait for the name", lambda _: node.name_locks.release(key)))
+    node.name_locks.acquire(key)
+    with node.publisher.turn():
+        publish(node)
+    assert steps == [("wait for the name", False), ("sync", False), ("place", True), ("sync", False), ("show", True)]
+    assert not turn.locked()
+
+
 def test_identical_bytes_again_succeed_and_change_nothing(node: Node) -> None:
     publish(node)
     before = (node.directory / NAME).stat()
