@@ -76,6 +76,8 @@ _EXAMINED_SINCE_2_4 = {
 they are accepted, as by installers.
 """
 
+_EXAMINED_AT_ALL = _EXAMINED.keys() | _EXAMINED_SINCE_2_1.keys() | _EXAMINED_SINCE_2_4.keys()
+
 _LISTS = frozenset({"requires_dist", "dynamic", "provides_extra", "license_files", "import_names", "import_namespaces"})
 """Fields that ``packaging`` takes as lists."""
 
@@ -160,19 +162,19 @@ def read_header(metadata: bytes) -> Header:
     position = metadata.find(b"\n") + 1 if metadata.startswith(b"From ") else 0
     while field := _FIELD.match(metadata, position):
         position = field.end()
-        name = field["name"].decode("ascii").lower()
+        name, value = field["name"].decode("ascii").lower(), field["value"]
         counted += 1
-        size += len(field["value"]) if name != "description" else 0
+        if name != "description":
+            size += len(value)
         if counted > MAX_FIELDS:
             excess = f"it has more than {MAX_FIELDS} fields"
-        elif size > MAX_HEADER_BYTES:
-            excess = f"its fields take more than {MAX_HEADER_BYTES // 1024**2} MiB"
-        if excess:
             break
-        if name in _EXAMINED or name in _EXAMINED_SINCE_2_1 or name in _EXAMINED_SINCE_2_4:
-            examined += len(field["value"]) + _FIELD_COST
-        value = field["value"].decode("utf-8", "replace").lstrip(" \t").rstrip("\r\n")
-        fields.setdefault(name, []).append(value)
+        if size > MAX_HEADER_BYTES:
+            excess = f"its fields take more than {MAX_HEADER_BYTES // 1024**2} MiB"
+            break
+        if name in _EXAMINED_AT_ALL:
+            examined += len(value) + _FIELD_COST
+        fields.setdefault(name, []).append(value.decode("utf-8", "replace").lstrip(" \t").rstrip("\r\n"))
     return Header(fields, examined, excess)
 
 
