@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -102,6 +104,7 @@ def test_a_thread_goes_on_without_a_turn_and_leaves_the_other_s_alone(
     workers: tuple[Worker, Worker, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the disk hangs during the other's turn."""
+    monkeypatch.setattr(turns, "_REST_SECONDS", 0)
     one, other, third = workers
     shared = Turns()
     one.enter(shared.turn()).result(60)
@@ -114,3 +117,21 @@ def test_a_thread_goes_on_without_a_turn_and_leaves_the_other_s_alone(
     assert not began.done()
     one.leave().result(60)
     began.result(60)
+
+
+def test_there_are_no_turns_for_a_while_after_a_wait_in_vain(
+    workers: tuple[Worker, Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, third = workers
+    monkeypatch.setattr(turns, "_REST_SECONDS", 600)
+    shared = Turns()
+    one.enter(shared.turn()).result(60)
+    other.enter(shared.turn()).result(60)
+    monkeypatch.setattr(turns, "_LONGEST_WAIT", 600)
+    third.enter(shared.turn()).result(60)
+    monkeypatch.setattr(time, "monotonic", lambda: math.inf)
+    began = third.enter(shared.turn())
+    assert not began.done()
+    one.leave().result(60)
+    began.result(60)
+    assert shared._lock.locked()
