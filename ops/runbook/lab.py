@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ops.errors import RunbookError
 from ops.parameters import distribute
@@ -34,6 +36,10 @@ RECORD_VARIABLE = "RUNBOOK_LAB_RECORD"
 """Variable that passes the record's folder to the server's process."""
 
 START_SECONDS = 60.0
+END_SECONDS = 60.0
+"""Time in which a server that no longer serves shuts down its kernels and ends."""
+
+_SERVER_FILES = "jpserver-*.json"
 _SETTINGS = {
     "@jupyterlab/notebook-extension:tracker": {"recordTiming": True},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
@@ -112,6 +118,7 @@ def _serve(record: Record, scratch: Path, environment: Mapping[str, str], argume
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps(_SETTINGS), encoding="utf-8")
     first = record.notebooks[0].executed
+    runtime = scratch / "runtime"
     command = [
         sys.executable,
         "-m",
@@ -124,7 +131,7 @@ def _serve(record: Record, scratch: Path, environment: Mapping[str, str], argume
     variables = {
         **environment,
         "PATH": kernel_path(environment.get("PATH", "")),
-        "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+        "JUPYTER_RUNTIME_DIR": str(runtime),
         "JUPYTER_CONFIG_PATH": os.pathsep.join(
             filter(None, [str(scratch / "config"), environment.get("JUPYTER_CONFIG_PATH", "")])
         ),
@@ -132,13 +139,11 @@ def _serve(record: Record, scratch: Path, environment: Mapping[str, str], argume
     }
     with subprocess.Popen([*command, *arguments], env=variables, cwd=record.folder) as server, _sigterm_ends(server):
         try:
-            url = _started(server, scratch / "runtime")
+            url = _started(server, runtime)
             for entry in record.notebooks:
                 print(f"{entry.name}: {url}lab/tree/{entry.executed}", file=sys.stderr)  # noqa: T201
             print(f"Record: {record.folder}", file=sys.stderr)  # noqa: T201
-            while server.poll() is None:
-                with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):  # JupyterLab asks by itself
-                    server.wait(timeout=3600)
+            _await_end(server, runtime, url)
         finally:
             if server.poll() is None:
                 server.terminate()
@@ -157,11 +162,40 @@ def _sigterm_ends(server: subprocess.Popen[bytes]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _await_end(server: subprocess.Popen[bytes], runtime: Path, url: str) -> None:
+    """Wait for the end of the server, and kill it if it stays after it has stopped serving.
+
+    An idle thread of AnyIO can keep its process for ever: Python waits for such threads at the end.
+    """
+    stopped = None
+    while server.poll() is None:
+        with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):  # JupyterLab asks by itself
+            server.wait(timeout=1)
+        if any(runtime.glob(_SERVER_FILES)) or _accepts(url):
+            stopped = None
+        elif stopped is None:
+            stopped = time.monotonic()
+        elif time.monotonic() - stopped > END_SECONDS:
+            server.kill()
+
+
+def _accepts(url: str) -> bool:
+    """True if something accepts connections at a URL of this machine."""
+    address = urlsplit(url)
+    try:
+        socket.create_connection((address.hostname or "", address.port or 0), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:  # busy, perhaps
+        return True
+    return True
+
+
 def _started(server: subprocess.Popen[bytes], runtime: Path) -> str:
     """The server's URL, without its token."""
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
-        for file in runtime.glob("jpserver-*.json"):
+        for file in runtime.glob(_SERVER_FILES):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 return str(json.loads(file.read_text(encoding="utf-8"))["url"])
         time.sleep(0.1)

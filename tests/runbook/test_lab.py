@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -139,3 +140,38 @@ def test_jupyterlab_serves_the_copies_and_the_record_is_finished_when_it_ends(
     (file,) = workspace.records.glob("*/record.json")
     assert Record.read(file.parent).outcome == "interrupted"
     assert path.read_bytes() == before
+
+
+def test_a_server_that_no_longer_serves_and_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Python waits at its end for an idle thread."""
+    monkeypatch.setattr(lab, "END_SECONDS", 0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = "import threading; threading.Thread(target=threading.Event().wait).start()"
+    with subprocess.Popen([sys.executable, "-c", code]) as server:
+        lab._await_end(server, tmp_path, f"http://127.0.0.1:{port}/")
+        assert server.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("sign", ["its file", "its port"])
+def test_a_server_that_still_serves_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+    monkeypatch.setattr(lab, "END_SECONDS", 0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        if sign == "its file":
+            listener.close()
+            (tmp_path / "jpserver-1.json").touch()
+        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as server:
+            looks, really_wait = iter([False, False, False, True]), server.wait
+
+            def wait(timeout: float) -> None:
+                if next(looks):
+                    server.terminate()
+                    really_wait()
+
+            monkeypatch.setattr(server, "wait", wait)
+            lab._await_end(server, tmp_path, f"http://127.0.0.1:{port}/")
+            monkeypatch.undo()
+            assert server.returncode == -signal.SIGTERM
