@@ -64,6 +64,7 @@ def test_a_turn_begins_when_another_has_ended(workers: tuple[Worker, Worker, Wor
     assert not began.done()
     one.leave().result(60)
     began.result(60)
+    assert shared._lock.locked(), "it went on without a turn"
 
 
 @pytest.mark.usefixtures("patient")
@@ -83,6 +84,7 @@ def test_a_turn_is_free_while_its_thread_waits_and_is_taken_again_afterwards(
     assert not began.done()
     one.leave().result(60)
     began.result(60)
+    assert shared._lock.locked(), "it went on without a turn"
 
 
 @pytest.mark.usefixtures("patient")
@@ -117,6 +119,7 @@ def test_a_thread_goes_on_without_a_turn_and_leaves_the_other_s_alone(
     assert not began.done()
     one.leave().result(60)
     began.result(60)
+    assert shared._lock.locked(), "it went on without a turn"
 
 
 def test_there_are_no_turns_for_a_while_after_a_wait_in_vain(
